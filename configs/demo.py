@@ -1,0 +1,80 @@
+"""From the documentation of your Python to a small PPO-trained assistant, in about 8 minutes.
+
+    python -m train.chain --config=configs/demo.py --workdir=runs/demo
+
+Two laptop cores, no accelerator. A 2.4M-parameter model reads 1.1M tokens, learns to answer "What
+does `shutil.copytree` do?", then to answer the way two reward models prefer.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def stage(**settings):
+    """What all stages of the demo share."""
+    config = base.get_config()
+    config.model.scan_unroll = 0  # fastest on CPU
+    config.data.on_long = "drop"
+    config.optimizer.warmup_steps = 20
+    config.checkpoint.every = 50
+    config.evaluate.samples = 8
+    config.update(settings)
+    return config
+
+
+def get_config():
+    pretrain = stage(stage="pretrain", steps=268)
+    pretrain.model.size = "demo"
+    pretrain.data.source = "tfds:pydocs/text:train"
+    pretrain.data.heldout_source = "tfds:pydocs/text:test"
+    pretrain.data.heldout_limit = 600
+    pretrain.data.batch_size = 32
+    pretrain.data.length = 128
+    pretrain.optimizer.peak_lr = 3e-3
+    pretrain.evaluate.at_start = False
+
+    sft = stage(stage="sft", steps=120, init_from={"policy": "pretrain"})
+    sft.data.source = "tfds:pydocs/chat:train"
+    sft.data.heldout_source = "tfds:pydocs/chat:test"
+    sft.data.length = 128
+    sft.data.batch_size = 16
+    sft.optimizer.peak_lr = 1e-3
+
+    reward = stage(stage="reward", steps=120, init_from={"policy": "sft"})
+    reward.data.source = "tfds:pydocs/preferences:train"
+    reward.data.heldout_source = "tfds:pydocs/preferences:test"
+    reward.data.subset = "0/2"
+    reward.data.length = 96
+    reward.data.batch_size = 8
+    reward.optimizer.peak_lr = 5e-4
+    reward.evaluate.at_start = False
+
+    judge = reward.copy_and_resolve_references()
+    judge.seed = 1
+    judge.init_from = {"policy": "pretrain"}
+    judge.data.subset = "1/2"
+
+    ppo = stage(
+        stage="ppo",
+        steps=48,
+        init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
+    )
+    ppo.data.source = "tfds:pydocs/chat:train"
+    ppo.data.heldout_source = "tfds:pydocs/chat:test"
+    ppo.data.batch_size = 32
+    ppo.ppo.prompt_length = 32
+    ppo.ppo.response_length = 48
+    ppo.ppo.rollout_batch = 64
+    ppo.ppo.epochs = 2
+    ppo.optimizer.peak_lr = 3e-4
+    ppo.optimizer.schedule = "constant"
+    ppo.optimizer.weight_decay = 0.0
+    ppo.value_optimizer.peak_lr = 1e-3
+    ppo.value_optimizer.schedule = "constant"
+    ppo.value_optimizer.weight_decay = 0.0
+    ppo.log_every = 4
+    ppo.checkpoint.every = 8
+
+    stages = dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
+    return ml_collections.ConfigDict({"order": tuple(stages), "stages": stages}, type_safe=False)

@@ -1,0 +1,37 @@
+"""PPO of a fine-tuned policy against a reward model.
+
+    python -m train --config=configs/ppo.py --workdir=runs/ppo --config.init_from.policy=runs/sft \\
+        --config.init_from.reward=runs/reward --config.data.source=prompts.jsonl
+
+A judge, `--config.init_from.judge=WORKDIR` of a second reward stage, decides the win rate.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.stage = "ppo"
+    config.init_from.policy = ""
+    config.init_from.reward = ""
+    config.init_from.judge = ""
+    config.init_from.value = ""
+    config.init_from.reference = ""
+    config.data.source = "tfds:pydocs/chat:train"
+    config.data.on_long = "drop"
+    config.data.batch_size = 64
+    config.ppo.prompt_length = 128
+    config.ppo.response_length = 256
+    config.ppo.rollout_batch = 256
+    config.ppo.epochs = 2
+    config.ppo.critic_warmup = 2
+    config.steps = 8 * 100
+    config.optimizer.peak_lr = 1e-5
+    config.optimizer.schedule = "constant"
+    config.optimizer.weight_decay = 0.0
+    config.value_optimizer.peak_lr = 2e-5
+    config.value_optimizer.schedule = "constant"
+    config.value_optimizer.weight_decay = 0.0
+    config.evaluate.every = 80
+    config.checkpoint.every = 40
+    return config

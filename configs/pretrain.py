@@ -1,0 +1,43 @@
+"""Pretraining on text: next-token prediction.
+
+    python -m train --config=configs/pretrain.py:size=125m --workdir=runs/pretrain \\
+        --config.data.source='corpus/*.txt.gz'
+
+Choices: `size` (model/config.py), `smoke` (a few steps of a tiny model, to see that it runs).
+Without `data.source` it reads the documentation of the running Python.
+"""
+
+from configs import base
+
+
+def get_config(arg=None):
+    chosen = base.choices(arg, size="125m", smoke=False)
+    config = base.get_config()
+    config.stage = "pretrain"
+    config.model.size = chosen["size"]
+    config.model.remat = "minimal"
+    config.tokenizer.vocab_size = 8192
+    config.data.length = 1024
+    config.data.batch_size = 64
+    config.steps = 10_000
+    config.optimizer.peak_lr = 6e-4
+    config.optimizer.warmup_steps = 500
+    config.evaluate.every = 1000
+    config.checkpoint.every = 500
+    if chosen["smoke"]:
+        smoke(config)
+    return config
+
+
+def smoke(config):
+    """Shrinks a pretraining recipe so that it ends within a minute on a laptop."""
+    config.model.size = "tiny"
+    config.model.remat = "none"
+    config.tokenizer.vocab_size = 512
+    config.data.length = 64
+    config.data.batch_size = 16
+    config.data.heldout_limit = 64
+    config.steps = 50
+    config.optimizer.peak_lr = 3e-3
+    config.optimizer.warmup_steps = 5
+    config.evaluate.every = 0

@@ -1,0 +1,57 @@
+"""The schema of every batch: the contract between data/ and train/.
+
+A batch is a dict of arrays whose first dimension is rows (B), split over the mesh's batch axes and
+into microbatches by row. Nothing else about a row is ever split.
+
+| name | shape | dtype | meaning |
+|---|---|---|---|
+| tokens | [B, T] | int32 | ids |
+| positions | [B, T] | int32 | position within the segment |
+| segment_ids | [B, T] | int32 | 1, 2, … within a row; 0 is padding |
+| loss_mask | [B, T] | float32 | weight of predicting `tokens[b, t]` from t-1; 0 at a segment's start |
+
+Preferences have C candidates a row, so that a pair or ranking never splits: the first three are
+[B, C, T] (one segment a candidate, right padded), with
+
+| name | shape | dtype | meaning |
+|---|---|---|---|
+| end | [B, C] | int32 | index of the candidate's last token, where the reward is read |
+| rank | [B, C] | int32 | lower is better; equal is a tie; -1 is no candidate |
+| kind | [B, C] | int32 | index into the data set's kinds of candidate |
+
+Prompts: `tokens` [B, P] left padded and `mask` [B, P] bool. Rollouts: train/rollout.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def segment_row(segments, length: int) -> dict[str, np.ndarray]:
+    """Lays (ids, loss mask) pairs side by side in one row of `length`, padding the rest.
+
+    A segment's first token is never predicted: its mask is set to 0.
+    """
+    row = {
+        "tokens": np.zeros(length, np.int32),
+        "positions": np.zeros(length, np.int32),
+        "segment_ids": np.zeros(length, np.int32),
+        "loss_mask": np.zeros(length, np.float32),
+    }
+    at = 0
+    for number, (ids, mask) in enumerate(segments, start=1):
+        end = at + len(ids)
+        if end > length:
+            raise ValueError(f"segments of {end} tokens or more do not fit a row of {length}")
+        row["tokens"][at:end] = ids
+        row["positions"][at:end] = np.arange(len(ids))
+        row["segment_ids"][at:end] = number
+        row["loss_mask"][at:end] = mask
+        row["loss_mask"][at] = 0
+        at = end
+    return row
+
+
+def stack(rows) -> dict[str, np.ndarray]:
+    """A list of equal dicts of arrays -> one dict of arrays with a leading dimension."""
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,203 @@
+"""From what the config names to batches that are a function of the step.
+
+`open_data` reads, splits, tokenizes and packs; `Loader` gives this host's rows of batch k.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import grain
+import numpy as np
+
+from data import packing
+from data.sources import DataError, read, split_heldout
+from data.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and how rows are made of them.
+
+    Attributes:
+      source: a path, a glob, a tuple of them, or `tfds:name/config:split`.
+      heldout_source: the same for evaluation; empty sets `heldout_fraction` of `source` aside,
+        by a hash of what identifies an example, so that none stands on both sides.
+      heldout_limit: most held-out examples used; 0 is all.
+      fields: templates such as `prompt='{instruction}\\n{input}'` over the fields of a record.
+      documents: text files hold a document a `line` or a `file`.
+      tfds_dir: where TFDS keeps data sets.
+      subset: "i/n" keeps every n-th training example from the i-th; empty keeps all.
+      batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
+      on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
+      on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
+      pack: several conversations a row.
+    """
+
+    source: str | tuple[str, ...]
+    heldout_source: str | tuple[str, ...] = ""
+    heldout_fraction: float = 0.05
+    heldout_limit: int = 0
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    documents: str = "line"
+    tfds_dir: str = "~/.cache/seedpod/tfds"
+    subset: str = ""
+    batch_size: int = 32
+    length: int = 128
+    on_long: str = "error"
+    on_bad: str = "error"
+    max_bad: int = 100
+    pack: bool = True
+
+    def __post_init__(self):
+        if not self.source:
+            raise DataError("data.source is empty; set --config.data.source=PATH (or tfds:NAME)")
+        if self.on_long not in packing.ON_LONG:
+            raise DataError(f"data.on_long={self.on_long!r}; choose {', '.join(packing.ON_LONG)}")
+        if self.batch_size < 1 or self.length < 2:
+            raise DataError("data.batch_size must be at least 1 and data.length at least 2")
+        if not 0 < self.heldout_fraction < 1:
+            raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
+        self.subset_slice()
+
+    def subset_slice(self) -> slice:
+        if not self.subset:
+            return slice(None)
+        part, _, parts = self.subset.partition("/")
+        if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+            raise DataError(f'data.subset={self.subset!r}; write "0/2" for the first of two parts')
+        return slice(int(part), None, int(parts))
+
+
+@dataclasses.dataclass
+class Examples:
+    """Training and held-out examples before tokenization, and what was passed over."""
+
+    train: list
+    heldout: list
+    skipped: Counter
+
+
+def read_examples(config: DataConfig, schema: str) -> Examples:
+    """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (data/sources.py)."""
+
+    def one(source):
+        return read(
+            source,
+            schema,
+            fields=config.fields,
+            documents=config.documents,
+            tfds_dir=config.tfds_dir,
+            on_bad=config.on_bad,
+            max_bad=config.max_bad,
+        )
+
+    found = one(config.source)
+    train, skipped = found.examples, Counter(found.skipped)
+    if config.heldout_source:
+        found = one(config.heldout_source)
+        heldout = found.examples
+        skipped.update(found.skipped)
+    else:
+        train, heldout = split_heldout(train, config.heldout_fraction)
+    train = train[config.subset_slice()]
+    if not train:
+        raise DataError(f"data.subset={config.subset!r} leaves no training example")
+    return Examples(train, heldout[: config.heldout_limit or None], skipped)
+
+
+@dataclasses.dataclass
+class Data:
+    """Rows of both splits (data/batch.py), the examples they came from, and what was passed over.
+
+    Attributes:
+      kinds: names that `kind` counts in, for preferences.
+    """
+
+    train: dict[str, np.ndarray]
+    heldout: dict[str, np.ndarray]
+    heldout_examples: list
+    skipped: Counter
+    kinds: tuple[str, ...] = ()
+
+
+def open_data(
+    config: DataConfig,
+    schema: str,
+    tokenizer: Tokenizer,
+    examples: Examples | None = None,
+    prompt_length: int = 0,
+) -> Data:
+    """Tokenizes and packs. `examples` may be passed where they were read already."""
+    examples = examples or read_examples(config, schema)
+    skipped, kinds = Counter(examples.skipped), ()
+    if schema == "preference":
+        both = examples.train + examples.heldout
+        kinds = tuple(sorted({kind for e in both for kind in e["kinds"]}))
+
+    def rows(part):
+        if schema == "text":
+            return packing.pack_text(part, tokenizer, config.length)
+        if schema == "chat":
+            return packing.pack_chats(
+                part, tokenizer, config.length, config.on_long, config.pack, skipped
+            )
+        if schema == "preference":
+            return packing.preference_rows(
+                part, tokenizer, config.length, config.on_long, skipped, kinds
+            )
+        return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
+
+    return Data(rows(examples.train), rows(examples.heldout), examples.heldout, skipped, kinds)
+
+
+class Loader:
+    """Batches indexed by step. Row j of global batch k is element k·B + j of an endless sequence of
+    shuffled epochs, so it depends on (seed, k, j) alone, and host p of P reads rows
+    [p·B/P, (p+1)·B/P) of every batch.
+    """
+
+    def __init__(self, rows, batch_size: int, seed: int, process: int = 0, processes: int = 1):
+        if batch_size % processes:
+            raise DataError(
+                f"data.batch_size={batch_size} is not a multiple of the {processes} processes"
+            )
+        size = len(next(iter(rows.values())))
+        self._rows, self._batch_size = rows, batch_size
+        self._local = range(process * batch_size // processes,
+                            (process + 1) * batch_size // processes)  # fmt: skip
+        self._order = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+        self.steps_per_epoch = size / batch_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """This host's rows of batch `step`."""
+        index = [self._order[step * self._batch_size + j] for j in self._local]
+        return {name: values[index] for name, values in self._rows.items()}
+
+    def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """Batches start..stop-1, prepared ahead in a thread."""
+        steps = grain.MapDataset.range(start, stop).map(self.batch)
+        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+def heldout_batches(rows, batch_size: int, process: int = 0, processes: int = 1):
+    """Every row once, in order; the last batch is filled up with empty rows (weight 0).
+
+    Yields:
+      (this host's rows, bool [batch_size]: which rows of the global batch are real).
+    """
+    size = len(next(iter(rows.values())))
+    local = batch_size // processes
+    for start in range(0, size, batch_size):
+        index = np.arange(start, start + batch_size)
+        real = index < size
+        mine = slice(process * local, (process + 1) * local)
+        picked = np.minimum(index, size - 1)[mine]
+        batch = {}
+        for name, values in rows.items():
+            keep = real[mine].reshape(-1, *[1] * (values.ndim - 1))
+            empty = -1 if name == "rank" else 0
+            batch[name] = np.where(keep, values[picked], np.asarray(empty, values.dtype))
+        yield batch, real

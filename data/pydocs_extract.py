@@ -1,0 +1,380 @@
+"""The docstrings of the Python that runs this, found without importing the standard library.
+
+Three places hold them, and `entries()` reads all three:
+
+- the source files of the standard library, parsed with `ast` (importing every module would run
+  code, open displays and need libraries that are not there);
+- the modules written in C, which have no source here: a fixed list is imported and inspected;
+- `pydoc_data.topics`, the chapters of the language reference behind `help("assert")`.
+
+Nothing here needs anything but the standard library, and the result depends on nothing but it:
+the same Python gives the same entries in the same order.
+"""
+
+import ast
+import importlib
+import inspect
+import pathlib
+import re
+import sysconfig
+import types
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One documented thing.
+
+    name: fully qualified, as a reader would write it (`shutil.copytree`, `str.find`).
+    kind: "module", "class", "function", "method", "property" or "topic".
+    doc: its documentation, indentation cleaned as `inspect.cleandoc` does.
+    """
+
+    name: str
+    kind: str
+    doc: str
+
+
+# Folders of the standard library that are not its public documentation: tests, what pip put
+# there, and caches.
+SKIPPED_FOLDERS = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+)
+
+# Pure-Python twins of C modules, and files that a public module is assembled from: what they
+# document is known under the public name. A key stands for the module and all that is in it.
+PUBLIC_MODULES = {
+    "_collections_abc": "collections.abc",
+    "_py_abc": "abc",
+    "_pydatetime": "datetime",
+    "_pydecimal": "decimal",
+    "_pyio": "io",
+    "_sitebuiltins": "builtins",
+    "_strptime": "time",
+    "_threading_local": "threading",
+    "_weakrefset": "weakref",
+    "importlib._abc": "importlib.abc",
+    "importlib._bootstrap": "importlib.machinery",
+    "importlib._bootstrap_external": "importlib.machinery",
+    "pathlib._abc": "pathlib",
+    "pathlib._local": "pathlib",
+}
+
+# Modules with parts in C, by their public names. Not every Python has each of them (`audioop`
+# left in 3.13, `resource` is not on Windows); `c_entries` takes those that are there.
+C_MODULES = tuple(
+    [
+        "abc",
+        "array",
+        "asyncio",
+        "atexit",
+        "audioop",
+        "binascii",
+        "bisect",
+        "builtins",
+        "bz2",
+        "cmath",
+        "codecs",
+        "collections",
+        "contextvars",
+        "crypt",
+        "csv",
+        "ctypes",
+        "curses",
+        "curses.panel",
+        "datetime",
+        "dbm.gnu",
+        "decimal",
+        "errno",
+        "faulthandler",
+        "fcntl",
+        "functools",
+        "gc",
+        "grp",
+        "hashlib",
+        "heapq",
+        "hmac",
+        "imp",
+        "io",
+        "itertools",
+        "json.decoder",
+        "json.encoder",
+        "locale",
+        "lzma",
+        "marshal",
+        "math",
+        "mmap",
+        "multiprocessing.synchronize",
+        "nis",
+        "operator",
+        "os",
+        "ossaudiodev",
+        "pickle",
+        "posixpath",
+        "pwd",
+        "pyexpat",
+        "queue",
+        "random",
+        "re",
+        "readline",
+        "resource",
+        "select",
+        "signal",
+        "socket",
+        "spwd",
+        "sqlite3",
+        "ssl",
+        "stat",
+        "statistics",
+        "string",
+        "struct",
+        "symtable",
+        "sys",
+        "syslog",
+        "termios",
+        "threading",
+        "time",
+        "tracemalloc",
+        "types",
+        "typing",
+        "unicodedata",
+        "uuid",
+        "warnings",
+        "weakref",
+        "xml.etree.ElementTree",
+        "zipimport",
+        "zlib",
+        "zoneinfo",
+    ]
+)
+
+
+def entries(stdlib: pathlib.Path | None = None) -> list[Entry]:
+    """Returns every documented name of the standard library, sorted by name, each name once.
+
+    Where both find a name, the source wins over introspection: its docstring is the same or
+    longer.
+
+    Args:
+        stdlib: the folder of the standard library's source; by default, this Python's.
+
+    Raises:
+        RuntimeError: the folder holds no source (some embedded Pythons ship bytecode alone).
+    """
+    stdlib = stdlib or pathlib.Path(sysconfig.get_path("stdlib"))
+    if not (stdlib / "os.py").is_file():
+        raise RuntimeError(
+            f"pydocs reads the standard library's source, and {stdlib} has none (no os.py there). "
+            "Run with a Python that ships its source: the ones from python.org, conda, uv, pyenv "
+            "and Linux distributions do."
+        )
+    found: dict[str, Entry] = {}
+    for source in (source_entries(stdlib), c_entries(), topic_entries()):
+        for entry in source:
+            found.setdefault(entry.name, entry)
+    return [found[name] for name in sorted(found)]
+
+
+# --- Source files ---------------------------------------------------------------------------
+
+
+def source_entries(stdlib: pathlib.Path) -> Iterator[Entry]:
+    """Yields the docstrings of all modules, classes, functions and methods under `stdlib`."""
+    for path in sorted(stdlib.rglob("*.py")):
+        parts = path.relative_to(stdlib).with_suffix("").parts
+        if SKIPPED_FOLDERS.intersection(parts) or not all(part.isidentifier() for part in parts):
+            continue
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old escapes in the source are not our business
+            try:
+                tree = ast.parse(path.read_bytes())
+            except SyntaxError:
+                continue  # files kept broken on purpose, as examples for tools
+        yield from _node_entries(tree, public_name(".".join(parts)), "module")
+
+
+def _node_entries(node: ast.AST, name: str, kind: str) -> Iterator[Entry]:
+    """Yields the docstring of `node`, then those of the definitions inside it.
+
+    Definitions inside a function are left out: no one can reach them by the dotted name.
+    """
+    doc = ast.get_docstring(node)
+    if doc and doc.strip():
+        yield Entry(name, kind, doc.strip())
+    if kind not in ("module", "class"):
+        return
+    for child in _definitions(node):
+        if isinstance(child, ast.ClassDef):
+            child_kind = "class"
+        elif any("property" in ast.unparse(d) for d in child.decorator_list):
+            child_kind = "property"
+        else:
+            child_kind = "function" if kind == "module" else "method"
+        yield from _node_entries(child, f"{name}.{child.name}", child_kind)
+
+
+def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yields the definitions in the body of `node`, also those under `if`, `try` and `with`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+        elif isinstance(child, ast.If | ast.Try | ast.ExceptHandler | ast.With):
+            yield from _definitions(child)
+
+
+def public_name(module: str) -> str:
+    """Returns the name under which a reader knows `module`: `_pyio` is `io`."""
+    for private, public in PUBLIC_MODULES.items():
+        if module == private or module.startswith(private + "."):
+            return public + module[len(private) :]
+    return module
+
+
+# --- Modules in C ---------------------------------------------------------------------------
+
+
+def c_entries() -> Iterator[Entry]:
+    """Yields the docstrings of what is written in C in `C_MODULES`, under public names.
+
+    A name of `builtins` stands without its module, as one writes it: `str.find`.
+    """
+    seen: set[int] = set()
+    for module_name in C_MODULES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # several are deprecated, and say so on import
+            try:
+                module = importlib.import_module(module_name)
+            except ImportError:
+                continue  # not part of this Python or of this operating system
+        yield from _documented(module, module_name, "module")
+        prefix = "" if module_name == "builtins" else module_name + "."
+        # An alias (`array.ArrayType`, `EnvironmentError`) comes after the name that a class calls
+        # itself, and finds it seen.
+        members = sorted(
+            vars(module).items(), key=lambda m: (getattr(m[1], "__name__", None) != m[0], m[0])
+        )
+        for attribute, value in members:
+            # What another module owns is told there; a module's C half is `_name`, or, for os,
+            # `posix` or `nt`.
+            owner = getattr(value, "__module__", None)
+            if attribute.startswith("_") or id(value) in seen or not _owned(owner, module_name):
+                continue
+            if inspect.isclass(value):
+                seen.add(id(value))
+                yield from _class_entries(value, prefix + attribute)
+            elif inspect.isbuiltin(value):
+                seen.add(id(value))
+                yield from _documented(value, prefix + attribute, "function")
+
+
+def _owned(owner: str | None, module_name: str) -> bool:
+    """Whether what says it is from `owner` is told under `module_name`."""
+    if not isinstance(owner, str):
+        return False
+    halves = {"os": ("posix", "nt"), "threading": ("_thread",), "types": ("builtins",)}
+    allowed = (module_name, "_" + module_name, *halves.get(module_name, ()))
+    return owner.startswith("_") or owner in allowed or owner.split(".")[0] == module_name
+
+
+def _class_entries(cls: type, name: str) -> Iterator[Entry]:
+    yield from _documented(cls, name, "class")
+    for attribute, value in sorted(vars(cls).items()):
+        if isinstance(value, types.GetSetDescriptorType | types.MemberDescriptorType):
+            yield from _documented(value, f"{name}.{attribute}", "property")
+        elif isinstance(value, staticmethod | classmethod):
+            yield from _documented(value.__func__, f"{name}.{attribute}", "method")
+        elif isinstance(value, types.MethodDescriptorType | types.ClassMethodDescriptorType):
+            yield from _documented(value, f"{name}.{attribute}", "method")
+
+
+def _documented(value: object, name: str, kind: str) -> Iterator[Entry]:
+    # `value.__doc__`, not `inspect.getdoc`: the latter would hand down the documentation of a
+    # base class under a name that it does not speak of.
+    doc = value.__doc__
+    if isinstance(doc, str) and doc.strip():
+        yield Entry(name, kind, inspect.cleandoc(doc))
+
+
+# --- The language reference -----------------------------------------------------------------
+
+
+def topic_entries() -> Iterator[Entry]:
+    """Yields the chapters behind `help("assert")`, named as `help` calls them."""
+    from pydoc_data.topics import topics
+
+    for name, text in sorted(topics.items()):
+        yield Entry(f"topic {name}", "topic", inspect.cleandoc(text))
+
+
+# --- The first paragraph --------------------------------------------------------------------
+
+_RULE = re.compile(r"^\s*([=\-~*^#_+.])\1{2,}\s*$")  # underlines of headings
+_ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:(?=`)")  # :class:`Foo`, :py:func:`bar`
+_DOCTEST = re.compile(r"^\s*>>>", re.MULTILINE)
+_WORD = re.compile(r"[a-z]+")
+
+
+def tidy(text: str) -> str:
+    """Removes heading underlines and reST role names from a docstring or topic."""
+    lines = (line.rstrip() for line in text.splitlines() if not _RULE.match(line))
+    return _ROLE.sub("", "\n".join(lines)).strip()
+
+
+def summary(name: str, doc: str) -> str:
+    """Returns the first paragraph of prose of a docstring in one line, or "" if it has none.
+
+    Docstrings of C functions often open with the signature ("getattr(object, name) -> value"),
+    and some modules with their own name; those lines are passed over.
+    """
+    for paragraph in re.split(r"\n\s*\n", tidy(doc)):
+        text = " ".join(" ".join(_without_signature(paragraph, name)).split())
+        if text:
+            return text if is_prose(text) else ""
+    return ""
+
+
+def _without_signature(paragraph: str, name: str) -> list[str]:
+    """Returns the lines of a paragraph after the signature lines at its top.
+
+    A signature's continuation lines are indented deeper than it is, or inside its brackets.
+    """
+    last = re.escape(name.rpartition(".")[2])
+    signature = re.compile(rf"^(?:\w+\.)*{last}(?:\s*\(.*|\s*=.*|\s*->.*|\.py|)$")
+    lines = paragraph.splitlines()
+    signatures, start, open_brackets = 0, 0, 0
+    for line in lines:
+        if signature.match(line) or line.strip(" .") == name:
+            signatures += 1
+        elif not start or not (line.startswith((" ", "\t")) or open_brackets > 0):
+            break
+        open_brackets += line.count("(") - line.count(")")
+        start += 1
+    if start == len(lines) and signatures == 1:
+        # "L.count(value) -> integer -- return number of occurrences": the sentence is the tail.
+        tail = re.split(r"->|\s--?\s|\):\s", " ".join(lines))[-1].strip()
+        return [tail] if tail != paragraph and is_prose(tail) else []
+    return lines[start:]
+
+
+def is_prose(text: str) -> bool:
+    """Whether a line reads as a sentence: 15 to 600 characters, words, and no console session."""
+    if not 15 <= len(text) <= 600 or _DOCTEST.search(text) or ">>> " in text:
+        return False
+    letters = sum(char.isalpha() or char == " " for char in text)
+    return len(_WORD.findall(text.lower())) >= 3 and letters >= 0.75 * len(text)
+
+
+def normalise(text: str) -> str:
+    """Returns the lower-case words of a text, one space between: what makes two texts the same."""
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def is_public(name: str) -> bool:
+    """Whether no part of a dotted name is private. `__future__` and `__enter__` are public."""
+    return not any(
+        part.startswith("_") and not (part.startswith("__") and part.endswith("__"))
+        for part in name.split(".")
+    )

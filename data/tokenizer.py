@@ -1,0 +1,179 @@
+"""Tokenizers: SentencePiece BPE trained on the run's own text, characters, or bytes.
+
+All share the special ids below. They are inserted by id, never parsed from text, so no text can
+forge a role or an end. `decode(encode(x)) == x` for every `x` that is valid Unicode (a character
+tokenizer raises on a character it was not made with).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+from etils import epath
+
+SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
+PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT = range(len(SPECIAL))
+ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+# Never sampled: nothing may open a role or a document inside a response.
+NEVER_SAMPLED = (PAD, UNK, BOS, SYSTEM, USER, ASSISTANT)
+
+# SentencePiece drops longer training lines without a word.
+_LONGEST_LINE = 4192
+# What SentencePiece writes for a space; literal ones are encoded as bytes instead.
+_SPACE = "\u2581"
+
+
+class Tokenizer:
+    """Ids are [0, vocab_size); `token_bytes[id]` is the UTF-8 that an id stands for.
+
+    Attributes:
+      kind: `sentencepiece`, `char` or `byte`.
+      model: what the kind needs to be rebuilt, as bytes.
+    """
+
+    def __init__(self, kind: str, model: bytes):
+        self.kind, self.model = kind, model
+        if kind == "sentencepiece":
+            self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
+            size = self._sp.get_piece_size()
+            self.token_bytes = [b""] * len(SPECIAL)
+            self.token_bytes += [self._piece_bytes(i) for i in range(len(SPECIAL), size)]
+            self._byte_id = {self.token_bytes[i]: i for i in range(size) if self._sp.is_byte(i)}
+        elif kind == "char":
+            self._id = {c: i for i, c in enumerate(model.decode(), start=len(SPECIAL))}
+            self.token_bytes = [b""] * len(SPECIAL) + [c.encode() for c in self._id]
+        elif kind == "byte":
+            self.token_bytes = [b""] * len(SPECIAL) + [bytes([b]) for b in range(256)]
+        else:
+            raise ValueError(f"tokenizer.kind={kind!r}; choose sentencepiece, char or byte")
+        self.fingerprint = hashlib.sha256(kind.encode() + b"\0" + model).hexdigest()[:16]
+
+    def _piece_bytes(self, i: int) -> bytes:
+        piece = self._sp.id_to_piece(i)
+        return bytes([int(piece[3:5], 16)]) if self._sp.is_byte(i) else (
+            piece.replace(_SPACE, " ").encode()
+        )  # fmt: skip
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.token_bytes)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; special ids never come out of it.
+
+        Raises:
+          ValueError: a lone surrogate, or a character that a `char` tokenizer does not know.
+        """
+        if self.kind == "byte":
+            return [b + len(SPECIAL) for b in text.encode()]
+        if self.kind == "char":
+            try:
+                return [self._id[c] for c in text]
+            except KeyError as e:
+                raise ValueError(
+                    f"character {e.args[0]!r} is not in the char tokenizer of "
+                    f"{len(self._id)}; use tokenizer.kind=sentencepiece or byte, which know all"
+                ) from None
+        ids = []
+        for i, part in enumerate(text.split(_SPACE)):
+            if i:
+                ids += [self._byte_id[bytes([b])] for b in _SPACE.encode()]
+            for j, line in enumerate(part.split("\0")):
+                if j:  # SentencePiece would read NUL as the end of the text
+                    ids.append(self._byte_id[b"\0"])
+                if line:
+                    ids += self._sp.encode(line)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; special ids are dropped, and bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+
+    def save(self, directory) -> None:
+        directory = epath.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "tokenizer.model").write_bytes(self.model)
+        (directory / "tokenizer.json").write_text(
+            json.dumps({"kind": self.kind, "fingerprint": self.fingerprint}) + "\n"
+        )
+
+
+def load(directory) -> Tokenizer:
+    """The tokenizer of a workdir, or of a directory that `Tokenizer.save` wrote.
+
+    Raises:
+      FileNotFoundError: there is none. ValueError: its files do not belong together.
+    """
+    directory = epath.Path(directory)
+    if (directory / "tokenizer").exists():
+        directory = directory / "tokenizer"
+    if not (directory / "tokenizer.json").exists():
+        raise FileNotFoundError(f"{directory} holds no tokenizer.json; is it a Seedpod workdir?")
+    facts = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer = Tokenizer(facts["kind"], (directory / "tokenizer.model").read_bytes())
+    if tokenizer.fingerprint != facts["fingerprint"]:
+        raise ValueError(f"{directory}: tokenizer.model and tokenizer.json differ; copy both again")
+    return tokenizer
+
+
+def _pieces(texts: Iterable[str]) -> Iterable[str]:
+    """Cuts texts so that no training line is over the limit in bytes, at a space if there is one."""
+    for text in texts:
+        data = text.replace("\0", "").encode()
+        while data:
+            end = len(data)
+            if end > _LONGEST_LINE:
+                end = data.rfind(b" ", 1, _LONGEST_LINE)
+                if end < 1:
+                    end = _LONGEST_LINE
+                    while data[end] & 0xC0 == 0x80:  # not inside a character
+                        end -= 1
+            yield data[:end].decode()
+            data = data[end:]
+
+
+def train(kind: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """Makes a tokenizer from training text; the same texts give the same tokenizer.
+
+    Args:
+      kind: `sentencepiece`, `char` or `byte`. vocab_size: of sentencepiece, special ids included.
+    """
+    if kind == "char":
+        return Tokenizer(kind, "".join(sorted(set("".join(texts)))).encode())
+    if kind != "sentencepiece":
+        return Tokenizer(kind, b"")
+    out = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(_pieces(texts)),
+            model_writer=out,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            max_sentence_length=_LONGEST_LINE,
+            pad_id=PAD,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            pad_piece=SPECIAL[PAD],
+            unk_piece=SPECIAL[UNK],
+            bos_piece=SPECIAL[BOS],
+            eos_piece=SPECIAL[EOS],
+            control_symbols=list(SPECIAL[SYSTEM:]),
+            num_threads=1,  # the result must not depend on the machine
+            minloglevel=2,
+        )
+    except RuntimeError as e:
+        reason = str(e).splitlines()[-1]
+        raise ValueError(
+            f"SentencePiece cannot make a vocabulary of {vocab_size} from this text: {reason} "
+            "Set --config.tokenizer.vocab_size lower, or give it more text."
+        ) from e
+    return Tokenizer(kind, out.getvalue())

@@ -1,0 +1,100 @@
+"""What a network is: `TransformerConfig`, checked when it is made, and the table of named sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+REMAT_POLICIES = ("none", "full", "minimal")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """A decoder-only transformer. Everything but the last four fields decides the parameters' shapes.
+
+    Attributes:
+      vocab_size: number of ids the tokenizer has; logits above it are masked.
+      embed_dim: D, width of the residual stream.
+      num_layers: number of blocks.
+      num_heads: H, query heads.
+      num_kv_heads: K, key and value heads (grouped-query attention); divides H.
+      head_dim: N, size of a head; even, as rotary positions turn pairs.
+      mlp_dim: F, width of the SwiGLU.
+      rope_base: base of the rotary wavelengths (Su et al. 2021, arXiv:2104.09864).
+      norm_eps: epsilon of RMSNorm.
+      tie_embeddings: the vocabulary head is the embedding table, transposed.
+      vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
+      dtype: dtype of activations and matmuls. Parameters are float32.
+      scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
+      remat: what the backward pass recomputes: `none`, `minimal` (all but matmul results), `full`.
+      max_length: longest sequence allowed; data and rollouts are checked against it.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = True
+    vocab_multiple: int = 128
+    dtype: str = "float32"
+    scan_unroll: int = 1
+    remat: str = "none"
+    max_length: int = 2048
+
+    def __post_init__(self):
+        for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads",
+                     "head_dim", "mlp_dim", "vocab_multiple", "max_length"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"model.num_kv_heads={self.num_kv_heads} does not divide "
+                f"model.num_heads={self.num_heads}; every key head serves the same number of "
+                "query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary positions need pairs")
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(
+                f"model.remat={self.remat!r}; choose one of {', '.join(REMAT_POLICIES)}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"model.dtype={self.dtype!r}; choose float32 or bfloat16")
+        if not 0 <= self.scan_unroll <= self.num_layers:
+            raise ValueError(f"model.scan_unroll={self.scan_unroll} is not in 0..{self.num_layers}")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+
+    @property
+    def activation_dtype(self):
+        return jnp.dtype(self.dtype)
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward and backward FLOPs a token: 6 a weight used in a matmul, plus causal attention."""
+        heads = self.embed_dim * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+        weights = self.num_layers * (heads + 3 * self.embed_dim * self.mlp_dim)
+        weights += self.padded_vocab_size * self.embed_dim
+        attention = self.num_layers * 2 * self.num_heads * self.head_dim * (length / 2)
+        return 6.0 * weights + 6.0 * attention
+
+
+# What a name stands for. The vocabulary comes from the tokenizer.
+SIZES = {
+    "tiny": dict(embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=64),
+    "demo": dict(embed_dim=192, num_layers=4, num_heads=6, num_kv_heads=3, head_dim=32, mlp_dim=512),
+    "10m": dict(embed_dim=384, num_layers=6, num_heads=6, num_kv_heads=6, head_dim=64, mlp_dim=1024),
+    "125m": dict(embed_dim=768, num_layers=12, num_heads=12, num_kv_heads=4, head_dim=64,
+                 mlp_dim=2048),
+    "1b": dict(embed_dim=2048, num_layers=16, num_heads=32, num_kv_heads=8, head_dim=64,
+               mlp_dim=8192),
+    "8b": dict(embed_dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128,
+               mlp_dim=14336, rope_base=500_000.0, tie_embeddings=False),
+}  # fmt: skip

@@ -1,0 +1,156 @@
+"""Sampling with a key-value cache: one prefill, then one token a step until every row has stopped.
+
+Ids in, ids out: the caller supplies the ids that stop a row. PPO's rollouts, evaluation and chat
+all use `generate`.
+
+Axes: B batch, P prompt length (left padded), R response length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model.attention import init_cache
+from model.config import TransformerConfig
+from model.transformer import Transformer
+
+
+class Sampling(NamedTuple):
+    """How to sample; hashable, so that it can be a static argument.
+
+    Attributes:
+      max_new_tokens: R. temperature: 0 takes the likeliest id.
+      top_k: keep the k likeliest ids; 0 keeps all. top_p: keep the smallest set of likeliest ids
+        with this much probability (Holtzman et al. 2020, arXiv:1904.09751); 1 keeps all.
+      stop_ids: ids that end a response, themselves part of it. pad_id: what follows.
+      banned_ids: ids never sampled, such as padding and role markers.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+    pad_id: int = 0
+    banned_ids: tuple[int, ...] = ()
+
+
+class Sample(NamedTuple):
+    """What `generate` returns.
+
+    Attributes:
+      tokens: [B, P + R] int32, prompt and response; `pad_id` after the stop id.
+      response_mask: [B, R] bool, true through and including the stop id.
+      logprobs: [B, R] float32, of each token under the distribution it was drawn from.
+    """
+
+    tokens: jax.Array
+    response_mask: jax.Array
+    logprobs: jax.Array
+
+
+def log_probs(logits, ids, temperature: float):
+    """log softmax(logits / temperature) at `ids`, in float32: rollout and training both use this.
+
+    Args:
+      logits: [..., V]; ids: [...] int32; temperature: positive, no default on purpose: mixing two
+        of them makes every KL wrong.
+    """
+    scaled = logits.astype(jnp.float32) / temperature
+    picked = jnp.take_along_axis(scaled, ids[..., None], axis=-1)[..., 0]
+    return picked - jax.nn.logsumexp(scaled, axis=-1)
+
+
+def entropy(logits, temperature: float = 1.0):
+    """Entropy in nats of softmax(logits / temperature), [..., V] -> [...] float32."""
+    logp = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+    return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+
+
+def prompt_positions(mask):
+    """[B, P] bool -> int32 positions that count real tokens only, whatever side the padding is."""
+    return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
+
+
+def filter_logits(logits, sampling: Sampling):
+    """Logits [B, V] with what top-k, top-p and `banned_ids` exclude at -1e30."""
+    V = logits.shape[-1]
+    if sampling.banned_ids:
+        banned = jnp.isin(jnp.arange(V), jnp.array(sampling.banned_ids))
+        logits = jnp.where(banned, -1e30, logits)
+    if sampling.top_k:
+        kth = jax.lax.top_k(logits, min(sampling.top_k, V))[0][:, -1:]
+        logits = jnp.where(logits < kth, -1e30, logits)
+    if sampling.top_p < 1:
+        order = jnp.sort(logits, axis=-1)[:, ::-1]
+        before = jnp.cumsum(jax.nn.softmax(order, axis=-1), axis=-1)
+        kept = before - jax.nn.softmax(order, axis=-1) < sampling.top_p
+        least = jnp.min(jnp.where(kept, order, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < least, -1e30, logits)
+    return logits
+
+
+def generate(
+    config: TransformerConfig, params, prompts, prompt_mask, row_keys, sampling: Sampling
+) -> Sample:
+    """Samples one response a row. Trace it under `jit`, with `config` and `sampling` static.
+
+    Args:
+      params: of `Transformer(config)`.
+      prompts: [B, P] int32, left padded; prompt_mask: [B, P] bool, true on real tokens.
+      row_keys: [B] random keys, one a row, so that a row's draw depends on nothing but its key.
+    """
+    B, P = prompts.shape
+    R = sampling.max_new_tokens
+    model = Transformer(config)
+    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
+
+    def run(tokens, positions, segments, cache, slot):
+        variables = {"params": params}
+        step = Transformer.step
+        return model.apply(variables, tokens, positions, segments, cache, slot, method=step)
+
+    cache = init_cache(config, B, P + R)
+    segments = prompt_mask.astype(jnp.int32)
+    logits, cache = run(prompts, prompt_positions(prompt_mask), segments, cache, 0)
+    prompt_length = jnp.sum(segments, axis=-1)
+
+    def draw(logits, t):
+        """The next id of each row, and its log-probability under what it was drawn from."""
+        if sampling.temperature == 0:
+            ids = jnp.argmax(filter_logits(logits, sampling), axis=-1).astype(jnp.int32)
+            return ids, log_probs(logits, ids, 1.0)
+        logits = filter_logits(logits / sampling.temperature, sampling)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, t)
+        ids = jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+        return ids, log_probs(logits, ids, 1.0)
+
+    def body(state):
+        t, logits, alive, cache, tokens, mask, logps = state
+        ids, logp = draw(logits, t)
+        ids = jnp.where(alive, ids, sampling.pad_id)
+        tokens = jax.lax.dynamic_update_index_in_dim(tokens, ids, t, axis=1)
+        mask = jax.lax.dynamic_update_index_in_dim(mask, alive, t, axis=1)
+        logps = jax.lax.dynamic_update_index_in_dim(logps, jnp.where(alive, logp, 0), t, axis=1)
+        segment = alive.astype(jnp.int32)
+        alive = alive & ~jnp.isin(ids, stop_ids)
+        logits, cache = run(
+            ids[:, None], (prompt_length + t)[:, None], segment[:, None], cache, P + t
+        )
+        return t + 1, logits, alive, cache, tokens, mask, logps
+
+    state = (
+        jnp.int32(0),
+        logits,
+        jnp.ones(B, bool),
+        cache,
+        jnp.full((B, R), sampling.pad_id, jnp.int32),
+        jnp.zeros((B, R), bool),
+        jnp.zeros((B, R), jnp.float32),
+    )
+    final = jax.lax.while_loop(lambda s: (s[0] < R) & jnp.any(s[2]), body, state)
+    _, _, _, _, response, mask, logps = final
+    return Sample(jnp.concatenate([prompts, response], axis=1), mask, logps)

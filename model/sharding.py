@@ -1,0 +1,176 @@
+"""The mesh, the one table from logical axes to mesh axes, and the checks around them.
+
+Modules name logical axes only. Parameters use `PARAMETER_AXES`, activations `ACTIVATION_AXES`; the
+tables say which mesh axes shard each. A name that stands in no table is an error, as is an array
+with two dimensions on one mesh axis. `None` in a table is replication, written down.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+PARAMETER_AXES = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "layers": None,
+    "norm": None,
+    "scalar": None,
+}
+BATCH_AXES = ("data", "fsdp")
+ACTIVATION_AXES = {
+    "act_batch": BATCH_AXES,
+    "act_length": None,
+    "act_embed": None,
+    "act_heads": "tensor",
+    "act_kv_heads": "tensor",
+    "act_head_dim": None,
+    "act_mlp": "tensor",
+    "act_vocab": "tensor",
+    "act_layers": None,
+}
+
+
+class ShardingError(ValueError):
+    """A name without a rule, two dimensions on one mesh axis, or a size the mesh does not divide."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes. At most one is -1: what is left of the devices.
+
+    Attributes:
+      data: replicas that share no parameter; fsdp: shards of parameters and batch;
+      tensor: shards of heads, mlp and vocabulary.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def shape(self, num_devices: int) -> tuple[int, int, int]:
+        sizes = [getattr(self, name) for name in MESH_AXES]
+        text = ", ".join(f"{n}={s}" for n, s in zip(MESH_AXES, sizes, strict=True))
+        if any(s == 0 or s < -1 for s in sizes) or sizes.count(-1) > 1:
+            raise ShardingError(f"mesh {text}: sizes are positive, and at most one of them is -1")
+        known = math.prod(s for s in sizes if s != -1)
+        if -1 in sizes and num_devices % known == 0:
+            sizes[sizes.index(-1)] = num_devices // known
+        if math.prod(sizes) != num_devices:
+            raise ShardingError(
+                f"mesh {text} does not make {num_devices} devices; set --config.mesh.<axis> so "
+                "that the product is the number of devices, or one axis to -1"
+            )
+        return tuple(sizes)
+
+
+def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
+    """A mesh over `devices` (all visible ones by default), with axes `data, fsdp, tensor`."""
+    devices = jax.devices() if devices is None else devices
+    shape = config.shape(len(devices))
+    # Explicit axes, JAX's default, break Linen's partitioned init.
+    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+
+
+def partition_spec(names, table=PARAMETER_AXES, where: str = "an array") -> P:
+    """The PartitionSpec of an array whose dimensions have these logical names.
+
+    Raises:
+      ShardingError: a name has no rule, or two dimensions want the same mesh axis.
+    """
+    entries, used = [], {}
+    for name in names:
+        if name not in table:
+            raise ShardingError(
+                f"{where} {tuple(names)}: no sharding rule for {name!r}; add a row to "
+                "model/sharding.py (None replicates)"
+            )
+        entry = table[name]
+        for axis in (entry,) if isinstance(entry, str) else entry or ():
+            if axis in used:
+                raise ShardingError(
+                    f"{where} {tuple(names)}: {used[axis]!r} and {name!r} both want mesh axis "
+                    f"{axis!r}; an array can use a mesh axis once"
+                )
+            used[axis] = name
+        entries.append(entry)
+    return P(*entries)
+
+
+def constrain(x: jax.Array, *names: str) -> jax.Array:
+    """Pins an activation to its place in the mesh in use (`jax.set_mesh`); without one, nothing."""
+    spec = partition_spec(names, ACTIVATION_AXES, "activation")
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def check_divisible(shape, spec: P, mesh, where: str) -> None:
+    for i, (size, entry) in enumerate(zip(shape, spec, strict=False)):
+        axes = (entry,) if isinstance(entry, str) else entry or ()
+        parts = math.prod(mesh.shape[a] for a in axes)
+        if size % parts:
+            raise ShardingError(
+                f"{where}: dimension {i} of {tuple(shape)} is {size}, which mesh axes "
+                f"{'×'.join(axes)} = {parts} do not divide; change the size or --config.mesh"
+            )
+
+
+def parameter_shardings(boxed, mesh):
+    """Shardings of a tree of `nn.Partitioned` leaves (from `jax.eval_shape` of a Linen init).
+
+    Args:
+      boxed: tree of `nn.Partitioned`, each holding a ShapeDtypeStruct and its logical names.
+      mesh: the device mesh.
+
+    Returns:
+      The same tree, unboxed, of `NamedSharding`.
+
+    Raises:
+      ShardingError: a leaf names no axes, an unknown one, one twice, or a size is not divided.
+    """
+
+    def place(path, leaf):
+        where = "parameter " + jax.tree_util.keystr(path, simple=True, separator="/")
+        if not isinstance(leaf, nn.Partitioned):
+            raise ShardingError(f"{where} has no logical axes; use nn.with_logical_partitioning")
+        spec = partition_spec(leaf.names, PARAMETER_AXES, where)
+        check_divisible(leaf.value.shape, spec, mesh, where)
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(
+        place, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
+    )
+
+
+def batch_sharding(mesh) -> NamedSharding:
+    """Rows over the batch axes, everything else whole."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def replicated(mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_shards(mesh) -> int:
+    return math.prod(mesh.shape[a] for a in BATCH_AXES)
+
+
+def put_batch(batch, mesh):
+    """This process's rows of a batch (tree of numpy arrays) -> global arrays sharded by row."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
+    )

@@ -1,0 +1,40 @@
+"""Packaging. The lower bounds are the oldest releases that Seedpod is meant to work with."""
+
+from setuptools import find_packages, setup
+
+PACKAGES = ["model", "train", "data", "configs", "tpu", "benchmarks"]
+
+setup(
+    name="seedpod",
+    version="0.1.0",
+    description="Grows a language model on TPU pods: pretraining, SFT, reward model, PPO",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
+    package_data={"data": ["ranking/*"], "tpu": ["*.yaml"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.12",
+        "grain>=0.2.15",
+        "array_record>=0.8.1",
+        "tensorflow-datasets>=4.9.10",
+        # TFDS 4.9.10 imports it on every Python, and declares it for those before 3.9 only.
+        "importlib_resources",
+        "sentencepiece>=0.2.1",
+        "ml-collections>=1.1",
+        "absl-py>=2.1",
+        "etils[epath]>=1.9",
+        "numpy>=2.0",
+        "rich>=13.0",
+        # Writes event files without TensorFlow, and shows them.
+        "tensorboard>=2.20",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
+        "test": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "ruff>=0.14"],
+        "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8"],
+    },
+)

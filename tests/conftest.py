@@ -1,0 +1,11 @@
+"""Tests run on eight simulated CPU devices, so that meshes and collectives are real.
+
+JAX reads both variables when it is first imported, which pytest does after this file.
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()

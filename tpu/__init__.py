@@ -1,0 +1,1 @@
+"""TPU pods: facts about chips, ahead-of-time fits, launching, supervision."""

@@ -1,0 +1,1 @@
+"""Training: one loop, one step, and the stages that are run through them."""

@@ -1,0 +1,22 @@
+"""Trains one stage: `python -m train --config=configs/sft.py --workdir=runs/sft`.
+
+A workdir that holds a checkpoint is resumed. Exit codes: 0 done, 1 an error that would come again,
+130 interrupted.
+"""
+
+from absl import app, flags
+
+from train import command
+
+
+def main(argv):
+    del argv
+    command.start()
+    from train import loop  # after the flags were read: importing JAX takes seconds
+
+    loop.run(command.config(), flags.FLAGS.workdir)
+
+
+if __name__ == "__main__":
+    command.define_flags()
+    app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)

@@ -1,0 +1,78 @@
+"""From scores to advantages: token rewards, GAE, whitening, and the adaptive KL coefficient.
+
+Axes: B batch, R response length. `mask` [B, R] is 1 through and including the token that ends a
+response. All sums are over the global batch, so 1 and 8 devices agree.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def last_token(mask):
+    """[B, R] -> float [B, R], 1 at the last valid token of each row."""
+    index = jnp.sum(mask, axis=-1, dtype=jnp.int32) - 1
+    return (jnp.arange(mask.shape[-1]) == index[:, None]).astype(jnp.float32)
+
+
+def token_rewards(scores, kl, mask, kl_coef):
+    """-kl_coef·kl a token, plus the score at the last valid one. [B] and [B, R] -> [B, R] float32."""
+    rewards = jnp.where(mask != 0, -kl_coef * kl, 0.0)
+    return rewards + last_token(mask) * scores.astype(jnp.float32)[:, None]
+
+
+def gae(rewards, values, mask, gamma: float, lam: float, bootstrap=None):
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438).
+
+    δ_t = r_t + γ V_{t+1} - V_t;  A_t = δ_t + γ λ A_{t+1};  V_t is the value *before* token t.
+
+    Args:
+      rewards, values, mask: [B, R].
+      bootstrap: [B], the value after the last valid token of rows cut off before they ended; 0
+        (by default) treats every row as ended.
+
+    Returns:
+      (advantages, returns = advantages + values), both [B, R], 0 where mask is 0.
+    """
+    mask = mask.astype(jnp.float32)
+    rewards = jnp.where(mask != 0, rewards, 0.0)
+    values = jnp.where(mask != 0, values, 0.0)
+    following = jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+    if bootstrap is not None:
+        following = following + last_token(mask) * bootstrap[:, None]
+    deltas = jnp.where(mask != 0, rewards + gamma * following - values, 0.0)
+
+    def back(advantage, delta):
+        advantage = delta + gamma * lam * advantage
+        return advantage, advantage
+
+    # After the last valid token every δ is 0, so the recursion reaches it with advantage 0.
+    _, advantages = jax.lax.scan(back, jnp.zeros(len(deltas)), deltas.T, reverse=True)
+    advantages = jnp.where(mask != 0, advantages.T, 0.0)
+    return advantages, advantages + values
+
+
+def whiten(x, mask, shift_mean: bool = True, epsilon: float = 1e-8):
+    """(x - mean)·rsqrt(var + ε) over valid entries, var with n-1; the mean added back if not
+    `shift_mean`. 0 where mask is 0. Needs two valid entries to do anything.
+    """
+    mask = mask.astype(jnp.float32)
+    count = jnp.sum(mask)
+    x = jnp.where(mask != 0, x, 0.0)
+    mean = jnp.sum(x) / jnp.maximum(count, 1)
+    centered = jnp.where(mask != 0, x - mean, 0.0)
+    variance = jnp.sum(centered**2) / jnp.maximum(count - 1, 1)
+    white = centered * jax.lax.rsqrt(variance + epsilon)
+    if not shift_mean:
+        white = jnp.where(mask != 0, white + mean, 0.0)
+    return white
+
+
+def adaptive_kl(coef, kl, target: float, horizon: float, n: int):
+    """β ← β·(1 + clip(KL/target - 1, ±0.2)·n/horizon) (Ziegler et al. 2019, arXiv:1909.08593).
+
+    `kl`: mean over sequences of the sum over tokens; `n`: episodes since the last update.
+    """
+    error = jnp.clip(kl / target - 1, -0.2, 0.2)
+    return coef * (1 + error * n / horizon)

@@ -1,0 +1,81 @@
+"""Several stages in one process, each started from earlier ones, and a report at the end.
+
+    python -m train.chain --config=configs/demo.py --workdir=runs/demo
+
+The recipe has `order`, names of stages, and `stages`, a recipe for each; `init_from` names earlier
+entries. A stage that has finished leaves a DONE file and is not run again; an interrupted one goes
+on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from absl import app, flags
+from etils import epath
+
+from train import command
+
+
+def resolve(config, workdir):
+    """{name: RunConfig} in order, with workdirs in place of the names in `init_from`.
+
+    Raises:
+      ConfigError: `order` and `stages` differ, or a stage starts from one that is not before it.
+    """
+    from train.config import ConfigError, build
+
+    order = tuple(config["order"])
+    if set(order) != set(config["stages"]):
+        raise ConfigError(f"order {order} and stages {tuple(config['stages'])} are not the same")
+    runs = {}
+    for name in order:
+        recipe = config["stages"][name].copy_and_resolve_references()
+        for role, origin in recipe.init_from.items():
+            if origin in order and origin not in runs:
+                raise ConfigError(f"stages.{name}.init_from.{role}={origin}, which is not before it")
+            if origin in runs:
+                recipe.init_from[role] = str(epath.Path(workdir) / origin)
+        runs[name] = build(recipe)
+    return runs
+
+
+def run(config, workdir) -> None:
+    """Runs what is not done yet, then writes the report."""
+    import jax
+
+    from model import sharding
+    from train import loop, report, stages
+    from train.metrics import console, duration, read_metrics
+
+    workdir = epath.Path(workdir)
+    runs = resolve(config, workdir)
+    for run_config in runs.values():  # what needs no data is checked before the first stage trains
+        stages.check(run_config, sharding.make_mesh(run_config.mesh))
+    for name, run_config in runs.items():
+        done = workdir / name / "DONE"
+        if done.exists():
+            console.print(f"[green]✓[/] {name}: done")
+            continue
+        console.print(f"[bold]▸ {name}[/]")
+        begun = time.time()
+        loop.run(run_config, workdir / name)
+        if jax.process_index() == 0:
+            seconds = max(read_metrics(workdir / name, "eval")[-1]["elapsed_seconds"],
+                          time.time() - begun)  # fmt: skip
+            done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+            console.print(f"[green]✓[/] {name}: {duration(seconds)}")
+    if jax.process_index() == 0:
+        report.write(runs, workdir)
+
+
+def main(argv):
+    del argv
+    command.start()
+    run(command.config(), flags.FLAGS.workdir)
+
+
+if __name__ == "__main__":
+    command.define_flags()
+    app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)

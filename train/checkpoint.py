@@ -1,0 +1,194 @@
+"""Checkpoints: the whole `TrainState`, one Orbax item a trained model, so that a later stage reads
+just the model it starts from.
+
+A workdir holds `checkpoints/<step>/{<role>…, opt_state, source, meta}` and `models.json`, the
+architecture of each role.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from model.config import TransformerConfig
+from model.heads import reward_model, value_model
+from model.sharding import MeshConfig, make_mesh, parameter_shardings
+from model.transformer import Transformer
+from train.config import ConfigError
+from train.step import TrainState
+
+# What kind of network a role is.
+NETWORKS = {
+    "policy": Transformer,
+    "reference": Transformer,
+    "value": value_model,
+    "reward": reward_model,
+    "judge": reward_model,
+}
+# The item of a checkpoint that holds a role's weights.
+ITEM_OF = {"reference": "policy", "judge": "reward"}
+
+
+def init_params(role: str, config: TransformerConfig, key):
+    """Fresh parameters of a role's network, boxed with their logical axes."""
+    return NETWORKS[role](config).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+
+def abstract_params(role: str, config: TransformerConfig, mesh):
+    """Shapes, dtypes and shardings of a role's parameters, without making any."""
+    boxed = jax.eval_shape(lambda key: init_params(role, config, key), jax.random.key(0))
+    return with_shardings(nn.unbox(boxed), parameter_shardings(boxed, mesh))
+
+
+def with_shardings(abstract, shardings):
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+
+
+@jax.jit
+def _fingerprint(tree):
+    def one(x):
+        bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(-1)
+        place = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) | 1
+        return jnp.sum((bits ^ (bits >> 15)) * place, dtype=jnp.uint32)
+
+    return jax.tree.map(one, tree)
+
+
+def fingerprint(tree) -> str:
+    """A checksum of parameters, eight hex digits; the same on any mesh, other for any other bit."""
+    total = 0
+    for value in jax.tree.leaves(_fingerprint(tree)):
+        total = (total * 1_000_003 + int(value)) % 2**32
+    return f"{total:08x}"
+
+
+class Checkpointer:
+    """Saves and restores one workdir's `TrainState`s."""
+
+    def __init__(self, workdir, keep: int):
+        self._directory = epath.Path(workdir) / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(self._directory.resolve(), options=options)
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, meta: dict) -> None:
+        """Starts to save; training may go on. `meta` is JSON kept beside the arrays."""
+        items = {name: ocp.args.StandardSave(tree) for name, tree in state.trainable.items()}
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                **items,
+                opt_state=ocp.args.StandardSave(state.opt_state),
+                source=ocp.args.StandardSave(state.source),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+        """The state saved at `step`, placed as `abstract` says, and its `meta`."""
+        items = {name: ocp.args.StandardRestore(t) for name, t in abstract.trainable.items()}
+        found = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **items,
+                opt_state=ocp.args.StandardRestore(abstract.opt_state),
+                source=ocp.args.StandardRestore(abstract.source),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        trainable = {name: found[name] for name in abstract.trainable}
+        step_array = jnp.asarray(step, jnp.int32)
+        return TrainState(step_array, trainable, found.opt_state, found.source), found.meta
+
+    def wait(self) -> None:
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def save_models(workdir, models: dict[str, TransformerConfig]) -> None:
+    path = epath.Path(workdir) / "models.json"
+    path.write_text(
+        json.dumps({r: dataclasses.asdict(c) for r, c in models.items()}, indent=2) + "\n"
+    )
+
+
+def model_config(workdir, role: str, **execution) -> TransformerConfig:
+    """The architecture of a role in a workdir, with other execution settings if given.
+
+    Raises:
+      ConfigError: no such workdir, or it trained no such role.
+    """
+    path = epath.Path(workdir) / "models.json"
+    item = ITEM_OF.get(role, role)
+    if not path.exists():
+        raise ConfigError(f"{workdir} is not a Seedpod workdir: it has no models.json")
+    models = json.loads(path.read_text())
+    if item not in models:
+        raise ConfigError(
+            f"init_from.{role}={workdir}: that run trained {', '.join(models)}, not a {item} model"
+        )
+    return TransformerConfig(**models[item] | execution)
+
+
+def load_params(workdir, role: str, abstract):
+    """A role's newest weights in a workdir, placed as `abstract` says.
+
+    Raises:
+      ConfigError: it holds no finished checkpoint.
+    """
+    item = ITEM_OF.get(role, role)
+    directory = epath.Path(workdir) / "checkpoints"
+    manager = ocp.CheckpointManager(directory.resolve()) if directory.exists() else None
+    step = manager.latest_step() if manager else None
+    if step is None:
+        raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
+    found = manager.restore(
+        step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+    )
+    manager.close()
+    return found[item]
+
+
+def load(workdir, item: str = "", mesh=None):
+    """Opens a workdir for a notebook, whatever mesh it was saved on.
+
+    Args:
+      item: `policy`, `value` or `reward`; by default the first that the run trained.
+      mesh: where the weights go; by default one device.
+
+    Returns:
+      (TransformerConfig, params) for `Transformer(config)`, `value_model(config)` or
+      `reward_model(config)`.
+    """
+    path = epath.Path(workdir) / "models.json"
+    if not item and path.exists():
+        item = next(iter(json.loads(path.read_text())))
+    config = model_config(workdir, item or "policy")
+    mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
+    return config, load_params(workdir, item, abstract_params(item, config, mesh))
+
+
+def to_abstract(tree):
+    """Arrays -> what a restore needs to know of them; host arrays stay themselves."""
+    return jax.tree.map(
+        lambda x: (
+            x
+            if isinstance(x, np.ndarray)
+            else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        ),
+        tree,
+    )

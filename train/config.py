@@ -1,0 +1,248 @@
+"""A run's configuration: one frozen dataclass a consumer, built from an ml_collections tree.
+
+Recipes (configs/) start from `default()`, which holds every field with its default. `build` turns a
+recipe into a `RunConfig`, rejects unknown keys and names the nearest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+
+import ml_collections
+
+from data.pipeline import DataConfig
+from model.config import SIZES, TransformerConfig
+from model.sharding import MeshConfig
+from train.optimizer import OptimizerConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message says which key, why, and what to type."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A named size, and what differs from it: a field that is 0 is the size's.
+
+    An empty `size` takes the whole architecture from the run that `init_from` names.
+    """
+
+    size: str = ""
+    embed_dim: int = 0
+    num_layers: int = 0
+    num_heads: int = 0
+    num_kv_heads: int = 0
+    head_dim: int = 0
+    mlp_dim: int = 0
+    vocab_multiple: int = 0
+    max_length: int = 0
+    rope_base: float = 0.0
+    dtype: str = "float32"
+    scan_unroll: int = 1
+    remat: str = "none"
+
+    def build(self, vocab_size: int) -> TransformerConfig:
+        if self.size not in SIZES:
+            near = difflib.get_close_matches(self.size, SIZES, 1)
+            raise ConfigError(
+                f"model.size={self.size!r}; the sizes are {', '.join(SIZES)}"
+                + (f" (did you mean {near[0]}?)" if near else "")
+            )
+        given = dataclasses.asdict(self)
+        del given["size"]
+        fields = SIZES[self.size] | self.execution()
+        fields |= {k: v for k, v in given.items() if v and k not in self.execution()}
+        return TransformerConfig(vocab_size=vocab_size, **fields)
+
+    def execution(self) -> dict:
+        """Settings that do not change the parameters."""
+        return dict(dtype=self.dtype, scan_unroll=self.scan_unroll, remat=self.remat)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """`path`: a workdir or directory with a tokenizer; empty trains one of `kind` on the run's text."""
+
+    path: str = ""
+    kind: str = "sentencepiece"
+    vocab_size: int = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """`z_loss`: of pretraining and SFT; `margin`, `center`: of the reward model (train/losses.py)."""
+
+    z_loss: float = 1e-4
+    margin: float = 0.0
+    center: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """PPO. `data.batch_size` is the minibatch; an update is `epochs` passes over a rollout.
+
+    Attributes:
+      prompt_length, response_length: P and R. rollout_batch: episodes a rollout.
+      temperature: of sampling and of every log-probability.
+      kl_coef: β of the KL in the reward; with `kl_target` above 0 it adapts over `kl_horizon`.
+      kl_estimator: of the reward's KL: k1, k2, k3.
+      gamma, lam: of GAE. clip_low, clip_high, dual_clip: of the policy loss.
+      value_clip, value_coef: of the value loss.
+      whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples (the
+        first rollout) get mean 0 and std 1. score_clip: largest normalised score; 0 does not clip.
+      missing_eos: an answer cut off before its end keeps its score (`keep`), loses
+        `missing_eos_value` (`penalty`), or has it for score (`replace`).
+      bootstrap_truncated: such an answer's last value is not 0 but the critic's.
+      critic_warmup: rollouts in which the critic alone learns.
+      max_kl: a minibatch further than this (approximate KL a token) from its rollout is not
+        applied; 0 applies all.
+      pretrain_coef: weight of next-token loss on `pretrain_data` mixed in (PPO-ptx).
+      reward_function: `module:function` in place of a reward model (train/rewards.py).
+      eval_prompts: held-out prompts sampled at evaluation.
+    """
+
+    prompt_length: int = 32
+    response_length: int = 64
+    rollout_batch: int = 64
+    epochs: int = 2
+    temperature: float = 1.0
+    kl_coef: float = 0.05
+    kl_target: float = 0.0
+    kl_horizon: int = 10_000
+    kl_estimator: str = "k1"
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 0.0
+    value_clip: float = 0.2
+    value_coef: float = 0.1
+    whiten_advantages: bool = True
+    normalize_scores: bool = True
+    score_clip: float = 0.0
+    missing_eos: str = "keep"
+    missing_eos_value: float = 1.0
+    bootstrap_truncated: bool = False
+    stop_at_eos: bool = True
+    critic_warmup: int = 0
+    max_kl: float = 0.0
+    pretrain_coef: float = 0.0
+    reward_function: str = ""
+    eval_prompts: int = 256
+
+    def __post_init__(self):
+        if self.missing_eos not in ("keep", "penalty", "replace"):
+            raise ConfigError(
+                f"ppo.missing_eos={self.missing_eos!r}; choose keep, penalty or replace"
+            )
+        if self.kl_estimator not in ("k1", "k2", "k3"):
+            raise ConfigError(f"ppo.kl_estimator={self.kl_estimator!r}; choose k1, k2 or k3")
+        if self.temperature <= 0:
+            raise ConfigError(f"ppo.temperature={self.temperature}; it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """`every` steps (0: only at the ends), before the first step too if `at_start`.
+
+    `samples` texts are written to samples.jsonl, of at most `sample_tokens` tokens.
+    """
+
+    every: int = 0
+    at_start: bool = True
+    samples: int = 4
+    sample_tokens: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Saves `every` steps (0: only at the end) and keeps the newest `keep`."""
+
+    every: int = 100
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One stage.
+
+    Attributes:
+      stage: a row of train/stages.py. steps: optimizer steps. accumulate: microbatches a step.
+      init_from: {role: workdir} to start from; roles are policy, value, reward, reference, judge.
+      value_optimizer: PPO's critic; pretrain_data: PPO's pretraining mix.
+    """
+
+    stage: str = "pretrain"
+    seed: int = 0
+    steps: int = 1000
+    accumulate: int = 1
+    log_every: int = 10
+    init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    model: ModelConfig = ModelConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig(source="tfds:pydocs/text:train")
+    pretrain_data: DataConfig = DataConfig(source="tfds:pydocs/text:train")
+    mesh: MeshConfig = MeshConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    value_optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    ppo: PPOConfig = PPOConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def __post_init__(self):
+        if self.data.batch_size % self.accumulate:
+            raise ConfigError(
+                f"data.batch_size={self.data.batch_size} is not a multiple of "
+                f"accumulate={self.accumulate}"
+            )
+        for name in ("steps", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
+
+
+# Mappings whose keys the user chooses.
+_FREE = ("init_from", "fields")
+
+
+def default() -> ml_collections.ConfigDict:
+    """Every field of a run with its default, as a recipe to change."""
+    return ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
+
+
+def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
+    """A recipe -> frozen dataclasses.
+
+    Raises:
+      ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    types = typing.get_type_hints(cls)
+    given = {}
+    for key in config:
+        value = config[key]
+        if key not in types:
+            near = difflib.get_close_matches(key, types, 1)
+            raise ConfigError(
+                f"unknown config key {where}{key}"
+                + (f"; did you mean {where}{near[0]}?" if near else f"; known: {', '.join(types)}")
+            )
+        kind = types[key]
+        if dataclasses.is_dataclass(kind):
+            value = build(value, kind, f"{where}{key}.")
+        elif key in _FREE:
+            value = dict(value)
+        elif isinstance(value, list | tuple):
+            value = tuple(value)
+        elif kind in (int, float, bool, str):
+            if kind is float and type(value) is int:
+                value = float(value)
+            if type(value) is not kind:
+                raise ConfigError(
+                    f"{where}{key}={value!r} is a {type(value).__name__}; it must be "
+                    f"a{'n' if kind is int else ''} {kind.__name__}"
+                )
+        given[key] = value
+    return cls(**given)

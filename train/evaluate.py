@@ -1,0 +1,243 @@
+"""Held-out evaluation of each stage: `evaluator(trainable, frozen) -> (metrics, samples)`.
+
+Metrics are floats over the whole held-out split; samples are dicts of text for samples.jsonl. Every
+draw uses fixed keys, so that two evaluations of the same weights agree.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.chat import render_prompt
+from data.pipeline import heldout_batches
+from data.tokenizer import BOS, EOS, NEVER_SAMPLED
+from model import sharding
+from model.generate import Sampling, generate, log_probs
+from model.transformer import Transformer
+from train import losses, rewards
+from train.rollout import by_rows, response_logits
+
+_SEED = 20_240  # of evaluation; a run's own seed must not change what it is measured on
+
+
+def mean_over_heldout(ctx, sums, *args) -> dict[str, float]:
+    """`sums(*args, batch) -> {metric: (sum, weight)}` added up over the held-out rows."""
+    totals: dict[str, np.ndarray] = {}
+    size = ctx.config.data.batch_size
+    where = jax.process_index(), jax.process_count()
+    for batch, _ in heldout_batches(ctx.data.heldout, size, *where):
+        for name, pair in jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh))).items():
+            totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+    return {name: float(s / w) for name, (s, w) in totals.items() if w}
+
+
+class TextSampler:
+    """Answers to a few prompts given as ids, for people to read."""
+
+    def __init__(self, ctx, max_new_tokens: int, temperature: float = 0.0):
+        self.ctx = ctx
+        sampling = Sampling(max_new_tokens, temperature, stop_ids=(EOS,), banned_ids=NEVER_SAMPLED)
+        config = ctx.models["policy"]
+        self._generate = jax.jit(
+            lambda params, tokens, mask, keys: generate(
+                config, params, tokens, mask, keys, sampling
+            ),
+            out_shardings=sharding.replicated(ctx.mesh),
+        )
+
+    def __call__(self, params, prompts: list[np.ndarray]) -> list[str]:
+        shards = sharding.batch_shards(self.ctx.mesh)
+        rows = -(-len(prompts) // shards) * shards
+        width = -(-max(map(len, prompts)) // 16) * 16  # few shapes, few compilations
+        tokens, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
+        for row, prompt in enumerate(prompts):
+            tokens[row, width - len(prompt) :] = prompt
+            mask[row, width - len(prompt) :] = True
+        keys = jax.random.split(jax.random.key(_SEED), rows)
+        sample = jax.device_get(self._generate(params, tokens, mask, keys))
+        decode = self.ctx.tokenizer.decode
+        return [
+            decode(sample.tokens[i, width:][sample.response_mask[i]]) for i in range(len(prompts))
+        ]
+
+
+class NextTokenEvaluator:
+    """Loss a token where the mask is, bits per byte, and a few texts written on."""
+
+    def __init__(self, ctx):
+        self.ctx = ctx
+        settings = ctx.config.evaluate
+        config = ctx.models["policy"]
+        lengths = np.array([len(b) for b in ctx.tokenizer.token_bytes])
+        lengths = jnp.pad(jnp.asarray(lengths), (0, config.padded_vocab_size - len(lengths)))
+
+        def sums(params, batch):
+            args = batch["tokens"], batch["positions"], batch["segment_ids"]
+            logits = Transformer(config).apply({"params": params}, *args)
+            mask = batch["loss_mask"]
+            _, nats, weight = losses.next_token_loss(logits, batch["tokens"], mask)
+            size = jnp.sum(jnp.where(mask > 0, lengths[batch["tokens"]], 0))
+            return {"loss": (nats, weight), "bits_per_byte": (nats / math.log(2), size)}
+
+        self._sums = jax.jit(sums)
+        self._sampler = TextSampler(ctx, settings.sample_tokens) if settings.samples else None
+
+    def _prompts(self):
+        for example in self.ctx.data.heldout_examples[: self.ctx.config.evaluate.samples]:
+            if "messages" in example:
+                asked = example["messages"][:-1]
+                ids = render_prompt(self.ctx.tokenizer, asked)
+                yield asked[-1]["content"], ids, example["messages"][-1]["content"]
+            else:
+                ids = self.ctx.tokenizer.encode(example["text"][:200])[:24]
+                text = self.ctx.tokenizer.decode(ids)
+                yield text, np.array([BOS, *ids], np.int32), example["text"][len(text) :][:400]
+
+    def __call__(self, trainable, frozen):
+        del frozen
+        metrics = mean_over_heldout(self.ctx, self._sums, trainable["policy"])
+        if not self._sampler:
+            return metrics, []
+        prompts, ids, wanted = zip(*self._prompts(), strict=True)
+        answers = self._sampler(trainable["policy"], list(ids))
+        keys = ("prompt", "response", "reference")
+        rows = zip(prompts, answers, wanted, strict=True)
+        return metrics, [dict(zip(keys, row, strict=True)) for row in rows]
+
+
+def overlap_score(prompt: str, response: str) -> float:
+    """Share of a response's words that the prompt has too: the least a reward model must beat."""
+
+    def words(text):
+        return set(re.findall(r"[a-z0-9]+", re.sub(r"[_.]", " ", text.lower())))
+
+    response_words = words(response)
+    return len(words(prompt) & response_words) / max(len(response_words), 1)
+
+
+def overlap_accuracy(examples) -> dict[str, float]:
+    """{kind: accuracy} of `overlap_score` on preferences; a tie counts half."""
+    right: dict[str, list[float]] = {}
+    for example in examples:
+        prompt = example["messages"][-1]["content"]
+        scores = [overlap_score(prompt, r) for r in example["responses"]]
+        for i, better in enumerate(example["rank"]):
+            for j, worse in enumerate(example["rank"]):
+                if better < worse:
+                    won = (1 + np.sign(scores[i] - scores[j])) / 2
+                    right.setdefault(example["kinds"][j], []).append(won)
+    return {kind: float(np.mean(won)) for kind, won in right.items()}
+
+
+class RewardEvaluator:
+    """Accuracy on held-out pairs for each kind of the worse candidate, their plain mean, the loss,
+    and the same accuracies of word overlap. Ties count half.
+    """
+
+    def __init__(self, ctx):
+        self.ctx = ctx
+        self._baseline = overlap_accuracy(ctx.data.heldout_examples)
+        config, kinds = ctx.models["reward"], ctx.data.kinds
+
+        def sums(params, batch):
+            scores = rewards.score_candidates(config, params, batch)
+            pairs = losses.pairs(batch["rank"])
+            right = (1 + jnp.sign(scores[:, :, None] - scores[:, None, :])) / 2
+            out = {"loss": losses.bradley_terry(scores, batch["rank"])}
+            for number, kind in enumerate(kinds):
+                of_kind = pairs * (batch["kind"] == number)[:, None, :]
+                out[f"accuracy/{kind or 'all'}"] = jnp.sum(right * of_kind), jnp.sum(of_kind)
+            return out
+
+        self._sums = jax.jit(sums)
+
+    def __call__(self, trainable, frozen):
+        del frozen
+        metrics = mean_over_heldout(self.ctx, self._sums, trainable["reward"])
+        by_kind = [v for k, v in metrics.items() if k.startswith("accuracy/")]
+        metrics["accuracy/overall"] = float(np.mean(by_kind))
+        for kind, value in self._baseline.items():
+            metrics[f"overlap_accuracy/{kind or 'all'}"] = value
+        metrics["overlap_accuracy/overall"] = float(np.mean(list(self._baseline.values())))
+        return metrics, []
+
+
+def win_rate(scores, other) -> tuple[float, float, float]:
+    """Share of prompts where `scores` beats `other`, ties half, and its 95% normal interval."""
+    won = (1 + np.sign(np.asarray(scores) - np.asarray(other))) / 2
+    half = 1.96 * np.std(won, ddof=1) / math.sqrt(len(won))
+    return float(np.mean(won)), float(np.mean(won) - half), float(np.mean(won) + half)
+
+
+class PPOEvaluator:
+    """Score, KL to the reference (mean over responses of the sum of k1), and the win rate against
+    the reference's answers to the same held-out prompts, by the judge if there is one.
+    """
+
+    def __init__(self, ctx, sampler):
+        self.ctx, self.sampler, self._reference = ctx, sampler, None
+        self._kl = jax.jit(self._sum_k1)
+
+    def _sum_k1(self, policy, reference, batch):
+        R, T = self.sampler.ppo.response_length, self.sampler.ppo.temperature
+
+        def one(rows):
+            ids, mask = rows["tokens"][:, -R:], rows["response_mask"]
+            old, ref = (
+                log_probs(response_logits(self.ctx.models[role], params, rows, R), ids, T)
+                for role, params in (("policy", policy), ("reference", reference))
+            )
+            return jnp.sum(jnp.where(mask > 0, losses.kl_estimate(old, ref), 0.0), axis=1)
+
+        return by_rows(one, batch, self.ctx.config.data.batch_size)
+
+    def _answers(self, policy, frozen):
+        """Texts, scores, judge's scores, KLs, lengths and ends of one answer a held-out prompt."""
+        rows, n = self.ctx.data.heldout, self.sampler.ppo.eval_prompts
+        index = np.arange(n) % len(rows["tokens"])  # few prompts are answered more than once
+        process, processes = jax.process_index(), jax.process_count()
+        mine = index[process * n // processes : (process + 1) * n // processes]
+        prompts = sharding.put_batch({k: v[mine] for k, v in rows.items()}, self.ctx.mesh)
+        batch = self.sampler.sample(policy, prompts, jax.random.key(_SEED), np.int32(0))
+        out = {"score": self.sampler.score(frozen, batch)}
+        out["judge"] = out["score"]
+        if "judge" in frozen:
+            out["judge"] = self.sampler.score(frozen, batch, "judge")
+        out["kl"] = self._kl(policy, frozen["reference"], batch)
+        R = self.sampler.ppo.response_length
+        out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
+        everywhere = sharding.replicated(self.ctx.mesh)
+        return index, jax.device_get(jax.device_put(out, everywhere))
+
+    def __call__(self, trainable, frozen):
+        if self._reference is None:
+            self._reference = self._answers(frozen["reference"], frozen)[1]
+        reference = self._reference
+        index, now = self._answers(trainable["policy"], frozen)
+        rate, low, high = win_rate(now["judge"], reference["judge"])
+        ended = np.any((now["tokens"] == EOS) & (now["mask"] > 0), axis=1)
+        metrics = {
+            "score": float(np.mean(now["score"])),
+            "score_std": float(np.std(now["score"], ddof=1)),
+            "kl": float(np.mean(now["kl"])),
+            "win_rate": rate,
+            "win_rate_low": low,
+            "win_rate_high": high,
+            "length": float(np.mean(np.sum(now["mask"], axis=1))),
+            "eos_rate": float(np.mean(ended)),
+        }
+        decode = self.ctx.tokenizer.decode
+        samples = []
+        for i in range(min(self.ctx.config.evaluate.samples, len(index))):
+            prompt = self.ctx.data.heldout_examples[index[i]]["messages"][-1]["content"]
+            texts = [decode(x["tokens"][i][x["mask"][i] > 0]) for x in (now, reference)]
+            samples.append(
+                {"prompt": prompt, "response": texts[0], "reference_response": texts[1]}
+                | {"score": float(now["score"][i]), "kl": float(now["kl"][i])}
+            )
+        return metrics, samples

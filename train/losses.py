@@ -1,0 +1,127 @@
+"""Losses as array functions. Each returns (sum, weight): the caller divides, once a step.
+
+Masks are applied with `where`, so that nothing at a masked position, not even NaN or 1e30, reaches
+a sum. Axes: B batch, T length, V vocabulary, C candidates.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from model.generate import log_probs
+
+# exp() of more than this says nothing but "far off", and overflows soon after.
+MAX_LOG_RATIO = 20.0
+
+
+def masked_sum(x, mask):
+    """Sum of x where mask is not 0, weighted by it."""
+    return jnp.sum(jnp.where(mask != 0, x * jnp.where(mask != 0, mask, 1), 0.0))
+
+
+def next_token_loss(logits, tokens, loss_mask, z_loss: float = 0.0):
+    """Cross-entropy of each token given those before it.
+
+    Args:
+      logits: [B, T, V] float32; tokens: [B, T] int32; loss_mask: [B, T], weight of predicting
+        `tokens[:, t]` from t-1.
+      z_loss: weight of log(Z)², which keeps logits from drifting (arXiv:2204.02311, section 5).
+
+    Returns:
+      (sum of nats plus z-loss, sum of nats alone, weight).
+    """
+    mask = loss_mask[:, 1:]
+    nats = -log_probs(logits[:, :-1], tokens[:, 1:], 1.0)
+    total = nats
+    if z_loss:
+        total = total + z_loss * jax.nn.logsumexp(logits[:, :-1], axis=-1) ** 2
+    return masked_sum(total, mask), masked_sum(nats, mask), jnp.sum(mask)
+
+
+def pairs(rank):
+    """[B, C] ranks (lower is better, -1 no candidate) -> [B, C, C] float, 1 where i beats j."""
+    real = rank >= 0
+    beats = (rank[:, :, None] < rank[:, None, :]) & real[:, :, None] & real[:, None, :]
+    return beats.astype(jnp.float32)
+
+
+def bradley_terry(rewards, rank, margin: float = 0.0, center: float = 0.0):
+    """-log σ(r_i - r_j - margin) over every pair in which i is ranked before j (arXiv:2203.02155).
+
+    Args:
+      rewards: [B, C] float32; rank: [B, C] int32, lower is better, equal makes no pair, -1 none.
+      center: weight of (r_i + r_j)², which keeps rewards near 0 (arXiv:2312.09244).
+
+    Returns:
+      (sum over pairs, number of pairs).
+    """
+    weights = pairs(rank)
+    difference = rewards[:, :, None] - rewards[:, None, :]
+    loss = -jax.nn.log_sigmoid(difference - margin)
+    if center:
+        loss = loss + center * (rewards[:, :, None] + rewards[:, None, :]) ** 2
+    return masked_sum(loss, weights), jnp.sum(weights)
+
+
+def kl_estimate(logprobs, ref_logprobs, kind: str = "k1"):
+    """Per-token estimates of KL(policy ‖ reference) from tokens the policy sampled.
+
+    k1 = d, k2 = d²/2, k3 = expm1(-d) + d with d = log π - log π_ref
+    (http://joschu.net/blog/kl-approx.html); expm1 keeps k3 from going negative by cancellation.
+    """
+    d = logprobs - ref_logprobs
+    if kind == "k1":
+        return d
+    if kind == "k2":
+        return 0.5 * d * d
+    if kind == "k3":
+        return jnp.expm1(-d) + d
+    raise ValueError(f"ppo.kl_estimator={kind!r}; choose k1, k2 or k3")
+
+
+def ppo_policy_loss(
+    logprobs, old_logprobs, advantages, mask, clip_low: float, clip_high: float, dual: float = 0.0
+):
+    """The clipped surrogate (Schulman et al. 2017, arXiv:1707.06347, eq. 7), negated.
+
+    Args:
+      logprobs, old_logprobs, advantages, mask: [B, R].
+      clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+      dual: above 0, the loss at negative advantages is at most -dual·A (arXiv:1912.09729).
+
+    Returns:
+      (sum, weight, {metric: sum over valid tokens}) with `clip_fraction` (tokens whose clipped
+      branch is the larger), `ratio`, `approx_kl` (k3 from old to new).
+    """
+    log_ratio = jnp.clip(logprobs - old_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    # A poisoned masked position must not reach the gradient through exp either.
+    log_ratio = jnp.where(mask != 0, log_ratio, 0.0)
+    advantages = jnp.where(mask != 0, advantages, 0.0)
+    ratio = jnp.exp(log_ratio)
+    plain = -advantages * ratio
+    clipped = -advantages * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+    loss = jnp.maximum(plain, clipped)
+    if dual:
+        loss = jnp.where(advantages < 0, jnp.minimum(loss, -dual * advantages), loss)
+    metrics = {
+        "clip_fraction": masked_sum((clipped > plain).astype(jnp.float32), mask),
+        "ratio": masked_sum(ratio, mask),
+        "approx_kl": masked_sum(jnp.expm1(log_ratio) - log_ratio, mask),
+    }
+    return masked_sum(loss, mask), jnp.sum(mask), metrics
+
+
+def value_loss(values, old_values, returns, mask, clip: float):
+    """½ max((v - R)², (v_clipped - R)²), v clipped to within `clip` of the rollout's value.
+
+    (Baselines' PPO2 and lm-human-preferences; `clip` 0 turns the clipping off.)
+    """
+    values, old_values, returns = (
+        jnp.where(mask != 0, x, 0.0) for x in (values, old_values, returns)
+    )
+    loss = (values - returns) ** 2
+    if clip:
+        clipped = old_values + jnp.clip(values - old_values, -clip, clip)
+        loss = jnp.maximum(loss, (clipped - returns) ** 2)
+    return 0.5 * masked_sum(loss, mask), jnp.sum(mask)

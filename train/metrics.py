@@ -1,0 +1,153 @@
+"""What a run says: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
+
+Only process 0 writes. Records of steps that a resumed run takes again are dropped first, so that
+every step stands once in metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def quiet_to_file(path) -> None:
+    """Sends the chatter of libraries, C++ ones included, to a file; the console stays ours.
+
+    Python's own stderr goes on to the terminal, so tracebacks are seen.
+    """
+    log = open(path, "a", buffering=1)  # noqa: SIM115, held for the life of the process
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(log.fileno(), 2)
+    sys.stderr = terminal
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+
+
+def truncate_jsonl(path, last_step: int) -> list[dict]:
+    """Keeps the records up to `last_step` (a half-written last line goes too) and returns them."""
+    path = epath.Path(path)
+    kept = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if record["step"] <= last_step:
+                kept.append(record)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
+        temporary.replace(path)
+    return kept
+
+
+def read_metrics(workdir, kind: str) -> list[dict]:
+    """Records of one kind (`train`, `eval`) of a workdir, in order of steps."""
+    lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Metrics:
+    """Writers of one run.
+
+    Args:
+      start: the step that the run goes on from; records after it are dropped.
+      steps: where it ends. name: what the progress line is called.
+    """
+
+    def __init__(self, workdir, name: str, start: int, steps: int, writes: bool = True):
+        self._writes, self._steps, self._started, self._start = writes, steps, time.time(), start
+        self._bar, self._last_line = None, 0.0
+        if not writes:
+            return
+        workdir = epath.Path(workdir)
+        kept = truncate_jsonl(workdir / "metrics.jsonl", start)
+        truncate_jsonl(workdir / "samples.jsonl", start)
+        self._before = kept[-1]["elapsed_seconds"] if kept else 0.0
+        self._jsonl = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115
+        self._samples = open(workdir / "samples.jsonl", "a")  # noqa: SIM115
+        self._events = EventFileWriter(str(workdir / "tensorboard"))
+        self._events.add_event(
+            Event(step=start + 1, wall_time=time.time(),
+                  session_log=SessionLog(status=SessionLog.START))
+        )  # fmt: skip
+        columns = (
+            TextColumn("[bold]{task.description:>8}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
+        )
+        if console.is_terminal:
+            self._bar = Progress(*columns, console=console)
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=steps, completed=start, text="compiling")
+        self._name = name
+
+    def elapsed(self) -> float:
+        """Seconds of work on this run so far, an interrupted process's counted to its last record."""
+        return self._before + time.time() - self._started
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Adds a record to metrics.jsonl and TensorBoard; it is on disk when this returns."""
+        if not self._writes:
+            return
+        record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
+        self._jsonl.write(json.dumps(record) + "\n")
+        self._jsonl.flush()
+        summary = Summary(
+            value=[Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
+        )
+        self._events.add_event(Event(step=step, wall_time=time.time(), summary=summary))
+
+    def write_samples(self, step: int, samples: list[dict]) -> None:
+        if self._writes:
+            for sample in samples:
+                self._samples.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
+            self._samples.flush()
+
+    def progress(self, step: int, text: str) -> None:
+        """Moves the progress line; without a terminal, prints a line at most every 10 s."""
+        if not self._writes:
+            return
+        done = step - self._start
+        if done:
+            left = (time.time() - self._started) / done * (self._steps - step)
+            text = f"{text} · {duration(left)} left"
+        if self._bar:
+            self._bar.update(self._task, completed=step, text=text)
+        elif time.time() - self._last_line > 10 or step == self._steps:
+            self._last_line = time.time()
+            console.print(f"{self._name:>8} {step}/{self._steps} {text}")
+
+    def say(self, text: str) -> None:
+        if self._writes:
+            console.print(text, markup=False)
+
+    def close(self) -> None:
+        if not self._writes:
+            return
+        if self._bar:
+            self._bar.stop()
+        self._events.close()
+        os.fsync(self._jsonl.fileno())
+        self._jsonl.close()
+        self._samples.close()

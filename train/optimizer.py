@@ -1,0 +1,115 @@
+"""Optimizers: schedules, clipping, decay masks, and one part for each trained model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a schedule.
+
+    Attributes:
+      peak_lr: learning rate after warm-up; 0 freezes.
+      schedule: after `warmup_steps` of linear warm-up, `cosine` to `final_fraction` of the peak,
+        `wsd` (constant, then linear decay over the last `decay_fraction`), or `constant`.
+      b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms do not.
+      clip_norm: largest global gradient norm; 0 does not clip.
+    """
+
+    peak_lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 20
+    final_fraction: float = 0.1
+    decay_fraction: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        if self.schedule not in ("cosine", "wsd", "constant"):
+            raise ValueError(f"optimizer.schedule={self.schedule!r}; choose cosine, wsd, constant")
+
+
+def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Step -> learning rate, over `steps` optimizer steps."""
+    warmup = min(c.warmup_steps, steps)
+    final = c.peak_lr * c.final_fraction
+    ramp = optax.linear_schedule(c.peak_lr / max(warmup, 1), c.peak_lr, max(warmup - 1, 1))
+    rest = steps - warmup
+    if c.schedule == "constant":
+        return optax.join_schedules([ramp, optax.constant_schedule(c.peak_lr)], [warmup])
+    if c.schedule == "cosine":
+        cosine = optax.cosine_decay_schedule(c.peak_lr, max(rest, 1), c.final_fraction)
+        return optax.join_schedules([ramp, cosine], [warmup])
+    decay = max(int(steps * c.decay_fraction), 1)
+    stable = max(steps - decay, warmup)
+    down = optax.linear_schedule(c.peak_lr, final, decay)
+    constant = optax.constant_schedule(c.peak_lr)
+    return optax.join_schedules([ramp, constant, down], [warmup, stable])
+
+
+def decay_mask(params):
+    """True on weight matrices; norm scales do not decay, stacked over layers or not."""
+
+    def decays(path, leaf):
+        return leaf.ndim > 1 and not path[-1].key.endswith("norm")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def adamw(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    parts = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm else []
+    parts.append(
+        optax.adamw(
+            make_schedule(c, steps), c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask
+        )
+    )
+    return optax.chain(*parts)
+
+
+def make_optimizer(configs: Mapping[str, OptimizerConfig], steps: int):
+    """One AdamW a trained model: the top level of the parameters names which is which."""
+    parts = {name: adamw(c, steps) for name, c in configs.items()}
+    return optax.partition(
+        parts, lambda params: {k: jax.tree.map(lambda _: k, v) for k, v in params.items()}
+    )
+
+
+def opt_state_shardings(abstract_state, params, param_shardings, replicated):
+    """Shardings of an optimizer state: a leaf that stands where a parameter would has its sharding.
+
+    Moments are trees that end in the parameter's own path, so the longest such ending decides;
+    counters are replicated.
+    """
+    by_path = {
+        tuple(map(str, path)): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_flatten_with_path(params)[0],
+            jax.tree.leaves(param_shardings),
+            strict=True,
+        )
+    }
+
+    def place(path, leaf):
+        keys = tuple(map(str, path))
+        for start in range(len(keys)):
+            shape, sharding = by_path.get(keys[start:], (None, None))
+            if shape == leaf.shape:
+                return sharding
+        if leaf.ndim:
+            raise ValueError(f"optimizer state {jax.tree_util.keystr(path)} matches no parameter")
+        return replicated
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def global_norm(tree) -> jax.Array:
+    return optax.global_norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))

@@ -1,0 +1,268 @@
+"""The stages, as rows of one table. A stage is data: what it trains, on what, and its loss.
+
+Axes: B batch, T length, C candidates, P prompt length, R response length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.pipeline import Data, Loader
+from data.tokenizer import Tokenizer
+from model import sharding
+from model.config import TransformerConfig
+from model.generate import entropy, log_probs
+from model.transformer import Transformer
+from train import losses, rewards
+from train.config import ConfigError, RunConfig
+from train.evaluate import NextTokenEvaluator, PPOEvaluator, RewardEvaluator
+from train.rollout import RolloutSource, Sampler, response_logits, response_values
+
+
+@dataclasses.dataclass
+class Context:
+    """What a stage is built from.
+
+    Attributes:
+      models: the architecture of each role the stage uses.
+      data: rows of both splits. pretrain_rows: PPO's mix, or None.
+    """
+
+    config: RunConfig
+    models: dict[str, TransformerConfig]
+    tokenizer: Tokenizer
+    data: Data
+    mesh: jax.sharding.Mesh
+    pretrain_rows: Any = None
+
+
+class Stage(NamedTuple):
+    """The functions that train one stage; train/step.py and train/loop.py call them.
+
+    Attributes:
+      weights: batch -> {term: weight}, from masks alone.
+      loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}).
+      source: has `init() -> s` and `next(state, frozen, s, step) -> (batch, s, metrics)`.
+      evaluate: (trainable, frozen) -> (metrics, samples) on held-out data (train/evaluate.py).
+      veto: metrics -> bool array, true to leave an update out.
+    """
+
+    weights: Callable
+    loss: Callable
+    source: Any
+    evaluate: Callable
+    veto: Callable = lambda metrics: jnp.bool_(False)
+
+
+class LoaderSource:
+    """Supervised batches: all the state there is, is the step."""
+
+    def __init__(self, ctx: Context):
+        self._loader = Loader(
+            ctx.data.train,
+            ctx.config.data.batch_size,
+            ctx.config.seed,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        self._mesh, self._steps, self._batches, self._at = ctx.mesh, ctx.config.steps, None, None
+
+    def init(self):
+        return {"step": np.asarray(0, np.int32)}
+
+    def next(self, state, frozen, s, step: int):
+        del state, frozen
+        if self._at != step:
+            self._batches, self._at = self._loader.iterate(step, self._steps), step
+        batch = sharding.put_batch(next(self._batches), self._mesh)
+        self._at += 1
+        return batch, {"step": np.asarray(self._at, np.int32)}, {}
+
+
+def next_token_terms(ctx: Context):
+    """`weights` and `loss` of next-token prediction where `loss_mask` is."""
+    config, z_loss = ctx.models["policy"], ctx.config.loss.z_loss
+
+    def weights(batch):
+        return {"tokens": jnp.sum(batch["loss_mask"][:, 1:])}
+
+    def loss(trainable, frozen, batch):
+        del frozen
+        args = batch["tokens"], batch["positions"], batch["segment_ids"]
+        logits = Transformer(config).apply({"params": trainable["policy"]}, *args)
+        total, nats, weight = losses.next_token_loss(
+            logits, batch["tokens"], batch["loss_mask"], z_loss
+        )
+        return {"tokens": total}, {"nats_per_token": (nats, weight)}
+
+    return weights, loss
+
+
+def next_token_stage(ctx: Context) -> Stage:
+    """Pretraining and SFT: the data makes the difference."""
+    weights, loss = next_token_terms(ctx)
+    return Stage(weights, loss, LoaderSource(ctx), NextTokenEvaluator(ctx))
+
+
+def reward_stage(ctx: Context) -> Stage:
+    """Bradley-Terry over pairs and rankings."""
+    config, settings = ctx.models["reward"], ctx.config.loss
+
+    def weights(batch):
+        return {"pairs": jnp.sum(losses.pairs(batch["rank"]))}
+
+    def loss(trainable, frozen, batch):
+        del frozen
+        scores = rewards.score_candidates(config, trainable["reward"], batch)
+        total, count = losses.bradley_terry(scores, batch["rank"], settings.margin, settings.center)
+        beats = losses.pairs(batch["rank"])
+        right = scores[:, :, None] > scores[:, None, :]
+        accuracy = losses.masked_sum(right.astype(jnp.float32), beats)
+        gap = losses.masked_sum(scores[:, :, None] - scores[:, None, :], beats)
+        metrics = {"accuracy": (accuracy, count), "margin": (gap, count)}
+        return {"pairs": total}, metrics
+
+    return Stage(weights, loss, LoaderSource(ctx), RewardEvaluator(ctx))
+
+
+def ppo_stage(ctx: Context) -> Stage:
+    """PPO: clipped policy and value losses over experience; optionally a pretraining mix."""
+    ppo, models, R = ctx.config.ppo, ctx.models, ctx.config.ppo.response_length
+    text_weights, text_loss = next_token_terms(ctx)
+
+    def weights(batch):
+        terms = {"policy": jnp.sum(batch["policy_mask"]), "value": jnp.sum(batch["response_mask"])}
+        if ppo.pretrain_coef:
+            terms["text"] = text_weights(batch["text"])["tokens"]
+        return terms
+
+    def loss(trainable, frozen, batch):
+        del frozen
+        mask, ids = batch["response_mask"], batch["tokens"][:, -R:]
+        logits = response_logits(models["policy"], trainable["policy"], batch, R)
+        logprobs = log_probs(logits, ids, ppo.temperature)
+        values = response_values(models["value"], trainable["value"], batch, R)
+        policy, _, metrics = losses.ppo_policy_loss(
+            logprobs, batch["old_logprobs"], batch["advantages"], batch["policy_mask"],
+            ppo.clip_low, ppo.clip_high, ppo.dual_clip,
+        )  # fmt: skip
+        value, count = losses.value_loss(
+            values, batch["old_values"], batch["returns"], mask, ppo.value_clip
+        )
+        kl = losses.kl_estimate(logprobs, batch["ref_logprobs"])
+        metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()} | {
+            "policy_loss": (policy, jnp.sum(batch["policy_mask"])),
+            "value_loss": (value, count),
+            "kl_per_token": (losses.masked_sum(kl, mask), count),
+            "entropy": (losses.masked_sum(entropy(logits, ppo.temperature), mask), count),
+        }
+        sums = {"policy": policy, "value": ppo.value_coef * value}
+        if ppo.pretrain_coef:
+            text_sums, text_metrics = text_loss(trainable, {}, batch["text"])
+            sums["text"] = ppo.pretrain_coef * text_sums["tokens"]
+            metrics["text_nats_per_token"] = text_metrics["nats_per_token"]
+        return sums, metrics
+
+    def veto(metrics):
+        return (metrics["approx_kl"] > ppo.max_kl) & (ppo.max_kl > 0)
+
+    sampler = Sampler(ctx)
+    evaluate = PPOEvaluator(ctx, sampler)
+    return Stage(weights, loss, RolloutSource(ctx, sampler), evaluate, veto)
+
+
+class StageRow(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+      schema: of its data (data/schemas.py). trainable: roles it trains; frozen: roles it reads;
+        optional: roles it reads if `init_from` names them.
+      origins: where a trained role's weights come from: roles of `init_from`, first named first.
+        A role that starts from another kind of network takes its backbone.
+      required: roles without which it cannot start.
+    """
+
+    schema: str
+    trainable: tuple[str, ...]
+    build: Callable[[Context], Stage]
+    origins: dict[str, tuple[str, ...]]
+    frozen: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+STAGES = {
+    "pretrain": StageRow("text", ("policy",), next_token_stage, {"policy": ("policy",)}),
+    "sft": StageRow("chat", ("policy",), next_token_stage, {"policy": ("policy",)}),
+    "reward": StageRow("preference", ("reward",), reward_stage, {"reward": ("reward", "policy")}),
+    "ppo": StageRow(
+        "prompt",
+        ("policy", "value"),
+        ppo_stage,
+        {"policy": ("policy",), "value": ("value", "reward", "policy")},
+        frozen=("reference",),
+        optional=("reward", "judge"),
+        required=("policy",),
+    ),
+}
+
+
+def check(config: RunConfig, mesh) -> StageRow:
+    """The row of a run's stage, after the checks that need no data.
+
+    Raises:
+      ConfigError: an unknown stage or role, a role that is missing, sizes that do not divide.
+    """
+    if config.stage not in STAGES:
+        raise ConfigError(f"stage={config.stage!r}; the stages are {', '.join(STAGES)}")
+    row = STAGES[config.stage]
+    known = {o for origins in row.origins.values() for o in origins}
+    known |= {*row.frozen, *row.optional}
+    for role in config.init_from:
+        if role not in known:
+            raise ConfigError(
+                f"init_from.{role}: stage {config.stage} reads {', '.join(sorted(known))}"
+            )
+    for role in row.required:
+        if role not in config.init_from:
+            raise ConfigError(
+                f"stage {config.stage} starts from a trained {role}; "
+                f"type --config.init_from.{role}=WORKDIR"
+            )
+    ppo, size = config.ppo, config.data.batch_size
+    micro = size // config.accumulate
+    shards = sharding.batch_shards(mesh)
+    sizes = {"the microbatch (data.batch_size / accumulate)": micro}
+    if config.stage == "ppo":
+        if "reward" not in config.init_from and not ppo.reward_function:
+            raise ConfigError(
+                "stage ppo needs scores: type --config.init_from.reward=WORKDIR of a reward "
+                "stage, or --config.ppo.reward_function=module:function"
+            )
+        sizes["ppo.eval_prompts"] = ppo.eval_prompts
+        if ppo.rollout_batch % size:
+            raise ConfigError(
+                f"ppo.rollout_batch={ppo.rollout_batch} is not a multiple of the minibatch "
+                f"data.batch_size={size}"
+            )
+        updates = ppo.epochs * (ppo.rollout_batch // size)
+        if config.steps % updates:
+            raise ConfigError(
+                f"steps={config.steps} is not a multiple of the {updates} optimizer steps that a "
+                "rollout is used for (ppo.epochs × ppo.rollout_batch / data.batch_size)"
+            )
+        if ppo.pretrain_coef and config.pretrain_data.batch_size % config.accumulate:
+            raise ConfigError("pretrain_data.batch_size is not a multiple of accumulate")
+    for name, value in sizes.items():
+        if value % shards:
+            raise ConfigError(
+                f"{name} is {value}, which the mesh's {shards} batch shards (data × fsdp) do not "
+                "divide; change it or --config.mesh"
+            )
+    return row

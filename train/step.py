@@ -1,0 +1,100 @@
+"""The train step: the only `value_and_grad` in Seedpod. Every stage is trained by it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.optimizer import global_norm
+
+
+class TrainState(NamedTuple):
+    """All that a run is. Everything here is in every checkpoint.
+
+    Attributes:
+      step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
+      source: what the batch source needs to go on (train/stages.py); not seen by the step.
+    """
+
+    step: Any
+    trainable: Any
+    opt_state: Any
+    source: Any
+
+
+def split_microbatches(batch, count: int):
+    """[B, …] -> [count, B / count, …] on every leaf.
+
+    Microbatch i holds rows i, i + count, …: rows stay on their device.
+    """
+
+    def split(x):
+        return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def ratio(total, weight):
+    """total / weight, 0 where there is no weight."""
+    return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1), 0.0)
+
+
+def accumulate_gradients(stage, trainable, frozen, batch, count: int):
+    """Gradients of Σ Sₙ/Wₙ over all rows of a batch, `count` microbatches at a time.
+
+    The weights Wₙ of the whole batch are known first, so microbatches and devices simply add.
+
+    Returns:
+      (loss, gradients, {metric: mean over the batch}).
+    """
+    weights = stage.weights(batch)
+
+    def loss(trainable, micro):
+        sums, metrics = stage.loss(trainable, frozen, micro)
+        if sums.keys() != weights.keys():
+            raise ValueError(f"loss terms {sorted(sums)} and weights {sorted(weights)} differ")
+        return sum(ratio(sums[n], weights[n]) for n in sums), metrics
+
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    if count == 1:
+        (total, metrics), grads = value_and_grad(trainable, batch)
+    else:
+        micros = split_microbatches(batch, count)
+        shapes = jax.eval_shape(value_and_grad, trainable, jax.tree.map(lambda x: x[0], micros))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(carry, micro):
+            return jax.tree.map(jnp.add, carry, value_and_grad(trainable, micro)), None
+
+        ((total, metrics), grads), _ = jax.lax.scan(add, zeros, micros)
+    return total, grads, {name: ratio(s, w) for name, (s, w) in metrics.items()}
+
+
+def make_train_step(stage, optimizer, accumulate: int):
+    """Returns `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
+
+    An update with a non-finite gradient, or one that `stage.veto(metrics)` refuses, is not
+    applied (the parameters and the optimizer stay as they are); the step still counts, and the
+    metric `skipped` is 1.
+    """
+
+    def train_step(state: TrainState, frozen, batch):
+        loss, grads, metrics = accumulate_gradients(
+            stage, state.trainable, frozen, batch, accumulate
+        )
+        norm = global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        trainable = optax.apply_updates(state.trainable, updates)
+        keep = jnp.isfinite(norm) & jnp.isfinite(loss) & ~stage.veto(metrics)
+        trainable, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(keep, new, old),
+            (trainable, opt_state),
+            (state.trainable, state.opt_state),
+        )
+        metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 - keep}
+        return TrainState(state.step + 1, trainable, opt_state, state.source), metrics
+
+    return train_step
