@@ -8,7 +8,7 @@ into microbatches by row. Nothing else about a row is ever split.
 | tokens | [B, T] | int32 | ids |
 | positions | [B, T] | int32 | position within the segment |
 | segment_ids | [B, T] | int32 | 1, 2, … within a row; 0 is padding |
-| loss_mask | [B, T] | float32 | weight of predicting `tokens[b, t]` from t-1; 0 at a segment's start |
+| loss_mask | [B, T] | float32 | weight of predicting `tokens[b, t]` from t-1; 0 at starts |
 
 Preferences have C candidates a row, so that a pair or ranking never splits: the first three are
 [B, C, T] (one segment a candidate, right padded), with

@@ -31,6 +31,9 @@ def pack_text(examples, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarr
 
     A document that is split goes on in the next row with its last token repeated there, masked, so
     that every token but <bos> is predicted exactly once.
+
+    Returns:
+      (rows, the examples, all of them).
     """
     rows, segments, room = [], [], length
     for example in examples:
@@ -46,7 +49,7 @@ def pack_text(examples, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarr
             start += len(piece) - 1
     if segments:
         rows.append(segment_row(segments, length))
-    return stack(rows)
+    return stack(rows), examples
 
 
 def best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -70,6 +73,7 @@ def best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
 
 
 def _rendered_chats(examples, tokenizer, length, on_long, skipped: Counter):
+    """Yields (example, ids, mask) of what fits a row and has something to learn."""
     for example in examples:
         ids, mask = render(tokenizer, example["messages"])
         if len(ids) > length:
@@ -84,11 +88,14 @@ def _rendered_chats(examples, tokenizer, length, on_long, skipped: Counter):
                 raise DataError(f"{example['where']}: no token of an answer to learn from")
             skipped["no token of an answer within the length"] += 1
             continue
-        yield ids, mask
+        yield example, ids, mask
 
 
 def pack_chats(examples, tokenizer, length: int, on_long: str, pack: bool, skipped: Counter):
     """Conversations -> packed rows (or one a row), loss on the assistant's tokens alone.
+
+    Returns:
+      (rows, the examples that are in them).
 
     Raises:
       DataError: an example is longer than a row (`on_long="error"`) or has no token to learn from.
@@ -98,8 +105,9 @@ def pack_chats(examples, tokenizer, length: int, on_long: str, pack: bool, skipp
         raise DataError(f"no conversation fits data.length={length}: {dict(skipped)}")
     bins = [[i] for i in range(len(rendered))]
     if pack:
-        bins = best_fit([len(ids) for ids, _ in rendered], length)
-    return stack([segment_row([rendered[i] for i in b], length) for b in bins])
+        bins = best_fit([len(ids) for _, ids, _ in rendered], length)
+    rows = stack([segment_row([rendered[i][1:] for i in b], length) for b in bins])
+    return rows, [example for example, _, _ in rendered]
 
 
 def preference_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter, kinds):
@@ -108,11 +116,14 @@ def preference_rows(examples, tokenizer, length: int, on_long: str, skipped: Cou
     The reward is read at the <eos> that ends the answer; a candidate cut short is read at its last
     token. `kinds` is the list of names that `kind` counts in.
 
+    Returns:
+      (rows, the examples that they are, in order).
+
     Raises:
       DataError: a candidate is longer than a row and `on_long` is "error".
     """
     candidates = max(len(e["responses"]) for e in examples)
-    rows = []
+    rows, kept = [], []
     for example in examples:
         row = {
             "tokens": np.zeros((candidates, length), np.int32),
@@ -141,18 +152,22 @@ def preference_rows(examples, tokenizer, length: int, on_long: str, skipped: Cou
             if on_long == "drop":
                 continue
         rows.append(row)
+        kept.append(example)
     if not rows:
         raise DataError(f"no preference fits data.length={length}: {dict(skipped)}")
-    return stack(rows)
+    return stack(rows), kept
 
 
 def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter):
     """Prompts that await an answer -> `tokens` [R, P] left padded, `mask` [R, P] bool.
 
+    Returns:
+      (rows, the examples that they are, in order).
+
     Raises:
       DataError: a prompt is longer than P and `on_long` is not "drop" (a cut one asks nothing).
     """
-    rows = []
+    rows, kept = [], []
     for example in examples:
         ids = render_prompt(tokenizer, example["messages"])
         if len(ids) > length:
@@ -167,6 +182,7 @@ def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter
         row["tokens"][length - len(ids) :] = ids
         row["mask"][length - len(ids) :] = True
         rows.append(row)
+        kept.append(example)
     if not rows:
         raise DataError(f"no prompt fits ppo.prompt_length={length}: {dict(skipped)}")
-    return stack(rows)
+    return stack(rows), kept

@@ -53,7 +53,9 @@ class DataConfig:
 
     def __post_init__(self):
         if not self.source:
-            raise DataError("data.source is empty; set --config.data.source=PATH (or tfds:NAME)")
+            raise DataError(
+                "data.source is empty; set --config.data.source=PATH (or tfds:NAME:SPLIT)"
+            )
         if self.on_long not in packing.ON_LONG:
             raise DataError(f"data.on_long={self.on_long!r}; choose {', '.join(packing.ON_LONG)}")
         if self.batch_size < 1 or self.length < 2:
@@ -110,9 +112,11 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
 
 @dataclasses.dataclass
 class Data:
-    """Rows of both splits (data/batch.py), the examples they came from, and what was passed over.
+    """Rows of both splits (data/batch.py), and what was passed over.
 
     Attributes:
+      heldout_examples: those that are in the held-out rows: of preferences and prompts, row i is
+        example i.
       kinds: names that `kind` counts in, for preferences.
     """
 
@@ -150,7 +154,9 @@ def open_data(
             )
         return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
 
-    return Data(rows(examples.train), rows(examples.heldout), examples.heldout, skipped, kinds)
+    train, _ = rows(examples.train)
+    heldout, kept = rows(examples.heldout)
+    return Data(train, heldout, kept, skipped, kinds)
 
 
 class Loader:

@@ -24,6 +24,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -51,7 +52,7 @@ class Pydocs(tfds.core.GeneratorBasedBuilder):
     # The first number is of this code: raise it when the records change. The others are Python's,
     # whose documentation this is, so that no interpreter reads what another one wrote.
     VERSION = tfds.core.Version(f"1.{sys.version_info.minor}.{sys.version_info.micro}")
-    BUILDER_CONFIGS = [
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name, description=description)
         for name, description in CONFIGS.items()
     ]
@@ -81,8 +82,7 @@ class Pydocs(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in pydocs_corpus.SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        for index, record in enumerate(records(self.builder_config.name, split)):
-            yield index, record
+        yield from enumerate(records(self.builder_config.name, split))
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def prepare(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetB
 
     The first call takes some seconds; later ones find the files. It prints nothing and uses no
     network. A call that is killed leaves an `incomplete.*` folder, which nothing reads, and the
-    next call starts anew.
+    next call starts anew; several processes may call it at once.
 
     Args:
         config_name: "text", "chat" or "preferences".
@@ -140,13 +140,22 @@ def prepare(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetB
     if config_name not in CONFIGS:
         raise ValueError(f"pydocs has no config {config_name!r}; it has {', '.join(CONFIGS)}.")
     with _quiet():
-        builder = tfds.builder(
-            f"pydocs/{config_name}", data_dir=os.fspath(data_dir), file_format="array_record"
-        )
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        builder = _builder(config_name, data_dir)
+        try:
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+        except FileExistsError:
+            # Another process finished the same build while this one was at it. TFDS renames a
+            # whole folder into place, so what stands there is complete, and equal to ours.
+            builder = _builder(config_name, data_dir)
     return builder
+
+
+def _builder(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
+    return tfds.builder(
+        f"pydocs/{config_name}", data_dir=os.fspath(data_dir), file_format="array_record"
+    )
 
 
 @contextlib.contextmanager

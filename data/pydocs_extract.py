@@ -257,6 +257,9 @@ def c_entries() -> Iterator[Entry]:
             vars(module).items(), key=lambda m: (getattr(m[1], "__name__", None) != m[0], m[0])
         )
         for attribute, value in members:
+            # Programs put their own functions into `sys.excepthook` and its like, and Python keeps
+            # the first ones as `__excepthook__`.
+            value = vars(module).get(f"__{attribute}__", value)
             # What another module owns is told there; a module's C half is `_name`, or, for os,
             # `posix` or `nt`.
             owner = getattr(value, "__module__", None)
@@ -272,7 +275,7 @@ def c_entries() -> Iterator[Entry]:
 
 def _owned(owner: str | None, module_name: str) -> bool:
     """Whether what says it is from `owner` is told under `module_name`."""
-    if not isinstance(owner, str):
+    if not isinstance(owner, str) or owner == "__main__":
         return False
     halves = {"os": ("posix", "nt"), "threading": ("_thread",), "types": ("builtins",)}
     allowed = (module_name, "_" + module_name, *halves.get(module_name, ()))
@@ -293,7 +296,9 @@ def _class_entries(cls: type, name: str) -> Iterator[Entry]:
 def _documented(value: object, name: str, kind: str) -> Iterator[Entry]:
     # `value.__doc__`, not `inspect.getdoc`: the latter would hand down the documentation of a
     # base class under a name that it does not speak of.
-    doc = value.__doc__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some classes warn of their end when they are touched
+        doc = value.__doc__
     if isinstance(doc, str) and doc.strip():
         yield Entry(name, kind, inspect.cleandoc(doc))
 
@@ -313,7 +318,9 @@ def topic_entries() -> Iterator[Entry]:
 
 _RULE = re.compile(r"^\s*([=\-~*^#_+.])\1{2,}\s*$")  # underlines of headings
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)?:(?=`)")  # :class:`Foo`, :py:func:`bar`
-_DOCTEST = re.compile(r"^\s*>>>", re.MULTILINE)
+_RETURNS = re.compile(r"[\w.]+\([^()]*\)\s*->")  # the signature of an alias: another name's
+# "copy(src, dst)", "S.find(sub) -> int", "pi = 3.14", or a name alone.
+_SIGNATURE = re.compile(r"(?:\w+\.)*(\w+)\s*(?:\(.*|=.*|->.*|)$")
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -341,12 +348,12 @@ def _without_signature(paragraph: str, name: str) -> list[str]:
 
     A signature's continuation lines are indented deeper than it is, or inside its brackets.
     """
-    last = re.escape(name.rpartition(".")[2])
-    signature = re.compile(rf"^(?:\w+\.)*{last}(?:\s*\(.*|\s*=.*|\s*->.*|\.py|)$")
+    last = name.rpartition(".")[2]
     lines = paragraph.splitlines()
     signatures, start, open_brackets = 0, 0, 0
     for line in lines:
-        if signature.match(line) or line.strip(" .") == name:
+        opening = _SIGNATURE.match(line)
+        if (opening and opening.group(1) == last) or line.strip(" .") in (name, last + ".py"):
             signatures += 1
         elif not start or not (line.startswith((" ", "\t")) or open_brackets > 0):
             break
@@ -354,14 +361,15 @@ def _without_signature(paragraph: str, name: str) -> list[str]:
         start += 1
     if start == len(lines) and signatures == 1:
         # "L.count(value) -> integer -- return number of occurrences": the sentence is the tail.
+        # Where it is shorter, it names what is returned, and the sentence comes below.
         tail = re.split(r"->|\s--?\s|\):\s", " ".join(lines))[-1].strip()
-        return [tail] if tail != paragraph and is_prose(tail) else []
+        return [tail] if tail != paragraph and len(tail.split()) >= 6 else []
     return lines[start:]
 
 
 def is_prose(text: str) -> bool:
-    """Whether a line reads as a sentence: 15 to 600 characters, words, and no console session."""
-    if not 15 <= len(text) <= 600 or _DOCTEST.search(text) or ">>> " in text:
+    """Whether a line reads as prose: 15 to 600 characters, mostly words, no console session."""
+    if not 15 <= len(text) <= 600 or ">>> " in text or _RETURNS.match(text):
         return False
     letters = sum(char.isalpha() or char == " " for char in text)
     return len(_WORD.findall(text.lower())) >= 3 and letters >= 0.75 * len(text)

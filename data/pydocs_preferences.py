@@ -130,7 +130,12 @@ class _Neighbours:
         """One of another package."""
         inside = package(answer.name)
         if inside not in self._outside:
-            self._outside[inside] = [a for a in self._answers if package(a.name) != inside]
+            self._outside[inside] = [
+                other
+                for name, others in self._by_package.items()
+                if name != inside
+                for other in others
+            ]
         if not self._outside[inside]:
             raise ValueError(
                 f"every answer of the {answer.split} split is from {inside}: there is none far "

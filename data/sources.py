@@ -260,23 +260,26 @@ def _tfds_records(name, tfds_dir):
 
             records = pydocs.prepare(config, folder).as_data_source(split)
         else:
-            records = tfds.data_source(dataset, split=split, data_dir=folder)
+            array_record = {"file_format": "array_record"}  # the default takes TensorFlow
+            records = tfds.data_source(
+                dataset, split=split, data_dir=folder, builder_kwargs=array_record
+            )
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
         near = difflib.get_close_matches(builder, known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"did you mean {near[0]!r}? " if near and near[0] != builder else ""
         raise DataError(
-            f"{name}: TFDS knows no data set {builder!r}{hint} (looked in {folder} too; "
-            "name another place with tfds_dir)"
+            f"{name}: TFDS knows no data set {dataset!r}. {hint}It looked among its own and in "
+            f"{os.path.join(folder, builder)}; name another folder with tfds_dir."
         ) from error
-    except NotImplementedError as error:
-        raise DataError(
-            f"{name}: TFDS prepared it earlier in another format than ArrayRecord, which is the "
-            "one with random access. Delete it there, or set tfds_dir to another folder, and it "
-            "is prepared anew."
-        ) from error
-    except (ValueError, ImportError, OSError, AssertionError) as error:
-        raise DataError(f"{name}: TFDS cannot open it: {error}") from error
+    except (ValueError, ImportError, OSError, AssertionError, RuntimeError) as error:
+        hint = ""
+        if "file format" in str(error).lower():
+            hint = (
+                "\nIt was prepared in a format without random access. Delete it there, or set "
+                "tfds_dir to another folder, and it is prepared anew as ArrayRecord."
+            )
+        raise DataError(f"{name}: TFDS cannot open it in {folder}: {error}{hint}") from error
     features = records.dataset_info.features
     lists = {  # TFDS gives a sequence of dicts as a dict of sequences
         key

@@ -27,6 +27,10 @@ _LONGEST_LINE = 4192
 _SPACE = "\u2581"
 
 
+def _fingerprint(kind: str, model: bytes) -> str:
+    return hashlib.sha256(kind.encode() + b"\0" + model).hexdigest()[:16]
+
+
 class Tokenizer:
     """Ids are [0, vocab_size); `token_bytes[id]` is the UTF-8 that an id stands for.
 
@@ -50,7 +54,7 @@ class Tokenizer:
             self.token_bytes = [b""] * len(SPECIAL) + [bytes([b]) for b in range(256)]
         else:
             raise ValueError(f"tokenizer.kind={kind!r}; choose sentencepiece, char or byte")
-        self.fingerprint = hashlib.sha256(kind.encode() + b"\0" + model).hexdigest()[:16]
+        self.fingerprint = _fingerprint(kind, model)
 
     def _piece_bytes(self, i: int) -> bytes:
         piece = self._sp.id_to_piece(i)
@@ -78,6 +82,7 @@ class Tokenizer:
                     f"character {e.args[0]!r} is not in the char tokenizer of "
                     f"{len(self._id)}; use tokenizer.kind=sentencepiece or byte, which know all"
                 ) from None
+        text.encode()  # raises on a lone surrogate, as SentencePiece does with no good word
         ids = []
         for i, part in enumerate(text.split(_SPACE)):
             if i:
@@ -114,14 +119,15 @@ def load(directory) -> Tokenizer:
     if not (directory / "tokenizer.json").exists():
         raise FileNotFoundError(f"{directory} holds no tokenizer.json; is it a Seedpod workdir?")
     facts = json.loads((directory / "tokenizer.json").read_text())
-    tokenizer = Tokenizer(facts["kind"], (directory / "tokenizer.model").read_bytes())
-    if tokenizer.fingerprint != facts["fingerprint"]:
+    model = (directory / "tokenizer.model").read_bytes()
+    # Before it is parsed: SentencePiece does not say what is wrong with a broken one.
+    if _fingerprint(facts["kind"], model) != facts["fingerprint"]:
         raise ValueError(f"{directory}: tokenizer.model and tokenizer.json differ; copy both again")
-    return tokenizer
+    return Tokenizer(facts["kind"], model)
 
 
 def _pieces(texts: Iterable[str]) -> Iterable[str]:
-    """Cuts texts so that no training line is over the limit in bytes, at a space if there is one."""
+    """Cuts texts so that no training line is over the limit in bytes, at a space if it can."""
     for text in texts:
         data = text.replace("\0", "").encode()
         while data:

@@ -11,7 +11,7 @@ REMAT_POLICIES = ("none", "full", "minimal")
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A decoder-only transformer. Everything but the last four fields decides the parameters' shapes.
+    """A decoder-only transformer. `dtype` to `max_length` do not change the parameters.
 
     Attributes:
       vocab_size: number of ids the tokenizer has; logits above it are masked.
@@ -61,9 +61,7 @@ class TransformerConfig:
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary positions need pairs")
         if self.remat not in REMAT_POLICIES:
-            raise ValueError(
-                f"model.remat={self.remat!r}; choose one of {', '.join(REMAT_POLICIES)}"
-            )
+            raise ValueError(f"model.remat={self.remat!r}; choose " + ", ".join(REMAT_POLICIES))
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype={self.dtype!r}; choose float32 or bfloat16")
         if not 0 <= self.scan_unroll <= self.num_layers:
@@ -78,7 +76,7 @@ class TransformerConfig:
         return jnp.dtype(self.dtype)
 
     def flops_per_token(self, length: int) -> float:
-        """Forward and backward FLOPs a token: 6 a weight used in a matmul, plus causal attention."""
+        """Forward and backward FLOPs a token: 6 a matmul weight, plus causal attention."""
         heads = self.embed_dim * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
         weights = self.num_layers * (heads + 3 * self.embed_dim * self.mlp_dim)
         weights += self.padded_vocab_size * self.embed_dim
@@ -88,13 +86,15 @@ class TransformerConfig:
 
 # What a name stands for. The vocabulary comes from the tokenizer.
 SIZES = {
-    "tiny": dict(embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=64),
-    "demo": dict(embed_dim=192, num_layers=4, num_heads=6, num_kv_heads=3, head_dim=32, mlp_dim=512),
-    "10m": dict(embed_dim=384, num_layers=6, num_heads=6, num_kv_heads=6, head_dim=64, mlp_dim=1024),
-    "125m": dict(embed_dim=768, num_layers=12, num_heads=12, num_kv_heads=4, head_dim=64,
-                 mlp_dim=2048),
-    "1b": dict(embed_dim=2048, num_layers=16, num_heads=32, num_kv_heads=8, head_dim=64,
-               mlp_dim=8192),
-    "8b": dict(embed_dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128,
-               mlp_dim=14336, rope_base=500_000.0, tie_embeddings=False),
+    name: dict(zip(("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"),
+                   shape, strict=True))
+    for name, shape in {
+        "tiny": (32, 2, 4, 2, 8, 64),
+        "demo": (192, 4, 6, 3, 32, 512),
+        "10m": (384, 6, 6, 6, 64, 1024),
+        "125m": (768, 12, 12, 4, 64, 2048),
+        "1b": (2048, 16, 32, 8, 64, 8192),
+        "8b": (4096, 32, 32, 8, 128, 14336),
+    }.items()
 }  # fmt: skip
+SIZES["8b"] |= dict(rope_base=500_000.0, tie_embeddings=False, max_length=8192)

@@ -44,7 +44,7 @@ ACTIVATION_AXES = {
 
 
 class ShardingError(ValueError):
-    """A name without a rule, two dimensions on one mesh axis, or a size the mesh does not divide."""
+    """A name without a rule, a mesh axis used twice, or a size the mesh does not divide."""
 
 
 @dataclasses.dataclass(frozen=True)

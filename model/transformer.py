@@ -1,6 +1,7 @@
 """A decoder-only transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-Axes: B batch, T length, D embed, H query heads, K key/value heads, N head size, F mlp, V vocabulary.
+Axes: B batch, T length, D embed, H query heads, K key/value heads, N head size, F mlp,
+V vocabulary.
 """
 
 from __future__ import annotations

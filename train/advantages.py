@@ -17,7 +17,7 @@ def last_token(mask):
 
 
 def token_rewards(scores, kl, mask, kl_coef):
-    """-kl_coef·kl a token, plus the score at the last valid one. [B] and [B, R] -> [B, R] float32."""
+    """-kl_coef·kl a token, plus the score [B] at the last valid one -> [B, R] float32."""
     rewards = jnp.where(mask != 0, -kl_coef * kl, 0.0)
     return rewards + last_token(mask) * scores.astype(jnp.float32)[:, None]
 

@@ -34,7 +34,9 @@ def resolve(config, workdir):
         recipe = config["stages"][name].copy_and_resolve_references()
         for role, origin in recipe.init_from.items():
             if origin in order and origin not in runs:
-                raise ConfigError(f"stages.{name}.init_from.{role}={origin}, which is not before it")
+                raise ConfigError(
+                    f"stages.{name}.init_from.{role}={origin}, which is not before it"
+                )
             if origin in runs:
                 recipe.init_from[role] = str(epath.Path(workdir) / origin)
         runs[name] = build(recipe)

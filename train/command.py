@@ -13,7 +13,9 @@ from ml_collections import config_flags
 
 
 def define_flags() -> None:
-    config_flags.DEFINE_config_file("config", None, "A recipe, as configs/demo.py.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config", None, "A recipe, as configs/demo.py.", lock_config=True
+    )
     flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
     flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize() first.")
     flags.mark_flags_as_required(["config", "workdir"])

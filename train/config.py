@@ -64,7 +64,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """`path`: a workdir or directory with a tokenizer; empty trains one of `kind` on the run's text."""
+    """`path`: a workdir with a tokenizer; empty trains one of `kind` on the run's own text."""
 
     path: str = ""
     kind: str = "sentencepiece"
@@ -73,7 +73,7 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """`z_loss`: of pretraining and SFT; `margin`, `center`: of the reward model (train/losses.py)."""
+    """`z_loss`: of pretraining and SFT; `margin`, `center`: of reward models (train/losses.py)."""
 
     z_loss: float = 1e-4
     margin: float = 0.0
@@ -165,6 +165,9 @@ class CheckpointConfig:
     keep: int = 2
 
 
+PYDOCS = DataConfig(source="tfds:pydocs/text:train")
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """One stage.
@@ -181,17 +184,17 @@ class RunConfig:
     accumulate: int = 1
     log_every: int = 10
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    model: ModelConfig = ModelConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    data: DataConfig = DataConfig(source="tfds:pydocs/text:train")
-    pretrain_data: DataConfig = DataConfig(source="tfds:pydocs/text:train")
-    mesh: MeshConfig = MeshConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    value_optimizer: OptimizerConfig = OptimizerConfig()
-    loss: LossConfig = LossConfig()
-    ppo: PPOConfig = PPOConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    data: DataConfig = PYDOCS
+    pretrain_data: DataConfig = PYDOCS
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
     def __post_init__(self):
         if self.data.batch_size % self.accumulate:
@@ -219,6 +222,8 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
     Raises:
       ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
+    if not isinstance(config, Mapping | ml_collections.ConfigDict):
+        raise ConfigError(f"{where[:-1]}={config!r} is not a group of settings; set its fields")
     types = typing.get_type_hints(cls)
     given = {}
     for key in config:
@@ -232,10 +237,6 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
         kind = types[key]
         if dataclasses.is_dataclass(kind):
             value = build(value, kind, f"{where}{key}.")
-        elif key in _FREE:
-            value = dict(value)
-        elif isinstance(value, list | tuple):
-            value = tuple(value)
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:
                 value = float(value)
@@ -244,5 +245,13 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
                     f"{where}{key}={value!r} is a {type(value).__name__}; it must be "
                     f"a{'n' if kind is int else ''} {kind.__name__}"
                 )
+        elif key in _FREE:
+            if not isinstance(value, Mapping | ml_collections.ConfigDict):
+                raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
+            value = dict(value)
+        elif isinstance(value, list | tuple):
+            value = tuple(value)
+        elif not isinstance(value, str):
+            raise ConfigError(f"{where}{key}={value!r}; it must be a str or a tuple of them")
         given[key] = value
     return cls(**given)

@@ -36,6 +36,12 @@ def mean_over_heldout(ctx, sums, *args) -> dict[str, float]:
     return {name: float(s / w) for name, (s, w) in totals.items() if w}
 
 
+def spread(size: int, count: int) -> list[int]:
+    """`count` indices, or `size` if fewer, evenly over range(size)."""
+    count = min(count, size)
+    return [i * size // count for i in range(count)]
+
+
 class TextSampler:
     """Answers to a few prompts given as ids, for people to read."""
 
@@ -88,7 +94,9 @@ class NextTokenEvaluator:
         self._sampler = TextSampler(ctx, settings.sample_tokens) if settings.samples else None
 
     def _prompts(self):
-        for example in self.ctx.data.heldout_examples[: self.ctx.config.evaluate.samples]:
+        examples = self.ctx.data.heldout_examples
+        for index in spread(len(examples), self.ctx.config.evaluate.samples):
+            example = examples[index]
             if "messages" in example:
                 asked = example["messages"][:-1]
                 ids = render_prompt(self.ctx.tokenizer, asked)
@@ -233,7 +241,7 @@ class PPOEvaluator:
         }
         decode = self.ctx.tokenizer.decode
         samples = []
-        for i in range(min(self.ctx.config.evaluate.samples, len(index))):
+        for i in spread(len(index), self.ctx.config.evaluate.samples):
             prompt = self.ctx.data.heldout_examples[index[i]]["messages"][-1]["content"]
             texts = [decode(x["tokens"][i][x["mask"][i] > 0]) for x in (now, reference)]
             samples.append(

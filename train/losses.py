@@ -32,10 +32,12 @@ def next_token_loss(logits, tokens, loss_mask, z_loss: float = 0.0):
       (sum of nats plus z-loss, sum of nats alone, weight).
     """
     mask = loss_mask[:, 1:]
-    nats = -log_probs(logits[:, :-1], tokens[:, 1:], 1.0)
+    # Before the softmax, so that a poisoned masked position does not reach the gradient either.
+    logits = jnp.where(mask[..., None] != 0, logits[:, :-1], 0.0)
+    nats = -log_probs(logits, tokens[:, 1:], 1.0)
     total = nats
     if z_loss:
-        total = total + z_loss * jax.nn.logsumexp(logits[:, :-1], axis=-1) ** 2
+        total = total + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
     return masked_sum(total, mask), masked_sum(nats, mask), jnp.sum(mask)
 
 
@@ -57,6 +59,7 @@ def bradley_terry(rewards, rank, margin: float = 0.0, center: float = 0.0):
       (sum over pairs, number of pairs).
     """
     weights = pairs(rank)
+    rewards = jnp.where(rank >= 0, rewards, 0.0)
     difference = rewards[:, :, None] - rewards[:, None, :]
     loss = -jax.nn.log_sigmoid(difference - margin)
     if center:

@@ -40,19 +40,20 @@ def quiet_to_file(path) -> None:
 def truncate_jsonl(path, last_step: int) -> list[dict]:
     """Keeps the records up to `last_step` (a half-written last line goes too) and returns them."""
     path = epath.Path(path)
-    kept = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if record["step"] <= last_step:
-                kept.append(record)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
-        temporary.replace(path)
-    return kept
+    if not path.exists():
+        return []
+    kept, records = [], []
+    for line in path.read_text().splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        record = json.loads(line)
+        if record["step"] <= last_step:
+            kept.append(line)
+            records.append(record)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+    return records
 
 
 def read_metrics(workdir, kind: str) -> list[dict]:
@@ -103,7 +104,7 @@ class Metrics:
         self._name = name
 
     def elapsed(self) -> float:
-        """Seconds of work on this run so far, an interrupted process's counted to its last record."""
+        """Seconds of work on this run so far; of an interrupted process, to its last record."""
         return self._before + time.time() - self._started
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:

@@ -78,9 +78,11 @@ def adamw(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
 def make_optimizer(configs: Mapping[str, OptimizerConfig], steps: int):
     """One AdamW a trained model: the top level of the parameters names which is which."""
     parts = {name: adamw(c, steps) for name, c in configs.items()}
-    return optax.partition(
-        parts, lambda params: {k: jax.tree.map(lambda _: k, v) for k, v in params.items()}
-    )
+
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
+
+    return optax.partition(parts, labels)
 
 
 def opt_state_shardings(abstract_state, params, param_shardings, replicated):
@@ -112,4 +114,4 @@ def opt_state_shardings(abstract_state, params, param_shardings, replicated):
 
 
 def global_norm(tree) -> jax.Array:
-    return optax.global_norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))
+    return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))

@@ -53,11 +53,12 @@ def response_values(config, params, batch, response_length: int):
 
 
 def by_rows(function, batch, rows: int):
-    """function(batch) taken `rows` rows at a time, so that logits of a rollout are never whole."""
+    """function(batch) in equal parts of at most `rows` rows, so that logits are never whole."""
     total = len(jax.tree.leaves(batch)[0])
     if total <= rows:
         return function(batch)
-    out = jax.lax.map(function, split_microbatches(batch, total // rows))
+    count = next(n for n in range(-(-total // rows), total + 1) if total % n == 0)
+    out = jax.lax.map(function, split_microbatches(batch, count))
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(total, *x.shape[2:]), out)
 
 
@@ -105,7 +106,7 @@ class Sampler:
         return rewards.score(self.ctx.models[role], params, *args, end)
 
     def score(self, frozen, batch, role: str = "reward"):
-        """Raw scores [B] float32: of the reward function if there is one, else of a reward model."""
+        """Raw scores [B] float32, of the reward function if there is one, else of a model."""
         if self.function is None or role != "reward":
             return self._score(role, frozen[role], batch)
         # Rows in the order of this process's slice of the batch.
@@ -290,7 +291,7 @@ class RolloutSource:
         return s, metrics
 
     def next(self, state, frozen, s, step: int):
-        """The minibatch of `step`, the state after it, and the metrics of a rollout if one was made."""
+        """The minibatch of `step`, the state after it, and metrics if it took a new rollout."""
         metrics = {}
         if int(s["minibatch"]) == self.per_rollout:
             s, metrics = self.rollout(state, frozen, s)

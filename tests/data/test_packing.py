@@ -1,0 +1,233 @@
+"""Rows: every token once, segments apart, and what is too long is said with where it stands."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import packing
+from data.batch import segment_row
+from data.chat import render
+from data.sources import DataError
+from data.tokenizer import ASSISTANT, BOS, EOS, USER, train
+
+TOKENIZER = train("byte", [], 0)
+
+
+def chat(question, answer, where="chats.jsonl:1"):
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages, "where": where}
+
+
+def segments_of(row):
+    """The (tokens, positions, loss_mask) of each segment of a row, in order."""
+    for number in range(1, row["segment_ids"].max() + 1):
+        at = np.flatnonzero(row["segment_ids"] == number)
+        assert len(at) and np.array_equal(at, np.arange(at[0], at[-1] + 1))  # side by side
+        yield tuple(row[n][at] for n in ("tokens", "positions", "loss_mask"))
+
+
+def rows_of(stacked):
+    return [{n: v[i] for n, v in stacked.items()} for i in range(len(stacked["tokens"]))]
+
+
+def check_row(row):
+    """Positions restart with each segment, whose first token is not predicted; padding is 0."""
+    for _, positions, mask in segments_of(row):
+        np.testing.assert_array_equal(positions, np.arange(len(positions)))
+        assert mask[0] == 0
+    padding = row["segment_ids"] == 0
+    assert not np.any(np.diff(padding.astype(int)) < 0)  # at the end
+    for values in row.values():
+        assert not values[padding].any()
+
+
+def test_segment_row_by_hand():
+    row = segment_row([([5, 6, 7], [1, 1, 0]), ([8, 9], [1, 1])], 7)
+    assert {name: values.tolist() for name, values in row.items()} == {
+        "tokens": [5, 6, 7, 8, 9, 0, 0],
+        "positions": [0, 1, 2, 0, 1, 0, 0],
+        "segment_ids": [1, 1, 1, 2, 2, 0, 0],
+        "loss_mask": [0, 1, 0, 0, 1, 0, 0],
+    }
+    with pytest.raises(ValueError, match="do not fit a row of 4"):
+        segment_row([([5, 6, 7], 1), ([8, 9], 1)], 4)
+
+
+# Text.
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(alphabet="ab", min_size=1, max_size=40), min_size=1), st.integers(2, 20))
+def test_packed_text_predicts_every_token_exactly_once(texts, length):
+    rows = packing.pack_text([{"text": text} for text in texts], TOKENIZER, length)
+    predicted, whole = [], []
+    for row in rows_of(rows):
+        assert len(row["tokens"]) == length
+        check_row(row)
+        for tokens, _, mask in segments_of(row):
+            assert len(tokens) >= 2  # a lone token would be there for nothing
+            np.testing.assert_array_equal(mask[1:], 1)
+            if tokens[0] != BOS:  # goes on with the token where the row before it stopped
+                assert tokens[0] == whole[-1]
+            else:
+                whole.append(BOS)
+            whole += tokens[1:].tolist()
+            predicted += tokens[mask > 0].tolist()
+    wanted = [[*TOKENIZER.encode(text), EOS] for text in texts]
+    assert predicted == [i for ids in wanted for i in ids]
+    assert whole == [i for ids in wanted for i in (BOS, *ids)]
+    assert rows["loss_mask"].sum() == sum(map(len, wanted))
+
+
+def test_text_leaves_at_most_one_token_of_a_full_row_empty():
+    rows = packing.pack_text([{"text": "ab" * n} for n in range(1, 12)], TOKENIZER, 16)
+    assert np.all((rows["segment_ids"][:-1] == 0).sum(axis=1) <= 1)
+
+
+# Best fit.
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
+def test_best_fit_bins_hold_everything_once_and_no_two_could_be_one(sizes):
+    """Which also bounds them: fewer than twice the least number of bins."""
+    bins = packing.best_fit(sizes, 30)
+    assert sorted(i for b in bins for i in b) == list(range(len(sizes)))
+    full = sorted(sum(sizes[i] for i in b) for b in bins)
+    assert full[-1] <= 30
+    assert len(full) == 1 or full[0] + full[1] > 30
+    assert all(b == sorted(b) for b in bins)
+
+
+def test_best_fit_finds_the_perfect_packing_that_first_come_misses():
+    sizes = [4, 6, 5, 5, 3, 7, 10, 2, 8]  # in this order one bin after another would take 6
+    assert len(packing.best_fit(sizes, 10)) == 5
+    assert packing.best_fit([7, 6, 3], 10) == [[0, 2], [1]]  # to the fullest that fits
+
+
+# Chats.
+
+
+def test_packed_chats_are_the_rendered_ones():
+    examples = [chat("q" * n, "a" * m) for n, m in [(3, 5), (1, 1), (9, 2), (4, 4), (2, 7)]]
+    rendered = [render(TOKENIZER, e["messages"]) for e in examples]
+    for pack in (True, False):
+        rows = packing.pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
+        found = []
+        for row in rows_of(rows):
+            check_row(row)
+            found += [(t.tolist(), m.tolist()) for t, _, m in segments_of(row)]
+        assert sorted(found) == sorted((i.tolist(), m.tolist()) for i, m in rendered)
+        assert (len(rows["tokens"]) < len(examples)) == pack
+
+
+def test_a_long_chat_is_an_error_that_says_where_and_what_to_type():
+    examples = [chat("q", "a"), chat("q" * 9, "a" * 9, "chats.jsonl:7")]
+    message = r"chats\.jsonl:7: 23 tokens, and data\.length is 16\..*--config\.data\.on_long=cut"
+    with pytest.raises(DataError, match=message):
+        packing.pack_chats(examples, TOKENIZER, 16, "error", True, Counter())
+
+
+def test_long_chats_are_cut_or_dropped_and_counted():
+    examples = [chat("q", "a"), chat("q", "a" * 30), chat("q" * 30, "a")]
+    skipped = Counter()
+    rows = packing.pack_chats(examples, TOKENIZER, 16, "drop", False, skipped)
+    assert len(rows["tokens"]) == 1
+    assert skipped == {"longer than 16 tokens, drop": 2}
+    skipped = Counter()
+    rows = packing.pack_chats(examples, TOKENIZER, 16, "cut", False, skipped)
+    assert len(rows["tokens"]) == 2  # of the third nothing is left to learn
+    ids, mask = render(TOKENIZER, examples[1]["messages"])
+    np.testing.assert_array_equal(rows["tokens"][1], ids[:16])
+    np.testing.assert_array_equal(rows["loss_mask"][1], mask[:16])
+    assert skipped["longer than 16 tokens, cut"] == 2
+    assert skipped["no token of an answer within the length"] == 1
+    with pytest.raises(DataError, match=r"no conversation fits data\.length=16"):
+        packing.pack_chats(examples[2:], TOKENIZER, 16, "drop", True, Counter())
+
+
+def test_a_chat_with_nothing_to_learn_is_an_error():
+    silent = {"messages": [{"role": "user", "content": "q"}], "where": "chats.jsonl:3"}
+    with pytest.raises(DataError, match=r"chats\.jsonl:3: no token of an answer to learn from"):
+        packing.pack_chats([silent], TOKENIZER, 16, "error", True, Counter())
+
+
+# Preferences.
+
+KINDS = ("", "chosen", "worse")
+
+
+def preference(responses, rank, kinds, where="pairs.jsonl:1"):
+    messages = [{"role": "user", "content": "q"}]
+    return dict(messages=messages, responses=responses, rank=rank, kinds=kinds, where=where)
+
+
+PREFERENCES = [
+    preference(["good", "bad"], [0, 1], ["chosen", "worse"]),
+    preference(["a", "bb", "ccc"], [1, 0, 1], ["worse", "chosen", "worse"]),
+]
+
+
+def test_a_preference_is_read_at_the_eos_of_each_answer():
+    rows = packing.preference_rows(PREFERENCES, TOKENIZER, 12, "error", Counter(), KINDS)
+    assert rows["tokens"].shape == (2, 3, 12)
+    np.testing.assert_array_equal(rows["rank"], [[0, 1, -1], [1, 0, 1]])
+    np.testing.assert_array_equal(rows["kind"], [[1, 2, 0], [2, 1, 2]])
+    for row, example in zip(rows_of(rows), PREFERENCES, strict=True):
+        for c, response in enumerate(example["responses"]):
+            end = row["end"][c]
+            ids = [BOS, USER, *TOKENIZER.encode("q"), EOS, ASSISTANT, *TOKENIZER.encode(response)]
+            assert row["tokens"][c, : end + 1].tolist() == [*ids, EOS]
+            np.testing.assert_array_equal(row["positions"][c, : end + 1], np.arange(end + 1))
+            np.testing.assert_array_equal(row["segment_ids"][c], np.arange(12) <= end)
+    assert not rows["segment_ids"][0, 2].any()  # no third candidate
+    assert rows["end"][0, 2] == 0
+
+
+def test_long_preferences():
+    examples = [*PREFERENCES, preference(["x" * 20, "y"], [0, 1], ["", ""], "pairs.jsonl:9")]
+    message = r"pairs\.jsonl:9: 26 tokens, and data\.length is 12"
+    with pytest.raises(DataError, match=message):
+        packing.preference_rows(examples, TOKENIZER, 12, "error", Counter(), KINDS)
+    skipped = Counter()
+    rows = packing.preference_rows(examples, TOKENIZER, 12, "drop", skipped, KINDS)
+    assert len(rows["tokens"]) == 2 and skipped == {"longer than 12 tokens, drop": 1}
+    rows = packing.preference_rows(examples, TOKENIZER, 12, "cut", Counter(), KINDS)
+    np.testing.assert_array_equal(rows["end"][2], [11, 6, 0])
+    assert rows["tokens"][2, 0, 11] == TOKENIZER.encode("x")[0]
+    with pytest.raises(DataError, match=r"no preference fits data\.length=4"):
+        packing.preference_rows(examples, TOKENIZER, 4, "drop", Counter(), KINDS)
+
+
+# Prompts.
+
+
+def prompt(text, where="prompts.jsonl:1"):
+    return {"messages": [{"role": "user", "content": text}], "where": where}
+
+
+def test_prompts_are_padded_on_the_left():
+    rows = packing.prompt_rows([prompt("ab"), prompt("")], TOKENIZER, 8, "error", Counter())
+    a, b = TOKENIZER.encode("ab")
+    np.testing.assert_array_equal(
+        rows["tokens"],
+        [[0, 0, BOS, USER, a, b, EOS, ASSISTANT], [0, 0, 0, 0, BOS, USER, EOS, ASSISTANT]],
+    )
+    np.testing.assert_array_equal(rows["mask"].sum(axis=1), [6, 4])
+    assert rows["mask"].dtype == bool and rows["mask"][:, -1].all()
+
+
+@pytest.mark.parametrize("on_long", ["error", "cut"])
+def test_a_long_prompt_is_never_cut(on_long):
+    examples = [prompt("a"), prompt("a" * 9, "prompts.jsonl:4")]
+    message = r"prompts\.jsonl:4: a prompt of 13 tokens, and ppo\.prompt_length is 8"
+    with pytest.raises(DataError, match=message):
+        packing.prompt_rows(examples, TOKENIZER, 8, on_long, Counter())
+    skipped = Counter()
+    rows = packing.prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
+    assert len(rows["tokens"]) == 1 and skipped.total() == 1
+    with pytest.raises(DataError, match=r"no prompt fits ppo\.prompt_length=4"):
+        packing.prompt_rows(examples, TOKENIZER, 4, "drop", Counter())

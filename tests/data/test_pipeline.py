@@ -1,0 +1,163 @@
+"""Batches as a function of the step, whatever the number of processes, and the config's errors."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data.pipeline import DataConfig, Examples, Loader, heldout_batches, open_data, read_examples
+from data.sources import DataError
+from data.tokenizer import train
+
+SIZE = 22
+ROWS = {"id": np.arange(SIZE), "tokens": np.arange(SIZE * 3).reshape(SIZE, 3)}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_read_the_slices_of_the_single_process_batch(processes):
+    whole = Loader(ROWS, 8, seed=3)
+    parts = [Loader(ROWS, 8, 3, p, processes) for p in range(processes)]
+    for step in (0, 1, 2, 7, 1000):
+        batches = [part.batch(step) for part in parts]
+        for name, values in whole.batch(step).items():
+            np.testing.assert_array_equal(np.concatenate([b[name] for b in batches]), values)
+
+
+def test_rows_stay_together():
+    batch = Loader(ROWS, 8, seed=3).batch(5)
+    np.testing.assert_array_equal(batch["tokens"], ROWS["tokens"][batch["id"]])
+
+
+def test_every_epoch_is_a_permutation_of_its_own():
+    """Of 22 rows in batches of 8: epochs end within batches."""
+    loader = Loader(ROWS, 8, seed=3)
+    ids = np.concatenate([loader.batch(step)["id"] for step in range(11)])
+    epochs = ids.reshape(4, SIZE)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(SIZE))
+        assert not np.array_equal(epoch, np.arange(SIZE))
+    assert len(np.unique(epochs, axis=0)) == 4
+    assert loader.steps_per_epoch == SIZE / 8
+
+
+def test_the_order_depends_on_the_seed_alone():
+    first, again, other = (Loader(ROWS, 8, seed).batch(4)["id"] for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_iterate_gives_the_batches_from_any_start():
+    loader = Loader(ROWS, 4, seed=1, process=1, processes=2)
+    batches = list(loader.iterate(3, 9))
+    assert len(batches) == 6
+    for step, batch in enumerate(batches, start=3):
+        for name, values in loader.batch(step).items():
+            np.testing.assert_array_equal(batch[name], values)
+
+
+def test_a_batch_larger_than_the_data_repeats_it():
+    ids = Loader({"id": np.arange(3)}, 8, seed=0).batch(0)["id"]
+    assert sorted(ids[:3]) == sorted(ids[3:6]) == [0, 1, 2]
+
+
+def test_a_batch_that_processes_do_not_divide_is_an_error():
+    with pytest.raises(DataError, match=r"data\.batch_size=8 is not a multiple of the 3 processes"):
+        Loader(ROWS, 8, 0, 0, 3)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 7, 8, 9])
+def test_heldout_covers_each_row_once_and_fills_up_with_empties(processes, size):
+    rows = {
+        "tokens": np.arange(1, size * 3 + 1).reshape(size, 3),
+        "rank": np.zeros((size, 2), np.int32),
+        "mask": np.ones((size, 3), bool),
+    }
+    parts = [list(heldout_batches(rows, 4, p, processes)) for p in range(processes)]
+    seen = []
+    for batches in zip(*parts, strict=True):
+        batch = {n: np.concatenate([b[n] for b, _ in batches]) for n in rows}
+        real = batches[0][1]
+        assert len(batch["tokens"]) == len(real) == 4
+        for name, values in rows.items():
+            assert batch[name].dtype == values.dtype
+        assert not batch["tokens"][~real].any() and not batch["mask"][~real].any()
+        assert np.all(batch["rank"][~real] == -1)
+        seen.append({n: batch[n][real] for n in rows})
+    for name, values in rows.items():
+        np.testing.assert_array_equal(np.concatenate([s[name] for s in seen]), values)
+
+
+# Reading.
+
+
+@pytest.mark.parametrize(
+    "settings,message",
+    [
+        (dict(source=""), r"data\.source is empty; set --config\.data\.source=PATH"),
+        (dict(on_long="shorten"), r"data\.on_long='shorten'; choose error, cut, drop"),
+        (dict(batch_size=0), r"data\.batch_size must be at least 1"),
+        (dict(length=1), r"data\.length at least 2"),
+        (dict(heldout_fraction=0.0), r"data\.heldout_fraction=0\.0 is not between 0 and 1"),
+        (dict(heldout_fraction=1.0), r"data\.heldout_fraction=1\.0 is not"),
+        (dict(subset="2/2"), r"data\.subset='2/2'; write \"0/2\""),
+        (dict(subset="half"), r"data\.subset='half'"),
+        (dict(subset="-1/2"), r"data\.subset='-1/2'"),
+        (dict(subset="0/0"), r"data\.subset='0/0'"),
+    ],
+)
+def test_a_bad_setting_is_an_error(settings, message):
+    with pytest.raises(DataError, match=message):
+        DataConfig(**({"source": "text.txt"} | settings))
+
+
+@pytest.fixture
+def chats(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    lines = [json.dumps({"prompt": f"question {i}", "response": f"answer {i}"}) for i in range(40)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def key(example):
+    return example["messages"][0]["content"]
+
+
+def test_heldout_examples_are_set_aside_and_subsets_share_none(chats):
+    whole = read_examples(DataConfig(source=chats, heldout_fraction=0.25), "chat")
+    assert (len(whole.train), len(whole.heldout)) == (30, 10)
+    assert not {map(key, whole.train)} & {map(key, whole.heldout)}
+    halves = [
+        read_examples(DataConfig(source=chats, heldout_fraction=0.25, subset=s), "chat")
+        for s in ("0/2", "1/2")
+    ]
+    first, second = ({key(e) for e in half.train} for half in halves)
+    assert not first & second
+    assert first | second == {key(e) for e in whole.train}
+    assert halves[0].heldout == whole.heldout
+    limited = DataConfig(source=chats, heldout_fraction=0.25, heldout_limit=3)
+    assert read_examples(limited, "chat").heldout == whole.heldout[:3]
+
+
+def test_a_heldout_source_leaves_the_training_source_whole(chats):
+    examples = read_examples(DataConfig(source=chats, heldout_source=chats), "chat")
+    assert len(examples.train) == len(examples.heldout) == 40
+
+
+def test_a_subset_without_examples_is_an_error(chats):
+    with pytest.raises(DataError, match=r"data\.subset='99/100' leaves no training example"):
+        read_examples(DataConfig(source=chats, subset="99/100"), "chat")
+
+
+def test_open_data_counts_what_it_left_out_of_both_splits():
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    long = [messages[0], {"role": "assistant", "content": "a" * 50}]
+    train_split = [{"messages": m, "where": "x:1"} for m in (messages, long, messages)]
+    heldout = [{"messages": m, "where": "y:1"} for m in (messages, long)]
+    examples = Examples(train_split, heldout, Counter({"empty_text": 1}))
+    config = DataConfig(source="x", length=16, on_long="drop", pack=False)
+    data = open_data(config, "chat", train("byte", [], 0), examples)
+    assert (len(data.train["tokens"]), len(data.heldout["tokens"])) == (2, 1)
+    assert data.skipped == {"empty_text": 1, "longer than 16 tokens, drop": 2}
+    assert examples.skipped == {"empty_text": 1}  # not changed behind the caller's back

@@ -1,0 +1,255 @@
+"""Records in, normalised examples out: every form that is read, and every one that is refused."""
+
+import pytest
+
+from data.schemas import DataError, normaliser
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+def system(content):
+    return {"role": "system", "content": content}
+
+
+def refused(schema, record, reason, message, fields=()):
+    with pytest.raises(DataError, match=message) as error:
+        normaliser(schema, fields)(record)
+    assert error.value.reason == reason
+
+
+# Templates.
+
+ALPACA = {"prompt": "{instruction}\n{input}", "response": "{output}"}
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt"),
+    [
+        ({"instruction": "Add.", "input": "1 + 1"}, "Add.\n1 + 1"),
+        ({"instruction": "Say hi.", "input": ""}, "Say hi."),
+        ({"instruction": "Say hi.", "input": None}, "Say hi."),
+        ({"instruction": "Keep {this} and {0}.", "input": "{}"}, "Keep {this} and {0}.\n{}"),
+        ({"instruction": "  indented", "input": 7}, "  indented\n7"),
+    ],
+)
+def test_templates(record, prompt):
+    example = normaliser("chat", ALPACA)({**record, "output": "{done}"})
+    assert example == {"messages": [user(prompt), assistant("{done}")]}
+
+
+def test_a_template_may_hold_braces_numbers_and_dots():
+    fields = {"prompt": "{{{a.b}}}", "response": "{n}", "system": "Be brief."}
+    assert normaliser("chat", fields)({"a.b": "x", "n": 4})["messages"] == [
+        system("Be brief."),
+        user("{x}"),
+        assistant("4"),
+    ]
+
+
+def test_a_text_template():
+    fields = {"text": "# {title}\n\n{body}"}
+    assert normaliser("text", fields)({"title": "T", "body": "B"}) == {"text": "# T\n\nB"}
+
+
+@pytest.mark.parametrize("template", ["{", "}", "{}", "{a", "{a:>9}", "{a!r}", 3, None])
+def test_a_broken_template_is_refused_before_any_record(template):
+    with pytest.raises(DataError, match=r"template .* of 'prompt'") as error:
+        normaliser("chat", {"prompt": template})
+    assert error.value.reason == ""
+
+
+def test_a_template_of_missing_or_wrong_fields():
+    message = (
+        r"no field 'input'; the nearest is 'inputs' \(the record has 'instruction', 'inputs'\)"
+    )
+    refused("chat", {"instruction": "a", "inputs": ""}, "missing_field", message, ALPACA)
+    message = r'fields=\{"response": "\{reponse\}"\}'
+    refused("chat", {"prompt": "a", "reponse": "b"}, "missing_field", message)
+    record = {"instruction": [], "input": "", "output": "x"}
+    refused("chat", record, "wrong_type", "'instruction' should be a string", ALPACA)
+    record = {"instruction": "", "input": None, "output": "x"}
+    refused("chat", record, "empty_text", "'prompt' is empty", ALPACA)
+
+
+# Chats and prompts.
+
+
+def test_chats():
+    messages = [system("s"), user("a"), assistant("b"), user("c"), assistant(" d\n")]
+    convert = normaliser("chat")
+    assert convert({"messages": messages, "prompt": "ignored"}) == {"messages": messages}
+    extra = [{**message, "name": "x"} for message in messages]
+    assert convert({"messages": extra}) == {"messages": messages}
+    assert convert({"messages": messages[1:], "system": "s"}) == {"messages": messages}
+    expected = {"messages": messages[1:3]}
+    assert convert({"prompt": "a", "response": "b"}) == expected
+    assert convert({"prompt": "a", "response": "b", "system": " "}) == expected
+    record = {"messages": messages, "q": "a", "a": "b"}
+    assert normaliser("chat", {"prompt": "{q}", "response": "{a}"})(record) == expected
+    before = {"prompt": messages[:4], "response": " d\n"}
+    assert convert(before) == {"messages": messages}
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason", "message"),
+    [
+        ([], "wrong_type", "a list of messages, not empty"),
+        ("hi", "wrong_type", "a list of messages"),
+        (["hi"], "wrong_type", r"messages\[0\]"),
+        ([{"from": "human", "value": "a"}], "missing_field", r"messages\[0\] has no 'role'"),
+        ([{"role": "user"}], "missing_field", "no 'content'"),
+        ([user("a")], "bad_roles", "the last of 'messages' is from 'user'"),
+        ([system("a")], "bad_roles", "the last of 'messages' is from 'system'"),
+        ([assistant("a")], "bad_roles", r"messages\[0\] is from 'assistant' where 'user'"),
+        ([user("a"), user("b")], "bad_roles", r"messages\[1\] is from 'user' where 'assistant'"),
+        ([user("a"), system("b")], "bad_roles", r"messages\[1\] is from 'system'"),
+        ([{"role": "tool", "content": "a"}], "bad_roles", "from 'tool'"),
+        ([{"role": None, "content": "a"}], "bad_roles", "from 'None'"),
+        ([user("a"), assistant("")], "empty_text", r"messages\[1\].content' is empty"),
+        ([user("a"), assistant(None)], "wrong_type", "is None"),
+        ([user([{"type": "text"}])], "wrong_type", "a list"),
+    ],
+)
+def test_bad_messages(messages, reason, message):
+    refused("chat", {"messages": messages}, reason, message)
+
+
+def test_two_system_messages():
+    record = {"messages": [system("a"), user("b"), assistant("c")], "system": "d"}
+    refused("chat", record, "bad_roles", "keep one of them")
+
+
+def test_prompts():
+    convert = normaliser("prompt")
+    asked = {"messages": [user("a"), assistant("b"), user("c")]}
+    assert convert(asked) == asked
+    assert convert({"messages": [*asked["messages"], assistant("d")]}) == asked
+    assert convert({"prompt": asked["messages"]}) == asked
+    assert convert({"prompt": "a", "response": "b"}) == {"messages": [user("a")]}
+    assert convert({"prompt": "a", "system": "s"}) == {"messages": [system("s"), user("a")]}
+    question = normaliser("prompt", {"prompt": "Q: {q}"})
+    assert question({"q": "why?", "messages": []}) == {"messages": [user("Q: why?")]}
+    refused("prompt", {"prompt": ""}, "empty_text", "'prompt' is empty")
+    refused("prompt", {"prompt": 3}, "wrong_type", "'prompt' should be a string, and is 3")
+    refused("prompt", {"prompt": [user("a"), assistant("b")]}, "bad_roles", "should be from 'user'")
+
+
+# Preferences.
+
+PAIR = {
+    "messages": [user("q")],
+    "responses": ["good", "bad"],
+    "rank": [0, 1],
+    "kinds": ["chosen", ""],
+}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "q", "chosen": "good", "rejected": "bad"},
+        {"prompt": [user("q")], "chosen": [assistant("good")], "rejected": [assistant("bad")]},
+        {"chosen": [user("q"), assistant("good")], "rejected": [user("q"), assistant("bad")]},
+        {
+            "prompt": "q",
+            "chosen": [user("q"), assistant("good")],
+            "rejected": [user("q"), assistant("bad")],
+        },
+        {
+            "chosen": "\n\nHuman: q\n\nAssistant: good",
+            "rejected": "\n\nHuman: q\n\nAssistant: bad ",
+        },
+        {"chosen": "Human: q\n\nAssistant:good", "rejected": "Human: q\n\nAssistant:bad"},
+    ],
+)
+def test_pairs(record):
+    assert normaliser("preference")(record) == PAIR
+
+
+def test_pairs_by_template():
+    fields = {"prompt": "{question}", "chosen": "{best}", "rejected": "{worst}"}
+    convert = normaliser("preference", fields)
+    assert convert({"question": "q", "best": "good", "worst": "bad"}) == PAIR
+    record = {"question": "q", "best": [assistant("good")], "worst": [assistant("bad")]}
+    assert convert(record) == PAIR
+
+
+def test_dialogues_of_several_turns_share_their_prefix():
+    start = "\n\nHuman: a\nb\n\nAssistant: c\n\nHuman: d"
+    record = {"chosen": start + "\n\nAssistant: e", "rejected": start + "\n\nAssistant: f"}
+    example = normaliser("preference")({**record, "system": "s"})
+    assert example["messages"] == [system("s"), user("a\nb"), assistant("c"), user("d")]
+    assert example["responses"] == ["e", "f"]
+
+
+def test_a_list_of_rejected_with_kinds():
+    rejected = [{"kind": "short", "text": "b"}, {"kind": "wrong", "text": "c"}]
+    record = {"prompt": "q", "chosen": "a", "rejected": rejected}
+    assert normaliser("preference")(record) == {
+        "messages": [user("q")],
+        "responses": ["a", "b", "c"],
+        "rank": [0, 1, 1],
+        "kinds": ["chosen", "short", "wrong"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected"),
+    [({}, [0, 1, 2]), ({"rank": [5, -1, 5]}, [1, 0, 1]), ({"rank": [10**30, 2, 1]}, [2, 1, 0])],
+)
+def test_ranked_lists_count_from_0(ranks, expected):
+    example = normaliser("preference")({"prompt": "q", "responses": ["a", "b", "c"], **ranks})
+    assert example["rank"] == expected
+    assert (example["responses"], example["kinds"]) == (["a", "b", "c"], ["", "", ""])
+
+
+def test_the_same_text_twice_in_one_place_is_a_tie():
+    record = {"prompt": "q", "responses": ["a", "b", "b"], "rank": [0, 1, 1]}
+    assert normaliser("preference")(record)["rank"] == [0, 1, 1]
+
+
+HH = "\n\nHuman: q\n\nAssistant: "
+
+
+@pytest.mark.parametrize(
+    ("record", "reason", "message"),
+    [
+        ({"prompt": "q", "chosen": "a"}, "missing_field", "no field 'rejected'"),
+        ({"prompt": "q", "chosen": "a", "rejected": []}, "missing_field", "an empty list"),
+        ({"prompt": "q", "chosen": "a", "rejected": None}, "wrong_type", "'rejected'"),
+        ({"prompt": "q", "chosen": "a", "rejected": ["b"]}, "wrong_type", r"rejected\[0\]"),
+        ({"chosen": "a", "rejected": "b"}, "missing_field", "no field 'prompt'"),
+        ({"prompt": "q", "chosen": "a", "rejected": " a"}, "identical_responses", "same text"),
+        ({"chosen": HH + "a", "rejected": HH + "a"}, "identical_responses", "same text"),
+        ({"chosen": HH + "a", "rejected": "b"}, "different_prefix", "dialogues differ"),
+        ({"chosen": HH + "a", "rejected": HH + "b\n\nHuman: c"}, "bad_roles", "rejected"),
+        ({"chosen": HH + "a", "rejected": HH}, "empty_text", "rejected.*is empty"),
+        (
+            {"chosen": [user("q"), assistant("a")], "rejected": [user("p"), assistant("b")]},
+            "different_prefix",
+            "dialogues differ",
+        ),
+        (
+            {"prompt": "p", "chosen": HH + "a", "rejected": HH + "b"},
+            "different_prefix",
+            "'prompt' is not what the dialogues say",
+        ),
+        ({"prompt": "q", "responses": ["a"]}, "wrong_type", "two responses or more"),
+        ({"prompt": "q", "responses": "ab"}, "wrong_type", "two responses or more"),
+        ({"prompt": "q", "responses": ["a", 3]}, "wrong_type", r"responses\[1\]"),
+        ({"prompt": "q", "responses": ["a", "a"]}, "identical_responses", "same text"),
+        ({"prompt": "q", "responses": ["a", "b"], "rank": [1, 1]}, "bad_rank", "all .* tied"),
+        ({"prompt": "q", "responses": ["a", "b"], "rank": [1]}, "bad_rank", "1 numbers for 2"),
+        ({"prompt": "q", "responses": ["a", "b"], "rank": [0, True]}, "wrong_type", "'rank'"),
+        ({"prompt": "q", "responses": ["a", "b"], "rank": [0, 1.5]}, "wrong_type", "'rank'"),
+        ({"prompt": "q", "responses": ["a", "b"], "rank": "01"}, "wrong_type", "'rank'"),
+    ],
+)
+def test_bad_preferences(record, reason, message):
+    refused("preference", record, reason, message)

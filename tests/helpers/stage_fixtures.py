@@ -1,0 +1,61 @@
+"""Tiny files and recipes for tests that run whole stages: the byte tokenizer, 2 layers, 16 rows."""
+
+import json
+import random
+
+from train import config as configs
+
+WORDS = ("copy", "move", "file", "list", "tree", "open", "close", "read", "path", "name", "of")
+
+
+def write_files(directory) -> None:
+    """Text, chats, preferences and prompts of a few words each, the same every time."""
+    rng = random.Random(0)
+
+    def words(n):
+        return " ".join(rng.choice(WORDS) for _ in range(n))
+
+    def dump(name, records):
+        (directory / name).write_text("".join(json.dumps(r) + "\n" for r in records))
+
+    (directory / "text.txt").write_text("".join(words(30) + "\n" for _ in range(60)))
+    dump("chats.jsonl", [{"prompt": words(2), "response": words(3)} for _ in range(60)])
+    dump(
+        "preferences.jsonl",
+        [
+            {"prompt": words(2), "responses": [words(2), words(2) + " bad", words(3) + " bad bad"]}
+            for _ in range(60)
+        ],
+    )
+
+
+def recipe(stage: str, directory, **init_from):
+    """The tiny recipe of a stage, on the files of `write_files`."""
+    source = {"pretrain": "text.txt", "reward": "preferences.jsonl"}.get(stage, "chats.jsonl")
+    config = configs.default()
+    config.stage = stage
+    config.init_from = {role: str(path) for role, path in init_from.items()}
+    config.tokenizer.kind = "byte"
+    config.model.scan_unroll = 0
+    if not init_from:
+        config.model.size = "tiny"
+    config.data.source = str(directory / source)
+    config.data.heldout_fraction = 0.2
+    config.data.on_long = "drop"
+    config.data.length = 48
+    config.data.batch_size = 16
+    config.optimizer.peak_lr = 3e-3
+    config.optimizer.warmup_steps = 2
+    config.value_optimizer.peak_lr = 3e-3
+    config.value_optimizer.warmup_steps = 2
+    config.ppo.prompt_length = 20
+    config.ppo.response_length = 8
+    config.ppo.rollout_batch = 32
+    config.ppo.eval_prompts = 32
+    config.steps = 8
+    config.log_every = 1
+    config.checkpoint.every = 3
+    config.checkpoint.keep = 10
+    config.evaluate.samples = 2 if stage in ("sft", "ppo") else 0
+    config.evaluate.sample_tokens = 4
+    return config

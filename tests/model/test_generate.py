@@ -1,0 +1,201 @@
+"""Sampling: the cache against the full forward, stops, filters, and the distribution drawn from.
+
+Axes: B batch, P prompt length (left padded), R response length, V vocabulary.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.config import TransformerConfig
+from model.generate import (
+    Sampling,
+    entropy,
+    filter_logits,
+    generate,
+    log_probs,
+    prompt_positions,
+)
+from model.transformer import Transformer
+
+CONFIG = TransformerConfig(
+    vocab_size=12, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
+    mlp_dim=24, vocab_multiple=8, max_length=32,
+)  # fmt: skip
+LENGTHS = np.array([5, 1, 3, 4])
+B, P, R = len(LENGTHS), 5, 7
+MASK = np.arange(P) >= P - LENGTHS[:, None]
+PROMPTS = np.where(MASK, np.random.default_rng(0).integers(0, 12, (B, P)), 0).astype(np.int32)
+KEYS = jax.random.split(jax.random.key(7), B)
+
+
+@pytest.fixture(scope="module")
+def params():
+    rng = np.random.default_rng(0)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    init = Transformer(CONFIG).init
+    shapes = nn.unbox(jax.eval_shape(lambda: init(jax.random.key(0), tokens)))["params"]
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.4, x.shape), x.dtype), shapes)
+
+
+compiled = jax.jit(partial(generate, CONFIG), static_argnums=4)
+
+
+@pytest.fixture(scope="module")
+def run(params):
+    """run(**sampling) -> Sample as numpy."""
+
+    def run(prompts=PROMPTS, mask=MASK, keys=KEYS, **options):
+        sampling = Sampling(**({"max_new_tokens": R} | options))
+        return jax.device_get(compiled(params, prompts, mask, keys, sampling))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def full(params):
+    """Logits [B, R, V] of a full forward pass, before each response token of a Sample."""
+
+    @jax.jit
+    def logits(tokens, response_mask):
+        valid = jnp.concatenate([MASK, response_mask], axis=1)
+        args = tokens, prompt_positions(valid), valid.astype(jnp.int32)
+        return Transformer(CONFIG).apply({"params": params}, *args)[:, P - 1 : -1]
+
+    return lambda sample: np.asarray(logits(sample.tokens, sample.response_mask))
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_cached_decoding_equals_the_full_forward(run, full, temperature):
+    """Prompts of different lengths in one batch, log-probs of every sampled token."""
+    sample = run(temperature=temperature)
+    expected = log_probs(full(sample), sample.tokens[:, P:], temperature)
+    np.testing.assert_allclose(sample.logprobs, expected, atol=1e-5)
+    assert np.all(sample.logprobs < 0)
+    assert sample.response_mask.all()
+    np.testing.assert_array_equal(sample.tokens[:, :P], PROMPTS)
+
+
+def test_greedy_takes_the_likeliest_id_and_top_k_of_1_is_greedy(run, full):
+    sample = run(temperature=0.0)
+    np.testing.assert_array_equal(sample.tokens[:, P:], np.argmax(full(sample), axis=-1))
+    np.testing.assert_array_equal(run(top_k=1).tokens, sample.tokens)
+
+
+def test_a_row_draws_the_same_in_any_batch(run):
+    """Other neighbours, another order, more padding and another number of rows."""
+    sample = run(temperature=1.0)
+    order = np.array([2, 0])
+    wider = np.pad(PROMPTS[order], ((0, 0), (3, 0))), np.pad(MASK[order], ((0, 0), (3, 0)))
+    other = run(*wider, KEYS[order], temperature=1.0)
+    np.testing.assert_array_equal(other.tokens[:, P + 3 :], sample.tokens[order, P:])
+    np.testing.assert_allclose(other.logprobs, sample.logprobs[order], atol=1e-5)
+    keys = jax.random.split(jax.random.key(8), B)
+    assert np.any(run(keys=keys, temperature=1.0).tokens != sample.tokens)
+
+
+def test_equal_prompts_with_keys_of_their_own_draw_apart(run):
+    rows = np.array([0, 0, 0, 0])
+    sample = run(PROMPTS[rows], MASK[rows], temperature=1.0)
+    assert len(np.unique(sample.tokens, axis=0)) > 1
+
+
+def test_a_stop_id_ends_a_row_and_is_part_of_it(run):
+    """The same draws as without it up to the stop; padding, mask 0 and log-prob 0 after it."""
+    free = run(temperature=1.0)
+    stops = (3, 8)
+    sample = run(temperature=1.0, stop_ids=stops, pad_id=11)
+    stopped = np.isin(free.tokens[:, P:], stops)
+    ends = np.where(stopped.any(1), stopped.argmax(1), R - 1)
+    assert stopped.any() and ends.min() < R - 1
+    valid = np.arange(R) <= ends[:, None]
+    np.testing.assert_array_equal(sample.response_mask, valid)
+    np.testing.assert_array_equal(sample.tokens[:, P:], np.where(valid, free.tokens[:, P:], 11))
+    np.testing.assert_allclose(sample.logprobs, np.where(valid, free.logprobs, 0), atol=1e-5)
+
+
+def test_everything_stops_when_every_row_has(run):
+    sample = run(temperature=0.0, stop_ids=tuple(range(12)), pad_id=0)
+    np.testing.assert_array_equal(sample.response_mask, np.arange(R) < np.ones((B, 1)))
+
+
+@pytest.fixture(scope="module")
+def first(run, full):
+    """first(**sampling) -> Sample of 4096 first tokens after one prompt; its logits [V]."""
+    n = 4096
+    keys = jax.random.split(jax.random.key(1), n)
+    prompts, mask = np.tile(PROMPTS[:1], (n, 1)), np.tile(MASK[:1], (n, 1))
+    logits = full(run(temperature=1.0))[0, 0].astype(float)
+
+    def draw(**options):
+        return run(prompts, mask, keys, max_new_tokens=1, **options)
+
+    return draw, logits[:12]
+
+
+def test_frequencies_are_those_of_the_softmax_at_the_temperature(first):
+    """Chi-square over 12 ids: with 11 degrees of freedom 40 has a probability of 4e-5."""
+    draw, logits = first
+    seen = np.bincount(draw(temperature=0.7).tokens[:, P], minlength=12)
+    assert len(seen) == 12  # none of the padded vocabulary
+
+    def chi_square(temperature):
+        wanted = np.exp(logits / temperature)
+        wanted *= seen.sum() / wanted.sum()
+        return np.sum((seen - wanted) ** 2 / wanted)
+
+    assert chi_square(0.7) < 40
+    assert chi_square(1.0) > 100  # and the test can tell
+
+
+def test_filtered_ids_are_never_drawn_and_logprobs_renormalise(first):
+    draw, logits = first
+    likeliest = np.argsort(-logits)
+    sample = draw(top_k=3, banned_ids=(int(likeliest[0]),))
+    ids = sample.tokens[:, P]
+    assert set(ids) == set(likeliest[1:4])
+    normaliser = np.log(np.exp(logits[likeliest[1:4]]).sum())
+    np.testing.assert_allclose(sample.logprobs[:, 0], logits[ids] - normaliser, atol=1e-5)
+
+
+PROBABILITIES = np.array([[0.05, 0.4, 0.1, 0.25, 0.2], [0.96, 0.01, 0.01, 0.01, 0.01]])
+
+
+@pytest.mark.parametrize(
+    "options,kept",
+    [
+        ({}, [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]),
+        ({"top_p": 0.5}, [[1, 3], [0]]),
+        ({"top_p": 0.66}, [[1, 3, 4], [0]]),
+        ({"top_p": 0.94}, [[1, 2, 3, 4], [0]]),
+        ({"top_p": 0.01}, [[1], [0]]),
+        ({"top_k": 2}, [[1, 3], [0, 1, 2, 3, 4]]),  # ties with the k-th stay
+        ({"top_k": 99}, [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]),
+        ({"banned_ids": (1,), "top_k": 1}, [[3], [0]]),
+        ({"banned_ids": (1,), "top_p": 0.7}, [[3, 4], [0]]),  # 0.25/0.6, then 0.2/0.6
+        ({"top_k": 3, "top_p": 0.7}, [[1, 3], [0]]),  # 0.4/0.85, then 0.25/0.85
+    ],
+)
+def test_filters_keep_what_they_say(options, kept):
+    logits = jnp.log(jnp.asarray(PROBABILITIES, jnp.float32))
+    filtered = np.asarray(filter_logits(logits, Sampling(1, **options)))
+    for row, keep, before in zip(filtered, kept, np.asarray(logits), strict=True):
+        assert sorted(np.flatnonzero(row > -1e29)) == keep
+        np.testing.assert_array_equal(row[keep], before[keep])
+
+
+def test_positions_count_real_tokens_on_either_side():
+    mask = jnp.array([[0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]], bool)
+    positions = np.asarray(prompt_positions(mask))
+    np.testing.assert_array_equal(positions[0, 2:], [0, 1])
+    np.testing.assert_array_equal(positions[1, :2], [0, 1])
+    np.testing.assert_array_equal(positions[2], [0, 1, 2, 3])
+
+
+def test_entropy_of_a_uniform_and_of_a_certain_distribution():
+    np.testing.assert_allclose(entropy(jnp.zeros((1, 12))), np.log(12), rtol=1e-6)
+    assert entropy(jnp.array([[0.0, -1e30]])) == 0  # as the padded vocabulary has it

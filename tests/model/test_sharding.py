@@ -1,0 +1,127 @@
+"""The sharding table's errors, each by the name it must give, and what it places where."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from model import sharding
+from model.config import TransformerConfig
+from model.heads import reward_model
+from model.sharding import MeshConfig, ShardingError, make_mesh, partition_spec
+from model.transformer import Transformer
+
+CONFIG = TransformerConfig(
+    vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+    mlp_dim=32, vocab_multiple=32, tie_embeddings=False,
+)  # fmt: skip
+
+
+def boxed(model):
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))["params"]
+
+
+def test_the_rest_of_the_devices_go_to_the_axis_of_minus_one():
+    assert MeshConfig().shape(8) == (8, 1, 1)
+    assert MeshConfig(data=2, fsdp=-1, tensor=2).shape(8) == (2, 2, 2)
+    assert MeshConfig(data=1, fsdp=1, tensor=1).shape(1) == (1, 1, 1)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert sharding.batch_shards(mesh) == 4
+
+
+@pytest.mark.parametrize(
+    "sizes,message",
+    [
+        (dict(data=-1, fsdp=3), r"data=-1, fsdp=3, tensor=1 does not make 8 devices"),
+        (dict(data=2, fsdp=2, tensor=1), r"does not make 8 devices; set --config\.mesh"),
+        (dict(data=-1, fsdp=-1), r"at most one of them is -1"),
+        (dict(data=8, fsdp=0), r"sizes are positive"),
+        (dict(data=-2, fsdp=-4), r"sizes are positive"),
+        (dict(data=-1, tensor=16), r"does not make 8 devices"),
+    ],
+)
+def test_a_bad_mesh_is_an_error(sizes, message):
+    with pytest.raises(ShardingError, match=message):
+        MeshConfig(**sizes).shape(8)
+
+
+def test_a_name_without_a_rule_is_an_error():
+    with pytest.raises(ShardingError, match=r"parameter layers/w .*no sharding rule for 'embd'"):
+        partition_spec(("embd", "mlp"), where="parameter layers/w")
+    with pytest.raises(ShardingError, match=r"no sharding rule for 'embed'"):  # a parameter's name
+        sharding.constrain(jnp.zeros((2, 2)), "act_batch", "embed")
+
+
+def test_two_dimensions_on_one_mesh_axis_are_an_error():
+    with pytest.raises(ShardingError, match=r"'heads' and 'mlp' both want mesh axis 'tensor'"):
+        partition_spec(("heads", "mlp"))
+    with pytest.raises(ShardingError, match=r"both want mesh axis 'data'"):
+        partition_spec(("act_batch", "act_batch"), sharding.ACTIVATION_AXES)
+    assert partition_spec(("embed", "mlp")) == P("fsdp", "tensor")
+    assert partition_spec(("norm", "norm")) == P(None, None)
+
+
+def test_every_parameter_stands_in_the_table():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    params = boxed(Transformer(CONFIG))
+    specs = jax.tree.map(lambda s: s.spec, sharding.parameter_shardings(params, mesh))
+    assert specs == {
+        "embedding": P("tensor", "fsdp"),
+        "unembedding": P("fsdp", "tensor"),
+        "final_norm": P(None),
+        "layers": {
+            "query": P(None, "fsdp", "tensor", None),
+            "key": P(None, "fsdp", "tensor", None),
+            "value": P(None, "fsdp", "tensor", None),
+            "out": P(None, "tensor", None, "fsdp"),
+            "gate": P(None, "fsdp", "tensor"),
+            "up": P(None, "fsdp", "tensor"),
+            "down": P(None, "tensor", "fsdp"),
+            "attention_norm": P(None, None),
+            "mlp_norm": P(None, None),
+        },
+    }
+    head = sharding.parameter_shardings(boxed(reward_model(CONFIG)), mesh)["head"]
+    assert head.spec == P(None, None)
+
+
+def test_a_size_that_the_mesh_does_not_divide_is_an_error():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=1, tensor=4))
+    message = (
+        r"parameter layers/key: dimension 2 of \(2, 16, 2, 8\) is 2, which mesh axes tensor = 4"
+    )
+    with pytest.raises(ShardingError, match=message):
+        sharding.parameter_shardings(boxed(Transformer(CONFIG)), mesh)
+
+
+def test_a_parameter_without_names_is_an_error():
+    tree = {"a": {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}}
+    mesh = make_mesh(MeshConfig())
+    with pytest.raises(ShardingError, match=r"parameter a/w has no logical axes"):
+        sharding.parameter_shardings(tree, mesh)
+    named = {"w": nn.Partitioned(tree["a"]["w"], names=("embed", "nothing"))}
+    with pytest.raises(ShardingError, match=r"parameter w .*'nothing'"):
+        sharding.parameter_shardings(named, mesh)
+
+
+def test_constrain_pins_an_activation_only_under_a_mesh():
+    x = jnp.arange(32.0).reshape(8, 2, 2)
+    names = ("act_batch", "act_length", "act_mlp")
+    assert sharding.constrain(x, *names) is x
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    with jax.set_mesh(mesh):
+        y = jax.jit(lambda x: sharding.constrain(x, *names))(x)
+    assert y.sharding.spec == P(("data", "fsdp"), None, "tensor")
+    np.testing.assert_array_equal(y, x)
+
+
+def test_put_batch_shards_rows_over_the_batch_axes():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    batch = {"tokens": np.arange(16).reshape(8, 2), "end": np.arange(8)}
+    placed = sharding.put_batch(batch, mesh)
+    assert placed["tokens"].addressable_shards[0].data.shape == (2, 2)
+    jax.tree.map(np.testing.assert_array_equal, placed, batch)

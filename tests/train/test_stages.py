@@ -1,0 +1,157 @@
+"""The identities that every stage must hold, on 8 virtual devices and one tiny shape."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from stage_fixtures import recipe
+
+from model import sharding
+from train import config as configs
+from train import loop
+from train.setup import setup
+from train.step import accumulate_gradients, make_train_step
+
+STAGES = ("pretrain", "sft", "reward", "ppo")
+ORIGINS = {
+    "pretrain": {},
+    "sft": {"policy": "pretrain"},
+    "reward": {"policy": "sft"},
+    "ppo": {"policy": "sft", "reward": "reward"},
+}
+MESHES = {
+    "one": dict(data=1),
+    "data": dict(data=8),
+    "fsdp": dict(data=1, fsdp=8),
+    "tensor": dict(data=4, tensor=2),
+    "all": dict(data=2, fsdp=2, tensor=2),
+}
+
+
+def make_mesh(name):
+    config = sharding.MeshConfig(**MESHES[name])
+    return sharding.make_mesh(config, jax.devices()[: 1 if name == "one" else 8])
+
+
+def stage_recipe(stage, directory):
+    roles = {role: directory / origin for role, origin in ORIGINS[stage].items()}
+    config = recipe(stage, directory, **roles)
+    config.optimizer.weight_decay = 0.1
+    return config
+
+
+_saved_experience = {}
+
+
+def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1):
+    """(gradients of the first batch, losses of five steps) of a stage on a mesh.
+
+    PPO's are taken on one saved experience, the one-device run's first rollout.
+    """
+    config = stage_recipe(stage, directory)
+    config.accumulate = accumulate
+    mesh = make_mesh(mesh_name)
+    with jax.set_mesh(mesh):
+        run = setup(configs.build(config), tmp_path, mesh)
+        state, source = run.state, run.state.source
+        if stage == "ppo":
+            if mesh_name == "one" and "s" not in _saved_experience:
+                source, _ = run.stage.source.rollout(state, run.frozen, source)
+                _saved_experience["s"] = jax.device_get(source)
+            source = dict(_saved_experience["s"])
+            source["experience"] = sharding.put_batch(source["experience"], mesh)
+
+        def step(state, frozen, batch):
+            _, grads, _ = accumulate_gradients(
+                run.stage, state.trainable, frozen, batch, accumulate
+            )
+            state, metrics = make_train_step(run.stage, run.tx, accumulate)(state, frozen, batch)
+            return state, metrics["loss"], grads
+
+        step, losses = jax.jit(step), []
+        for k in range(5):
+            if stage == "ppo" and k == 4:
+                break  # the experience's four minibatches are used up
+            batch, source, _ = run.stage.source.next(state, run.frozen, source, k)
+            state, loss, grads = step(state._replace(source=()), run.frozen, batch)
+            if k == 0:
+                first = jax.device_get(grads)
+            losses.append(float(loss))
+        return first, np.array(losses)
+
+
+@pytest.fixture(scope="module")
+def reference(stages_dir, tmp_path_factory):
+    """{stage: five steps on one device}."""
+    return {s: five_steps(s, "one", stages_dir, tmp_path_factory.mktemp(s)) for s in STAGES}
+
+
+def assert_same(got, want):
+    for (path, a), b in zip(
+        jax.tree_util.tree_flatten_with_path(got[0])[0], jax.tree.leaves(want[0]), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-5, err_msg=jax.tree_util.keystr(path))
+    np.testing.assert_allclose(got[1], want[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_move(reference, stage):
+    gradients, losses = reference[stage]
+    assert np.all(np.isfinite(losses)) and np.ptp(losses) > 1e-4
+    assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_accumulated_equals_big_batch(reference, stages_dir, tmp_path, stage):
+    assert_same(five_steps(stage, "one", stages_dir, tmp_path, accumulate=4), reference[stage])
+
+
+QUICK = {("pretrain", "data"), ("pretrain", "fsdp"), ("pretrain", "tensor")}
+QUICK |= {(s, "all") for s in STAGES}
+
+
+@pytest.mark.parametrize(
+    "stage,mesh",
+    [
+        pytest.param(s, m, marks=[] if (s, m) in QUICK else pytest.mark.slow)
+        for s in STAGES
+        for m in MESHES
+        if m != "one"
+    ],
+)
+def test_one_device_equals_eight(reference, stages_dir, tmp_path, stage, mesh):
+    assert_same(five_steps(stage, mesh, stages_dir, tmp_path), reference[stage])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_resumed_equals_uninterrupted(stages_dir, tmp_path, stage):
+    """From every checkpoint: of PPO's, steps 3 and 6 lie in the middle of an experience."""
+    config = stage_recipe(stage, stages_dir)
+    config.optimizer.weight_decay = recipe(stage, stages_dir).optimizer.weight_decay
+    done = stages_dir / stage
+    workdir = tmp_path / stage
+    shutil.copytree(done, workdir)
+    for step in (6, 8):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    loop.run(config, workdir, make_mesh("one"))
+
+    def records(path):
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        timing = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds",
+                  "rollout/tokens_per_second")  # fmt: skip
+        return [{k: v for k, v in r.items() if k not in timing} for r in lines]
+
+    assert records(workdir) == records(done)
+    assert (workdir / "samples.jsonl").read_text() == (done / "samples.jsonl").read_text()
+
+
+def test_ppo_first_minibatch_has_ratio_one(stages_dir):
+    lines = [json.loads(x) for x in (stages_dir / "ppo" / "metrics.jsonl").read_text().splitlines()]
+    first = next(r for r in lines if r["kind"] == "train")
+    assert abs(first["ratio"] - 1) < 1e-5 and first["clip_fraction"] == 0
+    assert first["rollout/logprob_gap_max"] < 1e-4
+    assert abs(first["rollout/kl"]) < 1e-4
+    rollouts = [r["step"] for r in lines if "rollout/kl" in r]
+    assert rollouts == [1, 5], "two epochs of two minibatches a rollout"

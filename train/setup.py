@@ -1,0 +1,191 @@
+"""What stands before the first step: data, tokenizer, architectures, weights, optimizer.
+
+Everything that bad input can stop is done here, before any training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from data import pipeline
+from data import tokenizer as tokenizers
+from model import sharding
+from train import checkpoint, optimizer, stages
+from train.config import ConfigError, RunConfig
+from train.step import TrainState
+
+
+class Run(NamedTuple):
+    """A stage that is ready to train.
+
+    Attributes:
+      state: at step 0. frozen: {role: parameters}; origins: where they came from and their
+        fingerprints, for the checkpoint. tx: the optimizer.
+    """
+
+    ctx: stages.Context
+    row: stages.StageRow
+    stage: stages.Stage
+    tx: Any
+    state: TrainState
+    frozen: dict
+    origins: dict
+
+
+def setup(config: RunConfig, workdir, mesh) -> Run:
+    """Opens everything a run needs; call it under `jax.set_mesh(mesh)`."""
+    row = stages.check(config, mesh)
+    ctx = open_context(config, row, workdir, mesh)
+    stage = row.build(ctx)
+    frozen, origins = load_frozen(config, row, ctx.models, mesh)
+    state, tx = init_state(config, row, ctx.models, mesh, stage.source)
+    return Run(ctx, row, stage, tx, state, frozen, origins)
+
+
+def open_context(config: RunConfig, row, workdir, mesh) -> stages.Context:
+    """Data, tokenizer and architectures: everything that bad input can stop."""
+    examples = pipeline.read_examples(config.data, row.schema)
+    tokenizer = make_tokenizer(config, workdir, examples.train)
+    models = resolve_models(config, row, tokenizer.vocab_size)
+    longest = config.data.length
+    if row.schema == "prompt":
+        longest = config.ppo.prompt_length + config.ppo.response_length
+    for role, model in models.items():
+        if longest > model.max_length:
+            raise ConfigError(
+                f"rows of {longest} tokens are longer than the {role}'s context, "
+                f"model.max_length={model.max_length}"
+            )
+    data = pipeline.open_data(
+        config.data, row.schema, tokenizer, examples, config.ppo.prompt_length
+    )
+    mix = None
+    if config.stage == "ppo" and config.ppo.pretrain_coef:
+        mix = pipeline.open_data(config.pretrain_data, "text", tokenizer).train
+    if jax.process_index() == 0:
+        tokenizer.save(workdir / "tokenizer")
+        checkpoint.save_models(workdir, {r: models[r] for r in row.trainable})
+        (workdir / "config.json").write_text(config_json(config) + "\n")
+    return stages.Context(config, models, tokenizer, data, mesh, mix)
+
+
+def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:
+    """The run's tokenizer: its own if it has one, the one it starts from, or a new one.
+
+    Raises:
+      ConfigError: runs it starts from, or `tokenizer.path`, have different tokenizers.
+    """
+    own = (epath.Path(workdir) / "tokenizer").exists()
+    tokenizer = tokenizers.load(workdir) if own else None
+    origins = {f"init_from.{role}": path for role, path in config.init_from.items()}
+    if config.tokenizer.path:
+        origins["tokenizer.path"] = config.tokenizer.path
+    for name, path in origins.items():
+        other = tokenizers.load(path)
+        if tokenizer is not None and other.fingerprint != tokenizer.fingerprint:
+            raise ConfigError(
+                f"{name}={path} has another tokenizer ({other.fingerprint}) than this run "
+                f"({tokenizer.fingerprint}); ids would mean other text. Start from runs that "
+                "share one, or leave tokenizer.path empty"
+            )
+        tokenizer = tokenizer or other
+    if tokenizer is None:
+        settings = config.tokenizer
+        texts = [_text_of(example) for example in examples]
+        tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size)
+    return tokenizer
+
+
+def _text_of(example) -> str:
+    if "text" in example:
+        return example["text"]
+    parts = [m["content"] for m in example["messages"]] + list(example.get("responses", ()))
+    return "\n".join(parts)
+
+
+def resolve_models(config: RunConfig, row: stages.StageRow, vocab_size: int):
+    """{role: architecture}: of the runs that a stage starts from, or of `config.model`."""
+    model, models = config.model, {}
+    execution = model.execution()
+    for role in row.trainable:
+        origin = next((o for o in row.origins[role] if o in config.init_from), None)
+        if origin is None:
+            models[role] = model.build(vocab_size)
+            continue
+        inherited = checkpoint.model_config(config.init_from[origin], origin, **execution)
+        if model.size and model.build(vocab_size) != inherited:
+            raise ConfigError(
+                f"model.size={model.size!r} is not the architecture of "
+                f"init_from.{origin}={config.init_from[origin]}; leave model.size empty to take it"
+            )
+        models[role] = inherited
+    for role in (*row.frozen, *row.optional):
+        path = config.init_from.get(role)
+        if role == "reference":
+            path = path or config.init_from["policy"]
+        if path:
+            models[role] = checkpoint.model_config(path, role, **execution)
+    return models
+
+
+def load_frozen(config: RunConfig, row: stages.StageRow, models, mesh):
+    """Frozen weights by role, and what a checkpoint keeps of them: where from, and fingerprints."""
+    frozen, origins = {}, {}
+    for role in (*row.frozen, *row.optional):
+        if role in models:
+            path = config.init_from.get(role) or config.init_from["policy"]
+            abstract = checkpoint.abstract_params(role, models[role], mesh)
+            frozen[role] = checkpoint.load_params(path, role, abstract)
+            origins[role] = {"from": path, "fingerprint": checkpoint.fingerprint(frozen[role])}
+    return frozen, origins
+
+
+def init_trainable(config: RunConfig, row: stages.StageRow, models, mesh):
+    """Fresh parameters placed on the mesh, then the weights that `init_from` names."""
+    trainable = {}
+    for number, role in enumerate(row.trainable):
+        abstract = checkpoint.abstract_params(role, models[role], mesh)
+        shardings = jax.tree.map(lambda x: x.sharding, abstract)
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+
+        def init(key, role=role):
+            return nn.unbox(checkpoint.init_params(role, models[role], key))
+
+        params = jax.jit(init, out_shardings=shardings)(key)
+        origin = next((o for o in row.origins[role] if o in config.init_from), None)
+        if origin:
+            source = checkpoint.abstract_params(origin, models[role], mesh)
+            weights = checkpoint.load_params(config.init_from[origin], origin, source)
+            if origin == role:
+                params = weights
+            else:  # another head: the backbone alone
+                weights = weights.get("backbone", weights)
+                params["backbone"] = {k: weights[k] for k in params["backbone"]}
+        trainable[role] = params
+    return trainable
+
+
+def init_state(config, row, models, mesh, source) -> tuple[TrainState, object]:
+    """The state at step 0, every array in its place, and the optimizer."""
+    trainable = init_trainable(config, row, models, mesh)
+    configs = {r: config.value_optimizer if r == "value" else config.optimizer for r in trainable}
+    tx = optimizer.make_optimizer(configs, config.steps)
+    shardings = jax.tree.map(lambda x: x.sharding, trainable)
+    everywhere = sharding.replicated(mesh)
+    placed = optimizer.opt_state_shardings(
+        jax.eval_shape(tx.init, trainable), trainable, shardings, everywhere
+    )
+    opt_state = jax.jit(tx.init, out_shardings=placed)(trainable)
+    step = jax.device_put(jnp.int32(0), everywhere)
+    return TrainState(step, trainable, opt_state, source.init()), tx
+
+
+def config_json(config: RunConfig) -> str:
+    return json.dumps(dataclasses.asdict(config), indent=2)
