@@ -197,14 +197,14 @@ class RunConfig:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
     def __post_init__(self):
+        for name in ("steps", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "
                 f"accumulate={self.accumulate}"
             )
-        for name in ("steps", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
 
 
 # Mappings whose keys the user chooses.
@@ -248,7 +248,8 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
-            value = dict(value)
+            # Recipes name the roles that a command line may set; empty ones are not set.
+            value = {k: v for k, v in value.items() if v or key != "init_from"}
         elif isinstance(value, list | tuple):
             value = tuple(value)
         elif not isinstance(value, str):

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
+from optax.contrib import MuonDimensionNumbers
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a schedule.
+    """AdamW, or Muon for the weight matrices of the layers and AdamW for the rest.
 
     Attributes:
+      name: `adamw`, or `muon` (https://kellerjordan.github.io/posts/muon/), scaled so that AdamW's
+        learning rates serve it too (Liu et al. 2025, arXiv:2502.16982).
       peak_lr: learning rate after warm-up; 0 freezes.
       schedule: after `warmup_steps` of linear warm-up, `cosine` to `final_fraction` of the peak,
         `wsd` (constant, then linear decay over the last `decay_fraction`), or `constant`.
@@ -22,6 +26,7 @@ class OptimizerConfig:
       clip_norm: largest global gradient norm; 0 does not clip.
     """
 
+    name: str = "adamw"
     peak_lr: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 20
@@ -34,6 +39,8 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self):
+        if self.name not in ("adamw", "muon"):
+            raise ValueError(f"optimizer.name={self.name!r}; choose adamw or muon")
         if self.schedule not in ("cosine", "wsd", "constant"):
             raise ValueError(f"optimizer.schedule={self.schedule!r}; choose cosine, wsd, constant")
 
@@ -65,19 +72,52 @@ def decay_mask(params):
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def adamw(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+# Input and output axes of the layers' weights, as model/transformer.py lays them out; axis 0 is the
+# layers. What is not here (embeddings, heads, norms) is not Muon's.
+_MATRICES = {
+    "query": MuonDimensionNumbers(1, (2, 3)),
+    "key": MuonDimensionNumbers(1, (2, 3)),
+    "value": MuonDimensionNumbers(1, (2, 3)),
+    "out": MuonDimensionNumbers((1, 2), 3),
+    "gate": MuonDimensionNumbers(1, 2),
+    "up": MuonDimensionNumbers(1, 2),
+    "down": MuonDimensionNumbers(1, 2),
+}
+
+
+def muon_dimensions(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: _MATRICES.get(path[-1].key), params)
+
+
+def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping, then the optimizer, of one model's parameters."""
     parts = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm else []
-    parts.append(
-        optax.adamw(
-            make_schedule(c, steps), c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask
+    rate = make_schedule(c, steps)
+    if c.name == "adamw":
+        parts.append(
+            optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask)
         )
-    )
+    else:
+        parts.append(
+            optax.contrib.muon(
+                rate,
+                beta=c.b2,
+                eps=c.eps,
+                weight_decay=c.weight_decay,
+                weight_decay_mask=decay_mask,
+                adam_b1=c.b1,
+                adam_b2=c.b2,
+                adam_weight_decay=c.weight_decay,
+                muon_weight_dimension_numbers=muon_dimensions,
+                consistent_rms=0.2,
+            )
+        )
     return optax.chain(*parts)
 
 
 def make_optimizer(configs: Mapping[str, OptimizerConfig], steps: int):
-    """One AdamW a trained model: the top level of the parameters names which is which."""
-    parts = {name: adamw(c, steps) for name, c in configs.items()}
+    """One optimizer a trained model: the top level of the parameters names which is which."""
+    parts = {name: one_model(c, steps) for name, c in configs.items()}
 
     def labels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
@@ -89,7 +129,7 @@ def opt_state_shardings(abstract_state, params, param_shardings, replicated):
     """Shardings of an optimizer state: a leaf that stands where a parameter would has its sharding.
 
     Moments are trees that end in the parameter's own path, so the longest such ending decides;
-    counters are replicated.
+    counters and coefficients (a few numbers) are replicated.
     """
     by_path = {
         tuple(map(str, path)): (leaf.shape, sharding)
@@ -106,7 +146,7 @@ def opt_state_shardings(abstract_state, params, param_shardings, replicated):
             shape, sharding = by_path.get(keys[start:], (None, None))
             if shape == leaf.shape:
                 return sharding
-        if leaf.ndim:
+        if leaf.size > 64:
             raise ValueError(f"optimizer state {jax.tree_util.keystr(path)} matches no parameter")
         return replicated
 

@@ -62,7 +62,7 @@ def test_segment_row_by_hand():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=40), min_size=1), st.integers(2, 20))
 def test_packed_text_predicts_every_token_exactly_once(texts, length):
-    rows = packing.pack_text([{"text": text} for text in texts], TOKENIZER, length)
+    rows, _ = packing.pack_text([{"text": text} for text in texts], TOKENIZER, length)
     predicted, whole = [], []
     for row in rows_of(rows):
         assert len(row["tokens"]) == length
@@ -83,7 +83,7 @@ def test_packed_text_predicts_every_token_exactly_once(texts, length):
 
 
 def test_text_leaves_at_most_one_token_of_a_full_row_empty():
-    rows = packing.pack_text([{"text": "ab" * n} for n in range(1, 12)], TOKENIZER, 16)
+    rows, _ = packing.pack_text([{"text": "ab" * n} for n in range(1, 12)], TOKENIZER, 16)
     assert np.all((rows["segment_ids"][:-1] == 0).sum(axis=1) <= 1)
 
 
@@ -115,13 +115,14 @@ def test_packed_chats_are_the_rendered_ones():
     examples = [chat("q" * n, "a" * m) for n, m in [(3, 5), (1, 1), (9, 2), (4, 4), (2, 7)]]
     rendered = [render(TOKENIZER, e["messages"]) for e in examples]
     for pack in (True, False):
-        rows = packing.pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
+        rows, kept = packing.pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
         found = []
         for row in rows_of(rows):
             check_row(row)
             found += [(t.tolist(), m.tolist()) for t, _, m in segments_of(row)]
         assert sorted(found) == sorted((i.tolist(), m.tolist()) for i, m in rendered)
         assert (len(rows["tokens"]) < len(examples)) == pack
+        assert kept == examples
 
 
 def test_a_long_chat_is_an_error_that_says_where_and_what_to_type():
@@ -134,12 +135,12 @@ def test_a_long_chat_is_an_error_that_says_where_and_what_to_type():
 def test_long_chats_are_cut_or_dropped_and_counted():
     examples = [chat("q", "a"), chat("q", "a" * 30), chat("q" * 30, "a")]
     skipped = Counter()
-    rows = packing.pack_chats(examples, TOKENIZER, 16, "drop", False, skipped)
-    assert len(rows["tokens"]) == 1
+    rows, kept = packing.pack_chats(examples, TOKENIZER, 16, "drop", False, skipped)
+    assert len(rows["tokens"]) == 1 and kept == examples[:1]
     assert skipped == {"longer than 16 tokens, drop": 2}
     skipped = Counter()
-    rows = packing.pack_chats(examples, TOKENIZER, 16, "cut", False, skipped)
-    assert len(rows["tokens"]) == 2  # of the third nothing is left to learn
+    rows, kept = packing.pack_chats(examples, TOKENIZER, 16, "cut", False, skipped)
+    assert len(rows["tokens"]) == 2 and kept == examples[:2]  # the third's answer is cut off
     ids, mask = render(TOKENIZER, examples[1]["messages"])
     np.testing.assert_array_equal(rows["tokens"][1], ids[:16])
     np.testing.assert_array_equal(rows["loss_mask"][1], mask[:16])
@@ -172,7 +173,7 @@ PREFERENCES = [
 
 
 def test_a_preference_is_read_at_the_eos_of_each_answer():
-    rows = packing.preference_rows(PREFERENCES, TOKENIZER, 12, "error", Counter(), KINDS)
+    rows, _ = packing.preference_rows(PREFERENCES, TOKENIZER, 12, "error", Counter(), KINDS)
     assert rows["tokens"].shape == (2, 3, 12)
     np.testing.assert_array_equal(rows["rank"], [[0, 1, -1], [1, 0, 1]])
     np.testing.assert_array_equal(rows["kind"], [[1, 2, 0], [2, 1, 2]])
@@ -193,10 +194,12 @@ def test_long_preferences():
     with pytest.raises(DataError, match=message):
         packing.preference_rows(examples, TOKENIZER, 12, "error", Counter(), KINDS)
     skipped = Counter()
-    rows = packing.preference_rows(examples, TOKENIZER, 12, "drop", skipped, KINDS)
-    assert len(rows["tokens"]) == 2 and skipped == {"longer than 12 tokens, drop": 1}
-    rows = packing.preference_rows(examples, TOKENIZER, 12, "cut", Counter(), KINDS)
+    rows, kept = packing.preference_rows(examples, TOKENIZER, 12, "drop", skipped, KINDS)
+    assert len(rows["tokens"]) == 2 and kept == PREFERENCES
+    assert skipped == {"longer than 12 tokens, drop": 1}
+    rows, kept = packing.preference_rows(examples, TOKENIZER, 12, "cut", Counter(), KINDS)
     np.testing.assert_array_equal(rows["end"][2], [11, 6, 0])
+    assert kept == examples
     assert rows["tokens"][2, 0, 11] == TOKENIZER.encode("x")[0]
     with pytest.raises(DataError, match=r"no preference fits data\.length=4"):
         packing.preference_rows(examples, TOKENIZER, 4, "drop", Counter(), KINDS)
@@ -210,7 +213,7 @@ def prompt(text, where="prompts.jsonl:1"):
 
 
 def test_prompts_are_padded_on_the_left():
-    rows = packing.prompt_rows([prompt("ab"), prompt("")], TOKENIZER, 8, "error", Counter())
+    rows, _ = packing.prompt_rows([prompt("ab"), prompt("")], TOKENIZER, 8, "error", Counter())
     a, b = TOKENIZER.encode("ab")
     np.testing.assert_array_equal(
         rows["tokens"],
@@ -227,7 +230,8 @@ def test_a_long_prompt_is_never_cut(on_long):
     with pytest.raises(DataError, match=message):
         packing.prompt_rows(examples, TOKENIZER, 8, on_long, Counter())
     skipped = Counter()
-    rows = packing.prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
-    assert len(rows["tokens"]) == 1 and skipped.total() == 1
+    rows, kept = packing.prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
+    assert len(rows["tokens"]) == 1 and kept == examples[:1]
+    assert skipped.total() == 1
     with pytest.raises(DataError, match=r"no prompt fits ppo\.prompt_length=4"):
         packing.prompt_rows(examples, TOKENIZER, 4, "drop", Counter())

@@ -159,5 +159,6 @@ def test_open_data_counts_what_it_left_out_of_both_splits():
     config = DataConfig(source="x", length=16, on_long="drop", pack=False)
     data = open_data(config, "chat", train("byte", [], 0), examples)
     assert (len(data.train["tokens"]), len(data.heldout["tokens"])) == (2, 1)
+    assert data.heldout_examples == heldout[:1]  # those of the rows
     assert data.skipped == {"empty_text": 1, "longer than 16 tokens, drop": 2}
     assert examples.skipped == {"empty_text": 1}  # not changed behind the caller's back

@@ -1,0 +1,152 @@
+"""Schedules at their corners, decay masks, one optimizer a model, and where its state lies."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from model import sharding
+from model.config import TransformerConfig
+from model.heads import value_model
+from model.sharding import MeshConfig, make_mesh
+from model.transformer import Transformer
+from train.optimizer import (
+    OptimizerConfig,
+    decay_mask,
+    global_norm,
+    make_optimizer,
+    make_schedule,
+    opt_state_shardings,
+)
+
+PLAIN = OptimizerConfig(
+    peak_lr=0.1, schedule="constant", warmup_steps=0, weight_decay=0.0, clip_norm=0.0
+)
+CONFIG = TransformerConfig(
+    vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+    mlp_dim=32, vocab_multiple=32, tie_embeddings=False,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options,steps,expected",
+    [
+        (dict(schedule="cosine"), 110, {0: 0.1, 4: 0.5, 9: 1, 10: 1, 60: 0.55, 110: 0.1, 500: 0.1}),
+        (dict(schedule="constant"), 110, {0: 0.1, 9: 1, 10: 1, 109: 1}),
+        (dict(schedule="wsd", decay_fraction=0.2), 100, {0: 0.1, 9: 1, 79: 1, 80: 1, 90: 0.55,
+                                                         100: 0.1, 200: 0.1}),
+        (dict(schedule="cosine", warmup_steps=0), 100, {0: 1, 50: 0.55, 100: 0.1}),
+        (dict(schedule="constant", warmup_steps=1), 10, {0: 1, 1: 1}),
+        (dict(schedule="cosine", final_fraction=0.0), 110, {110: 0}),
+        (dict(schedule="cosine", warmup_steps=50), 5, {0: 0.2, 4: 1}),  # fewer steps than warm-up
+        (dict(schedule="wsd", warmup_steps=50), 5, {0: 0.2, 4: 1}),
+    ],
+)  # fmt: skip
+def test_schedules_at_their_corners(options, steps, expected):
+    config = OptimizerConfig(**({"peak_lr": 2.0, "warmup_steps": 10} | options))
+    schedule = make_schedule(config, steps)
+    for step, fraction in expected.items():
+        np.testing.assert_allclose(schedule(step), 2.0 * fraction, atol=1e-6, err_msg=str(step))
+
+
+def test_an_unknown_schedule_is_an_error():
+    with pytest.raises(ValueError, match=r"optimizer\.schedule='step'; choose cosine, wsd, const"):
+        OptimizerConfig(schedule="step")
+
+
+def abstract(model):
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))["params"]
+
+
+def test_matrices_decay_and_norms_do_not():
+    """Norms of the layers are stacked, hence matrices, and must not decay either."""
+    mask = decay_mask(nn.unbox(abstract(value_model(CONFIG))))
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): decays
+        for path, decays in jax.tree_util.tree_flatten_with_path(mask)[0]
+    }
+    kept = {name for name, decays in flat.items() if not decays}
+    assert kept == {
+        "backbone/final_norm",
+        "backbone/layers/attention_norm",
+        "backbone/layers/mlp_norm",
+    }
+    assert {"head", "backbone/embedding", "backbone/layers/query"} <= flat.keys() - kept
+
+
+def test_decay_shrinks_weights_and_leaves_norms():
+    params = {"policy": {"w": jnp.ones((2, 2)), "a_norm": jnp.ones((3, 2))}}
+    optimizer = make_optimizer({"policy": dataclasses.replace(PLAIN, weight_decay=0.5)}, 10)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["policy"]["w"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(updates["policy"]["a_norm"], 0)
+
+
+def test_each_model_has_its_own_rate_and_its_own_clipping():
+    """Adam's first update is the rate in every coordinate, whatever the gradient's size."""
+    clipped = dataclasses.replace(PLAIN, peak_lr=0.2, clip_norm=1.0, eps=1.0)
+    optimizer = make_optimizer({"policy": PLAIN, "value": clipped}, steps=10)
+    params = {"policy": {"w": jnp.zeros((2, 2))}, "value": {"w": jnp.zeros((3, 4))}}
+    state = optimizer.init(params)
+
+    def updates(policy, value):
+        grads = {
+            "policy": {"w": jnp.full((2, 2), policy)},
+            "value": {"w": jnp.full((3, 4), value)},
+        }
+        out, _ = optimizer.update(grads, state, params)
+        return np.asarray(out["policy"]["w"]), np.asarray(out["value"]["w"])
+
+    policy, value = updates(3.0, 100.0)
+    np.testing.assert_allclose(policy, -0.1, rtol=1e-5)
+    each = 1 / np.sqrt(12)  # of a gradient of norm 1; with ε = 1 Adam's update tells its size
+    np.testing.assert_allclose(value, -0.2 * each / (each + 1), rtol=1e-5)
+    np.testing.assert_array_equal(updates(1e6, 100.0)[1], value)  # the policy's norm is not its
+    frozen = make_optimizer({"policy": dataclasses.replace(PLAIN, peak_lr=0.0)}, 10)
+    only = {"policy": params["policy"]}
+    out, _ = frozen.update(jax.tree.map(jnp.ones_like, only), frozen.init(only), only)
+    assert not out["policy"]["w"].any()
+
+
+def test_moments_lie_where_their_parameters_do():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    boxed = {"policy": abstract(Transformer(CONFIG)), "value": abstract(value_model(CONFIG))}
+    params, placed = nn.unbox(boxed), sharding.parameter_shardings(boxed, mesh)
+    optimizer = make_optimizer({"policy": OptimizerConfig(), "value": OptimizerConfig()}, 10)
+    state = jax.eval_shape(optimizer.init, params)
+    everywhere = sharding.replicated(mesh)
+    shardings = opt_state_shardings(state, params, placed, everywhere)
+    flat = {
+        jax.tree_util.keystr(path): (leaf.shape, where.spec)
+        for (path, leaf), where in zip(
+            jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(shardings), strict=True
+        )
+    }
+    for moment in (".mu", ".nu"):
+        for model in ("policy", "value"):
+            for path, leaf in jax.tree_util.tree_flatten_with_path(placed[model])[0]:
+                ends = f"{moment}['{model}']{jax.tree_util.keystr(path)}"
+                found = [spec for name, (_, spec) in flat.items() if name.endswith(ends)]
+                assert found == [leaf.spec], ends
+    counters = [spec for shape, spec in flat.values() if shape == ()]
+    assert counters and all(spec == P() for spec in counters)
+
+
+def test_an_optimizer_state_of_no_parameter_is_an_error():
+    mesh = make_mesh(MeshConfig())
+    everywhere = sharding.replicated(mesh)
+    params = {"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)}
+    state = {"trace": {"other": jax.ShapeDtypeStruct((50, 50), jnp.float32)}}
+    with pytest.raises(ValueError, match=r"\['trace'\]\['other'\] matches no parameter"):
+        opt_state_shardings(state, params, {"w": everywhere}, everywhere)
+
+
+def test_the_global_norm_is_float32():
+    tree = {"a": jnp.full(4, 300.0, jnp.float16), "b": jnp.full(1, 800.0, jnp.float16)}
+    np.testing.assert_allclose(global_norm(tree), 1000.0)
