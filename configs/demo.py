@@ -16,6 +16,7 @@ def stage(**settings):
     config = base.get_config()
     config.model.scan_unroll = 0  # fastest on CPU
     config.data.on_long = "drop"
+    config.optimizer.name = "muon"
     config.optimizer.warmup_steps = 20
     config.checkpoint.every = 50
     config.evaluate.samples = 8
@@ -23,41 +24,47 @@ def stage(**settings):
     return config
 
 
-def get_config():
-    pretrain = stage(stage="pretrain", steps=268)
+def stages():
+    """{name: recipe}, in the order they run."""
+    pretrain = stage(stage="pretrain", steps=480)
     pretrain.model.size = "demo"
     pretrain.data.source = "tfds:pydocs/text:train"
     pretrain.data.heldout_source = "tfds:pydocs/text:test"
     pretrain.data.heldout_limit = 600
-    pretrain.data.batch_size = 32
+    pretrain.data.batch_size = 16
     pretrain.data.length = 128
-    pretrain.optimizer.peak_lr = 3e-3
+    pretrain.optimizer.peak_lr = 6e-3
+    pretrain.optimizer.schedule = "wsd"
+    pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=120, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=280, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
     sft.data.batch_size = 16
-    sft.optimizer.peak_lr = 1e-3
+    sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=120, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=280, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.data.subset = "0/2"
-    reward.data.length = 96
+    reward.data.length = 64
+    reward.data.heldout_length = 320  # every held-out function is scored, however long
     reward.data.batch_size = 8
-    reward.optimizer.peak_lr = 5e-4
+    reward.optimizer.peak_lr = 3e-3
     reward.evaluate.at_start = False
 
     judge = reward.copy_and_resolve_references()
     judge.seed = 1
     judge.init_from = {"policy": "pretrain"}
     judge.data.subset = "1/2"
+    judge.data.heldout_limit = 64
+    judge.steps = 160
 
     ppo = stage(
         stage="ppo",
-        steps=48,
+        steps=80,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
@@ -67,7 +74,9 @@ def get_config():
     ppo.ppo.response_length = 48
     ppo.ppo.rollout_batch = 64
     ppo.ppo.epochs = 2
-    ppo.optimizer.peak_lr = 3e-4
+    ppo.ppo.kl_coef = 0.02
+    ppo.optimizer.peak_lr = 5e-4
+    ppo.optimizer.name = "adamw"
     ppo.optimizer.schedule = "constant"
     ppo.optimizer.weight_decay = 0.0
     ppo.value_optimizer.peak_lr = 1e-3
@@ -76,5 +85,9 @@ def get_config():
     ppo.log_every = 4
     ppo.checkpoint.every = 8
 
-    stages = dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
-    return ml_collections.ConfigDict({"order": tuple(stages), "stages": stages}, type_safe=False)
+    return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
+
+
+def get_config():
+    recipes = stages()
+    return ml_collections.ConfigDict({"order": tuple(recipes), "stages": recipes}, type_safe=False)

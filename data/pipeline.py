@@ -25,7 +25,8 @@ class DataConfig:
       source: a path, a glob, a tuple of them, or `tfds:name/config:split`.
       heldout_source: the same for evaluation; empty sets `heldout_fraction` of `source` aside,
         by a hash of what identifies an example, so that none stands on both sides.
-      heldout_limit: most held-out examples used; 0 is all.
+      heldout_limit: most held-out examples used; 0 is all. heldout_length: tokens a held-out row;
+        0 is `length`. Training may drop what is long, and evaluation still score it.
       fields: templates such as `prompt='{instruction}\\n{input}'` over the fields of a record.
       documents: text files hold a document a `line` or a `file`.
       tfds_dir: where TFDS keeps data sets.
@@ -40,6 +41,7 @@ class DataConfig:
     heldout_source: str | tuple[str, ...] = ""
     heldout_fraction: float = 0.05
     heldout_limit: int = 0
+    heldout_length: int = 0
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     documents: str = "line"
     tfds_dir: str = "~/.cache/seedpod/tfds"
@@ -141,21 +143,17 @@ def open_data(
         both = examples.train + examples.heldout
         kinds = tuple(sorted({kind for e in both for kind in e["kinds"]}))
 
-    def rows(part):
+    def rows(part, length):
         if schema == "text":
-            return packing.pack_text(part, tokenizer, config.length)
+            return packing.pack_text(part, tokenizer, length)
         if schema == "chat":
-            return packing.pack_chats(
-                part, tokenizer, config.length, config.on_long, config.pack, skipped
-            )
+            return packing.pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped)
         if schema == "preference":
-            return packing.preference_rows(
-                part, tokenizer, config.length, config.on_long, skipped, kinds
-            )
+            return packing.preference_rows(part, tokenizer, length, config.on_long, skipped, kinds)
         return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
 
-    train, _ = rows(examples.train)
-    heldout, kept = rows(examples.heldout)
+    train, _ = rows(examples.train, config.length)
+    heldout, kept = rows(examples.heldout, config.heldout_length or config.length)
     return Data(train, heldout, kept, skipped, kinds)
 
 

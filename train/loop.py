@@ -76,11 +76,12 @@ def describe(config, row, models, state, tokens_per_step: int) -> str:
     )
 
 
-def run(config: Mapping, workdir, mesh=None) -> None:
+def run(config: Mapping, workdir, mesh=None, open_data=None) -> None:
     """Trains one stage to its end in `workdir`, from its newest checkpoint if it has one.
 
     Args:
       config: a recipe (configs/), or a RunConfig. mesh: by default over all devices.
+      open_data: (tokenizer) -> Data, in place of the files that the config names.
 
     Raises:
       ConfigError, DataError, ShardingError: before any training, where it can be known.
@@ -90,11 +91,11 @@ def run(config: Mapping, workdir, mesh=None) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        _run(config, workdir, mesh)
+        _run(config, workdir, mesh, open_data)
 
 
-def _run(config: RunConfig, workdir, mesh) -> None:
-    run = setup(config, workdir, mesh)
+def _run(config: RunConfig, workdir, mesh, open_data) -> None:
+    run = setup(config, workdir, mesh, open_data)
     state = run.state
     checkpoints = Checkpointer(workdir, config.checkpoint.keep)
     start, text = 0, config_json(config)

@@ -39,22 +39,26 @@ class Run(NamedTuple):
     origins: dict
 
 
-def setup(config: RunConfig, workdir, mesh) -> Run:
-    """Opens everything a run needs; call it under `jax.set_mesh(mesh)`."""
+def setup(config: RunConfig, workdir, mesh, open_data=None) -> Run:
+    """Opens everything a run needs; call it under `jax.set_mesh(mesh)`.
+
+    Args:
+      open_data: (tokenizer) -> Data, in place of the files that the config names.
+    """
     row = stages.check(config, mesh)
-    ctx = open_context(config, row, workdir, mesh)
+    ctx = open_context(config, row, workdir, mesh, open_data)
     stage = row.build(ctx)
     frozen, origins = load_frozen(config, row, ctx.models, mesh)
     state, tx = init_state(config, row, ctx.models, mesh, stage.source)
     return Run(ctx, row, stage, tx, state, frozen, origins)
 
 
-def open_context(config: RunConfig, row, workdir, mesh) -> stages.Context:
+def open_context(config: RunConfig, row, workdir, mesh, open_data=None) -> stages.Context:
     """Data, tokenizer and architectures: everything that bad input can stop."""
-    examples = pipeline.read_examples(config.data, row.schema)
-    tokenizer = make_tokenizer(config, workdir, examples.train)
+    examples = None if open_data else pipeline.read_examples(config.data, row.schema)
+    tokenizer = make_tokenizer(config, workdir, examples.train if examples else ())
     models = resolve_models(config, row, tokenizer.vocab_size)
-    longest = config.data.length
+    longest = max(config.data.length, config.data.heldout_length)
     if row.schema == "prompt":
         longest = config.ppo.prompt_length + config.ppo.response_length
     for role, model in models.items():
@@ -63,9 +67,12 @@ def open_context(config: RunConfig, row, workdir, mesh) -> stages.Context:
                 f"rows of {longest} tokens are longer than the {role}'s context, "
                 f"model.max_length={model.max_length}"
             )
-    data = pipeline.open_data(
-        config.data, row.schema, tokenizer, examples, config.ppo.prompt_length
-    )
+    if open_data:
+        data = open_data(tokenizer)
+    else:
+        data = pipeline.open_data(
+            config.data, row.schema, tokenizer, examples, config.ppo.prompt_length
+        )
     mix = None
     if config.stage == "ppo" and config.ppo.pretrain_coef:
         mix = pipeline.open_data(config.pretrain_data, "text", tokenizer).train

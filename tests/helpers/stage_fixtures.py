@@ -52,6 +52,18 @@ def recipe(stage: str, directory, **init_from):
     config.ppo.response_length = 8
     config.ppo.rollout_batch = 32
     config.ppo.eval_prompts = 32
+    # Every branch that a setting opens: the identities must hold with all of them.
+    config.optimizer.name = "muon" if stage == "sft" else "adamw"
+    config.optimizer.schedule = "wsd" if stage == "pretrain" else "cosine"
+    config.ppo.kl_target = 0.5
+    config.ppo.kl_horizon = 100
+    config.ppo.missing_eos = "penalty"
+    config.ppo.bootstrap_truncated = True
+    config.ppo.dual_clip = 3.0
+    config.ppo.max_kl = 10.0
+    config.ppo.pretrain_coef = 0.1
+    config.pretrain_data.source = str(directory / "text.txt")
+    config.pretrain_data.length = 32
     config.steps = 8
     config.log_every = 1
     config.checkpoint.every = 3

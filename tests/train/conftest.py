@@ -1,21 +1,61 @@
+import dataclasses
+import sys
+import typing
+
 import jax
 import pytest
+from stage_fixtures import recipe, write_files
 
 from model import sharding
+from train import config as configs
 from train import loop
 
 
-@pytest.fixture(scope="session")
-def stages_dir(tmp_path_factory):
-    """The four stages trained once for 8 steps on one device; tests of stages start from them."""
-    from stage_fixtures import recipe, write_files
+def config_classes(cls=configs.RunConfig):
+    yield cls
+    for kind in typing.get_type_hints(cls).values():
+        if dataclasses.is_dataclass(kind):
+            yield from config_classes(kind)
 
+
+def record_reads(patch) -> set:
+    """Makes every config dataclass note which fields are read, but by its own checks and copies."""
+    read = set()
+    for cls in set(config_classes()):
+        names = {f.name for f in dataclasses.fields(cls)}
+
+        def get(self, name, cls=cls, names=names):
+            if name in names:
+                code = sys._getframe(1).f_code
+                generated = code.co_filename in ("<string>", dataclasses.__file__)
+                if not generated and code.co_name != "__post_init__":
+                    read.add(f"{cls.__name__}.{name}")
+            return object.__getattribute__(self, name)
+
+        patch.setattr(cls, "__getattribute__", get)
+    return read
+
+
+@pytest.fixture(scope="session")
+def fields_read():
+    return set()
+
+
+@pytest.fixture(scope="session")
+def stages_dir(tmp_path_factory, fields_read):
+    """The four stages trained once for 8 steps on one device; tests of stages start from them."""
     directory = tmp_path_factory.mktemp("stages")
     write_files(directory)
     one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    loop.run(recipe("pretrain", directory), directory / "pretrain", one)
-    loop.run(recipe("sft", directory, policy=directory / "pretrain"), directory / "sft", one)
-    loop.run(recipe("reward", directory, policy=directory / "sft"), directory / "reward", one)
-    roles = {"policy": directory / "sft", "reward": directory / "reward"}
-    loop.run(recipe("ppo", directory, **roles), directory / "ppo", one)
+    with pytest.MonkeyPatch.context() as patch:
+        reads = record_reads(patch)
+        for stage, roles in (
+            ("pretrain", {}),
+            ("sft", {"policy": "pretrain"}),
+            ("reward", {"policy": "sft"}),
+            ("ppo", {"policy": "sft", "reward": "reward"}),
+        ):
+            paths = {role: directory / origin for role, origin in roles.items()}
+            loop.run(recipe(stage, directory, **paths), directory / stage, one)
+        fields_read |= reads
     return directory
