@@ -49,9 +49,9 @@ def stages():
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.data.subset = "0/2"
-    reward.data.length = 64
+    reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long
-    reward.data.batch_size = 8
+    reward.data.batch_size = 4
     reward.optimizer.peak_lr = 3e-3
     reward.evaluate.at_start = False
 

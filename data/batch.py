@@ -10,13 +10,14 @@ into microbatches by row. Nothing else about a row is ever split.
 | segment_ids | [B, T] | int32 | 1, 2, … within a row; 0 is padding |
 | loss_mask | [B, T] | float32 | weight of predicting `tokens[b, t]` from t-1; 0 at starts |
 
-Preferences have C candidates a row, so that a pair or ranking never splits: the first three are
-[B, C, T] (one segment a candidate, right padded), with
+Preferences: a row holds the candidates of a few rankings, packed into S sub-rows, so that a ranking
+never splits. `tokens`, `positions` and `segment_ids` are [B, S, T], one segment a candidate, with
 
 | name | shape | dtype | meaning |
 |---|---|---|---|
-| end | [B, C] | int32 | index of the candidate's last token, where the reward is read |
+| end | [B, C] | int32 | index into S·T of a candidate's last token, where the reward is read |
 | rank | [B, C] | int32 | lower is better; equal is a tie; -1 is no candidate |
+| group | [B, C] | int32 | which ranking of the row a candidate belongs to |
 | kind | [B, C] | int32 | index into the data set's kinds of candidate |
 
 Prompts: `tokens` [B, P] left padded and `mask` [B, P] bool. Rollouts: train/rollout.py.

@@ -110,52 +110,102 @@ def pack_chats(examples, tokenizer, length: int, on_long: str, pack: bool, skipp
     return rows, [example for example, _, _ in rendered]
 
 
-def preference_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter, kinds):
-    """Preferences -> [R, C, T] rows, C the most candidates any has; fewer are padded with rank -1.
+# Rows that are open at a time when rankings are packed: more wastes less, and takes longer.
+_OPEN_ROWS = 32
 
-    The reward is read at the <eos> that ends the answer; a candidate cut short is read at its last
-    token. `kinds` is the list of names that `kind` counts in.
+
+def _place(rooms: list[int], sizes: Sequence[int]):
+    """Sub-rows for candidates of these sizes, each in the fullest that holds it.
 
     Returns:
-      (rows, the examples that they are, in order).
-
-    Raises:
-      DataError: a candidate is longer than a row and `on_long` is "error".
+      (rooms left, the sub-row of each), or None if they do not all fit.
     """
-    candidates = max(len(e["responses"]) for e in examples)
-    rows, kept = [], []
+    rooms, chosen = list(rooms), [0] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        fits = [(room, s) for s, room in enumerate(rooms) if room >= sizes[index]]
+        if not fits:
+            return None
+        _, chosen[index] = min(fits)
+        rooms[chosen[index]] -= sizes[index]
+    return rooms, chosen
+
+
+def _rendered_rankings(examples, tokenizer, length, sub_rows, on_long, skipped: Counter):
+    """Yields (example, ids of each candidate) of what fits a row."""
     for example in examples:
-        row = {
-            "tokens": np.zeros((candidates, length), np.int32),
-            "positions": np.zeros((candidates, length), np.int32),
-            "segment_ids": np.zeros((candidates, length), np.int32),
-            "end": np.zeros(candidates, np.int32),
-            "rank": np.full(candidates, -1, np.int32),
-            "kind": np.zeros(candidates, np.int32),
-        }
-        longest = 0
-        for c, response in enumerate(example["responses"]):
-            answer = {"role": "assistant", "content": response}
-            ids, _ = render(tokenizer, [*example["messages"], answer])
-            longest = max(longest, len(ids))
-            ids = ids[:length]
-            row["tokens"][c, : len(ids)] = ids
-            row["positions"][c, : len(ids)] = np.arange(len(ids))
-            row["segment_ids"][c, : len(ids)] = 1
-            row["end"][c] = len(ids) - 1
-            row["rank"][c] = example["rank"][c]
-            row["kind"][c] = kinds.index(example["kinds"][c])
+        answers = [{"role": "assistant", "content": r} for r in example["responses"]]
+        ids = [render(tokenizer, [*example["messages"], a])[0] for a in answers]
+        longest = max(map(len, ids))
         if longest > length:
             if on_long == "error":
                 raise _too_long(example["where"], longest, length, "data.length")
             skipped[f"longer than {length} tokens, {on_long}"] += 1
             if on_long == "drop":
                 continue
-        rows.append(row)
+            ids = [i[:length] for i in ids]
+        if _place([length] * sub_rows, [len(i) for i in ids]) is None:
+            raise DataError(
+                f"{example['where']}: its {len(ids)} candidates do not fit {sub_rows} rows of "
+                f"{length} tokens; raise --config.data.sub_rows"
+            )
+        yield example, ids
+
+
+def preference_rows(
+    examples, tokenizer, length: int, sub_rows: int, on_long: str, skipped: Counter, kinds
+):
+    """Rankings -> rows of `sub_rows` × `length` tokens (data/batch.py), first-fit.
+
+    The reward is read at the <eos> that ends the answer; a candidate cut short is read at its last
+    token. `kinds` is the list of names that `kind` counts in.
+
+    Returns:
+      (rows, the examples that are in them).
+
+    Raises:
+      DataError: a candidate is longer than `length` and `on_long` is "error", or a ranking does
+        not fit a row.
+    """
+    bins, open_rows, kept = [], [], []
+    for example, ids in _rendered_rankings(examples, tokenizer, length, sub_rows, on_long, skipped):
+        sizes = [len(i) for i in ids]
+        for row in open_rows:
+            placed = _place(row["rooms"], sizes)
+            if placed:
+                break
+        else:
+            row = {"rooms": [length] * sub_rows, "rankings": []}
+            placed = _place(row["rooms"], sizes)
+            bins.append(row)
+            open_rows = [*open_rows, row][-_OPEN_ROWS:]
+        row["rooms"] = placed[0]
+        row["rankings"].append((example, ids, placed[1]))
         kept.append(example)
-    if not rows:
+    if not bins:
         raise DataError(f"no preference fits data.length={length}: {dict(skipped)}")
-    return stack(rows), kept
+    most = max(sum(len(ids) for _, ids, _ in row["rankings"]) for row in bins)
+    return stack([_ranking_row(b["rankings"], length, sub_rows, most, kinds) for b in bins]), kept
+
+
+def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
+    """One row of `preference_rows` from its (example, ids, sub-row of each) triples."""
+    segments = [[] for _ in range(sub_rows)]
+    filled = [0] * sub_rows
+    row = {name: np.zeros(candidates, np.int32) for name in ("end", "group", "kind")}
+    row["rank"] = np.full(candidates, -1, np.int32)
+    c = 0
+    for group, (example, ids, chosen) in enumerate(rankings):
+        for i, sub_row in enumerate(chosen):
+            segments[sub_row].append((ids[i], 0.0))
+            filled[sub_row] += len(ids[i])
+            row["end"][c] = sub_row * length + filled[sub_row] - 1
+            row["rank"][c] = example["rank"][i]
+            row["group"][c] = group
+            row["kind"][c] = kinds.index(example["kinds"][i])
+            c += 1
+    tokens = stack([segment_row(s, length) for s in segments])
+    del tokens["loss_mask"]
+    return row | tokens
 
 
 def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter):

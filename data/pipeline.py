@@ -32,6 +32,7 @@ class DataConfig:
       tfds_dir: where TFDS keeps data sets.
       subset: "i/n" keeps every n-th training example from the i-th; empty keeps all.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
+      sub_rows: a row of preferences is so many of `length` tokens (S).
       on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
       on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
       pack: several conversations a row.
@@ -48,6 +49,7 @@ class DataConfig:
     subset: str = ""
     batch_size: int = 32
     length: int = 128
+    sub_rows: int = 4
     on_long: str = "error"
     on_bad: str = "error"
     max_bad: int = 100
@@ -117,8 +119,7 @@ class Data:
     """Rows of both splits (data/batch.py), and what was passed over.
 
     Attributes:
-      heldout_examples: those that are in the held-out rows: of preferences and prompts, row i is
-        example i.
+      heldout_examples: those that are in the held-out rows; of prompts, row i is example i.
       kinds: names that `kind` counts in, for preferences.
     """
 
@@ -149,7 +150,9 @@ def open_data(
         if schema == "chat":
             return packing.pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped)
         if schema == "preference":
-            return packing.preference_rows(part, tokenizer, length, config.on_long, skipped, kinds)
+            return packing.preference_rows(
+                part, tokenizer, length, config.sub_rows, config.on_long, skipped, kinds
+            )
         return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
 
     train, _ = rows(examples.train, config.length)

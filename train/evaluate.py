@@ -154,9 +154,9 @@ class RewardEvaluator:
 
         def sums(params, batch):
             scores = rewards.score_candidates(config, params, batch)
-            pairs = losses.pairs(batch["rank"])
+            pairs = losses.pairs(batch["rank"], batch["group"])
             right = (1 + jnp.sign(scores[:, :, None] - scores[:, None, :])) / 2
-            out = {"loss": losses.bradley_terry(scores, batch["rank"])}
+            out = {"loss": losses.bradley_terry(scores, batch["rank"], batch["group"])}
             for number, kind in enumerate(kinds):
                 of_kind = pairs * (batch["kind"] == number)[:, None, :]
                 out[f"accuracy/{kind or 'all'}"] = jnp.sum(right * of_kind), jnp.sum(of_kind)

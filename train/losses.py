@@ -41,24 +41,29 @@ def next_token_loss(logits, tokens, loss_mask, z_loss: float = 0.0):
     return masked_sum(total, mask), masked_sum(nats, mask), jnp.sum(mask)
 
 
-def pairs(rank):
-    """[B, C] ranks (lower is better, -1 no candidate) -> [B, C, C] float, 1 where i beats j."""
+def pairs(rank, group):
+    """[B, C, C] float, 1 where candidate i is ranked before j in the same group.
+
+    Args:
+      rank: [B, C] int32, lower is better, -1 no candidate; group: [B, C] int32.
+    """
     real = rank >= 0
     beats = (rank[:, :, None] < rank[:, None, :]) & real[:, :, None] & real[:, None, :]
-    return beats.astype(jnp.float32)
+    return (beats & (group[:, :, None] == group[:, None, :])).astype(jnp.float32)
 
 
-def bradley_terry(rewards, rank, margin: float = 0.0, center: float = 0.0):
+def bradley_terry(rewards, rank, group, margin: float = 0.0, center: float = 0.0):
     """-log σ(r_i - r_j - margin) over every pair in which i is ranked before j (arXiv:2203.02155).
 
     Args:
-      rewards: [B, C] float32; rank: [B, C] int32, lower is better, equal makes no pair, -1 none.
+      rewards: [B, C] float32; rank: [B, C] int32, lower is better, equal makes no pair, -1 none;
+        group: [B, C] int32, pairs are made within a group.
       center: weight of (r_i + r_j)², which keeps rewards near 0 (arXiv:2312.09244).
 
     Returns:
       (sum over pairs, number of pairs).
     """
-    weights = pairs(rank)
+    weights = pairs(rank, group)
     rewards = jnp.where(rank >= 0, rewards, 0.0)
     difference = rewards[:, :, None] - rewards[:, None, :]
     loss = -jax.nn.log_sigmoid(difference - margin)

@@ -57,16 +57,16 @@ def apply_function(function, tokenizer: Tokenizer, tokens, prompt_mask, response
 
 
 def score(config, params, tokens, positions, segment_ids, end):
-    """The reward model's score of each row, read at column `end`; [B, T], …, [B] -> [B] float32.
-
-    Training, evaluation and PPO all read it here: at the token that ends the answer.
-    """
-    values = reward_model(config).apply({"params": params}, tokens, positions, segment_ids)
+    """The reward model's score of each row, read at column `end`; [B, T], …, [B] -> [B] float32."""
+    rows = tokens, positions, segment_ids
+    values = reward_model(config).apply({"params": params}, *rows)
     return jnp.take_along_axis(values, end[:, None], axis=-1)[:, 0]
 
 
 def score_candidates(config, params, batch):
-    """Scores [B, C] of the candidates of a preference batch (data/batch.py)."""
-    B, C, T = batch["tokens"].shape
-    flat = [batch[n].reshape(B * C, T) for n in ("tokens", "positions", "segment_ids")]
-    return score(config, params, *flat, batch["end"].reshape(-1)).reshape(B, C)
+    """Scores [B, C] of the candidates of a preference batch (data/batch.py), each read at its end:
+    where `score` reads an answer, at the token that ends it."""
+    B, S, T = batch["tokens"].shape
+    rows = [batch[n].reshape(B * S, T) for n in ("tokens", "positions", "segment_ids")]
+    values = reward_model(config).apply({"params": params}, *rows).reshape(B, S * T)
+    return jnp.take_along_axis(values, batch["end"], axis=-1)

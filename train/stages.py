@@ -115,13 +115,15 @@ def reward_stage(ctx: Context) -> Stage:
     config, settings = ctx.models["reward"], ctx.config.loss
 
     def weights(batch):
-        return {"pairs": jnp.sum(losses.pairs(batch["rank"]))}
+        return {"pairs": jnp.sum(losses.pairs(batch["rank"], batch["group"]))}
 
     def loss(trainable, frozen, batch):
         del frozen
         scores = rewards.score_candidates(config, trainable["reward"], batch)
-        total, count = losses.bradley_terry(scores, batch["rank"], settings.margin, settings.center)
-        beats = losses.pairs(batch["rank"])
+        total, count = losses.bradley_terry(
+            scores, batch["rank"], batch["group"], settings.margin, settings.center
+        )
+        beats = losses.pairs(batch["rank"], batch["group"])
         right = scores[:, :, None] > scores[:, None, :]
         accuracy = losses.masked_sum(right.astype(jnp.float32), beats)
         gap = losses.masked_sum(scores[:, :, None] - scores[:, None, :], beats)

@@ -172,37 +172,56 @@ PREFERENCES = [
 ]
 
 
+def pack_preferences(examples, length, on_long="error", sub_rows=3, skipped=None):
+    skipped = Counter() if skipped is None else skipped
+    return packing.preference_rows(examples, TOKENIZER, length, sub_rows, on_long, skipped, KINDS)
+
+
 def test_a_preference_is_read_at_the_eos_of_each_answer():
-    rows, _ = packing.preference_rows(PREFERENCES, TOKENIZER, 12, "error", Counter(), KINDS)
-    assert rows["tokens"].shape == (2, 3, 12)
-    np.testing.assert_array_equal(rows["rank"], [[0, 1, -1], [1, 0, 1]])
-    np.testing.assert_array_equal(rows["kind"], [[1, 2, 0], [2, 1, 2]])
-    for row, example in zip(rows_of(rows), PREFERENCES, strict=True):
-        for c, response in enumerate(example["responses"]):
-            end = row["end"][c]
+    """Five candidates of 7 to 9 tokens in one row of 3 × 18: two a sub-row, none cut in two."""
+    rows, kept = pack_preferences(PREFERENCES, 18)
+    assert rows["tokens"].shape == (1, 3, 18) and kept == PREFERENCES
+    np.testing.assert_array_equal(rows["rank"], [[0, 1, 1, 0, 1]])
+    np.testing.assert_array_equal(rows["group"], [[0, 0, 1, 1, 1]])
+    np.testing.assert_array_equal(rows["kind"], [[1, 2, 2, 1, 2]])
+    flat = {name: rows[name].reshape(-1) for name in ("tokens", "positions", "segment_ids")}
+    c, covered = 0, 0
+    for example in PREFERENCES:
+        for response in example["responses"]:
+            end = rows["end"][0, c]
             ids = [BOS, USER, *TOKENIZER.encode("q"), EOS, ASSISTANT, *TOKENIZER.encode(response)]
-            assert row["tokens"][c, : end + 1].tolist() == [*ids, EOS]
-            np.testing.assert_array_equal(row["positions"][c, : end + 1], np.arange(end + 1))
-            np.testing.assert_array_equal(row["segment_ids"][c], np.arange(12) <= end)
-    assert not rows["segment_ids"][0, 2].any()  # no third candidate
-    assert rows["end"][0, 2] == 0
+            where = slice(end - len(ids), end + 1)
+            assert flat["tokens"][where].tolist() == [*ids, EOS]
+            np.testing.assert_array_equal(flat["positions"][where], np.arange(len(ids) + 1))
+            assert np.ptp(flat["segment_ids"][where]) == 0 and flat["segment_ids"][end] > 0
+            covered += len(ids) + 1
+            c += 1
+    assert np.sum(flat["segment_ids"] > 0) == covered
+
+
+def test_a_ranking_never_splits():
+    rows, kept = pack_preferences(PREFERENCES * 4, 10)  # two candidates or three fill a row
+    assert len(kept) == 8 and rows["tokens"].shape[0] == 8
+    np.testing.assert_array_equal(np.sum(rows["rank"] >= 0, axis=1), [2, 3] * 4)
+    with pytest.raises(DataError, match=r"its 3 candidates do not fit 2 rows.*sub_rows"):
+        pack_preferences(PREFERENCES, 10, sub_rows=2)
 
 
 def test_long_preferences():
     examples = [*PREFERENCES, preference(["x" * 20, "y"], [0, 1], ["", ""], "pairs.jsonl:9")]
     message = r"pairs\.jsonl:9: 26 tokens, and data\.length is 12"
     with pytest.raises(DataError, match=message):
-        packing.preference_rows(examples, TOKENIZER, 12, "error", Counter(), KINDS)
+        pack_preferences(examples, 12)
     skipped = Counter()
-    rows, kept = packing.preference_rows(examples, TOKENIZER, 12, "drop", skipped, KINDS)
+    rows, kept = pack_preferences(examples, 12, "drop", skipped=skipped)
     assert len(rows["tokens"]) == 2 and kept == PREFERENCES
     assert skipped == {"longer than 12 tokens, drop": 1}
-    rows, kept = packing.preference_rows(examples, TOKENIZER, 12, "cut", Counter(), KINDS)
-    np.testing.assert_array_equal(rows["end"][2], [11, 6, 0])
+    rows, kept = pack_preferences(examples, 12, "cut")
     assert kept == examples
+    np.testing.assert_array_equal(rows["end"][2, :2], [11, 12 + 6])
     assert rows["tokens"][2, 0, 11] == TOKENIZER.encode("x")[0]
     with pytest.raises(DataError, match=r"no preference fits data\.length=4"):
-        packing.preference_rows(examples, TOKENIZER, 4, "drop", Counter(), KINDS)
+        pack_preferences(examples, 4, "drop")
 
 
 # Prompts.

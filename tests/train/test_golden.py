@@ -49,7 +49,7 @@ def value_loss(i):
 def bradley_terry(i, **options):
     rewards = jnp.stack([i["rc"], i["rr"]], axis=1)
     rank = jnp.tile(jnp.array([0, 1]), (len(rewards), 1))
-    total, weight = losses.bradley_terry(rewards, rank, **options)
+    total, weight = losses.bradley_terry(rewards, rank, 0 * rank, **options)
     return total / weight
 
 

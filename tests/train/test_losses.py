@@ -76,7 +76,7 @@ def test_poison_in_an_absent_candidate_does_not_reach_the_reward_loss(rng, poiso
     rank = np.array([[0, 1, 2, 3], [1, 0, -1, -1], [0, 0, 1, -1]])
     rewards = rng.normal(size=rank.shape).astype(np.float32)
     poisoned = np.where(rank >= 0, rewards, np.float32(poison))
-    gradient = jax.value_and_grad(lambda r: losses.bradley_terry(r, rank, 0.1, 0.01)[0])
+    gradient = jax.value_and_grad(lambda r: losses.bradley_terry(r, rank, 0 * rank, 0.1, 0.01)[0])
     jax.tree.map(np.testing.assert_array_equal, gradient(poisoned), gradient(rewards))
 
 
@@ -99,19 +99,20 @@ def test_next_token_loss_is_the_loop_over_tokens(rng):
 
 @pytest.mark.parametrize("margin,center", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.1), (0.3, 0.05)])
 def test_bradley_terry_is_the_double_loop_over_candidates(rng, margin, center):
-    """K-way rankings with ties, and rows with fewer candidates than C."""
+    """K-way rankings with ties, two rankings in a row, and rows with fewer candidates than C."""
     rank = np.array([[3, 0, 2, 1], [0, 1, 1, 0], [1, -1, 0, -1], [0, 0, 0, 0], [-1, 2, -1, -1]])
+    group = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]])
     rewards = rng.normal(size=rank.shape) * 3
     total, count = 0.0, 0
-    for r, k in zip(rewards, rank, strict=True):
+    for r, k, g in zip(rewards, rank, group, strict=True):
         for i in range(C):
             for j in range(C):
-                if 0 <= k[i] < k[j]:
+                if 0 <= k[i] < k[j] and g[i] == g[j]:
                     total += math.log1p(math.exp(-(r[i] - r[j] - margin)))
                     total += center * (r[i] + r[j]) ** 2
                     count += 1
-    assert count == 6 + 4 + 1
-    got = losses.bradley_terry(jnp.asarray(rewards), jnp.asarray(rank), margin, center)
+    assert count == 6 + 2 + 1
+    got = losses.bradley_terry(jnp.asarray(rewards), jnp.asarray(rank), group, margin, center)
     np.testing.assert_allclose(got, (total, count), rtol=1e-5)
 
 
