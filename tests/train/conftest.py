@@ -7,6 +7,7 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
+from model.config import TransformerConfig
 from train import config as configs
 from train import loop
 
@@ -21,7 +22,7 @@ def config_classes(cls=configs.RunConfig):
 def record_reads(patch) -> set:
     """Makes every config dataclass note which fields are read, but by its own checks and copies."""
     read = set()
-    for cls in set(config_classes()):
+    for cls in {*config_classes(), TransformerConfig}:
         names = {f.name for f in dataclasses.fields(cls)}
 
         def get(self, name, cls=cls, names=names):
@@ -46,9 +47,9 @@ def stages_dir(tmp_path_factory, fields_read):
     """The four stages trained once for 8 steps on one device; tests of stages start from them."""
     directory = tmp_path_factory.mktemp("stages")
     write_files(directory)
-    one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
         reads = record_reads(patch)
+        one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         for stage, roles in (
             ("pretrain", {}),
             ("sft", {"policy": "pretrain"}),
