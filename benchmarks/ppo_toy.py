@@ -28,7 +28,7 @@ from data import tokenizer as tokenizers
 from data.pipeline import Data
 from model.config import TransformerConfig
 from train import checkpoint, config, loop
-from train.metrics import read_metrics
+from train.metrics import quiet_to_file, read_metrics
 from train.step import TrainState
 
 UPDATES, PROMPT, RESPONSE = 25, 6, 8
@@ -89,6 +89,7 @@ def race(seed: int) -> dict:
     recipe.evaluate.samples = 0
     recipe.checkpoint.every = 0
     with tempfile.TemporaryDirectory() as directory:
+        quiet_to_file(f"{directory}/log.txt")
         write_policy(f"{directory}/policy", seed)
         recipe.init_from = {"policy": f"{directory}/policy"}
         begun = time.perf_counter()

@@ -26,7 +26,7 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=480)
+    pretrain = stage(stage="pretrain", steps=420)
     pretrain.model.size = "demo"
     pretrain.data.source = "tfds:pydocs/text:train"
     pretrain.data.heldout_source = "tfds:pydocs/text:test"
@@ -45,7 +45,7 @@ def stages():
     sft.data.batch_size = 16
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=280, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=300, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.data.subset = "0/2"
@@ -57,21 +57,21 @@ def stages():
 
     judge = reward.copy_and_resolve_references()
     judge.seed = 1
-    judge.init_from = {"policy": "pretrain"}
+    judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 160
+    judge.steps = 110
 
     ppo = stage(
         stage="ppo",
-        steps=80,
+        steps=96,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
     ppo.data.heldout_source = "tfds:pydocs/chat:test"
     ppo.data.batch_size = 32
     ppo.ppo.prompt_length = 32
-    ppo.ppo.response_length = 48
+    ppo.ppo.response_length = 32
     ppo.ppo.rollout_batch = 64
     ppo.ppo.epochs = 2
     ppo.ppo.kl_coef = 0.02

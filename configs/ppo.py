@@ -12,11 +12,6 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.stage = "ppo"
-    config.init_from.policy = ""
-    config.init_from.reward = ""
-    config.init_from.judge = ""
-    config.init_from.value = ""
-    config.init_from.reference = ""
     config.data.source = "tfds:pydocs/chat:train"
     config.data.on_long = "drop"
     config.data.batch_size = 64

@@ -10,7 +10,6 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.stage = "sft"
-    config.init_from.policy = ""
     config.data.source = "tfds:pydocs/chat:train"
     config.data.on_long = "drop"
     config.data.length = 1024

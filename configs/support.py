@@ -38,19 +38,19 @@ def get_config(arg=None):
     pretrain.data.source = chosen["text"]
 
     sft.data.source = chosen["chats"]
-    sft.data.fields = {"prompt": "{instruction}", "response": "{response}"}
+    sft.data.fields.prompt = "{instruction}"
     sft.data.length = 256
     sft.data.batch_size = 8
     sft.data.on_long = "cut"
 
     reward.data.source = chosen["preferences"]
-    reward.data.fields = {"prompt": "{instruction}\n{input}"}
+    reward.data.fields.prompt = "{instruction}\n{input}"
     reward.data.length = reward.data.heldout_length = 128
     reward.data.on_long = "cut"
 
-    ppo.init_from = {"policy": "sft", "reward": "reward"}
+    ppo.init_from.judge = ""
     ppo.data.source = chosen["preferences"]
-    ppo.data.fields = {"prompt": "{instruction}\n{input}"}
+    ppo.data.fields.prompt = "{instruction}\n{input}"
     ppo.ppo.prompt_length = 64
     ppo.ppo.eval_prompts = 64
     return ml_collections.ConfigDict({"order": tuple(stages), "stages": stages}, type_safe=False)

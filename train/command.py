@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import re
 import sys
@@ -28,28 +29,41 @@ def fail(message: str):
 
 def parse_flags(argv):
     """Parses the command line; what is wrong with it is one line, not a traceback."""
+    _check_recipe(argv)
     try:
         return flags.FLAGS(argv)
     except flags.Error as e:
         fail(str(e))
-    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError, OSError) as e:
-        text = str(e.args[0]) if e.args else str(e)
-        fail(_unknown_key(argv, text) or text)
 
 
-def _unknown_key(argv, text: str) -> str:
-    """The override that the recipe has no key for, and the key that is nearest."""
+def _check_recipe(argv) -> None:
+    """Loads the recipe before absl does, to say plainly what is wrong with it or an override."""
+    given = next((a.split("=", 1)[1] for a in argv[1:] if re.match("--?config=", a)), None)
+    if given is None:
+        return
+    path, _, argument = given.partition(":")
+    if not os.path.exists(path):
+        folder = os.path.dirname(path) or "."
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        near = difflib.get_close_matches(os.path.basename(path), names, 1)
+        hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
+        fail(f"there is no recipe {path}{hint}")
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    module = importlib.util.module_from_spec(spec)
     try:
-        recipe = flags.FLAGS["config"].value
-    except (AttributeError, KeyError):
-        return ""
-    known = set(_leaves(recipe)) if recipe is not None else set()
-    for argument in argv[1:]:
-        found = re.match(r"--?config\.([\w.]+)", argument)
+        spec.loader.exec_module(module)
+        recipe = module.get_config(argument) if argument else module.get_config()
+    except ValueError as e:
+        fail(f"{path}: {e}")
+    except TypeError as e:
+        fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
+    known = set(_leaves(recipe))
+    for override in argv[1:]:
+        found = re.match(r"--?config\.([\w.]+)", override)
         if found and found[1] not in known:
             near = difflib.get_close_matches(found[1], known, 1)
-            return f"unknown config key {found[1]}" + (f"; did you mean {near[0]}?" if near else "")
-    return ""
+            hint = f"; did you mean {near[0]}?" if near else ""
+            fail(f"unknown config key {found[1]}{hint}")
 
 
 def _leaves(tree, prefix=""):
@@ -60,7 +74,7 @@ def _leaves(tree, prefix=""):
 
 
 def config():
-    """The recipe with the command line's changes; empty `init_from` roles are left out."""
+    """The recipe with the command line's changes."""
     return flags.FLAGS.config
 
 

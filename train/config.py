@@ -45,6 +45,11 @@ class ModelConfig:
     remat: str = "none"
 
     def build(self, vocab_size: int) -> TransformerConfig:
+        if not self.size:
+            raise ConfigError(
+                "model.size is empty: type --config.model.size=NAME, or start from a run with "
+                "--config.init_from.policy=WORKDIR"
+            )
         if self.size not in SIZES:
             near = difflib.get_close_matches(self.size, SIZES, 1)
             raise ConfigError(
@@ -213,7 +218,12 @@ _FREE = ("init_from", "fields")
 
 def default() -> ml_collections.ConfigDict:
     """Every field of a run with its default, as a recipe to change."""
-    return ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
+    config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
+    # Named, so that a command line may set them in any recipe; empty ones are not set.
+    config.init_from = dict.fromkeys(("policy", "value", "reward", "reference", "judge"), "")
+    fields = ("text", "system", "prompt", "response", "chosen", "rejected")
+    config.data.fields = dict.fromkeys(fields, "")
+    return config
 
 
 def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
@@ -248,8 +258,7 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
-            # Recipes name the roles that a command line may set; empty ones are not set.
-            value = {k: v for k, v in value.items() if v or key != "init_from"}
+            value = {k: v for k, v in value.items() if v}
         elif isinstance(value, list | tuple):
             value = tuple(value)
         elif not isinstance(value, str):
