@@ -17,7 +17,7 @@ def stage(**settings):
     config.model.scan_unroll = 0  # fastest on CPU
     config.data.on_long = "drop"
     config.optimizer.name = "muon"
-    config.optimizer.warmup_steps = 20
+    config.optimizer.warmup_steps = 10
     config.checkpoint.every = 50
     config.evaluate.samples = 8
     config.update(settings)
@@ -26,32 +26,32 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=420)
+    pretrain = stage(stage="pretrain", steps=180)
     pretrain.model.size = "demo"
     pretrain.data.source = "tfds:pydocs/text:train"
     pretrain.data.heldout_source = "tfds:pydocs/text:test"
     pretrain.data.heldout_limit = 600
-    pretrain.data.batch_size = 16
+    pretrain.data.batch_size = 32
     pretrain.data.length = 128
     pretrain.optimizer.peak_lr = 6e-3
     pretrain.optimizer.schedule = "wsd"
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=280, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=130, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
-    sft.data.batch_size = 16
+    sft.data.batch_size = 32
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=300, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=110, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.data.subset = "0/2"
     reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long
-    reward.data.batch_size = 4
+    reward.data.batch_size = 10
     reward.optimizer.peak_lr = 3e-3
     reward.evaluate.at_start = False
 
@@ -60,11 +60,11 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 110
+    judge.steps = 45
 
     ppo = stage(
         stage="ppo",
-        steps=96,
+        steps=80,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"

@@ -1,6 +1,7 @@
 """The built-in corpus, over the documentation of the Python that runs the tests."""
 
 import hashlib
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -100,7 +101,9 @@ def test_documents_come_from_source_c_and_topics(read):
 
 
 def test_there_is_enough_of_it(read):
-    assert sum(len(read["chat"][split]) for split in SPLITS) > 7_000
+    # Some distributions ship Python without these, which hold a fifth of the answers.
+    whole = all(importlib.util.find_spec(name) for name in ("tkinter", "idlelib", "turtledemo"))
+    assert sum(len(read["chat"][split]) for split in SPLITS) > (7_000 if whole else 5_500)
     text = [record["text"] for split in SPLITS for record in read["text"][split]]
     assert sum(len(t.encode()) for t in text) > 2_000_000
     assert len(set(text)) == len(text)
