@@ -28,12 +28,20 @@ def changed(**leaves):
 
 def test_the_default_recipe_is_the_dataclass_default():
     assert build(default()) == RunConfig()
-    assert dataclasses.asdict(RunConfig()) == default().to_dict()
+    recipe = default().to_dict()
+    # The recipe names the roles and fields that a command line may set, empty until it does.
+    assert (
+        set(recipe.pop("init_from").values()) == set(recipe["data"].pop("fields").values()) == {""}
+    )
+    values = dataclasses.asdict(RunConfig())
+    assert (values.pop("init_from"), values["data"].pop("fields")) == ({}, {})
+    assert values == recipe
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_builds(recipe):
-    config = importlib.import_module(f"configs.{recipe}").get_config()
+    argument = ["text=a.txt,chats=b.jsonl,preferences=c.jsonl"] if recipe == "support" else []
+    config = importlib.import_module(f"configs.{recipe}").get_config(*argument)
     runs = config.stages if "stages" in config else {recipe: config}
     for name in runs:
         run = build(runs[name])
@@ -42,13 +50,15 @@ def test_every_recipe_builds(recipe):
 
 
 def test_the_choices_of_a_recipe():
-    from configs import pretrain
+    from configs import pretrain, support
 
     run = build(pretrain.get_config("size=1b"))
     assert (run.model.size, run.steps) == ("1b", 10_000)
     assert build(pretrain.get_config("size=1b,smoke")).model.size == "tiny"
     with pytest.raises(ValueError, match=r"no choice 'sise'; it has size, smoke"):
         pretrain.get_config("sise=1b")
+    with pytest.raises(ValueError, match=r"say where your files are: no chats, preferences\. Type"):
+        support.get_config("text=a.txt")
 
 
 @pytest.mark.parametrize(
