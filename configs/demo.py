@@ -2,7 +2,7 @@
 
     python -m train.chain --config=configs/demo.py --workdir=runs/demo
 
-Two laptop cores, no accelerator. A 2.4M-parameter model reads 1.1M tokens, learns to answer "What
+Two laptop cores, no accelerator. A 2.4M-parameter model reads 0.7M tokens, learns to answer "What
 does `shutil.copytree` do?", then to answer the way two reward models prefer.
 """
 
@@ -74,10 +74,10 @@ def stages():
     ppo.ppo.response_length = 32
     ppo.ppo.rollout_batch = 64
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.02
-    ppo.optimizer.peak_lr = 5e-4
+    ppo.ppo.kl_coef = 0.035
+    ppo.optimizer.peak_lr = 7e-4
     ppo.optimizer.name = "adamw"
-    ppo.optimizer.schedule = "constant"
+    ppo.optimizer.schedule = "cosine"  # half the KL of a constant rate for the same score
     ppo.optimizer.weight_decay = 0.0
     ppo.value_optimizer.peak_lr = 1e-3
     ppo.value_optimizer.schedule = "constant"
