@@ -64,7 +64,7 @@ def stages():
 
     ppo = stage(
         stage="ppo",
-        steps=80,
+        steps=116,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
@@ -74,7 +74,7 @@ def stages():
     ppo.ppo.response_length = 32
     ppo.ppo.rollout_batch = 64
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.035
+    ppo.ppo.kl_coef = 0.03
     ppo.optimizer.peak_lr = 7e-4
     ppo.optimizer.name = "adamw"
     ppo.optimizer.schedule = "cosine"  # half the KL of a constant rate for the same score
