@@ -77,7 +77,7 @@ def stages():
     ppo.ppo.kl_coef = 0.03
     ppo.optimizer.peak_lr = 7e-4
     ppo.optimizer.name = "adamw"
-    ppo.optimizer.schedule = "cosine"  # half the KL of a constant rate for the same score
+    ppo.optimizer.schedule = "cosine"
     ppo.optimizer.weight_decay = 0.0
     ppo.value_optimizer.peak_lr = 1e-3
     ppo.value_optimizer.schedule = "constant"
