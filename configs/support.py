@@ -34,6 +34,7 @@ def get_config(arg=None):
         stage.data.heldout_source = ""
         stage.data.heldout_fraction = 0.05
         stage.data.subset = ""
+        stage.data.on_bad = "skip"  # counted and said; more than data.max_bad are an error
     pretrain, sft, reward, ppo = stages.values()
     pretrain.data.source = chosen["text"]
 

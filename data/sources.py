@@ -67,8 +67,11 @@ def iterate(
     first_bad, found = [], 0
 
     def bad(where, error):
-        if not error.reason or on_bad == "error":
-            raise DataError(f"{where}: {error}", error.reason) from None
+        if not error.reason:
+            raise DataError(f"{where}: {error}") from None
+        if on_bad == "error":
+            hint = "Mend it, or set --config.data.on_bad=skip to leave such records out, counted."
+            raise DataError(f"{where}: {error}\n{hint}", error.reason) from None
         skipped[error.reason] += 1
         if len(first_bad) < 3:
             first_bad.append(f"{where}: {error}")

@@ -47,14 +47,17 @@ def run(config, workdir) -> None:
     """Runs what is not done yet, then writes the report."""
     import jax
 
+    from data import pipeline
     from model import sharding
     from train import loop, report, stages
     from train.metrics import console, duration, read_metrics
 
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
-    for run_config in runs.values():  # what needs no data is checked before the first stage trains
-        stages.check(run_config, sharding.make_mesh(run_config.mesh))
+    for name, run_config in runs.items():  # bad input is said before the first stage trains
+        row = stages.check(run_config, sharding.make_mesh(run_config.mesh))
+        if not (workdir / name / "DONE").exists():
+            pipeline.read_examples(run_config.data, row.schema)
     for name, run_config in runs.items():
         done = workdir / name / "DONE"
         if done.exists():

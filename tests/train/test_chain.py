@@ -12,6 +12,7 @@ import ml_collections
 import pytest
 from stage_fixtures import recipe, write_files
 
+from data.sources import DataError
 from train import chain
 from train.config import ConfigError
 
@@ -56,6 +57,18 @@ def test_a_stage_starts_from_an_earlier_one(tmp_path):
     }
     with pytest.raises(ConfigError, match=r"stages.tuned.init_from.policy=base.*not before"):
         chain.resolve(chain_config(stages), tmp_path)
+
+
+def test_bad_input_of_a_later_stage_is_said_before_the_first_trains(tmp_path):
+    write_files(tmp_path)
+    (tmp_path / "chats.jsonl").write_text('{"prompt": "a"}\n')
+    stages = {
+        "base": recipe("pretrain", tmp_path),
+        "tuned": recipe("sft", tmp_path, policy="base"),
+    }
+    with pytest.raises(DataError, match=r"chats\.jsonl:1: .*response"):
+        chain.run(chain_config(stages), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def start(recipe_file, workdir):
