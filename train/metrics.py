@@ -82,8 +82,9 @@ class Metrics:
         if not writes:
             return
         workdir = epath.Path(workdir)
-        kept = truncate_jsonl(workdir / "metrics.jsonl", start)
-        truncate_jsonl(workdir / "samples.jsonl", start)
+        last = start or -1  # from step 0 the first evaluation is done again too
+        kept = truncate_jsonl(workdir / "metrics.jsonl", last)
+        truncate_jsonl(workdir / "samples.jsonl", last)
         self._before = kept[-1]["elapsed_seconds"] if kept else 0.0
         self._jsonl = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115
         self._samples = open(workdir / "samples.jsonl", "a")  # noqa: SIM115
