@@ -11,7 +11,6 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    package_data={"data": ["ranking/*"], "tpu": ["*.yaml"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

@@ -28,6 +28,7 @@ def stages():
     """{name: recipe}, in the order they run."""
     pretrain = stage(stage="pretrain", steps=180)
     pretrain.model.size = "demo"
+    pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
     pretrain.data.heldout_source = "tfds:pydocs/text:test"
     pretrain.data.heldout_limit = 600
@@ -48,6 +49,7 @@ def stages():
     reward = stage(stage="reward", steps=110, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
+    reward.loss.pool = "mean"
     reward.data.subset = "0/2"
     reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long

@@ -190,11 +190,8 @@ class Loader:
 
 
 def heldout_batches(rows, batch_size: int, process: int = 0, processes: int = 1):
-    """Every row once, in order; the last batch is filled up with empty rows (weight 0).
-
-    Yields:
-      (this host's rows, bool [batch_size]: which rows of the global batch are real).
-    """
+    """Yields this host's rows of every batch, each row once, in order; the last batch is filled up
+    with empty rows (weight 0)."""
     size = len(next(iter(rows.values())))
     local = batch_size // processes
     for start in range(0, size, batch_size):
@@ -207,4 +204,4 @@ def heldout_batches(rows, batch_size: int, process: int = 0, processes: int = 1)
             keep = real[mine].reshape(-1, *[1] * (values.ndim - 1))
             empty = -1 if name == "rank" else 0
             batch[name] = np.where(keep, values[picked], np.asarray(empty, values.dtype))
-        yield batch, real
+        yield batch

@@ -98,6 +98,15 @@ class Tokenizer:
         """Text of ids; special ids are dropped, and bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
 
+    def words(self) -> list[int]:
+        """For each id the lowest id that is the same word: but for spaces around it, and case."""
+        lowest: dict[str, int] = {}
+        words = []
+        for i, piece in enumerate(self.token_bytes):
+            word = piece.decode("utf-8", errors="ignore").strip().lower()
+            words.append(lowest.setdefault(word, i) if word else i)
+        return words
+
     def save(self, directory) -> None:
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ REMAT_POLICIES = ("none", "full", "minimal")
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A decoder-only transformer. `dtype` to `max_length` do not change the parameters.
+    """A decoder-only transformer. `dtype` to `pool` do not change the parameters.
 
     Attributes:
       vocab_size: number of ids the tokenizer has; logits above it are masked.
@@ -29,6 +29,7 @@ class TransformerConfig:
       scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
       remat: what the backward pass recomputes: `none`, `minimal` (all but matmul results), `full`.
       max_length: longest sequence allowed; data and rollouts are checked against it.
+      pool: how a reward model reads one score from its number at each position: `last`, `mean`.
     """
 
     vocab_size: int
@@ -46,6 +47,7 @@ class TransformerConfig:
     scan_unroll: int = 1
     remat: str = "none"
     max_length: int = 2048
+    pool: str = "last"
 
     def __post_init__(self):
         for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads",
@@ -62,6 +64,8 @@ class TransformerConfig:
             raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary positions need pairs")
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"model.remat={self.remat!r}; choose " + ", ".join(REMAT_POLICIES))
+        if self.pool not in ("last", "mean"):
+            raise ValueError(f"loss.pool={self.pool!r}; choose last or mean")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype={self.dtype!r}; choose float32 or bfloat16")
         if not 0 <= self.scan_unroll <= self.num_layers:

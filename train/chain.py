@@ -54,10 +54,11 @@ def run(config, workdir) -> None:
 
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
+    examples = {}
     for name, run_config in runs.items():  # bad input is said before the first stage trains
         row = stages.check(run_config, sharding.make_mesh(run_config.mesh))
         if not (workdir / name / "DONE").exists():
-            pipeline.read_examples(run_config.data, row.schema)
+            examples[name] = pipeline.read_examples(run_config.data, row.schema)
     for name, run_config in runs.items():
         done = workdir / name / "DONE"
         if done.exists():
@@ -65,7 +66,7 @@ def run(config, workdir) -> None:
             continue
         console.print(f"[bold]▸ {name}[/]")
         begun = time.time()
-        loop.run(run_config, workdir / name)
+        loop.run(run_config, workdir / name, examples=examples.pop(name))
         if jax.process_index() == 0:
             seconds = max(read_metrics(workdir / name, "eval")[-1]["elapsed_seconds"],
                           time.time() - begun)  # fmt: skip

@@ -95,8 +95,13 @@ class Checkpointer:
             ),
         )
 
-    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
-        """The state saved at `step`, placed as `abstract` says, and its `meta`."""
+    def meta(self, step: int) -> dict:
+        """What was saved as `meta` at `step`."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args).meta
+
+    def restore(self, step: int, abstract: TrainState) -> TrainState:
+        """The state saved at `step`, placed as `abstract` says."""
         items = {name: ocp.args.StandardRestore(t) for name, t in abstract.trainable.items()}
         found = self._manager.restore(
             step,
@@ -104,12 +109,11 @@ class Checkpointer:
                 **items,
                 opt_state=ocp.args.StandardRestore(abstract.opt_state),
                 source=ocp.args.StandardRestore(abstract.source),
-                meta=ocp.args.JsonRestore(),
             ),
         )
         trainable = {name: found[name] for name in abstract.trainable}
         step_array = jnp.asarray(step, jnp.int32)
-        return TrainState(step_array, trainable, found.opt_state, found.source), found.meta
+        return TrainState(step_array, trainable, found.opt_state, found.source)
 
     def wait(self) -> None:
         self._manager.wait_until_finished()

@@ -48,6 +48,8 @@ def _check_recipe(argv) -> None:
         near = difflib.get_close_matches(os.path.basename(path), names, 1)
         hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
         fail(f"there is no recipe {path}{hint}")
+    from flax.traverse_util import flatten_dict
+
     spec = importlib.util.spec_from_file_location("recipe", path)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -57,20 +59,13 @@ def _check_recipe(argv) -> None:
         fail(f"{path}: {e}")
     except TypeError as e:
         fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
-    known = set(_leaves(recipe))
+    known = set(flatten_dict(recipe.to_dict(), sep="."))
     for override in argv[1:]:
         found = re.match(r"--?config\.([\w.]+)", override)
         if found and found[1] not in known:
             near = difflib.get_close_matches(found[1], known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             fail(f"unknown config key {found[1]}{hint}")
-
-
-def _leaves(tree, prefix=""):
-    for key in tree:
-        yield prefix + key
-        if hasattr(tree[key], "keys"):
-            yield from _leaves(tree[key], f"{prefix}{key}.")
 
 
 def config():

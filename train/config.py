@@ -27,7 +27,8 @@ class ConfigError(ValueError):
 class ModelConfig:
     """A named size, and what differs from it: a field that is 0 is the size's.
 
-    An empty `size` takes the whole architecture from the run that `init_from` names.
+    An empty `size` takes the whole architecture from the run that `init_from` names. `mimetic`
+    starts a new model for little text (model/mimetic.py).
     """
 
     size: str = ""
@@ -43,6 +44,7 @@ class ModelConfig:
     dtype: str = "float32"
     scan_unroll: int = 1
     remat: str = "none"
+    mimetic: bool = False
 
     def build(self, vocab_size: int) -> TransformerConfig:
         if not self.size:
@@ -57,7 +59,7 @@ class ModelConfig:
                 + (f" (did you mean {near[0]}?)" if near else "")
             )
         given = dataclasses.asdict(self)
-        del given["size"]
+        del given["size"], given["mimetic"]
         fields = SIZES[self.size] | self.execution()
         fields |= {k: v for k, v in given.items() if v and k not in self.execution()}
         return TransformerConfig(vocab_size=vocab_size, **fields)
@@ -78,9 +80,15 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """`z_loss`: of pretraining and SFT; `margin`, `center`: of reward models (train/losses.py)."""
+    """Attributes:
+    z_loss: weight of log Z² in pretraining and SFT.
+    margin, center: of reward models (train/losses.py).
+    pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
+      train/rewards.py).
+    """
 
     z_loss: float = 1e-4
+    pool: str = "last"
     margin: float = 0.0
     center: float = 0.01
 

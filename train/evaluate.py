@@ -30,7 +30,7 @@ def mean_over_heldout(ctx, sums, *args) -> dict[str, float]:
     totals: dict[str, np.ndarray] = {}
     size = ctx.config.data.batch_size
     where = jax.process_index(), jax.process_count()
-    for batch, _ in heldout_batches(ctx.data.heldout, size, *where):
+    for batch in heldout_batches(ctx.data.heldout, size, *where):
         for name, pair in jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh))).items():
             totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
     return {name: float(s / w) for name, (s, w) in totals.items() if w}

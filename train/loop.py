@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 import jax
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from model import sharding
 from tpu.chips import PEAK_FLOPS
-from train import checkpoint
 from train.checkpoint import Checkpointer
 from train.config import ConfigError, RunConfig, build
 from train.metrics import Metrics
-from train.setup import Run, config_json, setup
+from train.setup import Run, config_json, init_state, save_facts, setup
 from train.step import make_train_step
 
 # Updates with a non-finite gradient are left out; so many in a row is a broken run.
@@ -40,7 +40,7 @@ def check_resume(workdir, meta, origins, config_text: str) -> None:
                 f"({facts['fingerprint']}), and init_from now gives another. Restore that one, "
                 "or use a new --workdir"
             )
-    before, now = _leaves(json.loads(meta["config"])), _leaves(json.loads(config_text))
+    before, now = (flatten_dict(json.loads(t), sep=".") for t in (meta["config"], config_text))
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -51,16 +51,6 @@ def check_resume(workdir, meta, origins, config_text: str) -> None:
             f"{workdir} was begun with another config ({'; '.join(changed)}); a resumed run "
             "would be neither. Use a new --workdir, or the old settings"
         )
-
-
-def _leaves(tree: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def describe(config, row, models, state, tokens_per_step: int) -> str:
@@ -76,11 +66,12 @@ def describe(config, row, models, state, tokens_per_step: int) -> str:
     )
 
 
-def run(config: Mapping, workdir, mesh=None, open_data=None) -> None:
+def run(config: Mapping, workdir, mesh=None, examples=None, open_data=None) -> None:
     """Trains one stage to its end in `workdir`, from its newest checkpoint if it has one.
 
     Args:
       config: a recipe (configs/), or a RunConfig. mesh: by default over all devices.
+      examples: of `config.data`, where they were read already.
       open_data: (tokenizer) -> Data, in place of the files that the config names.
 
     Raises:
@@ -91,19 +82,21 @@ def run(config: Mapping, workdir, mesh=None, open_data=None) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-        _run(config, workdir, mesh, open_data)
+        _run(setup(config, workdir, mesh, examples, open_data), workdir)
 
 
-def _run(config: RunConfig, workdir, mesh, open_data) -> None:
-    run = setup(config, workdir, mesh, open_data)
-    state = run.state
+def _run(run: Run, workdir) -> None:
+    config = run.ctx.config
     checkpoints = Checkpointer(workdir, config.checkpoint.keep)
-    start, text = 0, config_json(config)
-    if checkpoints.latest() is not None:
-        start = checkpoints.latest()
-        state, meta = checkpoints.restore(start, checkpoint.to_abstract(state))
-        check_resume(workdir, meta, run.origins, text)
+    start, text = checkpoints.latest() or 0, config_json(config)
+    if start:
+        check_resume(workdir, checkpoints.meta(start), run.origins, text)
+        state = checkpoints.restore(start, run.abstract)
+    else:
+        state = init_state(run)
     meta = {"frozen": run.origins, "config": text}
+    if jax.process_index() == 0:
+        save_facts(run, workdir)
 
     metrics = Metrics(workdir, workdir.name, start, config.steps, jax.process_index() == 0)
     for reason, count in run.ctx.data.skipped.items():

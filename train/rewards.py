@@ -1,6 +1,6 @@
 """Where scores come from: a reward model, or a Python function named in the config.
 
-Axes: B episodes, P prompt length, R response length.
+Axes: B episodes or rows, T length, C candidates a row, P prompt length, R response length.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.tokenizer import Tokenizer
+from data.tokenizer import ASSISTANT, Tokenizer
 from model.heads import reward_model
 from train.config import ConfigError
 
@@ -57,16 +58,39 @@ def apply_function(function, tokenizer: Tokenizer, tokens, prompt_mask, response
 
 
 def score(config, params, tokens, positions, segment_ids, end):
-    """The reward model's score of each row, read at column `end`; [B, T], …, [B] -> [B] float32."""
-    rows = tokens, positions, segment_ids
-    values = reward_model(config).apply({"params": params}, *rows)
-    return jnp.take_along_axis(values, end[:, None], axis=-1)[:, 0]
+    """The reward model's score of each row's answer, which ends at column `end`; [B, T], …, [B] ->
+    [B] float32."""
+    values = reward_model(config).apply({"params": params}, tokens, positions, segment_ids)
+    return read_scores(values, tokens, end[:, None], config.pool)[:, 0]
 
 
 def score_candidates(config, params, batch):
-    """Scores [B, C] of the candidates of a preference batch (data/batch.py), each read at its end:
-    where `score` reads an answer, at the token that ends it."""
+    """Scores [B, C] of the candidates of a preference batch (data/batch.py), read as `score` reads
+    them."""
     B, S, T = batch["tokens"].shape
     rows = [batch[n].reshape(B * S, T) for n in ("tokens", "positions", "segment_ids")]
     values = reward_model(config).apply({"params": params}, *rows).reshape(B, S * T)
-    return jnp.take_along_axis(values, batch["end"], axis=-1)
+    return read_scores(values, rows[0].reshape(B, S * T), batch["end"], config.pool)
+
+
+def read_scores(values, tokens, end, pool: str):
+    """One number an answer, of the numbers at each position.
+
+    Args:
+      values: [B, T] float32. tokens: [B, T] int32.
+      end: [B, C] int32, the column of each answer's last token: the <eos> that ends it, or where
+        it was cut short.
+      pool: `last` reads there (Stiennon et al. 2020, arXiv:2009.01325); `mean` is the mean over
+        the answer, from the token after its <|assistant|> to there.
+
+    Returns:
+      [B, C] float32.
+    """
+    if pool == "last":
+        return jnp.take_along_axis(values, end, axis=-1)
+    column = jnp.arange(tokens.shape[1])
+    markers = jax.lax.cummax(jnp.where(tokens == ASSISTANT, column, -1), axis=1)
+    start = jnp.take_along_axis(markers, end, axis=-1)
+    inside = (column > start[..., None]) & (column <= end[..., None])  # [B, C, T]
+    total = jnp.sum(jnp.where(inside, values[:, None, :], 0.0), axis=-1)
+    return total / jnp.maximum(end - start, 1)

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from data import pipeline
 from data import tokenizer as tokenizers
 from model import sharding
+from model.mimetic import mimetic
 from train import checkpoint, optimizer, stages
 from train.config import ConfigError, RunConfig
 from train.step import TrainState
@@ -26,36 +28,40 @@ class Run(NamedTuple):
     """A stage that is ready to train.
 
     Attributes:
-      state: at step 0. frozen: {role: parameters}; origins: where they came from and their
-        fingerprints, for the checkpoint. tx: the optimizer.
+      tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
+      frozen: {role: parameters}; origins: where they came from and their fingerprints, for the
+        checkpoint.
     """
 
     ctx: stages.Context
     row: stages.StageRow
     stage: stages.Stage
     tx: Any
-    state: TrainState
+    abstract: TrainState
     frozen: dict
     origins: dict
 
 
-def setup(config: RunConfig, workdir, mesh, open_data=None) -> Run:
-    """Opens everything a run needs; call it under `jax.set_mesh(mesh)`.
+def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
+    """Opens everything a run needs but its weights, and writes nothing; call it under
+    `jax.set_mesh(mesh)`.
 
     Args:
+      examples: of `config.data`, where they were read already.
       open_data: (tokenizer) -> Data, in place of the files that the config names.
     """
     row = stages.check(config, mesh)
-    ctx = open_context(config, row, workdir, mesh, open_data)
+    ctx = open_context(config, row, workdir, mesh, examples, open_data)
     stage = row.build(ctx)
     frozen, origins = load_frozen(config, row, ctx.models, mesh)
-    state, tx = init_state(config, row, ctx.models, mesh, stage.source)
-    return Run(ctx, row, stage, tx, state, frozen, origins)
+    abstract, tx = abstract_state(config, row, ctx.models, mesh, stage.source)
+    return Run(ctx, row, stage, tx, abstract, frozen, origins)
 
 
-def open_context(config: RunConfig, row, workdir, mesh, open_data=None) -> stages.Context:
+def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> stages.Context:
     """Data, tokenizer and architectures: everything that bad input can stop."""
-    examples = None if open_data else pipeline.read_examples(config.data, row.schema)
+    if not open_data:
+        examples = examples or pipeline.read_examples(config.data, row.schema)
     tokenizer = make_tokenizer(config, workdir, examples.train if examples else ())
     models = resolve_models(config, row, tokenizer.vocab_size)
     longest = max(config.data.length, config.data.heldout_length)
@@ -76,11 +82,14 @@ def open_context(config: RunConfig, row, workdir, mesh, open_data=None) -> stage
     mix = None
     if config.stage == "ppo" and config.ppo.pretrain_coef:
         mix = pipeline.open_data(config.pretrain_data, "text", tokenizer).train
-    if jax.process_index() == 0:
-        tokenizer.save(workdir / "tokenizer")
-        checkpoint.save_models(workdir, {r: models[r] for r in row.trainable})
-        (workdir / "config.json").write_text(config_json(config) + "\n")
     return stages.Context(config, models, tokenizer, data, mesh, mix)
+
+
+def save_facts(run: Run, workdir) -> None:
+    """Writes what later stages and people read beside the checkpoints."""
+    run.ctx.tokenizer.save(workdir / "tokenizer")
+    checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
+    (workdir / "config.json").write_text(config_json(run.ctx.config) + "\n")
 
 
 def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:
@@ -122,12 +131,13 @@ def resolve_models(config: RunConfig, row: stages.StageRow, vocab_size: int):
     model, models = config.model, {}
     execution = model.execution()
     for role in row.trainable:
+        pool = dict(pool=config.loss.pool) if role == "reward" else {}
         origin = next((o for o in row.origins[role] if o in config.init_from), None)
         if origin is None:
-            models[role] = model.build(vocab_size)
+            models[role] = dataclasses.replace(model.build(vocab_size), **pool)
             continue
-        inherited = checkpoint.model_config(config.init_from[origin], origin, **execution)
-        if model.size and model.build(vocab_size) != inherited:
+        inherited = checkpoint.model_config(config.init_from[origin], origin, **execution | pool)
+        if model.size and dataclasses.replace(model.build(vocab_size), **pool) != inherited:
             raise ConfigError(
                 f"model.size={model.size!r} is not the architecture of "
                 f"init_from.{origin}={config.init_from[origin]}; leave model.size empty to take it"
@@ -154,44 +164,56 @@ def load_frozen(config: RunConfig, row: stages.StageRow, models, mesh):
     return frozen, origins
 
 
-def init_trainable(config: RunConfig, row: stages.StageRow, models, mesh):
-    """Fresh parameters placed on the mesh, then the weights that `init_from` names."""
-    trainable = {}
-    for number, role in enumerate(row.trainable):
-        abstract = checkpoint.abstract_params(role, models[role], mesh)
-        shardings = jax.tree.map(lambda x: x.sharding, abstract)
-        key = jax.random.fold_in(jax.random.key(config.seed), number)
-
-        def init(key, role=role):
-            return nn.unbox(checkpoint.init_params(role, models[role], key))
-
-        params = jax.jit(init, out_shardings=shardings)(key)
-        origin = next((o for o in row.origins[role] if o in config.init_from), None)
-        if origin:
-            source = checkpoint.abstract_params(origin, models[role], mesh)
-            weights = checkpoint.load_params(config.init_from[origin], origin, source)
-            if origin == role:
-                params = weights
-            else:  # another head: the backbone alone
-                weights = weights.get("backbone", weights)
-                params["backbone"] = {k: weights[k] for k in params["backbone"]}
-        trainable[role] = params
-    return trainable
-
-
-def init_state(config, row, models, mesh, source) -> tuple[TrainState, object]:
-    """The state at step 0, every array in its place, and the optimizer."""
-    trainable = init_trainable(config, row, models, mesh)
+def abstract_state(config: RunConfig, row: stages.StageRow, models, mesh, source):
+    """Shapes, dtypes and shardings of the whole `TrainState`, and the optimizer."""
+    trainable = {r: checkpoint.abstract_params(r, models[r], mesh) for r in row.trainable}
     configs = {r: config.value_optimizer if r == "value" else config.optimizer for r in trainable}
     tx = optimizer.make_optimizer(configs, config.steps)
-    shardings = jax.tree.map(lambda x: x.sharding, trainable)
     everywhere = sharding.replicated(mesh)
-    placed = optimizer.opt_state_shardings(
-        jax.eval_shape(tx.init, trainable), trainable, shardings, everywhere
-    )
-    opt_state = jax.jit(tx.init, out_shardings=placed)(trainable)
-    step = jax.device_put(jnp.int32(0), everywhere)
-    return TrainState(step, trainable, opt_state, source.init()), tx
+    shardings = jax.tree.map(lambda x: x.sharding, trainable)
+    moments = jax.eval_shape(tx.init, trainable)
+    placed = optimizer.opt_state_shardings(moments, trainable, shardings, everywhere)
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    opt_state = checkpoint.with_shardings(moments, placed)
+    return TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init())), tx
+
+
+def init_state(run: Run) -> TrainState:
+    """The state at step 0, every array made in its place."""
+    mesh, abstract = run.ctx.mesh, run.abstract
+    trainable = init_trainable(run.ctx, run.row, abstract.trainable)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
+    opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
+    step = jax.device_put(jnp.int32(0), sharding.replicated(mesh))
+    return TrainState(step, trainable, opt_state, run.stage.source.init())
+
+
+def init_trainable(ctx: stages.Context, row: stages.StageRow, abstract):
+    """Fresh parameters placed on the mesh, then the weights that `init_from` names."""
+    config, trainable = ctx.config, {}
+    for number, role in enumerate(row.trainable):
+        model = ctx.models[role]
+        shardings = jax.tree.map(lambda x: x.sharding, abstract[role])
+        key = jax.random.fold_in(jax.random.key(config.seed), number)
+
+        def init(key, role=role, model=model):
+            params = nn.unbox(checkpoint.init_params(role, model, key))
+            if config.model.mimetic:
+                params = mimetic(params, np.array(ctx.tokenizer.words()), key)
+            return params
+
+        origin = next((o for o in row.origins[role] if o in config.init_from), None)
+        if origin == role:
+            trainable[role] = checkpoint.load_params(config.init_from[role], role, abstract[role])
+            continue
+        params = jax.jit(init, out_shardings=shardings)(key)
+        if origin:  # another head: the backbone alone
+            source = checkpoint.abstract_params(origin, model, ctx.mesh)
+            weights = checkpoint.load_params(config.init_from[origin], origin, source)
+            weights = weights.get("backbone", weights)
+            params["backbone"] = {k: weights[k] for k in params["backbone"]}
+        trainable[role] = params
+    return trainable
 
 
 def config_json(config: RunConfig) -> str:

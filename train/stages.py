@@ -237,6 +237,11 @@ def check(config: RunConfig, mesh) -> StageRow:
                 f"stage {config.stage} starts from a trained {role}; "
                 f"type --config.init_from.{role}=WORKDIR"
             )
+    if config.model.mimetic and config.init_from:
+        raise ConfigError(
+            "model.mimetic starts a new model, and this one starts from "
+            f"{', '.join(config.init_from.values())}; set --config.model.mimetic=False"
+        )
     ppo, size = config.ppo, config.data.batch_size
     micro = size // config.accumulate
     shards = sharding.batch_shards(mesh)

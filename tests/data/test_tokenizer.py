@@ -124,6 +124,18 @@ def test_long_lines_are_cut_at_spaces():
     assert {word for piece in pieces[:-1] for word in piece.split()} == {"word"}
 
 
+def test_words_are_the_same_but_for_case_and_spaces():
+    tokenizer = train("sentencepiece", ["Tree tree a Tree a tree "] * 40, 280)
+    words = tokenizer.words()
+    assert len(words) == tokenizer.vocab_size
+    pieces = {piece: i for i, piece in enumerate(tokenizer.token_bytes)}
+    tree = {words[pieces[variant]] for variant in (b"Tree", b" Tree", b" tree")}
+    assert len(tree) == 1 and words[pieces[b" t"]] == words[pieces[b" T"]] not in tree
+    # Specials, and bytes that are no text of their own, stay themselves.
+    assert words[: len(SPECIAL)] == list(range(len(SPECIAL)))
+    assert words[tokenizer._byte_id[b"\xff"]] == tokenizer._byte_id[b"\xff"]
+
+
 def test_the_same_text_gives_the_same_tokenizer(makers):
     for kind in KINDS:
         again = train(kind, [*TEXTS, AWKWARD], 420)

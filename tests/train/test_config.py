@@ -163,6 +163,10 @@ def test_stages_that_can_run_pass():
         (PPO | dict(ppo__rollout_batch=40), r"rollout_batch=40 is not a multiple of the minibatch"),
         (PPO | dict(steps=12), r"steps=12 is not a multiple of the 8 optimizer steps"),
         (PPO | dict(ppo__eval_prompts=100), r"ppo\.eval_prompts is 100, which the mesh's 8 batch"),
+        (
+            dict(stage="sft", init_from={"policy": "a"}, model__mimetic=True),
+            r"model\.mimetic starts a new model, and this one starts from a",
+        ),
         (dict(data__batch_size=12), r"microbatch .* is 12, which the mesh's 8 batch shards"),
         (dict(data__batch_size=16, accumulate=4), r"microbatch .* is 4, which the mesh's 8"),
     ],

@@ -14,7 +14,7 @@ from model import sharding
 from model.config import TransformerConfig
 from train import config as configs
 from train import loop
-from train.setup import setup
+from train.setup import init_state, setup
 from train.step import accumulate_gradients, make_train_step
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
@@ -57,7 +57,8 @@ def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1):
     mesh = make_mesh(mesh_name)
     with jax.set_mesh(mesh):
         run = setup(configs.build(config), tmp_path, mesh)
-        state, source = run.state, run.state.source
+        state = init_state(run)
+        source = state.source
         if stage == "ppo":
             if mesh_name == "one" and "s" not in _saved_experience:
                 source, _ = run.stage.source.rollout(state, run.frozen, source)
@@ -146,6 +147,40 @@ def test_resumed_equals_uninterrupted(stages_dir, tmp_path, stage):
 
     assert records(workdir) == records(done)
     assert (workdir / "samples.jsonl").read_text() == (done / "samples.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "key,value,message",
+    [
+        ("optimizer.peak_lr", 0.5, r"another config \(optimizer\.peak_lr: 0\.003 -> 0\.5\)"),
+        ("model.embed_dim", 48, r"another config \(model\.embed_dim: 0 -> 48\)"),
+    ],
+)
+def test_a_changed_run_is_refused_and_the_old_one_is_untouched(
+    stages_dir, tmp_path, key, value, message
+):
+    config = stage_recipe("pretrain", stages_dir)
+    workdir = tmp_path / "pretrain"
+    shutil.copytree(stages_dir / "pretrain", workdir)
+
+    def files():
+        return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+    before = files()
+    section, field = key.split(".")
+    config[section][field] = value
+    with pytest.raises(configs.ConfigError, match=message):
+        loop.run(config, workdir, make_mesh("one"))
+    assert files() == before
+
+
+def test_a_run_with_another_frozen_model_is_refused(stages_dir, tmp_path):
+    config = stage_recipe("ppo", stages_dir)
+    workdir = tmp_path / "ppo"
+    shutil.copytree(stages_dir / "ppo", workdir)
+    config.init_from["reference"] = str(stages_dir / "pretrain")
+    with pytest.raises(configs.ConfigError, match="was trained with the reference of .*/sft"):
+        loop.run(config, workdir, make_mesh("one"))
 
 
 def test_ppo_first_minibatch_has_ratio_one(stages_dir):
