@@ -26,7 +26,7 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=180)
+    pretrain = stage(stage="pretrain", steps=105)
     pretrain.model.size = "demo"
     pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
@@ -39,21 +39,22 @@ def stages():
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=130, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=120, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
     sft.data.batch_size = 32
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=110, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=210, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.loss.pool = "mean"
     reward.data.subset = "0/2"
     reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long
-    reward.data.batch_size = 10
+    reward.data.batch_size = 5
+    reward.data.sub_rows = 8
     reward.optimizer.peak_lr = 3e-3
     reward.evaluate.at_start = False
 
@@ -62,11 +63,11 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 45
+    judge.steps = 40
 
     ppo = stage(
         stage="ppo",
-        steps=116,
+        steps=104,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
@@ -77,7 +78,7 @@ def stages():
     ppo.ppo.rollout_batch = 64
     ppo.ppo.epochs = 2
     ppo.ppo.kl_coef = 0.03
-    ppo.optimizer.peak_lr = 7e-4
+    ppo.optimizer.peak_lr = 8e-4
     ppo.optimizer.name = "adamw"
     ppo.optimizer.schedule = "cosine"
     ppo.optimizer.weight_decay = 0.0
