@@ -46,11 +46,13 @@ def stages():
     sft.data.batch_size = 32
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=210, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=230, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.loss.pool = "mean"
     reward.data.subset = "0/2"
+    # Rude and stuttering replies are soon known, and long.
+    reward.data.keep = {"repeated": 0.8, "scolding": 0.15}
     reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long
     reward.data.batch_size = 5

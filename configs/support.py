@@ -45,6 +45,7 @@ def get_config(arg=None):
     sft.data.on_long = "cut"
 
     reward.data.source = chosen["preferences"]
+    reward.data.keep = {}
     reward.data.fields.prompt = "{instruction}\n{input}"
     reward.data.length = reward.data.heldout_length = 128
     reward.data.on_long = "cut"

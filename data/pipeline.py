@@ -31,6 +31,8 @@ class DataConfig:
       documents: text files hold a document a `line` or a `file`.
       tfds_dir: where TFDS keeps data sets.
       subset: "i/n" keeps every n-th training example from the i-th; empty keeps all.
+      keep: of preferences, {kind: share} of the training rankings in which candidates of a kind
+        stand, such as those that are soon told apart; kinds that are not named stand in all.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
       sub_rows: a row of preferences is so many of `length` tokens (S).
       on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
@@ -47,6 +49,7 @@ class DataConfig:
     documents: str = "line"
     tfds_dir: str = "~/.cache/seedpod/tfds"
     subset: str = ""
+    keep: Mapping[str, float] = dataclasses.field(default_factory=dict)
     batch_size: int = 32
     length: int = 128
     sub_rows: int = 4
@@ -67,6 +70,9 @@ class DataConfig:
         if not 0 < self.heldout_fraction < 1:
             raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
         self.subset_slice()
+        for kind, share in self.keep.items():
+            if not 0 <= share <= 1:
+                raise DataError(f"data.keep.{kind}={share} is not a share between 0 and 1")
 
     def subset_slice(self) -> slice:
         if not self.subset:
@@ -111,7 +117,33 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
     train = train[config.subset_slice()]
     if not train:
         raise DataError(f"data.subset={config.subset!r} leaves no training example")
+    if config.keep:
+        train = thin_rankings(train, config.keep)
     return Examples(train, heldout[: config.heldout_limit or None], skipped)
+
+
+def thin_rankings(examples, keep: Mapping[str, float]) -> list:
+    """Rankings with a share of their candidates, drawn with a fixed seed (`DataConfig.keep`); one
+    that is left with nothing to compare is left out.
+
+    Raises:
+      DataError: a kind that no candidate has, or no ranking is left.
+    """
+    known = {kind for example in examples for kind in example.get("kinds", ())}
+    if unknown := sorted(keep.keys() - known):
+        raise DataError(
+            f"data.keep.{unknown[0]}: no candidate is of that kind; there are "
+            + (", ".join(sorted(filter(None, known))) or "no kinds in this data")
+        )
+    rng, thinned = np.random.default_rng(0), []
+    for example in examples:
+        kept = [i for i, kind in enumerate(example["kinds"]) if rng.random() < keep.get(kind, 1)]
+        parts = {name: [example[name][i] for i in kept] for name in ("responses", "rank", "kinds")}
+        if len(set(parts["rank"])) > 1:
+            thinned.append(example | parts)
+    if not thinned:
+        raise DataError("data.keep leaves no ranking with two candidates to compare")
+    return thinned
 
 
 @dataclasses.dataclass

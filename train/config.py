@@ -221,7 +221,7 @@ class RunConfig:
 
 
 # Mappings whose keys the user chooses.
-_FREE = ("init_from", "fields")
+_FREE = ("init_from", "fields", "keep")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -266,7 +266,7 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
-            value = {k: v for k, v in value.items() if v}
+            value = {k: v for k, v in value.items() if v != ""}
         elif isinstance(value, list | tuple):
             value = tuple(value)
         elif not isinstance(value, str):

@@ -6,7 +6,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.pipeline import DataConfig, Examples, Loader, heldout_batches, open_data, read_examples
+from data.pipeline import (
+    DataConfig,
+    Examples,
+    Loader,
+    heldout_batches,
+    open_data,
+    read_examples,
+    thin_rankings,
+)
 from data.sources import DataError
 from data.tokenizer import train
 
@@ -105,11 +113,43 @@ def test_heldout_covers_each_row_once_and_fills_up_with_empties(processes, size)
         (dict(subset="half"), r"data\.subset='half'"),
         (dict(subset="-1/2"), r"data\.subset='-1/2'"),
         (dict(subset="0/0"), r"data\.subset='0/0'"),
+        (dict(keep={"rude": 2}), r"data\.keep\.rude=2 is not a share between 0 and 1"),
     ],
 )
 def test_a_bad_setting_is_an_error(settings, message):
     with pytest.raises(DataError, match=message):
         DataConfig(**({"source": "text.txt"} | settings))
+
+
+RANKINGS = [
+    dict(messages=[], responses=[f"good {i}", f"near {i}", f"rude {i}"], rank=[0, 1, 1],
+         kinds=["chosen", "near", "rude"])
+    for i in range(400)
+]  # fmt: skip
+
+
+def test_a_share_of_a_kind_is_kept():
+    thinned = thin_rankings(RANKINGS, {"rude": 0.25})
+    assert [e["responses"][:2] for e in thinned] == [e["responses"][:2] for e in RANKINGS]
+    assert 70 < sum("rude" in e["kinds"] for e in thinned) < 130
+    for example in thinned:
+        assert [r.split()[0] for r in example["responses"]] == [
+            {"chosen": "good"}.get(kind, kind) for kind in example["kinds"]
+        ]
+        assert example["rank"] == [0, 1, 1][: len(example["kinds"])]
+    assert thinned == thin_rankings(RANKINGS, {"rude": 0.25})
+
+
+def test_a_ranking_with_nothing_left_to_compare_is_left_out():
+    thinned = thin_rankings(RANKINGS, {"rude": 0.0, "near": 0.5})
+    assert 150 < len(thinned) < 250 and all(e["kinds"] == ["chosen", "near"] for e in thinned)
+    with pytest.raises(DataError, match="leaves no ranking with two candidates"):
+        thin_rankings(RANKINGS, {"rude": 0.0, "near": 0.0})
+
+
+def test_a_kind_that_is_not_there_is_named():
+    with pytest.raises(DataError, match=r"data\.keep\.rud: no .* there are chosen, near, rude"):
+        thin_rankings(RANKINGS, {"rud": 0.5})
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_a_run_with_another_frozen_model_is_refused(stages_dir, tmp_path):
     workdir = tmp_path / "ppo"
     shutil.copytree(stages_dir / "ppo", workdir)
     config.init_from["reference"] = str(stages_dir / "pretrain")
-    with pytest.raises(configs.ConfigError, match="was trained with the reference of .*/sft"):
+    with pytest.raises(configs.ConfigError, match=r"was trained with the reference of .*/sft"):
         loop.run(config, workdir, make_mesh("one"))
 
 
