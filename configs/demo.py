@@ -26,7 +26,7 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=105)
+    pretrain = stage(stage="pretrain", steps=160)
     pretrain.model.size = "demo"
     pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
@@ -46,7 +46,7 @@ def stages():
     sft.data.batch_size = 32
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=230, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=300, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.loss.pool = "mean"
@@ -65,22 +65,23 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 40
+    judge.steps = 90
 
     ppo = stage(
         stage="ppo",
-        steps=104,
+        steps=100,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
     ppo.data.heldout_source = "tfds:pydocs/chat:test"
-    ppo.data.batch_size = 32
+    ppo.data.batch_size = 64
     ppo.ppo.prompt_length = 32
     ppo.ppo.response_length = 32
-    ppo.ppo.rollout_batch = 64
+    ppo.ppo.rollout_batch = 128
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.03
-    ppo.optimizer.peak_lr = 8e-4
+    ppo.ppo.kl_coef = 0.025
+    ppo.ppo.score_clip = 1.5  # past that there is little but phrases that fool the reward model
+    ppo.optimizer.peak_lr = 1.2e-3
     ppo.optimizer.name = "adamw"
     ppo.optimizer.schedule = "cosine"
     ppo.optimizer.weight_decay = 0.0
