@@ -6,16 +6,19 @@ heads, G = H // K query heads a key head, N head size, L layers.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from model import kernels, sequence
 from model.config import TransformerConfig
-from model.sharding import constrain
+from model.kernels import MASKED, sees
+from model.sharding import ACTIVATION_AXES, batch_shards, constrain, partition_spec
 
-# Far below any logit, and finite: a row with no visible key (padding) softmaxes to a mean, not NaN.
-MASKED = -1e30
 # Queries in a chunk. A chunk reads only the keys up to its end, which saves causal attention half
 # of its work; on accelerators the matmuls of short rows would only get smaller.
 CHUNK = 64
@@ -37,54 +40,158 @@ class KVCache(NamedTuple):
 def init_cache(config: TransformerConfig, batch: int, length: int) -> KVCache:
     """An empty cache for `batch` rows of at most `length` slots."""
     shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-    names = ("act_layers", "act_batch", "act_length", "act_kv_heads", "act_head_dim")
+    names = ("act_layers", "act_batch", "act_slot", "act_kv_heads", "act_head_dim")
     zeros = constrain(jnp.zeros(shape, config.activation_dtype), *names)
-    segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_length")
+    segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")
     return KVCache(zeros, zeros, segments)
 
 
-def attend(q, k, v, mask):
+def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
     """Softmax attention with grouped heads; the softmax is float32.
 
     Args:
       q: [B, T, H, N]; k, v: [B, S, K, N].
       mask: [B, T, S] bool, True where the query sees the key.
+      softcap: logits x become softcap·tanh(x / softcap); 0 leaves them.
+      scale: of the queries; 0 is 1/√N.
 
     Returns:
       [B, T, H, N] in q's dtype.
     """
     B, T, H, N = q.shape
     K = k.shape[2]
-    q = q.reshape(B, T, K, H // K, N) * (N**-0.5)
+    q = q.reshape(B, T, K, H // K, N) * (scale or N**-0.5)
     logits = jnp.einsum("btkgn,bskn->bkgts", q, k, preferred_element_type=jnp.float32)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], logits, MASKED), axis=-1)
     out = jnp.einsum("bkgts,bskn->btkgn", weights.astype(v.dtype), v)
     return out.reshape(B, T, H, N)
 
 
-def causal_attention(q, k, v, segment_ids):
+def visible(queries, keys, window: int):
+    """[T, S] bool: the key's index is not after the query's, nor `window` or more before it."""
+    return sees(queries[:, None], keys[None, :], window)
+
+
+def causal_attention(
+    q, k, v, segment_ids, *, window: int = 0, softcap: float = 0.0, scale: float = 0.0
+):
     """Causal attention within segments, in chunks of queries that skip the keys they cannot see.
 
     Args:
-      q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32, 0 is padding.
+      q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32, 0 is padding. A segment's
+        tokens are neighbours, so that an index counts its positions.
+      window: keys a query sees at most, its own included; 0 is all.
+      softcap, scale: of `attend`.
     """
     T = q.shape[1]
     index = jnp.arange(T)
     out = []
     for start in range(0, T, CHUNK):
         end = min(start + CHUNK, T)
-        mask = index[start:end, None] >= index[None, :end]
-        mask = mask[None] & (segment_ids[:, start:end, None] == segment_ids[:, None, :end])
-        out.append(attend(q[:, start:end], k[:, :end], v[:, :end], mask))
+        first = max(start + 1 - window, 0) if window else 0
+        mask = visible(index[start:end], index[first:end], window)
+        mask = mask[None] & (segment_ids[:, start:end, None] == segment_ids[:, None, first:end])
+        args = q[:, start:end], k[:, first:end], v[:, first:end], mask
+        out.append(attend(*args, softcap=softcap, scale=scale))
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
 
 
-def cached_attention(q, k, v, cache: KVCache, layer, slot, segment_ids):
+def platform() -> str:
+    """Of the mesh in use: when compiling ahead of time it is not this machine's."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+def attention(
+    q, k, v, segment_ids, config: TransformerConfig,
+    *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
+):  # fmt: skip
+    """Causal attention within segments, by the backend that `config.attention` names.
+
+    Each device computes its rows and heads; over the mesh axis `sequence` also its share of the
+    queries, to which it gathers the keys and values of the whole row (model/sequence.py).
+
+    Args:
+      q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32. All in the order of
+        `sequence.split`, which is the row's own without a `sequence` axis.
+      window, softcap, scale: as for `causal_attention`.
+
+    Returns:
+      [B, T, H, N].
+
+    Raises:
+      kernels.BackendError: the backend does not run on this platform or with this architecture.
+    """
+    B, T, H, N = q.shape
+    shards = sequence.shards()
+    length = T // shards
+    backend = kernels.choose(config.attention, platform(), length, N, q.dtype, softcap)
+    if backend == "xla" and shards == 1:
+        return causal_attention(q, k, v, segment_ids, window=window, softcap=softcap, scale=scale)
+    # Blocks within one run of neighbours see the fewest keys.
+    block = min(config.attention_block, length // 2 if shards > 1 else length)
+    settings = kernels.Settings(window, softcap, scale, block, config.attention_compute_block)
+    order = sequence.order(T, shards)
+    if backend == "splash":
+        plan = kernels.splash_kernel(order, T, H // k.shape[2], settings)
+    elif backend == "chunked":
+        plan = jnp.asarray(order), jnp.asarray(kernels.visible_blocks(order, T, settings))
+    else:
+        plan = (jnp.asarray(order),)
+    run = partial(_on_device, backend, settings, shards)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return run(q, k, v, segment_ids, plan)
+    # Rows that the mesh does not divide (a last batch, a single prompt) every device computes.
+    rows = P(None) if B % batch_shards(mesh) else partition_spec(("act_batch",), ACTIVATION_AXES)
+
+    def spec(*names):
+        return P(*rows, *partition_spec(names, ACTIVATION_AXES, "attention"))
+
+    heads = spec("act_length", "act_heads", "act_head_dim")
+    kv_heads = spec("act_length", "act_kv_heads", "act_head_dim")
+    if backend == "splash":
+        plan_spec = plan.manual_sharding_spec(NamedSharding(mesh, P(None, sequence.AXIS)))
+    else:
+        plan_spec = P(sequence.AXIS)
+    return jax.shard_map(
+        run,
+        in_specs=(heads, kv_heads, kv_heads, spec("act_length"), plan_spec),
+        out_specs=heads,
+        check_vma=False,  # Pallas calls do not say over which axes their results vary
+    )(q, k, v, segment_ids, plan)
+
+
+def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
+    """Attention of one device's queries to the keys of its rows; arrays as it holds them."""
+    kv_segments = segment_ids
+    if shards > 1:
+        k, v, kv_segments = (sequence.gather(x) for x in (k, v, segment_ids))
+    if backend == "splash":
+        return kernels.splash(q, k, v, segment_ids, kv_segments, plan, settings)
+    order, *blocks = (x[0] for x in plan)  # this shard's
+    if backend == "chunked":
+        return kernels.chunked(q, k, v, segment_ids, kv_segments, order, *blocks, settings)
+    if backend == "cudnn":
+        return kernels.cudnn(q, k, v, segment_ids, kv_segments, order, settings)
+    mask = visible(order, jnp.arange(k.shape[1]), settings.window)
+    mask = mask[None] & (segment_ids[:, :, None] == kv_segments[:, None, :])
+    return attend(q, k, v, mask, softcap=settings.softcap, scale=settings.scale)
+
+
+def cached_attention(
+    q, k, v, cache: KVCache, layer, slot, segment_ids,
+    *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
+):  # fmt: skip
     """Writes T new keys and values at `slot` of one layer and attends to all slots so far.
 
     Args:
       q: [B, T, H, N]; k, v: [B, T, K, N]; layer, slot: int32 scalars.
       segment_ids: [B, T] of the new tokens; `cache.segment_ids` holds them already.
+      window, softcap, scale: as for `causal_attention`.
 
     Returns:
       ([B, T, H, N], the cache with this layer's slots filled).
@@ -93,12 +200,14 @@ def cached_attention(q, k, v, cache: KVCache, layer, slot, segment_ids):
     start = (layer, 0, slot, 0, 0)
     keys = jax.lax.dynamic_update_slice(cache.keys, k[None].astype(cache.keys.dtype), start)
     values = jax.lax.dynamic_update_slice(cache.values, v[None].astype(cache.values.dtype), start)
-    mask = slot + jnp.arange(T)[:, None] >= jnp.arange(S)[None, :]
+    mask = visible(slot + jnp.arange(T), jnp.arange(S), window)
     mask = mask[None] & (segment_ids[:, :, None] == cache.segment_ids[:, None, :])
     out = attend(
         q,
         jax.lax.dynamic_index_in_dim(keys, layer, keepdims=False),
         jax.lax.dynamic_index_in_dim(values, layer, keepdims=False),
         mask,
+        softcap=softcap,
+        scale=scale,
     )
     return out, cache._replace(keys=keys, values=values)

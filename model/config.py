@@ -6,6 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "full", "minimal")
 
 
@@ -28,6 +29,9 @@ class TransformerConfig:
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
       remat: what the backward pass recomputes: `none`, `minimal` (all but matmul results), `full`.
+      attention: backend (model/kernels.py): `xla`, `chunked`, `splash`, `cudnn`, or `auto`, the
+        platform's best. attention_block: queries and keys in a block of splash and chunked;
+        attention_compute_block: keys that splash takes at once.
       max_length: longest sequence allowed; data and rollouts are checked against it.
       pool: how a reward model reads one score from its number at each position: `last`, `mean`.
     """
@@ -46,6 +50,9 @@ class TransformerConfig:
     dtype: str = "float32"
     scan_unroll: int = 1
     remat: str = "none"
+    attention: str = "auto"
+    attention_block: int = 1024
+    attention_compute_block: int = 512
     max_length: int = 2048
     pool: str = "last"
 
@@ -64,6 +71,13 @@ class TransformerConfig:
             raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary positions need pairs")
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"model.remat={self.remat!r}; choose " + ", ".join(REMAT_POLICIES))
+        if self.attention not in ATTENTION_BACKENDS:
+            raise ValueError(
+                f"model.attention={self.attention!r}; choose " + ", ".join(ATTENTION_BACKENDS)
+            )
+        for name in ("attention_block", "attention_compute_block"):
+            if (size := getattr(self, name)) < 128 or size % 128:
+                raise ValueError(f"model.{name}={size}; blocks are multiples of 128 tokens")
         if self.pool not in ("last", "mean"):
             raise ValueError(f"loss.pool={self.pool!r}; choose last or mean")
         if self.dtype not in ("float32", "bfloat16"):

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 
 PARAMETER_AXES = {
     "vocab": "tensor",
@@ -32,7 +32,8 @@ PARAMETER_AXES = {
 BATCH_AXES = ("data", "fsdp")
 ACTIVATION_AXES = {
     "act_batch": BATCH_AXES,
-    "act_length": None,
+    "act_length": "sequence",
+    "act_slot": None,
     "act_embed": None,
     "act_heads": "tensor",
     "act_kv_heads": "tensor",
@@ -53,14 +54,16 @@ class MeshConfig:
 
     Attributes:
       data: replicas that share no parameter; fsdp: shards of parameters and batch;
-      tensor: shards of heads, mlp and vocabulary.
+      sequence: shards of a row's length (model/sequence.py); tensor: shards of heads, mlp and
+      vocabulary.
     """
 
     data: int = -1
     fsdp: int = 1
+    sequence: int = 1
     tensor: int = 1
 
-    def shape(self, num_devices: int) -> tuple[int, int, int]:
+    def shape(self, num_devices: int) -> tuple[int, ...]:
         sizes = [getattr(self, name) for name in MESH_AXES]
         text = ", ".join(f"{n}={s}" for n, s in zip(MESH_AXES, sizes, strict=True))
         if any(s == 0 or s < -1 for s in sizes) or sizes.count(-1) > 1:
@@ -77,7 +80,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
-    """A mesh over `devices` (all visible ones by default), with axes `data, fsdp, tensor`."""
+    """A mesh over `devices` (all visible ones by default), with axes `MESH_AXES`."""
     devices = jax.devices() if devices is None else devices
     shape = config.shape(len(devices))
     # Explicit axes, JAX's default, break Linen's partitioned init.

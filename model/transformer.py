@@ -10,11 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model.attention import KVCache, cached_attention, causal_attention
+from model import sequence
+from model.attention import KVCache, attention, cached_attention, causal_attention
 from model.config import TransformerConfig
 from model.sharding import constrain
-
-HIDDEN = ("act_batch", "act_length", "act_embed")
 
 
 @jax.custom_vjp
@@ -69,6 +68,8 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, carry, positions, segment_ids, slot):
         x, cache, layer = carry
+        length = "act_length" if cache is None else "act_slot"  # a cached step is not split
+        hidden = ("act_batch", length, "act_embed")
         c, dtype = self.config, self.config.activation_dtype
         D, H, K, N, F = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim
         B, T, _ = x.shape
@@ -93,21 +94,23 @@ class Block(nn.Module):
         q = linear(h, wq.reshape(D, H * N)).reshape(B, T, H, N)
         k = linear(h, wk.reshape(D, K * N)).reshape(B, T, K, N)
         v = linear(h, wv.reshape(D, K * N)).reshape(B, T, K, N)
-        q = constrain(q, "act_batch", "act_length", "act_heads", "act_head_dim")
-        k = constrain(k, "act_batch", "act_length", "act_kv_heads", "act_head_dim")
-        v = constrain(v, "act_batch", "act_length", "act_kv_heads", "act_head_dim")
+        q = constrain(q, "act_batch", length, "act_heads", "act_head_dim")
+        k = constrain(k, "act_batch", length, "act_kv_heads", "act_head_dim")
+        v = constrain(v, "act_batch", length, "act_kv_heads", "act_head_dim")
         q, k = rope(q, positions, c.rope_base), rope(k, positions, c.rope_base)
-        if cache is None:
+        if self.is_initializing():  # a row of a few tokens, which a mesh need not divide
             out = causal_attention(q, k, v, segment_ids)
+        elif cache is None:
+            out = attention(q, k, v, segment_ids, c)
         else:
             out, cache = cached_attention(q, k, v, cache, layer, slot, segment_ids)
         x = x + linear(out.reshape(B, T, H * N), wo.reshape(H * N, D))
-        x = constrain(x, *HIDDEN)
+        x = constrain(x, *hidden)
 
         h = rms_norm(x, norm("mlp_norm"), c.norm_eps)
         h = jax.nn.silu(linear(h, w_gate)) * linear(h, w_up)  # [B, T, F]
-        h = constrain(h, "act_batch", "act_length", "act_mlp")
-        x = constrain(x + linear(h, w_down), *HIDDEN)
+        h = constrain(h, "act_batch", length, "act_mlp")
+        x = constrain(x + linear(h, w_down), *hidden)
         return (x, cache, layer + 1), None
 
 
@@ -168,11 +171,16 @@ class Transformer(nn.Module):
         if cache is not None:
             segments = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, (0, slot))
             cache = cache._replace(segment_ids=segments)
+        split = cache is None and sequence.shards() > 1 and not self.is_initializing()
+        if split:
+            tokens, positions, segment_ids = map(sequence.split, (tokens, positions, segment_ids))
         # The model's table is sharded over its width; gathering rows then needs no one-hot.
         x = jnp.take(self.embedding.astype(self.config.activation_dtype), tokens, axis=0)
-        x = constrain(x, *HIDDEN)
+        length = "act_length" if cache is None else "act_slot"
+        x = constrain(x, "act_batch", length, "act_embed")
         carry = (x, cache, jnp.int32(0))
         (x, cache, _), _ = self.layers(carry, positions, segment_ids, slot)
+        x = sequence.join(x) if split else x
         return rms_norm(x, self.final_norm, self.config.norm_eps), cache
 
     def logits(self, hidden):

@@ -44,6 +44,9 @@ class ModelConfig:
     dtype: str = "float32"
     scan_unroll: int = 1
     remat: str = "none"
+    attention: str = "auto"
+    attention_block: int = 1024
+    attention_compute_block: int = 512
     mimetic: bool = False
 
     def build(self, vocab_size: int) -> TransformerConfig:
@@ -66,7 +69,9 @@ class ModelConfig:
 
     def execution(self) -> dict:
         """Settings that do not change the parameters."""
-        return dict(dtype=self.dtype, scan_unroll=self.scan_unroll, remat=self.remat)
+        names = ("dtype", "scan_unroll", "remat")
+        names += ("attention", "attention_block", "attention_compute_block")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)

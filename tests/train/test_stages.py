@@ -30,6 +30,7 @@ MESHES = {
     "fsdp": dict(data=1, fsdp=8),
     "tensor": dict(data=4, tensor=2),
     "all": dict(data=2, fsdp=2, tensor=2),
+    "sequence": dict(data=1, fsdp=2, sequence=4),
 }
 
 
@@ -112,7 +113,7 @@ def test_accumulated_equals_big_batch(reference, stages_dir, tmp_path, stage):
 
 
 QUICK = {("pretrain", "data"), ("pretrain", "fsdp"), ("pretrain", "tensor")}
-QUICK |= {(s, "all") for s in STAGES}
+QUICK |= {(s, "all") for s in STAGES} | {("pretrain", "sequence"), ("reward", "sequence")}
 
 
 @pytest.mark.parametrize(
