@@ -22,6 +22,11 @@ setup(
         # TFDS 4.9.10 imports it on every Python, and declares it for those before 3.9 only.
         "importlib_resources",
         "sentencepiece>=0.2.1",
+        # Open models: their tokenizers, chat templates and files.
+        "tokenizers>=0.21",
+        "jinja2>=3.1",
+        "safetensors>=0.5",
+        "gguf>=0.17",
         "ml-collections>=1.1",
         "absl-py>=2.1",
         "etils[epath]>=1.9",

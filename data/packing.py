@@ -14,7 +14,7 @@ import numpy as np
 from data.batch import segment_row, stack
 from data.chat import render, render_prompt
 from data.sources import DataError
-from data.tokenizer import BOS, EOS, Tokenizer
+from data.tokenizer import Tokenizer
 
 ON_LONG = ("error", "cut", "drop")
 
@@ -27,7 +27,8 @@ def _too_long(where: str, have: int, length: int, setting: str):
 
 
 def pack_text(examples, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarray]:
-    """Documents, <bos> text <eos> each, laid end to end and split every `length` tokens.
+    """Documents, <bos> text <eos> each (an open model may have no <bos>), laid end to end and split
+    every `length` tokens.
 
     A document that is split goes on in the next row with its last token repeated there, masked, so
     that every token but <bos> is predicted exactly once.
@@ -37,7 +38,9 @@ def pack_text(examples, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarr
     """
     rows, segments, room = [], [], length
     for example in examples:
-        ids = np.array([BOS, *tokenizer.encode(example["text"]), EOS], np.int32)
+        ids = np.array(
+            [*tokenizer.prefix, *tokenizer.encode(example["text"]), tokenizer.eos_id], np.int32
+        )
         start = 0
         while start < len(ids) - 1:
             if room < 2:
@@ -134,7 +137,9 @@ def _rendered_rankings(examples, tokenizer, length, sub_rows, on_long, skipped: 
     """Yields (example, ids of each candidate) of what fits a row."""
     for example in examples:
         answers = [{"role": "assistant", "content": r} for r in example["responses"]]
-        ids = [render(tokenizer, [*example["messages"], a])[0] for a in answers]
+        rendered = [render(tokenizer, [*example["messages"], a]) for a in answers]
+        # To the token that ends the answer: a template may write on after it, a policy does not.
+        ids = [ids[: np.flatnonzero(mask)[-1] + 1] for ids, mask in rendered]
         longest = max(map(len, ids))
         if longest > length:
             if on_long == "error":

@@ -37,7 +37,14 @@ class Tokenizer:
     Attributes:
       kind: `sentencepiece`, `char` or `byte`.
       model: what the kind needs to be rebuilt, as bytes.
+      pad_id: what fills a row. prefix: ids that open a document. eos_id: the id that ends one.
+      stop_ids: ids that end an answer. banned_ids: never sampled, as nothing may open a role or a
+        document inside a response.
+      assistant_id: the id after which an answer begins, None if there is no such single one.
     """
+
+    pad_id, prefix, eos_id, stop_ids = PAD, (BOS,), EOS, (EOS,)
+    banned_ids, assistant_id = NEVER_SAMPLED, ASSISTANT
 
     def __init__(self, kind: str, model: bytes):
         self.kind, self.model = kind, model
@@ -117,17 +124,24 @@ class Tokenizer:
 
 
 def load(directory) -> Tokenizer:
-    """The tokenizer of a workdir, or of a directory that `Tokenizer.save` wrote.
+    """The tokenizer of a workdir, of a directory that `save` wrote, or of a Hugging Face directory.
 
     Raises:
       FileNotFoundError: there is none. ValueError: its files do not belong together.
     """
+    from data.hf_tokenizer import HFTokenizer  # it builds on this file
+
     directory = epath.Path(directory)
     if (directory / "tokenizer").exists():
         directory = directory / "tokenizer"
     if not (directory / "tokenizer.json").exists():
-        raise FileNotFoundError(f"{directory} holds no tokenizer.json; is it a Seedpod workdir?")
+        raise FileNotFoundError(
+            f"{directory} holds no tokenizer.json; is it a Seedpod workdir, or a Hugging Face "
+            "directory with a fast tokenizer?"
+        )
     facts = json.loads((directory / "tokenizer.json").read_text())
+    if "kind" not in facts:
+        return HFTokenizer.read(directory)
     model = (directory / "tokenizer.model").read_bytes()
     # Before it is parsed: SentencePiece does not say what is wrong with a broken one.
     if _fingerprint(facts["kind"], model) != facts["fingerprint"]:

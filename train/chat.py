@@ -21,7 +21,6 @@ from etils import epath
 
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
-from data.tokenizer import EOS, NEVER_SAMPLED
 from model.generate import Sampling, generate
 from train import checkpoint, command
 from train.metrics import console, quiet_to_file
@@ -49,6 +48,7 @@ class Chat:
 
     Args:
       model, params: of `train.checkpoint.load`. seed: of sampling.
+      sampling: the tokenizer fills in what stops an answer and what is never sampled.
 
     Raises:
       ValueError: the answer alone would fill the context.
@@ -63,7 +63,9 @@ class Chat:
             )
         self._params, self._tokenizer = params, tokenizer
         self._key, self._turns = jax.random.key(seed), 0
-        self._model, self._sampling = model, sampling
+        self._model = model
+        ids = dict(stop_ids=tokenizer.stop_ids, banned_ids=tokenizer.banned_ids)
+        self._sampling = sampling._replace(pad_id=tokenizer.pad_id, **ids)
         self.messages: list[dict[str, str]] = []
 
     def reset(self) -> None:
@@ -173,8 +175,6 @@ def main(argv) -> None:
         given.max_new_tokens,
         given.temperature,
         top_p=given.top_p,
-        stop_ids=(EOS,),
-        banned_ids=NEVER_SAMPLED,
     )
     try:
         chat = open_chat(given.workdir, sampling, given.seed)

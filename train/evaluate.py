@@ -15,7 +15,6 @@ import numpy as np
 
 from data.chat import render_prompt
 from data.pipeline import heldout_batches
-from data.tokenizer import BOS, EOS, NEVER_SAMPLED
 from model import sharding
 from model.generate import Sampling, generate, log_probs
 from model.transformer import Transformer
@@ -47,7 +46,8 @@ class TextSampler:
 
     def __init__(self, ctx, max_new_tokens: int, temperature: float = 0.0):
         self.ctx = ctx
-        sampling = Sampling(max_new_tokens, temperature, stop_ids=(EOS,), banned_ids=NEVER_SAMPLED)
+        ids = dict(stop_ids=ctx.tokenizer.stop_ids, banned_ids=ctx.tokenizer.banned_ids)
+        sampling = Sampling(max_new_tokens, temperature, pad_id=ctx.tokenizer.pad_id, **ids)
         config = ctx.models["policy"]
         self._generate = jax.jit(
             lambda params, tokens, mask, keys: generate(
@@ -104,7 +104,11 @@ class NextTokenEvaluator:
             else:
                 ids = self.ctx.tokenizer.encode(example["text"][:200])[:24]
                 text = self.ctx.tokenizer.decode(ids)
-                yield text, np.array([BOS, *ids], np.int32), example["text"][len(text) :][:400]
+                yield (
+                    text,
+                    np.array([*self.ctx.tokenizer.prefix, *ids], np.int32),
+                    example["text"][len(text) :][:400],
+                )
 
     def __call__(self, trainable, frozen):
         del frozen
@@ -228,7 +232,8 @@ class PPOEvaluator:
         reference = self._reference
         index, now = self._answers(trainable["policy"], frozen)
         rate, low, high = win_rate(now["judge"], reference["judge"])
-        ended = np.any((now["tokens"] == EOS) & (now["mask"] > 0), axis=1)
+        stops = np.isin(now["tokens"], self.ctx.tokenizer.stop_ids)
+        ended = np.any(stops & (now["mask"] > 0), axis=1)
         metrics = {
             "score": float(np.mean(now["score"])),
             "score_std": float(np.std(now["score"], ddof=1)),

@@ -11,6 +11,7 @@ including <eos>), `old_logprobs, ref_logprobs, old_values, advantages, returns`,
 
 from __future__ import annotations
 
+import functools
 import time
 from functools import partial
 
@@ -19,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.pipeline import Loader
-from data.tokenizer import EOS, PAD
 from model import sharding
 from model.generate import Sampling, generate, log_probs
 from model.heads import value_model
@@ -70,8 +70,8 @@ class Sampler:
         self.sampling = Sampling(
             self.ppo.response_length,
             self.ppo.temperature,
-            stop_ids=(EOS,) if self.ppo.stop_at_eos else (),
-            pad_id=PAD,
+            stop_ids=ctx.tokenizer.stop_ids if self.ppo.stop_at_eos else (),
+            pad_id=ctx.tokenizer.pad_id,
         )
         out = sharding.batch_sharding(ctx.mesh)
         self._generate = jax.jit(self._sample, out_shardings=out)
@@ -147,7 +147,9 @@ def make_experience(ctx, policy, value, reference, batch, scores, s, train_polic
 
     experience = dict(batch) | by_rows(forward, batch, ctx.config.data.batch_size)
     mask = experience["response_mask"]
-    ended = jnp.sum(adv.last_token(mask) * (experience["tokens"][:, -R:] == EOS), axis=1) > 0
+    answer = experience["tokens"][:, -R:]
+    stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
+    ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
 
     first = (s["rollout"] == 0) & ppo.normalize_scores
     std = jnp.maximum(jnp.std(scores, ddof=1), 1e-6)

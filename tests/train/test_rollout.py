@@ -89,6 +89,7 @@ def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size
     ctx = SimpleNamespace(
         config=SimpleNamespace(ppo=ppo, data=SimpleNamespace(batch_size=batch_size)),
         models=dict.fromkeys(("policy", "value", "reference"), CONFIG),
+        tokenizer=SimpleNamespace(stop_ids=(EOS,)),
     )
     function = jit(partial(rollout.make_experience, ctx))
     s = s or scalars(kl_coef=ppo.kl_coef)

@@ -1,0 +1,300 @@
+"""Tokenizers of open models: a Hugging Face `tokenizer.json` and the files beside it.
+
+`encode` takes text for text: no special token comes out of it. Special ids are put in by
+`document` and by the model's chat template, where the template itself wrote them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tokenizers
+from etils import epath
+
+from data.chat_template import CHATML, CHATML_MARKERS, ChatTemplate, TemplateError
+from data.tokenizer import Tokenizer
+
+# What a directory may hold of a tokenizer; the first it must.
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+# Our key in tokenizer_config.json: the day that a template's strftime_now tells.
+DATE = "seedpod_date"
+_SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+class HFTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library, with the interface of our own.
+
+    Args:
+      files: {name: bytes}, of `FILES`. where: what messages call it.
+
+    Attributes:
+      files: as given. special: {"bos_token": text, …} of those there are. template: ChatTemplate
+        or None.
+
+    Raises:
+      ValueError: the files lack a tokenizer, or an end-of-text token.
+    """
+
+    assistant_id = None
+
+    def __init__(self, files: Mapping[str, bytes], where: str = "tokenizer"):
+        self.kind, self.files, self.where = "hf", dict(files), where
+        config = self._json("tokenizer_config.json")
+        self._tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special_ids = {t.content: i for i, t in added.items() if t.special}
+        self.special = self._special_tokens(config)
+        for text in self.special.values():  # named ones are special whatever the file says
+            if (index := self._tokenizer.token_to_id(text)) is not None:
+                self._special_ids[text] = index
+        self._control = set(self._special_ids.values())
+        self._pattern = re.compile(
+            "|".join(map(re.escape, sorted(self._special_ids, key=len, reverse=True)))
+        )
+        self.token_bytes = _token_bytes(self._tokenizer, self._control)
+        self.template = None
+        if source := self._template_source(config):
+            self.template = ChatTemplate(source, self.special, config.get(DATE, ""))
+        self._set_ids()
+        content = b"\0".join(n.encode() + b"\0" + self.files[n] for n in sorted(self.files))
+        self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
+
+    @classmethod
+    def read(cls, directory) -> HFTokenizer:
+        directory = epath.Path(directory)
+        found = {n: directory / n for n in FILES if (directory / n).exists()}
+        return cls({n: path.read_bytes() for n, path in found.items()}, str(directory))
+
+    def save(self, directory) -> None:
+        directory = epath.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            (directory / name).write_bytes(content)
+
+    def _json(self, name: str) -> dict:
+        return json.loads(self.files.get(name, b"{}"))
+
+    def _special_tokens(self, config) -> dict[str, str]:
+        given = self._json("special_tokens_map.json") | config
+        named = {}
+        for name in _SPECIAL_NAMES:
+            value = given.get(name)
+            value = value.get("content") if isinstance(value, dict) else value
+            if value:
+                named[name] = value
+        return named
+
+    def _template_source(self, config) -> str:
+        if "chat_template.jinja" in self.files:
+            return self.files["chat_template.jinja"].decode()
+        source = config.get("chat_template") or ""
+        if isinstance(source, list):  # several by name
+            source = {t["name"]: t["template"] for t in source}.get("default", "")
+        return source
+
+    def _set_ids(self) -> None:
+        """The ids of the interface: bos before a document, eos after it, what stops an answer."""
+        one = self._tokenizer.encode("a", add_special_tokens=True).ids
+        inside = self._tokenizer.encode("a", add_special_tokens=False).ids
+        at = next((i for i in range(len(one)) if one[i : i + len(inside)] == inside), 0)
+        self.prefix = tuple(one[:at])
+        generation = self._json("generation_config.json")
+        stops = generation.get("eos_token_id")
+        stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        eos = self._special_ids.get(self.special.get("eos_token"))
+        if eos is None and not stops:
+            raise ValueError(
+                f"{self.where} names no eos_token that is in its vocabulary, so nothing would end "
+                'a text; set "eos_token" in its tokenizer_config.json'
+            )
+        self.eos_id = stops[0] if eos is None else eos
+        self.stop_ids = tuple(dict.fromkeys([self.eos_id, *stops, *self._ends_of_turn()]))
+        pad = self._special_ids.get(self.special.get("pad_token"))
+        self.pad_id = self.eos_id if pad is None else pad
+        self.banned_ids = tuple(sorted(self._control - set(self.stop_ids)))
+
+    def _ends_of_turn(self) -> list[int]:
+        """The special token that the template writes after an answer, if it does."""
+        if self.template is None:
+            return []
+        try:
+            seen = self.template.conversation(_PROBE)
+        except TemplateError:
+            return []  # what it cannot show of two plain turns is said when it is used
+        after = seen.text[seen.content[-1][1] :].lstrip()
+        ends = [t for t in self._special_ids if after.startswith(t)]
+        return [self._special_ids[max(ends, key=len)]] if ends else []
+
+    def _encode(self, text: str, parse: bool):
+        self._tokenizer.encode_special_tokens = not parse
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; special ids never come out of it.
+
+        Tokens that the model's makers added without making them special (`<think>`) do.
+        """
+        text.encode()  # a lone surrogate raises here, as it does with our own
+        ids = self._encode(text, parse=False).ids
+        if not self._control.isdisjoint(ids):  # special by tokenizer_config.json alone
+            raise ValueError(
+                f"{self.where}: the text holds a control token that is not marked in "
+                'tokenizer.json; set "special": true there, on its added_tokens'
+            )
+        return ids
+
+    def decode(self, ids) -> str:
+        """Text of ids; special ids are dropped."""
+        return self._tokenizer.decode([int(i) for i in ids if int(i) not in self._control])
+
+    # Conversations.
+
+    def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False):
+        """A whole conversation -> (ids [n] int32, loss mask [n] float32), by the chat template.
+
+        Raises:
+          TemplateError: there is no template, or which tokens are the assistant's cannot be told.
+        """
+        seen = self._template().conversation(messages, prompt)
+        responses = [self._with_end(seen, span) for span in seen.responses]
+        ids, mask = self._tokens(seen, responses)
+        return np.array(ids, np.int32), np.array(mask, np.float32)
+
+    def render_prompt(self, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
+        """A conversation that awaits an answer -> ids that end where it begins, [n] int32."""
+        return self.render(messages, prompt=True)[0]
+
+    def _template(self) -> ChatTemplate:
+        if self.template is None:
+            raise TemplateError(
+                f"{self.where} has no chat template, so conversations have no form; import the "
+                "model with --chat_template=chatml (or a Jinja file)"
+            )
+        return self.template
+
+    def _with_end(self, seen, span):
+        """A response through the token that ends the turn."""
+        start, end = span
+        if seen.marked:
+            return start, end
+        rest = seen.text[end:]
+        space = len(rest) - len(rest.lstrip())
+        stops = [t for t, i in self._special_ids.items() if i in self.stop_ids]
+        stops = [t for t in stops if rest.startswith(t, space)]
+        if not stops:
+            raise TemplateError(
+                "the model's chat template ends an answer with no token that stops generation "
+                f"(those are {', '.join(map(str, self.stop_ids))}), so the model could not learn "
+                "to stop"
+            )
+        return start, end + space + len(max(stops, key=len))
+
+    def _tokens(self, seen, responses):
+        """Ids of a rendered conversation and the mask of its responses.
+
+        As one text where that is safe, as the model's makers tokenize; in parts where a message
+        holds the text of a special token, or where an answer changes the tokens before it, which
+        would then be others than those it is sampled after.
+        """
+        inside = np.zeros(len(seen.text), bool)  # what came from messages
+        for start, end in seen.content:
+            inside[start:end] = True
+        if not any(inside[slice(*m.span())].any() for m in self._pattern.finditer(seen.text)):
+            encoding = self._encode(seen.text, parse=True)
+            mask = _covered(encoding.offsets, responses)
+            if mask is not None and all(self._opens(seen, encoding.ids, a) for a, _ in responses):
+                return encoding.ids, mask
+        ids, mask = [], []
+        specials, at = [], 0
+        while found := self._pattern.search(seen.text, at):
+            written = not inside[slice(*found.span())].any()  # by the template
+            if written:
+                specials.append(found.span())
+            at = found.end() if written else found.start() + 1
+        edges = {0, len(seen.text)} | {e for span in [*specials, *responses] for e in span}
+        for span in itertools.pairwise(sorted(edges)):
+            text = seen.text[slice(*span)]
+            special = span in specials
+            part = [self._special_ids[text]] if special else self._encode(text, parse=False).ids
+            answered = any(a <= span[0] and span[1] <= b for a, b in responses)
+            ids += part
+            mask += [float(answered)] * len(part)
+        return ids, mask
+
+    def _opens(self, seen, ids, start: int) -> bool:
+        """Whether the text before a response has the tokens that it has as a prompt."""
+        prompt = self._encode(seen.text[:start], parse=True).ids
+        return ids[: len(prompt)] == prompt
+
+
+def _covered(offsets, responses):
+    """The mask of tokens inside the responses; None if one stands across an edge."""
+    mask = []
+    for start, end in offsets:
+        inside = any(a <= start and end <= b for a, b in responses)
+        if not inside and any(start < b and a < end for a, b in responses):
+            return None
+        mask.append(float(inside))
+    return mask
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte of byte-level BPE: printable Latin-1 is itself, the rest is from U+0100."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(others)}
+
+
+def _token_bytes(tokenizer, special: set[int]) -> list[bytes]:
+    """The UTF-8 that each id stands for; b"" for special ids and for ids that are not there."""
+    spec = json.loads(tokenizer.to_str())
+    decoder = spec.get("decoder") or {}
+    byte_level = "ByteLevel" in [d.get("type") for d in [decoder, *decoder.get("decoders", ())]]
+    fallback = spec["model"].get("byte_fallback", False)
+    alphabet, added = _byte_alphabet(), tokenizer.get_added_tokens_decoder()
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    out = [b""] * (max(vocab.values()) + 1)
+    for piece, i in vocab.items():
+        if i in special:
+            continue
+        if i in added:
+            out[i] = piece.encode()
+        elif byte_level:
+            known = all(c in alphabet for c in piece)
+            out[i] = bytes(alphabet[c] for c in piece) if known else piece.encode()
+        elif fallback and len(piece) == 6 and piece.startswith("<0x"):
+            out[i] = bytes([int(piece[3:5], 16)])
+        else:
+            out[i] = piece.replace("\u2581", " ").encode()
+    return out
+
+
+def with_template(tokenizer: HFTokenizer, template: str) -> HFTokenizer:
+    """A tokenizer with another chat template; its vocabulary may have grown.
+
+    Args:
+      template: `chatml`, whose markers become special tokens and stop ids, or Jinja text, which
+        must do with the tokens there are.
+    """
+    files = dict(tokenizer.files)
+    if template == "chatml":
+        template = CHATML
+        inner = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+        inner.add_special_tokens(list(CHATML_MARKERS))
+        files["tokenizer.json"] = inner.to_str().encode()
+    files["chat_template.jinja"] = template.encode()
+    return HFTokenizer(files, tokenizer.where)
