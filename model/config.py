@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 
 ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "full", "minimal")
+ACTIVATIONS = ("silu", "gelu_tanh")
+LAYER_KINDS = ("global", "local")
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary wavelengths are stretched for a longer context (model/rotary.py).
+
+    Attributes:
+      kind: `linear`, all by `factor`; `llama3`, the long ones by `factor`.
+      low_freq_factor, high_freq_factor, original_length: of `llama3`: wavelengths above
+        original_length / low_freq_factor are stretched, those below
+        original_length / high_freq_factor are not, between them it is interpolated.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_length: int = 8192
+
+    def __post_init__(self):
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(f"model.rope_scaling.kind={self.kind!r}; choose linear or llama3")
+        if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(
+                f"model.rope_scaling.low_freq_factor={self.low_freq_factor} is not below "
+                f"high_freq_factor={self.high_freq_factor}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A decoder-only transformer. `dtype` to `pool` do not change the parameters.
+    """A decoder-only transformer; the open families are settings of it (model/pretrained.py).
+
+    `dtype` to `pool` do not change the parameters.
 
     Attributes:
       vocab_size: number of ids the tokenizer has; logits above it are masked.
@@ -21,10 +53,24 @@ class TransformerConfig:
       num_heads: H, query heads.
       num_kv_heads: K, key and value heads (grouped-query attention); divides H.
       head_dim: N, size of a head; even, as rotary positions turn pairs.
-      mlp_dim: F, width of the SwiGLU.
+      mlp_dim: F, width of the gated MLP.
       rope_base: base of the rotary wavelengths (Su et al. 2021, arXiv:2104.09864).
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the vocabulary head is the embedding table, transposed.
+      rope_scaling: RopeScaling, or None.
+      local_rope_base: base of local layers, which are not scaled then; 0: they turn like the rest.
+      layer_pattern: kinds of layer, `local` or `global`, repeated over the depth (the last time
+        maybe in part); empty: all are global.
+      window: how many tokens a query of a local layer sees, itself included.
+      activation: of the MLP's gate: `silu` or `gelu_tanh`.
+      attention_bias: query, key and value have biases.
+      qk_norm: RMSNorm over the head size of queries and keys, before rotary positions.
+      post_norms: RMSNorm after attention and MLP too, before they are added.
+      norm_offset: norms multiply by 1 + scale; scales start at 0.
+      embedding_scale: embeddings are multiplied by √D.
+      query_scale: queries are multiplied by it; 0: by 1/√N.
+      attention_softcap, logit_softcap: c·tanh(x / c) bounds attention's and the vocabulary's
+        logits (Gemma 2, arXiv:2408.00118); 0 does not.
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
@@ -46,6 +92,19 @@ class TransformerConfig:
     rope_base: float = 10_000.0
     norm_eps: float = 1e-6
     tie_embeddings: bool = True
+    rope_scaling: RopeScaling | None = None
+    local_rope_base: float = 0.0
+    layer_pattern: tuple[str, ...] = ()
+    window: int = 0
+    activation: str = "silu"
+    attention_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    norm_offset: bool = False
+    embedding_scale: bool = False
+    query_scale: float = 0.0
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
     vocab_multiple: int = 128
     dtype: str = "float32"
     scan_unroll: int = 1
@@ -57,6 +116,10 @@ class TransformerConfig:
     pool: str = "last"
 
     def __post_init__(self):
+        # As JSON gives them back.
+        if isinstance(self.rope_scaling, Mapping):
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        object.__setattr__(self, "layer_pattern", tuple(self.layer_pattern))
         for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads",
                      "head_dim", "mlp_dim", "vocab_multiple", "max_length"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -69,6 +132,23 @@ class TransformerConfig:
             )
         if self.head_dim % 2:
             raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary positions need pairs")
+        for kind in self.layer_pattern:
+            if kind not in LAYER_KINDS:
+                raise ValueError(f"model.layer_pattern has {kind!r}; choose global or local")
+        if len(self.layer_pattern) > self.num_layers:
+            raise ValueError(
+                f"model.layer_pattern names {len(self.layer_pattern)} layers, and there are "
+                f"model.num_layers={self.num_layers}"
+            )
+        if ("local" in self.layer_pattern) != (self.window > 0):
+            raise ValueError(
+                f"model.window={self.window} and model.layer_pattern={self.layer_pattern}: a "
+                "window is of the local layers; give both or neither"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"model.activation={self.activation!r}; choose " + ", ".join(ACTIVATIONS)
+            )
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"model.remat={self.remat!r}; choose " + ", ".join(REMAT_POLICIES))
         if self.attention not in ATTENTION_BACKENDS:
@@ -93,12 +173,23 @@ class TransformerConfig:
     def activation_dtype(self):
         return jnp.dtype(self.dtype)
 
+    @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """The pattern that layers repeat, at least one kind."""
+        return self.layer_pattern or ("global",)
+
     def flops_per_token(self, length: int) -> float:
         """Forward and backward FLOPs a token: 6 a matmul weight, plus causal attention."""
         heads = self.embed_dim * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
         weights = self.num_layers * (heads + 3 * self.embed_dim * self.mlp_dim)
         weights += self.padded_vocab_size * self.embed_dim
-        attention = self.num_layers * 2 * self.num_heads * self.head_dim * (length / 2)
+        kinds = self.layer_kinds
+        local = sum(kinds[i % len(kinds)] == "local" for i in range(self.num_layers))
+        seen = length / 2  # keys of a query, on average
+        if self.window and self.window < length:
+            within = self.window - self.window**2 / (2 * length)
+            seen = (seen * (self.num_layers - local) + within * local) / self.num_layers
+        attention = self.num_layers * 2 * self.num_heads * self.head_dim * seen
         return 6.0 * weights + 6.0 * attention
 
 

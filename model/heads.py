@@ -8,8 +8,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from model.block import linear
 from model.config import TransformerConfig
-from model.transformer import Transformer, linear
+from model.transformer import Transformer
 
 
 class ScalarModel(nn.Module):

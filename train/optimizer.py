@@ -22,7 +22,7 @@ class OptimizerConfig:
       peak_lr: learning rate after warm-up; 0 freezes.
       schedule: after `warmup_steps` of linear warm-up, `cosine` to `final_fraction` of the peak,
         `wsd` (constant, then linear decay over the last `decay_fraction`), or `constant`.
-      b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms do not.
+      b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 does not clip.
     """
 
@@ -64,15 +64,15 @@ def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params):
-    """True on weight matrices; norm scales do not decay, stacked over layers or not."""
+    """True on weight matrices; norm scales and biases do not decay, stacked over layers or not."""
 
     def decays(path, leaf):
-        return leaf.ndim > 1 and not path[-1].key.endswith("norm")
+        return leaf.ndim > 1 and not path[-1].key.endswith(("norm", "bias"))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-# Input and output axes of the layers' weights, as model/transformer.py lays them out; axis 0 is the
+# Input and output axes of the layers' weights, as model/block.py lays them out; axis 0 is the
 # layers. What is not here (embeddings, heads, norms) is not Muon's.
 _MATRICES = {
     "query": MuonDimensionNumbers(1, (2, 3)),

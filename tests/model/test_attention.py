@@ -7,7 +7,7 @@ import pytest
 
 from model import attention
 from model.attention import CHUNK, attend, causal_attention
-from model.transformer import rope
+from model.rotary import rope
 
 # One row: a segment of 3, one of 2, padding. Who (row) sees whom (column).
 SEGMENTS = [1, 1, 1, 2, 2, 0, 0]

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.block import linear
 from model.config import TransformerConfig
 from model.heads import reward_model, value_model
-from model.transformer import Transformer, linear
+from model.transformer import Transformer
 
 CONFIG = TransformerConfig(
     vocab_size=21, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=6,

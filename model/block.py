@@ -1,0 +1,194 @@
+"""One layer of the transformer, and the scan over all of them.
+
+Axes: B batch, T length, D embed, H query heads, K key/value heads, N head size, F mlp, L layers.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from model.attention import attention, cached_attention, causal_attention
+from model.config import TransformerConfig
+from model.rotary import rope, rotary_settings
+from model.sharding import constrain
+
+GATES = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+@jax.custom_vjp
+def linear(x, w):
+    """x [..., D] @ w [D, F] -> [..., F].
+
+    The gradient is written out because XLA on CPU otherwise computes the weight's through large
+    transposed copies; the mathematics is the ordinary product's.
+    """
+    return jnp.matmul(x, w)
+
+
+def _linear_fwd(x, w):
+    return linear(x, w), (x, w)
+
+
+def _linear_bwd(saved, g):
+    x, w = saved
+    x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return jnp.matmul(g, w.T), jnp.matmul(x2d.T, g2d)
+
+
+linear.defvjp(_linear_fwd, _linear_bwd)
+
+
+def kernel_init(fan_in: int):
+    return nn.initializers.truncated_normal(stddev=fan_in**-0.5)
+
+
+def norm_init(config: TransformerConfig):
+    """Initializer of a norm's scale: what leaves its input as it is."""
+    ones, zeros = nn.initializers.ones, nn.initializers.zeros
+    return nn.with_logical_partitioning(zeros if config.norm_offset else ones, ("norm",))
+
+
+def rms_norm(x, scale, config: TransformerConfig):
+    """x / rms(x) * scale, in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
+    if config.norm_offset:
+        scale = 1.0 + scale
+    return (x32 * inverse * scale).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """One layer of a kind. The carry: (x, the cache or None, the layer's index)."""
+
+    config: TransformerConfig
+    kind: str = "global"
+
+    @nn.compact
+    def __call__(self, carry, positions, segment_ids, slot):
+        x, cache, layer = carry
+        length = "act_length" if cache is None else "act_slot"  # a cached step is not split
+        hidden = ("act_batch", length, "act_embed")
+        c, dtype = self.config, self.config.activation_dtype
+        D, H, K, N, F = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim
+        B, T, _ = x.shape
+
+        def weight(name, shape, axes, fan_in):
+            init = nn.with_logical_partitioning(kernel_init(fan_in), axes)
+            return self.param(name, init, shape, jnp.float32).astype(dtype)
+
+        def bias(name, heads, axis):
+            init = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_dim"))
+            return self.param(name, init, (heads, N), jnp.float32).astype(dtype)
+
+        def norm(name, x):
+            scale = self.param(name, norm_init(c), (x.shape[-1],), jnp.float32)
+            return rms_norm(x, scale, c)
+
+        wq = weight("query", (D, H, N), ("embed", "heads", "head_dim"), D)
+        wk = weight("key", (D, K, N), ("embed", "kv_heads", "head_dim"), D)
+        wv = weight("value", (D, K, N), ("embed", "kv_heads", "head_dim"), D)
+        wo = weight("out", (H, N, D), ("heads", "head_dim", "embed"), H * N)
+        w_gate = weight("gate", (D, F), ("embed", "mlp"), D)
+        w_up = weight("up", (D, F), ("embed", "mlp"), D)
+        w_down = weight("down", (F, D), ("mlp", "embed"), F)
+
+        h = norm("attention_norm", x)
+        q = linear(h, wq.reshape(D, H * N)).reshape(B, T, H, N)
+        k = linear(h, wk.reshape(D, K * N)).reshape(B, T, K, N)
+        v = linear(h, wv.reshape(D, K * N)).reshape(B, T, K, N)
+        if c.attention_bias:
+            q = q + bias("query_bias", H, "heads")
+            k = k + bias("key_bias", K, "kv_heads")
+            v = v + bias("value_bias", K, "kv_heads")
+        q = constrain(q, "act_batch", length, "act_heads", "act_head_dim")
+        k = constrain(k, "act_batch", length, "act_kv_heads", "act_head_dim")
+        v = constrain(v, "act_batch", length, "act_kv_heads", "act_head_dim")
+        if c.qk_norm:
+            q, k = norm("query_norm", q), norm("key_norm", k)
+        turn = rotary_settings(c, self.kind)
+        q, k = rope(q, positions, *turn), rope(k, positions, *turn)
+        settings = dict(
+            window=c.window if self.kind == "local" else 0,
+            softcap=c.attention_softcap,
+            scale=c.query_scale,
+        )
+        if self.is_initializing():  # a row of a few tokens, which a mesh need not divide
+            out = causal_attention(q, k, v, segment_ids)
+        elif cache is None:
+            out = attention(q, k, v, segment_ids, c, **settings)
+        else:
+            out, cache = cached_attention(q, k, v, cache, layer, slot, segment_ids, **settings)
+        out = linear(out.reshape(B, T, H * N), wo.reshape(H * N, D))
+        x = x + (norm("post_attention_norm", out) if c.post_norms else out)
+        x = constrain(x, *hidden)
+
+        h = norm("mlp_norm", x)
+        h = GATES[c.activation](linear(h, w_gate)) * linear(h, w_up)  # [B, T, F]
+        h = constrain(h, "act_batch", length, "act_mlp")
+        out = linear(h, w_down)
+        x = x + (norm("post_mlp_norm", out) if c.post_norms else out)
+        return (constrain(x, *hidden), cache, layer + 1), None
+
+
+REMAT = {
+    "none": None,
+    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def init_layers(config: TransformerConfig) -> nn.Module:
+    """A module that makes the parameters of all layers, stacked: `name` [L, …].
+
+    Kinds of layer differ in what they compute, not in their parameters.
+    """
+    return nn.scan(
+        Block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config)
+
+
+def run_layers(config: TransformerConfig, params, carry, *args):
+    """All layers: a scan over the repeats of the layer pattern, then what is left of it.
+
+    Args:
+      params: tree of [L, …]. carry, args: of `Block`.
+
+    Returns:
+      The carry.
+    """
+    kinds = config.layer_kinds
+    P = len(kinds)
+    repeats = config.num_layers // P
+
+    def layer(kind, carry, params, in_scan):
+        def run(params, carry):
+            return Block(config, kind, parent=None).apply({"params": params}, carry, *args)[0]
+
+        if config.remat != "none":
+            run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=not in_scan)
+        return run(params, carry)
+
+    def period(carry, params):
+        for i, kind in enumerate(kinds):
+            own = params if P == 1 else jax.tree.map(lambda x, i=i: x[i], params)
+            carry = layer(kind, carry, own, in_scan=True)
+        return carry, None
+
+    stacked = params
+    if P > 1:
+        stacked = jax.tree.map(lambda x: x[: repeats * P].reshape(repeats, P, *x.shape[1:]), params)
+    unroll = min(config.scan_unroll or repeats, repeats)
+    carry, _ = jax.lax.scan(period, carry, stacked, unroll=unroll)
+    for i in range(repeats * P, config.num_layers):
+        own = jax.tree.map(lambda x, i=i: x[i], params)
+        carry = layer(kinds[i % P], carry, own, in_scan=False)
+    return carry

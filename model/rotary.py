@@ -1,0 +1,44 @@
+"""Rotary positions, and how their wavelengths are stretched for a longer context.
+
+Axes: B batch, T length, N head size.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from model.config import RopeScaling, TransformerConfig
+
+
+def rope(x, positions, base: float, scaling: RopeScaling | None = None):
+    """Rotates pairs (i, i + N/2) of x [B, T, heads, N] by position (arXiv:2104.09864)."""
+    half = x.shape[-1] // 2
+    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if scaling:
+        frequency = stretch(frequency, scaling)
+    angle = positions[..., None].astype(jnp.float32) * frequency  # [B, T, N/2]
+    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+
+def stretch(frequency, scaling: RopeScaling):
+    """Frequencies [N/2] for a context `scaling.factor` times as long.
+
+    `linear` is position interpolation (Chen et al. 2023, arXiv:2306.15595). `llama3` divides the
+    low frequencies alone (the rope scaling of Llama 3.1, arXiv:2407.21783, as its code has it).
+    """
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    turns = scaling.original_length * frequency / (2 * np.pi)  # within the original context
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)  # 1 at high frequencies
+    return frequency * (kept + (1 - kept) / scaling.factor)
+
+
+def rotary_settings(config: TransformerConfig, kind: str):
+    """(base, scaling) of a kind of layer, for `rope`."""
+    if config.local_rope_base and kind == "local":
+        return config.local_rope_base, None
+    return config.rope_base, config.rope_scaling

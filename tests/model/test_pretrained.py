@@ -1,0 +1,225 @@
+"""The open families against recorded values of transformers (tests/model/fixtures/).
+
+Axes: B batch, T length, V vocabulary.
+"""
+
+import json
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import open_weights as ow
+import pytest
+
+from model.attention import init_cache
+from model.config import RopeScaling, TransformerConfig
+from model.generate import Sampling, generate, prompt_positions
+from model.pretrained import config_from_hf, config_to_hf, family_of, slices
+from model.transformer import Transformer
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CHUNK = 3  # tokens that go into the cache at once
+
+
+def assemble(config, tensors):
+    """Our parameters from {tensor name: array}; every element is filled once."""
+    init = Transformer(config).init
+    boxed = jax.eval_shape(lambda: init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
+    params = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), nn.unbox(boxed)["params"])
+    for s in slices(config):
+        leaf = params
+        for key in s.path:
+            leaf = leaf[key]
+        assert np.isnan(leaf[s.index]).all(), f"{s.name} overlaps with another tensor"
+        leaf[s.index] = s.to_ours(tensors[s.name])
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        assert not np.isnan(leaf).any(), f"no tensor fills {path}"
+    return params
+
+
+def disassemble(config, params):
+    """{tensor name: array} from our parameters."""
+    found = {}
+    for s in slices(config):
+        leaf = params
+        for key in s.path:
+            leaf = leaf[key]
+        found[s.name] = s.to_hf(np.asarray(leaf)[s.index])
+    return found
+
+
+def drawn(fixture, name):
+    shapes = json.loads(str(fixture["shapes"]))
+    return {k: ow.draw(k, shape, "gemma" in name) for k, shape in shapes.items()}
+
+
+def batch():
+    """All inputs as one batch, padded on the left.
+
+    Returns:
+      tokens, positions, segments: [4, T] int32; {case: [4, T] bool, the tokens it compares}.
+    """
+    given = ow.inputs()
+    T = len(given["long"])
+    left = T - given["padded"].shape[1]
+    tokens, segments = np.zeros((4, T), np.int32), np.zeros((4, T), np.int32)
+    tokens[:2, left:], segments[:2, left:] = given["padded"], given["padded_mask"]
+    tokens[2], segments[2] = given["long"], 1
+    tokens[3] = given["packed"]
+    segments[3] = np.repeat([*range(1, len(ow.DOCUMENTS) + 1), 0], (*ow.DOCUMENTS, ow.PADDING))
+    positions = np.maximum(np.cumsum(segments > 0, axis=1) - 1, 0)
+    positions[3] = np.concatenate([np.arange(n) for n in (*ow.DOCUMENTS, ow.PADDING)])
+    case = np.array(["padded", "padded", "long", "packed"])[:, None]
+    masks = {name: (case == name) & (segments > 0) for name in ("padded", "long", "packed")}
+    return tokens, positions.astype(np.int32), segments, masks
+
+
+def everything(config):
+    """A jitted function of parameters: logits of the batch, plain and cached, and a gradient."""
+    tokens, positions, segments, _ = batch()
+    model, (B, T) = Transformer(config), tokens.shape
+
+    def cached(params):
+        """`CHUNK` tokens at a time, each against a cache of those before it."""
+
+        def body(cache, t):
+            def call(module):
+                row = (jax.lax.dynamic_slice_in_dim(x, t, CHUNK, 1) for x in data)
+                hidden, new = module.hidden(*row, cache, t)
+                return module.logits(hidden), new
+
+            logits, cache = model.apply({"params": params}, method=call)
+            return cache, logits
+
+        data = [jnp.asarray(x) for x in (tokens, positions, segments)]
+        _, logits = jax.lax.scan(body, init_cache(config, B, T), jnp.arange(0, T, CHUNK))
+        return logits.swapaxes(0, 1).reshape(B, T, -1)
+
+    def run(params):
+        def loss(params):
+            logits = model.apply({"params": params}, tokens, positions, segments)
+            logp = jax.nn.log_softmax(logits[2, :-1])
+            return -jnp.mean(jnp.take_along_axis(logp, tokens[2, 1:, None], 1)), logits
+
+        (_, logits), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return {"plain": logits, "cached": cached(params)}, gradient
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("name", ow.FAMILIES)
+def test_logits_and_gradients_are_those_of_transformers(name):
+    fixture = np.load(FIXTURES / f"{name}.npz")
+    config = config_from_hf(json.loads(str(fixture["config"])))
+    tensors = drawn(fixture, name)
+    assert {s.name: list(s.shape) for s in slices(config)} == json.loads(str(fixture["shapes"]))
+    logits, gradient = everything(config)(assemble(config, tensors))
+    for case, mask in batch()[-1].items():
+        assert np.abs(fixture[case]).max() > 1
+        for way, ours in logits.items():
+            error = np.abs(ours[mask][:, : ow.VOCAB] - fixture[case])
+            assert error.max() < 2e-4, f"{case}, {way}: {error.max()}"
+    gradient = disassemble(config, gradient)
+    for tensor, theirs in zip(sorted(tensors), fixture["gradients"], strict=True):
+        ours = ow.summary(tensor, gradient[tensor])
+        assert theirs[0] > 1e-4, f"{tensor} has no gradient to compare"
+        np.testing.assert_allclose(ours, theirs, atol=1e-3 * theirs[0], rtol=0, err_msg=tensor)
+
+
+@pytest.mark.parametrize("name", ow.FAMILIES)
+def test_configs_and_tensors_survive_the_way_there_and_back(name):
+    fixture = np.load(FIXTURES / f"{name}.npz")
+    config = config_from_hf(json.loads(str(fixture["config"])))
+    assert config_from_hf(config_to_hf(config)) == config
+    # The families that differ in nothing that is computed share Llama's.
+    assert family_of(config) == json.loads(str(fixture["config"]))["model_type"]
+    tensors = drawn(fixture, name)
+    back = disassemble(config, assemble(config, tensors))
+    assert back.keys() == tensors.keys()
+    for key, value in tensors.items():
+        np.testing.assert_array_equal(back[key], value)
+
+
+def test_generate_is_greedy_decoding_without_a_cache():
+    """Beyond the window, with soft caps, two kinds of layer and a remainder of the pattern."""
+    fixture = np.load(FIXTURES / "gemma3.npz")
+    config = config_from_hf(json.loads(str(fixture["config"])))
+    params = assemble(config, drawn(fixture, "gemma3"))
+    prompts = jnp.asarray(ow.inputs()["padded"][:, 2:14])
+    mask = jnp.asarray(ow.inputs()["padded_mask"][:, 2:14])
+    keys = jax.random.split(jax.random.key(0), 2)
+    sampling = Sampling(max_new_tokens=6, temperature=0.0)
+    run = jax.jit(generate, static_argnums=(0, 5))
+    tokens = run(config, params, prompts, mask, keys, sampling).tokens
+
+    @jax.jit
+    def expected(tokens):
+        full = jnp.concatenate([mask, jnp.ones((2, 6), bool)], axis=1)
+        logits = Transformer(config).apply(
+            {"params": params}, tokens, prompt_positions(full), full.astype(jnp.int32)
+        )
+        return jnp.argmax(logits[:, 11:-1], axis=-1)
+
+    np.testing.assert_array_equal(tokens[:, 12:], expected(tokens))
+
+
+SMALL = dict(
+    vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32
+)
+LLAMA = json.loads(str(np.load(FIXTURES / "llama3.1.npz")["config"]))
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (dict(model_type="mamba"), r"model_type='mamba'; Seedpod knows llama, mistral, "),
+        (dict(hidden_size=None), r"config\.json of a llama model has no 'hidden_size'"),
+        (dict(attention_bias=True), r"config\.json has attention_bias=True"),
+        (dict(mlp_bias=True), r"config\.json has mlp_bias=True"),
+        (dict(quantization_config={"bits": 4}), r"has quantization_config={'bits': 4}"),
+        (dict(hidden_act="relu"), r"config\.json of a llama model has hidden_act='relu'"),
+        (dict(rope_parameters={"rope_type": "yarn"}), r"rope_type='yarn'; Seedpod computes"),
+    ],
+)
+def test_what_is_not_computed_is_an_error(change, message):
+    with pytest.raises(ValueError, match=message):
+        config_from_hf(LLAMA | change)
+
+
+def test_released_config_files_are_read():
+    """The keys as the releases have them, before transformers 5 renamed some."""
+    llama = config_from_hf(
+        dict(
+            model_type="llama", vocab_size=128256, hidden_size=4096, intermediate_size=14336,
+            num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, hidden_act="silu",
+            max_position_embeddings=131072, rms_norm_eps=1e-5, rope_theta=500000.0,
+            rope_scaling=dict(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                              original_max_position_embeddings=8192, rope_type="llama3"),
+            tie_word_embeddings=False, attention_bias=False, pretraining_tp=1,
+        )
+    )  # fmt: skip
+    assert (llama.head_dim, llama.rope_base) == (128, 500_000.0)
+    assert llama.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+    # The 4B's: a text model inside a multimodal one, which leaves out what it has by default.
+    gemma = config_from_hf(
+        dict(
+            model_type="gemma3", vision_config=dict(hidden_size=1152),
+            text_config=dict(
+                model_type="gemma3_text", hidden_size=2560, intermediate_size=10240,
+                num_hidden_layers=34, sliding_window=1024,
+                rope_scaling=dict(factor=8.0, rope_type="linear"),
+            ),
+        )
+    )  # fmt: skip
+    assert (gemma.num_heads, gemma.num_kv_heads, gemma.head_dim) == (8, 4, 256)
+    assert gemma.layer_pattern == ("local",) * 5 + ("global",)
+    assert (gemma.rope_base, gemma.local_rope_base, gemma.tie_embeddings) == (1e6, 1e4, True)
+    assert gemma.rope_scaling == RopeScaling("linear", 8.0)
+
+
+def test_settings_of_no_family_are_an_error():
+    config = TransformerConfig(**SMALL, qk_norm=True, activation="gelu_tanh")
+    with pytest.raises(ValueError, match=r"by family: llama: activation, qk_norm; .*qwen3: activ"):
+        slices(config)
