@@ -1,4 +1,4 @@
-"""Facts about accelerators, by JAX's `device_kind`."""
+"""Facts about accelerators, by JAX's `device_kind`; the slices that can be compiled for."""
 
 from __future__ import annotations
 
@@ -13,3 +13,51 @@ PEAK_FLOPS = {
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
+
+# Memory of one device, GiB, from Google's system architecture pages. A program gets a little less.
+HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
+
+# How a train step is compiled, by platform. On TPU the lookup of embeddings and of the loss's
+# logits stays on the TensorCore: handed to the SparseCore it takes more memory, and the compiled
+# program cannot be read.
+COMPILER_OPTIONS = {"tpu": {"xla_tpu_offload_gather_to_sparsecore": "false"}}
+
+
+def topology(name: str):
+    """The devices of a slice that is not there, as libtpu describes them.
+
+    Args:
+      name: generation and grid of chips: `v5e:4x4`, `v5p:4x4x4`, `v6e:16x16`.
+
+    Returns:
+      A `jax.experimental.topologies.TopologyDescription`. Whole cubes of v5p and whole pods of v5e
+      and v6e have their wrap-around links, without which all-gathers compile to something else.
+
+    Raises:
+      ValueError: libtpu is not installed, or knows no such slice.
+    """
+    from jax.experimental import topologies
+
+    generation, _, grid = name.partition(":")
+    try:
+        sizes = [int(size) for size in grid.split("x")]
+    except ValueError:
+        sizes = []
+    settings = {}
+    if generation == "v5p" and len(sizes) == 3:
+        wrap = tuple(size % 4 == 0 for size in sizes)
+        if all(wrap):
+            generation, settings = "v5", dict(chip_config_name="megacore", wrap=wrap)
+    elif generation in ("v5e", "v6e") and sizes == [16, 16]:
+        settings = dict(wrap=(True, True, False))
+    if settings:
+        settings |= dict(chips_per_host_bounds=(2, 2, 1), num_slices=1)
+    try:
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{generation}:{grid}", **settings
+        )
+    except Exception as e:  # JaxRuntimeError, or what loading libtpu raises
+        raise ValueError(
+            f"--topology={name}: {str(e).splitlines()[0]}. Slices are written v5e:4x4, v5p:4x4x4, "
+            "v6e:16x16; libtpu comes with pip install 'jax[tpu]'"
+        ) from e

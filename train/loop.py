@@ -11,7 +11,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from model import sharding
-from tpu.chips import PEAK_FLOPS
+from tpu.chips import COMPILER_OPTIONS, PEAK_FLOPS
 from train.checkpoint import Checkpointer
 from train.config import ConfigError, RunConfig, build
 from train.metrics import Metrics
@@ -113,7 +113,11 @@ def _run(run: Run, workdir) -> None:
 def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
     """Steps `start` to the end."""
     ctx, stage, frozen, config = run.ctx, run.stage, run.frozen, run.ctx.config
-    step_fn = jax.jit(make_train_step(stage, run.tx, config.accumulate), donate_argnums=0)
+    step_fn = jax.jit(
+        make_train_step(stage, run.tx, config.accumulate),
+        donate_argnums=0,
+        compiler_options=COMPILER_OPTIONS.get(jax.default_backend()),
+    )
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
     flops = sum(ctx.models[r].flops_per_token(config.data.length) for r in state.trainable)
 

@@ -1,0 +1,63 @@
+"""Compiling a recipe for a TPU slice, where libtpu is installed: pip install 'jax[tpu]'."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="libtpu is not installed (pip install 'jax[tpu]')",
+    ),
+]
+
+SMALL = [
+    "--config=configs/pretrain.py:size=8b",
+    "--topology=v5e:2x2",
+    "--vocab_size=1024",
+    "--config.model.dtype=bfloat16",
+    "--config.model.num_layers=2",
+    "--config.model.embed_dim=512",
+    "--config.model.mlp_dim=1024",
+    "--config.model.num_heads=4",
+    "--config.model.num_kv_heads=2",
+    "--config.data.length=512",
+    "--config.data.batch_size=4",
+    "--config.mesh.data=1",
+]
+
+
+def compile_for(*arguments):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    command = [sys.executable, "-m", "tpu.compile", *SMALL, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+
+
+@pytest.mark.parametrize("mesh", [dict(fsdp=4), dict(fsdp=2, sequence=2)], ids=str)
+def test_two_layers_compile_for_v5e(tmp_path, mesh):
+    """The splash kernel runs in every layer; weights are gathered a layer at a time."""
+    out = tmp_path / "report.json"
+    axes = [f"--config.mesh.{name}={size}" for name, size in mesh.items()]
+    done = compile_for(*axes, f"--json={out}")
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    facts = json.loads(out.read_text())
+    assert facts["device"] == "TPU v5 lite" and facts["devices"] == 4
+    assert facts["whole_parameter_gathers"] == []
+    runs = {name: n for name, n in facts["kernels"].items() if "splash" in name}
+    assert len(runs) == 3 and all(n >= 2 for n in runs.values()), facts["kernels"]
+    memory = facts["memory_gib"]
+    assert 0 < memory["state and batch"] < memory["peak"] < memory["device has"]
+    assert facts["collectives"]["all-gather"]["count"] >= 7 * 2
+
+
+def test_what_does_not_fit_says_so():
+    done = compile_for(
+        "--config.mesh.fsdp=4", "--config.data.batch_size=8192", "--config.model.remat=none"
+    )
+    assert done.returncode == 1
+    assert "out of memory" in done.stderr and "Raise --config.mesh.fsdp" in done.stderr

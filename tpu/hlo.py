@@ -1,0 +1,156 @@
+"""What a compiled program does, read from its HLO text: collectives, kernels, estimated cycles.
+
+`cost_analysis()` counts the body of a loop once; here every computation counts as often as it runs.
+The loops of a train step are `lax.scan`s: they count from 0 to a constant in their condition.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import defaultdict
+from typing import NamedTuple
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2}
+
+_SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d\w*)?)\[([\d,]*)\]")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
+_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_CALLED_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
+_BOUND = re.compile(r"^(\d+)\)")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+class Shape(NamedTuple):
+    dtype: str
+    dims: tuple[int, ...]
+
+    @property
+    def bytes(self) -> float:
+        bits = re.search(r"\d+", self.dtype)
+        size = _BYTES.get(self.dtype) or (int(bits[0]) / 8 if bits else 0)
+        return size * math.prod(self.dims)
+
+
+class Collective(NamedTuple):
+    """One collective: its kind, the largest array it reads or writes on a device, how often."""
+
+    kind: str
+    shape: Shape
+    times: int
+
+
+class Program(NamedTuple):
+    """Attributes:
+    collectives: of the whole program. kernels: {name of a Pallas kernel: how often it runs}.
+    cycles: estimated for one device, but for kernels and waiting for collectives.
+    """
+
+    collectives: list[Collective]
+    kernels: dict[str, int]
+    cycles: int
+
+
+def read(text: str) -> Program:
+    """Reads the text of an optimized module (`compiled.as_text()`)."""
+    computations, entry, name = defaultdict(list), None, None
+    shapes = {}
+    for line in text.splitlines():
+        if header := _HEADER.match(line):
+            name = header[2]
+            entry = name if header[1] else entry
+        elif name and (found := _INSTRUCTION.match(line)):
+            result, kind, rest = found[2], found[3], found[4]
+            shapes[name, found[1]] = [
+                Shape(d, tuple(int(n) for n in dims.split(",") if n))
+                for d, dims in _SHAPE.findall(result)
+            ]
+            computations[name].append((found[1], kind, rest))
+    if entry is None:
+        raise ValueError("this is no HLO module: it has no ENTRY computation")
+
+    times = _how_often(computations, entry)
+    collectives, kernels, cycles = {}, defaultdict(int), 0
+    for name, instructions in computations.items():
+        for result, kind, rest in instructions:
+            if found := _CYCLES.search(rest):
+                cycles += times[name] * int(found[1])
+            base = kind.removesuffix("-start")
+            if base in COLLECTIVES:
+                operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
+                arrays = [s for n in (result, *operands) for s in shapes.get((name, n), [])]
+                largest = max(arrays, key=lambda s: s.bytes)
+                # One that overlaps with computation stands in each of the fusions it overlaps with.
+                channel = _CHANNEL.search(rest)
+                key = channel[1] if channel else (name, result)
+                seen = collectives.get(key)
+                if seen is None or seen.times * seen.shape.bytes < times[name] * largest.bytes:
+                    collectives[key] = Collective(base, largest, times[name])
+            if kind == "custom-call" and 'custom_call_target="tpu_custom_call"' in rest:
+                kernels[re.sub(r"\.\d+$", "", result)] += times[name]
+    return Program([c for c in collectives.values() if c.times], dict(kernels), cycles)
+
+
+def _how_often(computations, entry: str) -> dict[str, int]:
+    """How often each computation runs. XLA writes a computation before those that call it."""
+    times = defaultdict(int, {entry: 1})
+    for name in reversed(list(computations)):
+        for _, kind, rest in computations[name]:
+            called = _CALLED.findall(rest)
+            for names in _CALLED_LISTS.findall(rest):
+                called += [n.strip().lstrip("%") for n in names.split(",")]
+            count = _trips(computations, rest) if kind == "while" else 1
+            for other in called:
+                times[other] += times[name] * count
+    return times
+
+
+def _trips(computations, rest: str) -> int:
+    """Of a while loop: the constant that its condition compares the counter to."""
+    condition = computations[re.search(r"condition=%?([\w.\-]+)", rest)[1]]
+    bounds = [_BOUND.match(r) for _, kind, r in condition if kind == "constant"]
+    bounds = [int(b[1]) for b in bounds if b]
+    return bounds[0] if len(bounds) == 1 else 1
+
+
+def gathers_of_whole_parameters(program: Program, params, num_layers: int) -> list[Collective]:
+    """All-gathers that yield a parameter of all layers at once, wholly or over some mesh axes.
+
+    Args:
+      params: tree of `jax.ShapeDtypeStruct` with shardings; those that start with `num_layers` are
+        stacked over layers.
+    """
+    import jax
+
+    forms = set()
+    for leaf in jax.tree.leaves(params):
+        if leaf.ndim > 2 and leaf.shape[0] == num_layers:
+            forms |= _gathered_forms(leaf)
+    return [
+        c for c in program.collectives if c.kind == "all-gather" and _sorted(c.shape.dims) in forms
+    ]
+
+
+def _sorted(dims) -> tuple[int, ...]:
+    """Dimensions without regard to their order, which the compiler chooses."""
+    return tuple(sorted(d for d in dims if d > 1))
+
+
+def _gathered_forms(leaf) -> set[tuple[int, ...]]:
+    """Dimensions that a gather of a stacked parameter may yield: some of its split dimensions
+    whole again, and neighbours but for the layers maybe merged into one."""
+    split = leaf.sharding.shard_shape(leaf.shape)
+    forms = set()
+    for dims in itertools.product(*zip(leaf.shape, split, strict=True)):
+        if dims == split:
+            continue
+        for merges in itertools.product((False, True), repeat=len(dims) - 2):
+            merged = [*dims[:2]]
+            for size, merge in zip(dims[2:], merges, strict=True):
+                merged[-1:] = [merged[-1] * size] if merge else [merged[-1], size]
+            forms.add(_sorted(merged))
+    return forms
