@@ -27,6 +27,7 @@ setup(
         "jinja2>=3.1",
         "safetensors>=0.5",
         "gguf>=0.17",
+        "huggingface_hub>=0.30",
         "ml-collections>=1.1",
         "absl-py>=2.1",
         "etils[epath]>=1.9",

@@ -139,6 +139,13 @@ class HFTokenizer(Tokenizer):
         ends = [t for t in self._special_ids if after.startswith(t)]
         return [self._special_ids[max(ends, key=len)]] if ends else []
 
+    def token_id(self, text: str) -> int | None:
+        """The id of one token, special or not."""
+        return self._tokenizer.token_to_id(text)
+
+    def token_of(self, index: int) -> str:
+        return self._tokenizer.id_to_token(index)
+
     def _encode(self, text: str, parse: bool):
         self._tokenizer.encode_special_tokens = not parse
         return self._tokenizer.encode(text, add_special_tokens=False)

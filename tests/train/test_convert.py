@@ -1,0 +1,274 @@
+"""Open models in and out: every tensor in its place, streamed, and what is wrong said plainly."""
+
+import dataclasses
+import json
+import weakref
+
+import gguf
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import open_models
+import open_tokenizers
+import orbax.checkpoint as ocp
+import pytest
+import safetensors.numpy
+from open_models import CONFIG
+
+from data import tokenizer as tokenizers
+from data.hf_tokenizer import HFTokenizer
+from model.heads import reward_model
+from model.sharding import MeshConfig, make_mesh
+from model.transformer import Transformer
+from train import checkpoint, convert, weights
+from train.config import ConfigError
+
+VALUES = open_models.tensors()
+
+
+@pytest.fixture(scope="module")
+def hf_dir(tmp_path_factory):
+    return open_models.write(tmp_path_factory.mktemp("hf") / "model", VALUES, files=3)
+
+
+@pytest.fixture(scope="module")
+def workdir(hf_dir, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "base"
+    convert.import_model(str(hf_dir), path)
+    return path
+
+
+def stored(directory):
+    found = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        found |= safetensors.numpy.load_file(path)
+    return found
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_import_and_export_give_every_tensor_back(workdir, hf_dir, tmp_path):
+    convert.export_model(workdir, tmp_path / "out", limit=20_000)
+    same(stored(tmp_path / "out"), VALUES)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    files = sorted({*index["weight_map"].values()})
+    assert len(files) > 1 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert index["metadata"]["total_size"] == sum(v.nbytes for v in VALUES.values())
+    hf = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert hf["architectures"] == ["LlamaForCausalLM"] and hf["eos_token_id"] == 2
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [2]
+    before, after = tokenizers.load(hf_dir), tokenizers.load(tmp_path / "out")
+    assert after.encode("hello") == before.encode("hello") and after.stop_ids == before.stop_ids
+
+
+def test_a_workdir_and_its_origin_are_the_same_model(workdir, hf_dir):
+    tokens = jnp.arange(12)[None] * 7
+    outputs = []
+    for config, params in (checkpoint.load(workdir), convert.load(hf_dir)):
+        assert config == CONFIG
+        outputs.append(np.asarray(Transformer(config).apply({"params": params}, tokens)))
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_bfloat16_stays_itself_and_half_the_size(tmp_path):
+    values = open_models.tensors(dtype=ml_dtypes.bfloat16)
+    hf = open_models.write(tmp_path / "hf", values)
+    convert.import_model(str(hf), tmp_path / "run", dtype="bfloat16")
+    _, params = checkpoint.load(tmp_path / "run")
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    convert.export_model(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
+    same(stored(tmp_path / "out"), values)
+
+
+def test_tensors_are_placed_one_at_a_time_on_the_mesh(hf_dir):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    reader, alive, peak = weights.SafetensorsReader(hf_dir), {}, []
+
+    class Counting:
+        names, where = reader.names, reader.where
+
+        def read(self, name):
+            value = reader.read(name)
+            alive[name] = value.nbytes
+            weakref.finalize(value, alive.pop, name)
+            peak.append(sum(alive.values()))
+            return value
+
+    abstract = checkpoint.abstract_params("policy", CONFIG, mesh)
+    params = weights.place(CONFIG, Counting(), abstract)
+    for value, like in zip(jax.tree.leaves(params), jax.tree.leaves(abstract), strict=True):
+        assert value.sharding.is_equivalent_to(like.sharding, value.ndim)
+    one = convert.load(hf_dir)[1]
+    jax.tree.map(np.testing.assert_array_equal, params, one)
+    # The host held one tensor beside the one before it, and never a stack of layers.
+    two_largest = sum(sorted(v.nbytes for v in VALUES.values())[-2:])
+    assert len(peak) == len(VALUES) and max(peak) <= two_largest < sum(
+        v.nbytes for v in VALUES.values()
+    )
+
+
+def test_added_markers_begin_as_the_mean(tmp_path):
+    files = open_tokenizers.files(None, eos_token="<|endoftext|>")
+    spec = files["tokenizer.json"].decode().replace("<|im_", "<|xx_")
+    files |= {"tokenizer.json": spec.encode()}
+    hf = open_models.write(tmp_path / "hf", VALUES, tokenizer_files=files)
+    config = convert.import_model(str(hf), tmp_path / "run", chat_template="chatml")
+    assert config == dataclasses.replace(CONFIG, vocab_size=322)
+    _, params = checkpoint.load(tmp_path / "run")
+    old, table = VALUES["model.embed_tokens.weight"], np.asarray(params["embedding"])
+    np.testing.assert_array_equal(table[:320], old)
+    np.testing.assert_allclose(table[320:322], np.tile(old.mean(0), (2, 1)), atol=1e-6)
+    head = np.asarray(params["unembedding"]).T
+    mean = VALUES["lm_head.weight"].mean(0)
+    np.testing.assert_allclose(head[320:322], np.tile(mean, (2, 1)), atol=1e-6)
+    assert tokenizers.load(tmp_path / "run").stop_ids == (0, 321)
+    convert.export_model(tmp_path / "run", tmp_path / "out")
+    assert stored(tmp_path / "out")["lm_head.weight"].shape == (322, 16)
+
+
+def save_role(workdir, role, params, config=CONFIG):
+    """A workdir as a stage that trained `role` leaves it."""
+    checkpoint.save_models(workdir, {role: config})
+    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
+        manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
+
+
+@pytest.mark.parametrize("role", ["reward", "value"])
+def test_scalar_models_export_as_classifiers(role, tmp_path):
+    key = jax.random.key(0)
+    params = reward_model(CONFIG).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+    params = jax.tree.map(lambda x: x.value, params, is_leaf=lambda x: hasattr(x, "names"))
+    work = tmp_path / "run"
+    files = open_tokenizers.files(pad_token="<|im_end|>")
+    work.mkdir()
+    HFTokenizer(files).save(work / "tokenizer")
+    save_role(work, role, params)
+    convert.export_model(work, tmp_path / "out")
+    found = stored(tmp_path / "out")
+    np.testing.assert_array_equal(found["score.weight"], np.asarray(params["head"]).T)
+    assert "lm_head.weight" not in found and ("score.bias" in found) == (role == "value")
+    hf = json.loads((tmp_path / "out" / "config.json").read_text())
+    kind = {"reward": "Sequence", "value": "Token"}[role]
+    assert hf["architectures"] == [f"LlamaFor{kind}Classification"] and hf["num_labels"] == 1
+    # The score is read at the last token that is not padding, which is the one that ends an answer.
+    assert (hf["pad_token_id"] == 2) == (role == "value")
+
+
+def test_a_mean_reward_is_not_exported(tmp_path):
+    work = tmp_path / "run"
+    work.mkdir()
+    config = dataclasses.replace(CONFIG, pool="mean")
+    params = jax.eval_shape(
+        reward_model(config).init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32)
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), params["params"])
+    zeros = jax.tree.map(lambda x: x.value, zeros, is_leaf=lambda x: hasattr(x, "names"))
+    HFTokenizer(open_tokenizers.files()).save(work / "tokenizer")
+    save_role(work, "reward", zeros, config)
+    with pytest.raises(ConfigError, match="mean over the answer"):
+        convert.export_model(work, tmp_path / "out")
+
+
+def write_gguf(path, values, template=open_tokenizers.CHATML):
+    """The model as llama.cpp converts one: other names, and rotary pairs side by side."""
+    tokenizer = json.loads(open_tokenizers.files()["tokenizer.json"])
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(CONFIG.num_layers)
+    writer.add_embedding_length(CONFIG.embed_dim)
+    writer.add_feed_forward_length(CONFIG.mlp_dim)
+    writer.add_context_length(CONFIG.max_length)
+    writer.add_head_count(CONFIG.num_heads)
+    writer.add_head_count_kv(CONFIG.num_kv_heads)
+    writer.add_key_length(CONFIG.head_dim)
+    writer.add_layer_norm_rms_eps(CONFIG.norm_eps)
+    writer.add_rope_freq_base(CONFIG.rope_base)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    tokens = sorted(vocab, key=vocab.get)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if i < 3 else 1 for i in range(len(tokens))])
+    writer.add_token_merges([" ".join(m) for m in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, CONFIG.num_layers)
+    for name, value in values.items():
+        for part, heads in {"q_proj": 4, "k_proj": 2}.items():
+            if part in name:
+                value = value.reshape(heads, 2, 4, 16).swapaxes(1, 2).reshape(value.shape)
+        if "down_proj" in name:
+            value = value.astype(np.float16)
+        writer.add_tensor(names.get_name(name.removesuffix(".weight")) + ".weight", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_gguf_is_the_same_model(tmp_path, hf_dir):
+    values = {
+        n: v.astype(np.float16).astype(np.float32) if "down_proj" in n else v
+        for n, v in VALUES.items()
+    }
+    write_gguf(tmp_path / "model.gguf", values)
+    hf = open_models.write(tmp_path / "hf", values)
+    config, params = convert.load(tmp_path / "model.gguf")
+    assert config == CONFIG
+    jax.tree.map(np.testing.assert_array_equal, params, convert.load(hf)[1])
+    convert.import_model(str(tmp_path / "model.gguf"), tmp_path / "run")
+    ours, theirs = tokenizers.load(tmp_path / "run"), tokenizers.load(hf_dir)
+    messages = [{"role": "user", "content": "What is it? 42 ünï"}]
+    assert ours.render_prompt(messages).tolist() == theirs.render_prompt(messages).tolist()
+    assert ours.stop_ids == theirs.stop_ids
+
+
+def broken(directory, **changes):
+    """A model directory with tensors replaced, or left out where None."""
+    return open_models.write(
+        directory, {n: v for n, v in (VALUES | changes).items() if v is not None}
+    )
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model.layers.1.mlp.up_proj.weight": None}, r"no tensor model.layers.1.mlp.up_proj"),
+        ({"model.norm.weight": np.ones(7, np.float32)}, r"norm.weight is \[7\].*makes it \[16"),
+        ({"model.layers.0.self_attn.q_proj.bias": np.ones(32, np.float32)}, "no place for.*bias"),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_named(changes, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        convert.load(broken(tmp_path / "hf", **changes))
+
+
+def test_what_is_not_a_model_says_what_to_do(hf_dir, workdir, tmp_path):
+    def refused(message, *args, function=convert.import_model):
+        with pytest.raises(ConfigError, match=message):
+            function(*args)
+
+    refused("no such directory; a name on the hub is OWNER/MODEL", "nowhere", tmp_path / "a")
+    refused("no such file", "nowhere.gguf", tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    refused("holds no config.json", str(tmp_path / "empty"), tmp_path / "a")
+    (tmp_path / "empty" / "x.gguf").touch()
+    refused("import its file: --from=.*x.gguf", str(tmp_path / "empty"), tmp_path / "a")
+    refused("holds a run already", str(hf_dir), workdir)
+    refused("is not empty", workdir, hf_dir, function=convert.export_model)
+    other = open_models.write(tmp_path / "other", VALUES)
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    refused("'bert'", str(other), tmp_path / "a")
+    lost = open_models.write(tmp_path / "lost", VALUES, files=2)
+    (lost / "part-1.safetensors").unlink()
+    refused("lacks part-1.safetensors, one of 2 files", str(lost), tmp_path / "a")
+    (lost / "part-0.safetensors").unlink()
+    (lost / "model.safetensors.index.json").unlink()
+    refused(r"no \*.safetensors", str(lost), tmp_path / "a")
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,346 @@
+"""Open models in and out: Hugging Face directories, GGUF files, names on the hub.
+
+    python -m train.convert import --from=DIR_OR_HUB_NAME --workdir=runs/base
+    python -m train.convert export --workdir=runs/sft --to=exported
+
+An import is a workdir like a finished stage's, so `--config.init_from.policy=runs/base` starts
+from it. An export loads in `transformers` unchanged: a policy as a causal language model, a reward
+model as a sequence classifier (its score is read at the last token, which has to be the one that
+ends the answer), a critic as a token classifier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import app, flags
+from etils import epath
+
+from data import tokenizer as tokenizers
+from data.hf_tokenizer import DATE, HFTokenizer, with_template
+from model import pretrained
+from model.config import TransformerConfig
+from model.sharding import MeshConfig, make_mesh
+from train import checkpoint, command, weights
+from train.config import ConfigError
+from train.metrics import console, quiet_to_file
+
+
+class Source(NamedTuple):
+    """An open model that was found, before its weights are read."""
+
+    config: TransformerConfig
+    reader: weights.Reader
+    tokenizer: HFTokenizer
+
+
+def open_source(origin: str, need_tokenizer: bool = True) -> Source:
+    """Finds a model: a Hugging Face directory, a `.gguf` file, or a name on the hub.
+
+    Raises:
+      ConfigError: there is none, or it is of a kind that Seedpod does not read.
+    """
+    if origin.endswith(".gguf"):
+        from train.gguf_files import GGUFModel  # the package is large, and seldom needed
+
+        if not epath.Path(origin).exists():
+            raise ConfigError(f"--from={origin}: there is no such file")
+        model = GGUFModel(origin)
+        tokenizer = HFTokenizer(model.tokenizer_files, origin)
+        return Source(_config(model.config, origin), model, tokenizer)
+    directory = epath.Path(origin)
+    if not directory.exists():
+        directory = epath.Path(_download(origin))
+    path = directory / "config.json"
+    if not path.exists():
+        found = sorted(p.name for p in directory.glob("*.gguf"))
+        hint = f"; import its file: --from={directory / found[0]}" if found else ""
+        raise ConfigError(f"{directory} holds no config.json{hint}")
+    hf = json.loads(path.read_text())
+    if "model_type" not in hf:
+        raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
+    config = _config(hf, path)
+    tokenizer = tokenizers.load(directory) if need_tokenizer else None
+    return Source(config, weights.SafetensorsReader(directory), tokenizer)
+
+
+def _config(hf: dict, where) -> TransformerConfig:
+    try:
+        return pretrained.config_from_hf(hf)
+    except ValueError as e:
+        raise ConfigError(f"{where}: {e}") from e
+
+
+def _download(name: str) -> str:
+    import huggingface_hub  # comes with tokenizers
+
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ConfigError(
+            f"--from={name}: there is no such directory; a name on the hub is OWNER/MODEL"
+        )
+    kinds = ["*.json", "*.safetensors", "*.jinja"]
+    try:
+        return huggingface_hub.snapshot_download(name, allow_patterns=kinds)
+    except Exception as e:  # of many libraries under it
+        raise ConfigError(
+            f"--from={name}: there is no such directory, and the hub did not give it "
+            f"({type(e).__name__}: {e}). Log in with `hf auth login` if the model is gated, or "
+            "download it where there is a network and give its directory"
+        ) from e
+
+
+def whole_mesh(mesh=None):
+    """`mesh`, or one that shards parameters over all devices."""
+    return mesh or make_mesh(MeshConfig(data=1, fsdp=-1))
+
+
+def load(origin, mesh=None, dtype: str = "float32"):
+    """Opens a Hugging Face directory, a GGUF file or a name on the hub.
+
+    Args:
+      mesh: where the weights go; by default one device. dtype: of the parameters.
+
+    Returns:
+      (TransformerConfig, params) for `Transformer(config)`.
+
+    Raises:
+      ConfigError: it cannot be read; the message says what to do.
+    """
+    source = open_source(str(origin), need_tokenizer=False)
+    mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
+    return source.config, weights.place(
+        source.config, source.reader, _abstract(source, mesh, dtype)
+    )
+
+
+def _abstract(source: Source, mesh, dtype: str):
+    abstract = checkpoint.abstract_params("policy", source.config, mesh)
+    kind = weights.DTYPES[dtype]
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, kind, sharding=x.sharding), abstract
+    )
+
+
+def import_model(
+    origin: str, workdir, dtype: str = "float32", chat_template: str = "", mesh=None
+) -> TransformerConfig:
+    """Makes a workdir of an open model.
+
+    Args:
+      dtype: of the weights in the checkpoint; training reads them as float32 either way.
+      chat_template: "" keeps the model's; `chatml`, or a Jinja file. Markers that the vocabulary
+        lacks are added, and begin as the mean of the embeddings there are.
+
+    Raises:
+      ConfigError: it cannot be read, or the workdir holds a run.
+    """
+    workdir, mesh = epath.Path(workdir), whole_mesh(mesh)
+    if (workdir / "checkpoints").exists():
+        raise ConfigError(f"{workdir} holds a run already; give another --workdir")
+    source = open_source(origin)
+    tokenizer = source.tokenizer
+    if not isinstance(tokenizer, HFTokenizer):
+        raise ConfigError(f"{origin} is a Seedpod workdir; start from it with init_from")
+    if chat_template and chat_template != "chatml":
+        chat_template = epath.Path(chat_template).read_text()
+    tokenizer = _dated(tokenizer)
+    before = tokenizer.vocab_size
+    if chat_template:
+        tokenizer = with_template(tokenizer, chat_template)
+    params = weights.place(source.config, source.reader, _abstract(source, mesh, dtype))
+    config = source.config
+    if tokenizer.vocab_size > before:
+        config, params = add_rows(config, params, before, tokenizer.vocab_size, mesh)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"{origin}: its tokenizer has {tokenizer.vocab_size} ids and its weights "
+            f"{config.vocab_size}; they do not belong together"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(workdir / "tokenizer")
+    checkpoint.save_models(workdir, {"policy": config})
+    facts = {"stage": "import", "from": str(origin), "dtype": dtype}
+    (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
+        items = dict(policy=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(facts))
+        manager.save(0, args=ocp.args.Composite(**items))
+    return config
+
+
+def _dated(tokenizer: HFTokenizer) -> HFTokenizer:
+    """The tokenizer with this day written down, for templates that tell the date."""
+    facts = json.loads(tokenizer.files.get("tokenizer_config.json", b"{}"))
+    facts[DATE] = datetime.date.today().isoformat()
+    content = json.dumps(facts, indent=2, ensure_ascii=False).encode()
+    return HFTokenizer(tokenizer.files | {"tokenizer_config.json": content}, tokenizer.where)
+
+
+def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
+    """A model with ids old..new-1 added: their rows are the mean of rows 0..old-1.
+
+    A new row at the mean starts with about the chance of an average token (Hewitt 2021,
+    "Initializing new word embeddings for pretrained language models").
+
+    Returns:
+      (config, params), the vocabulary no smaller than it was: some models keep spare rows.
+    """
+    grown = dataclasses.replace(config, vocab_size=max(config.vocab_size, new))
+    abstract = checkpoint.abstract_params("policy", grown, mesh)
+
+    def grow(table, axis, like):
+        rows = jnp.moveaxis(table, axis, 0)
+        mean = jnp.mean(rows[:old].astype(jnp.float32), axis=0)
+        rows = jnp.pad(rows, ((0, like.shape[axis] - len(rows)), (0, 0)))
+        rows = rows.at[old:new].set(mean.astype(rows.dtype))
+        return jnp.moveaxis(rows, 0, axis)
+
+    params = dict(params)
+    for name, axis in {"embedding": 0, "unembedding": 1}.items():
+        if name in params:
+            like = abstract[name]
+            fill = jax.jit(grow, static_argnums=(1, 2), out_shardings=like.sharding)
+            params[name] = fill(params[name], axis, like)
+    return grown, params
+
+
+# Out
+
+# What a role is in transformers.
+_CLASSES = {
+    "policy": "CausalLM",
+    "reward": "SequenceClassification",
+    "value": "TokenClassification",
+}
+
+
+def export_model(
+    workdir, to, item: str = "", dtype: str = "float32", mesh=None, limit: int = weights.SHARD_BYTES
+) -> None:
+    """Writes a workdir's model as a Hugging Face directory.
+
+    Args:
+      item: `policy`, `value` or `reward`; by default the first that the run trained.
+      limit: bytes of weights in one file.
+
+    Raises:
+      ConfigError: there is no such model, or transformers has none like it.
+    """
+    to, mesh = epath.Path(to), whole_mesh(mesh)
+    if to.exists() and any(to.iterdir()):
+        raise ConfigError(f"--to={to} is not empty; give another directory")
+    path = epath.Path(workdir) / "models.json"
+    if not item and path.exists():
+        item = next(iter(json.loads(path.read_text())))
+    config, params = checkpoint.load(workdir, item, mesh)
+    if item == "reward" and config.pool != "last":
+        raise ConfigError(
+            f"{workdir} reads its score as a {config.pool} over the answer, and transformers' "
+            "sequence classifiers read it at the last token; train with --config.loss.pool=last"
+        )
+    tokenizer = tokenizers.load(workdir)
+    if not isinstance(tokenizer, HFTokenizer):
+        raise ConfigError(
+            f"{workdir} has a tokenizer of Seedpod's own ({tokenizer.kind}), which has no "
+            "tokenizer.json; only models that were imported are exported"
+        )
+    try:
+        hf = pretrained.config_to_hf(config)
+    except ValueError as e:
+        raise ConfigError(f"{workdir}: {e}") from e
+    tensors = _tensors(config, params, item)
+    to.mkdir(parents=True, exist_ok=True)
+    hf |= {"dtype": dtype, "torch_dtype": dtype} | _special_ids(tokenizer, item)
+    if item != "policy":
+        hf["architectures"] = [hf["architectures"][0].replace("CausalLM", _CLASSES[item])]
+        hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    (to / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
+    save_tokenizer(tokenizer, to, hf["pad_token_id"])
+    weights.write_safetensors(to, tensors, dtype, limit=limit)
+
+
+def _tensors(config, params, item: str) -> list[weights.Tensor]:
+    """What is written of a role: a reward model and a critic have a `score` head."""
+    if item == "policy":
+        return weights.tensors_of(config, params)
+    tensors = weights.tensors_of(config, params["backbone"])
+    tensors = [t for t in tensors if t.name != "lm_head.weight"]
+    head = np.asarray(jax.device_get(params["head"]), np.float32)  # [D, 1]
+    tensors.append(weights.Tensor("score.weight", head.T.shape, lambda: head.T))
+    if item == "value":  # token classifiers of transformers have a bias
+        tensors.append(weights.Tensor("score.bias", (1,), lambda: np.zeros(1, np.float32)))
+    return tensors
+
+
+def _special_ids(tokenizer: HFTokenizer, item: str) -> dict[str, Any]:
+    pad = tokenizer.pad_id
+    if item == "reward" and pad in tokenizer.stop_ids:
+        # The classifier reads the last token that is no padding: not the one that ends an answer.
+        if not tokenizer.banned_ids:
+            raise ConfigError(
+                "the tokenizer pads with the token that ends an answer, at which the score is "
+                "read, and has no other special token to pad with"
+            )
+        pad = tokenizer.banned_ids[0]
+    bos = tokenizer.special.get("bos_token")
+    bos = None if bos is None else tokenizer.token_id(bos)
+    return {"bos_token_id": bos, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad}
+
+
+def save_tokenizer(tokenizer: HFTokenizer, directory, pad_id: int) -> None:
+    """The tokenizer's files, with all that stops an answer in generation_config.json."""
+    files = dict(tokenizer.files)
+    facts = json.loads(files.get("tokenizer_config.json", b"{}"))
+    facts.pop(DATE, None)
+    facts["pad_token"] = tokenizer.token_of(pad_id)
+    files["tokenizer_config.json"] = json.dumps(facts, indent=2, ensure_ascii=False).encode()
+    generation = json.loads(files.get("generation_config.json", b"{}"))
+    generation |= {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": pad_id}
+    files["generation_config.json"] = json.dumps(generation, indent=2).encode()
+    for name, content in files.items():
+        (epath.Path(directory) / name).write_bytes(content)
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("from", None, "A Hugging Face directory, a .gguf file, or OWNER/MODEL.")
+    flags.DEFINE_string("workdir", None, "import: what to make. export: what to read.")
+    flags.DEFINE_string("to", None, "export: the directory to make.")
+    flags.DEFINE_string("item", "", "export: policy, value or reward; the first by default.")
+    flags.DEFINE_enum("dtype", "float32", list(weights.DTYPES), "Of the weights that are written.")
+    flags.DEFINE_string(
+        "chat_template", "", "import: chatml, or a Jinja file, in place of the model's."
+    )
+
+
+def main(argv) -> None:
+    given = flags.FLAGS
+    wanted = {"import": ("from", "workdir"), "export": ("workdir", "to")}
+    if len(argv) != 2 or argv[1] not in wanted:
+        command.fail("type `python -m train.convert import --from=… --workdir=…`, or export")
+    for name in wanted[argv[1]]:
+        if not given[name].value:
+            command.fail(f"{argv[1]} needs --{name}=…")
+    quiet_to_file(os.devnull)
+    try:
+        if argv[1] == "import":
+            origin = given["from"].value
+            config = import_model(origin, given.workdir, given.dtype, given.chat_template)
+            kind = f"{pretrained.family_of(config)}, {config.num_layers} layers"
+            console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
+        else:
+            export_model(given.workdir, given.to, given.item, given.dtype)
+            console.print(f"{given.workdir} -> {given.to}", markup=False)
+    except (ValueError, FileNotFoundError) as e:
+        command.fail(str(e))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main, flags_parser=command.parse_flags)

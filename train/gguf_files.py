@@ -1,0 +1,201 @@
+"""GGUF files: the architecture, tokenizer and weights of one, in the form of a Hugging Face model.
+
+Read with the `gguf` package, which knows the format, the names of tensors and how to dequantize
+them. Architectures: Llama, Qwen 2 and Qwen 3 with a byte-level BPE tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+
+import gguf
+import numpy as np
+import tokenizers
+from etils import epath
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from train.config import ConfigError
+
+_ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
+# How text is cut before BPE, by what GGUF calls `tokenizer.ggml.pre`.
+_GPT2_LIKE = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}"
+    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
+
+
+def _split(numbers: str):
+    pattern = tokenizers.Regex(_WORDS.format(numbers=numbers))
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _pre_tokenizer(name: str):
+    """(pre-tokenizer, normalizer or None)."""
+    if name in ("gpt-2", "default"):
+        return _GPT2_LIKE, None
+    if name == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, _GPT2_LIKE]), None
+    if name in ("llama-bpe", "llama3"):
+        return _split(r"\p{N}{1,3}"), None
+    if name == "qwen2":
+        return _split(r"\p{N}"), normalizers.NFC()
+    raise ConfigError(
+        f"the GGUF file cuts text in the way {name!r}, which Seedpod does not know; import the "
+        "model's safetensors"
+    )
+
+
+class GGUFModel:
+    """One GGUF file. A reader (train/weights.py) under Hugging Face's names.
+
+    Attributes:
+      config: what config.json would say. tokenizer_files: {name: bytes} (data/hf_tokenizer.py).
+
+    Raises:
+      ConfigError: an architecture, tokenizer or tensor that is not read; it is named.
+    """
+
+    def __init__(self, path):
+        self.where = str(path)
+        file = gguf.GGUFReader(str(epath.Path(path)))
+        # Vocabularies are long: a field's `contents()` is made when asked for.
+        self._fields = file.fields
+        self._tensors = {t.name: t for t in file.tensors}
+        self._kind = self._field("general.architecture")
+        if self._kind not in _ARCHITECTURES:
+            raise ConfigError(
+                f"{path} is a {self._kind} model; of GGUF Seedpod reads "
+                f"{', '.join(_ARCHITECTURES)}. Import the model's safetensors"
+            )
+        if "rope_freqs.weight" in self._tensors:
+            raise ConfigError(
+                f"{path} scales its rotary positions by a table of its own (Llama 3.1 and later); "
+                "import the model's safetensors"
+            )
+        layers = self._field(f"{self._kind}.block_count")
+        table = gguf.get_tensor_name_map(_ARCHITECTURES[self._kind], layers)
+        self._own = {}
+        for name in _hf_names(layers):
+            own = table.get_name(name, (".weight", ".bias"))
+            if own in self._tensors:
+                self._own[name] = own
+        unread = sorted(self._tensors.keys() - set(self._own.values()))
+        if unread:
+            raise ConfigError(f"{path} has a tensor {unread[0]}, which Seedpod has no place for")
+        self.names = self._own.keys()
+        self.config = self._config()
+        self.tokenizer_files = self._tokenizer_files()
+
+    def _field(self, name: str, default=...):
+        if name in self._fields:
+            return self._fields[name].contents()
+        if default is ...:
+            raise ConfigError(f"{self.where} has no {name}")
+        return default
+
+    def _config(self) -> dict:
+        def need(name, default=...):
+            return self._field(f"{self._kind}.{name}", default)
+
+        heads = need("attention.head_count")
+        if need("rope.scaling.type", "none") not in ("none", None):
+            raise ConfigError(f"{self.where} scales rotary positions; import the safetensors")
+        config = dict(
+            model_type=self._kind,
+            vocab_size=len(self._field("tokenizer.ggml.tokens")),
+            hidden_size=need("embedding_length"),
+            intermediate_size=need("feed_forward_length"),
+            num_hidden_layers=need("block_count"),
+            num_attention_heads=heads,
+            num_key_value_heads=need("attention.head_count_kv", heads),
+            head_dim=need("attention.key_length", need("embedding_length") // heads),
+            max_position_embeddings=need("context_length"),
+            rms_norm_eps=need("attention.layer_norm_rms_epsilon"),
+            rope_theta=need("rope.freq_base", 10_000.0),
+            tie_word_embeddings="output.weight" not in self._tensors,
+        )
+        # Stored as float32: back to the decimal that was meant.
+        for name in ("rms_norm_eps", "rope_theta"):
+            config[name] = float(np.format_float_positional(np.float32(config[name])))
+        return config
+
+    def _tokenizer_files(self) -> dict[str, bytes]:
+        if (kind := self._field("tokenizer.ggml.model")) != "gpt2":
+            raise ConfigError(
+                f"{self.where} has a tokenizer of kind {kind!r}; of GGUF Seedpod reads byte-level "
+                "BPE (gpt2). Import the model's safetensors"
+            )
+        tokens = self._field("tokenizer.ggml.tokens")
+        kinds = self._field("tokenizer.ggml.token_type")
+        merges = [tuple(m.split(" ")) for m in self._field("tokenizer.ggml.merges")]
+        pre = self._field("tokenizer.ggml.pre", "default")
+        inner = tokenizers.Tokenizer(
+            models.BPE({t: i for i, t in enumerate(tokens)}, merges, ignore_merges=pre in
+                       ("llama-bpe", "llama3"))
+        )  # fmt: skip
+        inner.pre_tokenizer, normalizer = _pre_tokenizer(pre)
+        if normalizer:
+            inner.normalizer = normalizer
+        inner.decoder = decoders.ByteLevel()
+        for token, kind in zip(tokens, kinds):
+            if kind in (_CONTROL, _USER_DEFINED):
+                special = kind == _CONTROL
+                inner.add_tokens([tokenizers.AddedToken(token, special=special, normalized=False)])
+        names = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token",
+                 "unknown": "unk_token"}  # fmt: skip
+        ids = {ours: self._field(f"tokenizer.ggml.{n}_token_id", None) for n, ours in names.items()}
+        facts = {name: tokens[i] for name, i in ids.items() if i is not None}
+        if self._field("tokenizer.ggml.add_bos_token", pre in ("llama-bpe", "llama3")):
+            bos = facts["bos_token"]
+            inner.post_processor = processors.TemplateProcessing(
+                single=f"{bos} $A", special_tokens=[(bos, ids["bos_token"])]
+            )
+        if template := self._field("tokenizer.chat_template", None):
+            facts["chat_template"] = template
+        facts["tokenizer_class"] = "PreTrainedTokenizerFast"
+        facts["model_max_length"] = self._field(f"{self._kind}.context_length")
+        stops = [ids["eos_token"], self._field("tokenizer.ggml.eot_token_id", None)]
+        stops = list(dict.fromkeys(i for i in stops if i is not None))
+        return {
+            "tokenizer.json": inner.to_str(pretty=True).encode(),
+            "tokenizer_config.json": json.dumps(facts, indent=2).encode(),
+            "generation_config.json": json.dumps({"eos_token_id": stops}).encode(),
+        }
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor in float32, under its Hugging Face name and in its order."""
+        tensor = self._tensors[self._own[name]]
+        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+        for part, count in heads.items():
+            if self._kind == "llama" and f".{part}." in name:
+                # llama.cpp turns neighbours (2i, 2i+1) where Hugging Face turns (i, i+N/2).
+                pairs = value.reshape(self.config[count], -1, 2, *value.shape[1:])
+                value = pairs.swapaxes(1, 2).reshape(value.shape)
+        return np.asarray(value, np.float32)
+
+
+def _hf_names(layers: int):
+    """Every name that a tensor of these architectures may have."""
+    yield from ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+    for i in range(layers):
+        for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+            yield f"model.layers.{i}.{part}.weight"
+            yield f"model.layers.{i}.{part}.bias"
+        for part in (
+            "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm", "mlp.gate_proj",
+            "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
+        ):  # fmt: skip
+            yield f"model.layers.{i}.{part}.weight"
