@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import open_tokenizers
+import orbax.checkpoint as ocp
 import safetensors.numpy
 
 from model.config import TransformerConfig
 from model.pretrained import config_to_hf, slices
+from train import checkpoint
 
 CONFIG = TransformerConfig(
     vocab_size=320, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=24,
@@ -40,3 +42,10 @@ def write(directory, values, config=CONFIG, files=1, tokenizer_files=None):
     index = json.dumps({"weight_map": weight_map})
     (directory / "model.safetensors.index.json").write_text(index)
     return directory
+
+
+def save_role(workdir, role, params, config=CONFIG):
+    """A workdir as a stage that trained `role` leaves it."""
+    checkpoint.save_models(workdir, {role: config})
+    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
+        manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))

@@ -11,10 +11,9 @@ import ml_dtypes
 import numpy as np
 import open_models
 import open_tokenizers
-import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
-from open_models import CONFIG
+from open_models import CONFIG, save_role
 
 from data import tokenizer as tokenizers
 from data.hf_tokenizer import HFTokenizer
@@ -130,13 +129,6 @@ def test_added_markers_begin_as_the_mean(tmp_path):
     assert tokenizers.load(tmp_path / "run").stop_ids == (0, 321)
     convert.export_model(tmp_path / "run", tmp_path / "out")
     assert stored(tmp_path / "out")["lm_head.weight"].shape == (322, 16)
-
-
-def save_role(workdir, role, params, config=CONFIG):
-    """A workdir as a stage that trained `role` leaves it."""
-    checkpoint.save_models(workdir, {role: config})
-    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
-        manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
 
 
 @pytest.mark.parametrize("role", ["reward", "value"])
