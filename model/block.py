@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from model import moe
 from model.attention import attention, cached_attention, causal_attention
 from model.config import TransformerConfig
 from model.rotary import rope, rotary_settings
@@ -92,9 +93,10 @@ class Block(nn.Module):
         wk = weight("key", (D, K, N), ("embed", "kv_heads", "head_dim"), D)
         wv = weight("value", (D, K, N), ("embed", "kv_heads", "head_dim"), D)
         wo = weight("out", (H, N, D), ("heads", "head_dim", "embed"), H * N)
-        w_gate = weight("gate", (D, F), ("embed", "mlp"), D)
-        w_up = weight("up", (D, F), ("embed", "mlp"), D)
-        w_down = weight("down", (F, D), ("mlp", "embed"), F)
+        if not c.num_experts:
+            w_gate = weight("gate", (D, F), ("embed", "mlp"), D)
+            w_up = weight("up", (D, F), ("embed", "mlp"), D)
+            w_down = weight("down", (F, D), ("mlp", "embed"), F)
 
         h = norm("attention_norm", x)
         q = linear(h, wq.reshape(D, H * N)).reshape(B, T, H, N)
@@ -127,11 +129,31 @@ class Block(nn.Module):
         x = constrain(x, *hidden)
 
         h = norm("mlp_norm", x)
-        h = GATES[c.activation](linear(h, w_gate)) * linear(h, w_up)  # [B, T, F]
-        h = constrain(h, "act_batch", length, "act_mlp")
-        out = linear(h, w_down)
+        stats = None
+        if c.num_experts:
+            out, stats = self.experts(h, segment_ids, weight, length)
+        else:
+            h = GATES[c.activation](linear(h, w_gate)) * linear(h, w_up)  # [B, T, F]
+            h = constrain(h, "act_batch", length, "act_mlp")
+            out = linear(h, w_down)
         x = x + (norm("post_mlp_norm", out) if c.post_norms else out)
-        return (constrain(x, *hidden), cache, layer + 1), None
+        return (constrain(x, *hidden), cache, layer + 1), stats
+
+    def experts(self, h, segment_ids, weight, length):
+        """A mixture of experts in place of the MLP: (its output, the router's statistics)."""
+        c = self.config
+        D, F, E = c.embed_dim, c.mlp_dim, c.num_experts
+        # The router is float32 in every layer and policy: near ties pick another expert.
+        init = nn.with_logical_partitioning(kernel_init(D), ("embed", "router"))
+        router = self.param("router", init, (D, E), jnp.float32)
+        gate = weight("expert_gate", (E, D, F), ("expert", "embed", "mlp"), D)
+        up = weight("expert_up", (E, D, F), ("expert", "embed", "mlp"), D)
+        down = weight("expert_down", (E, F, D), ("expert", "mlp", "embed"), F)
+        logits = linear(h.astype(jnp.float32), router)
+        ids, weights, stats = moe.route(c, logits, segment_ids > 0)
+        split = length == "act_length" and not self.is_initializing()
+        out = moe.experts(h, ids, weights, gate, up, down, GATES[c.activation], split)
+        return out, stats
 
 
 REMAT = {
@@ -163,7 +185,7 @@ def run_layers(config: TransformerConfig, params, carry, *args):
       params: tree of [L, …]. carry, args: of `Block`.
 
     Returns:
-      The carry.
+      (the carry, RouterStats with a leading [L] or None).
     """
     kinds = config.layer_kinds
     P = len(kinds)
@@ -171,24 +193,28 @@ def run_layers(config: TransformerConfig, params, carry, *args):
 
     def layer(kind, carry, params, in_scan):
         def run(params, carry):
-            return Block(config, kind, parent=None).apply({"params": params}, carry, *args)[0]
+            return Block(config, kind, parent=None).apply({"params": params}, carry, *args)
 
         if config.remat != "none":
             run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=not in_scan)
         return run(params, carry)
 
     def period(carry, params):
+        every = []
         for i, kind in enumerate(kinds):
             own = params if P == 1 else jax.tree.map(lambda x, i=i: x[i], params)
-            carry = layer(kind, carry, own, in_scan=True)
-        return carry, None
+            carry, stats = layer(kind, carry, own, in_scan=True)
+            every.append(stats)
+        return carry, every
 
     stacked = params
     if P > 1:
         stacked = jax.tree.map(lambda x: x[: repeats * P].reshape(repeats, P, *x.shape[1:]), params)
     unroll = min(config.scan_unroll or repeats, repeats)
-    carry, _ = jax.lax.scan(period, carry, stacked, unroll=unroll)
+    carry, stats = jax.lax.scan(period, carry, stacked, unroll=unroll)  # P trees of [repeats, …]
+    stats = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(-1, *x[0].shape[1:]), *stats)
     for i in range(repeats * P, config.num_layers):
         own = jax.tree.map(lambda x, i=i: x[i], params)
-        carry = layer(kinds[i % P], carry, own, in_scan=False)
-    return carry
+        carry, last = layer(kinds[i % P], carry, own, in_scan=False)
+        stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), stats, last)
+    return carry, stats

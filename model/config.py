@@ -53,7 +53,7 @@ class TransformerConfig:
       num_heads: H, query heads.
       num_kv_heads: K, key and value heads (grouped-query attention); divides H.
       head_dim: N, size of a head; even, as rotary positions turn pairs.
-      mlp_dim: F, width of the gated MLP.
+      mlp_dim: F, width of the gated MLP, or of each expert.
       rope_base: base of the rotary wavelengths (Su et al. 2021, arXiv:2104.09864).
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the vocabulary head is the embedding table, transposed.
@@ -71,6 +71,8 @@ class TransformerConfig:
       query_scale: queries are multiplied by it; 0: by 1/√N.
       attention_softcap, logit_softcap: c·tanh(x / c) bounds attention's and the vocabulary's
         logits (Gemma 2, arXiv:2408.00118); 0 does not.
+      num_experts, experts_per_token: E experts a layer (model/moe.py), of which a token has k; 0 is
+        one MLP for all. renormalize_experts: the k weights sum to 1.
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
@@ -105,6 +107,9 @@ class TransformerConfig:
     query_scale: float = 0.0
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
+    num_experts: int = 0
+    experts_per_token: int = 0
+    renormalize_experts: bool = True
     vocab_multiple: int = 128
     dtype: str = "float32"
     scan_unroll: int = 1
@@ -145,6 +150,11 @@ class TransformerConfig:
                 f"model.window={self.window} and model.layer_pattern={self.layer_pattern}: a "
                 "window is of the local layers; give both or neither"
             )
+        if not min(self.num_experts, 1) <= self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"model.experts_per_token={self.experts_per_token} is not in 1.."
+                f"model.num_experts={self.num_experts}"
+            )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
                 f"model.activation={self.activation!r}; choose " + ", ".join(ACTIVATIONS)
@@ -181,7 +191,10 @@ class TransformerConfig:
     def flops_per_token(self, length: int) -> float:
         """Forward and backward FLOPs a token: 6 a matmul weight, plus causal attention."""
         heads = self.embed_dim * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        weights = self.num_layers * (heads + 3 * self.embed_dim * self.mlp_dim)
+        mlp = 3 * self.embed_dim * self.mlp_dim
+        if self.num_experts:
+            mlp = mlp * self.experts_per_token + self.embed_dim * self.num_experts
+        weights = self.num_layers * (heads + mlp)
         weights += self.padded_vocab_size * self.embed_dim
         kinds = self.layer_kinds
         local = sum(kinds[i % len(kinds)] == "local" for i in range(self.num_layers))

@@ -21,6 +21,7 @@ GEMMA = dict(
 )  # fmt: skip
 SOFTCAPS = ("attention_softcap", "logit_softcap")
 WINDOWS = ("window", "layer_pattern")
+EXPERTS = ("num_experts", "experts_per_token")
 
 
 class Family(NamedTuple):
@@ -69,13 +70,33 @@ FAMILIES = {
         ),
         windows="listed",
     ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        {},
+        (*WINDOWS, *EXPERTS),
+        dict(rope_theta=1_000_000.0, rms_norm_eps=1e-5),
+        windows="all",
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        dict(qk_norm=True),
+        (*EXPERTS, "renormalize_experts"),
+        dict(num_experts=128, num_experts_per_tok=8, norm_topk_prob=False),
+    ),
 }  # fmt: skip
 
 # Fields that tell the families apart: a family has them from `settings`, `free` or the default.
 VARIANTS = (
     "activation", "attention_bias", "qk_norm", "post_norms", "norm_offset", "embedding_scale",
     "query_scale", "local_rope_base", *SOFTCAPS, *WINDOWS,
+    *EXPERTS, "renormalize_experts",
 )  # fmt: skip
+
+# What the projections of an expert are called.
+EXPERT_NAMES = {
+    "mixtral": {"expert_gate": "w1", "expert_up": "w3", "expert_down": "w2"},
+    "qwen3_moe": {f"expert_{n}": f"{n}_proj" for n in ("gate", "up", "down")},
+}
 
 # Keys of config.json that change what is computed, with the values under which it is computed here.
 REQUIRED = {
@@ -85,6 +106,9 @@ REQUIRED = {
     "partial_rotary_factor": (1.0,),
     "use_bidirectional_attention": (False,),
     "quantization_config": (),
+    "mlp_only_layers": ([],),
+    "decoder_sparse_step": (1,),
+    "router_jitter_noise": (0.0,),
 }
 ACTIVATION_NAMES = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -142,6 +166,12 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
         # 0, the field's default, says 1/√N.
         scalar = hf["query_pre_attn_scalar"]
         free["query_scale"] = 0.0 if scalar == head_dim else scalar**-0.5
+    if "num_experts" in family.free:
+        # Mixtral's own name for it; transformers 5 takes both for both.
+        free["num_experts"] = hf.get("num_local_experts") or need("num_experts")
+        free["experts_per_token"] = need("num_experts_per_tok")
+        free["renormalize_experts"] = hf.get("norm_topk_prob", True)
+    width = "moe_intermediate_size" if kind == "qwen3_moe" else "intermediate_size"
     return TransformerConfig(
         vocab_size=need("vocab_size"),
         embed_dim=need("hidden_size"),
@@ -149,7 +179,7 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
         num_heads=heads,
         num_kv_heads=hf.get("num_key_value_heads", heads),
         head_dim=head_dim,
-        mlp_dim=need("intermediate_size"),
+        mlp_dim=need(width),
         rope_base=base,
         rope_scaling=scaling,
         norm_eps=hf.get("rms_norm_eps", 1e-6),
@@ -197,6 +227,11 @@ def _windows(hf, kind, layers):
     how = FAMILIES[kind].windows
     if how == "listed" and kind.startswith("qwen") and not hf.get("use_sliding_window", False):
         window = 0
+    if how == "none" and hf.get("use_sliding_window", False):
+        raise ValueError(
+            f"config.json of a {kind} model has use_sliding_window=True, which Seedpod does not "
+            "compute"
+        )
     if how == "none" or not window:
         return (), 0
     if how == "all":
@@ -236,6 +271,8 @@ def family_of(config: TransformerConfig) -> str:
     for kind, family in FAMILIES.items():
         expected = {n: family.settings.get(n, default[n]) for n in VARIANTS}
         wrong = [n for n in VARIANTS if n not in family.free and getattr(config, n) != expected[n]]
+        if bool(config.num_experts) != ("num_experts" in family.free):
+            wrong.append("num_experts")
         if family.windows == "all" and len(set(config.layer_kinds)) > 1:
             wrong.append("layer_pattern")
         if not wrong:
@@ -289,7 +326,7 @@ def config_to_hf(config: TransformerConfig) -> dict:
         names = {"local": "sliding_attention", "global": "full_attention"}
         kinds = c.layer_kinds
         hf["layer_types"] = [names[kinds[i % len(kinds)]] for i in range(c.num_layers)]
-    if kind.startswith("qwen"):
+    if family.windows == "listed" and kind.startswith("qwen"):
         hf["use_sliding_window"] = bool(c.window)
         # What releases before `layer_types` read.
         local = (i for i, name in enumerate(hf["layer_types"]) if name == "sliding_attention")
@@ -301,6 +338,12 @@ def config_to_hf(config: TransformerConfig) -> dict:
         hf["final_logit_softcapping"] = c.logit_softcap or None
     if "local_rope_base" in family.free:
         hf["rope_local_base_freq"] = c.local_rope_base or c.rope_base
+    if c.num_experts:
+        hf["num_experts_per_tok"] = c.experts_per_token
+        hf["num_local_experts" if kind == "mixtral" else "num_experts"] = c.num_experts
+    if kind == "qwen3_moe":
+        hf["moe_intermediate_size"] = c.mlp_dim
+        hf["norm_topk_prob"] = c.renormalize_experts
     return hf
 
 
@@ -363,8 +406,7 @@ def slices(config: TransformerConfig) -> tuple[Slice, ...]:
     Raises:
       ValueError: no family of transformers computes this.
     """
-    family_of(config)
-    c = config
+    kind, c = family_of(config), config
     D, H, K, N, F = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim
     layer = {
         "query": ("self_attn.q_proj.weight", _matrix((D,), (H, N))),
@@ -394,6 +436,12 @@ def slices(config: TransformerConfig) -> tuple[Slice, ...]:
             "mlp_norm": ("pre_feedforward_layernorm.weight", _same((D,))),
             "post_mlp_norm": ("post_feedforward_layernorm.weight", _same((D,))),
         }
+    experts = {}
+    if c.num_experts:
+        for name in ("gate", "up", "down"):
+            experts[f"expert_{name}"] = layer.pop(name)
+        block = "block_sparse_moe" if kind == "mixtral" else "mlp"
+        layer["router"] = (f"{block}.gate.weight", _matrix((D,), (c.num_experts,)))
     found = [
         Slice(("embedding",), (), "model.embed_tokens.weight", *_table(c, False)),
         Slice(("final_norm",), (), "model.norm.weight", *_same((D,))),
@@ -403,4 +451,8 @@ def slices(config: TransformerConfig) -> tuple[Slice, ...]:
     for i in range(c.num_layers):
         for name, (theirs, how) in layer.items():
             found.append(Slice(("layers", name), (i,), f"model.layers.{i}.{theirs}", *how))
+        for name, (_, how) in experts.items():
+            for e in range(c.num_experts):
+                theirs = f"model.layers.{i}.{block}.experts.{e}.{EXPERT_NAMES[kind][name]}.weight"
+                found.append(Slice(("layers", name), (i, e), theirs, *how))
     return tuple(found)

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-MESH_AXES = ("data", "fsdp", "sequence", "tensor")
+MESH_AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
 PARAMETER_AXES = {
     "vocab": "tensor",
@@ -25,11 +25,13 @@ PARAMETER_AXES = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,
+    "expert": "expert",
+    "router": None,
     "layers": None,
     "norm": None,
     "scalar": None,
 }
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp", "expert")
 ACTIVATION_AXES = {
     "act_batch": BATCH_AXES,
     "act_length": "sequence",
@@ -54,12 +56,14 @@ class MeshConfig:
 
     Attributes:
       data: replicas that share no parameter; fsdp: shards of parameters and batch;
+      expert: shards of a mixture's experts, and of the batch (model/moe.py);
       sequence: shards of a row's length (model/sequence.py); tensor: shards of heads, mlp and
       vocabulary.
     """
 
     data: int = -1
     fsdp: int = 1
+    expert: int = 1
     sequence: int = 1
     tensor: int = 1
 

@@ -69,7 +69,9 @@ class Transformer(nn.Module):
             carry, _ = self.layers(carry, *args)
         else:
             params = nn.unbox(self.layers.variables["params"])
-            carry = run_layers(c, params, carry, *args)
+            carry, stats = run_layers(c, params, carry, *args)
+            if c.num_experts:  # for a caller with `mutable=["router"]`
+                self.sow("router", "stats", stats, reduce_fn=lambda _, new: new)
         x, cache, _ = carry
         x = sequence.join(x) if split else x
         return rms_norm(x, self.final_norm, c), cache

@@ -87,12 +87,16 @@ class TokenizerConfig:
 class LossConfig:
     """Attributes:
     z_loss: weight of log Z² in pretraining and SFT.
+    load_balance, router_z: weights of a mixture's router losses there (`router_losses` in
+      train/losses.py).
     margin, center: of reward models (train/losses.py).
     pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
       train/rewards.py).
     """
 
     z_loss: float = 1e-4
+    load_balance: float = 0.01
+    router_z: float = 0.001
     pool: str = "last"
     margin: float = 0.0
     center: float = 0.01

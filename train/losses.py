@@ -41,6 +41,25 @@ def next_token_loss(logits, tokens, loss_mask, z_loss: float = 0.0):
     return masked_sum(total, mask), masked_sum(nats, mask), jnp.sum(mask)
 
 
+def router_losses(stats, tokens, experts_per_token: int):
+    """What keeps a mixture's router even and its logits small, meaned over layers.
+
+    Args:
+      stats: RouterStats (model/moe.py) with leading [L]. tokens: float32, how many it counts.
+
+    Returns:
+      (load balance, z): float32 sums over tokens. Load balance is E·Σₑ fₑ·pₑ a token, fₑ the
+      fraction of choices that fell on expert e and pₑ its mean probability (Fedus et al. 2021,
+      arXiv:2101.03961, eq. 4); 1 when even. Its fractions are those of the microbatch. z is
+      logsumexp(logits)² a token (Zoph et al. 2022, arXiv:2202.08906, eq. 5).
+    """
+    L, E = stats.chosen.shape
+    count = jnp.maximum(tokens, 1.0)
+    fraction = stats.chosen / (count * experts_per_token)
+    balance = E * jnp.sum(fraction * stats.probability / count) / L
+    return balance * tokens, jnp.sum(stats.z) / L
+
+
 def pairs(rank, group):
     """[B, C, C] float, 1 where candidate i is ranked before j in the same group.
 

@@ -73,7 +73,8 @@ def decay_mask(params):
 
 
 # Input and output axes of the layers' weights, as model/block.py lays them out; axis 0 is the
-# layers. What is not here (embeddings, heads, norms) is not Muon's.
+# layers, axis 1 of experts' which expert. What is not here (embeddings, heads, norms) is not
+# Muon's.
 _MATRICES = {
     "query": MuonDimensionNumbers(1, (2, 3)),
     "key": MuonDimensionNumbers(1, (2, 3)),
@@ -82,6 +83,9 @@ _MATRICES = {
     "gate": MuonDimensionNumbers(1, 2),
     "up": MuonDimensionNumbers(1, 2),
     "down": MuonDimensionNumbers(1, 2),
+    "expert_gate": MuonDimensionNumbers(2, 3),
+    "expert_up": MuonDimensionNumbers(2, 3),
+    "expert_down": MuonDimensionNumbers(2, 3),
 }
 
 

@@ -86,20 +86,38 @@ class LoaderSource:
 
 
 def next_token_terms(ctx: Context):
-    """`weights` and `loss` of next-token prediction where `loss_mask` is."""
-    config, z_loss = ctx.models["policy"], ctx.config.loss.z_loss
+    """`weights` and `loss` of next-token prediction where `loss_mask` is.
+
+    A mixture of experts has the term `router` beside, over all tokens.
+    """
+    config, settings = ctx.models["policy"], ctx.config.loss
+    z_loss, balance_coef, router_coef = settings.z_loss, settings.load_balance, settings.router_z
+
+    def count(batch):
+        return jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)
 
     def weights(batch):
-        return {"tokens": jnp.sum(batch["loss_mask"][:, 1:])}
+        terms = {"tokens": jnp.sum(batch["loss_mask"][:, 1:])}
+        return terms | {"router": count(batch)} if config.num_experts else terms
 
     def loss(trainable, frozen, batch):
         del frozen
         args = batch["tokens"], batch["positions"], batch["segment_ids"]
-        logits = Transformer(config).apply({"params": trainable["policy"]}, *args)
+        logits, router = Transformer(config).apply(
+            {"params": trainable["policy"]}, *args, mutable=["router"]
+        )
         total, nats, weight = losses.next_token_loss(
             logits, batch["tokens"], batch["loss_mask"], z_loss
         )
-        return {"tokens": total}, {"nats_per_token": (nats, weight)}
+        sums, metrics = {"tokens": total}, {"nats_per_token": (nats, weight)}
+        if config.num_experts:
+            tokens = count(batch)
+            balance, z = losses.router_losses(
+                router["router"]["stats"], tokens, config.experts_per_token
+            )
+            sums["router"] = balance_coef * balance + router_coef * z
+            metrics |= {"load_balance": (balance, tokens), "router_z": (z, tokens)}
+        return sums, metrics
 
     return weights, loss
 
@@ -269,7 +287,7 @@ def check(config: RunConfig, mesh) -> StageRow:
     for name, value in sizes.items():
         if value % shards:
             raise ConfigError(
-                f"{name} is {value}, which the mesh's {shards} batch shards (data × fsdp) do not "
-                "divide; change it or --config.mesh"
+                f"{name} is {value}, which the mesh's {shards} batch shards (data × fsdp × "
+                "expert) do not divide; change it or --config.mesh"
             )
     return row

@@ -47,6 +47,15 @@ FAMILIES = {
              rope_theta=1000.0, rope_local_base_freq=100.0,
              rope_scaling=dict(rope_type="linear", factor=8.0)),
     ),
+    "mixtral": (
+        "MixtralConfig",
+        dict(num_local_experts=4, num_experts_per_tok=2, rope_theta=1000.0, rms_norm_eps=1e-5),
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        dict(num_experts=8, num_experts_per_tok=3, norm_topk_prob=True, head_dim=16,
+             moe_intermediate_size=24, rope_theta=1000.0),
+    ),
 }  # fmt: skip
 
 

@@ -25,18 +25,18 @@ def boxed(model):
 
 
 def test_the_rest_of_the_devices_go_to_the_axis_of_minus_one():
-    assert MeshConfig().shape(8) == (8, 1, 1, 1)
-    assert MeshConfig(data=2, fsdp=-1, tensor=2).shape(8) == (2, 2, 1, 2)
-    assert MeshConfig(data=1, fsdp=1, tensor=1).shape(1) == (1, 1, 1, 1)
+    assert MeshConfig().shape(8) == (8, 1, 1, 1, 1)
+    assert MeshConfig(data=2, fsdp=-1, tensor=2).shape(8) == (2, 2, 1, 1, 2)
+    assert MeshConfig(data=1, fsdp=1, tensor=1).shape(1) == (1, 1, 1, 1, 1)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "sequence": 1, "tensor": 2}
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "expert": 1, "sequence": 1, "tensor": 2}
     assert sharding.batch_shards(mesh) == 4
 
 
 @pytest.mark.parametrize(
     "sizes,message",
     [
-        (dict(data=-1, fsdp=3), r"data=-1, fsdp=3, sequence=1, tensor=1 does not make 8 devices"),
+        (dict(data=-1, fsdp=3), r"data=-1, fsdp=3, expert=1, .* does not make 8 devices"),
         (dict(data=2, fsdp=2, tensor=1), r"does not make 8 devices; set --config\.mesh"),
         (dict(data=-1, fsdp=-1), r"at most one of them is -1"),
         (dict(data=8, fsdp=0), r"sizes are positive"),

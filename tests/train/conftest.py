@@ -3,11 +3,13 @@ import sys
 import typing
 
 import jax
+import jax.numpy as jnp
 import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
-from model.config import TransformerConfig
+from model.config import SIZES, TransformerConfig
+from model.transformer import Transformer
 from train import config as configs
 from train import loop
 
@@ -37,6 +39,15 @@ def record_reads(patch) -> set:
     return read
 
 
+def trace_other_branches() -> None:
+    """Reads what a dense model on a CPU does not: a mixture's settings, attention in blocks."""
+    mixture = TransformerConfig(
+        vocab_size=9, num_experts=2, experts_per_token=1, attention="chunked", **SIZES["tiny"]
+    )
+    model, tokens = Transformer(mixture), jnp.zeros((1, 4), jnp.int32)
+    jax.eval_shape(lambda: model.apply(model.init(jax.random.key(0), tokens), tokens))
+
+
 @pytest.fixture(scope="session")
 def fields_read():
     return set()
@@ -58,5 +69,6 @@ def stages_dir(tmp_path_factory, fields_read):
         ):
             paths = {role: directory / origin for role, origin in roles.items()}
             loop.run(recipe(stage, directory, **paths), directory / stage, one)
+        trace_other_branches()
         fields_read |= reads
     return directory

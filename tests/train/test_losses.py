@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.generate import log_probs
+from model.moe import RouterStats
 from train import losses
 
 POISONS = [1e30, -1e30, np.nan, np.inf]
@@ -194,3 +195,15 @@ def test_logprobs_are_those_of_the_distribution_at_that_temperature(rng):
     assert big == 0
     half = log_probs(jnp.asarray(logits, jnp.bfloat16), jnp.zeros(B, jnp.int32), 1.0)
     assert half.dtype == jnp.float32
+
+
+def test_router_losses_by_hand():
+    """Two layers, two experts, four tokens with one expert each: an even layer, and a lopsided."""
+    stats = RouterStats(
+        np.array([[2.0, 2.0], [4.0, 0.0]]), np.array([[2.0, 2.0], [3.0, 1.0]]), np.array([8.0, 4.0])
+    )
+    balance, z = losses.router_losses(stats, 4.0, 1)
+    even, lopsided = 2 * (0.5 * 0.5 + 0.5 * 0.5), 2 * (1.0 * 0.75)
+    np.testing.assert_allclose(balance, 4 * (even + lopsided) / 2)
+    np.testing.assert_allclose(z, (8 + 4) / 2)
+    assert losses.router_losses(stats._replace(probability=0 * stats.probability), 0.0, 1)[0] == 0
