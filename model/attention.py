@@ -6,6 +6,7 @@ heads, G = H // K query heads a key head, N head size, L layers.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -37,9 +38,19 @@ class KVCache(NamedTuple):
     segment_ids: jax.Array
 
 
+def kv_repeats(config: TransformerConfig) -> int:
+    """How often each key and value head is there, so that the mesh axis `tensor` divides them.
+
+    1 but for `config.replicate_kv_heads`.
+    """
+    shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
+
+
 def init_cache(config: TransformerConfig, batch: int, length: int) -> KVCache:
     """An empty cache for `batch` rows of at most `length` slots."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    heads = config.num_kv_heads * kv_repeats(config)
+    shape = (config.num_layers, batch, length, heads, config.head_dim)
     names = ("act_layers", "act_batch", "act_slot", "act_kv_heads", "act_head_dim")
     zeros = constrain(jnp.zeros(shape, config.activation_dtype), *names)
     segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from model import moe
-from model.attention import attention, cached_attention, causal_attention
+from model.attention import attention, cached_attention, causal_attention, kv_repeats
 from model.config import TransformerConfig
 from model.rotary import rope, rotary_settings
 from model.sharding import constrain
@@ -89,9 +89,10 @@ class Block(nn.Module):
             scale = self.param(name, norm_init(c), (x.shape[-1],), jnp.float32)
             return rms_norm(x, scale, c)
 
+        kv_heads = "replicated_kv_heads" if c.replicate_kv_heads else "kv_heads"
         wq = weight("query", (D, H, N), ("embed", "heads", "head_dim"), D)
-        wk = weight("key", (D, K, N), ("embed", "kv_heads", "head_dim"), D)
-        wv = weight("value", (D, K, N), ("embed", "kv_heads", "head_dim"), D)
+        wk = weight("key", (D, K, N), ("embed", kv_heads, "head_dim"), D)
+        wv = weight("value", (D, K, N), ("embed", kv_heads, "head_dim"), D)
         wo = weight("out", (H, N, D), ("heads", "head_dim", "embed"), H * N)
         if not c.num_experts:
             w_gate = weight("gate", (D, F), ("embed", "mlp"), D)
@@ -104,15 +105,21 @@ class Block(nn.Module):
         v = linear(h, wv.reshape(D, K * N)).reshape(B, T, K, N)
         if c.attention_bias:
             q = q + bias("query_bias", H, "heads")
-            k = k + bias("key_bias", K, "kv_heads")
-            v = v + bias("value_bias", K, "kv_heads")
+            k = k + bias("key_bias", K, kv_heads)
+            v = v + bias("value_bias", K, kv_heads)
         q = constrain(q, "act_batch", length, "act_heads", "act_head_dim")
-        k = constrain(k, "act_batch", length, "act_kv_heads", "act_head_dim")
-        v = constrain(v, "act_batch", length, "act_kv_heads", "act_head_dim")
+        k = constrain(k, "act_batch", length, f"act_{kv_heads}", "act_head_dim")
+        v = constrain(v, "act_batch", length, f"act_{kv_heads}", "act_head_dim")
         if c.qk_norm:
             q, k = norm("query_norm", q), norm("key_norm", k)
         turn = rotary_settings(c, self.kind)
         q, k = rope(q, positions, *turn), rope(k, positions, *turn)
+        if (repeats := kv_repeats(c)) > 1:
+            k, v = (
+                constrain(jnp.repeat(x, repeats, axis=2),
+                          "act_batch", length, "act_kv_heads", "act_head_dim")
+                for x in (k, v)
+            )  # fmt: skip
         settings = dict(
             window=c.window if self.kind == "local" else 0,
             softcap=c.attention_softcap,

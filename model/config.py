@@ -1,4 +1,4 @@
-"""What a network is: `TransformerConfig`, checked when it is made, and the table of named sizes."""
+"""What a network is: `TransformerConfig`, checked when it is made."""
 
 from __future__ import annotations
 
@@ -77,6 +77,8 @@ class TransformerConfig:
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
       remat: what the backward pass recomputes: `none`, `minimal` (all but matmul results), `full`.
+      replicate_kv_heads: key and value heads that the mesh axis `tensor` does not divide are held
+        whole by each of its devices, which computes those of its query heads.
       attention: backend (model/kernels.py): `xla`, `chunked`, `splash`, `cudnn`, or `auto`, the
         platform's best. attention_block: queries and keys in a block of splash and chunked;
         attention_compute_block: keys that splash takes at once.
@@ -114,6 +116,7 @@ class TransformerConfig:
     dtype: str = "float32"
     scan_unroll: int = 1
     remat: str = "none"
+    replicate_kv_heads: bool = False
     attention: str = "auto"
     attention_block: int = 1024
     attention_compute_block: int = 512
@@ -204,19 +207,3 @@ class TransformerConfig:
             seen = (seen * (self.num_layers - local) + within * local) / self.num_layers
         attention = self.num_layers * 2 * self.num_heads * self.head_dim * seen
         return 6.0 * weights + 6.0 * attention
-
-
-# What a name stands for. The vocabulary comes from the tokenizer.
-SIZES = {
-    name: dict(zip(("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim"),
-                   shape, strict=True))
-    for name, shape in {
-        "tiny": (32, 2, 4, 2, 8, 64),
-        "demo": (192, 4, 6, 3, 32, 512),
-        "10m": (384, 6, 6, 6, 64, 1024),
-        "125m": (768, 12, 12, 4, 64, 2048),
-        "1b": (2048, 16, 32, 8, 64, 8192),
-        "8b": (4096, 32, 32, 8, 128, 14336),
-    }.items()
-}  # fmt: skip
-SIZES["8b"] |= dict(rope_base=500_000.0, tie_embeddings=False, max_length=8192)

@@ -24,6 +24,7 @@ PARAMETER_AXES = {
     "mlp": "tensor",
     "heads": "tensor",
     "kv_heads": "tensor",
+    "replicated_kv_heads": None,
     "head_dim": None,
     "expert": "expert",
     "router": None,
@@ -39,6 +40,7 @@ ACTIVATION_AXES = {
     "act_embed": None,
     "act_heads": "tensor",
     "act_kv_heads": "tensor",
+    "act_replicated_kv_heads": None,
     "act_head_dim": None,
     "act_mlp": "tensor",
     "act_vocab": "tensor",
@@ -124,7 +126,13 @@ def constrain(x: jax.Array, *names: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def check_divisible(shape, spec: P, mesh, where: str) -> None:
+KV_HINT = (
+    ", or type --config.model.replicate_kv_heads=True: each device then holds all key and value "
+    "heads and computes those it needs"
+)
+
+
+def check_divisible(shape, spec: P, mesh, where: str, names=()) -> None:
     for i, (size, entry) in enumerate(zip(shape, spec, strict=False)):
         axes = (entry,) if isinstance(entry, str) else entry or ()
         parts = math.prod(mesh.shape[a] for a in axes)
@@ -132,6 +140,7 @@ def check_divisible(shape, spec: P, mesh, where: str) -> None:
             raise ShardingError(
                 f"{where}: dimension {i} of {tuple(shape)} is {size}, which mesh axes "
                 f"{'×'.join(axes)} = {parts} do not divide; change the size or --config.mesh"
+                + (KV_HINT if "kv_heads" in names[i : i + 1] else "")
             )
 
 
@@ -154,7 +163,7 @@ def parameter_shardings(boxed, mesh):
         if not isinstance(leaf, nn.Partitioned):
             raise ShardingError(f"{where} has no logical axes; use nn.with_logical_partitioning")
         spec = partition_spec(leaf.names, PARAMETER_AXES, where)
-        check_divisible(leaf.value.shape, spec, mesh, where)
+        check_divisible(leaf.value.shape, spec, mesh, where, leaf.names)
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 import ml_collections
 
 from data.pipeline import DataConfig
-from model.config import SIZES, TransformerConfig
+from model.config import TransformerConfig
 from model.sharding import MeshConfig
+from model.sizes import SIZES
 from train.optimizer import OptimizerConfig
 
 
@@ -44,6 +45,7 @@ class ModelConfig:
     dtype: str = "float32"
     scan_unroll: int = 1
     remat: str = "none"
+    replicate_kv_heads: bool = False
     attention: str = "auto"
     attention_block: int = 1024
     attention_compute_block: int = 512
@@ -69,7 +71,7 @@ class ModelConfig:
 
     def execution(self) -> dict:
         """Settings that do not change the parameters."""
-        names = ("dtype", "scan_unroll", "remat")
+        names = ("dtype", "scan_unroll", "remat", "replicate_kv_heads")
         names += ("attention", "attention_block", "attention_compute_block")
         return {name: getattr(self, name) for name in names}
 

@@ -1,8 +1,16 @@
 """TransformerConfig refuses what cannot be built, and says which field."""
 
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import pytest
 
-from model.config import SIZES, TransformerConfig
+from model.config import TransformerConfig
+from model.pretrained import config_from_hf, config_to_hf, family_of
+from model.sizes import SIZES
+from model.transformer import Transformer
 
 GOOD = dict(
     vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32
@@ -46,3 +54,36 @@ def test_flops_are_six_a_weight_and_causal_attention():
     weights = 2 * (16 * 8 * 4 * 2 + 16 * 8 * 2 * 2 + 3 * 16 * 32) + 128 * 16
     attention = 2 * 4 * (10 / 2) * 8 * 2  # layers, heads, keys, head size, scores and values
     assert TransformerConfig(**GOOD).flops_per_token(10) == 6 * (weights + attention)
+
+
+# Billions of parameters, as the models' own papers and pages have them, with their vocabularies.
+PUBLISHED = {
+    "llama2-7b": (32_000, 6.74), "llama3.1-8b": (128_256, 8.03), "llama3.1-405b": (128_256, 405.9),
+    "llama3.2-1b": (128_256, 1.24), "llama3.2-3b": (128_256, 3.21),
+    "smollm2-135m": (49_152, 0.1345), "smollm2-1.7b": (49_152, 1.71),
+    "mistral-7b": (32_000, 7.24), "mixtral-8x7b": (32_000, 46.7), "mixtral-8x22b": (32_000, 140.6),
+    "qwen2.5-0.5b": (151_936, 0.494), "qwen2.5-7b": (152_064, 7.62), "qwen2.5-72b": (152_064, 72.7),
+    "qwen3-0.6b": (151_936, 0.596), "qwen3-8b": (151_936, 8.19), "qwen3-30b-a3b": (151_936, 30.5),
+    "qwen3-235b-a22b": (151_936, 235.1),
+    "gemma2-2b": (256_000, 2.61), "gemma2-27b": (256_000, 27.2),
+    "gemma3-270m": (262_144, 0.268), "gemma3-1b": (262_144, 1.0), "gemma3-12b": (262_208, 11.77),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_named_sizes_have_the_published_number_of_parameters(name):
+    vocab_size, billions = PUBLISHED[name]
+    config = TransformerConfig(vocab_size=vocab_size, vocab_multiple=1, **SIZES[name])
+    model, tokens = Transformer(config), jnp.zeros((1, 2), jnp.int32)
+    shapes = jax.eval_shape(lambda: nn.unbox(model.init(jax.random.key(0), tokens)))
+    count = sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+    assert abs(count / 1e9 - billions) < 0.006 * billions
+
+
+def test_open_sizes_are_families_of_transformers():
+    for name, size in SIZES.items():
+        if "-" in name:
+            config = TransformerConfig(vocab_size=1000, **size)
+            assert config_from_hf(config_to_hf(config)) == config
+            family = name.split("-")[0].rstrip("0123456789.").replace("smollm", "llama")
+            assert family_of(config).startswith(family)

@@ -1,5 +1,7 @@
 """The sharding table's errors, each by the name it must give, and what it places where."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from model import sharding
 from model.config import TransformerConfig
+from model.generate import Sampling, generate
 from model.heads import reward_model
 from model.sharding import MeshConfig, ShardingError, make_mesh, partition_spec
 from model.transformer import Transformer
@@ -92,7 +95,8 @@ def test_every_parameter_stands_in_the_table():
 def test_a_size_that_the_mesh_does_not_divide_is_an_error():
     mesh = make_mesh(MeshConfig(data=2, fsdp=1, tensor=4))
     message = (
-        r"parameter layers/key: dimension 2 of \(2, 16, 2, 8\) is 2, which mesh axes tensor = 4"
+        r"parameter layers/key: dimension 2 of \(2, 16, 2, 8\) is 2, which mesh axes tensor = 4 "
+        r"do not divide; .* or type --config\.model\.replicate_kv_heads=True"
     )
     with pytest.raises(ShardingError, match=message):
         sharding.parameter_shardings(boxed(Transformer(CONFIG)), mesh)
@@ -125,3 +129,32 @@ def test_put_batch_shards_rows_over_the_batch_axes():
     placed = sharding.put_batch(batch, mesh)
     assert placed["tokens"].addressable_shards[0].data.shape == (2, 2)
     jax.tree.map(np.testing.assert_array_equal, placed, batch)
+
+
+def test_replicated_key_heads_equal_one_device():
+    """Two key heads on four tensor shards: training, and decoding with a cache."""
+    config = dataclasses.replace(CONFIG, replicate_kv_heads=True)
+    mesh = make_mesh(MeshConfig(data=2, tensor=4))
+    specs = sharding.parameter_shardings(boxed(Transformer(config)), mesh)
+    assert specs["layers"]["key"].spec == P(None, "fsdp", None, None)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype),
+        nn.unbox(boxed(Transformer(config))),
+    )
+    tokens = rng.integers(0, 20, (4, 6))
+    mask, keys = jnp.ones((4, 6), bool), jax.random.split(jax.random.key(0), 4)
+
+    @jax.jit
+    def run(params):
+        def loss(params):
+            logits = Transformer(config).apply({"params": params}, tokens)
+            return jnp.mean(jax.nn.log_softmax(logits)[..., 3])
+
+        sample = generate(config, params, tokens, mask, keys, Sampling(3, temperature=0.0))
+        return jax.value_and_grad(loss)(params), sample.tokens, sample.logprobs
+
+    expected = run(params)
+    with jax.set_mesh(mesh):
+        got = run(jax.device_put(params, specs))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)

@@ -8,7 +8,8 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
-from model.config import SIZES, TransformerConfig
+from model.config import TransformerConfig
+from model.sizes import SIZES
 from model.transformer import Transformer
 from train import config as configs
 from train import loop

@@ -10,8 +10,9 @@ import pytest
 
 from data.chat import render_prompt
 from data.tokenizer import EOS, NEVER_SAMPLED, Tokenizer
-from model.config import SIZES, TransformerConfig
+from model.config import TransformerConfig
 from model.generate import Sampling, generate
+from model.sizes import SIZES
 from train import chat, checkpoint
 from train.step import TrainState
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from model import sharding
-from model.config import SIZES, TransformerConfig
+from model.config import TransformerConfig
+from model.sizes import SIZES
 from train import checkpoint
 from train.config import LossConfig
 from train.stages import next_token_terms

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from data.tokenizer import Tokenizer
-from model.config import SIZES, TransformerConfig
+from model.config import TransformerConfig
+from model.sizes import SIZES
 from train import checkpoint, config, report, report_html
 from train.step import TrainState
 
