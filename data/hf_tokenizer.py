@@ -259,7 +259,7 @@ def _covered(offsets, responses):
     return mask
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """Character -> byte of byte-level BPE: printable Latin-1 is itself, the rest is from U+0100."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [b for b in range(256) if b not in printable]
@@ -272,7 +272,7 @@ def _token_bytes(tokenizer, special: set[int]) -> list[bytes]:
     decoder = spec.get("decoder") or {}
     byte_level = "ByteLevel" in [d.get("type") for d in [decoder, *decoder.get("decoders", ())]]
     fallback = spec["model"].get("byte_fallback", False)
-    alphabet, added = _byte_alphabet(), tokenizer.get_added_tokens_decoder()
+    alphabet, added = byte_alphabet(), tokenizer.get_added_tokens_decoder()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     out = [b""] * (max(vocab.values()) + 1)
     for piece, i in vocab.items():

@@ -25,6 +25,7 @@ from absl import app, flags
 from etils import epath
 
 from data import tokenizer as tokenizers
+from data.hf_files import hf_files
 from data.hf_tokenizer import DATE, HFTokenizer, with_template
 from model import pretrained
 from model.config import TransformerConfig
@@ -247,10 +248,8 @@ def export_model(
         )
     tokenizer = tokenizers.load(workdir)
     if not isinstance(tokenizer, HFTokenizer):
-        raise ConfigError(
-            f"{workdir} has a tokenizer of Seedpod's own ({tokenizer.kind}), which has no "
-            "tokenizer.json; only models that were imported are exported"
-        )
+        files = hf_files(tokenizer, config.max_length)
+        tokenizer = HFTokenizer(files, str(workdir))
     try:
         hf = pretrained.config_to_hf(config)
     except ValueError as e:

@@ -16,6 +16,7 @@ import safetensors.numpy
 from open_models import CONFIG, save_role
 
 from data import tokenizer as tokenizers
+from data.chat import render_prompt
 from data.hf_tokenizer import HFTokenizer
 from model.heads import reward_model
 from model.sharding import MeshConfig, make_mesh
@@ -150,6 +151,21 @@ def test_scalar_models_export_as_classifiers(role, tmp_path):
     assert hf["architectures"] == [f"LlamaFor{kind}Classification"] and hf["num_labels"] == 1
     # The score is read at the last token that is not padding, which is the one that ends an answer.
     assert (hf["pad_token_id"] == 2) == (role == "value")
+
+
+def test_a_model_grown_here_is_exported_with_its_tokenizer(hf_dir, tmp_path):
+    work = tmp_path / "run"
+    work.mkdir()
+    tokenizer = tokenizers.train("byte", [], 0)
+    tokenizer.save(work / "tokenizer")
+    save_role(work, "policy", convert.load(hf_dir)[1])
+    convert.export_model(work, tmp_path / "out")
+    same(stored(tmp_path / "out"), VALUES)
+    exported = tokenizers.load(tmp_path / "out")
+    messages = [{"role": "user", "content": "ünï"}]
+    ids = render_prompt(tokenizer, messages).tolist()
+    assert render_prompt(exported, messages).tolist() == ids
+    assert (exported.stop_ids, exported.pad_id) == (tokenizer.stop_ids, tokenizer.pad_id)
 
 
 def test_a_mean_reward_is_not_exported(tmp_path):

@@ -33,6 +33,8 @@ FAMILIES = {
     "Mistral": dict(sliding_window=4),
     "Qwen2": {},
     "Qwen3": {},
+    "Mixtral": dict(num_local_experts=4, num_experts_per_tok=2),
+    "Qwen3Moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12),
     "Gemma2": dict(sliding_window=4, query_pre_attn_scalar=8),
     "Gemma3": dict(sliding_window=4, query_pre_attn_scalar=8),
 }

@@ -1,0 +1,48 @@
+"""An imported open model learns to answer your way: SFT on conversations.
+
+    python -m train.convert import --from=DIR_OR_HUB_NAME --workdir=runs/base
+    python -m train --config=configs/specialise.py --workdir=runs/special \\
+        --config.init_from.policy=runs/base --config.data.source=chats.jsonl
+
+Choice: `smoke` (few and short rows, for a small model on a laptop).
+"""
+
+from configs import base
+
+
+def get_config(arg=None):
+    chosen = base.choices(arg, smoke=False)
+    config = base.get_config()
+    config.stage = "sft"
+    config.model.dtype = "bfloat16"
+    config.model.remat = "minimal"
+    config.data.source = "chats.jsonl"
+    config.data.length = 1024
+    config.data.batch_size = 32
+    config.data.on_long = "drop"
+    config.steps = 300
+    config.loss.z_loss = 0.0  # the model's makers set its logits' scale
+    config.optimizer.peak_lr = 2e-5
+    config.optimizer.warmup_steps = 10
+    config.optimizer.schedule = "cosine"
+    config.optimizer.weight_decay = 0.0
+    config.evaluate.every = 100
+    config.checkpoint.every = 100
+    if chosen["smoke"]:
+        smoke(config)
+    return config
+
+
+def smoke(config):
+    """Shrinks it so that a model of 135M parameters ends in minutes on two laptop cores."""
+    config.model.dtype = "float32"
+    config.model.remat = "none"
+    config.data.length = 256
+    config.data.batch_size = 4
+    config.data.heldout_limit = 16
+    config.steps = 12
+    config.optimizer.warmup_steps = 2
+    config.log_every = 1
+    config.evaluate.every = 0
+    config.evaluate.samples = 2
+    config.checkpoint.every = 0
