@@ -1,0 +1,75 @@
+"""An imported model goes through every stage after pretraining, and out again."""
+
+import json
+
+import numpy as np
+import open_models
+import open_tokenizers
+import pytest
+from stage_fixtures import recipe, write_files
+
+from data import tokenizer as tokenizers
+from train import convert, loop
+from train.config import ConfigError
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("open")
+    write_files(root)
+    open_models.write(root / "hf", open_models.tensors())
+    convert.import_model(str(root / "hf"), root / "base")
+    return root
+
+
+def run(runs, stage, **init_from):
+    config = recipe(stage, runs, **{role: runs / name for role, name in init_from.items()})
+    config.optimizer.name = "adamw"
+    config.data.length = 64
+    config.data.sub_rows = 4
+    config.data.batch_size = 8
+    config.ppo.rollout_batch = config.ppo.eval_prompts = 8
+    config.ppo.prompt_length = 40
+    config.ppo.pretrain_coef = 0.0
+    config.steps = 2
+    loop.run(config, runs / stage)
+    return [json.loads(line) for line in (runs / stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_stage_and_out(runs):
+    sft = run(runs, "sft", policy="base")
+    assert all(np.isfinite(r["loss"]) for r in sft)
+    assert tokenizers.load(runs / "sft").fingerprint == tokenizers.load(runs / "base").fingerprint
+    assert any("accuracy/overall" in r for r in run(runs, "reward", policy="sft"))
+    ppo = run(runs, "ppo", policy="sft", reward="reward")
+    # The sampler stops at the chat's end of turn, and scores where the reward model was trained to.
+    assert any("rollout/eos_rate" in r for r in ppo)
+    for name, item, kind in [
+        ("sft", "", "CausalLM"),
+        ("reward", "", "SequenceClassification"),
+        ("ppo", "policy", "CausalLM"),
+        ("ppo", "value", "TokenClassification"),
+    ]:
+        out = runs / f"out-{name}-{item}"
+        convert.export_model(runs / name, out, item)
+        hf = json.loads((out / "config.json").read_text())
+        assert hf["architectures"] == [f"LlamaFor{kind}"]
+
+
+def test_a_mean_needs_an_id_that_opens_an_answer(runs):
+    config = recipe("reward", runs, policy=runs / "base")
+    config.loss.pool = "mean"
+    with pytest.raises(ConfigError, match="opens one with several"):
+        loop.run(config, runs / "mean")
+
+
+def test_another_tokenizer_is_refused(runs):
+    files = open_tokenizers.files(vocab_size=310)
+    open_models.write(runs / "hf2", open_models.tensors(), tokenizer_files=files)
+    convert.import_model(str(runs / "hf2"), runs / "base2")
+    config = recipe("sft", runs, policy=runs / "base2")
+    config.tokenizer.path = str(runs / "base")
+    with pytest.raises(ConfigError, match="has another tokenizer"):
+        loop.run(config, runs / "two")
