@@ -14,9 +14,11 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from model.config import RopeScaling
+from model.rotary import stretch
 from train.config import ConfigError
 
-_ARCHITECTURES = {
+ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
@@ -74,18 +76,14 @@ class GGUFModel:
         self._fields = file.fields
         self._tensors = {t.name: t for t in file.tensors}
         self._kind = self._field("general.architecture")
-        if self._kind not in _ARCHITECTURES:
+        if self._kind not in ARCHITECTURES:
             raise ConfigError(
                 f"{path} is a {self._kind} model; of GGUF Seedpod reads "
-                f"{', '.join(_ARCHITECTURES)}. Import the model's safetensors"
+                f"{', '.join(ARCHITECTURES)}. Import the model's safetensors"
             )
-        if "rope_freqs.weight" in self._tensors:
-            raise ConfigError(
-                f"{path} scales its rotary positions by a table of its own (Llama 3.1 and later); "
-                "import the model's safetensors"
-            )
+        self._rope_factors = self._tensors.pop("rope_freqs.weight", None)
         layers = self._field(f"{self._kind}.block_count")
-        table = gguf.get_tensor_name_map(_ARCHITECTURES[self._kind], layers)
+        table = gguf.get_tensor_name_map(ARCHITECTURES[self._kind], layers)
         self._own = {}
         for name in _hf_names(layers):
             own = table.get_name(name, (".weight", ".bias"))
@@ -129,7 +127,32 @@ class GGUFModel:
         # Stored as float32: back to the decimal that was meant.
         for name in ("rms_norm_eps", "rope_theta"):
             config[name] = float(np.format_float_positional(np.float32(config[name])))
+        if self._rope_factors is not None:
+            factors = np.asarray(self._rope_factors.data, np.float32)
+            config["rope_scaling"] = self._rope_scaling(factors, config["rope_theta"])
         return config
+
+    def _rope_scaling(self, factors, base: float) -> dict:
+        """Llama 3.1's settings, of which the file keeps what each frequency [N/2] is divided by.
+
+        Raises:
+          ConfigError: the factors are not those of Llama 3.1 and 3.2.
+        """
+        scaling = RopeScaling("llama3", float(factors.max()))
+        half = len(factors)
+        plain = base ** (-np.arange(half, dtype=np.float32) / half)
+        if not np.allclose(plain / np.asarray(stretch(plain, scaling)), factors, rtol=1e-3):
+            raise ConfigError(
+                f"{self.where} scales its rotary positions otherwise than Llama 3.1 and 3.2 do; "
+                "import the model's safetensors"
+            )
+        return dict(
+            rope_type="llama3",
+            factor=scaling.factor,
+            low_freq_factor=scaling.low_freq_factor,
+            high_freq_factor=scaling.high_freq_factor,
+            original_max_position_embeddings=scaling.original_length,
+        )
 
     def _tokenizer_files(self) -> dict[str, bytes]:
         if (kind := self._field("tokenizer.ggml.model")) != "gpt2":

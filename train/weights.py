@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -76,15 +77,14 @@ class SafetensorsReader:
             )
         self._file_of = {}
         for path in paths:
-            with safetensors.safe_open(path, "np") as file:
-                for name in file.keys():  # noqa: SIM118, it is no mapping
-                    self._file_of[_own_name(name)] = path, name
+            file = safetensors.safe_open(path, "np")  # mapped, and read when asked for
+            for name in file.keys():  # noqa: SIM118, it is no mapping
+                self._file_of[_own_name(name)] = file, name
         self.names = self._file_of.keys()
 
     def read(self, name: str) -> np.ndarray:
-        path, stored = self._file_of[name]
-        with safetensors.safe_open(path, "np") as file:
-            return file.get_tensor(stored)
+        file, stored = self._file_of[name]
+        return file.get_tensor(stored)
 
 
 def _own_name(name: str) -> str:
@@ -221,6 +221,7 @@ def write_safetensors(
         weight_map |= dict.fromkeys(values, name)
         # The format's readers in torch look for this.
         safetensors.numpy.save_file(values, directory / name, metadata={"format": "pt"})
+        os.chmod(directory / name, 0o644)  # the library's are the owner's alone
     if len(groups) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (directory / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import weakref
+from types import SimpleNamespace
 
 import gguf
 import jax
@@ -18,10 +19,12 @@ from open_models import CONFIG, save_role
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from data.hf_tokenizer import HFTokenizer
+from model.config import RopeScaling
 from model.heads import reward_model
+from model.rotary import stretch
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
-from train import checkpoint, convert, weights
+from train import checkpoint, convert, gguf_files, weights
 from train.config import ConfigError
 
 VALUES = open_models.tensors()
@@ -183,20 +186,20 @@ def test_a_mean_reward_is_not_exported(tmp_path):
         convert.export_model(work, tmp_path / "out")
 
 
-def write_gguf(path, values, template=open_tokenizers.CHATML):
-    """The model as llama.cpp converts one: other names, and rotary pairs side by side."""
+def write_gguf(path, kind, config, values):
+    """The model as llama.cpp converts one: other names, and Llama's rotary pairs side by side."""
     tokenizer = json.loads(open_tokenizers.files()["tokenizer.json"])
     vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_block_count(CONFIG.num_layers)
-    writer.add_embedding_length(CONFIG.embed_dim)
-    writer.add_feed_forward_length(CONFIG.mlp_dim)
-    writer.add_context_length(CONFIG.max_length)
-    writer.add_head_count(CONFIG.num_heads)
-    writer.add_head_count_kv(CONFIG.num_kv_heads)
-    writer.add_key_length(CONFIG.head_dim)
-    writer.add_layer_norm_rms_eps(CONFIG.norm_eps)
-    writer.add_rope_freq_base(CONFIG.rope_base)
+    writer = gguf.GGUFWriter(str(path), kind)
+    writer.add_block_count(config.num_layers)
+    writer.add_embedding_length(config.embed_dim)
+    writer.add_feed_forward_length(config.mlp_dim)
+    writer.add_context_length(config.max_length)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_base)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     tokens = sorted(vocab, key=vocab.get)
@@ -205,36 +208,69 @@ def write_gguf(path, values, template=open_tokenizers.CHATML):
     writer.add_token_merges([" ".join(m) for m in merges])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(2)
-    writer.add_chat_template(template)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, CONFIG.num_layers)
+    writer.add_chat_template(open_tokenizers.CHATML)
+    table = gguf.get_tensor_name_map(gguf_files.ARCHITECTURES[kind], config.num_layers)
     for name, value in values.items():
-        for part, heads in {"q_proj": 4, "k_proj": 2}.items():
-            if part in name:
-                value = value.reshape(heads, 2, 4, 16).swapaxes(1, 2).reshape(value.shape)
+        heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
+        if kind == "llama" and heads:
+            value = value.reshape(heads, 2, -1, config.embed_dim).swapaxes(1, 2)
+            value = value.reshape(-1, config.embed_dim)
         if "down_proj" in name:
             value = value.astype(np.float16)
-        writer.add_tensor(names.get_name(name.removesuffix(".weight")) + ".weight", value)
+        writer.add_tensor(table.get_name(name, (".weight", ".bias")), value)
+    if config.rope_scaling:
+        plain = config.rope_base ** (-np.arange(4, dtype=np.float32) / 4)
+        factors = plain / np.asarray(stretch(plain, config.rope_scaling))
+        writer.add_tensor("rope_freqs.weight", factors)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def test_gguf_is_the_same_model(tmp_path, hf_dir):
-    values = {
-        n: v.astype(np.float16).astype(np.float32) if "down_proj" in n else v
-        for n, v in VALUES.items()
-    }
-    write_gguf(tmp_path / "model.gguf", values)
-    hf = open_models.write(tmp_path / "hf", values)
-    config, params = convert.load(tmp_path / "model.gguf")
-    assert config == CONFIG
+@pytest.mark.parametrize(
+    "kind, settings",
+    [
+        ("llama", dict(rope_scaling=RopeScaling("llama3", 8.0), rope_base=500_000.0)),
+        ("qwen2", dict(attention_bias=True, tie_embeddings=True)),
+        ("qwen3", dict(qk_norm=True)),
+    ],
+)
+def test_gguf_is_the_same_model(kind, settings, tmp_path, hf_dir):
+    config = dataclasses.replace(CONFIG, **settings)
+    values = open_models.tensors(config)
+    for name in values:
+        if "down_proj" in name:  # which the file holds in half the bits
+            values[name] = values[name].astype(np.float16).astype(np.float32)
+    write_gguf(tmp_path / "model.gguf", kind, config, values)
+    hf = open_models.write(tmp_path / "hf", values, config)
+    found, params = convert.load(tmp_path / "model.gguf")
+    assert found == config
     jax.tree.map(np.testing.assert_array_equal, params, convert.load(hf)[1])
-    convert.import_model(str(tmp_path / "model.gguf"), tmp_path / "run")
-    ours, theirs = tokenizers.load(tmp_path / "run"), tokenizers.load(hf_dir)
+    ours = convert.open_source(str(tmp_path / "model.gguf")).tokenizer
+    theirs = tokenizers.load(hf_dir)
     messages = [{"role": "user", "content": "What is it? 42 ünï"}]
     assert ours.render_prompt(messages).tolist() == theirs.render_prompt(messages).tolist()
     assert ours.stop_ids == theirs.stop_ids
+
+
+def test_quantised_tensors_and_what_gguf_cannot_say(tmp_path):
+    config = dataclasses.replace(CONFIG, embed_dim=32, mlp_dim=32)
+    values = open_models.tensors(config)
+    write_gguf(tmp_path / "model.gguf", "llama", config, values)
+    model = gguf_files.GGUFModel(tmp_path / "model.gguf")
+    quantised = gguf.quants.quantize(values["lm_head.weight"], gguf.GGMLQuantizationType.Q8_0)
+    model._tensors["output.weight"] = SimpleNamespace(
+        data=quantised, tensor_type=gguf.GGMLQuantizationType.Q8_0
+    )
+    np.testing.assert_allclose(model.read("lm_head.weight"), values["lm_head.weight"], atol=0.02)
+    writer = gguf.GGUFWriter(str(tmp_path / "other.gguf"), "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ConfigError, match="is a mamba model; of GGUF Seedpod reads llama, qwen2"):
+        gguf_files.GGUFModel(tmp_path / "other.gguf")
 
 
 def broken(directory, **changes):
