@@ -59,13 +59,14 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def draw(name: str, shape, offset_norms: bool) -> np.ndarray:
+def draw(name: str, shape, offset_norms: bool, salt: str = "") -> np.ndarray:
     """The weights of one tensor, from its name alone: float32, and large enough to matter.
 
     Args:
       offset_norms: norms multiply by 1 + weight, as Gemma's do.
+      salt: makes other weights than the recorded ones.
     """
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    rng = np.random.default_rng(zlib.crc32((name + salt).encode()))
     x = rng.standard_normal(shape).astype(np.float32)
     if "norm" in name:
         return np.float32(0 if offset_norms else 1) + np.float32(0.2) * x
