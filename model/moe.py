@@ -1,9 +1,9 @@
 """Mixtures of experts: each token goes through the MLPs of the few experts that the router picks.
 
-No token is dropped: rows are sorted by expert and multiplied group by group
-(`jax.lax.ragged_dot`). Experts are spread over the mesh axis `expert`, as the batch is: the tokens
-of all devices of that axis are gathered, each device computes what its experts have to do with
-them, and the results go back to where the tokens came from.
+No token is dropped: rows are sorted by expert and multiplied group by group, by
+`jax.lax.ragged_dot` or on TPU JAX's Pallas kernel. Experts are spread over the mesh axis `expert`,
+as the batch is: the tokens of all devices of that axis are gathered, each device computes what its
+experts have to do with them, and the results go back to where the tokens came from.
 
 Axes: B batch, T length, D embed, F mlp, E experts, k experts a token, M tokens, R rows.
 """
@@ -14,10 +14,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jax.sharding import PartitionSpec as P
 
+from model.attention import platform
 from model.config import TransformerConfig
+from model.kernels import LANES
 from model.sharding import BATCH_AXES, batch_shards
+
+# Blocks of the Pallas kernel, in VMEM twice with their float32 sums: about 10 MiB in bfloat16.
+TILE_ROWS, TILE = 512, 1024
 
 
 class RouterStats(NamedTuple):
@@ -58,13 +64,44 @@ def route(config: TransformerConfig, logits, real):
     return ids, weights, stats
 
 
-def expert_mlps(x, ids, weights, gate, up, down, first, activation):
+@jax.custom_vjp
+def dispatch(x, order, place):
+    """x [M, D] -> [R, D], the rows of (token, choice) pairs `order` [R]; pair i has token i // k.
+
+    `place` [M, k] is its inverse: the row of each pair, R for one that has none. Only rows and
+    places that belong together are ever read, so that what is in the other rows does not matter;
+    the gradients of `dispatch` and `collect` are each other, gathers in place of scatters.
+    """
+    return x[order // place.shape[1]]
+
+
+@jax.custom_vjp
+def collect(rows, order, place):
+    """rows [R, D] -> [M, k, D], of each pair; 0 for one that has none."""
+    found = rows[jnp.minimum(place, rows.shape[0] - 1)]
+    return jnp.where((place < rows.shape[0])[..., None], found, 0)
+
+
+def _dispatch_bwd(saved, g):
+    return jnp.sum(collect(g, *saved), axis=1), None, None
+
+
+def _collect_bwd(saved, g):
+    order, _ = saved
+    return g.reshape(-1, g.shape[-1])[order], None, None
+
+
+dispatch.defvjp(lambda x, *index: (dispatch(x, *index), index), _dispatch_bwd)
+collect.defvjp(lambda rows, *index: (collect(rows, *index), index), _collect_bwd)
+
+
+def expert_mlps(x, ids, weights, gate, up, down, first, activation, product):
     """The weighted sum of what the experts held here make of each token.
 
     Args:
       x: [M, D]; ids: [M, k] int32 over all experts; weights: [M, k] float32.
       gate, up: [n, D, F]; down: [n, F, D], of the experts first..first+n-1.
-      activation: of the gate.
+      activation: of the gate. product: `jax.lax.ragged_dot` or its like.
 
     Returns:
       [M, D] in x's dtype; 0 for a token that none of these experts has.
@@ -74,16 +111,33 @@ def expert_mlps(x, ids, weights, gate, up, down, first, activation):
     here = jnp.where((here >= 0) & (here < n), here, n)
     # A token's experts differ, so this many rows hold whatever the router does.
     R = M * min(k, n)
-    order = jnp.argsort(here)[:R]  # by expert, those of other devices last
-    token = order // k
+    order = jnp.argsort(here)  # by expert, those of other devices last
+    place = jnp.zeros(M * k, jnp.int32).at[order].set(jnp.arange(M * k, dtype=jnp.int32))
+    index = order[:R], jnp.where(here < n, place, R).reshape(M, k)
     sizes = jnp.sum(here[:, None] == jnp.arange(n), axis=0, dtype=jnp.int32)
-    held = (jnp.arange(R) < jnp.sum(sizes))[:, None]
-    # What ragged_dot leaves in rows beyond its groups is undefined, forward and backward.
-    rows = jnp.where(held, x[token], 0)  # [R, D]
-    h = activation(jax.lax.ragged_dot(rows, gate, sizes)) * jax.lax.ragged_dot(rows, up, sizes)
-    out = jnp.where(held, jax.lax.ragged_dot(h, down, sizes), 0)
-    out = out.astype(jnp.float32) * weights.reshape(-1)[order][:, None]
-    return jnp.zeros(x.shape, jnp.float32).at[token].add(out).astype(x.dtype)
+    rows = dispatch(x, *index)
+    h = activation(product(rows, gate, sizes)) * product(rows, up, sizes)  # [R, F]
+    out = collect(product(h, down, sizes), *index)
+    out = jnp.einsum("mkd,mk->md", out, weights, preferred_element_type=jnp.float32)
+    return out.astype(x.dtype)
+
+
+def grouped_matmul(rows, w, sizes, interpret: bool = False):
+    """`jax.lax.ragged_dot` of JAX's Pallas kernel for TPU.
+
+    XLA multiplies every row with every group there, and masks: n times the work.
+
+    Args:
+      rows: [R, D], sorted by group; w: [n, D, F]; sizes: [n] int32, with a sum of at most R.
+
+    Returns:
+      [R, F]; rows beyond the groups are undefined.
+    """
+    (R, D), F = rows.shape, w.shape[-1]
+    tile = min(TILE_ROWS, -(-R // LANES) * LANES)
+    rows = jnp.pad(rows, ((0, -R % tile), (0, 0)))
+    tiling = tile, min(TILE, -(-D // LANES) * LANES), min(TILE, -(-F // LANES) * LANES)
+    return gmm(rows, w, sizes, rows.dtype, tiling, None, None, False, interpret)[:R]
 
 
 def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
@@ -103,8 +157,10 @@ def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
     def flat(x, ids, weights):
         return x.reshape(-1, D), ids.reshape(-1, k), weights.reshape(-1, k)
 
+    product = grouped_matmul if platform() == "tpu" else jax.lax.ragged_dot
     if mesh.empty:
-        return expert_mlps(*flat(x, ids, weights), gate, up, down, 0, activation).reshape(x.shape)
+        tokens = flat(x, ids, weights)
+        return expert_mlps(*tokens, gate, up, down, 0, activation, product).reshape(x.shape)
     # Rows that the mesh does not divide (a last batch, a single prompt) every device has.
     split_rows = B % batch_shards(mesh) == 0
 
@@ -113,7 +169,7 @@ def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
         if split_rows:
             tokens = [jax.lax.all_gather(t, "expert", tiled=True) for t in tokens]
         first = jax.lax.axis_index("expert") * gate.shape[0]
-        out = expert_mlps(*tokens, gate, up, down, first, activation)
+        out = expert_mlps(*tokens, gate, up, down, first, activation, product)
         out = jax.lax.psum(out, "tensor")  # each has a part of F
         if split_rows:
             out = jax.lax.psum_scatter(out, "expert", tiled=True)
@@ -127,4 +183,5 @@ def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
         in_specs=(rows, rows, rows, P("expert", None, "tensor"), P("expert", None, "tensor"),
                   P("expert", "tensor")),
         out_specs=rows,
+        check_vma=False,  # Pallas calls do not say over which axes their results vary
     )(x, ids, weights, gate, up, down)  # fmt: skip

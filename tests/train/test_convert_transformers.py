@@ -37,8 +37,6 @@ FAMILIES = {
     "Qwen3Moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12),
     "Gemma2": dict(sliding_window=4, query_pre_attn_scalar=8),
     "Gemma3": dict(sliding_window=4, query_pre_attn_scalar=8),
-    "Mixtral": dict(num_local_experts=4),
-    "Qwen3Moe": dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=12),
 }
 
 
