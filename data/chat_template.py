@@ -138,28 +138,39 @@ class ChatTemplate:
                 "the model's chat template changes a message by what it says (it may look for tool "
                 "calls or thoughts), so that its text cannot be told from the template's"
             )
-        answers, others, generations = (_pairs(found, marks[i], marks[i + 1]) for i in (0, 2, 4))
+        others, generations = _pairs(found, *marks[2:4]), _pairs(found, *marks[4:])
+        answers = _answers([(mark == marks[0], at) for mark, at in found if mark in marks[:2]])
         wanted = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         if len(answers) != len(wanted):
             raise TemplateError(
                 f"the model's chat template wrote {len(answers)} of {len(wanted)} answers, so it "
                 "cannot be told which text is the assistant's"
             )
-        content = sorted(answers + others)
+        content, responses = list(others), []
+        for i, (start, end) in zip(wanted, answers):
+            if generations and start is not None:
+                content.append((start, end))
+                continue
+            before = max((b for _, b in content if b <= end), default=0)
+            begin = self._answer_start(text, plain[:i], before, end if start is None else start)
+            responses.append((begin, end))
+            content.append((begin if start is None else start, end))
         if generations:
-            return Rendered(text, content, generations, True)
-        starts = [self._answer_start(text, plain[:i], a, content) for i, a in zip(wanted, answers)]
-        return Rendered(text, content, [(s, a[1]) for s, a in zip(starts, answers)], False)
+            responses = generations
+        return Rendered(text, sorted(content), responses, bool(generations))
 
-    def _answer_start(self, text: str, before, answer, content) -> int:
-        """Where the assistant's turn begins: where the prompt for it would have ended."""
+    def _answer_start(self, text: str, before, after: int, limit: int) -> int:
+        """Where the assistant's turn begins: where the prompt for it would have ended.
+
+        Args:
+          before: the messages before it, whose text ends at `after`. limit: where it has begun.
+        """
         prompt = self.text(before, True)
-        if text.startswith(prompt) and len(prompt) <= answer[0]:
+        if text.startswith(prompt) and len(prompt) <= limit:
             return len(prompt)
         # Earlier turns may be shown otherwise than they were asked (thoughts are left out).
         opening = prompt[len(_common(prompt, self.text(before, False))) :]
-        last = max((end for _, end in content if end <= answer[0]), default=0)
-        at = text.rfind(opening, last, answer[0]) if opening else -1
+        at = text.find(opening, after, limit) if opening else -1
         if at < 0:
             raise TemplateError(
                 "the model's chat template shows an answer otherwise than it asks for one, and has "
@@ -195,6 +206,21 @@ def _pairs(found, opening: str, closing: str):
             "the template's"
         )
     return [(a, b) for (_, a), (_, b) in zip(places[::2], places[1::2])]
+
+
+def _answers(places):
+    """(start or None, end) of each answer. A template that parts thoughts from an answer may lose
+    the mark before them; the one after the answer must be there.
+
+    Args:
+      places: [(whether the mark opens, where it stood)] in order.
+    """
+    found, start = [], None
+    for opens, at in places:
+        if not opens:
+            found.append((start, at))
+        start = at if opens else None
+    return found
 
 
 def _common(a: str, b: str) -> str:

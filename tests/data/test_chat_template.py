@@ -42,6 +42,16 @@ def test_what_only_the_last_answer_shows_is_learnt():
     assert pieces(seen, seen.responses) == [" 2", "<think>\n\n</think>\n\nyes"]
 
 
+def test_thoughts_within_an_answer_are_learnt_where_they_are_shown():
+    thought = "<think>\nfirst this, then that\n</think>\n\nyes"
+    turns = [m | {"content": thought} if m["role"] == "assistant" else m for m in TURNS]
+    seen = ChatTemplate(open_tokenizers.REASON, {}).conversation(turns)
+    assert pieces(seen, seen.responses) == ["yes", thought]
+    assert pieces(seen, seen.content)[-3:] == ["yes", "sure?", thought]
+    seen = ChatTemplate(open_tokenizers.REASON, {}).conversation(TURNS)
+    assert pieces(seen, seen.responses) == [" 2", "<think>\n\n</think>\n\nyes"]
+
+
 @pytest.mark.parametrize(
     "source, message",
     [
