@@ -10,10 +10,12 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from model import moe
 from model.attention import attention, cached_attention, causal_attention, kv_repeats
 from model.config import TransformerConfig
+from model.kernels import RESIDUALS
 from model.rotary import rope, rotary_settings
 from model.sharding import constrain
 
@@ -99,6 +101,7 @@ class Block(nn.Module):
             w_up = weight("up", (D, F), ("embed", "mlp"), D)
             w_down = weight("down", (F, D), ("mlp", "embed"), F)
 
+        x = checkpoint_name(x, "layer_input")
         h = norm("attention_norm", x)
         q = linear(h, wq.reshape(D, H * N)).reshape(B, T, H, N)
         k = linear(h, wk.reshape(D, K * N)).reshape(B, T, K, N)
@@ -120,6 +123,7 @@ class Block(nn.Module):
                           "act_batch", length, "act_kv_heads", "act_head_dim")
                 for x in (k, v)
             )  # fmt: skip
+        q, k, v = map(checkpoint_name, (q, k, v), ("query", "key", "value"))
         settings = dict(
             window=c.window if self.kind == "local" else 0,
             softcap=c.attention_softcap,
@@ -128,10 +132,11 @@ class Block(nn.Module):
         if self.is_initializing():  # a row of a few tokens, which a mesh need not divide
             out = causal_attention(q, k, v, segment_ids)
         elif cache is None:
-            out = attention(q, k, v, segment_ids, c, **settings)
+            out = checkpoint_name(attention(q, k, v, segment_ids, c, **settings), RESIDUALS)
         else:
             out, cache = cached_attention(q, k, v, cache, layer, slot, segment_ids, **settings)
         out = linear(out.reshape(B, T, H * N), wo.reshape(H * N, D))
+        out = checkpoint_name(out, "attention_out")
         x = x + (norm("post_attention_norm", out) if c.post_norms else out)
         x = constrain(x, *hidden)
 
@@ -140,7 +145,8 @@ class Block(nn.Module):
         if c.num_experts:
             out, stats = self.experts(h, segment_ids, weight, length)
         else:
-            h = GATES[c.activation](linear(h, w_gate)) * linear(h, w_up)  # [B, T, F]
+            gate = checkpoint_name(linear(h, w_gate), "gate")  # [B, T, F]
+            h = GATES[c.activation](gate) * checkpoint_name(linear(h, w_up), "up")
             h = constrain(h, "act_batch", length, "act_mlp")
             out = linear(h, w_down)
         x = x + (norm("post_mlp_norm", out) if c.post_norms else out)
@@ -163,10 +169,22 @@ class Block(nn.Module):
         return out, stats
 
 
+# What the backward pass finds saved of a layer besides its input (config.remat).
+_ATTENTION = ("query", "key", "value", RESIDUALS)
 REMAT = {
     "none": None,
-    "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # By name: a policy that looks for matmuls does not see those in `linear`.
+    "minimal": jax.checkpoint_policies.save_only_these_names(
+        *_ATTENTION, "attention_out", "gate", "up"
+    ),
+    "qkv": jax.checkpoint_policies.save_only_these_names(*_ATTENTION),
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=["layer_input", *_ATTENTION],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
-REMAT_POLICIES = ("none", "full", "minimal")
+REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
 ACTIVATIONS = ("silu", "gelu_tanh")
 LAYER_KINDS = ("global", "local")
 
@@ -76,7 +76,10 @@ class TransformerConfig:
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
-      remat: what the backward pass recomputes: `none`, `minimal` (all but matmul results), `full`.
+      remat: what the backward pass computes again: nothing (`none`), all but the results of matmuls
+        and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
+        each layer from its input (`full`), or as `qkv` with what is kept, inputs too, in the host's
+        memory (`offload`). What each takes: docs/memory.md.
       replicate_kv_heads: key and value heads that the mesh axis `tensor` does not divide are held
         whole by each of its devices, which computes those of its query heads.
       attention: backend (model/kernels.py): `xla`, `chunked`, `splash`, `cudnn`, or `auto`, the

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jax.sharding import PartitionSpec as P
 
@@ -116,7 +117,8 @@ def expert_mlps(x, ids, weights, gate, up, down, first, activation, product):
     index = order[:R], jnp.where(here < n, place, R).reshape(M, k)
     sizes = jnp.sum(here[:, None] == jnp.arange(n), axis=0, dtype=jnp.int32)
     rows = dispatch(x, *index)
-    h = activation(product(rows, gate, sizes)) * product(rows, up, sizes)  # [R, F]
+    gate = checkpoint_name(product(rows, gate, sizes), "gate")  # [R, F]
+    h = activation(gate) * checkpoint_name(product(rows, up, sizes), "up")
     out = collect(product(h, down, sizes), *index)
     out = jnp.einsum("mkd,mk->md", out, weights, preferred_element_type=jnp.float32)
     return out.astype(x.dtype)

@@ -89,6 +89,8 @@ class TokenizerConfig:
 class LossConfig:
     """Attributes:
     z_loss: weight of log Z² in pretraining and SFT.
+    chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
+      take less memory and a second pass through the vocabulary head.
     load_balance, router_z: weights of a mixture's router losses there (`router_losses` in
       train/losses.py).
     margin, center: of reward models (train/losses.py).
@@ -97,6 +99,7 @@ class LossConfig:
     """
 
     z_loss: float = 1e-4
+    chunk: int = 0
     load_balance: float = 0.01
     router_z: float = 0.001
     pool: str = "last"

@@ -16,10 +16,10 @@ import numpy as np
 from data.chat import render_prompt
 from data.pipeline import heldout_batches
 from model import sharding
-from model.generate import Sampling, generate, log_probs
+from model.generate import Sampling, generate
 from model.transformer import Transformer
-from train import losses, rewards
-from train.rollout import by_rows, response_logits
+from train import losses, rewards, vocabulary
+from train.rollout import by_rows, response_logprobs
 
 _SEED = 20_240  # of evaluation; a run's own seed must not change what it is measured on
 
@@ -78,15 +78,17 @@ class NextTokenEvaluator:
     def __init__(self, ctx):
         self.ctx = ctx
         settings = ctx.config.evaluate
-        config = ctx.models["policy"]
+        config, chunk = ctx.models["policy"], ctx.config.loss.chunk
         lengths = np.array([len(b) for b in ctx.tokenizer.token_bytes])
         lengths = jnp.pad(jnp.asarray(lengths), (0, config.padded_vocab_size - len(lengths)))
 
         def sums(params, batch):
-            args = batch["tokens"], batch["positions"], batch["segment_ids"]
-            logits = Transformer(config).apply({"params": params}, *args)
             mask = batch["loss_mask"]
-            _, nats, weight = losses.next_token_loss(logits, batch["tokens"], mask)
+            args = batch["tokens"], batch["positions"], batch["segment_ids"]
+            hidden, _ = Transformer(config).apply(
+                {"params": params}, *args, method=Transformer.hidden
+            )
+            _, nats, weight = vocabulary.next_token_loss(config, params, hidden, batch, 0.0, chunk)
             size = jnp.sum(jnp.where(mask > 0, lengths[batch["tokens"]], 0))
             return {"loss": (nats, weight), "bits_per_byte": (nats / math.log(2), size)}
 
@@ -197,11 +199,12 @@ class PPOEvaluator:
 
     def _sum_k1(self, policy, reference, batch):
         R, T = self.sampler.ppo.response_length, self.sampler.ppo.temperature
+        chunk = self.ctx.config.loss.chunk
 
         def one(rows):
-            ids, mask = rows["tokens"][:, -R:], rows["response_mask"]
+            mask = rows["response_mask"]
             old, ref = (
-                log_probs(response_logits(self.ctx.models[role], params, rows, R), ids, T)
+                response_logprobs(self.ctx.models[role], params, rows, R, T, chunk)[0]
                 for role, params in (("policy", policy), ("reference", reference))
             )
             return jnp.sum(jnp.where(mask > 0, losses.kl_estimate(old, ref), 0.0), axis=1)

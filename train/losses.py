@@ -32,12 +32,25 @@ def next_token_loss(logits, tokens, loss_mask, z_loss: float = 0.0):
       (sum of nats plus z-loss, sum of nats alone, weight).
     """
     mask = loss_mask[:, 1:]
+    return sum_nats(*token_nats(logits[:, :-1], tokens[:, 1:], mask), mask, z_loss)
+
+
+def token_nats(logits, targets, mask):
+    """(-log p(target), log Z), both [B, T] float32; at masked positions of no meaning, but finite.
+
+    Args:
+      logits: [B, T, V] float32; targets: [B, T] int32; mask: [B, T].
+    """
     # Before the softmax, so that a poisoned masked position does not reach the gradient either.
-    logits = jnp.where(mask[..., None] != 0, logits[:, :-1], 0.0)
-    nats = -log_probs(logits, tokens[:, 1:], 1.0)
+    logits = jnp.where(mask[..., None] != 0, logits, 0.0)
+    return -log_probs(logits, targets, 1.0), jax.nn.logsumexp(logits, axis=-1)
+
+
+def sum_nats(nats, log_z, mask, z_loss: float):
+    """`next_token_loss` of what `token_nats` gives."""
     total = nats
     if z_loss:
-        total = total + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
+        total = total + z_loss * log_z**2
     return masked_sum(total, mask), masked_sum(nats, mask), jnp.sum(mask)
 
 

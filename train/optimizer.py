@@ -9,21 +9,31 @@ import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
+
+# Counters and coefficients in an optimizer's state have no more numbers than this.
+_FEW = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, or Muon for the weight matrices of the layers and AdamW for the rest.
+    """AdamW, Adafactor, or Muon for the weight matrices of the layers and AdamW for the rest.
 
     Attributes:
-      name: `adamw`, or `muon` (https://kellerjordan.github.io/posts/muon/), scaled so that AdamW's
-        learning rates serve it too (Liu et al. 2025, arXiv:2502.16982).
+      name: `adamw`; `adafactor`, whose second moment is a row and a column a matrix (Shazeer &
+        Stern 2018, arXiv:1804.04235; without momentum, and with AdamW's learning rates and decay
+        rather than rates relative to the parameters); or `muon`
+        (https://kellerjordan.github.io/posts/muon/), scaled so that AdamW's learning rates serve it
+        too (Liu et al. 2025, arXiv:2502.16982).
       peak_lr: learning rate after warm-up; 0 freezes.
       schedule: after `warmup_steps` of linear warm-up, `cosine` to `final_fraction` of the peak,
         `wsd` (constant, then linear decay over the last `decay_fraction`), or `constant`.
       b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 does not clip.
+      state_dtype: how moments are kept between steps, `float32` or `bfloat16`. An update is
+        computed in float32 either way.
     """
 
     name: str = "adamw"
@@ -37,10 +47,20 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    state_dtype: str = "float32"
 
     def __post_init__(self):
-        if self.name not in ("adamw", "muon"):
-            raise ValueError(f"optimizer.name={self.name!r}; choose adamw or muon")
+        if self.name not in ("adamw", "adafactor", "muon"):
+            raise ValueError(f"optimizer.name={self.name!r}; choose adamw, adafactor or muon")
+        if self.state_dtype not in ("float32", "bfloat16"):
+            raise ValueError(
+                f"optimizer.state_dtype={self.state_dtype!r}; choose float32 or bfloat16"
+            )
+        if self.state_dtype == "bfloat16" and 1 - self.b2 < 2**-7:
+            raise ValueError(
+                f"optimizer.b2={self.b2} moves a second moment by less than bfloat16 can tell "
+                "(1/128); lower it to 0.99, or keep optimizer.state_dtype=float32"
+            )
         if self.schedule not in ("cosine", "wsd", "constant"):
             raise ValueError(f"optimizer.schedule={self.schedule!r}; choose cosine, wsd, constant")
 
@@ -101,6 +121,13 @@ def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         parts.append(
             optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask)
         )
+    elif c.name == "adafactor":
+        parts += [
+            optax.scale_by_factored_rms(),
+            optax.clip_by_block_rms(1.0),
+            optax.add_decayed_weights(c.weight_decay, decay_mask),
+            optax.scale_by_learning_rate(rate),
+        ]
     else:
         parts.append(
             optax.contrib.muon(
@@ -116,7 +143,24 @@ def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
                 consistent_rms=0.2,
             )
         )
-    return optax.chain(*parts)
+    tx = optax.chain(*parts)
+    return tx if c.state_dtype == "float32" else _keep_state_in(tx, jnp.dtype(c.state_dtype))
+
+
+def _keep_state_in(tx, dtype) -> optax.GradientTransformation:
+    """`tx` with its moments rounded to `dtype` between steps; coefficients stay as they are."""
+
+    def cast(state, to):
+        def one(x):
+            return x.astype(to) if x.size > _FEW and x.dtype in (jnp.float32, dtype) else x
+
+        return jax.tree.map(one, state)
+
+    def update(updates, state, params=None):
+        updates, state = tx.update(updates, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(tx.init(params), dtype), update)
 
 
 def make_optimizer(configs: Mapping[str, OptimizerConfig], steps: int):
@@ -132,8 +176,9 @@ def make_optimizer(configs: Mapping[str, OptimizerConfig], steps: int):
 def opt_state_shardings(abstract_state, params, param_shardings, replicated):
     """Shardings of an optimizer state: a leaf that stands where a parameter would has its sharding.
 
-    Moments are trees that end in the parameter's own path, so the longest such ending decides;
-    counters and coefficients (a few numbers) are replicated.
+    Moments are trees that end in the parameter's own path, so the longest such ending decides; a
+    factored one lacks an axis, and lies as the others do; counters and coefficients (a few numbers)
+    are replicated.
     """
     by_path = {
         tuple(map(str, path)): (leaf.shape, sharding)
@@ -147,10 +192,16 @@ def opt_state_shardings(abstract_state, params, param_shardings, replicated):
     def place(path, leaf):
         keys = tuple(map(str, path))
         for start in range(len(keys)):
-            shape, sharding = by_path.get(keys[start:], (None, None))
+            if keys[start:] not in by_path:
+                continue
+            shape, sharding = by_path[keys[start:]]
             if shape == leaf.shape:
                 return sharding
-        if leaf.size > 64:
+            for axis in range(len(shape)):
+                if shape[:axis] + shape[axis + 1 :] == leaf.shape:
+                    spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+                    return NamedSharding(sharding.mesh, P(*spec[:axis], *spec[axis + 1 :]))
+        if leaf.size > _FEW:
             raise ValueError(f"optimizer state {jax.tree_util.keystr(path)} matches no parameter")
         return replicated
 

@@ -21,13 +21,14 @@ import numpy as np
 
 from data.pipeline import Loader
 from model import sharding
-from model.generate import Sampling, generate, log_probs
+from model.generate import Sampling, generate
 from model.heads import value_model
 from model.transformer import Transformer
 from train import advantages as adv
 from train import rewards
 from train.losses import kl_estimate
 from train.step import split_microbatches
+from train.vocabulary import token_logprobs
 
 
 def place(tokens, prompt_mask, response_mask):
@@ -37,13 +38,14 @@ def place(tokens, prompt_mask, response_mask):
     return jnp.maximum(count - 1, 0), valid.astype(jnp.int32)
 
 
-def response_logits(config, params, batch, response_length: int):
-    """Logits [B, R, V] of the distributions that the response's tokens were drawn from."""
-    model = Transformer(config)
+def response_logprobs(config, params, batch, response_length: int, temperature: float, chunk: int):
+    """(log-probabilities of the response's tokens, entropies of the distributions that they were
+    drawn from), both [B, R] float32."""
     args = batch["tokens"], batch["positions"], batch["segment_ids"]
-    hidden, _ = model.apply({"params": params}, *args, method=Transformer.hidden)
+    hidden, _ = Transformer(config).apply({"params": params}, *args, method=Transformer.hidden)
     before = hidden[:, -response_length - 1 : -1]  # token t is predicted from the one before
-    return model.apply({"params": params}, before, method=Transformer.logits)
+    ids = batch["tokens"][:, -response_length:]
+    return token_logprobs(config, params, before, ids, temperature, chunk)
 
 
 def response_values(config, params, batch, response_length: int):
@@ -136,12 +138,12 @@ def make_experience(ctx, policy, value, reference, batch, scores, s, train_polic
     ppo, R = ctx.config.ppo, ctx.config.ppo.response_length
 
     def forward(rows):
-        old = response_logits(ctx.models["policy"], policy, rows, R)
-        ref = response_logits(ctx.models["reference"], reference, rows, R)
-        ids = rows["tokens"][:, -R:]
+        settings = R, ppo.temperature, ctx.config.loss.chunk
         return {
-            "old_logprobs": log_probs(old, ids, ppo.temperature),
-            "ref_logprobs": log_probs(ref, ids, ppo.temperature),
+            "old_logprobs": response_logprobs(ctx.models["policy"], policy, rows, *settings)[0],
+            "ref_logprobs": response_logprobs(ctx.models["reference"], reference, rows, *settings)[
+                0
+            ],
             "old_values": response_values(ctx.models["value"], value, rows, R),
         }
 

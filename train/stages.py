@@ -17,12 +17,11 @@ from data.pipeline import Data, Loader
 from data.tokenizer import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
-from model.generate import entropy, log_probs
 from model.transformer import Transformer
-from train import losses, rewards
+from train import losses, rewards, vocabulary
 from train.config import ConfigError, RunConfig
 from train.evaluate import NextTokenEvaluator, PPOEvaluator, RewardEvaluator
-from train.rollout import RolloutSource, Sampler, response_logits, response_values
+from train.rollout import RolloutSource, Sampler, response_logprobs, response_values
 
 
 @dataclasses.dataclass
@@ -91,7 +90,6 @@ def next_token_terms(ctx: Context):
     A mixture of experts has the term `router` beside, over all tokens.
     """
     config, settings = ctx.models["policy"], ctx.config.loss
-    z_loss, balance_coef, router_coef = settings.z_loss, settings.load_balance, settings.router_z
 
     def count(batch):
         return jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)
@@ -103,11 +101,12 @@ def next_token_terms(ctx: Context):
     def loss(trainable, frozen, batch):
         del frozen
         args = batch["tokens"], batch["positions"], batch["segment_ids"]
-        logits, router = Transformer(config).apply(
-            {"params": trainable["policy"]}, *args, mutable=["router"]
+        params = trainable["policy"]
+        (hidden, _), router = Transformer(config).apply(
+            {"params": params}, *args, mutable=["router"], method=Transformer.hidden
         )
-        total, nats, weight = losses.next_token_loss(
-            logits, batch["tokens"], batch["loss_mask"], z_loss
+        total, nats, weight = vocabulary.next_token_loss(
+            config, params, hidden, batch, settings.z_loss, settings.chunk
         )
         sums, metrics = {"tokens": total}, {"nats_per_token": (nats, weight)}
         if config.num_experts:
@@ -115,7 +114,7 @@ def next_token_terms(ctx: Context):
             balance, z = losses.router_losses(
                 router["router"]["stats"], tokens, config.experts_per_token
             )
-            sums["router"] = balance_coef * balance + router_coef * z
+            sums["router"] = settings.load_balance * balance + settings.router_z * z
             metrics |= {"load_balance": (balance, tokens), "router_z": (z, tokens)}
         return sums, metrics
 
@@ -164,9 +163,10 @@ def ppo_stage(ctx: Context) -> Stage:
 
     def loss(trainable, frozen, batch):
         del frozen
-        mask, ids = batch["response_mask"], batch["tokens"][:, -R:]
-        logits = response_logits(models["policy"], trainable["policy"], batch, R)
-        logprobs = log_probs(logits, ids, ppo.temperature)
+        mask, chunk = batch["response_mask"], ctx.config.loss.chunk
+        logprobs, entropies = response_logprobs(
+            models["policy"], trainable["policy"], batch, R, ppo.temperature, chunk
+        )
         values = response_values(models["value"], trainable["value"], batch, R)
         policy, _, metrics = losses.ppo_policy_loss(
             logprobs, batch["old_logprobs"], batch["advantages"], batch["policy_mask"],
@@ -180,7 +180,7 @@ def ppo_stage(ctx: Context) -> Stage:
             "policy_loss": (policy, jnp.sum(batch["policy_mask"])),
             "value_loss": (value, count),
             "kl_per_token": (losses.masked_sum(kl, mask), count),
-            "entropy": (losses.masked_sum(entropy(logits, ppo.temperature), mask), count),
+            "entropy": (losses.masked_sum(entropies, mask), count),
         }
         sums = {"policy": policy, "value": ppo.value_coef * value}
         if ppo.pretrain_coef:

@@ -150,3 +150,77 @@ def test_an_optimizer_state_of_no_parameter_is_an_error():
 def test_the_global_norm_is_float32():
     tree = {"a": jnp.full(4, 300.0, jnp.float16), "b": jnp.full(1, 800.0, jnp.float16)}
     np.testing.assert_allclose(global_norm(tree), 1000.0)
+
+
+MATRIX = {
+    "policy": {"layers": {"query": jnp.zeros((2, 256, 2, 128))}, "final_norm": jnp.zeros(256)}
+}
+
+
+def test_adafactor_is_its_formula():
+    """One step from zero moments: g / sqrt(row · column / mean(row)), its RMS clipped to 1."""
+    config = dataclasses.replace(PLAIN, name="adafactor")
+    tx = make_optimizer({"policy": config}, 10)
+    g = np.random.default_rng(0).normal(size=(2, 256, 2, 128)).astype(np.float32)
+    params = {"policy": {"layers": {"query": jnp.zeros_like(g)}}}
+    updates, state = tx.update(
+        {"policy": {"layers": {"query": jnp.asarray(g)}}}, tx.init(params), params
+    )
+    assert sum(x.size for x in jax.tree.leaves(state)) < g.size / 50
+    squares = g.astype(np.float64) ** 2 + 1e-30
+    row, column = squares.mean(axis=1, keepdims=True), squares.mean(axis=3, keepdims=True)
+    # The two longest axes are factored; the mean is over the rows of each matrix.
+    u = g / np.sqrt(row * column / column.mean(axis=1, keepdims=True))
+    u /= max(1.0, np.sqrt(np.mean(u**2)))
+    np.testing.assert_allclose(updates["policy"]["layers"]["query"], -0.1 * u, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
+def test_bfloat16_moments_take_half_and_train_alike(name):
+    grads = jax.tree.map(
+        lambda x: jnp.asarray(np.random.default_rng(x.size).normal(size=x.shape), x.dtype), MATRIX
+    )
+    results, sizes = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        config = dataclasses.replace(PLAIN, name=name, state_dtype=dtype)
+        tx = make_optimizer({"policy": config}, 10)
+        state, params = tx.init(MATRIX), MATRIX
+        for _ in range(3):
+            updates, state = tx.update(grads, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        results[dtype] = params
+        sizes[dtype] = sum(x.nbytes for x in jax.tree.leaves(state))
+    assert sizes["bfloat16"] < 0.52 * sizes["float32"]
+    for a, b in zip(*map(jax.tree.leaves, results.values()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "options,message",
+    [
+        (dict(state_dtype="float16"), r"optimizer\.state_dtype='float16'; choose float32 or"),
+        (dict(state_dtype="bfloat16", b2=0.999), r"optimizer\.b2=0\.999 moves a second moment by"),
+        (dict(name="lion"), r"optimizer\.name='lion'; choose adamw, adafactor or muon"),
+    ],
+)
+def test_what_an_optimizer_cannot_do_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        OptimizerConfig(**options)
+
+
+def test_a_factored_moment_lies_as_its_parameter_does():
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    tx = make_optimizer({"policy": OptimizerConfig(name="adafactor")}, 10)
+    placed = {"query": P(None, "fsdp", "tensor", None), "final_norm": P(None)}
+    params = {"policy": {"layers": {"query": MATRIX["policy"]["layers"]["query"]}}}
+    shardings = {"policy": {"layers": {"query": jax.NamedSharding(mesh, placed["query"])}}}
+    everywhere = sharding.replicated(mesh)
+    state = jax.eval_shape(tx.init, params)
+    found = opt_state_shardings(state, params, shardings, everywhere)
+    specs = {
+        leaf.shape: tuple(s.spec)
+        for leaf, s in zip(jax.tree.leaves(state), jax.tree.leaves(found), strict=True)
+    }
+    assert specs[(2, 2, 128)] == (None, "tensor", None)
+    assert specs[(2, 256, 2)] == (None, "fsdp", "tensor")
+    jax.jit(tx.init, out_shardings=found)(params)

@@ -15,7 +15,7 @@ import pytest
 
 from data.tokenizer import EOS, PAD
 from model.config import TransformerConfig
-from model.generate import Sampling, generate, log_probs
+from model.generate import Sampling, entropy, generate, log_probs
 from model.heads import value_model
 from model.transformer import Transformer
 from train import rollout
@@ -87,7 +87,9 @@ def scalars(number=0, kl_coef=0.1, gain=1.0, bias=0.0):
 def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size=B, jit=jax.jit):
     """make_experience as the source calls it: (experience, scalars, metrics) as numpy."""
     ctx = SimpleNamespace(
-        config=SimpleNamespace(ppo=ppo, data=SimpleNamespace(batch_size=batch_size)),
+        config=SimpleNamespace(
+            ppo=ppo, data=SimpleNamespace(batch_size=batch_size), loss=SimpleNamespace(chunk=0)
+        ),
         models=dict.fromkeys(("policy", "value", "reference"), CONFIG),
         tokenizer=SimpleNamespace(stop_ids=(EOS,)),
     )
@@ -116,7 +118,11 @@ def run(models, batch):
 @pytest.fixture
 def experience(batch, monkeypatch):
     """The same, with tables of logits and values in place of the networks, uncompiled."""
-    monkeypatch.setattr(rollout, "response_logits", lambda config, params, rows, R: params)
+
+    def of_logits(config, logits, rows, R, temperature, chunk):
+        return log_probs(jnp.asarray(logits), rows["tokens"][:, -R:], temperature), None
+
+    monkeypatch.setattr(rollout, "response_logprobs", of_logits)
     monkeypatch.setattr(rollout, "response_values", lambda config, params, rows, R: params)
     rng = np.random.default_rng(2)
     roles = {n: rng.normal(size=(B, R, CONFIG.vocab_size)) for n in ("policy", "reference")}
@@ -164,11 +170,17 @@ def full(models):
 
 def test_response_token_t_is_read_at_column_p_minus_1_plus_t(models, batch, full):
     logits, values = full(batch["tokens"], batch["positions"], batch["segment_ids"])
-    ours = jax.jit(rollout.response_logits, static_argnums=(0, 3))(CONFIG, models.policy, batch, R)
+    logprobs = jax.jit(rollout.response_logprobs, static_argnums=(0, 3, 4, 5))
+    ours, entropies = logprobs(CONFIG, models.policy, batch, R, 0.7, 0)
+    in_chunks = logprobs(CONFIG, models.policy, batch, R, 0.7, 4)
+    np.testing.assert_allclose(in_chunks[0], ours, atol=1e-6)
+    np.testing.assert_allclose(in_chunks[1], entropies, atol=1e-6)
     critic = jax.jit(rollout.response_values, static_argnums=(0, 3))
     critic = critic(CONFIG, models.value, batch, R)
     for t in range(R):
-        np.testing.assert_allclose(ours[:, t], logits[:, P - 1 + t], atol=1e-5)
+        before, ids = logits[:, P - 1 + t], batch["tokens"][:, P + t]
+        np.testing.assert_allclose(ours[:, t], log_probs(before, ids, 0.7), atol=1e-5)
+        np.testing.assert_allclose(entropies[:, t], entropy(before, 0.7), atol=1e-5)
         np.testing.assert_allclose(critic[:, t], values[:, P - 1 + t], atol=1e-5)
 
 
@@ -359,8 +371,7 @@ def test_the_sampler_and_the_trainer_agree_on_logprobs(models):
         sample = generate(CONFIG, policy, prompts, prompt_mask, keys, sampling)
         positions, segments = rollout.place(sample.tokens, prompt_mask, sample.response_mask)
         rows = {"tokens": sample.tokens, "positions": positions, "segment_ids": segments}
-        logits = rollout.response_logits(CONFIG, policy, rows, R)
-        return sample, log_probs(logits, sample.tokens[:, P:], 0.7)
+        return sample, rollout.response_logprobs(CONFIG, policy, rows, R, 0.7, 0)[0]
 
     sample, trained = both(models.policy)
     gap = jnp.where(sample.response_mask, sample.logprobs - trained, 0)
