@@ -26,7 +26,7 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=160)
+    pretrain = stage(stage="pretrain", steps=115)
     pretrain.model.size = "demo"
     pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
@@ -46,7 +46,7 @@ def stages():
     sft.data.batch_size = 32
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=300, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=140, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.loss.pool = "mean"
@@ -65,7 +65,7 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 90
+    judge.steps = 70
 
     ppo = stage(
         stage="ppo",

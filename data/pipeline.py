@@ -13,7 +13,7 @@ import grain
 import numpy as np
 
 from data import packing
-from data.sources import DataError, read, split_heldout
+from data.sources import DataError, content_key, read, split_heldout
 from data.tokenizer import Tokenizer
 
 
@@ -30,7 +30,8 @@ class DataConfig:
       fields: templates such as `prompt='{instruction}\\n{input}'` over the fields of a record.
       documents: text files hold a document a `line` or a `file`.
       tfds_dir: where TFDS keeps data sets.
-      subset: "i/n" keeps every n-th training example from the i-th; empty keeps all.
+      subset: "i/n" keeps the training examples of every n-th document or prompt from the i-th;
+        empty keeps all.
       keep: of preferences, {kind: share} of the training rankings in which candidates of a kind
         stand, such as those that are soon told apart; kinds that are not named stand in all.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
@@ -69,18 +70,17 @@ class DataConfig:
             raise DataError("data.batch_size must be at least 1 and data.length at least 2")
         if not 0 < self.heldout_fraction < 1:
             raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
-        self.subset_slice()
+        self.subset_part()
         for kind, share in self.keep.items():
             if not 0 <= share <= 1:
                 raise DataError(f"data.keep.{kind}={share} is not a share between 0 and 1")
 
-    def subset_slice(self) -> slice:
-        if not self.subset:
-            return slice(None)
-        part, _, parts = self.subset.partition("/")
+    def subset_part(self) -> tuple[int, int]:
+        """(i, n) of `subset`; (0, 1) where it is empty."""
+        part, _, parts = (self.subset or "0/1").partition("/")
         if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
             raise DataError(f'data.subset={self.subset!r}; write "0/2" for the first of two parts')
-        return slice(int(part), None, int(parts))
+        return int(part), int(parts)
 
 
 @dataclasses.dataclass
@@ -114,7 +114,9 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         skipped.update(found.skipped)
     else:
         train, heldout = split_heldout(train, config.heldout_fraction)
-    train = train[config.subset_slice()]
+    part, parts = config.subset_part()
+    numbers: dict[bytes, int] = {}  # of documents and prompts, as they come
+    train = [e for e in train if numbers.setdefault(content_key(e), len(numbers)) % parts == part]
     if not train:
         raise DataError(f"data.subset={config.subset!r} leaves no training example")
     if config.keep:

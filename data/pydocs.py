@@ -13,7 +13,8 @@ text         name, text: a docstring or a chapter of the language reference, und
 chat         name, kind, prompt, response: What does `shutil.copytree` do? and the first paragraph
              of its docstring
 preferences  name, prompt, chosen, rejected: the right answer, and for each kind of mistake in
-             `pydocs_preferences.KINDS` one worse reply ({"kind": [...], "text": [...]})
+             `pydocs_preferences.KINDS` one worse reply ({"kind": [...], "text": [...]}); each
+             training question stands there three times, with other worse replies
 
 No answer stands in two splits, of one config or of different ones (see `pydocs_corpus`).
 """
@@ -51,7 +52,7 @@ class Pydocs(tfds.core.GeneratorBasedBuilder):
 
     # The first number is of this code: raise it when the records change. The others are Python's,
     # whose documentation this is, so that no interpreter reads what another one wrote.
-    VERSION = tfds.core.Version(f"1.{sys.version_info.minor}.{sys.version_info.micro}")
+    VERSION = tfds.core.Version(f"2.{sys.version_info.minor}.{sys.version_info.micro}")
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name, description=description)
         for name, description in CONFIGS.items()

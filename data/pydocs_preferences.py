@@ -8,7 +8,9 @@ truncated   the right answer, cut off on the way
 repeated    the right answer, stuttering
 scolding    a reply that is rude and says nothing
 
-Every choice comes from a hash of the name, and every neighbour from the answer's own split.
+Every choice comes from a hash of the name, and every neighbour from the answer's own split. The
+training split asks each question `DRAWS` times, with other worse replies: there are few functions
+and many wrong answers, and a model that meets the same ones again learns them by heart.
 """
 
 import builtins
@@ -20,6 +22,7 @@ from typing import NamedTuple
 from data.pydocs_corpus import SPLITS, Answer, fraction
 
 KINDS = ("near", "far", "truncated", "repeated", "scolding")
+DRAWS = 3  # of worse replies to a training question
 
 SCOLDINGS = (
     "You should know what that does. Read the manual before wasting my time.",
@@ -59,7 +62,8 @@ class Preference(NamedTuple):
 
 
 def preferences_of(answers: Sequence[Answer]) -> list[Preference]:
-    """Returns a preference for each answer that is long enough to be cut short (see `truncate`).
+    """Returns a preference for each answer that is long enough to be cut short (see `truncate`),
+    and `DRAWS` of them, sorted by draw, where it is for training.
 
     Raises:
         ValueError: a split has answers from one package alone, so that nothing is far.
@@ -67,24 +71,27 @@ def preferences_of(answers: Sequence[Answer]) -> list[Preference]:
     preferences = []
     for split in SPLITS:
         of_split = [answer for answer in answers if answer.split == split]
+        of_split.sort(key=lambda answer: answer.name)
         neighbours = _Neighbours(of_split)
-        for answer in of_split:
-            truncated = truncate(answer.response, answer.name)
-            if not truncated:
-                continue
-            far = neighbours.far(answer)  # raises where there is no other answer at all
-            texts = (
-                neighbours.near(answer).response,
-                far.response,
-                truncated,
-                repeat(answer.response, answer.name),
-                _pick(SCOLDINGS, answer.name + " scolding").format(name=answer.name),
-            )
-            rejected = [Rejected(*pair) for pair in zip(KINDS, texts, strict=True)]
-            preferences.append(
-                Preference(split, answer.name, answer.prompt, answer.response, rejected)
-            )
-    return sorted(preferences, key=lambda preference: preference.name)
+        for draw in range(DRAWS if split == "train" else 1):
+            for answer in of_split:
+                seed = f"{answer.name} {draw}" if draw else answer.name
+                truncated = truncate(answer.response, seed)
+                if not truncated:
+                    continue
+                far = neighbours.far(answer, seed)  # raises where there is no other answer at all
+                texts = (
+                    neighbours.near(answer, seed).response,
+                    far.response,
+                    truncated,
+                    repeat(answer.response, seed),
+                    _pick(SCOLDINGS, seed + " scolding").format(name=answer.name),
+                )
+                rejected = [Rejected(*pair) for pair in zip(KINDS, texts, strict=True)]
+                preferences.append(
+                    Preference(split, answer.name, answer.prompt, answer.response, rejected)
+                )
+    return preferences
 
 
 def _pick(options: Sequence, seed: str):
@@ -118,15 +125,15 @@ class _Neighbours:
         self._outside: dict[str, list[Answer]] = {}
         self._grams = {answer.name: _grams(answer.name) for answer in answers}
 
-    def near(self, answer: Answer) -> Answer:
+    def near(self, answer: Answer, seed: str) -> Answer:
         """One of the same module or class; if there is none, the one most alike in name."""
         siblings = [a for a in self._by_home[_home(answer)] if a.name != answer.name]
         if siblings:
-            return _pick(siblings, answer.name + " near")
+            return _pick(siblings, seed + " near")
         in_package = self._by_package[package(answer.name)]
         return self._most_alike(answer, in_package if len(in_package) > 1 else self._answers)
 
-    def far(self, answer: Answer) -> Answer:
+    def far(self, answer: Answer, seed: str) -> Answer:
         """One of another package."""
         inside = package(answer.name)
         if inside not in self._outside:
@@ -141,7 +148,7 @@ class _Neighbours:
                 f"every answer of the {answer.split} split is from {inside}: there is none far "
                 f"from {answer.name}. Build from entries of two packages or more."
             )
-        return _pick(self._outside[inside], answer.name + " far")
+        return _pick(self._outside[inside], seed + " far")
 
     def _most_alike(self, answer: Answer, others: Sequence[Answer]) -> Answer:
         grams = self._grams[answer.name]

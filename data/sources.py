@@ -330,7 +330,7 @@ def split_heldout(examples: list[dict], fraction: float) -> tuple[list[dict], li
     """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction is {fraction}, and should lie between 0 and 1")
-    keys = [_content_hash(example) for example in examples]
+    keys = [content_key(example) for example in examples]
     groups = sorted(set(keys))
     if len(groups) < 2:
         only = f"there is but one, at {examples[0]['where']}" if examples else "there is none"
@@ -346,7 +346,8 @@ def split_heldout(examples: list[dict], fraction: float) -> tuple[list[dict], li
     )
 
 
-def _content_hash(example):
+def content_key(example: dict) -> bytes:
+    """What makes an example the same as another: its text, or its messages before the answer."""
     if "text" in example:
         content = [["text", example["text"]]]
     else:

@@ -212,22 +212,37 @@ class PPOEvaluator:
         return by_rows(one, batch, self.ctx.config.data.batch_size)
 
     def _answers(self, policy, frozen):
-        """Texts, scores, judge's scores, KLs, lengths and ends of one answer a held-out prompt."""
-        rows, n = self.ctx.data.heldout, self.sampler.ppo.eval_prompts
-        index = np.arange(n) % len(rows["tokens"])  # few prompts are answered more than once
+        """Texts, scores, judge's scores, KLs, lengths and ends of one answer a held-out prompt.
+
+        In parts of a rollout's size, so that what is compiled for one serves the other.
+        """
+        rows, ppo = self.ctx.data.heldout, self.sampler.ppo
+        # Few prompts are answered more than once.
+        index = np.arange(ppo.eval_prompts) % len(rows["tokens"])
+        parts = [
+            self._some_answers(
+                policy,
+                frozen,
+                {k: v[index[start:][: ppo.rollout_batch]] for k, v in rows.items()},
+                start,
+            )
+            for start in range(0, len(index), ppo.rollout_batch)
+        ]
+        return index, jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+    def _some_answers(self, policy, frozen, prompts, first_row: int):
         process, processes = jax.process_index(), jax.process_count()
-        mine = index[process * n // processes : (process + 1) * n // processes]
-        prompts = sharding.put_batch({k: v[mine] for k, v in rows.items()}, self.ctx.mesh)
-        batch = self.sampler.sample(policy, prompts, jax.random.key(_SEED), np.int32(0))
+        n, R = len(prompts["tokens"]), self.sampler.ppo.response_length
+        mine = slice(process * n // processes, (process + 1) * n // processes)
+        prompts = sharding.put_batch({k: v[mine] for k, v in prompts.items()}, self.ctx.mesh)
+        batch = self.sampler.sample(policy, prompts, jax.random.key(_SEED), np.int32(first_row))
         out = {"score": self.sampler.score(frozen, batch)}
         out["judge"] = out["score"]
         if "judge" in frozen:
             out["judge"] = self.sampler.score(frozen, batch, "judge")
         out["kl"] = self._kl(policy, frozen["reference"], batch)
-        R = self.sampler.ppo.response_length
         out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
-        everywhere = sharding.replicated(self.ctx.mesh)
-        return index, jax.device_get(jax.device_put(out, everywhere))
+        return jax.device_get(jax.device_put(out, sharding.replicated(self.ctx.mesh)))
 
     def __call__(self, trainable, frozen):
         if self._reference is None:

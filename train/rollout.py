@@ -101,16 +101,16 @@ class Sampler:
         on (key, row) alone, not on the batch or the mesh it is in."""
         return self._generate(policy, prompts["tokens"], prompts["mask"], key, first_row)
 
-    def _reward_model(self, role, params, batch):
+    def _reward_model(self, config, params, batch):
         P = batch["tokens"].shape[1] - self.ppo.response_length
         end = P - 1 + jnp.sum(batch["response_mask"], axis=1).astype(jnp.int32)
         args = batch["tokens"], batch["positions"], batch["segment_ids"]
-        return rewards.score(self.ctx.models[role], params, *args, end)
+        return rewards.score(config, params, *args, end)
 
     def score(self, frozen, batch, role: str = "reward"):
         """Raw scores [B] float32, of the reward function if there is one, else of a model."""
         if self.function is None or role != "reward":
-            return self._score(role, frozen[role], batch)
+            return self._score(self.ctx.models[role], frozen[role], batch)
         # Rows in the order of this process's slice of the batch.
         tokens, segments, mask = (
             _local_rows(batch[n]) for n in ("tokens", "segment_ids", "response_mask")

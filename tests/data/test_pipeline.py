@@ -180,6 +180,24 @@ def test_heldout_examples_are_set_aside_and_subsets_share_none(chats):
     assert read_examples(limited, "chat").heldout == whole.heldout[:3]
 
 
+def test_what_has_the_same_prompt_is_in_the_same_subset(tmp_path):
+    path = tmp_path / "thrice.jsonl"
+    lines = [
+        json.dumps({"prompt": f"Number {i}?", "response": f"{i}, {draw}."})
+        for draw in range(3)
+        for i in range(5)  # odd: every second line of the next draw would be the other half
+    ]
+    path.write_text("\n".join(lines))
+    halves = [
+        read_examples(
+            DataConfig(source=str(path), heldout_source=str(path), subset=s), "chat"
+        ).train
+        for s in ("0/2", "1/2")
+    ]
+    assert [len(half) for half in halves] == [9, 6]
+    assert not {key(e) for e in halves[0]} & {key(e) for e in halves[1]}
+
+
 def test_a_heldout_source_leaves_the_training_source_whole(chats):
     examples = read_examples(DataConfig(source=chats, heldout_source=chats), "chat")
     assert len(examples.train) == len(examples.heldout) == 40

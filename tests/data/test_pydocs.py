@@ -1,5 +1,6 @@
 """The built-in corpus, over the documentation of the Python that runs the tests."""
 
+import collections
 import hashlib
 import importlib.util
 import os
@@ -8,13 +9,14 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from data import pydocs, pydocs_corpus, pydocs_extract
 from data.pydocs_corpus import SPLITS
 from data.pydocs_extract import normalise
-from data.pydocs_preferences import KINDS, SCOLDINGS, package
+from data.pydocs_preferences import DRAWS, KINDS, SCOLDINGS, package
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
@@ -108,9 +110,10 @@ def test_there_is_enough_of_it(read):
     assert sum(len(t.encode()) for t in text) > 2_000_000
     assert len(set(text)) == len(text)
     for config in pydocs.CONFIGS:
-        total = sum(len(read[config][split]) for split in SPLITS)
+        names = {split: {record["name"] for record in read[config][split]} for split in SPLITS}
+        total = sum(map(len, names.values()))
         for split, share in (("train", 0.90), ("validation", 0.05), ("test", 0.05)):
-            assert len(read[config][split]) / total == pytest.approx(share, abs=0.015)
+            assert len(names[split]) / total == pytest.approx(share, abs=0.015)
 
 
 def test_prompts_and_fields_are_as_documented(read):
@@ -203,6 +206,18 @@ def test_preferences_hold_five_kinds_from_their_own_split(read):
             assert 0.3 <= len(truncated.split()) / len(chosen.split()) <= 0.6
             assert len(repeated) > len(chosen) and set(repeated.split()) == set(chosen.split())
             assert scolding in {template.format(name=name) for template in SCOLDINGS}
+
+
+def test_training_questions_meet_other_mistakes_at_every_draw(read):
+    for split in SPLITS:
+        draws = collections.defaultdict(list)
+        for record in read["preferences"][split]:
+            draws[record["name"]].append(record["rejected"]["text"])
+        assert {len(drawn) for drawn in draws.values()} == {DRAWS if split == "train" else 1}
+        if split == "train":
+            for number, kind in enumerate(KINDS):
+                differ = [len({texts[number] for texts in drawn}) > 1 for drawn in draws.values()]
+                assert np.mean(differ) > 0.75, kind
 
 
 def test_near_is_a_neighbour_where_there_is_one(read):
