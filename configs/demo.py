@@ -26,27 +26,27 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=115)
+    pretrain = stage(stage="pretrain", steps=190)
     pretrain.model.size = "demo"
     pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
     pretrain.data.heldout_source = "tfds:pydocs/text:test"
     pretrain.data.heldout_limit = 600
-    pretrain.data.batch_size = 32
+    pretrain.data.batch_size = 24
     pretrain.data.length = 128
     pretrain.optimizer.peak_lr = 6e-3
     pretrain.optimizer.schedule = "wsd"
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=120, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=160, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
-    sft.data.batch_size = 32
+    sft.data.batch_size = 24
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=140, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=230, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.loss.pool = "mean"
@@ -55,7 +55,7 @@ def stages():
     reward.data.keep = {"repeated": 0.8, "scolding": 0.15}
     reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long
-    reward.data.batch_size = 5
+    reward.data.batch_size = 4
     reward.data.sub_rows = 8
     reward.optimizer.peak_lr = 3e-3
     reward.evaluate.at_start = False
@@ -65,7 +65,7 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 70
+    judge.steps = 100
 
     ppo = stage(
         stage="ppo",
