@@ -26,7 +26,7 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=190)
+    pretrain = stage(stage="pretrain", steps=175)
     pretrain.model.size = "demo"
     pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
@@ -39,7 +39,7 @@ def stages():
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=160, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=175, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
