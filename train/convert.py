@@ -4,9 +4,7 @@
     python -m train.convert export --workdir=runs/sft --to=exported
 
 An import is a workdir like a finished stage's, so `--config.init_from.policy=runs/base` starts
-from it. An export loads in `transformers` unchanged: a policy as a causal language model, a reward
-model as a sequence classifier (its score is read at the last token, which has to be the one that
-ends the answer), a critic as a token classifier.
+from it. An export (train/export.py) loads in `transformers` unchanged.
 """
 
 from __future__ import annotations
@@ -15,22 +13,20 @@ import dataclasses
 import datetime
 import json
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags
 from etils import epath
 
 from data import tokenizer as tokenizers
-from data.hf_files import hf_files
 from data.hf_tokenizer import DATE, HFTokenizer, with_template
 from model import pretrained
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
-from train import checkpoint, command, weights
+from train import checkpoint, command, export, weights
 from train.config import ConfigError
 from train.metrics import console, quiet_to_file
 
@@ -98,11 +94,6 @@ def _download(name: str) -> str:
         ) from e
 
 
-def whole_mesh(mesh=None):
-    """`mesh`, or one that shards parameters over all devices."""
-    return mesh or make_mesh(MeshConfig(data=1, fsdp=-1))
-
-
 def load(origin, mesh=None, dtype: str = "float32"):
     """Opens a Hugging Face directory, a GGUF file or a name on the hub.
 
@@ -143,7 +134,7 @@ def import_model(
     Raises:
       ConfigError: it cannot be read, or the workdir holds a run.
     """
-    workdir, mesh = epath.Path(workdir), whole_mesh(mesh)
+    workdir, mesh = epath.Path(workdir), weights.whole_mesh(mesh)
     if (workdir / "checkpoints").exists():
         raise ConfigError(f"{workdir} holds a run already; give another --workdir")
     source = open_source(origin)
@@ -170,10 +161,22 @@ def import_model(
     checkpoint.save_models(workdir, {"policy": config})
     facts = {"stage": "import", "from": str(origin), "dtype": dtype}
     (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
-    with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
-        items = dict(policy=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(facts))
-        manager.save(0, args=ocp.args.Composite(**items))
+    _save(workdir, params, facts)
     return config
+
+
+def _save(workdir, params, facts) -> None:
+    """Checkpoint 0. Orbax would fetch all arrays to the host before it writes one, to let a run go
+    on; nothing goes on here, so it fetches a few GB at a time."""
+    handlers = {
+        "policy": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=8),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    directory = (workdir / "checkpoints").resolve()
+    with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
+        items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(facts))
+        manager.save(0, args=ocp.args.Composite(**items))
 
 
 def _dated(tokenizer: HFTokenizer) -> HFTokenizer:
@@ -212,101 +215,6 @@ def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
     return grown, params
 
 
-# Out
-
-# What a role is in transformers.
-_CLASSES = {
-    "policy": "CausalLM",
-    "reward": "SequenceClassification",
-    "value": "TokenClassification",
-}
-
-
-def export_model(
-    workdir, to, item: str = "", dtype: str = "float32", mesh=None, limit: int = weights.SHARD_BYTES
-) -> None:
-    """Writes a workdir's model as a Hugging Face directory.
-
-    Args:
-      item: `policy`, `value` or `reward`; by default the first that the run trained.
-      limit: bytes of weights in one file.
-
-    Raises:
-      ConfigError: there is no such model, or transformers has none like it.
-    """
-    to, mesh = epath.Path(to), whole_mesh(mesh)
-    if to.exists() and any(to.iterdir()):
-        raise ConfigError(f"--to={to} is not empty; give another directory")
-    path = epath.Path(workdir) / "models.json"
-    if not item and path.exists():
-        item = next(iter(json.loads(path.read_text())))
-    config, params = checkpoint.load(workdir, item, mesh)
-    if item == "reward" and config.pool != "last":
-        raise ConfigError(
-            f"{workdir} reads its score as a {config.pool} over the answer, and transformers' "
-            "sequence classifiers read it at the last token; train with --config.loss.pool=last"
-        )
-    tokenizer = tokenizers.load(workdir)
-    if not isinstance(tokenizer, HFTokenizer):
-        files = hf_files(tokenizer, config.max_length)
-        tokenizer = HFTokenizer(files, str(workdir))
-    try:
-        hf = pretrained.config_to_hf(config)
-    except ValueError as e:
-        raise ConfigError(f"{workdir}: {e}") from e
-    tensors = _tensors(config, params, item)
-    to.mkdir(parents=True, exist_ok=True)
-    hf |= {"dtype": dtype, "torch_dtype": dtype} | _special_ids(tokenizer, item)
-    if item != "policy":
-        hf["architectures"] = [hf["architectures"][0].replace("CausalLM", _CLASSES[item])]
-        hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    (to / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
-    save_tokenizer(tokenizer, to, hf["pad_token_id"])
-    weights.write_safetensors(to, tensors, dtype, limit=limit)
-
-
-def _tensors(config, params, item: str) -> list[weights.Tensor]:
-    """What is written of a role: a reward model and a critic have a `score` head."""
-    if item == "policy":
-        return weights.tensors_of(config, params)
-    tensors = weights.tensors_of(config, params["backbone"])
-    tensors = [t for t in tensors if t.name != "lm_head.weight"]
-    head = np.asarray(jax.device_get(params["head"]), np.float32)  # [D, 1]
-    tensors.append(weights.Tensor("score.weight", head.T.shape, lambda: head.T))
-    if item == "value":  # token classifiers of transformers have a bias
-        tensors.append(weights.Tensor("score.bias", (1,), lambda: np.zeros(1, np.float32)))
-    return tensors
-
-
-def _special_ids(tokenizer: HFTokenizer, item: str) -> dict[str, Any]:
-    pad = tokenizer.pad_id
-    if item == "reward" and pad in tokenizer.stop_ids:
-        # The classifier reads the last token that is no padding: not the one that ends an answer.
-        if not tokenizer.banned_ids:
-            raise ConfigError(
-                "the tokenizer pads with the token that ends an answer, at which the score is "
-                "read, and has no other special token to pad with"
-            )
-        pad = tokenizer.banned_ids[0]
-    bos = tokenizer.special.get("bos_token")
-    bos = None if bos is None else tokenizer.token_id(bos)
-    return {"bos_token_id": bos, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad}
-
-
-def save_tokenizer(tokenizer: HFTokenizer, directory, pad_id: int) -> None:
-    """The tokenizer's files, with all that stops an answer in generation_config.json."""
-    files = dict(tokenizer.files)
-    facts = json.loads(files.get("tokenizer_config.json", b"{}"))
-    facts.pop(DATE, None)
-    facts["pad_token"] = tokenizer.token_of(pad_id)
-    files["tokenizer_config.json"] = json.dumps(facts, indent=2, ensure_ascii=False).encode()
-    generation = json.loads(files.get("generation_config.json", b"{}"))
-    generation |= {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": pad_id}
-    files["generation_config.json"] = json.dumps(generation, indent=2).encode()
-    for name, content in files.items():
-        (epath.Path(directory) / name).write_bytes(content)
-
-
 def define_flags() -> None:
     flags.DEFINE_string("from", None, "A Hugging Face directory, a .gguf file, or OWNER/MODEL.")
     flags.DEFINE_string("workdir", None, "import: what to make. export: what to read.")
@@ -334,7 +242,7 @@ def main(argv) -> None:
             kind = f"{pretrained.family_of(config)}, {config.num_layers} layers"
             console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
         else:
-            export_model(given.workdir, given.to, given.item, given.dtype)
+            export.export_model(given.workdir, given.to, given.item, given.dtype)
             console.print(f"{given.workdir} -> {given.to}", markup=False)
     except (ValueError, FileNotFoundError) as e:
         command.fail(str(e))

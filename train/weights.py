@@ -24,6 +24,7 @@ from jax.sharding import PartitionSpec as P
 
 from model.config import TransformerConfig
 from model.pretrained import slices
+from model.sharding import MeshConfig, make_mesh
 from train.config import ConfigError
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
@@ -168,6 +169,11 @@ def _fill(reader, parts, leaf):
 def _set(stack, part, index):
     """stack[*index] = part, in place."""
     return stack.at[tuple(index)].set(part)
+
+
+def whole_mesh(mesh=None):
+    """`mesh`, or one that shards parameters over all devices."""
+    return mesh or make_mesh(MeshConfig(data=1, fsdp=-1))
 
 
 # Out

@@ -24,7 +24,7 @@ from model.heads import reward_model
 from model.rotary import stretch
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
-from train import checkpoint, convert, gguf_files, weights
+from train import checkpoint, convert, export, gguf_files, weights
 from train.config import ConfigError
 
 VALUES = open_models.tensors()
@@ -56,7 +56,7 @@ def same(a, b):
 
 
 def test_import_and_export_give_every_tensor_back(workdir, hf_dir, tmp_path):
-    convert.export_model(workdir, tmp_path / "out", limit=20_000)
+    export.export_model(workdir, tmp_path / "out", limit=20_000)
     same(stored(tmp_path / "out"), VALUES)
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     files = sorted({*index["weight_map"].values()})
@@ -85,7 +85,7 @@ def test_bfloat16_stays_itself_and_half_the_size(tmp_path):
     convert.import_model(str(hf), tmp_path / "run", dtype="bfloat16")
     _, params = checkpoint.load(tmp_path / "run")
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    convert.export_model(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
+    export.export_model(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
     same(stored(tmp_path / "out"), values)
 
 
@@ -131,7 +131,7 @@ def test_added_markers_begin_as_the_mean(tmp_path):
     mean = VALUES["lm_head.weight"].mean(0)
     np.testing.assert_allclose(head[320:322], np.tile(mean, (2, 1)), atol=1e-6)
     assert tokenizers.load(tmp_path / "run").stop_ids == (0, 321)
-    convert.export_model(tmp_path / "run", tmp_path / "out")
+    export.export_model(tmp_path / "run", tmp_path / "out")
     assert stored(tmp_path / "out")["lm_head.weight"].shape == (322, 16)
 
 
@@ -145,7 +145,7 @@ def test_scalar_models_export_as_classifiers(role, tmp_path):
     work.mkdir()
     HFTokenizer(files).save(work / "tokenizer")
     save_role(work, role, params)
-    convert.export_model(work, tmp_path / "out")
+    export.export_model(work, tmp_path / "out")
     found = stored(tmp_path / "out")
     np.testing.assert_array_equal(found["score.weight"], np.asarray(params["head"]).T)
     assert "lm_head.weight" not in found and ("score.bias" in found) == (role == "value")
@@ -162,7 +162,7 @@ def test_a_model_grown_here_is_exported_with_its_tokenizer(hf_dir, tmp_path):
     tokenizer = tokenizers.train("byte", [], 0)
     tokenizer.save(work / "tokenizer")
     save_role(work, "policy", convert.load(hf_dir)[1])
-    convert.export_model(work, tmp_path / "out")
+    export.export_model(work, tmp_path / "out")
     same(stored(tmp_path / "out"), VALUES)
     exported = tokenizers.load(tmp_path / "out")
     messages = [{"role": "user", "content": "ünï"}]
@@ -183,7 +183,7 @@ def test_a_mean_reward_is_not_exported(tmp_path):
     HFTokenizer(open_tokenizers.files()).save(work / "tokenizer")
     save_role(work, "reward", zeros, config)
     with pytest.raises(ConfigError, match="mean over the answer"):
-        convert.export_model(work, tmp_path / "out")
+        export.export_model(work, tmp_path / "out")
 
 
 def write_gguf(path, kind, config, values):
@@ -305,7 +305,7 @@ def test_what_is_not_a_model_says_what_to_do(hf_dir, workdir, tmp_path):
     (tmp_path / "empty" / "x.gguf").touch()
     refused("import its file: --from=.*x.gguf", str(tmp_path / "empty"), tmp_path / "a")
     refused("holds a run already", str(hf_dir), workdir)
-    refused("is not empty", workdir, hf_dir, function=convert.export_model)
+    refused("is not empty", workdir, hf_dir, function=export.export_model)
     other = open_models.write(tmp_path / "other", VALUES)
     (other / "config.json").write_text('{"model_type": "bert"}')
     refused("'bert'", str(other), tmp_path / "a")

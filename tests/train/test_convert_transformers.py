@@ -17,7 +17,7 @@ from data.chat import render, render_prompt
 from data.hf_tokenizer import HFTokenizer
 from model.heads import reward_model
 from model.transformer import Transformer
-from train import checkpoint, convert
+from train import checkpoint, convert, export
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install torch)")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -63,7 +63,7 @@ def test_there_and_back(family, tmp_path):
     wanted = theirs(model)
     got = ours(*checkpoint.load(tmp_path / "run"))[..., :320]
     np.testing.assert_allclose(got, wanted, atol=2e-4)
-    convert.export_model(tmp_path / "run", tmp_path / "out", limit=20_000)
+    export.export_model(tmp_path / "run", tmp_path / "out", limit=20_000)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert type(again) is type(model) and again.dtype == torch.float32
     np.testing.assert_allclose(theirs(again), wanted, atol=1e-5)
@@ -79,7 +79,7 @@ def test_scalar_models_score_the_same(role, tmp_path):
     work.mkdir()
     HFTokenizer(open_tokenizers.files(pad_token="<|im_end|>")).save(work / "tokenizer")
     save_role(work, role, params)
-    convert.export_model(work, tmp_path / "out")
+    export.export_model(work, tmp_path / "out")
     with jax.default_matmul_precision("highest"):
         values = np.asarray(reward_model(CONFIG).apply({"params": params}, jnp.asarray(TOKENS)))
     if role == "value":

@@ -9,7 +9,7 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from data import tokenizer as tokenizers
-from train import convert, loop
+from train import convert, export, loop
 from train.config import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def test_every_stage_and_out(runs):
         ("ppo", "value", "TokenClassification"),
     ]:
         out = runs / f"out-{name}-{item}"
-        convert.export_model(runs / name, out, item)
+        export.export_model(runs / name, out, item)
         hf = json.loads((out / "config.json").read_text())
         assert hf["architectures"] == [f"LlamaFor{kind}"]
 

@@ -21,7 +21,7 @@ import pytest
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from model.transformer import Transformer
-from train import checkpoint, convert
+from train import checkpoint, export
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ def test_it_is_specialised_and_runs_in_transformers(base, tmp_path):
     assert heldout[-1] < heldout[0] - 0.05
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     pytest.importorskip("torch", reason="torch is not installed")
-    convert.export_model(run, tmp_path / "out")
+    export.export_model(run, tmp_path / "out")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     tokenizer = tokenizers.load(run)
     for question in (QUESTION, "I want to cancel my order"):
