@@ -75,7 +75,8 @@ class TransformerConfig:
         one MLP for all. renormalize_experts: the k weights sum to 1.
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
-      scan_unroll: how many layers one scan step holds; 0 unrolls all (fastest on CPU).
+      scan_unroll: how many layers (repeats of the pattern, if there is one) one scan step holds; 0
+        unrolls all (fastest on CPU).
       remat: what the backward pass computes again: nothing (`none`), all but the results of matmuls
         and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
         each layer from its input (`full`), or as `qkv` with what is kept, inputs too, in the host's

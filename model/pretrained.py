@@ -110,6 +110,16 @@ REQUIRED = {
     "decoder_sparse_step": (1,),
     "router_jitter_noise": (0.0,),
 }
+# The fields of RopeScaling, by kind, and what config.json calls them.
+ROPE_KEYS = {
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_length": "original_max_position_embeddings",
+    },
+}
 ACTIVATION_NAMES = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
@@ -193,32 +203,29 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
 def _rope(hf):
     """(base, scaling, local base) of the older keys or of transformers 5's `rope_parameters`."""
     parameters = hf.get("rope_parameters", {})
-    local = parameters.get("sliding_attention", {}).get("rope_theta")
+    local = parameters.get("sliding_attention", {})
+    if local.get("rope_type", "default") != "default":
+        raise ValueError(f"config.json scales the rotary positions of local layers: {local}")
     if "full_attention" in parameters:
         parameters = parameters["full_attention"]
     parameters = parameters or hf.get("rope_scaling", {})
     base = float(parameters.get("rope_theta", hf.get("rope_theta", 10_000.0)))
-    local = float(local or hf.get("rope_local_base_freq", 0.0))
+    local_base = float(local.get("rope_theta", hf.get("rope_local_base_freq", 0.0)))
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError("config.json has a partial_rotary_factor, which Seedpod does not compute")
     if kind == "default":
-        return base, None, local
-    if kind == "linear":
-        return base, RopeScaling("linear", float(parameters["factor"])), local
-    if kind == "llama3":
-        scaling = RopeScaling(
-            "llama3",
-            float(parameters["factor"]),
-            float(parameters["low_freq_factor"]),
-            float(parameters["high_freq_factor"]),
-            int(parameters["original_max_position_embeddings"]),
+        return base, None, local_base
+    if kind not in ROPE_KEYS:
+        raise ValueError(
+            f"config.json scales rotary positions with rope_type={kind!r}; Seedpod computes "
+            f"default, {', '.join(ROPE_KEYS)}"
         )
-        return base, scaling, local
-    raise ValueError(
-        f"config.json scales rotary positions with rope_type={kind!r}; Seedpod computes default, "
-        "linear and llama3"
-    )
+    for key in ROPE_KEYS[kind].values():
+        if key not in parameters:
+            raise ValueError(f"config.json scales rotary positions by {kind} without {key!r}")
+    found = {ours: parameters[theirs] for ours, theirs in ROPE_KEYS[kind].items()}
+    return base, RopeScaling(kind, **found), local_base
 
 
 def _windows(hf, kind, layers):
@@ -309,17 +316,9 @@ def config_to_hf(config: TransformerConfig) -> dict:
         rope_theta=c.rope_base,
         tie_word_embeddings=c.tie_embeddings,
     )
-    s = c.rope_scaling
-    if s and s.kind == "linear":
-        hf["rope_scaling"] = dict(rope_type="linear", factor=s.factor)
-    elif s:
-        hf["rope_scaling"] = dict(
-            rope_type="llama3",
-            factor=s.factor,
-            low_freq_factor=s.low_freq_factor,
-            high_freq_factor=s.high_freq_factor,
-            original_max_position_embeddings=s.original_length,
-        )
+    if scaling := c.rope_scaling:
+        keys = {theirs: getattr(scaling, ours) for ours, theirs in ROPE_KEYS[scaling.kind].items()}
+        hf["rope_scaling"] = {"rope_type": scaling.kind, **keys}
     if family.windows != "none":
         hf["sliding_window"] = c.window or None
     if family.windows == "listed":

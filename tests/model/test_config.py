@@ -5,6 +5,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from model.config import TransformerConfig
@@ -30,6 +31,18 @@ GOOD = dict(
         (dict(num_layers=0), r"model\.num_layers is 0; it must be at least 1"),
         (dict(vocab_size=-1), r"model\.vocab_size is -1"),
         (dict(max_length=0), r"model\.max_length is 0"),
+        (dict(layer_pattern=("local",)), r"model\.window=0 and model\.layer_pattern=\('local',\)"),
+        (
+            dict(window=4),
+            r"model\.window=4 and model\.layer_pattern=\(\): a window is of the local",
+        ),
+        (dict(layer_pattern=("near",), window=4), r"layer_pattern has 'near'; choose global or"),
+        (dict(layer_pattern=("local",) * 3, window=4), r"names 3 layers, and there are .*=2"),
+        (dict(activation="relu"), r"model\.activation='relu'; choose silu, gelu_tanh"),
+        (
+            dict(rope_scaling=dict(kind="yarn", factor=2.0)),
+            r"rope_scaling\.kind='yarn'; choose lin",
+        ),
     ],
 )
 def test_a_field_that_cannot_be_is_an_error(change, message):
@@ -54,6 +67,16 @@ def test_flops_are_six_a_weight_and_causal_attention():
     weights = 2 * (16 * 8 * 4 * 2 + 16 * 8 * 2 * 2 + 3 * 16 * 32) + 128 * 16
     attention = 2 * 4 * (10 / 2) * 8 * 2  # layers, heads, keys, head size, scores and values
     assert TransformerConfig(**GOOD).flops_per_token(10) == 6 * (weights + attention)
+
+
+def test_flops_count_the_window_and_the_experts_of_a_token():
+    config = TransformerConfig(
+        **GOOD, layer_pattern=("local", "global"), window=4, num_experts=6, experts_per_token=2
+    )
+    weights = 2 * (16 * 8 * 4 * 2 + 16 * 8 * 2 * 2 + 2 * 3 * 16 * 32 + 16 * 6) + 128 * 16
+    within = np.mean([min(t, 4) for t in np.linspace(0, 10, 100_001)])  # keys of a local query
+    attention = 2 * 4 * 8 * (10 / 2 + within)
+    np.testing.assert_allclose(config.flops_per_token(10), 6 * (weights + attention), rtol=1e-4)
 
 
 # Billions of parameters, as the models' own papers and pages have them, with their vocabularies.

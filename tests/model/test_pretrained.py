@@ -220,6 +220,8 @@ LLAMA = json.loads(str(np.load(FIXTURES / "llama3.1.npz")["config"]))
         (dict(quantization_config={"bits": 4}), r"has quantization_config={'bits': 4}"),
         (dict(hidden_act="relu"), r"config\.json of a llama model has hidden_act='relu'"),
         (dict(rope_parameters={"rope_type": "yarn"}), r"rope_type='yarn'; Seedpod computes"),
+        (dict(rope_parameters={"rope_type": "linear"}), r"positions by linear without 'factor'"),
+        (dict(rope_parameters={"partial_rotary_factor": 0.5}), r"has a partial_rotary_factor"),
     ],
 )
 def test_what_is_not_computed_is_an_error(change, message):

@@ -14,6 +14,7 @@ from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.heads import reward_model
 from model.sharding import MeshConfig, ShardingError, make_mesh, partition_spec
+from model.sizes import SIZES
 from model.transformer import Transformer
 
 CONFIG = TransformerConfig(
@@ -90,6 +91,23 @@ def test_every_parameter_stands_in_the_table():
     }
     head = sharding.parameter_shardings(boxed(reward_model(CONFIG)), mesh)["head"]
     assert head.spec == P(None, None)
+
+
+@pytest.mark.parametrize("size", ["qwen2.5-7b", "gemma3-12b", "mixtral-8x7b"])
+def test_the_parameters_of_every_family_stand_in_the_table(size):
+    config = TransformerConfig(vocab_size=1000, **SIZES[size])
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, expert=2, tensor=2))
+    layers = sharding.parameter_shardings(boxed(Transformer(config)), mesh)["layers"]
+    expected = {
+        "query_bias": P(None, "tensor", None),
+        "query_norm": P(None, None),
+        "post_mlp_norm": P(None, None),
+        "router": P(None, "fsdp", None),
+        "expert_gate": P(None, "expert", "fsdp", "tensor"),
+        "expert_down": P(None, "expert", "tensor", "fsdp"),
+    }
+    found = {name: s.spec for name, s in layers.items() if name in expected}
+    assert found and all(expected[name] == spec for name, spec in found.items())
 
 
 def test_a_size_that_the_mesh_does_not_divide_is_an_error():
