@@ -42,7 +42,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A decoder-only transformer; the open families are settings of it (model/pretrained.py).
+    """A decoder-only transformer; the open families are settings of it (model/families.py).
 
     `dtype` to `pool` do not change the parameters.
 

@@ -23,7 +23,7 @@ from etils import epath
 
 from data import tokenizer as tokenizers
 from data.hf_tokenizer import DATE, HFTokenizer, with_template
-from model import pretrained
+from model import families, pretrained
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from train import checkpoint, command, export, weights
@@ -239,7 +239,7 @@ def main(argv) -> None:
         if argv[1] == "import":
             origin = given["from"].value
             config = import_model(origin, given.workdir, given.dtype, given.chat_template)
-            kind = f"{pretrained.family_of(config)}, {config.num_layers} layers"
+            kind = f"{families.family_of(config)}, {config.num_layers} layers"
             console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
         else:
             export.export_model(given.workdir, given.to, given.item, given.dtype)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from model.config import TransformerConfig
-from model.pretrained import config_from_hf, config_to_hf, family_of
+from model.families import family_of
+from model.pretrained import config_from_hf, config_to_hf
 from model.sizes import SIZES
 from model.transformer import Transformer
 

@@ -16,8 +16,9 @@ import pytest
 
 from model.attention import init_cache
 from model.config import RopeScaling, TransformerConfig
+from model.families import family_of
 from model.generate import Sampling, generate, prompt_positions
-from model.pretrained import config_from_hf, config_to_hf, family_of, slices
+from model.pretrained import config_from_hf, config_to_hf, slices
 from model.transformer import Transformer
 
 FIXTURES = Path(__file__).parent / "fixtures"
