@@ -90,6 +90,7 @@ def next_token_terms(ctx: Context):
     A mixture of experts has the term `router` beside, over all tokens.
     """
     config, settings = ctx.models["policy"], ctx.config.loss
+    balance_coef, router_coef = settings.load_balance, settings.router_z
 
     def count(batch):
         return jnp.sum(batch["segment_ids"] > 0).astype(jnp.float32)
@@ -114,7 +115,7 @@ def next_token_terms(ctx: Context):
             balance, z = losses.router_losses(
                 router["router"]["stats"], tokens, config.experts_per_token
             )
-            sums["router"] = settings.load_balance * balance + settings.router_z * z
+            sums["router"] = balance_coef * balance + router_coef * z
             metrics |= {"load_balance": (balance, tokens), "router_z": (z, tokens)}
         return sums, metrics
 
