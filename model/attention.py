@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -141,7 +142,8 @@ def attention(
     length = T // shards
     backend = kernels.choose(config.attention, platform(), length, N, q.dtype, softcap)
     if backend == "xla" and shards == 1:
-        return causal_attention(q, k, v, segment_ids, window=window, softcap=softcap, scale=scale)
+        out = causal_attention(q, k, v, segment_ids, window=window, softcap=softcap, scale=scale)
+        return checkpoint_name(out, kernels.RESIDUALS)
     # Blocks within one run of neighbours see the fewest keys.
     block = min(config.attention_block, length // 2 if shards > 1 else length)
     settings = kernels.Settings(window, softcap, scale, block, config.attention_compute_block)
@@ -187,10 +189,12 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
     if backend == "chunked":
         return kernels.chunked(q, k, v, segment_ids, kv_segments, order, *blocks, settings)
     if backend == "cudnn":
-        return kernels.cudnn(q, k, v, segment_ids, kv_segments, order, settings)
+        out = kernels.cudnn(q, k, v, segment_ids, kv_segments, order, settings)
+        return checkpoint_name(out, kernels.RESIDUALS)
     mask = visible(order, jnp.arange(k.shape[1]), settings.window)
     mask = mask[None] & (segment_ids[:, :, None] == kv_segments[:, None, :])
-    return attend(q, k, v, mask, softcap=settings.softcap, scale=settings.scale)
+    out = attend(q, k, v, mask, softcap=settings.softcap, scale=settings.scale)
+    return checkpoint_name(out, kernels.RESIDUALS)
 
 
 def cached_attention(

@@ -20,7 +20,7 @@ MESH_AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
 PARAMETER_AXES = {
     "vocab": "tensor",
-    "embed": "fsdp",
+    "embed": ("fsdp", "sequence"),
     "mlp": "tensor",
     "heads": "tensor",
     "kv_heads": "tensor",
@@ -59,8 +59,8 @@ class MeshConfig:
     Attributes:
       data: replicas that share no parameter; fsdp: shards of parameters and batch;
       expert: shards of a mixture's experts, and of the batch (model/moe.py);
-      sequence: shards of a row's length (model/sequence.py); tensor: shards of heads, mlp and
-      vocabulary.
+      sequence: shards of a row's length (model/sequence.py), and with fsdp of the parameters;
+      tensor: shards of heads, mlp and vocabulary.
     """
 
     data: int = -1

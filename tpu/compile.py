@@ -116,10 +116,11 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
 
 def _too_large(message: str, mesh) -> str:
     kind = mesh.devices.flat[0].device_kind
-    used = re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", message)
-    sizes = f"{used[1]} of {used[2]}" if used else message.splitlines()[0]
+    used = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", message)
+    used = used or re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", message)
+    sizes = f"{used[1]} of the {used[2]}" if used else f"({message.splitlines()[0]}) more than what"
     return (
-        f"out of memory: the step takes {sizes} of a {kind}. Raise --config.mesh.fsdp, raise "
+        f"out of memory: the step takes {sizes} a {kind} has. Raise --config.mesh.fsdp, raise "
         "--config.accumulate or lower --config.data.batch_size, or recompute more "
         "(--config.model.remat=full)"
     )

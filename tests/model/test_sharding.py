@@ -17,6 +17,7 @@ from model.sharding import MeshConfig, ShardingError, make_mesh, partition_spec
 from model.sizes import SIZES
 from model.transformer import Transformer
 
+FSDP = ("fsdp", "sequence")  # what splits a parameter's width
 CONFIG = TransformerConfig(
     vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
     mlp_dim=32, vocab_multiple=32, tie_embeddings=False,
@@ -65,7 +66,7 @@ def test_two_dimensions_on_one_mesh_axis_are_an_error():
         partition_spec(("heads", "mlp"))
     with pytest.raises(ShardingError, match=r"both want mesh axis 'data'"):
         partition_spec(("act_batch", "act_batch"), sharding.ACTIVATION_AXES)
-    assert partition_spec(("embed", "mlp")) == P("fsdp", "tensor")
+    assert partition_spec(("embed", "mlp")) == P(FSDP, "tensor")
     assert partition_spec(("norm", "norm")) == P(None, None)
 
 
@@ -74,17 +75,17 @@ def test_every_parameter_stands_in_the_table():
     params = boxed(Transformer(CONFIG))
     specs = jax.tree.map(lambda s: s.spec, sharding.parameter_shardings(params, mesh))
     assert specs == {
-        "embedding": P("tensor", "fsdp"),
-        "unembedding": P("fsdp", "tensor"),
+        "embedding": P("tensor", FSDP),
+        "unembedding": P(FSDP, "tensor"),
         "final_norm": P(None),
         "layers": {
-            "query": P(None, "fsdp", "tensor", None),
-            "key": P(None, "fsdp", "tensor", None),
-            "value": P(None, "fsdp", "tensor", None),
-            "out": P(None, "tensor", None, "fsdp"),
-            "gate": P(None, "fsdp", "tensor"),
-            "up": P(None, "fsdp", "tensor"),
-            "down": P(None, "tensor", "fsdp"),
+            "query": P(None, FSDP, "tensor", None),
+            "key": P(None, FSDP, "tensor", None),
+            "value": P(None, FSDP, "tensor", None),
+            "out": P(None, "tensor", None, FSDP),
+            "gate": P(None, FSDP, "tensor"),
+            "up": P(None, FSDP, "tensor"),
+            "down": P(None, "tensor", FSDP),
             "attention_norm": P(None, None),
             "mlp_norm": P(None, None),
         },
@@ -154,7 +155,7 @@ def test_replicated_key_heads_equal_one_device():
     config = dataclasses.replace(CONFIG, replicate_kv_heads=True)
     mesh = make_mesh(MeshConfig(data=2, tensor=4))
     specs = sharding.parameter_shardings(boxed(Transformer(config)), mesh)
-    assert specs["layers"]["key"].spec == P(None, "fsdp", None, None)
+    assert specs["layers"]["key"].spec == P(None, FSDP, None, None)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype),
