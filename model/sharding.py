@@ -13,6 +13,7 @@ import math
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -90,7 +91,9 @@ def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     devices = jax.devices() if devices is None else devices
     shape = config.shape(len(devices))
     # Explicit axes, JAX's default, break Linen's partitioned init.
-    return jax.make_mesh(shape, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES), devices=devices)
+    # A mesh axis may be part of a side of the slice: 16x16 chips make fsdp 64 × tensor 4.
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(grid, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
 
 
 def partition_spec(names, table=PARAMETER_AXES, where: str = "an array") -> P:
