@@ -132,7 +132,7 @@ class Block(nn.Module):
         if self.is_initializing():  # a row of a few tokens, which a mesh need not divide
             out = causal_attention(q, k, v, segment_ids)
         elif cache is None:
-            out = checkpoint_name(attention(q, k, v, segment_ids, c, **settings), RESIDUALS)
+            out = attention(q, k, v, segment_ids, c, **settings)  # names its RESIDUALS
         else:
             out, cache = cached_attention(q, k, v, cache, layer, slot, segment_ids, **settings)
         out = linear(out.reshape(B, T, H * N), wo.reshape(H * N, D))
