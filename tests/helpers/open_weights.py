@@ -35,7 +35,11 @@ FAMILIES = {
     ),
     "mistral": ("MistralConfig", dict(sliding_window=WINDOW, rms_norm_eps=1e-5)),
     "qwen2.5": ("Qwen2Config", dict(rope_theta=1000.0, tie_word_embeddings=True)),
-    "qwen3": ("Qwen3Config", dict(rope_theta=1000.0, head_dim=16)),
+    "qwen3": (
+        "Qwen3Config",
+        dict(rope_theta=1000.0, head_dim=16, use_sliding_window=True, sliding_window=WINDOW,
+             max_window_layers=1),
+    ),
     "gemma2": (
         "Gemma2Config",
         dict(head_dim=16, query_pre_attn_scalar=24, sliding_window=WINDOW,

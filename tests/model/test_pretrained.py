@@ -3,6 +3,7 @@
 Axes: B batch, T length, V vocabulary.
 """
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -19,6 +20,7 @@ from model.config import RopeScaling, TransformerConfig
 from model.families import family_of
 from model.generate import Sampling, generate, prompt_positions
 from model.pretrained import config_from_hf, config_to_hf, slices
+from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -205,6 +207,31 @@ def test_generate_is_greedy_decoding_without_a_cache():
     np.testing.assert_array_equal(tokens[:, 12:], expected(tokens))
 
 
+def test_gemma_on_a_mesh_equals_one_device():
+    """Soft caps, windows, two rotary bases and norms, over every axis of a dense model."""
+    fixture = np.load(FIXTURES / "gemma3.npz")
+    config = config_from_hf(json.loads(str(fixture["config"])))
+    config = dataclasses.replace(config, attention_softcap=5.0, logit_softcap=5.0)
+    params = assemble(config, drawn(fixture, "gemma3"))
+    tokens, positions, segments, _ = batch()
+
+    @jax.jit
+    def gradients(params):
+        def loss(params):
+            logits = Transformer(config).apply({"params": params}, tokens, positions, segments)
+            return jnp.mean(jnp.where(segments > 0, jax.nn.log_softmax(logits)[..., 3], 0.0))
+
+        return jax.value_and_grad(loss)(params)
+
+    expected = gradients(params)
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, sequence=2, tensor=2))
+    init = Transformer(config).init
+    boxed = jax.eval_shape(lambda: init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
+    with jax.set_mesh(mesh):
+        got = gradients(jax.device_put(params, parameter_shardings(boxed["params"], mesh)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
+
+
 SMALL = dict(
     vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=32
 )
@@ -244,6 +271,15 @@ def test_released_config_files_are_read():
     )  # fmt: skip
     assert (llama.head_dim, llama.rope_base) == (128, 500_000.0)
     assert llama.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
+    # Layers from `max_window_layers` on, unless nobody uses the window.
+    qwen = dict(
+        model_type="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864,
+        num_hidden_layers=4, num_attention_heads=14, num_key_value_heads=2, sliding_window=512,
+        max_position_embeddings=32768, max_window_layers=2, use_sliding_window=False,
+    )  # fmt: skip
+    assert config_from_hf(qwen).layer_pattern == ()
+    qwen = config_from_hf(qwen | dict(use_sliding_window=True))
+    assert (qwen.layer_pattern, qwen.window) == (("global",) * 2 + ("local",) * 2, 512)
     # The 4B's: a text model inside a multimodal one, which leaves out what it has by default.
     gemma = config_from_hf(
         dict(
