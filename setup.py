@@ -14,6 +14,7 @@ setup(
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
+        "qwix>=0.1.8",  # int8 weights
         "optax>=0.2.6",
         "orbax-checkpoint>=0.12",
         "grain>=0.2.15",

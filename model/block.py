@@ -6,13 +6,14 @@ Axes: B batch, T length, D embed, H query heads, K key/value heads, N head size,
 from __future__ import annotations
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from model import moe
+from model import lora, moe, quantized
 from model.attention import attention, cached_attention, causal_attention, kv_repeats
 from model.config import TransformerConfig
 from model.kernels import RESIDUALS
@@ -80,8 +81,20 @@ class Block(nn.Module):
         B, T, _ = x.shape
 
         def weight(name, shape, axes, fan_in):
+            if self.has_variable("params", name):
+                held = self.get_variable("params", name)
+                if quantized.is_quantized(held):
+                    return held
             init = nn.with_logical_partitioning(kernel_init(fan_in), axes)
             return self.param(name, init, shape, jnp.float32).astype(dtype)
+
+        def project(name, x, w):
+            """x [B, T, D] @ w [D, F], and what an adapter beside the weight adds."""
+            out = quantized.linear(x, w) if quantized.is_quantized(w) else linear(x, w)
+            for a, b in self.adapter(name):
+                rank = a.shape[-1]
+                out = out + linear(linear(x, a.reshape(-1, rank)), b.reshape(rank, -1))
+            return out
 
         def bias(name, heads, axis):
             init = nn.with_logical_partitioning(nn.initializers.zeros, (axis, "head_dim"))
@@ -103,9 +116,9 @@ class Block(nn.Module):
 
         x = checkpoint_name(x, "layer_input")
         h = norm("attention_norm", x)
-        q = linear(h, wq.reshape(D, H * N)).reshape(B, T, H, N)
-        k = linear(h, wk.reshape(D, K * N)).reshape(B, T, K, N)
-        v = linear(h, wv.reshape(D, K * N)).reshape(B, T, K, N)
+        q = project("query", h, wq.reshape(D, H * N)).reshape(B, T, H, N)
+        k = project("key", h, wk.reshape(D, K * N)).reshape(B, T, K, N)
+        v = project("value", h, wv.reshape(D, K * N)).reshape(B, T, K, N)
         if c.attention_bias:
             q = q + bias("query_bias", H, "heads")
             k = k + bias("key_bias", K, kv_heads)
@@ -135,7 +148,7 @@ class Block(nn.Module):
             out = attention(q, k, v, segment_ids, c, **settings)  # names its RESIDUALS
         else:
             out, cache = cached_attention(q, k, v, cache, layer, slot, segment_ids, **settings)
-        out = linear(out.reshape(B, T, H * N), wo.reshape(H * N, D))
+        out = project("out", out.reshape(B, T, H * N), wo.reshape(H * N, D))
         out = checkpoint_name(out, "attention_out")
         x = x + (norm("post_attention_norm", out) if c.post_norms else out)
         x = constrain(x, *hidden)
@@ -145,12 +158,19 @@ class Block(nn.Module):
         if c.num_experts:
             out, stats = self.experts(h, segment_ids, weight, length)
         else:
-            gate = checkpoint_name(linear(h, w_gate), "gate")  # [B, T, F]
-            h = GATES[c.activation](gate) * checkpoint_name(linear(h, w_up), "up")
+            gate = checkpoint_name(project("gate", h, w_gate), "gate")  # [B, T, F]
+            h = GATES[c.activation](gate) * checkpoint_name(project("up", h, w_up), "up")
             h = constrain(h, "act_batch", length, "act_mlp")
-            out = linear(h, w_down)
+            out = project("down", h, w_down)
         x = x + (norm("post_mlp_norm", out) if c.post_norms else out)
         return (constrain(x, *hidden), cache, layer + 1), stats
+
+    def adapter(self, name):
+        """[(A, B)] of a weight in the activations' dtype, or [] where it has no adapter."""
+        if not self.has_variable("params", name + lora.A):
+            return []
+        pair = (self.get_variable("params", name + end) for end in (lora.A, lora.B))
+        return [tuple(x.astype(self.config.activation_dtype) for x in pair)]
 
     def experts(self, h, segment_ids, weight, length):
         """A mixture of experts in place of the MLP: (its output, the router's statistics)."""
@@ -165,6 +185,11 @@ class Block(nn.Module):
         logits = linear(h.astype(jnp.float32), router)
         ids, weights, stats = moe.route(c, logits, segment_ids > 0)
         split = length == "act_length" and not self.is_initializing()
+        # Each with its adapter, if it has one.
+        gate, up, down = (
+            (quantized.dequantize(w, h.dtype), *itertools.chain(*self.adapter(name)))
+            for name, w in {"expert_gate": gate, "expert_up": up, "expert_down": down}.items()
+        )
         out = moe.experts(h, ids, weights, gate, up, down, GATES[c.activation], split)
         return out, stats
 

@@ -101,13 +101,14 @@ def expert_mlps(x, ids, weights, gate, up, down, first, activation, product):
 
     Args:
       x: [M, D]; ids: [M, k] int32 over all experts; weights: [M, k] float32.
-      gate, up: [n, D, F]; down: [n, F, D], of the experts first..first+n-1.
+      gate, up: ([n, D, F],); down: ([n, F, D],), of the experts first..first+n-1; each with A and B
+        of its adapter (model/lora.py) if it has one.
       activation: of the gate. product: `jax.lax.ragged_dot` or its like.
 
     Returns:
       [M, D] in x's dtype; 0 for a token that none of these experts has.
     """
-    (M, k), n = ids.shape, gate.shape[0]
+    (M, k), n = ids.shape, gate[0].shape[0]
     here = ids.reshape(-1) - first
     here = jnp.where((here >= 0) & (here < n), here, n)
     # A token's experts differ, so this many rows hold whatever the router does.
@@ -116,10 +117,18 @@ def expert_mlps(x, ids, weights, gate, up, down, first, activation, product):
     place = jnp.zeros(M * k, jnp.int32).at[order].set(jnp.arange(M * k, dtype=jnp.int32))
     index = order[:R], jnp.where(here < n, place, R).reshape(M, k)
     sizes = jnp.sum(here[:, None] == jnp.arange(n), axis=0, dtype=jnp.int32)
+
+    def project(x, w, *adapter):
+        out = product(x, w, sizes)
+        if adapter:
+            a, b = adapter
+            out = out + product(product(x, a, sizes), b, sizes)
+        return out
+
     rows = dispatch(x, *index)
-    gate = checkpoint_name(product(rows, gate, sizes), "gate")  # [R, F]
-    h = activation(gate) * checkpoint_name(product(rows, up, sizes), "up")
-    out = collect(product(h, down, sizes), *index)
+    gate = checkpoint_name(project(rows, *gate), "gate")  # [R, F]
+    h = activation(gate) * checkpoint_name(project(rows, *up), "up")
+    out = collect(project(h, *down), *index)
     out = jnp.einsum("mkd,mk->md", out, weights, preferred_element_type=jnp.float32)
     return out.astype(x.dtype)
 
@@ -146,7 +155,8 @@ def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
     """`expert_mlps` of all experts, wherever they are in the mesh in use.
 
     Args:
-      x: [B, T, D]; ids, weights: [B, T, k]; gate, up: [E, D, F]; down: [E, F, D].
+      x: [B, T, D]; ids, weights: [B, T, k]; gate, up: ([E, D, F],); down: ([E, F, D],), each with
+        its adapter's A and B if it has one.
       split_length: T is split over the mesh axis `sequence`.
 
     Returns:
@@ -170,7 +180,7 @@ def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
         tokens = flat(x, ids, weights)
         if split_rows:
             tokens = [jax.lax.all_gather(t, "expert", tiled=True) for t in tokens]
-        first = jax.lax.axis_index("expert") * gate.shape[0]
+        first = jax.lax.axis_index("expert") * gate[0].shape[0]
         out = expert_mlps(*tokens, gate, up, down, first, activation, product)
         out = jax.lax.psum(out, "tensor")  # each has a part of F
         if split_rows:
@@ -179,11 +189,12 @@ def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
             out = jax.lax.psum(out, "expert")
         return out.reshape(x.shape)
 
+    whole, inputs, outputs = P("expert"), P("expert", "tensor"), P("expert", None, "tensor")
+    widen, narrow = (outputs, whole, outputs), (inputs, inputs, whole)
     rows = P(BATCH_AXES if split_rows else None, "sequence" if split_length else None)
     return jax.shard_map(
         on_device,
-        in_specs=(rows, rows, rows, P("expert", None, "tensor"), P("expert", None, "tensor"),
-                  P("expert", "tensor")),
+        in_specs=(rows, rows, rows, widen[: len(gate)], widen[: len(up)], narrow[: len(down)]),
         out_specs=rows,
         check_vma=False,  # Pallas calls do not say over which axes their results vary
     )(x, ids, weights, gate, up, down)  # fmt: skip

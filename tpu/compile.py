@@ -81,7 +81,8 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
     import jax
 
     from tpu.chips import COMPILER_OPTIONS
-    from train import setup, stages
+    from train import checkpoint, setup, stages
+    from train import parts as parts_
     from train.config import ConfigError
     from train.step import make_train_step
 
@@ -94,8 +95,13 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
     batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
     models = {role: config.model.build(vocab_size) for role in row.trainable}
     # What a stage prepares besides the step runs here, so not under the mesh.
+    whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in row.trainable}
+    parts = parts_.divide(config, whole)
     stage = row.build(stages.Context(config, models, tokenizer, data, mesh))
-    state, tx = setup.abstract_state(config, row, models, mesh, stage.source)
+    stage = parts_.joined(stage, parts)
+    trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
+    frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
+    state, tx = setup.abstract_state(config, trainable, mesh, stage.source)
     with jax.set_mesh(mesh):
         step = jax.jit(
             make_train_step(stage, tx, config.accumulate),
@@ -104,7 +110,7 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
         )
         start = time.perf_counter()
         try:
-            compiled = step.lower(state._replace(source=()), {}, batch).compile()
+            compiled = step.lower(state._replace(source=()), frozen, batch).compile()
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise

@@ -2,7 +2,8 @@
 just the model it starts from.
 
 A workdir holds `checkpoints/<step>/{<role>…, opt_state, source, meta}` and `models.json`, the
-architecture of each role.
+architecture of each role. Where weights are frozen, a role's item holds what was trained alone, and
+`parts.json` says where the rest came from; loading puts both together.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from etils import epath
 
 from model.config import TransformerConfig
 from model.heads import reward_model, value_model
+from model.lora import LoRA
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
 from train.config import ConfigError
+from train.parts import Parts
 from train.step import TrainState
 
 # What kind of network a role is.
@@ -148,12 +151,99 @@ def model_config(workdir, role: str, **execution) -> TransformerConfig:
     return TransformerConfig(**models[item] | execution)
 
 
+def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
+    """Writes how the models with frozen weights are divided, and where those came from."""
+    facts = {
+        role: {
+            "origin": origins[role],
+            "frozen": sorted("/".join(p) for p in part.frozen),
+            "adapted": sorted("/".join(p) for p in part.adapted),
+            "lora": dataclasses.asdict(part.lora),
+            "dtype": part.dtype,
+        }
+        for role, part in parts.items()
+        if part.frozen
+    }
+    if facts:
+        (epath.Path(workdir) / "parts.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def read_parts(workdir, item: str):
+    """(Parts, origin) of a model with frozen weights; (None, None) of one without."""
+    path = epath.Path(workdir) / "parts.json"
+    facts = json.loads(path.read_text()).get(item) if path.exists() else None
+    if not facts:
+        return None, None
+    paths = (frozenset(tuple(p.split("/")) for p in facts[k]) for k in ("frozen", "adapted"))
+    return Parts(*paths, LoRA(**facts["lora"]), facts["dtype"]), facts["origin"]
+
+
 def load_params(workdir, role: str, abstract):
-    """A role's newest weights in a workdir, placed as `abstract` says.
+    """A role's newest weights in a workdir, adapters merged, placed as `abstract` says.
 
     Raises:
-      ConfigError: it holds no finished checkpoint.
+      ConfigError: it holds no finished checkpoint, or its frozen weights are others now.
     """
+    part, origin = read_parts(workdir, ITEM_OF.get(role, role))
+    if not part:
+        return _restore(workdir, role, abstract)
+    trained = _restore(workdir, role, part.trained(abstract))
+    base, found = load_base(origin["from"], origin["role"], role, abstract)
+    if found != origin["fingerprint"]:
+        raise ConfigError(
+            f"{workdir} holds what was trained beside the frozen weights of {origin['from']} "
+            f"({origin['fingerprint']}), which are others now ({found}). Restore those"
+        )
+    frozen = part.freeze(part.split(base)[1])
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(part.merge, out_shardings=shardings)(trained, frozen)
+
+
+def load_base(workdir, origin: str, role: str, abstract):
+    """What a role takes of another run's weights.
+
+    Args:
+      origin: the role of those weights; of another kind of network the backbone is taken.
+      abstract: of `role`'s parameters.
+
+    Returns:
+      (parameters, their fingerprint).
+    """
+    params = load_params(workdir, origin, _abstract_origin(workdir, origin, role, abstract))
+    found = identity(workdir, origin, params)
+    return (params if origin == role else _backbone(params, abstract)), found
+
+
+def load_from(workdir, origin: str, role: str, abstract):
+    """The parameters of `load_base` alone."""
+    params = load_params(workdir, origin, _abstract_origin(workdir, origin, role, abstract))
+    return params if origin == role else _backbone(params, abstract)
+
+
+def _abstract_origin(workdir, origin, role, abstract):
+    if origin == role:
+        return abstract
+    mesh = jax.tree.leaves(abstract)[0].sharding.mesh
+    return abstract_params(origin, model_config(workdir, origin), mesh)
+
+
+def _backbone(params, abstract):
+    weights = params.get("backbone", params)
+    return {"backbone": {k: weights[k] for k in abstract["backbone"]}}
+
+
+def identity(workdir, role: str, params) -> str:
+    """The fingerprint of a role's loaded weights; of merged ones, those of what was merged, which
+    do not depend on how a mesh rounds the sum."""
+    part, origin = read_parts(workdir, ITEM_OF.get(role, role))
+    if not part:
+        return fingerprint(params)
+    trained = part.trained(to_abstract(params))
+    return f"{origin['fingerprint']}+{fingerprint(_restore(workdir, role, trained))}"
+
+
+def _restore(workdir, role: str, abstract):
+    """The item of a role in a workdir's newest checkpoint."""
     item = ITEM_OF.get(role, role)
     directory = epath.Path(workdir) / "checkpoints"
     manager = ocp.CheckpointManager(directory.resolve()) if directory.exists() else None

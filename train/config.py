@@ -15,6 +15,8 @@ import ml_collections
 
 from data.pipeline import DataConfig
 from model.config import TransformerConfig
+from model.lora import LoRA
+from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from model.sizes import SIZES
 from train.optimizer import OptimizerConfig
@@ -172,6 +174,25 @@ class PPOConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FreezeConfig:
+    """What is trained of the models that are (train/parts.py).
+
+    Attributes:
+      frozen, trained: patterns of weights. With one given, the rest is the other; with both, every
+        weight has to match one; with neither all is trained, or, beside adapters, only heads.
+      dtype: in which the layers' frozen weights are held (model/quantized.py).
+    """
+
+    frozen: str = ""
+    trained: str = ""
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"freeze.dtype={self.dtype!r}; choose {', '.join(DTYPES)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """`every` steps (0: only at the ends), before the first step too if `at_start`.
 
@@ -220,6 +241,8 @@ class RunConfig:
     value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    lora: LoRA = dataclasses.field(default_factory=LoRA)
+    freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 

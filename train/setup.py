@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data import pipeline
 from data import tokenizer as tokenizers
-from model import sharding
+from model import lora, sharding
 from model.mimetic import mimetic
 from train import checkpoint, optimizer, stages
+from train import parts as parts_
 from train.config import ConfigError, RunConfig
 from train.step import TrainState
 
@@ -29,8 +31,9 @@ class Run(NamedTuple):
 
     Attributes:
       tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
-      frozen: {role: parameters}; origins: where they came from and their fingerprints, for the
-        checkpoint.
+      parts: {trained role: what of it is trained}.
+      frozen: {role: parameters}, of a trained role those that are not; origins: where they came
+        from and their fingerprints, for the checkpoint.
     """
 
     ctx: stages.Context
@@ -38,6 +41,7 @@ class Run(NamedTuple):
     stage: stages.Stage
     tx: Any
     abstract: TrainState
+    parts: dict[str, parts_.Parts]
     frozen: dict
     origins: dict
 
@@ -52,10 +56,13 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     """
     row = stages.check(config, mesh)
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
-    stage = row.build(ctx)
-    frozen, origins = load_frozen(config, row, ctx.models, mesh)
-    abstract, tx = abstract_state(config, row, ctx.models, mesh, stage.source)
-    return Run(ctx, row, stage, tx, abstract, frozen, origins)
+    whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
+    parts = parts_.divide(config, whole)
+    stage = parts_.joined(row.build(ctx), parts)
+    frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
+    trainable = {r: parts[r].trained(whole[r]) for r in row.trainable}
+    abstract, tx = abstract_state(config, trainable, mesh, stage.source)
+    return Run(ctx, row, stage, tx, abstract, parts, frozen, origins)
 
 
 def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> stages.Context:
@@ -94,6 +101,7 @@ def save_facts(run: Run, workdir) -> None:
     """Writes what later stages and people read beside the checkpoints."""
     run.ctx.tokenizer.save(workdir / "tokenizer")
     checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
+    checkpoint.save_parts(workdir, run.parts, run.origins)
     (workdir / "config.json").write_text(config_json(run.ctx.config) + "\n")
 
 
@@ -157,21 +165,59 @@ def resolve_models(config: RunConfig, row: stages.StageRow, vocab_size: int):
     return models
 
 
-def load_frozen(config: RunConfig, row: stages.StageRow, models, mesh):
-    """Frozen weights by role, and what a checkpoint keeps of them: where from, and fingerprints."""
-    frozen, origins = {}, {}
+def load_frozen(config: RunConfig, row: stages.StageRow, models, mesh, parts, whole):
+    """Frozen weights by role, and what a checkpoint keeps of them: where from, and fingerprints.
+
+    A reference that the policy starts from shares the policy's frozen arrays.
+
+    Args:
+      parts: of the trained roles (train/parts.py). whole: shapes of all of their parameters.
+    """
+    frozen, origins, begun = {}, {}, {}
+    for role, part in parts.items():
+        if part.frozen:
+            base, origins[role] = load_base(config, row, role, part, whole[role])
+            begun[role], frozen[role] = part.split(base)
+            frozen[role] = part.freeze(frozen[role])
     for role in (*row.frozen, *row.optional):
-        if role in models:
-            path = config.init_from.get(role) or config.init_from["policy"]
-            abstract = checkpoint.abstract_params(role, models[role], mesh)
-            frozen[role] = checkpoint.load_params(path, role, abstract)
-            origins[role] = {"from": path, "fingerprint": checkpoint.fingerprint(frozen[role])}
+        if role not in models:
+            continue
+        path = config.init_from.get(role) or config.init_from["policy"]
+        if role == "reference" and "policy" in frozen and path == config.init_from["policy"]:
+            frozen[role] = parts_.join_trees(frozen["policy"], begun["policy"])
+            origins[role] = origins["policy"]
+            continue
+        abstract = checkpoint.abstract_params(role, models[role], mesh)
+        frozen[role] = checkpoint.load_params(path, role, abstract)
+        found = checkpoint.identity(path, role, frozen[role])
+        origins[role] = {"from": path, "fingerprint": found}
     return frozen, origins
 
 
-def abstract_state(config: RunConfig, row: stages.StageRow, models, mesh, source):
+def load_base(config: RunConfig, row: stages.StageRow, role: str, part, abstract):
+    """The weights that a trained role with frozen ones starts from, and where they came from.
+
+    Raises:
+      ConfigError: a frozen weight would be a new one.
+    """
+    origin = next((o for o in row.origins[role] if o in config.init_from), None)
+    if origin is None:
+        raise ConfigError(
+            f"weights of the {role} are frozen (freeze.*, lora.*), and it starts from no trained "
+            f"model; type --config.init_from.{row.origins[role][0]}=WORKDIR"
+        )
+    path = config.init_from[origin]
+    base, found = checkpoint.load_base(path, origin, role, abstract)
+    for name in sorted(part.frozen - flatten_dict(base).keys()):
+        raise ConfigError(
+            f"{role}/{'/'.join(name)} is frozen, and init_from.{origin}={path} has no such weight: "
+            "it would stay random. Let freeze.trained match it"
+        )
+    return base, {"from": path, "role": origin, "fingerprint": found}
+
+
+def abstract_state(config: RunConfig, trainable, mesh, source):
     """Shapes, dtypes and shardings of the whole `TrainState`, and the optimizer."""
-    trainable = {r: checkpoint.abstract_params(r, models[r], mesh) for r in row.trainable}
     configs = {r: config.value_optimizer if r == "value" else config.optimizer for r in trainable}
     tx = optimizer.make_optimizer(configs, config.steps)
     everywhere = sharding.replicated(mesh)
@@ -186,38 +232,44 @@ def abstract_state(config: RunConfig, row: stages.StageRow, models, mesh, source
 def init_state(run: Run) -> TrainState:
     """The state at step 0, every array made in its place."""
     mesh, abstract = run.ctx.mesh, run.abstract
-    trainable = init_trainable(run.ctx, run.row, abstract.trainable)
+    trainable = init_trainable(run, abstract.trainable)
     shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
     opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
     step = jax.device_put(jnp.int32(0), sharding.replicated(mesh))
     return TrainState(step, trainable, opt_state, run.stage.source.init())
 
 
-def init_trainable(ctx: stages.Context, row: stages.StageRow, abstract):
+def init_trainable(run: Run, abstract):
     """Fresh parameters placed on the mesh, then the weights that `init_from` names."""
-    config, trainable = ctx.config, {}
+    ctx, row, config, trainable = run.ctx, run.row, run.ctx.config, {}
     for number, role in enumerate(row.trainable):
-        model = ctx.models[role]
-        shardings = jax.tree.map(lambda x: x.sharding, abstract[role])
-        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        model, part = ctx.models[role], run.parts[role]
+        whole = checkpoint.abstract_params(role, model, ctx.mesh)
+        adapters = part.adapters(whole)
+        origin = next((o for o in row.origins[role] if o in config.init_from), None)
+        wanted = flatten_dict(abstract[role])
+        weights = wanted.keys() - flatten_dict(adapters).keys()
+        # Of another kind of network the backbone alone.
+        old = {p for p in weights if origin == role or (origin and p[0] == "backbone")}
+        new = unflatten_dict({p: x for p, x in wanted.items() if p not in old})
 
-        def init(key, role=role, model=model):
+        def init(key, role=role, model=model, adapters=adapters, new=new):
             params = nn.unbox(checkpoint.init_params(role, model, key))
             if config.model.mimetic:
                 params = mimetic(params, np.array(ctx.tokenizer.words()), key)
-            return params
+            made = flatten_dict(params) | flatten_dict(lora.init(key, adapters))
+            return unflatten_dict({p: made[p] for p in flatten_dict(new)})
 
-        origin = next((o for o in row.origins[role] if o in config.init_from), None)
-        if origin == role:
-            trainable[role] = checkpoint.load_params(config.init_from[role], role, abstract[role])
-            continue
-        params = jax.jit(init, out_shardings=shardings)(key)
-        if origin:  # another head: the backbone alone
-            source = checkpoint.abstract_params(origin, model, ctx.mesh)
-            weights = checkpoint.load_params(config.init_from[origin], origin, source)
-            weights = weights.get("backbone", weights)
-            params["backbone"] = {k: weights[k] for k in params["backbone"]}
-        trainable[role] = params
+        params = {}
+        if new:
+            shardings = jax.tree.map(lambda x: x.sharding, new)
+            key = jax.random.fold_in(jax.random.key(config.seed), number)
+            params = flatten_dict(jax.jit(init, out_shardings=shardings)(key))
+        if old:
+            path = config.init_from[origin]
+            base = flatten_dict(checkpoint.load_from(path, origin, role, whole))
+            params |= {p: base[p] for p in old}
+        trainable[role] = unflatten_dict(params)
     return trainable
 
 

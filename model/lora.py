@@ -1,0 +1,127 @@
+"""Low-rank adapters: a frozen weight W acts as W + (α/r)·A·B, and only A and B are trained (Hu et
+al. 2021, arXiv:2106.09685).
+
+An adapter stands beside the weight it adapts, as `<name>_lora_a` and `<name>_lora_b`; a layer
+applies those that its parameters hold. B starts at zero, so an adapted model starts as its base.
+
+Axes: L layers, E experts, r rank; a weight is [L, (E,) *inputs, *outputs].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+# What can be adapted: how many axes of a weight are stacked (layers, experts), and how many inputs.
+PROJECTIONS = {
+    "query": (1, 1),
+    "key": (1, 1),
+    "value": (1, 1),
+    "out": (1, 2),
+    "gate": (1, 1),
+    "up": (1, 1),
+    "down": (1, 1),
+    "expert_gate": (2, 1),
+    "expert_up": (2, 1),
+    "expert_down": (2, 1),
+}
+A, B = "_lora_a", "_lora_b"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Settings of the adapters of a run.
+
+    Attributes:
+      rank: r; 0 has no adapters. alpha: α; A·B is multiplied by α/r.
+      targets: patterns of the weights to adapt (train/parts.py), of `PROJECTIONS`.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    targets: str = "query,value"
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise ValueError(f"lora.rank={self.rank}; it is 0 (no adapters) or above")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank if self.rank else 0.0
+
+
+def abstract(name: str, weight, rank: int):
+    """Shapes and shardings of an adapter: (A [L, (E,) *inputs, r], B [L, (E,) r, *outputs]).
+
+    Args:
+      name: of `PROJECTIONS`. weight: ShapeDtypeStruct with a NamedSharding.
+    """
+    stacked, inputs = PROJECTIONS[name]
+    middle = stacked + inputs
+    shape, mesh = weight.shape, weight.sharding.mesh
+    spec = (*weight.sharding.spec, *[None] * weight.ndim)[: weight.ndim]
+
+    def make(shape, spec):
+        return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))
+
+    return (
+        make((*shape[:middle], rank), (*spec[:middle], None)),
+        make((*shape[:stacked], rank, *shape[middle:]), (*spec[:stacked], None, *spec[middle:])),
+    )
+
+
+def init(key, adapters):
+    """Fresh adapters, A normal with variance 1/inputs and B zero.
+
+    Args:
+      adapters: tree of the shapes of `abstract`.
+    """
+    flat = flatten_dict(adapters)
+    for number, path in enumerate(sorted(flat)):
+        like = flat[path]
+        if path[-1].endswith(B):
+            flat[path] = jnp.zeros(like.shape, like.dtype)
+        else:
+            stacked, inputs = PROJECTIONS[path[-1].removesuffix(A)]
+            fan_in = math.prod(like.shape[stacked : stacked + inputs])
+            draw = jax.random.normal(jax.random.fold_in(key, number), like.shape, like.dtype)
+            flat[path] = draw * fan_in**-0.5
+    return unflatten_dict(flat)
+
+
+def scaled(params, scale: float):
+    """Parameters with every B multiplied by α/r, as layers expect them."""
+    flat = flatten_dict(params)
+    return unflatten_dict({k: v * scale if k[-1].endswith(B) else v for k, v in flat.items()})
+
+
+def merge(params, adapters, settings: LoRA):
+    """Parameters of the base's form that compute what base and adapters do.
+
+    Args:
+      params: of a model, without adapters. adapters: tree of A and B beside their weights.
+
+    Returns:
+      W + (α/r)·A·B for adapted weights, added in float32, in the dtype of W; the others unchanged.
+    """
+    merged, flat = flatten_dict(params), flatten_dict(adapters)
+    for path in flat:
+        if not path[-1].endswith(A):
+            continue
+        name = path[-1].removesuffix(A)
+        stacked, where = PROJECTIONS[name][0], (*path[:-1], name)
+        a, b, w = flat[path], flat[*path[:-1], name + B], merged[where]
+        lead, rank = w.shape[:stacked], a.shape[-1]
+        product = jnp.matmul(
+            a.astype(jnp.float32).reshape(*lead, -1, rank),
+            b.astype(jnp.float32).reshape(*lead, rank, -1),
+            precision=jax.lax.Precision.HIGHEST,
+        ).reshape(w.shape)
+        merged[where] = (w.astype(jnp.float32) + settings.scale * product).astype(w.dtype)
+    return unflatten_dict(merged)

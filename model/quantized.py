@@ -1,0 +1,94 @@
+"""Frozen weights in fewer bits: bfloat16, or int8 with a scale a layer and output (qwix).
+
+Axes: D inputs, F outputs.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from model.lora import PROJECTIONS
+
+DTYPES = ("float32", "bfloat16", "int8")
+
+
+def is_quantized(x) -> bool:
+    """Whether x is a `qwix.QArray`, which is imported only where it is in use."""
+    return hasattr(x, "qvalue")
+
+
+def quantize(name: str, weight):
+    """int8 values of a weight of `PROJECTIONS`, with one float32 scale for all of its inputs."""
+    import qwix
+
+    stacked, inputs = PROJECTIONS[name]
+    kept = [i for i in range(weight.ndim) if not stacked <= i < stacked + inputs]
+    return qwix.quantize(weight, jnp.int8, channelwise_axes=kept)
+
+
+def dequantize(x, dtype):
+    import qwix
+
+    return qwix.dequantize(x).astype(dtype) if is_quantized(x) else x.astype(dtype)
+
+
+def convert(tree, dtype: str):
+    """Weights of layers in a dtype of `DTYPES`; embeddings, norms and heads stay as they are.
+
+    Args:
+      tree: of arrays or ShapeDtypeStructs, with NamedShardings. Arrays are converted one by one.
+    """
+    flat = flatten_dict(tree)
+    for path, x in flat.items():
+        name = path[-1]
+        if dtype == "float32" or name not in PROJECTIONS:
+            continue
+
+        def make(x, name=name):
+            return quantize(name, x) if dtype == "int8" else x.astype(jnp.bfloat16)
+
+        def place(like, x=x):
+            spec = (*x.sharding.spec, *[None] * x.ndim)[: x.ndim]
+            held = (s if n > 1 else None for s, n in zip(spec, like.shape, strict=True))
+            sharding = NamedSharding(x.sharding.mesh, P(*held))
+            return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=sharding)
+
+        abstract = jax.tree.map(place, jax.eval_shape(make, x))
+        if isinstance(x, jax.ShapeDtypeStruct):
+            flat[path] = abstract
+        else:
+            where = jax.tree.map(lambda like: like.sharding, abstract)
+            flat[path] = jax.jit(make, out_shardings=where)(x)
+    return unflatten_dict(flat)
+
+
+def whole(tree):
+    """Float32 weights again, as near as what `convert` made of them."""
+    return unflatten_dict({k: dequantize(x, jnp.float32) for k, x in flatten_dict(tree).items()})
+
+
+@jax.custom_vjp
+def linear(x, w):
+    """x [..., D] @ w [D, F], a QArray -> [..., F]. Nothing but w itself is kept for the backward
+    pass, which computes no gradient of it."""
+    return jnp.matmul(x, dequantize(w, x.dtype))
+
+
+def _linear_fwd(x, w):
+    return linear(x, w), w
+
+
+def _linear_bwd(w, g):
+    def nothing(leaf):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
+
+    return jnp.matmul(g, dequantize(w, g.dtype).T), jax.tree.map(nothing, w)
+
+
+linear.defvjp(_linear_fwd, _linear_bwd)
