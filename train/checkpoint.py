@@ -186,8 +186,8 @@ def load_params(workdir, role: str, abstract):
     """
     part, origin = read_parts(workdir, ITEM_OF.get(role, role))
     if not part:
-        return _restore(workdir, role, abstract)
-    trained = _restore(workdir, role, part.trained(abstract))
+        return restore_item(workdir, role, abstract)
+    trained = restore_item(workdir, role, part.trained(abstract))
     base, found = load_base(origin["from"], origin["role"], role, abstract)
     if found != origin["fingerprint"]:
         raise ConfigError(
@@ -239,10 +239,10 @@ def identity(workdir, role: str, params) -> str:
     if not part:
         return fingerprint(params)
     trained = part.trained(to_abstract(params))
-    return f"{origin['fingerprint']}+{fingerprint(_restore(workdir, role, trained))}"
+    return f"{origin['fingerprint']}+{fingerprint(restore_item(workdir, role, trained))}"
 
 
-def _restore(workdir, role: str, abstract):
+def restore_item(workdir, role: str, abstract):
     """The item of a role in a workdir's newest checkpoint."""
     item = ITEM_OF.get(role, role)
     directory = epath.Path(workdir) / "checkpoints"

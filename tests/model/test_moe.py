@@ -65,11 +65,15 @@ def test_sorted_rows_give_what_every_expert_would(choice, product):
             x, weights, gate, up, down
         )
 
-    ours = run(lambda *args: moe.expert_mlps(*args, 0, jax.nn.silu, product))
+    ours = run(
+        lambda x, ids, w, *mlps: moe.expert_mlps(
+            x, ids, w, *((m,) for m in mlps), 0, jax.nn.silu, product
+        )
+    )
     # As two devices would, each with half of the experts.
     halves = run(
         lambda x, ids, w, *mlps: sum(
-            moe.expert_mlps(x, ids, w, *(m[i : i + 2] for m in mlps), i, jax.nn.silu, product)
+            moe.expert_mlps(x, ids, w, *((m[i : i + 2],) for m in mlps), i, jax.nn.silu, product)
             for i in (0, 2)
         )
     )

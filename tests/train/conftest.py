@@ -9,10 +9,13 @@ from stage_fixtures import recipe, write_files
 
 from model import sharding
 from model.config import TransformerConfig
+from model.lora import LoRA
 from model.sizes import SIZES
 from model.transformer import Transformer
 from train import config as configs
 from train import loop
+from train.config import RunConfig
+from train.parts import divide
 
 
 def config_classes(cls=configs.RunConfig):
@@ -41,7 +44,11 @@ def record_reads(patch) -> set:
 
 
 def trace_other_branches() -> None:
-    """Reads what a dense model on a CPU does not: a mixture's settings, attention in blocks."""
+    """Reads what a dense model on a CPU does not: a mixture's settings, attention in blocks; and
+    what stands beside frozen weights."""
+    adapted = RunConfig(lora=LoRA(rank=1))
+    part = divide(adapted, {"policy": {"layers": {"query": 0, "value": 0}}})["policy"]
+    assert part.lora.scale == 16
     mixture = TransformerConfig(
         vocab_size=9, num_experts=2, experts_per_token=1, attention="chunked", **SIZES["tiny"]
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from stage_fixtures import recipe
-from test_stages import assert_same, five_steps, make_mesh
+from stage_steps import assert_same, five_steps, make_mesh
 
 from model import lora
 from model.config import TransformerConfig
@@ -198,7 +198,8 @@ def test_resumed_equals_uninterrupted(adapted, stages_dir, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "4")
     config = adapted_recipe("sft", stages_dir, policy=stages_dir / "pretrain")
     loop.run(config, workdir, make_mesh("one"))
-    for got, want in zip(*(jax.tree.leaves(checkpoint.load(w)[1]) for w in (workdir, adapted))):
+    both = [jax.tree.leaves(checkpoint.load(w)[1]) for w in (workdir, adapted)]
+    for got, want in zip(*both, strict=True):
         np.testing.assert_array_equal(got, want)
     config.init_from.policy = str(stages_dir / "sft")  # another base
     with pytest.raises(ConfigError, match=r"was trained with the policy of .*/pretrain"):
