@@ -221,6 +221,7 @@ def define_flags() -> None:
     flags.DEFINE_string("to", None, "export: the directory to make.")
     flags.DEFINE_string("item", "", "export: policy, value or reward; the first by default.")
     flags.DEFINE_enum("dtype", "float32", list(weights.DTYPES), "Of the weights that are written.")
+    flags.DEFINE_bool("adapter", False, "export: the adapters alone, for the peft library.")
     flags.DEFINE_string(
         "chat_template", "", "import: chatml, or a Jinja file, in place of the model's."
     )
@@ -242,7 +243,10 @@ def main(argv) -> None:
             kind = f"{families.family_of(config)}, {config.num_layers} layers"
             console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
         else:
-            export.export_model(given.workdir, given.to, given.item, given.dtype)
+            if given.adapter:
+                export.export_adapter(given.workdir, given.to)
+            else:
+                export.export_model(given.workdir, given.to, given.item, given.dtype)
             console.print(f"{given.workdir} -> {given.to}", markup=False)
     except (ValueError, FileNotFoundError) as e:
         command.fail(str(e))

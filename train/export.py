@@ -1,4 +1,4 @@
-"""A workdir's model as a Hugging Face directory.
+"""A workdir's model as a Hugging Face directory, or its adapters as one of `peft`.
 
 A policy is a causal language model there, a reward model a sequence classifier (its score is read
 at the last token, which has to be the one that ends the answer), a critic a token classifier.
@@ -12,12 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from data import tokenizer as tokenizers
 from data.hf_files import hf_files
 from data.hf_tokenizer import DATE, HFTokenizer
-from model import pretrained
-from train import checkpoint, weights
+from model import lora, pretrained
+from train import checkpoint, peft, weights
 from train.config import ConfigError
 
 # What a role is in transformers.
@@ -31,7 +32,7 @@ _CLASSES = {
 def export_model(
     workdir, to, item: str = "", dtype: str = "float32", mesh=None, limit: int = weights.SHARD_BYTES
 ) -> None:
-    """Writes a workdir's model as a Hugging Face directory.
+    """Writes a workdir's model as a Hugging Face directory, adapters merged.
 
     Args:
       item: `policy`, `value` or `reward`; by default the first that the run trained.
@@ -64,6 +65,38 @@ def export_model(
     (to / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     save_tokenizer(tokenizer, to, hf["pad_token_id"])
     weights.write_safetensors(to, tensors, dtype, limit=limit)
+
+
+def export_adapter(workdir, to, mesh=None) -> None:
+    """Writes the adapters of a workdir's policy as a directory that `peft` reads.
+
+    Raises:
+      ConfigError: it has none, or more than adapters was trained.
+    """
+    to, mesh = _new_directory(to), weights.whole_mesh(mesh)
+    config = checkpoint.model_config(workdir, "policy")
+    part, origin = checkpoint.read_parts(workdir, "policy")
+    if not part or not part.adapted:
+        raise ConfigError(f"{workdir} trained no adapters; export without --adapter")
+    abstract = part.trained(checkpoint.abstract_params("policy", config, mesh))
+    for path in flatten_dict(abstract):
+        if not path[-1].endswith((lora.A, lora.B)):
+            raise ConfigError(
+                f"{workdir} trained {'/'.join(path)} beside its adapters, which a PEFT directory "
+                "would leave out; export the merged model, without --adapter"
+            )
+    adapters = checkpoint.restore_item(workdir, "policy", abstract)
+    tokenizer = _hf_tokenizer(workdir, config)
+    to.mkdir(parents=True, exist_ok=True)
+    peft.write(to, config, adapters, part.lora, origin_of(origin["from"]))
+    save_tokenizer(tokenizer, to, tokenizer.pad_id)
+
+
+def origin_of(workdir) -> str:
+    """What an imported workdir was made of; of another one, itself."""
+    path = epath.Path(workdir) / "config.json"
+    facts = json.loads(path.read_text()) if path.exists() else {}
+    return facts["from"] if facts.get("stage") == "import" else str(workdir)
 
 
 def _new_directory(to):

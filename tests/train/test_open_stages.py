@@ -6,6 +6,7 @@ import numpy as np
 import open_models
 import open_tokenizers
 import pytest
+import safetensors.numpy
 from stage_fixtures import recipe, write_files
 
 from data import tokenizer as tokenizers
@@ -24,8 +25,10 @@ def runs(tmp_path_factory):
     return root
 
 
-def run(runs, stage, **init_from):
+def run(runs, stage, rank=0, **init_from):
     config = recipe(stage, runs, **{role: runs / name for role, name in init_from.items()})
+    name = f"{stage}-lora" if rank else stage
+    config.lora.rank = rank
     config.optimizer.name = "adamw"
     config.data.length = 64
     config.data.sub_rows = 4
@@ -34,8 +37,8 @@ def run(runs, stage, **init_from):
     config.ppo.prompt_length = 40
     config.ppo.pretrain_coef = 0.0
     config.steps = 2
-    loop.run(config, runs / stage)
-    return [json.loads(line) for line in (runs / stage / "metrics.jsonl").read_text().splitlines()]
+    loop.run(config, runs / name)
+    return [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_every_stage_and_out(runs):
@@ -56,6 +59,27 @@ def test_every_stage_and_out(runs):
         export.export_model(runs / name, out, item)
         hf = json.loads((out / "config.json").read_text())
         assert hf["architectures"] == [f"LlamaFor{kind}"]
+
+
+def test_adapters_leave_alone_or_merged(runs):
+    run(runs, "sft", rank=2, policy="base")
+    export.export_model(runs / "sft-lora", runs / "merged")
+    export.export_adapter(runs / "sft-lora", runs / "adapter")
+    merged = safetensors.numpy.load_file(runs / "merged" / "model.safetensors")
+    adapter = safetensors.numpy.load_file(runs / "adapter" / "adapter_model.safetensors")
+    facts = json.loads((runs / "adapter" / "adapter_config.json").read_text())
+    assert facts["base_model_name_or_path"] == str(runs / "hf")
+    base, changed = open_models.tensors(), 0
+    for name, value in merged.items():
+        prefix = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        wanted = base[name]
+        if prefix + "A.weight" in adapter:
+            product = adapter[prefix + "B.weight"] @ adapter[prefix + "A.weight"]
+            wanted = wanted + facts["lora_alpha"] / facts["r"] * product
+            changed += bool(np.abs(product).max() > 0)
+        np.testing.assert_allclose(value, wanted, atol=1e-6)
+    assert changed == len(facts["target_modules"]) > 0
+    assert tokenizers.load(runs / "adapter").stop_ids == (2,)
 
 
 def test_a_mean_needs_an_id_that_opens_an_answer(runs):
