@@ -134,3 +134,21 @@ def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
     (value, grads), (want, want_grads) = grad(adapters, held), grad(adapters, plain)
     np.testing.assert_allclose(value, want, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), grads, want_grads)
+
+
+def test_no_float_copy_of_an_int8_base_is_kept():
+    """Without rematerialisation: what the backward pass finds is the int8 values."""
+    config = dataclasses.replace(DENSE, embed_dim=128, head_dim=32, mlp_dim=512, num_layers=8)
+    params, shapes = whole_model(config)
+    adapters = adapters_of(shapes)
+    placed = jax.tree.map(jax.device_put, params, jax.tree.map(lambda x: x.sharding, shapes))
+    held = quantized.convert(placed, "int8")
+
+    def total(adapters, params):
+        return jnp.sum(Transformer(config).apply({"params": beside(params, adapters)}, TOKENS))
+
+    compiled = jax.jit(jax.grad(total)).lower(adapters, held).compile()
+    floats = sum(x.nbytes for x in jax.tree.leaves(params["layers"]))
+    memory = compiled.memory_analysis()
+    assert memory.argument_size_in_bytes < 0.4 * floats  # adapters are a good part at this size
+    assert memory.temp_size_in_bytes < 0.5 * floats

@@ -85,6 +85,27 @@ def test_sorted_rows_give_what_every_expert_would(choice, product):
         )
 
 
+def test_adapters_of_experts_meet_no_undefined_row():
+    """Adapters against merged weights, where half of the rows belong to no expert held here."""
+    M, D, F, E, k, r = 11, 6, 5, 4, 2, 3
+    x, weights = arrays((M, D), (M, k))
+    gate, up = (tuple(arrays((2, D, F), (2, D, r), (2, r, F), seed=i)) for i in (1, 2))
+    down = tuple(arrays((2, F, D), (2, F, r), (2, r, D), seed=3))
+    rng = np.random.default_rng(1)
+    ids = jnp.asarray([rng.permutation(E)[:k] for _ in range(M)])
+
+    def run(form):
+        def loss(*mlps):
+            forms = (form(*m) for m in mlps)
+            out = moe.expert_mlps(x, ids, weights, *forms, 1, jax.nn.silu, kernel)
+            return jnp.mean(jnp.sin(out))
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(gate, up, down)
+
+    got, want = run(lambda *m: m), run(lambda w, a, b: (w + a @ b,))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), got, want)
+
+
 def test_routing_counts_real_tokens():
     config = dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2)
     logits = jnp.log(
