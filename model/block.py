@@ -176,7 +176,7 @@ class Block(nn.Module):
         """A mixture of experts in place of the MLP: (its output, the router's statistics)."""
         c = self.config
         D, F, E = c.embed_dim, c.mlp_dim, c.num_experts
-        # The router is float32 in every layer and policy: near ties pick another expert.
+        # The router is float32 whatever the dtype is: rounding near ties picks another expert.
         init = nn.with_logical_partitioning(kernel_init(D), ("embed", "router"))
         router = self.param("router", init, (D, E), jnp.float32)
         gate = weight("expert_gate", (E, D, F), ("expert", "embed", "mlp"), D)
