@@ -103,9 +103,9 @@ def test_the_parameters_of_every_family_stand_in_the_table(size):
         "query_bias": P(None, "tensor", None),
         "query_norm": P(None, None),
         "post_mlp_norm": P(None, None),
-        "router": P(None, "fsdp", None),
-        "expert_gate": P(None, "expert", "fsdp", "tensor"),
-        "expert_down": P(None, "expert", "tensor", "fsdp"),
+        "router": P(None, ("fsdp", "sequence"), None),
+        "expert_gate": P(None, "expert", ("fsdp", "sequence"), "tensor"),
+        "expert_down": P(None, "expert", "tensor", ("fsdp", "sequence")),
     }
     found = {name: s.spec for name, s in layers.items() if name in expected}
     assert found and all(expected[name] == spec for name, spec in found.items())
