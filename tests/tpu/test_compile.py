@@ -8,13 +8,15 @@ import sys
 
 import pytest
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed (pip install 'jax[tpu]')",
-    ),
-]
+from configs import ppo, pretrain
+from model.sharding import make_mesh
+from tpu import compile
+from train.config import ConfigError, build
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed (pip install 'jax[tpu]')",
+)
 
 SMALL = [
     "--config=configs/pretrain.py:size=8b",
@@ -38,6 +40,29 @@ def compile_for(*arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
 
 
+def test_the_report_of_a_step_for_the_devices_here():
+    """The same path without libtpu: a tiny recipe, compiled for the eight virtual devices."""
+    recipe = pretrain.get_config("smoke")
+    recipe.mesh.data, recipe.mesh.fsdp = 1, 8
+    config = build(recipe)
+    mesh = make_mesh(config.mesh)
+    step = compile.compile_step(config, mesh, vocab_size=300)
+    assert step.num_layers == 2 and step.tokens == config.data.batch_size * config.data.length
+    facts = compile.report(step, mesh)
+    assert facts["mesh"] == {"fsdp": 8} and facts["whole_parameter_gathers"] == []
+    # Seven matrices a layer, forward and backward, at least.
+    assert facts["collectives"]["all-gather"]["count"] >= 7 * 2
+    assert "8 × cpu (fsdp 8)" in compile.show(facts) and "kernels: none" in compile.show(facts)
+
+
+def test_stages_that_sample_are_refused():
+    recipe = ppo.get_config()
+    with pytest.raises(ConfigError, match="only train steps are compiled here"):
+        compile.compile_step(build(recipe), make_mesh(build(recipe).mesh), 300)
+
+
+@pytest.mark.slow
+@needs_libtpu
 @pytest.mark.parametrize("mesh", [dict(fsdp=4), dict(fsdp=2, sequence=2)], ids=str)
 def test_two_layers_compile_for_v5e(tmp_path, mesh):
     """The splash kernel runs in every layer; weights are gathered a layer at a time."""
@@ -55,6 +80,8 @@ def test_two_layers_compile_for_v5e(tmp_path, mesh):
     assert facts["collectives"]["all-gather"]["count"] >= 7 * 2
 
 
+@pytest.mark.slow
+@needs_libtpu
 def test_what_does_not_fit_says_so():
     done = compile_for(
         "--config.mesh.fsdp=4", "--config.data.batch_size=8192", "--config.model.remat=none"
