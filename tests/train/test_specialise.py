@@ -112,4 +112,4 @@ def test_it_is_specialised_and_runs_in_transformers(base, tmp_path):
     for question in (QUESTION, "I want to cancel my order"):
         ids = render_prompt(tokenizer, [{"role": "user", "content": question}])
         theirs = tokenizer.decode(greedy(model, ids, tokenizer.stop_ids))
-        assert theirs.strip() == ask(run, question)
+        assert theirs.split() == ask(run, question).split()  # a terminal has its own line ends
