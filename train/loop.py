@@ -53,12 +53,18 @@ def check_resume(workdir, meta, origins, config_text: str) -> None:
         )
 
 
-def describe(config, row, models, state, tokens_per_step: int) -> str:
+def describe(config, row, models, state, frozen, tokens_per_step: int) -> str:
     counts = {
         role: sum(x.size for x in jax.tree.leaves(state.trainable[role])) for role in row.trainable
     }
     flops = sum(models[r].flops_per_token(config.data.length) for r in row.trainable)
-    sizes = ", ".join(f"{role} {n / 1e6:.2f}M parameters" for role, n in counts.items())
+    beside = {
+        role: f" beside {sum(x.size for x in jax.tree.leaves(frozen[role])) / 1e6:.2f}M frozen"
+        for role in counts.keys() & frozen.keys()
+    }
+    sizes = ", ".join(
+        f"{role} {n / 1e6:.2f}M parameters{beside.get(role, '')}" for role, n in counts.items()
+    )
     return (
         f"{config.stage}: {sizes}; {tokens_per_step:,} tokens and "
         f"{flops * tokens_per_step:.3g} FLOPs a step, {config.steps} steps on "
@@ -135,7 +141,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
         batch, source_state, extra = stage.source.next(state, frozen, source_state, step)
         waited += time.perf_counter() - before
         if step == start:
-            metrics.say(describe(config, run.row, ctx.models, state, batch["tokens"].size))
+            metrics.say(describe(config, run.row, ctx.models, state, frozen, batch["tokens"].size))
         # The source's arrays are not the step's to donate: the next minibatch reads them again.
         state, values = step_fn(state._replace(source=()), frozen, batch)
         state = state._replace(source=source_state)

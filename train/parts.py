@@ -97,7 +97,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
 
     Raises:
       ConfigError: a pattern matches nothing, weights are frozen and trained or neither, an adapted
-        weight is trained, or a model has nothing to train.
+        weight is trained, a model has nothing to train, or a dtype is given for nothing.
     """
     settings, adapters = config.freeze, config.lora
     names = [(role, *path) for role, tree in models.items() for path in flatten_dict(tree)]
@@ -118,6 +118,11 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
                 f"{_text(name)} matches {both} freeze.frozen; with both given, every parameter "
                 "has to match one of them. Change a pattern, or give one of the two alone"
             )
+    if settings.dtype != "float32" and not frozen:
+        raise ConfigError(
+            f"freeze.dtype={settings.dtype} is of frozen weights, and none are; set "
+            "--config.lora.rank or --config.freeze.frozen"
+        )
     adapted = set()
     if adapters.rank:
         able = [n for n in names if n[-1] in lora.PROJECTIONS]
