@@ -32,9 +32,11 @@ def quantize(name: str, weight):
 
 
 def dequantize(x, dtype):
+    if not is_quantized(x):
+        return x.astype(dtype)
     import qwix
 
-    return qwix.dequantize(x).astype(dtype) if is_quantized(x) else x.astype(dtype)
+    return qwix.dequantize(x).astype(dtype)
 
 
 def convert(tree, dtype: str):
