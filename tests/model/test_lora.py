@@ -104,7 +104,10 @@ def test_adapters_that_are_new_change_nothing():
     np.testing.assert_array_equal(got, model.apply({"params": params}, TOKENS))
 
 
-@pytest.mark.parametrize("config", [DENSE, MIXTURE], ids=["dense", "mixture"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(DENSE, id="dense"), pytest.param(MIXTURE, id="mixture", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
 def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
     """And so is its gradient by the adapters."""

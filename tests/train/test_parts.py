@@ -209,6 +209,7 @@ def test_resumed_equals_uninterrupted(adapted, stages_dir, tmp_path):
         loop.run(config, workdir, make_mesh("one"))
 
 
+@pytest.mark.slow
 def test_ppo_with_adapters_holds_its_base_once(adapted, stages_dir, tmp_path):
     """From a policy that is itself base and adapters: merged, and the reference is that."""
     config = adapted_recipe("ppo", stages_dir, policy=adapted, reward=stages_dir / "reward")
