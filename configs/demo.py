@@ -56,7 +56,8 @@ def stages():
     reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long
     reward.data.batch_size = 4
-    reward.data.sub_rows = 8
+    reward.data.sub_rows = 5
+    reward.data.share_prompt = True  # half of the tokens of these rankings
     reward.optimizer.peak_lr = 3e-3
     reward.evaluate.at_start = False
 

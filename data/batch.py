@@ -11,11 +11,15 @@ into microbatches by row. Nothing else about a row is ever split.
 | loss_mask | [B, T] | float32 | weight of predicting `tokens[b, t]` from t-1; 0 at starts |
 
 Preferences: a row holds the candidates of a few rankings, packed into S sub-rows, so that a ranking
-never splits. `tokens`, `positions` and `segment_ids` are [B, S, T], one segment a candidate, with
+never splits. `tokens`, `positions` and `segment_ids` are [B, S, T], one segment a candidate. Where
+candidates share their prompt (data.share_prompt) a segment is the prompt and the answers to it, one
+after the other, each with the positions that follow the prompt, and `branch_ids` [B, S, T] int32 is
+0 in the prompt and 1, 2, … in the answers. With
 
 | name | shape | dtype | meaning |
 |---|---|---|---|
-| end | [B, C] | int32 | index into S·T of a candidate's last token, where the reward is read |
+| start | [B, C] | int32 | index into S·T of a candidate's answer's first token |
+| end | [B, C] | int32 | and of its last token |
 | rank | [B, C] | int32 | lower is better; equal is a tie; -1 is no candidate |
 | group | [B, C] | int32 | which ranking of the row a candidate belongs to |
 | kind | [B, C] | int32 | index into the data set's kinds of candidate |

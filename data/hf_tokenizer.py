@@ -47,8 +47,6 @@ class HFTokenizer(Tokenizer):
       ValueError: the files lack a tokenizer, or an end-of-text token.
     """
 
-    assistant_id = None
-
     def __init__(self, files: Mapping[str, bytes], where: str = "tokenizer"):
         self.kind, self.files, self.where = "hf", dict(files), where
         config = self._json("tokenizer_config.json")

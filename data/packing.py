@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -117,48 +118,90 @@ def pack_chats(examples, tokenizer, length: int, on_long: str, pack: bool, skipp
 _OPEN_ROWS = 32
 
 
-def _place(rooms: list[int], sizes: Sequence[int]):
-    """Sub-rows for candidates of these sizes, each in the fullest that holds it.
+def _place(rooms: list[int], sizes: Sequence[int], trunk: int):
+    """Sub-rows for answers of these sizes, each behind a copy of a trunk that answers in the same
+    sub-row share; 0 where nothing is shared.
 
     Returns:
       (rooms left, the sub-row of each), or None if they do not all fit.
     """
-    rooms, chosen = list(rooms), [0] * len(sizes)
+    rooms, chosen, begun, left = list(rooms), [0] * len(sizes), set(), sum(sizes)
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        fits = [(room, s) for s, room in enumerate(rooms) if room >= sizes[index]]
+        costs = [sizes[index] + (0 if s in begun else trunk) for s in range(len(rooms))]
+        fits = [(room, s) for s, room in enumerate(rooms) if room >= costs[s]]
         if not fits:
             return None
-        _, chosen[index] = min(fits)
-        rooms[chosen[index]] -= sizes[index]
+        # The fullest that holds it; of a trunk few copies are wanted: one that holds all that is
+        # left, else the emptiest.
+        shared = [f for f in fits if f[1] in begun] if trunk else fits
+        whole = [f for f in fits if f[0] >= trunk + left]
+        _, chosen[index] = min(shared or whole or [max(fits)])
+        rooms[chosen[index]] -= costs[chosen[index]]
+        begun.add(chosen[index])
+        left -= sizes[index]
     return rooms, chosen
 
 
-def _rendered_rankings(examples, tokenizer, length, sub_rows, on_long, skipped: Counter):
-    """Yields (example, ids of each candidate) of what fits a row."""
-    for example in examples:
-        answers = [{"role": "assistant", "content": r} for r in example["responses"]]
-        rendered = [render(tokenizer, [*example["messages"], a]) for a in answers]
+class _Ranking(NamedTuple):
+    """A rendered ranking: ids [n] of each candidate, where its answer begins in them, and how many
+    ids of the prompt the candidates share."""
+
+    example: dict
+    ids: list[np.ndarray]
+    starts: list[int]
+    trunk: int
+
+    @property
+    def sizes(self):
+        return [len(ids) - self.trunk for ids in self.ids]
+
+
+def _render_ranking(example, tokenizer, share_prompt: bool) -> _Ranking:
+    every, starts = [], []
+    for response in example["responses"]:
+        answer = {"role": "assistant", "content": response}
+        ids, mask = render(tokenizer, [*example["messages"], answer])
         # To the token that ends the answer: a template may write on after it, a policy does not.
-        ids = [ids[: np.flatnonzero(mask)[-1] + 1] for ids, mask in rendered]
-        longest = max(map(len, ids))
+        end = np.flatnonzero(mask)[-1] + 1
+        every.append(ids[:end])
+        starts.append(int(np.flatnonzero(mask[:end] == 0)[-1]) + 1)
+    trunk = 0
+    if share_prompt:
+        prompts = np.stack([ids[: min(starts)] for ids in every])
+        trunk = int(np.argmin(np.append(np.all(prompts == prompts[0], axis=0), False)))
+    return _Ranking(example, every, starts, trunk)
+
+
+def _rendered_rankings(
+    examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped: Counter
+):
+    """Yields a _Ranking of each example that fits a row."""
+    for example in examples:
+        ranking = _render_ranking(example, tokenizer, share_prompt)
+        longest = max(map(len, ranking.ids))
         if longest > length:
             if on_long == "error":
                 raise _too_long(example["where"], longest, length, "data.length")
             skipped[f"longer than {length} tokens, {on_long}"] += 1
             if on_long == "drop":
                 continue
-            ids = [i[:length] for i in ids]
-        if _place([length] * sub_rows, [len(i) for i in ids]) is None:
-            raise DataError(
-                f"{example['where']}: its {len(ids)} candidates do not fit {sub_rows} rows of "
-                f"{length} tokens; raise --config.data.sub_rows"
+            ranking = ranking._replace(
+                ids=[i[:length] for i in ranking.ids],
+                starts=[min(s, length - 1) for s in ranking.starts],
+                trunk=min(ranking.trunk, length - 1),
             )
-        yield example, ids
+        if _place([length] * sub_rows, ranking.sizes, ranking.trunk) is None:
+            raise DataError(
+                f"{example['where']}: its {len(ranking.ids)} candidates do not fit {sub_rows} rows "
+                f"of {length} tokens; raise --config.data.sub_rows"
+            )
+        yield ranking
 
 
 def preference_rows(
-    examples, tokenizer, length: int, sub_rows: int, on_long: str, skipped: Counter, kinds
-):
+    examples, tokenizer, length: int, sub_rows: int, share_prompt: bool, on_long: str,
+    skipped: Counter, kinds,
+):  # fmt: skip
     """Rankings -> rows of `sub_rows` × `length` tokens (data/batch.py), first-fit.
 
     The reward is read at the <eos> that ends the answer; a candidate cut short is read at its last
@@ -172,45 +215,64 @@ def preference_rows(
         not fit a row.
     """
     bins, open_rows, kept = [], [], []
-    for example, ids in _rendered_rankings(examples, tokenizer, length, sub_rows, on_long, skipped):
-        sizes = [len(i) for i in ids]
+    rankings = _rendered_rankings(
+        examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped
+    )
+    for ranking in rankings:
         for row in open_rows:
-            placed = _place(row["rooms"], sizes)
+            placed = _place(row["rooms"], ranking.sizes, ranking.trunk)
             if placed:
                 break
         else:
             row = {"rooms": [length] * sub_rows, "rankings": []}
-            placed = _place(row["rooms"], sizes)
+            placed = _place(row["rooms"], ranking.sizes, ranking.trunk)
             bins.append(row)
             open_rows = [*open_rows, row][-_OPEN_ROWS:]
         row["rooms"] = placed[0]
-        row["rankings"].append((example, ids, placed[1]))
-        kept.append(example)
+        row["rankings"].append((ranking, placed[1]))
+        kept.append(ranking.example)
     if not bins:
         raise DataError(f"no preference fits data.length={length}: {dict(skipped)}")
-    most = max(sum(len(ids) for _, ids, _ in row["rankings"]) for row in bins)
-    return stack([_ranking_row(b["rankings"], length, sub_rows, most, kinds) for b in bins]), kept
+    most = max(sum(len(ranking.ids) for ranking, _ in row["rankings"]) for row in bins)
+    rows = stack([_ranking_row(b["rankings"], length, sub_rows, most, kinds) for b in bins])
+    if not share_prompt:
+        del rows["branch_ids"]
+    return rows, kept
 
 
 def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
-    """One row of `preference_rows` from its (example, ids, sub-row of each) triples."""
-    segments = [[] for _ in range(sub_rows)]
-    filled = [0] * sub_rows
-    row = {name: np.zeros(candidates, np.int32) for name in ("end", "group", "kind")}
+    """One row of `preference_rows` from its (_Ranking, sub-row of each candidate) pairs."""
+    names = ("tokens", "positions", "segment_ids", "branch_ids")
+    row = {name: np.zeros((sub_rows, length), np.int32) for name in names}
+    row |= {name: np.zeros(candidates, np.int32) for name in ("start", "end", "group", "kind")}
     row["rank"] = np.full(candidates, -1, np.int32)
-    c = 0
-    for group, (example, ids, chosen) in enumerate(rankings):
-        for i, sub_row in enumerate(chosen):
-            segments[sub_row].append((ids[i], 0.0))
-            filled[sub_row] += len(ids[i])
-            row["end"][c] = sub_row * length + filled[sub_row] - 1
-            row["rank"][c] = example["rank"][i]
+    filled, c = [0] * sub_rows, 0
+
+    def lay(s, ids, position, segment, branch):
+        where = s, slice(filled[s], filled[s] + len(ids))
+        row["tokens"][where] = ids
+        row["positions"][where] = position + np.arange(len(ids))
+        row["segment_ids"][where] = segment
+        row["branch_ids"][where] = branch
+        filled[s] += len(ids)
+
+    segments = [0] * sub_rows
+    for group, (ranking, chosen) in enumerate(rankings):
+        trunk, begun = ranking.trunk, set()
+        for i, s in enumerate(chosen):
+            ids, shared = ranking.ids[i], trunk > 0
+            if not shared or s not in begun:
+                segments[s] += 1
+                lay(s, ids[:trunk], 0, segments[s], 0)
+                begun.add(s)
+            at = s * length + filled[s] - trunk  # where the candidate's ids would begin
+            lay(s, ids[trunk:], trunk, segments[s], i + 1 if shared else 0)
+            row["start"][c], row["end"][c] = at + ranking.starts[i], at + len(ids) - 1
+            row["rank"][c] = ranking.example["rank"][i]
             row["group"][c] = group
-            row["kind"][c] = kinds.index(example["kinds"][i])
+            row["kind"][c] = kinds.index(ranking.example["kinds"][i])
             c += 1
-    tokens = stack([segment_row(s, length) for s in segments])
-    del tokens["loss_mask"]
-    return row | tokens
+    return row
 
 
 def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter):

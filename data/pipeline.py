@@ -36,6 +36,8 @@ class DataConfig:
         stand, such as those that are soon told apart; kinds that are not named stand in all.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
       sub_rows: a row of preferences is so many of `length` tokens (S).
+      share_prompt: candidates of a ranking stand behind one copy of their prompt, which is less to
+        compute; in plain XLA, so for rows of up to 2,048 tokens without a sliding window.
       on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
       on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
       pack: several conversations a row.
@@ -54,6 +56,7 @@ class DataConfig:
     batch_size: int = 32
     length: int = 128
     sub_rows: int = 4
+    share_prompt: bool = False
     on_long: str = "error"
     on_bad: str = "error"
     max_bad: int = 100
@@ -185,8 +188,9 @@ def open_data(
             return packing.pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped)
         if schema == "preference":
             return packing.preference_rows(
-                part, tokenizer, length, config.sub_rows, config.on_long, skipped, kinds
-            )
+                part, tokenizer, length, config.sub_rows, config.share_prompt, config.on_long,
+                skipped, kinds,
+            )  # fmt: skip
         return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
 
     train, _ = rows(examples.train, config.length)

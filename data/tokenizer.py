@@ -40,11 +40,10 @@ class Tokenizer:
       pad_id: what fills a row. prefix: ids that open a document. eos_id: the id that ends one.
       stop_ids: ids that end an answer. banned_ids: never sampled, as nothing may open a role or a
         document inside a response.
-      assistant_id: the id after which an answer begins, None if there is no such single one.
     """
 
     pad_id, prefix, eos_id, stop_ids = PAD, (BOS,), EOS, (EOS,)
-    banned_ids, assistant_id = NEVER_SAMPLED, ASSISTANT
+    banned_ids = NEVER_SAMPLED
 
     def __init__(self, kind: str, model: bytes):
         self.kind, self.model = kind, model

@@ -87,13 +87,16 @@ def visible(queries, keys, window: int):
 
 
 def causal_attention(
-    q, k, v, segment_ids, *, window: int = 0, softcap: float = 0.0, scale: float = 0.0
-):
+    q, k, v, segment_ids, branch_ids=None,
+    *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
+):  # fmt: skip
     """Causal attention within segments, in chunks of queries that skip the keys they cannot see.
 
     Args:
       q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32, 0 is padding. A segment's
         tokens are neighbours, so that an index counts its positions.
+      branch_ids: [B, T] int32, or None. A segment may fork: branch 0 is its trunk, and a token sees
+        the keys of the trunk and of its own branch.
       window: keys a query sees at most, its own included; 0 is all.
       softcap, scale: of `attend`.
     """
@@ -105,6 +108,9 @@ def causal_attention(
         first = max(start + 1 - window, 0) if window else 0
         mask = visible(index[start:end], index[first:end], window)
         mask = mask[None] & (segment_ids[:, start:end, None] == segment_ids[:, None, first:end])
+        if branch_ids is not None:
+            theirs = branch_ids[:, None, first:end]
+            mask &= (theirs == 0) | (theirs == branch_ids[:, start:end, None])
         args = q[:, start:end], k[:, first:end], v[:, first:end], mask
         out.append(attend(*args, softcap=softcap, scale=scale))
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
@@ -118,7 +124,7 @@ def platform() -> str:
 
 
 def attention(
-    q, k, v, segment_ids, config: TransformerConfig,
+    q, k, v, segment_ids, config: TransformerConfig, branch_ids=None,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
 ):  # fmt: skip
     """Causal attention within segments, by the backend that `config.attention` names.
@@ -129,6 +135,7 @@ def attention(
     Args:
       q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32. All in the order of
         `sequence.split`, which is the row's own without a `sequence` axis.
+      branch_ids: of `causal_attention`, which then computes it on every platform.
       window, softcap, scale: as for `causal_attention`.
 
     Returns:
@@ -140,6 +147,10 @@ def attention(
     B, T, H, N = q.shape
     shards = sequence.shards()
     length = T // shards
+    if branch_ids is not None:
+        kernels.check_branches(config.attention, length, shards, window)
+        out = causal_attention(q, k, v, segment_ids, branch_ids, softcap=softcap, scale=scale)
+        return checkpoint_name(out, kernels.RESIDUALS)
     backend = kernels.choose(config.attention, platform(), length, N, q.dtype, softcap)
     if backend == "xla" and shards == 1:
         out = causal_attention(q, k, v, segment_ids, window=window, softcap=softcap, scale=scale)

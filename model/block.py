@@ -72,7 +72,7 @@ class Block(nn.Module):
     kind: str = "global"
 
     @nn.compact
-    def __call__(self, carry, positions, segment_ids, slot):
+    def __call__(self, carry, positions, segment_ids, slot, branch_ids=None):
         x, cache, layer = carry
         length = "act_length" if cache is None else "act_slot"  # a cached step is not split
         hidden = ("act_batch", length, "act_embed")
@@ -145,7 +145,7 @@ class Block(nn.Module):
         if self.is_initializing():  # a row of a few tokens, which a mesh need not divide
             out = causal_attention(q, k, v, segment_ids)
         elif cache is None:
-            out = attention(q, k, v, segment_ids, c, **settings)  # names its RESIDUALS
+            out = attention(q, k, v, segment_ids, c, branch_ids, **settings)  # names its RESIDUALS
         else:
             out, cache = cached_attention(q, k, v, cache, layer, slot, segment_ids, **settings)
         out = project("out", out.reshape(B, T, H * N), wo.reshape(H * N, D))

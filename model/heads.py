@@ -27,9 +27,11 @@ class ScalarModel(nn.Module):
     head_std: float
 
     @nn.compact
-    def __call__(self, tokens, positions=None, segment_ids=None):
+    def __call__(self, tokens, positions=None, segment_ids=None, branch_ids=None):
         """[B, T] int32 -> [B, T] float32, one number at each position."""
-        x, _ = Transformer(self.config, name="backbone").hidden(tokens, positions, segment_ids)
+        x, _ = Transformer(self.config, name="backbone").hidden(
+            tokens, positions, segment_ids, branch_ids=branch_ids
+        )
         init = nn.with_logical_partitioning(
             nn.initializers.normal(self.head_std), ("norm", "scalar")
         )

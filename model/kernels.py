@@ -90,6 +90,25 @@ def choose(backend: str, platform: str, length: int, head_dim: int, dtype, softc
     return backend
 
 
+def check_branches(backend: str, length: int, shards: int, window: int) -> None:
+    """Segments that fork (`branch_ids` of model/attention.py) run in plain XLA alone.
+
+    Raises:
+      BackendError: it would be another backend, too long a row, a split one, or a window.
+    """
+    obstacles = {
+        f"model.attention={backend} does not know them": backend not in ("auto", "xla"),
+        f"rows of {length} tokens are longer than {LONG}": length > LONG,
+        "mesh.sequence splits rows": shards > 1,
+        "this architecture has a sliding window": window > 0,
+    }
+    for obstacle, is_there in obstacles.items():
+        if is_there:
+            raise BackendError(
+                f"candidates that share a prompt: {obstacle}; set --config.data.share_prompt=False"
+            )
+
+
 def sees(queries, keys, window: int):
     """Whether keys are visible to queries, both by index: causal, and within the window."""
     mask = queries >= keys

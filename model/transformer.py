@@ -35,7 +35,7 @@ class Transformer(nn.Module):
             init = nn.with_logical_partitioning(kernel_init(c.embed_dim), ("embed", "vocab"))
             self.unembedding = self.param("unembedding", init, table[::-1], jnp.float32)
 
-    def hidden(self, tokens, positions=None, segment_ids=None, cache=None, slot=0):
+    def hidden(self, tokens, positions=None, segment_ids=None, cache=None, slot=0, branch_ids=None):
         """The normalised residual stream.
 
         Args:
@@ -43,6 +43,7 @@ class Transformer(nn.Module):
           positions: [B, T] int32; 0..T-1 by default.
           segment_ids: [B, T] int32; 0 is padding; one segment by default.
           cache: a KVCache to extend, or None. slot: the column of the first token in the cache.
+          branch_ids: [B, T] int32 where segments fork (model/attention.py), or None; not cached.
 
         Returns:
           ([B, T, D] activation dtype, the extended cache or None).
@@ -64,7 +65,7 @@ class Transformer(nn.Module):
             x = x * jnp.asarray(c.embed_dim**0.5, x.dtype)
         length = "act_length" if cache is None else "act_slot"
         x = constrain(x, "act_batch", length, "act_embed")
-        carry, args = (x, cache, jnp.int32(0)), (positions, segment_ids, slot)
+        carry, args = (x, cache, jnp.int32(0)), (positions, segment_ids, slot, branch_ids)
         if self.is_initializing():
             carry, _ = self.layers(carry, *args)
         else:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import importlib
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.tokenizer import ASSISTANT, Tokenizer
+from data.tokenizer import Tokenizer
 from model.heads import reward_model
 from train.config import ConfigError
 
@@ -57,40 +56,39 @@ def apply_function(function, tokenizer: Tokenizer, tokens, prompt_mask, response
     return np.asarray(scores, np.float32)
 
 
-def score(config, params, tokens, positions, segment_ids, end):
-    """The reward model's score of each row's answer, which ends at column `end`; [B, T], …, [B] ->
+def score(config, params, tokens, positions, segment_ids, start, end):
+    """The reward model's score of each row's answer, columns `start` to `end`; [B, T], …, [B] ->
     [B] float32."""
     values = reward_model(config).apply({"params": params}, tokens, positions, segment_ids)
-    return read_scores(values, tokens, end[:, None], config.pool)[:, 0]
+    return read_scores(values, start[:, None], end[:, None], config.pool)[:, 0]
 
 
 def score_candidates(config, params, batch):
     """Scores [B, C] of the candidates of a preference batch (data/batch.py), read as `score` reads
     them."""
     B, S, T = batch["tokens"].shape
-    rows = [batch[n].reshape(B * S, T) for n in ("tokens", "positions", "segment_ids")]
+    names = ("tokens", "positions", "segment_ids", "branch_ids")
+    rows = [batch[n].reshape(B * S, T) for n in names if n in batch]
     values = reward_model(config).apply({"params": params}, *rows).reshape(B, S * T)
-    return read_scores(values, rows[0].reshape(B, S * T), batch["end"], config.pool)
+    return read_scores(values, batch["start"], batch["end"], config.pool)
 
 
-def read_scores(values, tokens, end, pool: str):
+def read_scores(values, start, end, pool: str):
     """One number an answer, of the numbers at each position.
 
     Args:
-      values: [B, T] float32. tokens: [B, T] int32.
-      end: [B, C] int32, the column of each answer's last token: the <eos> that ends it, or where
-        it was cut short.
-      pool: `last` reads there (Stiennon et al. 2020, arXiv:2009.01325); `mean` is the mean over
-        the answer, from the token after its <|assistant|> to there.
+      values: [B, T] float32.
+      start, end: [B, C] int32, the columns of each answer's first token and of its last: the <eos>
+        that ends it, or where it was cut short.
+      pool: `last` reads at `end` (Stiennon et al. 2020, arXiv:2009.01325); `mean` is the mean over
+        the answer.
 
     Returns:
       [B, C] float32.
     """
     if pool == "last":
         return jnp.take_along_axis(values, end, axis=-1)
-    column = jnp.arange(tokens.shape[1])
-    markers = jax.lax.cummax(jnp.where(tokens == ASSISTANT, column, -1), axis=1)
-    start = jnp.take_along_axis(markers, end, axis=-1)
-    inside = (column > start[..., None]) & (column <= end[..., None])  # [B, C, T]
+    column = jnp.arange(values.shape[1])
+    inside = (column >= start[..., None]) & (column <= end[..., None])  # [B, C, T]
     total = jnp.sum(jnp.where(inside, values[:, None, :], 0.0), axis=-1)
-    return total / jnp.maximum(end - start, 1)
+    return total / (end - start + 1)

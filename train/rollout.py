@@ -105,7 +105,7 @@ class Sampler:
         P = batch["tokens"].shape[1] - self.ppo.response_length
         end = P - 1 + jnp.sum(batch["response_mask"], axis=1).astype(jnp.int32)
         args = batch["tokens"], batch["positions"], batch["segment_ids"]
-        return rewards.score(config, params, *args, end)
+        return rewards.score(config, params, *args, jnp.full_like(end, P), end)
 
     def score(self, frozen, batch, role: str = "reward"):
         """Raw scores [B] float32, of the reward function if there is one, else of a model."""

@@ -70,11 +70,6 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
     if not open_data:
         examples = examples or pipeline.read_examples(config.data, row.schema)
     tokenizer = make_tokenizer(config, workdir, examples.train if examples else ())
-    if "reward" in row.trainable and config.loss.pool == "mean" and tokenizer.assistant_id is None:
-        raise ConfigError(
-            "loss.pool=mean averages from the id that opens an answer, and this model's chat "
-            "template opens one with several; set --config.loss.pool=last"
-        )
     models = resolve_models(config, row, tokenizer.vocab_size)
     longest = max(config.data.length, config.data.heldout_length)
     if row.schema == "prompt":

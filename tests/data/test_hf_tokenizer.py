@@ -110,7 +110,7 @@ def test_a_token_across_the_edge_of_an_answer_is_cut_there():
 def test_a_reward_is_read_at_the_token_that_ends_the_answer():
     example = {"messages": TURNS[:1], "responses": ["yes", "no"], "rank": [0, 1], "where": "x:1"}
     example["kinds"] = ["", ""]
-    rows, _ = preference_rows([example], TOKENIZER, 32, 2, "error", Counter(), ("",))
+    rows, _ = preference_rows([example], TOKENIZER, 32, 2, False, "error", Counter(), ("",))
     assert rows["tokens"][0].reshape(-1)[rows["end"][0]].tolist() == [END, END]
 
 

@@ -172,9 +172,13 @@ PREFERENCES = [
 ]
 
 
-def pack_preferences(examples, length, on_long="error", sub_rows=3, skipped=None):
+def pack_preferences(
+    examples, length, on_long="error", sub_rows=3, skipped=None, share_prompt=False
+):
     skipped = Counter() if skipped is None else skipped
-    return packing.preference_rows(examples, TOKENIZER, length, sub_rows, on_long, skipped, KINDS)
+    return packing.preference_rows(
+        examples, TOKENIZER, length, sub_rows, share_prompt, on_long, skipped, KINDS
+    )
 
 
 def test_a_preference_is_read_at_the_eos_of_each_answer():
@@ -194,6 +198,7 @@ def test_a_preference_is_read_at_the_eos_of_each_answer():
             assert flat["tokens"][where].tolist() == [*ids, EOS]
             np.testing.assert_array_equal(flat["positions"][where], np.arange(len(ids) + 1))
             assert np.ptp(flat["segment_ids"][where]) == 0 and flat["segment_ids"][end] > 0
+            assert end - rows["start"][0, c] == len(TOKENIZER.encode(response))
             covered += len(ids) + 1
             c += 1
     assert np.sum(flat["segment_ids"] > 0) == covered
@@ -205,6 +210,23 @@ def test_a_ranking_never_splits():
     np.testing.assert_array_equal(np.sum(rows["rank"] >= 0, axis=1), [2, 3] * 4)
     with pytest.raises(DataError, match=r"its 3 candidates do not fit 2 rows.*sub_rows"):
         pack_preferences(PREFERENCES, 10, sub_rows=2)
+
+
+def test_candidates_share_a_prompt():
+    """A prompt of 5 tokens and answers of 2, 3 and 4 in two sub-rows of 12: two behind one copy of
+    the prompt, which they fill, the shortest behind another."""
+    rows, kept = pack_preferences(PREFERENCES[1:], 12, sub_rows=2, share_prompt=True)
+    assert rows["tokens"].shape == (1, 2, 12) and kept == PREFERENCES[1:]
+    columns = [rows[name][0].tolist() for name in ("segment_ids", "branch_ids", "positions")]
+    assert columns[0] == [[1] * 7 + [0] * 5, [1] * 12]
+    assert columns[1] == [[0] * 5 + [1] * 2 + [0] * 5, [0] * 5 + [2] * 3 + [3] * 4]
+    assert columns[2] == [[*range(7), *[0] * 5], [*range(5), 5, 6, 7, 5, 6, 7, 8]]
+    flat = rows["tokens"].reshape(-1)
+    for c, response in enumerate(PREFERENCES[1]["responses"]):
+        answer = flat[rows["start"][0, c] : rows["end"][0, c] + 1]
+        assert answer.tolist() == [*TOKENIZER.encode(response), EOS]
+    with pytest.raises(DataError, match=r"its 3 candidates do not fit 1 rows.*sub_rows"):
+        pack_preferences(PREFERENCES[1:], 13, sub_rows=1, share_prompt=True)
 
 
 def test_long_preferences():

@@ -44,6 +44,7 @@ def recipe(stage: str, directory, **init_from):
     config.data.on_long = "drop"
     config.data.length = 48
     config.data.batch_size = 16
+    config.data.share_prompt = stage == "reward"
     config.optimizer.peak_lr = 3e-3
     config.optimizer.warmup_steps = 2
     config.value_optimizer.peak_lr = 3e-3

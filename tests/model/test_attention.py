@@ -118,3 +118,17 @@ def test_rope_turns_each_pair_by_its_wavelength():
         expected = np.zeros(N)
         expected[i], expected[i + N // 2] = np.cos(angle), np.sin(angle)
         np.testing.assert_allclose(rope(x, jnp.array([[p]]), 100.0)[0, 0, 0], expected, atol=1e-6)
+
+
+def test_a_branch_sees_its_trunk_and_itself():
+    """Against each branch behind a trunk of its own, over two chunks of queries."""
+    trunk, sizes = CHUNK - 6, (9, 4, 7)
+    T = trunk + sum(sizes)
+    q, k, v = qkv(T, H=4, K=2)
+    branches = np.repeat(range(4), (trunk, *sizes))[None]
+    out = causal_attention(q, k, v, jnp.ones((1, T), jnp.int32), jnp.asarray(branches))
+    for branch in (1, 2, 3):
+        index = np.flatnonzero((branches[0] == 0) | (branches[0] == branch))
+        segments = jnp.ones((1, len(index)), jnp.int32)
+        alone = causal_attention(*(x[:, index] for x in (q, k, v)), segments)
+        np.testing.assert_allclose(out[:, index], alone, atol=1e-6)

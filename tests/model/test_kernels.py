@@ -197,3 +197,18 @@ def test_a_split_row_equals_a_whole_one(rows, backend, case):
     with jax.set_mesh(make_mesh(MeshConfig(data=2, sequence=2, tensor=2))):
         ours = results(run, rows)
     same(ours, plain(rows, case))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("splash", 64, 1, 0), "model.attention=splash does not know them"),
+        (("auto", 4096, 1, 0), "rows of 4096 tokens are longer than 2048"),
+        (("xla", 64, 2, 0), "mesh.sequence splits rows"),
+        (("auto", 64, 1, 8), "sliding window"),
+    ],
+)
+def test_segments_that_fork_are_refused_where_they_cannot_run(arguments, why):
+    with pytest.raises(kernels.BackendError, match=why + r".*data\.share_prompt=False"):
+        kernels.check_branches(*arguments)
+    kernels.check_branches("auto", 64, 1, 0)
