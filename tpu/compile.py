@@ -86,13 +86,16 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
     from train.config import ConfigError
     from train.step import make_train_step
 
-    if config.stage == "ppo":
+    if config.stage in ("ppo", "grpo"):
         raise ConfigError(
-            "stage ppo also samples, and only train steps are compiled here; compile the sft "
-            "stage of the same size, and add the reference, the critic and the cache"
+            f"stage {config.stage} also samples, and only train steps are compiled here; compile "
+            "the sft stage of the same size, and add the reference, the critic and the cache"
         )
     row = stages.check(config, mesh)
     batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
+    if config.stage == "dpo":
+        like = batch["rank"]
+        batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
     models = {role: config.model.build(vocab_size) for role in row.trainable}
     # What a stage prepares besides the step runs here, so not under the mesh.
     whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in row.trainable}

@@ -110,6 +110,33 @@ class LossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DPOConfig:
+    """Direct preference optimization (`preference_optimization` in train/losses.py).
+
+    Attributes:
+      beta: how dear it is to leave the reference. loss: `sigmoid` or `ipo`.
+      label_smoothing: share of the rankings taken to be the wrong way round.
+      average: log-probabilities of answers are means over their tokens, as IPO's authors advise
+        where answers differ in length; else sums.
+    """
+
+    beta: float = 0.1
+    loss: str = "sigmoid"
+    label_smoothing: float = 0.0
+    average: bool = False
+
+    def __post_init__(self):
+        if self.loss not in ("sigmoid", "ipo"):
+            raise ConfigError(f"dpo.loss={self.loss!r}; choose sigmoid or ipo")
+        if self.beta <= 0:
+            raise ConfigError(f"dpo.beta={self.beta}; it must be above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ConfigError(
+                f"dpo.label_smoothing={self.label_smoothing}; it must be at least 0 and below 0.5"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class PPOConfig:
     """PPO. `data.batch_size` is the minibatch; an update is `epochs` passes over a rollout.
 
@@ -240,6 +267,7 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    dpo: DPOConfig = dataclasses.field(default_factory=DPOConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     lora: LoRA = dataclasses.field(default_factory=LoRA)
     freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)

@@ -18,7 +18,7 @@ from data.pipeline import heldout_batches
 from model import sharding
 from model.generate import Sampling, generate
 from model.transformer import Transformer
-from train import losses, rewards, vocabulary
+from train import dpo, losses, rewards, vocabulary
 from train.rollout import by_rows, response_logprobs
 
 _SEED = 20_240  # of evaluation; a run's own seed must not change what it is measured on
@@ -148,37 +148,99 @@ def overlap_accuracy(examples) -> dict[str, float]:
     return {kind: float(np.mean(won)) for kind, won in right.items()}
 
 
-class RewardEvaluator:
-    """Accuracy on held-out pairs for each kind of the worse candidate, their plain mean, the loss,
-    and the same accuracies of word overlap. Ties count half.
+# Upper edges of the margins that accuracy is told apart by, and how many bins calibration has.
+_MARGINS, _BINS = (0.5, 1.0, 2.0, math.inf), 10
+
+
+def ranking_sums(scores, batch, kinds):
+    """{metric: (sum, weight)} of scores [B, C] on the pairs of a preference batch.
+
+    The Bradley-Terry loss, the margin, accuracy for each kind of the worse candidate and for each
+    size of margin, and what `ranking_metrics` makes the calibration error of. Ties count half.
     """
+    rank, group = batch["rank"], batch["group"]
+    pairs = losses.pairs(rank, group)
+    gap = scores[:, :, None] - scores[:, None, :]
+    size, right, count = jnp.abs(gap), (1 + jnp.sign(gap)) / 2, jnp.sum(pairs)
+    out = {
+        "loss": losses.bradley_terry(scores, rank, group),
+        "margin": losses.pair_metrics(scores, rank, group)["margin"],
+    }
+    for number, kind in enumerate(kinds):
+        of_kind = pairs * (batch["kind"] == number)[:, None, :]
+        out[f"accuracy/{kind or 'all'}"] = jnp.sum(right * of_kind), jnp.sum(of_kind)
+    for low, high in zip((0.0, *_MARGINS), _MARGINS, strict=False):
+        inside = pairs * ((size >= low) & (size < high))
+        out[f"accuracy_by_margin/{low:g}-{high:g}"] = jnp.sum(right * inside), jnp.sum(inside)
+    sure = jax.nn.sigmoid(size)  # the probability that the model gives its own choice
+    which = jnp.minimum(((sure - 0.5) * 2 * _BINS).astype(jnp.int32), _BINS - 1)
+    for number in range(_BINS):
+        off = jnp.where(which == number, right - sure, 0.0)
+        out[f"_bin/{number}"] = jnp.sum(off * pairs), count
+    return out
+
+
+def ranking_metrics(means):
+    """Held-out means of `ranking_sums` with `calibration_error` in place of its bins (the expected
+    one, Guo et al. 2017, arXiv:1706.04599, eq. 3) and the plain mean of the kinds' accuracies."""
+    metrics = {k: v for k, v in means.items() if not k.startswith("_bin/")}
+    metrics["calibration_error"] = sum(abs(v) for k, v in means.items() if k.startswith("_bin/"))
+    by_kind = [v for k, v in metrics.items() if k.startswith("accuracy/")]
+    return metrics | {"accuracy/overall": float(np.mean(by_kind))}
+
+
+class RewardEvaluator:
+    """How a reward model ranks held-out answers (`ranking_sums`), and how word overlap does."""
 
     def __init__(self, ctx):
         self.ctx = ctx
         self._baseline = overlap_accuracy(ctx.data.heldout_examples)
         config, kinds = ctx.models["reward"], ctx.data.kinds
-
-        def sums(params, batch):
-            scores = rewards.score_candidates(config, params, batch)
-            pairs = losses.pairs(batch["rank"], batch["group"])
-            right = (1 + jnp.sign(scores[:, :, None] - scores[:, None, :])) / 2
-            out = {"loss": losses.bradley_terry(scores, batch["rank"], batch["group"])}
-            for number, kind in enumerate(kinds):
-                of_kind = pairs * (batch["kind"] == number)[:, None, :]
-                out[f"accuracy/{kind or 'all'}"] = jnp.sum(right * of_kind), jnp.sum(of_kind)
-            return out
-
-        self._sums = jax.jit(sums)
+        self._sums = jax.jit(
+            lambda params, batch: ranking_sums(
+                rewards.score_candidates(config, params, batch), batch, kinds
+            )
+        )
 
     def __call__(self, trainable, frozen):
         del frozen
-        metrics = mean_over_heldout(self.ctx, self._sums, trainable["reward"])
-        by_kind = [v for k, v in metrics.items() if k.startswith("accuracy/")]
-        metrics["accuracy/overall"] = float(np.mean(by_kind))
+        metrics = ranking_metrics(mean_over_heldout(self.ctx, self._sums, trainable["reward"]))
         for kind, value in self._baseline.items():
             metrics[f"overlap_accuracy/{kind or 'all'}"] = value
         metrics["overlap_accuracy/overall"] = float(np.mean(list(self._baseline.values())))
         return metrics, []
+
+
+class DPOEvaluator:
+    """How the policy's implicit rewards rank held-out answers (`ranking_sums`), the loss it is
+    trained with, and a few answers of its own."""
+
+    def __init__(self, ctx):
+        self.ctx = ctx
+        settings, samples = ctx.config.dpo, ctx.config.evaluate
+
+        def sums(params, batch):
+            scores = dpo.implicit_rewards(ctx, params, batch)
+            args = batch["rank"], batch["group"], settings.beta, settings.loss
+            loss = losses.preference_optimization(scores, *args, settings.label_smoothing)
+            return ranking_sums(scores, batch, ctx.data.kinds) | {"loss": loss}
+
+        self._sums = jax.jit(sums)
+        self._sampler = TextSampler(ctx, samples.sample_tokens) if samples.samples else None
+
+    def __call__(self, trainable, frozen):
+        del frozen
+        metrics = ranking_metrics(mean_over_heldout(self.ctx, self._sums, trainable["policy"]))
+        if not self._sampler:
+            return metrics, []
+        examples = self.ctx.data.heldout_examples
+        shown = [examples[i] for i in spread(len(examples), self.ctx.config.evaluate.samples)]
+        prompts = [render_prompt(self.ctx.tokenizer, e["messages"]) for e in shown]
+        answers = self._sampler(trainable["policy"], prompts)
+        return metrics, [
+            {"prompt": e["messages"][-1]["content"], "response": answer}
+            for e, answer in zip(shown, answers, strict=True)
+        ]
 
 
 def win_rate(scores, other) -> tuple[float, float, float]:

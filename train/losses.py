@@ -104,6 +104,46 @@ def bradley_terry(rewards, rank, group, margin: float = 0.0, center: float = 0.0
     return masked_sum(loss, weights), jnp.sum(weights)
 
 
+def preference_optimization(rewards, rank, group, beta: float, kind: str, smoothing: float):
+    """DPO over every pair in which candidate i is ranked before j; h = (r_i - r_j)/β is the
+    difference of their log-ratios to the reference.
+
+    `sigmoid`: -(1-ε)·log σ(βh) - ε·log σ(-βh) (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; ε is
+    the share of labels taken to be wrong, its appendix's conservative form). `ipo`: (h - 1/(2β))²
+    (Azar et al. 2023, arXiv:2310.12036, eq. 17), in which ε mixes in the pair turned round.
+
+    Args:
+      rewards: [B, C] float32, implicit: β·log(π/π_ref). rank, group: as in `bradley_terry`.
+      smoothing: ε.
+
+    Returns:
+      (sum over pairs, number of pairs).
+    """
+    weights = pairs(rank, group)
+    rewards = jnp.where(rank >= 0, rewards, 0.0)
+    difference = rewards[:, :, None] - rewards[:, None, :]
+    one = {
+        "sigmoid": lambda d: -jax.nn.log_sigmoid(d),
+        "ipo": lambda d: ((d - 0.5) / beta) ** 2,
+    }[kind]
+    loss = one(difference)
+    if smoothing:
+        loss = (1 - smoothing) * loss + smoothing * one(-difference)
+    return masked_sum(loss, weights), jnp.sum(weights)
+
+
+def pair_metrics(scores, rank, group):
+    """{`accuracy`, `margin`} of scores [B, C], each (sum over pairs, number of pairs); ties count
+    half."""
+    weights = pairs(rank, group)
+    gap = scores[:, :, None] - scores[:, None, :]
+    count = jnp.sum(weights)
+    return {
+        "accuracy": (masked_sum((1 + jnp.sign(gap)) / 2, weights), count),
+        "margin": (masked_sum(gap, weights), count),
+    }
+
+
 def kl_estimate(logprobs, ref_logprobs, kind: str = "k1"):
     """Per-token estimates of KL(policy ‖ reference) from tokens the policy sampled.
 

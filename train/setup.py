@@ -47,8 +47,8 @@ class Run(NamedTuple):
 
 
 def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
-    """Opens everything a run needs but its weights, and writes nothing; call it under
-    `jax.set_mesh(mesh)`.
+    """Opens everything a run needs but its weights, and writes nothing but what a stage prepares
+    once; call it under `jax.set_mesh(mesh)`.
 
     Args:
       examples: of `config.data`, where they were read already.
@@ -58,8 +58,10 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
-    stage = parts_.joined(row.build(ctx), parts)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
+    if row.prepare:
+        ctx, frozen = row.prepare(ctx, frozen, origins, workdir)
+    stage = parts_.joined(row.build(ctx), parts)
     trainable = {r: parts[r].trained(whole[r]) for r in row.trainable}
     abstract, tx = abstract_state(config, trainable, mesh, stage.source)
     return Run(ctx, row, stage, tx, abstract, parts, frozen, origins)

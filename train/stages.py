@@ -18,9 +18,9 @@ from data.tokenizer import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
 from model.transformer import Transformer
-from train import losses, rewards, vocabulary
+from train import dpo, losses, rewards, vocabulary
 from train.config import ConfigError, RunConfig
-from train.evaluate import NextTokenEvaluator, PPOEvaluator, RewardEvaluator
+from train.evaluate import DPOEvaluator, NextTokenEvaluator, PPOEvaluator, RewardEvaluator
 from train.rollout import RolloutSource, Sampler, response_logprobs, response_values
 
 
@@ -138,17 +138,36 @@ def reward_stage(ctx: Context) -> Stage:
     def loss(trainable, frozen, batch):
         del frozen
         scores = rewards.score_candidates(config, trainable["reward"], batch)
-        total, count = losses.bradley_terry(
+        total, _ = losses.bradley_terry(
             scores, batch["rank"], batch["group"], settings.margin, settings.center
         )
-        beats = losses.pairs(batch["rank"], batch["group"])
-        right = scores[:, :, None] > scores[:, None, :]
-        accuracy = losses.masked_sum(right.astype(jnp.float32), beats)
-        gap = losses.masked_sum(scores[:, :, None] - scores[:, None, :], beats)
-        metrics = {"accuracy": (accuracy, count), "margin": (gap, count)}
-        return {"pairs": total}, metrics
+        return {"pairs": total}, losses.pair_metrics(scores, batch["rank"], batch["group"])
 
     return Stage(weights, loss, LoaderSource(ctx), RewardEvaluator(ctx))
+
+
+def dpo_stage(ctx: Context) -> Stage:
+    """Direct preference optimization over pairs and rankings, of rows with `ref_logprobs`."""
+    settings = ctx.config.dpo
+
+    def weights(batch):
+        return {"pairs": jnp.sum(losses.pairs(batch["rank"], batch["group"]))}
+
+    def loss(trainable, frozen, batch):
+        del frozen
+        implicit, rank, group = (
+            dpo.implicit_rewards(ctx, trainable["policy"], batch), batch["rank"], batch["group"]
+        )  # fmt: skip
+        total, count = losses.preference_optimization(
+            implicit, rank, group, settings.beta, settings.loss, settings.label_smoothing
+        )
+        beats = losses.pairs(rank, group)
+        # An answer that people preferred may still become less likely; this shows it.
+        better = losses.masked_sum(implicit[:, :, None], beats)
+        metrics = losses.pair_metrics(implicit, rank, group) | {"better_reward": (better, count)}
+        return {"pairs": total}, metrics
+
+    return Stage(weights, loss, LoaderSource(ctx), DPOEvaluator(ctx))
 
 
 def ppo_stage(ctx: Context) -> Stage:
@@ -207,6 +226,8 @@ class StageRow(NamedTuple):
       origins: where a trained role's weights come from: roles of `init_from`, first named first.
         A role that starts from another kind of network takes its backbone.
       required: roles without which it cannot start.
+      prepare: (ctx, frozen, origins, workdir) -> (ctx, frozen), once before it is built: what is
+        computed with frozen models and kept, so that they need not be.
     """
 
     schema: str
@@ -216,12 +237,22 @@ class StageRow(NamedTuple):
     frozen: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    prepare: Callable | None = None
 
 
 STAGES = {
     "pretrain": StageRow("text", ("policy",), next_token_stage, {"policy": ("policy",)}),
     "sft": StageRow("chat", ("policy",), next_token_stage, {"policy": ("policy",)}),
     "reward": StageRow("preference", ("reward",), reward_stage, {"reward": ("reward", "policy")}),
+    "dpo": StageRow(
+        "preference",
+        ("policy",),
+        dpo_stage,
+        {"policy": ("policy",)},
+        frozen=("reference",),
+        required=("policy",),
+        prepare=dpo.prepare,
+    ),
     "ppo": StageRow(
         "prompt",
         ("policy", "value"),
@@ -260,6 +291,11 @@ def check(config: RunConfig, mesh) -> StageRow:
         raise ConfigError(
             "model.mimetic starts a new model, and this one starts from "
             f"{', '.join(config.init_from.values())}; set --config.model.mimetic=False"
+        )
+    if config.stage == "dpo" and config.data.share_prompt:
+        raise ConfigError(
+            "stage dpo reads each answer behind a prompt of its own; "
+            "set --config.data.share_prompt=False"
         )
     ppo, size = config.ppo, config.data.batch_size
     micro = size // config.accumulate

@@ -31,7 +31,8 @@ def write_files(directory) -> None:
 
 def recipe(stage: str, directory, **init_from):
     """The tiny recipe of a stage, on the files of `write_files`."""
-    source = {"pretrain": "text.txt", "reward": "preferences.jsonl"}.get(stage, "chats.jsonl")
+    rankings = dict.fromkeys(("reward", "dpo"), "preferences.jsonl")
+    source = ({"pretrain": "text.txt"} | rankings).get(stage, "chats.jsonl")
     config = configs.default()
     config.stage = stage
     config.init_from = {role: str(path) for role, path in init_from.items()}
@@ -56,6 +57,7 @@ def recipe(stage: str, directory, **init_from):
     # Every branch that a setting opens: the identities must hold with all of them.
     config.optimizer.name = "muon" if stage == "sft" else "adamw"
     config.optimizer.schedule = "wsd" if stage == "pretrain" else "cosine"
+    config.dpo.label_smoothing = 0.1
     config.ppo.kl_target = 0.5
     config.ppo.kl_horizon = 100
     config.ppo.missing_eos = "penalty"
@@ -69,6 +71,6 @@ def recipe(stage: str, directory, **init_from):
     config.log_every = 1
     config.checkpoint.every = 3
     config.checkpoint.keep = 10
-    config.evaluate.samples = 2 if stage in ("sft", "ppo") else 0
+    config.evaluate.samples = 2 if stage in ("sft", "dpo", "ppo") else 0
     config.evaluate.sample_tokens = 4
     return config

@@ -9,11 +9,12 @@ from train import config as configs
 from train.setup import init_state, setup
 from train.step import accumulate_gradients, make_train_step
 
-STAGES = ("pretrain", "sft", "reward", "ppo")
+STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
 ORIGINS = {
     "pretrain": {},
     "sft": {"policy": "pretrain"},
     "reward": {"policy": "sft"},
+    "dpo": {"policy": "sft"},
     "ppo": {"policy": "sft", "reward": "reward"},
 }
 MESHES = {

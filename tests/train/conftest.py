@@ -63,7 +63,7 @@ def fields_read():
 
 @pytest.fixture(scope="session")
 def stages_dir(tmp_path_factory, fields_read):
-    """The four stages trained once for 8 steps on one device; tests of stages start from them."""
+    """Every stage trained once for 8 steps on one device; tests of stages start from them."""
     directory = tmp_path_factory.mktemp("stages")
     write_files(directory)
     with pytest.MonkeyPatch.context() as patch:
@@ -73,6 +73,7 @@ def stages_dir(tmp_path_factory, fields_read):
             ("pretrain", {}),
             ("sft", {"policy": "pretrain"}),
             ("reward", {"policy": "sft"}),
+            ("dpo", {"policy": "sft"}),
             ("ppo", {"policy": "sft", "reward": "reward"}),
         ):
             paths = {role: directory / origin for role, origin in roles.items()}

@@ -84,6 +84,9 @@ def test_the_choices_of_a_recipe():
         ("accumulate", 5, r"data\.batch_size=32 is not a multiple of accumulate=5"),
         ("ppo__missing_eos", "drop", r"ppo\.missing_eos='drop'; choose keep, penalty or replace"),
         ("ppo__kl_estimator", "k4", r"ppo\.kl_estimator='k4'; choose k1, k2 or k3"),
+        ("dpo__loss", "hinge", r"dpo\.loss='hinge'; choose sigmoid or ipo"),
+        ("dpo__beta", 0.0, r"dpo\.beta=0\.0; it must be above 0"),
+        ("dpo__label_smoothing", 0.5, r"dpo\.label_smoothing=0\.5; it must be at least 0 and bel"),
         ("ppo__temperature", 0.0, r"ppo\.temperature=0\.0; it must be above 0"),
     ],
 )
@@ -150,6 +153,10 @@ def test_stages_that_can_run_pass():
         (
             dict(stage="sft", init_from={"reward": "x"}),
             r"init_from\.reward: stage sft reads policy",
+        ),
+        (
+            dict(stage="dpo", init_from={"policy": "a"}, data__share_prompt=True),
+            r"stage dpo reads .* set --config\.data\.share_prompt=False",
         ),
         (
             PPO | dict(init_from={"reward": "b"}),

@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from train.evaluate import overlap_accuracy, overlap_score, win_rate
+from train.evaluate import (
+    overlap_accuracy,
+    overlap_score,
+    ranking_metrics,
+    ranking_sums,
+    win_rate,
+)
 
 
 def test_win_rate_and_its_interval_by_hand():
@@ -57,3 +63,28 @@ def test_overlap_accuracy_counts_pairs_by_the_kind_of_the_worse():
     ]
     assert overlap_accuracy(examples) == {"a": 4 / 5, "b": 0.5 / 3}
     assert overlap_accuracy([]) == {}
+
+
+def test_ranking_metrics_by_hand():
+    """Four pairs with margins 0.4, -0.4, 3 and 1.2, of kinds a, a, b and b."""
+    scores = np.array([[0.4, 0.0], [0.0, 0.4], [3.0, 0.0], [1.2, 0.0]], np.float32)
+    rank = np.tile([0, 1], (4, 1))
+    batch = dict(rank=rank, group=0 * rank, kind=np.array([[2, 0], [2, 0], [2, 1], [2, 1]]))
+    sums = ranking_sums(scores, batch, ("a", "b", "best"))
+    got = ranking_metrics({k: float(s / w) for k, (s, w) in sums.items() if w})
+    near, far, middle = (1 / (1 + math.exp(-x)) for x in (0.4, 3.0, 1.2))
+    expected = {
+        "margin": 4.2 / 4,
+        "accuracy/a": 0.5,
+        "accuracy/b": 1.0,
+        "accuracy/overall": 0.75,
+        "accuracy_by_margin/0-0.5": 0.5,
+        "accuracy_by_margin/1-2": 1.0,
+        "accuracy_by_margin/2-inf": 1.0,
+        # The two of one bin: one right, at a confidence of `near` each.
+        "calibration_error": (abs(1 - 2 * near) + (1 - far) + (1 - middle)) / 4,
+    }
+    loss = np.mean([math.log1p(math.exp(-x)) for x in (0.4, -0.4, 3, 1.2)])
+    assert got.keys() == expected.keys() | {"loss"}
+    for name, value in (expected | {"loss": loss}).items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)

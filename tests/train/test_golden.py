@@ -20,7 +20,6 @@ NOT_YET = {
     "grpo_loss_beta0.04",
     "drgrpo_loss",
     "group_advantages",
-    "dpo_beta0.1",
     "kl_k3_clamp10",
     "whiten_biased",
 }
@@ -75,6 +74,19 @@ def adaptive_kl(i):
     return coef
 
 
+def dpo(i):
+    """The first four of eight rows are chosen, the others rejected."""
+
+    def answers(logits):
+        logps = log_probs(logits[:, :-1], i["dpo_ids"][:, 1:], 1.0) * i["dpo_cm"][:, 1:]
+        return jnp.sum(logps, axis=1).reshape(2, 4).T
+
+    implicit = 0.1 * (answers(i["dpo_pol"]) - answers(i["dpo_ref"]))
+    rank = jnp.tile(jnp.array([0, 1]), (4, 1))
+    total, weight = losses.preference_optimization(implicit, rank, 0 * rank, 0.1, "sigmoid", 0.0)
+    return total / weight
+
+
 COMPUTED = {
     "logprob_t0.7": lambda i: log_probs(i["logits"], i["ids"], 0.7),
     "entropy": lambda i: entropy(i["logits"]),
@@ -95,6 +107,7 @@ COMPUTED = {
     "reward_bt_margin": bradley_terry_margins,
     "reward_bt_centered0.01": lambda i: bradley_terry(i, center=0.01),
     "adaptive_kl": adaptive_kl,
+    "dpo_beta0.1": dpo,
 }
 
 

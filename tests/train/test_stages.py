@@ -28,13 +28,15 @@ def test_losses_move(reference, stage):
     assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-4
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(s, marks=pytest.mark.slow) if s == "dpo" else s for s in STAGES]
+)
 def test_accumulated_equals_big_batch(reference, stages_dir, tmp_path, stage):
     assert_same(five_steps(stage, "one", stages_dir, tmp_path, accumulate=4), reference[stage])
 
 
 QUICK = {("pretrain", "data"), ("pretrain", "fsdp"), ("pretrain", "tensor")}
-QUICK |= {(s, "all") for s in STAGES} | {("pretrain", "sequence")}
+QUICK |= {(s, "all") for s in STAGES if s != "dpo"} | {("pretrain", "sequence")}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_ppo_first_minibatch_has_ratio_one(stages_dir):
 
 
 def test_every_config_field_is_read(stages_dir, fields_read):
-    """A setting that nothing reads is a lie; the four stages of the fixture open every branch."""
+    """A setting that nothing reads is a lie; the stages of the fixture open every branch."""
 
     def names(cls):
         types = typing.get_type_hints(cls)
