@@ -70,27 +70,27 @@ def stages():
 
     ppo = stage(
         stage="ppo",
-        steps=100,
+        steps=52,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
     ppo.data.heldout_source = "tfds:pydocs/chat:test"
-    ppo.data.batch_size = 64
+    ppo.data.batch_size = 128
     ppo.ppo.prompt_length = 32
     ppo.ppo.response_length = 32
     ppo.ppo.rollout_batch = 128
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.02
+    ppo.ppo.kl_coef = 0.04
     ppo.ppo.score_clip = 2.0  # past that there is little but phrases that fool the reward model
-    ppo.optimizer.peak_lr = 1.2e-3
+    ppo.optimizer.peak_lr = 1.7e-3
     ppo.optimizer.name = "adamw"
     ppo.optimizer.schedule = "cosine"
     ppo.optimizer.weight_decay = 0.0
     ppo.value_optimizer.peak_lr = 1e-3
     ppo.value_optimizer.schedule = "constant"
     ppo.value_optimizer.weight_decay = 0.0
-    ppo.log_every = 4
-    ppo.checkpoint.every = 8
+    ppo.log_every = 2
+    ppo.checkpoint.every = 4
 
     return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
 
