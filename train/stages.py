@@ -21,7 +21,8 @@ from model.transformer import Transformer
 from train import dpo, losses, rewards, vocabulary
 from train.config import ConfigError, RunConfig
 from train.evaluate import DPOEvaluator, NextTokenEvaluator, PPOEvaluator, RewardEvaluator
-from train.rollout import RolloutSource, Sampler, response_logprobs, response_values
+from train.rollout import RolloutSource, response_logprobs, response_values
+from train.sampler import Sampler
 
 
 @dataclasses.dataclass

@@ -12,7 +12,7 @@ from data.tokenizer import EOS, train
 from model.config import TransformerConfig
 from model.heads import reward_model
 from train import rewards
-from train.rollout import place
+from train.sampler import place
 
 # Two answers of one row, columns 4 to 6 and 10 to 11; the third is the first, cut short.
 VALUES = np.arange(12, dtype=np.float32)[None] ** 2

@@ -20,6 +20,7 @@ from model.heads import value_model
 from model.transformer import Transformer
 from train import rollout
 from train.config import PPOConfig
+from train.sampler import place
 
 CONFIG = TransformerConfig(
     vocab_size=24, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
@@ -65,7 +66,7 @@ def batch():
         tokens[b, P + RESPONSE_LENGTHS[b] :] = PAD
         if ENDED[b]:
             tokens[b, P + RESPONSE_LENGTHS[b] - 1] = EOS
-    positions, segment_ids = rollout.place(jnp.asarray(tokens), prompt_mask, response_mask)
+    positions, segment_ids = place(jnp.asarray(tokens), prompt_mask, response_mask)
     return {
         "tokens": jnp.asarray(tokens),
         "positions": positions,
@@ -197,9 +198,9 @@ def test_logits_and_values_do_not_depend_on_padding(batch, full):
             row[:, at[-1][2]] = batch["tokens"][b, P - p : P + r], np.arange(n), np.ones(n)
             rows.append(row)
     alone = full(*np.stack(rows, axis=1))
-    for i, (b, real, place) in enumerate(at):
+    for i, (b, real, where) in enumerate(at):
         for ours, expected in zip(alone, padded, strict=True):
-            np.testing.assert_allclose(ours[i, place], expected[b, real], atol=1e-5)
+            np.testing.assert_allclose(ours[i, where], expected[b, real], atol=1e-5)
 
 
 def test_logprobs_and_values_are_of_the_sampled_ids_at_the_temperature(run, models, batch, full):
@@ -369,7 +370,7 @@ def test_the_sampler_and_the_trainer_agree_on_logprobs(models):
     def both(policy):
         keys = jax.random.split(jax.random.key(3), B)
         sample = generate(CONFIG, policy, prompts, prompt_mask, keys, sampling)
-        positions, segments = rollout.place(sample.tokens, prompt_mask, sample.response_mask)
+        positions, segments = place(sample.tokens, prompt_mask, sample.response_mask)
         rows = {"tokens": sample.tokens, "positions": positions, "segment_ids": segments}
         return sample, rollout.response_logprobs(CONFIG, policy, rows, R, 0.7, 0)[0]
 

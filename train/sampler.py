@@ -1,0 +1,87 @@
+"""Answers to prompts and their scores, on the mesh; used by rollouts and by evaluation.
+
+Axes: B episodes, P prompt length (left padded), R response length.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model import sharding
+from model.generate import Sampling, generate
+from train import rewards
+
+
+def place(tokens, prompt_mask, response_mask):
+    """Positions and segment ids of [prompt | response] rows, both [B, P + R] int32."""
+    valid = jnp.concatenate([prompt_mask, response_mask.astype(bool)], axis=1)
+    count = jnp.cumsum(valid.astype(jnp.int32), axis=1)
+    return jnp.maximum(count - 1, 0), valid.astype(jnp.int32)
+
+
+class Sampler:
+    """Samples and scores answers on the mesh; used by rollouts and by evaluation."""
+
+    def __init__(self, ctx):
+        self.ctx, self.ppo = ctx, ctx.config.ppo
+        self.sampling = Sampling(
+            self.ppo.response_length,
+            self.ppo.temperature,
+            stop_ids=ctx.tokenizer.stop_ids if self.ppo.stop_at_eos else (),
+            pad_id=ctx.tokenizer.pad_id,
+        )
+        out = sharding.batch_sharding(ctx.mesh)
+        self._generate = jax.jit(self._sample, out_shardings=out)
+        self._score = jax.jit(self._reward_model, static_argnums=0, out_shardings=out)
+        self.function = None
+        if self.ppo.reward_function:
+            self.function = rewards.load_function(self.ppo.reward_function)
+
+    def _sample(self, policy, prompts, mask, key, first_row):
+        rows = first_row + jnp.arange(len(prompts))
+        keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
+        config = self.ctx.models["policy"]
+        sample = generate(config, policy, prompts, mask, keys, self.sampling)
+        positions, segment_ids = place(sample.tokens, mask, sample.response_mask)
+        return {
+            "tokens": sample.tokens,
+            "positions": positions,
+            "segment_ids": segment_ids,
+            "response_mask": sample.response_mask.astype(jnp.float32),
+            "sampler_logprobs": sample.logprobs,
+        }
+
+    def sample(self, policy, prompts, key, first_row):
+        """One answer a prompt. Row i of these is row `first_row` + i of the run: its draws depend
+        on (key, row) alone, not on the batch or the mesh it is in."""
+        return self._generate(policy, prompts["tokens"], prompts["mask"], key, first_row)
+
+    def _reward_model(self, config, params, batch):
+        P = batch["tokens"].shape[1] - self.ppo.response_length
+        end = P - 1 + jnp.sum(batch["response_mask"], axis=1).astype(jnp.int32)
+        args = batch["tokens"], batch["positions"], batch["segment_ids"]
+        return rewards.score(config, params, *args, jnp.full_like(end, P), end)
+
+    def score(self, frozen, batch, role: str = "reward"):
+        """Raw scores [B] float32, of the reward function if there is one, else of a model."""
+        if self.function is None or role != "reward":
+            return self._score(self.ctx.models[role], frozen[role], batch)
+        # Rows in the order of this process's slice of the batch.
+        tokens, segments, mask = (
+            _local_rows(batch[n]) for n in ("tokens", "segment_ids", "response_mask")
+        )
+        P = tokens.shape[1] - mask.shape[1]
+        scores = rewards.apply_function(
+            self.function, self.ctx.tokenizer, tokens, segments[:, :P] > 0, mask > 0
+        )
+        return sharding.put_batch(scores, self.ctx.mesh)
+
+
+def _local_rows(x) -> np.ndarray:
+    """This process's rows of an array sharded by row alone (replicas once), in order."""
+    shards = {s.index[0].start or 0: s for s in x.addressable_shards}
+    return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
