@@ -53,6 +53,28 @@ def gae(rewards, values, mask, gamma: float, lam: float, bootstrap=None):
     return advantages, advantages + values
 
 
+def group_advantages(rewards, size: int, baseline: str, scale: str):
+    """What each answer is better than the others to its prompt.
+
+    Args:
+      rewards: [B] in the order [prompt, group]: `size` answers to one prompt, then the next's.
+      baseline: `mean` of the group (Shao et al. 2024, arXiv:2402.03300), or of the `others` in it
+        (RLOO, Ahmadian et al. 2024, arXiv:2402.14740).
+      scale: `std` divides by the group's, with n-1; `none` does not (Dr. GRPO, Liu et al. 2025,
+        arXiv:2503.20783).
+
+    Returns:
+      [B] float32; 0 in a group of equal rewards.
+    """
+    groups = rewards.astype(jnp.float32).reshape(-1, size)
+    centered = groups - jnp.mean(groups, axis=1, keepdims=True)
+    if baseline == "others":
+        centered = centered * (size / (size - 1))
+    if scale == "std":
+        centered = centered / (jnp.std(groups, axis=1, ddof=1, keepdims=True) + 1e-6)
+    return centered.reshape(-1)
+
+
 def whiten(x, mask, shift_mean: bool = True, epsilon: float = 1e-8):
     """(x - mean)·rsqrt(var + ε) over valid entries, var with n-1; the mean added back if not
     `shift_mean`. 0 where mask is 0. Needs two valid entries to do anything.

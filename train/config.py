@@ -138,19 +138,27 @@ class DPOConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
-    """PPO. `data.batch_size` is the minibatch; an update is `epochs` passes over a rollout.
+    """PPO, and what GRPO shares with it: all but the critic's settings, GAE's and whitening.
+    `data.batch_size` is the minibatch; an update is `epochs` passes over a rollout.
 
     Attributes:
       prompt_length, response_length: P and R. rollout_batch: episodes a rollout.
       temperature: of sampling and of every log-probability.
       kl_coef: β of the KL in the reward; with `kl_target` above 0 it adapts over `kl_horizon`.
       kl_estimator: of the reward's KL: k1, k2, k3.
+      kl_loss_coef: of a KL in the policy's loss, by `kl_loss_estimator`. Of the three k2 alone has
+        the KL's gradient there, at the first minibatch; GRPO's authors use k3.
       gamma, lam: of GAE. clip_low, clip_high, dual_clip: of the policy loss.
       value_clip, value_coef: of the value loss.
       whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples (the
         first rollout) get mean 0 and std 1. score_clip: largest normalised score; 0 does not clip.
       missing_eos: an answer cut off before its end keeps its score (`keep`), loses
-        `missing_eos_value` (`penalty`), or has it for score (`replace`).
+        `missing_eos_value` (`penalty`), has it for score (`replace`), or teaches the policy nothing
+        (`mask`).
+      overlong_buffer: an answer that goes into the last so many tokens loses up to 1, linearly
+        (DAPO's soft overlong punishment); 0 is none.
+      importance_cap: above 0, the policy's loss of a token is weighed by how much likelier the
+        trainer thinks it than the sampler did, to at most this (truncated importance sampling).
       bootstrap_truncated: such an answer's last value is not 0 but the critic's.
       critic_warmup: rollouts in which the critic alone learns.
       max_kl: a minibatch further than this (approximate KL a token) from its rollout is not
@@ -169,6 +177,8 @@ class PPOConfig:
     kl_target: float = 0.0
     kl_horizon: int = 10_000
     kl_estimator: str = "k1"
+    kl_loss_coef: float = 0.0
+    kl_loss_estimator: str = "k2"
     gamma: float = 1.0
     lam: float = 0.95
     clip_low: float = 0.2
@@ -181,6 +191,8 @@ class PPOConfig:
     score_clip: float = 0.0
     missing_eos: str = "keep"
     missing_eos_value: float = 1.0
+    overlong_buffer: int = 0
+    importance_cap: float = 0.0
     bootstrap_truncated: bool = False
     stop_at_eos: bool = True
     critic_warmup: int = 0
@@ -190,14 +202,60 @@ class PPOConfig:
     eval_prompts: int = 256
 
     def __post_init__(self):
-        if self.missing_eos not in ("keep", "penalty", "replace"):
+        if self.missing_eos not in ("keep", "penalty", "replace", "mask"):
             raise ConfigError(
-                f"ppo.missing_eos={self.missing_eos!r}; choose keep, penalty or replace"
+                f"ppo.missing_eos={self.missing_eos!r}; choose keep, penalty, replace or mask"
             )
-        if self.kl_estimator not in ("k1", "k2", "k3"):
-            raise ConfigError(f"ppo.kl_estimator={self.kl_estimator!r}; choose k1, k2 or k3")
+        for name in ("kl_estimator", "kl_loss_estimator"):
+            if getattr(self, name) not in ("k1", "k2", "k3"):
+                raise ConfigError(f"ppo.{name}={getattr(self, name)!r}; choose k1, k2 or k3")
+        if self.overlong_buffer > self.response_length:
+            raise ConfigError(
+                f"ppo.overlong_buffer={self.overlong_buffer} is more than "
+                f"ppo.response_length={self.response_length}"
+            )
         if self.temperature <= 0:
             raise ConfigError(f"ppo.temperature={self.temperature}; it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig:
+    """What is GRPO's own; the rest is `ppo`.
+
+    Attributes:
+      group_size: answers to a prompt; `ppo.rollout_batch` counts answers.
+      baseline, scale: of advantages, `mean` or `others`, `std` or `none` (`group_advantages` in
+        train/advantages.py).
+      loss_mean: over a `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
+      ratio: a `token`'s or its `sequence`'s (GSPO; clip to a few 1e-4 then).
+      max_draws: draws of prompts a rollout may take until no group's scores are all equal (DAPO's
+        dynamic sampling); 1 takes them as they come.
+    """
+
+    group_size: int = 8
+    baseline: str = "mean"
+    scale: str = "std"
+    loss_mean: str = "sequence"
+    ratio: str = "token"
+    max_draws: int = 1
+
+    def __post_init__(self):
+        for name, known in (
+            ("baseline", ("mean", "others")),
+            ("scale", ("std", "none")),
+            ("loss_mean", ("token", "sequence", "constant")),
+            ("ratio", ("token", "sequence")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"grpo.{name}={getattr(self, name)!r}; choose {' or '.join(known)}"
+                )
+        if self.group_size < 2:
+            raise ConfigError(
+                f"grpo.group_size={self.group_size}; it must be at least 2, to compare answers"
+            )
+        if self.max_draws < 1:
+            raise ConfigError(f"grpo.max_draws={self.max_draws}; it must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +327,7 @@ class RunConfig:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     dpo: DPOConfig = dataclasses.field(default_factory=DPOConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    grpo: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)
     lora: LoRA = dataclasses.field(default_factory=LoRA)
     freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)

@@ -160,24 +160,50 @@ def kl_estimate(logprobs, ref_logprobs, kind: str = "k1"):
     raise ValueError(f"ppo.kl_estimator={kind!r}; choose k1, k2 or k3")
 
 
+def token_weights(mask, mean: str):
+    """Weights [B, R] of valid tokens, and what to divide their weighted sum by, for a mean over
+    `token`s (DAPO, Yu et al. 2025, arXiv:2503.14476), over `sequence`s of the mean over each one's
+    tokens (GRPO), or over sequences of the sum divided by the `constant` R (Dr. GRPO)."""
+    length = jnp.sum(mask, axis=1, keepdims=True)
+    if mean == "token":
+        return mask, jnp.sum(mask)
+    if mean == "sequence":
+        return mask / jnp.maximum(length, 1), jnp.sum(length > 0).astype(jnp.float32)
+    return mask / mask.shape[1], jnp.float32(len(mask))
+
+
 def ppo_policy_loss(
-    logprobs, old_logprobs, advantages, mask, clip_low: float, clip_high: float, dual: float = 0.0
+    logprobs,
+    old_logprobs,
+    advantages,
+    mask,
+    clip_low: float,
+    clip_high: float,
+    dual: float = 0.0,
+    sequence: bool = False,
 ):
     """The clipped surrogate (Schulman et al. 2017, arXiv:1707.06347, eq. 7), negated.
 
     Args:
-      logprobs, old_logprobs, advantages, mask: [B, R].
+      logprobs, old_logprobs, advantages: [B, R]. mask: [B, R], weights of the tokens, 0 none.
       clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
       dual: above 0, the loss at negative advantages is at most -dual·A (arXiv:1912.09729).
+      sequence: a token's ratio is its sequence's, the geometric mean over its tokens (GSPO, Zheng
+        et al. 2025, arXiv:2507.18071, eq. 7).
 
     Returns:
-      (sum, weight, {metric: sum over valid tokens}) with `clip_fraction` (tokens whose clipped
-      branch is the larger), `ratio`, `approx_kl` (k3 from old to new).
+      (sum, weight, {metric: sum over valid tokens, each counted once}) with `clip_fraction` (tokens
+      whose clipped branch is the larger), `ratio`, `approx_kl` (k3 from old to new).
     """
+    valid = mask != 0
     log_ratio = jnp.clip(logprobs - old_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     # A poisoned masked position must not reach the gradient through exp either.
-    log_ratio = jnp.where(mask != 0, log_ratio, 0.0)
-    advantages = jnp.where(mask != 0, advantages, 0.0)
+    log_ratio = jnp.where(valid, log_ratio, 0.0)
+    advantages = jnp.where(valid, advantages, 0.0)
+    if sequence:
+        count = jnp.maximum(jnp.sum(valid, axis=1, keepdims=True), 1)
+        mean = jnp.sum(log_ratio, axis=1, keepdims=True) / count
+        log_ratio = jnp.where(valid, mean, 0.0)
     ratio = jnp.exp(log_ratio)
     plain = -advantages * ratio
     clipped = -advantages * jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
@@ -185,9 +211,9 @@ def ppo_policy_loss(
     if dual:
         loss = jnp.where(advantages < 0, jnp.minimum(loss, -dual * advantages), loss)
     metrics = {
-        "clip_fraction": masked_sum((clipped > plain).astype(jnp.float32), mask),
-        "ratio": masked_sum(ratio, mask),
-        "approx_kl": masked_sum(jnp.expm1(log_ratio) - log_ratio, mask),
+        "clip_fraction": masked_sum((clipped > plain).astype(jnp.float32), valid),
+        "ratio": masked_sum(ratio, valid),
+        "approx_kl": masked_sum(jnp.expm1(log_ratio) - log_ratio, valid),
     }
     return masked_sum(loss, mask), jnp.sum(mask), metrics
 

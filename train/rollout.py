@@ -1,12 +1,13 @@
-"""The PPO source: prompts -> answers -> scores -> advantages -> minibatches.
+"""The source of PPO and GRPO: prompts -> answers -> scores -> advantages -> minibatches.
 
 A rollout is a batch of episodes ("experience"); it is worked through in permuted minibatches for
 some epochs, and lives in the source's state, so that a run stops and resumes at any minibatch.
 
 Axes: B episodes, P prompt length (left padded), R response length. An experience holds, over
 [B, P + R], `tokens, positions, segment_ids`, and over [B, R] `response_mask` (1 through and
-including <eos>), `old_logprobs, ref_logprobs, old_values, advantages, returns`, and
-`policy_mask`, the response mask or 0 while only the critic learns.
+including <eos>), `old_logprobs, ref_logprobs, advantages`, with a critic `old_values, returns`, and
+`policy_mask`, the response mask or 0 where only the critic learns. Its rows are ordered
+[prompt, group]: answers to one prompt lie together until minibatches are drawn.
 """
 
 from __future__ import annotations
@@ -56,31 +57,12 @@ def by_rows(function, batch, rows: int):
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(total, *x.shape[2:]), out)
 
 
-def make_experience(ctx, policy, value, reference, batch, scores, s, train_policy):
-    """Everything an update needs of a rollout, and what to log of it. Traced under `jit`.
+def normalized(ppo, scores, s, length, ended):
+    """Scores [B] as rewards: normalised, clipped, and less for what is too long or cut off.
 
-    Args:
-      batch: of `Sampler.sample`. scores: [B] raw. s: the source's scalars (`RolloutSource.init`).
-      train_policy: bool scalar; false while the critic warms up.
+    Returns:
+      (rewards [B], the normaliser {gain, bias}).
     """
-    ppo, R = ctx.config.ppo, ctx.config.ppo.response_length
-
-    def forward(rows):
-        settings = R, ppo.temperature, ctx.config.loss.chunk
-        return {
-            "old_logprobs": response_logprobs(ctx.models["policy"], policy, rows, *settings)[0],
-            "ref_logprobs": response_logprobs(ctx.models["reference"], reference, rows, *settings)[
-                0
-            ],
-            "old_values": response_values(ctx.models["value"], value, rows, R),
-        }
-
-    experience = dict(batch) | by_rows(forward, batch, ctx.config.data.batch_size)
-    mask = experience["response_mask"]
-    answer = experience["tokens"][:, -R:]
-    stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
-    ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
-
     first = (s["rollout"] == 0) & ppo.normalize_scores
     std = jnp.maximum(jnp.std(scores, ddof=1), 1e-6)
     gain = jnp.where(first, 1 / std, s["gain"])
@@ -92,60 +74,110 @@ def make_experience(ctx, policy, value, reference, batch, scores, s, train_polic
         final = jnp.where(ended, final, final - ppo.missing_eos_value)
     elif ppo.missing_eos == "replace":
         final = jnp.where(ended, final, ppo.missing_eos_value)
+    if ppo.overlong_buffer:
+        over = length - (ppo.response_length - ppo.overlong_buffer)
+        final = final - jnp.clip(over / ppo.overlong_buffer, 0, 1)
+    return final, {"gain": gain, "bias": bias}
 
-    k1 = kl_estimate(experience["old_logprobs"], experience["ref_logprobs"])
-    kl = kl_estimate(experience["old_logprobs"], experience["ref_logprobs"], ppo.kl_estimator)
+
+def make_experience(ctx, roles, batch, scores, s, train_policy):
+    """Everything an update needs of a rollout, and what to log of it. Traced under `jit`.
+
+    Args:
+      roles: {role: parameters} of `policy`, `reference` and, of PPO, `value`.
+      batch: of `Sampler.sample`. scores: [B] raw. s: the source's scalars (`RolloutSource.init`).
+      train_policy: bool scalar; false while the critic warms up.
+    """
+    ppo, grpo, R = ctx.config.ppo, ctx.config.grpo, ctx.config.ppo.response_length
+    settings = R, ppo.temperature, ctx.config.loss.chunk
+
+    def forward(rows):
+        policy, reference = (
+            response_logprobs(ctx.models[r], roles[r], rows, *settings)
+            for r in ("policy", "reference")
+        )
+        out = {"old_logprobs": policy[0], "ref_logprobs": reference[0], "entropy": policy[1]}
+        if "value" in roles:
+            out["old_values"] = response_values(ctx.models["value"], roles["value"], rows, R)
+        return out
+
+    experience = dict(batch) | by_rows(forward, batch, ctx.config.data.batch_size)
+    entropy, sampler_logprobs = (experience.pop(k) for k in ("entropy", "sampler_logprobs"))
+    mask, old = experience["response_mask"], experience["old_logprobs"]
+    length = jnp.sum(mask, axis=1)
+    answer = experience["tokens"][:, -R:]
+    stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
+    ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
+    final, scalars = normalized(ppo, scores, s, length, ended)
+
+    k1 = kl_estimate(old, experience["ref_logprobs"])
+    kl = kl_estimate(old, experience["ref_logprobs"], ppo.kl_estimator)
     token_rewards = adv.token_rewards(final, kl, mask, s["kl_coef"])
-    values = experience["old_values"]
-    bootstrap = None
-    if ppo.bootstrap_truncated:
-        # The value after the last token is not computed; the one before it is the nearest known.
-        bootstrap = jnp.where(ended, 0.0, jnp.sum(adv.last_token(mask) * values, axis=1))
-    advantages, returns = adv.gae(token_rewards, values, mask, ppo.gamma, ppo.lam, bootstrap)
-    experience["returns"] = returns
-    experience["advantages"] = adv.whiten(advantages, mask) if ppo.whiten_advantages else advantages
-    experience["policy_mask"] = jnp.where(train_policy, mask, 0.0)
-    gap = jnp.abs(jnp.where(mask > 0, experience["old_logprobs"] - batch["sampler_logprobs"], 0))
-    del experience["sampler_logprobs"]
-
-    valid = jnp.sum(mask)
+    rewards = jnp.sum(token_rewards, axis=1)
 
     def mean(x):
-        return jnp.sum(jnp.where(mask > 0, x, 0.0)) / valid
+        return jnp.sum(jnp.where(mask > 0, x, 0.0)) / jnp.sum(mask)
 
     kl_sum = jnp.mean(jnp.sum(jnp.where(mask > 0, k1, 0.0), axis=1))
-    error = jnp.where(mask > 0, returns - values, 0.0)
-    variance = mean((returns - mean(returns)) ** 2)
+    gap = jnp.abs(jnp.where(mask > 0, old - sampler_logprobs, 0))
     metrics = {
         "score": jnp.mean(scores),
         "score_std": jnp.std(scores, ddof=1),
         "score_normalized": jnp.mean(final),
-        "reward": jnp.mean(jnp.sum(token_rewards, axis=1)),
+        "reward": jnp.mean(rewards),
         "kl": kl_sum,
         "kl_per_token": mean(k1),
         "kl_coef": s["kl_coef"],
-        "length": jnp.mean(jnp.sum(mask, axis=1)),
+        "entropy": mean(entropy),
+        "length": jnp.mean(length),
         "eos_rate": jnp.mean(ended.astype(jnp.float32)),
-        "return_mean": mean(returns),
-        "return_std": jnp.sqrt(variance),
-        "explained_variance": 1 - mean((error - mean(error)) ** 2) / jnp.maximum(variance, 1e-8),
         "logprob_gap_max": jnp.max(gap),
         "logprob_gap_mean": mean(gap),
     }
+    if "value" in roles:
+        values = experience["old_values"]
+        bootstrap = None
+        if ppo.bootstrap_truncated:
+            # The value after the last token is not computed; the one before it is the nearest.
+            bootstrap = jnp.where(ended, 0.0, jnp.sum(adv.last_token(mask) * values, axis=1))
+        advantages, returns = adv.gae(token_rewards, values, mask, ppo.gamma, ppo.lam, bootstrap)
+        if ppo.whiten_advantages:
+            advantages = adv.whiten(advantages, mask)
+        experience["returns"] = returns
+        error = jnp.where(mask > 0, returns - values, 0.0)
+        variance = mean((returns - mean(returns)) ** 2)
+        unexplained = mean((error - mean(error)) ** 2)
+        metrics |= {
+            "return_mean": mean(returns),
+            "return_std": jnp.sqrt(variance),
+            "explained_variance": 1 - unexplained / jnp.maximum(variance, 1e-8),
+        }
+    else:
+        # Over the whole rollout, in the order it was sampled in: groups are still together.
+        each = adv.group_advantages(rewards, grpo.group_size, grpo.baseline, grpo.scale)
+        advantages = jnp.where(mask > 0, each[:, None], 0.0)
+        groups = scores.reshape(-1, grpo.group_size)
+        metrics["equal_groups"] = jnp.mean((jnp.ptp(groups, axis=1) == 0).astype(jnp.float32))
+    if ppo.importance_cap:
+        # The loss is linear in an advantage, so this weighs a token's.
+        likelier = jnp.exp(jnp.where(mask > 0, old - sampler_logprobs, 0.0))
+        advantages = advantages * jnp.minimum(likelier, ppo.importance_cap)
+    experience["advantages"] = advantages
+    teaches = train_policy & (ended if ppo.missing_eos == "mask" else True)
+    experience["policy_mask"] = jnp.where(jnp.reshape(teaches, (-1, 1)), mask, 0.0)
+
     kl_coef = s["kl_coef"]
     if ppo.kl_target:
-        kl_coef = adv.adaptive_kl(
-            kl_coef, kl_sum, ppo.kl_target, ppo.kl_horizon, len(experience["tokens"])
-        )
-    return experience, {"gain": gain, "bias": bias, "kl_coef": kl_coef}, metrics
+        kl_coef = adv.adaptive_kl(kl_coef, kl_sum, ppo.kl_target, ppo.kl_horizon, len(mask))
+    return experience, scalars | {"kl_coef": kl_coef}, metrics
 
 
 class RolloutSource:
     """Yields minibatches of experience; rolls out anew when the last was used up.
 
     State: `experience` (above), `minibatch` (how many of its epochs × minibatches were used),
-    `rollout` (how many were made: also the prompt cursor), `kl_coef`, and the score's `gain` and
-    `bias`.
+    `rollout` (how many were made), `drawn` (batches of prompts so far: the prompt cursor),
+    `kl_coef`, and the score's `gain` and `bias`.
     """
 
     def __init__(self, ctx, sampler: Sampler):
@@ -154,26 +186,32 @@ class RolloutSource:
         self.minibatches = n // size
         self.per_rollout = self.ppo.epochs * self.minibatches
         self.key = jax.random.key(ctx.config.seed + 1)
-        self.prompts = Loader(
-            ctx.data.train, n, ctx.config.seed, jax.process_index(), jax.process_count()
-        )
+        self.critic = "value" in ctx.models
+        grpo = ctx.config.grpo
+        self.group, self.draws = (1, 1) if self.critic else (grpo.group_size, grpo.max_draws)
+        hosts = jax.process_index(), jax.process_count()
+        self.prompts = Loader(ctx.data.train, n // self.group, ctx.config.seed, *hosts)
         rows = sharding.batch_sharding(ctx.mesh)
         self._experience = jax.jit(partial(make_experience, ctx), out_shardings=(rows, None, None))
         self._minibatch = jax.jit(self._take, out_shardings=rows)
+        self._pick = jax.jit(
+            lambda one, two, index: jax.tree.map(
+                lambda a, b: jnp.concatenate([a, b])[index], one, two
+            ),
+            out_shardings=rows,
+        )
         self._text = None
         if self.ppo.pretrain_coef:
-            self._text = Loader(
-                ctx.pretrain_rows, ctx.config.pretrain_data.batch_size, ctx.config.seed,
-                jax.process_index(), jax.process_count(),
-            )  # fmt: skip
+            size = ctx.config.pretrain_data.batch_size
+            self._text = Loader(ctx.pretrain_rows, size, ctx.config.seed, *hosts)
 
     def init(self):
         """The state before the first rollout: an experience of zeros, used up."""
         n, R = self.ppo.rollout_batch, self.ppo.response_length
         wide = (n, self.ppo.prompt_length + R)
         shapes = {name: (wide, jnp.int32) for name in ("tokens", "positions", "segment_ids")}
-        names = ("response_mask", "old_logprobs", "ref_logprobs", "old_values", "advantages",
-                 "returns", "policy_mask")  # fmt: skip
+        names = ["response_mask", "old_logprobs", "ref_logprobs", "advantages", "policy_mask"]
+        names += ["old_values", "returns"] if self.critic else []
         shapes |= {name: ((n, R), jnp.float32) for name in names}
         rows = sharding.batch_sharding(self.ctx.mesh)
         zeros = jax.jit(
@@ -183,6 +221,7 @@ class RolloutSource:
             "experience": zeros(),
             "minibatch": np.asarray(self.per_rollout, np.int32),
             "rollout": np.asarray(0, np.int32),
+            "drawn": np.asarray(0, np.int32),
             "kl_coef": np.asarray(self.ppo.kl_coef, np.float32),
             "gain": np.asarray(1, np.float32),
             "bias": np.asarray(0, np.float32),
@@ -197,28 +236,61 @@ class RolloutSource:
         index = jax.lax.dynamic_slice(order, (part * size,), (size,))
         return jax.tree.map(lambda x: x[index], experience)
 
+    def _draw(self, policy, frozen, number: int):
+        """Answers to the `number`-th prompts and their scores, in the order [prompt, group]."""
+        prompts = self.prompts.batch(number)
+        prompts = {name: np.repeat(x, self.group, axis=0) for name, x in prompts.items()}
+        prompts = sharding.put_batch(prompts, self.ctx.mesh)
+        first_row = np.int32(number * self.ppo.rollout_batch)
+        batch = self.sampler.sample(policy, prompts, self.key, first_row)
+        return batch, self.sampler.score(frozen, batch)
+
+    def _unequal(self, scores):
+        """Which groups have something to compare, on every host alike."""
+        scores = jax.device_get(jax.device_put(scores, sharding.replicated(self.ctx.mesh)))
+        return np.ptp(scores.reshape(-1, self.group), axis=1) > 0
+
+    def _sample(self, policy, frozen, drawn: int):
+        """A rollout's (answers, scores), and how many draws there were by then. Groups of equal
+        scores give way to those of another draw, as long as draws are left."""
+        sample = self._draw(policy, frozen, drawn)
+        for number in range(drawn + 1, drawn + self.draws):
+            good = self._unequal(sample[1])
+            if good.all():
+                return sample, number
+            more = self._draw(policy, frozen, number)
+            place = np.arange(len(good))
+            new = len(good) + np.flatnonzero(self._unequal(more[1]))
+            bad = np.flatnonzero(~good)[: len(new)]
+            place[bad] = new[: len(bad)]
+            rows = (place[:, None] * self.group + np.arange(self.group)).reshape(-1)
+            sample = self._pick(sample, more, rows)
+        return sample, drawn + self.draws
+
     def rollout(self, state, frozen, s):
         """A new experience. Returns (s, metrics)."""
         start = time.perf_counter()
-        number = int(s["rollout"])
-        prompts = sharding.put_batch(self.prompts.batch(number), self.ctx.mesh)
-        first_row = np.int32(number * self.ppo.rollout_batch)
-        batch = self.sampler.sample(state.trainable["policy"], prompts, self.key, first_row)
-        scores = self.sampler.score(frozen, batch)
+        number, drawn = int(s["rollout"]), int(s["drawn"])
+        (batch, scores), now_drawn = self._sample(state.trainable["policy"], frozen, drawn)
         scalars = {k: s[k] for k in ("kl_coef", "gain", "bias", "rollout")}
+        roles = {**state.trainable, "reference": frozen["reference"]}
         experience, scalars, metrics = self._experience(
-            state.trainable["policy"], state.trainable["value"], frozen["reference"],
-            batch, scores, scalars, np.bool_(number >= self.ppo.critic_warmup),
-        )  # fmt: skip
+            roles,
+            batch,
+            scores,
+            scalars,
+            np.bool_(not self.critic or number >= self.ppo.critic_warmup),
+        )
         metrics = {f"rollout/{k}": float(v) for k, v in metrics.items()}
         seconds = time.perf_counter() - start
         metrics["rollout/seconds"] = seconds
-        tokens = metrics["rollout/length"] * self.ppo.rollout_batch
+        tokens = metrics["rollout/length"] * self.ppo.rollout_batch * (now_drawn - drawn)
         metrics["rollout/tokens_per_second"] = tokens / seconds
         s = {k: np.asarray(v) for k, v in scalars.items()} | {
             "experience": experience,
             "minibatch": np.asarray(0, np.int32),
             "rollout": np.asarray(number + 1, np.int32),
+            "drawn": np.asarray(now_drawn, np.int32),
         }
         return s, metrics
 

@@ -89,7 +89,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
             config.data, row.schema, tokenizer, examples, config.ppo.prompt_length
         )
     mix = None
-    if config.stage == "ppo" and config.ppo.pretrain_coef:
+    if row.schema == "prompt" and config.ppo.pretrain_coef:
         mix = pipeline.open_data(config.pretrain_data, "text", tokenizer).train
     return stages.Context(config, models, tokenizer, data, mesh, mix)
 

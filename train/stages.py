@@ -171,13 +171,19 @@ def dpo_stage(ctx: Context) -> Stage:
     return Stage(weights, loss, LoaderSource(ctx), DPOEvaluator(ctx))
 
 
-def ppo_stage(ctx: Context) -> Stage:
-    """PPO: clipped policy and value losses over experience; optionally a pretraining mix."""
-    ppo, models, R = ctx.config.ppo, ctx.models, ctx.config.ppo.response_length
+def policy_stage(ctx: Context) -> Stage:
+    """PPO and GRPO: a clipped policy loss over experience, with a critic the value loss too;
+    optionally KL in the loss and a pretraining mix."""
+    ppo, grpo, models = ctx.config.ppo, ctx.config.grpo, ctx.models
+    R = ppo.response_length
+    critic = "value" in models
+    mean, sequence = ("token", False) if critic else (grpo.loss_mean, grpo.ratio == "sequence")
     text_weights, text_loss = next_token_terms(ctx)
 
     def weights(batch):
-        terms = {"policy": jnp.sum(batch["policy_mask"]), "value": jnp.sum(batch["response_mask"])}
+        terms = {"policy": losses.token_weights(batch["policy_mask"], mean)[1]}
+        if critic:
+            terms["value"] = jnp.sum(batch["response_mask"])
         if ppo.pretrain_coef:
             terms["text"] = text_weights(batch["text"])["tokens"]
         return terms
@@ -188,22 +194,29 @@ def ppo_stage(ctx: Context) -> Stage:
         logprobs, entropies = response_logprobs(
             models["policy"], trainable["policy"], batch, R, ppo.temperature, chunk
         )
-        values = response_values(models["value"], trainable["value"], batch, R)
+        token_weights, count = losses.token_weights(batch["policy_mask"], mean)
         policy, _, metrics = losses.ppo_policy_loss(
-            logprobs, batch["old_logprobs"], batch["advantages"], batch["policy_mask"],
-            ppo.clip_low, ppo.clip_high, ppo.dual_clip,
+            logprobs, batch["old_logprobs"], batch["advantages"], token_weights,
+            ppo.clip_low, ppo.clip_high, ppo.dual_clip, sequence,
         )  # fmt: skip
-        value, count = losses.value_loss(
-            values, batch["old_values"], batch["returns"], mask, ppo.value_clip
-        )
-        kl = losses.kl_estimate(logprobs, batch["ref_logprobs"])
-        metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()} | {
-            "policy_loss": (policy, jnp.sum(batch["policy_mask"])),
-            "value_loss": (value, count),
-            "kl_per_token": (losses.masked_sum(kl, mask), count),
-            "entropy": (losses.masked_sum(entropies, mask), count),
+        metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()}
+        kl, valid = losses.kl_estimate(logprobs, batch["ref_logprobs"]), jnp.sum(mask)
+        metrics |= {
+            "policy_loss": (policy, count),
+            "kl_per_token": (losses.masked_sum(kl, mask), valid),
+            "entropy": (losses.masked_sum(entropies, mask), valid),
         }
-        sums = {"policy": policy, "value": ppo.value_coef * value}
+        if ppo.kl_loss_coef:
+            kl = losses.kl_estimate(logprobs, batch["ref_logprobs"], ppo.kl_loss_estimator)
+            policy = policy + ppo.kl_loss_coef * losses.masked_sum(kl, token_weights)
+        sums = {"policy": policy}
+        if critic:
+            values = response_values(models["value"], trainable["value"], batch, R)
+            value, valid = losses.value_loss(
+                values, batch["old_values"], batch["returns"], mask, ppo.value_clip
+            )
+            sums["value"] = ppo.value_coef * value
+            metrics["value_loss"] = value, valid
         if ppo.pretrain_coef:
             text_sums, text_metrics = text_loss(trainable, {}, batch["text"])
             sums["text"] = ppo.pretrain_coef * text_sums["tokens"]
@@ -257,8 +270,17 @@ STAGES = {
     "ppo": StageRow(
         "prompt",
         ("policy", "value"),
-        ppo_stage,
+        policy_stage,
         {"policy": ("policy",), "value": ("value", "reward", "policy")},
+        frozen=("reference",),
+        optional=("reward", "judge"),
+        required=("policy",),
+    ),
+    "grpo": StageRow(
+        "prompt",
+        ("policy",),
+        policy_stage,
+        {"policy": ("policy",)},
         frozen=("reference",),
         optional=("reward", "judge"),
         required=("policy",),
@@ -302,17 +324,22 @@ def check(config: RunConfig, mesh) -> StageRow:
     micro = size // config.accumulate
     shards = sharding.batch_shards(mesh)
     sizes = {"the microbatch (data.batch_size / accumulate)": micro}
-    if config.stage == "ppo":
+    if row.schema == "prompt":
         if "reward" not in config.init_from and not ppo.reward_function:
             raise ConfigError(
-                "stage ppo needs scores: type --config.init_from.reward=WORKDIR of a reward "
-                "stage, or --config.ppo.reward_function=module:function"
+                f"stage {config.stage} needs scores: type --config.init_from.reward=WORKDIR of a "
+                "reward stage, or --config.ppo.reward_function=module:function"
             )
         sizes["ppo.eval_prompts"] = ppo.eval_prompts
         if ppo.rollout_batch % size:
             raise ConfigError(
                 f"ppo.rollout_batch={ppo.rollout_batch} is not a multiple of the minibatch "
                 f"data.batch_size={size}"
+            )
+        if config.stage == "grpo" and ppo.rollout_batch % config.grpo.group_size:
+            raise ConfigError(
+                f"ppo.rollout_batch={ppo.rollout_batch} counts answers, and is not a multiple of "
+                f"grpo.group_size={config.grpo.group_size}"
             )
         updates = ppo.epochs * (ppo.rollout_batch // size)
         if config.steps % updates:

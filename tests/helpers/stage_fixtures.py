@@ -58,6 +58,11 @@ def recipe(stage: str, directory, **init_from):
     config.optimizer.name = "muon" if stage == "sft" else "adamw"
     config.optimizer.schedule = "wsd" if stage == "pretrain" else "cosine"
     config.dpo.label_smoothing = 0.1
+    config.grpo.group_size = 4
+    config.grpo.max_draws = 2
+    config.ppo.kl_loss_coef = 0.05
+    config.ppo.importance_cap = 2.0
+    config.ppo.overlong_buffer = 2
     config.ppo.kl_target = 0.5
     config.ppo.kl_horizon = 100
     config.ppo.missing_eos = "penalty"

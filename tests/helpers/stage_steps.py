@@ -9,13 +9,14 @@ from train import config as configs
 from train.setup import init_state, setup
 from train.step import accumulate_gradients, make_train_step
 
-STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
+STAGES = ("pretrain", "sft", "reward", "dpo", "ppo", "grpo")
 ORIGINS = {
     "pretrain": {},
     "sft": {"policy": "pretrain"},
     "reward": {"policy": "sft"},
     "dpo": {"policy": "sft"},
     "ppo": {"policy": "sft", "reward": "reward"},
+    "grpo": {"policy": "sft", "reward": "reward"},
 }
 MESHES = {
     "one": dict(data=1),
@@ -46,7 +47,7 @@ def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1, change=None)
 
     `change` alters the recipe.
 
-    PPO's are taken on one saved experience, the one-device run's first rollout.
+    PPO's and GRPO's are taken on one saved experience, the one-device run's first rollout.
     """
     config = stage_recipe(stage, directory)
     config.accumulate = accumulate
@@ -57,12 +58,13 @@ def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1, change=None)
         run = setup(configs.build(config), tmp_path, mesh)
         state = init_state(run)
         source = state.source
-        if stage == "ppo":
-            if mesh_name == "one" and "s" not in _saved_experience:
+        rolls = stage in ("ppo", "grpo")
+        if rolls:
+            if mesh_name == "one" and stage not in _saved_experience:
                 _, source, _ = run.stage.source.next(state, run.frozen, source, 0)
                 source = source | {"minibatch": np.asarray(0, np.int32)}
-                _saved_experience["s"] = jax.device_get(source)
-            source = dict(_saved_experience["s"])
+                _saved_experience[stage] = jax.device_get(source)
+            source = dict(_saved_experience[stage])
             source["experience"] = sharding.put_batch(source["experience"], mesh)
 
         def step(state, frozen, batch):
@@ -74,7 +76,7 @@ def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1, change=None)
 
         step, losses = jax.jit(step), []
         for k in range(5):
-            if stage == "ppo" and k == 4:
+            if rolls and k == 4:
                 break  # the experience's four minibatches are used up
             batch, source, _ = run.stage.source.next(state, run.frozen, source, k)
             state, loss, grads = step(state._replace(source=()), run.frozen, batch)

@@ -75,6 +75,7 @@ def stages_dir(tmp_path_factory, fields_read):
             ("reward", {"policy": "sft"}),
             ("dpo", {"policy": "sft"}),
             ("ppo", {"policy": "sft", "reward": "reward"}),
+            ("grpo", {"policy": "sft", "reward": "reward"}),
         ):
             paths = {role: directory / origin for role, origin in roles.items()}
             loop.run(recipe(stage, directory, **paths), directory / stage, one)

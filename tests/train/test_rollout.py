@@ -7,43 +7,34 @@ import dataclasses
 from functools import partial
 from types import SimpleNamespace
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from episodes import (
+    CONFIG,
+    ENDED,
+    LAST,
+    MASK,
+    PPO,
+    PROMPT_LENGTHS,
+    RESPONSE_LENGTHS,
+    SCORES,
+    B,
+    P,
+    R,
+    make,
+    make_batch,
+    random_params,
+    scalars,
+)  # fmt: skip
 
 from data.tokenizer import EOS, PAD
-from model.config import TransformerConfig
 from model.generate import Sampling, entropy, generate, log_probs
 from model.heads import value_model
 from model.transformer import Transformer
 from train import rollout
-from train.config import PPOConfig
 from train.sampler import place
-
-CONFIG = TransformerConfig(
-    vocab_size=24, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
-    mlp_dim=24, vocab_multiple=16, max_length=32,
-)  # fmt: skip
-P, R = 5, 6
-PROMPT_LENGTHS = np.array([5, 2, 3, 1])
-RESPONSE_LENGTHS = np.array([6, 3, 1, 6])
-ENDED = np.array([True, True, True, False])
-B = len(PROMPT_LENGTHS)
-SCORES = np.array([0.7, -1.3, 2.1, 0.25], np.float32)
-PPO = PPOConfig(
-    prompt_length=P, response_length=R, rollout_batch=B, gamma=0.5, lam=1.0, kl_coef=0.1,
-    whiten_advantages=False, normalize_scores=False,
-)  # fmt: skip
-
-
-def random_params(model, seed):
-    """Parameters away from their initial values, heads and norms included."""
-    rng = np.random.default_rng(seed)
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    shapes = nn.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), tokens)))["params"]
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), x.dtype), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -57,47 +48,7 @@ def models():
 
 @pytest.fixture(scope="module")
 def batch():
-    """Two rows end early, one at the last token, one is cut off; padding holds odd ids."""
-    rng = np.random.default_rng(0)
-    prompt_mask = np.arange(P) >= P - PROMPT_LENGTHS[:, None]
-    response_mask = (np.arange(R) < RESPONSE_LENGTHS[:, None]).astype(np.float32)
-    tokens = rng.integers(7, CONFIG.vocab_size, (B, P + R)).astype(np.int32)
-    for b in range(B):
-        tokens[b, P + RESPONSE_LENGTHS[b] :] = PAD
-        if ENDED[b]:
-            tokens[b, P + RESPONSE_LENGTHS[b] - 1] = EOS
-    positions, segment_ids = place(jnp.asarray(tokens), prompt_mask, response_mask)
-    return {
-        "tokens": jnp.asarray(tokens),
-        "positions": positions,
-        "segment_ids": segment_ids,
-        "response_mask": jnp.asarray(response_mask),
-        "sampler_logprobs": jnp.zeros((B, R)),
-    }
-
-
-MASK = np.arange(R) < RESPONSE_LENGTHS[:, None]
-LAST = RESPONSE_LENGTHS - 1
-
-
-def scalars(number=0, kl_coef=0.1, gain=1.0, bias=0.0):
-    s = {"rollout": np.int32(number), "kl_coef": kl_coef, "gain": gain, "bias": bias}
-    return {k: np.asarray(v, np.int32 if k == "rollout" else np.float32) for k, v in s.items()}
-
-
-def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size=B, jit=jax.jit):
-    """make_experience as the source calls it: (experience, scalars, metrics) as numpy."""
-    ctx = SimpleNamespace(
-        config=SimpleNamespace(
-            ppo=ppo, data=SimpleNamespace(batch_size=batch_size), loss=SimpleNamespace(chunk=0)
-        ),
-        models=dict.fromkeys(("policy", "value", "reference"), CONFIG),
-        tokenizer=SimpleNamespace(stop_ids=(EOS,)),
-    )
-    function = jit(partial(rollout.make_experience, ctx))
-    s = s or scalars(kl_coef=ppo.kl_coef)
-    roles = [roles[name] for name in ("policy", "value", "reference")]
-    return jax.device_get(function(*roles, batch, jnp.asarray(scores), s, np.bool_(train_policy)))
+    return make_batch()
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +72,7 @@ def experience(batch, monkeypatch):
     """The same, with tables of logits and values in place of the networks, uncompiled."""
 
     def of_logits(config, logits, rows, R, temperature, chunk):
-        return log_probs(jnp.asarray(logits), rows["tokens"][:, -R:], temperature), None
+        return log_probs(jnp.asarray(logits), rows["tokens"][:, -R:], temperature), jnp.ones((B, R))
 
     monkeypatch.setattr(rollout, "response_logprobs", of_logits)
     monkeypatch.setattr(rollout, "response_values", lambda config, params, rows, R: params)
@@ -285,6 +236,30 @@ def test_missing_eos(experience, option, expected):
     np.testing.assert_allclose(made["returns"], score_returns(expected), atol=1e-6)
     np.testing.assert_allclose(metrics["score_normalized"], np.mean(expected), atol=1e-6)
     np.testing.assert_allclose(metrics["score"], SCORES.mean(), atol=1e-6)  # raw
+
+
+def test_an_answer_that_is_cut_off_may_teach_the_policy_nothing(experience):
+    made, _, _ = experience(missing_eos="mask", kl_coef=0.0)
+    np.testing.assert_array_equal(made["policy_mask"], MASK & ENDED[:, None])
+    np.testing.assert_array_equal(made["response_mask"], MASK)  # the critic still learns from it
+    np.testing.assert_allclose(made["returns"], score_returns(SCORES), atol=1e-6)
+
+
+def test_an_answer_loses_what_it_takes_of_the_last_tokens(experience):
+    """R = 6, the last four of them dear: lengths 6, 3, 1, 6 lose 1, 1/4, 0, 1."""
+    made, _, _ = experience(overlong_buffer=4, kl_coef=0.0)
+    expected = SCORES - np.array([1, 0.25, 0, 1])
+    np.testing.assert_allclose(made["returns"], score_returns(expected), atol=1e-6)
+
+
+def test_the_sampler_s_tokens_are_weighed_by_importance(experience, batch):
+    """Its log-probabilities are 0 in these episodes, so the ratio is the trainer's probability."""
+    plain, _, _ = experience(kl_coef=0.0)
+    made, _, _ = experience(kl_coef=0.0, importance_cap=0.05)
+    weight = np.minimum(np.exp(plain["old_logprobs"]), np.float32(0.05))
+    assert 0 < np.mean(weight[MASK] == np.float32(0.05)) < 1
+    np.testing.assert_allclose(made["advantages"], plain["advantages"] * weight, rtol=1e-5)
+    np.testing.assert_array_equal(made["returns"], plain["returns"])
 
 
 def test_scores_are_clipped_after_normalising_and_before_the_penalty(experience):

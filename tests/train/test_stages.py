@@ -28,15 +28,18 @@ def test_losses_move(reference, stage):
     assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-4
 
 
+LIKE_OTHERS = ("dpo", "grpo")  # their steps differ little from the reward stage's and PPO's
+
+
 @pytest.mark.parametrize(
-    "stage", [pytest.param(s, marks=pytest.mark.slow) if s == "dpo" else s for s in STAGES]
+    "stage", [pytest.param(s, marks=pytest.mark.slow) if s in LIKE_OTHERS else s for s in STAGES]
 )
 def test_accumulated_equals_big_batch(reference, stages_dir, tmp_path, stage):
     assert_same(five_steps(stage, "one", stages_dir, tmp_path, accumulate=4), reference[stage])
 
 
 QUICK = {("pretrain", "data"), ("pretrain", "fsdp"), ("pretrain", "tensor")}
-QUICK |= {(s, "all") for s in STAGES if s != "dpo"} | {("pretrain", "sequence")}
+QUICK |= {(s, "all") for s in STAGES if s not in LIKE_OTHERS} | {("pretrain", "sequence")}
 
 
 @pytest.mark.parametrize(
@@ -114,8 +117,9 @@ def test_a_run_with_another_frozen_model_is_refused(stages_dir, tmp_path):
         loop.run(config, workdir, make_mesh("one"))
 
 
-def test_ppo_first_minibatch_has_ratio_one(stages_dir):
-    lines = [json.loads(x) for x in (stages_dir / "ppo" / "metrics.jsonl").read_text().splitlines()]
+@pytest.mark.parametrize("stage", ["ppo", "grpo"])
+def test_the_first_minibatch_of_a_rollout_has_ratio_one(stages_dir, stage):
+    lines = [json.loads(x) for x in (stages_dir / stage / "metrics.jsonl").read_text().splitlines()]
     first = next(r for r in lines if r["kind"] == "train")
     assert abs(first["ratio"] - 1) < 1e-5 and first["clip_fraction"] == 0
     assert first["rollout/logprob_gap_max"] < 1e-4

@@ -1,0 +1,56 @@
+"""GRPO of a fine-tuned policy: a few answers to each prompt, each better or worse than the others.
+
+    python -m train --config=configs/grpo.py --workdir=runs/grpo \\
+        --config.init_from.policy=runs/sft --config.init_from.reward=runs/reward \\
+        --config.data.source=prompts.jsonl
+
+    --config=configs/grpo.py:variant=dr     Dr. GRPO: no division by the group's std or the length
+    --config=configs/grpo.py:variant=dapo   clip-higher, a mean over tokens, draws until groups
+                                            differ, long answers punished, no KL
+    --config=configs/grpo.py:variant=gspo   the ratio of whole sequences
+    --config=configs/grpo.py:variant=rloo   the other answers' mean as baseline, one pass, KL in the
+                                            reward
+"""
+
+from configs import base
+
+VARIANTS = ("grpo", "dr", "dapo", "gspo", "rloo")
+
+
+def get_config(arg=None):
+    variant = base.choices(arg, variant="grpo")["variant"]
+    if variant not in VARIANTS:
+        raise ValueError(f"variant={variant}; choose {', '.join(VARIANTS)}")
+    config = base.get_config()
+    config.stage = "grpo"
+    config.data.source = "tfds:pydocs/chat:train"
+    config.data.on_long = "drop"
+    config.data.batch_size = 64
+    config.grpo.group_size = 8
+    config.ppo.prompt_length = 128
+    config.ppo.response_length = 256
+    config.ppo.rollout_batch = 256
+    config.ppo.epochs = 1
+    config.ppo.normalize_scores = False  # a group's own mean and std do it
+    config.ppo.kl_coef = 0.0
+    config.ppo.kl_loss_coef = 0.04
+    config.ppo.kl_loss_estimator = "k3"
+    config.steps = 4 * 100
+    config.optimizer.peak_lr = 1e-6
+    config.optimizer.schedule = "constant"
+    config.optimizer.weight_decay = 0.0
+    config.evaluate.every = 40
+    config.checkpoint.every = 20
+    if variant == "dr":
+        config.grpo.scale, config.grpo.loss_mean = "none", "constant"
+    elif variant == "dapo":
+        config.ppo.clip_high, config.ppo.kl_loss_coef = 0.28, 0.0
+        config.grpo.loss_mean, config.grpo.max_draws = "token", 3
+        config.ppo.overlong_buffer = 64
+    elif variant == "gspo":
+        config.grpo.ratio = "sequence"
+        config.ppo.clip_low, config.ppo.clip_high, config.ppo.kl_loss_coef = 3e-4, 4e-4, 0.0
+    elif variant == "rloo":
+        config.grpo.baseline, config.grpo.scale = "others", "none"
+        config.ppo.kl_coef, config.ppo.kl_loss_coef = 0.05, 0.0
+    return config

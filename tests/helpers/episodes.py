@@ -1,0 +1,90 @@
+"""Four episodes of a tiny model for tests of experience: two end early, one at the last token, one
+is cut off.
+
+Axes: B episodes, P prompt length (left padded), R response length.
+"""
+
+from functools import partial
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.tokenizer import EOS, PAD
+from model.config import TransformerConfig
+from train import rollout
+from train.config import GRPOConfig, PPOConfig
+from train.sampler import place
+
+CONFIG = TransformerConfig(
+    vocab_size=24, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
+    mlp_dim=24, vocab_multiple=16, max_length=32,
+)  # fmt: skip
+P, R = 5, 6
+PROMPT_LENGTHS = np.array([5, 2, 3, 1])
+RESPONSE_LENGTHS = np.array([6, 3, 1, 6])
+ENDED = np.array([True, True, True, False])
+B = len(PROMPT_LENGTHS)
+SCORES = np.array([0.7, -1.3, 2.1, 0.25], np.float32)
+PPO = PPOConfig(
+    prompt_length=P, response_length=R, rollout_batch=B, gamma=0.5, lam=1.0, kl_coef=0.1,
+    whiten_advantages=False, normalize_scores=False,
+)  # fmt: skip
+
+
+def random_params(model, seed):
+    """Parameters away from their initial values, heads and norms included."""
+    rng = np.random.default_rng(seed)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    shapes = nn.unbox(jax.eval_shape(lambda: model.init(jax.random.key(0), tokens)))["params"]
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), x.dtype), shapes)
+
+
+def make_batch():
+    """What a sampler returns of them; padding holds odd ids."""
+    rng = np.random.default_rng(0)
+    prompt_mask = np.arange(P) >= P - PROMPT_LENGTHS[:, None]
+    response_mask = (np.arange(R) < RESPONSE_LENGTHS[:, None]).astype(np.float32)
+    tokens = rng.integers(7, CONFIG.vocab_size, (B, P + R)).astype(np.int32)
+    for b in range(B):
+        tokens[b, P + RESPONSE_LENGTHS[b] :] = PAD
+        if ENDED[b]:
+            tokens[b, P + RESPONSE_LENGTHS[b] - 1] = EOS
+    positions, segment_ids = place(jnp.asarray(tokens), prompt_mask, response_mask)
+    return {
+        "tokens": jnp.asarray(tokens),
+        "positions": positions,
+        "segment_ids": segment_ids,
+        "response_mask": jnp.asarray(response_mask),
+        "sampler_logprobs": jnp.zeros((B, R)),
+    }
+
+
+MASK = np.arange(R) < RESPONSE_LENGTHS[:, None]
+LAST = RESPONSE_LENGTHS - 1
+
+
+def scalars(number=0, kl_coef=0.1, gain=1.0, bias=0.0):
+    s = {"rollout": np.int32(number), "kl_coef": kl_coef, "gain": gain, "bias": bias}
+    return {k: np.asarray(v, np.int32 if k == "rollout" else np.float32) for k, v in s.items()}
+
+
+def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size=B, jit=jax.jit,
+         grpo=None):  # fmt: skip
+    """make_experience as the source calls it: (experience, scalars, metrics) as numpy."""
+    ctx = SimpleNamespace(
+        config=SimpleNamespace(
+            ppo=ppo,
+            grpo=grpo or GRPOConfig(group_size=2),
+            data=SimpleNamespace(batch_size=batch_size),
+            loss=SimpleNamespace(chunk=0),
+        ),
+        models=dict.fromkeys(("policy", "value", "reference"), CONFIG),
+        tokenizer=SimpleNamespace(stop_ids=(EOS,)),
+    )
+    function = jit(partial(rollout.make_experience, ctx))
+    s = s or scalars(kl_coef=ppo.kl_coef)
+    roles = {n: roles[n] for n in ("policy", "value", "reference") if n in roles}
+    return jax.device_get(function(roles, batch, jnp.asarray(scores), s, np.bool_(train_policy)))

@@ -1,0 +1,157 @@
+"""GRPO and its variants: advantages of groups, means of losses, ratios of sequences, draws."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from episodes import MASK, PPO, SCORES, B, R, make, make_batch
+
+from model import sharding
+from train import advantages as adv
+from train import losses, rollout
+from train.config import GRPOConfig, RunConfig
+
+GROUPS = np.array([[1.0, 0.0, 0.5, 3.0], [2.0, 2.0, 2.0, 2.0], [-1.0, 4.0, 0.0, 0.0]], np.float32)
+
+
+def test_an_answer_is_compared_with_the_others_to_its_prompt():
+    """RLOO: less the mean of the others; the rest by definition; equal rewards teach nothing."""
+    others = [[x - np.mean(np.delete(g, i)) for i, x in enumerate(g)] for g in GROUPS]
+    got = adv.group_advantages(GROUPS.reshape(-1), 4, "others", "none")
+    np.testing.assert_allclose(got, np.reshape(others, -1), atol=1e-6)
+    centered = GROUPS - GROUPS.mean(1, keepdims=True)
+    got = adv.group_advantages(GROUPS.reshape(-1), 4, "mean", "none")
+    np.testing.assert_allclose(got, centered.reshape(-1), atol=1e-6)
+    got = adv.group_advantages(GROUPS.reshape(-1), 4, "mean", "std").reshape(3, 4)
+    np.testing.assert_allclose(got[0], centered[0] / GROUPS[0].std(ddof=1), atol=1e-5)
+    assert not np.any(got[1])
+
+
+def test_the_means_of_a_loss():
+    x = np.random.default_rng(0).normal(size=(B, R)).astype(np.float32)
+    mask = MASK.astype(np.float32)
+    mask[3] = 0  # an answer that teaches nothing
+    rows = [x[b][mask[b] > 0] for b in range(3)]
+    expected = {
+        "token": np.concatenate(rows).mean(),
+        "sequence": np.mean([r.mean() for r in rows]),
+        "constant": sum(r.sum() for r in rows) / (B * R),
+    }
+    for mean, value in expected.items():
+        weights, count = losses.token_weights(mask, mean)
+        np.testing.assert_allclose(losses.masked_sum(x, weights) / count, value, rtol=1e-5)
+
+
+def test_a_sequence_has_one_ratio():
+    """GSPO by a loop, its clip and its gradient: -A·s/n at every token of what is not clipped."""
+    rng = np.random.default_rng(0)
+    old, new = rng.normal(size=(2, B, R)).astype(np.float32) * 0.1
+    new[0] += 1.0  # far above the clip
+    each = np.array([1.0, 1.0, -1.0, 1.0], np.float32)
+    advantages, mask = np.repeat(each[:, None], R, 1), MASK.astype(np.float32)
+    weights, count = losses.token_weights(mask, "sequence")
+
+    def loss(new):
+        total, _, _ = losses.ppo_policy_loss(new, old, advantages, weights, 0.2, 0.2, sequence=True)
+        return total / count
+
+    total, wanted = 0.0, np.zeros((B, R))
+    for b in range(B):
+        n = int(mask[b].sum())
+        s = np.exp(np.mean((new[b] - old[b])[:n]))
+        total -= min(s * each[b], np.clip(s, 0.8, 1.2) * each[b]) / B
+        wanted[b, :n] = -each[b] * s / n / B
+    wanted[0] = 0
+    np.testing.assert_allclose(loss(new), total, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(loss)(new), wanted, atol=1e-6)
+    poisoned = np.where(MASK, new, np.float32(1e30))
+    np.testing.assert_array_equal(jax.grad(loss)(poisoned), jax.grad(loss)(new))
+
+
+@pytest.fixture
+def experience(monkeypatch):
+    """`make_experience` without a critic, with a table in place of the networks."""
+    lp = np.random.default_rng(1).normal(size=(2, B, R)).astype(np.float32)
+
+    def table(config, logprobs, *rest):
+        return jnp.asarray(logprobs), jnp.ones((B, R))
+
+    monkeypatch.setattr(rollout, "response_logprobs", table)
+    roles = {"policy": lp[0], "reference": lp[1]}
+
+    def experience(scores=SCORES, grpo=None, **options):
+        ppo = dataclasses.replace(PPO, **options)
+        return make(make_batch(), roles, ppo, scores=scores, jit=lambda f: f, grpo=grpo)
+
+    return experience
+
+
+def test_an_answer_s_reward_less_its_kl_is_the_advantage_of_its_tokens(experience):
+    grpo = GRPOConfig(group_size=2, baseline="others", scale="none")
+    made, _, metrics = experience(kl_coef=0.3, grpo=grpo)
+    kl = np.sum((made["old_logprobs"] - made["ref_logprobs"]) * MASK, axis=1)
+    rewards = SCORES - 0.3 * kl
+    expected = rewards - rewards[[1, 0, 3, 2]]  # two answers a prompt
+    np.testing.assert_allclose(made["advantages"], expected[:, None] * MASK, atol=1e-5)
+    assert made.keys() >= {"policy_mask"} and not made.keys() & {"returns", "old_values"}
+    assert metrics["equal_groups"] == 0
+    _, _, metrics = experience(scores=np.array([1, 1, 0, 2], np.float32), grpo=grpo)
+    assert metrics["equal_groups"] == 0.5
+
+
+class FakeSampler:
+    """Answers are numbered by draw and row; scores come from a table [draw, row]."""
+
+    def __init__(self, scores):
+        self.scores, self.prompts = scores, []
+
+    def sample(self, policy, prompts, key, first_row):
+        self.prompts.append(np.asarray(prompts["tokens"]))
+        return {"answer": first_row + jnp.arange(len(prompts["tokens"]))}
+
+    def score(self, frozen, batch):
+        return jnp.asarray(self.scores.reshape(-1)[np.asarray(batch["answer"])], jnp.float32)
+
+
+def source(scores, **grpo):
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    ppo = dataclasses.replace(PPO, rollout_batch=scores.shape[1])
+    rows = {"tokens": np.arange(60).reshape(60, 1), "mask": np.ones((60, 1), bool)}
+    config = RunConfig(stage="grpo", ppo=ppo, grpo=GRPOConfig(group_size=2, **grpo))
+    ctx = SimpleNamespace(
+        config=config, models={"policy": None}, data=SimpleNamespace(train=rows), mesh=mesh
+    )
+    return rollout.RolloutSource(ctx, FakeSampler(scores))
+
+
+SCORE_TABLE = np.array([
+    [1, 1, 0, 1, 2, 2, 0, 0],  # groups 0, 2 and 3 are equal
+    [0, 0, 3, 4, 1, 1, 2, 2],  # only group 1 is not
+    [5, 6, 7, 8, 1, 2, 3, 4],
+])  # fmt: skip
+
+
+def test_answers_to_one_prompt_lie_together():
+    of = source(SCORE_TABLE)
+    (batch, scores), drawn = of._sample(None, None, 0)
+    prompts = of.sampler.prompts[0][:, 0].reshape(4, 2)
+    assert np.all(prompts[:, 0] == prompts[:, 1]) and len(set(prompts[:, 0])) == 4
+    assert drawn == 1
+    np.testing.assert_array_equal(batch["answer"], np.arange(8))
+    np.testing.assert_array_equal(scores, SCORE_TABLE[0])
+
+
+def test_groups_of_equal_scores_give_way_to_those_of_another_draw():
+    (batch, scores), drawn = source(SCORE_TABLE, max_draws=5)._sample(None, None, 0)
+    assert drawn == 3
+    np.testing.assert_array_equal(batch["answer"], [10, 11, 2, 3, 16, 17, 18, 19])
+    np.testing.assert_array_equal(scores, [3, 4, 0, 1, 5, 6, 7, 8])
+
+
+def test_draws_end_although_groups_are_equal():
+    (batch, _), drawn = source(SCORE_TABLE, max_draws=2)._sample(None, None, 0)
+    assert drawn == 2
+    np.testing.assert_array_equal(batch["answer"], [10, 11, 2, 3, 4, 5, 6, 7])
