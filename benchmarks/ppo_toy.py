@@ -62,6 +62,7 @@ def random_prompts(seed: int):
         return {
             "tokens": rng.integers(0, 32, (n, PROMPT), dtype=np.int32),
             "mask": np.ones((n, PROMPT), bool),
+            "example": np.zeros(n, np.int32),
         }
 
     return lambda tokenizer: Data(rows(64 * UPDATES), rows(256), [], Counter())

@@ -24,7 +24,8 @@ after the other, each with the positions that follow the prompt, and `branch_ids
 | group | [B, C] | int32 | which ranking of the row a candidate belongs to |
 | kind | [B, C] | int32 | index into the data set's kinds of candidate |
 
-Prompts: `tokens` [B, P] left padded and `mask` [B, P] bool. Rollouts: train/rollout.py.
+Prompts: `tokens` [B, P] left padded, `mask` [B, P] bool and `example` [B] int32, which example of
+its split a row is. Rollouts: train/rollout.py.
 """
 
 from __future__ import annotations

@@ -276,7 +276,8 @@ def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
 
 
 def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter):
-    """Prompts that await an answer -> `tokens` [R, P] left padded, `mask` [R, P] bool.
+    """Prompts that await an answer -> `tokens` [R, P] left padded, `mask` [R, P] bool, and
+    `example` [R] int32, which example each is.
 
     Returns:
       (rows, the examples that they are, in order).
@@ -296,6 +297,7 @@ def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter
             skipped[f"prompt longer than {length} tokens, drop"] += 1
             continue
         row = {"tokens": np.zeros(length, np.int32), "mask": np.zeros(length, bool)}
+        row["example"] = np.int32(len(kept))
         row["tokens"][length - len(ids) :] = ids
         row["mask"][length - len(ids) :] = True
         rows.append(row)

@@ -158,6 +158,7 @@ class Data:
     Attributes:
       heldout_examples: those that are in the held-out rows; of prompts, row i is example i.
       kinds: names that `kind` counts in, for preferences.
+      answers: of prompts, each training example's reference, "" where it has none.
     """
 
     train: dict[str, np.ndarray]
@@ -165,6 +166,7 @@ class Data:
     heldout_examples: list
     skipped: Counter
     kinds: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 def open_data(
@@ -193,9 +195,10 @@ def open_data(
             )  # fmt: skip
         return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
 
-    train, _ = rows(examples.train, config.length)
+    train, trained = rows(examples.train, config.length)
     heldout, kept = rows(examples.heldout, config.heldout_length or config.length)
-    return Data(train, heldout, kept, skipped, kinds)
+    answers = tuple(e.get("answer", "") for e in trained) if schema == "prompt" else ()
+    return Data(train, heldout, kept, skipped, kinds, answers)
 
 
 class Loader:

@@ -237,13 +237,19 @@ def _chat_example(record, templates):
 
 
 def _prompt_example(record, templates):
+    """With `answer`, the reference that verifiers compare with, where there is one."""
+    answer = {}
     if _holds_messages(record, templates):
         messages = _messages(record["messages"], "messages", ("user", "assistant"))
         if messages[-1]["role"] == "assistant":  # a chat record: what it answered is not asked
-            messages.pop()
+            answer["answer"] = messages.pop()["content"]
     else:
         messages = _from_user(_value(record, templates, "prompt"))
-    return {"messages": _with_system(record, templates, messages)}
+    if "answer" in templates:
+        answer["answer"] = _text(_value(record, templates, "answer"), "answer")
+    elif isinstance(record.get("answer"), str) or _is_number(record.get("answer")):
+        answer["answer"] = str(record["answer"])
+    return {"messages": _with_system(record, templates, messages)} | answer
 
 
 def _preference_example(record, templates):
@@ -349,5 +355,5 @@ _SCHEMAS = {
         _preference_example,
         ("prompt", "chosen", "rejected", "responses", "rank", "system"),
     ),
-    "prompt": (_prompt_example, ("prompt", "system")),
+    "prompt": (_prompt_example, ("prompt", "system", "answer")),
 }

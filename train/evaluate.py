@@ -296,9 +296,13 @@ class PPOEvaluator:
         process, processes = jax.process_index(), jax.process_count()
         n, R = len(prompts["tokens"]), self.sampler.ppo.response_length
         mine = slice(process * n // processes, (process + 1) * n // processes)
+        examples = self.ctx.data.heldout_examples
+        known = [e.get("answer", "") for e in examples] or [""] * n
+        answers = [known[i] for i in prompts["example"][mine]]
         prompts = sharding.put_batch({k: v[mine] for k, v in prompts.items()}, self.ctx.mesh)
         batch = self.sampler.sample(policy, prompts, jax.random.key(_SEED), np.int32(first_row))
-        out = {"score": self.sampler.score(frozen, batch)}
+        found = self.sampler.rewards(frozen, batch, answers)
+        out = {"score": found.pop("score"), "rewards": found}
         out["judge"] = out["score"]
         if "judge" in frozen:
             out["judge"] = self.sampler.score(frozen, batch, "judge")
@@ -318,6 +322,7 @@ class PPOEvaluator:
             "score": float(np.mean(now["score"])),
             "score_std": float(np.std(now["score"], ddof=1)),
             "kl": float(np.mean(now["kl"])),
+            **{f"reward/{k}": float(np.mean(v)) for k, v in now["rewards"].items()},
             "win_rate": rate,
             "win_rate_low": low,
             "win_rate_high": high,

@@ -140,6 +140,8 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
         before = time.perf_counter()
         batch, source_state, extra = stage.source.next(state, frozen, source_state, step)
         waited += time.perf_counter() - before
+        for warning in extra.pop("warnings", ()):
+            metrics.say(f"  warning at step {step + 1}: {warning}")
         if step == start:
             metrics.say(describe(config, run.row, ctx.models, state, frozen, batch["tokens"].size))
         # The source's arrays are not the step's to donate: the next minibatch reads them again.

@@ -1,4 +1,4 @@
-"""Where scores come from: a reward model, or a Python function named in the config.
+"""Where scores come from: a reward model, verifiers, a Python function, or a weighted sum of them.
 
 Axes: B episodes or rows, T length, C candidates a row, P prompt length, R response length.
 """
@@ -6,6 +6,9 @@ Axes: B episodes or rows, T length, C candidates a row, P prompt length, R respo
 from __future__ import annotations
 
 import importlib
+import re
+from collections.abc import Callable
+from decimal import Decimal
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,13 +24,79 @@ class Episode(NamedTuple):
 
     Attributes:
       prompt, response: text. prompt_ids, response_ids: int32 arrays without padding, the response
-        through and including the id that ended it.
+        through and including the id that ended it. answer: the prompt's reference, or "".
     """
 
     prompt: str
     response: str
     prompt_ids: np.ndarray
     response_ids: np.ndarray
+    answer: str = ""
+
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def final_number(text: str):
+    """The last number of what follows the last "####", or of all without that; None if none."""
+    found = _NUMBER.findall(text.rpartition("####")[2])
+    return Decimal(found[-1].replace(",", "")) if found else None
+
+
+def gsm8k(episode: Episode) -> float:
+    """1 if answer and reference end in the same number (GSM8K, Cobbe et al. 2021)."""
+    said = final_number(episode.response)
+    return float(said is not None and said == final_number(episode.answer))
+
+
+def exact(episode: Episode) -> float:
+    return float(episode.response.split() == episode.answer.split())
+
+
+def verifiers(config) -> dict[str, Callable[[Episode], float]]:
+    """The functions that score text, by name, of a run's settings (`RewardsConfig`)."""
+    settings, pattern = config.rewards, re.compile(config.rewards.pattern, re.DOTALL)
+
+    def length(episode):
+        target = settings.target_length
+        return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
+
+    found = {
+        "gsm8k": gsm8k,
+        "exact": exact,
+        "regex": lambda episode: float(bool(pattern.search(episode.response))),
+        "length": length,
+    }
+    if config.ppo.reward_function:
+        found["function"] = load_function(config.ppo.reward_function)
+    return {name: function for name, function in found.items() if getattr(settings, name)}
+
+
+def weights(config) -> dict[str, float]:
+    """{name: weight} of the rewards that a run's score is the weighted sum of."""
+    given = {"model": "reward" in config.init_from, "function": bool(config.ppo.reward_function)}
+    names = ("model", "function", "gsm8k", "exact", "regex", "length")
+    found = {n: getattr(config.rewards, n) for n in names if given.get(n, True)}
+    return {name: weight for name, weight in found.items() if weight}
+
+
+def check_answers(config, answers) -> None:
+    """Verifiers that compare need something to compare with.
+
+    Args:
+      answers: of all prompts, "" where there is none.
+
+    Raises:
+      ConfigError: one is missing.
+    """
+    needing = [n for n in ("gsm8k", "exact") if getattr(config.rewards, n)]
+    missing = sum(not a for a in answers)
+    if needing and missing:
+        raise ConfigError(
+            f"rewards.{needing[0]} compares with a reference, and {missing} of {len(answers)} "
+            "prompts have none; give records a field `answer`, or say which holds it: "
+            "--config.data.fields.answer='{FIELD}'"
+        )
 
 
 def load_function(name: str):
@@ -45,15 +114,15 @@ def load_function(name: str):
         ) from e
 
 
-def apply_function(function, tokenizer: Tokenizer, tokens, prompt_mask, response_mask):
-    """Scores of a function over this process's episodes: numpy arrays in, float32 [B] out."""
-    scores = []
-    P = prompt_mask.shape[1]
-    for row, prompt, response in zip(tokens, prompt_mask, response_mask, strict=True):
+def episodes(tokenizer: Tokenizer, tokens, prompt_mask, response_mask, answers) -> list[Episode]:
+    """This process's episodes, of numpy arrays [B, P + R], [B, P], [B, R] and B references."""
+    P, found = prompt_mask.shape[1], []
+    rows = zip(tokens, prompt_mask, response_mask, answers, strict=True)
+    for row, prompt, response, answer in rows:
         prompt_ids, response_ids = row[:P][prompt], row[P:][response]
         text = tokenizer.decode(prompt_ids), tokenizer.decode(response_ids)
-        scores.append(function(Episode(*text, prompt_ids, response_ids)))
-    return np.asarray(scores, np.float32)
+        found.append(Episode(*text, prompt_ids, response_ids, answer))
+    return found
 
 
 def score(config, params, tokens, positions, segment_ids, start, end):

@@ -25,6 +25,7 @@ from model import sharding
 from model.heads import value_model
 from model.transformer import Transformer
 from train import advantages as adv
+from train import hacking
 from train.losses import kl_estimate
 from train.sampler import Sampler
 from train.step import split_microbatches
@@ -129,6 +130,7 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
         "kl_per_token": mean(k1),
         "kl_coef": s["kl_coef"],
         "entropy": mean(entropy),
+        "repetition": jnp.mean(hacking.repetition(answer, mask)),
         "length": jnp.mean(length),
         "eos_rate": jnp.mean(ended.astype(jnp.float32)),
         "logprob_gap_max": jnp.max(gap),
@@ -177,7 +179,8 @@ class RolloutSource:
 
     State: `experience` (above), `minibatch` (how many of its epochs × minibatches were used),
     `rollout` (how many were made), `drawn` (batches of prompts so far: the prompt cursor),
-    `kl_coef`, and the score's `gain` and `bias`.
+    `kl_coef`, the score's `gain` and `bias`, and `first`, the first rollout's figures that
+    warnings compare with (train/hacking.py).
     """
 
     def __init__(self, ctx, sampler: Sampler):
@@ -187,6 +190,7 @@ class RolloutSource:
         self.per_rollout = self.ppo.epochs * self.minibatches
         self.key = jax.random.key(ctx.config.seed + 1)
         self.critic = "value" in ctx.models
+        self._warned = set()  # said once a process
         grpo = ctx.config.grpo
         self.group, self.draws = (1, 1) if self.critic else (grpo.group_size, grpo.max_draws)
         hosts = jax.process_index(), jax.process_count()
@@ -225,6 +229,7 @@ class RolloutSource:
             "kl_coef": np.asarray(self.ppo.kl_coef, np.float32),
             "gain": np.asarray(1, np.float32),
             "bias": np.asarray(0, np.float32),
+            "first": {k: np.asarray(0, np.float32) for k in ("length", "repetition", "entropy")},
         }
 
     def _take(self, experience, rollout, minibatch):
@@ -237,21 +242,24 @@ class RolloutSource:
         return jax.tree.map(lambda x: x[index], experience)
 
     def _draw(self, policy, frozen, number: int):
-        """Answers to the `number`-th prompts and their scores, in the order [prompt, group]."""
+        """Answers to the `number`-th prompts and their rewards, in the order [prompt, group]."""
         prompts = self.prompts.batch(number)
         prompts = {name: np.repeat(x, self.group, axis=0) for name, x in prompts.items()}
+        known = self.ctx.data.answers
+        answers = [known[i] if known else "" for i in prompts["example"]]
         prompts = sharding.put_batch(prompts, self.ctx.mesh)
         first_row = np.int32(number * self.ppo.rollout_batch)
         batch = self.sampler.sample(policy, prompts, self.key, first_row)
-        return batch, self.sampler.score(frozen, batch)
+        return batch, self.sampler.rewards(frozen, batch, answers)
 
-    def _unequal(self, scores):
+    def _unequal(self, rewards):
         """Which groups have something to compare, on every host alike."""
-        scores = jax.device_get(jax.device_put(scores, sharding.replicated(self.ctx.mesh)))
+        everywhere = sharding.replicated(self.ctx.mesh)
+        scores = jax.device_get(jax.device_put(rewards["score"], everywhere))
         return np.ptp(scores.reshape(-1, self.group), axis=1) > 0
 
     def _sample(self, policy, frozen, drawn: int):
-        """A rollout's (answers, scores), and how many draws there were by then. Groups of equal
+        """A rollout's (answers, rewards), and how many draws there were by then. Groups of equal
         scores give way to those of another draw, as long as draws are left."""
         sample = self._draw(policy, frozen, drawn)
         for number in range(drawn + 1, drawn + self.draws):
@@ -268,20 +276,28 @@ class RolloutSource:
         return sample, drawn + self.draws
 
     def rollout(self, state, frozen, s):
-        """A new experience. Returns (s, metrics)."""
+        """A new experience. Returns (s, metrics); `warnings` among them is a list of texts."""
         start = time.perf_counter()
         number, drawn = int(s["rollout"]), int(s["drawn"])
-        (batch, scores), now_drawn = self._sample(state.trainable["policy"], frozen, drawn)
+        (batch, rewards), now_drawn = self._sample(state.trainable["policy"], frozen, drawn)
         scalars = {k: s[k] for k in ("kl_coef", "gain", "bias", "rollout")}
         roles = {**state.trainable, "reference": frozen["reference"]}
         experience, scalars, metrics = self._experience(
             roles,
             batch,
-            scores,
+            rewards["score"],
             scalars,
             np.bool_(not self.critic or number >= self.ppo.critic_warmup),
         )
-        metrics = {f"rollout/{k}": float(v) for k, v in metrics.items()}
+        metrics |= {f"reward/{k}": jnp.mean(v) for k, v in rewards.items() if k != "score"}
+        metrics = {k: float(v) for k, v in metrics.items()}
+        now = {k: metrics[k] for k in ("length", "repetition", "entropy")}
+        first = now if number == 0 else {k: float(v) for k, v in s["first"].items()}
+        signs = hacking.signs(first, now)
+        metrics["warnings"] = len(signs)
+        metrics = {f"rollout/{k}": v for k, v in metrics.items()}
+        metrics["warnings"] = [text for name, text in signs.items() if name not in self._warned]
+        self._warned |= signs.keys()
         seconds = time.perf_counter() - start
         metrics["rollout/seconds"] = seconds
         tokens = metrics["rollout/length"] * self.ppo.rollout_batch * (now_drawn - drawn)
@@ -291,6 +307,7 @@ class RolloutSource:
             "minibatch": np.asarray(0, np.int32),
             "rollout": np.asarray(number + 1, np.int32),
             "drawn": np.asarray(now_drawn, np.int32),
+            "first": {k: np.asarray(v, np.float32) for k, v in first.items()},
         }
         return s, metrics
 

@@ -37,9 +37,10 @@ class Sampler:
         out = sharding.batch_sharding(ctx.mesh)
         self._generate = jax.jit(self._sample, out_shardings=out)
         self._score = jax.jit(self._reward_model, static_argnums=0, out_shardings=out)
-        self.function = None
-        if self.ppo.reward_function:
-            self.function = rewards.load_function(self.ppo.reward_function)
+        self.weights = rewards.weights(ctx.config)
+        self.verifiers = rewards.verifiers(ctx.config)
+        heldout = [e.get("answer", "") for e in ctx.data.heldout_examples]
+        rewards.check_answers(ctx.config, [*ctx.data.answers, *heldout])
 
     def _sample(self, policy, prompts, mask, key, first_row):
         rows = first_row + jnp.arange(len(prompts))
@@ -67,18 +68,32 @@ class Sampler:
         return rewards.score(config, params, *args, jnp.full_like(end, P), end)
 
     def score(self, frozen, batch, role: str = "reward"):
-        """Raw scores [B] float32, of the reward function if there is one, else of a model."""
-        if self.function is None or role != "reward":
-            return self._score(self.ctx.models[role], frozen[role], batch)
-        # Rows in the order of this process's slice of the batch.
-        tokens, segments, mask = (
-            _local_rows(batch[n]) for n in ("tokens", "segment_ids", "response_mask")
-        )
-        P = tokens.shape[1] - mask.shape[1]
-        scores = rewards.apply_function(
-            self.function, self.ctx.tokenizer, tokens, segments[:, :P] > 0, mask > 0
-        )
-        return sharding.put_batch(scores, self.ctx.mesh)
+        """A reward model's raw scores, [B] float32."""
+        return self._score(self.ctx.models[role], frozen[role], batch)
+
+    def rewards(self, frozen, batch, answers):
+        """{name: raw scores [B] float32} of every reward that counts, and `score`, their weighted
+        sum.
+
+        Args:
+          answers: references of this process's rows of the batch, "" where there is none.
+        """
+        found = {}
+        if "model" in self.weights:
+            found["model"] = self.score(frozen, batch)
+        if self.verifiers:
+            # Rows in the order of this process's slice of the batch: each host scores its own.
+            tokens, segments, mask = (
+                _local_rows(batch[n]) for n in ("tokens", "segment_ids", "response_mask")
+            )
+            P = tokens.shape[1] - mask.shape[1]
+            rows = tokens, segments[:, :P] > 0, mask > 0, answers
+            episodes = rewards.episodes(self.ctx.tokenizer, *rows)
+            for name, function in self.verifiers.items():
+                values = np.asarray([function(e) for e in episodes], np.float32)
+                found[name] = sharding.put_batch(values, self.ctx.mesh)
+        total = sum(weight * found[name] for name, weight in self.weights.items())
+        return found | {"score": total}
 
 
 def _local_rows(x) -> np.ndarray:

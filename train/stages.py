@@ -325,10 +325,11 @@ def check(config: RunConfig, mesh) -> StageRow:
     shards = sharding.batch_shards(mesh)
     sizes = {"the microbatch (data.batch_size / accumulate)": micro}
     if row.schema == "prompt":
-        if "reward" not in config.init_from and not ppo.reward_function:
+        if not rewards.weights(config):
             raise ConfigError(
                 f"stage {config.stage} needs scores: type --config.init_from.reward=WORKDIR of a "
-                "reward stage, or --config.ppo.reward_function=module:function"
+                "reward stage, or --config.ppo.reward_function=module:function, or give a verifier "
+                "weight, as --config.rewards.gsm8k=1"
             )
         sizes["ppo.eval_prompts"] = ppo.eval_prompts
         if ppo.rollout_batch % size:

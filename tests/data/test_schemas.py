@@ -129,7 +129,8 @@ def test_prompts():
     convert = normaliser("prompt")
     asked = {"messages": [user("a"), assistant("b"), user("c")]}
     assert convert(asked) == asked
-    assert convert({"messages": [*asked["messages"], assistant("d")]}) == asked
+    answered = {"messages": [*asked["messages"], assistant("d")]}
+    assert convert(answered) == asked | {"answer": "d"}
     assert convert({"prompt": asked["messages"]}) == asked
     assert convert({"prompt": "a", "response": "b"}) == {"messages": [user("a")]}
     assert convert({"prompt": "a", "system": "s"}) == {"messages": [system("s"), user("a")]}
@@ -253,3 +254,19 @@ HH = "\n\nHuman: q\n\nAssistant: "
 )
 def test_bad_preferences(record, reason, message):
     refused("preference", record, reason, message)
+
+
+@pytest.mark.parametrize(
+    ("record", "fields", "answer"),
+    [
+        ({"prompt": "1+1", "answer": "2"}, (), "2"),
+        ({"prompt": "1+1", "answer": 2}, (), "2"),
+        ({"prompt": "1+1", "solution": "it is 2"}, {"answer": "{solution}"}, "it is 2"),
+        ({"messages": [user("1+1"), assistant("2")]}, (), "2"),
+        ({"prompt": "1+1"}, (), None),
+        ({"prompt": "1+1", "answer": ["2", "two"]}, (), None),
+    ],
+)
+def test_a_prompt_may_have_a_reference(record, fields, answer):
+    example = normaliser("prompt", fields)(record)
+    assert example["messages"] == [user("1+1")] and example.get("answer") == answer

@@ -29,6 +29,11 @@ def write_files(directory) -> None:
     )
 
 
+def brevity(episode) -> float:
+    """A reward function (train/rewards.py)."""
+    return -0.01 * len(episode.response)
+
+
 def recipe(stage: str, directory, **init_from):
     """The tiny recipe of a stage, on the files of `write_files`."""
     rankings = dict.fromkeys(("reward", "dpo"), "preferences.jsonl")
@@ -60,6 +65,9 @@ def recipe(stage: str, directory, **init_from):
     config.dpo.label_smoothing = 0.1
     config.grpo.group_size = 4
     config.grpo.max_draws = 2
+    config.rewards.length = 0.5 if stage in ("ppo", "grpo") else 0.0
+    config.rewards.target_length = 4
+    config.ppo.reward_function = "stage_fixtures:brevity" if stage in ("ppo", "grpo") else ""
     config.ppo.kl_loss_coef = 0.05
     config.ppo.importance_cap = 2.0
     config.ppo.overlong_buffer = 2

@@ -11,7 +11,7 @@ from episodes import MASK, PPO, SCORES, B, R, make, make_batch
 
 from model import sharding
 from train import advantages as adv
-from train import losses, rollout
+from train import hacking, losses, rollout
 from train.config import GRPOConfig, RunConfig
 
 GROUPS = np.array([[1.0, 0.0, 0.5, 3.0], [2.0, 2.0, 2.0, 2.0], [-1.0, 4.0, 0.0, 0.0]], np.float32)
@@ -112,17 +112,22 @@ class FakeSampler:
         self.prompts.append(np.asarray(prompts["tokens"]))
         return {"answer": first_row + jnp.arange(len(prompts["tokens"]))}
 
-    def score(self, frozen, batch):
-        return jnp.asarray(self.scores.reshape(-1)[np.asarray(batch["answer"])], jnp.float32)
+    def rewards(self, frozen, batch, answers):
+        scores = self.scores.reshape(-1)[np.asarray(batch["answer"])]
+        return {"score": jnp.asarray(scores, jnp.float32)}
 
 
 def source(scores, **grpo):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     ppo = dataclasses.replace(PPO, rollout_batch=scores.shape[1])
     rows = {"tokens": np.arange(60).reshape(60, 1), "mask": np.ones((60, 1), bool)}
+    rows["example"] = np.arange(60)
     config = RunConfig(stage="grpo", ppo=ppo, grpo=GRPOConfig(group_size=2, **grpo))
     ctx = SimpleNamespace(
-        config=config, models={"policy": None}, data=SimpleNamespace(train=rows), mesh=mesh
+        config=config,
+        models={"policy": None},
+        data=SimpleNamespace(train=rows, answers=()),
+        mesh=mesh,
     )
     return rollout.RolloutSource(ctx, FakeSampler(scores))
 
@@ -136,22 +141,39 @@ SCORE_TABLE = np.array([
 
 def test_answers_to_one_prompt_lie_together():
     of = source(SCORE_TABLE)
-    (batch, scores), drawn = of._sample(None, None, 0)
+    (batch, rewards), drawn = of._sample(None, None, 0)
     prompts = of.sampler.prompts[0][:, 0].reshape(4, 2)
     assert np.all(prompts[:, 0] == prompts[:, 1]) and len(set(prompts[:, 0])) == 4
     assert drawn == 1
     np.testing.assert_array_equal(batch["answer"], np.arange(8))
-    np.testing.assert_array_equal(scores, SCORE_TABLE[0])
+    np.testing.assert_array_equal(rewards["score"], SCORE_TABLE[0])
 
 
 def test_groups_of_equal_scores_give_way_to_those_of_another_draw():
-    (batch, scores), drawn = source(SCORE_TABLE, max_draws=5)._sample(None, None, 0)
+    (batch, rewards), drawn = source(SCORE_TABLE, max_draws=5)._sample(None, None, 0)
     assert drawn == 3
     np.testing.assert_array_equal(batch["answer"], [10, 11, 2, 3, 16, 17, 18, 19])
-    np.testing.assert_array_equal(scores, [3, 4, 0, 1, 5, 6, 7, 8])
+    np.testing.assert_array_equal(rewards["score"], [3, 4, 0, 1, 5, 6, 7, 8])
 
 
 def test_draws_end_although_groups_are_equal():
     (batch, _), drawn = source(SCORE_TABLE, max_draws=2)._sample(None, None, 0)
     assert drawn == 2
     np.testing.assert_array_equal(batch["answer"], [10, 11, 2, 3, 4, 5, 6, 7])
+
+
+def test_what_is_repeated_within_an_answer():
+    """4-grams: 5 of the first, two of which were there before; none of the second; all but one."""
+    ids = np.array([[1, 2, 3, 4, 1, 2, 3, 4, 1], [1, 2, 3, 4, 5, 6, 7, 8, 9], [7] * 9])
+    mask = np.ones((3, 9)) * (np.arange(9) < np.array([8, 9, 9])[:, None])
+    np.testing.assert_allclose(hacking.repetition(ids, mask), [1 / 5, 0, 5 / 6], rtol=1e-6)
+    np.testing.assert_array_equal(hacking.repetition(ids, 0 * mask), 0)
+
+
+def test_signs_of_hacking():
+    first = {"length": 10.0, "repetition": 0.05, "entropy": 2.0}
+    assert not hacking.signs(first, first)
+    assert not hacking.signs(first, {"length": 19.0, "repetition": 0.2, "entropy": 0.6})
+    found = hacking.signs(first, {"length": 21.0, "repetition": 0.3, "entropy": 0.4})
+    assert found.keys() == first.keys() and "2.1 times as long" in found["length"]
+    assert hacking.signs(first, first | {"length": 4.0}).keys() == {"length"}

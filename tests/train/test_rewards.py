@@ -1,6 +1,8 @@
 """How a score is read from a reward model's numbers."""
 
 import dataclasses
+import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,12 @@ import pytest
 
 from data.packing import preference_rows, prompt_rows
 from data.tokenizer import EOS, train
+from model import sharding
 from model.config import TransformerConfig
 from model.heads import reward_model
+from train import config as configs
 from train import rewards
-from train.sampler import place
+from train.sampler import Sampler, place
 
 # Two answers of one row, columns 4 to 6 and 10 to 11; the third is the first, cut short.
 VALUES = np.arange(12, dtype=np.float32)[None] ** 2
@@ -71,3 +75,79 @@ def test_an_answer_scores_in_training_what_it_scores_in_ppo(pool, share_prompt):
     start = np.full(3, P)
     scored = rewards.score(config, params, tokens, positions, segment_ids, start, end)
     np.testing.assert_allclose(trained, scored, atol=1e-5)
+
+
+def episode(response, answer="", n=4):
+    return rewards.Episode("?", response, np.zeros(1, np.int32), np.zeros(n, np.int32), answer)
+
+
+@pytest.mark.parametrize(
+    "response,answer,right",
+    [
+        ("3 + 4 = 7. #### 7", "So it is seven.\n#### 7", 1),
+        ("#### 1,234", "1234", 1),
+        ("the answer is $7.00.", "#### 7", 1),
+        ("7 and then 8", "#### 7", 0),
+        ("#### 7, not 8 #### -9", "-9", 1),
+        ("no number", "#### 7", 0),
+        ("no number", "none either", 0),
+        ("#### no number 3", "3", 1),
+    ],
+)
+def test_gsm8k_compares_final_numbers(response, answer, right):
+    assert rewards.gsm8k(episode(response, answer)) == right
+
+
+def settings(init_from=(), reward_function="", **weights):
+    ppo, roles = configs.PPOConfig(reward_function=reward_function), dict.fromkeys(init_from, "x")
+    return configs.RunConfig(ppo=ppo, init_from=roles, rewards=configs.RewardsConfig(**weights))
+
+
+def test_verifiers_by_name():
+    config = settings(exact=1.0, regex=2.0, length=0.5, pattern="^yes.*no$", target_length=8)
+    found = rewards.verifiers(config)
+    assert found.keys() == {"exact", "regex", "length"}
+    assert found["exact"](episode(" a  b\n", "a b")) == 1
+    assert found["exact"](episode("a B", "a b")) == 0
+    assert found["regex"](episode("yes\nand no")) == 1
+    assert found["regex"](episode("and yes\nand no")) == 0
+    for n, score in ((8, 1.0), (6, 0.75), (12, 0.5), (16, 0.0), (99, 0.0)):
+        assert found["length"](episode("", n=n)) == score
+    assert rewards.weights(config) == {"exact": 1.0, "regex": 2.0, "length": 0.5}
+
+
+def test_which_rewards_count():
+    assert rewards.weights(settings()) == {}
+    assert rewards.weights(settings(["policy", "reward"])) == {"model": 1.0}
+    both = settings(["reward"], "math:sqrt", model=0.5, gsm8k=2.0)
+    assert rewards.weights(both) == {"model": 0.5, "function": 1.0, "gsm8k": 2.0}
+    assert rewards.verifiers(both)["function"] is math.sqrt
+    assert rewards.weights(settings(["reward"], model=0.0)) == {}
+
+
+def test_a_verifier_without_references_is_an_error():
+    rewards.check_answers(settings(length=1.0, target_length=3), ["", "4"])
+    with pytest.raises(configs.ConfigError, match=r"rewards\.gsm8k .* 1 of 2 prompts have none"):
+        rewards.check_answers(settings(gsm8k=1.0), ["", "4"])
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_score_is_the_weighted_sum_of_its_rewards(devices):
+    """Each row with its own reference, whatever device it lies on."""
+    tokenizer = train("byte", [], 0)
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices])
+    config = settings(gsm8k=2.0, length=-0.5, target_length=3)
+    answers = [str(i) for i in range(8)]
+    examples = [{"answer": a} for a in answers]
+    ctx = SimpleNamespace(
+        config=config, mesh=mesh, tokenizer=tokenizer, models={},
+        data=SimpleNamespace(heldout_examples=examples, answers=("1",)),
+    )  # fmt: skip
+    said = [tokenizer.encode(str(i if i % 2 else 9)) for i in range(8)]
+    tokens = np.array([[EOS, *ids, EOS, 0] for ids in said], np.int32)
+    batch = {"tokens": tokens, "segment_ids": np.array([[1, 1, 1, 0]] * 8),
+             "response_mask": np.array([[1.0, 1.0, 0.0]] * 8)}  # fmt: skip
+    got = Sampler(ctx).rewards({}, sharding.put_batch(batch, mesh), answers)
+    np.testing.assert_array_equal(got["gsm8k"], [0, 1] * 4)
+    np.testing.assert_allclose(got["length"], [2 / 3] * 8, rtol=1e-6)
+    np.testing.assert_allclose(got["score"], [-1 / 3, 2 - 1 / 3] * 4, rtol=1e-6)

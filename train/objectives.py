@@ -1,0 +1,216 @@
+"""Settings of the losses and of reinforcement learning: parts of train/config.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message says which key, why, and what to type."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Attributes:
+    z_loss: weight of log Z² in pretraining and SFT.
+    chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
+      take less memory and a second pass through the vocabulary head.
+    load_balance, router_z: weights of a mixture's router losses there (`router_losses` in
+      train/losses.py).
+    margin, center: of reward models (train/losses.py).
+    pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
+      train/rewards.py).
+    """
+
+    z_loss: float = 1e-4
+    chunk: int = 0
+    load_balance: float = 0.01
+    router_z: float = 0.001
+    pool: str = "last"
+    margin: float = 0.0
+    center: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class DPOConfig:
+    """Direct preference optimization (`preference_optimization` in train/losses.py).
+
+    Attributes:
+      beta: how dear it is to leave the reference. loss: `sigmoid` or `ipo`.
+      label_smoothing: share of the rankings taken to be the wrong way round.
+      average: log-probabilities of answers are means over their tokens, as IPO's authors advise
+        where answers differ in length; else sums.
+    """
+
+    beta: float = 0.1
+    loss: str = "sigmoid"
+    label_smoothing: float = 0.0
+    average: bool = False
+
+    def __post_init__(self):
+        if self.loss not in ("sigmoid", "ipo"):
+            raise ConfigError(f"dpo.loss={self.loss!r}; choose sigmoid or ipo")
+        if self.beta <= 0:
+            raise ConfigError(f"dpo.beta={self.beta}; it must be above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ConfigError(
+                f"dpo.label_smoothing={self.label_smoothing}; it must be at least 0 and below 0.5"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """PPO, and what GRPO shares with it: all but the critic's settings, GAE's and whitening.
+    `data.batch_size` is the minibatch; an update is `epochs` passes over a rollout.
+
+    Attributes:
+      prompt_length, response_length: P and R. rollout_batch: episodes a rollout.
+      temperature: of sampling and of every log-probability.
+      kl_coef: β of the KL in the reward; with `kl_target` above 0 it adapts over `kl_horizon`.
+      kl_estimator: of the reward's KL: k1, k2, k3.
+      kl_loss_coef: of a KL in the policy's loss, by `kl_loss_estimator`. Of the three k2 alone has
+        the KL's gradient there, at the first minibatch; GRPO's authors use k3.
+      gamma, lam: of GAE. clip_low, clip_high, dual_clip: of the policy loss.
+      value_clip, value_coef: of the value loss.
+      whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples (the
+        first rollout) get mean 0 and std 1. score_clip: largest normalised score; 0 does not clip.
+      missing_eos: an answer cut off before its end keeps its score (`keep`), loses
+        `missing_eos_value` (`penalty`), has it for score (`replace`), or teaches the policy nothing
+        (`mask`).
+      overlong_buffer: an answer that goes into the last so many tokens loses up to 1, linearly
+        (DAPO's soft overlong punishment); 0 is none.
+      importance_cap: above 0, the policy's loss of a token is weighed by how much likelier the
+        trainer thinks it than the sampler did, to at most this (truncated importance sampling).
+      bootstrap_truncated: such an answer's last value is not 0 but the critic's.
+      critic_warmup: rollouts in which the critic alone learns.
+      max_kl: a minibatch further than this (approximate KL a token) from its rollout is not
+        applied; 0 applies all.
+      pretrain_coef: weight of next-token loss on `pretrain_data` mixed in (PPO-ptx).
+      reward_function: `module:function` that scores answers (train/rewards.py).
+      eval_prompts: held-out prompts sampled at evaluation.
+    """
+
+    prompt_length: int = 32
+    response_length: int = 64
+    rollout_batch: int = 64
+    epochs: int = 2
+    temperature: float = 1.0
+    kl_coef: float = 0.05
+    kl_target: float = 0.0
+    kl_horizon: int = 10_000
+    kl_estimator: str = "k1"
+    kl_loss_coef: float = 0.0
+    kl_loss_estimator: str = "k2"
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 0.0
+    value_clip: float = 0.2
+    value_coef: float = 0.1
+    whiten_advantages: bool = True
+    normalize_scores: bool = True
+    score_clip: float = 0.0
+    missing_eos: str = "keep"
+    missing_eos_value: float = 1.0
+    overlong_buffer: int = 0
+    importance_cap: float = 0.0
+    bootstrap_truncated: bool = False
+    stop_at_eos: bool = True
+    critic_warmup: int = 0
+    max_kl: float = 0.0
+    pretrain_coef: float = 0.0
+    reward_function: str = ""
+    eval_prompts: int = 256
+
+    def __post_init__(self):
+        if self.missing_eos not in ("keep", "penalty", "replace", "mask"):
+            raise ConfigError(
+                f"ppo.missing_eos={self.missing_eos!r}; choose keep, penalty, replace or mask"
+            )
+        for name in ("kl_estimator", "kl_loss_estimator"):
+            if getattr(self, name) not in ("k1", "k2", "k3"):
+                raise ConfigError(f"ppo.{name}={getattr(self, name)!r}; choose k1, k2 or k3")
+        if self.overlong_buffer > self.response_length:
+            raise ConfigError(
+                f"ppo.overlong_buffer={self.overlong_buffer} is more than "
+                f"ppo.response_length={self.response_length}"
+            )
+        if self.temperature <= 0:
+            raise ConfigError(f"ppo.temperature={self.temperature}; it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig:
+    """What is GRPO's own; the rest is `ppo`.
+
+    Attributes:
+      group_size: answers to a prompt; `ppo.rollout_batch` counts answers.
+      baseline, scale: of advantages, `mean` or `others`, `std` or `none` (`group_advantages` in
+        train/advantages.py).
+      loss_mean: over a `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
+      ratio: a `token`'s or its `sequence`'s (GSPO; clip to a few 1e-4 then).
+      max_draws: draws of prompts a rollout may take until no group's scores are all equal (DAPO's
+        dynamic sampling); 1 takes them as they come.
+    """
+
+    group_size: int = 8
+    baseline: str = "mean"
+    scale: str = "std"
+    loss_mean: str = "sequence"
+    ratio: str = "token"
+    max_draws: int = 1
+
+    def __post_init__(self):
+        for name, known in (
+            ("baseline", ("mean", "others")),
+            ("scale", ("std", "none")),
+            ("loss_mean", ("token", "sequence", "constant")),
+            ("ratio", ("token", "sequence")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"grpo.{name}={getattr(self, name)!r}; choose {' or '.join(known)}"
+                )
+        if self.group_size < 2:
+            raise ConfigError(
+                f"grpo.group_size={self.group_size}; it must be at least 2, to compare answers"
+            )
+        if self.max_draws < 1:
+            raise ConfigError(f"grpo.max_draws={self.max_draws}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardsConfig:
+    """The weight of each reward in the score of an answer (train/rewards.py); 0 leaves one out.
+
+    Attributes:
+      model: of the reward model, where `init_from.reward` names one.
+      function: of `ppo.reward_function`, where it names one.
+      gsm8k: 1 if the answer's last number (after "####" if it has that) is the reference's.
+      exact: 1 if the answer is the reference but for white space.
+      regex: 1 if `pattern` is found in the answer.
+      length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
+    """
+
+    model: float = 1.0
+    function: float = 1.0
+    gsm8k: float = 0.0
+    exact: float = 0.0
+    regex: float = 0.0
+    length: float = 0.0
+    pattern: str = ""
+    target_length: int = 0
+
+    def __post_init__(self):
+        if self.regex and not self.pattern:
+            raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
+        try:
+            re.compile(self.pattern)
+        except re.error as e:
+            raise ConfigError(
+                f"rewards.pattern={self.pattern!r} is no regular expression: {e}"
+            ) from e
+        if self.length and self.target_length < 1:
+            raise ConfigError("rewards.length needs --config.rewards.target_length, 1 or more")
