@@ -158,7 +158,7 @@ class Data:
     Attributes:
       heldout_examples: those that are in the held-out rows; of prompts, row i is example i.
       kinds: names that `kind` counts in, for preferences.
-      answers: of prompts, each training example's reference, "" where it has none.
+      train_examples: of prompts, those in the training rows; row i is example i.
     """
 
     train: dict[str, np.ndarray]
@@ -166,7 +166,7 @@ class Data:
     heldout_examples: list
     skipped: Counter
     kinds: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
+    train_examples: tuple = ()
 
 
 def open_data(
@@ -197,8 +197,8 @@ def open_data(
 
     train, trained = rows(examples.train, config.length)
     heldout, kept = rows(examples.heldout, config.heldout_length or config.length)
-    answers = tuple(e.get("answer", "") for e in trained) if schema == "prompt" else ()
-    return Data(train, heldout, kept, skipped, kinds, answers)
+    asked = tuple(trained) if schema == "prompt" else ()
+    return Data(train, heldout, kept, skipped, kinds, asked)
 
 
 class Loader:

@@ -245,8 +245,8 @@ class RolloutSource:
         """Answers to the `number`-th prompts and their rewards, in the order [prompt, group]."""
         prompts = self.prompts.batch(number)
         prompts = {name: np.repeat(x, self.group, axis=0) for name, x in prompts.items()}
-        known = self.ctx.data.answers
-        answers = [known[i] if known else "" for i in prompts["example"]]
+        known = self.ctx.data.train_examples
+        answers = [known[i].get("answer", "") if known else "" for i in prompts["example"]]
         prompts = sharding.put_batch(prompts, self.ctx.mesh)
         first_row = np.int32(number * self.ppo.rollout_batch)
         batch = self.sampler.sample(policy, prompts, self.key, first_row)

@@ -39,8 +39,8 @@ class Sampler:
         self._score = jax.jit(self._reward_model, static_argnums=0, out_shardings=out)
         self.weights = rewards.weights(ctx.config)
         self.verifiers = rewards.verifiers(ctx.config)
-        heldout = [e.get("answer", "") for e in ctx.data.heldout_examples]
-        rewards.check_answers(ctx.config, [*ctx.data.answers, *heldout])
+        examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
+        rewards.check_answers(ctx.config, [e.get("answer", "") for e in examples])
 
     def _sample(self, policy, prompts, mask, key, first_row):
         rows = first_row + jnp.arange(len(prompts))

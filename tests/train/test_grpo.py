@@ -126,7 +126,7 @@ def source(scores, **grpo):
     ctx = SimpleNamespace(
         config=config,
         models={"policy": None},
-        data=SimpleNamespace(train=rows, answers=()),
+        data=SimpleNamespace(train=rows, train_examples=()),
         mesh=mesh,
     )
     return rollout.RolloutSource(ctx, FakeSampler(scores))

@@ -141,7 +141,7 @@ def test_a_score_is_the_weighted_sum_of_its_rewards(devices):
     examples = [{"answer": a} for a in answers]
     ctx = SimpleNamespace(
         config=config, mesh=mesh, tokenizer=tokenizer, models={},
-        data=SimpleNamespace(heldout_examples=examples, answers=("1",)),
+        data=SimpleNamespace(heldout_examples=examples, train_examples=examples[:1]),
     )  # fmt: skip
     said = [tokenizer.encode(str(i if i % 2 else 9)) for i in range(8)]
     tokens = np.array([[EOS, *ids, EOS, 0] for ids in said], np.int32)
