@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -13,6 +14,7 @@ import grain
 import numpy as np
 
 from data import packing
+from data.mixture import Mixture, SourceConfig, source_config
 from data.sources import DataError, content_key, read, split_heldout
 from data.tokenizer import Tokenizer
 
@@ -23,6 +25,7 @@ class DataConfig:
 
     Attributes:
       source: a path, a glob, a tuple of them, or `tfds:name/config:split`.
+      mixture: instead of `source`, {name: the settings of data/mixture.py's SourceConfig}.
       heldout_source: the same for evaluation; empty sets `heldout_fraction` of `source` aside,
         by a hash of what identifies an example, so that none stands on both sides.
       heldout_limit: most held-out examples used; 0 is all. heldout_length: tokens a held-out row;
@@ -44,6 +47,7 @@ class DataConfig:
     """
 
     source: str | tuple[str, ...]
+    mixture: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     heldout_source: str | tuple[str, ...] = ""
     heldout_fraction: float = 0.05
     heldout_limit: int = 0
@@ -63,9 +67,11 @@ class DataConfig:
     pack: bool = True
 
     def __post_init__(self):
-        if not self.source:
+        if bool(self.source) == bool(self.mixture):
             raise DataError(
                 "data.source is empty; set --config.data.source=PATH (or tfds:NAME:SPLIT)"
+                if not self.source
+                else "data.source and data.mixture are both given; leave one empty"
             )
         if self.on_long not in packing.ON_LONG:
             raise DataError(f"data.on_long={self.on_long!r}; choose {', '.join(packing.ON_LONG)}")
@@ -74,9 +80,16 @@ class DataConfig:
         if not 0 < self.heldout_fraction < 1:
             raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
         self.subset_part()
+        self.sources()
         for kind, share in self.keep.items():
             if not 0 <= share <= 1:
                 raise DataError(f"data.keep.{kind}={share} is not a share between 0 and 1")
+
+    def sources(self) -> dict[str, SourceConfig]:
+        """The sources by name, of a mixture or the only one."""
+        if not self.mixture:
+            return {"": SourceConfig(self.source)}
+        return {name: source_config(name, given) for name, given in self.mixture.items()}
 
     def subset_part(self) -> tuple[int, int]:
         """(i, n) of `subset`; (0, 1) where it is empty."""
@@ -88,43 +101,65 @@ class DataConfig:
 
 @dataclasses.dataclass
 class Examples:
-    """Training and held-out examples before tokenization, and what was passed over."""
+    """Training and held-out examples before tokenization, and what was passed over.
+
+    Attributes:
+      sizes: how many of the training examples each source of a mixture has, one after the other;
+        empty where there is one source.
+    """
 
     train: list
     heldout: list
     skipped: Counter
+    sizes: tuple[int, ...] = ()
 
 
 def read_examples(config: DataConfig, schema: str) -> Examples:
     """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (data/sources.py)."""
 
-    def one(source):
+    def one(source, fields):
         return read(
             source,
             schema,
-            fields=config.fields,
+            fields=fields or config.fields,
             documents=config.documents,
             tfds_dir=config.tfds_dir,
             on_bad=config.on_bad,
             max_bad=config.max_bad,
         )
 
-    found = one(config.source)
-    train, skipped = found.examples, Counter(found.skipped)
+    skipped, parts, heldout = Counter(), [], []
+    for name, source in config.sources().items():
+        found = one(source.source, source.fields)
+        skipped.update(found.skipped)
+        part = found.examples
+        if not config.heldout_source:
+            part, aside = split_heldout(part, config.heldout_fraction)
+            heldout += aside
+        parts.append(_chosen(part[: source.limit or None], config))
+        if not parts[-1]:
+            where = f"of data.mixture.{name}" if name else "example"
+            raise DataError(f"data.subset={config.subset!r} leaves no training {where}")
     if config.heldout_source:
-        found = one(config.heldout_source)
+        found = one(config.heldout_source, ())
         heldout = found.examples
         skipped.update(found.skipped)
-    else:
-        train, heldout = split_heldout(train, config.heldout_fraction)
+    return Examples(
+        list(itertools.chain(*parts)),
+        heldout[: config.heldout_limit or None],
+        skipped,
+        tuple(map(len, parts)) if config.mixture else (),
+    )
+
+
+def _chosen(examples, config: DataConfig) -> list:
+    """Those that `config.subset` and `config.keep` leave."""
     part, parts = config.subset_part()
     numbers: dict[bytes, int] = {}  # of documents and prompts, as they come
-    train = [e for e in train if numbers.setdefault(content_key(e), len(numbers)) % parts == part]
-    if not train:
-        raise DataError(f"data.subset={config.subset!r} leaves no training example")
-    if config.keep:
-        train = thin_rankings(train, config.keep)
-    return Examples(train, heldout[: config.heldout_limit or None], skipped)
+    examples = [
+        e for e in examples if numbers.setdefault(content_key(e), len(numbers)) % parts == part
+    ]
+    return thin_rankings(examples, config.keep) if config.keep and examples else examples
 
 
 def thin_rankings(examples, keep: Mapping[str, float]) -> list:
@@ -159,6 +194,7 @@ class Data:
       heldout_examples: those that are in the held-out rows; of prompts, row i is example i.
       kinds: names that `kind` counts in, for preferences.
       train_examples: of prompts, those in the training rows; row i is example i.
+      sizes: training rows of each source of a mixture, one after the other; empty without one.
     """
 
     train: dict[str, np.ndarray]
@@ -167,6 +203,7 @@ class Data:
     skipped: Counter
     kinds: tuple[str, ...] = ()
     train_examples: tuple = ()
+    sizes: tuple[int, ...] = ()
 
 
 def open_data(
@@ -195,39 +232,100 @@ def open_data(
             )  # fmt: skip
         return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
 
-    train, trained = rows(examples.train, config.length)
+    rest = iter(examples.train)
+    parts = [
+        rows(list(itertools.islice(rest, size)), config.length)
+        for size in examples.sizes or (len(examples.train),)
+    ]
+    sizes = tuple(len(part["tokens"]) for part, _ in parts) if examples.sizes else ()
+    train = _concatenate([part for part, _ in parts])
+    asked = ()
+    if schema == "prompt":
+        asked = tuple(itertools.chain(*(trained for _, trained in parts)))
+        train["example"] = np.arange(len(asked), dtype=np.int32)
     heldout, kept = rows(examples.heldout, config.heldout_length or config.length)
-    asked = tuple(trained) if schema == "prompt" else ()
-    return Data(train, heldout, kept, skipped, kinds, asked)
+    return Data(train, heldout, kept, skipped, kinds, asked, sizes)
+
+
+def _concatenate(parts) -> dict[str, np.ndarray]:
+    """Rows one after the other; of rankings, filled up to the same number of candidates."""
+    out = {}
+    for name in parts[0]:
+        columns = [part[name] for part in parts]
+        if len({x.shape[1:] for x in columns}) > 1:
+            most = max(x.shape[1] for x in columns)
+            fill = -1 if name == "rank" else 0
+            columns = [
+                np.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=fill) for x in columns
+            ]
+        out[name] = columns[0] if len(columns) == 1 else np.concatenate(columns)
+    return out
 
 
 class Loader:
-    """Batches indexed by step. Row j of global batch k is element k·B + j of an endless sequence of
-    shuffled epochs, so it depends on (seed, k, j) alone, and host p of P reads rows
-    [p·B/P, (p+1)·B/P) of every batch.
+    """Batches indexed by step. Row j of global batch k is row k·B + j of an endless sequence of
+    shuffled epochs, or of a mixture of such, so it depends on (seed, k, j) alone, and host p of P
+    reads rows [p·B/P, (p+1)·B/P) of every batch.
+
+    Args:
+      rows: of all sources. mixture: of them, where there are several; its `index` says which row.
     """
 
-    def __init__(self, rows, batch_size: int, seed: int, process: int = 0, processes: int = 1):
+    def __init__(
+        self, rows, batch_size: int, seed: int, process: int = 0, processes: int = 1,
+        mixture: Mixture | None = None,
+    ):  # fmt: skip
         if batch_size % processes:
             raise DataError(
                 f"data.batch_size={batch_size} is not a multiple of the {processes} processes"
             )
         size = len(next(iter(rows.values())))
-        self._rows, self._batch_size = rows, batch_size
+        self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
         self._local = range(process * batch_size // processes,
                             (process + 1) * batch_size // processes)  # fmt: skip
-        self._order = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+        order = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+        self._index = mixture.index if mixture else order.__getitem__
         self.steps_per_epoch = size / batch_size
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's rows of batch `step`."""
-        index = [self._order[step * self._batch_size + j] for j in self._local]
+        index = [self._index(step * self._batch_size + j) for j in self._local]
         return {name: values[index] for name, values in self._rows.items()}
+
+    def shares(self, steps: int) -> dict[str, float]:
+        """{`share/NAME`: which part of the first `steps` batches is of a mixture's source}."""
+        found = self._mixture.shares(steps * self._batch_size) if self._mixture else {}
+        return {f"share/{name}": share for name, share in found.items()}
 
     def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches start..stop-1, prepared ahead in a thread."""
         steps = grain.MapDataset.range(start, stop).map(self.batch)
         return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+def make_loader(
+    config: DataConfig, data: Data, batch_size: int, seed: int, process: int, processes: int,
+    steps: int = 0,
+) -> Loader:  # fmt: skip
+    """The loader of a split's training rows, `batch_size` of them a step.
+
+    Args:
+      steps: how many batches will be wanted; 0 if nobody knows.
+
+    Raises:
+      DataError: the sources of a mixture are used up before.
+    """
+    mixture = None
+    if data.sizes:
+        sources = config.sources()
+        mixture = Mixture(sources, data.sizes, list(sources.values()), batch_size, seed)
+        if mixture.rows is not None and mixture.rows < steps * batch_size:
+            raise DataError(
+                f"data.mixture is used up in step {mixture.rows // batch_size + 1} of {steps}: its "
+                f"sources' epochs end after {mixture.rows} rows. Raise an `epochs`, or set "
+                f"--config.steps={mixture.rows // batch_size}"
+            )
+    return Loader(data.train, batch_size, seed, process, processes, mixture)
 
 
 def heldout_batches(rows, batch_size: int, process: int = 0, processes: int = 1):

@@ -179,7 +179,7 @@ class RunConfig:
 
 
 # Mappings whose keys the user chooses.
-_FREE = ("init_from", "fields", "keep")
+_FREE = ("init_from", "fields", "keep", "mixture")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -190,6 +190,10 @@ def default() -> ml_collections.ConfigDict:
     fields = ("text", "system", "prompt", "response", "chosen", "rejected", "answer")
     config.data.fields = dict.fromkeys(fields, "")
     return config
+
+
+def _plain(value):
+    return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
 
 
 def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
@@ -224,7 +228,7 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
-            value = {k: v for k, v in value.items() if v != ""}
+            value = {k: _plain(v) for k, v in value.items() if v != ""}
         elif isinstance(value, list | tuple):
             value = tuple(value)
         elif not isinstance(value, str):

@@ -151,6 +151,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
         done = step + 1
         if extra or done % config.log_every == 0 or done == config.steps:
             values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
+            values |= stage.source.shares(source_state)
             now = time.perf_counter()
             speed = tokens / (now - since)
             values |= {"tokens_per_second": speed, "data_wait": waited / (now - since)}

@@ -198,7 +198,7 @@ class JoinedSource:
 
     def __init__(self, source, join):
         self._source, self._join = source, join
-        self.init = source.init
+        self.init, self.shares = source.init, source.shares
 
     def next(self, state, frozen, s, step: int):
         whole = state._replace(trainable=self._join(state.trainable, frozen))

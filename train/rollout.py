@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.pipeline import Loader
+from data.pipeline import make_loader
 from model import sharding
 from model.heads import value_model
 from model.transformer import Transformer
@@ -194,7 +194,8 @@ class RolloutSource:
         grpo = ctx.config.grpo
         self.group, self.draws = (1, 1) if self.critic else (grpo.group_size, grpo.max_draws)
         hosts = jax.process_index(), jax.process_count()
-        self.prompts = Loader(ctx.data.train, n // self.group, ctx.config.seed, *hosts)
+        seed = ctx.config.seed
+        self.prompts = make_loader(ctx.config.data, ctx.data, n // self.group, seed, *hosts)
         rows = sharding.batch_sharding(ctx.mesh)
         self._experience = jax.jit(partial(make_experience, ctx), out_shardings=(rows, None, None))
         self._minibatch = jax.jit(self._take, out_shardings=rows)
@@ -206,8 +207,10 @@ class RolloutSource:
         )
         self._text = None
         if self.ppo.pretrain_coef:
-            size = ctx.config.pretrain_data.batch_size
-            self._text = Loader(ctx.pretrain_rows, size, ctx.config.seed, *hosts)
+            text = ctx.config.pretrain_data
+            self._text = make_loader(
+                text, ctx.pretrain_data, text.batch_size, seed, *hosts, ctx.config.steps
+            )
 
     def init(self):
         """The state before the first rollout: an experience of zeros, used up."""
@@ -321,3 +324,7 @@ class RolloutSource:
             text = self._text.batch(step)
             batch["text"] = sharding.put_batch(text, self.ctx.mesh)
         return batch, s | {"minibatch": s["minibatch"] + np.int32(1)}, metrics
+
+    def shares(self, s):
+        """Of a mixture's sources in the prompts so far."""
+        return self.prompts.shares(int(s["drawn"]))

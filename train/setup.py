@@ -90,7 +90,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
         )
     mix = None
     if row.schema == "prompt" and config.ppo.pretrain_coef:
-        mix = pipeline.open_data(config.pretrain_data, "text", tokenizer).train
+        mix = pipeline.open_data(config.pretrain_data, "text", tokenizer)
     return stages.Context(config, models, tokenizer, data, mesh, mix)
 
 

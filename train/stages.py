@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.pipeline import Data, Loader
+from data.pipeline import Data, make_loader
 from data.tokenizer import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
@@ -31,7 +31,7 @@ class Context:
 
     Attributes:
       models: the architecture of each role the stage uses.
-      data: rows of both splits. pretrain_rows: PPO's mix, or None.
+      data: rows of both splits. pretrain_data: of the text that is mixed in, or None.
     """
 
     config: RunConfig
@@ -39,7 +39,7 @@ class Context:
     tokenizer: Tokenizer
     data: Data
     mesh: jax.sharding.Mesh
-    pretrain_rows: Any = None
+    pretrain_data: Data | None = None
 
 
 class Stage(NamedTuple):
@@ -48,7 +48,8 @@ class Stage(NamedTuple):
     Attributes:
       weights: batch -> {term: weight}, from masks alone.
       loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}).
-      source: has `init() -> s` and `next(state, frozen, s, step) -> (batch, s, metrics)`.
+      source: has `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`, and
+        `shares(s) -> {metric: share}` of a mixture's sources so far.
       evaluate: (trainable, frozen) -> (metrics, samples) on held-out data (train/evaluate.py).
       veto: metrics -> bool array, true to leave an update out.
     """
@@ -64,13 +65,11 @@ class LoaderSource:
     """Supervised batches: all the state there is, is the step."""
 
     def __init__(self, ctx: Context):
-        self._loader = Loader(
-            ctx.data.train,
-            ctx.config.data.batch_size,
-            ctx.config.seed,
-            jax.process_index(),
-            jax.process_count(),
-        )
+        config = ctx.config
+        self._loader = make_loader(
+            config.data, ctx.data, config.data.batch_size, config.seed,
+            jax.process_index(), jax.process_count(), config.steps,
+        )  # fmt: skip
         self._mesh, self._steps, self._batches, self._at = ctx.mesh, ctx.config.steps, None, None
 
     def init(self):
@@ -83,6 +82,9 @@ class LoaderSource:
         batch = sharding.put_batch(next(self._batches), self._mesh)
         self._at += 1
         return batch, {"step": np.asarray(self._at, np.int32)}, {}
+
+    def shares(self, s):
+        return self._loader.shares(int(s["step"]))
 
 
 def next_token_terms(ctx: Context):

@@ -1,0 +1,186 @@
+"""Several sources as one sequence of rows that is a function of the row's number alone.
+
+Among the first j rows every source has its share, but for a few rows (no more than there are
+sources), and how many that are is computed from j, not counted. So a run may stop at any step and
+go on with another number of hosts.
+
+A sequence consists of phases within which shares do not change: a new one begins where a weight
+changes, and where a source that may be read only so often has been.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import grain
+
+from data.sources import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One source of a mixture.
+
+    Attributes:
+      source: as `data.source`. fields: as `data.fields`, which serve where there are none.
+      weight: its share of the rows, in proportion to the other sources' weights.
+      changes: {step: weight}: its weight from that step on.
+      epochs: passes over its rows at most (they need not be whole); then the others go on without
+        it. 0 is any number.
+      limit: examples of it that are used; 0 is all.
+    """
+
+    source: str | tuple[str, ...]
+    weight: float = 1.0
+    changes: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    epochs: float = 0.0
+    limit: int = 0
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def source_config(name: str, settings: Mapping) -> SourceConfig:
+    """`data.mixture.NAME` of a recipe.
+
+    Raises:
+      DataError: an unknown setting, none of where it is, or a number that is none.
+    """
+    where, known = f"data.mixture.{name}", [f.name for f in dataclasses.fields(SourceConfig)]
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise DataError(f"unknown config key {where}.{key}; {hint}")
+    if not settings.get("source"):
+        raise DataError(f"{where}.source is missing; a path, a glob, or tfds:NAME:SPLIT")
+    config = SourceConfig(**settings)
+    for step in config.changes:
+        if not str(step).isdigit():
+            raise DataError(f"{where}.changes: {step!r} is no step; write {{1000: 0.5}}")
+    numbers = {"weight": config.weight, "epochs": config.epochs, "limit": config.limit}
+    numbers |= {f"changes.{step}": weight for step, weight in config.changes.items()}
+    for key, number in numbers.items():
+        if not isinstance(number, int | float) or number < 0:
+            raise DataError(f"{where}.{key}={number!r}; it must be a number, 0 or more")
+    return config
+
+
+class _Phase(NamedTuple):
+    """From row `start` on, when `counts` rows of each source have gone by, shares are `parts`."""
+
+    start: int
+    counts: tuple[int, ...]
+    parts: tuple[int, ...]
+
+
+def split(rows: int, parts: Sequence[int]) -> list[int]:
+    """How many of the first `rows` rows each source has, whose shares are as `parts`.
+
+    The first source has the floor of its share, the next the floor of its share of what is left,
+    and so on. Each count grows by at most one a row, and they add up to `rows`.
+    """
+    counts, left = [], sum(parts)
+    for part in parts:
+        count = rows * part // left if left else 0
+        counts.append(count)
+        rows, left = rows - count, left - part
+    return counts
+
+
+def _rows_until(parts: Sequence[int], source: int, count: int) -> int:
+    """The smallest number of rows of which `count` are of a source."""
+    bound = (count + len(parts)) * sum(parts) // parts[source] + 1
+    return bisect.bisect_left(range(bound), count, key=lambda rows: split(rows, parts)[source])
+
+
+class Mixture:
+    """Which row of which source row j of a run is.
+
+    Args:
+      names: of the sources, for messages. sizes: rows of each. configs: one a source.
+      batch_size: rows a step, in which `changes` are counted.
+      seed: source i's rows are shuffled, every epoch anew, by `seed` + i.
+
+    Attributes:
+      rows: how many there are before every source is used up; None if that never happens.
+
+    Raises:
+      DataError: all weights are 0.
+    """
+
+    def __init__(self, names, sizes, configs: Sequence[SourceConfig], batch_size: int, seed: int):
+        self.names, self.rows = tuple(names), None
+        self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        self._orders = [
+            grain.MapDataset.range(size).shuffle(seed=seed + i).repeat()
+            for i, size in enumerate(sizes)
+        ]
+        most = [int(c.epochs * n) if c.epochs else None for c, n in zip(configs, sizes)]
+        steps = sorted({0, *(int(step) for c in configs for step in c.changes)})
+        self._phases = [_Phase(0, (0,) * len(sizes), ())]
+        for step, end in zip(steps, [*steps[1:], None]):
+            weights = [_weight(c, step) for c in configs]
+            if not any(weights):
+                raise DataError(f"data.mixture: every source has a weight of 0 from step {step} on")
+            # Whole numbers in the weights' proportion: 0.7 is 7 tenths, not the nearest float.
+            exact = [Fraction(w).limit_denominator(10**6) for w in weights]
+            common = math.lcm(*(f.denominator for f in exact))
+            parts = [int(f * common) for f in exact]
+            if not self._extend(parts, most, None if end is None else end * batch_size):
+                break
+        self._starts = [phase.start for phase in self._phases]
+
+    def _extend(self, parts, most, end: int | None) -> bool:
+        """Gives the last phase its shares up to row `end`, and begins the next; more of them where
+        a source is used up. False if all are."""
+        while True:
+            start, counts, _ = self._phases[-1]
+            parts = [0 if c == m else p for p, c, m in zip(parts, counts, most)]
+            self._phases[-1] = _Phase(start, counts, tuple(parts))
+            if not any(parts):
+                self.rows = start
+                return False
+            length = None if end is None else end - start
+            for i, part in enumerate(parts):
+                if part and most[i] is not None:
+                    used = _rows_until(parts, i, most[i] - counts[i])
+                    length = used if length is None else min(length, used)
+            if length is None:
+                return True
+            new = tuple(c + n for c, n in zip(counts, split(length, parts)))
+            self._phases.append(_Phase(start + length, new, ()))
+            if end is not None and start + length == end:
+                return True
+
+    def counts(self, row: int) -> list[int]:
+        """How many of the first `row` rows are of each source."""
+        phase = self._phases[bisect.bisect_right(self._starts, row) - 1]
+        return [c + n for c, n in zip(phase.counts, split(row - phase.start, phase.parts))]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """(source, how many of its rows came before) of row `row`."""
+        if self.rows is not None and row >= self.rows:
+            raise DataError(f"data.mixture is used up after {self.rows} rows; raise an `epochs`")
+        before, after = self.counts(row), self.counts(row + 1)
+        source = next(i for i, (a, b) in enumerate(zip(before, after)) if b > a)
+        return source, before[source]
+
+    def index(self, row: int) -> int:
+        """The place of row `row` among all sources' rows, one source after the other."""
+        source, number = self.locate(row)
+        return self._offsets[source] + self._orders[source][number]
+
+    def shares(self, rows: int) -> dict[str, float]:
+        """{name: which part of the first `rows` rows is of that source}."""
+        return {name: n / max(rows, 1) for name, n in zip(self.names, self.counts(rows))}
+
+
+def _weight(config: SourceConfig, step: int) -> float:
+    """Of a source at a step."""
+    before = [int(s) for s in config.changes if int(s) <= step]
+    return {int(s): w for s, w in config.changes.items()}[max(before)] if before else config.weight
