@@ -1,6 +1,6 @@
 """A PPO race small enough to run anywhere: learn to say token 7.
 
-    python -m benchmarks.ppo_toy [--seed=N] [--json=FILE]
+    python -m benchmarks.ppo_toy [--seed=N] [--stage=grpo] [--json=FILE]
 
 A random policy of 2 layers, 64 wide, over 32 ids; prompts of 6 random ids, responses of 8; the
 score is the count of id 7 in both, over 8. 25 updates of 64 episodes, 4 epochs × 2 minibatches,
@@ -68,10 +68,14 @@ def random_prompts(seed: int):
     return lambda tokenizer: Data(rows(64 * UPDATES), rows(256), [], Counter())
 
 
-def race(seed: int) -> dict:
-    """One race: `scores`, `kls` (26 each, the last after all updates) and `train_seconds`."""
+def race(seed: int, stage: str = "ppo") -> dict:
+    """One race of PPO, or of GRPO with groups of 8.
+
+    Returns:
+      `scores`, `kls` (26 each, the last after all updates) and `train_seconds`.
+    """
     recipe = config.default()
-    recipe.stage, recipe.seed = "ppo", seed
+    recipe.stage, recipe.seed = stage, seed
     recipe.steps = UPDATES * 4 * 2
     recipe.data.batch_size = 32
     recipe.model.scan_unroll = 0
@@ -107,7 +111,7 @@ def race(seed: int) -> dict:
 
 def main(argv):
     del argv
-    result = race(flags.FLAGS.seed)
+    result = race(flags.FLAGS.seed, flags.FLAGS.stage)
     score, kl = result["scores"][-1], result["kls"][-1]
     print(f"score {result['scores'][0]:.3f} -> {score:.3f}, KL {kl:.2f}, J {score - 0.02 * kl:.3f}")
     if flags.FLAGS.json:
@@ -117,5 +121,6 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Of the policy, the prompts and the sampling.")
+    flags.DEFINE_enum("stage", "ppo", ["ppo", "grpo"], "What races.")
     flags.DEFINE_string("json", "", "Write the result here as JSON.")
     app.run(main)

@@ -84,24 +84,47 @@ def pairs(rank, group):
     return (beats & (group[:, :, None] == group[:, None, :])).astype(jnp.float32)
 
 
-def bradley_terry(rewards, rank, group, margin: float = 0.0, center: float = 0.0):
+def tied(rank, group):
+    """[B, C, C] float, 1 where candidates i < j are ranked alike in the same group (`pairs`)."""
+    alike = (rank[:, :, None] == rank[:, None, :]) & (rank >= 0)[:, :, None]
+    alike &= group[:, :, None] == group[:, None, :]
+    return jnp.triu(alike.astype(jnp.float32), 1)
+
+
+def bradley_terry(
+    rewards,
+    rank,
+    group,
+    margin: float = 0.0,
+    center: float = 0.0,
+    smoothing: float = 0.0,
+    ties: float = 0.0,
+):
     """-log σ(r_i - r_j - margin) over every pair in which i is ranked before j (arXiv:2203.02155).
 
     Args:
-      rewards: [B, C] float32; rank: [B, C] int32, lower is better, equal makes no pair, -1 none;
+      rewards: [B, C] float32; rank: [B, C] int32, lower is better, equal is a tie, -1 none;
         group: [B, C] int32, pairs are made within a group.
       center: weight of (r_i + r_j)², which keeps rewards near 0 (arXiv:2312.09244).
+      smoothing: share ε of labels taken to be wrong: the target of a pair is 1-ε, not 1.
+      ties: weight of a tied pair, whose target is ½.
 
     Returns:
-      (sum over pairs, number of pairs).
+      (sum over pairs, weight of the pairs, each 1 or `ties`).
     """
-    weights = pairs(rank, group)
+    weights, alike = pairs(rank, group), ties * tied(rank, group)
     rewards = jnp.where(rank >= 0, rewards, 0.0)
     difference = rewards[:, :, None] - rewards[:, None, :]
-    loss = -jax.nn.log_sigmoid(difference - margin)
+
+    def cross_entropy(logit, target):
+        return -target * jax.nn.log_sigmoid(logit) - (1 - target) * jax.nn.log_sigmoid(-logit)
+
+    loss, even = cross_entropy(difference - margin, 1 - smoothing), cross_entropy(difference, 0.5)
     if center:
-        loss = loss + center * (rewards[:, :, None] + rewards[:, None, :]) ** 2
-    return masked_sum(loss, weights), jnp.sum(weights)
+        extra = center * (rewards[:, :, None] + rewards[:, None, :]) ** 2
+        loss, even = loss + extra, even + extra
+    total = masked_sum(loss, weights) + masked_sum(even, alike)
+    return total, jnp.sum(weights) + jnp.sum(alike)
 
 
 def preference_optimization(rewards, rank, group, beta: float, kind: str, smoothing: float):

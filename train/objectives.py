@@ -18,7 +18,7 @@ class LossConfig:
       take less memory and a second pass through the vocabulary head.
     load_balance, router_z: weights of a mixture's router losses there (`router_losses` in
       train/losses.py).
-    margin, center: of reward models (train/losses.py).
+    margin, center, label_smoothing, ties: of reward models (`bradley_terry` in train/losses.py).
     pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
       train/rewards.py).
     """
@@ -30,6 +30,8 @@ class LossConfig:
     pool: str = "last"
     margin: float = 0.0
     center: float = 0.01
+    label_smoothing: float = 0.0
+    ties: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

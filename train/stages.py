@@ -136,14 +136,17 @@ def reward_stage(ctx: Context) -> Stage:
     config, settings = ctx.models["reward"], ctx.config.loss
 
     def weights(batch):
-        return {"pairs": jnp.sum(losses.pairs(batch["rank"], batch["group"]))}
+        rank, group = batch["rank"], batch["group"]
+        alike = settings.ties * jnp.sum(losses.tied(rank, group))
+        return {"pairs": jnp.sum(losses.pairs(rank, group)) + alike}
 
     def loss(trainable, frozen, batch):
         del frozen
         scores = rewards.score_candidates(config, trainable["reward"], batch)
         total, _ = losses.bradley_terry(
-            scores, batch["rank"], batch["group"], settings.margin, settings.center
-        )
+            scores, batch["rank"], batch["group"], settings.margin, settings.center,
+            settings.label_smoothing, settings.ties,
+        )  # fmt: skip
         return {"pairs": total}, losses.pair_metrics(scores, batch["rank"], batch["group"])
 
     return Stage(weights, loss, LoaderSource(ctx), RewardEvaluator(ctx))

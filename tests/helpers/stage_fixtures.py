@@ -63,6 +63,7 @@ def recipe(stage: str, directory, **init_from):
     config.optimizer.name = "muon" if stage == "sft" else "adamw"
     config.optimizer.schedule = "wsd" if stage == "pretrain" else "cosine"
     config.dpo.label_smoothing = 0.1
+    config.loss.ties = 0.5
     config.grpo.group_size = 4
     config.grpo.max_draws = 2
     config.rewards.length = 0.5 if stage in ("ppo", "grpo") else 0.0

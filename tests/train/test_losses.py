@@ -117,6 +117,34 @@ def test_bradley_terry_is_the_double_loop_over_candidates(rng, margin, center):
     np.testing.assert_allclose(got, (total, count), rtol=1e-5)
 
 
+def test_bradley_terry_with_doubtful_labels_and_ties(rng):
+    """Targets of 0.9 for a pair and ½ for a tie, which weighs 0.4; with a margin and centering."""
+    rank = np.array([[3, 0, 0, 1], [0, 1, 1, 0], [1, -1, -1, 0]])
+    group = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
+    rewards = rng.normal(size=rank.shape) * 3
+    total = weight = 0.0
+
+    def nats(logit, target):
+        p = 1 / (1 + math.exp(-logit))
+        return -target * math.log(p) - (1 - target) * math.log(1 - p)
+
+    for r, k, g in zip(rewards, rank, group, strict=True):
+        for i in range(C):
+            for j in range(C):
+                if k[i] < 0 or k[j] < 0 or g[i] != g[j]:
+                    continue
+                extra = 0.05 * (r[i] + r[j]) ** 2
+                if k[i] < k[j]:
+                    total += nats(r[i] - r[j] - 0.3, 0.9) + extra
+                    weight += 1
+                elif k[i] == k[j] and i < j:
+                    total += 0.4 * (nats(r[i] - r[j], 0.5) + extra)
+                    weight += 0.4
+    np.testing.assert_allclose(weight, 8 + 0.4)
+    args = jnp.asarray(rewards), rank, group, 0.3, 0.05, 0.1, 0.4
+    np.testing.assert_allclose(losses.bradley_terry(*args), (total, weight), rtol=1e-5)
+
+
 def test_k3_is_never_negative():
     """exp(d) - d - 1 would be, by cancellation."""
     tiny = np.geomspace(1e-12, 1e-2, 4000)

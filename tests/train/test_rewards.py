@@ -71,9 +71,15 @@ def test_an_answer_scores_in_training_what_it_scores_in_ppo(pool, share_prompt):
     response = np.arange(R) < np.array([len(a) + 1 for a in answers])[:, None]
     tokens = np.concatenate([np.repeat(prompt["tokens"], 3, 0), ids], axis=1)
     positions, segment_ids = place(tokens, np.repeat(prompt["mask"], 3, 0), response)
-    end = P - 1 + response.sum(1)
-    start = np.full(3, P)
-    scored = rewards.score(config, params, tokens, positions, segment_ids, start, end)
+    batch = dict(tokens=tokens, positions=positions, segment_ids=segment_ids,
+                 response_mask=response.astype(np.float32))  # fmt: skip
+    run = settings(["reward"])
+    ctx = SimpleNamespace(
+        config=dataclasses.replace(run, ppo=dataclasses.replace(run.ppo, response_length=R)),
+        mesh=sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1]), tokenizer=tokenizer,
+        models={"reward": config}, data=SimpleNamespace(train_examples=(), heldout_examples=[]),
+    )  # fmt: skip
+    scored = Sampler(ctx).score({"reward": params}, batch)
     np.testing.assert_allclose(trained, scored, atol=1e-5)
 
 
