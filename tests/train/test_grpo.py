@@ -1,6 +1,7 @@
 """GRPO and its variants: advantages of groups, means of losses, ratios of sequences, draws."""
 
 import dataclasses
+from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from episodes import MASK, PPO, SCORES, B, R, make, make_batch
 
+from data.pipeline import Data
 from model import sharding
 from train import advantages as adv
 from train import hacking, losses, rollout
@@ -126,7 +128,7 @@ def source(scores, **grpo):
     ctx = SimpleNamespace(
         config=config,
         models={"policy": None},
-        data=SimpleNamespace(train=rows, train_examples=()),
+        data=Data(rows, rows, [], Counter()),
         mesh=mesh,
     )
     return rollout.RolloutSource(ctx, FakeSampler(scores))
