@@ -83,6 +83,9 @@ class HFTokenizer(Tokenizer):
         for name, content in self.files.items():
             (directory / name).write_bytes(content)
 
+    def special_name(self, i: int) -> str:
+        return self._tokenizer.id_to_token(i) if i in self._control else ""
+
     def _json(self, name: str) -> dict:
         return json.loads(self.files.get(name, b"{}"))
 

@@ -175,6 +175,10 @@ class Mixture:
         source, number = self.locate(row)
         return self._offsets[source] + self._orders[source][number]
 
+    def name(self, row: int) -> str:
+        """Of the source of row `row`."""
+        return self.names[self.locate(row)[0]]
+
     def shares(self, rows: int) -> dict[str, float]:
         """{name: which part of the first `rows` rows is of that source}."""
         return {name: n / max(rows, 1) for name, n in zip(self.names, self.counts(rows))}

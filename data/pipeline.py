@@ -297,6 +297,11 @@ class Loader:
         found = self._mixture.shares(steps * self._batch_size) if self._mixture else {}
         return {f"share/{name}": share for name, share in found.items()}
 
+    def sources(self, step: int) -> list[str]:
+        """The source of each of this host's rows, "" where there is one."""
+        rows = [step * self._batch_size + j for j in self._local]
+        return [self._mixture.name(row) if self._mixture else "" for row in rows]
+
     def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches start..stop-1, prepared ahead in a thread."""
         steps = grain.MapDataset.range(start, stop).map(self.batch)

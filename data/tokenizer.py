@@ -72,6 +72,10 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self.token_bytes)
 
+    def special_name(self, i: int) -> str:
+        """What a special id is called, for people; "" of one that stands for text."""
+        return SPECIAL[i] if i < len(SPECIAL) else ""
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; special ids never come out of it.
 
