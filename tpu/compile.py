@@ -13,8 +13,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import NamedTuple
 
 from absl import app, flags
@@ -30,9 +32,11 @@ class DoesNotFit(ValueError):
 
 
 class Step(NamedTuple):
-    """A compiled train step, and what it was compiled from (trees of `jax.ShapeDtypeStruct`)."""
+    """A compiled train step, the text of its program, and the state it was compiled for (a tree of
+    `jax.ShapeDtypeStruct`)."""
 
     compiled: object
+    text: str
     state: object
     num_layers: int
     tokens: int
@@ -105,11 +109,14 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
     trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
     frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
     state, tx = setup.abstract_state(config, trainable, mesh, stage.source)
-    with jax.set_mesh(mesh):
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
+    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as dump:
+        # The compiler's dump, as `as_text()` fails on programs that libtpu 0.0.52 cannot send back.
+        options = options | {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
         step = jax.jit(
             make_train_step(stage, tx, config.accumulate),
             donate_argnums=0,
-            compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
+            compiler_options=options,
         )
         start = time.perf_counter()
         try:
@@ -118,9 +125,15 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
             raise DoesNotFit(_too_large(str(e), mesh)) from e
-    tokens = batch["tokens"].size
+        seconds, text = time.perf_counter() - start, dumped(dump)
     layers = next(iter(models.values())).num_layers
-    return Step(compiled, state, layers, tokens, time.perf_counter() - start)
+    return Step(compiled, text, state, layers, batch["tokens"].size, seconds)
+
+
+def dumped(folder) -> str:
+    """The text of the optimized program that XLA wrote into an empty `--xla_dump_to` folder."""
+    (found,) = Path(folder).rglob("*after_optimizations.txt")
+    return found.read_text()
 
 
 def _too_large(message: str, mesh) -> str:
@@ -137,18 +150,10 @@ def _too_large(message: str, mesh) -> str:
 
 def report(step: Step, mesh) -> dict:
     """Memory of a device in GiB, collectives, kernels, and the checks, as one JSON-able dict."""
-    import jax
-
     from tpu import hlo
     from tpu.chips import HBM_GIB
 
-    memory, unread = step.compiled.memory_analysis(), ""
-    try:
-        program = hlo.read(step.compiled.as_text())
-    except (
-        jax.errors.JaxRuntimeError
-    ) as e:  # libtpu 0.0.52 cannot print some overlapped collectives
-        program, unread = hlo.Program([], {}, 0), str(e).splitlines()[0]
+    memory, program = step.compiled.memory_analysis(), hlo.read(step.text)
     totals = defaultdict(lambda: {"count": 0, "gib": 0.0})
     for c in program.collectives:
         totals[c.kind]["count"] += c.times
@@ -167,7 +172,6 @@ def report(step: Step, mesh) -> dict:
             "peak": memory.peak_memory_in_bytes / GIB,
             "device has": HBM_GIB.get(mesh.devices.flat[0].device_kind),
         },
-        "unread": unread,
         "collectives": dict(totals),
         "kernels": program.kernels,
         "cycles_without_kernels": program.cycles,
@@ -190,10 +194,6 @@ def show(facts: dict) -> str:
         "Pallas kernels: "
         + (", ".join(f"{n} × {t}" for n, t in facts["kernels"].items()) or "none"),
     ]  # fmt: skip
-    if facts["unread"]:
-        lines[7:] = [
-            f"libtpu does not print this program, so only its memory is known: {facts['unread']}"
-        ]
     for shape in facts["whole_parameter_gathers"]:
         lines.append(f"gathers the weights of all layers at once: {shape}")
     return "\n".join(lines)
@@ -203,10 +203,13 @@ def main(argv):
     del argv
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU whose metadata to ask for
+    import jax
+
     from model import sharding
     from tpu.chips import topology
     from train.config import build
 
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
     f = flags.FLAGS
     try:
         config = build(command.config())

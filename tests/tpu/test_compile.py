@@ -10,7 +10,7 @@ import pytest
 
 from configs import ppo, pretrain
 from model.sharding import make_mesh
-from tpu import compile
+from tpu import compile, hlo
 from train.config import ConfigError, build
 
 needs_libtpu = pytest.mark.skipif(
@@ -53,6 +53,8 @@ def test_the_report_of_a_step_for_the_devices_here():
     # Seven matrices a layer, forward and backward, at least.
     assert facts["collectives"]["all-gather"]["count"] >= 7 * 2
     assert "8 × cpu (fsdp 8)" in compile.show(facts) and "kernels: none" in compile.show(facts)
+    # What the compiler dumped is the program that it returned.
+    assert hlo.read(step.text) == hlo.read(step.compiled.as_text())
 
 
 def test_stages_that_sample_are_refused():
