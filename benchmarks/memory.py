@@ -65,8 +65,6 @@ def row(name: str, report: dict) -> str:
         return f"| {name} | {report['error'].split('. ')[0]} | | | | | |"
     memory, moved = report["memory_gib"], report["collectives"]
     cells = [f"{memory[k]:.1f}" for k in ("peak", "state and batch", "temporaries", "host")]
-    if report.get("unread"):
-        return f"| {name} | " + " | ".join([*cells, "not printed by libtpu", ""]) + " |"
     cells.append(f"{sum(c['gib'] for c in moved.values()):.0f}")
     splash = {n: t for n, t in report["kernels"].items() if n.startswith("splash")}
     cells.append(str(sum(splash.values())) if splash else "none")
@@ -110,7 +108,7 @@ def document(reports: dict[str, dict]) -> str:
     gathered = [n for n, r in reports.items() if r.get("whole_parameter_gathers")]
     lines += [
         "",
-        "No step that libtpu prints gathers the weights of more than one layer at a time.",
+        "No step that fits gathers the weights of more than one layer at a time.",
     ]
     if gathered:
         lines[-1] = "These steps gather the weights of all layers at once: " + ", ".join(gathered)

@@ -131,9 +131,15 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
 
 
 def dumped(folder) -> str:
-    """The text of the optimized program that XLA wrote into an empty `--xla_dump_to` folder."""
-    (found,) = Path(folder).rglob("*after_optimizations.txt")
-    return found.read_text()
+    """The text of the program that XLA wrote into an empty `--xla_dump_to` folder.
+
+    libtpu writes it once more with its estimates of cycles, which the optimized program lacks.
+    """
+    files = [
+        *Path(folder).rglob("*after_codegen.txt"),
+        *Path(folder).rglob("*after_optimizations.txt"),
+    ]
+    return files[0].read_text()
 
 
 def _too_large(message: str, mesh) -> str:

@@ -23,6 +23,7 @@ _CALLED_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _BOUND = re.compile(r"^(\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_UNKNOWN = 2**63 - 1  # the estimate of what is offloaded to the SparseCore
 
 
 class Shape(NamedTuple):
@@ -77,7 +78,7 @@ def read(text: str) -> Program:
     collectives, kernels, cycles = {}, defaultdict(int), 0
     for name, instructions in computations.items():
         for result, kind, rest in instructions:
-            if found := _CYCLES.search(rest):
+            if (found := _CYCLES.search(rest)) and int(found[1]) != _UNKNOWN:
                 cycles += times[name] * int(found[1])
             base = kind.removesuffix("-start")
             if base in COLLECTIVES:

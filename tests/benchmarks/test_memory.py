@@ -19,13 +19,13 @@ def test_a_row_shows_a_report():
     text = memory.document({"llama-full": REPORT, "llama-none": {"error": "out of memory: 9. Try"}})
     assert "| `full` | 18.6 | 1.4 | 17.3 | 0.0 | 30 | 96 |" in text
     assert "| `none` | out of memory: 9 |" in text
-    assert "No step that libtpu prints gathers" in text
+    assert "No step that fits gathers" in text
 
 
 def test_a_gather_of_all_layers_is_said():
     bad = REPORT | {"whole_parameter_gathers": ["bf16[32, 4096, 14336]"]}
     text = memory.document({"llama-full": REPORT, "gemma": bad})
-    assert "all layers at once: gemma" in text and "No step that libtpu prints gathers" not in text
+    assert "all layers at once: gemma" in text and "No step that fits gathers" not in text
 
 
 def test_the_committed_table_is_of_the_committed_reports():

@@ -63,6 +63,15 @@ def test_stages_that_sample_are_refused():
         compile.compile_step(build(recipe), make_mesh(build(recipe).mesh), 300)
 
 
+def test_of_a_dump_the_text_with_cycles_is_read(tmp_path):
+    names = ("before_optimizations", "after_optimizations", "after_optimizations_after_buffer")
+    for name in names:
+        (tmp_path / f"module_0000.jit_train_step.{name}.txt").write_text(name)
+    assert compile.dumped(tmp_path) == "after_optimizations"
+    (tmp_path / "module_0000.jit_train_step.after_codegen.txt").write_text("with cycles")
+    assert compile.dumped(tmp_path) == "with cycles"
+
+
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("mesh", [dict(fsdp=4), dict(fsdp=2, sequence=2)], ids=str)

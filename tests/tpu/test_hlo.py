@@ -47,6 +47,7 @@ ENTRY %main (x: f32[16,4]) -> f32[16,4] {
   %x = f32[16,4]{1,0} parameter(0)
   %start = (s32[], bf16[1,8,64]) tuple(%x, %x)
   %while.1 = (s32[], bf16[1,8,64]) while(%start), condition=%condition, body=%body
+  %offloaded = f32[16,4]{1,0} custom-call(%x), backend_config={"estimated_cycles":"9223372036854775807"}
   %rs = f32[4,4]{1,0} reduce-scatter(%x), channel_id=8, to_apply=%add
   ROOT %all-reduce.1 = f32[16,4]{1,0} all-reduce(%x), to_apply=%add, backend_config={"estimated_cycles":"3"}
 }
