@@ -264,25 +264,20 @@ def _concatenate(parts) -> dict[str, np.ndarray]:
 
 class Loader:
     """Batches indexed by step. Row j of global batch k is row k·B + j of an endless sequence of
-    shuffled epochs, or of a mixture of such, so it depends on (seed, k, j) alone, and host p of P
-    reads rows [p·B/P, (p+1)·B/P) of every batch.
+    shuffled epochs, or of a mixture of such, so it depends on (seed, k, j) alone, whichever host
+    reads it.
 
     Args:
       rows: of all sources. mixture: of them, where there are several; its `index` says which row.
+      local: the rows of each batch (j) that this host reads; by default all.
     """
 
     def __init__(
-        self, rows, batch_size: int, seed: int, process: int = 0, processes: int = 1,
-        mixture: Mixture | None = None,
-    ):  # fmt: skip
-        if batch_size % processes:
-            raise DataError(
-                f"data.batch_size={batch_size} is not a multiple of the {processes} processes"
-            )
+        self, rows, batch_size: int, seed: int, local=None, mixture: Mixture | None = None
+    ):
         size = len(next(iter(rows.values())))
         self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
-        self._local = range(process * batch_size // processes,
-                            (process + 1) * batch_size // processes)  # fmt: skip
+        self._local = range(batch_size) if local is None else [int(j) for j in local]
         order = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
         self._index = mixture.index if mixture else order.__getitem__
         self.steps_per_epoch = size / batch_size
@@ -309,13 +304,12 @@ class Loader:
 
 
 def make_loader(
-    config: DataConfig, data: Data, batch_size: int, seed: int, process: int, processes: int,
-    steps: int = 0,
-) -> Loader:  # fmt: skip
+    config: DataConfig, data: Data, batch_size: int, seed: int, local=None, steps: int = 0
+) -> Loader:
     """The loader of a split's training rows, `batch_size` of them a step.
 
     Args:
-      steps: how many batches will be wanted; 0 if nobody knows.
+      local: as of `Loader`. steps: how many batches will be wanted; 0 if nobody knows.
 
     Raises:
       DataError: the sources of a mixture are used up before.
@@ -330,18 +324,17 @@ def make_loader(
                 f"sources' epochs end after {mixture.rows} rows. Raise an `epochs`, or set "
                 f"--config.steps={mixture.rows // batch_size}"
             )
-    return Loader(data.train, batch_size, seed, process, processes, mixture)
+    return Loader(data.train, batch_size, seed, local, mixture)
 
 
-def heldout_batches(rows, batch_size: int, process: int = 0, processes: int = 1):
-    """Yields this host's rows of every batch, each row once, in order; the last batch is filled up
-    with empty rows (weight 0)."""
+def heldout_batches(rows, batch_size: int, local=None):
+    """Yields this host's rows of every batch (`local` as of `Loader`), each row once, in order; the
+    last batch is filled up with empty rows (weight 0)."""
     size = len(next(iter(rows.values())))
-    local = batch_size // processes
+    mine = slice(None) if local is None else local
     for start in range(0, size, batch_size):
         index = np.arange(start, start + batch_size)
         real = index < size
-        mine = slice(process * local, (process + 1) * local)
         picked = np.minimum(index, size - 1)[mine]
         batch = {}
         for name, values in rows.items():

@@ -187,8 +187,18 @@ def batch_shards(mesh) -> int:
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
+def local_rows(mesh, rows: int) -> np.ndarray:
+    """Which of a batch's `rows` rows this process's devices hold, ascending.
+
+    Processes hold the same rows where `tensor` or `sequence` reaches over several of them, and rows
+    that are no run where a mesh follows the links of a slice.
+    """
+    held = batch_sharding(mesh).addressable_devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in held.values()]))
+
+
 def put_batch(batch, mesh):
-    """This process's rows of a batch (tree of numpy arrays) -> global arrays sharded by row."""
+    """The `local_rows` of a batch (tree of numpy arrays) -> global arrays sharded by row."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch

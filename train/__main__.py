@@ -1,7 +1,7 @@
 """Trains one stage: `python -m train --config=configs/sft.py --workdir=runs/sft`.
 
 A workdir that holds a checkpoint is resumed. Exit codes: 0 done, 1 an error that would come again,
-130 interrupted.
+42 told to leave by SIGTERM and saved, 130 interrupted, 134 another process of the run is gone.
 """
 
 from absl import app, flags

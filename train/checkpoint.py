@@ -96,6 +96,7 @@ class Checkpointer:
                 source=ocp.args.StandardSave(state.source),
                 meta=ocp.args.JsonSave(meta),
             ),
+            force=True,  # the loop decides; asked, Orbax also moves the preemption service's count
         )
 
     def meta(self, step: int) -> dict:

@@ -12,13 +12,22 @@ import traceback
 from absl import flags
 from ml_collections import config_flags
 
+from train import processes
+
 
 def define_flags() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "A recipe, as configs/demo.py.", lock_config=True
     )
     flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
-    flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize() first.")
+    flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
+    flags.DEFINE_string(
+        "coordinator", "", "host:port of process 0; empty on TPU, where JAX finds the others."
+    )
+    flags.DEFINE_integer("num_processes", 0, "With --coordinator: how many processes there are.")
+    flags.DEFINE_integer("process_id", 0, "With --coordinator: which of them this is, from 0.")
+    flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes to come.")
+    flags.DEFINE_integer("heartbeat", 100, "Seconds after which a silent process is lost.")
     flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -77,25 +86,48 @@ def start() -> None:
     """Quiets libraries into <workdir>/log.txt, and joins the other hosts where asked."""
     from train.metrics import quiet_to_file
 
-    workdir = flags.FLAGS.workdir
-    if "://" not in workdir:
-        os.makedirs(workdir, exist_ok=True)
-        quiet_to_file(os.path.join(workdir, "log.txt"))
-    if flags.FLAGS.distributed:
-        import jax
+    if log := _log():
+        os.makedirs(flags.FLAGS.workdir, exist_ok=True)
+        quiet_to_file(log)
+    f = flags.FLAGS
+    if f.distributed:
+        processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
+    else:
+        processes.watch_for_preemption()
 
-        jax.distributed.initialize()
+
+def _log() -> str:
+    """This process's log file; empty where the workdir is in a bucket."""
+    f = flags.FLAGS
+    name = f"log-{f.process_id}.txt" if f.process_id else "log.txt"
+    return "" if "://" in f.workdir else os.path.join(f.workdir, name)
 
 
 def guarded(main, argv) -> None:
-    """Runs `main`; bad input is a message with exit code 1, its traceback goes to log.txt."""
+    """Runs `main`; bad input is a message with exit code 1, its traceback goes to log.txt. The exit
+    codes are those of train/processes.py."""
     try:
         main(argv)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, FileNotFoundError, FloatingPointError) as e:
-        log = os.path.join(flags.FLAGS.workdir, "log.txt")
-        with open(log, "a") as f:
-            traceback.print_exc(file=f)
-        fail(f"{e}\n(the traceback is in {log})")
+    except processes.Preempted as e:
+        print(e, file=sys.stderr)
+        raise SystemExit(processes.PREEMPTED) from None
+    except Exception as e:
+        lost = processes.is_lost_peer(e)
+        expected = isinstance(e, ValueError | FileNotFoundError | FloatingPointError)
+        message, log = str(e), _log()
+        if lost:
+            message = f"another process of this run is gone ({message.splitlines()[0]})"
+        if log and (lost or expected):
+            with open(log, "a") as f:
+                traceback.print_exc(file=f)
+            message += f"\n(the traceback is in {log})"
+        else:
+            traceback.print_exc()
+        if processes.joined():
+            processes.leave(processes.LOST if lost else 1, message)
+        if not expected:
+            raise
+        fail(message)

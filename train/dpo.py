@@ -98,9 +98,9 @@ def _scorer(ctx):
 def _over_rows(ctx, score, reference, rows):
     """`score` of all rows of a split, [N, C] float32, a microbatch at a time."""
     size = ctx.config.data.batch_size // ctx.config.accumulate
-    where = jax.process_index(), jax.process_count()
+    local = sharding.local_rows(ctx.mesh, size)
     parts = [
         jax.device_get(score(reference, sharding.put_batch(batch, ctx.mesh)))
-        for batch in heldout_batches(rows, size, *where)
+        for batch in heldout_batches(rows, size, local)
     ]
     return np.concatenate(parts)[: len(rows["tokens"])]

@@ -28,8 +28,8 @@ def mean_over_heldout(ctx, sums, *args) -> dict[str, float]:
     """`sums(*args, batch) -> {metric: (sum, weight)}` added up over the held-out rows."""
     totals: dict[str, np.ndarray] = {}
     size = ctx.config.data.batch_size
-    where = jax.process_index(), jax.process_count()
-    for batch in heldout_batches(ctx.data.heldout, size, *where):
+    local = sharding.local_rows(ctx.mesh, size)
+    for batch in heldout_batches(ctx.data.heldout, size, local):
         for name, pair in jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh))).items():
             totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
     return {name: float(s / w) for name, (s, w) in totals.items() if w}
@@ -293,9 +293,8 @@ class PPOEvaluator:
         return index, jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     def _some_answers(self, policy, frozen, prompts, first_row: int):
-        process, processes = jax.process_index(), jax.process_count()
         n, R = len(prompts["tokens"]), self.sampler.ppo.response_length
-        mine = slice(process * n // processes, (process + 1) * n // processes)
+        mine = sharding.local_rows(self.ctx.mesh, n)
         examples = self.ctx.data.heldout_examples
         known = [e.get("answer", "") for e in examples] or [""] * n
         answers = [known[i] for i in prompts["example"][mine]]

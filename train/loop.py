@@ -9,9 +9,11 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
 
 from model import sharding
 from tpu.chips import COMPILER_OPTIONS, PEAK_FLOPS
+from train import processes
 from train.checkpoint import Checkpointer
 from train.config import ConfigError, RunConfig, build
 from train.metrics import Metrics
@@ -101,6 +103,7 @@ def _run(run: Run, workdir) -> None:
     else:
         state = init_state(run)
     meta = {"frozen": run.origins, "config": text}
+    multihost_utils.sync_global_devices("set up")  # before anything is written that another reads
     if jax.process_index() == 0:
         save_facts(run, workdir)
 
@@ -117,7 +120,11 @@ def _run(run: Run, workdir) -> None:
 
 
 def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
-    """Steps `start` to the end."""
+    """Steps `start` to the end.
+
+    Raises:
+      processes.Preempted: it was told to leave, and has saved.
+    """
     ctx, stage, frozen, config = run.ctx, run.stage, run.frozen, run.ctx.config
     step_fn = jax.jit(
         make_train_step(stage, run.tx, config.accumulate),
@@ -171,9 +178,17 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
                     "lower the learning rate, or look at the data with the step's number"
                 )
             since, waited, tokens, last = now, 0.0, 0, done
+        told_to_leave = processes.preempted()
+        if told_to_leave:  # there may be no time for more
+            checkpoints.save(state, meta)
+            checkpoints.wait()
         if done == config.steps or (config.evaluate.every and done % config.evaluate.every == 0):
             evaluate(done)
             since = time.perf_counter()
+        if told_to_leave:
+            raise processes.Preempted(
+                f"told to leave: saved at step {done}; the same command goes on from there"
+            )
         if done == config.steps or (
             config.checkpoint.every and done % config.checkpoint.every == 0
         ):

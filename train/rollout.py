@@ -193,9 +193,8 @@ class RolloutSource:
         self._warned = set()  # said once a process
         grpo = ctx.config.grpo
         self.group, self.draws = (1, 1) if self.critic else (grpo.group_size, grpo.max_draws)
-        hosts = jax.process_index(), jax.process_count()
-        seed = ctx.config.seed
-        self.prompts = make_loader(ctx.config.data, ctx.data, n // self.group, seed, *hosts)
+        seed, local = ctx.config.seed, np.unique(sharding.local_rows(ctx.mesh, n) // self.group)
+        self.prompts = make_loader(ctx.config.data, ctx.data, n // self.group, seed, local)
         rows = sharding.batch_sharding(ctx.mesh)
         self._experience = jax.jit(partial(make_experience, ctx), out_shardings=(rows, None, None))
         self._minibatch = jax.jit(self._take, out_shardings=rows)
@@ -208,8 +207,9 @@ class RolloutSource:
         self._text = None
         if self.ppo.pretrain_coef:
             text = ctx.config.pretrain_data
+            local = sharding.local_rows(ctx.mesh, text.batch_size)
             self._text = make_loader(
-                text, ctx.pretrain_data, text.batch_size, seed, *hosts, ctx.config.steps
+                text, ctx.pretrain_data, text.batch_size, seed, local, ctx.config.steps
             )
 
     def init(self):

@@ -66,10 +66,10 @@ class LoaderSource:
 
     def __init__(self, ctx: Context):
         config = ctx.config
+        local = sharding.local_rows(ctx.mesh, config.data.batch_size)
         self._loader = make_loader(
-            config.data, ctx.data, config.data.batch_size, config.seed,
-            jax.process_index(), jax.process_count(), config.steps,
-        )  # fmt: skip
+            config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps
+        )
         self._mesh, self._steps, self._batches, self._at = ctx.mesh, ctx.config.steps, None, None
 
     def init(self):

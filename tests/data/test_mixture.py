@@ -99,7 +99,7 @@ def test_hosts_together_read_what_one_reads_from_any_step(processes):
     rows = {"id": np.arange(40)}
     m = mixture([10, 30], 24, weight=[2, 1], changes=[{"3": 1}, {}], epochs=[5, 0], seed=1)
     whole = Loader(rows, 24, 1, mixture=m)
-    parts = [Loader(rows, 24, 1, p, processes, m) for p in range(processes)]
+    parts = [Loader(rows, 24, 1, p, m) for p in np.split(np.arange(24), processes)]
     iterators = [part.iterate(2, 6) for part in parts]
     for step in range(2, 6):
         together = np.concatenate([next(i)["id"] for i in iterators])
@@ -125,7 +125,7 @@ def test_files_are_mixed_packed_and_counted(files):
     assert examples.sizes[0] == 9 and sum(examples.sizes) == len(examples.train)
     data = open_data(config, "chat", tokenizer, examples)
     assert sum(data.sizes) == len(data.train["tokens"])
-    loader = make_loader(config, data, 4, 0, 0, 1)
+    loader = make_loader(config, data, 4, 0)
     decoded = [
         tokenizer.decode(row[row > 0]) for k in range(5) for row in loader.batch(k)["tokens"]
     ]
@@ -154,7 +154,7 @@ def test_a_mixture_that_ends_too_soon_says_when(files):
     data = open_data(config, "chat", train("byte", [], 0))
     rows = data.sizes[0]
     with pytest.raises(DataError, match=rf"used up in step {rows // 4 + 1} of 100.*{rows} rows"):
-        make_loader(config, data, 4, 0, 0, 1, steps=100)
+        make_loader(config, data, 4, 0, steps=100)
 
 
 @pytest.mark.parametrize(
