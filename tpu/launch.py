@@ -3,17 +3,24 @@
     python -m tpu.launch local --processes=4 --devices=2 -- \\
         --config=configs/pretrain.py:smoke --workdir=runs/four
 
+    python -m tpu.launch supervise --name=first --accelerator=v5e-16 --zone=us-west4-a \\
+        --bucket=gs://BUCKET -- --config=configs/pretrain.py --workdir=gs://BUCKET/runs/first
+
 What follows `--` are the flags of `python -m train`; `-m train.chain` before them runs a chain.
-Exit codes are those of the run (train/processes.py).
+`--dry_run` prints the commands. Exit codes are those of the run (train/processes.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
+import subprocess
 import sys
+import time
 
-from tpu import local, supervise
+from tpu import jobset, local, queued, supervise
+from tpu.slices import parse
 
 
 def say(text: str) -> None:
@@ -60,6 +67,116 @@ def run_local(args, command) -> int:
     )
 
 
+def job_of(args) -> queued.Job:
+    """What the flags say of a job on queued resources.
+
+    Raises:
+      ValueError: a flag that cannot be.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,60}", args.name):
+        raise ValueError(f"--name={args.name}: small letters, digits and hyphens")
+    if not args.bucket.startswith("gs://"):
+        raise ValueError(f"--bucket={args.bucket}: write gs://NAME")
+    job = queued.Job(args.name, args.zone, args.accelerator, args.bucket.rstrip("/"), args.project,
+                     args.slices, args.capacity)  # fmt: skip
+    parse(job.accelerator)
+    return job
+
+
+def in_bucket(job: queued.Job, command) -> str:
+    workdir = workdir_of(command)
+    if not workdir.startswith(job.bucket + "/"):
+        raise ValueError(
+            f"--workdir={workdir}: on a pod it stands where all workers see it; type "
+            f"--workdir={job.bucket}/runs/{job.name}"
+        )
+    return workdir
+
+
+def run_job(args, command) -> int:
+    """The verbs of queued resources."""
+    job, gcloud = job_of(args), queued.Gcloud(args.dry_run)
+    match args.verb:
+        case "up":
+            queued.up(job, gcloud, say, time.sleep)
+        case "sync":
+            say(f"{job.bucket}/code/{queued.sync(job, gcloud)}.tar.gz")
+        case "run":
+            in_bucket(job, command)
+            say(f"attempt {queued.run(job, gcloud, command)} runs on {job.workers} workers")
+        case "supervise":
+            workdir = in_bucket(job, command)
+            return supervise.supervise(
+                lambda: queued.attempt_once(job, gcloud, command, say, time.sleep),
+                lambda: queued.committed_steps(workdir, gcloud),
+                say,
+                give_up_after=args.give_up_after,
+                first_wait=30,
+                sleep=time.sleep,
+            )
+        case "status":
+            state, cause = queued.state(job, gcloud)
+            say(f"{job.name} is {state or 'not there'}" + (f": {cause}" if cause else ""))
+            if args.workdir:
+                say(f"{queued.committed_steps(args.workdir, gcloud)} steps are committed")
+        case "logs":
+            remote = queued.REMOTE_LOGS.format(lines=args.lines)
+            print(queued.first_error_first(gcloud(queued.ssh(job, remote, args.worker))))
+        case "ssh":
+            return _interactive([*queued.ssh(job, "", args.worker)[:-2]], args.dry_run)
+        case "down":
+            queued.down(job, gcloud, say, time.sleep)
+    return 0
+
+
+def _interactive(command: list[str], dry_run: bool) -> int:
+    if dry_run:
+        print(shlex.join(command))
+        return 0
+    return subprocess.run(command).returncode
+
+
+def run_manifest(args, command) -> int:
+    """GKE: the JobSet to standard output or to the cluster, and the equivalent xpk command."""
+    workdir_of(command)
+    slice_, spot = parse(args.accelerator), args.capacity == "spot"
+    what = args.name, slice_, args.slices, args.image, command
+    text = jobset.text(jobset.manifest(*what, spot=spot, queue=args.queue))
+    xpk = jobset.xpk(*what, cluster=args.cluster, zone=args.zone, spot=spot)
+    print(f"# the same with xpk:\n# {shlex.join(xpk)}", file=sys.stderr)
+    if args.apply and not args.dry_run:
+        queued.Gcloud()(["kubectl", "apply", "-f", "-"], text.encode())
+        say(f"{args.name} was handed to the cluster")
+    else:
+        print(text, end="")
+        if args.apply:
+            print("# kubectl apply -f -", file=sys.stderr)
+    return 0
+
+
+VERBS = {
+    "up": "create the slices and wait until they are ready",
+    "sync": "copy the tracked files to the bucket",
+    "run": "sync, then start the command on every worker, detached",
+    "supervise": "up and run until the run is done, on new machines whenever these are lost",
+    "status": "state of the slices, steps that are committed",
+    "logs": "the first error of any worker, then the last lines of each",
+    "ssh": "a shell on a worker",
+    "down": "delete the slices and wait until they are gone",
+}
+
+
+def _job_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--name", required=True)
+    verb.add_argument("--zone", required=True)
+    verb.add_argument("--accelerator", required=True, help="v5e-16, v5p-128, v6e-256")
+    verb.add_argument("--slices", type=int, default=1, help="so many of them, over DCN")
+    for kind in ("reserved", "on_demand"):
+        verb.add_argument(f"--{kind}", dest="capacity", action="store_const", const=kind,
+                          default="spot", help="rather than spot")  # fmt: skip
+    verb.add_argument("--dry_run", action="store_true", help="print the commands")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tpu.launch", allow_abbrev=False)
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -72,6 +189,29 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--supervise", action="store_true", help="start again what was interrupted")
     one.add_argument("--give_up_after", type=int, default=3, help="attempts without a step gained")
     one.set_defaults(run=run_local)
+    for name, what in VERBS.items():
+        verb = verbs.add_parser(name, help=what, allow_abbrev=False)
+        _job_flags(verb)
+        verb.add_argument("--bucket", required=True, help="gs://…: code and workdirs")
+        verb.add_argument("--project", default="", help="by default gcloud's")
+        if name == "supervise":
+            verb.add_argument("--give_up_after", type=int, default=3,
+                              help="attempts without a step gained")  # fmt: skip
+        if name == "status":
+            verb.add_argument("--workdir", default="", help="gs://…, of the run")
+        if name in ("logs", "ssh"):
+            worker = "all" if name == "logs" else "0"
+            verb.add_argument("--worker", default=worker, help="%(default)s")
+        if name == "logs":
+            verb.add_argument("--lines", type=int, default=20, help="of each (%(default)s)")
+        verb.set_defaults(run=run_job)
+    gke = verbs.add_parser("manifest", help="the JobSet for GKE", allow_abbrev=False)
+    _job_flags(gke)
+    gke.add_argument("--image", required=True, help="that holds Seedpod and its packages")
+    gke.add_argument("--cluster", required=True)
+    gke.add_argument("--queue", default="", help="of kueue")
+    gke.add_argument("--apply", action="store_true", help="kubectl apply it")
+    gke.set_defaults(run=run_manifest)
     return top
 
 

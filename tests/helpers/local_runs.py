@@ -53,7 +53,7 @@ def start(arguments, **settings):
     )  # fmt: skip
 
 
-def launch(*arguments, timeout=280):
+def launch(*arguments, timeout=600):
     """(exit code, output) of `python -m tpu.launch <arguments>`."""
     process = start(["-m", "tpu.launch", *arguments])
     try:

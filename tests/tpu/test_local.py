@@ -17,6 +17,7 @@ from tpu import local
 from train import processes
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
+pytestmark = pytest.mark.timeout(1200)  # up to four processes, each of which compiles all stages
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
 
@@ -109,12 +110,12 @@ def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
             (65, 1, signal.SIGSTOP),
             (90, 1, signal.SIGTERM),
         ):
-            limit = time.monotonic() + 90
+            limit = time.monotonic() + 240
             while last_step(workdir) < step or not workers(workdir):
                 assert run.poll() is None and time.monotonic() < limit, run.stdout.read()
                 time.sleep(0.02)
             os.kill(workers(workdir)[number], fault)
-        output, _ = run.communicate(timeout=90)
+        output, _ = run.communicate(timeout=240)
     finally:
         run.terminate()
     assert run.returncode == 0, output
@@ -135,7 +136,7 @@ def test_told_to_leave_it_saves_and_exits_42(directory, distributed):
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.02)
     os.kill(workers(workdir)[1] if distributed else run.pid, signal.SIGTERM)
-    output, _ = run.communicate(timeout=15)
+    output, _ = run.communicate(timeout=60)
     assert run.returncode == processes.PREEMPTED, output
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     assert f"saved at step {saved};" in output and saved == last_step(workdir)

@@ -1,0 +1,88 @@
+"""The JobSet that runs a command on GKE's TPU slices, and the xpk command that does the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from tpu.slices import Slice
+
+_TPU = "google.com/tpu"
+
+
+def manifest(
+    name: str, slice_: Slice, slices: int, image: str, command: list[str], *,
+    spot: bool, queue: str = "", max_restarts: int = 10,
+) -> dict:  # fmt: skip
+    """The JobSet object. `image` holds Seedpod and its packages.
+
+    A pod that exits with 42 or 127 to 255 is started again, any other error fails the JobSet. The
+    program is the container's first process, so that SIGTERM reaches it with no shell between.
+    """
+    container = {
+        "name": "seedpod",
+        "image": image,
+        "command": ["python", "-m", *command, "--distributed"],
+        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
+        "resources": {"limits": {_TPU: slice_.chips // slice_.hosts}},
+        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+    }
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": slice_.gke,
+        "cloud.google.com/gke-tpu-topology": slice_.topology,
+    } | ({"cloud.google.com/gke-spot": "true"} if spot else {})
+    keys = [_TPU] + (["cloud.google.com/gke-spot"] if spot else [])
+    pod = {
+        "restartPolicy": "Never",
+        "nodeSelector": selector,
+        "tolerations": [{"key": k, "operator": "Exists", "effect": "NoSchedule"} for k in keys],
+        "containers": [container],
+        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+    }
+    again = [42, *range(127, 256)]
+    job = {
+        "parallelism": slice_.hosts,
+        "completions": slice_.hosts,
+        "backoffLimit": 0,
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"operator": "NotIn", "values": again},
+                }
+            ]
+        },
+        "template": {"spec": pod},
+    }
+    exclusive = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {
+            "name": name,
+            "annotations": {exclusive: "cloud.google.com/gke-nodepool"},
+        }
+        | ({"labels": {"kueue.x-k8s.io/queue-name": queue}} if queue else {}),
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": max_restarts,
+                "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+            },
+            "replicatedJobs": [{"name": "slice", "replicas": slices, "template": {"spec": job}}],
+        },
+    }
+
+
+def text(jobset: dict) -> str:
+    """As kubectl reads it: JSON is YAML."""
+    return json.dumps(jobset, indent=2) + "\n"
+
+
+def xpk(name: str, slice_: Slice, slices: int, image: str, command: list[str], *,
+        cluster: str, zone: str, spot: bool, max_restarts: int = 10) -> list[str]:  # fmt: skip
+    return [
+        "xpk", "workload", "create", f"--workload={name}", f"--cluster={cluster}", f"--zone={zone}",
+        f"--tpu-type={slice_.accelerator}", f"--num-slices={slices}", f"--docker-image={image}",
+        f"--max-restarts={max_restarts}", *(["--spot"] if spot else ["--on-demand"]),
+        f"--command={shlex.join(['python', '-m', *command, '--distributed'])}",
+    ]  # fmt: skip
