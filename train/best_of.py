@@ -49,7 +49,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
         raise ConfigError(f"stage={config.stage!r}; best of n reads a recipe of stage grpo")
     workdir.mkdir(parents=True, exist_ok=True)
     mesh, group = sharding.make_mesh(config.mesh), config.grpo.group_size
-    hosts = jax.process_index(), jax.process_count()
+    local = np.unique(sharding.local_rows(mesh, config.ppo.rollout_batch) // group)
     with jax.set_mesh(mesh):
         row = stages.check(config, mesh)
         ctx = setup.open_context(config, row, workdir, mesh, None, None)
@@ -60,7 +60,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
         sampler, examples = Sampler(ctx), ctx.data.train_examples
         key, size = jax.random.key(config.seed), config.ppo.rollout_batch // group
         records = []
-        for number, prompts in enumerate(heldout_batches(ctx.data.train, size, *hosts)):
+        for number, prompts in enumerate(heldout_batches(ctx.data.train, size, local)):
             prompts = {name: np.repeat(x, group, axis=0) for name, x in prompts.items()}
             answers = [examples[i].get("answer", "") for i in prompts["example"]]
             first = np.int32(number * size * group)
