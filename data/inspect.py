@@ -156,7 +156,7 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     size = config.data.batch_size
     if schema == "prompt":  # a step is a minibatch of a rollout; its prompts are what is read
         size = config.ppo.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
-    loader = pipeline.make_loader(config.data, data, size, config.seed, 0, 1)
+    loader = pipeline.make_loader(config.data, data, size, config.seed)
     what = "rollout" if schema == "prompt" else "step"
     title = f"{config.stage}, {what} {step}: one epoch is {loader.steps_per_epoch:.1f}"
     batch, sources = loader.batch(step), loader.sources(step)
