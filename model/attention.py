@@ -48,14 +48,25 @@ def kv_repeats(config: TransformerConfig) -> int:
     return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
 
 
+_CACHE_AXES = ("act_layers", "act_batch", "act_slot", "act_kv_heads", "act_head_dim")
+
+
 def init_cache(config: TransformerConfig, batch: int, length: int) -> KVCache:
     """An empty cache for `batch` rows of at most `length` slots."""
     heads = config.num_kv_heads * kv_repeats(config)
     shape = (config.num_layers, batch, length, heads, config.head_dim)
-    names = ("act_layers", "act_batch", "act_slot", "act_kv_heads", "act_head_dim")
-    zeros = constrain(jnp.zeros(shape, config.activation_dtype), *names)
+    zeros = constrain(jnp.zeros(shape, config.activation_dtype), *_CACHE_AXES)
     segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")
     return KVCache(zeros, zeros, segments)
+
+
+def repeat_rows(cache: KVCache, times: int) -> KVCache:
+    """Every row of a cache `times` times, one after another."""
+    keys, values = (
+        constrain(jnp.repeat(x, times, axis=1), *_CACHE_AXES) for x in (cache.keys, cache.values)
+    )
+    segments = jnp.repeat(cache.segment_ids, times, axis=0)
+    return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
 
 def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):

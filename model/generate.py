@@ -3,7 +3,8 @@
 Ids in, ids out: the caller supplies the ids that stop a row. PPO's rollouts, evaluation and chat
 all use `generate`.
 
-Axes: B batch, P prompt length (left padded), R response length, V vocabulary.
+Axes: B prompts, n samples a prompt, P prompt length (left padded), R response length,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.attention import init_cache
+from model.attention import init_cache, repeat_rows
 from model.config import TransformerConfig
 from model.transformer import Transformer
 
@@ -27,6 +28,7 @@ class Sampling(NamedTuple):
         with this much probability (Holtzman et al. 2020, arXiv:1904.09751); 1 keeps all.
       stop_ids: ids that end a response, themselves part of it. pad_id: what follows.
       banned_ids: ids never sampled, such as padding and role markers.
+      samples: n, answers a prompt; the prompt is read once for all of them.
     """
 
     max_new_tokens: int
@@ -36,15 +38,20 @@ class Sampling(NamedTuple):
     stop_ids: tuple[int, ...] = ()
     pad_id: int = 0
     banned_ids: tuple[int, ...] = ()
+    samples: int = 1
 
 
 class Sample(NamedTuple):
     """What `generate` returns.
 
     Attributes:
-      tokens: [B, P + R] int32, prompt and response; `pad_id` after the stop id.
-      response_mask: [B, R] bool, true through and including the stop id.
-      logprobs: [B, R] float32, of each token under the distribution it was drawn from.
+      tokens: [B·n, P + R] int32, prompt and response; `pad_id` after the stop id. Rows are ordered
+        [prompt, sample].
+      response_mask: [B·n, R] bool, true through and including the stop id.
+      logprobs: [B·n, R] float32, of each token under the distribution it was drawn from: after
+        the temperature, over what top-k, top-p and banned ids leave. With none of these it is the
+        whole softmax at the temperature, which is what PPO and GRPO compare with; greedy decoding
+        gives that of temperature 1.
     """
 
     tokens: jax.Array
@@ -96,15 +103,15 @@ def filter_logits(logits, sampling: Sampling):
 def generate(
     config: TransformerConfig, params, prompts, prompt_mask, row_keys, sampling: Sampling
 ) -> Sample:
-    """Samples one response a row. Trace it under `jit`, with `config` and `sampling` static.
+    """Samples n responses a prompt. Trace it under `jit`, with `config` and `sampling` static.
 
     Args:
       params: of `Transformer(config)`.
       prompts: [B, P] int32, left padded; prompt_mask: [B, P] bool, true on real tokens.
-      row_keys: [B] random keys, one a row, so that a row's draw depends on nothing but its key.
+      row_keys: [B·n] random keys, one a response, so that its draw depends on its key alone.
     """
     B, P = prompts.shape
-    R = sampling.max_new_tokens
+    R, n = sampling.max_new_tokens, sampling.samples
     model = Transformer(config)
     stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
 
@@ -116,6 +123,9 @@ def generate(
     cache = init_cache(config, B, P + R)
     segments = prompt_mask.astype(jnp.int32)
     logits, cache = run(prompts, prompt_positions(prompt_mask), segments, cache, 0)
+    if n > 1:
+        logits, prompts, segments = (jnp.repeat(x, n, axis=0) for x in (logits, prompts, segments))
+        cache = repeat_rows(cache, n)
     prompt_length = jnp.sum(segments, axis=-1)
 
     def draw(logits, t):
@@ -145,11 +155,11 @@ def generate(
     state = (
         jnp.int32(0),
         logits,
-        jnp.ones(B, bool),
+        jnp.ones(B * n, bool),
         cache,
-        jnp.full((B, R), sampling.pad_id, jnp.int32),
-        jnp.zeros((B, R), bool),
-        jnp.zeros((B, R), jnp.float32),
+        jnp.full((B * n, R), sampling.pad_id, jnp.int32),
+        jnp.zeros((B * n, R), bool),
+        jnp.zeros((B * n, R), jnp.float32),
     )
     final = jax.lax.while_loop(lambda s: (s[0] < R) & jnp.any(s[2]), body, state)
     _, _, _, _, response, mask, logps = final

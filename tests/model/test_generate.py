@@ -20,6 +20,7 @@ from model.generate import (
     log_probs,
     prompt_positions,
 )
+from model.sharding import MeshConfig, make_mesh, put_batch
 from model.transformer import Transformer
 
 CONFIG = TransformerConfig(
@@ -199,3 +200,30 @@ def test_positions_count_real_tokens_on_either_side():
 def test_entropy_of_a_uniform_and_of_a_certain_distribution():
     np.testing.assert_allclose(entropy(jnp.zeros((1, 12))), np.log(12), rtol=1e-6)
     assert entropy(jnp.array([[0.0, -1e30]])) == 0  # as the padded vocabulary has it
+
+
+def test_samples_of_a_prompt_are_rows_of_it(run):
+    """n answers a prompt, the prompt read once, are those of n copies with the same keys."""
+    keys = jax.random.split(jax.random.key(3), 2 * B)
+    rows = np.repeat(np.arange(B), 2)
+    once = run(keys=keys, temperature=1.0, samples=2, stop_ids=(3,))
+    copies = run(PROMPTS[rows], MASK[rows], keys, temperature=1.0, stop_ids=(3,))
+    np.testing.assert_array_equal(once.tokens, copies.tokens)
+    np.testing.assert_array_equal(once.response_mask, copies.response_mask)
+    np.testing.assert_allclose(once.logprobs, copies.logprobs, atol=1e-5)
+
+
+def test_the_same_tokens_on_one_and_on_eight_devices(params):
+    """Rows over data, heads over tensor: draws depend on a row's key alone."""
+    rows = np.tile(np.arange(B), 2)
+    keys = jax.random.split(jax.random.key(5), 2 * B)
+    batch = PROMPTS[rows], MASK[rows], keys
+    alone = compiled(params, *batch, Sampling(R))
+    mesh = make_mesh(MeshConfig(data=4, tensor=2), jax.devices()[:8])
+    with jax.set_mesh(mesh):
+        spread = tuple(put_batch(x, mesh) for x in batch[:2])
+        many = jax.jit(partial(generate, CONFIG), static_argnums=4)(
+            params, *spread, keys, Sampling(R)
+        )
+    np.testing.assert_array_equal(many.tokens, alone.tokens)
+    np.testing.assert_allclose(many.logprobs, alone.logprobs, atol=1e-5)
