@@ -73,6 +73,14 @@ def test_poison_behind_the_mask_does_not_reach_the_next_token_loss(rng, poison):
 
 
 @pytest.mark.parametrize("poison", POISONS)
+def test_a_masked_sum_passes_over_poison(response, poison):
+    x = np.where(MASK > 0, response["logprobs"], np.float32(poison))
+    value, gradient = jax.value_and_grad(losses.masked_sum)(x, 2 * MASK)
+    np.testing.assert_allclose(value, 2 * np.sum(response["logprobs"][MASK > 0]), rtol=1e-5)
+    np.testing.assert_array_equal(gradient, 2 * MASK)
+
+
+@pytest.mark.parametrize("poison", POISONS)
 def test_poison_in_an_absent_candidate_does_not_reach_the_reward_loss(rng, poison):
     rank = np.array([[0, 1, 2, 3], [1, 0, -1, -1], [0, 0, 1, -1]])
     rewards = rng.normal(size=rank.shape).astype(np.float32)
