@@ -46,7 +46,7 @@ def stages():
     sft.data.batch_size = 24
     sft.optimizer.peak_lr = 3e-3
 
-    reward = stage(stage="reward", steps=230, init_from={"policy": "sft"})
+    reward = stage(stage="reward", steps=260, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.loss.pool = "mean"
