@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from data import packing
+from data import filters, packing
 from data.mixture import Mixture, SourceConfig, source_config
 from data.sources import DataError, content_key, read, split_heldout
 from data.tokenizer import Tokenizer
@@ -37,6 +37,8 @@ class DataConfig:
         empty keeps all.
       keep: of preferences, {kind: share} of the training rankings in which candidates of a kind
         stand, such as those that are soon told apart; kinds that are not named stand in all.
+      filters: {name: limit} of data/filters.py, such as `max_symbols`: training documents that fail
+        one are left out and counted; held-out ones all stay.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
       sub_rows: a row of preferences is so many of `length` tokens (S).
       share_prompt: candidates of a ranking stand behind one copy of their prompt, which is less to
@@ -57,6 +59,7 @@ class DataConfig:
     tfds_dir: str = "~/.cache/seedpod/tfds"
     subset: str = ""
     keep: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    filters: Mapping[str, float] = dataclasses.field(default_factory=dict)
     batch_size: int = 32
     length: int = 128
     sub_rows: int = 4
@@ -81,6 +84,7 @@ class DataConfig:
             raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
         self.subset_part()
         self.sources()
+        filters.check(self.filters)
         for kind, share in self.keep.items():
             if not 0 <= share <= 1:
                 raise DataError(f"data.keep.{kind}={share} is not a share between 0 and 1")
@@ -136,10 +140,10 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         if not config.heldout_source:
             part, aside = split_heldout(part, config.heldout_fraction)
             heldout += aside
-        parts.append(_chosen(part[: source.limit or None], config))
+        parts.append(_chosen(part[: source.limit or None], config, skipped))
         if not parts[-1]:
             where = f"of data.mixture.{name}" if name else "example"
-            raise DataError(f"data.subset={config.subset!r} leaves no training {where}")
+            raise DataError(f"{_choosers(config)} leaves no training {where}")
     if config.heldout_source:
         found = one(config.heldout_source, ())
         heldout = found.examples
@@ -152,14 +156,22 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
     )
 
 
-def _chosen(examples, config: DataConfig) -> list:
-    """Those that `config.subset` and `config.keep` leave."""
+def _chosen(examples, config: DataConfig, skipped: Counter) -> list:
+    """Those that `config.subset`, `config.filters` and `config.keep` leave."""
     part, parts = config.subset_part()
     numbers: dict[bytes, int] = {}  # of documents and prompts, as they come
     examples = [
         e for e in examples if numbers.setdefault(content_key(e), len(numbers)) % parts == part
     ]
+    if config.filters:
+        examples = filters.apply(examples, config.filters, skipped)
     return thin_rankings(examples, config.keep) if config.keep and examples else examples
+
+
+def _choosers(config: DataConfig) -> str:
+    """The settings that `_chosen` goes by, for an error."""
+    given = f" with data.filters={dict(config.filters)}" if config.filters else ""
+    return f"data.subset={config.subset!r}{given}"
 
 
 def thin_rankings(examples, keep: Mapping[str, float]) -> list:

@@ -179,7 +179,7 @@ class RunConfig:
 
 
 # Mappings whose keys the user chooses.
-_FREE = ("init_from", "fields", "keep", "mixture")
+_FREE = ("init_from", "fields", "keep", "filters", "mixture")
 
 
 def default() -> ml_collections.ConfigDict:
