@@ -30,9 +30,10 @@ demo: setup
 	@echo "demo: training every stage into $(DEMO) (stop with Ctrl-C; 'make demo' goes on from there)"
 	@$(KEEP_MEMORY) $(PY) -m train.chain --config=configs/demo.py --workdir=$(DEMO)
 
+# Two at a time, a module to each: compiling, most of what tests do, is single-threaded.
 test: setup
 	@echo "test: all but the slow tests, on 8 simulated CPU devices"
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadscope $(ARGS)
 
 test-all: setup
 	@echo "test-all: every test, on 8 simulated CPU devices"

@@ -66,11 +66,11 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 100
+    judge.steps = 70
 
     ppo = stage(
         stage="ppo",
-        steps=52,
+        steps=46,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
@@ -90,7 +90,7 @@ def stages():
     ppo.value_optimizer.schedule = "constant"
     ppo.value_optimizer.weight_decay = 0.0
     ppo.log_every = 2
-    ppo.checkpoint.every = 4
+    ppo.checkpoint.every = 8
 
     return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
 

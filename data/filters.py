@@ -44,7 +44,8 @@ def check(limits: Mapping[str, float]) -> None:
 
 def apply(examples: list[dict], limits: Mapping[str, float], skipped: Counter) -> list[dict]:
     """The examples that pass every filter. The others count in `skipped` as `filter_NAME`, by the
-    first that they fail. Of a conversation all messages are measured as one text."""
+    first that they fail. Of a conversation all messages are measured as one text, of a ranking
+    those of its prompt."""
     kept = []
     for example in examples:
         text = example.get("text") or "\n".join(m["content"] for m in example["messages"])

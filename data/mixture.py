@@ -33,7 +33,7 @@ class SourceConfig:
       changes: {step: weight}: its weight from that step on.
       epochs: passes over its rows at most (they need not be whole); then the others go on without
         it. 0 is any number.
-      limit: examples of it that are used; 0 is all.
+      limit: examples of it that are used, before filters; 0 is all.
     """
 
     source: str | tuple[str, ...]
