@@ -58,7 +58,10 @@ def beside(params, adapters):
     return unflatten_dict(whole)
 
 
-@pytest.mark.parametrize("config", [DENSE, MIXTURE], ids=["dense", "mixture"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(DENSE, id="dense"), pytest.param(MIXTURE, id="mixture", marks=pytest.mark.slow)],
+)
 def test_an_adapted_model_is_the_merged_one(config):
     """Forward, its gradient by A and B, and (with the other model) cached decoding."""
     params, shapes = whole_model(config)

@@ -103,7 +103,7 @@ def adapted_recipe(stage, directory, steps=4, **init_from):
 @pytest.mark.parametrize(
     "stage,mesh,dtype",
     [
-        ("sft", "all", "float32"),
+        pytest.param("sft", "all", "float32", marks=pytest.mark.slow),
         ("sft", "all", "int8"),
         pytest.param("sft", "fsdp", "float32", marks=pytest.mark.slow),
         pytest.param("reward", "all", "float32", marks=pytest.mark.slow),
