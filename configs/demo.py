@@ -80,7 +80,7 @@ def stages():
     ppo.ppo.response_length = 32
     ppo.ppo.rollout_batch = 128
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.04
+    ppo.ppo.kl_coef = 0.035
     ppo.ppo.score_clip = 2.0  # past that there is little but phrases that fool the reward model
     ppo.optimizer.peak_lr = 1.7e-3
     ppo.optimizer.name = "adamw"
