@@ -9,6 +9,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,9 @@ import jax.numpy as jnp
 from model.attention import init_cache, repeat_rows
 from model.config import TransformerConfig
 from model.transformer import Transformer
+
+# Ids in a block of `pick`.
+_BLOCK = 128
 
 
 class Sampling(NamedTuple):
@@ -100,6 +104,42 @@ def filter_logits(logits, sampling: Sampling):
     return logits
 
 
+def pick(logits, uniform):
+    """An index of each row, by probability: where the running sum of probabilities passes a number.
+
+    One random number a row in place of one a logit, and the sum in two steps, over blocks and then
+    within one, so that no [B, V] sum runs.
+
+    Args:
+      logits: [B, V] float32. uniform: [B] in [0, 1).
+
+    Returns:
+      ([B] int32, never one of probability 0; their log-probabilities [B] float32).
+    """
+    B, V = logits.shape
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(logits - top)
+    blocks = jnp.pad(weights, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
+    ends = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+    total = ends[:, -1]
+    block, rest = _passes(ends, uniform * total)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    place, _ = _passes(jnp.cumsum(inside, axis=-1), rest)
+    ids = block * _BLOCK + place
+    picked = jnp.take_along_axis(logits - top, ids[:, None], axis=-1)[:, 0]
+    return ids, picked - jnp.log(total)
+
+
+def _passes(ends, target):
+    """Of each row of running sums [B, n], (the first that passes `target` [B], how far it is past
+    the sum before)."""
+    # Rounding may have brought the target to the last sum, which nothing passes.
+    target = jnp.minimum(target, jnp.nextafter(ends[:, -1], -1.0))
+    index = jnp.sum(ends <= target[:, None], axis=-1, dtype=jnp.int32)
+    before = jnp.take_along_axis(ends, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
+    return index, target - jnp.where(index > 0, before, 0.0)
+
+
 def generate(
     config: TransformerConfig, params, prompts, prompt_mask, row_keys, sampling: Sampling
 ) -> Sample:
@@ -135,32 +175,30 @@ def generate(
             return ids, log_probs(logits, ids, 1.0)
         logits = filter_logits(logits / sampling.temperature, sampling)
         keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, t)
-        ids = jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-        return ids, log_probs(logits, ids, 1.0)
+        return pick(logits, jax.vmap(jax.random.uniform)(keys))
 
-    def body(state):
-        t, logits, alive, cache, tokens, mask, logps = state
+    def write(t, logits, alive, response, mask, logps):
+        """Draws token t of every row that goes on; returns which do after it."""
         ids, logp = draw(logits, t)
         ids = jnp.where(alive, ids, sampling.pad_id)
-        tokens = jax.lax.dynamic_update_index_in_dim(tokens, ids, t, axis=1)
-        mask = jax.lax.dynamic_update_index_in_dim(mask, alive, t, axis=1)
-        logps = jax.lax.dynamic_update_index_in_dim(logps, jnp.where(alive, logp, 0), t, axis=1)
-        segment = alive.astype(jnp.int32)
-        alive = alive & ~jnp.isin(ids, stop_ids)
-        logits, cache = run(
-            ids[:, None], (prompt_length + t)[:, None], segment[:, None], cache, P + t
-        )
-        return t + 1, logits, alive, cache, tokens, mask, logps
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=1)
+        response, mask = put(response, ids), put(mask, alive)
+        logps = put(logps, jnp.where(alive, logp, 0))
+        return ids, alive & ~jnp.isin(ids, stop_ids), response, mask, logps
 
-    state = (
-        jnp.int32(0),
-        logits,
-        jnp.ones(B * n, bool),
-        cache,
+    def body(state):
+        t, cache, ids, alive, *written = state
+        segment = jax.lax.dynamic_index_in_dim(written[1], t - 1, axis=1).astype(jnp.int32)
+        positions = (prompt_length + t - 1)[:, None]
+        logits, cache = run(ids[:, None], positions, segment, cache, P + t - 1)
+        return t + 1, cache, *write(t, logits, alive, *written)
+
+    empty = (
         jnp.full((B * n, R), sampling.pad_id, jnp.int32),
         jnp.zeros((B * n, R), bool),
         jnp.zeros((B * n, R), jnp.float32),
     )
-    final = jax.lax.while_loop(lambda s: (s[0] < R) & jnp.any(s[2]), body, state)
-    _, _, _, _, response, mask, logps = final
+    state = jnp.int32(1), cache, *write(0, logits, jnp.ones(B * n, bool), *empty)
+    final = jax.lax.while_loop(lambda s: (s[0] < R) & jnp.any(s[3]), body, state)
+    response, mask, logps = final[4:]
     return Sample(jnp.concatenate([prompts, response], axis=1), mask, logps)

@@ -18,6 +18,7 @@ from model.generate import (
     filter_logits,
     generate,
     log_probs,
+    pick,
     prompt_positions,
 )
 from model.sharding import MeshConfig, make_mesh, put_batch
@@ -151,6 +152,28 @@ def test_frequencies_are_those_of_the_softmax_at_the_temperature(first):
 
     assert chi_square(0.7) < 40
     assert chi_square(1.0) > 100  # and the test can tell
+
+
+@pytest.mark.parametrize("size", [5, 128, 300])
+def test_pick_inverts_the_running_sum_of_probabilities(size):
+    """Beside NumPy in float64; at the ends of [0, 1) too, and never an id of probability 0."""
+    random = np.random.default_rng(size)
+    logits = random.normal(size=size).astype(np.float32) * 3
+    logits[random.permutation(size)[: size // 3]] = -1e30
+    logits[-1] = logits[0] = -1e30
+    uniform = np.append(random.random(2000, np.float32), np.float32([0, 1 - 2**-24]))
+    ids, logp = jax.jit(pick)(np.tile(logits, (len(uniform), 1)), uniform)
+
+    weights = np.exp(logits.astype(np.float64))
+    sums = np.cumsum(weights) / weights.sum()
+    assert (weights[ids] > 0).all()
+    assert ids[-2] == np.flatnonzero(weights)[0] and ids[-1] == np.flatnonzero(weights)[-1]
+    clear = np.abs(sums[:, None] - uniform).min(0) > 1e-6
+    clear[-2:] = False
+    expected = np.searchsorted(sums, uniform, side="right")
+    np.testing.assert_array_equal(np.asarray(ids)[clear], expected[clear])
+    assert clear.sum() > 1900
+    np.testing.assert_allclose(logp, np.log(weights[ids] / weights.sum()), atol=1e-5)
 
 
 def test_filtered_ids_are_never_drawn_and_logprobs_renormalise(first):
