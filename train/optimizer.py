@@ -30,6 +30,8 @@ class OptimizerConfig:
       peak_lr: learning rate after warm-up; 0 freezes.
       schedule: after `warmup_steps` of linear warm-up, `cosine` to `final_fraction` of the peak,
         `wsd` (constant, then linear decay over the last `decay_fraction`), or `constant`.
+      ns_steps: Newton-Schulz iterations of Muon; five bring every singular value near 1, three cost
+        less and bring the large ones there.
       b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 does not clip.
       state_dtype: how moments are kept between steps, `float32` or `bfloat16`. An update is
@@ -42,6 +44,7 @@ class OptimizerConfig:
     warmup_steps: int = 20
     final_fraction: float = 0.1
     decay_fraction: float = 0.2
+    ns_steps: int = 5
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -61,6 +64,8 @@ class OptimizerConfig:
                 f"optimizer.b2={self.b2} moves a second moment by less than bfloat16 can tell "
                 "(1/128); lower it to 0.99, or keep optimizer.state_dtype=float32"
             )
+        if self.ns_steps < 1:
+            raise ValueError(f"optimizer.ns_steps={self.ns_steps}; Muon needs at least 1")
         if self.schedule not in ("cosine", "wsd", "constant"):
             raise ValueError(f"optimizer.schedule={self.schedule!r}; choose cosine, wsd, constant")
 
@@ -132,6 +137,7 @@ def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         parts.append(
             optax.contrib.muon(
                 rate,
+                ns_steps=c.ns_steps,
                 beta=c.b2,
                 eps=c.eps,
                 weight_decay=c.weight_decay,

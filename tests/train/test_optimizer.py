@@ -175,6 +175,27 @@ def test_adafactor_is_its_formula():
     np.testing.assert_allclose(updates["policy"]["layers"]["query"], -0.1 * u, rtol=2e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [3, 5])
+def test_muon_is_its_formula(steps):
+    """From zero moments: Newton-Schulz of the gradient (Jordan et al. 2024, coefficients 3.4445,
+    -4.7750, 2.0315), times 0.2·√(longer side) (Liu et al. 2025, arXiv:2502.16982)."""
+    config = dataclasses.replace(PLAIN, name="muon", ns_steps=steps)
+    tx = make_optimizer({"policy": config}, 10)
+    g = np.random.default_rng(0).normal(size=(2, 16, 2, 12)).astype(np.float32)
+    params = {"policy": {"layers": {"query": jnp.zeros_like(g)}}}
+    updates, _ = tx.update(
+        {"policy": {"layers": {"query": jnp.asarray(g)}}}, tx.init(params), params
+    )
+    for layer, update in zip(g, updates["policy"]["layers"]["query"], strict=True):
+        x = layer.reshape(16, 24).astype(np.float64)
+        x /= np.linalg.norm(x)
+        for _ in range(steps):
+            square = x @ x.T
+            x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+        expected = -0.1 * 0.2 * np.sqrt(24) * x
+        np.testing.assert_allclose(update.reshape(16, 24), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
 def test_bfloat16_moments_take_half_and_train_alike(name):
     grads = jax.tree.map(
@@ -200,6 +221,7 @@ def test_bfloat16_moments_take_half_and_train_alike(name):
     [
         (dict(state_dtype="float16"), r"optimizer\.state_dtype='float16'; choose float32 or"),
         (dict(state_dtype="bfloat16", b2=0.999), r"optimizer\.b2=0\.999 moves a second moment by"),
+        (dict(ns_steps=0), r"optimizer\.ns_steps=0; Muon needs at least 1"),
         (dict(name="lion"), r"optimizer\.name='lion'; choose adamw, adafactor or muon"),
     ],
 )
