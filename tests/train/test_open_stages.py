@@ -10,7 +10,7 @@ import safetensors.numpy
 from stage_fixtures import recipe, write_files
 
 from data import tokenizer as tokenizers
-from train import convert, export, loop
+from train import checkpoint, convert, export, loop
 from train.config import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -25,9 +25,10 @@ def runs(tmp_path_factory):
     return root
 
 
-def run(runs, stage, rank=0, **init_from):
+def run(runs, stage, rank=0, pool="", **init_from):
     config = recipe(stage, runs, **{role: runs / name for role, name in init_from.items()})
-    name = f"{stage}-lora" if rank else stage
+    name = f"{stage}-lora" if rank else f"{stage}-{pool}" if pool else stage
+    config.loss.pool = pool or config.loss.pool
     config.lora.rank = rank
     config.optimizer.name = "adamw"
     config.data.length = 64
@@ -82,11 +83,10 @@ def test_adapters_leave_alone_or_merged(runs):
     assert tokenizers.load(runs / "adapter").stop_ids == (2,)
 
 
-def test_a_mean_needs_an_id_that_opens_an_answer(runs):
-    config = recipe("reward", runs, policy=runs / "base")
-    config.loss.pool = "mean"
-    with pytest.raises(ConfigError, match="opens one with several"):
-        loop.run(config, runs / "mean")
+def test_a_mean_over_an_answer_that_several_ids_open(runs):
+    found = run(runs, "reward", pool="mean", policy="base")
+    assert any("accuracy/overall" in r and np.isfinite(r["loss"]) for r in found)
+    assert checkpoint.load(runs / "reward-mean")[0].pool == "mean"
 
 
 def test_another_tokenizer_is_refused(runs):
