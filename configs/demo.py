@@ -17,6 +17,7 @@ def stage(**settings):
     config.model.scan_unroll = 0  # fastest on CPU
     config.data.on_long = "drop"
     config.optimizer.name = "muon"
+    config.optimizer.ns_steps = 3
     config.optimizer.warmup_steps = 10
     config.checkpoint.every = 50
     config.evaluate.samples = 8
@@ -26,7 +27,7 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=175)
+    pretrain = stage(stage="pretrain", steps=170)
     pretrain.model.size = "demo"
     pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
@@ -39,7 +40,7 @@ def stages():
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=175, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=180, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
@@ -66,27 +67,29 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 70
+    judge.steps = 110
 
     ppo = stage(
         stage="ppo",
-        steps=46,
+        steps=60,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
     ppo.data.heldout_source = "tfds:pydocs/chat:test"
     ppo.data.batch_size = 128
-    ppo.ppo.prompt_length = 32
-    ppo.ppo.response_length = 32
+    ppo.ppo.prompt_length = 28
+    ppo.ppo.response_length = 24
     ppo.ppo.rollout_batch = 128
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.035
+    ppo.ppo.kl_coef = 0.0375
     ppo.ppo.score_clip = 2.0  # past that there is little but phrases that fool the reward model
+    ppo.ppo.value_clip = 1.0
     ppo.optimizer.peak_lr = 1.7e-3
+    ppo.optimizer.b2 = 0.99
     ppo.optimizer.name = "adamw"
     ppo.optimizer.schedule = "cosine"
     ppo.optimizer.weight_decay = 0.0
-    ppo.value_optimizer.peak_lr = 1e-3
+    ppo.value_optimizer.peak_lr = 3e-3
     ppo.value_optimizer.schedule = "constant"
     ppo.value_optimizer.weight_decay = 0.0
     ppo.log_every = 2
