@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 from etils import epath
@@ -121,20 +119,6 @@ def _run(run: Run, workdir) -> None:
         checkpoints.close()
 
 
-@contextlib.contextmanager
-def compiling(step_fn, mesh, *args):
-    """Compiles a step in a thread of its own meanwhile; calling it then finds it compiled."""
-
-    def work():
-        with jax.set_mesh(mesh):  # each thread has its own
-            step_fn.lower(*args).compile()
-
-    with ThreadPoolExecutor(1) as pool:
-        compiled = pool.submit(work)
-        yield
-        compiled.result()
-
-
 def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
     """Steps `start` to the end.
 
@@ -155,16 +139,13 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
         metrics.write(step, "eval", values)
         metrics.write_samples(step, samples)
 
-    source_state, ready = state.source, None
     if start == 0 and config.evaluate.at_start:
-        ready = stage.source.next(state, frozen, source_state, start)
-        with compiling(step_fn, ctx.mesh, state._replace(source=()), frozen, ready[0]):
-            evaluate(0)
+        evaluate(0)
     since, waited, tokens, skipped, last = time.perf_counter(), 0.0, 0, 0, start
+    source_state = state.source
     for step in range(start, config.steps):
         before = time.perf_counter()
-        batch, source_state, extra = ready or stage.source.next(state, frozen, source_state, step)
-        ready = None
+        batch, source_state, extra = stage.source.next(state, frozen, source_state, step)
         waited += time.perf_counter() - before
         for warning in extra.pop("warnings", ()):
             metrics.say(f"  warning at step {step + 1}: {warning}")
