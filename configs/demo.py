@@ -2,7 +2,7 @@
 
     python -m train.chain --config=configs/demo.py --workdir=runs/demo
 
-Two laptop cores, no accelerator. A 2.4M-parameter model reads 0.5M tokens, learns to answer "What
+Two laptop cores, no accelerator. A 2M-parameter model reads 0.5M tokens, learns to answer "What
 does `shutil.copytree` do?", then to answer the way two reward models prefer.
 """
 
@@ -27,7 +27,7 @@ def stage(**settings):
 
 def stages():
     """{name: recipe}, in the order they run."""
-    pretrain = stage(stage="pretrain", steps=170)
+    pretrain = stage(stage="pretrain", steps=165)
     pretrain.model.size = "demo"
     pretrain.model.mimetic = True
     pretrain.data.source = "tfds:pydocs/text:train"
@@ -40,12 +40,12 @@ def stages():
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=180, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=190, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
     sft.data.batch_size = 24
-    sft.optimizer.peak_lr = 3e-3
+    sft.optimizer.peak_lr = 7e-3
 
     reward = stage(stage="reward", steps=260, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"
@@ -71,7 +71,7 @@ def stages():
 
     ppo = stage(
         stage="ppo",
-        steps=60,
+        steps=52,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
@@ -81,7 +81,7 @@ def stages():
     ppo.ppo.response_length = 24
     ppo.ppo.rollout_batch = 128
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.0375
+    ppo.ppo.kl_coef = 0.04
     ppo.ppo.score_clip = 2.0  # past that there is little but phrases that fool the reward model
     ppo.ppo.value_clip = 1.0
     ppo.optimizer.peak_lr = 1.7e-3
