@@ -67,11 +67,11 @@ def stages():
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 110
+    judge.steps = 145
 
     ppo = stage(
         stage="ppo",
-        steps=52,
+        steps=68,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
@@ -81,7 +81,7 @@ def stages():
     ppo.ppo.response_length = 24
     ppo.ppo.rollout_batch = 128
     ppo.ppo.epochs = 2
-    ppo.ppo.kl_coef = 0.04
+    ppo.ppo.kl_coef = 0.033
     ppo.ppo.score_clip = 2.0  # past that there is little but phrases that fool the reward model
     ppo.ppo.value_clip = 1.0
     ppo.optimizer.peak_lr = 1.7e-3
