@@ -3,7 +3,7 @@
     python -m benchmarks.memory              # everything that docs/memory.json does not hold yet
     python -m benchmarks.memory --only=llama-full --fresh
 
-Needs libtpu (`pip install 'jax[tpu]'`), no TPU. Every step is compiled by tpu/compile.py in a
+Needs libtpu (`pip install 'jax[tpu]'`), no TPU. Every step is compiled by tpu/fit.py in a
 process of its own, which takes 2 to 8 minutes on two cores; docs/memory.json keeps the reports.
 """
 
@@ -40,24 +40,24 @@ MIXTRAL = [
     "--config=configs/pretrain.py:size=mixtral-8x7b", *V6E, "--vocab_size=32000",
     "--config.data.batch_size=256", "--config.mesh.fsdp=32", "--config.mesh.expert=8",
 ]  # fmt: skip
-# {name: arguments of tpu/compile.py}
+# {name: arguments of tpu/fit.py}
 RUNS = {
     f"llama-{policy}": [*LLAMA, f"--config.model.remat={policy}"] for policy in REMAT_POLICIES
 } | {"Gemma 3 12B": GEMMA, "Mixtral 8x7B": MIXTRAL}
 
 
 def compile_one(arguments) -> dict:
-    """The report of tpu/compile.py, or {"error": why there is none}."""
+    """The report of tpu/fit.py; with `error`, why there is none, where a run would not start."""
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "report.json")
-        command = [sys.executable, "-m", "tpu.compile", *arguments, f"--json={out}"]
+        command = [sys.executable, "-m", "tpu.fit", *arguments, f"--json={out}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if os.path.exists(out):
             return json.loads(Path(out).read_text())
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         if not errors:
             raise RuntimeError(done.stderr[-4000:])
-        return {"error": errors[-1].removeprefix("error: ")}
+        return {"fits": False, "error": errors[-1].removeprefix("error: ")}
 
 
 def row(name: str, report: dict) -> str:

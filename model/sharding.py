@@ -87,12 +87,29 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
-    """A mesh over `devices` (all visible ones by default), with axes `MESH_AXES`."""
+    """A mesh over `devices` (all visible ones by default), with axes `MESH_AXES`.
+
+    Of several TPU slices `data` alone reaches over the data-center network between them.
+
+    Raises:
+      ShardingError: sizes that do not make these devices; `data` that the slices do not divide.
+    """
     devices = jax.devices() if devices is None else devices
     shape = config.shape(len(devices))
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
     # Explicit axes, JAX's default, break Linen's partitioned init.
     # A mesh axis may be part of a side of the slice: 16x16 chips make fsdp 64 × tensor 4.
-    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    settings = dict(devices=devices, allow_split_physical_axes=True)
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(shape, **settings)
+    elif shape[0] % slices:
+        raise ShardingError(
+            f"mesh.data={shape[0]} on {slices} slices: between slices runs `data` alone; set "
+            f"--config.mesh.data to a multiple of {slices}"
+        )
+    else:
+        within, between = (shape[0] // slices, *shape[1:]), (slices, *[1] * (len(shape) - 1))
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, **settings)
     return jax.sharding.Mesh(grid, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
 
 

@@ -17,17 +17,29 @@ PEAK_FLOPS = {
 # Memory of one device, GiB, from Google's system architecture pages. A program gets a little less.
 HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
 
+# Clock of the TensorCore, GHz: what turns libtpu's cycles into seconds.
+CLOCK_GHZ = {"TPU v5 lite": 1.5, "TPU v5": 1.75, "TPU v5p": 1.75, "TPU v6 lite": 1.75}
+
+# Gigabytes a second that a chip sends over one link to a neighbour, one way; a torus gives it two
+# links a dimension. And over the data-center network between slices, its share of the host's cards.
+# From the same pages: 1,600 Gbit/s over 4 links, 1,200 GB/s over 6 both ways, 3,200 Gbit/s over 4;
+# 6.4 Tbit/s a pod of 256, 50 Gbit/s a chip, 25.6 Tbit/s a pod of 256.
+LINK_GB = {"TPU v5 lite": 50, "TPU v5": 100, "TPU v5p": 100, "TPU v6 lite": 100}
+DCN_GB = {"TPU v5 lite": 3.125, "TPU v5": 6.25, "TPU v5p": 6.25, "TPU v6 lite": 12.5}
+
 # How a train step is compiled, by platform. On TPU the lookup of embeddings and of the loss's
 # logits stays on the TensorCore: handed to the SparseCore it takes more memory, and the compiled
 # program cannot be read.
 COMPILER_OPTIONS = {"tpu": {"xla_tpu_offload_gather_to_sparsecore": "false"}}
 
 
-def topology(name: str):
+def topology(name: str, slices: int = 1):
     """The devices of a slice that is not there, as libtpu describes them.
 
     Args:
-      name: generation and grid of chips: `v5e:4x4`, `v5p:4x4x4`, `v6e:16x16`.
+      name: generation and grid of chips, `v5e:4x4`, `v5p:4x4x4`, `v6e:16x16`; or what the cloud
+        calls it, `v5e-16`, `v5p-128`, `v6e-256`.
+      slices: how many of them, joined by the data-center network.
 
     Returns:
       A `jax.experimental.topologies.TopologyDescription`. Whole cubes of v5p and whole pods of v5e
@@ -38,6 +50,10 @@ def topology(name: str):
     """
     from jax.experimental import topologies
 
+    if "-" in name:
+        from tpu.slices import parse
+
+        name = f"{name.replace('litepod', 'e').split('-')[0]}:{parse(name, '--topology').topology}"
     generation, _, grid = name.partition(":")
     try:
         sizes = [int(size) for size in grid.split("x")]
@@ -50,8 +66,8 @@ def topology(name: str):
             generation, settings = "v5", dict(chip_config_name="megacore", wrap=wrap)
     elif generation in ("v5e", "v6e") and sizes == [16, 16]:
         settings = dict(wrap=(True, True, False))
-    if settings:
-        settings |= dict(chips_per_host_bounds=(2, 2, 1), num_slices=1)
+    if settings or slices > 1:
+        settings |= dict(chips_per_host_bounds=(2, 2, 1), num_slices=slices)
     try:
         return topologies.get_topology_desc(
             platform="tpu", topology_name=f"{generation}:{grid}", **settings
@@ -59,5 +75,5 @@ def topology(name: str):
     except Exception as e:  # JaxRuntimeError, or what loading libtpu raises
         raise ValueError(
             f"--topology={name}: {str(e).splitlines()[0]}. Slices are written v5e:4x4, v5p:4x4x4, "
-            "v6e:16x16; libtpu comes with pip install 'jax[tpu]'"
+            "v6e:16x16 or v5e-16, v5p-128, v6e-256; libtpu comes with pip install 'jax[tpu]'"
         ) from e

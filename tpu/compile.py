@@ -1,45 +1,52 @@
 """Compiles a recipe's train step for a TPU slice that is not there, and says what it takes.
 
-    python -m tpu.compile --config=configs/pretrain.py:size=8b --topology=v5p:4x4x4 \\
-        --vocab_size=128256 --config.mesh.data=1 --config.mesh.fsdp=64 --config.data.length=8192
-
 The step is the one that `python -m train` runs: same loss, optimizer, shardings and compiler
-options. Needs libtpu (`pip install 'jax[tpu]'`), no TPU. Exit code 1: it does not fit, or gathers
-the weights of all layers at once.
+options. tpu/fit.py is the command.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import dataclasses
 import re
 import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
-
-from absl import app, flags
-from ml_collections import config_flags
-
-from train import command
 
 GIB = 2**30
 
 
 class DoesNotFit(ValueError):
-    """The program needs more memory than a device has."""
+    """The program needs more memory than a device has.
+
+    Attributes:
+      needed: GiB that it needs, where the compiler said. largest: [(GiB, the arrays that share
+        it)] of its largest buffers.
+    """
+
+    def __init__(self, message, needed=None, largest=()):
+        super().__init__(message)
+        self.needed, self.largest = needed, list(largest)
 
 
 class Step(NamedTuple):
-    """A compiled train step, the text of its program, and the state it was compiled for (a tree of
-    `jax.ShapeDtypeStruct`)."""
+    """A compiled program of a run.
+
+    Attributes:
+      text: its HLO. state, frozen: of the run, trees of `jax.ShapeDtypeStruct` with shardings.
+      model: the architecture of the first trained role. tokens: of a train step, padding included.
+      flops_per_token: of a train step, for all trained roles. seconds: that it took to compile.
+    """
 
     compiled: object
     text: str
     state: object
-    num_layers: int
+    frozen: object
+    model: object
     tokens: int
+    flops_per_token: float
     seconds: float
 
 
@@ -61,7 +68,7 @@ def abstract_batch(config, schema: str, mesh):
         "kinds": ["", ""],
     }
     examples = pipeline.Examples([example], [example], Counter())
-    data = pipeline.open_data(config.data, schema, bytes_, examples)
+    data = pipeline.open_data(config.data, schema, bytes_, examples, config.ppo.prompt_length)
     sharding, rows = batch_sharding(mesh), config.data.batch_size
     return (
         {
@@ -73,10 +80,12 @@ def abstract_batch(config, schema: str, mesh):
     )
 
 
-def compile_step(config, mesh, vocab_size: int) -> Step:
-    """Compiles the train step of a `RunConfig` for the devices of `mesh`.
+def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
+    """Compiles what a `RunConfig` runs over and over, for the devices of `mesh`: the train `step`,
+    and of the stages that sample also `sample`, `score` and `experience`.
 
     Args:
+      config: its `init_from` is not read; roles that the stage needs are taken for granted.
       vocab_size: of the tokenizer, which is not read.
 
     Raises:
@@ -84,50 +93,108 @@ def compile_step(config, mesh, vocab_size: int) -> Step:
     """
     import jax
 
-    from tpu.chips import COMPILER_OPTIONS
     from train import checkpoint, setup, stages
     from train import parts as parts_
-    from train.config import ConfigError
     from train.step import make_train_step
 
-    if config.stage in ("ppo", "grpo"):
-        raise ConfigError(
-            f"stage {config.stage} also samples, and only train steps are compiled here; compile "
-            "the sft stage of the same size, and add the reference, the critic and the cache"
-        )
+    row = stages.STAGES.get(config.stage)
+    if row:
+        granted = {role: "a workdir" for role in row.required}
+        config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
     row = stages.check(config, mesh)
     batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
-    if config.stage == "dpo":
-        like = batch["rank"]
-        batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
-    models = {role: config.model.build(vocab_size) for role in row.trainable}
+    roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
+    models = {role: config.model.build(vocab_size) for role in roles}
     # What a stage prepares besides the step runs here, so not under the mesh.
-    whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in row.trainable}
-    parts = parts_.divide(config, whole)
+    whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
+    parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
     stage = row.build(stages.Context(config, models, tokenizer, data, mesh))
     stage = parts_.joined(stage, parts)
     trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
     frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
-    state, tx = setup.abstract_state(config, trainable, mesh, stage.source)
+    frozen |= {r: whole[r] for r in roles if r not in row.trainable}
+    state, tx = setup.abstract_state(config, trainable, mesh, SimpleNamespace(init=dict))
+
+    programs = {}
+    if row.schema == "prompt":
+        programs, batch = rollout_programs(stage.source, state, frozen, batch)
+    elif config.stage == "dpo":
+        like = batch["rank"]
+        batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
+    train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
+    programs = {"step": (train_step, (state._replace(source=()), frozen, batch)), **programs}
+
+    model = models[row.trainable[0]]
+    length = batch["tokens"].shape[-1]
+    flops = sum(models[r].flops_per_token(length) for r in row.trainable)
+    compiled = {}
+    with jax.set_mesh(mesh):
+        for name, (function, args) in programs.items():
+            program, text, seconds = _compile(function, args, mesh)
+            compiled[name] = Step(
+                program, text, state, frozen, model, batch["tokens"].size, flops, seconds
+            )
+    return compiled
+
+
+def rollout_programs(source, state, frozen, prompts):
+    """({name: (jitted function, abstract arguments)} of a rollout, an abstract minibatch).
+
+    Args:
+      source: a `train.rollout.RolloutSource`. prompts: an abstract batch of them.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    config = source.ctx.config
+    rows, size = config.ppo.rollout_batch, config.data.batch_size
+
+    def many(tree, count):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding),
+            tree,
+        )
+
+    prompts, policy = many(prompts, rows), state.trainable["policy"]
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    experience = source.shapes()
+    sampled = {k: experience[k] for k in ("tokens", "positions", "segment_ids", "response_mask")}
+    sampled["sampler_logprobs"] = experience["old_logprobs"]
+    scores = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experience["tokens"].sharding)
+    sampler = source.sampler
+    programs = {
+        "sample": (sampler.generate, (policy, prompts["tokens"], prompts["mask"], key, number))
+    }
+    if "reward" in frozen:
+        args = source.ctx.models["reward"], frozen["reward"], sampled
+        programs["score"] = (sampler.score_rows, args)
+    real = jax.ShapeDtypeStruct((), jnp.float32)
+    scalars = {"kl_coef": real, "gain": real, "bias": real, "rollout": number}
+    roles = {**state.trainable, "reference": frozen["reference"]}
+    flag = jax.ShapeDtypeStruct((), jnp.bool_)
+    programs["experience"] = (source.make_experience, (roles, sampled, scores, scalars, flag))
+    return programs, many(experience, size)
+
+
+def _compile(function, args, mesh):
+    """(compiled, its text, seconds) of a jitted function, as a run compiles it."""
+    import jax
+
+    from tpu.chips import COMPILER_OPTIONS
+
     options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
-    with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as dump:
+    with tempfile.TemporaryDirectory() as dump:
         # The compiler's dump, as `as_text()` fails on programs that libtpu 0.0.52 cannot send back.
         options = options | {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
-        step = jax.jit(
-            make_train_step(stage, tx, config.accumulate),
-            donate_argnums=0,
-            compiler_options=options,
-        )
         start = time.perf_counter()
         try:
-            compiled = step.lower(state._replace(source=()), frozen, batch).compile()
+            compiled = function.lower(*args).compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
-            raise DoesNotFit(_too_large(str(e), mesh)) from e
-        seconds, text = time.perf_counter() - start, dumped(dump)
-    layers = next(iter(models.values())).num_layers
-    return Step(compiled, text, state, layers, batch["tokens"].size, seconds)
+            raise _too_large(str(e), mesh, dump) from e
+        return compiled, dumped(dump), time.perf_counter() - start
 
 
 def dumped(folder) -> str:
@@ -142,16 +209,26 @@ def dumped(folder) -> str:
     return files[0].read_text()
 
 
-def _too_large(message: str, mesh) -> str:
+def _too_large(message: str, mesh, dump) -> DoesNotFit:
     kind = mesh.devices.flat[0].device_kind
     used = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", message)
     used = used or re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", message)
     sizes = f"{used[1]} of the {used[2]}" if used else f"({message.splitlines()[0]}) more than what"
-    return (
+    needed = float(used[1][:-1]) * {"T": 1024, "G": 1, "M": 2**-10, "K": 2**-20}[used[1][-1]]
+    found = list(Path(dump).rglob("*memory-usage-report.txt"))
+    return DoesNotFit(
         f"out of memory: the step takes {sizes} a {kind} has. Raise --config.mesh.fsdp, raise "
         "--config.accumulate or lower --config.data.batch_size, or recompute more "
-        "(--config.model.remat=full)"
+        "(--config.model.remat=full)",
+        needed if used else None,
+        largest_buffers(found[0].read_text()) if found else (),
     )
+
+
+def largest_buffers(text: str, count: int = 5) -> list[tuple[float, str]]:
+    """[(GiB, the arrays that share it)] of a memory usage report that XLA dumped."""
+    lines = re.findall(r"^.*?; +([\d.]+)GiB; +\d+; +\d+; (.*)$", text, re.MULTILINE)
+    return [(float(size), arrays) for size, arrays in lines[:count]]
 
 
 def report(step: Step, mesh) -> dict:
@@ -164,7 +241,7 @@ def report(step: Step, mesh) -> dict:
     for c in program.collectives:
         totals[c.kind]["count"] += c.times
         totals[c.kind]["gib"] += c.times * c.shape.bytes / GIB
-    whole = hlo.gathers_of_whole_parameters(program, step.state.trainable, step.num_layers)
+    whole = hlo.gathers_of_whole_parameters(program, step.state.trainable, step.model.num_layers)
     return {
         "device": mesh.devices.flat[0].device_kind,
         "devices": mesh.size,
@@ -185,56 +262,3 @@ def report(step: Step, mesh) -> dict:
             f"{c.shape.dtype}{list(c.shape.dims)}" for c in whole
         ],
     }  # fmt: skip
-
-
-def show(facts: dict) -> str:
-    """The report as text."""
-    mesh = " × ".join(f"{name} {size}" for name, size in facts["mesh"].items()) or "one"
-    lines = [
-        f"{facts['devices']} × {facts['device']} ({mesh}), {facts['tokens_per_step']:,} tokens a "
-        f"step, compiled in {facts['compile_seconds']} s",
-        "memory of a device, GiB:",
-        *(f"  {name:16} {size or 0:8.2f}" for name, size in facts["memory_gib"].items()),
-        "collectives of a step (arrays as one device holds them, GiB):",
-        *(f"  {k:18} {c['count']:6,} × {c['gib']:9.2f}" for k, c in facts["collectives"].items()),
-        "Pallas kernels: "
-        + (", ".join(f"{n} × {t}" for n, t in facts["kernels"].items()) or "none"),
-    ]  # fmt: skip
-    for shape in facts["whole_parameter_gathers"]:
-        lines.append(f"gathers the weights of all layers at once: {shape}")
-    return "\n".join(lines)
-
-
-def main(argv):
-    del argv
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU whose metadata to ask for
-    import jax
-
-    from model import sharding
-    from tpu.chips import topology
-    from train.config import build
-
-    jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
-    f = flags.FLAGS
-    try:
-        config = build(command.config())
-        mesh = sharding.make_mesh(config.mesh, topology(f.topology).devices)
-        facts = report(compile_step(config, mesh, f.vocab_size), mesh)
-    except ValueError as e:
-        command.fail(str(e))
-    print(show(facts))
-    if f.json:
-        with open(f.json, "w") as out:
-            json.dump(facts, out, indent=1)
-    if facts["whole_parameter_gathers"]:
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "A recipe, as configs/pretrain.py.")
-    flags.DEFINE_string("topology", None, "The slice: v5e:4x4, v5p:4x4x4, v6e:16x16.")
-    flags.DEFINE_integer("vocab_size", 32000, "Ids of the tokenizer, which is not read.")
-    flags.DEFINE_string("json", "", "Also write the report to this file.")
-    flags.mark_flags_as_required(["config", "topology"])
-    app.run(main, flags_parser=command.parse_flags)

@@ -19,10 +19,18 @@ _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d\w*)?)\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+# Between slices a collective is a transfer through the host, each chip's own share of it.
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+BETWEEN_SLICES = "between slices"
 _CALLED_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _BOUND = re.compile(r"^(\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_LISTS = r"\{(?:\{[\d,]*\},?)*\}"
+_WHERE = re.compile(
+    r"replica_groups=(?:mesh\[[^\]]*\] ?\{[^}]*\}"
+    rf"|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?|{_LISTS})|source_target_pairs={_LISTS}"
+)
 _UNKNOWN = 2**63 - 1  # the estimate of what is offloaded to the SparseCore
 
 
@@ -38,22 +46,26 @@ class Shape(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective: its kind, the largest array it reads or writes on a device, how often."""
+    """One collective: its kind, the largest array it reads or writes on a device, how often, and
+    the text that says among which devices."""
 
     kind: str
     shape: Shape
     times: int
+    where: str = ""
 
 
 class Program(NamedTuple):
     """Attributes:
     collectives: of the whole program. kernels: {name of a Pallas kernel: how often it runs}.
+    kernel_arrays: {its name: the arrays it reads and writes}.
     cycles: estimated for one device, but for kernels and waiting for collectives.
     """
 
     collectives: list[Collective]
     kernels: dict[str, int]
     cycles: int
+    kernel_arrays: dict[str, tuple[Shape, ...]]
 
 
 def read(text: str) -> Program:
@@ -75,25 +87,36 @@ def read(text: str) -> Program:
         raise ValueError("this is no HLO module: it has no ENTRY computation")
 
     times = _how_often(computations, entry)
-    collectives, kernels, cycles = {}, defaultdict(int), 0
+    collectives, kernels, arrays_of, cycles = {}, defaultdict(int), {}, 0
     for name, instructions in computations.items():
         for result, kind, rest in instructions:
             if (found := _CYCLES.search(rest)) and int(found[1]) != _UNKNOWN:
                 cycles += times[name] * int(found[1])
-            base = kind.removesuffix("-start")
-            if base in COLLECTIVES:
+            base, arrays = kind.removesuffix("-start"), []
+            if base in COLLECTIVES or kind == "custom-call":
                 operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
                 arrays = [s for n in (result, *operands) for s in shapes.get((name, n), [])]
+            if base in COLLECTIVES:
                 largest = max(arrays, key=lambda s: s.bytes)
                 # One that overlaps with computation stands in each of the fusions it overlaps with.
                 channel = _CHANNEL.search(rest)
                 key = channel[1] if channel else (name, result)
                 seen = collectives.get(key)
                 if seen is None or seen.times * seen.shape.bytes < times[name] * largest.bytes:
-                    collectives[key] = Collective(base, largest, times[name])
+                    where = _WHERE.search(rest)
+                    where = where[0] if where else ""
+                    collectives[key] = Collective(base, largest, times[name], where)
+            if kind == "send" and (found := _BETWEEN.search(rest)):
+                largest = max(shapes[name, result], key=lambda s: s.bytes)
+                moved = found[1].lower().replace("_", "-")
+                at = name, result
+                collectives[at] = Collective(moved, largest, times[name], BETWEEN_SLICES)
             if kind == "custom-call" and 'custom_call_target="tpu_custom_call"' in rest:
-                kernels[re.sub(r"\.\d+$", "", result)] += times[name]
-    return Program([c for c in collectives.values() if c.times], dict(kernels), cycles)
+                kernel = re.sub(r"\.\d+$", "", result)
+                kernels[kernel] += times[name]
+                arrays_of[kernel] = tuple(arrays)
+    kept = [c for c in collectives.values() if c.times]
+    return Program(kept, dict(kernels), cycles, arrays_of)
 
 
 def _how_often(computations, entry: str) -> dict[str, int]:

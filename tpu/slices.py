@@ -31,7 +31,7 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
           "8x16x16")  # fmt: skip
 
 
-def parse(name: str) -> Slice:
+def parse(name: str, flag: str = "--accelerator") -> Slice:
     """A slice by its name: `v5e-16` (or `v5litepod-16`), `v5p-128` (cores, two a chip), `v6e-256`.
 
     Raises:
@@ -39,14 +39,14 @@ def parse(name: str) -> Slice:
     """
     generation, _, size = name.replace("v5litepod", "v5e").partition("-")
     if generation not in _GENERATIONS:
-        raise ValueError(f"--accelerator={name}: write v5e-16, v5p-128 or v6e-256")
+        raise ValueError(f"{flag}={name}: write v5e-16, v5p-128 or v6e-256")
     prefix, runtime, gke, cores = _GENERATIONS[generation]
     grids = {
         str(math.prod(map(int, grid.split("x"))) * cores): grid
         for grid in (_CUBES if generation == "v5p" else _FLAT)
     }
     if size not in grids:
-        raise ValueError(f"--accelerator={name}: {generation} comes with {', '.join(grids)}")
+        raise ValueError(f"{flag}={name}: {generation} comes with {', '.join(grids)}")
     chips = int(size) // cores
     hosts = 1 if chips <= 4 or (chips == 8 and cores == 1) else chips // 4
     return Slice(f"{prefix}-{size}", runtime, grids[size], gke, hosts, chips)

@@ -196,7 +196,9 @@ class RolloutSource:
         seed, local = ctx.config.seed, np.unique(sharding.local_rows(ctx.mesh, n) // self.group)
         self.prompts = make_loader(ctx.config.data, ctx.data, n // self.group, seed, local)
         rows = sharding.batch_sharding(ctx.mesh)
-        self._experience = jax.jit(partial(make_experience, ctx), out_shardings=(rows, None, None))
+        self.make_experience = jax.jit(
+            partial(make_experience, ctx), out_shardings=(rows, None, None)
+        )
         self._minibatch = jax.jit(self._take, out_shardings=rows)
         self._pick = jax.jit(
             lambda one, two, index: jax.tree.map(
@@ -212,8 +214,8 @@ class RolloutSource:
                 text, ctx.pretrain_data, text.batch_size, seed, local, ctx.config.steps
             )
 
-    def init(self):
-        """The state before the first rollout: an experience of zeros, used up."""
+    def shapes(self):
+        """{name: `jax.ShapeDtypeStruct`} of an experience."""
         n, R = self.ppo.rollout_batch, self.ppo.response_length
         wide = (n, self.ppo.prompt_length + R)
         shapes = {name: (wide, jnp.int32) for name in ("tokens", "positions", "segment_ids")}
@@ -221,8 +223,14 @@ class RolloutSource:
         names += ["old_values", "returns"] if self.critic else []
         shapes |= {name: ((n, R), jnp.float32) for name in names}
         rows = sharding.batch_sharding(self.ctx.mesh)
+        return {k: jax.ShapeDtypeStruct(*shape, sharding=rows) for k, shape in shapes.items()}
+
+    def init(self):
+        """The state before the first rollout: an experience of zeros, used up."""
+        shapes = self.shapes()
         zeros = jax.jit(
-            lambda: {name: jnp.zeros(*shape) for name, shape in shapes.items()}, out_shardings=rows
+            lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()},
+            out_shardings=sharding.batch_sharding(self.ctx.mesh),
         )
         return {
             "experience": zeros(),
@@ -285,7 +293,7 @@ class RolloutSource:
         (batch, rewards), now_drawn = self._sample(state.trainable["policy"], frozen, drawn)
         scalars = {k: s[k] for k in ("kl_coef", "gain", "bias", "rollout")}
         roles = {**state.trainable, "reference": frozen["reference"]}
-        experience, scalars, metrics = self._experience(
+        experience, scalars, metrics = self.make_experience(
             roles,
             batch,
             rewards["score"],

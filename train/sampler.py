@@ -35,8 +35,8 @@ class Sampler:
             pad_id=ctx.tokenizer.pad_id,
         )
         out = sharding.batch_sharding(ctx.mesh)
-        self._generate = jax.jit(self._sample, out_shardings=out)
-        self._score = jax.jit(self._reward_model, static_argnums=0, out_shardings=out)
+        self.generate = jax.jit(self._sample, out_shardings=out)
+        self.score_rows = jax.jit(self._reward_model, static_argnums=0, out_shardings=out)
         self.weights = rewards.weights(ctx.config)
         self.verifiers = rewards.verifiers(ctx.config)
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
@@ -59,7 +59,7 @@ class Sampler:
     def sample(self, policy, prompts, key, first_row):
         """One answer a prompt. Row i of these is row `first_row` + i of the run: its draws depend
         on (key, row) alone, not on the batch or the mesh it is in."""
-        return self._generate(policy, prompts["tokens"], prompts["mask"], key, first_row)
+        return self.generate(policy, prompts["tokens"], prompts["mask"], key, first_row)
 
     def _reward_model(self, config, params, batch):
         P = batch["tokens"].shape[1] - self.ppo.response_length
@@ -69,7 +69,7 @@ class Sampler:
 
     def score(self, frozen, batch, role: str = "reward"):
         """A reward model's raw scores, [B] float32."""
-        return self._score(self.ctx.models[role], frozen[role], batch)
+        return self.score_rows(self.ctx.models[role], frozen[role], batch)
 
     def rewards(self, frozen, batch, answers):
         """{name: raw scores [B] float32} of every reward that counts, and `score`, their weighted

@@ -55,7 +55,7 @@ def recipe(stage: str, directory, **init_from):
     config.optimizer.warmup_steps = 2
     config.value_optimizer.peak_lr = 3e-3
     config.value_optimizer.warmup_steps = 2
-    config.ppo.prompt_length = 20
+    config.ppo.prompt_length = 24
     config.ppo.response_length = 8
     config.ppo.rollout_batch = 32
     config.ppo.eval_prompts = 32

@@ -1,6 +1,7 @@
 """The sharding table's errors, each by the name it must give, and what it places where."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -177,3 +178,9 @@ def test_replicated_key_heads_equal_one_device():
     with jax.set_mesh(mesh):
         got = run(jax.device_put(params, specs))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
+
+
+def test_between_slices_runs_data_alone():
+    devices = [SimpleNamespace(slice_index=i // 4) for i in range(8)]
+    with pytest.raises(ShardingError, match=r"mesh\.data=1 on 2 slices.*data to a multiple of 2"):
+        make_mesh(MeshConfig(data=1, fsdp=8), devices)

@@ -78,7 +78,7 @@ def test_a_gather_of_all_layers_is_found():
 
     def gather(*dims):
         collective = hlo.Collective("all-gather", hlo.Shape("bf16", dims), 1)
-        program = hlo.Program([collective], {}, 0)
+        program = hlo.Program([collective], {}, 0, {})
         return hlo.gathers_of_whole_parameters(program, params, 3)
 
     assert gather(3, 16, 32)
