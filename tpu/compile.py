@@ -214,13 +214,14 @@ def _too_large(message: str, mesh, dump) -> DoesNotFit:
     used = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", message)
     used = used or re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", message)
     sizes = f"{used[1]} of the {used[2]}" if used else f"({message.splitlines()[0]}) more than what"
-    needed = float(used[1][:-1]) * {"T": 1024, "G": 1, "M": 2**-10, "K": 2**-20}[used[1][-1]]
+    units = {"T": 1024, "G": 1, "M": 2**-10, "K": 2**-20}
+    needed = float(used[1][:-1]) * units[used[1][-1]] if used else None
     found = list(Path(dump).rglob("*memory-usage-report.txt"))
     return DoesNotFit(
         f"out of memory: the step takes {sizes} a {kind} has. Raise --config.mesh.fsdp, raise "
         "--config.accumulate or lower --config.data.batch_size, or recompute more "
         "(--config.model.remat=full)",
-        needed if used else None,
+        needed,
         largest_buffers(found[0].read_text()) if found else (),
     )
 

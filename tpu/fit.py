@@ -214,6 +214,8 @@ def main(argv):
 
     jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
     f = flags.FLAGS
+    if f.sweep and f.hlo:
+        command.fail("--hlo writes one program, and --sweep compiles many; give one of them")
 
     def one(recipe, hlo=""):
         return fit(recipe, lambda m: sharding.make_mesh(m, devices), f.vocab_size, hlo)

@@ -83,6 +83,21 @@ def test_of_a_dump_the_text_with_cycles_is_read(tmp_path):
     assert compile.dumped(tmp_path) == "with cycles"
 
 
+def test_out_of_memory_in_words_that_are_not_known(tmp_path):
+    mesh = make_mesh(build(pretrain.get_config("smoke")).mesh)
+    error = compile._too_large("RESOURCE_EXHAUSTED: no room left\nmore", mesh, tmp_path)
+    assert error.needed is None and "(RESOURCE_EXHAUSTED: no room left)" in str(error)
+    known = compile._too_large(
+        "HLO temporaries (448.52G) exceeds available HBM (15.75G)", mesh, tmp_path
+    )
+    assert known.needed == 448.52 and "448.52G of the 15.75G" in str(known)
+
+
+def test_a_sweep_writes_no_program():
+    done = compile_for("--sweep=remat", "--hlo=program.txt")
+    assert done.returncode == 1 and "--sweep compiles many" in done.stderr
+
+
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("mesh", [dict(fsdp=4), dict(fsdp=2, sequence=2)], ids=str)
