@@ -97,17 +97,22 @@ def kernel_flops(name: str, arrays: tuple[Shape, ...], share: float) -> float:
     """FLOPs of one call of a splash attention kernel; 0 of another kernel.
 
     Args:
-      arrays: it reads and writes. Queries are the largest [B, K, G, T, N] among them, keys the
-        largest [B, K, S, N].
+      arrays: it reads and writes. Queries are the largest [..., K, G, T, N] among them, keys the
+        largest [..., K, S, N]; a single row has no axis of its own.
+
+    Raises:
+      ValueError: a splash kernel without such arrays.
     """
     found = re.search(r"splash.*_(fwd|dkv|dq)(_|$)", name)
-    queries = [s.dims for s in arrays if len(s.dims) == 5 and s.dims[-1] > 1]
-    if not found or not queries:
+    if not found:
         return 0.0
-    B, K, G, T, N = max(queries, key=math.prod)
-    keys = [s.dims for s in arrays if len(s.dims) == 4 and s.dims[:2] == (B, K) and s.dims[3] == N]
-    S = max((dims[2] for dims in keys), default=T)
-    return 2.0 * _MATMULS[found[1]] * B * K * G * T * S * N * share
+    rank = max((len(s.dims) for s in arrays), default=0)
+    if rank < 4:
+        raise ValueError(f"{name} has no queries among its arrays; mend tpu/cost.py")
+    *lead, G, T, N = max((s.dims for s in arrays if len(s.dims) == rank), key=math.prod)
+    keys = [s.dims for s in arrays if [*s.dims[:-2], s.dims[-1]] == [*lead, N]]
+    S = max((dims[-2] for dims in keys), default=T)
+    return 2.0 * _MATMULS[found[1]] * math.prod(lead) * G * T * S * N * share
 
 
 def groups(where: str, devices: int) -> np.ndarray:

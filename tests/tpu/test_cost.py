@@ -77,6 +77,25 @@ def test_links_and_networks_by_hand():
     assert spent.serial == pytest.approx(spent.compute + spent.kernels + spent.ici + spent.dcn)
 
 
+@pytest.mark.parametrize("rows", [(), (2,)], ids=["one row", "two"])
+@pytest.mark.parametrize("part,matmuls", [("fwd", 2), ("dkv", 4), ("dq", 3)])
+def test_what_attention_kernels_compute(rows, part, matmuls):
+    """Arrays as libtpu has them: blocks and sums beside the queries and keys; T is a shard's."""
+    arrays = [
+        Shape("f32", (*rows, 4, 256, 128)), Shape("s8", (1, 2, 4)), Shape("s32", (8, 1024)),
+        Shape("bf16", (*rows, 4, 3, 512, 128)), Shape("bf16", (*rows, 4, 1024, 128)),
+        Shape("f32", (*rows, 4, 3, 8, 512)), Shape("s32", (512, 128)),
+    ]  # fmt: skip
+    found = cost.kernel_flops(f"splash_mqa_{part}_segmented_residuals", tuple(arrays), 0.5)
+    pairs = 4 * 3 * 512 * 1024 / 2 * (2 if rows else 1)
+    assert found == 2 * matmuls * 128 * pairs
+
+
+def test_an_attention_kernel_without_queries_is_an_error():
+    with pytest.raises(ValueError, match="splash_mqa_fwd has no queries"):
+        cost.kernel_flops("splash_mqa_fwd", (Shape("bf16", (4, 128)),), 0.5)
+
+
 def test_a_transfer_between_slices_is_read():
     attributes = (
         'is_host_transfer=true, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}'
