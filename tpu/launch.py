@@ -17,7 +17,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 
 from tpu import jobset, local, queued, supervise
 from tpu.slices import parse
@@ -59,12 +58,14 @@ def run_local(args, command) -> int:
 
     if not args.supervise:
         return attempt()
-    return supervise.supervise(
-        attempt,
-        lambda: supervise.committed_steps(workdir),
-        say,
-        give_up_after=args.give_up_after,
-    )
+    with supervise.Told() as told:
+        return supervise.supervise(
+            attempt,
+            lambda: supervise.committed_steps(workdir),
+            say,
+            give_up_after=args.give_up_after,
+            told=told,
+        )
 
 
 def job_of(args) -> queued.Job:
@@ -95,10 +96,10 @@ def in_bucket(job: queued.Job, command) -> str:
 
 def run_job(args, command) -> int:
     """The verbs of queued resources."""
-    job, gcloud = job_of(args), queued.Gcloud(args.dry_run)
+    job, gcloud, told = job_of(args), queued.Gcloud(args.dry_run), supervise.Told()
     match args.verb:
         case "up":
-            queued.up(job, gcloud, say, time.sleep)
+            queued.up(job, gcloud, say, told)
         case "sync":
             say(f"{job.bucket}/code/{queued.sync(job, gcloud)}.tar.gz")
         case "run":
@@ -106,14 +107,15 @@ def run_job(args, command) -> int:
             say(f"attempt {queued.run(job, gcloud, command)} runs on {job.workers} workers")
         case "supervise":
             workdir = in_bucket(job, command)
-            return supervise.supervise(
-                lambda: queued.attempt_once(job, gcloud, command, say, time.sleep),
-                lambda: queued.committed_steps(workdir, gcloud),
-                say,
-                give_up_after=args.give_up_after,
-                first_wait=30,
-                sleep=time.sleep,
-            )
+            with told:
+                return supervise.supervise(
+                    lambda: queued.attempt_once(job, gcloud, command, say, told),
+                    lambda: queued.committed_steps(workdir, gcloud),
+                    say,
+                    give_up_after=args.give_up_after,
+                    first_wait=30,
+                    told=told,
+                )
         case "status":
             state, cause = queued.state(job, gcloud)
             say(f"{job.name} is {state or 'not there'}" + (f": {cause}" if cause else ""))
@@ -125,7 +127,7 @@ def run_job(args, command) -> int:
         case "ssh":
             return _interactive([*queued.ssh(job, "", args.worker)[:-2]], args.dry_run)
         case "down":
-            queued.down(job, gcloud, say, time.sleep)
+            queued.down(job, gcloud, say, told)
     return 0
 
 

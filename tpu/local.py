@@ -68,8 +68,9 @@ def run(
 ) -> int:
     """Runs a module of ours, `[module, flags…]`, in joined processes; returns `exit_code`.
 
-    SIGTERM and SIGINT are passed on. When a worker has ended badly, the others get the heartbeat
-    and a little to notice; then they are killed, a frozen one too.
+    SIGTERM and SIGINT are passed on, SIGTERM to the handler before ours too. When a worker has
+    ended badly, the others get the heartbeat and a little to notice; then they are killed, a frozen
+    one too.
 
     Raises:
       ValueError: the port is taken.
@@ -93,7 +94,8 @@ def run(
     ]
 
     def pass_on(number, frame):
-        del frame
+        if number == signal.SIGTERM and callable(before[number]):
+            before[number](number, frame)
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
@@ -102,7 +104,9 @@ def run(
         threading.Thread(target=printer.relay, args=(n, w.stdout), daemon=True)
         for n, w in enumerate(workers)
     ]
-    before = {s: signal.signal(s, pass_on) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, pass_on)
     try:
         for reader in readers:
             reader.start()

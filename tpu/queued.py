@@ -6,6 +6,7 @@ A spot machine cannot be started again: it is deleted and asked for anew. The pr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import subprocess
@@ -15,6 +16,8 @@ from typing import NamedTuple
 
 from tpu import local
 from tpu.slices import Slice, parse
+from tpu.supervise import Told
+from train.processes import PREEMPTED
 
 QR = ("gcloud", "compute", "tpus", "queued-resources")
 LOST = 137  # as of a process that was killed: the machine it ran on is gone
@@ -108,6 +111,10 @@ def remote_exit(attempt: str) -> str:
     return f"cat ~/seedpod/exit-{attempt} 2>/dev/null || echo running"
 
 
+# Once: the program saves then, and a second signal would not help it.
+REMOTE_STOP = "kill -TERM $(cat ~/seedpod/pid) && rm ~/seedpod/pid"
+
+
 REMOTE_LOGS = (
     'grep -H -m1 -E "^error:|^[A-Za-z.]*Error|Traceback" --label="ERROR $(stat -c %Y '
     '~/seedpod/log.txt) $(hostname)" < ~/seedpod/log.txt; '
@@ -181,16 +188,17 @@ def state(job: Job, gcloud: Gcloud) -> tuple[str, str]:
     return facts["state"], facts.get("failedData", {}).get("error", {}).get("message", "")
 
 
-def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], sleep) -> None:
+def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> None:
     """Creates the slices unless they are there, and waits until they are ready.
 
     Raises:
-      LaunchError: they failed or were taken away; they are deleted then, for leftovers hold quota.
+      LaunchError: they failed or were taken away, or we were told to leave; they are deleted then,
+        for leftovers hold quota.
     """
     begun, last = time.monotonic(), None
     now, cause = ("", "") if gcloud.dry_run else state(job, gcloud)
     if now in GONE:
-        down(job, gcloud, say, sleep)
+        down(job, gcloud, say, told)
         now = ""
     if not now:
         gcloud(create(job))
@@ -199,16 +207,19 @@ def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], sleep) -> None:
         if now != last:
             say(f"{job.name} is {now or 'not there'} after {time.monotonic() - begun:.0f} s")
         last = now
+        if told.yes:
+            down(job, gcloud, say, told)
+            raise LaunchError("told to leave before the machines were there", PREEMPTED)
         if now in GONE or not now:
-            down(job, gcloud, say, sleep)
+            down(job, gcloud, say, told)
             code = 1 if "uota" in cause else LOST
             raise LaunchError(f"{job.name} is {now or 'gone'}: {cause or 'taken away'}", code)
-        sleep(15)
+        told.sleep(15)
         now, cause = state(job, gcloud)
     say(f"{job.name} is ACTIVE: {job.slices} × {job.slice.accelerator}, {job.workers} workers")
 
 
-def down(job: Job, gcloud: Gcloud, say: Callable[[str], None], sleep) -> None:
+def down(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> None:
     """Deletes the slices and waits until they are gone.
 
     Raises:
@@ -223,7 +234,7 @@ def down(job: Job, gcloud: Gcloud, say: Callable[[str], None], sleep) -> None:
         if gcloud.dry_run or not state(job, gcloud)[0]:
             say(f"{job.name} is gone")
             return
-        sleep(15)
+        told.sleep(15)
     raise LaunchError(f"{job.name} is still there after 10 minutes; look with status")
 
 
@@ -258,10 +269,18 @@ def run(job: Job, gcloud: Gcloud, command: list[str]) -> str:
     return attempt
 
 
-def wait(job: Job, gcloud: Gcloud, attempt: str, say, sleep, poll: float = 30) -> int:
-    """Exit code of a started attempt, or `LOST` when its machines are."""
-    unreached = 0
+def wait(job: Job, gcloud: Gcloud, attempt: str, say, told: Told, poll: float = 30) -> int:
+    """Exit code of a started attempt, or `LOST` when its machines are.
+
+    Told to leave, it tells the workers, once, and waits for them to save.
+    """
+    unreached, stopping = 0, False
     while not gcloud.dry_run:
+        if told.yes and not stopping:
+            say("told to leave: so are the workers, which save first")
+            with contextlib.suppress(LaunchError):  # one that has ended is no reason to worry
+                gcloud(ssh(job, REMOTE_STOP))
+            stopping = True
         now, _ = state(job, gcloud)
         if now != "ACTIVE":
             say(f"{job.name} is {now or 'gone'}: its machines are lost")
@@ -277,9 +296,9 @@ def wait(job: Job, gcloud: Gcloud, attempt: str, say, sleep, poll: float = 30) -
             codes = ["running"]
         ended = [int(c) for c in codes if c.isdigit()]
         # One that ended badly takes the others with it within their heartbeat; what it says counts.
-        if len(ended) >= job.workers or any(c not in (0, 42) for c in ended):
+        if len(ended) >= job.workers or any(c not in (0, PREEMPTED) for c in ended):
             return local.exit_code(ended)
-        sleep(poll)
+        told.sleep(5 if stopping else poll)
     return 0
 
 
@@ -300,14 +319,14 @@ def committed_steps(bucket_workdir: str, gcloud: Gcloud) -> int:
     return sum(newest.values())
 
 
-def attempt_once(job: Job, gcloud: Gcloud, command: list[str], say, sleep) -> int:
+def attempt_once(job: Job, gcloud: Gcloud, command: list[str], say, told: Told) -> int:
     """Machines, code, run: once, to its exit code. What may not be used again is deleted."""
     try:
-        up(job, gcloud, say, sleep)
-        code = wait(job, gcloud, run(job, gcloud, command), say, sleep)
+        up(job, gcloud, say, told)
+        code = wait(job, gcloud, run(job, gcloud, command), say, told)
     except LaunchError as e:
         say(str(e))
         code = e.code
-    if code == 42 or code >= 128:
-        down(job, gcloud, say, sleep)
+    if code == PREEMPTED or code >= 128:
+        down(job, gcloud, say, told)
     return code

@@ -2,10 +2,12 @@
 
 0 and an error that would come again end it. 42 (told to leave, saved) and 128 or more (a signal, a
 lost peer, a lost machine) start the same command again, which goes on from the last checkpoint.
+Told to leave itself, the supervisor lets the run save and starts nothing more.
 """
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -14,6 +16,30 @@ from etils import epath
 from train.processes import PREEMPTED
 
 INTERRUPTED = 130  # Ctrl-C
+
+
+class Told:
+    """Whether this process was told to leave: `yes` once SIGTERM came while it was entered."""
+
+    yes = False
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *error):
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number, frame):
+        del number, frame
+        self.yes = True
+
+    def sleep(self, seconds: float) -> None:
+        """Sleeps; SIGTERM ends it early."""
+        before = self.yes
+        while seconds > 0 and self.yes == before:
+            time.sleep(min(seconds, 0.2))
+            seconds -= 0.2
 
 
 def restarts(code: int) -> bool:
@@ -38,7 +64,7 @@ def supervise(
     give_up_after: int = 3,
     first_wait: float = 1.0,
     longest_wait: float = 300.0,
-    sleep: Callable[[float], None] = time.sleep,
+    told: Told | None = None,
 ) -> int:
     """Runs `attempt` until it ends for good.
 
@@ -46,11 +72,12 @@ def supervise(
       attempt: runs once and returns its exit code. progress: steps that are safe.
       give_up_after: so many attempts in a row that gained no step end it.
       first_wait: seconds before the next attempt, doubled for each that gained nothing.
+      told: ends it with the attempt that is running, which sees the signal too, or while it waits.
 
     Returns:
       The last exit code.
     """
-    fruitless, number = 0, 1
+    fruitless, number, told = 0, 1, told or Told()
     while True:
         before = progress()
         code = attempt()
@@ -59,6 +86,9 @@ def supervise(
         after = progress()
         fruitless = 0 if after > before else fruitless + 1
         what = "was told to leave and saved" if code == PREEMPTED else f"ended with {code}"
+        if told.yes:
+            say(f"attempt {number} {what}; step {after} is safe, and so this ends, as it was told")
+            return code
         if fruitless >= give_up_after:
             say(
                 f"attempt {number} {what}; {fruitless} attempts in a row got no further than step "
@@ -67,5 +97,8 @@ def supervise(
             return code
         wait = min(longest_wait, first_wait * 2**fruitless)
         say(f"attempt {number} {what}; step {after} is safe, starting again in {wait:g} s")
-        sleep(wait)
+        told.sleep(wait)
+        if told.yes:
+            say("told to leave before the next attempt")
+            return code
         number += 1

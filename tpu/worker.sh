@@ -4,7 +4,7 @@
 #
 #   sh tpu/worker.sh ATTEMPT BUCKET MODULE FLAGS…
 #
-# In ~/seedpod: log.txt, and exit-ATTEMPT once the command has ended. The workdir is below ~/bucket.
+# In ~/seedpod: log.txt, pid of the command while it runs, and exit-ATTEMPT once the command has ended. The workdir is below ~/bucket.
 cd "$(dirname "$0")/.."
 state=$HOME/seedpod attempt=$1 bucket=$2
 shift 2
@@ -27,10 +27,12 @@ code=$?
 if [ $code = 0 ]; then
   "$state/venv/bin/python" -m "$@" &
   program=$!
+  echo "$program" >"$state/pid"
   wait "$program"
   code=$?
   # SIGTERM ends this wait, not the program, which saves first.
   while kill -0 "$program" 2>/dev/null; do wait "$program"; code=$?; done
+  rm -f "$state/pid"
 fi
 echo "$code" >"$state/exit-$attempt.tmp"
 mv "$state/exit-$attempt.tmp" "$state/exit-$attempt"

@@ -127,19 +127,47 @@ def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
 
 @pytest.mark.slow
 @LINUX
-@pytest.mark.parametrize("distributed", [False, True])
-def test_told_to_leave_it_saves_and_exits_42(directory, distributed):
-    workdir = directory / f"leave{distributed}"
-    what = ["-m", "tpu.launch", "local", "--"] if distributed else ["-m", "train"]
+@pytest.mark.parametrize("who", ["alone", "a worker", "the supervisor"])
+def test_told_to_leave_it_saves_and_exits_42(directory, who):
+    workdir = directory / f"leave-{who.split()[-1]}"
+    what = ["-m", "train"] if who == "alone" else ["-m", "tpu.launch", "local", "--"]
+    if who == "the supervisor":
+        what.insert(-1, "--supervise")
     run = start([*what, f"--config={directory / 'one.py'}:5000", f"--workdir={workdir}"])
     while last_step(workdir) < 3:
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.02)
-    os.kill(workers(workdir)[1] if distributed else run.pid, signal.SIGTERM)
+    os.kill(workers(workdir)[1] if who == "a worker" else run.pid, signal.SIGTERM)
     output, _ = run.communicate(timeout=60)
     assert run.returncode == processes.PREEMPTED, output
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     assert f"saved at step {saved};" in output and saved == last_step(workdir)
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_the_launcher_passes_sigterm_on_and_starts_nothing_more(tmp_path, supervised):
+    """With a program that saves for a moment when it is told to leave."""
+    (tmp_path / "saver.py").write_text(
+        "import signal, sys, time\n"
+        "def save(*_): time.sleep(0.5); print('saved', flush=True); sys.exit(42)\n"
+        "signal.signal(15, save)\n"
+        "print('up', sys.argv[-1], flush=True)\ntime.sleep(60)\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-m", "tpu.launch", "local", *["--supervise"] * supervised,
+         "--", "-m", "saver", f"--workdir={tmp_path}"],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        up = {run.stdout.readline() for _ in range(2)}
+        assert up == {"up --process_id=0\n", "[1] up --process_id=1\n"}
+        run.send_signal(signal.SIGTERM)
+        output, _ = run.communicate(timeout=30)
+    finally:
+        run.kill()
+    assert run.returncode == processes.PREEMPTED and "saved" in output and "up" not in output
+    assert ("attempt 1 was told to leave" in output) is supervised
 
 
 @pytest.mark.slow

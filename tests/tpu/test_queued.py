@@ -13,6 +13,7 @@ import pytest
 
 from tpu import launch, queued
 from tpu.slices import parse
+from tpu.supervise import Told
 
 # Flags of Google Cloud SDK 528.0.0, from `gcloud compute tpus queued-resources VERB --help`.
 WIDE = {"--zone", "--project", "--format", "--quiet"}
@@ -25,7 +26,7 @@ FLAGS = {
     "ssh": WIDE | {"--node", "--worker", "--batch-size", "--command", "--output-directory"},
 }  # fmt: skip
 FAKE = """#!{python}
-import json, sys
+import json, os, sys
 from pathlib import Path
 plan = json.loads(Path({plan!r}).read_text())
 flags = {{verb: set(names) for verb, names in {flags!r}.items()}}
@@ -60,6 +61,9 @@ elif verb == "delete":
     plan["states"] = []
 elif verb == "ssh" and plan["ssh"]:
     said = plan["ssh"].pop(0)
+    if said == "SIGTERM":
+        os.kill(os.getppid(), 15)
+        said = "running\\n"
     if said is None:
         end(255, "", "ERROR: (gcloud.ssh) [/usr/bin/ssh] exited with return code [255].")
     end(0, said)
@@ -84,7 +88,7 @@ def play(tmp_path, monkeypatch):
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(launch.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Told, "sleep", lambda self, seconds: None)
     monkeypatch.setattr(queued, "sync", lambda job, gcloud: "c0ffee")
 
     def play(**plan):
@@ -99,17 +103,17 @@ def play(tmp_path, monkeypatch):
 
 def attempt(said=None):
     say = [].append if said is None else said.append
-    return queued.attempt_once(JOB, queued.Gcloud(), COMMAND, say, lambda seconds: None)
+    return queued.attempt_once(JOB, queued.Gcloud(), COMMAND, say, Told())
 
 
 def test_up_creates_and_waits_and_is_idempotent(play, capsys):
     play(lives=[["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]])
-    queued.up(JOB, queued.Gcloud(), print, launch.time.sleep)
+    queued.up(JOB, queued.Gcloud(), print, Told())
     assert play.verbs() == ["describe", "create", "describe", "describe", "describe"]
     create = next(c for c in play.calls() if c[3] == "create")
     assert "--spot" in create and "--accelerator-type=v5litepod-16" in create
     assert "--runtime-version=v2-alpha-tpuv5-lite" in create and "--node-id=q" in create
-    queued.up(JOB, queued.Gcloud(), print, launch.time.sleep)
+    queued.up(JOB, queued.Gcloud(), print, Told())
     assert play.verbs().count("create") == 1
     out = capsys.readouterr().out
     assert re.search(r"q is WAITING_FOR_RESOURCES after \d+ s", out)
@@ -186,6 +190,28 @@ def test_supervise_goes_on_after_a_preemption_and_ends_with_an_error(play, capsy
     out = capsys.readouterr().out
     assert "attempt 1 was told to leave and saved" in out and "its machines are lost" in out
     assert code == 1 and play.verbs().count("create") == 3
+
+
+def test_supervise_told_to_leave_tells_the_workers_and_ends_when_they_have_saved(play, capsys):
+    play(
+        ssh=["", "SIGTERM", "stopping", "running\n42\n42\n42\n", "42\n42\n42\n42\n"],
+        ls=["", "gs://b/runs/q/checkpoints/9/\n"],
+    )
+    assert launch.main(["supervise", *FLAGS_OF, "--", *COMMAND[1:]]) == 42
+    out = capsys.readouterr().out
+    assert "so are the workers, which save first" in out and "so this ends, as it was told" in out
+    commands = [w for call in play.calls() for w in call if w.startswith("--command=")]
+    assert sum(queued.REMOTE_STOP in c for c in commands) == 1
+    verbs = play.verbs()
+    assert verbs.count("create") == 1 and "delete" in verbs
+
+
+def test_told_to_leave_while_it_waits_for_machines_it_asks_for_none(play):
+    play(lives=[["WAITING_FOR_RESOURCES"]])
+    told, said = Told(), []
+    told.yes = True
+    assert queued.attempt_once(JOB, queued.Gcloud(), COMMAND, said.append, told) == 42
+    assert "told to leave before the machines were there" in said and "ssh" not in play.verbs()
 
 
 def test_committed_steps_are_counted_in_the_bucket(play):

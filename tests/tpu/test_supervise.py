@@ -1,8 +1,13 @@
 """When a run is started again, and when not."""
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 
-from tpu.supervise import committed_steps, restarts, supervise
+from tpu.supervise import Told, committed_steps, restarts, supervise
 
 
 @pytest.mark.parametrize(
@@ -21,7 +26,9 @@ def play(outcomes, **settings):
         code, steps[0] = left.pop(0)
         return code
 
-    code = supervise(attempt, lambda: steps[0], said.append, sleep=waits.append, **settings)
+    told = Told()
+    told.sleep = waits.append
+    code = supervise(attempt, lambda: steps[0], said.append, told=told, **settings)
     assert not left
     return code, said, waits
 
@@ -47,6 +54,25 @@ def test_a_step_gained_forgives_what_was_before():
 
 def test_an_error_that_would_come_again_ends_it():
     assert play([(137, 5), (1, 5)])[0] == 1
+
+
+def test_told_to_leave_it_ends_with_the_attempt_or_while_it_waits():
+    said = []
+    with Told() as told:
+
+        def attempt():
+            os.kill(os.getpid(), signal.SIGTERM)
+            return 42
+
+        assert supervise(attempt, lambda: 7, said.append, told=told) == 42
+    assert said == [
+        "attempt 1 was told to leave and saved; step 7 is safe, and so this ends, as it was told"
+    ]
+    with Told() as told:
+        begun = time.monotonic()
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        assert supervise(lambda: 137, lambda: 7, said.append, told=told, first_wait=60) == 137
+        assert time.monotonic() - begun < 10
 
 
 def test_committed_steps_are_those_of_finished_checkpoints(tmp_path):
