@@ -14,9 +14,15 @@ def main(argv):
     command.start()
     from train import loop  # after the flags were read: importing JAX takes seconds
 
-    loop.run(command.config(), flags.FLAGS.workdir)
+    loop.run(
+        command.config(),
+        flags.FLAGS.workdir,
+        begun=command.BEGUN,
+        profile=command.profile_steps(),
+    )
 
 
 if __name__ == "__main__":
     command.define_flags()
+    command.define_run_flags()
     app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)

@@ -43,8 +43,9 @@ def resolve(config, workdir):
     return runs
 
 
-def run(config, workdir) -> None:
-    """Runs what is not done yet, then writes the report."""
+def run(config, workdir, begun=None, profile=range(0)) -> None:
+    """Runs what is not done yet, then writes the report. `begun`, `profile`: as in train/loop.py,
+    `profile` of every stage."""
     import jax
 
     from data import pipeline
@@ -65,11 +66,12 @@ def run(config, workdir) -> None:
             console.print(f"[green]✓[/] {name}: done")
             continue
         console.print(f"[bold]▸ {name}[/]")
-        begun = time.time()
-        loop.run(run_config, workdir / name, examples=examples.pop(name))
+        since, begun = begun or time.time(), None
+        loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
+                 profile=profile)  # fmt: skip
         if jax.process_index() == 0:
             seconds = max(read_metrics(workdir / name, "eval")[-1]["elapsed_seconds"],
-                          time.time() - begun)  # fmt: skip
+                          time.time() - since)  # fmt: skip
             done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
             console.print(f"[green]✓[/] {name}: {duration(seconds)}")
     if jax.process_index() == 0:
@@ -79,9 +81,10 @@ def run(config, workdir) -> None:
 def main(argv):
     del argv
     command.start()
-    run(command.config(), flags.FLAGS.workdir)
+    run(command.config(), flags.FLAGS.workdir, command.BEGUN, command.profile_steps())
 
 
 if __name__ == "__main__":
     command.define_flags()
+    command.define_run_flags()
     app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)

@@ -7,12 +7,15 @@ import importlib.util
 import os
 import re
 import sys
+import time
 import traceback
 
 from absl import flags
 from ml_collections import config_flags
 
 from train import processes
+
+BEGUN = time.time()  # of this process, nearly
 
 
 def define_flags() -> None:
@@ -29,6 +32,14 @@ def define_flags() -> None:
     flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes to come.")
     flags.DEFINE_integer("heartbeat", 100, "Seconds after which a silent process is lost.")
     flags.mark_flags_as_required(["config", "workdir"])
+
+
+def define_run_flags() -> None:
+    """Of what trains, beside `define_flags`: how it is watched."""
+    flags.DEFINE_string(
+        "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
+    )
+    flags.DEFINE_integer("profiler_port", 0, "Where profiles may be asked for; by default nowhere.")
 
 
 def fail(message: str):
@@ -82,8 +93,16 @@ def config():
     return flags.FLAGS.config
 
 
+def profile_steps() -> range:
+    """The steps, from 0, that --profile_steps names."""
+    from train.profiling import parse_steps
+
+    return parse_steps(flags.FLAGS.profile_steps)
+
+
 def start() -> None:
-    """Quiets libraries into <workdir>/log.txt, and joins the other hosts where asked."""
+    """Quiets libraries into <workdir>/log.txt, and joins the other hosts where asked; serves
+    profiles where `define_run_flags` has that."""
     from train.metrics import quiet_to_file
 
     if log := _log():
@@ -94,6 +113,11 @@ def start() -> None:
         processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
     else:
         processes.watch_for_preemption()
+    if "profiler_port" in f and f.profiler_port:
+        from train import profiling
+
+        # Processes of one machine, which are those with numbers, have a port each.
+        profiling.serve(f.profiler_port + f.process_id)
 
 
 def _log() -> str:

@@ -16,7 +16,9 @@ from tpu.chips import COMPILER_OPTIONS, PEAK_FLOPS
 from train import processes
 from train.checkpoint import Checkpointer
 from train.config import ConfigError, RunConfig, build
+from train.goodput import Goodput
 from train.metrics import Metrics
+from train.profiling import Profile
 from train.setup import Run, config_json, init_state, save_facts, setup
 from train.step import make_train_step
 
@@ -74,13 +76,17 @@ def describe(config, row, models, state, frozen, tokens_per_step: int) -> str:
     )
 
 
-def run(config: Mapping, workdir, mesh=None, examples=None, open_data=None) -> None:
+def run(
+    config: Mapping, workdir, mesh=None, examples=None, open_data=None, begun=None, profile=range(0)
+) -> None:
     """Trains one stage to its end in `workdir`, from its newest checkpoint if it has one.
 
     Args:
       config: a recipe (configs/), or a RunConfig. mesh: by default over all devices.
       examples: of `config.data`, where they were read already.
       open_data: (tokenizer) -> Data, in place of the files that the config names.
+      begun: since when its time counts (time.time()); by default now.
+      profile: the steps, from 0, to trace (train/profiling.py).
 
     Raises:
       ConfigError, DataError, ShardingError: before any training, where it can be known.
@@ -89,17 +95,18 @@ def run(config: Mapping, workdir, mesh=None, examples=None, open_data=None) -> N
     workdir = epath.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     mesh = mesh or sharding.make_mesh(config.mesh)
-    with jax.set_mesh(mesh):
-        _run(setup(config, workdir, mesh, examples, open_data), workdir)
+    with jax.set_mesh(mesh), Goodput(workdir, begun, jax.process_index() == 0) as goodput:
+        _run(setup(config, workdir, mesh, examples, open_data), workdir, goodput, profile)
 
 
-def _run(run: Run, workdir) -> None:
+def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
     config = run.ctx.config
     checkpoints = Checkpointer(workdir, config.checkpoint.keep)
     start, text = checkpoints.latest() or 0, config_json(config)
     if start:
         check_resume(workdir, checkpoints.meta(start), run.origins, text)
-        state = checkpoints.restore(start, run.abstract)
+        with goodput.time("restore"):
+            state = checkpoints.restore(start, run.abstract)
     else:
         state = init_state(run)
     meta = {"frozen": run.origins, "config": text}
@@ -112,14 +119,18 @@ def _run(run: Run, workdir) -> None:
         metrics.say(f"  passed over {count} examples: {reason}")
     if start:
         metrics.say(f"resuming {workdir} from step {start}")
+    tracer = Profile(workdir, profile)
     try:
-        train(run, state, checkpoints, meta, metrics, start)
+        train(run, state, checkpoints, meta, metrics, start, goodput, tracer)
     finally:
+        goodput.write()
+        metrics.say(f"  {goodput.summary()}")
         metrics.close()
         checkpoints.close()
+        tracer.close()
 
 
-def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
+def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, tracer) -> None:
     """Steps `start` to the end.
 
     Raises:
@@ -135,25 +146,37 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
     flops = sum(ctx.models[r].flops_per_token(config.data.length) for r in state.trainable)
 
     def evaluate(step):
-        values, samples = stage.evaluate(state.trainable, frozen)
+        with goodput.time("evaluate"):
+            values, samples = stage.evaluate(state.trainable, frozen)
         metrics.write(step, "eval", values)
         metrics.write_samples(step, samples)
 
+    def save(wait: bool):
+        with goodput.time("checkpoint"):
+            checkpoints.save(state, meta)
+            if wait:
+                checkpoints.wait()
+
     if start == 0 and config.evaluate.at_start:
         evaluate(0)
+    drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
     since, waited, tokens, skipped, last = time.perf_counter(), 0.0, 0, 0, start
     source_state = state.source
     for step in range(start, config.steps):
-        before = time.perf_counter()
-        batch, source_state, extra = stage.source.next(state, frozen, source_state, step)
-        waited += time.perf_counter() - before
+        goodput.step(step)
+        with tracer.step(step, state):
+            before = goodput.seconds[drawing]
+            with goodput.time(drawing):
+                batch, source_state, extra = stage.source.next(state, frozen, source_state, step)
+            waited += goodput.seconds[drawing] - before
+            # The source's arrays are not the step's to donate: the next minibatch reads them again.
+            with goodput.time("compile" if step == start else goodput.part):
+                state, values = step_fn(state._replace(source=()), frozen, batch)
+        state = state._replace(source=source_state)
         for warning in extra.pop("warnings", ()):
             metrics.say(f"  warning at step {step + 1}: {warning}")
         if step == start:
             metrics.say(describe(config, run.row, ctx.models, state, frozen, batch["tokens"].size))
-        # The source's arrays are not the step's to donate: the next minibatch reads them again.
-        state, values = step_fn(state._replace(source=()), frozen, batch)
-        state = state._replace(source=source_state)
         tokens += batch["tokens"].size
         done = step + 1
         if extra or done % config.log_every == 0 or done == config.steps:
@@ -170,6 +193,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
             if "rollout/score" in values:
                 text += f" · score {values['rollout/score']:.2f} · KL {values['rollout/kl']:.2f}"
             metrics.write(done, "train", values)
+            goodput.write(done)
             metrics.progress(done, f"{text} · data {values['data_wait']:.0%}")
             skipped = skipped + done - last if values["skipped"] else 0
             if skipped >= MAX_SKIPPED:
@@ -180,11 +204,11 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
             since, waited, tokens, last = now, 0.0, 0, done
         told_to_leave = processes.preempted()
         if told_to_leave:  # there may be no time for more
-            checkpoints.save(state, meta)
-            checkpoints.wait()
+            save(wait=True)
         if done == config.steps or (config.evaluate.every and done % config.evaluate.every == 0):
+            paused = time.perf_counter()
             evaluate(done)
-            since = time.perf_counter()
+            since += time.perf_counter() - paused
         if told_to_leave:
             raise processes.Preempted(
                 f"told to leave: saved at step {done}; the same command goes on from there"
@@ -192,4 +216,4 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int) -> None:
         if done == config.steps or (
             config.checkpoint.every and done % config.checkpoint.every == 0
         ):
-            checkpoints.save(state, meta)
+            save(wait=done == config.steps)
