@@ -92,13 +92,11 @@ def ssh(job: Job, command: str, worker: str = "all") -> list[str]:
 
 def remote_start(job: Job, code: str, attempt: str, command: list[str]) -> str:
     """What each worker does to start: unpacks the code and goes on in tpu/worker.sh, detached."""
-    below = f"{job.bucket}/"
-    command = [a.replace(below, "bucket/") for a in command]
+    # What is in the bucket is below the home of the worker, which its shell knows.
     words = " ".join(
-        # The shell of the worker puts its own home in.
-        f'"--workdir=$HOME/{a.split("=", 1)[1]}"' if a.startswith("--workdir=bucket/")
-        else shlex.quote(a) for a in command
-    )  # fmt: skip
+        '"$HOME"/bucket/'.join(part and shlex.quote(part) for part in a.split(f"{job.bucket}/"))
+        for a in command
+    )
     return (
         f"mkdir -p ~/seedpod/{code} && cd ~/seedpod/{code} && "
         f"gcloud storage cat {job.bucket}/code/{code}.tar.gz | tar xz && "

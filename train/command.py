@@ -40,6 +40,12 @@ def define_run_flags() -> None:
         "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
     )
     flags.DEFINE_integer("profiler_port", 0, "Where profiles may be asked for; by default nowhere.")
+    flags.DEFINE_string(
+        "compilation_cache",
+        "auto",
+        "Where compiled programs are kept, a directory that all processes see; none; or auto: in "
+        "the workdir on accelerators, none on CPU.",
+    )
 
 
 def fail(message: str):
@@ -101,8 +107,8 @@ def profile_steps() -> range:
 
 
 def start() -> None:
-    """Quiets libraries into <workdir>/log.txt, and joins the other hosts where asked; serves
-    profiles where `define_run_flags` has that."""
+    """Quiets libraries into <workdir>/log.txt, and joins the other hosts where asked; of what
+    trains (`define_run_flags`) also serves profiles, and keeps what is compiled."""
     from train.metrics import quiet_to_file
 
     if log := _log():
@@ -113,11 +119,14 @@ def start() -> None:
         processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
     else:
         processes.watch_for_preemption()
-    if "profiler_port" in f and f.profiler_port:
-        from train import profiling
+    if "profiler_port" not in f:
+        return
+    from train import compilation, profiling
 
+    if f.profiler_port:
         # Processes of one machine, which are those with numbers, have a port each.
         profiling.serve(f.profiler_port + f.process_id)
+    compilation.keep(f.compilation_cache, f.workdir)
 
 
 def _log() -> str:

@@ -171,6 +171,27 @@ def test_the_launcher_passes_sigterm_on_and_starts_nothing_more(tmp_path, superv
 
 
 @pytest.mark.slow
+def test_what_one_run_compiled_another_finds(directory):
+    """Of two processes, in other ones: nothing is compiled anew, and all losses are the same."""
+    cache, flags = directory / "cache", ["local", "--processes=2", "--"]
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    try:
+        kept = []
+        for name in ("first", "second"):
+            code, output = launch(
+                *flags, f"--config={directory / 'one.py'}:8", f"--workdir={directory / name}",
+                f"--compilation_cache={cache}", "--profile_steps=5:7",
+            )  # fmt: skip
+            assert code == 0, output
+            kept.append({path.name for path in cache.iterdir()})
+    finally:
+        del os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]
+    assert kept[0] == kept[1] and any("train_step" in name for name in kept[0])
+    assert records(directory / "first") == records(directory / "second")
+    assert list((directory / "first" / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.slow
 def test_an_error_that_would_come_again_is_not_tried_again(directory):
     code, output = launch(
         "local", "--supervise", "--", f"--config={directory / 'one.py'}:8",

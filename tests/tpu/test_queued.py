@@ -241,9 +241,20 @@ def test_run_starts_the_command_on_every_worker(play):
     words = play.calls()[-1]
     assert "--worker=all" in words and "--node=all" in words
     remote = next(w for w in words if w.startswith("--command=")).removeprefix("--command=")
-    assert "gs://b/code/c0ffee.tar.gz" in remote and '"--workdir=$HOME/bucket/runs/q"' in remote
+    assert "gs://b/code/c0ffee.tar.gz" in remote and '--workdir="$HOME"/bucket/runs/q' in remote
     assert subprocess.run(["sh", "-n", "-c", remote]).returncode == 0
     assert subprocess.run(["sh", "-n", Path(launch.__file__).parent / "worker.sh"]).returncode == 0
+
+
+def test_what_is_in_the_bucket_is_found_below_home():
+    command = ["train", "--a=gs://b/x y", "--c=('gs://b/d','gs://b/e')", "--f=it's", "gs://other/g"]
+    remote = queued.remote_start(JOB, "c0ffee", "1", command)
+    words = remote[remote.index(" b train") + 8 : remote.index(" --distributed")]
+    done = subprocess.run(["sh", "-c", f"printf '%s\\n' {words}"], env={"HOME": "/h"},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "--a=/h/bucket/x y", "--c=('/h/bucket/d','/h/bucket/e')", "--f=it's", "gs://other/g",
+    ]  # fmt: skip
 
 
 def test_the_worker_leaves_the_exit_code_and_passes_sigterm_on(tmp_path):
