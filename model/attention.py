@@ -6,6 +6,7 @@ heads, G = H // K query heads a key head, N head size, L layers.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
 from typing import NamedTuple
@@ -30,12 +31,14 @@ class KVCache(NamedTuple):
     """What decoding remembers, for all layers. Slots are columns of the padded row.
 
     Attributes:
-      keys, values: [L, B, S, K, N] activation dtype.
+      keys, values: [L, B, K, S, N] activation dtype, or L of [B, K, S, N]. A head's slots lie
+        together, as decoding reads them: in any other order XLA on CPU copies the whole cache at
+        every step.
       segment_ids: [B, S] int32; 0 is an empty slot or padding, never attended to.
     """
 
-    keys: jax.Array
-    values: jax.Array
+    keys: jax.Array | tuple[jax.Array, ...]
+    values: jax.Array | tuple[jax.Array, ...]
     segment_ids: jax.Array
 
 
@@ -48,23 +51,36 @@ def kv_repeats(config: TransformerConfig) -> int:
     return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
 
 
-_CACHE_AXES = ("act_layers", "act_batch", "act_slot", "act_kv_heads", "act_head_dim")
+_CACHE_AXES = ("act_batch", "act_kv_heads", "act_slot", "act_head_dim")
 
 
-def init_cache(config: TransformerConfig, batch: int, length: int) -> KVCache:
-    """An empty cache for `batch` rows of at most `length` slots."""
-    heads = config.num_kv_heads * kv_repeats(config)
-    shape = (config.num_layers, batch, length, heads, config.head_dim)
-    zeros = constrain(jnp.zeros(shape, config.activation_dtype), *_CACHE_AXES)
+def init_cache(
+    config: TransformerConfig, batch: int, length: int, split_layers: bool = False
+) -> KVCache:
+    """An empty cache for `batch` rows of at most `length` slots.
+
+    Args:
+      split_layers: an array a layer, for parameters that are split too (model/block.py).
+    """
+    shape = (batch, config.num_kv_heads * kv_repeats(config), length, config.head_dim)
+    if split_layers:
+        layer = constrain(jnp.zeros(shape, config.activation_dtype), *_CACHE_AXES)
+        zeros = (layer,) * config.num_layers
+    else:
+        zeros = jnp.zeros((config.num_layers, *shape), config.activation_dtype)
+        zeros = constrain(zeros, "act_layers", *_CACHE_AXES)
     segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")
     return KVCache(zeros, zeros, segments)
 
 
 def repeat_rows(cache: KVCache, times: int) -> KVCache:
     """Every row of a cache `times` times, one after another."""
-    keys, values = (
-        constrain(jnp.repeat(x, times, axis=1), *_CACHE_AXES) for x in (cache.keys, cache.values)
-    )
+
+    def repeat(x):
+        axes = ("act_layers", *_CACHE_AXES)[-x.ndim :]
+        return constrain(jnp.repeat(x, times, axis=x.ndim - 4), *axes)
+
+    keys, values = jax.tree.map(repeat, (cache.keys, cache.values))
     segments = jnp.repeat(cache.segment_ids, times, axis=0)
     return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
@@ -219,32 +235,59 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
     return checkpoint_name(out, kernels.RESIDUALS)
 
 
+def extend(cache: KVCache, k, v, layer, slot) -> KVCache:
+    """The cache with k, v [B, T, K, N] at the slots from `slot` on of one layer."""
+
+    def write(held, new):
+        new = new.swapaxes(1, 2)
+        if isinstance(held, tuple):
+            put = jax.lax.dynamic_update_slice(held[layer], new, (0, 0, slot, 0))
+            return (*held[:layer], put, *held[layer + 1 :])
+        return jax.lax.dynamic_update_slice(held, new[None], (layer, 0, 0, slot, 0))
+
+    return cache._replace(keys=write(cache.keys, k), values=write(cache.values, v))
+
+
+def prompt_attention(q, k, v, segment_ids, config: TransformerConfig, **settings):
+    """`attention` of a prompt that is the first in a cache: over itself alone.
+
+    Prompts are of any length, so it takes the platform's best backend for theirs. They are not
+    split over the mesh axis `sequence`.
+    """
+    if sequence.shards() > 1:
+        return causal_attention(q, k, v, segment_ids, **settings)
+    config = dataclasses.replace(config, attention="auto")
+    return attention(q, k, v, segment_ids, config, **settings)
+
+
 def cached_attention(
-    q, k, v, cache: KVCache, layer, slot, segment_ids,
+    q, cache: KVCache, layer, slot, segment_ids,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
 ):  # fmt: skip
-    """Writes T new keys and values at `slot` of one layer and attends to all slots so far.
+    """Attention of T queries at `slot` to all slots so far; the same as `attend` computes.
 
     Args:
-      q: [B, T, H, N]; k, v: [B, T, K, N]; layer, slot: int32 scalars.
-      segment_ids: [B, T] of the new tokens; `cache.segment_ids` holds them already.
+      q: [B, T, H, N]; layer, slot: int32 scalars.
+      segment_ids: [B, T] of the queries; the cache holds theirs, and their keys and values.
       window, softcap, scale: as for `causal_attention`.
 
     Returns:
-      ([B, T, H, N], the cache with this layer's slots filled).
+      [B, T, H, N].
     """
-    T, S = q.shape[1], cache.keys.shape[2]
-    start = (layer, 0, slot, 0, 0)
-    keys = jax.lax.dynamic_update_slice(cache.keys, k[None].astype(cache.keys.dtype), start)
-    values = jax.lax.dynamic_update_slice(cache.values, v[None].astype(cache.values.dtype), start)
+    B, T, H, N = q.shape
+    keys, values = (
+        x[layer] if isinstance(x, tuple) else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+        for x in (cache.keys, cache.values)
+    )  # [B, K, S, N]
+    K, S = keys.shape[1:3]
     mask = visible(slot + jnp.arange(T), jnp.arange(S), window)
     mask = mask[None] & (segment_ids[:, :, None] == cache.segment_ids[:, None, :])
-    out = attend(
-        q,
-        jax.lax.dynamic_index_in_dim(keys, layer, keepdims=False),
-        jax.lax.dynamic_index_in_dim(values, layer, keepdims=False),
-        mask,
-        softcap=softcap,
-        scale=scale,
-    )
-    return out, cache._replace(keys=keys, values=values)
+    # One matrix a key head, of all its queries: M = T·G rows.
+    q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N) * (scale or N**-0.5)
+    logits = jnp.einsum("bkmn,bksn->bkms", q, keys, preferred_element_type=jnp.float32)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
+    mask = jnp.repeat(mask, H // K, axis=1)[:, None]  # [B, 1, M, S]
+    weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
+    out = jnp.einsum("bkms,bksn->bkmn", weights.astype(values.dtype), values)
+    return out.reshape(B, K, T, -1, N).swapaxes(1, 2).reshape(B, T, H, N)

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from model import lora, moe, quantized
-from model.attention import attention, cached_attention, causal_attention, kv_repeats
+from model.attention import (
+    attention,
+    cached_attention,
+    causal_attention,
+    extend,
+    kv_repeats,
+    prompt_attention,
+)
 from model.config import TransformerConfig
 from model.kernels import RESIDUALS
 from model.rotary import rope, rotary_settings
@@ -147,7 +154,11 @@ class Block(nn.Module):
         elif cache is None:
             out = attention(q, k, v, segment_ids, c, branch_ids, **settings)  # names its RESIDUALS
         else:
-            out, cache = cached_attention(q, k, v, cache, layer, slot, segment_ids, **settings)
+            cache = extend(cache, k, v, layer, 0 if slot is None else slot)
+            if slot is None:
+                out = prompt_attention(q, k, v, segment_ids, c, **settings)
+            else:
+                out = cached_attention(q, cache, layer, slot, segment_ids, **settings)
         out = project("out", out.reshape(B, T, H * N), wo.reshape(H * N, D))
         out = checkpoint_name(out, "attention_out")
         x = x + (norm("post_attention_norm", out) if c.post_norms else out)
@@ -228,11 +239,18 @@ def init_layers(config: TransformerConfig) -> nn.Module:
     )(config)
 
 
+def split_layers(params):
+    """Stacked parameters as one tree a layer, {"0": …}: where layers are unrolled, a loop around
+    them then slices no weights at every turn."""
+    count = len(jax.tree.leaves(params)[0])
+    return {str(i): jax.tree.map(lambda x, i=i: x[i], params) for i in range(count)}
+
+
 def run_layers(config: TransformerConfig, params, carry, *args):
     """All layers: a scan over the repeats of the layer pattern, then what is left of it.
 
     Args:
-      params: tree of [L, …]. carry, args: of `Block`.
+      params: tree of [L, …], or of `split_layers`. carry, args: of `Block`.
 
     Returns:
       (the carry, RouterStats with a leading [L] or None).
@@ -248,6 +266,12 @@ def run_layers(config: TransformerConfig, params, carry, *args):
         if config.remat != "none":
             run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=not in_scan)
         return run(params, carry)
+
+    if "0" in params:
+        x, cache, _ = carry
+        for i in range(config.num_layers):
+            (x, cache, _), _ = layer(kinds[i % P], (x, cache, i), params[str(i)], in_scan=False)
+        return (x, cache, config.num_layers), None
 
     def period(carry, params):
         every = []

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from model.attention import init_cache, repeat_rows
+from model.block import split_layers
 from model.config import TransformerConfig
 from model.transformer import Transformer
 
@@ -155,18 +156,23 @@ def generate(
     model = Transformer(config)
     stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
 
-    def run(tokens, positions, segments, cache, slot):
-        variables = {"params": params}
-        step = Transformer.step
-        return model.apply(variables, tokens, positions, segments, cache, slot, method=step)
+    split = not config.scan_unroll
+    if split:
+        params = {**params, "layers": split_layers(params["layers"])}
 
-    cache = init_cache(config, B, P + R)
+    def run(*args):
+        return model.apply({"params": params}, *args, method=Transformer.step)
+
+    cache = init_cache(config, B, P + R, split)
     segments = prompt_mask.astype(jnp.int32)
-    logits, cache = run(prompts, prompt_positions(prompt_mask), segments, cache, 0)
+    logits, cache = run(prompts, prompt_positions(prompt_mask), segments, cache)
     if n > 1:
         logits, prompts, segments = (jnp.repeat(x, n, axis=0) for x in (logits, prompts, segments))
         cache = repeat_rows(cache, n)
     prompt_length = jnp.sum(segments, axis=-1)
+    # All at once: a hash a step costs more than their room.
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(row_keys, jnp.arange(R))
+    uniform = jax.vmap(jax.vmap(jax.random.uniform))(keys)  # [R, B·n]
 
     def draw(logits, t):
         """The next id of each row, and its log-probability under what it was drawn from."""
@@ -174,8 +180,7 @@ def generate(
             ids = jnp.argmax(filter_logits(logits, sampling), axis=-1).astype(jnp.int32)
             return ids, log_probs(logits, ids, 1.0)
         logits = filter_logits(logits / sampling.temperature, sampling)
-        keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, t)
-        return pick(logits, jax.vmap(jax.random.uniform)(keys))
+        return pick(logits, jax.lax.dynamic_index_in_dim(uniform, t, keepdims=False))
 
     def write(t, logits, alive, response, mask, logps):
         """Draws token t of every row that goes on; returns which do after it."""

@@ -35,14 +35,17 @@ class Transformer(nn.Module):
             init = nn.with_logical_partitioning(kernel_init(c.embed_dim), ("embed", "vocab"))
             self.unembedding = self.param("unembedding", init, table[::-1], jnp.float32)
 
-    def hidden(self, tokens, positions=None, segment_ids=None, cache=None, slot=0, branch_ids=None):
+    def hidden(
+        self, tokens, positions=None, segment_ids=None, cache=None, slot=None, branch_ids=None
+    ):
         """The normalised residual stream.
 
         Args:
           tokens: [B, T] int32.
           positions: [B, T] int32; 0..T-1 by default.
           segment_ids: [B, T] int32; 0 is padding; one segment by default.
-          cache: a KVCache to extend, or None. slot: the column of the first token in the cache.
+          cache: a KVCache to extend, or None. slot: the column of the first token in the cache;
+            None: the cache is empty, and the tokens go to its first columns.
           branch_ids: [B, T] int32 where segments fork (model/attention.py), or None; not cached.
 
         Returns:
@@ -54,7 +57,8 @@ class Transformer(nn.Module):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         if cache is not None:
-            segments = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, (0, slot))
+            start = (0, 0 if slot is None else slot)
+            segments = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, start)
             cache = cache._replace(segment_ids=segments)
         split = cache is None and sequence.shards() > 1 and not self.is_initializing()
         if split:
@@ -94,7 +98,10 @@ class Transformer(nn.Module):
         """Float32 logits [B, T, V] of the token after each."""
         return self.logits(self.hidden(tokens, positions, segment_ids)[0])
 
-    def step(self, tokens, positions, segment_ids, cache: KVCache, slot):
-        """Runs T tokens against a cache: (float32 logits [B, V] after the last one, new cache)."""
+    def step(self, tokens, positions, segment_ids, cache: KVCache, slot=None):
+        """Runs T tokens against a cache: (float32 logits [B, V] after the last one, new cache).
+
+        `slot` as for `hidden`: None reads a prompt into an empty cache.
+        """
         hidden, cache = self.hidden(tokens, positions, segment_ids, cache, slot)
         return self.logits(hidden[:, -1]), cache

@@ -3,6 +3,7 @@
 Axes: B batch, P prompt length (left padded), R response length, V vocabulary.
 """
 
+import dataclasses
 from functools import partial
 
 import flax.linen as nn
@@ -80,6 +81,23 @@ def test_cached_decoding_equals_the_full_forward(run, full, temperature):
     assert np.all(sample.logprobs < 0)
     assert sample.response_mask.all()
     np.testing.assert_array_equal(sample.tokens[:, :P], PROMPTS)
+
+
+@pytest.mark.parametrize("unroll", [0, 1])
+def test_cached_decoding_of_local_and_unrolled_layers(params, unroll):
+    """Windows shorter than the prompts, a cache of all layers or one a layer, two samples each."""
+    config = dataclasses.replace(
+        CONFIG, layer_pattern=("local", "global"), window=3, scan_unroll=unroll
+    )
+    keys, sampling = jax.random.split(jax.random.key(2), 2 * B), Sampling(R, 0.7, samples=2)
+    sample = jax.jit(partial(generate, config), static_argnums=4)(
+        params, PROMPTS, MASK, keys, sampling
+    )
+    valid = jnp.concatenate([np.repeat(MASK, 2, axis=0), sample.response_mask], axis=1)
+    args = sample.tokens, prompt_positions(valid), valid.astype(jnp.int32)
+    logits = Transformer(config).apply({"params": params}, *args)[:, P - 1 : -1]
+    expected = log_probs(logits, sample.tokens[:, P:], 0.7)
+    np.testing.assert_allclose(sample.logprobs, expected, atol=1e-5)
 
 
 def test_greedy_takes_the_likeliest_id_and_top_k_of_1_is_greedy(run, full):
