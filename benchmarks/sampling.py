@@ -1,0 +1,165 @@
+"""Tokens a second of our sampler beside `transformers.generate`, with the same weights on this CPU.
+
+    sh benchmarks/other_env.sh runs/other_env
+    python -m benchmarks.sampling --other_python=runs/other_env/bin/python
+    python -m benchmarks.sampling --other_python=runs/other_env/bin/python --model=PATH/model.gguf
+
+Without `--model` a random one of size 10m (384 wide, 6 layers) with a vocabulary of 4,096; the
+weights go to the other side as a Hugging Face directory. Both are float32 with a key-value cache,
+read `--prompt` random ids a row and sample `--new` more at temperature 1 over the whole vocabulary;
+nothing stops a row. They take turns, ours here and theirs in a process of its own that waits; the
+first turn of each, which compiles and warms up, is not counted. Then both decode greedily, and the
+rows are compared.
+
+Prints the median tokens a second of both, their ratio, and how many greedy rows are equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+from absl import app, flags
+
+from model import pretrained
+from model.config import TransformerConfig
+from model.generate import Sampling, generate
+from model.sizes import SIZES
+from train import checkpoint, convert, weights
+
+WORKER = Path(__file__).with_name("sampling_transformers.py")
+
+
+def random_params(config):
+    init = jax.jit(lambda key: nn.unbox(checkpoint.init_params("policy", config, key)))
+    return init(jax.random.key(0))
+
+
+def random_model():
+    """(TransformerConfig, params) of a random Llama of size 10m."""
+    config = TransformerConfig(vocab_size=4096, **SIZES["10m"])
+    return config, random_params(config)
+
+
+def write_model(directory, config, params) -> None:
+    """The model as transformers reads it, without a tokenizer."""
+    facts = pretrained.config_to_hf(config) | {"dtype": "float32"}
+    Path(directory, "config.json").write_text(json.dumps(facts))
+    weights.write_safetensors(directory, weights.tensors_of(config, params), "float32")
+
+
+class Ours:
+    """`run(prompts, new, temperature)` -> (seconds, ids [B, new]), with a new key each time."""
+
+    def __init__(self, config, params):
+        self.config = dataclasses.replace(config, scan_unroll=0)  # as our recipes for CPU have it
+        self.params, self.runs = params, 0
+        self.generate = jax.jit(generate, static_argnames=("config", "sampling"))
+
+    def run(self, prompts, new, temperature):
+        self.runs += 1
+        keys = jax.random.split(jax.random.key(self.runs), len(prompts))
+        mask = np.ones_like(prompts, bool)
+        start = time.perf_counter()
+        sample = self.generate(
+            self.config, self.params, prompts, mask, keys, Sampling(new, temperature)
+        )
+        tokens = np.asarray(sample.tokens)
+        return time.perf_counter() - start, tokens[:, prompts.shape[1] :]
+
+
+class Theirs:
+    """The same of `transformers`, in a process of another Python that waits between runs."""
+
+    def __init__(self, python, directory, threads: int, attention: str):
+        command = [python, str(WORKER), str(directory), str(threads), attention]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(command, env=environment, **pipes)
+        self.versions = self._read()["versions"]
+
+    def _read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(
+                f"{WORKER.name} ended with {self.process.wait()}; its message is above. Does "
+                "--other_python have torch and transformers (sh benchmarks/other_env.sh DIR)?"
+            )
+        return json.loads(line)
+
+    def run(self, prompts, new, temperature):
+        asked = {"prompts": prompts.tolist(), "new": new, "temperature": temperature}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        found = self._read()
+        return found["seconds"], np.asarray(found["tokens"])
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def race(ours, theirs, prompts, new: int, repeats: int) -> dict:
+    """Both take turns; see the top of the file.
+
+    Returns:
+      `ours`, `theirs`: tokens a second of every repeat; `ratio` of their medians; `greedy_equal`,
+      the rows of the batch that both decode alike.
+    """
+    sides = {"ours": ours, "theirs": theirs}
+    speed = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, side in sides.items():
+            seconds, tokens = side.run(prompts, new, 1.0)
+            if turn:
+                speed[name].append(tokens.size / seconds)
+    greedy = [side.run(prompts, new, 0.0)[1] for side in sides.values()]
+    median = {name: float(np.median(values)) for name, values in speed.items()}
+    return speed | {
+        "ratio": median["ours"] / median["theirs"],
+        "median": median,
+        "greedy_equal": int(np.sum(np.all(greedy[0] == greedy[1], axis=1))),
+        "rows": len(prompts),
+    }
+
+
+def main(argv):
+    del argv
+    given = flags.FLAGS
+    config, params = convert.load(given.model) if given.model else random_model()
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (given.batch, given.prompt))
+    with tempfile.TemporaryDirectory() as directory:
+        write_model(directory, config, params)
+        theirs = Theirs(given.other_python, directory, given.threads, given.attention)
+    result = race(Ours(config, params), theirs, ids.astype(np.int32), given.new, given.repeats)
+    theirs.close()
+    size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
+    print(f"{size:.1f}M parameters, {given.batch} rows of {given.prompt} + {given.new} tokens")
+    for name, who in (("ours", f"JAX {jax.__version__}"), ("theirs", theirs.versions)):
+        spread = ", ".join(f"{x:.0f}" for x in result[name])
+        print(f"{name:8}{result['median'][name]:8.0f} tokens/s  ({spread})  {who}")
+    print(f"ratio {result['ratio']:.2f}; greedy rows equal: {result['greedy_equal']} of {len(ids)}")
+    if given.json:
+        Path(given.json).write_text(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("other_python", None, "A Python that has torch and transformers.")
+    flags.DEFINE_string("model", "", "A Hugging Face directory or GGUF file; empty: a random one.")
+    flags.DEFINE_integer("batch", 32, "Rows.", lower_bound=1)
+    flags.DEFINE_integer("prompt", 64, "Ids a row that are given.", lower_bound=1)
+    flags.DEFINE_integer("new", 64, "Ids a row that are sampled.", lower_bound=1)
+    flags.DEFINE_integer("repeats", 5, "Runs of each side that count.", lower_bound=1)
+    flags.DEFINE_integer("threads", os.cpu_count(), "Of torch; XLA takes every core.")
+    flags.DEFINE_enum("attention", "sdpa", ["sdpa", "eager"], "Of transformers.")
+    flags.DEFINE_string("json", "", "Write the result here as JSON.")
+    flags.mark_flag_as_required("other_python")
+    app.run(main)

@@ -1,0 +1,50 @@
+"""The other side of benchmarks/sampling.py: `transformers.generate`, in an environment of its own.
+
+    python benchmarks/sampling_transformers.py DIR THREADS ATTENTION
+
+Imports torch and transformers alone. Loads the model of DIR and says which versions answer; then
+answers every line of standard input, a JSON object {prompts: [B][P] ids, new: tokens an answer,
+temperature}, with one of {seconds, tokens: [B][new] ids}.
+"""
+
+import json
+import sys
+import time
+
+import torch
+import transformers
+
+
+def answer(model, prompts, new, temperature):
+    """(seconds, ids [B][new]) of `generate`; nothing ends a row early."""
+    prompts = torch.tensor(prompts)
+    drawn = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+    settings = drawn if temperature else dict(do_sample=False)
+    start = time.perf_counter()
+    with torch.no_grad():
+        tokens = model.generate(
+            prompts, attention_mask=torch.ones_like(prompts), use_cache=True,
+            min_new_tokens=new, max_new_tokens=new, **settings,
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    return seconds, tokens[:, prompts.shape[1] :].tolist()
+
+
+def main(directory, threads, attention):
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(int(threads))
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, attn_implementation=attention
+    ).eval()
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    print(json.dumps({"versions": versions}), flush=True)
+    for line in sys.stdin:
+        seconds, tokens = answer(model, **json.loads(line))
+        print(json.dumps({"seconds": seconds, "tokens": tokens}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,47 @@
+"""The race of two samplers, without the other system: both sides are ours."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import sampling
+from model.config import TransformerConfig
+from train import convert
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """(config, params) that went through the Hugging Face directory which the other side reads."""
+    shape = dict(embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=32)
+    config = TransformerConfig(vocab_size=64, vocab_multiple=64, **shape)
+    path = tmp_path_factory.mktemp("model")
+    sampling.write_model(path, config, sampling.random_params(config))
+    assert json.loads((path / "config.json").read_text())["dtype"] == "float32"
+    return convert.load(path)
+
+
+def test_the_race_counts_repeats_and_equal_rows(model):
+    class Slower(sampling.Ours):
+        """Takes twice as long, and its last row differs."""
+
+        def run(self, *args):
+            seconds, tokens = super().run(*args)
+            tokens = tokens.copy()
+            tokens[-1] += 1
+            return 2.0, tokens
+
+    class Timed(sampling.Ours):
+        def run(self, *args):
+            return 1.0, super().run(*args)[1]
+
+    prompts = np.arange(12, dtype=np.int32).reshape(4, 3)
+    result = sampling.race(Timed(*model), Slower(*model), prompts, 5, 3)
+    assert result["ours"] == [20.0] * 3 and result["theirs"] == [10.0] * 3
+    assert result["ratio"] == 2.0
+    assert result["greedy_equal"] == 3 and result["rows"] == 4
+
+
+def test_a_python_without_torch_says_what_to_do(model, tmp_path):
+    with pytest.raises(RuntimeError, match=r"other_env\.sh"):
+        sampling.Theirs("false", tmp_path, 1, "sdpa")
