@@ -18,7 +18,7 @@ import shlex
 import subprocess
 import sys
 
-from tpu import jobset, local, queued, supervise
+from tpu import doctor, jobset, local, queued, supervise
 from tpu.slices import parse
 
 
@@ -103,13 +103,16 @@ def run_job(args, command) -> int:
         case "sync":
             say(f"{job.bucket}/code/{queued.sync(job, gcloud)}.tar.gz")
         case "run":
-            in_bucket(job, command)
-            say(f"attempt {queued.run(job, gcloud, command)} runs on {job.workers} workers")
+            workdir = in_bucket(job, command)
+            if there := queued.running(job, gcloud):
+                raise ValueError(f"attempt {there} runs there already; type logs to see it")
+            attempt = queued.run(job, gcloud, command, workdir)
+            say(f"attempt {attempt} runs on {job.workers} workers")
         case "supervise":
             workdir = in_bucket(job, command)
             with told:
                 return supervise.supervise(
-                    lambda: queued.attempt_once(job, gcloud, command, say, told),
+                    lambda: queued.attempt_once(job, gcloud, command, workdir, say, told),
                     lambda: queued.committed_steps(workdir, gcloud),
                     say,
                     give_up_after=args.give_up_after,
@@ -119,13 +122,18 @@ def run_job(args, command) -> int:
         case "status":
             state, cause = queued.state(job, gcloud)
             say(f"{job.name} is {state or 'not there'}" + (f": {cause}" if cause else ""))
+            if state == "ACTIVE":
+                print(gcloud(queued.ssh(job, queued.REMOTE_STATE)), end="")
             if args.workdir:
+                say(queued.progress(args.workdir, gcloud) or "no step was recorded yet")
                 say(f"{queued.committed_steps(args.workdir, gcloud)} steps are committed")
         case "logs":
-            remote = queued.REMOTE_LOGS.format(lines=args.lines)
-            print(queued.first_error_first(gcloud(queued.ssh(job, remote, args.worker))))
+            remote = queued.remote_logs(args.worker, args.lines)
+            print(queued.first_error_first(gcloud(queued.ssh(job, remote))))
         case "ssh":
-            return _interactive([*queued.ssh(job, "", args.worker)[:-2]], args.dry_run)
+            return _interactive(queued.shell(job, args.node, args.worker), args.dry_run)
+        case "doctor":
+            return doctor.examine(job, gcloud, print)
         case "down":
             queued.down(job, gcloud, say, told)
     return 0
@@ -157,12 +165,13 @@ def run_manifest(args, command) -> int:
 
 
 VERBS = {
+    "doctor": "look whether all is there that a job needs: each line is ok, or says what to type",
     "up": "create the slices and wait until they are ready",
     "sync": "copy the tracked files to the bucket",
     "run": "sync, then start the command on every worker, detached",
     "supervise": "up and run until the run is done, on new machines whenever these are lost",
-    "status": "state of the slices, steps that are committed",
-    "logs": "the first error of any worker, then the last lines of each",
+    "status": "state of slices and workers, last step and how long ago, steps that are committed",
+    "logs": "the first error of any worker, then the last lines of one",
     "ssh": "a shell on a worker",
     "down": "delete the slices and wait until they are gone",
 }
@@ -202,8 +211,9 @@ def parser() -> argparse.ArgumentParser:
         if name == "status":
             verb.add_argument("--workdir", default="", help="gs://…, of the run")
         if name in ("logs", "ssh"):
-            worker = "all" if name == "logs" else "0"
-            verb.add_argument("--worker", default=worker, help="%(default)s")
+            verb.add_argument("--worker", default="0", help="its number, of logs also all")
+        if name == "ssh":
+            verb.add_argument("--node", default="0", help="which slice (%(default)s)")
         if name == "logs":
             verb.add_argument("--lines", type=int, default=20, help="of each (%(default)s)")
         verb.set_defaults(run=run_job)

@@ -15,25 +15,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tpu import local
+from tpu.gcloud import LOST, Gcloud, LaunchError
 from tpu.slices import Slice, parse
 from tpu.supervise import Told
 from train.processes import PREEMPTED
 
 QR = ("gcloud", "compute", "tpus", "queued-resources")
-LOST = 137  # as of a process that was killed: the machine it ran on is gone
 # States that do not become ACTIVE any more.
 GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
-
-
-class LaunchError(ValueError):
-    """What gcloud refused, in one line with what to do.
-
-    `code` says whether it helps to try again (tpu/supervise.py).
-    """
-
-    def __init__(self, message: str, code: int = 1):
-        super().__init__(message)
-        self.code = code
 
 
 class Job(NamedTuple):
@@ -85,9 +74,15 @@ def delete(job: Job) -> list[str]:
     return [*QR, "delete", job.name, *job.where(), "--force", "--quiet"]
 
 
-def ssh(job: Job, command: str, worker: str = "all") -> list[str]:
-    return [*QR, "ssh", job.name, *job.where(), "--node=all", f"--worker={worker}",
-            "--batch-size=64", f"--command={command}"]  # fmt: skip
+def ssh(job: Job, command: str) -> list[str]:
+    """Runs a command on all workers of all slices at once."""
+    return [*QR, "ssh", job.name, *job.where(), "--node=all", "--worker=all", "--batch-size=64",
+            f"--command={command}"]  # fmt: skip
+
+
+def shell(job: Job, node: str, worker: str) -> list[str]:
+    """A shell on one worker of one slice."""
+    return [*QR, "ssh", job.name, *job.where(), f"--node={node}", f"--worker={worker}"]
 
 
 def remote_start(job: Job, code: str, attempt: str, command: list[str]) -> str:
@@ -109,15 +104,31 @@ def remote_exit(attempt: str) -> str:
     return f"cat ~/seedpod/exit-{attempt} 2>/dev/null || echo running"
 
 
-# Once: the program saves then, and a second signal would not help it.
-REMOTE_STOP = "kill -TERM $(cat ~/seedpod/pid) && rm ~/seedpod/pid"
-
-
-REMOTE_LOGS = (
-    'grep -H -m1 -E "^error:|^[A-Za-z.]*Error|Traceback" --label="ERROR $(stat -c %Y '
-    '~/seedpod/log.txt) $(hostname)" < ~/seedpod/log.txt; '
-    'tail -n {lines} ~/seedpod/log.txt | sed "s/^/$(hostname): /"'
+# The program is asked once: it saves then, and a second signal would not help it.
+REMOTE_STOP = "touch ~/seedpod/asked && kill -TERM $(cat ~/seedpod/pid)"
+REMOTE_RUNNING = (
+    "if kill -0 $(cat ~/seedpod/pid) 2>/dev/null; then cat ~/seedpod/attempt; else echo none; fi"
 )
+REMOTE_STATE = (
+    'if kill -0 $(cat ~/seedpod/pid) 2>/dev/null; then echo "$(hostname): running"; else '
+    'echo "$(hostname): ended with $(cat $(ls -t ~/seedpod/exit-* | head -n 1))"; fi'
+)
+
+
+def remote_logs(worker: str, lines: int) -> str:
+    """Prints a worker's first error with the time of its log, and its last lines if it is the one
+    (of each slice) that is asked for; `all` are."""
+    number = (
+        "$(curl -sf -H Metadata-Flavor:Google http://metadata.google.internal/computeMetadata/v1"
+        "/instance/attributes/agent-worker-number)"
+    )
+    tail = f'tail -n {lines} ~/seedpod/log.txt | sed "s/^/$(hostname): /"'
+    if worker != "all":
+        tail = f'if [ "{number}" = {shlex.quote(worker)} ]; then {tail}; fi'
+    return (
+        'grep -H -m1 -E "^error:|^[A-Za-z.]*Error|Traceback" --label="ERROR $(stat -c %Y '
+        f'~/seedpod/log.txt) $(hostname)" < ~/seedpod/log.txt; {tail}'
+    )
 
 
 def first_error_first(output: str) -> str:
@@ -129,47 +140,6 @@ def first_error_first(output: str) -> str:
     )
     rest = [line for line in lines if not line.startswith("ERROR ")]
     return "\n".join([f"first error: {errors[0][1]}"] * bool(errors) + rest)
-
-
-class Gcloud:
-    """Runs commands, or with `dry_run` prints them and takes all to be well."""
-
-    def __init__(self, dry_run: bool = False):
-        self.dry_run = dry_run
-
-    def __call__(self, command: list[str], data: bytes | None = None) -> str:
-        """Its output.
-
-        Raises:
-          LaunchError: it failed.
-        """
-        if self.dry_run:
-            print(shlex.join(command))
-            return ""
-        try:
-            done = subprocess.run(command, input=data, capture_output=True, timeout=1800)
-        except FileNotFoundError as e:
-            raise LaunchError(f"{command[0]} is not installed") from e
-        except subprocess.TimeoutExpired as e:
-            raise LaunchError(f"{shlex.join(command[:5])} took over half an hour", LOST) from e
-        if done.returncode:
-            raise explain(done.stderr.decode(errors="replace"), command)
-        return done.stdout.decode(errors="replace")
-
-
-def explain(text: str, command: list[str]) -> LaunchError:
-    """One line of what gcloud said, and what to do about it."""
-    lines = [line for line in text.strip().splitlines() if line.strip()] or ["no message"]
-    said = next((line for line in lines if "ERROR" in line), lines[-1]).strip()
-    if "NOT_FOUND" in text:
-        return LaunchError(f"there is no such resource: {said}", 1)
-    if "uota" in text:
-        return LaunchError(f"{said}. Ask for quota in that zone, or type a smaller --accelerator")
-    if any(sign in text for sign in ("no more capacity", "UNAVAILABLE", "stockout")):
-        return LaunchError(f"the zone has no such machines now: {said}", LOST)
-    if command[3:5] == ["queued-resources", "ssh"]:
-        return LaunchError(f"ssh failed: {said}", LOST)
-    return LaunchError(said)
 
 
 def state(job: Job, gcloud: Gcloud) -> tuple[str, str]:
@@ -186,8 +156,9 @@ def state(job: Job, gcloud: Gcloud) -> tuple[str, str]:
     return facts["state"], facts.get("failedData", {}).get("error", {}).get("message", "")
 
 
-def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> None:
-    """Creates the slices unless they are there, and waits until they are ready.
+def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> bool:
+    """Creates the slices unless they are there, and waits until they are ready; returns whether
+    they were.
 
     Raises:
       LaunchError: they failed or were taken away, or we were told to leave; they are deleted then,
@@ -198,6 +169,7 @@ def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> None
     if now in GONE:
         down(job, gcloud, say, told)
         now = ""
+    ready = now == "ACTIVE"
     if not now:
         gcloud(create(job))
         now, cause = state(job, gcloud)
@@ -215,6 +187,7 @@ def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> None
         told.sleep(15)
         now, cause = state(job, gcloud)
     say(f"{job.name} is ACTIVE: {job.slices} × {job.slice.accelerator}, {job.workers} workers")
+    return ready
 
 
 def down(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> None:
@@ -259,12 +232,38 @@ def sync(job: Job, gcloud: Gcloud) -> str:
     return code
 
 
-def run(job: Job, gcloud: Gcloud, command: list[str]) -> str:
+def record(workdir: str, attempt: str, gcloud: Gcloud) -> None:
+    """Leaves in the workdir which code an attempt runs: the commit, and how it was changed."""
+    git = [["git", "log", "-1", "--format=commit %H"], ["git", "diff", "HEAD"]]
+    facts = b"" if gcloud.dry_run else b"\n".join(
+        subprocess.run(words, capture_output=True).stdout for words in git
+    )  # fmt: skip
+    gcloud(["gcloud", "storage", "cp", "-", f"{workdir}/code-{attempt}.diff"], facts)
+
+
+def run(job: Job, gcloud: Gcloud, command: list[str], workdir: str) -> str:
     """Starts the command on every worker; returns the name of the attempt."""
     code = sync(job, gcloud)
     attempt = "1" if gcloud.dry_run else str(int(time.time()))
+    record(workdir, attempt, gcloud)
     gcloud(ssh(job, remote_start(job, code, attempt, command)))
     return attempt
+
+
+def running(job: Job, gcloud: Gcloud) -> str:
+    """The attempt that all workers run; empty if none runs one.
+
+    Raises:
+      LaunchError: only some do.
+    """
+    if gcloud.dry_run:
+        return ""
+    found = gcloud(ssh(job, REMOTE_RUNNING)).split()
+    if set(found) == {"none"}:
+        return ""
+    if len(found) < job.workers or len(set(found)) > 1:
+        raise LaunchError(f"only some workers of {job.name} run something", LOST)
+    return found[0]
 
 
 def wait(job: Job, gcloud: Gcloud, attempt: str, say, told: Told, poll: float = 30) -> int:
@@ -300,6 +299,24 @@ def wait(job: Job, gcloud: Gcloud, attempt: str, say, told: Told, poll: float = 
     return 0
 
 
+def progress(workdir: str, gcloud: Gcloud) -> str:
+    """What the newest goodput.json of a workdir says (train/goodput.py); empty if there is none."""
+    files = [f"{workdir}/goodput.json", f"{workdir}/*/goodput.json"]  # of a chain one a stage
+    newest: dict = {}
+    for path in files:
+        try:
+            text = gcloud(["gcloud", "storage", "cat", path])
+        except LaunchError:
+            continue
+        while text := text.lstrip():
+            facts, end = json.JSONDecoder().raw_decode(text)
+            newest, text = max(newest, facts, key=lambda f: f.get("written_at", 0)), text[end:]
+    if not newest:
+        return ""
+    ago = max(0.0, time.time() - newest["written_at"])
+    return f"step {newest['steps']}, {ago:.0f} s ago; goodput {newest['goodput']:.0%}"
+
+
 def committed_steps(bucket_workdir: str, gcloud: Gcloud) -> int:
     """As `supervise.committed_steps`, of a workdir in a bucket."""
     if gcloud.dry_run:
@@ -317,11 +334,21 @@ def committed_steps(bucket_workdir: str, gcloud: Gcloud) -> int:
     return sum(newest.values())
 
 
-def attempt_once(job: Job, gcloud: Gcloud, command: list[str], say, told: Told) -> int:
-    """Machines, code, run: once, to its exit code. What may not be used again is deleted."""
+def attempt_once(
+    job: Job, gcloud: Gcloud, command: list[str], workdir: str, say, told: Told
+) -> int:
+    """Machines, code, run: once, to its exit code. What may not be used again is deleted.
+
+    What runs there already, since a supervisor before this one, is waited for.
+    """
     try:
-        up(job, gcloud, say, told)
-        code = wait(job, gcloud, run(job, gcloud, command), say, told)
+        attempt = running(job, gcloud) if up(job, gcloud, say, told) else ""
+        if attempt:
+            say(f"attempt {attempt} runs there already: waiting for it")
+        else:
+            attempt = run(job, gcloud, command, workdir)
+            say(f"attempt {attempt} runs; what it prints is in {job.bucket}/logs/{attempt} too")
+        code = wait(job, gcloud, attempt, say, told)
     except LaunchError as e:
         say(str(e))
         code = e.code

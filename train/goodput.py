@@ -2,7 +2,9 @@
 
 Every second of a process counts as one of `PARTS`. Steps that an attempt takes again, because the
 one before it was killed after its last checkpoint, are `lost`. What passes between two attempts is
-counted beside, from the last record of the one to the start of the other.
+counted beside, from the last record of the one to the start of the other. Records are written at
+most every 10 seconds, since on a mounted bucket each is an upload; of a process that was killed,
+what came after counts as between.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ _COMPILED = (
 )
 
 
+EVERY = 10.0
+
+
 class Goodput:
     """The clock of one attempt, entered as a context, which begins in `init`.
 
@@ -49,6 +54,7 @@ class Goodput:
         self._between = before.get("between_seconds", 0.0) + max(0.0, gap)
         self._lost_steps = before.get("lost_steps", 0)
         self._known = self._reached = before.get("steps", 0)
+        self._written = -EVERY
 
     def __enter__(self):
         jax.monitoring.register_event_duration_secs_listener(self._compiled)
@@ -84,10 +90,16 @@ class Goodput:
         self._lost_steps += again
         self.enter("lost" if again else "step")
 
-    def write(self, steps: int = 0) -> None:
-        """Keeps the file; at least `steps` are done."""
-        self.enter(self.part)
+    def record(self, steps: int) -> None:
+        """`steps` are done; keeps the file now and then."""
         self._reached = max(self._reached, steps)
+        if time.time() - self._written >= EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Keeps the file."""
+        self.enter(self.part)
+        self._written = self._since
         if self._writes:
             facts = {
                 "goodput": round(self._share(), 4),

@@ -153,6 +153,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
 
     def save(wait: bool):
         with goodput.time("checkpoint"):
+            metrics.sync()
             checkpoints.save(state, meta)
             if wait:
                 checkpoints.wait()
@@ -193,7 +194,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             if "rollout/score" in values:
                 text += f" · score {values['rollout/score']:.2f} · KL {values['rollout/kl']:.2f}"
             metrics.write(done, "train", values)
-            goodput.write(done)
+            goodput.record(done)
             metrics.progress(done, f"{text} · data {values['data_wait']:.0%}")
             skipped = skipped + done - last if values["skipped"] else 0
             if skipped >= MAX_SKIPPED:

@@ -126,6 +126,13 @@ class Metrics:
                 self._samples.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
             self._samples.flush()
 
+    def sync(self) -> None:
+        """Before a checkpoint: what was written up to it must not be lost if it is not. A mounted
+        bucket has lines of an open file only then."""
+        if self._writes:
+            os.fsync(self._jsonl.fileno())
+            os.fsync(self._samples.fileno())
+
     def progress(self, step: int, text: str) -> None:
         """Moves the progress line; without a terminal, prints a line at most every 10 s."""
         if not self._writes:

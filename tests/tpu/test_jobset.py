@@ -108,10 +108,26 @@ def test_the_manifest_says_what_runs_where():
     assert container["command"] == ["python", "-m", *COMMAND, "--distributed"]
 
 
+FLAGS = ["--name=q", "--zone=us-east5-a", "--accelerator=v5p-128", "--slices=2",
+         "--image=registry/seedpod", "--cluster=c"]  # fmt: skip
+
+
+def test_apply_hands_the_manifest_to_the_cluster(play, capsys):
+    assert launch.main(["manifest", *FLAGS, "--apply", "--", *COMMAND[1:]]) == 0
+    assert play.calls() == [["apply", "-f", "-"]]
+    check(json.loads(play.stdin()["kubectl"]), JOBSET)
+    out, err = capsys.readouterr()
+    assert out == "launch: q was handed to the cluster\n" and "xpk workload create" in err
+
+
+def test_what_the_cluster_refuses_is_one_line(play, capsys):
+    play(answers={"kubectl": [1, 'error: no matches for kind "JobSet" in version "v1alpha2"\n']})
+    assert launch.main(["manifest", *FLAGS, "--apply", "--", *COMMAND[1:]]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: error: no matches for kind")
+
+
 def test_the_verb_prints_the_manifest_and_the_xpk_command(capsys):
-    flags = ["manifest", "--name=q", "--zone=us-east5-a", "--accelerator=v5p-128", "--slices=2",
-             "--image=registry/seedpod", "--cluster=c", "--apply", "--dry_run"]  # fmt: skip
-    assert launch.main([*flags, "--", *COMMAND[1:]]) == 0
+    assert launch.main(["manifest", *FLAGS, "--apply", "--dry_run", "--", *COMMAND[1:]]) == 0
     out, err = capsys.readouterr()
     check(json.loads(out), JOBSET)
     xpk = shlex.split(next(line for line in err.splitlines() if "xpk workload" in line)[2:])

@@ -1,109 +1,28 @@
 """Queued resources against a gcloud that checks flags and plays what goes wrong."""
 
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
-import sys
+import time
 from pathlib import Path
 
+import fake_gcloud
 import pytest
 
 from tpu import launch, queued
 from tpu.slices import parse
 from tpu.supervise import Told
 
-# Flags of Google Cloud SDK 528.0.0, from `gcloud compute tpus queued-resources VERB --help`.
-WIDE = {"--zone", "--project", "--format", "--quiet"}
-FLAGS = {
-    "create": WIDE | {"--accelerator-type", "--runtime-version", "--node-id", "--node-count",
-                      "--node-prefix", "--spot", "--reserved", "--valid-until-duration", "--scopes",
-                      "--async"},
-    "describe": WIDE,
-    "delete": WIDE | {"--force", "--async"},
-    "ssh": WIDE | {"--node", "--worker", "--batch-size", "--command", "--output-directory"},
-}  # fmt: skip
-FAKE = """#!{python}
-import json, os, sys
-from pathlib import Path
-plan = json.loads(Path({plan!r}).read_text())
-flags = {{verb: set(names) for verb, names in {flags!r}.items()}}
-words = sys.argv[1:]
-def end(code, out="", err=""):
-    Path({plan!r}).write_text(json.dumps(plan))
-    print(out, end="")
-    print(err, end="", file=sys.stderr)
-    sys.exit(code)
-plan["calls"].append(words)
-if words[:2] == ["storage", "cp"]:
-    sys.stdin.buffer.read()
-    end(0)
-if words[:2] == ["storage", "ls"]:
-    end(*(plan["ls"] and (0, plan["ls"].pop(0)) or (1, "", "ERROR: matched no objects")))
-assert words[:3] == ["compute", "tpus", "queued-resources"], words
-verb, unknown = words[3], [w for w in words[5:] if w.split("=")[0] not in flags[words[3]]]
-if unknown:
-    end(2, "", f"ERROR: (gcloud.{{verb}}) unrecognized arguments: {{unknown[0]}}")
-if verb == "create":
-    if plan["create_errors"] and (error := plan["create_errors"].pop(0)):
-        end(1, "", "Create request issued\\n" + error)
-    plan["states"] = plan["lives"].pop(0)
-elif verb == "describe":
-    if not plan["states"]:
-        end(1, "", "ERROR: (gcloud.describe) NOT_FOUND: Resource 'q' was not found")
-    now = plan["states"].pop(0) if len(plan["states"]) > 1 else plan["states"][0]
-    failed = {{"failedData": {{"error": {{"message": plan["cause"]}}}}}}
-    failed = failed if now == "FAILED" else {{}}
-    end(0, json.dumps({{"state": {{"state": now, **failed}}}}))
-elif verb == "delete":
-    plan["states"] = []
-elif verb == "ssh" and plan["ssh"]:
-    said = plan["ssh"].pop(0)
-    if said == "SIGTERM":
-        os.kill(os.getppid(), 15)
-        said = "running\\n"
-    if said is None:
-        end(255, "", "ERROR: (gcloud.ssh) [/usr/bin/ssh] exited with return code [255].")
-    end(0, said)
-end(0)
-"""
 FLAGS_OF = ["--name=q", "--accelerator=v5e-16", "--zone=us-west4-a", "--bucket=gs://b"]
 JOB = queued.Job("q", "us-west4-a", "v5e-16", "gs://b")
-COMMAND = ["train", "--config=configs/pretrain.py", "--workdir=gs://b/runs/q"]
-
-
-@pytest.fixture
-def play(tmp_path, monkeypatch):
-    """play(**plan): puts a gcloud on PATH that plays it; play.verbs(): what was asked of it."""
-    path = tmp_path / "plan.json"
-    program = tmp_path / "gcloud"
-    program.write_text(
-        FAKE.format(
-            python=f"{sys.executable} -SE",
-            plan=str(path),
-            flags={verb: sorted(names) for verb, names in FLAGS.items()},
-        )
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(Told, "sleep", lambda self, seconds: None)
-    monkeypatch.setattr(queued, "sync", lambda job, gcloud: "c0ffee")
-
-    def play(**plan):
-        empty = {"calls": [], "create_errors": [], "lives": [["ACTIVE"]], "states": [],
-                 "cause": "", "ssh": [], "ls": []}  # fmt: skip
-        path.write_text(json.dumps(empty | plan))
-
-    play.calls = lambda: json.loads(path.read_text())["calls"]
-    play.verbs = lambda: [c[3] if c[0] == "compute" else c[1] for c in play.calls()]
-    return play
+WORKDIR = "gs://b/runs/q"
+COMMAND = ["train", "--config=configs/pretrain.py", f"--workdir={WORKDIR}"]
 
 
 def attempt(said=None):
     say = [].append if said is None else said.append
-    return queued.attempt_once(JOB, queued.Gcloud(), COMMAND, say, Told())
+    return queued.attempt_once(JOB, queued.Gcloud(), COMMAND, WORKDIR, say, Told())
 
 
 def test_up_creates_and_waits_and_is_idempotent(play, capsys):
@@ -125,7 +44,10 @@ def test_several_slices_and_other_capacity_are_asked_for():
     assert "--node-count=2" in words and "--node-prefix=q" in words
     assert not {"--spot", "--on_demand", "--node-id=q"} & set(words)
     assert "--reserved" in queued.create(JOB._replace(capacity="reserved"))
-    assert {w.split("=")[0] for w in words[6:]} <= FLAGS["create"]
+    for job in (JOB._replace(slices=2), JOB._replace(capacity="reserved", project="p")):
+        fake_gcloud.check(f"{fake_gcloud.QR} create", queued.create(job))
+    with pytest.raises(fake_gcloud.Ended, match="unrecognized arguments: --cheap"):
+        fake_gcloud.check(f"{fake_gcloud.QR} create", [*words, "--cheap"])
 
 
 def test_quota_is_an_error_with_what_to_do(play, capsys):
@@ -210,7 +132,8 @@ def test_told_to_leave_while_it_waits_for_machines_it_asks_for_none(play):
     play(lives=[["WAITING_FOR_RESOURCES"]])
     told, said = Told(), []
     told.yes = True
-    assert queued.attempt_once(JOB, queued.Gcloud(), COMMAND, said.append, told) == 42
+    code = queued.attempt_once(JOB, queued.Gcloud(), COMMAND, WORKDIR, said.append, told)
+    assert code == 42
     assert "told to leave before the machines were there" in said and "ssh" not in play.verbs()
 
 
@@ -222,62 +145,96 @@ def test_committed_steps_are_counted_in_the_bucket(play):
 def test_the_first_error_of_any_worker_comes_first(play, capsys):
     said = "t-0: step 5\nERROR 20 t-0:error: peer is gone\nERROR 10 t-2:error: no disk\nt-2: bye\n"
     play(states=["ACTIVE"], ssh=[said])
-    assert launch.main(["logs", *FLAGS_OF]) == 0
+    assert launch.main(["logs", *FLAGS_OF]) == 0 and "--worker=all" in play.calls()[-1]
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["first error: t-2:error: no disk", "t-0: step 5", "t-2: bye"]
 
 
 def test_status_and_down(play, capsys):
-    play(states=["ACTIVE"], ls=["gs://b/r/checkpoints/7/\n"])
+    old, new = (
+        {"goodput": 0.5, "steps": s, "written_at": time.time() - 40 - 9 * s} for s in (9, 6)
+    )
+    play(
+        states=["ACTIVE"], ssh=["t-0: running\nt-1: ended with 134\n"],
+        cat={"gs://b/r/*/goodput.json": f"{json.dumps(old)}\n{json.dumps(new)}\n"},
+        ls=["gs://b/r/checkpoints/7/\n"],
+    )  # fmt: skip
     assert launch.main(["status", *FLAGS_OF, "--workdir=gs://b/r"]) == 0
     assert launch.main(["down", *FLAGS_OF]) == 0 and launch.main(["down", *FLAGS_OF]) == 0
     out = capsys.readouterr().out
     assert "q is ACTIVE" in out and "7 steps are committed" in out and "q is gone" in out
+    assert "t-1: ended with 134" in out and re.search(r"step 6, 9\d s ago; goodput 50%", out)
+
+
+def test_every_verb_is_played():
+    """Here, and in the files of `doctor`, `local` and `manifest`."""
+    text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert all(f'main(["{verb}"' in text for verb in launch.VERBS)
+
+
+def test_status_of_what_is_not_there(play, capsys):
+    assert launch.main(["status", *FLAGS_OF, "--workdir=gs://b/r"]) == 0
+    assert capsys.readouterr().out == (
+        "launch: q is not there\nlaunch: no step was recorded yet\nlaunch: 0 steps are committed\n"
+    )
+
+
+def test_ssh_is_a_shell_on_one_worker(play):
+    play(states=["ACTIVE"])
+    assert launch.main(["ssh", *FLAGS_OF, "--worker=2"]) == 0
+    assert play.calls()[-1][-2:] == ["--node=0", "--worker=2"]
+    assert launch.main(["ssh", *FLAGS_OF, "--worker=all"]) != 0
+
+
+def test_sync_says_where_the_code_is(play, capsys):
+    assert launch.main(["sync", *FLAGS_OF]) == 0
+    assert capsys.readouterr().out == "launch: gs://b/code/c0ffee.tar.gz\n"
+
+
+def test_not_logged_in_says_so(play, capsys):
+    error = "ERROR: (gcloud.describe) You do not currently have an active account selected."
+    play(answers={f"{fake_gcloud.QR} describe": [1, error]})
+    assert launch.main(["up", *FLAGS_OF]) == 1
+    assert capsys.readouterr().err.endswith("account selected. Type gcloud auth login\n")
+
+
+def test_no_gcloud_is_one_line(play, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launch.main(["up", *FLAGS_OF]) == 1
+    assert capsys.readouterr().err == "error: gcloud is not installed\n"
+
+
+def test_supervise_waits_for_what_runs_already(play):
+    play(states=["ACTIVE"], ssh=["17\n17\n17\n17\n", "0\n0\n0\n0\n"])
+    said = []
+    assert attempt(said) == 0 and "attempt 17 runs there already: waiting for it" in said
+    assert "create" not in play.verbs() and "exit-17" in play.calls()[-1][-1]
+
+
+def test_where_only_some_workers_run_something_the_machines_are_given_up(play):
+    play(states=["ACTIVE"], ssh=["17\nnone\n17\n17\n"])
+    said = []
+    assert attempt(said) == queued.LOST and "only some workers of q run something" in said
+    assert "delete" in play.verbs()
+
+
+def test_run_does_not_start_beside_what_runs(play, capsys):
+    play(states=["ACTIVE"], ssh=["17\n17\n17\n17\n"])
+    assert launch.main(["run", *FLAGS_OF, "--", *COMMAND[1:]]) == 1
+    assert "attempt 17 runs there already; type logs to see it" in capsys.readouterr().err
 
 
 def test_run_starts_the_command_on_every_worker(play):
-    play(states=["ACTIVE"])
+    play(states=["ACTIVE"], ssh=["none\nnone\nnone\nnone\n"])
     assert launch.main(["run", *FLAGS_OF, "--", *COMMAND[1:]]) == 0
     words = play.calls()[-1]
+    ((path, facts),) = play.stdin().items()
+    assert re.fullmatch(r"gs://b/runs/q/code-\d+\.diff", path) and facts.startswith("commit ")
     assert "--worker=all" in words and "--node=all" in words
     remote = next(w for w in words if w.startswith("--command=")).removeprefix("--command=")
     assert "gs://b/code/c0ffee.tar.gz" in remote and '--workdir="$HOME"/bucket/runs/q' in remote
     assert subprocess.run(["sh", "-n", "-c", remote]).returncode == 0
     assert subprocess.run(["sh", "-n", Path(launch.__file__).parent / "worker.sh"]).returncode == 0
-
-
-def test_what_is_in_the_bucket_is_found_below_home():
-    command = ["train", "--a=gs://b/x y", "--c=('gs://b/d','gs://b/e')", "--f=it's", "gs://other/g"]
-    remote = queued.remote_start(JOB, "c0ffee", "1", command)
-    words = remote[remote.index(" b train") + 8 : remote.index(" --distributed")]
-    done = subprocess.run(["sh", "-c", f"printf '%s\\n' {words}"], env={"HOME": "/h"},
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.stdout.splitlines() == [
-        "--a=/h/bucket/x y", "--c=('/h/bucket/d','/h/bucket/e')", "--f=it's", "gs://other/g",
-    ]  # fmt: skip
-
-
-def test_the_worker_leaves_the_exit_code_and_passes_sigterm_on(tmp_path):
-    """worker.sh with a program that saves when it is told to leave."""
-    source = (Path(launch.__file__).parent / "worker.sh").read_text()
-    start = source.index("setup() {")
-    stop = source.index("# A handler")
-    (tmp_path / "tpu").mkdir()
-    (tmp_path / "tpu" / "worker.sh").write_text(source[:start] + "setup() { :; }\n" + source[stop:])
-    (tmp_path / "seedpod" / "venv" / "bin").mkdir(parents=True)
-    (tmp_path / "seedpod" / "venv" / "bin" / "python").symlink_to(sys.executable)
-    program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(42)); "
-    program += "print('up', flush=True); time.sleep(60)"
-    (tmp_path / "program.py").write_text(program)
-    worker = subprocess.Popen(
-        ["sh", str(tmp_path / "tpu" / "worker.sh"), "7", "b", "program"],
-        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    assert worker.stdout.readline() == "up\n"
-    os.killpg(worker.pid, signal.SIGTERM)  # as a machine that shuts down
-    worker.wait(20)
-    assert (tmp_path / "seedpod" / "exit-7").read_text() == "42\n"
 
 
 def test_sync_copies_the_tracked_files_as_they_are(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def attempt(workdir, clock, first, last):
             with watch.time("data_wait"):
                 clock.now += 0.25
             clock.now += 0.75
-            watch.write(step + 1)
+            watch.record(step + 1)
         with watch.time("checkpoint"):
             clock.now += 2
         watch.write()
@@ -70,8 +70,9 @@ def test_an_attempt_that_was_killed_has_left_its_time(tmp_path, clock):
     with goodput.Goodput(tmp_path) as watch:
         watch.step(0)
         clock.now += 5
-        watch.write(1)
-        clock.now += 2  # not recorded: it counts as between
+        watch.record(1)
+        clock.now += 2
+        watch.record(2)  # too soon after: it counts as between
     clock.now += 1
     assert "3.0 s between them" in attempt(tmp_path, clock, 0, 1)
 
@@ -89,7 +90,7 @@ def test_what_jax_compiles_counts_as_compiling_wherever_it_happens(tmp_path):
 
 def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
     with goodput.Goodput(tmp_path, writes=False) as watch:
-        watch.write(1)
+        watch.record(1)
     assert not list(tmp_path.iterdir())
 
 
