@@ -8,13 +8,15 @@ import shlex
 from tpu.slices import Slice
 
 _TPU = "google.com/tpu"
+MOUNT = "/bucket"
 
 
 def manifest(
     name: str, slice_: Slice, slices: int, image: str, command: list[str], *,
-    spot: bool, queue: str = "", max_restarts: int = 10,
+    spot: bool, bucket: str = "", queue: str = "", max_restarts: int = 10,
 ) -> dict:  # fmt: skip
-    """The JobSet object. `image` holds Seedpod and its packages.
+    """The JobSet object. `image` holds Seedpod and its packages; a bucket, `gs://NAME`, is mounted
+    at `MOUNT`, by the cluster's Cloud Storage FUSE driver, and so written in the command.
 
     A pod that exits with 42 or 127 to 255 is started again, any other error fails the JobSet. The
     program is the container's first process, so that SIGTERM reaches it with no shell between.
@@ -32,15 +34,24 @@ def manifest(
         "cloud.google.com/gke-tpu-topology": slice_.topology,
     } | ({"cloud.google.com/gke-spot": "true"} if spot else {})
     keys = [_TPU] + (["cloud.google.com/gke-spot"] if spot else [])
+    volumes = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    annotations = {}
+    if bucket:
+        annotations["gke-gcsfuse/volumes"] = "true"
+        facts = {"bucketName": bucket.removeprefix("gs://"), "mountOptions": "implicit-dirs"}
+        driver = "gcsfuse.csi.storage.gke.io"
+        volumes.append({"name": "bucket", "csi": {"driver": driver, "volumeAttributes": facts}})
+        container["volumeMounts"].append({"name": "bucket", "mountPath": MOUNT})
     pod = {
         "restartPolicy": "Never",
         "nodeSelector": selector,
         "tolerations": [{"key": k, "operator": "Exists", "effect": "NoSchedule"} for k in keys],
         "containers": [container],
-        "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+        "volumes": volumes,
     }
     again = [42, *range(127, 256)]
     job = {
+        "completionMode": "Indexed",
         "parallelism": slice_.hosts,
         "completions": slice_.hosts,
         "backoffLimit": 0,
@@ -48,11 +59,17 @@ def manifest(
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"operator": "NotIn", "values": again},
+                    # Not of what mounts the bucket beside it.
+                    "onExitCodes": {
+                        "containerName": "seedpod",
+                        "operator": "NotIn",
+                        "values": again,
+                    },
                 }
             ]
         },
-        "template": {"spec": pod},
+        "template": ({"metadata": {"annotations": annotations}} if annotations else {})
+        | {"spec": pod},
     }
     exclusive = "alpha.jobset.sigs.k8s.io/exclusive-topology"
     return {
@@ -66,7 +83,13 @@ def manifest(
         "spec": {
             "failurePolicy": {
                 "maxRestarts": max_restarts,
-                "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
+                "rules": [
+                    {
+                        "name": "anErrorThatWouldComeAgain",
+                        "action": "FailJobSet",
+                        "onJobFailureReasons": ["PodFailurePolicy"],
+                    }
+                ],
             },
             "replicatedJobs": [{"name": "slice", "replicas": slices, "template": {"spec": job}}],
         },

@@ -148,12 +148,18 @@ def _interactive(command: list[str], dry_run: bool) -> int:
 
 def run_manifest(args, command) -> int:
     """GKE: the JobSet to standard output or to the cluster, and the equivalent xpk command."""
-    workdir_of(command)
+    workdir = workdir_of(command)
+    bucket = args.bucket.rstrip("/")
+    if workdir.startswith("gs://") and not (bucket and workdir.startswith(bucket + "/")):
+        raise ValueError(f"--workdir={workdir}: type --bucket=gs://NAME, and it will be mounted")
+    if bucket:
+        command = [a.replace(f"{bucket}/", f"{jobset.MOUNT}/") for a in command]
     slice_, spot = parse(args.accelerator), args.capacity == "spot"
     what = args.name, slice_, args.slices, args.image, command
-    text = jobset.text(jobset.manifest(*what, spot=spot, queue=args.queue))
+    text = jobset.text(jobset.manifest(*what, spot=spot, bucket=bucket, queue=args.queue))
     xpk = jobset.xpk(*what, cluster=args.cluster, zone=args.zone, spot=spot)
-    print(f"# the same with xpk:\n# {shlex.join(xpk)}", file=sys.stderr)
+    attached = f", {bucket} attached at {jobset.MOUNT} (xpk storage attach)" if bucket else ""
+    print(f"# the same with xpk{attached}:\n# {shlex.join(xpk)}", file=sys.stderr)
     if args.apply and not args.dry_run:
         queued.Gcloud()(["kubectl", "apply", "-f", "-"], text.encode())
         say(f"{args.name} was handed to the cluster")
@@ -221,6 +227,7 @@ def parser() -> argparse.ArgumentParser:
     _job_flags(gke)
     gke.add_argument("--image", required=True, help="that holds Seedpod and its packages")
     gke.add_argument("--cluster", required=True)
+    gke.add_argument("--bucket", default="", help="gs://…, that is mounted, for the workdir")
     gke.add_argument("--queue", default="", help="of kueue")
     gke.add_argument("--apply", action="store_true", help="kubectl apply it")
     gke.set_defaults(run=run_manifest)

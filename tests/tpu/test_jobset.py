@@ -1,6 +1,7 @@
 """The JobSet manifest against the schema, and the xpk command that does the same."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -9,6 +10,7 @@ from tpu import jobset, launch
 from tpu.slices import parse
 
 COMMAND = ["train", "--config=configs/pretrain.py", "--workdir=/data/runs/q"]
+IN_BUCKET = ["--config=configs/pretrain.py", "--workdir=gs://b/runs/q"]
 # The part of jobset.x-k8s.io/v1alpha2 (and of batch/v1 Job, core/v1 Pod) that is used: every key
 # that may stand there, "!" where it must; a set is an enumeration, a list has elements alike.
 POD = {
@@ -25,9 +27,16 @@ POD = {
             "volumeMounts": [{"name!": str, "mountPath!": str}],
         }
     ],
-    "volumes": [{"name!": str, "emptyDir": {"medium": {"Memory"}}}],
+    "volumes": [
+        {
+            "name!": str,
+            "emptyDir": {"medium": {"Memory"}},
+            "csi": {"driver!": str, "volumeAttributes": {str: str}},
+        }
+    ],
 }
 JOB = {
+    "completionMode": {"Indexed", "NonIndexed"},
     "parallelism": int,
     "completions": int,
     "backoffLimit": int,
@@ -35,11 +44,15 @@ JOB = {
         "rules!": [
             {
                 "action!": {"FailJob", "Ignore", "Count"},
-                "onExitCodes": {"operator!": {"In", "NotIn"}, "values!": [int]},
+                "onExitCodes": {
+                    "containerName": str,
+                    "operator!": {"In", "NotIn"},
+                    "values!": [int],
+                },
             }
         ]
     },
-    "template!": {"spec!": POD},
+    "template!": {"metadata": {"annotations": {str: str}}, "spec!": POD},
 }
 JOBSET = {
     "apiVersion!": {"jobset.x-k8s.io/v1alpha2"},
@@ -50,7 +63,14 @@ JOBSET = {
             "maxRestarts": int,
             "rules": [
                 {
-                    "action!": {"FailJobSet", "RestartJobSet"},
+                    "name!": str,
+                    "action!": {
+                        "FailJobSet",
+                        "RestartJobSet",
+                        "RestartJobSetAndIgnoreMaxRestarts",
+                        "RestartJob",
+                        "RestartJobAndIgnoreMaxRestarts",
+                    },
                     "onJobFailureReasons": [{"PodFailurePolicy", "BackoffLimitExceeded"}],
                 }
             ],
@@ -80,8 +100,9 @@ def check(value, schema, where=""):
 @pytest.mark.parametrize("spot", [True, False])
 @pytest.mark.parametrize("name,slices", [("v5e-16", 1), ("v5p-128", 2), ("v6e-256", 1)])
 def test_the_manifest_keeps_the_schema(name, slices, spot):
-    made = jobset.manifest("q", parse(name), slices, "image", COMMAND, spot=spot, queue="team")
-    check(made, JOBSET)
+    what = "q", parse(name), slices, "image", COMMAND
+    for settings in ({"queue": "team"}, {"bucket": "gs://b"}):
+        check(jobset.manifest(*what, spot=spot, **settings), JOBSET)
 
 
 def test_the_schema_test_sees_errors():
@@ -97,7 +118,12 @@ def test_the_manifest_says_what_runs_where():
     job, pod = replicated["template"]["spec"], replicated["template"]["spec"]["template"]["spec"]
     assert replicated["replicas"] == 2 and job["parallelism"] == job["completions"] == 16
     assert job["backoffLimit"] == 0
-    values = job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"]
+    codes = job["podFailurePolicy"]["rules"][0]["onExitCodes"]
+    values = codes["values"]
+    assert codes["containerName"] == pod["containers"][0]["name"] and codes["operator"] == "NotIn"
+    (rule,) = made["spec"]["failurePolicy"]["rules"]
+    # What JobSet's own validation asks of a name.
+    assert re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
     assert 42 in values and 134 in values and 255 in values and 1 not in values
     assert len(values) <= 255 and values == sorted(values)
     selector = pod["nodeSelector"]
@@ -110,6 +136,25 @@ def test_the_manifest_says_what_runs_where():
 
 FLAGS = ["--name=q", "--zone=us-east5-a", "--accelerator=v5p-128", "--slices=2",
          "--image=registry/seedpod", "--cluster=c"]  # fmt: skip
+
+
+def test_the_bucket_is_mounted_for_the_workdir(capsys):
+    assert launch.main(["manifest", *FLAGS, "--bucket=gs://b/", "--", *IN_BUCKET]) == 0
+    out, err = capsys.readouterr()
+    template = json.loads(out)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
+    container, volumes = template["spec"]["containers"][0], template["spec"]["volumes"]
+    assert "--workdir=/bucket/runs/q" in container["command"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted == {"shm": "/dev/shm", "bucket": "/bucket"}
+    assert {volume["name"] for volume in volumes} == mounted.keys()
+    assert volumes[1]["csi"]["volumeAttributes"]["bucketName"] == "b"
+    assert "gs://b attached at /bucket" in err and "--workdir=/bucket/runs/q" in err
+
+
+def test_a_workdir_in_a_bucket_that_is_not_mounted_is_refused(capsys):
+    assert launch.main(["manifest", *FLAGS, "--", *IN_BUCKET]) == 1
+    assert "type --bucket=gs://NAME, and it will be mounted" in capsys.readouterr().err
 
 
 def test_apply_hands_the_manifest_to_the_cluster(play, capsys):
