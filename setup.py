@@ -33,12 +33,15 @@ setup(
         "absl-py>=2.1",
         "etils[epath]>=1.9",
         "numpy>=2.0",
+        "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
+        "datasketch>=1.6",  # near duplicates
         "rich>=13.0",
         # Writes event files without TensorFlow, and shows them.
         "tensorboard>=2.20",
     ],
     extras_require={
-        "tpu": ["jax[tpu]"],
+        "tpu": ["jax[tpu]", "gcsfs>=2024.6"],  # gs://
+        "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
         "test": [
             "pytest>=8",

@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 
-from data.schemas import DataError, one_of
+from data.templates import DataError, one_of
 
 
 def repetition(text: str) -> float:

@@ -13,33 +13,31 @@ user's; `rank` counts from 0, lower is better, ties are allowed; a kind says how
 about ("chosen", the kinds of a built-in corpus, "" where nobody said).
 """
 
-import difflib
 import re
-import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+
+from data.templates import (
+    DataError,
+    has,
+    is_number,
+    one_of,
+    parse,
+    text_of,
+    value_of,
+    wrong_type,
+)
 
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
-
-
-class DataError(ValueError):
-    """Bad input data. The message is for the person: what, where (file:line), why, what to type.
-
-    `reason` is a short stable name where one record is at fault, so that it can be counted and
-    skipped; it is "" where the source itself is at fault.
-    """
-
-    def __init__(self, message, reason=""):
-        super().__init__(message)
-        self.reason = reason
 
 
 def normaliser(schema: str, fields=()) -> Callable[[dict], dict]:
     """A function from a record to a normalised example of `schema`.
 
     `fields` maps names of the schema to templates over the record's own fields, such as
-    {"prompt": "{instruction}\\n{input}", "response": "{output}"}. A name without a template is
-    the record's field of that name. `{{` and `}}` stand for braces; braces inside values are
+    {"prompt": "{instruction}\\n{input}", "response": "{output}"}; {turns[0].text} is inside of a
+    field, and a list of templates gives a list. A name without a template is the record's field of
+    that name. `{{` and `}}` stand for braces; braces inside values are
     text like any other. Where a value is empty or null, the filled template is stripped, so that
     an optional field leaves no blank line behind.
 
@@ -50,136 +48,42 @@ def normaliser(schema: str, fields=()) -> Callable[[dict], dict]:
     templates = {}
     for name, template in dict(fields).items():
         one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
-        templates[name] = _parse_template(name, template)
+        templates[name] = parse(name, template)
     return lambda record: convert(record, templates)
-
-
-def one_of(what, value, choices: Mapping):
-    """choices[value], or a DataError that names the nearest choice."""
-    if value in choices:
-        return choices[value]
-    raise DataError(
-        f"{value!r} is no {what}; did you mean {nearest(value, choices)!r}? "
-        f"(choices: {', '.join(choices)})"
-    )
-
-
-def nearest(name, names) -> str:
-    """The one of `names` that looks most like `name`; "" if there are none."""
-    return next(iter(difflib.get_close_matches(str(name), sorted(names), 1, cutoff=0)), "")
-
-
-# Fields and templates.
-
-
-def _parse_template(name, template):
-    """A template as [(literal, field or None), ...]; plain fields only: nothing is evaluated."""
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"template {template!r} of {name!r} does not parse: {error}. "
-            "Write {field} for a field of the record, and {{ or }} for a brace."
-        ) from None
-    for _, field, spec, conversion in pieces:
-        if field == "" or spec or conversion:
-            raise DataError(
-                f"template {template!r} of {name!r}: a field is written {{field}}, with the name "
-                "of a field of the record and nothing else; a brace is written {{ or }}."
-            )
-    return [(literal, field) for literal, field, _, _ in pieces]
-
-
-def _has(record, templates, name):
-    return name in templates or name in record
-
-
-def _value(record, templates, name):
-    """The value of `name` in a record: its template filled in, or the field of that name.
-
-    A template of one bare field gives the field as it is, since it may hold a list.
-    """
-    if name not in templates:
-        return _field(record, name, name)
-    template = templates[name]
-    if len(template) == 1 and template[0][0] == "" and template[0][1] is not None:
-        value = _field(record, template[0][1], name)
-        return str(value) if _is_number(value) else value
-    filled, empty = [], False
-    for literal, field in template:
-        filled.append(literal)
-        if field is None:
-            continue
-        value = _field(record, field, name)
-        if value is None:
-            value = ""
-        elif not isinstance(value, str) and not _is_number(value):
-            raise _wrong_type(field, "a string", value)
-        empty = empty or not str(value).strip()
-        filled.append(str(value))
-    return "".join(filled).strip() if empty else "".join(filled)
-
-
-def _field(record, field, name):
-    if field in record:
-        return record[field]
-    if not record:
-        raise DataError("the record is empty: {}", "missing_field")
-    near = nearest(field, record)
-    listed = ", ".join(repr(key)[:40] for key in list(record)[:12])
-    raise DataError(
-        f"no field {field!r}; the nearest is {near[:40]!r} (the record has {listed}). "
-        f'If another field holds it, say so: fields={{"{name}": "{{{near[:40]}}}"}}',
-        "missing_field",
-    )
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _wrong_type(name, wanted, value):
-    shown = repr(value) if value is None or _is_number(value) else f"a {type(value).__name__}"
-    return DataError(f"{name!r} should be {wanted}, and is {shown[:60]}", "wrong_type")
-
-
-def _text(value, name):
-    """`value` if it is a string that says something and can be written as UTF-8."""
-    if not isinstance(value, str):
-        raise _wrong_type(name, "a string", value)
-    if not value.strip():
-        raise DataError(f"{name!r} is empty", "empty_text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON's \ud800 alone: no tokenizer could take it
-        raise DataError(
-            f"{name!r} holds half a surrogate pair at character {error.start}, which is no "
-            "Unicode text; write the file with ensure_ascii=False, or drop that character",
-            "invalid_utf8",
-        ) from None
-    return value
 
 
 # Conversations.
 
 
+# The field and the speakers' names as the collections in use have them.
+_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
+_ROLES = {"human": "user", "customer": "user", "gpt": "assistant", "agent": "assistant"}
+
+
+def _message(message, name):
+    """{"role", "content"} of a message that may call them otherwise."""
+    if not isinstance(message, dict):
+        raise wrong_type(name, 'a {"role", "content"} object', message)
+    out = {}
+    for key, names in (("role", _ROLE_KEYS), ("content", _CONTENT_KEYS)):
+        found = next((n for n in names if n in message), None)
+        if found is None:
+            raise DataError(
+                f"{name} has no {key!r}; a message is "
+                '{"role": "user" or "assistant", "content": "..."}',
+                "missing_field",
+            )
+        out[key] = message[found]
+    if isinstance(out["role"], str):
+        out["role"] = _ROLES.get(out["role"], out["role"])
+    return out | {"content": text_of(out["content"], f"{name}.content")}
+
+
 def _messages(value, name, last):
     """A checked copy of a list of messages whose last role is in `last`."""
     if not isinstance(value, list) or not value:
-        raise _wrong_type(name, "a list of messages, not empty", value)
-    messages = []
-    for i, message in enumerate(value):
-        if not isinstance(message, dict):
-            raise _wrong_type(f"{name}[{i}]", 'a {"role", "content"} object', message)
-        for key in ("role", "content"):
-            if key not in message:
-                raise DataError(
-                    f"{name}[{i}] has no {key!r}; a message is "
-                    '{"role": "user" or "assistant", "content": "..."}',
-                    "missing_field",
-                )
-        content = _text(message["content"], f"{name}[{i}].content")
-        messages.append({"role": message["role"], "content": content})
+        raise wrong_type(name, "a list of messages, not empty", value)
+    messages = [_message(message, f"{name}[{i}]") for i, message in enumerate(value)]
     start = 1 if messages[0]["role"] == "system" else 0
     for i, message in enumerate(messages[start:], start):
         wanted = ("user", "assistant")[(i - start) % 2]
@@ -202,36 +106,36 @@ def _from_user(value, name="prompt"):
     """Messages that end with the user's, from a string or a list of messages."""
     if isinstance(value, list):
         return _messages(value, name, ("user",))
-    return [{"role": "user", "content": _text(value, name)}]
+    return [{"role": "user", "content": text_of(value, name)}]
 
 
 def _with_system(record, templates, messages):
     """`messages` behind the record's system message, if it has one and it says something."""
-    system = _value(record, templates, "system") if _has(record, templates, "system") else None
+    system = value_of(record, templates, "system") if has(record, templates, "system") else None
     if system is None or (isinstance(system, str) and not system.strip()):
         return messages
     if messages[0]["role"] == "system":
         raise DataError("a 'system' field and a system message: keep one of them", "bad_roles")
-    return [{"role": "system", "content": _text(system, "system")}, *messages]
+    return [{"role": "system", "content": text_of(system, "system")}, *messages]
 
 
 def _holds_messages(record, templates):
-    return "messages" in record and not {"prompt", "response"} & set(templates)
+    return has(record, templates, "messages") and not {"prompt", "response"} & set(templates)
 
 
 # The schemas.
 
 
 def _text_example(record, templates):
-    return {"text": _text(_value(record, templates, "text"), "text")}
+    return {"text": text_of(value_of(record, templates, "text"), "text")}
 
 
 def _chat_example(record, templates):
     if _holds_messages(record, templates):
-        messages = _messages(record["messages"], "messages", ("assistant",))
+        messages = _messages(value_of(record, templates, "messages"), "messages", ("assistant",))
     else:
-        messages = _from_user(_value(record, templates, "prompt"))
-        response = _text(_value(record, templates, "response"), "response")
+        messages = _from_user(value_of(record, templates, "prompt"))
+        response = text_of(value_of(record, templates, "response"), "response")
         messages.append({"role": "assistant", "content": response})
     return {"messages": _with_system(record, templates, messages)}
 
@@ -240,21 +144,23 @@ def _prompt_example(record, templates):
     """With `answer`, the reference that verifiers compare with, where there is one."""
     answer = {}
     if _holds_messages(record, templates):
-        messages = _messages(record["messages"], "messages", ("user", "assistant"))
+        messages = _messages(
+            value_of(record, templates, "messages"), "messages", ("user", "assistant")
+        )
         if messages[-1]["role"] == "assistant":  # a chat record: what it answered is not asked
             answer["answer"] = messages.pop()["content"]
     else:
-        messages = _from_user(_value(record, templates, "prompt"))
+        messages = _from_user(value_of(record, templates, "prompt"))
     if "answer" in templates:
-        answer["answer"] = _text(_value(record, templates, "answer"), "answer")
-    elif isinstance(record.get("answer"), str) or _is_number(record.get("answer")):
+        answer["answer"] = text_of(value_of(record, templates, "answer"), "answer")
+    elif isinstance(record.get("answer"), str) or is_number(record.get("answer")):
         answer["answer"] = str(record["answer"])
     return {"messages": _with_system(record, templates, messages)} | answer
 
 
 def _preference_example(record, templates):
     """Any of: chosen and rejected; chosen and a list of rejected; responses with a rank."""
-    if _has(record, templates, "responses"):
+    if has(record, templates, "responses") and "chosen" not in templates:
         answers, rank, kinds = _ranked(record, templates)
     else:
         answers, rank, kinds = _chosen_rejected(record, templates)
@@ -274,8 +180,8 @@ def _preference_example(record, templates):
             "different_prefix",
         )
     messages = prefixes[0]
-    if _has(record, templates, "prompt") or not messages:
-        prompt = _from_user(_value(record, templates, "prompt"))
+    if has(record, templates, "prompt") or not messages:
+        prompt = _from_user(value_of(record, templates, "prompt"))
         if messages and messages[-len(prompt) :] != prompt:
             raise DataError(
                 "'prompt' is not what the dialogues say before their last answer; "
@@ -292,14 +198,18 @@ def _preference_example(record, templates):
 
 
 def _ranked(record, templates):
-    responses = _value(record, templates, "responses")
+    responses = value_of(record, templates, "responses")
     if not isinstance(responses, list) or len(responses) < 2:
-        raise _wrong_type("responses", "a list of two responses or more", responses)
+        raise wrong_type("responses", "a list of two responses or more", responses)
     rank = list(range(len(responses)))
-    if _has(record, templates, "rank"):
-        rank = _value(record, templates, "rank")
+    if "best" in templates:
+        rank = _rank_of_best(value_of(record, templates, "best"), len(responses))
+    elif "good" in templates:
+        rank = [0 if _is_good(value) else 1 for value in value_of(record, templates, "good")]
+    elif has(record, templates, "rank"):
+        rank = value_of(record, templates, "rank")
         if not isinstance(rank, list) or any(type(place) is not int for place in rank):
-            raise _wrong_type("rank", "a list of whole numbers", rank)
+            raise wrong_type("rank", "a list of whole numbers", rank)
     if len(rank) != len(responses):
         raise DataError(
             f"'rank' has {len(rank)} numbers for {len(responses)} responses", "bad_rank"
@@ -311,16 +221,35 @@ def _ranked(record, templates):
     return answers, [places[place] for place in rank], [""] * len(responses)
 
 
+def _rank_of_best(best, count):
+    """Of the number of the best response, counted from 1; 0 says that none is better."""
+    if isinstance(best, str) and best.strip().isdigit():
+        best = int(best)
+    if isinstance(best, bool) or not isinstance(best, int) or not 0 <= best <= count:
+        raise wrong_type("best", f"the number of a response, 1 to {count}, or 0", best)
+    return [int(best not in (0, i)) for i in range(1, count + 1)]
+
+
+def _is_good(value):
+    """A thumb: true or false, a number that is 1 or 0, or such a word."""
+    known = {"true": True, "1": True, "1.0": True, "up": True, "good": True, "yes": True}
+    known |= {"false": False, "0": False, "0.0": False, "down": False, "bad": False, "no": False}
+    found = known.get(str(value).strip().lower())
+    if found is None:
+        raise wrong_type("good", "true or false", value)
+    return found
+
+
 def _chosen_rejected(record, templates):
-    chosen = _value(record, templates, "chosen")
-    rejected = _value(record, templates, "rejected")
+    chosen = value_of(record, templates, "chosen")
+    rejected = value_of(record, templates, "rejected")
     if not (isinstance(rejected, list) and all(_is_candidate(item) for item in rejected)):
         return [(chosen, "chosen"), (rejected, "rejected")], [0, 1], ["chosen", ""]
     if not rejected:
         raise DataError("'rejected' is an empty list: nothing was preferred to", "missing_field")
     answers = [(chosen, "chosen")]
     answers += [(item["text"], f"rejected[{i}].text") for i, item in enumerate(rejected)]
-    kinds = ["chosen", *(_text(item["kind"], "kind") for item in rejected)]
+    kinds = ["chosen", *(text_of(item["kind"], "kind") for item in rejected)]
     return answers, [0] + [1] * len(rejected), kinds
 
 
@@ -340,20 +269,22 @@ def _split_dialogue(value, name):
             {"role": _HH_ROLES[speaker], "content": content.strip()}
             for speaker, content in zip(parts[::2], parts[1::2], strict=True)
         ]
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list):
-        return [], _text(value, name)
-    if len(value) == 1 and isinstance(value[0], dict) and value[0].get("role") == "assistant":
-        return [], _text(value[0].get("content"), f"{name}[0].content")
+        return [], text_of(value, name)
+    if len(value) == 1 and (only := _message(value[0], f"{name}[0]"))["role"] == "assistant":
+        return [], only["content"]
     *messages, answer = _messages(value, name, ("assistant",))
     return messages, answer["content"]
 
 
 _SCHEMAS = {
     "text": (_text_example, ("text",)),
-    "chat": (_chat_example, ("prompt", "response", "system")),
+    "chat": (_chat_example, ("messages", "prompt", "response", "system")),
     "preference": (
         _preference_example,
-        ("prompt", "chosen", "rejected", "responses", "rank", "system"),
+        ("prompt", "chosen", "rejected", "responses", "rank", "best", "good", "system"),
     ),
-    "prompt": (_prompt_example, ("prompt", "system", "answer")),
+    "prompt": (_prompt_example, ("messages", "prompt", "system", "answer")),
 }

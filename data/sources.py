@@ -4,23 +4,16 @@ What an example of each schema looks like is in data/schemas.py. Here every exam
 `where` it was read ("path:line", or "tfds:name/config:split[17]"), for the errors further on.
 """
 
-import contextlib
-import difflib
-import glob
-import gzip
+import functools
 import hashlib
 import json
-import os
-import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from data import schemas
-from data.schemas import DataError
-
-_TEXT = (".txt", ".txt.gz")
-_JSON = (".jsonl", ".jsonl.gz")
+from data import files, schemas, tfds_records
+from data.files import Span
+from data.templates import DataError, one_of
 
 
 class Examples(NamedTuple):
@@ -44,11 +37,13 @@ def iterate(
     on_bad: str = "error",
     max_bad: int = 100,
     skipped: Counter | None = None,
+    span: Span | None = None,
 ) -> Iterator[dict]:
     """Examples one at a time, in the same order every time, for a source too large for a list.
 
-    source: a path, a glob (`**` included; its matches sorted), "tfds:name/config:split", or a
-        list of those. A file that several of them match is read once.
+    source: a path or a glob (`**` included; its matches sorted), local or gs://…, the folder of a
+        data set of Hugging Face `datasets`, "tfds:name/config:split", or a list of those. A file
+        that several of them match is read once. Formats: data/files.py.
     schema: "text", "chat", "preference" or "prompt"; `fields` are its templates
         (schemas.normaliser).
     documents: whether a .txt holds a document a "line" or is one "file". Blank lines are passed
@@ -57,12 +52,13 @@ def iterate(
     on_bad: "error" raises at the first bad record; "skip" counts it in `skipped` by reason, and
         raises once there are more than `max_bad`. A missing or broken file, or a gzip that ends
         early, is always raised: nobody could say how many examples went with it.
+    span: of the one file that `source` is, read this part (Part.spans), which may be empty.
 
     Raises DataError, also when there is no example at all.
     """
     normalise = schemas.normaliser(schema, fields)
-    schemas.one_of("value of documents", documents, dict.fromkeys(("line", "file")))
-    schemas.one_of("value of on_bad", on_bad, dict.fromkeys(("error", "skip")))
+    one_of("value of documents", documents, dict.fromkeys(("line", "file")))
+    one_of("value of on_bad", on_bad, dict.fromkeys(("error", "skip")))
     skipped = Counter() if skipped is None else skipped
     first_bad, found = [], 0
 
@@ -81,11 +77,11 @@ def iterate(
                 "Mend the data, or raise max_bad if so many are to be left out."
             ) from None
 
-    for name, parse, raws in _parts(source, schema, documents, tfds_dir):
+    for part in parts_of(source, schema, documents, tfds_dir):
         holds_records = False
-        for where, raw in raws:
+        for where, raw in part.records(span):
             try:
-                record = parse(raw)
+                record = part.parse(raw)
                 if record is None:
                     continue
                 example = normalise(record)
@@ -95,9 +91,9 @@ def iterate(
                 found += 1
                 yield {**example, "where": where}
             holds_records = True
-        if not holds_records:
-            bad(name, DataError("holds no record, only blank space if anything", "empty_file"))
-    if not found:
+        if not holds_records and not span:
+            bad(part.name, DataError("holds no record, only blank space if anything", "empty_file"))
+    if not found and not span:
         raise DataError(
             f"no example of schema {schema!r} in {source!r}{_summary(skipped, first_bad)}"
         )
@@ -110,211 +106,44 @@ def _summary(skipped, first_bad):
     return "\n  ".join([f" ({counts}). The first:", *first_bad])
 
 
-def _parts(source, schema, documents, tfds_dir):
-    """(name, parse, iterator of (where, raw)) for each file and data set, in order.
+class Part(NamedTuple):
+    """A file or a TFDS data set.
 
-    parse(raw) is a record, None for a blank line, or raises DataError with a reason.
+    Attributes:
+      records: (span) -> (where, raw) pairs. parse: raw -> a record, or None for a blank line, or
+        DataError with a reason. spans: () -> parts that can be read apart.
+    """
+
+    name: str
+    records: Callable
+    parse: Callable
+    spans: Callable
+
+
+def parts_of(source, schema: str, documents: str = "line", tfds_dir: str = "") -> list[Part]:
+    """The files and data sets of `source`, each once, in order. Arguments: see `iterate`.
+
+    Raises:
+      DataError: one of them is not there, or cannot be read as `schema`.
     """
     entries = list(source) if isinstance(source, list | tuple) else [source]
     if not entries or not all(entries):
         raise DataError("no source: give a path, a glob, tfds:name/config:split, or a list")
-    parts = {}  # by name, so that a file is read once; a dict keeps the order
+    names = {}  # a dict keeps the order
     for entry in entries:
-        if isinstance(entry, str) and entry.startswith("tfds:"):
-            parts[entry] = None
-        else:
-            parts.update(dict.fromkeys(_expand(entry)))
-    for path in parts:
-        if not path.startswith("tfds:"):
-            _check_suffix(path, schema)  # all of them, before an hour goes into the first
-    for name in parts:
+        is_tfds = isinstance(entry, str) and entry.startswith("tfds:")
+        names.update(dict.fromkeys([entry] if is_tfds else files.expand(entry)))
+    parts = []
+    for name in names:
         if name.startswith("tfds:"):
-            yield name, _parse_tfds, _tfds_records(name, tfds_dir)
-        elif name.endswith(_JSON):
-            yield name, _parse_json, _lines(name)
-        else:
-            yield name, _parse_text, _lines(name) if documents == "line" else _whole(name)
-
-
-# Files.
-
-
-def _expand(pattern):
-    """The files that a path or a glob stands for, sorted. Raises DataError if there are none."""
-    path = os.path.expanduser(os.fspath(pattern))
-    if os.path.isfile(path):
-        return [path]
-    if os.path.isdir(path):
-        raise DataError(
-            f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*.jsonl')}"
-        )
-    if glob.escape(path) != path:
-        found = sorted(p for p in glob.glob(path, recursive=True) if os.path.isfile(p))
-        if found:
-            return found
-        what = f"no file matches {path}"
-    else:
-        what = f"there is no file {path}"
-    folder, name = os.path.split(path)
-    while not os.path.isdir(folder or "."):
-        folder, name = os.path.split(folder)
-    try:
-        near = schemas.nearest(name, os.listdir(folder or "."))
-    except OSError as error:
-        raise DataError(f"{what}; {folder} cannot be listed: {error.strerror}") from error
-    if not near:
-        raise DataError(f"{what}; {folder or 'the current directory'} is empty")
-    raise DataError(f"{what}; the nearest there is is {os.path.join(folder, near)}")
-
-
-def _check_suffix(path, schema):
-    wanted = _TEXT + _JSON if schema == "text" else _JSON
-    if path.endswith(wanted):
-        return
-    how = ""
-    if path.endswith(".json"):
-        how = f"; if it is one JSON list, type: jq -c '.[]' {path} > {path}l"
-    raise DataError(
-        f"{path}: schema {schema!r} is read from {', '.join(wanted)}, by the name's ending{how}"
-    )
-
-
-@contextlib.contextmanager
-def _opened(path):
-    """The file in binary, unzipped; what goes wrong while reading it becomes a DataError."""
-    try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: broken gzip ({error}); was the download cut short? "
-            f"Fetch or compress it again, and check with: gzip -t {path}"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def _lines(path):
-    with _opened(path) as file:
-        for number, line in enumerate(file, 1):
-            yield f"{path}:{number}", line
-
-
-def _whole(path):
-    with _opened(path) as file:
-        yield f"{path}:1", file.read()
-
-
-def _decode(raw):
-    """Bytes as text, without a byte order mark and with Unix line ends."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start)
-        raise DataError(
-            f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}"
-            + (f", on line {line + 1}" if line else "")
-            + ". Convert the file: iconv -f ENCODING -t UTF-8 FILE",
-            "invalid_utf8",
-        ) from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
-
-
-def _parse_text(raw):
-    text = _decode(raw).removesuffix("\n")
-    return {"text": text} if text.strip() else None
-
-
-def _parse_json(raw):
-    line = _decode(raw).strip()
-    if not line:
-        return None
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"not JSON: {error.msg} at column {error.colno}; a .jsonl has one whole object a line",
-            "bad_json",
-        ) from None
-    except (ValueError, RecursionError) as error:  # a number of 5000 digits; 2000 brackets
-        raise DataError(f"not readable JSON: {error}", "bad_json") from None
-    if not isinstance(record, dict):
-        raise DataError(
-            f"a JSON {type(record).__name__} where an object should be: {{...}}", "not_an_object"
-        )
-    return record
-
-
-# TFDS.
-
-
-def _tfds_records(name, tfds_dir):
-    """(where, (record, features)) for each record of "tfds:name/config:split"."""
-    import tensorflow_datasets as tfds  # slow to import, and most sources are files
-
-    dataset, _, split = name.removeprefix("tfds:").partition(":")
-    if not dataset or not split:
-        raise DataError(f"{name!r} lacks a split: write tfds:NAME/CONFIG:SPLIT, as in {name}:train")
-    folder = os.path.expanduser(tfds_dir or tfds.core.constants.DATA_DIR)
-    builder, _, config = dataset.partition("/")
-    try:
-        if builder == "pydocs":
-            from data import pydocs
-
-            records = pydocs.prepare(config, folder).as_data_source(split)
-        else:
-            array_record = {"file_format": "array_record"}  # the default takes TensorFlow
-            records = tfds.data_source(
-                dataset, split=split, data_dir=folder, builder_kwargs=array_record
-            )
-    except tfds.core.DatasetNotFoundError as error:
-        known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(builder, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near and near[0] != builder else ""
-        raise DataError(
-            f"{name}: TFDS knows no data set {dataset!r}. {hint}It looked among its own and in "
-            f"{os.path.join(folder, builder)}; name another folder with tfds_dir."
-        ) from error
-    except (ValueError, ImportError, OSError, AssertionError, RuntimeError) as error:
-        hint = ""
-        if "file format" in str(error).lower():
-            hint = (
-                "\nIt was prepared in a format without random access. Delete it there, or set "
-                "tfds_dir to another folder, and it is prepared anew as ArrayRecord."
-            )
-        raise DataError(f"{name}: TFDS cannot open it in {folder}: {error}{hint}") from error
-    features = records.dataset_info.features
-    lists = {  # TFDS gives a sequence of dicts as a dict of sequences
-        key
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Sequence)
-        and isinstance(feature.feature, tfds.features.FeaturesDict)
-    }
-    for i in range(len(records)):
-        yield f"{name}[{i}]", (records[i], lists)
-
-
-def _parse_tfds(raw):
-    record, lists = raw
-    record = {key: _plain(value) for key, value in record.items()}
-    for key in lists & set(record):
-        columns = record[key]
-        rows = zip(*columns.values(), strict=True)
-        record[key] = [dict(zip(columns, row, strict=True)) for row in rows]
-    return record
-
-
-def _plain(value):
-    """TFDS's bytes and NumPy values as Python's."""
-    if isinstance(value, bytes):
-        return _decode(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value if not isinstance(value, bytes) else _decode(value)
+            found = tfds_records.read, tfds_records.spans
+            records, spans = (functools.partial(f, name, tfds_dir) for f in found)
+            parts.append(Part(name, records, tfds_records.parse, spans))
+        else:  # all of them, before an hour goes into the first
+            format_ = files.format_of(name, schema, documents)
+            records = functools.partial(format_.records, name)
+            parts.append(Part(name, records, format_.parse, functools.partial(format_.spans, name)))
+    return parts
 
 
 # Held-out data.

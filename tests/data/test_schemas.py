@@ -2,7 +2,8 @@
 
 import pytest
 
-from data.schemas import DataError, normaliser
+from data.schemas import normaliser
+from data.templates import DataError
 
 
 def user(content):
@@ -77,6 +78,60 @@ def test_a_template_of_missing_or_wrong_fields():
     refused("chat", record, "empty_text", "'prompt' is empty", ALPACA)
 
 
+def test_a_template_reaches_inside_of_a_field_and_a_list_of_them_gives_a_list():
+    record = {"turns": [{"text": "a"}, {"text": "b.c"}], "x.y": "z", "one": {"good": True}}
+    fields = {"prompt": "{turns[0].text}-{x.y}", "response": "{turns[1].text}"}
+    assert normaliser("chat", fields)(record)["messages"] == [user("a-z"), assistant("b.c")]
+    for wrong in (
+        "{turns[2].text}",
+        "{turns.text}",
+        "{turns[0]text}",
+        "{turns[0].text.}",
+        "{one[0]}",
+    ):
+        refused("chat", record, "missing_field", "no field", {"prompt": wrong, "response": "a"})
+    fields = {"prompt": "p", "responses": ["{turns[0].text}", "{turns[1].text}"], "best": "2"}
+    found = normaliser("preference", fields)(record)
+    assert (found["responses"], found["rank"]) == (["a", "b.c"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("templates", "rank"),
+    [
+        ({"best": "{label}"}, [0, 1, 1]),
+        ({"best": "{three}"}, [1, 1, 0]),
+        ({"good": ["{yes}", "{no}", "{yes}"]}, [0, 1, 0]),
+        ({"good": ["{no}", "{number}", "{no}"]}, [1, 0, 1]),
+    ],
+)
+def test_which_response_is_best_or_good(templates, rank):
+    record = {"label": 1, "three": "3", "yes": True, "no": "False", "number": 1.0}
+    fields = {"prompt": "p", "responses": ["a", "b", "c"], **templates}
+    assert normaliser("preference", fields)(record)["rank"] == rank
+    none = {"prompt": "p", "responses": ["a", "b"]}
+    refused("preference", {"l": 0}, "bad_rank", "tied", none | {"best": "{l}"})
+    refused("preference", {"l": 3}, "wrong_type", "1 to 2, or 0", none | {"best": "{l}"})
+    refused(
+        "preference", {"l": "x"}, "wrong_type", "true or false", none | {"good": ["{l}", "{l}"]}
+    )
+
+
+def test_messages_by_the_names_that_collections_use():
+    wanted = [user("a"), assistant("b")]
+    for messages in (
+        [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+        [{"speaker": "customer", "text": "a"}, {"speaker": "agent", "text": "b"}],
+    ):
+        assert normaliser("chat", {"messages": "{said}"})({"said": messages})["messages"] == wanted
+    record = {
+        "said": messages[:1],
+        "chosen": messages[1],
+        "rejected": {"from": "gpt", "value": "c"},
+    }
+    found = normaliser("preference", {"prompt": "{said}"})(record)
+    assert (found["messages"], found["responses"]) == ([user("a")], ["b", "c"])
+
+
 # Chats and prompts.
 
 
@@ -102,7 +157,7 @@ def test_chats():
         ([], "wrong_type", "a list of messages, not empty"),
         ("hi", "wrong_type", "a list of messages"),
         (["hi"], "wrong_type", r"messages\[0\]"),
-        ([{"from": "human", "value": "a"}], "missing_field", r"messages\[0\] has no 'role'"),
+        ([{"by": "human", "value": "a"}], "missing_field", r"messages\[0\] has no 'role'"),
         ([{"role": "user"}], "missing_field", "no 'content'"),
         ([user("a")], "bad_roles", "the last of 'messages' is from 'user'"),
         ([system("a")], "bad_roles", "the last of 'messages' is from 'system'"),
