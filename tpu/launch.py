@@ -242,6 +242,10 @@ def main(argv=None) -> int:
     except ValueError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; what runs on machines elsewhere goes on, and the same command waits "
+              "for it again", file=sys.stderr)  # fmt: skip
+        return supervise.INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -156,6 +156,23 @@ def state(job: Job, gcloud: Gcloud) -> tuple[str, str]:
     return facts["state"], facts.get("failedData", {}).get("error", {}).get("message", "")
 
 
+def patient_state(job: Job, gcloud: Gcloud, say, told: Told) -> tuple[str, str]:
+    """As `state`, but asks until there is an answer: a laptop without a network, or a login that
+    has run out, changes nothing for the machines.
+
+    Raises:
+      LaunchError: there is none, and we were told to leave.
+    """
+    while True:
+        try:
+            return state(job, gcloud)
+        except LaunchError as e:
+            if told.yes:
+                raise
+            say(f"{e}; asking again in 30 s")
+            told.sleep(30)
+
+
 def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> bool:
     """Creates the slices unless they are there, and waits until they are ready; returns whether
     they were.
@@ -185,7 +202,7 @@ def up(job: Job, gcloud: Gcloud, say: Callable[[str], None], told: Told) -> bool
             code = 1 if "uota" in cause else LOST
             raise LaunchError(f"{job.name} is {now or 'gone'}: {cause or 'taken away'}", code)
         told.sleep(15)
-        now, cause = state(job, gcloud)
+        now, cause = patient_state(job, gcloud, say, told)
     say(f"{job.name} is ACTIVE: {job.slices} × {job.slice.accelerator}, {job.workers} workers")
     return ready
 
@@ -278,7 +295,7 @@ def wait(job: Job, gcloud: Gcloud, attempt: str, say, told: Told, poll: float = 
             with contextlib.suppress(LaunchError):  # one that has ended is no reason to worry
                 gcloud(ssh(job, REMOTE_STOP))
             stopping = True
-        now, _ = state(job, gcloud)
+        now, _ = patient_state(job, gcloud, say, told)
         if now != "ACTIVE":
             say(f"{job.name} is {now or 'gone'}: its machines are lost")
             return LOST
@@ -318,7 +335,7 @@ def progress(workdir: str, gcloud: Gcloud) -> str:
 
 
 def committed_steps(bucket_workdir: str, gcloud: Gcloud) -> int:
-    """As `supervise.committed_steps`, of a workdir in a bucket."""
+    """As `supervise.committed_steps`, of a workdir in a bucket; 0 too if gcloud does not answer."""
     if gcloud.dry_run:
         return 0
     newest: dict[str, int] = {}
@@ -326,7 +343,7 @@ def committed_steps(bucket_workdir: str, gcloud: Gcloud) -> int:
         try:
             listed = gcloud(["gcloud", "storage", "ls", f"{bucket_workdir}/{pattern}"])
         except LaunchError:
-            continue  # nothing is there yet
+            continue  # most likely nothing is there yet
         for line in listed.split():
             parent, _, name = line.rstrip("/").rpartition("/")
             if name.isdigit():

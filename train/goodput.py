@@ -46,7 +46,7 @@ class Goodput:
 
     def __init__(self, workdir, begun: float | None = None, writes: bool = True):
         self._path, self._writes = epath.Path(workdir) / "goodput.json", writes
-        before = json.loads(self._path.read_text()) if self._path.exists() else {}
+        before = _read(self._path)
         self._since, self.part = begun or time.time(), "init"
         self.seconds = dict.fromkeys(PARTS, 0.0) | before.get("seconds", {})
         self._attempts = before.get("attempts", 0) + 1
@@ -130,6 +130,14 @@ class Goodput:
         if self._attempts > 1:
             text += f" in {self._attempts} attempts, {_time(self._between)} between them"
         return f"{text}: {' · '.join(shown)}"
+
+
+def _read(path) -> dict:
+    """What a goodput.json says; nothing if a power cut left half of it: no run stops for that."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        return {}
 
 
 def _time(seconds: float) -> str:

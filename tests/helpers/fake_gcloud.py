@@ -41,6 +41,7 @@ EMPTY = {
     "create_errors": [],  # of one `create` after the other; empty for none
     "lives": [["ACTIVE"]],  # states that what one `create` after the other makes goes through
     "states": [],  # of what is there now
+    "describe_errors": [],  # as `create_errors`
     "cause": "",  # why it FAILED
     "ssh": [],  # what one ssh after the other prints; None: it is lost, SIGTERM: to the caller
     "ls": [],
@@ -74,6 +75,8 @@ def queued_resources(plan, verb):
             raise Ended(1, "", "Create request issued\n" + error)
         plan["states"] = plan["lives"].pop(0)
     elif verb == "describe":
+        if plan["describe_errors"] and (error := plan["describe_errors"].pop(0)):
+            raise Ended(1, "", error)
         if not plan["states"]:
             raise Ended(1, "", "ERROR: (gcloud.describe) NOT_FOUND: Resource 'q' was not found")
         now = plan["states"].pop(0) if len(plan["states"]) > 1 else plan["states"][0]

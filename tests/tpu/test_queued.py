@@ -96,6 +96,30 @@ def test_a_lost_ssh_does_not_end_the_run(play):
     assert "delete" not in play.verbs()
 
 
+def test_a_laptop_without_a_network_does_not_end_the_run(play):
+    error = "ERROR: (gcloud.describe) There was a problem refreshing your current auth tokens"
+    errors = ["", "", error, error, "", error]  # while it waits for machines, and for the run
+    play(
+        lives=[["PROVISIONING", "ACTIVE"]], describe_errors=errors,
+        ssh=["", "running\nrunning\nrunning\nrunning\n", "0\n0\n0\n0\n"],
+    )  # fmt: skip
+    said = []
+    assert attempt(said) == 0 and "delete" not in play.verbs()
+    assert sum("auth tokens; asking again in 30 s" in line for line in said) == 3
+
+
+def test_ctrl_c_leaves_the_machines_alone(play, capsys, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    play(states=["ACTIVE"])
+    monkeypatch.setattr(queued, "wait", interrupt)
+    monkeypatch.setattr(queued, "running", lambda job, gcloud: "17")
+    assert launch.main(["supervise", *FLAGS_OF, "--", *COMMAND[1:]]) == 130
+    assert "the same command waits for it again" in capsys.readouterr().err
+    assert "delete" not in play.verbs()
+
+
 def test_machines_that_no_ssh_reaches_are_lost(play):
     play(ssh=["", *[None] * 5])
     assert attempt() == queued.LOST and play.verbs()[-2:] == ["delete", "describe"]
