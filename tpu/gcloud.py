@@ -53,6 +53,8 @@ def explain(text: str, command: list[str]) -> LaunchError:
         return LaunchError(f"there is no such resource: {said}", 1)
     if "active account" in text or "Reauthentication" in text:
         return LaunchError(f"{said} Type gcloud auth login")
+    if "attribute [project]" in text:
+        return LaunchError("gcloud has no project: type gcloud config set project PROJECT")
     if "uota" in text:
         return LaunchError(f"{said}. Ask for quota in that zone, or type a smaller --accelerator")
     if any(sign in text for sign in ("no more capacity", "UNAVAILABLE", "stockout")):

@@ -222,6 +222,19 @@ def test_not_logged_in_says_so(play, capsys):
     assert capsys.readouterr().err.endswith("account selected. Type gcloud auth login\n")
 
 
+def test_no_project_says_so(play, capsys):
+    """What gcloud says of it stands in its third line."""
+    error = (
+        "ERROR: (gcloud.compute.tpus.queued-resources.describe) Error parsing [queued_resource].\n"
+        "The [queued_resource] resource is not properly specified.\n"
+        "Failed to find attribute [project]. The attribute can be set in the following ways: \n"
+    )
+    play(answers={f"{fake_gcloud.QR} describe": [1, error]})
+    assert launch.main(["up", *FLAGS_OF]) == 1
+    said = "error: gcloud has no project: type gcloud config set project PROJECT\n"
+    assert capsys.readouterr().err == said
+
+
 def test_no_gcloud_is_one_line(play, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert launch.main(["up", *FLAGS_OF]) == 1
