@@ -34,7 +34,7 @@ setup(
         "etils[epath]>=1.9",
         "numpy>=2.0",
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
-        "datasketch>=1.6",  # near duplicates
+        "datasketch>=2.0",  # near duplicates
         "rich>=13.0",
         # Writes event files without TensorFlow, and shows them.
         "tensorboard>=2.20",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from data import filters, packing
+from data import duplicates, filters, packing, prepared
 from data.mixture import Mixture, SourceConfig, source_config
 from data.sources import DataError, content_key, read, split_heldout
 from data.tokenizer import Tokenizer
@@ -24,7 +24,8 @@ class DataConfig:
     """Where examples come from and how rows are made of them.
 
     Attributes:
-      source: a path, a glob, a tuple of them, or `tfds:name/config:split`.
+      source: a path, a glob, a folder of Hugging Face `datasets` or of prepared rows
+        (data/prepare.py), `tfds:name/config:split`, or a tuple of the first two.
       mixture: instead of `source`, {name: the settings of data/mixture.py's SourceConfig}.
       heldout_source: the same for evaluation; empty sets `heldout_fraction` of `source` aside,
         by a hash of what identifies an example, so that none stands on both sides.
@@ -39,6 +40,10 @@ class DataConfig:
         stand, such as those that are soon told apart; kinds that are not named stand in all.
       filters: {name: limit} of data/filters.py, such as `max_symbols`: training documents that fail
         one are left out and counted; held-out ones all stay.
+      dedup: `exact` leaves out documents of the same words as an earlier one, `near` those too that
+        are much alike (MinHash of runs of five words, Jaccard similarity of 0.8); empty keeps all.
+      decontaminate: {name: {source, fields}} of evaluation sets, read as text: a training document
+        with thirteen words in a row of one is left out.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
       sub_rows: a row of preferences is so many of `length` tokens (S).
       share_prompt: candidates of a ranking stand behind one copy of their prompt, which is less to
@@ -60,6 +65,8 @@ class DataConfig:
     subset: str = ""
     keep: Mapping[str, float] = dataclasses.field(default_factory=dict)
     filters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    dedup: str = ""
+    decontaminate: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     batch_size: int = 32
     length: int = 128
     sub_rows: int = 4
@@ -85,6 +92,7 @@ class DataConfig:
         self.subset_part()
         self.sources()
         filters.check(self.filters)
+        duplicates.check(self.dedup, self.decontaminate)
         for kind, share in self.keep.items():
             if not 0 <= share <= 1:
                 raise DataError(f"data.keep.{kind}={share} is not a share between 0 and 1")
@@ -94,6 +102,11 @@ class DataConfig:
         if not self.mixture:
             return {"": SourceConfig(self.source)}
         return {name: source_config(name, given) for name, given in self.mixture.items()}
+
+    def prepared(self) -> tuple[str, ...]:
+        """The folder of each source that is one of prepared rows (data/prepared.py), else ""."""
+        sources = [source.source for source in self.sources().values()]
+        return tuple(source if prepared.is_prepared(source) else "" for source in sources)
 
     def subset_part(self) -> tuple[int, int]:
         """(i, n) of `subset`; (0, 1) where it is empty."""
@@ -110,12 +123,15 @@ class Examples:
     Attributes:
       sizes: how many of the training examples each source of a mixture has, one after the other;
         empty where there is one source.
+      prepared: the folder of each source whose rows are prepared, "" of the others. Of such there
+        are no examples here, but for a few of the held-out ones.
     """
 
     train: list
     heldout: list
     skipped: Counter
     sizes: tuple[int, ...] = ()
+    prepared: tuple[str, ...] = ()
 
 
 def read_examples(config: DataConfig, schema: str) -> Examples:
@@ -132,8 +148,11 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
             max_bad=config.max_bad,
         )
 
-    skipped, parts, heldout = Counter(), [], []
-    for name, source in config.sources().items():
+    skipped, parts, heldout, folders = Counter(), [], [], config.prepared()
+    for (name, source), folder in zip(config.sources().items(), folders, strict=True):
+        if folder:
+            parts.append([])
+            continue
         found = one(source.source, source.fields)
         skipped.update(found.skipped)
         part = found.examples
@@ -148,11 +167,20 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         found = one(config.heldout_source, ())
         heldout = found.examples
         skipped.update(found.skipped)
+    if config.dedup or config.decontaminate:
+        runs = duplicates.evaluation_runs(config.decontaminate, config.tfds_dir)
+        left = duplicates.decide(
+            (duplicates.note(e, config.dedup, runs) for e in itertools.chain(*parts)), config.dedup
+        )
+        skipped.update(filter(None, left))
+        reasons = iter(left)
+        parts = [[e for e in part if not next(reasons)] for part in parts]
     return Examples(
         list(itertools.chain(*parts)),
         heldout[: config.heldout_limit or None],
         skipped,
         tuple(map(len, parts)) if config.mixture else (),
+        folders,
     )
 
 
@@ -209,7 +237,7 @@ class Data:
       sizes: training rows of each source of a mixture, one after the other; empty without one.
     """
 
-    train: dict[str, np.ndarray]
+    train: dict[str, np.ndarray] | prepared.PreparedRows | prepared.Joined
     heldout: dict[str, np.ndarray]
     heldout_examples: list
     skipped: Counter
@@ -244,19 +272,46 @@ def open_data(
             )  # fmt: skip
         return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
 
-    rest = iter(examples.train)
-    parts = [
-        rows(list(itertools.islice(rest, size)), config.length)
-        for size in examples.sizes or (len(examples.train),)
-    ]
-    sizes = tuple(len(part["tokens"]) for part, _ in parts) if examples.sizes else ()
-    train = _concatenate([part for part, _ in parts])
+    rest, parts = iter(examples.train), []
+    sizes = examples.sizes or (len(examples.train),)
+    folders = examples.prepared or ("",) * len(sizes)
+    for size, folder in zip(sizes, folders, strict=True):
+        if folder:
+            prepared.check(folder, schema, config, tokenizer)
+            parts.append((prepared.PreparedRows(folder, "train"), ()))
+        else:
+            parts.append(rows(list(itertools.islice(rest, size)), config.length))
+    sizes = tuple(prepared.size_of(part) for part, _ in parts) if examples.sizes else ()
+    train = _joined([part for part, _ in parts])
     asked = ()
     if schema == "prompt":
         asked = tuple(itertools.chain(*(trained for _, trained in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
-    heldout, kept = rows(examples.heldout, config.heldout_length or config.length)
+    heldout, kept = _heldout(config, examples, folders, rows)
     return Data(train, heldout, kept, skipped, kinds, asked, sizes)
+
+
+def _heldout(config: DataConfig, examples: Examples, folders, rows):
+    """(held-out rows in memory, the examples in them); of prepared rows a few of the examples."""
+    aside = [] if config.heldout_source else [folder for folder in folders if folder]
+    if not aside:
+        return rows(examples.heldout, config.heldout_length or config.length)
+    if config.heldout_length not in (0, config.length):
+        raise DataError("data.heldout_length: prepared held-out rows have data.length tokens")
+    parts, kept = [], list(examples.heldout)
+    if kept:
+        parts.append(rows(kept, config.length)[0])
+    for folder in aside:
+        found = prepared.PreparedRows(folder, "heldout")
+        parts.append(found.take(np.arange(min(len(found), config.heldout_limit or len(found)))))
+        kept += prepared.heldout_examples(folder)
+    return _concatenate(parts), kept
+
+
+def _joined(parts):
+    if all(isinstance(part, dict) for part in parts):
+        return _concatenate(parts)
+    return parts[0] if len(parts) == 1 else prepared.Joined(parts)
 
 
 def _concatenate(parts) -> dict[str, np.ndarray]:
@@ -287,7 +342,7 @@ class Loader:
     def __init__(
         self, rows, batch_size: int, seed: int, local=None, mixture: Mixture | None = None
     ):
-        size = len(next(iter(rows.values())))
+        size = prepared.size_of(rows)
         self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
         self._local = range(batch_size) if local is None else [int(j) for j in local]
         order = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
@@ -297,7 +352,7 @@ class Loader:
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's rows of batch `step`."""
         index = [self._index(step * self._batch_size + j) for j in self._local]
-        return {name: values[index] for name, values in self._rows.items()}
+        return prepared.take(self._rows, index)
 
     def shares(self, steps: int) -> dict[str, float]:
         """{`share/NAME`: which part of the first `steps` batches is of a mixture's source}."""

@@ -157,22 +157,26 @@ def split_heldout(examples: list[dict], fraction: float) -> tuple[list[dict], li
     out, so the split does not depend on the order of the examples, and changes little when some
     are added. Raises DataError for a fraction outside (0, 1) or fewer than two groups.
     """
-    if not 0 < fraction < 1:
-        raise DataError(f"the held-out fraction is {fraction}, and should lie between 0 and 1")
     keys = [content_key(example) for example in examples]
-    groups = sorted(set(keys))
-    if len(groups) < 2:
-        only = f"there is but one, at {examples[0]['where']}" if examples else "there is none"
-        raise DataError(
-            f"held-out data takes two different documents or prompts, and {only}. Add data, or "
-            'name a held-out source of its own. (documents="line" makes each line of a .txt one.)'
-        )
-    k = min(max(1, round(fraction * len(groups))), len(groups) - 1)
-    heldout = set(groups[:k])
+    heldout = heldout_keys(keys, fraction, examples[0]["where"] if examples else "")
     return (
         [example for example, key in zip(examples, keys, strict=True) if key not in heldout],
         [example for example, key in zip(examples, keys, strict=True) if key in heldout],
     )
+
+
+def heldout_keys(keys: list[bytes], fraction: float, where: str = "") -> set[bytes]:
+    """Those of `content_key`s that `split_heldout` holds out. `where`: of the first, for errors."""
+    if not 0 < fraction < 1:
+        raise DataError(f"the held-out fraction is {fraction}, and should lie between 0 and 1")
+    groups = sorted(set(keys))
+    if len(groups) < 2:
+        only = f"there is but one, at {where}" if keys else "there is none"
+        raise DataError(
+            f"held-out data takes two different documents or prompts, and {only}. Add data, or "
+            'name a held-out source of its own. (documents="line" makes each line of a .txt one.)'
+        )
+    return set(groups[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])
 
 
 def content_key(example: dict) -> bytes:

@@ -179,7 +179,7 @@ class RunConfig:
 
 
 # Mappings whose keys the user chooses.
-_FREE = ("init_from", "fields", "keep", "filters", "mixture")
+_FREE = ("init_from", "fields", "keep", "filters", "mixture", "decontaminate")
 
 
 def default() -> ml_collections.ConfigDict:
@@ -187,7 +187,7 @@ def default() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
     # Named, so that a command line may set them in any recipe; empty ones are not set.
     config.init_from = dict.fromkeys(("policy", "value", "reward", "reference", "judge"), "")
-    fields = ("text", "system", "prompt", "response", "chosen", "rejected", "answer")
+    fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected", "answer")
     config.data.fields = dict.fromkeys(fields, "")
     return config
 

@@ -18,6 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data import pipeline
 from data import tokenizer as tokenizers
+from data.duplicates import text_of
 from model import lora, sharding
 from model.mimetic import mimetic
 from train import checkpoint, optimizer, stages
@@ -111,6 +112,8 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
     own = (epath.Path(workdir) / "tokenizer").exists()
     tokenizer = tokenizers.load(workdir) if own else None
     origins = {f"init_from.{role}": path for role, path in config.init_from.items()}
+    prepared = [folder for folder in config.data.prepared() if folder]
+    origins |= {f"the prepared source {folder}": folder for folder in prepared}
     if config.tokenizer.path:
         origins["tokenizer.path"] = config.tokenizer.path
     for name, path in origins.items():
@@ -124,16 +127,9 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
         tokenizer = tokenizer or other
     if tokenizer is None:
         settings = config.tokenizer
-        texts = [_text_of(example) for example in examples]
+        texts = [text_of(example) for example in examples]
         tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size)
     return tokenizer
-
-
-def _text_of(example) -> str:
-    if "text" in example:
-        return example["text"]
-    parts = [m["content"] for m in example["messages"]] + list(example.get("responses", ()))
-    return "\n".join(parts)
 
 
 def resolve_models(config: RunConfig, row: stages.StageRow, vocab_size: int):

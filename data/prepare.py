@@ -1,0 +1,167 @@
+"""Tokenizes and packs a corpus into shards that training reads by row, once and for all.
+
+    python -m data.prepare --config=configs/pretrain.py --output=corpus --processes=8 \\
+        --config.data.source='web/*.jsonl.gz' --config.data.dedup=near
+    python -m train --config=configs/pretrain.py --workdir=runs/pretrain \\
+        --config.data.source=corpus
+
+What a recipe says of its data holds: fields, filters, what is held out, `dedup`, `decontaminate`,
+the tokenizer (`tokenizer.path`, or one made of a sample and kept beside the shards), the length of
+rows. What is finished is not done again: the same command goes on after a kill, and ends with the
+same bytes. With --beam the same functions (data/shards.py) run as an Apache Beam pipeline (`pip
+install 'seedpod[beam]'`), on paths that all its workers see.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import shlex
+
+from absl import app, flags
+from rich import progress
+from rich.console import Console
+
+from data import prepared
+from data.pipeline import DataConfig
+from data.shards import Job, decide, finish, make_plan, make_tokenizer, same, survey, write
+from data.templates import DataError
+
+console = Console(highlight=False, soft_wrap=True)
+COLUMNS = (
+    progress.TextColumn("{task.description}"),
+    progress.BarColumn(),
+    progress.MofNCompleteColumn(),
+    progress.TimeElapsedColumn(),
+    progress.TimeRemainingColumn(),
+)
+
+
+def run_local(job: Job, count: int, processes: int) -> None:
+    """The steps on processes of this machine (this one, if it is to be one), with progress."""
+    processes = min(processes, count)
+    if processes == 1:
+        _all((survey(job, number) for number in range(count)), count, "reading")
+        decide(job)
+        _all((write(job, number) for number in range(count)), count, "writing")
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+        try:
+            for step, what in ((survey, "reading"), (write, "writing")):
+                futures = [pool.submit(step, job, number) for number in range(count)]
+                finished = concurrent.futures.as_completed(futures)
+                _all((future.result() for future in finished), count, what)
+                if step is survey:
+                    decide(job)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _all(results, count: int, what: str) -> None:
+    """Takes all results, with progress."""
+    with progress.Progress(*COLUMNS, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{what} {count} part{'s' * (count > 1)}", total=count)
+        for _ in results:
+            bar.advance(task)
+
+
+def run_beam(job: Job, count: int, options: list[str]) -> None:
+    """The same as an Apache Beam pipeline."""
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    def each(numbers, step, label):
+        done = numbers | f"spread {label}" >> beam.Reshuffle()
+        done = done | label >> beam.Map(functools.partial(step, job))
+        return done | f"all of {label}" >> beam.combiners.Count.Globally()
+
+    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+        surveyed = each(pipeline | beam.Create(range(count)), survey, "survey")
+        decided = surveyed | "decide" >> beam.Map(lambda _: decide(job))
+        numbers = decided | "parts" >> beam.FlatMap(lambda _: range(count))
+        each(numbers, write, "write")
+
+
+def run(
+    config: DataConfig, schema: str, folder: str, *, processes: int = 1, kind: str = "",
+    vocab_size: int = 0, tokenizer: str = "", beam: list[str] | None = None,
+) -> dict:  # fmt: skip
+    """Prepares a corpus, or goes on with it; returns the manifest.
+
+    Args:
+      schema: `text` or `chat`. folder: where it goes. beam: options of a Beam pipeline.
+      kind, vocab_size: of the tokenizer to make, where `tokenizer` names none.
+
+    Raises:
+      DataError: as reading and packing would, and where the folder holds something else.
+    """
+    if config.mixture:
+        raise DataError("a mixture is not prepared as a whole: prepare each of its sources")
+    if schema not in ("text", "chat"):
+        raise DataError(f"rows of {schema} are few, and are made when a run starts")
+    job = Job(config, schema, os.path.expanduser(folder))
+    if prepared.is_prepared(job.folder) and not job.work.exists():
+        manifest = prepared.read_manifest(job.folder)
+        same(job, manifest["settings"])
+        return manifest
+    count = make_plan(job)
+    make_tokenizer(job, kind, vocab_size, tokenizer)
+    if beam is None:
+        run_local(job, count, processes)
+    else:
+        run_beam(job, count, beam)
+    return finish(job)
+
+
+def describe(manifest: dict, folder: str) -> str:
+    packing_, lines = manifest["packing"], []
+    size = sum(s["bytes"] for split in manifest["splits"].values() for s in split)
+    lines.append(
+        f"{folder}: {packing_['tokens']:,} tokens in {packing_['rows']:,} rows of "
+        f"{manifest['length']:,}, {packing_['efficiency']:.1%} full; {size / 1e6:,.1f} MB in "
+        f"{sum(map(len, manifest['splits'].values()))} shards"
+    )
+    for what in ("documents", "skipped"):
+        if manifest[what]:
+            found = ", ".join(f"{name}: {n:,}" for name, n in manifest[what].items())
+            lines.append(f"{what}: {found}")
+    return "\n".join(lines)
+
+
+def main(argv):
+    del argv
+    from train.command import fail
+    from train.config import ConfigError, build
+    from train.stages import STAGES
+
+    FLAGS = flags.FLAGS
+    try:
+        config = build(FLAGS.config)
+        manifest = run(
+            config.data, STAGES[config.stage].schema, FLAGS.output, processes=FLAGS.processes,
+            kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size,
+            tokenizer=config.tokenizer.path,
+            beam=shlex.split(FLAGS.beam_options) if FLAGS.beam else None,
+        )  # fmt: skip
+    except (DataError, ConfigError, ValueError, FileNotFoundError) as e:
+        fail(str(e))
+    console.print(describe(manifest, FLAGS.output))
+    console.print(f"train on it with --config.data.source={FLAGS.output}")
+
+
+if __name__ == "__main__":
+    from ml_collections import config_flags
+
+    from train.command import parse_flags
+
+    config_flags.DEFINE_config_file("config", None, "A recipe of text or chats.", lock_config=True)
+    flags.DEFINE_string("output", None, "A new folder, or one to go on with.")
+    flags.DEFINE_integer("processes", os.cpu_count() or 1, "How many at a time.", lower_bound=1)
+    flags.DEFINE_bool("beam", False, "Run as an Apache Beam pipeline.")
+    flags.DEFINE_string("beam_options", "", "Its options, as '--runner=DataflowRunner …'.")
+    flags.mark_flags_as_required(["config", "output"])
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,357 @@
+"""What preparing a corpus does to one part of it, and what joins the parts (data/prepare.py).
+
+Every input file, or part of a large one, is read twice. `survey` notes what each document is,
+`decide` compares the notes of all, and `write` makes a shard of the documents that stay: a function
+of its part and its decisions alone. Each leaves its result in a file, whole or not at all, and does
+nothing where that is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import tempfile
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+from array_record.python import array_record_module
+from etils import epath
+
+from data import duplicates, files, filters, packing, prepared, sources
+from data import tokenizer as tokenizers
+from data.files import Span
+from data.pipeline import DataConfig
+from data.templates import DataError
+
+# Of a sample that a tokenizer is made of, and held-out documents kept to be written on.
+SAMPLE_CHARACTERS, KEPT_EXAMPLES = 50_000_000, 64
+SHARD_OPTIONS = "group_size:1,zstd:1"  # a record a chunk: each is read alone
+UNFINISHED = "unfinished"
+# Settings that the rows depend on, and that a run may not have otherwise.
+SETTINGS = (
+    "source", "heldout_source", "heldout_fraction", "fields", "documents", "on_bad", "subset",
+    "filters", "dedup", "decontaminate", "length", "on_long", "pack",
+)  # fmt: skip
+
+
+class Job(NamedTuple):
+    """Attributes: schema: `text` or `chat`. folder: where everything goes."""
+
+    config: DataConfig
+    schema: str
+    folder: str
+
+    @property
+    def work(self):
+        return epath.Path(self.folder) / UNFINISHED
+
+
+def _write(path, data: bytes | str) -> None:
+    """All of it or nothing, whenever the process is killed."""
+    data = data.encode() if isinstance(data, str) else data
+    if files.is_remote(os.fspath(path)):
+        path.write_bytes(data)  # an object appears when it is whole
+        return
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _json(value) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+# The plan.
+
+
+def settings_of(job: Job) -> dict:
+    """What of the recipe the rows depend on, as JSON has it."""
+    given = dataclasses.asdict(job.config)
+    return json.loads(json.dumps({name: given[name] for name in SETTINGS} | {"schema": job.schema}))
+
+
+def make_plan(job: Job) -> int:
+    """Divides the sources into parts, or takes up the plan that is there; returns how many.
+
+    Raises:
+      DataError: the folder holds rows, or half of them, of other settings.
+    """
+    config, folder = job.config, epath.Path(job.folder)
+    path = job.work / "plan.json"
+    if not path.exists():
+        if folder.exists() and any(entry != job.work for entry in folder.iterdir()):
+            raise DataError(f"{job.folder} is not empty; name a new folder for --output")
+        found = [
+            (part, aside)
+            for source, aside in ((config.source, False), (config.heldout_source, True))
+            if source
+            for part in sources.parts_of(source, job.schema, config.documents, config.tfds_dir)
+        ]
+        parts = [(part.name, span, aside) for part, aside in found for span in part.spans()]
+        sizes = [{"name": part.name, "bytes": _size(part.name)} for part, _ in found]
+        job.work.mkdir(parents=True, exist_ok=True)
+        plan = {"settings": settings_of(job), "sources": sizes, "parts": parts}
+        _write(path, _json(plan))
+    plan = json.loads(path.read_text())
+    same(job, plan["settings"])
+    return len(plan["parts"])
+
+
+def _size(name: str) -> int | None:
+    """Of a file, in bytes."""
+    path = epath.Path(name)
+    return None if name.startswith("tfds:") or path.is_dir() else path.stat().length
+
+
+def same(job: Job, settings: dict) -> None:
+    now = settings_of(job)
+    changed = [name for name in now if settings.get(name) != now[name]]
+    if changed:
+        raise DataError(
+            f"{job.folder} was begun with another data.{', data.'.join(changed)}; go on with the "
+            "settings of then, or name a new folder for --output"
+        )
+
+
+@functools.lru_cache(maxsize=2)  # a folder's files are written once, whole
+def _plan(folder: str) -> dict:
+    return json.loads((epath.Path(folder) / UNFINISHED / "plan.json").read_text())
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(folder: str):
+    return tokenizers.load(folder)
+
+
+def _examples(job: Job, number: int, skipped: Counter):
+    """Documents of one part, in order; the same each time."""
+    name, span, _ = _plan(job.folder)["parts"][number]
+    config = job.config
+    return sources.iterate(
+        name, job.schema, fields=config.fields, documents=config.documents,
+        tfds_dir=config.tfds_dir, on_bad=config.on_bad, max_bad=config.max_bad, skipped=skipped,
+        span=Span(*span) if span else None,
+    )  # fmt: skip
+
+
+def make_tokenizer(job: Job, kind: str, vocab_size: int, path: str) -> None:
+    """Keeps the tokenizer of `path` in the folder, or one made of a sample of every part."""
+    if (epath.Path(job.folder) / "tokenizer/tokenizer.json").exists():
+        return
+    if path:
+        tokenizer = tokenizers.load(path)
+    else:
+        parts = [k for k, part in enumerate(_plan(job.folder)["parts"]) if not part[2]]
+        texts = []
+        for number in parts:
+            left = SAMPLE_CHARACTERS // len(parts)
+            for example in _examples(job, number, Counter()):
+                texts.append(duplicates.text_of(example))
+                left -= len(texts[-1])
+                if left < 0:
+                    break
+        tokenizer = tokenizers.train(kind, texts, vocab_size)
+    tokenizer.save(epath.Path(job.folder) / "tokenizer")
+
+
+# The three steps.
+
+
+def survey(job: Job, number: int) -> int:
+    """Writes notes on the documents of one part; returns its number."""
+    out = job.work / f"survey-{number:05}.npz"
+    if out.exists():
+        return number
+    config, skipped, notes, keys, filtered = job.config, Counter(), [], [], []
+    runs = _runs(job)
+    for example in _examples(job, number, skipped):
+        keys.append(sources.content_key(example))
+        failed = Counter()
+        filters.apply([example], config.filters, failed)
+        filtered.append(next(iter(failed), ""))
+        notes.append(duplicates.note(example, config.dedup, runs))
+    sketches = [note.sketch for note in notes if note.sketch is not None]
+    data = io.BytesIO()
+    np.savez(
+        data,
+        content=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32),
+        key=np.frombuffer(b"".join(note.key for note in notes), np.uint8).reshape(-1, 16),
+        sketch=np.array(sketches, np.uint32).reshape(-1, duplicates.PERMUTATIONS),
+        contaminated=np.array([note.contaminated for note in notes], np.str_),
+        filtered=np.array(filtered, np.str_),
+        skipped=np.array(_json(skipped)),
+    )
+    _write(out, data.getvalue())
+    return number
+
+
+def _runs(job: Job):
+    return _evaluation_runs(_json(settings_of(job)["decontaminate"]), job.config.tfds_dir)
+
+
+@functools.lru_cache(maxsize=1)
+def _evaluation_runs(sets: str, tfds_dir: str):
+    return duplicates.evaluation_runs(json.loads(sets), tfds_dir)
+
+
+def decide(job: Job) -> None:
+    """Says of every document whether it is trained on, held out, or why neither, as
+    data/pipeline.py's `read_examples` would of all in one list."""
+    out = job.work / "decisions.json"
+    if out.exists():
+        return
+    config, parts = job.config, _plan(job.folder)["parts"]
+    found = []
+    for number in range(len(parts)):
+        with np.load(io.BytesIO((job.work / f"survey-{number:05}.npz").read_bytes())) as arrays:
+            found.append({name: arrays[name] for name in arrays.files})
+    skipped = Counter()
+    for notes in found:
+        skipped.update(json.loads(str(notes["skipped"])))
+    if skipped.total() > config.max_bad:
+        raise DataError(
+            f"{skipped.total()} bad records in all ({dict(skipped)}), and max_bad is "
+            f"{config.max_bad}; mend the data, or raise it"
+        )
+    aside = np.concatenate([np.full(len(n["key"]), p[2]) for n, p in zip(found, parts)])
+    content = [row.tobytes() for notes in found for row in notes["content"]]
+    reasons = np.concatenate([notes["filtered"] for notes in found]).astype(object)
+    if not config.heldout_source:
+        lowest = sources.heldout_keys(content, config.heldout_fraction)
+        aside = np.array([key in lowest for key in content], bool)
+    part, count = config.subset_part()
+    numbers: dict[bytes, int] = {}
+    for i in np.flatnonzero(~aside).tolist():
+        if numbers.setdefault(content[i], len(numbers)) % count != part:
+            reasons[i] = "of another subset"
+    left = np.flatnonzero(~aside & (reasons == "")).tolist()
+    if config.dedup or config.decontaminate:
+        key, sketch, contaminated = (
+            np.concatenate([notes[name] for notes in found])
+            for name in ("key", "sketch", "contaminated")
+        )
+        notes = (
+            duplicates.Note(
+                key[i].tobytes(), sketch[i] if len(sketch) else None, str(contaminated[i])
+            )
+            for i in left
+        )
+        reasons[left] = duplicates.decide(notes, config.dedup)
+    reasons[aside] = "heldout"
+    if not np.any(reasons == ""):
+        raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
+    ends = np.cumsum([len(notes["key"]) for notes in found])[:-1]
+    lists = [part.tolist() for part in np.split(reasons, ends)]
+    _write(out, json.dumps({"skipped": skipped, "reasons": lists}))
+
+
+@functools.lru_cache(maxsize=1)
+def _decisions(folder: str) -> dict:
+    return json.loads((epath.Path(folder) / UNFINISHED / "decisions.json").read_text())
+
+
+def write(job: Job, number: int) -> int:
+    """Writes the rows of one part; returns its number."""
+    facts_path = job.work / f"facts-{number:05}.json"
+    if facts_path.exists():
+        return number
+    tokenizer, reasons = _tokenizer(job.folder), _decisions(job.folder)["reasons"]
+    skipped, splits = Counter(), {"train": [], "heldout": []}
+    for example, reason in zip(_examples(job, number, Counter()), reasons[number], strict=True):
+        if reason in ("", "heldout"):
+            splits[reason or "train"].append(example)
+    facts = {}
+    for split, examples in splits.items():
+        rows, kept = _rows(job, examples, tokenizer, skipped)
+        name = f"{split}-{number:05}-of-{len(reasons):05}.array_record"
+        facts[split] = _write_shard(job, name, rows, tokenizer) if rows else None
+        facts["examples"] = kept[:KEPT_EXAMPLES]  # in the end those held out
+    facts["skipped"] = skipped
+    _write(facts_path, _json(facts))
+    return number
+
+
+def _rows(job: Job, examples, tokenizer, skipped: Counter):
+    """(rows, the examples in them); no rows where there is no example, or all are dropped."""
+    if not examples:
+        return None, []
+    config = job.config
+    if job.schema == "text":
+        return packing.pack_text(examples, tokenizer, config.length)
+    dropped = Counter()
+    try:
+        packed = packing.pack_chats(
+            examples, tokenizer, config.length, config.on_long, config.pack, dropped
+        )
+    except DataError:
+        if config.on_long == "error" or dropped.total() < len(examples):
+            raise
+        packed = None, []
+    skipped.update(dropped)
+    return packed
+
+
+def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
+    dtype, with_mask = prepared.token_dtype(tokenizer.vocab_size), job.schema == "chat"
+    path, count = epath.Path(job.folder) / name, len(rows["tokens"])
+    remote = files.is_remote(job.folder)
+    with tempfile.TemporaryDirectory(dir=None if remote else job.work) as folder:
+        local = os.path.join(folder, name)
+        writer = array_record_module.ArrayRecordWriter(local, SHARD_OPTIONS)
+        for i in range(count):
+            row = {key: values[i] for key, values in rows.items()}
+            writer.write(prepared.encode(row, dtype, with_mask))
+        writer.close()
+        size = os.path.getsize(local)
+        if remote:
+            epath.Path(local).copy(path, overwrite=True)
+        else:
+            os.replace(local, path)
+    tokens = int(np.sum(rows["segment_ids"] > 0))
+    return {"file": name, "rows": count, "tokens": tokens, "bytes": size}
+
+
+def finish(job: Job) -> dict:
+    """Writes the manifest and held-out examples, removes what was in between."""
+    plan, decisions = _plan(job.folder), _decisions(job.folder)
+    tokenizer = _tokenizer(job.folder)
+    facts = [
+        json.loads((job.work / f"facts-{number:05}.json").read_text())
+        for number in range(len(plan["parts"]))
+    ]
+    reasons = Counter(reason or "train" for part in decisions["reasons"] for reason in part)
+    skipped = Counter(decisions["skipped"])
+    for fact in facts:
+        skipped.update(fact["skipped"])
+    splits = {s: [f[s] for f in facts if f[s]] for s in ("train", "heldout")}
+    rows = sum(shard["rows"] for shard in splits["train"])
+    tokens = sum(shard["tokens"] for shard in splits["train"])
+    manifest = {
+        "format": prepared.FORMAT,
+        "schema": job.schema,
+        "length": job.config.length,
+        "token_dtype": prepared.token_dtype(tokenizer.vocab_size).str,
+        "tokenizer": {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size},
+        "settings": plan["settings"],
+        "sources": plan["sources"],
+        "documents": dict(sorted(reasons.items())),
+        "skipped": dict(sorted(skipped.items())),
+        "packing": {
+            "method": "best fit" if job.schema == "chat" and job.config.pack else
+            "concatenate and split" if job.schema == "text" else "none",
+            "rows": rows,
+            "tokens": tokens,
+            "efficiency": tokens / max(rows * job.config.length, 1),
+        },
+        "splits": splits,
+    }  # fmt: skip
+    examples = [example for fact in facts for example in fact["examples"]][:KEPT_EXAMPLES]
+    lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
+    _write(epath.Path(job.folder) / prepared.HELDOUT, lines)
+    _write(epath.Path(job.folder) / prepared.MANIFEST, _json(manifest))
+    job.work.rmtree()
+    return manifest

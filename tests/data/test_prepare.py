@@ -1,0 +1,306 @@
+"""Preparing: the rows that a run would make itself, the same bytes whatever happens on the way."""
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import files, prepare, prepared, shards
+from data.batch import segment_row
+from data.pipeline import DataConfig, make_loader, open_data, read_examples
+from data.sources import DataError
+from data.tokenizer import BOS, load, train
+
+TOKENIZER = train("byte", [], 0)
+
+
+def text(seed, count):
+    rng = random.Random(seed)
+    return " ".join(f"w{rng.randrange(900)}" for _ in range(count))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Two files of documents, some of them twice, and one of chats; the byte tokenizer."""
+    folder = tmp_path_factory.mktemp("corpus")
+    lines = [text(i % 70, 3 + i % 40) for i in range(90)]
+    (folder / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines[:50]))
+    (folder / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines[50:]))
+    chats = [{"prompt": text(i, 4), "response": text(i + 99, 2 + i % 9)} for i in range(60)]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(c) + "\n" for c in chats))
+    TOKENIZER.save(folder / "tokenizer")
+    return folder
+
+
+def config_of(corpus, name, **settings):
+    return DataConfig(source=str(corpus / name), **{"length": 96} | settings)
+
+
+def prepared_to(folder, corpus, config, schema="text", **settings):
+    return prepare.run(config, schema, str(folder), tokenizer=str(corpus), **settings)
+
+
+def bytes_of(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "settings"),
+    [
+        ("a.jsonl", "text", {}),
+        ("a.jsonl", "text", {"dedup": "exact", "filters": {"min_length": 40}, "subset": "0/2"}),
+        ("chats.jsonl", "chat", {}),
+        ("chats.jsonl", "chat", {"pack": False, "on_long": "drop", "length": 64}),
+    ],
+)
+def test_prepared_rows_are_those_that_a_run_makes(tmp_path, corpus, name, schema, settings):
+    config = config_of(corpus, name, **settings)
+    manifest = prepared_to(tmp_path / "out", corpus, config, schema)
+    assert load(tmp_path / "out").fingerprint == TOKENIZER.fingerprint
+    wanted = open_data(config, schema, TOKENIZER)
+    there = DataConfig(source=str(tmp_path / "out"), length=config.length)
+    assert there.prepared() == (str(tmp_path / "out"),)
+    found = open_data(there, schema, TOKENIZER)
+    for split in ("train", "heldout"):
+        rows = prepared.take(
+            getattr(found, split), np.arange(len(getattr(wanted, split)["tokens"]))
+        )
+        assert len(rows["tokens"]) == prepared.size_of(getattr(found, split))
+        for key, values in getattr(wanted, split).items():
+            np.testing.assert_array_equal(rows[key], values)
+            assert rows[key].dtype == values.dtype
+    assert found.heldout_examples == wanted.heldout_examples
+    real = int(np.sum(wanted.train["segment_ids"] > 0))
+    assert manifest["packing"]["tokens"] == real
+    assert manifest["packing"]["efficiency"] == real / wanted.train["tokens"].size
+    batches = [make_loader(c, d, 8, 5).batch(7) for c, d in ((config, wanted), (there, found))]
+    np.testing.assert_array_equal(batches[0]["tokens"], batches[1]["tokens"])
+
+
+def documents(rows):
+    """The texts of packed rows: one that is split goes on with its last token repeated."""
+    found, rows = [], rows.take(np.arange(len(rows)))
+    for ids, segments in zip(rows["tokens"], rows["segment_ids"]):
+        for number in range(1, segments.max() + 1):
+            piece = ids[segments == number].tolist()
+            found.append(piece) if piece[0] == BOS else found[-1].extend(piece[1:])
+    return [TOKENIZER.decode(ids) for ids in found]
+
+
+def test_documents_of_many_parts_are_chosen_as_in_one_list(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(files, "SPAN_BYTES", 1500)
+    config = config_of(corpus, "[ab].jsonl", dedup="near", filters={"min_length": 30})
+    manifest = prepared_to(tmp_path / "out", corpus, config)
+    assert len(manifest["splits"]["train"]) > 4
+    wanted = read_examples(config, "text")
+    counts = {"train": len(wanted.train), "heldout": len(wanted.heldout)}
+    assert manifest["documents"] == counts | dict(wanted.skipped)
+    rows = prepared.PreparedRows(tmp_path / "out", "train")
+    assert len(rows) == sum(s["rows"] for s in manifest["splits"]["train"])
+    assert sorted(documents(rows)) == sorted(e["text"] for e in wanted.train)
+
+
+def test_what_is_finished_is_not_done_again(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(files, "SPAN_BYTES", 1500)
+    config = config_of(corpus, "[ab].jsonl", dedup="exact")
+    prepared_to(tmp_path / "whole", corpus, config, processes=2)
+    whole = bytes_of(tmp_path / "whole")
+    job = shards.Job(config, "text", str(tmp_path / "out"))
+    count = shards.make_plan(job)
+    shards.make_tokenizer(job, "", 0, str(corpus))
+    for number in range(count):
+        shards.survey(job, number)
+    shards.decide(job)
+    shards.write(job, 1)
+    before = (tmp_path / "out" / f"train-00001-of-{count:05}.array_record").stat()
+    with pytest.raises(DataError, match=r"begun with another data\.dedup"):
+        prepared_to(tmp_path / "out", corpus, config_of(corpus, "[ab].jsonl"))
+    prepared_to(tmp_path / "out", corpus, config)
+    assert bytes_of(tmp_path / "out") == whole
+    after = (tmp_path / "out" / f"train-00001-of-{count:05}.array_record").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    again = prepared_to(tmp_path / "out", corpus, config)  # there is nothing to do
+    assert again["splits"] == json.loads(whole["manifest.json"])["splits"]
+    with pytest.raises(DataError, match=r"another data\.length"):
+        prepared_to(
+            tmp_path / "out", corpus, config_of(corpus, "[ab].jsonl", dedup="exact", length=32)
+        )
+    with pytest.raises(DataError, match="is not empty"):
+        prepared_to(corpus, corpus, config)
+
+
+def test_a_bad_record_says_where_and_counts_over_all_parts(tmp_path, corpus):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "a b c"}\nnope\n{"text": "d e f"}\n{"txt": 1}\n{"text": "g"}\n')
+    with pytest.raises(DataError, match=rf"{path}:2: not JSON"):
+        prepared_to(tmp_path / "out", corpus, DataConfig(source=str(path)))
+    skip = DataConfig(source=str(path), on_bad="skip", length=16)
+    manifest = prepared_to(tmp_path / "skipped", corpus, skip)
+    assert manifest["skipped"] == {"bad_json": 1, "missing_field": 1}
+
+
+def test_what_cannot_be_prepared(tmp_path, corpus):
+    with pytest.raises(DataError, match="prepare each of its sources"):
+        mixed = DataConfig(source="", mixture={"a": {"source": "x"}})
+        prepared_to(tmp_path / "a", corpus, mixed)
+    with pytest.raises(DataError, match="made when a run starts"):
+        prepared_to(tmp_path / "a", corpus, config_of(corpus, "a.jsonl"), "preference")
+
+
+# Reading.
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, corpus):
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    prepared_to(out, corpus, config_of(corpus, "[ab].jsonl"))
+    return out
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def test_what_does_not_fit_the_run(folder):
+    def opened(schema="text", tokenizer=TOKENIZER, **settings):
+        config = DataConfig(source=str(folder), **{"length": 96} | settings)
+        return open_data(config, schema, tokenizer)
+
+    assert len(opened().train) > 10
+    with pytest.raises(DataError, match="holds rows of text, and this stage reads chat"):
+        opened("chat")
+    with pytest.raises(DataError, match=r"rows of 96 tokens.*data\.length=96"):
+        opened(length=64)
+    with pytest.raises(DataError, match=r"another tokenizer.*tokenizer\.path="):
+        opened(tokenizer=train("char", ["ab"], 0))
+    with pytest.raises(DataError, match=r"cannot be chosen anew by 'exact'"):
+        opened(dedup="exact")
+
+
+def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
+    shard = sorted(copy.glob("train-*"))[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=rf"{shard} has {len(whole) - 1} bytes"):
+        prepared.PreparedRows(copy, "train")
+    shard.unlink()
+    with pytest.raises(DataError, match=f"{shard} is missing"):
+        prepared.PreparedRows(copy, "train")
+    (copy / "manifest.json").write_text('{"format": 99}')
+    with pytest.raises(DataError, match="format 99"):
+        prepared.PreparedRows(copy, "train")
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="no manifest"):
+        prepared.PreparedRows(copy, "train")
+
+
+def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder):
+    """Any byte of a shard, changed: the library's checksums see it, or it bears no data."""
+    wanted = prepared.PreparedRows(folder, "train")
+    index = np.arange(len(wanted))
+    rows = wanted.take(index)
+    shard = sorted(copy.glob("train-*"))[0]
+    whole, seen = shard.read_bytes(), 0
+    rng = random.Random(0)
+    used = [at for at, byte in enumerate(whole) if byte]
+    for at in rng.sample(used, 40):
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        try:
+            found = prepared.PreparedRows(copy, "train").take(index)
+        except DataError as error:
+            assert str(shard) in str(error)
+            seen += 1
+        else:
+            for name in rows:
+                np.testing.assert_array_equal(found[name], rows[name])
+    assert seen > 30
+    shard.write_bytes(whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_record_is_the_row(data):
+    length = data.draw(st.integers(2, 40))
+    sizes = data.draw(st.lists(st.integers(1, 12), max_size=4).filter(lambda s: sum(s) <= length))
+    vocab_size = data.draw(st.sampled_from([300, 65_536, 65_537]))
+    with_mask = data.draw(st.booleans())
+    rng = np.random.default_rng(0)
+    segments = [
+        (rng.integers(vocab_size, size=n), rng.integers(2, size=n) if with_mask else np.ones(n))
+        for n in sizes
+    ]
+    row, dtype = segment_row(segments, length), prepared.token_dtype(vocab_size)
+    record = prepared.encode(row, dtype, with_mask)
+    found = prepared.decode([record, record], length, dtype, with_mask)
+    for name, values in row.items():
+        np.testing.assert_array_equal(found[name], np.stack([values, values]))
+        assert found[name].dtype == values.dtype
+    for broken in (record[:-1], record + b"\0", b"", b"\xff\xff" + record[2:]):
+        with pytest.raises(ValueError, match="row"):
+            prepared.decode([broken], length, dtype, with_mask)
+
+
+# Killed, and as a pipeline.
+
+
+def write_large(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for k in range(12):
+        lines = [json.dumps({"text": text(1000 * k + i % 900, 60)}) + "\n" for i in range(1000)]
+        (corpus / f"{k:02}.jsonl").write_text("".join(lines))
+    return corpus
+
+
+def command(tmp_path, out, *more):
+    return [
+        sys.executable, "-m", "data.prepare", "--config=configs/pretrain.py:smoke",
+        f"--output={out}", "--processes=2", f"--config.data.source={tmp_path}/corpus/*.jsonl",
+        "--config.data.dedup=near", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_twenty_times_it_ends_with_the_same_bytes(tmp_path):
+    write_large(tmp_path)
+    start = time.time()
+    subprocess.run(command(tmp_path, tmp_path / "whole"), check=True)
+    took, rng, killed = time.time() - start, random.Random(0), 0
+    while killed < 20:
+        work = subprocess.Popen(command(tmp_path, tmp_path / "out"), start_new_session=True)
+        try:
+            work.wait(rng.uniform(0.1, 1.0) * took)
+        except subprocess.TimeoutExpired:
+            os.killpg(work.pid, signal.SIGKILL)
+            work.wait()
+            killed += 1
+        else:  # it was done before: once more from the beginning
+            assert work.returncode == 0
+            assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+            subprocess.run(["rm", "-r", str(tmp_path / "out")], check=True)
+    subprocess.run(command(tmp_path, tmp_path / "out"), check=True)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is None, reason="pip install 'seedpod[beam]'"
+)
+def test_a_beam_pipeline_gives_the_same_shards(tmp_path):
+    write_large(tmp_path)
+    subprocess.run(command(tmp_path, tmp_path / "local"), check=True)
+    beam = command(tmp_path, tmp_path / "beam", "--beam", "--beam_options=--runner=DirectRunner")
+    subprocess.run(beam, check=True)
+    assert bytes_of(tmp_path / "beam") == bytes_of(tmp_path / "local")
