@@ -1,0 +1,178 @@
+"""Loading and preparing, side by side with Hugging Face `datasets` and Grain's own loader.
+
+    python3 -m venv /tmp/others && /tmp/others/bin/pip install datasets==5.2.0 sentencepiece
+    python -m benchmarks.data --other_python=/tmp/others/bin/python
+
+The corpus is the documentation of the running Python, several times over with other numbers in it,
+as JSON lines. Rounds alternate between the competitors; what counts is the ratio of medians.
+
+- prepare: data.prepare beside `datasets.map` with the same tokenizer and as many processes, which
+  tokenizes, concatenates, splits, and saves.
+- load: shuffled batches of packed rows (ids, positions, segments, mask), ours from prepared shards,
+  those of `datasets` from the same four columns, saved, shuffled, as NumPy batches.
+- grain: the same beside a Grain `MapDataset` over the same ArrayRecords that parses each row and
+  batches.
+- first batch: from the folder on. memory: growth from batch 1,000 to 100,000.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+
+import grain
+import numpy as np
+from absl import app, flags
+
+from data import prepare, prepared, sources
+from data.pipeline import DataConfig, make_loader, open_data
+from data.tokenizer import load
+
+LENGTH, BATCH, SEED = 1024, 64, 0
+STEPS = 120  # of a round of loading
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def write_corpus(folder: str, copies: int) -> str:
+    """JSON lines in eight files; copies differ, so that nothing is found twice."""
+    os.makedirs(folder)
+    examples = sources.read("tfds:pydocs/text:train", "text", tfds_dir=_tfds_dir()).examples
+    texts = [example["text"] for example in examples]
+    for k in range(8):
+        with open(f"{folder}/{k}.jsonl", "w") as file:
+            for copy in range(copies):
+                for text in texts[k::8]:
+                    file.write(json.dumps({"text": f"Copy {copy}. {text}"}) + "\n")
+    return f"{folder}/*.jsonl"
+
+
+def _tfds_dir() -> str:
+    return os.path.expanduser(DataConfig(source="x").tfds_dir)
+
+
+def ours_prepare(source: str, out: str, tokenizer: str, processes: int) -> float:
+    shutil.rmtree(out, ignore_errors=True)
+    begin = time.perf_counter()
+    config = DataConfig(source=source, length=LENGTH)
+    prepare.run(config, "text", out, processes=processes, tokenizer=tokenizer)
+    return time.perf_counter() - begin
+
+
+def open_ours(folder: str, tokenizer):
+    config = DataConfig(source=folder, length=LENGTH, heldout_limit=64)
+    return make_loader(config, open_data(config, "text", tokenizer), BATCH, SEED)
+
+
+def rate(batches, steps: int) -> float:
+    """Tokens a second of an iterator, its first batches aside."""
+    for _ in range(5):
+        next(batches)
+    begin = time.perf_counter()
+    tokens = sum(next(batches)["tokens"].size for _ in range(steps))
+    return tokens / (time.perf_counter() - begin)
+
+
+def grain_batches(folder: str):
+    rows = prepared.PreparedRows(folder, "train")
+    manifest = rows.manifest
+    dtype = np.dtype(manifest["token_dtype"])
+
+    def parse(record):
+        row = prepared.decode([record], LENGTH, dtype, False)
+        return {name: values[0] for name, values in row.items()}
+
+    dataset = grain.MapDataset.source(rows._records).shuffle(seed=SEED).repeat()
+    return iter(dataset.map(parse).batch(BATCH).to_iter_dataset())
+
+
+def other(python: str, *arguments: str) -> float:
+    script = os.path.join(HERE, "data_other.py")
+    run = subprocess.run([python, script, *arguments], capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(run.stderr[-2000:])
+    return float(run.stdout.split()[-1])
+
+
+def resident_mb() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def growth(folder: str, tokenizer) -> float:
+    """MB from batch 1,000 to 100,000 of eight rows."""
+    config = DataConfig(source=folder, length=LENGTH, heldout_limit=64)
+    loader = make_loader(config, open_data(config, "text", tokenizer), 8, SEED)
+    before = 0.0
+    for step, _ in enumerate(loader.iterate(0, 100_000), start=1):
+        if step == 1000:
+            before = resident_mb()
+    return resident_mb() - before
+
+
+def compare(name: str, found: dict[str, list[float]], unit: str, more_is_better: bool = True):
+    medians = {who: statistics.median(values) for who, values in found.items()}
+    (ours, mine), (who, theirs) = medians.items()
+    ratio = mine / theirs if more_is_better else theirs / mine
+    ranges = ", ".join(f"{k} {min(v):.3g} to {max(v):.3g}" for k, v in found.items())
+    print(f"{name}: {ours} {mine:,.4g}, {who} {theirs:,.4g} {unit}; ratio {ratio:.2f} ({ranges})")
+    return {"ratio": ratio} | medians
+
+
+def main(argv):
+    del argv
+    python, rounds = flags.FLAGS.other_python, flags.FLAGS.rounds
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_corpus(f"{folder}/corpus", flags.FLAGS.copies)
+        config = DataConfig(source=source, length=LENGTH)
+        prepare.run(config, "text", f"{folder}/first", kind="sentencepiece", vocab_size=8192)
+        tokenizer, model = load(f"{folder}/first"), f"{folder}/first/tokenizer/tokenizer.model"
+        found = {"ours": [], "datasets": []}
+        for _ in range(rounds):
+            found["ours"].append(ours_prepare(source, f"{folder}/ours", f"{folder}/first", 2))
+            if python:
+                arguments = source, model, f"{folder}/hf", str(LENGTH), "2"
+                found["datasets"].append(other(python, "prepare", *arguments))
+        if python:
+            results["prepare"] = compare("prepare", found, "s", more_is_better=False)
+        rows = prepared.PreparedRows(f"{folder}/ours", "train")
+        np.save(f"{folder}/rows.npy", rows.take(np.arange(len(rows)))["tokens"])
+        np.save(f"{folder}/segments.npy", rows.take(np.arange(len(rows)))["segment_ids"])
+        print(f"{len(rows):,} rows of {LENGTH}, {BATCH} a batch")
+        loading, graining = {"ours": [], "datasets": []}, {"ours": [], "grain": []}
+        for _ in range(rounds):
+            loader = open_ours(f"{folder}/ours", tokenizer)
+            mine = rate(loader.iterate(0, STEPS + 10), STEPS)
+            loading["ours"].append(mine)
+            graining["ours"].append(mine)
+            graining["grain"].append(rate(grain_batches(f"{folder}/ours"), STEPS))
+            if python:
+                arguments = f"{folder}/rows.npy", f"{folder}/segments.npy", str(BATCH), str(STEPS)
+                loading["datasets"].append(other(python, "load", *arguments))
+        if python:
+            results["load"] = compare("load", loading, "tokens/s")
+        results["grain"] = compare("grain", graining, "tokens/s")
+        begin = time.perf_counter()
+        next(open_ours(f"{folder}/ours", tokenizer).iterate(0, 10))
+        results["first"] = time.perf_counter() - begin
+        print(f"first batch: {results['first']:.3f} s")
+        if flags.FLAGS.memory:
+            results["memory"] = growth(f"{folder}/ours", tokenizer)
+            print(f"memory: {results['memory']:+.1f} MB from batch 1,000 to 100,000")
+    if flags.FLAGS.json:
+        with open(flags.FLAGS.json, "w") as file:
+            json.dump(results, file, indent=1)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("other_python", "", "Of an environment with `datasets`; without, no such.")
+    flags.DEFINE_integer("rounds", 3, "How often each competitor runs.")
+    flags.DEFINE_integer("copies", 4, "Of the documentation in the corpus.")
+    flags.DEFINE_bool("memory", True, "Read 100,000 batches, too.")
+    flags.DEFINE_string("json", "", "Where the figures go.")
+    app.run(main)

@@ -1,0 +1,89 @@
+"""The other side of benchmarks/data.py, run by a Python that has `datasets`: prints one number.
+
+python data_other.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
+python data_other.py load ROWS SEGMENTS BATCH STEPS              # tokens a second
+"""
+
+import glob
+import shutil
+import sys
+import tempfile
+import time
+
+import datasets
+import numpy as np
+import sentencepiece
+
+datasets.disable_progress_bars()
+
+
+def prepare(source, model, out, length, processes):
+    length, processes = int(length), int(processes)
+    cache = tempfile.mkdtemp()
+    shutil.rmtree(out, ignore_errors=True)
+    begin = time.perf_counter()
+    texts = datasets.load_dataset(
+        "json", data_files=sorted(glob.glob(source)), split="train", cache_dir=cache
+    )
+    processor = []
+
+    def tokenize(batch):
+        if not processor:
+            processor.append(sentencepiece.SentencePieceProcessor(model_file=model))
+        ids = processor[0].encode(batch["text"])
+        return {"input_ids": [[2, *i, 3] for i in ids]}
+
+    def group(batch):
+        flat = [i for ids in batch["input_ids"] for i in ids]
+        end = len(flat) // length * length
+        return {"input_ids": [flat[i : i + length] for i in range(0, end, length)]}
+
+    found = texts.map(tokenize, batched=True, num_proc=processes, remove_columns=["text"])
+    found.map(group, batched=True, num_proc=processes).save_to_disk(out, num_proc=processes)
+    took = time.perf_counter() - begin
+    shutil.rmtree(cache)
+    return took
+
+
+def load(rows, segments, batch, steps):
+    batch, steps = int(batch), int(steps)
+    tokens, segment_ids = np.load(rows), np.load(segments)
+    starts = np.diff(segment_ids, axis=1, prepend=0) != 0
+    index = np.arange(tokens.shape[1])
+    positions = index - np.maximum.accumulate(np.where(starts, index, 0), axis=1)
+    columns = {
+        "tokens": tokens,
+        "positions": positions.astype(np.int32),
+        "segment_ids": segment_ids,
+        "loss_mask": ((segment_ids > 0) & (positions > 0)).astype(np.float32),
+    }
+    features = datasets.Features(
+        {
+            name: datasets.Sequence(datasets.Value(str(values.dtype)), length=tokens.shape[1])
+            for name, values in columns.items()
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        made = datasets.Dataset.from_dict(
+            {name: list(values) for name, values in columns.items()}, features=features
+        )
+        made.save_to_disk(folder)
+        saved = datasets.load_from_disk(folder)
+
+        def batches():
+            epoch = 0
+            while True:
+                shuffled = saved.shuffle(seed=epoch).with_format("numpy")
+                yield from shuffled.iter(batch, drop_last_batch=True)
+                epoch += 1
+
+        stream = batches()
+        for _ in range(5):
+            next(stream)
+        begin = time.perf_counter()
+        count = sum(next(stream)["tokens"].size for _ in range(steps))
+        return count / (time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    print({"prepare": prepare, "load": load}[sys.argv[1]](*sys.argv[2:]))
