@@ -1,7 +1,7 @@
 """The other side of benchmarks/data.py, run by a Python that has `datasets`: prints one number.
 
 python data_other.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
-python data_other.py load ROWS SEGMENTS BATCH STEPS              # tokens a second
+python data_other.py load ROWS SEGMENTS BATCH STEPS python|numpy  # tokens a second
 """
 
 import glob
@@ -45,7 +45,7 @@ def prepare(source, model, out, length, processes):
     return took
 
 
-def load(rows, segments, batch, steps):
+def load(rows, segments, batch, steps, kind):
     batch, steps = int(batch), int(steps)
     tokens, segment_ids = np.load(rows), np.load(segments)
     starts = np.diff(segment_ids, axis=1, prepend=0) != 0
@@ -73,8 +73,11 @@ def load(rows, segments, batch, steps):
         def batches():
             epoch = 0
             while True:
-                shuffled = saved.shuffle(seed=epoch).with_format("numpy")
-                yield from shuffled.iter(batch, drop_last_batch=True)
+                shuffled = saved.shuffle(seed=epoch).with_format(
+                    "numpy" if kind == "numpy" else None
+                )
+                for found in shuffled.iter(batch, drop_last_batch=True):
+                    yield {name: np.asarray(found[name], v.dtype) for name, v in columns.items()}
                 epoch += 1
 
         stream = batches()

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python import array_record_module
 from etils import epath
 
 from data.templates import DataError
@@ -111,9 +111,7 @@ class PreparedRows:
                     "it again"
                 )
         self._ends = np.cumsum([shard["rows"] for shard in shards])
-        # The numbers of records are known, and so no file need be opened for them.
-        instructions = [f"{p}[0:{s['rows']}]" for p, s in zip(self._paths, shards, strict=True)]
-        self._records = ArrayRecordDataSource(instructions) if instructions else ()
+        self._readers = {}  # by shard, opened when a row of it is wanted
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -125,23 +123,41 @@ class PreparedRows:
           DataError: a record is damaged.
         """
         index = np.asarray(index)
-        try:
-            records = self._records.__getitems__(index.tolist())
-            return decode(records, self._length, self._dtype, self._with_mask)
-        except (ValueError, RuntimeError, IndexError) as error:
-            raise DataError(f"{self._damaged(index)}: {str(error).splitlines()[0]}") from error
+        records = [b""] * len(index)
+        shards = np.searchsorted(self._ends, index, side="right")
+        for shard in np.unique(shards).tolist():
+            at = np.flatnonzero(shards == shard)
+            for i, record in zip(at.tolist(), self._read(shard, index[at]), strict=True):
+                records[i] = record
+        return self._decode(records, index)
 
-    def _damaged(self, index) -> str:
-        """Where the first record that cannot be read stands."""
-        for i in index.tolist():
-            shard = int(np.searchsorted(self._ends, i, side="right"))
-            try:
-                record = self._records[i]
-                decode([record], self._length, self._dtype, self._with_mask)
-            except (ValueError, RuntimeError, IndexError):
-                begin = int(self._ends[shard - 1]) if shard else 0
-                return f"{self._paths[shard]}, record {i - begin} is damaged"
-        return self._paths[0]
+    def _begin(self, shard: int) -> int:
+        return int(self._ends[shard - 1]) if shard else 0
+
+    def _read(self, shard: int, index) -> list[bytes]:
+        """Records of one shard, by their numbers among all: in one call, which takes a quarter of
+        the time of ArrayRecordDataSource with its threads."""
+        path, numbers = self._paths[shard], (index - self._begin(shard)).tolist()
+        try:
+            if shard not in self._readers:
+                self._readers[shard] = array_record_module.ArrayRecordReader(
+                    path, options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
+                )
+            return self._readers[shard].read(numbers)
+        except (ValueError, RuntimeError, IndexError) as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise DataError(f"{path}: one of the records {numbers} is damaged: {reason}") from error
+
+    def _decode(self, records, index) -> dict[str, np.ndarray]:
+        try:
+            return decode(records, self._length, self._dtype, self._with_mask)
+        except ValueError as error:
+            if len(records) > 1:  # which of them it is
+                for i in range(len(records)):
+                    self._decode(records[i : i + 1], index[i : i + 1])
+            shard = int(np.searchsorted(self._ends, index[0], side="right"))
+            number = index[0] - self._begin(shard)
+            raise DataError(f"{self._paths[shard]}: record {number} is damaged: {error}") from error
 
 
 def read_manifest(folder) -> dict:

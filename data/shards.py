@@ -173,7 +173,8 @@ def survey(job: Job, number: int) -> int:
         failed = Counter()
         filters.apply([example], config.filters, failed)
         filtered.append(next(iter(failed), ""))
-        notes.append(duplicates.note(example, config.dedup, runs))
+        if config.dedup or runs:
+            notes.append(duplicates.note(example, config.dedup, runs))
     sketches = [note.sketch for note in notes if note.sketch is not None]
     data = io.BytesIO()
     np.savez(
@@ -217,7 +218,7 @@ def decide(job: Job) -> None:
             f"{skipped.total()} bad records in all ({dict(skipped)}), and max_bad is "
             f"{config.max_bad}; mend the data, or raise it"
         )
-    aside = np.concatenate([np.full(len(n["key"]), p[2]) for n, p in zip(found, parts)])
+    aside = np.concatenate([np.full(len(n["content"]), p[2]) for n, p in zip(found, parts)])
     content = [row.tobytes() for notes in found for row in notes["content"]]
     reasons = np.concatenate([notes["filtered"] for notes in found]).astype(object)
     if not config.heldout_source:
@@ -244,7 +245,7 @@ def decide(job: Job) -> None:
     reasons[aside] = "heldout"
     if not np.any(reasons == ""):
         raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
-    ends = np.cumsum([len(notes["key"]) for notes in found])[:-1]
+    ends = np.cumsum([len(notes["content"]) for notes in found])[:-1]
     lists = [part.tolist() for part in np.split(reasons, ends)]
     _write(out, json.dumps({"skipped": skipped, "reasons": lists}))
 
