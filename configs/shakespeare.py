@@ -1,0 +1,30 @@
+"""A character-level model of Shakespeare, at nanoGPT's setting for a CPU: minutes on a laptop.
+
+    curl -O https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt
+    head -c 1003854 input.txt > train.txt; tail -c +1003855 input.txt > val.txt
+    python -m train --config=configs/shakespeare.py --workdir=runs/shakespeare \\
+        --config.data.source=train.txt --config.data.heldout_source=val.txt
+
+4 layers, 4 heads, 128 wide, a context of 64, 12 rows a step, 2,000 steps, AdamW at 1e-3. nanoGPT's
+README gives a validation loss of 1.88 nats a character for it; what to expect here is in
+docs/benchmarks.md.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.stage = "pretrain"
+    config.model.size = "1m"  # a gate's three matrices have as many weights as nanoGPT's two
+    config.tokenizer.kind = "char"
+    config.data.documents = "file"
+    config.data.length = 65  # 64 characters are read, and 64 predicted
+    config.data.batch_size = 12
+    config.steps = 2000
+    config.optimizer.peak_lr = 1e-3
+    config.optimizer.warmup_steps = 100
+    config.optimizer.b2 = 0.99
+    config.evaluate.every = 500
+    config.checkpoint.every = 500
+    return config
