@@ -257,8 +257,8 @@ def test_a_record_is_the_row(data):
 def write_large(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    for k in range(12):
-        lines = [json.dumps({"text": text(1000 * k + i % 900, 60)}) + "\n" for i in range(1000)]
+    for k in range(6):
+        lines = [json.dumps({"text": text(1000 * k + i % 350, 60)}) + "\n" for i in range(400)]
         (corpus / f"{k:02}.jsonl").write_text("".join(lines))
     return corpus
 
