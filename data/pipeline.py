@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping
 import grain
 import numpy as np
 
-from data import duplicates, filters, packing, prepared
+from data import duplicates, filters, packing, prepared, redact
 from data.mixture import Mixture, SourceConfig, source_config
 from data.sources import DataError, content_key, read, split_heldout
+from data.templates import one_of
 from data.tokenizer import Tokenizer
 
 
@@ -40,6 +41,8 @@ class DataConfig:
         stand, such as those that are soon told apart; kinds that are not named stand in all.
       filters: {name: limit} of data/filters.py, such as `max_symbols`: training documents that fail
         one are left out and counted; held-out ones all stay.
+      redact: kinds of personal data of data/redact.py, "email,phone" or a tuple of them: `[EMAIL]`
+        and so on take their place.
       dedup: `exact` leaves out documents of the same words as an earlier one, `near` those too that
         are much alike (MinHash of runs of five words, Jaccard similarity of 0.8); empty keeps all.
       decontaminate: {name: {source, fields}} of evaluation sets, read as text: a training document
@@ -65,6 +68,7 @@ class DataConfig:
     subset: str = ""
     keep: Mapping[str, float] = dataclasses.field(default_factory=dict)
     filters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    redact: str | tuple[str, ...] = ()
     dedup: str = ""
     decontaminate: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     batch_size: int = 32
@@ -92,6 +96,10 @@ class DataConfig:
         self.subset_part()
         self.sources()
         filters.check(self.filters)
+        if isinstance(self.redact, str):
+            object.__setattr__(self, "redact", tuple(filter(None, self.redact.split(","))))
+        for kind in self.redact:
+            one_of("kind of data.redact", kind, redact.KINDS)
         duplicates.check(self.dedup, self.decontaminate)
         for kind, share in self.keep.items():
             if not 0 <= share <= 1:
@@ -123,6 +131,7 @@ class Examples:
     Attributes:
       sizes: how many of the training examples each source of a mixture has, one after the other;
         empty where there is one source.
+      redacted: how often personal data of each kind was replaced.
       prepared: the folder of each source whose rows are prepared, "" of the others. Of such there
         are no examples here, but for a few of the held-out ones.
     """
@@ -132,6 +141,7 @@ class Examples:
     skipped: Counter
     sizes: tuple[int, ...] = ()
     prepared: tuple[str, ...] = ()
+    redacted: Counter = dataclasses.field(default_factory=Counter)
 
 
 def read_examples(config: DataConfig, schema: str) -> Examples:
@@ -149,13 +159,18 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         )
 
     skipped, parts, heldout, folders = Counter(), [], [], config.prepared()
+    redacted = Counter()
+
+    def clean(examples):
+        return [redact.redact(example, config.redact, redacted) for example in examples]
+
     for (name, source), folder in zip(config.sources().items(), folders, strict=True):
         if folder:
             parts.append([])
             continue
         found = one(source.source, source.fields)
         skipped.update(found.skipped)
-        part = found.examples
+        part = clean(found.examples)
         if not config.heldout_source:
             part, aside = split_heldout(part, config.heldout_fraction)
             heldout += aside
@@ -165,7 +180,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
             raise DataError(f"{_choosers(config)} leaves no training {where}")
     if config.heldout_source:
         found = one(config.heldout_source, ())
-        heldout = found.examples
+        heldout = clean(found.examples)
         skipped.update(found.skipped)
     if config.dedup or config.decontaminate:
         runs = duplicates.evaluation_runs(config.decontaminate, config.tfds_dir)
@@ -181,6 +196,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         skipped,
         tuple(map(len, parts)) if config.mixture else (),
         folders,
+        redacted,
     )
 
 
@@ -235,6 +251,7 @@ class Data:
       kinds: names that `kind` counts in, for preferences.
       train_examples: of prompts, those in the training rows; row i is example i.
       sizes: training rows of each source of a mixture, one after the other; empty without one.
+      redacted: how often personal data of each kind was replaced.
     """
 
     train: dict[str, np.ndarray] | prepared.PreparedRows | prepared.Joined
@@ -244,6 +261,7 @@ class Data:
     kinds: tuple[str, ...] = ()
     train_examples: tuple = ()
     sizes: tuple[int, ...] = ()
+    redacted: Counter = dataclasses.field(default_factory=Counter)
 
 
 def open_data(
@@ -288,7 +306,7 @@ def open_data(
         asked = tuple(itertools.chain(*(trained for _, trained in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
     heldout, kept = _heldout(config, examples, folders, rows)
-    return Data(train, heldout, kept, skipped, kinds, asked, sizes)
+    return Data(train, heldout, kept, skipped, kinds, asked, sizes, examples.redacted)
 
 
 def _heldout(config: DataConfig, examples: Examples, folders, rows):

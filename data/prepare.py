@@ -125,7 +125,7 @@ def describe(manifest: dict, folder: str) -> str:
         f"{manifest['length']:,}, {packing_['efficiency']:.1%} full; {size / 1e6:,.1f} MB in "
         f"{sum(map(len, manifest['splits'].values()))} shards"
     )
-    for what in ("documents", "skipped"):
+    for what in ("documents", "skipped", "redacted"):
         if manifest[what]:
             found = ", ".join(f"{name}: {n:,}" for name, n in manifest[what].items())
             lines.append(f"{what}: {found}")

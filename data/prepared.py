@@ -194,7 +194,7 @@ def check(folder, schema: str, config, tokenizer) -> None:
             f"{folder} was prepared with rows of {manifest['length']} tokens, and data.length is "
             f"{length}; set --config.data.length={manifest['length']}, or prepare anew"
         )
-    for name in ("filters", "subset", "dedup", "decontaminate"):
+    for name in ("filters", "redact", "subset", "dedup", "decontaminate"):
         wanted = json.loads(json.dumps(getattr(config, name)))
         if wanted and wanted != manifest["settings"][name]:
             raise DataError(

@@ -21,7 +21,7 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from data import duplicates, files, filters, packing, prepared, sources
+from data import duplicates, files, filters, packing, prepared, redact, sources
 from data import tokenizer as tokenizers
 from data.files import Span
 from data.pipeline import DataConfig
@@ -34,7 +34,7 @@ UNFINISHED = "unfinished"
 # Settings that the rows depend on, and that a run may not have otherwise.
 SETTINGS = (
     "source", "heldout_source", "heldout_fraction", "fields", "documents", "on_bad", "subset",
-    "filters", "dedup", "decontaminate", "length", "on_long", "pack",
+    "filters", "redact", "dedup", "decontaminate", "length", "on_long", "pack",
 )  # fmt: skip
 
 
@@ -127,15 +127,17 @@ def _tokenizer(folder: str):
     return tokenizers.load(folder)
 
 
-def _examples(job: Job, number: int, skipped: Counter):
+def _examples(job: Job, number: int, skipped: Counter, redacted: Counter | None = None):
     """Documents of one part, in order; the same each time."""
+    redacted = Counter() if redacted is None else redacted
     name, span, _ = _plan(job.folder)["parts"][number]
     config = job.config
-    return sources.iterate(
+    examples = sources.iterate(
         name, job.schema, fields=config.fields, documents=config.documents,
         tfds_dir=config.tfds_dir, on_bad=config.on_bad, max_bad=config.max_bad, skipped=skipped,
         span=Span(*span) if span else None,
     )  # fmt: skip
+    return (redact.redact(example, config.redact, redacted) for example in examples)
 
 
 def make_tokenizer(job: Job, kind: str, vocab_size: int, path: str) -> None:
@@ -167,8 +169,8 @@ def survey(job: Job, number: int) -> int:
     if out.exists():
         return number
     config, skipped, notes, keys, filtered = job.config, Counter(), [], [], []
-    runs = _runs(job)
-    for example in _examples(job, number, skipped):
+    runs, redacted = _runs(job), Counter()
+    for example in _examples(job, number, skipped, redacted):
         keys.append(sources.content_key(example))
         failed = Counter()
         filters.apply([example], config.filters, failed)
@@ -185,6 +187,7 @@ def survey(job: Job, number: int) -> int:
         contaminated=np.array([note.contaminated for note in notes], np.str_),
         filtered=np.array(filtered, np.str_),
         skipped=np.array(_json(skipped)),
+        redacted=np.array(_json(redacted)),
     )
     _write(out, data.getvalue())
     return number
@@ -210,9 +213,10 @@ def decide(job: Job) -> None:
     for number in range(len(parts)):
         with np.load(io.BytesIO((job.work / f"survey-{number:05}.npz").read_bytes())) as arrays:
             found.append({name: arrays[name] for name in arrays.files})
-    skipped = Counter()
+    skipped, redacted = Counter(), Counter()
     for notes in found:
         skipped.update(json.loads(str(notes["skipped"])))
+        redacted.update(json.loads(str(notes["redacted"])))
     if skipped.total() > config.max_bad:
         raise DataError(
             f"{skipped.total()} bad records in all ({dict(skipped)}), and max_bad is "
@@ -247,7 +251,7 @@ def decide(job: Job) -> None:
         raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
     ends = np.cumsum([len(notes["content"]) for notes in found])[:-1]
     lists = [part.tolist() for part in np.split(reasons, ends)]
-    _write(out, json.dumps({"skipped": skipped, "reasons": lists}))
+    _write(out, json.dumps({"skipped": skipped, "redacted": redacted, "reasons": lists}))
 
 
 @functools.lru_cache(maxsize=1)
@@ -341,6 +345,7 @@ def finish(job: Job) -> dict:
         "sources": plan["sources"],
         "documents": dict(sorted(reasons.items())),
         "skipped": dict(sorted(skipped.items())),
+        "redacted": dict(sorted(decisions["redacted"].items())),
         "packing": {
             "method": "best fit" if job.schema == "chat" and job.config.pack else
             "concatenate and split" if job.schema == "text" else "none",

@@ -117,6 +117,8 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
     metrics = Metrics(workdir, workdir.name, start, config.steps, jax.process_index() == 0)
     for reason, count in run.ctx.data.skipped.items():
         metrics.say(f"  passed over {count} examples: {reason}")
+    for kind, count in run.ctx.data.redacted.items():
+        metrics.say(f"  redacted: {kind}, {count} times")
     if start:
         metrics.say(f"resuming {workdir} from step {start}")
     tracer = Profile(workdir, profile)
