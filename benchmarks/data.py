@@ -32,7 +32,8 @@ from absl import app, flags
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from data import prepare, prepared, sources
-from data.pipeline import DataConfig, make_loader, open_data
+from data.loader import make_loader
+from data.pipeline import DataConfig, open_data
 from data.tokenizer import load
 
 LENGTH, BATCH, SEED = 1024, 64, 0

@@ -208,10 +208,10 @@ def _text(raw: bytes):
     return {"text": text} if text.strip() else None
 
 
-def _object(record, hint=""):
+def _object(record):
     if not isinstance(record, dict):
         raise DataError(
-            f"a JSON {type(record).__name__} where an object should be: {{...}}{hint}",
+            f"a JSON {type(record).__name__} where an object should be: {{...}}",
             "not_an_object",
         )
     return record

@@ -143,6 +143,7 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
       ConfigError, DataError: as training would.
     """
     # A program on top of the rooms, as those of tpu/ are: nothing in data/ imports it.
+    from data import loader as loading
     from data import pipeline
     from train.config import RunConfig, build
     from train.setup import make_tokenizer
@@ -156,7 +157,7 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     size = config.data.batch_size
     if schema == "prompt":  # a step is a minibatch of a rollout; its prompts are what is read
         size = config.ppo.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
-    loader = pipeline.make_loader(config.data, data, size, config.seed)
+    loader = loading.make_loader(config.data, data, size, config.seed)
     what = "rollout" if schema == "prompt" else "step"
     title = f"{config.stage}, {what} {step}: one epoch is {loader.steps_per_epoch:.1f}"
     batch, sources = loader.batch(step), loader.sources(step)

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from data import prepared
 from data.pipeline import DataConfig
-from data.shards import Job, decide, finish, make_plan, make_tokenizer, same, survey, write
+from data.shards import Job, clean, decide, finish, make_plan, make_tokenizer, same, survey, write
 from data.templates import DataError
 
 console = Console(highlight=False, soft_wrap=True)
@@ -104,9 +104,10 @@ def run(
     if schema not in ("text", "chat"):
         raise DataError(f"rows of {schema} are few, and are made when a run starts")
     job = Job(config, schema, os.path.expanduser(folder))
-    if prepared.is_prepared(job.folder) and not job.work.exists():
+    if prepared.is_prepared(job.folder):  # the manifest is written when all is there
         manifest = prepared.read_manifest(job.folder)
         same(job, manifest["settings"])
+        clean(job)
         return manifest
     count = make_plan(job)
     make_tokenizer(job, kind, vocab_size, tokenizer)

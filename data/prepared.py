@@ -84,6 +84,15 @@ def decode(records: Sequence[bytes], length: int, dtype: np.dtype, with_mask: bo
     }
 
 
+def _by_part(ends, index):
+    """(part, which of `index` [n] are in it, their numbers within it) of each part that has any;
+    `ends`: the number of rows up to the end of each part."""
+    which = np.searchsorted(ends, index, side="right")
+    for part in np.unique(which).tolist():
+        at = np.flatnonzero(which == part)
+        yield part, at, index[at] - (ends[part - 1] if part else 0)
+
+
 class PreparedRows:
     """The rows of one split of a folder, read when they are asked for.
 
@@ -124,20 +133,15 @@ class PreparedRows:
         """
         index = np.asarray(index)
         records = [b""] * len(index)
-        shards = np.searchsorted(self._ends, index, side="right")
-        for shard in np.unique(shards).tolist():
-            at = np.flatnonzero(shards == shard)
-            for i, record in zip(at.tolist(), self._read(shard, index[at]), strict=True):
+        for shard, at, numbers in _by_part(self._ends, index):
+            for i, record in zip(at.tolist(), self._read(shard, numbers.tolist()), strict=True):
                 records[i] = record
         return self._decode(records, index)
 
-    def _begin(self, shard: int) -> int:
-        return int(self._ends[shard - 1]) if shard else 0
-
-    def _read(self, shard: int, index) -> list[bytes]:
-        """Records of one shard, by their numbers among all: in one call, which takes a quarter of
-        the time of ArrayRecordDataSource with its threads."""
-        path, numbers = self._paths[shard], (index - self._begin(shard)).tolist()
+    def _read(self, shard: int, numbers: list[int]) -> list[bytes]:
+        """Records of one shard: in one call, which takes a quarter of the time of
+        ArrayRecordDataSource with its threads."""
+        path = self._paths[shard]
         try:
             if shard not in self._readers:
                 self._readers[shard] = array_record_module.ArrayRecordReader(
@@ -155,8 +159,7 @@ class PreparedRows:
             if len(records) > 1:  # which of them it is
                 for i in range(len(records)):
                     self._decode(records[i : i + 1], index[i : i + 1])
-            shard = int(np.searchsorted(self._ends, index[0], side="right"))
-            number = index[0] - self._begin(shard)
+            ((shard, _, (number,)),) = _by_part(self._ends, index[:1])
             raise DataError(f"{self._paths[shard]}: record {number} is damaged: {error}") from error
 
 
@@ -227,12 +230,9 @@ class Joined:
 
     def take(self, index) -> dict[str, np.ndarray]:
         index = np.asarray(index)
-        which = np.searchsorted(self._ends, index, side="right")
         out: dict[str, np.ndarray] = {}
-        for k in np.unique(which).tolist():
-            at = np.flatnonzero(which == k)
-            begin = int(self._ends[k - 1]) if k else 0
-            for name, values in take(self._parts[k], index[at] - begin).items():
+        for k, at, numbers in _by_part(self._ends, index):
+            for name, values in take(self._parts[k], numbers).items():
                 if name not in out:
                     out[name] = np.empty((len(index), *values.shape[1:]), values.dtype)
                 out[name][at] = values

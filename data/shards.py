@@ -80,6 +80,8 @@ def make_plan(job: Job) -> int:
     Raises:
       DataError: the folder holds rows, or half of them, of other settings.
     """
+    for kept in (_plan, _decisions, _tokenizer):  # of a folder of this name before
+        kept.cache_clear()
     config, folder = job.config, epath.Path(job.folder)
     path = job.work / "plan.json"
     if not path.exists():
@@ -117,7 +119,7 @@ def same(job: Job, settings: dict) -> None:
         )
 
 
-@functools.lru_cache(maxsize=2)  # a folder's files are written once, whole
+@functools.lru_cache(maxsize=2)
 def _plan(folder: str) -> dict:
     return json.loads((epath.Path(folder) / UNFINISHED / "plan.json").read_text())
 
@@ -321,7 +323,7 @@ def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
 
 
 def finish(job: Job) -> dict:
-    """Writes the manifest and held-out examples, removes what was in between."""
+    """Writes held-out examples and the manifest, and cleans up."""
     plan, decisions = _plan(job.folder), _decisions(job.folder)
     tokenizer = _tokenizer(job.folder)
     facts = [
@@ -359,5 +361,13 @@ def finish(job: Job) -> dict:
     lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
     _write(epath.Path(job.folder) / prepared.HELDOUT, lines)
     _write(epath.Path(job.folder) / prepared.MANIFEST, _json(manifest))
-    job.work.rmtree()
+    clean(job)
     return manifest
+
+
+def clean(job: Job) -> None:
+    """Removes what was in between, and what a kill left half written."""
+    if job.work.exists():
+        job.work.rmtree()
+    for stray in epath.Path(job.folder).glob("*.tmp"):
+        stray.unlink()

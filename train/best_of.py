@@ -37,7 +37,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     import jax
     from etils import epath
 
-    from data.pipeline import heldout_batches
+    from data.loader import heldout_batches
     from model import sharding
     from train import checkpoint, setup, stages
     from train.config import ConfigError, build

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from data.pipeline import heldout_batches
+from data.loader import heldout_batches
 from model import sharding
 from model.transformer import Transformer
 from train import rewards

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.chat import render_prompt
-from data.pipeline import heldout_batches
+from data.loader import heldout_batches
 from model import sharding
 from model.generate import Sampling, generate
 from model.transformer import Transformer

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.pipeline import make_loader
+from data.loader import make_loader
 from model import sharding
 from model.heads import value_model
 from model.transformer import Transformer

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.pipeline import Data, make_loader
+from data.loader import make_loader
+from data.pipeline import Data
 from data.tokenizer import Tokenizer
 from model import sharding
 from model.config import TransformerConfig

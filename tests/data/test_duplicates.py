@@ -73,6 +73,20 @@ def test_a_recipe_leaves_them_out_and_counts(tmp_path):
     assert [e["text"] for e in found.train] == texts[:6] + texts[7:20]
 
 
+def test_a_source_of_copies_alone_is_an_error(tmp_path):
+    texts = [" ".join(words(seed, 30)) for seed in range(20)]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    (tmp_path / "b.txt").write_text("\n".join(texts[:5]))
+    (tmp_path / "held.txt").write_text("x")
+    mixture = {name: {"source": str(tmp_path / f"{name}.txt")} for name in "ab"}
+    held = str(tmp_path / "held.txt")
+    config = DataConfig(source="", mixture=mixture, heldout_source=held, dedup="exact")
+    with pytest.raises(
+        DataError, match=r"data\.dedup=exact leaves no training of data\.mixture\.b"
+    ):
+        read_examples(config, "text")
+
+
 @pytest.mark.parametrize(
     ("kind", "sets", "message"),
     [

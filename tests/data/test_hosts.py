@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data import prepare
-from data.pipeline import DataConfig, make_loader, open_data
+from data.loader import make_loader
+from data.pipeline import DataConfig, open_data
 from data.prepared import size_of
 from data.tokenizer import train
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.loader import Loader, make_loader
 from data.mixture import Mixture, SourceConfig, source_config, split
-from data.pipeline import DataConfig, Loader, make_loader, open_data, read_examples
+from data.pipeline import DataConfig, open_data, read_examples
 from data.sources import DataError
 from data.tokenizer import train
 

@@ -6,15 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.pipeline import (
-    DataConfig,
-    Examples,
-    Loader,
-    heldout_batches,
-    open_data,
-    read_examples,
-    thin_rankings,
-)
+from data.loader import Loader, heldout_batches
+from data.pipeline import DataConfig, Examples, open_data, read_examples, thin_rankings
 from data.sources import DataError
 from data.tokenizer import train
 

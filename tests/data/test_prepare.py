@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from data import files, prepare, prepared, shards
 from data.batch import segment_row
-from data.pipeline import DataConfig, make_loader, open_data, read_examples
+from data.loader import make_loader
+from data.pipeline import DataConfig, open_data, read_examples
 from data.sources import DataError
 from data.tokenizer import BOS, load, train
 
@@ -139,6 +140,27 @@ def test_what_is_finished_is_not_done_again(tmp_path, corpus, monkeypatch):
         prepared_to(corpus, corpus, config)
 
 
+def test_a_folder_may_be_made_anew_with_other_settings(tmp_path, corpus):
+    """In one process, as in a notebook."""
+    out = tmp_path / "out"
+    for length in (96, 32):
+        prepared_to(out, corpus, config_of(corpus, "[ab].jsonl", length=length))
+        rows = prepared.PreparedRows(out, "train")
+        assert rows.take([0])["tokens"].shape == (1, length)
+        shutil.rmtree(out)
+
+
+def test_a_kill_while_the_last_files_are_removed_costs_nothing(tmp_path, corpus):
+    config, out = config_of(corpus, "a.jsonl"), tmp_path / "out"
+    prepared_to(out, corpus, config)
+    whole = bytes_of(out)
+    (out / shards.UNFINISHED).mkdir()
+    (out / shards.UNFINISHED / "facts-00000.json").write_text("{}")
+    (out / "manifest.json.1.tmp").write_text("{")
+    prepared_to(out, corpus, config)
+    assert bytes_of(out) == whole and not (out / shards.UNFINISHED).exists()
+
+
 def test_a_bad_record_says_where_and_counts_over_all_parts(tmp_path, corpus):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"text": "a b c"}\nnope\n{"text": "d e f"}\n{"txt": 1}\n{"text": "g"}\n')
@@ -174,7 +196,7 @@ def copy(folder, tmp_path):
 
 def test_what_does_not_fit_the_run(folder):
     def opened(schema="text", tokenizer=TOKENIZER, **settings):
-        config = DataConfig(source=str(folder), **{"length": 96} | settings)
+        config = DataConfig(**{"source": str(folder), "length": 96} | settings)
         return open_data(config, schema, tokenizer)
 
     assert len(opened().train) > 10
@@ -186,6 +208,8 @@ def test_what_does_not_fit_the_run(folder):
         opened(tokenizer=train("char", ["ab"], 0))
     with pytest.raises(DataError, match=r"cannot be chosen anew by 'exact'"):
         opened(dedup="exact")
+    with pytest.raises(DataError, match=r"data\.mixture\.a\.limit: .* are prepared"):
+        opened(source="", mixture={"a": {"source": str(folder), "limit": 3}})
 
 
 def test_a_missing_or_cut_shard_is_an_error_before_training(copy):

@@ -1,0 +1,95 @@
+"""Batches that are a function of the step: this host's rows of batch k, whatever k was before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from data import prepared
+from data.mixture import Mixture
+from data.pipeline import Data, DataConfig
+from data.templates import DataError
+
+
+class Loader:
+    """Batches indexed by step. Row j of global batch k is row k·B + j of an endless sequence of
+    shuffled epochs, or of a mixture of such, so it depends on (seed, k, j) alone, whichever host
+    reads it.
+
+    Args:
+      rows: of all sources. mixture: of them, where there are several; its `index` says which row.
+      local: the rows of each batch (j) that this host reads; by default all.
+    """
+
+    def __init__(
+        self, rows, batch_size: int, seed: int, local=None, mixture: Mixture | None = None
+    ):
+        size = prepared.size_of(rows)
+        self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
+        self._local = range(batch_size) if local is None else [int(j) for j in local]
+        order = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
+        self._index = mixture.index if mixture else order.__getitem__
+        self.steps_per_epoch = size / batch_size
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """This host's rows of batch `step`."""
+        index = [self._index(step * self._batch_size + j) for j in self._local]
+        return prepared.take(self._rows, index)
+
+    def shares(self, steps: int) -> dict[str, float]:
+        """{`share/NAME`: which part of the first `steps` batches is of a mixture's source}."""
+        found = self._mixture.shares(steps * self._batch_size) if self._mixture else {}
+        return {f"share/{name}": share for name, share in found.items()}
+
+    def sources(self, step: int) -> list[str]:
+        """The source of each of this host's rows, "" where there is one."""
+        rows = [step * self._batch_size + j for j in self._local]
+        return [self._mixture.name(row) if self._mixture else "" for row in rows]
+
+    def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        """Batches start..stop-1, prepared ahead in a thread."""
+        steps = grain.MapDataset.range(start, stop).map(self.batch)
+        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+def make_loader(
+    config: DataConfig, data: Data, batch_size: int, seed: int, local=None, steps: int = 0
+) -> Loader:
+    """The loader of a split's training rows, `batch_size` of them a step.
+
+    Args:
+      local: as of `Loader`. steps: how many batches will be wanted; 0 if nobody knows.
+
+    Raises:
+      DataError: the sources of a mixture are used up before.
+    """
+    mixture = None
+    if data.sizes:
+        sources = config.sources()
+        mixture = Mixture(sources, data.sizes, list(sources.values()), batch_size, seed)
+        if mixture.rows is not None and mixture.rows < steps * batch_size:
+            raise DataError(
+                f"data.mixture is used up in step {mixture.rows // batch_size + 1} of {steps}: its "
+                f"sources' epochs end after {mixture.rows} rows. Raise an `epochs`, or set "
+                f"--config.steps={mixture.rows // batch_size}"
+            )
+    return Loader(data.train, batch_size, seed, local, mixture)
+
+
+def heldout_batches(rows, batch_size: int, local=None):
+    """Yields this host's rows of every batch (`local` as of `Loader`), each row once, in order; the
+    last batch is filled up with empty rows (weight 0)."""
+    size = len(next(iter(rows.values())))
+    mine = slice(None) if local is None else local
+    for start in range(0, size, batch_size):
+        index = np.arange(start, start + batch_size)
+        real = index < size
+        picked = np.minimum(index, size - 1)[mine]
+        batch = {}
+        for name, values in rows.items():
+            keep = real[mine].reshape(-1, *[1] * (values.ndim - 1))
+            empty = -1 if name == "rank" else 0
+            batch[name] = np.where(keep, values[picked], np.asarray(empty, values.dtype))
+        yield batch
