@@ -174,7 +174,9 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             waited += goodput.seconds[drawing] - before
             # The source's arrays are not the step's to donate: the next minibatch reads them again.
             with goodput.time("compile" if step == start else goodput.part):
-                state, values = step_fn(state._replace(source=()), frozen, batch)
+                seen = {k: v for k, v in source_state.items() if k == "stopped"}
+                state, values = step_fn(state._replace(source=seen or ()), frozen, batch)
+        source_state = {**source_state, **(state.source or {})}
         state = state._replace(source=source_state)
         for warning in extra.pop("warnings", ()):
             metrics.say(f"  warning at step {step + 1}: {warning}")
@@ -201,8 +203,8 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             skipped = skipped + done - last if values["skipped"] else 0
             if skipped >= MAX_SKIPPED:
                 raise FloatingPointError(
-                    f"{skipped} updates up to step {done} had no finite gradient or were refused; "
-                    "lower the learning rate, or look at the data with the step's number"
+                    f"{skipped} updates up to step {done} had no finite gradient; lower the "
+                    "learning rate, or look at the data with the step's number"
                 )
             since, waited, tokens, last = now, 0.0, 0, done
         told_to_leave = processes.preempted()

@@ -216,7 +216,8 @@ def ppo_policy_loss(
 
     Returns:
       (sum, weight, {metric: sum over valid tokens, each counted once}) with `clip_fraction` (tokens
-      whose clipped branch is the larger), `ratio`, `approx_kl` (k3 from old to new).
+      whose clipped branch is the larger), `ratio`, `approx_kl` (k3 from old to new), and
+      `ratio_max`, the largest.
     """
     valid = mask != 0
     log_ratio = jnp.clip(logprobs - old_logprobs, -MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -237,6 +238,7 @@ def ppo_policy_loss(
         "clip_fraction": masked_sum((clipped > plain).astype(jnp.float32), valid),
         "ratio": masked_sum(ratio, valid),
         "approx_kl": masked_sum(jnp.expm1(log_ratio) - log_ratio, valid),
+        "ratio_max": jnp.max(jnp.where(valid, ratio, 0.0)),
     }
     return masked_sum(loss, mask), jnp.sum(mask), metrics
 

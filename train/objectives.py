@@ -86,8 +86,9 @@ class PPOConfig:
         trainer thinks it than the sampler did, to at most this (truncated importance sampling).
       bootstrap_truncated: such an answer's last value is not 0 but the critic's.
       critic_warmup: rollouts in which the critic alone learns.
-      max_kl: a minibatch further than this (approximate KL a token) from its rollout is not
-        applied; 0 applies all.
+      max_kl: once a minibatch is further than this from its rollout (approximate KL a token, in
+        the mean), neither its update nor the rollout's later ones are applied (the early stop that
+        is called target_kl elsewhere); 0 applies all.
       pretrain_coef: weight of next-token loss on `pretrain_data` mixed in (PPO-ptx).
       reward_function: `module:function` that scores answers (train/rewards.py).
       eval_prompts: held-out prompts sampled at evaluation.
@@ -141,6 +142,8 @@ class PPOConfig:
             )
         if self.temperature <= 0:
             raise ConfigError(f"ppo.temperature={self.temperature}; it must be above 0")
+        if self.max_kl < 0:
+            raise ConfigError(f"ppo.max_kl={self.max_kl}; it must be above 0, or 0 to apply all")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,8 +179,9 @@ class RolloutSource:
 
     State: `experience` (above), `minibatch` (how many of its epochs × minibatches were used),
     `rollout` (how many were made), `drawn` (batches of prompts so far: the prompt cursor),
-    `kl_coef`, the score's `gain` and `bias`, and `first`, the first rollout's figures that
-    warnings compare with (train/hacking.py).
+    `kl_coef`, the score's `gain` and `bias`, `stopped`, how many of this experience's updates the
+    early stop on KL has left out (train/step.py counts them), and `first`, the first rollout's
+    figures that warnings compare with (train/hacking.py).
     """
 
     def __init__(self, ctx, sampler: Sampler):
@@ -240,8 +241,13 @@ class RolloutSource:
             "kl_coef": np.asarray(self.ppo.kl_coef, np.float32),
             "gain": np.asarray(1, np.float32),
             "bias": np.asarray(0, np.float32),
+            "stopped": self._zero(),
             "first": {k: np.asarray(0, np.float32) for k in ("length", "repetition", "entropy")},
         }
+
+    def _zero(self):
+        """Where the step's own counters are, so that it is compiled once."""
+        return jax.device_put(jnp.int32(0), sharding.replicated(self.ctx.mesh))
 
     def _take(self, experience, rollout, minibatch):
         """Rows of one minibatch: every epoch has a permutation of its own."""
@@ -305,7 +311,7 @@ class RolloutSource:
         now = {k: metrics[k] for k in ("length", "repetition", "entropy")}
         first = now if number == 0 else {k: float(v) for k, v in s["first"].items()}
         signs = hacking.signs(first, now)
-        metrics["warnings"] = len(signs)
+        metrics |= {"warnings": len(signs), "stopped": int(s["stopped"])}
         metrics = {f"rollout/{k}": v for k, v in metrics.items()}
         metrics["warnings"] = [text for name, text in signs.items() if name not in self._warned]
         self._warned |= signs.keys()
@@ -318,6 +324,7 @@ class RolloutSource:
             "minibatch": np.asarray(0, np.int32),
             "rollout": np.asarray(number + 1, np.int32),
             "drawn": np.asarray(now_drawn, np.int32),
+            "stopped": self._zero(),
             "first": {k: np.asarray(v, np.float32) for k, v in first.items()},
         }
         return s, metrics

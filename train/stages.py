@@ -48,11 +48,13 @@ class Stage(NamedTuple):
 
     Attributes:
       weights: batch -> {term: weight}, from masks alone.
-      loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}).
+      loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}); a metric named
+        `…_max` is (the largest, 1).
       source: has `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`, and
         `shares(s) -> {metric: share}` of a mixture's sources so far.
       evaluate: (trainable, frozen) -> (metrics, samples) on held-out data (train/evaluate.py).
-      veto: metrics -> bool array, true to leave an update out.
+      veto: metrics -> bool array, true to leave an update out, and those after it until the
+        source says otherwise (train/step.py).
     """
 
     weights: Callable
@@ -205,7 +207,8 @@ def policy_stage(ctx: Context) -> Stage:
             logprobs, batch["old_logprobs"], batch["advantages"], token_weights,
             ppo.clip_low, ppo.clip_high, ppo.dual_clip, sequence,
         )  # fmt: skip
-        metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()}
+        largest = {"ratio_max": (metrics.pop("ratio_max"), jnp.float32(1))}
+        metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()} | largest
         kl, valid = losses.kl_estimate(logprobs, batch["ref_logprobs"]), jnp.sum(mask)
         metrics |= {
             "policy_loss": (policy, count),

@@ -16,7 +16,8 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
-      source: what the batch source needs to go on (train/stages.py); not seen by the step.
+      source: what the batch source needs to go on (train/stages.py). The step sees no more of it
+        than {`stopped`}, where a source has that, and () where it has not.
     """
 
     step: Any
@@ -66,8 +67,13 @@ def accumulate_gradients(stage, trainable, frozen, batch, count: int):
         shapes = jax.eval_shape(value_and_grad, trainable, jax.tree.map(lambda x: x[0], micros))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
+        def merge(path, a, b):
+            largest = any(getattr(key, "key", "").endswith("_max") for key in path)
+            return jnp.maximum(a, b) if largest else a + b
+
         def add(carry, micro):
-            return jax.tree.map(jnp.add, carry, value_and_grad(trainable, micro)), None
+            new = value_and_grad(trainable, micro)
+            return jax.tree_util.tree_map_with_path(merge, carry, new), None
 
         ((total, metrics), grads), _ = jax.lax.scan(add, zeros, micros)
     return total, grads, {name: ratio(s, w) for name, (s, w) in metrics.items()}
@@ -76,9 +82,10 @@ def accumulate_gradients(stage, trainable, frozen, batch, count: int):
 def make_train_step(stage, optimizer, accumulate: int):
     """Returns `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
 
-    An update with a non-finite gradient, or one that `stage.veto(metrics)` refuses, is not
-    applied (the parameters and the optimizer stay as they are); the step still counts, and the
-    metric `skipped` is 1.
+    An update with a non-finite gradient is not applied (the parameters and the optimizer stay as
+    they are); the step still counts, and the metric `skipped` is 1. Nor is one that
+    `stage.veto(metrics)` refuses, or any after that until the source sets `stopped` back to 0; the
+    metric `stopped` is how many there were.
     """
 
     def train_step(state: TrainState, frozen, batch):
@@ -88,13 +95,19 @@ def make_train_step(stage, optimizer, accumulate: int):
         norm = global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        keep = jnp.isfinite(norm) & jnp.isfinite(loss) & ~stage.veto(metrics)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        refused, source = stage.veto(metrics), state.source
+        if source:
+            refused |= source["stopped"] > 0
+            source = {"stopped": source["stopped"] + refused}
+            metrics |= source
+        keep = finite & ~refused
         trainable, opt_state = jax.tree.map(
             lambda new, old: jnp.where(keep, new, old),
             (trainable, opt_state),
             (state.trainable, state.opt_state),
         )
-        metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 - keep}
-        return TrainState(state.step + 1, trainable, opt_state, state.source), metrics
+        metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
+        return TrainState(state.step + 1, trainable, opt_state, source), metrics
 
     return train_step
