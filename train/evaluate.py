@@ -244,10 +244,17 @@ class DPOEvaluator:
 
 
 def win_rate(scores, other) -> tuple[float, float, float]:
-    """Share of prompts where `scores` beats `other`, ties half, and its 95% normal interval."""
-    won = (1 + np.sign(np.asarray(scores) - np.asarray(other))) / 2
-    half = 1.96 * np.std(won, ddof=1) / math.sqrt(len(won))
-    return float(np.mean(won)), float(np.mean(won) - half), float(np.mean(won) + half)
+    """Share of prompts where `scores` beats `other`, ties half, and its 95% interval.
+
+    Wilson's (1927): the rates μ with (rate - μ)² ≤ 1.96²·variance(μ)/n. With a share t of ties the
+    variance is μ(1 - μ) - t/4.
+    """
+    sign = np.sign(np.asarray(scores) - np.asarray(other))
+    rate, ties, k = float(np.mean(1 + sign)) / 2, float(np.mean(sign == 0)), 1.96**2 / len(sign)
+    middle = (rate + k / 2) / (1 + k)
+    inside = k * (4 * rate * (1 - rate) - ties) + k * k * (1 - ties)
+    half = math.sqrt(max(inside, 0.0)) / (2 * (1 + k))
+    return rate, max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 class PPOEvaluator:

@@ -63,6 +63,12 @@ def curve(records: Iterable[Mapping], metric: str, shift: int = 0) -> list[tuple
     return [(x, y) for x, y in points if math.isfinite(y)]
 
 
+def against(records: Iterable[Mapping], across: str, metric: str) -> list[tuple[float, float]]:
+    """(`across`, `metric`) of the records that have both, finite."""
+    points = [(r[across], r[metric]) for r in records if across in r and metric in r]
+    return [p for p in points if all(map(math.isfinite, p))]
+
+
 def thin(points: list) -> list:
     """At most MAX_POINTS of them, the last included."""
     return points[::-1][:: -(-len(points) // MAX_POINTS) or 1][::-1]
@@ -75,8 +81,11 @@ _PPO_CURVES = {
 }
 
 
-def chart(title: str, line: Sequence, dots: Sequence, percent: bool = False) -> str:
-    """A figure of training (`line`) and held-out data (`dots`), both (step, value); "" if empty."""
+def chart(
+    title: str, line: Sequence, dots: Sequence, percent: bool = False, across: str = "step"
+) -> str:
+    """A figure of training (`line`) and held-out data (`dots`), both (x, value), where x is
+    `across`; "" if empty."""
     points = [*line, *dots]
     if not points:
         return ""
@@ -109,7 +118,7 @@ def chart(title: str, line: Sequence, dots: Sequence, percent: bool = False) -> 
         x, _ = at(value, bottom)
         parts.append(f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{value:g}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">step</text>')
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{across}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
     path = " ".join("{:.1f},{:.1f}".format(*at(*p)) for p in thin(list(line)))
     parts.append(f'<polyline class="train" points="{path}"/>')
@@ -117,14 +126,14 @@ def chart(title: str, line: Sequence, dots: Sequence, percent: bool = False) -> 
         cx, cy = at(x, y)
         parts.append(
             f'<circle class="heldout" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5">'
-            f"<title>held out, step {x:g}: {y:.4g}</title></circle>"
+            f"<title>held out, {across} {x:.4g}: {y:.4g}</title></circle>"
         )
     told = [f"{y:.1%}" if percent else f"{y:.3g}" for _, y in dots]
     ends = told[:1] + told[-1:] if len(told) > 1 else told
     note = f"held out {' → '.join(ends)}" if ends else ""
     return (
         f"<figure><figcaption>{escape(title)}<span>{note}</span></figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by step">'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by {across}">'
         f"{''.join(parts)}</svg></figure>"
     )
 
@@ -141,7 +150,7 @@ def charts(run) -> str:
             ),
             chart(f"{run.name}: pairs ranked right", line, dots, percent=True),
         ]
-    elif run.config.stage == "ppo":
+    elif run.config.stage in ("ppo", "grpo"):
         # A rollout is sampled before the step whose record it is in.
         drawn = [
             chart(
@@ -151,6 +160,11 @@ def charts(run) -> str:
             )
             for name, title in _PPO_CURVES.items()
         ]
+        line, dots = (
+            against(run.train, "rollout/kl", "rollout/score"),
+            against(run.evals, "kl", "score"),
+        )
+        drawn.append(chart(f"{run.name}: score by KL", line, dots, across="KL (nats an answer)"))
     else:
         line, dots = curve(run.train, "nats_per_token"), curve(run.evals, "loss")
         drawn = [chart(f"{run.name}: loss (nats a token)", line, dots)]

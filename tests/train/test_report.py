@@ -135,7 +135,8 @@ def test_the_demo_chain_gives_every_number_and_the_page(make_chain, capsys):
     assert "+1.0 standard deviations" in page and "the judge prefers" in page
     for name in ("pretrain", "sft", "ppo", "reference"):
         assert f"<h4>{name}</h4>" in page
-    assert page.count("<figure>") == 1 + 1 + 2 + 2 + 3
+    assert page.count("<figure>") == 1 + 1 + 2 + 2 + 4
+    assert "ppo: score by KL" in page and "held out, KL (nats an answer) 3: 1</title>" in page
     # Text is escaped, and only the last evaluation's questions are asked.
     assert "<code>a&lt;b</code> &amp; &lt;script&gt;" in page and "&lt;b&gt;no" in page
     assert "<script" not in page and "an old one" not in page
