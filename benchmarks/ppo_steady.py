@@ -1,0 +1,145 @@
+"""Whether PPO stays as it is: memory and compilations over many updates of the demo's models.
+
+    python -m benchmarks.ppo_steady [--updates=100] [--json=FILE]
+
+The demo's policy, critic, reward model and judge (configs/demo.py), all with random weights, on
+random prompts, and every setting of its PPO. An update is a rollout and the optimizer steps on it.
+Prints what is compiled, how many arrays are alive, their bytes and the process's memory at each
+update, which is read while the answers are scored.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import tempfile
+import time
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from configs import demo
+from data import tokenizer as tokenizers
+from data.pipeline import Data
+from model.config import TransformerConfig
+from model.sizes import SIZES
+from train import checkpoint, loop
+from train.metrics import quiet_to_file
+from train.rollout import RolloutSource
+from train.step import TrainState
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def write_random(workdir, role: str, model: TransformerConfig, tokenizer, seed: int) -> None:
+    """A workdir that holds a role's fresh weights, as a finished stage would leave it."""
+    tokenizer.save(f"{workdir}/tokenizer")
+    checkpoint.save_models(workdir, {role: model})
+    params = jax.jit(lambda key: nn.unbox(checkpoint.init_params(role, model, key)))
+    zero = {"step": np.asarray(0, np.int32)}
+    saver = checkpoint.Checkpointer(workdir, keep=1)
+    saver.save(TrainState(jnp.int32(0), {role: params(jax.random.key(seed))}, zero, zero), {})
+    saver.close()
+
+
+def random_prompts(length: int, train: int, heldout: int, seed: int = 0):
+    """`open_data` of `train.loop.run`: left-padded prompts of 2 to `length` random ids."""
+
+    def open_data(tokenizer):
+        rng = np.random.default_rng(seed)
+
+        def rows(n):
+            size = rng.integers(2, length + 1, (n, 1))
+            tokens = rng.integers(len(tokenizers.SPECIAL), tokenizer.vocab_size, (n, length))
+            mask = np.arange(length) >= length - size
+            tokens = np.where(mask, tokens, tokenizer.pad_id).astype(np.int32)
+            return {"tokens": tokens, "mask": mask, "example": np.zeros(n, np.int32)}
+
+        return Data(rows(train), rows(heldout), [], collections.Counter())
+
+    return open_data
+
+
+def resident_bytes() -> int:
+    """Of this process."""
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextlib.contextmanager
+def watched():
+    """Yields a list that grows by {compiled, arrays, array_bytes, resident_bytes, seconds} with
+    every rollout: programs compiled since the rollout before, and what is alive."""
+    seen, compiled = [], collections.Counter()
+    rollout = RolloutSource.rollout
+
+    def count(event, seconds, **facts):
+        compiled[event] += 1
+
+    def watch(self, *args):
+        out = rollout(self, *args)
+        alive = jax.live_arrays()
+        seen.append(
+            {
+                "compiled": compiled.pop(_COMPILED, 0),
+                "arrays": len(alive),
+                "array_bytes": sum(x.nbytes for x in alive),
+                "resident_bytes": resident_bytes(),
+                "seconds": time.perf_counter(),
+            }
+        )
+        return out
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    RolloutSource.rollout = watch
+    try:
+        yield seen
+    finally:
+        RolloutSource.rollout = rollout
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
+def demo_ppo(directory: str, updates: int):
+    """The demo's PPO from random models that it writes to `directory`."""
+    recipe = demo.stages()["ppo"]
+    letters = "".join(chr(0x4E00 + i) for i in range(4096 - len(tokenizers.SPECIAL)))
+    tokenizer = tokenizers.Tokenizer("char", letters.encode())
+    model = TransformerConfig(vocab_size=tokenizer.vocab_size, **SIZES["demo"])
+    for seed, (role, origin) in enumerate(recipe.init_from.items()):
+        path = f"{directory}/{origin}"
+        write_random(path, checkpoint.ITEM_OF.get(role, role), model, tokenizer, seed)
+        recipe.init_from[role] = path
+    recipe.steps = updates * recipe.ppo.epochs
+    recipe.evaluate.samples = 0
+    return recipe
+
+
+def main(argv):
+    del argv
+    with tempfile.TemporaryDirectory() as directory, watched() as seen:
+        recipe = demo_ppo(directory, flags.FLAGS.updates)
+        quiet_to_file(f"{directory}/log.txt")
+        prompts = random_prompts(recipe.ppo.prompt_length, 128 * flags.FLAGS.updates, 256)
+        loop.run(recipe, f"{directory}/run", open_data=prompts)
+    print("update  compiled  arrays  array MB  resident MB  seconds")
+    for number, now in enumerate(seen, start=1):
+        if number <= 5 or number % 10 == 0 or now["compiled"]:
+            print(
+                f"{number:6}  {now['compiled']:8}  {now['arrays']:6}  "
+                f"{now['array_bytes'] / 1e6:8.1f}  {now['resident_bytes'] / 1e6:11.1f}  "
+                f"{now['seconds'] - seen[0]['seconds']:7.1f}"
+            )
+    if flags.FLAGS.json:
+        with open(flags.FLAGS.json, "w") as f:
+            json.dump(seen, f)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("updates", 100, "Rollouts, each with its optimizer steps.")
+    flags.DEFINE_string("json", "", "Write the records here.")
+    app.run(main)

@@ -1,0 +1,67 @@
+"""python killed_run.py STAGE MESH DIRECTORY WORKDIR WHEN: a run of tiny_ppo that ends itself.
+
+WHEN is `before K` or `after K`: with SIGKILL before or after the batch of step K, counted from 0, a
+rollout that it needs included; or `never`. Every state that is saved is hashed into
+WORKDIR/states.txt, a line `step hash` each.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+import tiny_ppo
+from etils import epath
+
+from train import loop
+from train.checkpoint import Checkpointer
+from train.rollout import RolloutSource
+
+MAX_KL = 0.004  # some updates are refused
+
+
+def state_hash(state) -> str:
+    """Of every bit of the weights, the optimizer's state and the source's."""
+    found = hashlib.sha256()
+    tree = (state.trainable, state.opt_state, state.source)
+    for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        x = np.asarray(x)
+        found.update(f"{jax.tree_util.keystr(path)} {x.dtype} {x.shape}".encode() + x.tobytes())
+    return found.hexdigest()
+
+
+def main(stage, mesh, directory, workdir, when):
+    directory, workdir = epath.Path(directory), epath.Path(workdir)
+    config = tiny_ppo.recipe(stage, directory, rollouts=2)
+    config.mesh.update(json.loads(mesh))
+    config.checkpoint.every = 1
+    config.ppo.kl_target = 0.5
+    config.ppo.kl_horizon = 100
+    config.ppo.max_kl = MAX_KL
+    config.ppo.pretrain_coef = 0.1
+    next_batch, save = RolloutSource.next, Checkpointer.save
+
+    def die(moment, step):
+        if when == f"{moment} {step}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed_next(self, state, frozen, s, step):
+        die("before", step)
+        out = next_batch(self, state, frozen, s, step)
+        die("after", step)
+        return out
+
+    def noted_save(self, state, meta):
+        with open(workdir / "states.txt", "a") as f:
+            f.write(f"{int(state.step)} {state_hash(state)}\n")
+        save(self, state, meta)
+
+    RolloutSource.next, Checkpointer.save = killed_next, noted_save
+    loop.run(config, workdir, open_data=tiny_ppo.OPEN_DATA)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
