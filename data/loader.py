@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator
 
 import grain
@@ -10,7 +12,12 @@ import numpy as np
 from data import prepared
 from data.mixture import Mixture
 from data.pipeline import Data, DataConfig
+from data.shuffle import permute
 from data.templates import DataError
+
+# What is prepared in one go, and how many such pieces at a time: where storage is slow to answer,
+# several wait for it together; where cores are few, threads are in each other's way.
+READ_BYTES, THREADS = 8 << 20, max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class Loader:
@@ -26,17 +33,26 @@ class Loader:
     def __init__(
         self, rows, batch_size: int, seed: int, local=None, mixture: Mixture | None = None
     ):
-        size = prepared.size_of(rows)
+        self._size, self._seed = prepared.size_of(rows), seed
         self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
-        self._local = range(batch_size) if local is None else [int(j) for j in local]
-        order = grain.MapDataset.range(size).shuffle(seed=seed).repeat()
-        self._index = mixture.index if mixture else order.__getitem__
-        self.steps_per_epoch = size / batch_size
+        self._local = np.arange(batch_size) if local is None else np.asarray(local, np.int64)
+        self.steps_per_epoch = self._size / batch_size
+
+    def index(self, numbers) -> np.ndarray:
+        """Which of the rows are those `numbers` [n] of the endless sequence."""
+        if self._mixture:
+            return self._mixture.index(numbers)
+        return permute(numbers, self._size, self._seed)
+
+    def batches(self, steps: range) -> list[dict[str, np.ndarray]]:
+        """This host's rows of each of the batches `steps`."""
+        numbers = np.asarray(steps)[:, None] * self._batch_size + self._local
+        index = self.index(numbers.reshape(-1)).reshape(numbers.shape)
+        return [prepared.take(self._rows, rows) for rows in index]
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's rows of batch `step`."""
-        index = [self._index(step * self._batch_size + j) for j in self._local]
-        return prepared.take(self._rows, index)
+        return self.batches(range(step, step + 1))[0]
 
     def shares(self, steps: int) -> dict[str, float]:
         """{`share/NAME`: which part of the first `steps` batches is of a mixture's source}."""
@@ -45,13 +61,19 @@ class Loader:
 
     def sources(self, step: int) -> list[str]:
         """The source of each of this host's rows, "" where there is one."""
-        rows = [step * self._batch_size + j for j in self._local]
-        return [self._mixture.name(row) if self._mixture else "" for row in rows]
+        rows = (step * self._batch_size + self._local).tolist()
+        return self._mixture.names_of(rows) if self._mixture else [""] * len(rows)
 
     def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
-        """Batches start..stop-1, prepared ahead in a thread."""
-        steps = grain.MapDataset.range(start, stop).map(self.batch)
-        return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+        """Batches start..stop-1, prepared ahead in threads; of small ones several at a time."""
+        size = max(1, len(self._local)) * prepared.row_bytes(self._rows)
+        several = max(1, READ_BYTES // size)
+        firsts = range(start, stop, several)
+        blocks = grain.MapDataset.source(firsts).map(
+            lambda first: self.batches(range(first, min(first + several, stop)))
+        )
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=THREADS)
+        return itertools.chain.from_iterable(blocks.to_iter_dataset(options))
 
 
 def make_loader(

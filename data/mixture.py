@@ -18,8 +18,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-import grain
+import numpy as np
 
+from data.shuffle import permute
 from data.sources import DataError
 
 
@@ -116,10 +117,7 @@ class Mixture:
     def __init__(self, names, sizes, configs: Sequence[SourceConfig], batch_size: int, seed: int):
         self.names, self.rows = tuple(names), None
         self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-        self._orders = [
-            grain.MapDataset.range(size).shuffle(seed=seed + i).repeat()
-            for i, size in enumerate(sizes)
-        ]
+        self._sizes, self._seed = tuple(sizes), seed
         most = [int(c.epochs * n) if c.epochs else None for c, n in zip(configs, sizes)]
         steps = sorted({0, *(int(step) for c in configs for step in c.changes)})
         self._phases = [_Phase(0, (0,) * len(sizes), ())]
@@ -162,22 +160,37 @@ class Mixture:
         phase = self._phases[bisect.bisect_right(self._starts, row) - 1]
         return [c + n for c, n in zip(phase.counts, split(row - phase.start, phase.parts))]
 
-    def locate(self, row: int) -> tuple[int, int]:
-        """(source, how many of its rows came before) of row `row`."""
-        if self.rows is not None and row >= self.rows:
-            raise DataError(f"data.mixture is used up after {self.rows} rows; raise an `epochs`")
-        before, after = self.counts(row), self.counts(row + 1)
-        source = next(i for i, (a, b) in enumerate(zip(before, after)) if b > a)
-        return source, before[source]
+    def locate(self, rows: Sequence[int]) -> list[tuple[int, int]]:
+        """(source, how many of its rows came before) of each of `rows`.
 
-    def index(self, row: int) -> int:
-        """The place of row `row` among all sources' rows, one source after the other."""
-        source, number = self.locate(row)
-        return self._offsets[source] + self._orders[source][number]
+        Raises:
+          DataError: they are past the end.
+        """
+        found, last, after = [], None, ()
+        for row in rows:
+            if self.rows is not None and row >= self.rows:
+                raise DataError(
+                    f"data.mixture is used up after {self.rows} rows; raise an `epochs`"
+                )
+            before = after if last == row - 1 else self.counts(row)
+            last, after = row, self.counts(row + 1)
+            source = next(i for i, (a, b) in enumerate(zip(before, after)) if b > a)
+            found.append((source, before[source]))
+        return found
 
-    def name(self, row: int) -> str:
-        """Of the source of row `row`."""
-        return self.names[self.locate(row)[0]]
+    def index(self, rows) -> np.ndarray:
+        """The places [n] of `rows` [n] among all sources' rows, one source after the other."""
+        found = np.array(self.locate(np.asarray(rows).tolist()), np.int64).reshape(-1, 2)
+        out = np.empty(len(found), np.int64)
+        for source in np.unique(found[:, 0]).tolist():
+            mine = found[:, 0] == source
+            order = permute(found[mine, 1], self._sizes[source], self._seed + source)
+            out[mine] = self._offsets[source] + order
+        return out
+
+    def names_of(self, rows: Sequence[int]) -> list[str]:
+        """Of the source of each of `rows`."""
+        return [self.names[source] for source, _ in self.locate(rows)]
 
     def shares(self, rows: int) -> dict[str, float]:
         """{name: which part of the first `rows` rows is of that source}."""
