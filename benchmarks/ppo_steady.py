@@ -110,7 +110,8 @@ def demo_ppo(directory: str, updates: int):
     letters = "".join(chr(0x4E00 + i) for i in range(4096 - len(tokenizers.SPECIAL)))
     tokenizer = tokenizers.Tokenizer("char", letters.encode())
     model = TransformerConfig(vocab_size=tokenizer.vocab_size, **SIZES["demo"])
-    for seed, (role, origin) in enumerate(recipe.init_from.items()):
+    origins = {role: origin for role, origin in recipe.init_from.items() if origin}
+    for seed, (role, origin) in enumerate(origins.items()):
         path = f"{directory}/{origin}"
         write_random(path, checkpoint.ITEM_OF.get(role, role), model, tokenizer, seed)
         recipe.init_from[role] = path
@@ -122,8 +123,8 @@ def demo_ppo(directory: str, updates: int):
 def main(argv):
     del argv
     with tempfile.TemporaryDirectory() as directory, watched() as seen:
-        recipe = demo_ppo(directory, flags.FLAGS.updates)
         quiet_to_file(f"{directory}/log.txt")
+        recipe = demo_ppo(directory, flags.FLAGS.updates)
         prompts = random_prompts(recipe.ppo.prompt_length, 128 * flags.FLAGS.updates, 256)
         loop.run(recipe, f"{directory}/run", open_data=prompts)
     print("update  compiled  arrays  array MB  resident MB  seconds")

@@ -75,8 +75,9 @@ class PPOConfig:
         the KL's gradient there, at the first minibatch; GRPO's authors use k3.
       gamma, lam: of GAE. clip_low, clip_high, dual_clip: of the policy loss.
       value_clip, value_coef: of the value loss.
-      whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples (the
-        first rollout) get mean 0 and std 1. score_clip: largest normalised score; 0 does not clip.
+      whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples get
+        mean 0 and std 1, as measured with the reward model (train/normalize.py) or else in the
+        first rollout. score_clip: largest normalised score; 0 does not clip.
       missing_eos: an answer cut off before its end keeps its score (`keep`), loses
         `missing_eos_value` (`penalty`), has it for score (`replace`), or teaches the policy nothing
         (`mask`).

@@ -6,6 +6,7 @@ Axes: B episodes or rows, T length, C candidates a row, P prompt length, R respo
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from data.tokenizer import Tokenizer
 from model.heads import reward_model
@@ -97,6 +99,30 @@ def check_answers(config, answers) -> None:
             "prompts have none; give records a field `answer`, or say which holds it: "
             "--config.data.fields.answer='{FIELD}'"
         )
+
+
+def normalizer(config, origins) -> tuple[float, float] | None:
+    """(gain, bias) kept with the reward model (train/normalize.py); None if there are none, or a
+    score is more than the reward model's.
+
+    Args:
+      origins: {role: {`fingerprint`}} of the frozen models.
+
+    Raises:
+      ConfigError: they were measured of other weights.
+    """
+    if weights(config) != {"model": 1.0} or not config.ppo.normalize_scores:
+        return None
+    path = epath.Path(config.init_from["reward"]) / "normalizer.json"
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text())
+    if facts["fingerprint"] != origins["reward"]["fingerprint"]:
+        raise ConfigError(
+            f"{path} was measured of other weights than the reward model has now; measure again "
+            "with python -m train.normalize, or remove it"
+        )
+    return facts["gain"], facts["bias"]
 
 
 def load_function(name: str):

@@ -58,13 +58,16 @@ def by_rows(function, batch, rows: int):
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(total, *x.shape[2:]), out)
 
 
-def normalized(ppo, scores, s, length, ended):
+def normalized(ppo, scores, s, length, ended, fit: bool):
     """Scores [B] as rewards: normalised, clipped, and less for what is too long or cut off.
+
+    Args:
+      fit: whether the first rollout's scores set the normaliser; else it is as `s` has it.
 
     Returns:
       (rewards [B], the normaliser {gain, bias}).
     """
-    first = (s["rollout"] == 0) & ppo.normalize_scores
+    first = (s["rollout"] == 0) & fit
     std = jnp.maximum(jnp.std(scores, ddof=1), 1e-6)
     gain = jnp.where(first, 1 / std, s["gain"])
     bias = jnp.where(first, -jnp.mean(scores) / std, s["bias"])
@@ -109,7 +112,8 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
     answer = experience["tokens"][:, -R:]
     stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
     ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
-    final, scalars = normalized(ppo, scores, s, length, ended)
+    fit = ppo.normalize_scores and ctx.normalizer is None
+    final, scalars = normalized(ppo, scores, s, length, ended, fit)
 
     k1 = kl_estimate(old, experience["ref_logprobs"])
     kl = kl_estimate(old, experience["ref_logprobs"], ppo.kl_estimator)
@@ -228,7 +232,7 @@ class RolloutSource:
 
     def init(self):
         """The state before the first rollout: an experience of zeros, used up."""
-        shapes = self.shapes()
+        shapes, (gain, bias) = self.shapes(), self.ctx.normalizer or (1, 0)
         zeros = jax.jit(
             lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()},
             out_shardings=sharding.batch_sharding(self.ctx.mesh),
@@ -239,8 +243,8 @@ class RolloutSource:
             "rollout": np.asarray(0, np.int32),
             "drawn": np.asarray(0, np.int32),
             "kl_coef": np.asarray(self.ppo.kl_coef, np.float32),
-            "gain": np.asarray(1, np.float32),
-            "bias": np.asarray(0, np.float32),
+            "gain": np.asarray(gain, np.float32),
+            "bias": np.asarray(bias, np.float32),
             "stopped": self._zero(),
             "first": {k: np.asarray(0, np.float32) for k in ("length", "repetition", "entropy")},
         }

@@ -21,7 +21,7 @@ from data import tokenizer as tokenizers
 from data.duplicates import text_of
 from model import lora, sharding
 from model.mimetic import mimetic
-from train import checkpoint, optimizer, stages
+from train import checkpoint, optimizer, rewards, stages
 from train import parts as parts_
 from train.config import ConfigError, RunConfig
 from train.step import TrainState
@@ -60,6 +60,8 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
+    if "reward" in frozen:
+        ctx = dataclasses.replace(ctx, normalizer=rewards.normalizer(config, origins))
     if row.prepare:
         ctx, frozen = row.prepare(ctx, frozen, origins, workdir)
     stage = parts_.joined(row.build(ctx), parts)

@@ -33,6 +33,7 @@ class Context:
     Attributes:
       models: the architecture of each role the stage uses.
       data: rows of both splits. pretrain_data: of the text that is mixed in, or None.
+      normalizer: (gain, bias) of scores that the reward model brings, or None.
     """
 
     config: RunConfig
@@ -41,6 +42,7 @@ class Context:
     data: Data
     mesh: jax.sharding.Mesh
     pretrain_data: Data | None = None
+    normalizer: tuple[float, float] | None = None
 
 
 class Stage(NamedTuple):

@@ -72,7 +72,7 @@ def scalars(number=0, kl_coef=0.1, gain=1.0, bias=0.0):
 
 
 def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size=B, jit=jax.jit,
-         grpo=None):  # fmt: skip
+         grpo=None, normalizer=None):  # fmt: skip
     """make_experience as the source calls it: (experience, scalars, metrics) as numpy."""
     ctx = SimpleNamespace(
         config=SimpleNamespace(
@@ -83,6 +83,7 @@ def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size
         ),
         models=dict.fromkeys(("policy", "value", "reference"), CONFIG),
         tokenizer=SimpleNamespace(stop_ids=(EOS,)),
+        normalizer=normalizer,
     )
     function = jit(partial(rollout.make_experience, ctx))
     s = s or scalars(kl_coef=ppo.kl_coef)

@@ -5,6 +5,7 @@ Axes: B episodes, P prompt length (left padded), R response length, V vocabulary
 """
 
 import re
+import shutil
 from typing import Any, NamedTuple
 
 import jax
@@ -15,11 +16,12 @@ import tiny_ppo
 from flax.traverse_util import flatten_dict
 from tiny_ppo import EPOCHS, MINIBATCH, PER_ROLLOUT, ROWS, P, R
 
+from benchmarks.ppo_steady import write_random
 from data.tokenizer import EOS, PAD
 from model import sharding
 from model.heads import reward_model
 from train import advantages as adv
-from train import checkpoint, losses, vocabulary
+from train import checkpoint, losses, normalize, vocabulary
 from train import config as configs
 from train.sampler import Sampler
 from train.setup import init_state, setup
@@ -382,6 +384,31 @@ def test_scores_of_the_first_rollout_have_mean_0_and_std_1_as_rewards(rollouts):
         assert (step.source["gain"], step.source["bias"]) == (gain, bias)
         shifted = step.rollout["rollout/score"] * gain + bias
         np.testing.assert_allclose(step.rollout["rollout/score_normalized"], shifted, rtol=1e-4)
+
+
+def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path):
+    shutil.copytree(directory / "reward", tmp_path / "reward")
+
+    def change(config):
+        config.init_from.reward = str(tmp_path / "reward")
+        config.ppo.pretrain_coef = 0.0
+
+    config = tiny_ppo.recipe("ppo", directory)
+    config.mesh.data = 8
+    facts = normalize.run(config, tmp_path / "reward", 60, tiny_ppo.OPEN_DATA)
+    assert facts["answers"] == 60
+    run, state = begin(directory, change)
+    gain, bias = run.ctx.normalizer
+    np.testing.assert_allclose(
+        [facts["mean"] * gain + bias, facts["std"] * gain], [0, 1], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        (state.source["gain"], state.source["bias"]), (gain, bias), rtol=1e-6
+    )
+    shutil.rmtree(tmp_path / "reward" / "checkpoints")
+    write_random(tmp_path / "reward", "reward", tiny_ppo.MODEL, tiny_ppo.TOKENIZER, seed=5)
+    with pytest.raises(configs.ConfigError, match=r"normalizer\.json was measured of other"):
+        begin(directory, change)
 
 
 # Point 21.

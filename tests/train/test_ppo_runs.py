@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_ppo
@@ -16,7 +18,10 @@ from tiny_ppo import PER_ROLLOUT
 
 from benchmarks.ppo_steady import watched
 from model import sharding
+from train import config as configs
 from train import loop
+from train.setup import init_state, setup
+from train.step import accumulate_gradients
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -74,6 +79,66 @@ def test_killed_at_any_step_ends_the_same(directory, tmp_path, stage, devices):
     assert len(train) == 2 * PER_ROLLOUT and max(r["stopped"] for r in train) > 0
 
 
+MESHES = {
+    "data": dict(data=8),
+    "fsdp": dict(data=1, fsdp=8),
+    "tensor": dict(data=4, tensor=2),
+    "all": dict(data=2, fsdp=2, tensor=2),
+}
+
+
+@jax.jit
+def moved(params):
+    """Weights away from those of the rollout, heads of zeros too."""
+
+    def move(x):
+        return x + 0.02 * jnp.sin(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)
+
+    return jax.tree.map(move, params)
+
+
+def loss_and_gradients(directory, workdir, stage, saved, accumulate=1, **mesh):
+    """(loss, gradients) of the first minibatch of `saved` experience, and of a new one without."""
+    config = tiny_ppo.recipe(stage, directory)
+    config.accumulate = accumulate
+    config.ppo.kl_loss_coef = 0.05
+    config.ppo.pretrain_coef = 0.1
+    devices = jax.devices()[: np.prod([*mesh.values()])]
+    mesh = sharding.make_mesh(sharding.MeshConfig(**mesh), devices)
+    with jax.set_mesh(mesh):
+        run = setup(configs.build(config), workdir, mesh, None, tiny_ppo.OPEN_DATA)
+        state = init_state(run)
+        source = run.stage.source
+        if saved is None:
+            saved = jax.device_get(source.next(state, run.frozen, state.source, 0)[1])
+        s = saved | {
+            "minibatch": np.int32(0),
+            "experience": sharding.put_batch(saved["experience"], mesh),
+        }
+        batch, _, _ = source.next(state, run.frozen, s, 0)
+        gradients = jax.jit(partial(accumulate_gradients, run.stage, count=accumulate))
+        loss, grads, _ = gradients(moved(state.trainable), run.frozen, batch)
+        return saved, float(loss), jax.device_get(grads)
+
+
+@pytest.mark.parametrize("stage", ["ppo", "grpo"])
+def test_one_experience_has_one_loss_and_one_gradient(directory, tmp_path, stage):
+    """To 1e-5 of their size, on one device, in microbatches, and on eight devices."""
+    saved, loss, grads = loss_and_gradients(directory, tmp_path, stage, None, data=1)
+    found = {"microbatches": loss_and_gradients(directory, tmp_path, stage, saved, 4, data=1)}
+    for name, mesh in MESHES.items():
+        found[name] = loss_and_gradients(directory, tmp_path, stage, saved, **mesh)
+    for name, (_, other, others) in found.items():
+        np.testing.assert_allclose(other, loss, rtol=1e-5, err_msg=name)
+        for (path, a), b in zip(
+            jax.tree_util.tree_flatten_with_path(grads)[0], jax.tree.leaves(others), strict=True
+        ):
+            off = np.linalg.norm(b - a) / np.linalg.norm(a)
+            print(name, jax.tree_util.keystr(path), f"{off:.1e}")
+            assert off < 1e-5, (name, jax.tree_util.keystr(path), off)
+        print(name, loss, other / loss - 1)
+
+
 def run_on(directory, workdir, devices, rollouts, **mesh):
     config = tiny_ppo.recipe("ppo", directory, rollouts)
     config.ppo.temperature = 1.0
@@ -86,14 +151,10 @@ def test_ten_live_updates_are_alike_on_one_device_and_on_eight(directory, tmp_pa
     """Every rollout is sampled anew: a token that rounding turns would show here."""
     one = run_on(directory, tmp_path / "one", 1, 10)
     assert len(one) == 10
-    for name, mesh in {
-        "fsdp": dict(data=1, fsdp=8),
-        "all": dict(data=2, fsdp=2, tensor=2),
-    }.items():
-        eight = run_on(directory, tmp_path / name, 8, 10, **mesh)
+    for name in ("fsdp", "all"):
+        eight = run_on(directory, tmp_path / name, 8, 10, **MESHES[name])
         for metric in ("rollout/score", "rollout/kl"):
             a, b = (np.array([r[metric] for r in run]) for run in (one, eight))
-            print(name, metric, np.max(np.abs(b - a) / np.maximum(np.abs(a), 1e-4)), a)
             np.testing.assert_allclose(b, a, rtol=0.02, atol=1e-4, err_msg=f"{name} {metric}")
 
 
@@ -104,5 +165,4 @@ def test_a_hundred_updates_compile_nothing_new_and_leave_nothing(directory, tmp_
     assert seen[0]["compiled"] > 0 and not any(now["compiled"] for now in seen[2:])
     for what in ("arrays", "array_bytes"):
         assert len({now[what] for now in seen[2:]}) == 1, what
-    print([now["resident_bytes"] for now in seen[::10]])
     assert seen[-1]["resident_bytes"] - seen[9]["resident_bytes"] < 20e6

@@ -287,6 +287,25 @@ def test_the_first_rollout_sets_the_normaliser_and_later_ones_keep_it(experience
     )
 
 
+def test_a_scale_that_the_reward_model_brings_is_kept_from_the_first_rollout_on(batch):
+    roles = {"policy": 0, "reference": 0, "value": 0}
+    ppo = dataclasses.replace(PPO, normalize_scores=True, kl_coef=0.0)
+    s = scalars(number=0, kl_coef=0.0, gain=0.5, bias=0.1)
+
+    def experience(normalizer):
+        with pytest.MonkeyPatch.context() as patch:
+            zeros = jnp.zeros((B, R))
+            patch.setattr(rollout, "response_logprobs", lambda *args: (zeros, zeros))
+            patch.setattr(rollout, "response_values", lambda *args: zeros)
+            return make(batch, roles, ppo, s, jit=lambda f: f, normalizer=normalizer)
+
+    _, kept, metrics = experience((0.5, 0.1))
+    assert (kept["gain"], kept["bias"]) == (s["gain"], s["bias"])
+    np.testing.assert_allclose(metrics["score_normalized"], SCORES.mean() * 0.5 + 0.1, rtol=1e-5)
+    _, other, metrics = experience(None)
+    assert other["gain"] != s["gain"] and abs(metrics["score_normalized"]) < 1e-6
+
+
 def test_equal_scores_normalise_to_zero(experience):
     made, s, _ = experience(scores=np.full(B, 3.0, np.float32), normalize_scores=True, kl_coef=0.0)
     assert np.all(np.isfinite(made["returns"]))
