@@ -84,7 +84,7 @@ def test_no_row_comes_twice_in_an_epoch(opened):
     loader = make_loader(config, data, BATCH, SEED)
     size = size_of(data.train)
     sizes = data.sizes or (size,)
-    numbers = [loader._index(row) for row in range(min(2 * size, 12 * BATCH))]
+    numbers = loader.index(np.arange(min(2 * size, 12 * BATCH))).tolist()
     begin = 0
     for count in sizes:
         mine = [n for n in numbers if begin <= n < begin + count]

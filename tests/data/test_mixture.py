@@ -54,7 +54,7 @@ def test_replaying_row_by_row_gives_what_the_closed_form_says(data):
     counts = [0] * n
     for row in range(40 if m.rows is None else min(40, m.rows)):
         assert m.counts(row) == counts
-        source, number = m.locate(row)
+        ((source, number),) = m.locate([row])
         assert number == counts[source]
         counts[source] += 1
         assert most[source] is None or counts[source] <= most[source]
@@ -66,7 +66,7 @@ def test_replaying_row_by_row_gives_what_the_closed_form_says(data):
         used = [c == x for c, x in zip(counts, most)]
         assert all(u or not w for u, w in zip(used, now if m.rows else weight))
         with pytest.raises(DataError, match=f"used up after {m.rows} rows"):
-            m.index(m.rows)
+            m.index([m.rows])
 
 
 def test_shares_follow_the_weights_and_their_changes():
@@ -86,7 +86,9 @@ def test_a_source_that_was_read_as_often_as_it_may_leaves_its_place_to_the_other
 
 def test_every_epoch_of_a_source_is_a_permutation():
     m = mixture([5, 7], weight=[1, 2], seed=3)
-    index = np.array([m.index(row) for row in range(63)])
+    index = m.index(np.arange(63))
+    some = np.array([40, 3, 4, 62])
+    np.testing.assert_array_equal(m.index(some), index[some])
     first, second = index[index < 5], index[index >= 5] - 5
     assert len(first) == 21 and len(second) == 42
     for epoch in np.split(second, 6):
