@@ -68,12 +68,8 @@ def random_prompts(seed: int):
     return lambda tokenizer: Data(rows(64 * UPDATES), rows(256), [], Counter())
 
 
-def race(seed: int, stage: str = "ppo") -> dict:
-    """One race of PPO, or of GRPO with groups of 8.
-
-    Returns:
-      `scores`, `kls` (26 each, the last after all updates) and `train_seconds`.
-    """
+def recipe_of(seed: int, stage: str):
+    """The settings of the race; GRPO's has groups of 8."""
     recipe = config.default()
     recipe.stage, recipe.seed = stage, seed
     recipe.steps = UPDATES * 4 * 2
@@ -93,20 +89,38 @@ def race(seed: int, stage: str = "ppo") -> dict:
     recipe.evaluate.at_start = False
     recipe.evaluate.samples = 0
     recipe.checkpoint.every = 0
-    with tempfile.TemporaryDirectory() as directory:
-        quiet_to_file(f"{directory}/log.txt")
-        write_policy(f"{directory}/policy", seed)
-        recipe.init_from = {"policy": f"{directory}/policy"}
-        begun = time.perf_counter()
-        loop.run(recipe, f"{directory}/ppo", open_data=random_prompts(seed))
-        seconds = time.perf_counter() - begun
-        rollouts = [r for r in read_metrics(f"{directory}/ppo", "train") if "rollout/kl" in r]
-        final = read_metrics(f"{directory}/ppo", "eval")[-1]
+    return recipe
+
+
+def train(directory, seed: int, stage: str = "ppo") -> dict:
+    """One race from `directory`/policy, in `directory`/ppo.
+
+    Returns:
+      `scores`, `kls` (26 each, the last after all updates), `train_seconds`, and of each update
+      after the first its `update_seconds`.
+    """
+    quiet_to_file(f"{directory}/log.txt")
+    recipe = recipe_of(seed, stage)
+    recipe.init_from = {"policy": f"{directory}/policy"}
+    begun = time.perf_counter()
+    loop.run(recipe, f"{directory}/ppo", open_data=random_prompts(seed))
+    seconds = time.perf_counter() - begun
+    rollouts = [r for r in read_metrics(f"{directory}/ppo", "train") if "rollout/kl" in r]
+    final = read_metrics(f"{directory}/ppo", "eval")[-1]
     return {
         "scores": [r["rollout/score"] for r in rollouts] + [final["score"]],
         "kls": [r["rollout/kl"] for r in rollouts] + [final["kl"]],
         "train_seconds": seconds,
+        # A record is written after an update's first step: between two lies a whole update.
+        "update_seconds": np.diff([r["elapsed_seconds"] for r in rollouts]).tolist(),
     }
+
+
+def race(seed: int, stage: str = "ppo") -> dict:
+    """`train` of a new policy."""
+    with tempfile.TemporaryDirectory() as directory:
+        write_policy(f"{directory}/policy", seed)
+        return train(directory, seed, stage)
 
 
 def main(argv):

@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["model", "train", "data", "configs", "tpu", "benchmarks"]
 # What a benchmark runs with another Python, which has packages of its own.
-OTHERS = {ROOT / "benchmarks" / f"{name}.py" for name in ("sampling_transformers", "data_other")}
+OTHERS = {
+    ROOT / "benchmarks" / f"{name}.py"
+    for name in ("sampling_transformers", "data_other", "ppo_trl_other")
+}
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 
 

@@ -1,0 +1,155 @@
+"""The toy PPO race (benchmarks/ppo_toy.py) beside TRL, seed by seed.
+
+    sh benchmarks/other_env.sh runs/trl_env torch==2.13.0 transformers==5.24.0 trl==1.12.0
+    python -m benchmarks.ppo_trl --other_python=runs/trl_env/bin/python
+
+Both sides begin with the same random policy, see the same 1,600 prompts in 25 updates of 64
+episodes, and have the race's settings: 4 epochs × 2 minibatches, learning rate 1e-3, KL coefficient
+0.02, λ 0.95, float32, the same number of cores. They take turns, ours in this process, TRL in one
+of its own. What TRL trained comes back as a Hugging Face directory; one judge, here, samples an
+answer of both policies to each of 1,024 held-out prompts and computes the score and the KL to the
+first policy (exact over the vocabulary at every token, given the answer so far; nats an answer).
+
+Prints for each seed score, KL, J = score - 0.02·KL, the seconds of training (compilation included)
+and, in steady state, of an update: the median of those after the first five.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from benchmarks import ppo_toy
+from benchmarks.sampling import write_model
+from model.generate import Sampling, generate
+from model.transformer import Transformer
+from train import checkpoint, convert
+from train.metrics import console
+
+WORKER = Path(__file__).with_name("ppo_trl_other.py")
+HELDOUT, WARM = 1024, 5
+
+
+@partial(jax.jit, static_argnames="config")
+def judge(config, policy, reference, prompts):
+    """(scores, KLs to the reference) of an answer to each of prompts [B, P]; both [B]."""
+    P, R = prompts.shape[1], ppo_toy.RESPONSE
+    keys = jax.random.split(jax.random.key(0), len(prompts))
+    mask = jnp.ones_like(prompts, bool)
+    tokens = generate(config, policy, prompts, mask, keys, Sampling(R)).tokens
+    ours, theirs = (
+        jax.nn.log_softmax(Transformer(config).apply({"params": p}, tokens)[:, P - 1 : -1])
+        for p in (policy, reference)
+    )
+    return jnp.sum(tokens == 7, axis=1) / R, jnp.sum(jnp.exp(ours) * (ours - theirs), (1, 2))
+
+
+def run_trl(python: str, directory, seed: int, schedule: str, threads: int) -> dict:
+    """Trains `directory`/policy (a Hugging Face directory) there; what the worker prints."""
+    race = {
+        "prompts": ppo_toy.random_prompts(seed)(None).train["tokens"].tolist(),
+        "response": ppo_toy.RESPONSE, "updates": ppo_toy.UPDATES, "schedule": schedule,
+        "seed": seed, "threads": threads,
+    }  # fmt: skip
+    Path(directory, "race.json").write_text(json.dumps(race))
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [python, WORKER, directory], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(
+            f"{WORKER.name} ended with {done.returncode}; does --other_python have trl (the top "
+            f"of {Path(__file__).name} says how to make one)?\n{done.stderr[-2000:]}"
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def one_seed(python: str, seed: int, schedules, threads: int) -> dict[str, dict]:
+    """{side: score, kl, j, train_seconds, update_seconds (median), versions}."""
+    heldout = np.random.default_rng([seed, 1]).integers(0, 32, (HELDOUT, ppo_toy.PROMPT), np.int32)
+    found, judged = {}, {}
+    with tempfile.TemporaryDirectory() as directory:
+        ppo_toy.write_policy(f"{directory}/policy", seed)
+        config, first = checkpoint.load(f"{directory}/policy")
+        for schedule in schedules:
+            name, where = f"TRL, {schedule}", Path(directory, schedule)
+            (where / "policy").mkdir(parents=True)
+            write_model(where / "policy", config, first)
+            found[name] = run_trl(python, where, seed, schedule, threads)
+            judged[name] = [convert.load(where / part) for part in ("trained", "policy")]
+        found["ours"] = ppo_toy.train(directory, seed) | {"versions": f"JAX {jax.__version__}"}
+        judged["ours"] = [checkpoint.load(f"{directory}/{part}") for part in ("ppo", "policy")]
+    for name, side in found.items():
+        (config, policy), (_, reference) = judged[name]
+        score, kl = (float(jnp.mean(x)) for x in judge(config, policy, reference, heldout))
+        found[name] = {
+            "score": score, "kl": kl, "j": score - 0.02 * kl,
+            "train_seconds": side["train_seconds"],
+            "update_seconds": float(np.median(side["update_seconds"][WARM:])),
+            "versions": side["versions"],
+        }  # fmt: skip
+    return found
+
+
+def summary(runs: list[dict[str, dict]]) -> dict[str, dict]:
+    """{side: mean `j` over seeds, its standard `error`, `update_seconds`: the median of medians,
+    and of the others what ours is to them: `ahead` (J, in their standard errors) and `speedup`}."""
+    found = {}
+    for name in runs[0]:
+        j = [run[name]["j"] for run in runs]
+        found[name] = {
+            "j": float(np.mean(j)),
+            "error": float(np.std(j, ddof=1) / len(j) ** 0.5),
+            "update_seconds": float(np.median([run[name]["update_seconds"] for run in runs])),
+        }
+    for side in (side for name, side in found.items() if name != "ours"):
+        side["ahead"] = (found["ours"]["j"] - side["j"]) / side["error"]
+        side["speedup"] = side["update_seconds"] / found["ours"]["update_seconds"]
+    return found
+
+
+def main(argv):
+    del argv
+    given = flags.FLAGS
+    # Before JAX starts: its threads are as many as the cores it may use, and a child inherits them.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
+    runs = []
+    for seed in range(given.seeds):
+        runs.append(one_seed(given.other_python, seed, given.schedules, given.threads))
+        for name, side in runs[-1].items():
+            console.print(
+                f"seed {seed} {name:15} score {side['score']:.3f}  KL {side['kl']:5.2f}  "
+                f"J {side['j']:.3f}  {side['train_seconds']:5.1f} s, "
+                f"{side['update_seconds'] * 1e3:6.1f} ms an update"
+            )
+        if given.json:
+            Path(given.json).write_text(json.dumps(runs) + "\n")
+    for name, side in summary(runs).items() if len(runs) > 1 else ():
+        beside = (
+            f"; ours is {side['ahead']:+.1f} errors and {side['speedup']:.1f} times as fast"
+            if "ahead" in side
+            else ""
+        )
+        console.print(
+            f"{name:15} J {side['j']:.3f} ± {side['error']:.3f}, "
+            f"{side['update_seconds'] * 1e3:.1f} ms an update{beside} ({runs[0][name]['versions']})"
+        )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("other_python", None, "A Python that has torch, transformers and trl.")
+    flags.DEFINE_integer("seeds", 5, "Races.", lower_bound=1)
+    flags.DEFINE_integer("threads", 1, "Cores that each side may use.", lower_bound=1)
+    flags.DEFINE_list("schedules", ["linear", "constant"], "TRL's learning rates: its own, ours.")
+    flags.DEFINE_string("json", "", "Write the result here as JSON, seed by seed.")
+    flags.mark_flag_as_required("other_python")
+    app.run(main)
