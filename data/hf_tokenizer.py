@@ -30,6 +30,8 @@ FILES = (
 # Our key in tokenizer_config.json: the day that a template's strftime_now tells.
 DATE = "seedpod_date"
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+# How models' makers call the signs of fill in the middle.
+_FIM_NAMES = ("<fim_{}>", "<|fim_{}|>")
 _PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
@@ -68,6 +70,10 @@ class HFTokenizer(Tokenizer):
         if source := self._template_source(config):
             self.template = ChatTemplate(source, self.special, config.get(DATE, ""))
         self._set_ids()
+        for name in _FIM_NAMES:
+            ids = [self.token_id(name.format(part)) for part in ("prefix", "suffix", "middle")]
+            if None not in ids:
+                self.fim_ids = tuple(ids)
         content = b"\0".join(n.encode() + b"\0" + self.files[n] for n in sorted(self.files))
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
 

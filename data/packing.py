@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data import fim
 from data.batch import segment_row, stack
 from data.chat import render, render_prompt
 from data.sources import DataError
@@ -27,28 +28,85 @@ def _too_long(where: str, have: int, length: int, setting: str):
     )
 
 
-def pack_text(examples, tokenizer: Tokenizer, length: int) -> dict[str, np.ndarray]:
+class TextChange(NamedTuple):
+    """What is done to documents before they are packed; by default nothing.
+
+    Attributes:
+      characters, tokens: at most so many stay of one; 0 is all. fim_rate, fim_spm: which are cut
+        for fill in the middle, and which of those with the suffix first (data/fim.py).
+    """
+
+    characters: int = 0
+    tokens: int = 0
+    fim_rate: float = 0.0
+    fim_spm: float = 0.5
+
+
+def _truncated(text: str, tokenizer: Tokenizer, change: TextChange, skipped: Counter):
+    """(the text, or its beginning; whether that is all of it)."""
+    if change.characters and len(text) > change.characters:
+        skipped[f"longer than {change.characters} characters, cut"] += 1
+        return text[: change.characters], False
+    if change.tokens and len(ids := tokenizer.encode(text)) > change.tokens:
+        skipped[f"longer than {change.tokens} tokens, cut"] += 1
+        return tokenizer.decode(ids[: change.tokens]).rstrip("\ufffd"), False  # half a character
+    return text, True
+
+
+def _document(text: str, tokenizer: Tokenizer, change: TextChange, skipped: Counter):
+    """(ids [n] int32, loss mask [n] float32) of a document."""
+    text, whole = _truncated(text, tokenizer, change, skipped)
+    ids, signs, parts = list(tokenizer.prefix), [], None
+    if change.fim_rate:
+        parts = fim.cut(text, change.fim_rate, change.fim_spm)
+    if parts:
+        moved, signs = fim.encode(parts, tokenizer)
+        signs = [len(ids) + i for i in signs]
+        ids += moved
+    else:
+        ids += tokenizer.encode(text)[: change.tokens or None]
+    if whole:
+        ids.append(tokenizer.eos_id)
+    mask = np.ones(len(ids), np.float32)
+    mask[signs] = 0
+    return np.array(ids, np.int32), mask
+
+
+AS_IT_IS = TextChange()
+
+
+def pack_text(
+    examples, tokenizer: Tokenizer, length: int, change=AS_IT_IS, skipped: Counter | None = None
+) -> tuple[dict[str, np.ndarray], list]:
     """Documents, <bos> text <eos> each (an open model may have no <bos>), laid end to end and split
     every `length` tokens.
 
     A document that is split goes on in the next row with its last token repeated there, masked, so
-    that every token but <bos> is predicted exactly once.
+    that every token but <bos> (and the signs of fill in the middle) is predicted exactly once.
 
     Returns:
       (rows, the examples, all of them).
+
+    Raises:
+      DataError: the tokenizer has no signs for fill in the middle.
     """
+    if change.fim_rate and not tokenizer.fim_ids:
+        raise DataError(
+            f"data.fim_rate={change.fim_rate} takes a tokenizer with <fim_prefix>, <fim_suffix> "
+            "and <fim_middle>, and this one has none: make one with --config.tokenizer.fim=True "
+            "in a new workdir, or set --config.data.fim_rate=0.0"
+        )
+    skipped = Counter() if skipped is None else skipped
     rows, segments, room = [], [], length
     for example in examples:
-        ids = np.array(
-            [*tokenizer.prefix, *tokenizer.encode(example["text"]), tokenizer.eos_id], np.int32
-        )
+        ids, mask = _document(example["text"], tokenizer, change, skipped)
         start = 0
         while start < len(ids) - 1:
             if room < 2:
                 rows.append(segment_row(segments, length))
                 segments, room = [], length
             piece = ids[start : start + room]
-            segments.append((piece, np.ones(len(piece), np.float32)))
+            segments.append((piece, mask[start : start + room]))
             room -= len(piece)
             start += len(piece) - 1
     if segments:

@@ -53,6 +53,10 @@ class DataConfig:
       on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
       on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
       pack: several conversations a row.
+      truncate: "4000 characters" or "512 tokens" of a training document (text) stay, and its end is
+        cut off without an <eos>, counted; empty cuts none.
+      fim_rate: of the training documents of text, the share whose middle is moved to their end to
+        be filled in (data/fim.py), of those `fim_spm` with the suffix first.
     """
 
     source: str | tuple[str, ...]
@@ -78,6 +82,9 @@ class DataConfig:
     on_bad: str = "error"
     max_bad: int = 100
     pack: bool = True
+    truncate: str = ""
+    fim_rate: float = 0.0
+    fim_spm: float = 0.5
 
     def __post_init__(self):
         if bool(self.source) == bool(self.mixture):
@@ -93,6 +100,7 @@ class DataConfig:
         if not 0 < self.heldout_fraction < 1:
             raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
         self.subset_part()
+        self.text_change(True)
         self.sources()
         filters.check(self.filters)
         if isinstance(self.redact, str):
@@ -100,9 +108,11 @@ class DataConfig:
         for kind in self.redact:
             one_of("kind of data.redact", kind, redact.KINDS)
         duplicates.check(self.dedup, self.decontaminate)
-        for kind, share in self.keep.items():
+        shares = {f"keep.{kind}": share for kind, share in self.keep.items()}
+        shares |= {name: getattr(self, name) for name in ("fim_rate", "fim_spm")}
+        for name, share in shares.items():
             if not 0 <= share <= 1:
-                raise DataError(f"data.keep.{kind}={share} is not a share between 0 and 1")
+                raise DataError(f"data.{name}={share} is not a share between 0 and 1")
 
     def sources(self) -> dict[str, SourceConfig]:
         """The sources by name, of a mixture or the only one."""
@@ -121,6 +131,19 @@ class DataConfig:
         if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
             raise DataError(f'data.subset={self.subset!r}; write "0/2" for the first of two parts')
         return int(part), int(parts)
+
+    def text_change(self, training: bool) -> packing.TextChange:
+        """What is done to the documents of text; nothing to those that are held out."""
+        count, _, unit = (self.truncate or "0 tokens").partition(" ")
+        if not count.isdigit() or unit not in ("characters", "tokens"):
+            raise DataError(
+                f'data.truncate={self.truncate!r}; write "4000 characters" or "512 tokens"'
+            )
+        if not training:
+            return packing.AS_IT_IS
+        return packing.TextChange(
+            **{unit: int(count)}, fim_rate=self.fim_rate, fim_spm=self.fim_spm
+        )
 
 
 @dataclasses.dataclass
@@ -281,9 +304,14 @@ def open_data(
         both = examples.train + examples.heldout
         kinds = tuple(sorted({kind for e in both for kind in e["kinds"]}))
 
-    def rows(part, length):
+    if schema != "text" and (config.truncate or config.fim_rate):
+        name = "truncate" if config.truncate else "fim_rate"
+        raise DataError(f"data.{name} is for documents of text, and this stage reads {schema}")
+
+    def rows(part, length, training=True):
         if schema == "text":
-            return packing.pack_text(part, tokenizer, length)
+            change = config.text_change(training)
+            return packing.pack_text(part, tokenizer, length, change, skipped)
         if schema == "chat":
             return packing.pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped)
         if schema == "preference":
@@ -316,12 +344,12 @@ def _heldout(config: DataConfig, examples: Examples, folders, rows):
     """(held-out rows in memory, the examples in them); of prepared rows a few of the examples."""
     aside = [] if config.heldout_source else [folder for folder in folders if folder]
     if not aside:
-        return rows(examples.heldout, config.heldout_length or config.length)
+        return rows(examples.heldout, config.heldout_length or config.length, False)
     if config.heldout_length not in (0, config.length):
         raise DataError("data.heldout_length: prepared held-out rows have data.length tokens")
     parts, kept = [], list(examples.heldout)
     if kept:
-        parts.append(rows(kept, config.length)[0])
+        parts.append(rows(kept, config.length, False)[0])
     for folder in aside:
         found = prepared.PreparedRows(folder, "heldout")
         if not len(found):

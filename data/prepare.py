@@ -88,13 +88,13 @@ def run_beam(job: Job, count: int, options: list[str]) -> None:
 
 def run(
     config: DataConfig, schema: str, folder: str, *, processes: int = 1, kind: str = "",
-    vocab_size: int = 0, tokenizer: str = "", beam: list[str] | None = None,
+    vocab_size: int = 0, fim: bool = False, tokenizer: str = "", beam: list[str] | None = None,
 ) -> dict:  # fmt: skip
     """Prepares a corpus, or goes on with it; returns the manifest.
 
     Args:
       schema: `text` or `chat`. folder: where it goes. beam: options of a Beam pipeline.
-      kind, vocab_size: of the tokenizer to make, where `tokenizer` names none.
+      kind, vocab_size, fim: of the tokenizer to make, where `tokenizer` names none.
 
     Raises:
       DataError: as reading and packing would, and where the folder holds something else.
@@ -110,7 +110,7 @@ def run(
         clean(job)
         return manifest
     count = make_plan(job)
-    make_tokenizer(job, kind, vocab_size, tokenizer)
+    make_tokenizer(job, kind, vocab_size, tokenizer, fim)
     if beam is None:
         run_local(job, count, processes)
     else:
@@ -145,7 +145,7 @@ def main(argv):
         manifest = run(
             config.data, STAGES[config.stage].schema, FLAGS.output, processes=FLAGS.processes,
             kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size,
-            tokenizer=config.tokenizer.path,
+            fim=config.tokenizer.fim, tokenizer=config.tokenizer.path,
             beam=shlex.split(FLAGS.beam_options) if FLAGS.beam else None,
         )  # fmt: skip
     except (DataError, ConfigError, ValueError, FileNotFoundError) as e:

@@ -1,8 +1,9 @@
 """Rows that data/prepare.py wrote: ArrayRecord shards and a manifest; each is read by its number.
 
-A record is a row: the number of its segments, their lengths, (of conversations) a bit a token that
-is 1 where the loss counts, and the token ids; little endian. Positions and segment ids follow from
-the lengths, and so does the mask of text, which is 1 but at a segment's first token.
+A record is a row: the number of its segments, their lengths, (of conversations, and of text with
+fill in the middle) a bit a token that is 1 where the loss counts, and the token ids; little endian.
+Positions and segment ids follow from the lengths, and so does the mask of other text, which is 1
+but at a segment's first token.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ def is_prepared(source) -> bool:
 def token_dtype(vocab_size: int) -> np.dtype:
     """The smallest that holds every id."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def with_mask(schema: str, fim_rate: float) -> bool:
+    """Whether rows keep a mask."""
+    return schema == "chat" or fim_rate > 0
 
 
 def encode(row: dict, dtype: np.dtype, with_mask: bool) -> bytes:
@@ -113,7 +119,8 @@ class PreparedRows:
         self.manifest = read_manifest(folder)
         shards = self.manifest["splits"][split]
         self._length, self._dtype = self.manifest["length"], np.dtype(self.manifest["token_dtype"])
-        self._with_mask = self.manifest["schema"] == "chat"
+        fim_rate = self.manifest["settings"].get("fim_rate", 0.0)
+        self._with_mask = with_mask(self.manifest["schema"], fim_rate)
         self._paths = [os.fspath(folder / shard["file"]) for shard in shards]
         for path, shard in zip(self._paths, shards, strict=True):
             if not epath.Path(path).exists():
@@ -212,11 +219,13 @@ def check(folder, schema: str, config, tokenizer) -> None:
             f"{folder} was prepared with rows of {manifest['length']} tokens, and data.length is "
             f"{length}; set --config.data.length={manifest['length']}, or prepare anew"
         )
-    for name in ("filters", "redact", "subset", "dedup", "decontaminate"):
+    chosen = ("filters", "redact", "subset", "dedup", "decontaminate", "truncate", "fim_rate")
+    for name in chosen:
         wanted = json.loads(json.dumps(getattr(config, name)))
-        if wanted and wanted != manifest["settings"][name]:
+        found = manifest["settings"].get(name)
+        if wanted and wanted != found:
             raise DataError(
-                f"{folder} was prepared with data.{name}={manifest['settings'][name]!r}, and its "
+                f"{folder} was prepared with data.{name}={found!r}, and its "
                 f"rows cannot be chosen anew by {wanted!r}; leave it empty, or prepare anew"
             )
     made = manifest["tokenizer"]["fingerprint"]

@@ -34,7 +34,8 @@ UNFINISHED = "unfinished"
 # Settings that the rows depend on, and that a run may not have otherwise.
 SETTINGS = (
     "source", "heldout_source", "heldout_fraction", "fields", "documents", "on_bad", "subset",
-    "filters", "redact", "dedup", "decontaminate", "length", "on_long", "pack",
+    "filters", "redact", "dedup", "decontaminate", "length", "on_long", "pack", "truncate",
+    "fim_rate", "fim_spm",
 )  # fmt: skip
 
 
@@ -142,7 +143,7 @@ def _examples(job: Job, number: int, skipped: Counter, redacted: Counter | None 
     return (redact.redact(example, config.redact, redacted) for example in examples)
 
 
-def make_tokenizer(job: Job, kind: str, vocab_size: int, path: str) -> None:
+def make_tokenizer(job: Job, kind: str, vocab_size: int, path: str, fim: bool = False) -> None:
     """Keeps the tokenizer of `path` in the folder, or one made of a sample of every part."""
     if (epath.Path(job.folder) / "tokenizer/tokenizer.json").exists():
         return
@@ -158,7 +159,7 @@ def make_tokenizer(job: Job, kind: str, vocab_size: int, path: str) -> None:
                 left -= len(texts[-1])
                 if left < 0:
                     break
-        tokenizer = tokenizers.train(kind, texts, vocab_size)
+        tokenizer = tokenizers.train(kind, texts, vocab_size, fim)
     tokenizer.save(epath.Path(job.folder) / "tokenizer")
 
 
@@ -273,7 +274,7 @@ def write(job: Job, number: int) -> int:
             splits[reason or "train"].append(example)
     facts = {}
     for split, examples in splits.items():
-        rows, kept = _rows(job, examples, tokenizer, skipped)
+        rows, kept = _rows(job, examples, tokenizer, skipped, split == "train")
         name = f"{split}-{number:05}-of-{len(reasons):05}.array_record"
         facts[split] = _write_shard(job, name, rows, tokenizer) if rows else None
         facts["examples"] = kept[:KEPT_EXAMPLES]  # in the end those held out
@@ -282,13 +283,14 @@ def write(job: Job, number: int) -> int:
     return number
 
 
-def _rows(job: Job, examples, tokenizer, skipped: Counter):
+def _rows(job: Job, examples, tokenizer, skipped: Counter, training: bool):
     """(rows, the examples in them); no rows where there is no example, or all are dropped."""
     if not examples:
         return None, []
     config = job.config
     if job.schema == "text":
-        return packing.pack_text(examples, tokenizer, config.length)
+        change = config.text_change(training)
+        return packing.pack_text(examples, tokenizer, config.length, change, skipped)
     dropped = Counter()
     try:
         packed = packing.pack_chats(
@@ -303,7 +305,8 @@ def _rows(job: Job, examples, tokenizer, skipped: Counter):
 
 
 def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
-    dtype, with_mask = prepared.token_dtype(tokenizer.vocab_size), job.schema == "chat"
+    dtype = prepared.token_dtype(tokenizer.vocab_size)
+    with_mask = prepared.with_mask(job.schema, job.config.fim_rate)
     path, count = epath.Path(job.folder) / name, len(rows["tokens"])
     remote = files.is_remote(job.folder)
     with tempfile.TemporaryDirectory(dir=None if remote else job.work) as folder:

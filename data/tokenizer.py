@@ -17,6 +17,8 @@ from etils import epath
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT = range(len(SPECIAL))
+# Of a tokenizer made with `fim` (data/fim.py), which come next.
+FIM = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 # Never sampled: nothing may open a role or a document inside a response.
 NEVER_SAMPLED = (PAD, UNK, BOS, SYSTEM, USER, ASSISTANT)
@@ -27,7 +29,8 @@ _LONGEST_LINE = 4192
 _SPACE = "\u2581"
 
 
-def _fingerprint(kind: str, model: bytes) -> str:
+def _fingerprint(kind: str, model: bytes, fim: bool) -> str:
+    kind += "+fim" if fim else ""
     return hashlib.sha256(kind.encode() + b"\0" + model).hexdigest()[:16]
 
 
@@ -40,27 +43,33 @@ class Tokenizer:
       pad_id: what fills a row. prefix: ids that open a document. eos_id: the id that ends one.
       stop_ids: ids that end an answer. banned_ids: never sampled, as nothing may open a role or a
         document inside a response.
+      special: names of the special ids, which are the first. fim_ids: those of `FIM`, if any.
     """
 
     pad_id, prefix, eos_id, stop_ids = PAD, (BOS,), EOS, (EOS,)
-    banned_ids = NEVER_SAMPLED
+    banned_ids, fim_ids = NEVER_SAMPLED, ()
 
-    def __init__(self, kind: str, model: bytes):
-        self.kind, self.model = kind, model
+    def __init__(self, kind: str, model: bytes, fim: bool = False):
+        self.kind, self.model, self.special = kind, model, SPECIAL
+        if fim:
+            self.special = SPECIAL + FIM
+            self.fim_ids = tuple(range(len(SPECIAL), len(self.special)))
+            self.banned_ids = NEVER_SAMPLED + self.fim_ids
+        first = len(self.special)
         if kind == "sentencepiece":
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
             size = self._sp.get_piece_size()
-            self.token_bytes = [b""] * len(SPECIAL)
-            self.token_bytes += [self._piece_bytes(i) for i in range(len(SPECIAL), size)]
+            self.token_bytes = [b""] * first
+            self.token_bytes += [self._piece_bytes(i) for i in range(first, size)]
             self._byte_id = {self.token_bytes[i]: i for i in range(size) if self._sp.is_byte(i)}
         elif kind == "char":
-            self._id = {c: i for i, c in enumerate(model.decode(), start=len(SPECIAL))}
-            self.token_bytes = [b""] * len(SPECIAL) + [c.encode() for c in self._id]
+            self._id = {c: i for i, c in enumerate(model.decode(), start=first)}
+            self.token_bytes = [b""] * first + [c.encode() for c in self._id]
         elif kind == "byte":
-            self.token_bytes = [b""] * len(SPECIAL) + [bytes([b]) for b in range(256)]
+            self.token_bytes = [b""] * first + [bytes([b]) for b in range(256)]
         else:
             raise ValueError(f"tokenizer.kind={kind!r}; choose sentencepiece, char or byte")
-        self.fingerprint = _fingerprint(kind, model)
+        self.fingerprint = _fingerprint(kind, model, fim)
 
     def _piece_bytes(self, i: int) -> bytes:
         piece = self._sp.id_to_piece(i)
@@ -74,7 +83,7 @@ class Tokenizer:
 
     def special_name(self, i: int) -> str:
         """What a special id is called, for people; "" of one that stands for text."""
-        return SPECIAL[i] if i < len(SPECIAL) else ""
+        return self.special[i] if i < len(self.special) else ""
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; special ids never come out of it.
@@ -83,7 +92,7 @@ class Tokenizer:
           ValueError: a lone surrogate, or a character that a `char` tokenizer does not know.
         """
         if self.kind == "byte":
-            return [b + len(SPECIAL) for b in text.encode()]
+            return [b + len(self.special) for b in text.encode()]
         if self.kind == "char":
             try:
                 return [self._id[c] for c in text]
@@ -121,9 +130,10 @@ class Tokenizer:
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.model").write_bytes(self.model)
-        (directory / "tokenizer.json").write_text(
-            json.dumps({"kind": self.kind, "fingerprint": self.fingerprint}) + "\n"
-        )
+        facts = {"kind": self.kind, "fingerprint": self.fingerprint}
+        if self.fim_ids:
+            facts["fim"] = True
+        (directory / "tokenizer.json").write_text(json.dumps(facts) + "\n")
 
 
 def load(directory) -> Tokenizer:
@@ -147,9 +157,10 @@ def load(directory) -> Tokenizer:
         return HFTokenizer.read(directory)
     model = (directory / "tokenizer.model").read_bytes()
     # Before it is parsed: SentencePiece does not say what is wrong with a broken one.
-    if _fingerprint(facts["kind"], model) != facts["fingerprint"]:
+    fim = facts.get("fim", False)
+    if _fingerprint(facts["kind"], model, fim) != facts["fingerprint"]:
         raise ValueError(f"{directory}: tokenizer.model and tokenizer.json differ; copy both again")
-    return Tokenizer(facts["kind"], model)
+    return Tokenizer(facts["kind"], model, fim)
 
 
 def _pieces(texts: Iterable[str]) -> Iterable[str]:
@@ -168,16 +179,17 @@ def _pieces(texts: Iterable[str]) -> Iterable[str]:
             data = data[end:]
 
 
-def train(kind: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
+def train(kind: str, texts: Sequence[str], vocab_size: int, fim: bool = False) -> Tokenizer:
     """Makes a tokenizer from training text; the same texts give the same tokenizer.
 
     Args:
       kind: `sentencepiece`, `char` or `byte`. vocab_size: of sentencepiece, special ids included.
+      fim: with the signs of fill in the middle.
     """
     if kind == "char":
-        return Tokenizer(kind, "".join(sorted(set("".join(texts)))).encode())
+        return Tokenizer(kind, "".join(sorted(set("".join(texts)))).encode(), fim)
     if kind != "sentencepiece":
-        return Tokenizer(kind, b"")
+        return Tokenizer(kind, b"", fim)
     out = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -198,7 +210,7 @@ def train(kind: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
             unk_piece=SPECIAL[UNK],
             bos_piece=SPECIAL[BOS],
             eos_piece=SPECIAL[EOS],
-            control_symbols=list(SPECIAL[SYSTEM:]),
+            control_symbols=[*SPECIAL[SYSTEM:], *(FIM if fim else ())],
             num_threads=1,  # the result must not depend on the machine
             minloglevel=2,
         )
@@ -208,4 +220,4 @@ def train(kind: str, texts: Sequence[str], vocab_size: int) -> Tokenizer:
             f"SentencePiece cannot make a vocabulary of {vocab_size} from this text: {reason} "
             "Set --config.tokenizer.vocab_size lower, or give it more text."
         ) from e
-    return Tokenizer(kind, out.getvalue())
+    return Tokenizer(kind, out.getvalue(), fim)

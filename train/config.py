@@ -84,11 +84,13 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """`path`: a workdir with a tokenizer; empty trains one of `kind` on the run's own text."""
+    """`path`: a workdir with a tokenizer; empty trains one of `kind` on the run's own text, with
+    the signs that `data.fim_rate` needs if `fim`."""
 
     path: str = ""
     kind: str = "sentencepiece"
     vocab_size: int = 4096
+    fim: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,7 +130,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
     if tokenizer is None:
         settings = config.tokenizer
         texts = [text_of(example) for example in examples]
-        tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size)
+        tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size, settings.fim)
     return tokenizer
 
 
