@@ -152,7 +152,7 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     config = config if isinstance(config, RunConfig) else build(config)
     schema = STAGES[config.stage].schema
     examples = pipeline.read_examples(config.data, schema)
-    tokenizer = make_tokenizer(config, workdir or "/nonexistent", examples.train)
+    tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
     data = pipeline.open_data(config.data, schema, tokenizer, examples, config.ppo.prompt_length)
     size = config.data.batch_size
     if schema == "prompt":  # a step is a minibatch of a rollout; its prompts are what is read

@@ -16,6 +16,7 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
+from data import files
 from data.templates import DataError
 
 FORMAT = 1
@@ -32,6 +33,17 @@ def is_prepared(source) -> bool:
 def token_dtype(vocab_size: int) -> np.dtype:
     """The smallest that holds every id."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def write_whole(path, data: bytes | str) -> None:
+    """All of it or nothing, whenever the process is killed."""
+    data = data.encode() if isinstance(data, str) else data
+    if files.is_remote(os.fspath(path)):
+        path.write_bytes(data)  # an object appears when it is whole
+        return
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
 
 
 def with_mask(schema: str, fim_rate: float) -> bool:

@@ -51,17 +51,6 @@ class Job(NamedTuple):
         return epath.Path(self.folder) / UNFINISHED
 
 
-def _write(path, data: bytes | str) -> None:
-    """All of it or nothing, whenever the process is killed."""
-    data = data.encode() if isinstance(data, str) else data
-    if files.is_remote(os.fspath(path)):
-        path.write_bytes(data)  # an object appears when it is whole
-        return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
-
-
 def _json(value) -> str:
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
@@ -98,7 +87,7 @@ def make_plan(job: Job) -> int:
         sizes = [{"name": part.name, "bytes": _size(part.name)} for part, _ in found]
         job.work.mkdir(parents=True, exist_ok=True)
         plan = {"settings": settings_of(job), "sources": sizes, "parts": parts}
-        _write(path, _json(plan))
+        prepared.write_whole(path, _json(plan))
     plan = json.loads(path.read_text())
     same(job, plan["settings"])
     return len(plan["parts"])
@@ -192,7 +181,7 @@ def survey(job: Job, number: int) -> int:
         skipped=np.array(_json(skipped)),
         redacted=np.array(_json(redacted)),
     )
-    _write(out, data.getvalue())
+    prepared.write_whole(out, data.getvalue())
     return number
 
 
@@ -254,7 +243,8 @@ def decide(job: Job) -> None:
         raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
     ends = np.cumsum([len(notes["content"]) for notes in found])[:-1]
     lists = [part.tolist() for part in np.split(reasons, ends)]
-    _write(out, json.dumps({"skipped": skipped, "redacted": redacted, "reasons": lists}))
+    decisions = {"skipped": skipped, "redacted": redacted, "reasons": lists}
+    prepared.write_whole(out, json.dumps(decisions))
 
 
 @functools.lru_cache(maxsize=1)
@@ -279,7 +269,7 @@ def write(job: Job, number: int) -> int:
         facts[split] = _write_shard(job, name, rows, tokenizer) if rows else None
         facts["examples"] = kept[:KEPT_EXAMPLES]  # in the end those held out
     facts["skipped"] = skipped
-    _write(facts_path, _json(facts))
+    prepared.write_whole(facts_path, _json(facts))
     return number
 
 
@@ -362,8 +352,8 @@ def finish(job: Job) -> dict:
     }  # fmt: skip
     examples = [example for fact in facts for example in fact["examples"]][:KEPT_EXAMPLES]
     lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-    _write(epath.Path(job.folder) / prepared.HELDOUT, lines)
-    _write(epath.Path(job.folder) / prepared.MANIFEST, _json(manifest))
+    prepared.write_whole(epath.Path(job.folder) / prepared.HELDOUT, lines)
+    prepared.write_whole(epath.Path(job.folder) / prepared.MANIFEST, _json(manifest))
     clean(job)
     return manifest
 

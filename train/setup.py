@@ -6,6 +6,7 @@ Everything that bad input can stop is done here, before any training.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from data import kept as kept_rows
 from data import pipeline
 from data import tokenizer as tokenizers
 from data.duplicates import text_of
@@ -24,6 +26,7 @@ from model.mimetic import mimetic
 from train import checkpoint, optimizer, rewards, stages
 from train import parts as parts_
 from train.config import ConfigError, RunConfig
+from train.metrics import console
 from train.step import TrainState
 
 
@@ -48,8 +51,8 @@ class Run(NamedTuple):
 
 
 def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
-    """Opens everything a run needs but its weights, and writes nothing but what a stage prepares
-    once; call it under `jax.set_mesh(mesh)`.
+    """Opens everything a run needs but its weights, and writes nothing but its rows and what a
+    stage prepares once; call it under `jax.set_mesh(mesh)`.
 
     Args:
       examples: of `config.data`, where they were read already.
@@ -72,9 +75,19 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
 
 def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> stages.Context:
     """Data, tokenizer and architectures: everything that bad input can stop."""
-    if not open_data:
-        examples = examples or pipeline.read_examples(config.data, row.schema)
-    tokenizer = make_tokenizer(config, workdir, examples.train if examples else ())
+
+    @functools.cache
+    def read():
+        return examples or pipeline.read_examples(config.data, row.schema)
+
+    def kept(name, settings, schema, found, prompt_length=0):
+        first = jax.process_index() == 0
+        return kept_rows.open_data(
+            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer, found,
+            prompt_length, writes=first, say=console.print if first else lambda text: None,
+        )  # fmt: skip
+
+    tokenizer = make_tokenizer(config, workdir, lambda: () if open_data else read().train)
     models = resolve_models(config, row, tokenizer.vocab_size)
     longest = max(config.data.length, config.data.heldout_length)
     if row.schema == "prompt":
@@ -87,13 +100,16 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
             )
     if open_data:
         data = open_data(tokenizer)
-    else:
+    elif examples:
         data = pipeline.open_data(
             config.data, row.schema, tokenizer, examples, config.ppo.prompt_length
         )
+    else:
+        data = kept("data", config.data, row.schema, read, config.ppo.prompt_length)
     mix = None
     if row.schema == "prompt" and config.ppo.pretrain_coef:
-        mix = pipeline.open_data(config.pretrain_data, "text", tokenizer)
+        text = config.pretrain_data
+        mix = kept("pretrain_data", text, "text", lambda: pipeline.read_examples(text, "text"))
     return stages.Context(config, models, tokenizer, data, mesh, mix)
 
 
@@ -106,7 +122,8 @@ def save_facts(run: Run, workdir) -> None:
 
 
 def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:
-    """The run's tokenizer: its own if it has one, the one it starts from, or a new one.
+    """The run's tokenizer: its own if it has one, the one it starts from, or a new one, of the
+    training `examples()`.
 
     Raises:
       ConfigError: runs it starts from, or `tokenizer.path`, have different tokenizers.
@@ -129,7 +146,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
         tokenizer = tokenizer or other
     if tokenizer is None:
         settings = config.tokenizer
-        texts = [text_of(example) for example in examples]
+        texts = [text_of(example) for example in examples()]
         tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size, settings.fim)
     return tokenizer
 

@@ -1,0 +1,158 @@
+"""Rows of small data, kept in a workdir, so that a start reads and tokenizes only what is new.
+
+One file, whole or not there: a zip of arrays with a check sum each, and of what is known beside
+them, under a hash of all that decides the rows: settings, tokenizer, the code of data/ and of the
+tokenizers' libraries, and name, size and time of every file that is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+from data import files, pipeline, prepared, sources
+from data.pipeline import Data, DataConfig
+from data.templates import DataError
+
+LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
+FREE = ("batch_size",)  # asked for when there are rows
+FACTS = "facts.json"
+
+
+def open_data(
+    path, config: DataConfig, schema: str, tokenizer, examples: Callable, prompt_length: int = 0,
+    writes: bool = True, say: Callable = lambda text: None,
+) -> Data:  # fmt: skip
+    """Data as of `pipeline.open_data`, from the file `path` where that holds it, else made and kept
+    there. Prepared rows are not copied.
+
+    Args:
+      examples: () -> those of both splits, asked for where there is something to do.
+      writes: whether the file is this process's to write. say: told what was found.
+    """
+    if any(config.prepared()):
+        return pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
+    path = epath.Path(path)
+    key = _key(config, schema, tokenizer, prompt_length)
+    found = _read(path, key) if path.exists() else ""
+    if isinstance(found, Data):
+        say(f"  rows as kept in {path}")
+        return found
+    if found:
+        say(f"  {path} {found}: the data is read anew")
+    data = pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
+    # A data set of TFDS may have been downloaded meanwhile.
+    if writes and (key := key or _key(config, schema, tokenizer, prompt_length)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        prepared.write_whole(path, _packed(data, key))
+    return data
+
+
+# What decides the rows.
+
+
+def _key(config: DataConfig, schema: str, tokenizer, prompt_length: int) -> str:
+    """Of the rows; "" where a source is not there yet, or cannot be told apart from another."""
+    named = [source.source for source in config.sources().values()]
+    named += [config.heldout_source] if config.heldout_source else []
+    read_as = dict.fromkeys(named, schema)
+    read_as |= dict.fromkeys((s["source"] for s in config.decontaminate.values()), "text")
+    try:
+        read = [
+            _identity(part.name, config.tfds_dir)
+            for source, as_ in read_as.items()
+            for part in sources.parts_of(source, as_, config.documents, config.tfds_dir)
+        ]
+    except (DataError, OSError):
+        return ""  # reading says what is wrong
+    if not all(read):
+        return ""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
+    decides = [settings, schema, prompt_length, tokenizer.fingerprint, read, _code()]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _identity(name: str, tfds_dir: str) -> list:
+    """[file, size, time of change] of each file of a source; nothing where there is none."""
+    path = epath.Path(name)
+    if name.startswith("tfds:"):
+        data_set = name.removeprefix("tfds:").partition(":")[0].partition("/")[0]
+        if not tfds_dir:
+            return []  # TFDS knows where
+        path = epath.Path(os.path.expanduser(tfds_dir)) / data_set
+    found = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
+    found = [file for file in found if not file.is_dir()]
+    if files.is_remote(name):
+        return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in found]
+    return [[os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns] for file in found]
+
+
+def _code() -> list[str]:
+    here = sorted(Path(__file__).parent.glob("*.py"))
+    code = hashlib.sha256(b"\0".join(path.read_bytes() for path in here)).hexdigest()
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
+    return [code, platform.python_version(), np.__version__, *versions]
+
+
+# The file.
+
+
+def _packed(data: Data, key: str) -> bytes:
+    facts = {
+        "key": key,
+        "heldout_examples": data.heldout_examples,
+        "train_examples": data.train_examples,
+        "skipped": data.skipped,
+        "redacted": data.redacted,
+        "kinds": data.kinds,
+        "sizes": data.sizes,
+    }
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        file.writestr(FACTS, json.dumps(facts))
+        for split in ("train", "heldout"):
+            for name, values in getattr(data, split).items():
+                array = io.BytesIO()
+                np.save(array, values, allow_pickle=False)
+                file.writestr(f"{split}/{name}.npy", array.getbuffer())
+    return out.getvalue()
+
+
+def _read(path, key: str) -> Data | str:
+    """What the file holds, or why that is of no use."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as file:
+            facts = json.loads(file.read(FACTS))
+            if facts["key"] != key:
+                return "is of other data or settings"
+            rows: dict[str, dict] = {"train": {}, "heldout": {}}
+            for name in file.namelist():
+                if name != FACTS:
+                    split, _, array = name.removesuffix(".npy").partition("/")
+                    rows[split][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+        return Data(
+            rows["train"],
+            rows["heldout"],
+            facts["heldout_examples"],
+            Counter(facts["skipped"]),
+            tuple(facts["kinds"]),
+            tuple(facts["train_examples"]),
+            tuple(facts["sizes"]),
+            Counter(facts["redacted"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, NotImplementedError,
+            zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
+        return f"is damaged ({str(error) or repr(error)})"
