@@ -294,18 +294,26 @@ def _parquet(path: str, span: Span | None):
     with opened(path) as file:
         try:
             table = parquet.ParquetFile(file)
-            groups = range(table.num_row_groups)
-            number = 0
-            if span:
-                groups = range(span.start, span.stop)
-                number = sum(table.metadata.row_group(g).num_rows for g in range(span.start))
-            for group in groups:
+            sizes = _group_sizes(table.metadata)
+            start, stop = (span.start, span.stop) if span else (0, len(sizes))
+            number = sum(sizes[:start])
+            for group in range(start, stop):
+                end = number + sizes[group]
                 for batch in table.iter_batches(1024, row_groups=[group]):
                     for record in batch.to_pylist():
                         yield f"{path}[{number}]", record
                         number += 1
+                if number != end:  # pyarrow takes a damaged page for the last one
+                    raise ValueError(f"row group {group} lacks {end - number} rows")
         except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
             raise _arrow_errors(path, error) from error
+
+
+def _group_sizes(facts) -> list[int]:
+    sizes = [facts.row_group(g).num_rows for g in range(facts.num_row_groups)]
+    if sum(sizes) != facts.num_rows:
+        raise ValueError(f"its row groups hold {sum(sizes)} rows, and it says {facts.num_rows}")
+    return sizes
 
 
 def _parquet_spans(path: str) -> list[Span | None]:
@@ -315,8 +323,7 @@ def _parquet_spans(path: str) -> list[Span | None]:
 
     with opened(path) as file:
         try:
-            facts = parquet.ParquetFile(file).metadata
-            sizes = [facts.row_group(g).num_rows for g in range(facts.num_row_groups)]
+            sizes = _group_sizes(parquet.ParquetFile(file).metadata)
         except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
             raise _arrow_errors(path, error) from error
     spans, start, rows = [], 0, 0

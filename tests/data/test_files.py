@@ -1,14 +1,13 @@
 """Every format: what it holds, parts of it, what is broken; and object stores."""
 
 import gzip
-import importlib
 import json
 
 import pyarrow
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from object_store import bucket  # noqa: F401, a fixture
 from pyarrow import parquet
 
 from data import files, sources
@@ -139,30 +138,7 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
         read(str(both), "text")
 
 
-class Store(MemoryFileSystem):
-    """An object store in memory, with names as those of gs://."""
-
-    protocol = ("gs", "gcs")
-    store, pseudo_dirs, cachable = {}, [""], False
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(path.removeprefix("gs:/"))
-
-    def glob(self, path, **options):
-        return [found.removeprefix("/") for found in super().glob(path, **options)]
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    registry = importlib.import_module("fsspec.registry")._registry
-    for name in Store.protocol:
-        monkeypatch.setitem(registry, name, Store)
-    yield Store()
-    Store.store.clear()
-
-
-def test_an_object_store_reads_as_a_disk(bucket, tmp_path):
+def test_an_object_store_reads_as_a_disk(bucket, tmp_path):  # noqa: F811
     for name in ("a.jsonl", "b.jsonl.gz", "deep/er/c.jsonl"):
         here = tmp_path / name.replace("/", "_")
         write(here, ROWS)
@@ -211,6 +187,7 @@ def test_any_bytes_give_texts_or_an_error_that_names_the_file(tmp_path, data, na
     max_examples=60, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(at=st.integers(0, 400), byte=st.integers(0, 255), cut=st.integers(0, 400))
+@example(at=356, byte=0, cut=0)  # of the first row group's three rows pyarrow gives none
 @pytest.mark.parametrize("name", ["a.parquet", "dataset"])
 def test_a_damaged_arrow_file_is_read_whole_or_refused(tmp_path, name, at, byte, cut):
     path = tmp_path / name

@@ -1,0 +1,57 @@
+"""Logs of a run in an object store, which cannot append: what goes up, and what a resume finds."""
+
+import json
+
+from object_store import bucket  # noqa: F401, a fixture
+
+from train.metrics import Metrics, read_metrics
+
+
+def steps_of(text: str) -> list[int]:
+    return [json.loads(line)["step"] for line in text.splitlines()]
+
+
+def begin(workdir, start: int) -> Metrics:
+    return Metrics(workdir, "run", start, 9)
+
+
+def take(metrics: Metrics, steps) -> None:
+    for step in steps:
+        metrics.write(step, "train", {"loss": 1.0 / step})
+        metrics.write_samples(step, [{"text": f"é {step}"}])
+
+
+def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_path):  # noqa: F811
+    def there(name):
+        return bucket.cat(f"gs://bucket/runs/a/{name}").decode()
+
+    metrics = begin("gs://bucket/runs/a", 0)
+    take(metrics, (1, 2))
+    assert not bucket.exists("gs://bucket/runs/a/metrics.jsonl")
+    metrics.sync()
+    assert steps_of(there("metrics.jsonl")) == steps_of(there("samples.jsonl")) == [1, 2]
+    take(metrics, (3, 4))
+    metrics.sync()
+    take(metrics, (5,))  # killed here, and the checkpoint of step 4 was not committed
+    assert steps_of(there("metrics.jsonl")) == [1, 2, 3, 4]
+
+    again = begin("gs://bucket/runs/a", 2)
+    take(again, (3,))
+    again.sync()
+    assert steps_of(there("metrics.jsonl")) == steps_of(there("samples.jsonl")) == [1, 2, 3]
+    take(again, (4, 5))
+    again.close()
+    local = begin(tmp_path, 0)
+    take(local, (1, 2, 3, 4, 5))
+    local.close()
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert steps_of(there(name)) == [1, 2, 3, 4, 5]
+    assert there("samples.jsonl") == (tmp_path / "samples.jsonl").read_text()
+    found, wanted = (read_metrics(place, "train") for place in ("gs://bucket/runs/a", tmp_path))
+    assert [r["loss"] for r in found] == [r["loss"] for r in wanted]
+    assert [r["elapsed_seconds"] for r in found] == sorted(r["elapsed_seconds"] for r in found)
+    events = bucket.ls("gs://bucket/runs/a/tensorboard", detail=False)
+    assert len(events) == 2 and all(bucket.size(f"gs:/{path}") > 100 for path in events)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "metrics.jsonl", "samples.jsonl", "tensorboard",
+    ]  # fmt: skip
