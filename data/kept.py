@@ -93,11 +93,19 @@ def _identity(name: str, tfds_dir: str) -> list:
         if not tfds_dir:
             return []  # TFDS knows where
         path = epath.Path(os.path.expanduser(tfds_dir)) / data_set
-    found = sorted(path.rglob("*")) if path.is_dir() else [path] if path.exists() else []
-    found = [file for file in found if not file.is_dir()]
+    found = list(_inside(path)) if path.exists() else []
     if files.is_remote(name):
         return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in found]
     return [[os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns] for file in found]
+
+
+def _inside(path):
+    """The files of a folder and its folders; of a file that one."""
+    if not path.is_dir():
+        yield path
+        return
+    for entry in sorted(path.iterdir()):
+        yield from _inside(entry)
 
 
 def _code() -> list[str]:

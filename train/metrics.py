@@ -1,7 +1,8 @@
 """What a run says: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
 
 Only process 0 writes. Records of steps that a resumed run takes again are dropped first, so that
-every step stands once in metrics.jsonl.
+every step stands once in metrics.jsonl. An object store (gs://…) cannot append: there the files are
+written on this machine, and all of them go up at every checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from etils import epath
 from rich.console import Console
@@ -19,7 +22,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from data.files import is_remote
+
 console = Console(highlight=False, soft_wrap=True)
+LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
 def quiet_to_file(path) -> None:
@@ -68,6 +74,37 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+class _Mirror:
+    """A folder on this machine whose files go up to one in an object store.
+
+    Attributes:
+      local: the folder, with the logs that are in the store.
+    """
+
+    def __init__(self, remote):
+        self._remote, self._sizes = epath.Path(remote), {}
+        self._folder = tempfile.TemporaryDirectory(prefix="seedpod-")
+        self.local = Path(self._folder.name)
+        for name in LOGS:
+            if (self._remote / name).exists():
+                (self.local / name).write_bytes((self._remote / name).read_bytes())
+
+    def upload(self) -> None:
+        """Every file that grew since, whole."""
+        for path in sorted(self.local.rglob("*")):
+            if path.is_dir() or self._sizes.get(path) == path.stat().st_size:
+                continue
+            content = path.read_bytes()
+            there = self._remote / path.relative_to(self.local)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            there.write_bytes(content)
+            self._sizes[path] = len(content)
+
+    def close(self) -> None:
+        self.upload()
+        self._folder.cleanup()
+
+
 class Metrics:
     """Writers of one run.
 
@@ -81,7 +118,10 @@ class Metrics:
         self._bar, self._last_line = None, 0.0
         if not writes:
             return
-        workdir = epath.Path(workdir)
+        workdir, self._mirror = epath.Path(workdir), None
+        if is_remote(os.fspath(workdir)):
+            self._mirror = _Mirror(workdir)
+            workdir = self._mirror.local
         last = start or -1  # from step 0 the first evaluation is done again too
         kept = truncate_jsonl(workdir / "metrics.jsonl", last)
         truncate_jsonl(workdir / "samples.jsonl", last)
@@ -132,6 +172,9 @@ class Metrics:
         if self._writes:
             os.fsync(self._jsonl.fileno())
             os.fsync(self._samples.fileno())
+            if self._mirror:
+                self._events.flush()
+                self._mirror.upload()
 
     def progress(self, step: int, text: str) -> None:
         """Moves the progress line; without a terminal, prints a line at most every 10 s."""
@@ -160,3 +203,5 @@ class Metrics:
         os.fsync(self._jsonl.fileno())
         self._jsonl.close()
         self._samples.close()
+        if self._mirror:
+            self._mirror.close()
