@@ -9,8 +9,10 @@ as JSON lines. Rounds alternate between the competitors; what counts is the rati
 - prepare: data.prepare beside `datasets.map` with the same tokenizer and as many processes, which
   tokenizes, concatenates, splits, and saves.
 - load: shuffled batches of packed rows (ids, positions, segments, mask), ours from prepared shards,
-  those of `datasets` from the same four columns, saved and shuffled: as they come, lists made into
-  arrays, and with_format("numpy") over columns declared to be of one length, its fastest way.
+  those of `datasets` from the same four columns, saved and shuffled: lists as they come, made into
+  arrays; with_format("numpy"); and the same over columns declared to be of one length, its fastest
+  way. That reads uncompressed arrays from memory, as ours does of data tokenized on the fly: it is
+  compared with both.
 - grain: the same beside a Grain `MapDataset` over the same ArrayRecords that parses each row and
   batches.
 - first batch: from the folder on. memory: growth from batch 1,000 to 100,000.
@@ -32,7 +34,7 @@ from absl import app, flags
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from data import prepare, prepared, sources
-from data.loader import make_loader
+from data.loader import Loader, make_loader
 from data.pipeline import DataConfig, open_data
 from data.tokenizer import load
 
@@ -69,6 +71,12 @@ def ours_prepare(source: str, out: str, tokenizer: str, processes: int) -> float
 def open_ours(folder: str, tokenizer):
     config = DataConfig(source=folder, length=LENGTH, heldout_limit=64)
     return make_loader(config, open_data(config, "text", tokenizer), BATCH, SEED)
+
+
+def open_in_memory(folder: str):
+    """The same rows, as data tokenized on the fly has them."""
+    rows = prepared.PreparedRows(folder, "train")
+    return Loader(rows.take(np.arange(len(rows))), BATCH, SEED)
 
 
 def rate(batches, steps: int) -> float:
@@ -148,22 +156,26 @@ def main(argv):
         np.save(f"{folder}/rows.npy", rows.take(np.arange(len(rows)))["tokens"])
         np.save(f"{folder}/segments.npy", rows.take(np.arange(len(rows)))["segment_ids"])
         print(f"{len(rows):,} rows of {LENGTH}, {BATCH} a batch")
-        loading = {"ours": [], "datasets, lists": [], "datasets, NumPy": []}
+        kinds = {"datasets, lists": "lists", "datasets, NumPy": "numpy", "datasets, fixed": "fixed"}
+        loading = {"ours": [], "ours, in memory": []} | {who: [] for who in kinds}
         graining = {"ours": [], "grain": []}
         for _ in range(rounds):
             loader = open_ours(f"{folder}/ours", tokenizer)
             mine = rate(loader.iterate(0, STEPS + 10), STEPS)
             loading["ours"].append(mine)
+            memory = open_in_memory(f"{folder}/ours").iterate(0, STEPS + 10)
+            loading["ours, in memory"].append(rate(memory, STEPS))
             graining["ours"].append(mine)
             graining["grain"].append(rate(grain_batches(f"{folder}/ours"), STEPS))
             if python:
                 arguments = f"{folder}/rows.npy", f"{folder}/segments.npy", str(BATCH), str(STEPS)
-                for who, kind in (("datasets, lists", "python"), ("datasets, NumPy", "numpy")):
+                for who, kind in kinds.items():
                     loading[who].append(other(python, "load", *arguments, kind))
         if python:
-            for who in list(loading)[1:]:
-                pair = {"ours": loading["ours"], who: loading[who]}
-                results[f"load, {who}"] = compare("load", pair, "tokens/s")
+            pairs = [("ours", who) for who in kinds] + [("ours, in memory", "datasets, fixed")]
+            for pair in pairs:
+                found = {who: loading[who] for who in pair}
+                results[", ".join(("load", *pair))] = compare("load", found, "tokens/s")
         results["grain"] = compare("grain", graining, "tokens/s")
         begin = time.perf_counter()
         next(open_ours(f"{folder}/ours", tokenizer).iterate(0, 10))

@@ -1,7 +1,7 @@
 """The other side of benchmarks/data.py, run by a Python that has `datasets`: prints one number.
 
 python data_other.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
-python data_other.py load ROWS SEGMENTS BATCH STEPS python|numpy  # tokens a second
+python data_other.py load ROWS SEGMENTS BATCH STEPS lists|numpy|fixed  # tokens a second
 """
 
 import glob
@@ -57,9 +57,10 @@ def load(rows, segments, batch, steps, kind):
         "segment_ids": segment_ids,
         "loss_mask": ((segment_ids > 0) & (positions > 0)).astype(np.float32),
     }
+    length = tokens.shape[1] if kind == "fixed" else -1
     features = datasets.Features(
         {
-            name: datasets.Sequence(datasets.Value(str(values.dtype)), length=tokens.shape[1])
+            name: datasets.Sequence(datasets.Value(str(values.dtype)), length=length)
             for name, values in columns.items()
         }
     )
@@ -74,7 +75,7 @@ def load(rows, segments, batch, steps, kind):
             epoch = 0
             while True:
                 shuffled = saved.shuffle(seed=epoch).with_format(
-                    "numpy" if kind == "numpy" else None
+                    None if kind == "lists" else "numpy"
                 )
                 for found in shuffled.iter(batch, drop_last_batch=True):
                     yield {name: np.asarray(found[name], v.dtype) for name, v in columns.items()}
