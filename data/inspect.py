@@ -14,6 +14,7 @@ Green is what the loss counts; the rest is context; markers are yellow.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from absl import app, flags
@@ -116,7 +117,7 @@ def render(tokenizer, batch, rows: int, sources=(), kinds=(), title: str = "") -
     """A batch (data/batch.py) as something to print, or to show in a notebook.
 
     Args:
-      rows: how many are shown whole. sources: a name for each row, or nothing.
+      rows: how many are shown whole. sources: of those where they come from, or nothing.
     """
     table = Table.grid(padding=(0, 2))
     for what, figure in statistics(tokenizer, batch).items():
@@ -136,6 +137,12 @@ def render(tokenizer, batch, rows: int, sources=(), kinds=(), title: str = "") -
     return Panel(Group(*shown), title=title, title_align="left")
 
 
+def places_of(where: Sequence[str], most: int = 3) -> str:
+    """Where the examples of a row were read, the first `most` of them."""
+    more = f" and {len(where) - most} more" if len(where) > most else ""
+    return ", ".join(where[:most]) + more
+
+
 def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     """Batch `step` of a recipe, as training would see it, for a notebook or the terminal.
 
@@ -153,15 +160,19 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     schema = STAGES[config.stage].schema
     examples = pipeline.read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
-    data = pipeline.open_data(config.data, schema, tokenizer, examples, config.ppo.prompt_length)
+    data = pipeline.open_data(
+        config.data, schema, tokenizer, examples, config.ppo.prompt_length, trace=True
+    )
     size = config.data.batch_size
     if schema == "prompt":  # a step is a minibatch of a rollout; its prompts are what is read
         size = config.ppo.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
     loader = loading.make_loader(config.data, data, size, config.seed)
     what = "rollout" if schema == "prompt" else "step"
     title = f"{config.stage}, {what} {step}: one epoch is {loader.steps_per_epoch:.1f}"
-    batch, sources = loader.batch(step), loader.sources(step)
-    return render(tokenizer, batch, rows, sources, data.kinds, title)
+    places = [places_of(data.where(row)) for row in loader.rows(step)[:rows]]
+    named = zip(loader.sources(step), places, strict=False)
+    sources = [": ".join(filter(None, pair)) for pair in named]
+    return render(tokenizer, loader.batch(step), rows, sources, data.kinds, title)
 
 
 def main(argv):

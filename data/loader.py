@@ -59,6 +59,10 @@ class Loader:
         found = self._mixture.shares(steps * self._batch_size) if self._mixture else {}
         return {f"share/{name}": share for name, share in found.items()}
 
+    def rows(self, step: int) -> list[int]:
+        """Which of all sources' rows are this host's of batch `step`."""
+        return self.index(step * self._batch_size + self._local).tolist()
+
     def sources(self, step: int) -> list[str]:
         """The source of each of this host's rows, "" where there is one."""
         rows = (step * self._batch_size + self._local).tolist()

@@ -28,6 +28,23 @@ def _too_long(where: str, have: int, length: int, setting: str):
     )
 
 
+class Packed(NamedTuple):
+    """Rows of examples.
+
+    Attributes:
+      rows: data/batch.py's. examples: those that are in them. origins: for each row which of the
+        examples it holds, or a part of.
+    """
+
+    rows: dict[str, np.ndarray]
+    examples: list
+    origins: list
+
+    def where(self, number: int) -> list[str]:
+        """Where the examples of a row were read."""
+        return [self.examples[i]["where"] for i in self.origins[number]]
+
+
 class TextChange(NamedTuple):
     """What is done to documents before they are packed; by default nothing.
 
@@ -77,15 +94,12 @@ AS_IT_IS = TextChange()
 
 def pack_text(
     examples, tokenizer: Tokenizer, length: int, change=AS_IT_IS, skipped: Counter | None = None
-) -> tuple[dict[str, np.ndarray], list]:
+) -> Packed:
     """Documents, <bos> text <eos> each (an open model may have no <bos>), laid end to end and split
     every `length` tokens.
 
     A document that is split goes on in the next row with its last token repeated there, masked, so
     that every token but <bos> (and the signs of fill in the middle) is predicted exactly once.
-
-    Returns:
-      (rows, the examples, all of them).
 
     Raises:
       DataError: the tokenizer has no signs for fill in the middle.
@@ -98,20 +112,23 @@ def pack_text(
         )
     skipped = Counter() if skipped is None else skipped
     rows, segments, room = [], [], length
-    for example in examples:
+    origins = [[]]
+    for number, example in enumerate(examples):
         ids, mask = _document(example["text"], tokenizer, change, skipped)
         start = 0
         while start < len(ids) - 1:
             if room < 2:
                 rows.append(segment_row(segments, length))
                 segments, room = [], length
+                origins.append([])
             piece = ids[start : start + room]
             segments.append((piece, mask[start : start + room]))
+            origins[-1].append(number)
             room -= len(piece)
             start += len(piece) - 1
     if segments:
         rows.append(segment_row(segments, length))
-    return stack(rows), examples
+    return Packed(stack(rows), examples, origins)
 
 
 def best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -153,11 +170,10 @@ def _rendered_chats(examples, tokenizer, length, on_long, skipped: Counter):
         yield example, ids, mask
 
 
-def pack_chats(examples, tokenizer, length: int, on_long: str, pack: bool, skipped: Counter):
+def pack_chats(
+    examples, tokenizer, length: int, on_long: str, pack: bool, skipped: Counter
+) -> Packed:
     """Conversations -> packed rows (or one a row), loss on the assistant's tokens alone.
-
-    Returns:
-      (rows, the examples that are in them).
 
     Raises:
       DataError: an example is longer than a row (`on_long="error"`) or has no token to learn from.
@@ -169,7 +185,7 @@ def pack_chats(examples, tokenizer, length: int, on_long: str, pack: bool, skipp
     if pack:
         bins = best_fit([len(ids) for _, ids, _ in rendered], length)
     rows = stack([segment_row([rendered[i][1:] for i in b], length) for b in bins])
-    return rows, [example for example, _, _ in rendered]
+    return Packed(rows, [example for example, _, _ in rendered], bins)
 
 
 # Rows that are open at a time when rankings are packed: more wastes less, and takes longer.
@@ -259,14 +275,11 @@ def _rendered_rankings(
 def preference_rows(
     examples, tokenizer, length: int, sub_rows: int, share_prompt: bool, on_long: str,
     skipped: Counter, kinds,
-):  # fmt: skip
+) -> Packed:  # fmt: skip
     """Rankings -> rows of `sub_rows` × `length` tokens (data/batch.py), first-fit.
 
     The reward is read at the <eos> that ends the answer; a candidate cut short is read at its last
     token. `kinds` is the list of names that `kind` counts in.
-
-    Returns:
-      (rows, the examples that are in them).
 
     Raises:
       DataError: a candidate is longer than `length` and `on_long` is "error", or a ranking does
@@ -282,12 +295,13 @@ def preference_rows(
             if placed:
                 break
         else:
-            row = {"rooms": [length] * sub_rows, "rankings": []}
+            row = {"rooms": [length] * sub_rows, "rankings": [], "numbers": []}
             placed = _place(row["rooms"], ranking.sizes, ranking.trunk)
             bins.append(row)
             open_rows = [*open_rows, row][-_OPEN_ROWS:]
         row["rooms"] = placed[0]
         row["rankings"].append((ranking, placed[1]))
+        row["numbers"].append(len(kept))
         kept.append(ranking.example)
     if not bins:
         raise DataError(f"no preference fits data.length={length}: {dict(skipped)}")
@@ -295,7 +309,7 @@ def preference_rows(
     rows = stack([_ranking_row(b["rankings"], length, sub_rows, most, kinds) for b in bins])
     if not share_prompt:
         del rows["branch_ids"]
-    return rows, kept
+    return Packed(rows, kept, [row["numbers"] for row in bins])
 
 
 def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
@@ -333,12 +347,9 @@ def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
     return row
 
 
-def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter):
+def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter) -> Packed:
     """Prompts that await an answer -> `tokens` [R, P] left padded, `mask` [R, P] bool, and
-    `example` [R] int32, which example each is.
-
-    Returns:
-      (rows, the examples that they are, in order).
+    `example` [R] int32, which example each is, in order.
 
     Raises:
       DataError: a prompt is longer than P and `on_long` is not "drop" (a cut one asks nothing).
@@ -362,4 +373,4 @@ def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter
         kept.append(example)
     if not rows:
         raise DataError(f"no prompt fits ppo.prompt_length={length}: {dict(skipped)}")
-    return stack(rows), kept
+    return Packed(stack(rows), kept, [[i] for i in range(len(kept))])

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -278,6 +279,7 @@ class Data:
       train_examples: of prompts, those in the training rows; row i is example i.
       sizes: training rows of each source of a mixture, one after the other; empty without one.
       redacted: how often personal data of each kind was replaced.
+      where: (training row) -> where what is in it was read, if that was asked for.
     """
 
     train: dict[str, np.ndarray] | prepared.PreparedRows | prepared.Joined
@@ -288,6 +290,7 @@ class Data:
     train_examples: tuple = ()
     sizes: tuple[int, ...] = ()
     redacted: Counter = dataclasses.field(default_factory=Counter)
+    where: Callable[[int], list[str]] = lambda row: []
 
 
 def open_data(
@@ -296,8 +299,10 @@ def open_data(
     tokenizer: Tokenizer,
     examples: Examples | None = None,
     prompt_length: int = 0,
+    trace: bool = False,
 ) -> Data:
-    """Tokenizes and packs. `examples` may be passed where they were read already."""
+    """Tokenizes and packs. `examples` may be passed where they were read already; `trace`: keeps
+    them in memory for `Data.where`."""
     examples = examples or read_examples(config, schema)
     skipped, kinds = Counter(examples.skipped), ()
     if schema == "preference":
@@ -327,29 +332,42 @@ def open_data(
     for size, folder in zip(sizes, folders, strict=True):
         if folder:
             prepared.check(folder, schema, config, tokenizer)
-            parts.append((prepared.PreparedRows(folder, "train"), ()))
+            parts.append(packing.Packed(prepared.PreparedRows(folder, "train"), (), ()))
         else:
             parts.append(rows(list(itertools.islice(rest, size)), config.length))
-    sizes = tuple(prepared.size_of(part) for part, _ in parts) if examples.sizes else ()
-    train = _joined([part for part, _ in parts])
+    counts = tuple(prepared.size_of(part.rows) for part in parts)
+    train = _joined([part.rows for part in parts])
     asked = ()
     if schema == "prompt":
-        asked = tuple(itertools.chain(*(trained for _, trained in parts)))
+        asked = tuple(itertools.chain(*(part.examples for part in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
     heldout, kept = _heldout(config, examples, folders, rows)
-    return Data(train, heldout, kept, skipped, kinds, asked, sizes, examples.redacted)
+    data = Data(
+        train, heldout, kept, skipped, kinds, asked, counts if examples.sizes else (),
+        examples.redacted,
+    )  # fmt: skip
+    if trace:
+        ends = list(itertools.accumulate(counts))
+
+        def where(row: int) -> list[str]:
+            part = bisect.bisect_right(ends, row)
+            of = parts[part] if isinstance(parts[part].rows, dict) else parts[part].rows
+            return of.where(row - (ends[part] - counts[part]))
+
+        data.where = where
+    return data
 
 
 def _heldout(config: DataConfig, examples: Examples, folders, rows):
     """(held-out rows in memory, the examples in them); of prepared rows a few of the examples."""
     aside = [] if config.heldout_source else [folder for folder in folders if folder]
     if not aside:
-        return rows(examples.heldout, config.heldout_length or config.length, False)
+        return rows(examples.heldout, config.heldout_length or config.length, False)[:2]
     if config.heldout_length not in (0, config.length):
         raise DataError("data.heldout_length: prepared held-out rows have data.length tokens")
     parts, kept = [], list(examples.heldout)
     if kept:
-        parts.append(rows(kept, config.length, False)[0])
+        parts.append(rows(kept, config.length, False).rows)
     for folder in aside:
         found = prepared.PreparedRows(folder, "heldout")
         if not len(found):

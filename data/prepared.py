@@ -176,6 +176,12 @@ class PreparedRows:
                     ) from error
             raise
 
+    def where(self, number: int) -> list[str]:
+        """The shard and record of a row."""
+        shard = int(np.searchsorted(self._ends, number, side="right"))
+        before = int(self._ends[shard - 1]) if shard else 0
+        return [f"{self._paths[shard]}[{number - before}]"]
+
     def _read(self, shard: int, number: int) -> bytes:
         """A record. One a call, as a range: a list of several goes through the library's threads,
         whose switches take three times as long as the reading."""

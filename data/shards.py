@@ -264,7 +264,7 @@ def write(job: Job, number: int) -> int:
             splits[reason or "train"].append(example)
     facts = {}
     for split, examples in splits.items():
-        rows, kept = _rows(job, examples, tokenizer, skipped, split == "train")
+        rows, kept, _ = _rows(job, examples, tokenizer, skipped, split == "train")
         name = f"{split}-{number:05}-of-{len(reasons):05}.array_record"
         facts[split] = _write_shard(job, name, rows, tokenizer) if rows else None
         facts["examples"] = kept[:KEPT_EXAMPLES]  # in the end those held out
@@ -274,9 +274,9 @@ def write(job: Job, number: int) -> int:
 
 
 def _rows(job: Job, examples, tokenizer, skipped: Counter, training: bool):
-    """(rows, the examples in them); no rows where there is no example, or all are dropped."""
+    """Packed; no rows where there is no example, or all are dropped."""
     if not examples:
-        return None, []
+        return packing.Packed(None, [], [])
     config = job.config
     if job.schema == "text":
         change = config.text_change(training)
@@ -289,7 +289,7 @@ def _rows(job: Job, examples, tokenizer, skipped: Counter, training: bool):
     except DataError:
         if config.on_long == "error" or dropped.total() < len(examples):
             raise
-        packed = None, []
+        packed = packing.Packed(None, [], [])
     skipped.update(dropped)
     return packed
 

@@ -24,7 +24,7 @@ KNOWN = st.text(st.sampled_from(sorted(set("".join(TEXTS)))))
 
 
 def rows_of(texts, length, tokenizer=BYTES, **change):
-    rows, _ = packing.pack_text(
+    rows, *_ = packing.pack_text(
         [{"text": t} for t in texts], tokenizer, length, TextChange(**change)
     )
     return rows
@@ -189,7 +189,7 @@ def packing_examples():
 def test_documents_are_cut_and_counted_and_do_not_end():
     texts, skipped = ["abcdefgh", "abc", "é" * 9], Counter()
     examples = [{"text": text} for text in texts]
-    rows, _ = packing.pack_text(examples, BYTES, 64, TextChange(characters=5), skipped)
+    rows, *_ = packing.pack_text(examples, BYTES, 64, TextChange(characters=5), skipped)
     ids = [
         [BOS, *BYTES.encode("abcde")],
         [BOS, *BYTES.encode("abc"), EOS],
@@ -198,7 +198,7 @@ def test_documents_are_cut_and_counted_and_do_not_end():
     assert rows["tokens"][0].tolist()[: sum(map(len, ids))] == [i for part in ids for i in part]
     assert skipped == {"longer than 5 characters, cut": 2}
     skipped = Counter()
-    rows, _ = packing.pack_text(examples, BYTES, 64, TextChange(tokens=5), skipped)
+    rows, *_ = packing.pack_text(examples, BYTES, 64, TextChange(tokens=5), skipped)
     ids[2] = [BOS, *BYTES.encode("é" * 2)]  # not half of the third
     assert rows["tokens"][0].tolist()[: sum(map(len, ids))] == [i for part in ids for i in part]
     assert skipped == {"longer than 5 tokens, cut": 2}

@@ -67,7 +67,7 @@ def test_ids_of_the_interface():
     # The end of a turn that the template writes stops an answer, though no file names it.
     assert (other.eos_id, other.stop_ids, other.pad_id) == (END_OF_TEXT, (END_OF_TEXT, END), START)
     assert other.prefix == (END_OF_TEXT,)
-    rows, _ = pack_text([{"text": "hello"}], other, 16)
+    rows, *_ = pack_text([{"text": "hello"}], other, 16)
     ids = [END_OF_TEXT, *other.encode("hello"), END_OF_TEXT]
     assert rows["tokens"][0, : len(ids)].tolist() == ids
 
@@ -110,7 +110,7 @@ def test_a_token_across_the_edge_of_an_answer_is_cut_there():
 def test_a_reward_is_read_at_the_token_that_ends_the_answer():
     example = {"messages": TURNS[:1], "responses": ["yes", "no"], "rank": [0, 1], "where": "x:1"}
     example["kinds"] = ["", ""]
-    rows, _ = preference_rows([example], TOKENIZER, 32, 2, False, "error", Counter(), ("",))
+    rows, *_ = preference_rows([example], TOKENIZER, 32, 2, False, "error", Counter(), ("",))
     assert rows["tokens"][0].reshape(-1)[rows["end"][0]].tolist() == [END, END]
 
 

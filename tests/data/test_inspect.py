@@ -1,14 +1,17 @@
 """A batch shown to people: what is learned, what is not, borders, padding."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from configs import base
-from data import inspect
+from data import inspect, prepare
 from data.packing import pack_chats, preference_rows
+from data.pipeline import DataConfig, open_data
+from data.prepared import PreparedRows, size_of, take
 from data.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
@@ -30,7 +33,7 @@ def spans(text, style):
 
 
 def test_what_is_learned_is_in_colour_and_markers_have_names():
-    rows, _ = pack_chats(CHATS, TOKENIZER, 32, "error", True, {})
+    rows, *_ = pack_chats(CHATS, TOKENIZER, 32, "error", True, {})
     row = {name: values[0] for name, values in rows.items()}
     first, second = (
         inspect.readable(TOKENIZER, row["tokens"][s], row["loss_mask"][s])
@@ -45,7 +48,7 @@ def test_what_is_learned_is_in_colour_and_markers_have_names():
 
 
 def test_a_batch_of_conversations():
-    rows, _ = pack_chats(CHATS, TOKENIZER, 32, "error", True, {})
+    rows, *_ = pack_chats(CHATS, TOKENIZER, 32, "error", True, {})
     text = printed(inspect.render(TOKENIZER, rows, 5, sources=["web"]))
     assert "row 0 · web" in text and "tokens, 8 learned" in text and "tokens, 4 learned" in text
     real = np.sum(rows["segment_ids"] > 0)
@@ -56,9 +59,9 @@ def test_a_batch_of_conversations():
 def test_a_batch_of_rankings_shows_each_candidate_behind_its_prompt(share_prompt):
     example = dict(CHATS[0], responses=["so", "as if"], rank=[1, 0], kinds=["near", ""])
     args = TOKENIZER, 24, 2, share_prompt, "error", {}, ("", "near")
-    rows, _ = preference_rows([example], *args)
+    rows, *_ = preference_rows([example], *args)
     example["messages"] = CHATS[0]["messages"][:1]
-    rows, _ = preference_rows([example], *args)
+    rows, *_ = preference_rows([example], *args)
     text = printed(inspect.render(TOKENIZER, rows, 1, kinds=("", "near")))
     best, worse = text.index("rank 0, 6 tokens"), text.index("rank 1, near, 3 tokens")
     assert best < text.index("why<eos><|assistant|>as if<eos>") < worse
@@ -76,5 +79,52 @@ def test_a_recipe_is_shown_as_training_would_see_it(tmp_path):
     config.data.mixture = {"mine": dict(source=str(tmp_path / "a.jsonl"))}
     config.data.length, config.data.batch_size = 32, 4
     text = printed(inspect.view(config, step=2, rows=1))
-    assert "sft, step 2" in text and "row 0 · mine" in text and "<|assistant|>a" in text
+    assert "sft, step 2" in text and "row 0 · mine: " in text and "<|assistant|>a" in text
     assert "row 1" not in text
+    # Line n holds question n - 1, and of each that is shown it is said.
+    lines = [int(n) for n in re.findall(r"a\.jsonl:(\d+)", text.replace("\n", ""))]
+    asked = [int(n) for n in re.findall(r"<\|user\|>q(\d+)", text)]
+    assert [n - 1 for n in lines] == asked and asked
+
+
+def test_every_row_says_where_it_was_read(tmp_path):
+    """Of packed text, chats, a mixture, prepared rows: the documents in it, all and no other."""
+    texts = [f"document {i} " * (1 + i % 9) for i in range(40)]
+    for name, part in (("a", texts[:25]), ("b", texts[25:])):
+        records = [{"text": t, "prompt": f"q{i}", "response": t} for i, t in enumerate(part)]
+        lines = [json.dumps(record) + "\n" for record in records]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    TOKENIZER.save(tmp_path / "tokenizer")
+    a, b = (str(tmp_path / f"{name}.jsonl") for name in "ab")
+    prepare.run(
+        DataConfig(source=b, length=48), "text", str(tmp_path / "c"), tokenizer=str(tmp_path)
+    )
+    mixture = {"a": {"source": a}, "c": {"source": str(tmp_path / "c")}, "b": {"source": b}}
+    for schema, settings in (
+        ("text", {"source": (a, b)}),
+        ("chat", {"source": a, "length": 120}),
+        ("text", {"source": "", "mixture": mixture}),
+    ):
+        config = DataConfig(**{"length": 48} | settings)
+        data = open_data(config, schema, TOKENIZER, trace=True)
+        rows = take(data.train, np.arange(size_of(data.train)))["tokens"]
+        shards = 0
+        for number, tokens in enumerate(rows):
+            where = data.where(number)
+            if "array_record" in where[0]:
+                path, record = re.fullmatch(r"(.*)\[(\d+)\]", where[0]).groups()
+                found = PreparedRows(tmp_path / "c", "train").take([int(record)])["tokens"][0]
+                assert str(tmp_path / "c/train-00000-of-00001.array_record") == path
+                np.testing.assert_array_equal(found, tokens)
+                shards += 1
+                continue
+            numbers = []
+            for place in where:
+                path, line = place.rsplit(":", 1)
+                numbers.append(int(line) - 1 + 25 * (path == b))
+            seen = [int(n) for n in re.findall(r"document (\d+) ", TOKENIZER.decode(tokens))]
+            # Where a document begins or ends there may be too little to say which it is.
+            assert set(seen) <= set(numbers) and len(numbers) <= len(set(seen)) + 2
+        assert bool(shards) == ("mixture" in settings)
+    assert inspect.places_of(["x:1", "x:2"]) == "x:1, x:2"
+    assert inspect.places_of([f"x:{i}" for i in range(5)]) == "x:0, x:1, x:2 and 2 more"

@@ -62,7 +62,7 @@ def test_segment_row_by_hand():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=40), min_size=1), st.integers(2, 20))
 def test_packed_text_predicts_every_token_exactly_once(texts, length):
-    rows, _ = packing.pack_text([{"text": text} for text in texts], TOKENIZER, length)
+    rows, *_ = packing.pack_text([{"text": text} for text in texts], TOKENIZER, length)
     predicted, whole = [], []
     for row in rows_of(rows):
         assert len(row["tokens"]) == length
@@ -83,7 +83,7 @@ def test_packed_text_predicts_every_token_exactly_once(texts, length):
 
 
 def test_text_leaves_at_most_one_token_of_a_full_row_empty():
-    rows, _ = packing.pack_text([{"text": "ab" * n} for n in range(1, 12)], TOKENIZER, 16)
+    rows, *_ = packing.pack_text([{"text": "ab" * n} for n in range(1, 12)], TOKENIZER, 16)
     assert np.all((rows["segment_ids"][:-1] == 0).sum(axis=1) <= 1)
 
 
@@ -115,7 +115,7 @@ def test_packed_chats_are_the_rendered_ones():
     examples = [chat("q" * n, "a" * m) for n, m in [(3, 5), (1, 1), (9, 2), (4, 4), (2, 7)]]
     rendered = [render(TOKENIZER, e["messages"]) for e in examples]
     for pack in (True, False):
-        rows, kept = packing.pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
+        rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
         found = []
         for row in rows_of(rows):
             check_row(row)
@@ -135,11 +135,11 @@ def test_a_long_chat_is_an_error_that_says_where_and_what_to_type():
 def test_long_chats_are_cut_or_dropped_and_counted():
     examples = [chat("q", "a"), chat("q", "a" * 30), chat("q" * 30, "a")]
     skipped = Counter()
-    rows, kept = packing.pack_chats(examples, TOKENIZER, 16, "drop", False, skipped)
+    rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 16, "drop", False, skipped)
     assert len(rows["tokens"]) == 1 and kept == examples[:1]
     assert skipped == {"longer than 16 tokens, drop": 2}
     skipped = Counter()
-    rows, kept = packing.pack_chats(examples, TOKENIZER, 16, "cut", False, skipped)
+    rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 16, "cut", False, skipped)
     assert len(rows["tokens"]) == 2 and kept == examples[:2]  # the third's answer is cut off
     ids, mask = render(TOKENIZER, examples[1]["messages"])
     np.testing.assert_array_equal(rows["tokens"][1], ids[:16])
@@ -183,7 +183,7 @@ def pack_preferences(
 
 def test_a_preference_is_read_at_the_eos_of_each_answer():
     """Five candidates of 7 to 9 tokens in one row of 3 × 18: two a sub-row, none cut in two."""
-    rows, kept = pack_preferences(PREFERENCES, 18)
+    rows, kept, _ = pack_preferences(PREFERENCES, 18)
     assert rows["tokens"].shape == (1, 3, 18) and kept == PREFERENCES
     np.testing.assert_array_equal(rows["rank"], [[0, 1, 1, 0, 1]])
     np.testing.assert_array_equal(rows["group"], [[0, 0, 1, 1, 1]])
@@ -205,7 +205,7 @@ def test_a_preference_is_read_at_the_eos_of_each_answer():
 
 
 def test_a_ranking_never_splits():
-    rows, kept = pack_preferences(PREFERENCES * 4, 10)  # two candidates or three fill a row
+    rows, kept, _ = pack_preferences(PREFERENCES * 4, 10)  # two candidates or three fill a row
     assert len(kept) == 8 and rows["tokens"].shape[0] == 8
     np.testing.assert_array_equal(np.sum(rows["rank"] >= 0, axis=1), [2, 3] * 4)
     with pytest.raises(DataError, match=r"its 3 candidates do not fit 2 rows.*sub_rows"):
@@ -215,7 +215,7 @@ def test_a_ranking_never_splits():
 def test_candidates_share_a_prompt():
     """A prompt of 5 tokens and answers of 2, 3 and 4 in two sub-rows of 12: two behind one copy of
     the prompt, which they fill, the shortest behind another."""
-    rows, kept = pack_preferences(PREFERENCES[1:], 12, sub_rows=2, share_prompt=True)
+    rows, kept, _ = pack_preferences(PREFERENCES[1:], 12, sub_rows=2, share_prompt=True)
     assert rows["tokens"].shape == (1, 2, 12) and kept == PREFERENCES[1:]
     columns = [rows[name][0].tolist() for name in ("segment_ids", "branch_ids", "positions")]
     assert columns[0] == [[1] * 7 + [0] * 5, [1] * 12]
@@ -235,10 +235,10 @@ def test_long_preferences():
     with pytest.raises(DataError, match=message):
         pack_preferences(examples, 12)
     skipped = Counter()
-    rows, kept = pack_preferences(examples, 12, "drop", skipped=skipped)
+    rows, kept, _ = pack_preferences(examples, 12, "drop", skipped=skipped)
     assert len(rows["tokens"]) == 2 and kept == PREFERENCES
     assert skipped == {"longer than 12 tokens, drop": 1}
-    rows, kept = pack_preferences(examples, 12, "cut")
+    rows, kept, _ = pack_preferences(examples, 12, "cut")
     assert kept == examples
     np.testing.assert_array_equal(rows["end"][2, :2], [11, 12 + 6])
     assert rows["tokens"][2, 0, 11] == TOKENIZER.encode("x")[0]
@@ -254,7 +254,7 @@ def prompt(text, where="prompts.jsonl:1"):
 
 
 def test_prompts_are_padded_on_the_left():
-    rows, _ = packing.prompt_rows([prompt("ab"), prompt("")], TOKENIZER, 8, "error", Counter())
+    rows, *_ = packing.prompt_rows([prompt("ab"), prompt("")], TOKENIZER, 8, "error", Counter())
     a, b = TOKENIZER.encode("ab")
     np.testing.assert_array_equal(
         rows["tokens"],
@@ -271,7 +271,7 @@ def test_a_long_prompt_is_never_cut(on_long):
     with pytest.raises(DataError, match=message):
         packing.prompt_rows(examples, TOKENIZER, 8, on_long, Counter())
     skipped = Counter()
-    rows, kept = packing.prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
+    rows, kept, _ = packing.prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
     assert len(rows["tokens"]) == 1 and kept == examples[:1]
     assert skipped.total() == 1
     with pytest.raises(DataError, match=r"no prompt fits ppo\.prompt_length=4"):

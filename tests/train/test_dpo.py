@@ -63,7 +63,7 @@ def test_answers_packed_among_others_have_the_logprobs_they_have_alone():
              kinds=[""] * len(a))
         for p, a in (("why", ["so", "because", "no"]), ("and?", ["that is it", "well"]))
     ]  # fmt: skip
-    rows, _ = preference_rows(examples, tokenizer, 48, 2, False, "error", {}, ("",))
+    rows, *_ = preference_rows(examples, tokenizer, 48, 2, False, "error", {}, ("",))
     assert rows["tokens"].shape[0] == 1 and np.sum(rows["rank"] >= 0) == 5
 
     alone = np.zeros((2, 5, 48))  # ids and masks, each answer in a row of its own

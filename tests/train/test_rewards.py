@@ -59,7 +59,7 @@ def test_an_answer_scores_in_training_what_it_scores_in_ppo(pool, share_prompt):
     params = reward_model(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     messages, answers = [{"role": "user", "content": "why"}], ["so", "because", "no"]
     example = dict(messages=messages, responses=answers, rank=[0, 1, 2], kinds=["", "", ""])
-    rows, _ = preference_rows([example], tokenizer, 24, 2, share_prompt, "error", {}, ("",))
+    rows, *_ = preference_rows([example], tokenizer, 24, 2, share_prompt, "error", {}, ("",))
     assert np.max(rows["segment_ids"]) == (1 if share_prompt else 2)
     trained = rewards.score_candidates(config, params, rows)[0]
 
