@@ -30,6 +30,7 @@ from data.templates import DataError
 LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
 FREE = ("batch_size",)  # asked for when there are rows
 FACTS = "facts.json"
+LARGEST = 1 << 30  # bytes of rows in memory that are kept
 
 
 def open_data(
@@ -37,7 +38,7 @@ def open_data(
     writes: bool = True, say: Callable = lambda text: None,
 ) -> Data:  # fmt: skip
     """Data as of `pipeline.open_data`, from the file `path` where that holds it, else made and kept
-    there. Prepared rows are not copied.
+    there. Prepared rows are not copied, nor many.
 
     Args:
       examples: () -> those of both splits, asked for where there is something to do.
@@ -54,8 +55,13 @@ def open_data(
     if found:
         say(f"  {path} {found}: the data is read anew")
     data = pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
+    size = sum(v.nbytes for rows in (data.train, data.heldout) for v in rows.values())
+    if size > LARGEST:
+        say(
+            f"  {size / 2**30:.1f} GiB of rows are made anew at every start: python -m data.prepare"
+        )
     # A data set of TFDS may have been downloaded meanwhile.
-    if writes and (key := key or _key(config, schema, tokenizer, prompt_length)):
+    elif writes and (key := key or _key(config, schema, tokenizer, prompt_length)):
         path.parent.mkdir(parents=True, exist_ok=True)
         prepared.write_whole(path, _packed(data, key))
     return data
@@ -66,15 +72,14 @@ def open_data(
 
 def _key(config: DataConfig, schema: str, tokenizer, prompt_length: int) -> str:
     """Of the rows; "" where a source is not there yet, or cannot be told apart from another."""
-    named = [source.source for source in config.sources().values()]
-    named += [config.heldout_source] if config.heldout_source else []
-    read_as = dict.fromkeys(named, schema)
-    read_as |= dict.fromkeys((s["source"] for s in config.decontaminate.values()), "text")
+    named = [(source.source, schema) for source in config.sources().values()]
+    named += [(config.heldout_source, schema)] if config.heldout_source else []
+    named += [(given["source"], "text") for given in config.decontaminate.values()]
     try:
         read = [
             _identity(part.name, config.tfds_dir)
-            for source, as_ in read_as.items()
-            for part in sources.parts_of(source, as_, config.documents, config.tfds_dir)
+            for source, read_as in named
+            for part in sources.parts_of(source, read_as, config.documents, config.tfds_dir)
         ]
     except (DataError, OSError):
         return ""  # reading says what is wrong

@@ -156,6 +156,12 @@ def test_only_one_process_writes_and_errors_come_through(folder):
     assert not path.exists()
 
 
+def test_many_rows_are_not_kept(folder, monkeypatch):
+    monkeypatch.setattr(kept, "LARGEST", 10_000)
+    opened = Opened(folder, "text", source=str(folder / "text.jsonl"))
+    assert "python -m data.prepare" in opened.said[0] and not (folder / "rows").exists()
+
+
 def test_prepared_rows_are_not_copied(folder):
     config = DataConfig(source=str(folder / "text.jsonl"), length=64)
     TOKENIZER.save(folder / "tokenizer")
