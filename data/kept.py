@@ -35,36 +35,39 @@ LARGEST = 1 << 30  # bytes of rows in memory that are kept
 
 def open_data(
     path, config: DataConfig, schema: str, tokenizer, examples: Callable, prompt_length: int = 0,
-    writes: bool = True, say: Callable = lambda text: None,
-) -> Data:  # fmt: skip
-    """Data as of `pipeline.open_data`, from the file `path` where that holds it, else made and kept
-    there. Prepared rows are not copied, nor many.
+    say: Callable = lambda text: None,
+) -> tuple[Data, Callable]:  # fmt: skip
+    """(data as of `pipeline.open_data`, from the file `path` where that holds it; () -> None, which
+    keeps it there if it was made anew). Prepared rows are not copied, nor many.
 
     Args:
       examples: () -> those of both splits, asked for where there is something to do.
-      writes: whether the file is this process's to write. say: told what was found.
+      say: told what was found.
     """
-    if any(config.prepared()):
-        return pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
-    path = epath.Path(path)
-    key = _key(config, schema, tokenizer, prompt_length)
-    found = _read(path, key) if path.exists() else ""
+    path, kept, found = epath.Path(path), not any(config.prepared()), ""
+    if kept:
+        key = _key(config, schema, tokenizer, prompt_length)
+        found = _read(path, key) if path.exists() else ""
     if isinstance(found, Data):
         say(f"  rows as kept in {path}")
-        return found
+        return found, lambda: None
     if found:
         say(f"  {path} {found}: the data is read anew")
     data = pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
-    size = sum(v.nbytes for rows in (data.train, data.heldout) for v in rows.values())
-    if size > LARGEST:
-        say(
-            f"  {size / 2**30:.1f} GiB of rows are made anew at every start: python -m data.prepare"
-        )
-    # A data set of TFDS may have been downloaded meanwhile.
-    elif writes and (key := key or _key(config, schema, tokenizer, prompt_length)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        prepared.write_whole(path, _packed(data, key))
-    return data
+    if kept:
+        size = sum(v.nbytes for rows in (data.train, data.heldout) for v in rows.values())
+        kept = size <= LARGEST
+        if not kept:
+            size = f"{size / 2**30:.1f} GiB"
+            say(f"  {size} of rows are made anew at every start: see python -m data.prepare")
+
+    def keep():
+        # A data set of TFDS may have been downloaded meanwhile.
+        if kept and (now := key or _key(config, schema, tokenizer, prompt_length)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            prepared.write_whole(path, _packed(data, now))
+
+    return data, keep
 
 
 # What decides the rows.

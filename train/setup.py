@@ -17,8 +17,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from data import kept as kept_rows
-from data import pipeline
+from data import kept, pipeline
 from data import tokenizer as tokenizers
 from data.duplicates import text_of
 from model import lora, sharding
@@ -51,8 +50,8 @@ class Run(NamedTuple):
 
 
 def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
-    """Opens everything a run needs but its weights, and writes nothing but its rows and what a
-    stage prepares once; call it under `jax.set_mesh(mesh)`.
+    """Opens everything a run needs but its weights, and writes nothing but what a stage prepares
+    once; call it under `jax.set_mesh(mesh)`.
 
     Args:
       examples: of `config.data`, where they were read already.
@@ -80,12 +79,15 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
     def read():
         return examples or pipeline.read_examples(config.data, row.schema)
 
-    def kept(name, settings, schema, found, prompt_length=0):
-        first = jax.process_index() == 0
-        return kept_rows.open_data(
-            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer, found,
-            prompt_length, writes=first, say=console.print if first else lambda text: None,
+    keeps = []
+
+    def opened(settings, schema, found, prompt_length=0):
+        data, keep = kept.open_data(
+            epath.Path(workdir) / "rows" / f"{schema}.zip", settings, schema, tokenizer, found,
+            prompt_length, console.print if jax.process_index() == 0 else lambda text: None,
         )  # fmt: skip
+        keeps.append(keep)
+        return data
 
     tokenizer = make_tokenizer(config, workdir, lambda: () if open_data else read().train)
     models = resolve_models(config, row, tokenizer.vocab_size)
@@ -105,17 +107,19 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
             config.data, row.schema, tokenizer, examples, config.ppo.prompt_length
         )
     else:
-        data = kept("data", config.data, row.schema, read, config.ppo.prompt_length)
+        data = opened(config.data, row.schema, read, config.ppo.prompt_length)
     mix = None
     if row.schema == "prompt" and config.ppo.pretrain_coef:
         text = config.pretrain_data
-        mix = kept("pretrain_data", text, "text", lambda: pipeline.read_examples(text, "text"))
-    return stages.Context(config, models, tokenizer, data, mesh, mix)
+        mix = opened(text, "text", lambda: pipeline.read_examples(text, "text"))
+    return stages.Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))
 
 
 def save_facts(run: Run, workdir) -> None:
     """Writes what later stages and people read beside the checkpoints."""
     run.ctx.tokenizer.save(workdir / "tokenizer")
+    for keep in run.ctx.keeps:
+        keep()
     checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
     checkpoint.save_parts(workdir, run.parts, run.origins)
     (workdir / "config.json").write_text(config_json(run.ctx.config) + "\n")

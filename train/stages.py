@@ -34,6 +34,7 @@ class Context:
       models: the architecture of each role the stage uses.
       data: rows of both splits. pretrain_data: of the text that is mixed in, or None.
       normalizer: (gain, bias) of scores that the reward model brings, or None.
+      keeps: what writes rows that were made anew to the workdir, once the run is accepted.
     """
 
     config: RunConfig
@@ -43,6 +44,7 @@ class Context:
     mesh: jax.sharding.Mesh
     pretrain_data: Data | None = None
     normalizer: tuple[float, float] | None = None
+    keeps: tuple[Callable[[], None], ...] = ()
 
 
 class Stage(NamedTuple):

@@ -40,9 +40,10 @@ class Opened:
             return read_examples(config, schema)
 
         path = folder / "rows/data.zip"
-        self.data = kept.open_data(
-            path, config, schema, tokenizer, examples, prompt_length, say=self.said.append
+        self.data, keep = kept.open_data(
+            path, config, schema, tokenizer, examples, prompt_length, self.said.append
         )
+        keep()
         self.fresh = open_data(config, schema, tokenizer, None, prompt_length)
 
 
@@ -132,9 +133,10 @@ def test_a_damaged_file_is_made_anew(folder):
     examples = read_examples(config, "text")
     for content in broken:
         path.write_bytes(content)
-        found = kept.open_data(
-            path, config, "text", TOKENIZER, lambda: examples, 16, say=lambda text: said.add(text)
+        found, keep = kept.open_data(
+            path, config, "text", TOKENIZER, lambda: examples, 16, said.add
         )
+        keep()
         same(found, first.fresh)
     assert any("is damaged" in text and "read anew" in text for text in said)
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
@@ -142,12 +144,10 @@ def test_a_damaged_file_is_made_anew(folder):
         assert "train/tokens.npy" in file.namelist()
 
 
-def test_only_one_process_writes_and_errors_come_through(folder):
+def test_nothing_is_written_before_it_is_asked_for_and_errors_come_through(folder):
     path = folder / "rows/data.zip"
     config = DataConfig(source=str(folder / "text.jsonl"), length=64)
-    kept.open_data(
-        path, config, "text", TOKENIZER, lambda: read_examples(config, "text"), writes=False
-    )
+    kept.open_data(path, config, "text", TOKENIZER, lambda: read_examples(config, "text"))
     assert not path.exists()
     with pytest.raises(DataError, match="no file"):
         Opened(folder, "text", source=str(folder / "txet.jsonl"))
