@@ -20,7 +20,7 @@ after the other, each with the positions that follow the prompt, and `branch_ids
 |---|---|---|---|
 | start | [B, C] | int32 | index into S·T of a candidate's answer's first token |
 | end | [B, C] | int32 | and of its last token |
-| rank | [B, C] | int32 | lower is better; equal is a tie; -1 is no candidate |
+| rank | [B, C] | int32 | lower is better; equal a tie; -1 is none; of one alone 0 is good, 1 not |
 | group | [B, C] | int32 | which ranking of the row a candidate belongs to |
 | kind | [B, C] | int32 | index into the data set's kinds of candidate |
 

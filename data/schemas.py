@@ -9,8 +9,9 @@ Every schema maps a record (a dict, from a JSON line or from TFDS) to a normalis
 
 A message is {"role": "system" | "user" | "assistant", "content": str}. The system's comes first
 if at all; the user's and the assistant's alternate after it. A preference's messages end with the
-user's; `rank` counts from 0, lower is better, ties are allowed; a kind says how a response came
-about ("chosen", the kinds of a built-in corpus, "" where nobody said).
+user's; `rank` counts from 0, lower is better, ties are allowed, and one response alone is good (0)
+or not (1) by itself; a kind says how a response came about ("chosen", the kinds of a built-in
+corpus, "" where nobody said).
 """
 
 import re
@@ -199,7 +200,7 @@ def _preference_example(record, templates):
 
 def _ranked(record, templates):
     responses = value_of(record, templates, "responses")
-    if not isinstance(responses, list) or len(responses) < 2:
+    if not isinstance(responses, list) or len(responses) < (1 if "good" in templates else 2):
         raise wrong_type("responses", "a list of two responses or more", responses)
     rank = list(range(len(responses)))
     if "best" in templates:
@@ -214,11 +215,14 @@ def _ranked(record, templates):
         raise DataError(
             f"'rank' has {len(rank)} numbers for {len(responses)} responses", "bad_rank"
         )
+    answers = [(response, f"responses[{i}]") for i, response in enumerate(responses)]
+    kinds = [""] * len(responses)
+    if len(responses) == 1:
+        return answers, rank, kinds
     places = {place: i for i, place in enumerate(sorted(set(rank)))}
     if len(places) == 1:
         raise DataError("all responses are tied: there is nothing to prefer", "bad_rank")
-    answers = [(response, f"responses[{i}]") for i, response in enumerate(responses)]
-    return answers, [places[place] for place in rank], [""] * len(responses)
+    return answers, [places[place] for place in rank], kinds
 
 
 def _rank_of_best(best, count):

@@ -21,6 +21,7 @@ from data.loader import heldout_batches
 from model import sharding
 from model.transformer import Transformer
 from train import rewards
+from train.objectives import ConfigError
 from train.vocabulary import token_logprobs
 
 _FILE = "reference_logprobs.npz"
@@ -55,8 +56,17 @@ def prepare(ctx, frozen, origins, workdir):
 
     Returns:
       (the context with those rows, frozen models without the reference).
+
+    Raises:
+      ConfigError: no prompt has two answers to compare.
     """
     config, data = ctx.config, ctx.data
+    real, group = data.train["rank"] >= 0, data.train["group"]
+    if not np.any(real.sum(1) > np.where(real, group, -1).max(1) + 1):
+        raise ConfigError(
+            "stage dpo compares answers to one prompt, and these are good or not by themselves; "
+            "they train a reward model: --config.stage=reward"
+        )
     key = hashlib.sha256(f"{origins['reference']['fingerprint']} {config.dpo.average}".encode())
     for rows in (data.train, data.heldout):
         for name in sorted(rows):

@@ -156,7 +156,8 @@ def ranking_sums(scores, batch, kinds):
     """{metric: (sum, weight)} of scores [B, C] on the pairs of a preference batch.
 
     The Bradley-Terry loss, the margin, accuracy for each kind of the worse candidate and for each
-    size of margin, and what `ranking_metrics` makes the calibration error of. Ties count half.
+    size of margin, and what `ranking_metrics` makes the calibration error of. Ties count half. Of
+    answers alone `accuracy/alone`: whether the score's sign says that they are good.
     """
     rank, group = batch["rank"], batch["group"]
     pairs = losses.pairs(rank, group)
@@ -169,6 +170,8 @@ def ranking_sums(scores, batch, kinds):
     for number, kind in enumerate(kinds):
         of_kind = pairs * (batch["kind"] == number)[:, None, :]
         out[f"accuracy/{kind or 'all'}"] = jnp.sum(right * of_kind), jnp.sum(of_kind)
+    single = losses.alone(rank, group)
+    out["accuracy/alone"] = jnp.sum(losses.told_right(scores, rank) * single), jnp.sum(single)
     for low, high in zip((0.0, *_MARGINS), _MARGINS, strict=False):
         inside = pairs * ((size >= low) & (size < high))
         out[f"accuracy_by_margin/{low:g}-{high:g}"] = jnp.sum(right * inside), jnp.sum(inside)
@@ -207,7 +210,8 @@ class RewardEvaluator:
         metrics = ranking_metrics(mean_over_heldout(self.ctx, self._sums, trainable["reward"]))
         for kind, value in self._baseline.items():
             metrics[f"overlap_accuracy/{kind or 'all'}"] = value
-        metrics["overlap_accuracy/overall"] = float(np.mean(list(self._baseline.values())))
+        if self._baseline:
+            metrics["overlap_accuracy/overall"] = float(np.mean(list(self._baseline.values())))
         return metrics, []
 
 

@@ -91,6 +91,12 @@ def tied(rank, group):
     return jnp.triu(alike.astype(jnp.float32), 1)
 
 
+def alone(rank, group):
+    """[B, C] float, 1 where a candidate is the only one of its group: good (rank 0) or not."""
+    same = (group[:, :, None] == group[:, None, :]) & (rank >= 0)[:, None, :]
+    return ((jnp.sum(same, axis=2) == 1) & (rank >= 0)).astype(jnp.float32)
+
+
 def bradley_terry(
     rewards,
     rank,
@@ -100,19 +106,21 @@ def bradley_terry(
     smoothing: float = 0.0,
     ties: float = 0.0,
 ):
-    """-log σ(r_i - r_j - margin) over every pair in which i is ranked before j (arXiv:2203.02155).
+    """-log σ(r_i - r_j - margin) over every pair in which i is ranked before j (arXiv:2203.02155),
+    and -log σ(r) or -log σ(-r) of an answer alone, as it is good or not.
 
     Args:
       rewards: [B, C] float32; rank: [B, C] int32, lower is better, equal is a tie, -1 none;
         group: [B, C] int32, pairs are made within a group.
       center: weight of (r_i + r_j)², which keeps rewards near 0 (arXiv:2312.09244).
-      smoothing: share ε of labels taken to be wrong: the target of a pair is 1-ε, not 1.
+      smoothing: share ε of labels taken to be wrong: the target of a pair is 1-ε, not 1, and so
+        that of an answer alone.
       ties: weight of a tied pair, whose target is ½.
 
     Returns:
-      (sum over pairs, weight of the pairs, each 1 or `ties`).
+      (sum over pairs and answers alone, their weight: each 1, or `ties`).
     """
-    weights, alike = pairs(rank, group), ties * tied(rank, group)
+    weights, alike, single = pairs(rank, group), ties * tied(rank, group), alone(rank, group)
     rewards = jnp.where(rank >= 0, rewards, 0.0)
     difference = rewards[:, :, None] - rewards[:, None, :]
 
@@ -123,8 +131,9 @@ def bradley_terry(
     if center:
         extra = center * (rewards[:, :, None] + rewards[:, None, :]) ** 2
         loss, even = loss + extra, even + extra
-    total = masked_sum(loss, weights) + masked_sum(even, alike)
-    return total, jnp.sum(weights) + jnp.sum(alike)
+    by_itself = cross_entropy(rewards, jnp.where(rank == 0, 1 - smoothing, smoothing))
+    total = masked_sum(loss, weights) + masked_sum(even, alike) + masked_sum(by_itself, single)
+    return total, jnp.sum(weights) + jnp.sum(alike) + jnp.sum(single)
 
 
 def preference_optimization(rewards, rank, group, beta: float, kind: str, smoothing: float):
@@ -155,14 +164,21 @@ def preference_optimization(rewards, rank, group, beta: float, kind: str, smooth
     return masked_sum(loss, weights), jnp.sum(weights)
 
 
+def told_right(scores, rank):
+    """[B, C], 1 where the sign of an answer's score is that of its thumb; 0 counts half."""
+    return (1 + jnp.sign(jnp.where(rank == 0, scores, -scores))) / 2
+
+
 def pair_metrics(scores, rank, group):
     """{`accuracy`, `margin`} of scores [B, C], each (sum over pairs, number of pairs); ties count
-    half."""
-    weights = pairs(rank, group)
+    half. Accuracy is also over answers alone, whose score's sign says whether they are good."""
+    weights, single = pairs(rank, group), alone(rank, group)
     gap = scores[:, :, None] - scores[:, None, :]
     count = jnp.sum(weights)
+    right = masked_sum((1 + jnp.sign(gap)) / 2, weights)
+    right += masked_sum(told_right(scores, rank), single)
     return {
-        "accuracy": (masked_sum((1 + jnp.sign(gap)) / 2, weights), count),
+        "accuracy": (right, count + jnp.sum(single)),
         "margin": (masked_sum(gap, weights), count),
     }
 

@@ -139,13 +139,14 @@ def next_token_stage(ctx: Context) -> Stage:
 
 
 def reward_stage(ctx: Context) -> Stage:
-    """Bradley-Terry over pairs and rankings."""
+    """Bradley-Terry over pairs and rankings, and thumbs up or down."""
     config, settings = ctx.models["reward"], ctx.config.loss
 
     def weights(batch):
         rank, group = batch["rank"], batch["group"]
         alike = settings.ties * jnp.sum(losses.tied(rank, group))
-        return {"pairs": jnp.sum(losses.pairs(rank, group)) + alike}
+        single = jnp.sum(losses.alone(rank, group))
+        return {"pairs": jnp.sum(losses.pairs(rank, group)) + alike + single}
 
     def loss(trainable, frozen, batch):
         del frozen

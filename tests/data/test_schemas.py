@@ -116,6 +116,15 @@ def test_which_response_is_best_or_good(templates, rank):
     )
 
 
+@pytest.mark.parametrize("value,rank", [(True, 0), ("down", 1)])
+def test_one_response_is_good_or_not_by_itself(value, rank):
+    fields = {"prompt": "p", "responses": ["{output}"], "good": ["{label}"]}
+    found = normaliser("preference", fields)({"output": "a", "label": value})
+    assert (found["responses"], found["rank"], found["kinds"]) == (["a"], [rank], [""])
+    alone = {"prompt": "p", "responses": ["{output}"]}
+    refused("preference", {"output": "a"}, "wrong_type", "two responses or more", alone)
+
+
 def test_messages_by_the_names_that_collections_use():
     wanted = [user("a"), assistant("b")]
     for messages in (

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,14 @@ from train.setup import setup
 
 RANK = np.array([[0, 2, 1, 1], [0, 1, 1, 0], [1, -1, 0, -1]])
 GROUP = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
+
+
+def test_answers_alone_are_refused():
+    """Three answers to three prompts in one row, and no second one to any."""
+    rows = {"rank": np.array([[0, 1, 0, -1]]), "group": np.array([[0, 1, 2, 0]])}
+    ctx = SimpleNamespace(config=None, data=SimpleNamespace(train=rows))
+    with pytest.raises(configs.ConfigError, match="compares answers to one prompt"):
+        dpo.prepare(ctx, {}, {}, None)
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "ipo"])

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from train import losses
 from train.evaluate import (
     overlap_accuracy,
     overlap_score,
@@ -96,7 +97,19 @@ def test_ranking_metrics_by_hand():
         # The two of one bin: one right, at a confidence of `near` each.
         "calibration_error": (abs(1 - 2 * near) + (1 - far) + (1 - middle)) / 4,
     }
+    assert not sums["accuracy/alone"][1]
     loss = np.mean([math.log1p(math.exp(-x)) for x in (0.4, -0.4, 3, 1.2)])
     assert got.keys() == expected.keys() | {"loss"}
     for name, value in (expected | {"loss": loss}).items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_answers_alone_are_told_right_by_their_sign():
+    """Up, up, down and down; the last two candidates are a pair and count as one."""
+    scores = np.array([[0.4, -1.0, -2.0, 3.0, 0.2, 0.1]], np.float32)
+    rank, group = np.array([[0, 0, 1, 1, 0, 1]]), np.array([[0, 1, 2, 3, 4, 4]])
+    batch = dict(rank=rank, group=group, kind=0 * rank)
+    sums = ranking_sums(scores, batch, ("",))
+    np.testing.assert_allclose(sums["accuracy/alone"], (2, 4))
+    np.testing.assert_allclose(sums["accuracy/all"], (1, 1))
+    np.testing.assert_allclose(losses.pair_metrics(scores, rank, group)["accuracy"], (3, 5))

@@ -108,9 +108,10 @@ def test_next_token_loss_is_the_loop_over_tokens(rng):
 
 @pytest.mark.parametrize("margin,center", [(0.0, 0.0), (0.5, 0.0), (0.0, 0.1), (0.3, 0.05)])
 def test_bradley_terry_is_the_double_loop_over_candidates(rng, margin, center):
-    """K-way rankings with ties, two rankings in a row, and rows with fewer candidates than C."""
-    rank = np.array([[3, 0, 2, 1], [0, 1, 1, 0], [1, -1, 0, -1], [0, 0, 0, 0], [-1, 2, -1, -1]])
-    group = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]])
+    """K-way rankings with ties, two rankings in a row, rows with fewer candidates than C, and
+    candidates alone in theirs."""
+    rank = np.array([[3, 0, 2, 1], [0, 1, 1, 0], [1, -1, 0, -1], [0, 0, 0, 0], [-1, 1, 0, 0]])
+    group = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 2]])
     rewards = rng.normal(size=rank.shape) * 3
     total, count = 0.0, 0
     for r, k, g in zip(rewards, rank, group, strict=True):
@@ -121,6 +122,8 @@ def test_bradley_terry_is_the_double_loop_over_candidates(rng, margin, center):
                     total += center * (r[i] + r[j]) ** 2
                     count += 1
     assert count == 6 + 2 + 1
+    total += sum(math.log1p(math.exp(x)) for x in (rewards[4, 1], -rewards[4, 2], -rewards[4, 3]))
+    count += 3
     got = losses.bradley_terry(jnp.asarray(rewards), jnp.asarray(rank), group, margin, center)
     np.testing.assert_allclose(got, (total, count), rtol=1e-5)
 
