@@ -1,21 +1,25 @@
 """Whether PPO stays as it is: memory and compilations over many updates of the demo's models.
 
-    python -m benchmarks.ppo_steady [--updates=100] [--json=FILE]
+    python -m benchmarks.ppo_steady [--updates=100] [--rows=128] [--json=FILE]
 
 The demo's policy, critic, reward model and judge (configs/demo.py), all with random weights, on
 random prompts, and every setting of its PPO. An update is a rollout and the optimizer steps on it.
-Prints what is compiled, how many arrays are alive, their bytes and the process's memory at each
-update, which is read while the answers are scored.
+Prints at each rollout what was compiled since the one before, how many arrays are alive and their
+bytes, what malloc has handed out, and the memory of the process, in which there is also what was
+given back and lies between what is in use.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
+import gc
 import json
 import os
 import tempfile
 import time
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -65,6 +69,24 @@ def random_prompts(length: int, train: int, heldout: int, seed: int = 0):
     return open_data
 
 
+class _Mallinfo(ctypes.Structure):
+    """glibc's mallinfo2."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
+                     "uordblks", "fordblks", "keepcost")
+    ]  # fmt: skip
+
+
+def allocated_bytes() -> int:
+    """What malloc has handed out and not got back, in this process."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Mallinfo
+    now = mallinfo2()
+    return now.uordblks + now.hblkhd
+
+
 def resident_bytes() -> int:
     """Of this process."""
     with open("/proc/self/statm") as f:
@@ -73,8 +95,8 @@ def resident_bytes() -> int:
 
 @contextlib.contextmanager
 def watched():
-    """Yields a list that grows by {compiled, arrays, array_bytes, resident_bytes, seconds} with
-    every rollout: programs compiled since the rollout before, and what is alive."""
+    """Yields a list that grows by {compiled, arrays, array_bytes, allocated_bytes, resident_bytes,
+    seconds} with every rollout: programs compiled since the rollout before, and what is alive."""
     seen, compiled = [], collections.Counter()
     rollout = RolloutSource.rollout
 
@@ -83,12 +105,14 @@ def watched():
 
     def watch(self, *args):
         out = rollout(self, *args)
+        gc.collect()
         alive = jax.live_arrays()
         seen.append(
             {
                 "compiled": compiled.pop(_COMPILED, 0),
                 "arrays": len(alive),
                 "array_bytes": sum(x.nbytes for x in alive),
+                "allocated_bytes": allocated_bytes(),
                 "resident_bytes": resident_bytes(),
                 "seconds": time.perf_counter(),
             }
@@ -104,8 +128,8 @@ def watched():
         jax.monitoring.unregister_event_duration_listener(count)
 
 
-def demo_ppo(directory: str, updates: int):
-    """The demo's PPO from random models that it writes to `directory`."""
+def demo_ppo(directory: str, updates: int, rows: int):
+    """The demo's PPO, `rows` answers a rollout, from random models that it writes there."""
     recipe = demo.stages()["ppo"]
     letters = "".join(chr(0x4E00 + i) for i in range(4096 - len(tokenizers.SPECIAL)))
     tokenizer = tokenizers.Tokenizer("char", letters.encode())
@@ -116,6 +140,7 @@ def demo_ppo(directory: str, updates: int):
         write_random(path, checkpoint.ITEM_OF.get(role, role), model, tokenizer, seed)
         recipe.init_from[role] = path
     recipe.steps = updates * recipe.ppo.epochs
+    recipe.data.batch_size = recipe.ppo.rollout_batch = recipe.ppo.eval_prompts = rows
     recipe.evaluate.samples = 0
     return recipe
 
@@ -124,15 +149,17 @@ def main(argv):
     del argv
     with tempfile.TemporaryDirectory() as directory, watched() as seen:
         quiet_to_file(f"{directory}/log.txt")
-        recipe = demo_ppo(directory, flags.FLAGS.updates)
-        prompts = random_prompts(recipe.ppo.prompt_length, 128 * flags.FLAGS.updates, 256)
+        updates, rows = flags.FLAGS.updates, flags.FLAGS.rows
+        recipe = demo_ppo(directory, updates, rows)
+        prompts = random_prompts(recipe.ppo.prompt_length, rows * updates, rows)
         loop.run(recipe, f"{directory}/run", open_data=prompts)
-    print("update  compiled  arrays  array MB  resident MB  seconds")
+    print("update  compiled  arrays  array MB  allocated MB  resident MB  seconds")
     for number, now in enumerate(seen, start=1):
         if number <= 5 or number % 10 == 0 or now["compiled"]:
             print(
                 f"{number:6}  {now['compiled']:8}  {now['arrays']:6}  "
-                f"{now['array_bytes'] / 1e6:8.1f}  {now['resident_bytes'] / 1e6:11.1f}  "
+                f"{now['array_bytes'] / 1e6:8.1f}  {now['allocated_bytes'] / 1e6:12.1f}  "
+                f"{now['resident_bytes'] / 1e6:11.1f}  "
                 f"{now['seconds'] - seen[0]['seconds']:7.1f}"
             )
     if flags.FLAGS.json:
@@ -142,5 +169,6 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.DEFINE_integer("updates", 100, "Rollouts, each with its optimizer steps.")
+    flags.DEFINE_integer("rows", 128, "Answers a rollout; the demo has 128.")
     flags.DEFINE_string("json", "", "Write the records here.")
     app.run(main)
