@@ -86,7 +86,8 @@ class PPOConfig:
       importance_cap: above 0, the policy's loss of a token is weighed by how much likelier the
         trainer thinks it than the sampler did, to at most this (truncated importance sampling).
       bootstrap_truncated: such an answer's last value is not 0 but the critic's.
-      critic_warmup: rollouts in which the critic alone learns.
+      critic_warmup: rollouts in which the critic alone learns; only the weight decay of `optimizer`
+        goes on.
       max_kl: once a minibatch is further than this from its rollout (approximate KL a token, in
         the mean), neither its update nor the rollout's later ones are applied (the early stop that
         is called target_kl elsewhere); 0 applies all.

@@ -198,7 +198,9 @@ def policy_stage(ctx: Context) -> Stage:
         if critic:
             terms["value"] = jnp.sum(batch["response_mask"])
         if ppo.pretrain_coef:
-            terms["text"] = text_weights(batch["text"])["tokens"]
+            # Text does not move the policy either while the critic warms up.
+            teaches = jnp.any(batch["policy_mask"] > 0)
+            terms["text"] = jnp.where(teaches, text_weights(batch["text"])["tokens"], 0.0)
         return terms
 
     def loss(trainable, frozen, batch):

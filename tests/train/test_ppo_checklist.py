@@ -73,14 +73,12 @@ def begun(directory):
 
 @pytest.fixture(scope="module")
 def steps(begun):
-    """All steps of a run of three rollouts, in the first of which the critic alone learns. The
-    mixed-in text would move the policy there, so its weight is 0 in these."""
+    """All steps of a run of three rollouts, in the first of which the critic alone learns."""
     run, state = begun
     step_fn, source, found = jax.jit(make_train_step(run.stage, run.tx, 1)), state.source, []
     with jax.set_mesh(run.ctx.mesh):
         for step in range(ROLLOUTS * PER_ROLLOUT):
             batch, source, rollout = run.stage.source.next(state, run.frozen, source, step)
-            batch["text"]["loss_mask"] = 0 * batch["text"]["loss_mask"]
             state, metrics = step_fn(state._replace(source=()), run.frozen, batch)
             assert state.step == step + 1
             found.append(

@@ -352,6 +352,9 @@ def test_the_kl_coefficient_adapts_only_with_a_target(experience):
     np.testing.assert_allclose(s["kl_coef"], 0.1 * (1 + sign * B / 100), rtol=1e-5)
     assert abs(s["kl_coef"] - 0.1) > 1e-4
     np.testing.assert_allclose(metrics["kl_coef"], 0.1)  # the one that was used
+    near = float(metrics["kl"]) / 1.1  # of the sum over tokens, not of a token
+    _, s, _ = experience(kl_coef=0.1, kl_target=near, kl_horizon=100)
+    np.testing.assert_allclose(s["kl_coef"], 0.1 * (1 + 0.1 * B / 100), rtol=1e-5)
 
 
 def test_the_sampler_and_the_trainer_agree_on_logprobs(models):
