@@ -7,9 +7,10 @@
 Without `--model` a random one of size 10m (384 wide, 6 layers) with a vocabulary of 4,096; the
 weights go to the other side as a Hugging Face directory. Both are float32 with a key-value cache,
 read `--prompt` random ids a row and sample `--new` more at temperature 1 over the whole vocabulary;
-nothing stops a row. They take turns, ours here and theirs in a process of its own that waits; the
-first turn of each, which compiles and warms up, is not counted. Then both decode greedily, and the
-rows are compared.
+nothing stops a row. Both use the same cores: torch as threads, ours as devices of JAX, between
+which rows are divided (JAX_NUM_CPU_DEVICES does the same for a run). They take turns, ours here and
+theirs in a process of its own that waits; the first turn of each, which compiles and warms up, is
+not counted. Then both decode greedily, and the rows are compared.
 
 Prints the median tokens a second of both, their ratio, and how many greedy rows are equal.
 """
@@ -29,7 +30,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from model import pretrained
+from model import pretrained, sharding
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.sizes import SIZES
@@ -57,22 +58,30 @@ def write_model(directory, config, params) -> None:
 
 
 class Ours:
-    """`run(prompts, new, temperature)` -> (seconds, ids [B, new]), with a new key each time."""
+    """`run(prompts, new, temperature)` -> (seconds, ids [B, new]), with a new key each time.
 
-    def __init__(self, config, params):
+    Rows are divided between the devices, as a run divides them.
+    """
+
+    def __init__(self, config, params, devices):
         self.config = dataclasses.replace(config, scan_unroll=0)  # as our recipes for CPU have it
-        self.params, self.runs = params, 0
-        self.generate = jax.jit(generate, static_argnames=("config", "sampling"))
+        self.mesh, self.runs = sharding.make_mesh(sharding.MeshConfig(), devices), 0
+        self.params = jax.device_put(params, sharding.replicated(self.mesh))
+        rows = sharding.batch_sharding(self.mesh)
+        self.generate = jax.jit(
+            generate, static_argnames=("config", "sampling"), out_shardings=rows
+        )
 
     def run(self, prompts, new, temperature):
         self.runs += 1
         keys = jax.random.split(jax.random.key(self.runs), len(prompts))
         mask = np.ones_like(prompts, bool)
-        start = time.perf_counter()
-        sample = self.generate(
-            self.config, self.params, prompts, mask, keys, Sampling(new, temperature)
-        )
-        tokens = np.asarray(sample.tokens)
+        with jax.set_mesh(self.mesh):
+            rows = sharding.batch_sharding(self.mesh)
+            start = time.perf_counter()
+            placed = jax.device_put((prompts, mask, keys), rows)
+            sample = self.generate(self.config, self.params, *placed, Sampling(new, temperature))
+            tokens = np.asarray(sample.tokens)
         return time.perf_counter() - start, tokens[:, prompts.shape[1] :]
 
 
@@ -134,12 +143,16 @@ def race(ours, theirs, prompts, new: int, repeats: int) -> dict:
 def main(argv):
     del argv
     given = flags.FLAGS
+    if given.batch % given.threads:
+        raise app.UsageError(f"--batch={given.batch} is no multiple of --threads={given.threads}")
+    jax.config.update("jax_num_cpu_devices", given.threads)
     config, params = convert.load(given.model) if given.model else random_model()
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (given.batch, given.prompt))
     with tempfile.TemporaryDirectory() as directory:
         write_model(directory, config, params)
         theirs = Theirs(given.other_python, directory, given.threads, given.attention)
-    result = race(Ours(config, params), theirs, ids.astype(np.int32), given.new, given.repeats)
+    ours = Ours(config, params, jax.devices())
+    result = race(ours, theirs, ids.astype(np.int32), given.new, given.repeats)
     theirs.close()
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
     print(f"{size:.1f}M parameters, {given.batch} rows of {given.prompt} + {given.new} tokens")
@@ -158,7 +171,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("prompt", 64, "Ids a row that are given.", lower_bound=1)
     flags.DEFINE_integer("new", 64, "Ids a row that are sampled.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Runs of each side that count.", lower_bound=1)
-    flags.DEFINE_integer("threads", os.cpu_count(), "Of torch; XLA takes every core.")
+    flags.DEFINE_integer("threads", os.cpu_count(), "Of torch; and our devices of JAX, one a core.")
     flags.DEFINE_enum("attention", "sdpa", ["sdpa", "eager"], "Of transformers.")
     flags.DEFINE_string("json", "", "Write the result here as JSON.")
     flags.mark_flag_as_required("other_python")

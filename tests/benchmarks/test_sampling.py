@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -36,7 +37,8 @@ def test_the_race_counts_repeats_and_equal_rows(model):
             return 1.0, super().run(*args)[1]
 
     prompts = np.arange(12, dtype=np.int32).reshape(4, 3)
-    result = sampling.race(Timed(*model), Slower(*model), prompts, 5, 3)
+    two, one = jax.devices()[:2], jax.devices()[:1]
+    result = sampling.race(Timed(*model, two), Slower(*model, one), prompts, 5, 3)
     assert result["ours"] == [20.0] * 3 and result["theirs"] == [10.0] * 3
     assert result["ratio"] == 2.0
     assert result["greedy_equal"] == 3 and result["rows"] == 4
