@@ -1,19 +1,17 @@
 """What tpu/fit.py predicts beside published step times and MaxText's estimates: writes docs/fit.md.
 
-    python -m benchmarks.fit             # everything that docs/fit.json does not hold yet
-    python -m benchmarks.fit --only='Llama 3.1 8B, v6e-256' --fresh
+python -m benchmarks.fit             # everything that docs/fit.json does not hold yet
+python -m benchmarks.fit --only='Llama 3.1 8B, v6e-256' --fresh
 
-Needs libtpu (`pip install 'jax[tpu]'`), no TPU. Every step is compiled in a process of its own.
 """
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import app
 
-from benchmarks.memory import DOCS, compile_one
+from benchmarks import compiled
 
 
 class Run(NamedTuple):
@@ -80,7 +78,6 @@ def row(name: str, report: dict) -> str:
 
 def document(reports: dict[str, dict]) -> str:
     """docs/fit.md."""
-    known = {name: reports[name] for name in RUNS if name in reports}
     lines = [
         "# Predicted step times",
         "",
@@ -96,11 +93,11 @@ def document(reports: dict[str, dict]) -> str:
         "| model, slice | rows a chip × length, remat | s/step (serial) | instructions + kernels; "
         "links | tokens/s a chip | MFU | peak GiB | MaxText, estimate | published |",
         "|---|---|---|---|---|---|---|---|---|",
-        *(row(name, report) for name, report in known.items()),
+        *(row(name, report) for name, report in reports.items()),
         "",
         "What differs from MaxText's settings:",
         "",
-        *(f"- {name}: {RUNS[name].differs}." for name in known),
+        *(f"- {name}: {RUNS[name].differs}." for name in reports),
         "",
         "By the same kind of estimate, MaxText's programs came to 0.90 to 1.24 of their published "
         "step times: differences of less than a few percent mean nothing, and a ratio to a "
@@ -109,25 +106,7 @@ def document(reports: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv):
-    del argv
-    kept = DOCS / "fit.json"
-    reports = json.loads(kept.read_text()) if kept.exists() else {}
-    for name, run in RUNS.items():
-        if flags.FLAGS.only and flags.FLAGS.only != name:
-            continue
-        if name not in reports or flags.FLAGS.fresh:
-            print(f"compiling {name} …", flush=True)
-            report = compile_one(run.arguments)
-            if not report["fits"]:
-                print(report["error"])
-            reports[name] = report
-            kept.write_text(json.dumps(reports, indent=1) + "\n")
-            (DOCS / "fit.md").write_text(document(reports))
-        print(row(name, reports[name]))
-
-
 if __name__ == "__main__":
-    flags.DEFINE_string("only", "", "Name of the only step to compile.")
-    flags.DEFINE_bool("fresh", False, "Compile again what is there.")
-    app.run(main)
+    compiled.define_flags()
+    runs = {name: run.arguments for name, run in RUNS.items()}
+    app.run(lambda _: compiled.write("fit", runs, row, document))

@@ -1,26 +1,15 @@
 """What train steps take of a TPU's memory, by the compiler: writes docs/memory.md.
 
-    python -m benchmarks.memory              # everything that docs/memory.json does not hold yet
-    python -m benchmarks.memory --only=llama-full --fresh
-
-Needs libtpu (`pip install 'jax[tpu]'`), no TPU. Every step is compiled by tpu/fit.py in a
-process of its own, which takes 2 to 8 minutes on two cores; docs/memory.json keeps the reports.
+python -m benchmarks.memory              # everything that docs/memory.json does not hold yet
+python -m benchmarks.memory --only=llama-full --fresh
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+from absl import app
 
-from absl import app, flags
-
+from benchmarks import compiled
 from model.config import REMAT_POLICIES
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 LLAMA = [
     "--config=configs/pretrain.py:size=llama3.1-8b", "--topology=v5p:4x4x4",
@@ -44,20 +33,6 @@ MIXTRAL = [
 RUNS = {
     f"llama-{policy}": [*LLAMA, f"--config.model.remat={policy}"] for policy in REMAT_POLICIES
 } | {"Gemma 3 12B": GEMMA, "Mixtral 8x7B": MIXTRAL}
-
-
-def compile_one(arguments) -> dict:
-    """The report of tpu/fit.py; with `error`, why there is none, where a run would not start."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, "report.json")
-        command = [sys.executable, "-m", "tpu.fit", *arguments, f"--json={out}"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if os.path.exists(out):
-            return json.loads(Path(out).read_text())
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        if not errors:
-            raise RuntimeError(done.stderr[-4000:])
-        return {"fits": False, "error": errors[-1].removeprefix("error: ")}
 
 
 def row(name: str, report: dict) -> str:
@@ -115,22 +90,6 @@ def document(reports: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv):
-    del argv
-    kept = DOCS / "memory.json"
-    reports = json.loads(kept.read_text()) if kept.exists() else {}
-    chosen = flags.FLAGS.only or [n for n in RUNS if flags.FLAGS.fresh or n not in reports]
-    for name in chosen:
-        print(f"compiling {name}", flush=True)
-        report = compile_one(RUNS[name])
-        reports = {n: report if n == name else reports.get(n) for n in RUNS}
-        reports = {n: r for n, r in reports.items() if r}
-        kept.write_text(json.dumps(reports, indent=1) + "\n")
-        print(row(name, report), flush=True)
-    (DOCS / "memory.md").write_text(document(reports))
-
-
 if __name__ == "__main__":
-    flags.DEFINE_list("only", [], "Names of the steps to compile.")
-    flags.DEFINE_bool("fresh", False, "Compile again what docs/memory.json holds.")
-    app.run(main)
+    compiled.define_flags()
+    app.run(lambda _: compiled.write("memory", RUNS, row, document))

@@ -57,6 +57,8 @@ class ShardingError(ValueError):
 class MeshConfig:
     """Sizes of the mesh axes. At most one is -1: what is left of the devices.
 
+    By default all of it is `fsdp`: a replica of a large model and its optimizer fits no chip.
+
     Attributes:
       data: replicas that share no parameter; fsdp: shards of parameters and batch;
       expert: shards of a mixture's experts, and of the batch (model/moe.py);
@@ -64,8 +66,8 @@ class MeshConfig:
       tensor: shards of heads, mlp and vocabulary.
     """
 
-    data: int = -1
-    fsdp: int = 1
+    data: int = 1
+    fsdp: int = -1
     expert: int = 1
     sequence: int = 1
     tensor: int = 1

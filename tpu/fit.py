@@ -97,7 +97,9 @@ def together(programs: dict, mesh, config) -> dict:
     seconds = first["predicted_step_seconds"] + rollout
     shown = ("predicted_step_seconds", "serial_step_seconds", "peak_bytes_per_chip", "kernels")
     shown += ("collective_bytes", "whole_parameter_gathers", "compile_seconds")
+    gathers = {g for r in reports.values() for g in r["whole_parameter_gathers"]}
     merged = first | {
+        "whole_parameter_gathers": sorted(gathers),
         "peak_bytes_per_chip": int(peak),
         "predicted_step_seconds": seconds,
         "serial_step_seconds": first["serial_step_seconds"] + rollout,

@@ -1,0 +1,59 @@
+"""Tables of what the TPU compiler says: every step compiled in a process of its own, kept as JSON.
+
+Needs libtpu (`pip install 'jax[tpu]'`), no TPU. A step takes 1 to 8 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from absl import flags
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def define_flags() -> None:
+    flags.DEFINE_multi_string("only", [], "Name of a step to compile; may be repeated.")
+    flags.DEFINE_bool("fresh", False, "Compile again what is there.")
+
+
+def compile_one(arguments) -> dict:
+    """The report of tpu/fit.py; with `error`, why there is none, where a run would not start."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "report.json")
+        command = [sys.executable, "-m", "tpu.fit", *arguments, f"--json={out}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if os.path.exists(out):
+            return json.loads(Path(out).read_text())
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        if not errors:
+            raise RuntimeError(done.stderr[-4000:])
+        return {"fits": False, "error": errors[-1].removeprefix("error: ")}
+
+
+def write(table: str, runs: Mapping[str, list[str]], row: Callable, document: Callable) -> None:
+    """Compiles what docs/TABLE.json does not hold yet, or what the flags ask for, and writes that
+    file and docs/TABLE.md.
+
+    Args:
+      runs: {name: arguments of tpu/fit.py}. row: (name, report) -> a line; document: {name: report}
+        -> the page.
+    """
+    kept = DOCS / f"{table}.json"
+    reports = json.loads(kept.read_text()) if kept.exists() else {}
+    if unknown := set(flags.FLAGS.only) - set(runs):
+        sys.exit(f"error: --only={unknown.pop()}: the steps are {', '.join(runs)}")
+    for name in flags.FLAGS.only or runs:
+        if name not in reports or flags.FLAGS.fresh:
+            print(f"compiling {name} …", flush=True)
+            reports[name] = compile_one(runs[name])
+            known = {n: reports[n] for n in runs if n in reports}
+            kept.write_text(json.dumps(known, indent=1) + "\n")
+            print(row(name, reports[name]), flush=True)
+    (DOCS / f"{table}.md").write_text(document({n: reports[n] for n in runs if n in reports}))

@@ -1,0 +1,111 @@
+"""What the recipes of configs/pods.py take, by the TPU compiler: writes docs/recipes.md.
+
+python -m benchmarks.recipes             # everything that docs/recipes.json does not hold yet
+python -m benchmarks.recipes --only='ppo, v5e-256' --fresh
+"""
+
+from __future__ import annotations
+
+from absl import app
+
+from benchmarks import compiled
+from configs import pods
+
+GIB = 2**30
+VOCABULARIES = {"gemma3-12b": 262_144, "mixtral-8x7b": 32_000}
+
+
+def arguments(recipe: str, slice_: str, slices: int) -> list[str]:
+    """Of tpu/fit.py."""
+    return [
+        f"--config=configs/pods.py:recipe={recipe},slice={slice_},slices={slices}",
+        f"--topology={slice_}", f"--slices={slices}",
+        f"--vocab_size={VOCABULARIES.get(recipe, 128_256)}",
+    ]  # fmt: skip
+
+
+def title(recipe: str, slice_: str, slices: int) -> str:
+    return f"{recipe}, " + (f"{slices} × " if slices > 1 else "") + slice_
+
+
+CASES = {
+    title(*case): case
+    for case in ((r, s, n) for n in (1, 2) for s in pods.SLICES for r in pods.RECIPES)
+}
+RUNS = {name: arguments(*case) for name, case in CASES.items()}
+
+
+def row(name: str, report: dict) -> str:
+    recipe, slice_, slices = CASES[name]
+    config = pods.get_config(f"recipe={recipe},slice={slice_},slices={slices}")
+    length = config.data.length
+    if config.stage == "ppo":
+        length = f"({config.ppo.prompt_length:,} + {config.ppo.response_length:,})"
+    elif config.stage == "reward":
+        length = f"{config.data.sub_rows} × {length:,}"
+    else:
+        length = f"{length:,}"
+    mesh = {k: v for k, v in config.mesh.items() if k != "fsdp" and v > 1}
+    mesh["fsdp"] = ""  # what is left
+    if "mesh" in report:
+        mesh = report["mesh"]
+    cells = [
+        recipe,
+        title("", slice_, slices).removeprefix(", "),
+        " × ".join(f"{axis} {size}".strip() for axis, size in mesh.items()),
+        f"{config.data.batch_size:,} × {length}",
+        f"`{config.model.remat}`",
+    ]
+    if not report["fits"]:
+        return "| " + " | ".join([*cells, report["error"].split(". ")[0], "", "", "", ""]) + " |"
+    seconds = report["seconds"]
+    step = report["predicted_step_seconds"]
+    programs = report.get("programs", {})
+    if programs:
+        rollout = sum(p["predicted_step_seconds"] for n, p in programs.items() if n != "step")
+        shown = f"**{step:.2f}** ({rollout:.1f} a rollout)"
+    else:
+        shown = f"**{step:.2f}** ({report['serial_step_seconds']:.2f})"
+    cells += [
+        shown,
+        f"{seconds['ici']:.2f}; {seconds['dcn']:.2f}" if slices > 1 else f"{seconds['ici']:.2f}",
+        f"{report['tokens_per_second_per_chip']:,.0f}",
+        f"{report['predicted_mfu']:.1%}",
+        f"{report['peak_bytes_per_chip'] / GIB:.1f} of {report['hbm_bytes_per_chip'] / GIB:.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def document(reports: dict[str, dict]) -> str:
+    """docs/recipes.md."""
+    seconds = [
+        s
+        for r in reports.values()
+        for s in [p["compile_seconds"] for p in r.get("programs", {"": r}).values() if r["fits"]]
+    ]
+    lines = [
+        "# Recipes for whole slices",
+        "",
+        "Written by `python -m benchmarks.recipes` from docs/recipes.json; no TPU was used: every "
+        "line is configs/pods.py compiled by libtpu for that slice, and predicted as docs/fit.md "
+        "describes. It trains with `--config=configs/pods.py:recipe=…,slice=…[,slices=2]`.",
+        "",
+        "bfloat16 compute, float32 weights, AdamW with float32 moments. `sft`, `reward` and `ppo` "
+        "are of Llama 3.1 8B; PPO holds the policy, a critic, the reference and a reward model of "
+        "that size, and its seconds are of a step with its share of the rollout, which is sampled, "
+        "scored and evaluated by all four. In parentheses after seconds: the sum, were nothing "
+        "overlapped. Links are within a slice; after the semicolon the network between slices.",
+        "",
+        "| recipe | slice | mesh | rows × length | remat | s/step | links, s | tokens/s a chip | "
+        "MFU | peak GiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(row(name, report) for name, report in reports.items()),
+    ]
+    if seconds:
+        lines += ["", f"A program took at most {max(seconds):.0f} s to compile on two cores."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    compiled.define_flags()
+    app.run(lambda _: compiled.write("recipes", RUNS, row, document))

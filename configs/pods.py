@@ -1,0 +1,94 @@
+"""Large models on whole TPU slices: meshes, rows and remat that were compiled for them.
+
+    python -m tpu.launch supervise --accelerator=v5p-128 … -- --workdir=gs://BUCKET/runs/8b \\
+        --config=configs/pods.py:recipe=llama3.1-8b,slice=v5p-128 --config.data.source=corpus
+
+Choices: `recipe`, a key of `RECIPES` (`sft`, `reward` and `ppo` are of Llama 3.1 8B, and take
+`--config.init_from.…` as configs/sft.py, reward.py and ppo.py do); `slice`, a key of `SLICES`;
+`slices` of these, joined by `mesh.data`. What each takes of a chip and how fast it should be is in
+docs/recipes.md. Learning rates of the two Llama models are those of arXiv:2407.21783, table 3; the
+others are places to start from.
+"""
+
+from configs import base, ppo, pretrain, reward, sft
+
+SLICES = ("v5e-256", "v5p-128", "v6e-256")
+
+# recipe -> slice -> rows a step, and what else differs there. What the mesh does not name, fsdp
+# takes.
+RECIPES = {
+    "llama3.1-8b": {
+        "v5e-256": dict(rows=256, remat="full", chunk=1024),
+        "v5p-128": dict(rows=128, remat="minimal"),
+        "v6e-256": dict(rows=512, remat="full"),
+    },
+    "llama3-70b": {
+        "v5e-256": dict(rows=256, length=4096, remat="full", chunk=512),
+        "v5p-128": dict(rows=128, remat="full"),
+        "v6e-256": dict(rows=256, remat="full", chunk=1024),
+    },
+    "gemma3-12b": {
+        "v5e-256": dict(rows=256, length=4096, remat="full", chunk=512),
+        "v5p-128": dict(rows=128, remat="qkv"),
+        "v6e-256": dict(rows=256, remat="full", chunk=1024),
+    },
+    "mixtral-8x7b": {
+        "v5e-256": dict(rows=256, length=4096, expert=8, remat="full", chunk=512),
+        "v5p-128": dict(rows=128, expert=8, remat="full"),
+        "v6e-256": dict(rows=256, expert=8, remat="full"),
+    },
+    "sft": {
+        "v5e-256": dict(rows=128, tensor=2, remat="full", chunk=512),
+        "v5p-128": dict(rows=128, remat="minimal"),
+        "v6e-256": dict(rows=128, tensor=2, remat="qkv"),
+    },
+    "reward": {
+        "v5e-256": dict(rows=128, tensor=2, remat="full"),
+        "v5p-128": dict(rows=128, remat="qkv"),
+        "v6e-256": dict(rows=128, tensor=2, remat="qkv"),
+    },
+    "ppo": {
+        "v5e-256": dict(rows=256, remat="full", chunk=512),
+        "v5p-128": dict(rows=128, remat="full"),
+        "v6e-256": dict(rows=256, remat="full"),
+    },
+}
+
+
+def get_config(arg=None):
+    chosen = base.choices(arg, recipe="", slice="", slices=1)
+    name, slices = chosen["recipe"], chosen["slices"]
+    if name not in RECIPES or chosen["slice"] not in SLICES or slices < 1:
+        raise ValueError(
+            f"recipe={name!r}, slice={chosen['slice']!r}, slices={slices}: type "
+            f"--config=configs/pods.py:recipe=R,slice=S[,slices=N] with R of {', '.join(RECIPES)} "
+            f"and S of {', '.join(SLICES)}"
+        )
+    settings = RECIPES[name][chosen["slice"]]
+    config = {"sft": sft, "reward": reward, "ppo": ppo}.get(name, pretrain).get_config()
+    config.model.size = name if config.stage == "pretrain" else "llama3.1-8b"
+    config.model.dtype = "bfloat16"
+    config.model.remat = settings["remat"]
+    config.loss.chunk = settings.get("chunk", 0)
+    config.mesh.data, config.mesh.fsdp = slices, -1
+    config.mesh.expert = settings.get("expert", 1)
+    config.mesh.tensor = settings.get("tensor", 1)
+    config.data.batch_size = settings["rows"] * slices
+    if config.stage == "pretrain":
+        config.data.length = settings.get("length", 8192)
+        config.steps = 100_000
+        config.optimizer.peak_lr = 1.5e-4 if name == "llama3-70b" else 3e-4
+        config.optimizer.warmup_steps = 2000
+    elif config.stage == "sft":
+        config.data.length = 4096
+        config.optimizer.peak_lr = 1e-5
+    elif config.stage == "reward":
+        config.data.length = 2048
+        config.data.sub_rows = 2  # a pair
+        config.optimizer.peak_lr = 9e-6
+    else:
+        config.ppo.prompt_length = config.ppo.response_length = 1024
+        config.ppo.rollout_batch = config.ppo.eval_prompts = 512 * slices
+        config.optimizer.peak_lr = 1e-6
+        config.value_optimizer.peak_lr = 5e-6
+    return config
