@@ -53,7 +53,7 @@ def write(table: str, runs: Mapping[str, list[str]], row: Callable, document: Ca
         if name not in reports or flags.FLAGS.fresh:
             print(f"compiling {name} …", flush=True)
             reports[name] = compile_one(runs[name])
-            known = {n: reports[n] for n in runs if n in reports}
-            kept.write_text(json.dumps(known, indent=1) + "\n")
             print(row(name, reports[name]), flush=True)
-    (DOCS / f"{table}.md").write_text(document({n: reports[n] for n in runs if n in reports}))
+        known = {n: reports[n] for n in runs if n in reports}
+        kept.write_text(json.dumps(known, indent=1) + "\n")
+        (DOCS / f"{table}.md").write_text(document(known))

@@ -48,9 +48,9 @@ RECIPES = {
         "v6e-256": dict(rows=128, tensor=2, remat="qkv"),
     },
     "ppo": {
-        "v5e-256": dict(rows=256, remat="full", chunk=512),
-        "v5p-128": dict(rows=128, remat="full"),
-        "v6e-256": dict(rows=256, remat="full"),
+        "v5e-256": dict(rows=256, remat="full", chunk=512, decode_tensor=8),
+        "v5p-128": dict(rows=128, remat="full", decode_tensor=4),
+        "v6e-256": dict(rows=256, remat="full", decode_tensor=8),
     },
 }
 
@@ -89,6 +89,7 @@ def get_config(arg=None):
     else:
         config.ppo.prompt_length = config.ppo.response_length = 1024
         config.ppo.rollout_batch = config.ppo.eval_prompts = 512 * slices
+        config.ppo.decode_tensor = settings["decode_tensor"]
         config.optimizer.peak_lr = 1e-6
         config.value_optimizer.peak_lr = 5e-6
     return config

@@ -27,6 +27,9 @@ from model.kernels import RESIDUALS
 from model.rotary import rope, rotary_settings
 from model.sharding import constrain
 
+# Parameters that are read in the activations' dtype, and those of model/transformer.py.
+WEIGHTS = ("query", "key", "value", "out", "gate", "up", "down", "expert_gate", "expert_up")
+WEIGHTS += ("expert_down", "embedding", "unembedding")
 GATES = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 

@@ -193,6 +193,42 @@ def parameter_shardings(boxed, mesh):
     )
 
 
+def decoding_mesh(mesh, times: int) -> jax.sharding.Mesh:
+    """The same devices with `times` as many shards of heads and mlp, taken from `fsdp`.
+
+    Raises:
+      ShardingError: fsdp is not a multiple, or `expert` or `sequence` stand between the two.
+    """
+    data, fsdp, expert, seq, tensor = mesh.devices.shape
+    if fsdp % times or (times > 1 and expert * seq > 1):
+        raise ShardingError(
+            f"ppo.decode_tensor={times} takes its devices from mesh.fsdp={fsdp}, which it has to "
+            f"divide, with mesh.expert={expert} and mesh.sequence={seq} at 1; set "
+            "--config.ppo.decode_tensor=1 to sample as the mesh trains"
+        )
+    shape = (data, fsdp // times, expert, seq, tensor * times)
+    return jax.sharding.Mesh(mesh.devices.reshape(shape), MESH_AXES, mesh.axis_types)
+
+
+def decoding_shardings(params, mesh):
+    """Of a tree of parameters (arrays, or shapes with shardings) as decoding holds them: split
+    over `tensor` and `expert` alone, as nothing is gathered at every token then.
+
+    Raises:
+      ShardingError: `tensor` does not divide heads, key heads or the mlp.
+    """
+    kept = ("tensor", "expert")
+
+    def place(path, x):
+        axes = ((a,) if isinstance(a, str) else a or () for a in x.sharding.spec)
+        spec = P(*(tuple(n for n in names if n in kept) or None for names in axes))
+        where = "for decoding, " + jax.tree_util.keystr(path, simple=True, separator="/")
+        check_divisible(x.shape, spec, mesh, where)
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
 def batch_sharding(mesh) -> NamedSharding:
     """Rows over the batch axes, everything else whole."""
     return NamedSharding(mesh, P(BATCH_AXES))

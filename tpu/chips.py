@@ -27,10 +27,23 @@ CLOCK_GHZ = {"TPU v5 lite": 1.5, "TPU v5": 1.75, "TPU v5p": 1.75, "TPU v6 lite":
 LINK_GB = {"TPU v5 lite": 50, "TPU v5": 100, "TPU v5p": 100, "TPU v6 lite": 100}
 DCN_GB = {"TPU v5 lite": 3.125, "TPU v5": 6.25, "TPU v5p": 6.25, "TPU v6 lite": 12.5}
 
-# How a train step is compiled, by platform. On TPU the lookup of embeddings and of the loss's
-# logits stays on the TensorCore: handed to the SparseCore it takes more memory, and the compiled
-# program cannot be read.
-COMPILER_OPTIONS = {"tpu": {"xla_tpu_offload_gather_to_sparsecore": "false"}}
+# Vector memory, KiB, that one instruction of a program may take: as MaxText sets it, so that
+# the tiles of a matmul are large.
+_SCOPED_VMEM = {"TPU v6 lite": 98304}
+
+
+def compiler_options(device) -> dict[str, str]:
+    """How the programs of a run are compiled for a device.
+
+    On TPU the lookup of embeddings and of the loss's logits stays on the TensorCore: handed to the
+    SparseCore it takes more memory, and the compiled program cannot be read.
+    """
+    if device.platform != "tpu":
+        return {}
+    options = {"xla_tpu_offload_gather_to_sparsecore": "false"}
+    if size := _SCOPED_VMEM.get(device.device_kind):
+        options["xla_tpu_scoped_vmem_limit_kib"] = str(size)
+    return options
 
 
 def topology(name: str, slices: int = 1):

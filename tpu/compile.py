@@ -38,6 +38,7 @@ class Step(NamedTuple):
       text: its HLO. state, frozen: of the run, trees of `jax.ShapeDtypeStruct` with shardings.
       model: the architecture of the first trained role. tokens: of a train step, padding included.
       flops_per_token: of a train step, for all trained roles. seconds: that it took to compile.
+      mesh: it runs on.
     """
 
     compiled: object
@@ -48,6 +49,7 @@ class Step(NamedTuple):
     tokens: int
     flops_per_token: float
     seconds: float
+    mesh: object
 
 
 def abstract_batch(config, schema: str, mesh):
@@ -108,8 +110,8 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
     # What a stage prepares besides the step runs here, so not under the mesh.
     whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
     parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
-    stage = row.build(stages.Context(config, models, tokenizer, data, mesh))
-    stage = parts_.joined(stage, parts)
+    built = row.build(stages.Context(config, models, tokenizer, data, mesh))
+    stage = parts_.joined(built, parts)
     trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
     frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
     frozen |= {r: whole[r] for r in roles if r not in row.trainable}
@@ -117,34 +119,38 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
 
     programs = {}
     if row.schema == "prompt":
-        programs, batch = rollout_programs(stage.source, state, frozen, batch)
+        programs, batch = rollout_programs(built.source, whole, batch)
     elif config.stage == "dpo":
         like = batch["rank"]
         batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
     train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
-    programs = {"step": (train_step, (state._replace(source=()), frozen, batch)), **programs}
+    first = train_step, (state._replace(source=()), frozen, batch), mesh
+    programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]
     length = batch["tokens"].shape[-1]
     flops = sum(models[r].flops_per_token(length) for r in row.trainable)
     compiled = {}
-    with jax.set_mesh(mesh):
-        for name, (function, args) in programs.items():
-            program, text, seconds = _compile(function, args, mesh)
-            compiled[name] = Step(
-                program, text, state, frozen, model, batch["tokens"].size, flops, seconds
-            )
+    for name, (function, args, its_mesh) in programs.items():
+        with jax.set_mesh(its_mesh):
+            program, text, seconds = _compile(function, args, its_mesh)
+        compiled[name] = Step(
+            program, text, state, frozen, model, batch["tokens"].size, flops, seconds, its_mesh
+        )
     return compiled
 
 
-def rollout_programs(source, state, frozen, prompts):
-    """({name: (jitted function, abstract arguments)} of a rollout, an abstract minibatch).
+def rollout_programs(source, roles, prompts):
+    """({name: (jitted function, abstract arguments, mesh)} of a rollout, an abstract minibatch).
 
     Args:
-      source: a `train.rollout.RolloutSource`. prompts: an abstract batch of them.
+      source: a `train.rollout.RolloutSource`. roles: {role: abstract parameters}. prompts: an
+        abstract batch of them.
     """
     import jax
     import jax.numpy as jnp
+
+    from model.sharding import batch_sharding
 
     config = source.ctx.config
     rows, size = config.ppo.rollout_batch, config.data.batch_size
@@ -155,25 +161,27 @@ def rollout_programs(source, state, frozen, prompts):
             tree,
         )
 
-    prompts, policy = many(prompts, rows), state.trainable["policy"]
+    prompts, sampler, mesh = many(prompts, rows), source.sampler, source.ctx.mesh
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     experience = source.shapes()
     sampled = {k: experience[k] for k in ("tokens", "positions", "segment_ids", "response_mask")}
     sampled["sampler_logprobs"] = experience["old_logprobs"]
     scores = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experience["tokens"].sharding)
-    sampler = source.sampler
-    programs = {
-        "sample": (sampler.generate, (policy, prompts["tokens"], prompts["mask"], key, number))
-    }
-    if "reward" in frozen:
-        args = source.ctx.models["reward"], frozen["reward"], sampled
-        programs["score"] = (sampler.score_rows, args)
+    policy, asked = roles["policy"], (prompts["tokens"], prompts["mask"])
+    if sampler.mesh != mesh:
+        policy = sampler.abstract_decoding(policy)
+        place = batch_sharding(sampler.mesh)
+        asked = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in asked)
+    programs = {"sample": (sampler.generate, (policy, *asked, key, number), sampler.mesh)}
+    if "reward" in roles:
+        args = source.ctx.models["reward"], roles["reward"], sampled
+        programs["score"] = sampler.score_rows, args, mesh
     real = jax.ShapeDtypeStruct((), jnp.float32)
     scalars = {"kl_coef": real, "gain": real, "bias": real, "rollout": number}
-    roles = {**state.trainable, "reference": frozen["reference"]}
-    flag = jax.ShapeDtypeStruct((), jnp.bool_)
-    programs["experience"] = (source.make_experience, (roles, sampled, scores, scalars, flag))
+    roles = {r: tree for r, tree in roles.items() if r in ("policy", "value", "reference")}
+    args = roles, sampled, scores, scalars, jax.ShapeDtypeStruct((), jnp.bool_)
+    programs["experience"] = source.make_experience, args, mesh
     return programs, many(experience, size)
 
 
@@ -181,9 +189,9 @@ def _compile(function, args, mesh):
     """(compiled, its text, seconds) of a jitted function, as a run compiles it."""
     import jax
 
-    from tpu.chips import COMPILER_OPTIONS
+    from tpu.chips import compiler_options
 
-    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform, {})
+    options = compiler_options(mesh.devices.flat[0])
     with tempfile.TemporaryDirectory() as dump:
         # The compiler's dump, as `as_text()` fails on programs that libtpu 0.0.52 cannot send back.
         options = options | {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}

@@ -82,16 +82,18 @@ def together(programs: dict, mesh, config) -> dict:
     Args:
       programs: {name: `compile.Step`}, `step` first.
     """
-    reports = {name: facts(step, mesh, config) for name, step in programs.items()}
+    reports = {name: facts(step, step.mesh, config) for name, step in programs.items()}
     first = reports["step"]
     if len(reports) == 1:
         return first
     held = sum(first["state_gib"].values()) * GIB
-    peak = max(
-        held + r["peak_bytes_per_chip"] - r["memory_gib"]["state and batch"] * GIB
-        if name != "step" else r["peak_bytes_per_chip"]
-        for name, r in reports.items()
-    )  # fmt: skip
+    peak = first["peak_bytes_per_chip"]
+    for name, r in reports.items():
+        # What a rollout reads is among what is held, but for weights resharded for decoding.
+        own = programs[name].mesh == mesh
+        shared = r["memory_gib"]["state and batch"] * GIB if own else 0
+        if name != "step":
+            peak = max(peak, held + r["peak_bytes_per_chip"] - shared)
     steps = config.ppo.epochs * config.ppo.rollout_batch // config.data.batch_size
     rollout = sum(r["predicted_step_seconds"] for n, r in reports.items() if n != "step") / steps
     seconds = first["predicted_step_seconds"] + rollout

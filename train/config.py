@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Mapping
 
@@ -30,12 +31,17 @@ from train.objectives import (
 from train.optimizer import OptimizerConfig
 
 
+def _letters(name: str) -> str:
+    """A size's name but for what is written differently: llama3.1-8b, llama3_1_8b."""
+    return re.sub(r"[._-]", "", name)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A named size, and what differs from it: a field that is 0 is the size's.
 
-    An empty `size` takes the whole architecture from the run that `init_from` names. `mimetic`
-    starts a new model for little text (model/mimetic.py).
+    `llama3_1_8b` is `llama3.1-8b`. An empty `size` takes the whole architecture from the run that
+    `init_from` names. `mimetic` starts a new model for little text (model/mimetic.py).
     """
 
     size: str = ""
@@ -63,7 +69,8 @@ class ModelConfig:
                 "model.size is empty: type --config.model.size=NAME, or start from a run with "
                 "--config.init_from.policy=WORKDIR"
             )
-        if self.size not in SIZES:
+        size = next((name for name in SIZES if _letters(name) == _letters(self.size)), "")
+        if not size:
             near = difflib.get_close_matches(self.size, SIZES, 1)
             raise ConfigError(
                 f"model.size={self.size!r}; the sizes are {', '.join(SIZES)}"
@@ -71,7 +78,7 @@ class ModelConfig:
             )
         given = dataclasses.asdict(self)
         del given["size"], given["mimetic"]
-        fields = SIZES[self.size] | self.execution()
+        fields = SIZES[size] | self.execution()
         fields |= {k: v for k, v in given.items() if v and k not in self.execution()}
         return TransformerConfig(vocab_size=vocab_size, **fields)
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 from model import sharding
-from tpu.chips import COMPILER_OPTIONS, PEAK_FLOPS
+from tpu.chips import PEAK_FLOPS, compiler_options
 from train import processes
 from train.checkpoint import Checkpointer
 from train.config import ConfigError, RunConfig, build
@@ -142,7 +142,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
     step_fn = jax.jit(
         make_train_step(stage, run.tx, config.accumulate),
         donate_argnums=0,
-        compiler_options=COMPILER_OPTIONS.get(jax.default_backend()),
+        compiler_options=compiler_options(jax.devices()[0]),
     )
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
     flops = sum(ctx.models[r].flops_per_token(config.data.length) for r in state.trainable)

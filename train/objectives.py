@@ -94,6 +94,9 @@ class PPOConfig:
       pretrain_coef: weight of next-token loss on `pretrain_data` mixed in (PPO-ptx).
       reward_function: `module:function` that scores answers (train/rewards.py).
       eval_prompts: held-out prompts sampled at evaluation.
+      decode_tensor: while sampling, so many times the mesh's `tensor`, taken from its `fsdp`: the
+        policy is resharded once a rollout, and its weights are not gathered at every token. 1 is
+        the mesh as it trains.
     """
 
     prompt_length: int = 32
@@ -128,6 +131,7 @@ class PPOConfig:
     pretrain_coef: float = 0.0
     reward_function: str = ""
     eval_prompts: int = 256
+    decode_tensor: int = 1
 
     def __post_init__(self):
         if self.missing_eos not in ("keep", "penalty", "replace", "mask"):
@@ -137,6 +141,8 @@ class PPOConfig:
         for name in ("kl_estimator", "kl_loss_estimator"):
             if getattr(self, name) not in ("k1", "k2", "k3"):
                 raise ConfigError(f"ppo.{name}={getattr(self, name)!r}; choose k1, k2 or k3")
+        if self.decode_tensor < 1:
+            raise ConfigError(f"ppo.decode_tensor={self.decode_tensor}; it must be at least 1")
         if self.overlong_buffer > self.response_length:
             raise ConfigError(
                 f"ppo.overlong_buffer={self.overlong_buffer} is more than "

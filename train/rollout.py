@@ -24,6 +24,7 @@ from data.loader import make_loader
 from model import sharding
 from model.heads import value_model
 from model.transformer import Transformer
+from tpu.chips import compiler_options
 from train import advantages as adv
 from train import hacking
 from train.losses import kl_estimate
@@ -202,7 +203,9 @@ class RolloutSource:
         self.prompts = make_loader(ctx.config.data, ctx.data, n // self.group, seed, local)
         rows = sharding.batch_sharding(ctx.mesh)
         self.make_experience = jax.jit(
-            partial(make_experience, ctx), out_shardings=(rows, None, None)
+            partial(make_experience, ctx),
+            out_shardings=(rows, None, None),
+            compiler_options=compiler_options(ctx.mesh.devices.flat[0]),
         )
         self._minibatch = jax.jit(self._take, out_shardings=rows)
         self._pick = jax.jit(

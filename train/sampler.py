@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from model import sharding
+from model.block import WEIGHTS
 from model.generate import Sampling, generate
+from tpu.chips import compiler_options
 from train import rewards
 
 
@@ -35,8 +37,13 @@ class Sampler:
             pad_id=ctx.tokenizer.pad_id,
         )
         out = sharding.batch_sharding(ctx.mesh)
-        self.generate = jax.jit(self._sample, out_shardings=out)
-        self.score_rows = jax.jit(self._reward_model, static_argnums=0, out_shardings=out)
+        self.mesh = sharding.decoding_mesh(ctx.mesh, self.ppo.decode_tensor)
+        decoded = sharding.batch_sharding(self.mesh)
+        options = dict(compiler_options=compiler_options(ctx.mesh.devices.flat[0]))
+        self.generate = jax.jit(self._sample, out_shardings=decoded, **options)
+        self.score_rows = jax.jit(
+            self._reward_model, static_argnums=0, out_shardings=out, **options
+        )
         self.weights = rewards.weights(ctx.config)
         self.verifiers = rewards.verifiers(ctx.config)
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
@@ -59,7 +66,29 @@ class Sampler:
     def sample(self, policy, prompts, key, first_row):
         """One answer a prompt. Row i of these is row `first_row` + i of the run: its draws depend
         on (key, row) alone, not on the batch or the mesh it is in."""
-        return self.generate(policy, prompts["tokens"], prompts["mask"], key, first_row)
+        tokens, mask = prompts["tokens"], prompts["mask"]
+        if self.ppo.decode_tensor == 1:
+            return self.generate(policy, tokens, mask, key, first_row)
+        policy = self.decoding(policy)
+        tokens, mask = jax.device_put((tokens, mask), sharding.batch_sharding(self.mesh))
+        key = jax.device_put(key, sharding.replicated(self.mesh))
+        with jax.set_mesh(self.mesh):
+            batch = self.generate(policy, tokens, mask, key, first_row)
+        return jax.device_put(batch, sharding.batch_sharding(self.ctx.mesh))
+
+    def decoding(self, policy):
+        """The policy's weights as decoding holds them: in the activations' dtype, and split over
+        heads, mlp and vocabulary of the decoding mesh alone."""
+        small = _cast(policy, self.ctx.models["policy"].activation_dtype)
+        return jax.device_put(small, sharding.decoding_shardings(small, self.mesh))
+
+    def abstract_decoding(self, policy):
+        """The same of shapes with shardings."""
+        small = jax.eval_shape(_cast, policy, self.ctx.models["policy"].activation_dtype)
+        places = sharding.decoding_shardings(policy, self.mesh)
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), small, places
+        )
 
     def _reward_model(self, config, params, batch):
         P = batch["tokens"].shape[1] - self.ppo.response_length
@@ -94,6 +123,16 @@ class Sampler:
                 found[name] = sharding.put_batch(values, self.ctx.mesh)
         total = sum(weight * found[name] for name, weight in self.weights.items())
         return found | {"score": total}
+
+
+@partial(jax.jit, static_argnums=1)
+def _cast(params, dtype):
+    """The matrices in the dtype they are read in; norms, a router and scales stay as they are."""
+
+    def cast(path, x):
+        return x.astype(dtype) if getattr(path[-1], "key", "") in WEIGHTS else x
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _local_rows(x) -> np.ndarray:

@@ -31,7 +31,7 @@ def boxed(model):
 
 
 def test_the_rest_of_the_devices_go_to_the_axis_of_minus_one():
-    assert MeshConfig().shape(8) == (8, 1, 1, 1, 1)
+    assert MeshConfig().shape(8) == (1, 8, 1, 1, 1)
     assert MeshConfig(data=2, fsdp=-1, tensor=2).shape(8) == (2, 2, 1, 1, 2)
     assert MeshConfig(data=1, fsdp=1, tensor=1).shape(1) == (1, 1, 1, 1, 1)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
@@ -47,7 +47,7 @@ def test_the_rest_of_the_devices_go_to_the_axis_of_minus_one():
         (dict(data=-1, fsdp=-1), r"at most one of them is -1"),
         (dict(data=8, fsdp=0), r"sizes are positive"),
         (dict(data=-2, fsdp=-4), r"sizes are positive"),
-        (dict(data=-1, tensor=16), r"does not make 8 devices"),
+        (dict(tensor=16), r"does not make 8 devices"),
     ],
 )
 def test_a_bad_mesh_is_an_error(sizes, message):

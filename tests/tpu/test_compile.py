@@ -10,7 +10,7 @@ import pytest
 
 from configs import ppo, pretrain
 from model.sharding import make_mesh
-from tpu import compile, hlo
+from tpu import compile, fit, hlo
 from train.config import build
 
 needs_libtpu = pytest.mark.skipif(
@@ -65,13 +65,18 @@ def test_what_a_stage_that_samples_runs():
     recipe.init_from = {"reward": "runs/reward"}
     recipe.data.batch_size = recipe.ppo.rollout_batch = recipe.ppo.eval_prompts = 8
     recipe.ppo.prompt_length, recipe.ppo.response_length = 8, 8
+    recipe.ppo.decode_tensor = 2
+    recipe.lora.rank = 2
     config = build(recipe)
     programs = compile.compile_programs(config, make_mesh(config.mesh), 300)
     assert list(programs) == ["step", "sample", "score", "experience"]
     step = programs["step"]
-    assert step.tokens == 8 * 16 and step.frozen.keys() == {"reference", "reward"}
+    assert step.tokens == 8 * 16 and step.frozen.keys() >= {"reference", "reward"}
     assert step.state.trainable.keys() == {"policy", "value"}
     assert all("ENTRY" in program.text for program in programs.values())
+    assert dict(programs["sample"].mesh.shape)["tensor"] == 2
+    report = fit.together(programs, step.mesh, config)
+    assert report["steps_per_rollout"] == 2 and report["programs"].keys() == programs.keys()
 
 
 def test_of_a_dump_the_text_with_cycles_is_read(tmp_path):

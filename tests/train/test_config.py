@@ -2,12 +2,14 @@
 
 import dataclasses
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 from data.sources import DataError
 from model.sharding import MeshConfig, make_mesh
+from model.sizes import SIZES
 from train import stages
 from train.config import ConfigError, ModelConfig, RunConfig, build, default
 
@@ -40,8 +42,9 @@ def test_the_default_recipe_is_the_dataclass_default():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_builds(recipe):
-    argument = ["text=a.txt,chats=b.jsonl,preferences=c.jsonl"] if recipe == "support" else []
-    config = importlib.import_module(f"configs.{recipe}").get_config(*argument)
+    choices = {"support": ["text=a.txt,chats=b.jsonl,preferences=c.jsonl"]}
+    choices["pods"] = ["recipe=llama3-70b,slice=v5p-128"]
+    config = importlib.import_module(f"configs.{recipe}").get_config(*choices.get(recipe, []))
     runs = config.stages if "stages" in config else {recipe: config}
     for name in runs:
         run = build(runs[name])
@@ -133,6 +136,9 @@ def test_a_named_size_and_what_differs_from_it():
     assert config.vocab_size == 50
     with pytest.raises(ConfigError, match=r"model\.size='tiney'; .* \(did you mean tiny\?\)"):
         ModelConfig(size="tiney").build(50)
+    assert ModelConfig(size="llama3_1_8b").build(50) == ModelConfig(size="llama3.1-8b").build(50)
+    names = {re.sub(r"[._-]", "", name) for name in SIZES}
+    assert len(names) == len(SIZES)
 
 
 # What the stages check before they read data.

@@ -1,0 +1,118 @@
+"""Sampling on a mesh of its own: the same answers, and no weight gathered at every token."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.tokenizer import train
+from model import sharding
+from model.config import TransformerConfig
+from model.transformer import Transformer
+from tpu import hlo
+from train import checkpoint
+from train import config as configs
+from train.sampler import Sampler
+
+B, P, R = 8, 6, 5
+
+
+def sampler_on(mesh, dtype, heads=4, **ppo):
+    model = TransformerConfig(
+        vocab_size=300, embed_dim=32, num_layers=2, num_heads=heads, num_kv_heads=2, head_dim=8,
+        mlp_dim=64, max_length=32, dtype=dtype,
+    )  # fmt: skip
+    recipe = configs.default()
+    recipe.stage, recipe.ppo.response_length = "ppo", R
+    recipe.ppo.update(ppo)
+    ctx = SimpleNamespace(
+        config=dataclasses.replace(configs.build(recipe), init_from={"reward": "runs/reward"}),
+        mesh=mesh, tokenizer=train("byte", [], 0), models={"policy": model},
+        data=SimpleNamespace(train_examples=(), heldout_examples=[]),
+    )  # fmt: skip
+    return Sampler(ctx)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=4))
+
+
+@pytest.fixture(scope="module")
+def answers(mesh):
+    """dtype -> (what is sampled as the mesh trains, what on one with two shards of heads)."""
+    rng = np.random.default_rng(0)
+    prompts = {
+        "tokens": rng.integers(7, 263, (B, P)).astype(np.int32),
+        "mask": np.arange(P) >= rng.integers(0, P, (B, 1)),
+    }
+
+    def sampled(dtype, **ppo):
+        sampler = sampler_on(mesh, dtype, **ppo)
+        model = sampler.ctx.models["policy"]
+        places = jax.tree.map(
+            lambda x: x.sharding, checkpoint.abstract_params("policy", model, mesh)
+        )
+        tokens = jnp.zeros((1, 4), jnp.int32)
+        with jax.set_mesh(mesh):
+            params = jax.jit(lambda k: Transformer(model).init(k, tokens))(jax.random.key(0))
+            params = nn.unbox(params)["params"]
+            params = jax.device_put(jax.tree.map(lambda x: 4 * x, params), places)
+            placed = sharding.put_batch(prompts, mesh)
+            batch = sampler.sample(params, placed, jax.random.key(1), np.int32(3))
+        return jax.device_get(batch), batch["tokens"].sharding
+
+    return lambda dtype: (sampled(dtype), sampled(dtype, decode_tensor=2))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_answers_are_the_same_on_a_mesh_for_decoding(answers, dtype):
+    (want, place), (got, got_place) = answers(dtype)
+    assert got_place == place
+    if dtype == "float32":
+        np.testing.assert_array_equal(got["tokens"], want["tokens"])
+    same = (got["tokens"] == want["tokens"]).all(1)
+    assert same.mean() >= 0.5  # bfloat16 rounds another sum, and an answer may take another turn
+    for name in ("positions", "segment_ids", "response_mask"):
+        np.testing.assert_array_equal(got[name][same], want[name][same])
+    logps = (x["sampler_logprobs"][same] for x in (got, want))
+    np.testing.assert_allclose(*logps, rtol=1e-5 if dtype == "float32" else 0.05)
+
+
+def test_no_weight_moves_while_it_decodes(mesh):
+    sampler = sampler_on(mesh, "bfloat16", decode_tensor=2)
+    abstract = checkpoint.abstract_params("policy", sampler.ctx.models["policy"], mesh)
+    policy = sampler.abstract_decoding(abstract)
+    query = policy["layers"]["query"]
+    assert query.dtype == jnp.bfloat16 and query.sharding.shard_shape(query.shape)[2] == 2
+    assert policy["final_norm"].dtype == jnp.float32
+    rows = sharding.batch_sharding(sampler.mesh)
+    tokens = jax.ShapeDtypeStruct((B, P), jnp.int32, sharding=rows)
+    mask = jax.ShapeDtypeStruct((B, P), jnp.bool_, sharding=rows)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    with jax.set_mesh(sampler.mesh):
+        compiled = sampler.generate.lower(policy, tokens, mask, key, np.int32(0)).compile()
+    program = hlo.read(compiled.as_text())
+    gathered = [c.shape.dims for c in program.collectives if c.kind == "all-gather"]
+    # Logits are; what has the embedding's 32 for a side would be a weight, or a hidden state.
+    assert gathered and not any(32 in dims for dims in gathered), gathered
+
+
+@pytest.mark.parametrize(
+    "sizes, heads, decode_tensor, message",
+    [
+        (dict(data=2, fsdp=4), 4, 3, r"decode_tensor=3 takes its devices from mesh\.fsdp=4"),
+        (dict(fsdp=2, sequence=4), 4, 2, r"mesh\.sequence=4 at 1; set"),
+        (dict(fsdp=8), 4, 4, r"for decoding, layers/key: .* do not divide"),
+    ],
+)
+def test_a_mesh_that_cannot_decode_so(sizes, heads, decode_tensor, message):
+    mesh = sharding.make_mesh(sharding.MeshConfig(**sizes))
+    with pytest.raises(sharding.ShardingError, match=message):
+        sampler = sampler_on(mesh, "float32", heads, decode_tensor=decode_tensor)
+        model = sampler.ctx.models["policy"]
+        sampler.abstract_decoding(checkpoint.abstract_params("policy", model, mesh))
