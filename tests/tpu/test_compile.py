@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from configs import ppo, pretrain
-from model.sharding import make_mesh
-from tpu import compile, fit, hlo
+from model.sharding import MeshConfig, decoding_mesh, make_mesh
+from tpu import chips, compile, fit, hlo
 from train.config import build
 
 needs_libtpu = pytest.mark.skipif(
@@ -75,8 +76,44 @@ def test_what_a_stage_that_samples_runs():
     assert step.state.trainable.keys() == {"policy", "value"}
     assert all("ENTRY" in program.text for program in programs.values())
     assert dict(programs["sample"].mesh.shape)["tensor"] == 2
-    report = fit.together(programs, step.mesh, config)
-    assert report["steps_per_rollout"] == 2 and report["programs"].keys() == programs.keys()
+
+
+def test_programs_of_a_stage_are_one_report(monkeypatch):
+    """Peak: of each program beside all that is held, of which it may read a part; weights that
+    were resharded for decoding stand beside the held ones."""
+    one, other = make_mesh(MeshConfig()), decoding_mesh(make_mesh(MeshConfig()), 2)
+
+    def program(peak, arguments, seconds, mesh=one, gathers=()):
+        report = {
+            "peak_bytes_per_chip": peak * fit.GIB,
+            "memory_gib": {"state and batch": arguments},
+            "state_gib": {"parameters": 2.0, "frozen weights": 3.0},
+            "predicted_step_seconds": seconds,
+            "serial_step_seconds": 2 * seconds,
+            "kernels": {},
+            "collective_bytes": {},
+            "compile_seconds": 1.0,
+            "whole_parameter_gathers": list(gathers),
+            "seconds": {"compute": seconds, "kernels": 0.0},
+        }
+        return SimpleNamespace(mesh=mesh, report=report, flops_per_token=1.0, tokens=64)
+
+    monkeypatch.setattr(fit, "facts", lambda step, mesh, config: step.report)
+    monkeypatch.setitem(chips.PEAK_FLOPS, "cpu", 1.0)
+    recipe = ppo.get_config()
+    recipe.init_from = {"reward": "runs/reward"}  # 256 answers twice in minibatches of 64
+    programs = {
+        "step": program(7, 5, 1.0),
+        "sample": program(4, 3, 16.0, other),
+        "score": program(4, 3, 8.0, gathers=["bf16[2, 8]"]),
+    }
+    report = fit.together(programs, one, build(recipe))
+    assert report["peak_bytes_per_chip"] == (5 + 4) * fit.GIB
+    assert report["steps_per_rollout"] == 8
+    assert report["predicted_step_seconds"] == 1 + (16 + 8) / 8
+    assert report["whole_parameter_gathers"] == ["bf16[2, 8]"]
+    programs["sample"] = program(4, 3, 16.0)
+    assert fit.together(programs, one, build(recipe))["peak_bytes_per_chip"] == 7 * fit.GIB
 
 
 def test_of_a_dump_the_text_with_cycles_is_read(tmp_path):
