@@ -18,7 +18,7 @@ SLICES = ("v5e-256", "v5p-128", "v6e-256")
 # takes.
 RECIPES = {
     "llama3.1-8b": {
-        "v5e-256": dict(rows=256, remat="full", chunk=1024),
+        "v5e-256": dict(rows=256, remat="qkv", chunk=1024),
         "v5p-128": dict(rows=128, remat="minimal"),
         "v6e-256": dict(rows=512, remat="full"),
     },

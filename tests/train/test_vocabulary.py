@@ -71,7 +71,7 @@ def test_chunks_change_neither_loss_nor_gradients(boxed, batch, whole, chunk):
     assert_same(got, whole)
 
 
-@pytest.mark.parametrize("axes", [dict(tensor=2, fsdp=2), dict(sequence=2)])
+@pytest.mark.parametrize("axes", [dict(data=2, tensor=2, fsdp=2), dict(sequence=2)])
 def test_chunks_on_a_mesh_are_chunks_on_one_device(boxed, batch, whole, axes):
     mesh = make_mesh(MeshConfig(**axes))
     with jax.set_mesh(mesh):
