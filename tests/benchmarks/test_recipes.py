@@ -25,7 +25,7 @@ REPORT = {
 def test_rows_show_reports():
     text = recipes.document({"llama3.1-8b, 2 × v5e-256": REPORT})
     assert (
-        "| llama3.1-8b | 2 × v5e-256 | fsdp 256 | 512 × 8,192 | `full` | **3.50** (4.75) | "
+        "| llama3.1-8b | 2 × v5e-256 | fsdp 256 | 512 × 8,192 | `qkv` | **3.50** (4.75) | "
         "1.00; 0.25 | 2,340 | 50.0% | 12.0 of 16 |"
     ) in text
     assert "at most 81 s to compile" in text
