@@ -28,7 +28,7 @@ def hf_files(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
     """
     make = {"sentencepiece": _sentencepiece, "char": _char, "byte": _byte}[tokenizer.kind]
     inner = make(tokenizer)
-    inner.add_special_tokens(list(tokenizer.special))
+    inner.add_special_tokens(list(tokenizer.specials))
     bos = SPECIAL[BOS]
     inner.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", special_tokens=[(bos, BOS)]
@@ -72,7 +72,7 @@ def _sentencepiece(tokenizer):
 
 
 def _char(tokenizer):
-    vocab = {name: i for i, name in enumerate(tokenizer.special)}
+    vocab = {name: i for i, name in enumerate(tokenizer.specials)}
     vocab |= {c: i for i, c in enumerate(tokenizer.model.decode(), start=len(vocab))}
     inner = tokenizers.Tokenizer(models.BPE(vocab, [], unk_token=SPECIAL[UNK]))
     inner.decoder = decoders.Fuse()
@@ -80,8 +80,8 @@ def _char(tokenizer):
 
 
 def _byte(tokenizer):
-    vocab = {name: i for i, name in enumerate(tokenizer.special)}
-    vocab |= {c: b + len(tokenizer.special) for c, b in byte_alphabet().items()}
+    vocab = {name: i for i, name in enumerate(tokenizer.specials)}
+    vocab |= {c: b + len(tokenizer.specials) for c, b in byte_alphabet().items()}
     inner = tokenizers.Tokenizer(models.BPE(vocab, []))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()

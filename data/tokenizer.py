@@ -43,19 +43,19 @@ class Tokenizer:
       pad_id: what fills a row. prefix: ids that open a document. eos_id: the id that ends one.
       stop_ids: ids that end an answer. banned_ids: never sampled, as nothing may open a role or a
         document inside a response.
-      special: names of the special ids, which are the first. fim_ids: those of `FIM`, if any.
+      specials: names of the special ids, which are the first. fim_ids: those of `FIM`, if any.
     """
 
     pad_id, prefix, eos_id, stop_ids = PAD, (BOS,), EOS, (EOS,)
     banned_ids, fim_ids = NEVER_SAMPLED, ()
 
     def __init__(self, kind: str, model: bytes, fim: bool = False):
-        self.kind, self.model, self.special = kind, model, SPECIAL
+        self.kind, self.model, self.specials = kind, model, SPECIAL
         if fim:
-            self.special = SPECIAL + FIM
-            self.fim_ids = tuple(range(len(SPECIAL), len(self.special)))
+            self.specials = SPECIAL + FIM
+            self.fim_ids = tuple(range(len(SPECIAL), len(self.specials)))
             self.banned_ids = NEVER_SAMPLED + self.fim_ids
-        first = len(self.special)
+        first = len(self.specials)
         if kind == "sentencepiece":
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=model)
             size = self._sp.get_piece_size()
@@ -83,7 +83,7 @@ class Tokenizer:
 
     def special_name(self, i: int) -> str:
         """What a special id is called, for people; "" of one that stands for text."""
-        return self.special[i] if i < len(self.special) else ""
+        return self.specials[i] if i < len(self.specials) else ""
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; special ids never come out of it.
@@ -92,7 +92,7 @@ class Tokenizer:
           ValueError: a lone surrogate, or a character that a `char` tokenizer does not know.
         """
         if self.kind == "byte":
-            return [b + len(self.special) for b in text.encode()]
+            return [b + len(self.specials) for b in text.encode()]
         if self.kind == "char":
             try:
                 return [self._id[c] for c in text]

@@ -38,7 +38,7 @@ def test_the_parts_make_the_document_again(suffix_first, text):
     for tokenizer in TOKENIZERS.values():
         ids, signs = fim.encode(parts, tokenizer)
         names = [tokenizer.special_name(ids[i]) for i in signs]
-        assert names == list(FIM) and sum(i < len(tokenizer.special) for i in ids) == 3
+        assert names == list(FIM) and sum(i < len(tokenizer.specials) for i in ids) == 3
         _, suffix, middle = signs
         between = [ids[1:suffix], ids[suffix + 1 : middle], ids[middle + 1 :]]
         first, second, last = map(tokenizer.decode, between)
