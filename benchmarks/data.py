@@ -9,10 +9,11 @@ as JSON lines. Rounds alternate between the competitors; what counts is the rati
 - prepare: data.prepare beside `datasets.map` with the same tokenizer and as many processes, which
   tokenizes, concatenates, splits, and saves.
 - load: shuffled batches of packed rows (ids, positions, segments, mask), ours from prepared shards,
-  those of `datasets` from the same four columns, saved and shuffled: lists as they come, made into
+  as such a small set is read (held in memory) and as a large one is (record by record); those of
+  `datasets` from the same four columns, saved and shuffled: lists as they come, made into
   arrays; with_format("numpy"); and the same over columns declared to be of one length, its fastest
   way. That reads uncompressed arrays from memory, as ours does of data tokenized on the fly: it is
-  compared with both.
+  compared with that, too.
 - grain: the same beside a Grain `MapDataset` over the same ArrayRecords that parses each row and
   batches.
 - first batch: from the folder on. memory: growth from batch 1,000 to 100,000.
@@ -39,7 +40,7 @@ from data.pipeline import DataConfig, open_data
 from data.tokenizer import load
 
 LENGTH, BATCH, SEED = 1024, 64, 0
-STEPS = 120  # of a round of loading
+STEPS = 400  # of a round of loading
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -71,6 +72,14 @@ def ours_prepare(source: str, out: str, tokenizer: str, processes: int) -> float
 def open_ours(folder: str, tokenizer):
     config = DataConfig(source=folder, length=LENGTH, heldout_limit=64)
     return make_loader(config, open_data(config, "text", tokenizer), BATCH, SEED)
+
+
+def open_as_large(folder: str):
+    """Rows of which a record is read when it is wanted, however few they are."""
+    few, prepared.FEW_BYTES = prepared.FEW_BYTES, 0
+    rows = prepared.PreparedRows(folder, "train")
+    prepared.FEW_BYTES = few
+    return Loader(rows, BATCH, SEED)
 
 
 def open_in_memory(folder: str):
@@ -157,22 +166,24 @@ def main(argv):
         np.save(f"{folder}/segments.npy", rows.take(np.arange(len(rows)))["segment_ids"])
         print(f"{len(rows):,} rows of {LENGTH}, {BATCH} a batch")
         kinds = {"datasets, lists": "lists", "datasets, NumPy": "numpy", "datasets, fixed": "fixed"}
-        loading = {"ours": [], "ours, in memory": []} | {who: [] for who in kinds}
+        mine = {"ours, as large": open_as_large, "ours, in memory": open_in_memory}
+        loading = {who: [] for who in ("ours", *mine, *kinds)}
         graining = {"ours": [], "grain": []}
         for _ in range(rounds):
             loader = open_ours(f"{folder}/ours", tokenizer)
-            mine = rate(loader.iterate(0, STEPS + 10), STEPS)
-            loading["ours"].append(mine)
-            memory = open_in_memory(f"{folder}/ours").iterate(0, STEPS + 10)
-            loading["ours, in memory"].append(rate(memory, STEPS))
-            graining["ours"].append(mine)
+            loading["ours"].append(rate(loader.iterate(0, STEPS + 10), STEPS))
+            graining["ours"].append(loading["ours"][-1])
+            for who, opened in mine.items():
+                batches = opened(f"{folder}/ours").iterate(0, STEPS + 10)
+                loading[who].append(rate(batches, STEPS))
             graining["grain"].append(rate(grain_batches(f"{folder}/ours"), STEPS))
             if python:
                 arguments = f"{folder}/rows.npy", f"{folder}/segments.npy", str(BATCH), str(STEPS)
                 for who, kind in kinds.items():
                     loading[who].append(other(python, "load", *arguments, kind))
         if python:
-            pairs = [("ours", who) for who in kinds] + [("ours, in memory", "datasets, fixed")]
+            pairs = [(who, other_) for who in ("ours", "ours, as large") for other_ in kinds]
+            pairs.append(("ours, in memory", "datasets, fixed"))
             for pair in pairs:
                 found = {who: loading[who] for who in pair}
                 results[", ".join(("load", *pair))] = compare("load", found, "tokens/s")

@@ -21,6 +21,7 @@ from data.templates import DataError
 
 FORMAT = 1
 MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
+FEW_BYTES = 128 << 20  # of shards that are held in memory, some 100 million tokens
 
 
 def is_prepared(source) -> bool:
@@ -148,7 +149,8 @@ class PreparedRows:
                 )
         self._ends = np.cumsum([shard["rows"] for shard in shards])
         self.row_bytes = 16 * self._length  # four arrays of four bytes
-        self._readers = {}  # by shard, opened when a row of it is wanted
+        self._few = sum(shard["bytes"] for shard in shards) <= FEW_BYTES
+        self._shards = {}  # readers, or records of few, from when a row of it is wanted
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -183,21 +185,25 @@ class PreparedRows:
         return [f"{self._paths[shard]}[{number - before}]"]
 
     def _read(self, shard: int, number: int) -> bytes:
-        """A record. One a call, as a range: a list of several goes through the library's threads,
-        whose switches take three times as long as the reading."""
+        """A record; of few, all of a shard come into memory with the first: a mounted bucket takes
+        as long to answer for one. Of many one a call, as a range: a list of several goes through
+        the library's threads, whose switches take three times as long as the reading."""
+        path = self._paths[shard]
         try:
-            if shard not in self._readers:
-                self._readers[shard] = array_record_module.ArrayRecordReader(
-                    self._paths[shard],
+            if shard not in self._shards:
+                reader = array_record_module.ArrayRecordReader(
+                    path,
                     options="readahead_buffer_size:0",
-                    file_reader_buffer_size=1 << 12,
+                    file_reader_buffer_size=1 << 20 if self._few else 1 << 12,
                 )
-            return self._readers[shard].read(number, number + 1)[0]
+                self._shards[shard] = reader.read_all() if self._few else reader
+            if self._few:
+                return self._shards[shard][number]
+            return self._shards[shard].read(number, number + 1)[0]
         except (ValueError, RuntimeError, IndexError) as error:
             reason = (str(error) or repr(error)).splitlines()[0]
-            raise DataError(
-                f"{self._paths[shard]}: record {number} is damaged: {reason}"
-            ) from error
+            which = "a record" if self._few else f"record {number}"
+            raise DataError(f"{path}: {which} is damaged: {reason}") from error
 
     def _decode(self, records) -> dict[str, np.ndarray]:
         return decode(records, self._length, self._dtype, self._with_mask)

@@ -229,8 +229,21 @@ def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
         prepared.PreparedRows(copy, "train")
 
 
-def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder):
+def test_few_rows_are_held_and_many_are_read_one_by_one(folder, monkeypatch):
+    held = prepared.PreparedRows(folder, "train")
+    monkeypatch.setattr(prepared, "FEW_BYTES", 0)
+    read = prepared.PreparedRows(folder, "train")
+    index = np.random.default_rng(0).integers(0, len(held), 50)
+    for name, values in held.take(index).items():
+        np.testing.assert_array_equal(read.take(index)[name], values)
+    assert {type(shard) for shard in held._shards.values()} == {list}
+    assert list not in {type(shard) for shard in read._shards.values()}
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder, few, monkeypatch):
     """Any byte of a shard, changed: the library's checksums see it, or it bears no data."""
+    monkeypatch.setattr(prepared, "FEW_BYTES", prepared.FEW_BYTES if few else 0)
     wanted = prepared.PreparedRows(folder, "train")
     index = np.arange(len(wanted))
     rows = wanted.take(index)
