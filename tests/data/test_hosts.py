@@ -11,14 +11,17 @@ from data.pipeline import DataConfig, open_data
 from data.prepared import size_of
 from data.tokenizer import train
 
-TOKENIZER = train("byte", [], 0)
+TOKENIZER = train("byte", [], 0, fim=True)
 BATCH, SEED = 24, 3
 
 
-@pytest.fixture(scope="module", params=["text", "chats", "filtered", "mixed", "prepared", "both"])
+@pytest.fixture(
+    scope="module", params=["text", "chats", "filtered", "filled", "mixed", "prepared", "both"]
+)
 def opened(request, tmp_path_factory):
-    """(config, data) of packed text, packed chats, what filters and deduplication leave, a mixture
-    with changes and ends, prepared rows, and a mixture with prepared rows."""
+    """(config, data) of packed text, packed chats, what filters and deduplication leave, cut text
+    with its middle to fill in, a mixture with changes and ends, prepared rows, and a mixture with
+    prepared rows."""
     folder = tmp_path_factory.mktemp("data")
     texts = [{"text": f"{'word ' * (i % 9)}number {i}"} for i in range(150)]
     chats = [{"prompt": f"ask {i}", "response": "yes " * (1 + i % 7)} for i in range(150)]
@@ -32,6 +35,8 @@ def opened(request, tmp_path_factory):
         settings, schema = {"source": str(folder / "chats.jsonl")}, "chat"
     if request.param == "filtered":
         settings |= {"filters": {"min_length": 12}, "dedup": "near", "subset": "1/2"}
+    if request.param == "filled":
+        settings |= {"fim_rate": 0.7, "truncate": "40 characters"}
     if request.param in ("prepared", "both"):
         out = str(folder / "out")
         prepare.run(DataConfig(source=path, length=64), "text", out, tokenizer=str(folder))
