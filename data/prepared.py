@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -150,6 +151,7 @@ class PreparedRows:
         self._ends = np.cumsum([shard["rows"] for shard in shards])
         self.row_bytes = 16 * self._length  # four arrays of four bytes
         self._few = sum(shard["bytes"] for shard in shards) <= FEW_BYTES
+        self._folder = None  # of copies from an object store
         self._shards = {}  # readers, or records of few, from when a row of it is wanted
 
     def __len__(self) -> int:
@@ -192,7 +194,7 @@ class PreparedRows:
         try:
             if shard not in self._shards:
                 reader = array_record_module.ArrayRecordReader(
-                    path,
+                    self._here(path),
                     options="readahead_buffer_size:0",
                     file_reader_buffer_size=1 << 20 if self._few else 1 << 12,
                 )
@@ -204,6 +206,16 @@ class PreparedRows:
             reason = (str(error) or repr(error)).splitlines()[0]
             which = "a record" if self._few else f"record {number}"
             raise DataError(f"{path}: {which} is damaged: {reason}") from error
+
+    def _here(self, path: str) -> str:
+        """A shard on this machine's disk: ArrayRecord knows no object stores."""
+        if not files.is_remote(path):
+            return path
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="seedpod-")
+        local = os.path.join(self._folder.name, os.path.basename(path))
+        epath.Path(path).copy(local, overwrite=True)
+        return local
 
     def _decode(self, records) -> dict[str, np.ndarray]:
         return decode(records, self._length, self._dtype, self._with_mask)

@@ -12,3 +12,5 @@ os.environ["XLA_FLAGS"] = (
     # Tiny programs take longer to compile than to run: three times less without optimization.
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 ).strip()
+
+from object_store import bucket  # noqa: F401, a fixture of them all

@@ -7,7 +7,6 @@ import pyarrow
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from object_store import bucket  # noqa: F401, a fixture
 from pyarrow import parquet
 
 from data import files, sources
@@ -138,7 +137,7 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
         read(str(both), "text")
 
 
-def test_an_object_store_reads_as_a_disk(bucket, tmp_path):  # noqa: F811
+def test_an_object_store_reads_as_a_disk(bucket, tmp_path):
     for name in ("a.jsonl", "b.jsonl.gz", "deep/er/c.jsonl"):
         here = tmp_path / name.replace("/", "_")
         write(here, ROWS)

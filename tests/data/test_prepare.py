@@ -241,6 +241,30 @@ def test_few_rows_are_held_and_many_are_read_one_by_one(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("few", [True, False])
+def test_shards_are_written_to_an_object_store_and_read_from_it(
+    corpus,
+    folder,
+    bucket,
+    few,
+    monkeypatch,
+):
+    monkeypatch.setattr(prepared, "FEW_BYTES", prepared.FEW_BYTES if few else 0)
+    config = config_of(corpus, "[ab].jsonl")
+    prepared_to("gs://bucket/out", corpus, config)
+    names = [path.rsplit("/", 1)[1] for path in bucket.find("gs://bucket/out")]
+    assert sorted({*names} - {"tokenizer.json", "tokenizer.model"}) == sorted(bytes_of(folder))
+    for name, content in bytes_of(folder).items():
+        assert bucket.cat(f"gs://bucket/out/{name}") == content
+    there, here = (
+        open_data(DataConfig(source=str(place), length=96), "text", TOKENIZER)
+        for place in ("gs://bucket/out", folder)
+    )
+    for name, values in make_loader(config, here, 8, 0).batch(3).items():
+        np.testing.assert_array_equal(make_loader(config, there, 8, 0).batch(3)[name], values)
+    assert list(there.heldout_examples) == list(here.heldout_examples)
+
+
+@pytest.mark.parametrize("few", [True, False])
 def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder, few, monkeypatch):
     """Any byte of a shard, changed: the library's checksums see it, or it bears no data."""
     monkeypatch.setattr(prepared, "FEW_BYTES", prepared.FEW_BYTES if few else 0)

@@ -27,3 +27,4 @@ def bucket(monkeypatch):
         monkeypatch.setitem(registry, name, Store)
     yield Store()
     Store.store.clear()
+    Store.pseudo_dirs[:] = [""]

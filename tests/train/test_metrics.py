@@ -2,8 +2,6 @@
 
 import json
 
-from object_store import bucket  # noqa: F401, a fixture
-
 from train.metrics import Metrics, read_metrics
 
 
@@ -21,7 +19,7 @@ def take(metrics: Metrics, steps) -> None:
         metrics.write_samples(step, [{"text": f"é {step}"}])
 
 
-def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_path):  # noqa: F811
+def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_path):
     def there(name):
         return bucket.cat(f"gs://bucket/runs/a/{name}").decode()
 
