@@ -94,6 +94,8 @@ class PPOConfig:
       pretrain_coef: weight of next-token loss on `pretrain_data` mixed in (PPO-ptx).
       reward_function: `module:function` that scores answers (train/rewards.py).
       eval_prompts: held-out prompts sampled at evaluation.
+      prompt_buckets: a rollout's prompts are padded to the shortest of so many lengths, up to
+        prompt_length, that holds them all. Each length is compiled when it first comes.
       decode_tensor: while sampling, so many times the mesh's `tensor`, taken from its `fsdp`: the
         policy is resharded once a rollout, and its weights are not gathered at every token. 1 is
         the mesh as it trains.
@@ -131,6 +133,7 @@ class PPOConfig:
     pretrain_coef: float = 0.0
     reward_function: str = ""
     eval_prompts: int = 256
+    prompt_buckets: int = 1
     decode_tensor: int = 1
 
     def __post_init__(self):
@@ -141,8 +144,9 @@ class PPOConfig:
         for name in ("kl_estimator", "kl_loss_estimator"):
             if getattr(self, name) not in ("k1", "k2", "k3"):
                 raise ConfigError(f"ppo.{name}={getattr(self, name)!r}; choose k1, k2 or k3")
-        if self.decode_tensor < 1:
-            raise ConfigError(f"ppo.decode_tensor={self.decode_tensor}; it must be at least 1")
+        for name in ("prompt_buckets", "decode_tensor"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"ppo.{name}={getattr(self, name)}; it must be at least 1")
         if self.overlong_buffer > self.response_length:
             raise ConfigError(
                 f"ppo.overlong_buffer={self.overlong_buffer} is more than "

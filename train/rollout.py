@@ -265,9 +265,21 @@ class RolloutSource:
         index = jax.lax.dynamic_slice(order, (part * size,), (size,))
         return jax.tree.map(lambda x: x[index], experience)
 
+    def _width(self, number: int) -> int:
+        """Columns that hold the `number`-th prompts of all hosts: one of `ppo.prompt_buckets`."""
+        P, buckets = self.ppo.prompt_length, self.ppo.prompt_buckets
+        if buckets == 1:
+            return P
+        count = self.ppo.rollout_batch // self.group
+        rows = self.prompts.index(number * count + np.arange(count))
+        longest = np.max(np.sum(self.ctx.data.train["mask"][rows], axis=1))
+        return next(w for i in range(buckets) if (w := -(-P * (i + 1) // buckets)) >= longest)
+
     def _draw(self, policy, frozen, number: int):
         """Answers to the `number`-th prompts and their rewards, in the order [prompt, group]."""
         prompts = self.prompts.batch(number)
+        padding = self.ppo.prompt_length - self._width(number)
+        prompts |= {name: prompts[name][:, padding:] for name in ("tokens", "mask")}
         prompts = {name: np.repeat(x, self.group, axis=0) for name, x in prompts.items()}
         known = self.ctx.data.train_examples
         answers = [known[i].get("answer", "") if known else "" for i in prompts["example"]]

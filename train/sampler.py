@@ -54,9 +54,12 @@ class Sampler:
         keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
         config = self.ctx.models["policy"]
         sample = generate(config, policy, prompts, mask, keys, self.sampling)
-        positions, segment_ids = place(sample.tokens, mask, sample.response_mask)
+        # Prompts may come without the padding that all of them have.
+        wider = (0, 0), (self.ppo.prompt_length - prompts.shape[1], 0)
+        tokens = jnp.pad(sample.tokens, wider, constant_values=self.sampling.pad_id)
+        positions, segment_ids = place(tokens, jnp.pad(mask, wider), sample.response_mask)
         return {
-            "tokens": sample.tokens,
+            "tokens": tokens,
             "positions": positions,
             "segment_ids": segment_ids,
             "response_mask": sample.response_mask.astype(jnp.float32),

@@ -119,11 +119,14 @@ class FakeSampler:
         return {"score": jnp.asarray(scores, jnp.float32)}
 
 
-def source(scores, **grpo):
+def source(scores, width=1, buckets=1, **grpo):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    ppo = dataclasses.replace(PPO, rollout_batch=scores.shape[1])
-    rows = {"tokens": np.arange(60).reshape(60, 1), "mask": np.ones((60, 1), bool)}
-    rows["example"] = np.arange(60)
+    ppo = dataclasses.replace(
+        PPO, rollout_batch=scores.shape[1], prompt_length=width, prompt_buckets=buckets
+    )
+    # Example i has a prompt of 1 + i % width tokens, the last of them i.
+    rows = {"tokens": np.repeat(np.arange(60)[:, None], width, axis=1), "example": np.arange(60)}
+    rows["mask"] = np.arange(width) >= width - 1 - np.arange(60)[:, None] % width
     config = RunConfig(stage="grpo", ppo=ppo, grpo=GRPOConfig(group_size=2, **grpo))
     ctx = SimpleNamespace(
         config=config,
@@ -149,6 +152,22 @@ def test_answers_to_one_prompt_lie_together():
     assert drawn == 1
     np.testing.assert_array_equal(batch["answer"], np.arange(8))
     np.testing.assert_array_equal(rewards["score"], SCORE_TABLE[0])
+
+
+def test_a_rollouts_prompts_are_as_wide_as_the_longest_needs():
+    """Widths of 2, 4 and 6 columns; four prompts a draw."""
+    of, every = (source(SCORE_TABLE, width=6, buckets=n) for n in (3, 1))
+    widths = set()
+    for number in range(3):
+        of._draw(None, None, number)
+        every._draw(None, None, number)
+        got, whole = of.sampler.prompts[-1], every.sampler.prompts[-1]
+        assert whole.shape[1] == 6
+        longest = np.max(whole[:, -1] % 6) + 1
+        assert got.shape[1] == longest + longest % 2
+        np.testing.assert_array_equal(got, whole[:, -got.shape[1] :])
+        widths.add(got.shape[1])
+    assert len(widths) > 1
 
 
 def test_groups_of_equal_scores_give_way_to_those_of_another_draw():

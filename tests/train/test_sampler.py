@@ -27,7 +27,7 @@ def sampler_on(mesh, dtype, heads=4, **ppo):
         mlp_dim=64, max_length=32, dtype=dtype,
     )  # fmt: skip
     recipe = configs.default()
-    recipe.stage, recipe.ppo.response_length = "ppo", R
+    recipe.stage, recipe.ppo.prompt_length, recipe.ppo.response_length = "ppo", P, R
     recipe.ppo.update(ppo)
     ctx = SimpleNamespace(
         config=dataclasses.replace(configs.build(recipe), init_from={"reward": "runs/reward"}),
@@ -42,26 +42,28 @@ def mesh():
     return sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=4))
 
 
+def random_params(model, mesh):
+    places = jax.tree.map(lambda x: x.sharding, checkpoint.abstract_params("policy", model, mesh))
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    params = jax.jit(lambda k: Transformer(model).init(k, tokens))(jax.random.key(0))
+    return jax.device_put(jax.tree.map(lambda x: 2 * x, nn.unbox(params)["params"]), places)
+
+
 @pytest.fixture(scope="module")
-def answers(mesh):
-    """dtype -> (what is sampled as the mesh trains, what on one with two shards of heads)."""
+def prompts():
     rng = np.random.default_rng(0)
-    prompts = {
-        "tokens": rng.integers(7, 263, (B, P)).astype(np.int32),
-        "mask": np.arange(P) >= rng.integers(0, P, (B, 1)),
-    }
+    tokens = rng.integers(7, 263, (B, P)).astype(np.int32)
+    return {"tokens": tokens, "mask": np.arange(P) >= rng.integers(2, P, (B, 1))}
+
+
+@pytest.fixture(scope="module")
+def answers(mesh, prompts):
+    """dtype -> (what is sampled as the mesh trains, what on one with two shards of heads)."""
 
     def sampled(dtype, **ppo):
         sampler = sampler_on(mesh, dtype, **ppo)
-        model = sampler.ctx.models["policy"]
-        places = jax.tree.map(
-            lambda x: x.sharding, checkpoint.abstract_params("policy", model, mesh)
-        )
-        tokens = jnp.zeros((1, 4), jnp.int32)
         with jax.set_mesh(mesh):
-            params = jax.jit(lambda k: Transformer(model).init(k, tokens))(jax.random.key(0))
-            params = nn.unbox(params)["params"]
-            params = jax.device_put(jax.tree.map(lambda x: 4 * x, params), places)
+            params = random_params(sampler.ctx.models["policy"], mesh)
             placed = sharding.put_batch(prompts, mesh)
             batch = sampler.sample(params, placed, jax.random.key(1), np.int32(3))
         return jax.device_get(batch), batch["tokens"].sharding
@@ -81,6 +83,24 @@ def test_the_answers_are_the_same_on_a_mesh_for_decoding(answers, dtype):
         np.testing.assert_array_equal(got[name][same], want[name][same])
     logps = (x["sampler_logprobs"][same] for x in (got, want))
     np.testing.assert_allclose(*logps, rtol=1e-5 if dtype == "float32" else 0.05)
+
+
+def test_prompts_without_common_padding_get_the_same_answers(mesh, prompts):
+    sampler = sampler_on(mesh, "float32")
+    short = {name: x[:, 2:] for name, x in prompts.items()}
+    with jax.set_mesh(mesh):
+        params = random_params(sampler.ctx.models["policy"], mesh)
+        whole, cut = (
+            jax.device_get(
+                sampler.sample(params, sharding.put_batch(p, mesh), jax.random.key(1), np.int32(3))
+            )
+            for p in (prompts, short)
+        )
+    for name in ("positions", "segment_ids", "response_mask"):
+        np.testing.assert_array_equal(cut[name], whole[name])
+    valid = whole["segment_ids"] > 0
+    np.testing.assert_array_equal(cut["tokens"][valid], whole["tokens"][valid])
+    np.testing.assert_allclose(cut["sampler_logprobs"], whole["sampler_logprobs"], rtol=1e-5)
 
 
 def test_no_weight_moves_while_it_decodes(mesh):
