@@ -134,9 +134,7 @@ def test_one_experience_has_one_loss_and_one_gradient(directory, tmp_path, stage
             jax.tree_util.tree_flatten_with_path(grads)[0], jax.tree.leaves(others), strict=True
         ):
             off = np.linalg.norm(b - a) / np.linalg.norm(a)
-            print(name, jax.tree_util.keystr(path), f"{off:.1e}")
             assert off < 1e-5, (name, jax.tree_util.keystr(path), off)
-        print(name, loss, other / loss - 1)
 
 
 def run_on(directory, workdir, devices, rollouts, **mesh):
