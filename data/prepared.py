@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,11 @@ from data.templates import DataError
 
 FORMAT = 1
 MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
-FEW_BYTES = 128 << 20  # of shards that are held in memory, some 100 million tokens
+FEW_BYTES = (
+    32 << 20
+)  # of shards whose rows are held in memory: some 25 million tokens, 7 bytes each
+# Of a row's arrays (data/batch.py).
+DTYPES = dict(tokens=np.int32, positions=np.int32, segment_ids=np.int32, loss_mask=np.float32)
 
 
 def is_prepared(source) -> bool:
@@ -151,8 +156,11 @@ class PreparedRows:
         self._ends = np.cumsum([shard["rows"] for shard in shards])
         self.row_bytes = 16 * self._length  # four arrays of four bytes
         self._few = sum(shard["bytes"] for shard in shards) <= FEW_BYTES
-        self._folder = None  # of copies from an object store
-        self._shards = {}  # readers, or records of few, from when a row of it is wanted
+        self._held = None  # all rows, if they are few, from when one is wanted
+        self._readers = {}  # by shard, opened when a row of it is wanted
+        self._copies = None  # of shards in an object store
+        if files.is_remote(os.fspath(folder)):
+            self._copies = tempfile.TemporaryDirectory(prefix="seedpod-")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -164,6 +172,23 @@ class PreparedRows:
           DataError: a record is damaged.
         """
         index = np.asarray(index)
+        if not self._few:
+            return self._read_rows(index)
+        if self._held is None:
+            self._held = self._all()
+        return {name: self._held[name][index].astype(DTYPES[name]) for name in self._held}
+
+    def _all(self) -> dict[str, np.ndarray]:
+        """Every row, in the smallest dtypes."""
+        number = token_dtype(self._length + 1)
+        small = dict(tokens=self._dtype, positions=number, segment_ids=number, loss_mask=np.bool_)
+        parts = [
+            self._read_rows(np.arange(start, min(start + 1024, len(self))))
+            for start in range(0, len(self), 1024)
+        ]
+        return {n: np.concatenate([part[n].astype(small[n]) for part in parts]) for n in DTYPES}
+
+    def _read_rows(self, index) -> dict[str, np.ndarray]:
         shards = np.searchsorted(self._ends, index, side="right")
         numbers = index - np.append(0, self._ends)[shards]
         where = list(zip(shards.tolist(), numbers.tolist(), strict=True))
@@ -187,34 +212,30 @@ class PreparedRows:
         return [f"{self._paths[shard]}[{number - before}]"]
 
     def _read(self, shard: int, number: int) -> bytes:
-        """A record; of few, all of a shard come into memory with the first: a mounted bucket takes
-        as long to answer for one. Of many one a call, as a range: a list of several goes through
-        the library's threads, whose switches take three times as long as the reading."""
+        """A record. One a call, as a range: a list of several goes through the library's threads,
+        whose switches take three times as long as the reading."""
         path = self._paths[shard]
         try:
-            if shard not in self._shards:
-                reader = array_record_module.ArrayRecordReader(
+            if shard not in self._readers:
+                self._readers[shard] = array_record_module.ArrayRecordReader(
                     self._here(path),
                     options="readahead_buffer_size:0",
-                    file_reader_buffer_size=1 << 20 if self._few else 1 << 12,
+                    file_reader_buffer_size=1 << 12,
                 )
-                self._shards[shard] = reader.read_all() if self._few else reader
-            if self._few:
-                return self._shards[shard][number]
-            return self._shards[shard].read(number, number + 1)[0]
+            return self._readers[shard].read(number, number + 1)[0]
         except (ValueError, RuntimeError, IndexError) as error:
             reason = (str(error) or repr(error)).splitlines()[0]
-            which = "a record" if self._few else f"record {number}"
-            raise DataError(f"{path}: {which} is damaged: {reason}") from error
+            raise DataError(f"{path}: record {number} is damaged: {reason}") from error
 
     def _here(self, path: str) -> str:
         """A shard on this machine's disk: ArrayRecord knows no object stores."""
-        if not files.is_remote(path):
+        if not self._copies:
             return path
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="seedpod-")
-        local = os.path.join(self._folder.name, os.path.basename(path))
-        epath.Path(path).copy(local, overwrite=True)
+        local = os.path.join(self._copies.name, os.path.basename(path))
+        if not os.path.exists(local):
+            part = f"{local}.{threading.get_ident()}"  # another thread may copy it, too
+            epath.Path(path).copy(part, overwrite=True)
+            os.replace(part, local)
         return local
 
     def _decode(self, records) -> dict[str, np.ndarray]:

@@ -229,15 +229,21 @@ def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
         prepared.PreparedRows(copy, "train")
 
 
-def test_few_rows_are_held_and_many_are_read_one_by_one(folder, monkeypatch):
-    held = prepared.PreparedRows(folder, "train")
+@pytest.mark.parametrize("schema", ["text", "chat"])
+def test_few_rows_are_held_and_many_are_read_one_by_one(tmp_path, corpus, schema, monkeypatch):
+    config = config_of(corpus, "chats.jsonl" if schema == "chat" else "[ab].jsonl")
+    prepared_to(tmp_path / "out", corpus, config, schema)
+    held = prepared.PreparedRows(tmp_path / "out", "train")
     monkeypatch.setattr(prepared, "FEW_BYTES", 0)
-    read = prepared.PreparedRows(folder, "train")
+    read = prepared.PreparedRows(tmp_path / "out", "train")
     index = np.random.default_rng(0).integers(0, len(held), 50)
+    found = read.take(index)
     for name, values in held.take(index).items():
-        np.testing.assert_array_equal(read.take(index)[name], values)
-    assert {type(shard) for shard in held._shards.values()} == {list}
-    assert list not in {type(shard) for shard in read._shards.values()}
+        np.testing.assert_array_equal(found[name], values)
+        assert found[name].dtype == values.dtype
+    assert held._held and read._held is None
+    held.take([0])["tokens"][0] = 0  # the caller's own
+    np.testing.assert_array_equal(held.take(index)["tokens"], found["tokens"])
 
 
 @pytest.mark.parametrize("few", [True, False])
