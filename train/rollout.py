@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.loader import make_loader
-from model import sharding
+from model import sequence, sharding
+from model.attention import platform
 from model.heads import value_model
 from model.transformer import Transformer
 from tpu.chips import compiler_options
@@ -33,20 +34,33 @@ from train.step import split_microbatches
 from train.vocabulary import token_logprobs
 
 
+def _inputs(batch):
+    """Tokens, positions and segment ids; on CPU without the last token, which predicts none here.
+    Kernels elsewhere, and the mesh axis `sequence`, want whole blocks of tokens."""
+    end = -1 if platform() == "cpu" and sequence.shards() == 1 else None
+    return [batch[name][:, :end] for name in ("tokens", "positions", "segment_ids")]
+
+
+def _before_response(x, batch, response_length: int):
+    """What a model gives [B, T or T - 1, …] before each token of the response."""
+    start = batch["tokens"].shape[1] - response_length - 1
+    return x[:, start : start + response_length]
+
+
 def response_logprobs(config, params, batch, response_length: int, temperature: float, chunk: int):
     """(log-probabilities of the response's tokens, entropies of the distributions that they were
     drawn from), both [B, R] float32."""
-    args = batch["tokens"], batch["positions"], batch["segment_ids"]
+    args = _inputs(batch)
     hidden, _ = Transformer(config).apply({"params": params}, *args, method=Transformer.hidden)
-    before = hidden[:, -response_length - 1 : -1]  # token t is predicted from the one before
+    before = _before_response(hidden, batch, response_length)
     ids = batch["tokens"][:, -response_length:]
     return token_logprobs(config, params, before, ids, temperature, chunk)
 
 
 def response_values(config, params, batch, response_length: int):
     """The critic's value before each response token, [B, R] float32."""
-    args = batch["tokens"], batch["positions"], batch["segment_ids"]
-    return value_model(config).apply({"params": params}, *args)[:, -response_length - 1 : -1]
+    values = value_model(config).apply({"params": params}, *_inputs(batch))
+    return _before_response(values, batch, response_length)
 
 
 def by_rows(function, batch, rows: int):
@@ -326,7 +340,7 @@ class RolloutSource:
             np.bool_(not self.critic or number >= self.ppo.critic_warmup),
         )
         metrics |= {f"reward/{k}": jnp.mean(v) for k, v in rewards.items() if k != "score"}
-        metrics = {k: float(v) for k, v in metrics.items()}
+        metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}  # all at once
         now = {k: metrics[k] for k in ("length", "repetition", "entropy")}
         first = now if number == 0 else {k: float(v) for k, v in s["first"].items()}
         signs = hacking.signs(first, now)

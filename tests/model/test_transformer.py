@@ -190,9 +190,11 @@ def test_bfloat16_activations_give_float32_logits(params, plain):
     assert 0 < error.max() < 0.1 * np.abs(expected).max()
 
 
-def test_linear_has_the_gradient_of_a_product():
+@pytest.mark.parametrize("inputs,outputs", [(4, 5), (5, 4)])
+def test_linear_has_the_gradient_of_a_product(inputs, outputs):
     rng = np.random.default_rng(3)
-    x, w, g = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 5)), rng.normal(size=(2, 3, 5))
+    x, w = rng.normal(size=(2, 3, inputs)), rng.normal(size=(inputs, outputs))
+    g = rng.normal(size=(2, 3, outputs))
     x, w, g = (jnp.asarray(a, jnp.float32) for a in (x, w, g))
     ours, back = jax.vjp(linear, x, w)
     theirs, expected = jax.vjp(jnp.matmul, x, w)
