@@ -11,8 +11,8 @@ answer of both policies to each of 1,024 held-out prompts and computes the score
 first policy (exact over the vocabulary at every token, given the answer so far; nats an answer).
 
 Prints for each seed score, KL, J = score - 0.02·KL, the seconds of training (compilation included)
-and, in steady state, those of an update: the median of those after the first five, by the clock and
-in processor time, which other work on the machine does not stretch. With one core the two are the
+and, in steady state, those of an update: of all after the first five the median by the clock, and
+the mean in processor time, which other work on the machine does not stretch. With one core the two are the
 same on a quiet one; with more, ours has a device of JAX a core, between which rows are divided.
 """
 
