@@ -12,8 +12,9 @@ first policy (exact over the vocabulary at every token, given the answer so far;
 
 Prints for each seed score, KL, J = score - 0.02·KL, the seconds of training (compilation included)
 and, in steady state, those of an update: of all after the first five the median by the clock, and
-the mean in processor time, which other work on the machine does not stretch. With one core the two are the
-same on a quiet one; with more, ours has a device of JAX a core, between which rows are divided.
+the mean in processor time, which other work on the machine does not stretch. With one core the two
+are the same on a quiet one; with more, ours has a device of JAX a core, between which rows are
+divided.
 """
 
 from __future__ import annotations
