@@ -21,6 +21,7 @@ def arguments(recipe: str, slice_: str, slices: int) -> list[str]:
         f"--config=configs/pods.py:recipe={recipe},slice={slice_},slices={slices}",
         f"--topology={slice_}", f"--slices={slices}",
         f"--vocab_size={VOCABULARIES.get(recipe, 128_256)}",
+        *(["--config.init_from.reward=a reward stage"] if recipe == "ppo" else []),
     ]  # fmt: skip
 
 

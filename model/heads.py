@@ -32,11 +32,24 @@ class ScalarModel(nn.Module):
         x, _ = Transformer(self.config, name="backbone").hidden(
             tokens, positions, segment_ids, branch_ids=branch_ids
         )
-        init = nn.with_logical_partitioning(
-            nn.initializers.normal(self.head_std), ("norm", "scalar")
-        )
-        head = self.param("head", init, (self.config.embed_dim, 1), jnp.float32)
-        return linear(x.astype(jnp.float32), head)[..., 0]
+        return _numbers(self, x, self.head_std)
+
+
+class ValueHead(nn.Module):
+    """`head` [D, 1] alone, of a critic that reads the hidden states of the policy."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, hidden):
+        """[..., D] -> [...] float32. It starts at 0, as a value model's."""
+        return _numbers(self, hidden, 0.0)
+
+
+def _numbers(module, hidden, std: float):
+    init = nn.with_logical_partitioning(nn.initializers.normal(std), ("norm", "scalar"))
+    head = module.param("head", init, (module.config.embed_dim, 1), jnp.float32)
+    return linear(hidden.astype(jnp.float32), head)[..., 0]
 
 
 def reward_model(config: TransformerConfig) -> ScalarModel:

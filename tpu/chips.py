@@ -29,7 +29,7 @@ DCN_GB = {"TPU v5 lite": 3.125, "TPU v5": 6.25, "TPU v5p": 6.25, "TPU v6 lite": 
 
 # Vector memory, KiB, that one instruction of a program may take: as MaxText sets it, so that
 # the tiles of a matmul are large.
-_SCOPED_VMEM = {"TPU v5 lite": 65472, "TPU v6 lite": 98304}
+_SCOPED_VMEM = {"TPU v5 lite": 65472, "TPU v5": 65472, "TPU v5p": 65472, "TPU v6 lite": 98304}
 
 
 def compiler_options(device) -> dict[str, str]:

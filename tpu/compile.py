@@ -129,7 +129,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
 
     model = models[row.trainable[0]]
     length = batch["tokens"].shape[-1]
-    flops = sum(models[r].flops_per_token(length) for r in row.trainable)
+    flops = stages.flops_per_token(models, row.trainable, length)
     compiled = {}
     for name, (function, args, its_mesh) in programs.items():
         with jax.set_mesh(its_mesh):
@@ -151,6 +151,7 @@ def rollout_programs(source, roles, prompts):
     import jax.numpy as jnp
 
     from model.sharding import batch_sharding
+    from train.rollout import CRITICS
 
     config = source.ctx.config
     rows, size = config.ppo.rollout_batch, config.data.batch_size
@@ -179,7 +180,8 @@ def rollout_programs(source, roles, prompts):
         programs["score"] = sampler.score_rows, args, mesh
     real = jax.ShapeDtypeStruct((), jnp.float32)
     scalars = {"kl_coef": real, "gain": real, "bias": real, "rollout": number}
-    roles = {r: tree for r, tree in roles.items() if r in ("policy", "value", "reference")}
+    kept = ("policy", "reference", *CRITICS)
+    roles = {r: tree for r, tree in roles.items() if r in kept}
     args = roles, sampled, scores, scalars, jax.ShapeDtypeStruct((), jnp.bool_)
     programs["experience"] = source.make_experience, args, mesh
     return programs, many(experience, size)

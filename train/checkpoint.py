@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from model.config import TransformerConfig
-from model.heads import reward_model, value_model
+from model.heads import ValueHead, reward_model, value_model
 from model.lora import LoRA
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
@@ -32,6 +32,7 @@ NETWORKS = {
     "policy": Transformer,
     "reference": Transformer,
     "value": value_model,
+    "value_head": ValueHead,
     "reward": reward_model,
     "judge": reward_model,
 }
@@ -41,7 +42,9 @@ ITEM_OF = {"reference": "policy", "judge": "reward"}
 
 def init_params(role: str, config: TransformerConfig, key):
     """Fresh parameters of a role's network, boxed with their logical axes."""
-    return NETWORKS[role](config).init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+    tokens, hidden = jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, config.embed_dim))
+    read = hidden if role == "value_head" else tokens
+    return NETWORKS[role](config).init(key, read)["params"]
 
 
 def abstract_params(role: str, config: TransformerConfig, mesh):

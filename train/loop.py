@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 
 from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train import processes
+from train import processes, stages
 from train.checkpoint import Checkpointer
 from train.config import ConfigError, RunConfig, build
 from train.goodput import Goodput
@@ -61,7 +61,7 @@ def describe(config, row, models, state, frozen, tokens_per_step: int) -> str:
     counts = {
         role: sum(x.size for x in jax.tree.leaves(state.trainable[role])) for role in row.trainable
     }
-    flops = sum(models[r].flops_per_token(config.data.length) for r in row.trainable)
+    flops = stages.flops_per_token(models, row.trainable, config.data.length)
     beside = {
         role: f" beside {sum(x.size for x in jax.tree.leaves(frozen[role])) / 1e6:.2f}M frozen"
         for role in counts.keys() & frozen.keys()
@@ -145,7 +145,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         compiler_options=compiler_options(jax.devices()[0]),
     )
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    flops = sum(ctx.models[r].flops_per_token(config.data.length) for r in state.trainable)
+    flops = stages.flops_per_token(ctx.models, state.trainable, config.data.length)
 
     def evaluate(step):
         with goodput.time("evaluate"):

@@ -86,6 +86,8 @@ class PPOConfig:
       importance_cap: above 0, the policy's loss of a token is weighed by how much likelier the
         trainer thinks it than the sampler did, to at most this (truncated importance sampling).
       bootstrap_truncated: such an answer's last value is not 0 but the critic's.
+      shared_critic: the critic is a head on the policy's last hidden states, and its loss moves the
+        policy's layers too, by value_coef; else it is a network of its own.
       critic_warmup: rollouts in which the critic alone learns; only the weight decay of `optimizer`
         goes on.
       max_kl: once a minibatch is further than this from its rollout (approximate KL a token, in
@@ -128,6 +130,7 @@ class PPOConfig:
     importance_cap: float = 0.0
     bootstrap_truncated: bool = False
     stop_at_eos: bool = True
+    shared_critic: bool = False
     critic_warmup: int = 0
     max_kl: float = 0.0
     pretrain_coef: float = 0.0
@@ -147,6 +150,11 @@ class PPOConfig:
         for name in ("prompt_buckets", "decode_tensor"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"ppo.{name}={getattr(self, name)}; it must be at least 1")
+        if self.shared_critic and self.critic_warmup:
+            raise ConfigError(
+                f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
+                "ppo.shared_critic learns moves the policy; set --config.ppo.critic_warmup=0"
+            )
         if self.overlong_buffer > self.response_length:
             raise ConfigError(
                 f"ppo.overlong_buffer={self.overlong_buffer} is more than "

@@ -23,7 +23,7 @@ import numpy as np
 from data.loader import make_loader
 from model import sequence, sharding
 from model.attention import platform
-from model.heads import value_model
+from model.heads import ValueHead, value_model
 from model.transformer import Transformer
 from tpu.chips import compiler_options
 from train import advantages as adv
@@ -32,6 +32,9 @@ from train.losses import kl_estimate
 from train.sampler import Sampler
 from train.step import split_microbatches
 from train.vocabulary import token_logprobs
+
+# Trained roles that value answers: a network of its own, or a head on the policy.
+CRITICS = ("value", "value_head")
 
 
 def _inputs(batch):
@@ -47,20 +50,39 @@ def _before_response(x, batch, response_length: int):
     return x[:, start : start + response_length]
 
 
-def response_logprobs(config, params, batch, response_length: int, temperature: float, chunk: int):
+def response_logprobs(
+    config, params, batch, response_length: int, temperature: float, chunk: int, head=None
+):
     """(log-probabilities of the response's tokens, entropies of the distributions that they were
-    drawn from), both [B, R] float32."""
+    drawn from), both [B, R] float32; with the parameters of a `ValueHead` also its values."""
     args = _inputs(batch)
     hidden, _ = Transformer(config).apply({"params": params}, *args, method=Transformer.hidden)
     before = _before_response(hidden, batch, response_length)
     ids = batch["tokens"][:, -response_length:]
-    return token_logprobs(config, params, before, ids, temperature, chunk)
+    found = token_logprobs(config, params, before, ids, temperature, chunk)
+    return found if head is None else (*found, ValueHead(config).apply({"params": head}, before))
 
 
 def response_values(config, params, batch, response_length: int):
     """The critic's value before each response token, [B, R] float32."""
     values = value_model(config).apply({"params": params}, *_inputs(batch))
     return _before_response(values, batch, response_length)
+
+
+def policy_and_values(models, roles, batch, settings):
+    """(log-probabilities, entropies, values or None) of answers, by the policy and its critic.
+
+    Args:
+      models, roles: {role: architecture}, {role: parameters}. settings: response_length,
+        temperature and chunk of `response_logprobs`.
+    """
+    if "value_head" in roles:
+        head = roles["value_head"]
+        return response_logprobs(models["policy"], roles["policy"], batch, *settings, head)
+    values = None
+    if "value" in roles:
+        values = response_values(models["value"], roles["value"], batch, settings[0])
+    return *response_logprobs(models["policy"], roles["policy"], batch, *settings), values
 
 
 def by_rows(function, batch, rows: int):
@@ -103,7 +125,7 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
     """Everything an update needs of a rollout, and what to log of it. Traced under `jit`.
 
     Args:
-      roles: {role: parameters} of `policy`, `reference` and, of PPO, `value`.
+      roles: {role: parameters} of `policy`, `reference` and, of PPO, one of `CRITICS`.
       batch: of `Sampler.sample`. scores: [B] raw. s: the source's scalars (`RolloutSource.init`).
       train_policy: bool scalar; false while the critic warms up.
     """
@@ -111,14 +133,11 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
     settings = R, ppo.temperature, ctx.config.loss.chunk
 
     def forward(rows):
-        policy, reference = (
-            response_logprobs(ctx.models[r], roles[r], rows, *settings)
-            for r in ("policy", "reference")
-        )
-        out = {"old_logprobs": policy[0], "ref_logprobs": reference[0], "entropy": policy[1]}
-        if "value" in roles:
-            out["old_values"] = response_values(ctx.models["value"], roles["value"], rows, R)
-        return out
+        old, entropy, values = policy_and_values(ctx.models, roles, rows, settings)
+        reference = ctx.models["reference"], roles["reference"]
+        out = {"old_logprobs": old, "entropy": entropy}
+        out["ref_logprobs"], _ = response_logprobs(*reference, rows, *settings)
+        return out if values is None else out | {"old_values": values}
 
     experience = dict(batch) | by_rows(forward, batch, ctx.config.data.batch_size)
     entropy, sampler_logprobs = (experience.pop(k) for k in ("entropy", "sampler_logprobs"))
@@ -155,7 +174,7 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
         "logprob_gap_max": jnp.max(gap),
         "logprob_gap_mean": mean(gap),
     }
-    if "value" in roles:
+    if "old_values" in experience:
         values = experience["old_values"]
         bootstrap = None
         if ppo.bootstrap_truncated:
@@ -209,7 +228,7 @@ class RolloutSource:
         self.minibatches = n // size
         self.per_rollout = self.ppo.epochs * self.minibatches
         self.key = jax.random.key(ctx.config.seed + 1)
-        self.critic = "value" in ctx.models
+        self.critic = any(role in ctx.models for role in CRITICS)
         self._warned = set()  # said once a process
         grpo = ctx.config.grpo
         self.group, self.draws = (1, 1) if self.critic else (grpo.group_size, grpo.max_draws)

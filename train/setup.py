@@ -26,6 +26,7 @@ from train import checkpoint, optimizer, rewards, stages
 from train import parts as parts_
 from train.config import ConfigError, RunConfig
 from train.metrics import console
+from train.rollout import CRITICS
 from train.step import TrainState
 
 
@@ -234,7 +235,7 @@ def load_base(config: RunConfig, row: stages.StageRow, role: str, part, abstract
 
 def abstract_state(config: RunConfig, trainable, mesh, source):
     """Shapes, dtypes and shardings of the whole `TrainState`, and the optimizer."""
-    configs = {r: config.value_optimizer if r == "value" else config.optimizer for r in trainable}
+    configs = {r: config.value_optimizer if r in CRITICS else config.optimizer for r in trainable}
     tx = optimizer.make_optimizer(configs, config.steps)
     everywhere = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)

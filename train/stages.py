@@ -22,7 +22,7 @@ from model.transformer import Transformer
 from train import dpo, losses, rewards, vocabulary
 from train.config import ConfigError, RunConfig
 from train.evaluate import DPOEvaluator, NextTokenEvaluator, PPOEvaluator, RewardEvaluator
-from train.rollout import RolloutSource, response_logprobs, response_values
+from train.rollout import CRITICS, RolloutSource, policy_and_values
 from train.sampler import Sampler
 
 
@@ -189,7 +189,8 @@ def policy_stage(ctx: Context) -> Stage:
     optionally KL in the loss and a pretraining mix."""
     ppo, grpo, models = ctx.config.ppo, ctx.config.grpo, ctx.models
     R = ppo.response_length
-    critic = "value" in models
+    critic = any(role in models for role in CRITICS)
+    settings = R, ppo.temperature, ctx.config.loss.chunk
     mean, sequence = ("token", False) if critic else (grpo.loss_mean, grpo.ratio == "sequence")
     text_weights, text_loss = next_token_terms(ctx)
 
@@ -205,10 +206,8 @@ def policy_stage(ctx: Context) -> Stage:
 
     def loss(trainable, frozen, batch):
         del frozen
-        mask, chunk = batch["response_mask"], ctx.config.loss.chunk
-        logprobs, entropies = response_logprobs(
-            models["policy"], trainable["policy"], batch, R, ppo.temperature, chunk
-        )
+        mask = batch["response_mask"]
+        logprobs, entropies, values = policy_and_values(models, trainable, batch, settings)
         token_weights, count = losses.token_weights(batch["policy_mask"], mean)
         policy, _, metrics = losses.ppo_policy_loss(
             logprobs, batch["old_logprobs"], batch["advantages"], token_weights,
@@ -227,7 +226,6 @@ def policy_stage(ctx: Context) -> Stage:
             policy = policy + ppo.kl_loss_coef * losses.masked_sum(kl, token_weights)
         sums = {"policy": policy}
         if critic:
-            values = response_values(models["value"], trainable["value"], batch, R)
             value, valid = losses.value_loss(
                 values, batch["old_values"], batch["returns"], mask, ppo.value_clip
             )
@@ -304,6 +302,12 @@ STAGES = {
 }
 
 
+def flops_per_token(models, roles, length: int) -> float:
+    """Forward and backward FLOPs a token of the networks that are trained; a head on one of them
+    costs next to nothing."""
+    return sum(models[r].flops_per_token(length) for r in roles if r != "value_head")
+
+
 def check(config: RunConfig, mesh) -> StageRow:
     """The row of a run's stage, after the checks that need no data.
 
@@ -313,6 +317,9 @@ def check(config: RunConfig, mesh) -> StageRow:
     if config.stage not in STAGES:
         raise ConfigError(f"stage={config.stage!r}; the stages are {', '.join(STAGES)}")
     row = STAGES[config.stage]
+    if config.stage == "ppo" and config.ppo.shared_critic:
+        trainable = "policy", "value_head"
+        row = row._replace(trainable=trainable, origins=dict.fromkeys(trainable, ("policy",)))
     known = {o for origins in row.origins.values() for o in origins}
     known |= {*row.frozen, *row.optional}
     for role in config.init_from:

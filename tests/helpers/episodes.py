@@ -87,5 +87,6 @@ def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size
     )
     function = jit(partial(rollout.make_experience, ctx))
     s = s or scalars(kl_coef=ppo.kl_coef)
-    roles = {n: roles[n] for n in ("policy", "value", "reference") if n in roles}
+    kept = ("policy", "value", "value_head", "reference")
+    roles = {n: roles[n] for n in kept if n in roles}
     return jax.device_get(function(roles, batch, jnp.asarray(scores), s, np.bool_(train_policy)))
