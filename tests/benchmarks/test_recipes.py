@@ -28,7 +28,7 @@ def test_rows_show_reports():
         "| llama3.1-8b | 2 × v5e-256 | fsdp 256 | 512 × 8,192 | `qkv` | **3.50** (4.75) | "
         "1.00; 0.25 | 2,340 | 50.0% | 12.0 of 16 |"
     ) in text
-    assert "at most 81 s to compile" in text
+    assert "A program took 81 s to compile" in text
     programs = {"step": REPORT, "sample": REPORT | {"predicted_step_seconds": 40.0}}
     row = recipes.row("ppo, v5e-256", REPORT | {"programs": programs})
     assert "256 × (1,024 + 1,024)" in row and "**3.50** (40.0 a rollout)" in row
