@@ -1,4 +1,4 @@
-"""Files of records, local or on object stores (gs://…): what matches a glob, and what a file holds.
+"""Files of records, on this machine or on an object store (gs://…): what a file holds.
 
 | ending | a record |
 |---|---|
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import glob
 import gzip
 import io
 import json
@@ -28,7 +27,8 @@ from typing import NamedTuple
 
 from etils import epath
 
-from data.templates import DataError, nearest
+from data.paths import is_remote, json_file
+from data.templates import DataError
 
 # Bytes of a .txt or .jsonl that are one task when a corpus is prepared (data/prepare.py).
 SPAN_BYTES = 64 << 20
@@ -41,88 +41,6 @@ class Span(NamedTuple):
     start: int
     stop: int
     line: int = 1
-
-
-# Paths.
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
-
-
-def expand(pattern) -> list[str]:
-    """The files and `datasets` folders that a path or a glob stands for, sorted.
-
-    Raises:
-      DataError: there is none.
-    """
-    path = os.path.expanduser(os.fspath(pattern))
-    here = epath.Path(path)
-    try:
-        if here.is_dir():
-            return [_dataset_folder(path, here)]
-        if here.exists():
-            return [path]
-        found = _glob(path) if glob.escape(path) != path else []
-    except ImportError as error:
-        raise DataError(f"{path}: {error}. Type: pip install gcsfs (for gs://)") from error
-    except OSError as error:
-        raise DataError(f"there is no file {path} ({error.strerror or error})") from error
-    if found:
-        return found
-    what = f"no file matches {path}" if glob.escape(path) != path else f"there is no file {path}"
-    if is_remote(path):
-        raise DataError(what)
-    folder, name = os.path.split(path)
-    while not os.path.isdir(folder or "."):
-        folder, name = os.path.split(folder)
-    try:
-        near = nearest(name, os.listdir(folder or "."))
-    except OSError as error:
-        raise DataError(f"{what}; {folder} cannot be listed: {error.strerror}") from error
-    if not near:
-        raise DataError(f"{what}; {folder or 'the current directory'} is empty")
-    raise DataError(f"{what}; the nearest there is is {os.path.join(folder, near)}")
-
-
-def _glob(path: str) -> list[str]:
-    if not is_remote(path):
-        return sorted(p for p in glob.glob(path, recursive=True) if os.path.isfile(p))
-    if "**" in path:
-        raise DataError(f"{path}: ** is not searched on an object store; name its folders with *")
-    scheme, _, rest = path.partition("://")
-    bucket, _, inside = rest.partition("/")
-    found = epath.Path(f"{scheme}://{bucket}").glob(inside)
-    return sorted(os.fspath(p) for p in found if not p.is_dir())
-
-
-def _dataset_folder(path: str, folder) -> str:
-    """`path`, if it is what `datasets` saved.
-
-    Raises:
-      DataError: it is another folder, or one of several splits.
-    """
-    if (folder / "state.json").exists():
-        return path
-    if (folder / "dataset_dict.json").exists():
-        splits = _json_file(folder / "dataset_dict.json").get("splits", [])
-        named = ", ".join(os.path.join(path, str(split)) for split in splits)
-        raise DataError(f"{path} holds the splits of a data set; name one: {named}")
-    if (folder / "manifest.json").exists():
-        raise DataError(f"{path} holds prepared rows, of which no single record can be read")
-    raise DataError(
-        f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*.jsonl')}"
-    )
-
-
-def _json_file(path):
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not readable: {error}") from error
-
-
-# Reading.
 
 
 @contextlib.contextmanager
@@ -343,7 +261,7 @@ def _dataset(path: str, span):
     import pyarrow
 
     folder = epath.Path(path)
-    state = _json_file(folder / "state.json")
+    state = json_file(folder / "state.json")
     names = [entry.get("filename") for entry in state.get("_data_files") or () if entry]
     if not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}/state.json names no data files; save the data set again")

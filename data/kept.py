@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from data import files, pipeline, prepared, sources
+from data import paths, pipeline, prepared, sources
 from data.pipeline import Data, DataConfig
 from data.templates import DataError
 
@@ -101,7 +101,7 @@ def _identity(name: str, tfds_dir: str) -> list:
             return []  # TFDS knows where
         path = epath.Path(os.path.expanduser(tfds_dir)) / data_set
     found = list(_inside(path)) if path.exists() else []
-    if files.is_remote(name):
+    if paths.is_remote(name):
         return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in found]
     return [[os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns] for file in found]
 

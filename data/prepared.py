@@ -18,7 +18,7 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from data import files
+from data import paths
 from data.templates import DataError
 
 FORMAT = 1
@@ -45,7 +45,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 def write_whole(path, data: bytes | str) -> None:
     """All of it or nothing, whenever the process is killed."""
     data = data.encode() if isinstance(data, str) else data
-    if files.is_remote(os.fspath(path)):
+    if paths.is_remote(os.fspath(path)):
         path.write_bytes(data)  # an object appears when it is whole
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -159,7 +159,7 @@ class PreparedRows:
         self._held = None  # all rows, if they are few, from when one is wanted
         self._readers = {}  # by shard, opened when a row of it is wanted
         self._copies = None  # of shards in an object store
-        if files.is_remote(os.fspath(folder)):
+        if paths.is_remote(os.fspath(folder)):
             self._copies = tempfile.TemporaryDirectory(prefix="seedpod-")
 
     def __len__(self) -> int:

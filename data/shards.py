@@ -21,7 +21,7 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from data import duplicates, files, filters, packing, prepared, redact, sources
+from data import duplicates, filters, packing, paths, prepared, redact, sources
 from data import tokenizer as tokenizers
 from data.files import Span
 from data.pipeline import DataConfig
@@ -298,7 +298,7 @@ def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
     dtype = prepared.token_dtype(tokenizer.vocab_size)
     with_mask = prepared.with_mask(job.schema, job.config.fim_rate)
     path, count = epath.Path(job.folder) / name, len(rows["tokens"])
-    remote = files.is_remote(job.folder)
+    remote = paths.is_remote(job.folder)
     with tempfile.TemporaryDirectory(dir=None if remote else job.work) as folder:
         local = os.path.join(folder, name)
         writer = array_record_module.ArrayRecordWriter(local, SHARD_OPTIONS)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from data import files, schemas, tfds_records
+from data import files, paths, schemas, tfds_records
 from data.files import Span
 from data.templates import DataError, one_of
 
@@ -132,7 +132,7 @@ def parts_of(source, schema: str, documents: str = "line", tfds_dir: str = "") -
     names = {}  # a dict keeps the order
     for entry in entries:
         is_tfds = isinstance(entry, str) and entry.startswith("tfds:")
-        names.update(dict.fromkeys([entry] if is_tfds else files.expand(entry)))
+        names.update(dict.fromkeys([entry] if is_tfds else paths.expand(entry)))
     parts = []
     for name in names:
         if name.startswith("tfds:"):

@@ -22,7 +22,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from data.files import is_remote
+from data.paths import is_remote
 
 console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
