@@ -23,9 +23,8 @@ from data.templates import DataError
 
 FORMAT = 1
 MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
-FEW_BYTES = (
-    32 << 20
-)  # of shards whose rows are held in memory: some 25 million tokens, 7 bytes each
+# Of shards whose rows are held in memory: some 25 million tokens, 7 bytes each.
+FEW_BYTES = 32 << 20
 # Of a row's arrays (data/batch.py).
 DTYPES = dict(tokens=np.int32, positions=np.int32, segment_ids=np.int32, loss_mask=np.float32)
 
@@ -189,9 +188,7 @@ class PreparedRows:
         return {n: np.concatenate([part[n].astype(small[n]) for part in parts]) for n in DTYPES}
 
     def _read_rows(self, index) -> dict[str, np.ndarray]:
-        shards = np.searchsorted(self._ends, index, side="right")
-        numbers = index - np.append(0, self._ends)[shards]
-        where = list(zip(shards.tolist(), numbers.tolist(), strict=True))
+        where = self._places(index)
         records = [self._read(shard, number) for shard, number in where]
         try:
             return self._decode(records)
@@ -207,9 +204,14 @@ class PreparedRows:
 
     def where(self, number: int) -> list[str]:
         """The shard and record of a row."""
-        shard = int(np.searchsorted(self._ends, number, side="right"))
-        before = int(self._ends[shard - 1]) if shard else 0
-        return [f"{self._paths[shard]}[{number - before}]"]
+        ((shard, record),) = self._places(np.array([number]))
+        return [f"{self._paths[shard]}[{record}]"]
+
+    def _places(self, index) -> list[tuple[int, int]]:
+        """(shard, record in it) of each row of `index` [n]."""
+        shards = np.searchsorted(self._ends, index, side="right")
+        numbers = index - np.append(0, self._ends)[shards]
+        return list(zip(shards.tolist(), numbers.tolist(), strict=True))
 
     def _read(self, shard: int, number: int) -> bytes:
         """A record. One a call, as a range: a list of several goes through the library's threads,

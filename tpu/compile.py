@@ -97,7 +97,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
 
     from train import checkpoint, setup, stages
     from train import parts as parts_
-    from train.step import make_train_step
+    from train.step import make_train_step, seen_of
 
     row = stages.STAGES.get(config.stage)
     if row:
@@ -117,14 +117,16 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
     frozen |= {r: whole[r] for r in roles if r not in row.trainable}
     state, tx = setup.abstract_state(config, trainable, mesh, SimpleNamespace(init=dict))
 
-    programs = {}
+    programs, source = {}, ()
     if row.schema == "prompt":
+        stopped = jax.ShapeDtypeStruct((), "int32", sharding=state.step.sharding)
+        source = seen_of({"stopped": stopped})
         programs, batch = rollout_programs(built.source, whole, batch)
     elif config.stage == "dpo":
         like = batch["rank"]
         batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
     train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
-    first = train_step, (state._replace(source=()), frozen, batch), mesh
+    first = train_step, (state._replace(source=source), frozen, batch), mesh
     programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]

@@ -20,7 +20,7 @@ from train.goodput import Goodput
 from train.metrics import Metrics
 from train.profiling import Profile
 from train.setup import Run, config_json, init_state, save_facts, setup
-from train.step import make_train_step
+from train.step import make_train_step, seen_of
 
 # Updates with a non-finite gradient are left out; so many in a row is a broken run.
 MAX_SKIPPED = 20
@@ -174,8 +174,8 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             waited += goodput.seconds[drawing] - before
             # The source's arrays are not the step's to donate: the next minibatch reads them again.
             with goodput.time("compile" if step == start else goodput.part):
-                seen = {k: v for k, v in source_state.items() if k == "stopped"}
-                state, values = step_fn(state._replace(source=seen or ()), frozen, batch)
+                seen = seen_of(source_state)
+                state, values = step_fn(state._replace(source=seen), frozen, batch)
         source_state = {**source_state, **(state.source or {})}
         state = state._replace(source=source_state)
         for warning in extra.pop("warnings", ()):

@@ -79,6 +79,11 @@ def accumulate_gradients(stage, trainable, frozen, batch, count: int):
     return total, grads, {name: ratio(s, w) for name, (s, w) in metrics.items()}
 
 
+def seen_of(source):
+    """What the step sees of a source's state: {`stopped`}, or () where it has none."""
+    return {"stopped": source["stopped"]} if "stopped" in source else ()
+
+
 def make_train_step(stage, optimizer, accumulate: int):
     """Returns `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
 
