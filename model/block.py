@@ -280,22 +280,34 @@ def run_layers(config: TransformerConfig, params, carry, *args):
             (x, cache, _), _ = layer(kinds[i % P], (x, cache, i), params[str(i)], in_scan=False)
         return (x, cache, config.num_layers), None
 
-    def period(carry, params):
-        every = []
-        for i, kind in enumerate(kinds):
-            own = params if P == 1 else jax.tree.map(lambda x, i=i: x[i], params)
-            carry, stats = layer(kind, carry, own, in_scan=True)
+    def some(kinds, carry, params):
+        """Layers of these kinds, of params [len(kinds), …]. Neighbours of one kind are a scan of
+        their own: what is compiled is a layer for each run, not for each place of the pattern."""
+        every, start = [], 0
+        for kind, same in itertools.groupby(kinds):
+            count = len(list(same))
+            own = jax.tree.map(lambda x, start=start: x[start : start + count], params)
+            unroll = 1 if config.scan_unroll else count
+            run = functools.partial(layer, kind, in_scan=True)
+            carry, stats = jax.lax.scan(run, carry, own, unroll=unroll)
             every.append(stats)
-        return carry, every
+            start += count
+        return carry, jax.tree.map(lambda *x: jnp.concatenate(x), *every)
 
-    stacked = params
+    def period(carry, params):
+        if P == 1:
+            return layer(kinds[0], carry, params, in_scan=True)
+        return some(kinds, carry, params)
+
+    scanned, left = params, config.num_layers - repeats * P
     if P > 1:
-        stacked = jax.tree.map(lambda x: x[: repeats * P].reshape(repeats, P, *x.shape[1:]), params)
+        scanned = jax.tree.map(lambda x: x[: repeats * P].reshape(repeats, P, *x.shape[1:]), params)
     unroll = min(config.scan_unroll or repeats, repeats)
-    carry, stats = jax.lax.scan(period, carry, stacked, unroll=unroll)  # P trees of [repeats, …]
-    stats = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(-1, *x[0].shape[1:]), *stats)
-    for i in range(repeats * P, config.num_layers):
-        own = jax.tree.map(lambda x, i=i: x[i], params)
-        carry, last = layer(kinds[i % P], carry, own, in_scan=False)
-        stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), stats, last)
+    carry, stats = jax.lax.scan(period, carry, scanned, unroll=unroll)
+    if P > 1:
+        stats = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
+    if left:
+        own = jax.tree.map(lambda x: x[repeats * P :], params)
+        carry, last = some(kinds[:left], carry, own)
+        stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), stats, last)
     return carry, stats
