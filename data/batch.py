@@ -23,6 +23,7 @@ after the other, each with the positions that follow the prompt, and `branch_ids
 | rank | [B, C] | int32 | lower is better; equal a tie; -1 is none; of one alone 0 is good, 1 not |
 | group | [B, C] | int32 | which ranking of the row a candidate belongs to |
 | kind | [B, C] | int32 | index into the data set's kinds of candidate |
+| doubt | [B, C] | float32 | how likely its ranking is the wrong way round, 0 unless a record says |
 
 Prompts: `tokens` [B, P] left padded, `mask` [B, P] bool and `example` [B] int32, which example of
 its split a row is. Rollouts: train/rollout.py.

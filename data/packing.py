@@ -318,6 +318,7 @@ def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
     row = {name: np.zeros((sub_rows, length), np.int32) for name in names}
     row |= {name: np.zeros(candidates, np.int32) for name in ("start", "end", "group", "kind")}
     row["rank"] = np.full(candidates, -1, np.int32)
+    row["doubt"] = np.zeros(candidates, np.float32)
     filled, c = [0] * sub_rows, 0
 
     def lay(s, ids, position, segment, branch):
@@ -341,6 +342,7 @@ def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
             lay(s, ids[trunk:], trunk, segments[s], i + 1 if shared else 0)
             row["start"][c], row["end"][c] = at + ranking.starts[i], at + len(ids) - 1
             row["rank"][c] = ranking.example["rank"][i]
+            row["doubt"][c] = 1 - ranking.example.get("confidence", 1.0)
             row["group"][c] = group
             row["kind"][c] = kinds.index(ranking.example["kinds"][i])
             c += 1

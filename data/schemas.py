@@ -5,7 +5,8 @@ Every schema maps a record (a dict, from a JSON line or from TFDS) to a normalis
     text        {"text": str}
     chat        {"messages": [...]}, the last one the assistant's
     prompt      {"messages": [...]}, the last one the user's
-    preference  {"messages": [...], "responses": [str], "rank": [int], "kinds": [str]}
+    preference  {"messages": [...], "responses": [str], "rank": [int], "kinds": [str]}, and
+                "confidence": float where the record says how sure its ranking is
 
 A message is {"role": "system" | "user" | "assistant", "content": str}. The system's comes first
 if at all; the user's and the assistant's alternate after it. A preference's messages end with the
@@ -14,6 +15,7 @@ or not (1) by itself; a kind says how a response came about ("chosen", the kinds
 corpus, "" where nobody said).
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 
@@ -160,7 +162,11 @@ def _prompt_example(record, templates):
 
 
 def _preference_example(record, templates):
-    """Any of: chosen and rejected; chosen and a list of rejected; responses with a rank."""
+    """Any of: chosen and rejected; chosen and a list of rejected; responses with a rank.
+
+    A `confidence` beside them says how likely the ranking is right, as the share of people who gave
+    it.
+    """
     if has(record, templates, "responses") and "chosen" not in templates:
         answers, rank, kinds = _ranked(record, templates)
     else:
@@ -195,7 +201,20 @@ def _preference_example(record, templates):
         "responses": list(responses),
         "rank": rank,
         "kinds": kinds,
-    }
+    } | _confidence(record, templates)
+
+
+def _confidence(record, templates):
+    if not has(record, templates, "confidence"):
+        return {}
+    given = value_of(record, templates, "confidence")
+    value = given
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError):
+            value = float(given)
+    if not is_number(value) or not 0.5 <= value <= 1:
+        raise wrong_type("confidence", "a number from 0.5 (nobody knows) to 1 (certain)", given)
+    return {"confidence": float(value)}
 
 
 def _ranked(record, templates):
@@ -288,7 +307,8 @@ _SCHEMAS = {
     "chat": (_chat_example, ("messages", "prompt", "response", "system")),
     "preference": (
         _preference_example,
-        ("prompt", "chosen", "rejected", "responses", "rank", "best", "good", "system"),
+        ("prompt", "chosen", "rejected", "responses", "rank", "best", "good", "confidence")
+        + ("system",),
     ),
     "prompt": (_prompt_example, ("messages", "prompt", "system", "answer")),
 }

@@ -196,7 +196,8 @@ def default() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
     # Named, so that a command line may set them in any recipe; empty ones are not set.
     config.init_from = dict.fromkeys(("policy", "value", "reward", "reference", "judge"), "")
-    fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected", "answer")
+    fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
+    fields += ("confidence", "answer")
     config.data.fields = dict.fromkeys(fields, "")
     return config
 

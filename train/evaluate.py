@@ -226,7 +226,8 @@ class DPOEvaluator:
         def sums(params, batch):
             scores = dpo.implicit_rewards(ctx, params, batch)
             args = batch["rank"], batch["group"], settings.beta, settings.loss
-            loss = losses.preference_optimization(scores, *args, settings.label_smoothing)
+            noise = losses.label_noise(settings.label_smoothing, batch["doubt"])
+            loss = losses.preference_optimization(scores, *args, noise)
             return ranking_sums(scores, batch, ctx.data.kinds) | {"loss": loss}
 
         self._sums = jax.jit(sums)

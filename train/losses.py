@@ -103,7 +103,7 @@ def bradley_terry(
     group,
     margin: float = 0.0,
     center: float = 0.0,
-    smoothing: float = 0.0,
+    smoothing=0.0,
     ties: float = 0.0,
 ):
     """-log σ(r_i - r_j - margin) over every pair in which i is ranked before j (arXiv:2203.02155),
@@ -114,7 +114,7 @@ def bradley_terry(
         group: [B, C] int32, pairs are made within a group.
       center: weight of (r_i + r_j)², which keeps rewards near 0 (arXiv:2312.09244).
       smoothing: share ε of labels taken to be wrong: the target of a pair is 1-ε, not 1, and so
-        that of an answer alone.
+        that of an answer alone. A number, or [B, C]: of each candidate's ranking (`label_noise`).
       ties: weight of a tied pair, whose target is ½.
 
     Returns:
@@ -123,11 +123,13 @@ def bradley_terry(
     weights, alike, single = pairs(rank, group), ties * tied(rank, group), alone(rank, group)
     rewards = jnp.where(rank >= 0, rewards, 0.0)
     difference = rewards[:, :, None] - rewards[:, None, :]
+    smoothing = jnp.broadcast_to(smoothing, rank.shape)
+    target = 1 - smoothing[:, :, None]
 
     def cross_entropy(logit, target):
         return -target * jax.nn.log_sigmoid(logit) - (1 - target) * jax.nn.log_sigmoid(-logit)
 
-    loss, even = cross_entropy(difference - margin, 1 - smoothing), cross_entropy(difference, 0.5)
+    loss, even = cross_entropy(difference - margin, target), cross_entropy(difference, 0.5)
     if center:
         extra = center * (rewards[:, :, None] + rewards[:, None, :]) ** 2
         loss, even = loss + extra, even + extra
@@ -136,7 +138,13 @@ def bradley_terry(
     return total, jnp.sum(weights) + jnp.sum(alike) + jnp.sum(single)
 
 
-def preference_optimization(rewards, rank, group, beta: float, kind: str, smoothing: float):
+def label_noise(smoothing: float, doubt):
+    """The probability that a label is wrong of which a share `smoothing` is turned round, and of
+    what is left each as likely as `doubt` [B, C] says (data/batch.py)."""
+    return smoothing + doubt - 2 * smoothing * doubt
+
+
+def preference_optimization(rewards, rank, group, beta: float, kind: str, smoothing):
     """DPO over every pair in which candidate i is ranked before j; h = (r_i - r_j)/β is the
     difference of their log-ratios to the reference.
 
@@ -146,7 +154,7 @@ def preference_optimization(rewards, rank, group, beta: float, kind: str, smooth
 
     Args:
       rewards: [B, C] float32, implicit: β·log(π/π_ref). rank, group: as in `bradley_terry`.
-      smoothing: ε.
+      smoothing: ε, a number or [B, C] as there.
 
     Returns:
       (sum over pairs, number of pairs).
@@ -158,9 +166,8 @@ def preference_optimization(rewards, rank, group, beta: float, kind: str, smooth
         "sigmoid": lambda d: -jax.nn.log_sigmoid(d),
         "ipo": lambda d: ((d - 0.5) / beta) ** 2,
     }[kind]
-    loss = one(difference)
-    if smoothing:
-        loss = (1 - smoothing) * loss + smoothing * one(-difference)
+    smoothing = jnp.broadcast_to(smoothing, rank.shape)[:, :, None]
+    loss = (1 - smoothing) * one(difference) + smoothing * one(-difference)
     return masked_sum(loss, weights), jnp.sum(weights)
 
 

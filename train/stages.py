@@ -153,7 +153,7 @@ def reward_stage(ctx: Context) -> Stage:
         scores = rewards.score_candidates(config, trainable["reward"], batch)
         total, _ = losses.bradley_terry(
             scores, batch["rank"], batch["group"], settings.margin, settings.center,
-            settings.label_smoothing, settings.ties,
+            losses.label_noise(settings.label_smoothing, batch["doubt"]), settings.ties,
         )  # fmt: skip
         return {"pairs": total}, losses.pair_metrics(scores, batch["rank"], batch["group"])
 
@@ -172,8 +172,9 @@ def dpo_stage(ctx: Context) -> Stage:
         implicit, rank, group = (
             dpo.implicit_rewards(ctx, trainable["policy"], batch), batch["rank"], batch["group"]
         )  # fmt: skip
+        noise = losses.label_noise(settings.label_smoothing, batch["doubt"])
         total, count = losses.preference_optimization(
-            implicit, rank, group, settings.beta, settings.loss, settings.label_smoothing
+            implicit, rank, group, settings.beta, settings.loss, noise
         )
         beats = losses.pairs(rank, group)
         # An answer that people preferred may still become less likely; this shows it.

@@ -168,7 +168,7 @@ def preference(responses, rank, kinds, where="pairs.jsonl:1"):
 
 PREFERENCES = [
     preference(["good", "bad"], [0, 1], ["chosen", "worse"]),
-    preference(["a", "bb", "ccc"], [1, 0, 1], ["worse", "chosen", "worse"]),
+    preference(["a", "bb", "ccc"], [1, 0, 1], ["worse", "chosen", "worse"]) | {"confidence": 0.75},
 ]
 
 
@@ -188,6 +188,7 @@ def test_a_preference_is_read_at_the_eos_of_each_answer():
     np.testing.assert_array_equal(rows["rank"], [[0, 1, 1, 0, 1]])
     np.testing.assert_array_equal(rows["group"], [[0, 0, 1, 1, 1]])
     np.testing.assert_array_equal(rows["kind"], [[1, 2, 2, 1, 2]])
+    np.testing.assert_array_equal(rows["doubt"], [[0.0, 0, 0.25, 0.25, 0.25]])
     flat = {name: rows[name].reshape(-1) for name in ("tokens", "positions", "segment_ids")}
     c, covered = 0, 0
     for example in PREFERENCES:

@@ -279,6 +279,15 @@ def test_the_same_text_twice_in_one_place_is_a_tie():
     assert normaliser("preference")(record)["rank"] == [0, 1, 1]
 
 
+@pytest.mark.parametrize(("given", "expected"), [(0.75, 0.75), ("0.6", 0.6), (1, 1.0)])
+def test_how_sure_a_ranking_is(given, expected):
+    record = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    assert normaliser("preference")({**record, "confidence": given})["confidence"] == expected
+    votes = normaliser("preference", {"confidence": "{agreement}"})
+    assert votes({**record, "agreement": given})["confidence"] == expected
+    assert "confidence" not in normaliser("preference")(record)
+
+
 HH = "\n\nHuman: q\n\nAssistant: "
 
 
@@ -314,6 +323,10 @@ HH = "\n\nHuman: q\n\nAssistant: "
         ({"prompt": "q", "responses": ["a", "b"], "rank": [0, True]}, "wrong_type", "'rank'"),
         ({"prompt": "q", "responses": ["a", "b"], "rank": [0, 1.5]}, "wrong_type", "'rank'"),
         ({"prompt": "q", "responses": ["a", "b"], "rank": "01"}, "wrong_type", "'rank'"),
+        *(
+            ({"prompt": "q", "responses": ["a", "b"], "confidence": c}, "wrong_type", "from 0.5")
+            for c in (0.4, 80, True, "sure", None, float("nan"))
+        ),
     ],
 )
 def test_bad_preferences(record, reason, message):

@@ -23,8 +23,12 @@ def write_files(directory) -> None:
     dump(
         "preferences.jsonl",
         [
-            {"prompt": words(2), "responses": [words(2), words(2) + " bad", words(3) + " bad bad"]}
-            for _ in range(60)
+            {
+                "prompt": words(2),
+                "responses": [words(2), words(2) + " bad", words(3) + " bad bad"],
+                "confidence": 1 - 0.1 * (i % 3),
+            }
+            for i in range(60)
         ],
     )
 

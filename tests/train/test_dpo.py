@@ -37,24 +37,29 @@ def test_answers_alone_are_refused():
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2, "by ranking"])
 def test_the_loss_is_the_loop_over_ranked_pairs(kind, smoothing):
     """β = 0.3; rankings of several candidates, ties, two rankings in a row, candidates missing."""
     h = np.random.default_rng(0).normal(size=RANK.shape) * 4  # log-ratios to the reference
     total = count = 0
+    if smoothing == "by ranking":
+        noise = np.array([[0.1] * 4, [0.0, 0.0, 0.4, 0.4], [0.3] * 4], np.float32)
+    else:
+        noise = np.full(RANK.shape, smoothing, np.float32)
 
     def one(d):
         return math.log1p(math.exp(-0.3 * d)) if kind == "sigmoid" else (d - 1 / 0.6) ** 2
 
-    for row, rank, group in zip(h, RANK, GROUP, strict=True):
+    for row, rank, group, wrong in zip(h, RANK, GROUP, noise, strict=True):
         for i in range(4):
             for j in range(4):
                 if 0 <= rank[i] < rank[j] and group[i] == group[j]:
                     d = row[i] - row[j]
-                    total += (1 - smoothing) * one(d) + smoothing * one(-d)
+                    total += (1 - wrong[i]) * one(d) + wrong[i] * one(-d)
                     count += 1
     rewards = np.where(RANK >= 0, 0.3 * h, np.nan).astype(np.float32)
-    got = losses.preference_optimization(jnp.asarray(rewards), RANK, GROUP, 0.3, kind, smoothing)
+    given = noise if smoothing == "by ranking" else smoothing
+    got = losses.preference_optimization(jnp.asarray(rewards), RANK, GROUP, 0.3, kind, given)
     np.testing.assert_allclose(got, (total, count), rtol=1e-5)
 
 

@@ -156,6 +156,28 @@ def test_bradley_terry_with_doubtful_labels_and_ties(rng):
     np.testing.assert_allclose(losses.bradley_terry(*args), (total, weight), rtol=1e-5)
 
 
+def test_soft_labels_are_the_mean_over_what_the_label_may_be(rng):
+    """A ranking that is right with 0.7 costs 0.7 times it and 0.3 times its reverse, an answer that
+    is good with 0.8 likewise; of two sources of doubt a label is wrong if one of them turned it."""
+    rank = np.array([[0, 1, 0], [1, 0, 1]])
+    group = np.array([[0, 0, 1], [0, 0, 1]])  # a pair and an answer alone
+    doubt = np.array([[0.3, 0.3, 0.2], [0.0, 0.0, 0.5]], np.float32)
+    rewards = rng.normal(size=rank.shape)
+
+    def cost(x, wrong):
+        return (1 - wrong) * math.log1p(math.exp(-x)) + wrong * math.log1p(math.exp(x))
+
+    for share in (0.0, 0.1):
+        total = 0.0
+        for r, k, d in zip(rewards, rank, doubt, strict=True):
+            pair, alone = (share * (1 - x) + (1 - share) * x for x in (d[0], d[2]))
+            total += cost((r[0] - r[1]) * (1 if k[0] < k[1] else -1), pair)
+            total += cost(r[2] * (1 if k[2] == 0 else -1), alone)
+        noise = losses.label_noise(share, doubt)
+        got = losses.bradley_terry(jnp.asarray(rewards), rank, group, smoothing=noise)
+        np.testing.assert_allclose(got, (total, 4), rtol=1e-6)
+
+
 def test_k3_is_never_negative():
     """exp(d) - d - 1 would be, by cancellation."""
     tiny = np.geomspace(1e-12, 1e-2, 4000)
