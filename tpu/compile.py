@@ -164,7 +164,9 @@ def rollout_programs(source, roles, prompts):
             tree,
         )
 
-    prompts, sampler, mesh = many(prompts, rows), source.sampler, source.ctx.mesh
+    sampler, mesh = source.sampler, source.ctx.mesh
+    samples = source.groups.samples
+    prompts = many(prompts, rows // samples)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     experience = source.shapes()
@@ -176,7 +178,7 @@ def rollout_programs(source, roles, prompts):
         policy = sampler.abstract_decoding(policy)
         place = batch_sharding(sampler.mesh)
         asked = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in asked)
-    programs = {"sample": (sampler.generate, (policy, *asked, key, number), sampler.mesh)}
+    programs = {"sample": (sampler.generate, (policy, *asked, key, number, samples), sampler.mesh)}
     if "reward" in roles:
         args = source.ctx.models["reward"], roles["reward"], sampled
         programs["score"] = sampler.score_rows, args, mesh

@@ -42,14 +42,14 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     from train import checkpoint, setup, stages
     from train.config import ConfigError, build
     from train.metrics import console
-    from train.sampler import Sampler
+    from train.sampler import Sampler, groups
 
     config, workdir = build(config), epath.Path(workdir)
     if config.stage != "grpo":
         raise ConfigError(f"stage={config.stage!r}; best of n reads a recipe of stage grpo")
     workdir.mkdir(parents=True, exist_ok=True)
     mesh, group = sharding.make_mesh(config.mesh), config.grpo.group_size
-    local = np.unique(sharding.local_rows(mesh, config.ppo.rollout_batch) // group)
+    placing = groups(mesh, config.ppo.rollout_batch, group)
     with jax.set_mesh(mesh):
         row = stages.check(config, mesh)
         ctx = setup.open_context(config, row, workdir, mesh, None, None)
@@ -60,12 +60,13 @@ def run(config, workdir, least: float) -> tuple[int, int]:
         sampler, examples = Sampler(ctx), ctx.data.train_examples
         key, size = jax.random.key(config.seed), config.ppo.rollout_batch // group
         records = []
-        for number, prompts in enumerate(heldout_batches(ctx.data.train, size, local)):
-            prompts = {name: np.repeat(x, group, axis=0) for name, x in prompts.items()}
-            answers = [examples[i].get("answer", "") for i in prompts["example"]]
+        for number, prompts in enumerate(heldout_batches(ctx.data.train, size, placing.prompts)):
+            prompts = {name: x[placing.index] for name, x in prompts.items()}
+            asked = np.repeat(prompts["example"], placing.samples)
+            answers = [examples[i].get("answer", "") for i in asked]
             first = np.int32(number * size * group)
             placed = sharding.put_batch(prompts, mesh)
-            batch = sampler.sample(params["policy"], placed, key, first)
+            batch = sampler.sample(params["policy"], placed, key, first, placing.samples)
             found = {name: batch[name] for name in ("tokens", "response_mask")}
             found["score"] = sampler.rewards(params, batch, answers)["score"]
             found = jax.device_get(jax.device_put(found, sharding.replicated(mesh)))

@@ -29,7 +29,7 @@ from tpu.chips import compiler_options
 from train import advantages as adv
 from train import hacking
 from train.losses import kl_estimate
-from train.sampler import Sampler
+from train.sampler import Sampler, groups
 from train.step import split_microbatches
 from train.vocabulary import token_logprobs
 
@@ -232,8 +232,9 @@ class RolloutSource:
         self._warned = set()  # said once a process
         grpo = ctx.config.grpo
         self.group, self.draws = (1, 1) if self.critic else (grpo.group_size, grpo.max_draws)
-        seed, local = ctx.config.seed, np.unique(sharding.local_rows(ctx.mesh, n) // self.group)
-        self.prompts = make_loader(ctx.config.data, ctx.data, n // self.group, seed, local)
+        seed, self.groups = ctx.config.seed, groups(ctx.mesh, n, self.group)
+        count, local = n // self.group, self.groups.prompts
+        self.prompts = make_loader(ctx.config.data, ctx.data, count, seed, local)
         rows = sharding.batch_sharding(ctx.mesh)
         self.make_experience = jax.jit(
             partial(make_experience, ctx),
@@ -313,12 +314,13 @@ class RolloutSource:
         prompts = self.prompts.batch(number)
         padding = self.ppo.prompt_length - self._width(number)
         prompts |= {name: prompts[name][:, padding:] for name in ("tokens", "mask")}
-        prompts = {name: np.repeat(x, self.group, axis=0) for name, x in prompts.items()}
         known = self.ctx.data.train_examples
-        answers = [known[i].get("answer", "") if known else "" for i in prompts["example"]]
+        prompts = {name: x[self.groups.index] for name, x in prompts.items()}
+        asked, samples = prompts["example"], self.groups.samples
+        answers = [known[i].get("answer", "") if known else "" for i in np.repeat(asked, samples)]
         prompts = sharding.put_batch(prompts, self.ctx.mesh)
         first_row = np.int32(number * self.ppo.rollout_batch)
-        batch = self.sampler.sample(policy, prompts, self.key, first_row)
+        batch = self.sampler.sample(policy, prompts, self.key, first_row, samples)
         return batch, self.sampler.rewards(frozen, batch, answers)
 
     def _unequal(self, rewards):

@@ -6,6 +6,7 @@ Axes: B episodes, P prompt length (left padded), R response length.
 from __future__ import annotations
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,32 @@ def place(tokens, prompt_mask, response_mask):
     return jnp.maximum(count - 1, 0), valid.astype(jnp.int32)
 
 
+class Groups(NamedTuple):
+    """How a batch's prompts are placed to be answered several times each.
+
+    Attributes:
+      prompts: [k] int, which of the batch's prompts this process reads.
+      index: [m] int, of which of these k each row is that it places.
+      samples: answers a row.
+    """
+
+    prompts: np.ndarray
+    index: np.ndarray
+    samples: int
+
+
+def groups(mesh, answers: int, group: int) -> Groups:
+    """Of `answers` answers, `group` to a prompt, in the order [prompt, answer].
+
+    A prompt is read once for its group, or a few times where the mesh divides a batch into more
+    parts than there are prompts.
+    """
+    prompts, shards = answers // group, sharding.batch_shards(mesh)
+    readings = next(n for n in range(1, group + 1) if group % n == 0 and prompts * n % shards == 0)
+    local = sharding.local_rows(mesh, prompts * readings)
+    return Groups(*np.unique(local // readings, return_inverse=True), group // readings)
+
+
 class Sampler:
     """Samples and scores answers on the mesh; used by rollouts and by evaluation."""
 
@@ -40,7 +67,7 @@ class Sampler:
         self.mesh = sharding.decoding_mesh(ctx.mesh, self.ppo.decode_tensor)
         decoded = sharding.batch_sharding(self.mesh)
         options = dict(compiler_options=compiler_options(ctx.mesh.devices.flat[0]))
-        self.generate = jax.jit(self._sample, out_shardings=decoded, **options)
+        self.generate = jax.jit(self._sample, static_argnums=5, out_shardings=decoded, **options)
         self.score_rows = jax.jit(
             self._reward_model, static_argnums=0, out_shardings=out, **options
         )
@@ -49,11 +76,12 @@ class Sampler:
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
         rewards.check_answers(ctx.config, [e.get("answer", "") for e in examples])
 
-    def _sample(self, policy, prompts, mask, key, first_row):
-        rows = first_row + jnp.arange(len(prompts))
+    def _sample(self, policy, prompts, mask, key, first_row, samples=1):
+        rows = first_row + jnp.arange(len(prompts) * samples)
         keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
-        config = self.ctx.models["policy"]
-        sample = generate(config, policy, prompts, mask, keys, self.sampling)
+        config, sampling = self.ctx.models["policy"], self.sampling._replace(samples=samples)
+        sample = generate(config, policy, prompts, mask, keys, sampling)
+        mask = jnp.repeat(mask, samples, axis=0)
         # Prompts may come without the padding that all of them have.
         wider = (0, 0), (self.ppo.prompt_length - prompts.shape[1], 0)
         tokens = jnp.pad(sample.tokens, wider, constant_values=self.sampling.pad_id)
@@ -66,17 +94,18 @@ class Sampler:
             "sampler_logprobs": sample.logprobs,
         }
 
-    def sample(self, policy, prompts, key, first_row):
-        """One answer a prompt. Row i of these is row `first_row` + i of the run: its draws depend
-        on (key, row) alone, not on the batch or the mesh it is in."""
+    def sample(self, policy, prompts, key, first_row, samples: int = 1):
+        """`samples` answers a prompt, in the order [prompt, sample]. Row i of these is row
+        `first_row` + i of the run: its draws depend on (key, row) alone, not on the batch or the
+        mesh it is in."""
         tokens, mask = prompts["tokens"], prompts["mask"]
         if self.ppo.decode_tensor == 1:
-            return self.generate(policy, tokens, mask, key, first_row)
+            return self.generate(policy, tokens, mask, key, first_row, samples)
         policy = self.decoding(policy)
         tokens, mask = jax.device_put((tokens, mask), sharding.batch_sharding(self.mesh))
         key = jax.device_put(key, sharding.replicated(self.mesh))
         with jax.set_mesh(self.mesh):
-            batch = self.generate(policy, tokens, mask, key, first_row)
+            batch = self.generate(policy, tokens, mask, key, first_row, samples)
         return jax.device_put(batch, sharding.batch_sharding(self.ctx.mesh))
 
     def decoding(self, policy):

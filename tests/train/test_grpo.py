@@ -110,9 +110,9 @@ class FakeSampler:
     def __init__(self, scores):
         self.scores, self.prompts = scores, []
 
-    def sample(self, policy, prompts, key, first_row):
+    def sample(self, policy, prompts, key, first_row, samples):
         self.prompts.append(np.asarray(prompts["tokens"]))
-        return {"answer": first_row + jnp.arange(len(prompts["tokens"]))}
+        return {"answer": first_row + jnp.arange(len(prompts["tokens"]) * samples)}
 
     def rewards(self, frozen, batch, answers):
         scores = self.scores.reshape(-1)[np.asarray(batch["answer"])]
@@ -144,11 +144,10 @@ SCORE_TABLE = np.array([
 ])  # fmt: skip
 
 
-def test_answers_to_one_prompt_lie_together():
+def test_a_prompt_is_read_once_for_all_of_its_answers():
     of = source(SCORE_TABLE)
     (batch, rewards), drawn = of._sample(None, None, 0)
-    prompts = of.sampler.prompts[0][:, 0].reshape(4, 2)
-    assert np.all(prompts[:, 0] == prompts[:, 1]) and len(set(prompts[:, 0])) == 4
+    assert of.groups.samples == 2 and len(set(of.sampler.prompts[0][:, 0])) == 4
     assert drawn == 1
     np.testing.assert_array_equal(batch["answer"], np.arange(8))
     np.testing.assert_array_equal(rewards["score"], SCORE_TABLE[0])

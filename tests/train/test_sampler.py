@@ -16,7 +16,7 @@ from model.transformer import Transformer
 from tpu import hlo
 from train import checkpoint
 from train import config as configs
-from train.sampler import Sampler
+from train.sampler import Sampler, groups
 
 B, P, R = 8, 6, 5
 
@@ -101,6 +101,39 @@ def test_prompts_without_common_padding_get_the_same_answers(mesh, prompts):
     valid = whole["segment_ids"] > 0
     np.testing.assert_array_equal(cut["tokens"][valid], whole["tokens"][valid])
     np.testing.assert_allclose(cut["sampler_logprobs"], whole["sampler_logprobs"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("prompts, samples", [(8, 4), (2, 1), (4, 2), (24, 4)])
+def test_groups_are_read_as_seldom_as_the_mesh_allows(mesh, prompts, samples):
+    """Four answers to a prompt on a mesh that divides batches by eight."""
+    placed = groups(mesh, 4 * prompts, 4)
+    assert placed.samples == samples
+    np.testing.assert_array_equal(placed.prompts, np.arange(prompts))
+    np.testing.assert_array_equal(placed.index, np.repeat(np.arange(prompts), 4 // samples))
+
+
+def test_a_process_with_a_part_of_a_group(monkeypatch, mesh):
+    """Of 2 × 4 answers on eight processes, the sixth has the second to the second prompt."""
+    monkeypatch.setattr(sharding, "local_rows", lambda mesh, rows: np.array([5]))
+    placed = groups(mesh, 8, 4)
+    assert (placed.prompts, placed.index, placed.samples) == ([1], [0], 1)
+
+
+def test_answers_do_not_depend_on_how_often_a_prompt_is_read(mesh, prompts):
+    """Eight prompts, four answers each: all at one reading, at two, at four."""
+    sampler, found = sampler_on(mesh, "float32"), []
+    with jax.set_mesh(mesh):
+        params = random_params(sampler.ctx.models["policy"], mesh)
+        for samples in (1, 2, 4):
+            asked = {name: np.repeat(x, 4 // samples, axis=0) for name, x in prompts.items()}
+            args = params, sharding.put_batch(asked, mesh), jax.random.key(1), np.int32(3)
+            found.append(jax.device_get(sampler.sample(*args, samples)))
+    once, *others = found
+    assert len(np.unique(once["tokens"], axis=0)) > 2 * B
+    for other in others:
+        for name in ("tokens", "positions", "segment_ids", "response_mask"):
+            np.testing.assert_array_equal(other[name], once[name])
+        np.testing.assert_allclose(other["sampler_logprobs"], once["sampler_logprobs"], rtol=1e-5)
 
 
 def test_no_weight_moves_while_it_decodes(mesh):
