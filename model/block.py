@@ -286,7 +286,8 @@ def run_layers(config: TransformerConfig, params, carry, *args):
         every, start = [], 0
         for kind, same in itertools.groupby(kinds):
             count = len(list(same))
-            own = jax.tree.map(lambda x, start=start: x[start : start + count], params)
+            place = slice(start, start + count)
+            own = jax.tree.map(lambda x, place=place: x[place], params)
             unroll = 1 if config.scan_unroll else count
             run = functools.partial(layer, kind, in_scan=True)
             carry, stats = jax.lax.scan(run, carry, own, unroll=unroll)
