@@ -61,7 +61,7 @@ def sft(base, paths):
 def rankings(stage: str, policy, paths, steps: int, rate: float):
     both = paths["rankings"], paths["rankings_heldout"]
     recipe = real_data.recipe(stage, policy, *both, steps, rate)
-    recipe.data.update(dict(length=256, sub_rows=1, batch_size=8))
+    recipe.data.update(dict(length=128, sub_rows=2, batch_size=8))
     return recipe
 
 
@@ -91,7 +91,7 @@ def ppo(start: Path, paths, steps: int):
 
 def measure(policy: Path, start: Path, paths) -> dict:
     """What PPO's evaluation says of a policy, with the start as its reference."""
-    recipe = ppo(start, paths, 1)
+    recipe = ppo(start, paths, 4)  # of which none is taken
     recipe.init_from.policy, recipe.init_from.reference = str(policy), str(start)
     settings = config.build(recipe)
     mesh = sharding.make_mesh(settings.mesh)

@@ -98,7 +98,7 @@ def run(file, model, workdir: Path, steps: int, most: int) -> dict:
     for name, rank in (("chosen", 0), ("rejected", 1)):
         texts = [e["responses"][e["rank"].index(rank)] for e in aside]
         said[name] = np.array([refuses(text) for text in texts])
-    found = {name: (*win_rate(x, ~x), len(x)) for name, x in said.items()}
+    found = {name: (*win_rate(1.0 * x, 1.0 * ~x), len(x)) for name, x in said.items()}
     return found | {"p": mcnemar(said["before"], said["after"])}
 
 

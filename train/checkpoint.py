@@ -188,11 +188,12 @@ def load_params(workdir, role: str, abstract):
     Raises:
       ConfigError: it holds no finished checkpoint, or its frozen weights are others now.
     """
-    part, origin = read_parts(workdir, ITEM_OF.get(role, role))
+    item = ITEM_OF.get(role, role)
+    part, origin = read_parts(workdir, item)
     if not part:
-        return restore_item(workdir, role, abstract)
-    trained = restore_item(workdir, role, part.trained(abstract))
-    base, found = load_base(origin["from"], origin["role"], role, abstract)
+        return restore_item(workdir, item, abstract)
+    trained = restore_item(workdir, item, part.trained(abstract))
+    base, found = load_base(origin["from"], origin["role"], item, abstract)
     if found != origin["fingerprint"]:
         raise ConfigError(
             f"{workdir} holds what was trained beside the frozen weights of {origin['from']} "

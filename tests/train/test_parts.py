@@ -195,6 +195,19 @@ def test_loading_gives_the_model_that_was_trained(adapted, stages_dir, tmp_path)
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+def test_a_reference_with_adapters_is_that_policy(adapted):
+    """Another role than trained it reads the same weights, and knows them by the same name."""
+    config, policy = checkpoint.load(adapted)
+    mesh = make_mesh("one")
+    with jax.set_mesh(mesh):
+        abstract = checkpoint.abstract_params("reference", config, mesh)
+        reference = checkpoint.load_params(adapted, "reference", abstract)
+        names = [checkpoint.identity(adapted, r, reference) for r in ("reference", "policy")]
+    assert names[0] == names[1]
+    for got, want in zip(jax.tree.leaves(reference), jax.tree.leaves(policy), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_resumed_equals_uninterrupted(adapted, stages_dir, tmp_path):
     workdir = tmp_path / "sft"
     shutil.copytree(adapted, workdir)
