@@ -20,7 +20,7 @@ RECIPES = {
     "llama3.1-8b": {
         "v5e-256": dict(rows=256, remat="qkv", chunk=1024),
         "v5p-128": dict(rows=128, remat="minimal"),
-        "v6e-256": dict(rows=512, remat="full"),
+        "v6e-256": dict(rows=512, remat="offload"),
     },
     "llama3-70b": {
         "v5e-256": dict(rows=256, length=4096, remat="full", chunk=512),
@@ -38,19 +38,19 @@ RECIPES = {
         "v6e-256": dict(rows=256, expert=8, remat="full"),
     },
     "sft": {
-        "v5e-256": dict(rows=128, tensor=2, remat="full", chunk=512),
+        "v5e-256": dict(rows=128, tensor=2, remat="minimal", chunk=512),
         "v5p-128": dict(rows=128, remat="minimal"),
-        "v6e-256": dict(rows=128, tensor=2, remat="qkv"),
+        "v6e-256": dict(rows=128, tensor=2, remat="minimal"),
     },
     "reward": {
-        "v5e-256": dict(rows=128, tensor=2, remat="full"),
-        "v5p-128": dict(rows=128, remat="qkv"),
-        "v6e-256": dict(rows=128, tensor=2, remat="qkv"),
+        "v5e-256": dict(rows=128, tensor=2, remat="minimal"),
+        "v5p-128": dict(rows=128, remat="minimal"),
+        "v6e-256": dict(rows=128, tensor=2, remat="minimal"),
     },
     "ppo": {
-        "v5e-256": dict(rows=256, remat="full", chunk=512, decode_tensor=8),
-        "v5p-128": dict(rows=128, remat="full", decode_tensor=4),
-        "v6e-256": dict(rows=256, remat="full", decode_tensor=8),
+        "v5e-256": dict(rows=256, remat="minimal", chunk=512, decode_tensor=8),
+        "v5p-128": dict(rows=128, remat="minimal", decode_tensor=4),
+        "v6e-256": dict(rows=256, remat="minimal", decode_tensor=8),
     },
 }
 
