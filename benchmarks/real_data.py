@@ -1,4 +1,4 @@
-"""What the benchmarks on real data share: records, splits, an open model, intervals."""
+"""What the benchmarks on real data share: flags, records, splits, an open model, a recipe."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ import json
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 
 from data.chat import render
 from data.schemas import normaliser
 from data.templates import DataError
 from train import config, convert
+from train.metrics import quiet_to_file
 
 PROJECTIONS = "query,key,value,out,gate,up,down"
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("file", None, "The gzipped JSON lines.")
+    flags.DEFINE_string("model", None, "The open model: a GGUF file or Hugging Face directory.")
+    flags.DEFINE_string("workdir", None, "Where all is kept.")
+    flags.mark_flags_as_required(["file", "model", "workdir"])
+
+
+def open_workdir() -> Path:
+    """The workdir that the flags name, with the log of libraries in it."""
+    workdir = Path(flags.FLAGS.workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    quiet_to_file(str(workdir / "log.txt"))
+    return workdir
 
 
 def records(path) -> list[dict]:

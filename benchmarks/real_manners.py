@@ -25,7 +25,7 @@ from absl import app, flags
 from benchmarks import real_data
 from model import sharding
 from train import config, loop
-from train.metrics import console, quiet_to_file
+from train.metrics import console
 from train.setup import init_state, setup
 
 ASKED, ANSWER = 80, 48  # tokens of an instruction with the template's own, and of its answer
@@ -115,9 +115,7 @@ def run(file, model, workdir: Path, dpo_steps: int, ppo_steps: int) -> dict:
 def main(argv):
     del argv
     given = flags.FLAGS
-    workdir = Path(given.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    quiet_to_file(str(workdir / "log.txt"))
+    workdir = real_data.open_workdir()
     found = run(given.file, given.model, workdir, given.dpo_steps, given.ppo_steps)
     for name, values in found.items():
         console.print(f"{name:5}" + "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
@@ -125,10 +123,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("file", None, "The gzipped JSON lines.")
-    flags.DEFINE_string("model", None, "The open model: a GGUF file or Hugging Face directory.")
-    flags.DEFINE_string("workdir", None, "Where all is kept.")
+    real_data.define_flags()
     flags.DEFINE_integer("dpo_steps", 50, "Optimizer steps of DPO.")
     flags.DEFINE_integer("ppo_steps", 72, "Optimizer steps of PPO, four a rollout.")
-    flags.mark_flags_as_required(["file", "model", "workdir"])
     app.run(main)

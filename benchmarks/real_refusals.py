@@ -30,7 +30,7 @@ from data.chat import render_prompt
 from model.generate import Sampling, generate
 from train import checkpoint, loop
 from train.evaluate import win_rate
-from train.metrics import console, quiet_to_file
+from train.metrics import console
 
 LENGTH, ASKED, ANSWER, ROWS = 256, 96, 48, 16
 
@@ -105,9 +105,7 @@ def run(file, model, workdir: Path, steps: int, most: int) -> dict:
 def main(argv):
     del argv
     given = flags.FLAGS
-    workdir = Path(given.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    quiet_to_file(str(workdir / "log.txt"))
+    workdir = real_data.open_workdir()
     found = run(given.file, given.model, workdir, given.steps, given.prompts)
     for name in ("before", "after", "chosen", "rejected"):
         rate, low, high, count = found[name]
@@ -117,10 +115,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("file", None, "The gzipped JSON lines.")
-    flags.DEFINE_string("model", None, "The open model: a GGUF file or Hugging Face directory.")
-    flags.DEFINE_string("workdir", None, "Where all is kept.")
+    real_data.define_flags()
     flags.DEFINE_integer("steps", 60, "Optimizer steps of DPO.")
     flags.DEFINE_integer("prompts", 240, "Most prompts that are answered.")
-    flags.mark_flags_as_required(["file", "model", "workdir"])
     app.run(main)

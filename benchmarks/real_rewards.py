@@ -30,7 +30,7 @@ from benchmarks import real_data
 from data import pipeline
 from data import tokenizer as tokenizers
 from train import checkpoint, config, loop, rewards
-from train.metrics import console, quiet_to_file
+from train.metrics import console
 
 WORKER = Path(__file__).with_name("real_rewards_other.py")
 RESAMPLES = 10_000
@@ -152,9 +152,7 @@ def run(name, file, model, workdir: Path, other_python) -> dict:
 def main(argv):
     del argv
     given = flags.FLAGS
-    workdir = Path(given.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    quiet_to_file(str(workdir / "log.txt"))
+    workdir = real_data.open_workdir()
     found = run(given.set, given.file, given.model, workdir, given.other_python)
     console.print(f"{given.set}: {found['pairs']} held-out pairs of {found['questions']} questions")
     for name in ("reward model", "bag of words", "difference"):
@@ -166,9 +164,7 @@ def main(argv):
 
 if __name__ == "__main__":
     flags.DEFINE_enum("set", None, list(SETS), "Which rankings.")
-    flags.DEFINE_string("file", None, "Its gzipped JSON lines.")
-    flags.DEFINE_string("model", None, "The open model: a GGUF file or Hugging Face directory.")
-    flags.DEFINE_string("workdir", None, "Where all is kept.")
+    real_data.define_flags()
     flags.DEFINE_string("other_python", None, "A Python that has scikit-learn.")
-    flags.mark_flags_as_required(["set", "file", "model", "workdir", "other_python"])
+    flags.mark_flags_as_required(["set", "other_python"])
     app.run(main)
