@@ -33,7 +33,7 @@ def test_rows_show_reports():
     row = recipes.row("ppo, v5e-256", REPORT | {"programs": programs})
     assert "256 × (1,024 + 1,024)" in row and "**3.50** (40.0 a rollout)" in row
     row = recipes.row("reward, v6e-256", {"fits": False, "error": "out of memory: 9. Try"})
-    assert "| tensor 2 × fsdp | 128 × 2 × 2,048 | `qkv` | out of memory: 9 |" in row
+    assert "| tensor 2 × fsdp | 128 × 2 × 2,048 | `minimal` | out of memory: 9 |" in row
 
 
 def test_the_committed_table_is_of_the_committed_reports():
