@@ -24,7 +24,11 @@ def define_flags() -> None:
 
 
 def compile_one(arguments) -> dict:
-    """The report of tpu/fit.py; with `error`, why there is none, where a run would not start."""
+    """The report of tpu/fit.py; with `error`, why there is none, where a run would not start.
+
+    Raises:
+      RuntimeError: libtpu did not compile at all, or fit.py broke.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "report.json")
         command = [sys.executable, "-m", "tpu.fit", *arguments, f"--json={out}"]
@@ -32,7 +36,7 @@ def compile_one(arguments) -> dict:
         if os.path.exists(out):
             return json.loads(Path(out).read_text())
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        if not errors:
+        if not errors or "libtpu" in errors[-1]:
             raise RuntimeError(done.stderr[-4000:])
         return {"fits": False, "error": errors[-1].removeprefix("error: ")}
 

@@ -109,7 +109,7 @@ def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int) ->
     _, _, _, epochs, rate = SETS[name]
     recipe = real_data.recipe("reward", workdir / "base", *sides.values(), steps=1, rate=rate)
     # Four answers to a question stand in two sub-rows, each behind a copy of it.
-    recipe.data.update(dict(length=2 * length - 64, sub_rows=2, batch_size=3, share_prompt=True))
+    recipe.data.update(dict(length=2 * length - 64, sub_rows=2, batch_size=4, share_prompt=True))
     settings = config.build(recipe)
     examples = pipeline.read_examples(settings.data, "preference")
     tokenizer = tokenizers.load(settings.init_from["policy"])

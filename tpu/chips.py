@@ -59,7 +59,7 @@ def topology(name: str, slices: int = 1):
       and v6e have their wrap-around links, without which all-gathers compile to something else.
 
     Raises:
-      ValueError: libtpu is not installed, or knows no such slice.
+      ValueError: libtpu is not installed or serves another process, or knows no such slice.
     """
     from jax.experimental import topologies
 
@@ -86,6 +86,11 @@ def topology(name: str, slices: int = 1):
             platform="tpu", topology_name=f"{generation}:{grid}", **settings
         )
     except Exception as e:  # JaxRuntimeError, or what loading libtpu raises
+        if "lockfile" in str(e):
+            raise ValueError(
+                "libtpu serves one process at a time, and another one has it; wait until that has "
+                "ended, or delete /tmp/libtpu_lockfile if none is left"
+            ) from e
         raise ValueError(
             f"--topology={name}: {str(e).splitlines()[0]}. Slices are written v5e:4x4, v5p:4x4x4, "
             "v6e:16x16 or v5e-16, v5p-128, v6e-256; libtpu comes with pip install 'jax[tpu]'"
