@@ -1,16 +1,17 @@
 """Tokens a second of our sampler beside `transformers.generate`, with the same weights on this CPU.
 
     sh benchmarks/other_env.sh runs/other_env
-    python -m benchmarks.sampling --other_python=runs/other_env/bin/python
+    python -m benchmarks.sampling --other_python=runs/other_env/bin/python --tensor=2
     python -m benchmarks.sampling --other_python=runs/other_env/bin/python --model=PATH/model.gguf
 
 Without `--model` a random one of size 10m (384 wide, 6 layers) with a vocabulary of 4,096; the
 weights go to the other side as a Hugging Face directory. Both are float32 with a key-value cache,
 read `--prompt` random ids a row and sample `--new` more at temperature 1 over the whole vocabulary;
 nothing stops a row. Both use the same cores: torch as threads, ours as devices of JAX, between
-which rows are divided (JAX_NUM_CPU_DEVICES does the same for a run). They take turns, ours here and
-theirs in a process of its own that waits; the first turn of each, which compiles and warms up, is
-not counted. Then both decode greedily, and the rows are compared.
+which rows are divided, or with `--tensor` heads and mlp, so that each reads its part of the weights
+alone (JAX_NUM_CPU_DEVICES with `mesh.tensor` or `ppo.decode_tensor` does the same for a run). They
+take turns, ours here and theirs in a process of its own that waits; the first turn of each, which
+compiles and warms up, is not counted. Then both decode greedily, and the rows are compared.
 
 Prints the median tokens a second of both, their ratio, and how many greedy rows are equal.
 """
@@ -23,6 +24,7 @@ import os
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -60,13 +62,18 @@ def write_model(directory, config, params) -> None:
 class Ours:
     """`run(prompts, new, temperature)` -> (seconds, ids [B, new]), with a new key each time.
 
-    Rows are divided between the devices, as a run divides them.
+    Between `tensor` devices heads and mlp are divided and between the others rows, as a run
+    divides them.
     """
 
-    def __init__(self, config, params, devices):
+    def __init__(self, config, params, devices, tensor=1):
         self.config = dataclasses.replace(config, scan_unroll=0)  # as our recipes for CPU have it
-        self.mesh, self.runs = sharding.make_mesh(sharding.MeshConfig(), devices), 0
-        self.params = jax.device_put(params, sharding.replicated(self.mesh))
+        self.mesh, self.runs = sharding.make_mesh(sharding.MeshConfig(tensor=tensor), devices), 0
+        shapes = jax.eval_shape(
+            partial(checkpoint.init_params, "policy", config), jax.random.key(0)
+        )
+        params = jax.device_put(params, sharding.parameter_shardings(shapes, self.mesh))
+        self.params = jax.device_put(params, sharding.decoding_shardings(params, self.mesh))
         rows = sharding.batch_sharding(self.mesh)
         self.generate = jax.jit(
             generate, static_argnames=("config", "sampling"), out_shardings=rows
@@ -143,15 +150,18 @@ def race(ours, theirs, prompts, new: int, repeats: int) -> dict:
 def main(argv):
     del argv
     given = flags.FLAGS
-    if given.batch % given.threads:
-        raise app.UsageError(f"--batch={given.batch} is no multiple of --threads={given.threads}")
+    if given.threads % given.tensor or given.batch % (given.threads // given.tensor):
+        raise app.UsageError(
+            f"--threads={given.threads} must be a multiple of --tensor={given.tensor}, and "
+            f"--batch={given.batch} of the devices that are left"
+        )
     jax.config.update("jax_num_cpu_devices", given.threads)
     config, params = convert.load(given.model) if given.model else random_model()
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (given.batch, given.prompt))
     with tempfile.TemporaryDirectory() as directory:
         write_model(directory, config, params)
         theirs = Theirs(given.other_python, directory, given.threads, given.attention)
-    ours = Ours(config, params, jax.devices())
+    ours = Ours(config, params, jax.devices(), given.tensor)
     result = race(ours, theirs, ids.astype(np.int32), given.new, given.repeats)
     theirs.close()
     size = sum(x.size for x in jax.tree.leaves(params)) / 1e6
@@ -172,6 +182,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("new", 64, "Ids a row that are sampled.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Runs of each side that count.", lower_bound=1)
     flags.DEFINE_integer("threads", os.cpu_count(), "Of torch; and our devices of JAX, one a core.")
+    flags.DEFINE_integer("tensor", 1, "Our devices that divide heads and mlp.", lower_bound=1)
     flags.DEFINE_enum("attention", "sdpa", ["sdpa", "eager"], "Of transformers.")
     flags.DEFINE_string("json", "", "Write the result here as JSON.")
     flags.mark_flag_as_required("other_python")

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from model import kernels, sequence
 from model.config import TransformerConfig
 from model.kernels import MASKED, sees
-from model.sharding import ACTIVATION_AXES, batch_shards, constrain, partition_spec
+from model.sharding import ACTIVATION_AXES, batch_shards, constrain, partition_spec, platform
 
 # Queries in a chunk. A chunk reads only the keys up to its end, which saves causal attention half
 # of its work; on accelerators the matmuls of short rows would only get smaller.
@@ -31,9 +31,9 @@ class KVCache(NamedTuple):
     """What decoding remembers, for all layers. Slots are columns of the padded row.
 
     Attributes:
-      keys, values: [L, B, K, S, N] activation dtype, or L of [B, K, S, N]. A head's slots lie
-        together, as decoding reads them: in any other order XLA on CPU copies the whole cache at
-        every step.
+      keys, values: [L, B, K, S, N] activation dtype, or L of [B, K, S, N]; on CPU keys are
+        [..., N, S] (`keys_turned`). A head's slots lie together, as decoding reads them: in any
+        other order XLA on CPU copies the whole cache at every step.
       segment_ids: [B, S] int32; 0 is an empty slot or padding, never attended to.
     """
 
@@ -51,7 +51,15 @@ def kv_repeats(config: TransformerConfig) -> int:
     return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
 
 
-_CACHE_AXES = ("act_batch", "act_kv_heads", "act_slot", "act_head_dim")
+def keys_turned() -> bool:
+    """Whether the cache's keys are [..., N, S]: a core then adds up many slots' products side by
+    side, where one slot's would be a sum along its registers."""
+    return platform() == "cpu"
+
+
+def _cache_axes(turned: bool):
+    last = ("act_slot", "act_head_dim")
+    return ("act_batch", "act_kv_heads", *(reversed(last) if turned else last))
 
 
 def init_cache(
@@ -62,25 +70,29 @@ def init_cache(
     Args:
       split_layers: an array a layer, for parameters that are split too (model/block.py).
     """
-    shape = (batch, config.num_kv_heads * kv_repeats(config), length, config.head_dim)
-    if split_layers:
-        layer = constrain(jnp.zeros(shape, config.activation_dtype), *_CACHE_AXES)
-        zeros = (layer,) * config.num_layers
-    else:
-        zeros = jnp.zeros((config.num_layers, *shape), config.activation_dtype)
-        zeros = constrain(zeros, "act_layers", *_CACHE_AXES)
+
+    def zeros(turned):
+        last = (config.head_dim, length) if turned else (length, config.head_dim)
+        shape = (batch, config.num_kv_heads * kv_repeats(config), *last)
+        if split_layers:
+            layer = constrain(jnp.zeros(shape, config.activation_dtype), *_cache_axes(turned))
+            return (layer,) * config.num_layers
+        layers = jnp.zeros((config.num_layers, *shape), config.activation_dtype)
+        return constrain(layers, "act_layers", *_cache_axes(turned))
+
     segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")
-    return KVCache(zeros, zeros, segments)
+    return KVCache(zeros(keys_turned()), zeros(False), segments)
 
 
 def repeat_rows(cache: KVCache, times: int) -> KVCache:
     """Every row of a cache `times` times, one after another."""
 
-    def repeat(x):
-        axes = ("act_layers", *_CACHE_AXES)[-x.ndim :]
+    def repeat(x, turned):
+        axes = ("act_layers", *_cache_axes(turned))[-x.ndim :]
         return constrain(jnp.repeat(x, times, axis=x.ndim - 4), *axes)
 
-    keys, values = jax.tree.map(repeat, (cache.keys, cache.values))
+    keys = jax.tree.map(lambda x: repeat(x, keys_turned()), cache.keys)
+    values = jax.tree.map(lambda x: repeat(x, False), cache.values)
     segments = jnp.repeat(cache.segment_ids, times, axis=0)
     return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
@@ -141,13 +153,6 @@ def causal_attention(
         args = q[:, start:end], k[:, first:end], v[:, first:end], mask
         out.append(attend(*args, softcap=softcap, scale=scale))
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
-
-
-def platform() -> str:
-    """Of the mesh in use: when compiling ahead of time it is not this machine's."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
-    return device.platform if device else jax.default_backend()
 
 
 def attention(
@@ -238,14 +243,16 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
 def extend(cache: KVCache, k, v, layer, slot) -> KVCache:
     """The cache with k, v [B, T, K, N] at the slots from `slot` on of one layer."""
 
-    def write(held, new):
-        new = new.swapaxes(1, 2)
+    def write(held, new, turned):
+        new = new.transpose(0, 2, 3, 1) if turned else new.swapaxes(1, 2)
+        place = (0, 0, 0, slot) if turned else (0, 0, slot, 0)
         if isinstance(held, tuple):
-            put = jax.lax.dynamic_update_slice(held[layer], new, (0, 0, slot, 0))
+            put = jax.lax.dynamic_update_slice(held[layer], new, place)
             return (*held[:layer], put, *held[layer + 1 :])
-        return jax.lax.dynamic_update_slice(held, new[None], (layer, 0, 0, slot, 0))
+        return jax.lax.dynamic_update_slice(held, new[None], (layer, *place))
 
-    return cache._replace(keys=write(cache.keys, k), values=write(cache.values, v))
+    keys, values = write(cache.keys, k, keys_turned()), write(cache.values, v, turned=False)
+    return cache._replace(keys=keys, values=values)
 
 
 def prompt_attention(q, k, v, segment_ids, config: TransformerConfig, **settings):
@@ -278,13 +285,14 @@ def cached_attention(
     keys, values = (
         x[layer] if isinstance(x, tuple) else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
         for x in (cache.keys, cache.values)
-    )  # [B, K, S, N]
-    K, S = keys.shape[1:3]
+    )  # [B, K, S, N]; keys perhaps [B, K, N, S]
+    K, S = values.shape[1:3]
     mask = visible(slot + jnp.arange(T), jnp.arange(S), window)
     mask = mask[None] & (segment_ids[:, :, None] == cache.segment_ids[:, None, :])
     # One matrix a key head, of all its queries: M = T·G rows.
     q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N) * (scale or N**-0.5)
-    logits = jnp.einsum("bkmn,bksn->bkms", q, keys, preferred_element_type=jnp.float32)
+    product = "bkmn,bkns->bkms" if keys_turned() else "bkmn,bksn->bkms"
+    logits = jnp.einsum(product, q, keys, preferred_element_type=jnp.float32)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     mask = jnp.repeat(mask, H // K, axis=1)[:, None]  # [B, 1, M, S]

@@ -20,13 +20,12 @@ from model.attention import (
     causal_attention,
     extend,
     kv_repeats,
-    platform,
     prompt_attention,
 )
 from model.config import TransformerConfig
 from model.kernels import RESIDUALS
 from model.rotary import rope, rotary_settings
-from model.sharding import constrain
+from model.sharding import constrain, platform
 
 # Parameters that are read in the activations' dtype, and those of model/transformer.py.
 WEIGHTS = ("query", "key", "value", "out", "gate", "up", "down", "expert_gate", "expert_up")

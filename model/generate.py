@@ -16,9 +16,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.attention import init_cache, platform, repeat_rows
+from model.attention import init_cache, repeat_rows
 from model.block import split_layers
 from model.config import TransformerConfig
+from model.sharding import platform
 from model.transformer import Transformer
 
 # Ids in a block of `pick`.

@@ -18,10 +18,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jax.sharding import PartitionSpec as P
 
-from model.attention import platform
 from model.config import TransformerConfig
 from model.kernels import LANES
-from model.sharding import BATCH_AXES, batch_shards
+from model.sharding import BATCH_AXES, batch_shards, platform
 
 # Blocks of the Pallas kernel, in VMEM twice with their float32 sums: about 10 MiB in bfloat16.
 TILE_ROWS, TILE = 512, 1024

@@ -148,6 +148,13 @@ def constrain(x: jax.Array, *names: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
+def platform() -> str:
+    """Of the mesh in use: when compiling ahead of time it is not this machine's."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return device.platform if device else jax.default_backend()
+
+
 KV_HINT = (
     ", or type --config.model.replicate_kv_heads=True: each device then holds all key and value "
     "heads and computes those it needs"

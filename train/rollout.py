@@ -22,8 +22,8 @@ import numpy as np
 
 from data.loader import make_loader
 from model import sequence, sharding
-from model.attention import platform
 from model.heads import ValueHead, value_model
+from model.sharding import platform
 from model.transformer import Transformer
 from tpu.chips import compiler_options
 from train import advantages as adv

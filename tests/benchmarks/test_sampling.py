@@ -44,6 +44,20 @@ def test_the_race_counts_repeats_and_equal_rows(model):
     assert result["greedy_equal"] == 3 and result["rows"] == 4
 
 
+def test_a_divided_model_decodes_what_the_whole_one_does():
+    config = TransformerConfig(
+        vocab_size=64, vocab_multiple=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=2,
+        head_dim=8, mlp_dim=32,
+    )  # fmt: skip
+    params = sampling.random_params(config)
+    prompts = np.arange(12, dtype=np.int32).reshape(4, 3)
+    devices = jax.devices()[:4]
+    divided = sampling.Ours(config, params, devices, tensor=2)
+    assert divided.params["layers"]["gate"].addressable_shards[0].data.shape == (2, 16, 16)
+    whole = sampling.Ours(config, params, devices[:1])
+    np.testing.assert_array_equal(divided.run(prompts, 5, 0.0)[1], whole.run(prompts, 5, 0.0)[1])
+
+
 def test_a_python_without_torch_says_what_to_do(model, tmp_path):
     with pytest.raises(RuntimeError, match=r"other_env\.sh"):
         sampling.Theirs("false", tmp_path, 1, "sdpa")
