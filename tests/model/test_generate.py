@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model import attention
 from model.config import TransformerConfig
 from model.generate import (
     Sampling,
@@ -83,9 +84,12 @@ def test_cached_decoding_equals_the_full_forward(run, full, temperature):
     np.testing.assert_array_equal(sample.tokens[:, :P], PROMPTS)
 
 
+@pytest.mark.parametrize("turned", [True, False])
 @pytest.mark.parametrize("unroll", [0, 1])
-def test_cached_decoding_of_local_and_unrolled_layers(params, unroll):
-    """Windows shorter than the prompts, a cache of all layers or one a layer, two samples each."""
+def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, turned, monkeypatch):
+    """Windows shorter than the prompts, a cache of all layers or one a layer, its keys as CPU has
+    them or as accelerators do, two samples each."""
+    monkeypatch.setattr(attention, "keys_turned", lambda: turned)
     config = dataclasses.replace(
         CONFIG, layer_pattern=("local", "global"), window=3, scan_unroll=unroll
     )
