@@ -107,8 +107,8 @@ def document(reports: dict[str, dict]) -> str:
     if seconds:
         lines += [
             "",
-            f"A program took {statistics.median(seconds):.0f} s to compile, the median, on two "
-            "cores that did other work too.",
+            f"A program took {statistics.median(seconds):.0f} s to compile, the median, and at "
+            f"most {max(seconds):.0f}, on two cores of one of two machines.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """Tokens a second of our sampler beside `transformers.generate`, with the same weights on this CPU.
 
     sh benchmarks/other_env.sh runs/other_env
-    python -m benchmarks.sampling --other_python=runs/other_env/bin/python --tensor=2
+    python -m benchmarks.sampling --other_python=runs/other_env/bin/python
     python -m benchmarks.sampling --other_python=runs/other_env/bin/python --model=PATH/model.gguf
 
 Without `--model` a random one of size 10m (384 wide, 6 layers) with a vocabulary of 4,096; the

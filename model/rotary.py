@@ -5,12 +5,10 @@ Axes: B batch, T length, N head size.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from model.config import RopeScaling, TransformerConfig
-from model.sharding import platform
 
 
 def rope(x, positions, base: float, scaling: RopeScaling | None = None):
@@ -21,9 +19,6 @@ def rope(x, positions, base: float, scaling: RopeScaling | None = None):
         frequency = stretch(frequency, scaling)
     angle = positions[..., None].astype(jnp.float32) * frequency  # [B, T, N/2]
     cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
-    if platform() == "cpu":
-        # XLA would compute them again for every head.
-        cos, sin = jax.lax.optimization_barrier((cos, sin))
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
