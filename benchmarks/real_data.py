@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from data import files
 from data.chat import render
 from data.schemas import normaliser
 from data.templates import DataError
@@ -35,7 +35,7 @@ def open_workdir() -> Path:
 
 
 def records(path) -> list[dict]:
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+    with files.opened(str(path)) as lines:
         return [json.loads(line) for line in lines]
 
 
