@@ -1,7 +1,8 @@
 """What a compiled program does, read from its HLO text: collectives, kernels, estimated cycles.
 
 `cost_analysis()` counts the body of a loop once; here every computation counts as often as it runs.
-The loops of a train step are `lax.scan`s: they count from 0 to a constant in their condition.
+The loops of a train step are `lax.scan`s: they count from 0 to a constant in their condition, or
+from 1, where the compiler has put the first turn before the loop.
 """
 
 from __future__ import annotations
@@ -127,18 +128,35 @@ def _how_often(computations, entry: str) -> dict[str, int]:
             called = _CALLED.findall(rest)
             for names in _CALLED_LISTS.findall(rest):
                 called += [n.strip().lstrip("%") for n in names.split(",")]
-            count = _trips(computations, rest) if kind == "while" else 1
+            count = _trips(computations, name, rest) if kind == "while" else 1
             for other in called:
                 times[other] += times[name] * count
     return times
 
 
-def _trips(computations, rest: str) -> int:
-    """Of a while loop: the constant that its condition compares the counter to."""
+def _trips(computations, caller: str, rest: str) -> int:
+    """Of a while loop: the constant that its condition compares the counter to, less its start."""
     condition = computations[re.search(r"condition=%?([\w.\-]+)", rest)[1]]
     bounds = [_BOUND.match(r) for _, kind, r in condition if kind == "constant"]
     bounds = [int(b[1]) for b in bounds if b]
-    return bounds[0] if len(bounds) == 1 else 1
+    if len(bounds) != 1:
+        return 1
+    counters = [r for _, kind, r in condition if kind == "get-tuple-element"]
+    if len(counters) != 1:
+        return bounds[0]
+    place = int(re.search(r"index=(\d+)", counters[0])[1])
+    instructions = {name: (kind, r) for name, kind, r in computations[caller]}
+
+    def operand(rest, n=0):
+        return instructions.get(re.findall(r"%([\w.\-]+)", rest.split(")")[0])[n], ("", ""))
+
+    kind, r = operand(rest)
+    if kind == "tuple":
+        kind, r = operand(r, place)
+    while kind == "copy":
+        kind, r = operand(r)
+    start = _BOUND.match(r) if kind == "constant" else None
+    return bounds[0] - (int(start[1]) if start else 0)
 
 
 def gathers_of_whole_parameters(program: Program, params, num_layers: int) -> list[Collective]:

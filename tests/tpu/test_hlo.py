@@ -66,6 +66,17 @@ def test_what_a_loop_holds_counts_as_often_as_it_runs():
     assert program.cycles == 5 * 110 + 3
 
 
+def test_a_loop_whose_first_turn_stands_before_it_runs_once_less():
+    """As two slices have it, whose gradients are summed while the next layer is computed."""
+    start = "  %start = (s32[], bf16[1,8,64]) tuple("
+    assert start + "%x, " in MODULE
+    one = "  %one = s32[] constant(1)\n  %kept = s32[] copy(%one), backend_config={}\n"
+    module = MODULE.replace(start + "%x, ", one + start + "%kept, ")
+    program = hlo.read(module)
+    assert program.kernels == {"splash_fwd": 4}
+    assert program.cycles == 4 * 110 + 3
+
+
 def test_text_without_an_entry_is_an_error():
     with pytest.raises(ValueError, match="no ENTRY"):
         hlo.read("HloModule empty")
