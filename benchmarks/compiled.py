@@ -1,6 +1,6 @@
 """Tables of what the TPU compiler says: every step compiled in a process of its own, kept as JSON.
 
-Needs libtpu (`pip install 'jax[tpu]'`), no TPU. A step takes 1 to 7 minutes on two cores.
+Needs libtpu (`pip install 'jax[tpu]'`), no TPU. A step takes 1 to 5 minutes on two cores.
 """
 
 from __future__ import annotations

@@ -78,10 +78,10 @@ def rms_norm(x, scale, config: TransformerConfig):
     return (x32 * inverse * scale).astype(x.dtype)
 
 
-def before_projections(config: TransformerConfig, h):
-    """Keeps a norm out of the projections that read it, in models of Gemma's form: computed again
-    in each of them, its program is as fast, and XLA for TPU takes twice as long to compile it."""
-    return jax.lax.optimization_barrier(h) if config.post_norms else h
+def apart(config: TransformerConfig, x):
+    """Keeps a norm out of the matmuls before and after it, in models of Gemma's form: within
+    each of them it is no faster, and takes XLA for TPU twice as long to compile."""
+    return jax.lax.optimization_barrier(x) if config.post_norms else x
 
 
 class Block(nn.Module):
@@ -134,7 +134,7 @@ class Block(nn.Module):
             w_down = weight("down", (F, D), ("mlp", "embed"), F)
 
         x = checkpoint_name(x, "layer_input")
-        h = before_projections(c, norm("attention_norm", x))
+        h = apart(c, norm("attention_norm", x))
         q = project("query", h, wq.reshape(D, H * N)).reshape(B, T, H, N)
         k = project("key", h, wk.reshape(D, K * N)).reshape(B, T, K, N)
         v = project("value", h, wv.reshape(D, K * N)).reshape(B, T, K, N)
@@ -173,10 +173,10 @@ class Block(nn.Module):
                 out = cached_attention(q, cache, layer, slot, segment_ids, **settings)
         out = project("out", out.reshape(B, T, H * N), wo.reshape(H * N, D))
         out = checkpoint_name(out, "attention_out")
-        x = x + (norm("post_attention_norm", out) if c.post_norms else out)
+        x = x + (norm("post_attention_norm", apart(c, out)) if c.post_norms else out)
         x = constrain(x, *hidden)
 
-        h = before_projections(c, norm("mlp_norm", x))
+        h = apart(c, norm("mlp_norm", x))
         stats = None
         if c.num_experts:
             out, stats = self.experts(h, segment_ids, weight, length)
@@ -185,7 +185,7 @@ class Block(nn.Module):
             h = GATES[c.activation](gate) * checkpoint_name(project("up", h, w_up), "up")
             h = constrain(h, "act_batch", length, "act_mlp")
             out = project("down", h, w_down)
-        x = x + (norm("post_mlp_norm", out) if c.post_norms else out)
+        x = x + (norm("post_mlp_norm", apart(c, out)) if c.post_norms else out)
         return (constrain(x, *hidden), cache, layer + 1), stats
 
     def adapter(self, name):

@@ -32,17 +32,25 @@ DCN_GB = {"TPU v5 lite": 3.125, "TPU v5": 6.25, "TPU v5p": 6.25, "TPU v6 lite": 
 _SCOPED_VMEM = {"TPU v5 lite": 65472, "TPU v5": 65472, "TPU v5p": 65472, "TPU v6 lite": 98304}
 
 
-def compiler_options(device) -> dict[str, str]:
+def compiler_options(device, models=()) -> dict[str, str]:
     """How the programs of a run are compiled for a device.
 
     On TPU the lookup of embeddings and of the loss's logits stays on the TensorCore: handed to the
     SparseCore it takes more memory, and the compiled program cannot be read.
+
+    Args:
+      models: `TransformerConfig`s of the networks in the program, where it has their gradients.
+        Between slices XLA sums those of a layer while the next is computed, and for that writes the
+        first turn of a loop before it once more. Layers with a pattern are a loop within a loop,
+        and would be written four times; they do without.
     """
     if device.platform != "tpu":
         return {}
     options = {"xla_tpu_offload_gather_to_sparsecore": "false"}
     if size := _SCOPED_VMEM.get(device.device_kind):
         options["xla_tpu_scoped_vmem_limit_kib"] = str(size)
+    if any(m.layer_pattern for m in models):
+        options["xla_tpu_enable_collective_pipeliner"] = "false"
     return options
 
 

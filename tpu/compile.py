@@ -135,7 +135,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
     compiled = {}
     for name, (function, args, its_mesh) in programs.items():
         with jax.set_mesh(its_mesh):
-            program, text, seconds = _compile(function, args, its_mesh)
+            program, text, seconds = _compile(function, args, its_mesh, models.values())
         compiled[name] = Step(
             program, text, state, frozen, model, batch["tokens"].size, flops, seconds, its_mesh
         )
@@ -191,13 +191,13 @@ def rollout_programs(source, roles, prompts):
     return programs, many(experience, size)
 
 
-def _compile(function, args, mesh):
+def _compile(function, args, mesh, models):
     """(compiled, its text, seconds) of a jitted function, as a run compiles it."""
     import jax
 
     from tpu.chips import compiler_options
 
-    options = compiler_options(mesh.devices.flat[0])
+    options = compiler_options(mesh.devices.flat[0], models)
     with tempfile.TemporaryDirectory() as dump:
         # The compiler's dump, as `as_text()` fails on programs that libtpu 0.0.52 cannot send back.
         options = options | {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}

@@ -5,7 +5,7 @@
 
 Compiles the very step that `python -m train` runs with the TPU compiler; of PPO and GRPO also
 sampling, scoring and what an update needs of a rollout. `init_from` is not read. Needs libtpu
-(`pip install 'jax[tpu]'`), no TPU, and 1 to 7 minutes on two cores. Exit code 1: it does not fit,
+(`pip install 'jax[tpu]'`), no TPU, and 1 to 5 minutes on two cores. Exit code 1: it does not fit,
 or gathers the weights of all layers at once. `--sweep=remat,mesh,batch` tries other settings and
 tabulates them.
 """

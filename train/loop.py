@@ -142,7 +142,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
     step_fn = jax.jit(
         make_train_step(stage, run.tx, config.accumulate),
         donate_argnums=0,
-        compiler_options=compiler_options(jax.devices()[0]),
+        compiler_options=compiler_options(jax.devices()[0], ctx.models.values()),
     )
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
     flops = stages.flops_per_token(ctx.models, state.trainable, config.data.length)

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tpu import compile, cost, fit
+from model.config import TransformerConfig
+from tpu import chips, compile, cost, fit
 from tpu.hlo import BETWEEN_SLICES, Collective, Program, Shape, read
 
 
@@ -147,3 +148,13 @@ def test_what_people_read():
         "programs": {"step": {}, "sample": {"predicted_step_seconds": 7.5}}, "steps_per_rollout": 4,
     }  # fmt: skip
     assert "sample, a rollout" in fit.show(sampled) and "once in 4 steps" in fit.show(sampled)
+
+
+def test_loops_within_loops_are_not_pipelined():
+    device = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+    plain = TransformerConfig(8, 8, 2, 1, 1, 8, 8)
+    within = TransformerConfig(8, 8, 2, 1, 1, 8, 8, layer_pattern=("local", "global"), window=4)
+    pipeliner = "xla_tpu_enable_collective_pipeliner"
+    assert pipeliner not in chips.compiler_options(device, [plain])
+    assert chips.compiler_options(device, [plain, within])[pipeliner] == "false"
+    assert not chips.compiler_options(SimpleNamespace(platform="cpu"), [within])
