@@ -40,6 +40,13 @@ def linear(x, w):
     The gradient is written out because XLA on CPU otherwise computes the weight's through large
     transposed copies; the mathematics is the ordinary product's.
     """
+    return _product(x, w)
+
+
+def _product(x, w):
+    """x @ w; bfloat16 on CPU by way of float32, which XLA hands to the instructions for it."""
+    if x.dtype == jnp.bfloat16 and platform() == "cpu":
+        return jnp.matmul(x, w, preferred_element_type=jnp.float32).astype(x.dtype)
     return jnp.matmul(x, w)
 
 
@@ -52,8 +59,8 @@ def _linear_bwd(saved, g):
     x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     if x2d.shape[1] > g2d.shape[1] and platform() == "cpu":
         # What is turned is copied first: the smaller one.
-        return jnp.matmul(g, w.T), jnp.matmul(g2d.T, x2d).T
-    return jnp.matmul(g, w.T), jnp.matmul(x2d.T, g2d)
+        return _product(g, w.T), _product(g2d.T, x2d).T
+    return _product(g, w.T), _product(x2d.T, g2d)
 
 
 linear.defvjp(_linear_fwd, _linear_bwd)

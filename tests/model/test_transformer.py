@@ -203,6 +203,17 @@ def test_linear_has_the_gradient_of_a_product(inputs, outputs):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_bfloat16_products_are_summed_in_float32():
+    """As XLA on CPU must be told; it is two to six times as fast where the CPU has bfloat16."""
+    x, w = jnp.ones((4, 8), jnp.bfloat16), jnp.ones((8, 16), jnp.bfloat16)
+    out, back = jax.vjp(linear, x, w)
+    assert [a.dtype for a in (out, *back(out))] == [jnp.bfloat16] * 3
+    both = jax.jit(lambda x, w, g: jax.vjp(linear, x, w)[1](g)).lower(x, w, out).as_text()
+    products = [line for line in both.splitlines() if "dot_general" in line]
+    assert len(products) == 2 and all(line.endswith("xf32>") for line in products), products
+
+
+
 # Heads.
 
 
