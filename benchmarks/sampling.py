@@ -5,7 +5,7 @@
     python -m benchmarks.sampling --other_python=runs/other_env/bin/python --model=PATH/model.gguf
 
 Without `--model` a random one of size 10m (384 wide, 6 layers) with a vocabulary of 4,096; the
-weights go to the other side as a Hugging Face directory. Both are float32 with a key-value cache,
+weights go to the other side as a Hugging Face directory. Both are of `--dtype`, with a cache,
 read `--prompt` random ids a row and sample `--new` more at temperature 1 over the whole vocabulary;
 nothing stops a row. Both use the same cores: torch as threads, ours as devices of JAX, between
 which rows are divided, or with `--tensor` heads and mlp, so that each reads its part of the weights
@@ -36,7 +36,7 @@ from model import pretrained, sharding
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.sizes import SIZES
-from train import checkpoint, convert, weights
+from train import checkpoint, convert, sampler, weights
 
 WORKER = Path(__file__).with_name("sampling_transformers.py")
 
@@ -54,9 +54,9 @@ def random_model():
 
 def write_model(directory, config, params) -> None:
     """The model as transformers reads it, without a tokenizer."""
-    facts = pretrained.config_to_hf(config) | {"dtype": "float32"}
+    facts = pretrained.config_to_hf(config) | {"dtype": config.dtype}
     Path(directory, "config.json").write_text(json.dumps(facts))
-    weights.write_safetensors(directory, weights.tensors_of(config, params), "float32")
+    weights.write_safetensors(directory, weights.tensors_of(config, params), config.dtype)
 
 
 class Ours:
@@ -72,6 +72,7 @@ class Ours:
         shapes = jax.eval_shape(
             partial(checkpoint.init_params, "policy", config), jax.random.key(0)
         )
+        params = sampler.cast_weights(params, config.activation_dtype)
         params = jax.device_put(params, sharding.parameter_shardings(shapes, self.mesh))
         self.params = jax.device_put(params, sharding.decoding_shardings(params, self.mesh))
         rows = sharding.batch_sharding(self.mesh)
@@ -157,6 +158,7 @@ def main(argv):
         )
     jax.config.update("jax_num_cpu_devices", given.threads)
     config, params = convert.load(given.model) if given.model else random_model()
+    config = dataclasses.replace(config, dtype=given.dtype)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (given.batch, given.prompt))
     with tempfile.TemporaryDirectory() as directory:
         write_model(directory, config, params)
@@ -177,6 +179,7 @@ def main(argv):
 if __name__ == "__main__":
     flags.DEFINE_string("other_python", None, "A Python that has torch and transformers.")
     flags.DEFINE_string("model", "", "A Hugging Face directory or GGUF file; empty: a random one.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and matmuls.")
     flags.DEFINE_integer("batch", 32, "Rows.", lower_bound=1)
     flags.DEFINE_integer("prompt", 64, "Ids a row that are given.", lower_bound=1)
     flags.DEFINE_integer("new", 64, "Ids a row that are sampled.", lower_bound=1)

@@ -35,7 +35,7 @@ def main(directory, threads, attention):
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation=attention
+        directory, dtype="auto", attn_implementation=attention
     ).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0

@@ -31,7 +31,7 @@ class KVCache(NamedTuple):
     """What decoding remembers, for all layers. Slots are columns of the padded row.
 
     Attributes:
-      keys, values: [L, B, K, S, N] activation dtype, or L of [B, K, S, N]; on CPU keys are
+      keys, values: [L, B, K, S, N] in `cache_dtype`, or L of [B, K, S, N]; on CPU keys are
         [..., N, S] (`keys_turned`). A head's slots lie together, as decoding reads them: in any
         other order XLA on CPU copies the whole cache at every step.
       segment_ids: [B, S] int32; 0 is an empty slot or padding, never attended to.
@@ -62,6 +62,12 @@ def _cache_axes(turned: bool):
     return ("act_batch", "act_kv_heads", *(reversed(last) if turned else last))
 
 
+def cache_dtype(config: TransformerConfig):
+    """What keys and values are kept in: the activations' dtype; on CPU float32. XLA writes into a
+    bfloat16 array there by turning the whole of it into float32 and back, at every token."""
+    return jnp.float32 if platform() == "cpu" else config.activation_dtype
+
+
 def init_cache(
     config: TransformerConfig, batch: int, length: int, split_layers: bool = False
 ) -> KVCache:
@@ -71,13 +77,15 @@ def init_cache(
       split_layers: an array a layer, for parameters that are split too (model/block.py).
     """
 
+    dtype = cache_dtype(config)
+
     def zeros(turned):
         last = (config.head_dim, length) if turned else (length, config.head_dim)
         shape = (batch, config.num_kv_heads * kv_repeats(config), *last)
         if split_layers:
-            layer = constrain(jnp.zeros(shape, config.activation_dtype), *_cache_axes(turned))
+            layer = constrain(jnp.zeros(shape, dtype), *_cache_axes(turned))
             return (layer,) * config.num_layers
-        layers = jnp.zeros((config.num_layers, *shape), config.activation_dtype)
+        layers = jnp.zeros((config.num_layers, *shape), dtype)
         return constrain(layers, "act_layers", *_cache_axes(turned))
 
     segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")
@@ -245,6 +253,7 @@ def extend(cache: KVCache, k, v, layer, slot) -> KVCache:
 
     def write(held, new, turned):
         new = new.transpose(0, 2, 3, 1) if turned else new.swapaxes(1, 2)
+        new = new.astype(held[layer].dtype if isinstance(held, tuple) else held.dtype)
         place = (0, 0, 0, slot) if turned else (0, 0, slot, 0)
         if isinstance(held, tuple):
             put = jax.lax.dynamic_update_slice(held[layer], new, place)
@@ -290,12 +299,14 @@ def cached_attention(
     mask = visible(slot + jnp.arange(T), jnp.arange(S), window)
     mask = mask[None] & (segment_ids[:, :, None] == cache.segment_ids[:, None, :])
     # One matrix a key head, of all its queries: M = T·G rows.
+    dtype = q.dtype
     q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N) * (scale or N**-0.5)
+    q = q.astype(keys.dtype)
     product = "bkmn,bkns->bkms" if keys_turned() else "bkmn,bksn->bkms"
     logits = jnp.einsum(product, q, keys, preferred_element_type=jnp.float32)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     mask = jnp.repeat(mask, H // K, axis=1)[:, None]  # [B, 1, M, S]
     weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
-    out = jnp.einsum("bkms,bksn->bkmn", weights.astype(values.dtype), values)
+    out = jnp.einsum("bkms,bksn->bkmn", weights.astype(values.dtype), values).astype(dtype)
     return out.reshape(B, K, T, -1, N).swapaxes(1, 2).reshape(B, T, H, N)

@@ -111,12 +111,12 @@ class Sampler:
     def decoding(self, policy):
         """The policy's weights as decoding holds them: in the activations' dtype, and split over
         heads, mlp and vocabulary of the decoding mesh alone."""
-        small = _cast(policy, self.ctx.models["policy"].activation_dtype)
+        small = cast_weights(policy, self.ctx.models["policy"].activation_dtype)
         return jax.device_put(small, sharding.decoding_shardings(small, self.mesh))
 
     def abstract_decoding(self, policy):
         """The same of shapes with shardings."""
-        small = jax.eval_shape(_cast, policy, self.ctx.models["policy"].activation_dtype)
+        small = jax.eval_shape(cast_weights, policy, self.ctx.models["policy"].activation_dtype)
         places = sharding.decoding_shardings(policy, self.mesh)
         return jax.tree.map(
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), small, places
@@ -158,7 +158,7 @@ class Sampler:
 
 
 @partial(jax.jit, static_argnums=1)
-def _cast(params, dtype):
+def cast_weights(params, dtype):
     """The matrices in the dtype they are read in; norms, a router and scales stay as they are."""
 
     def cast(path, x):

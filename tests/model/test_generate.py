@@ -104,6 +104,23 @@ def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, turned, mo
     np.testing.assert_allclose(sample.logprobs, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kept", ["float32", "bfloat16"])
+def test_cached_decoding_in_bfloat16(params, kept, monkeypatch):
+    """With a cache as CPU has it, and as accelerators do."""
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    if kept == "bfloat16":
+        monkeypatch.setattr(attention, "cache_dtype", lambda config: config.activation_dtype)
+    assert attention.init_cache(config, 1, 8).values.dtype == kept
+    sample = jax.jit(partial(generate, config), static_argnums=4)(
+        params, PROMPTS, MASK, KEYS, Sampling(R)
+    )
+    valid = jnp.concatenate([MASK, sample.response_mask], axis=1)
+    args = sample.tokens, prompt_positions(valid), valid.astype(jnp.int32)
+    logits = Transformer(CONFIG).apply({"params": params}, *args)[:, P - 1 : -1]
+    expected = log_probs(logits, sample.tokens[:, P:], 1.0)
+    np.testing.assert_allclose(sample.logprobs, expected, atol=0.1)
+
+
 def test_greedy_takes_the_likeliest_id_and_top_k_of_1_is_greedy(run, full):
     sample = run(temperature=0.0)
     np.testing.assert_array_equal(sample.tokens[:, P:], np.argmax(full(sample), axis=-1))

@@ -213,7 +213,6 @@ def test_bfloat16_products_are_summed_in_float32():
     assert len(products) == 2 and all(line.endswith("xf32>") for line in products), products
 
 
-
 # Heads.
 
 
