@@ -13,7 +13,7 @@ from data import files
 from data.chat import render
 from data.schemas import normaliser
 from data.templates import DataError
-from train import config, convert
+from train import config, convert, loop
 from train.metrics import quiet_to_file
 
 PROJECTIONS = "query,key,value,out,gate,up,down"
@@ -23,6 +23,7 @@ def define_flags() -> None:
     flags.DEFINE_string("file", None, "The gzipped JSON lines.")
     flags.DEFINE_string("model", None, "The open model: a GGUF file or Hugging Face directory.")
     flags.DEFINE_string("workdir", None, "Where all is kept.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations and matmuls.")
     flags.mark_flags_as_required(["file", "model", "workdir"])
 
 
@@ -106,8 +107,14 @@ def base(model: str, workdir: Path) -> Path:
     return path
 
 
+def fit(recipe, workdir: Path, dtype: str) -> None:
+    """Trains; what is trained is there afterwards, or goes on where it was."""
+    recipe.model.dtype = dtype
+    loop.run(recipe, workdir)
+
+
 def recipe(stage: str, policy, train: Path, other: Path, steps: int, rate: float):
-    """Adapters beside every projection of an open model, float32, on a CPU."""
+    """Adapters beside every projection of an open model, on a CPU."""
     settings = config.default()
     settings.stage, settings.steps = stage, steps
     settings.init_from.policy = str(policy)

@@ -6,7 +6,8 @@
 The file has instructions with a polite (`chosen`) and a rude (`rejected`) wording of one answer. A
 fifth of the instructions is put aside. SFT on every answer of the rest, both wordings, gives the
 policy that DPO and PPO start from, which is rude about half the time; a reward model and a judge
-each learn from one half of the rankings. Low-rank adapters in all of them, float32.
+each learn from one half of the rankings. Low-rank adapters in all of them. `--dtype=bfloat16` is
+faster where the CPU has instructions for it.
 
 Prints for the start, DPO and PPO, on the instructions put aside: the reward model's score of a
 sampled answer, the share of answers that the judge puts before the start's own answer to the same
@@ -24,7 +25,7 @@ from absl import app, flags
 
 from benchmarks import real_data
 from model import sharding
-from train import config, loop
+from train import config
 from train.metrics import console
 from train.setup import init_state, setup
 
@@ -89,10 +90,11 @@ def ppo(start: Path, paths, steps: int):
     return recipe
 
 
-def measure(policy: Path, start: Path, paths) -> dict:
+def measure(policy: Path, start: Path, paths, dtype: str) -> dict:
     """What PPO's evaluation says of a policy, with the start as its reference."""
     recipe = ppo(start, paths, 4)  # of which none is taken
     recipe.init_from.policy, recipe.init_from.reference = str(policy), str(start)
+    recipe.model.dtype = dtype
     settings = config.build(recipe)
     mesh = sharding.make_mesh(settings.mesh)
     with jax.set_mesh(mesh):
@@ -101,22 +103,23 @@ def measure(policy: Path, start: Path, paths) -> dict:
     return {name: values[name] for name in SHOWN if name in values}
 
 
-def run(file, model, workdir: Path, dpo_steps: int, ppo_steps: int) -> dict:
+def run(file, model, workdir: Path, dpo_steps: int, ppo_steps: int, dtype: str) -> dict:
     base, paths = real_data.base(model, workdir), prepare(file, workdir)
     start = workdir / "sft"
-    loop.run(sft(base, paths), start)
+    real_data.fit(sft(base, paths), start, dtype)
     for number, name in enumerate(("reward", "judge")):
-        loop.run(reward(base, paths, number), workdir / name)
-    loop.run(rankings("dpo", start, paths, dpo_steps, 2e-4), workdir / "dpo")
-    loop.run(ppo(start, paths, ppo_steps), workdir / "ppo")
-    return {name: measure(workdir / name, start, paths) for name in ("sft", "dpo", "ppo")}
+        real_data.fit(reward(base, paths, number), workdir / name, dtype)
+    real_data.fit(rankings("dpo", start, paths, dpo_steps, 2e-4), workdir / "dpo", dtype)
+    real_data.fit(ppo(start, paths, ppo_steps), workdir / "ppo", dtype)
+    return {name: measure(workdir / name, start, paths, dtype) for name in ("sft", "dpo", "ppo")}
 
 
 def main(argv):
     del argv
     given = flags.FLAGS
     workdir = real_data.open_workdir()
-    found = run(given.file, given.model, workdir, given.dpo_steps, given.ppo_steps)
+    steps = given.dpo_steps, given.ppo_steps
+    found = run(given.file, given.model, workdir, *steps, given.dtype)
     for name, values in found.items():
         console.print(f"{name:5}" + "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
     (workdir / "report.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -15,6 +15,7 @@ Nothing of the texts is printed. Stopped or killed, the same command goes on.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -28,9 +29,10 @@ from benchmarks import real_data
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from model.generate import Sampling, generate
-from train import checkpoint, loop
+from train import checkpoint
 from train.evaluate import win_rate
 from train.metrics import console
+from train.sampler import cast_weights
 
 LENGTH, ASKED, ANSWER, ROWS = 256, 96, 48, 16
 
@@ -53,9 +55,11 @@ def asked(tokenizer, prompt: str) -> np.ndarray:
     return render_prompt(tokenizer, [{"role": "user", "content": prompt}])
 
 
-def answers(workdir, prompts: list[str]) -> list[str]:
+def answers(workdir, prompts: list[str], dtype: str) -> list[str]:
     """Greedy answers of the policy of a workdir."""
     config, params = checkpoint.load(workdir, "policy")
+    config = dataclasses.replace(config, dtype=dtype)
+    params = cast_weights(params, config.activation_dtype)
     tokenizer = tokenizers.load(workdir)
     sampling = Sampling(
         ANSWER, temperature=0.0, stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_id
@@ -83,7 +87,7 @@ def mcnemar(before, after) -> float:
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
 
 
-def run(file, model, workdir: Path, steps: int, most: int) -> dict:
+def run(file, model, workdir: Path, steps: int, most: int, dtype: str) -> dict:
     base = real_data.base(model, workdir)
     tokenizer = tokenizers.load(base)
     every = real_data.examples(file, dict, tokenizer, LENGTH)
@@ -92,8 +96,8 @@ def run(file, model, workdir: Path, steps: int, most: int) -> dict:
     fit = fit[:most]
     recipe = real_data.recipe("dpo", base, paths["train"], paths["heldout"], steps, 2e-4)
     recipe.data.update(dict(length=2 * LENGTH, sub_rows=1, batch_size=4))
-    loop.run(recipe, workdir / "dpo")
-    said = {n: np.array([refuses(a) for a in answers(w, fit)]) for n, w in
+    real_data.fit(recipe, workdir / "dpo", dtype)
+    said = {n: np.array([refuses(a) for a in answers(w, fit, dtype)]) for n, w in
             (("before", base), ("after", workdir / "dpo"))}  # fmt: skip
     for name, rank in (("chosen", 0), ("rejected", 1)):
         texts = [e["responses"][e["rank"].index(rank)] for e in aside]
@@ -106,7 +110,7 @@ def main(argv):
     del argv
     given = flags.FLAGS
     workdir = real_data.open_workdir()
-    found = run(given.file, given.model, workdir, given.steps, given.prompts)
+    found = run(given.file, given.model, workdir, given.steps, given.prompts, given.dtype)
     for name in ("before", "after", "chosen", "rejected"):
         rate, low, high, count = found[name]
         console.print(f"{name:9}{rate:7.1%}  (95%: {low:.1%} to {high:.1%})  of {count}")

@@ -29,7 +29,7 @@ from absl import app, flags
 from benchmarks import real_data
 from data import pipeline
 from data import tokenizer as tokenizers
-from train import checkpoint, config, loop, rewards
+from train import checkpoint, config, rewards
 from train.metrics import console
 
 WORKER = Path(__file__).with_name("real_rewards_other.py")
@@ -104,7 +104,7 @@ def compare(right: dict[str, np.ndarray], questions: np.ndarray, seed: int = 0) 
     return found
 
 
-def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int) -> Path:
+def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int, dtype) -> Path:
     """Trains the reward model to its end; its workdir."""
     _, _, _, epochs, rate = SETS[name]
     recipe = real_data.recipe("reward", workdir / "base", *sides.values(), steps=1, rate=rate)
@@ -115,7 +115,7 @@ def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int) ->
     tokenizer = tokenizers.load(settings.init_from["policy"])
     rows = pipeline.open_data(settings.data, "preference", tokenizer, examples).train["tokens"]
     recipe.steps = epochs * -(-len(rows) // settings.data.batch_size)
-    loop.run(recipe, workdir / name / "reward")
+    real_data.fit(recipe, workdir / name / "reward", dtype)
     return workdir / name / "reward"
 
 
@@ -129,12 +129,12 @@ def told_right(gaps) -> np.ndarray:
     return (1 + np.sign(np.asarray(gaps))) / 2
 
 
-def run(name, file, model, workdir: Path, other_python) -> dict:
+def run(name, file, model, workdir: Path, other_python, dtype: str) -> dict:
     read, length, share, _, _ = SETS[name]
     tokenizer = tokenizers.load(real_data.base(model, workdir))
     every = real_data.examples(file, read, tokenizer, length)
     sides, heldout = real_data.divide(every, share, workdir / name)
-    reward = train_ours(name, workdir, sides, length)
+    reward = train_ours(name, workdir, sides, length, dtype)
     ids = [real_data.rendered(e, tokenizer) for e in heldout]
     scores = iter(score(reward, [x for one in ids for x in one], length))
     gaps, questions, numbers = [], [], {}
@@ -153,7 +153,8 @@ def main(argv):
     del argv
     given = flags.FLAGS
     workdir = real_data.open_workdir()
-    found = run(given.set, given.file, given.model, workdir, given.other_python)
+    files = given.file, given.model, workdir, given.other_python
+    found = run(given.set, *files, given.dtype)
     console.print(f"{given.set}: {found['pairs']} held-out pairs of {found['questions']} questions")
     for name in ("reward model", "bag of words", "difference"):
         middle, low, high = found[name]
