@@ -21,6 +21,7 @@ from data.loader import heldout_batches
 from model import sharding
 from model.transformer import Transformer
 from train import rewards
+from train.metrics import ProgressLine
 from train.objectives import ConfigError
 from train.vocabulary import token_logprobs
 
@@ -108,9 +109,11 @@ def _scorer(ctx):
 def _over_rows(ctx, score, reference, rows):
     """`score` of all rows of a split, [N, C] float32, a microbatch at a time."""
     size = ctx.config.data.batch_size // ctx.config.accumulate
-    local = sharding.local_rows(ctx.mesh, size)
-    parts = [
-        jax.device_get(score(reference, sharding.put_batch(batch, ctx.mesh)))
-        for batch in heldout_batches(rows, size, local)
-    ]
-    return np.concatenate(parts)[: len(rows["tokens"])]
+    local, count = sharding.local_rows(ctx.mesh, size), len(rows["tokens"])
+    line = ProgressLine("reference", -(-count // size), writes=jax.process_index() == 0)
+    parts = []
+    for batch in heldout_batches(rows, size, local):
+        parts.append(jax.device_get(score(reference, sharding.put_batch(batch, ctx.mesh))))
+        line.update(len(parts), "log-probabilities")
+    line.close()
+    return np.concatenate(parts)[:count]

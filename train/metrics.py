@@ -74,6 +74,43 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+class ProgressLine:
+    """`name done/total text · left`: a bar on a terminal, else a line at most every 10 s.
+
+    Args:
+      start: how many are done before. writes: whether anything is shown.
+    """
+
+    def __init__(self, name: str, total: int, start: int = 0, writes: bool = True):
+        self._name, self._total, self._start, self._writes = name, total, start, writes
+        self._started, self._last, self._bar = time.time(), 0.0, None
+        columns = (
+            TextColumn("[bold]{task.description:>8}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
+        )
+        if writes and console.is_terminal:
+            self._bar = Progress(*columns, console=console)
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=total, completed=start, text="compiling")
+
+    def update(self, done: int, text: str = "") -> None:
+        if not self._writes:
+            return
+        if done > self._start:
+            passed = (time.time() - self._started) / (done - self._start)
+            text = f"{text} · {duration(passed * (self._total - done))} left"
+        if self._bar:
+            self._bar.update(self._task, completed=done, text=text)
+        elif time.time() - self._last > 10 or done == self._total:
+            self._last = time.time()
+            console.print(f"{self._name:>8} {done}/{self._total} {text}")
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
 class _Mirror:
     """A folder on this machine whose files go up to one in an object store.
 
@@ -114,8 +151,7 @@ class Metrics:
     """
 
     def __init__(self, workdir, name: str, start: int, steps: int, writes: bool = True):
-        self._writes, self._steps, self._started, self._start = writes, steps, time.time(), start
-        self._bar, self._last_line = None, 0.0
+        self._writes, self._started = writes, time.time()
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
@@ -133,16 +169,7 @@ class Metrics:
             Event(step=start + 1, wall_time=time.time(),
                   session_log=SessionLog(status=SessionLog.START))
         )  # fmt: skip
-        columns = (
-            TextColumn("[bold]{task.description:>8}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
-        )
-        if console.is_terminal:
-            self._bar = Progress(*columns, console=console)
-            self._bar.start()
-            self._task = self._bar.add_task(name, total=steps, completed=start, text="compiling")
-        self._name = name
+        self._line = ProgressLine(name, steps, start)
 
     def elapsed(self) -> float:
         """Seconds of work on this run so far; of an interrupted process, to its last record."""
@@ -177,18 +204,9 @@ class Metrics:
                 self._mirror.upload()
 
     def progress(self, step: int, text: str) -> None:
-        """Moves the progress line; without a terminal, prints a line at most every 10 s."""
-        if not self._writes:
-            return
-        done = step - self._start
-        if done:
-            left = (time.time() - self._started) / done * (self._steps - step)
-            text = f"{text} · {duration(left)} left"
-        if self._bar:
-            self._bar.update(self._task, completed=step, text=text)
-        elif time.time() - self._last_line > 10 or step == self._steps:
-            self._last_line = time.time()
-            console.print(f"{self._name:>8} {step}/{self._steps} {text}")
+        """Moves the progress line."""
+        if self._writes:
+            self._line.update(step, text)
 
     def say(self, text: str) -> None:
         if self._writes:
@@ -197,8 +215,7 @@ class Metrics:
     def close(self) -> None:
         if not self._writes:
             return
-        if self._bar:
-            self._bar.stop()
+        self._line.close()
         self._events.close()
         os.fsync(self._jsonl.fileno())
         self._jsonl.close()

@@ -1,8 +1,8 @@
-"""Logs of a run in an object store, which cannot append: what goes up, and what a resume finds."""
+"""Progress; and logs in an object store, which cannot append: what goes up, what a resume finds."""
 
 import json
 
-from train.metrics import Metrics, read_metrics
+from train.metrics import Metrics, ProgressLine, read_metrics
 
 
 def steps_of(text: str) -> list[int]:
@@ -53,3 +53,13 @@ def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "metrics.jsonl", "samples.jsonl", "tensorboard",
     ]  # fmt: skip
+
+
+def test_without_a_terminal_the_progress_is_a_line_now_and_then(capsys):
+    line = ProgressLine("work", 4, start=1)
+    for done in (2, 3, 4):
+        line.update(done, "done")
+    line.close()
+    ProgressLine("silent", 4, writes=False).update(4)
+    first, last = capsys.readouterr().out.splitlines()  # the second within 10 s of the first
+    assert first.strip() == "work 2/4 done · 0:00 left" and last.strip().startswith("work 4/4")
