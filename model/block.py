@@ -24,46 +24,14 @@ from model.attention import (
 )
 from model.config import TransformerConfig
 from model.kernels import RESIDUALS
+from model.linear import linear
 from model.rotary import rope, rotary_settings
-from model.sharding import constrain, platform
+from model.sharding import constrain
 
 # Parameters that are read in the activations' dtype, and those of model/transformer.py.
 WEIGHTS = ("query", "key", "value", "out", "gate", "up", "down", "expert_gate", "expert_up")
 WEIGHTS += ("expert_down", "embedding", "unembedding")
 GATES = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
-
-
-@jax.custom_vjp
-def linear(x, w):
-    """x [..., D] @ w [D, F] -> [..., F].
-
-    The gradient is written out because XLA on CPU otherwise computes the weight's through large
-    transposed copies; the mathematics is the ordinary product's.
-    """
-    return _product(x, w)
-
-
-def _product(x, w):
-    """x @ w; bfloat16 on CPU by way of float32, which XLA hands to the instructions for it."""
-    if x.dtype == jnp.bfloat16 and platform() == "cpu":
-        return jnp.matmul(x, w, preferred_element_type=jnp.float32).astype(x.dtype)
-    return jnp.matmul(x, w)
-
-
-def _linear_fwd(x, w):
-    return linear(x, w), (x, w)
-
-
-def _linear_bwd(saved, g):
-    x, w = saved
-    x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    if x2d.shape[1] > g2d.shape[1] and platform() == "cpu":
-        # What is turned is copied first: the smaller one.
-        return _product(g, w.T), _product(g2d.T, x2d).T
-    return _product(g, w.T), _product(x2d.T, g2d)
-
-
-linear.defvjp(_linear_fwd, _linear_bwd)
 
 
 def kernel_init(fan_in: int):

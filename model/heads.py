@@ -8,8 +8,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from model.block import linear
 from model.config import TransformerConfig
+from model.linear import linear
 from model.transformer import Transformer
 
 

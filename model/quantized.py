@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from model.linear import product
 from model.lora import PROJECTIONS
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -78,7 +79,7 @@ def whole(tree):
 def linear(x, w):
     """x [..., D] @ w [D, F], a QArray -> [..., F]. Nothing but w itself is kept for the backward
     pass, which computes no gradient of it."""
-    return jnp.matmul(x, dequantize(w, x.dtype))
+    return product(x, dequantize(w, x.dtype))
 
 
 def _linear_fwd(x, w):
@@ -90,7 +91,7 @@ def _linear_bwd(w, g):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 
-    return jnp.matmul(g, dequantize(w, g.dtype).T), jax.tree.map(nothing, w)
+    return product(g, dequantize(w, g.dtype).T), jax.tree.map(nothing, w)
 
 
 linear.defvjp(_linear_fwd, _linear_bwd)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from model import sequence
 from model.attention import KVCache
-from model.block import init_layers, kernel_init, linear, norm_init, rms_norm, run_layers
+from model.block import init_layers, kernel_init, norm_init, rms_norm, run_layers
 from model.config import TransformerConfig
+from model.linear import linear
 from model.sharding import constrain
 
 

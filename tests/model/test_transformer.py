@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.block import linear
 from model.config import TransformerConfig
 from model.heads import reward_model, value_model
+from model.linear import linear
 from model.transformer import Transformer
 
 CONFIG = TransformerConfig(
