@@ -105,6 +105,22 @@ def repeat_rows(cache: KVCache, times: int) -> KVCache:
     return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
 
+_product = partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def _exponentials(logits, mask):
+    """A softmax of what `mask` shows, float32, in two parts: e^logits [..., S] and one over their
+    sum [..., 1].
+
+    The second is for the product with the values, which has fewer columns than there are keys; and
+    no gradient then sums over the keys.
+    """
+    logits = jnp.where(mask, logits, MASKED)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - top)
+    return weights, 1 / jnp.sum(weights, axis=-1, keepdims=True)
+
+
 def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
     """Softmax attention with grouped heads; the softmax is float32.
 
@@ -120,12 +136,12 @@ def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
     B, T, H, N = q.shape
     K = k.shape[2]
     q = q.reshape(B, T, K, H // K, N) * (scale or N**-0.5)
-    logits = jnp.einsum("btkgn,bskn->bkgts", q, k, preferred_element_type=jnp.float32)
+    logits = _product("btkgn,bskn->bkgts", q, k)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
-    weights = jax.nn.softmax(jnp.where(mask[:, None, None], logits, MASKED), axis=-1)
-    out = jnp.einsum("bkgts,bskn->btkgn", weights.astype(v.dtype), v)
-    return out.reshape(B, T, H, N)
+    weights, inverse = _exponentials(logits, mask[:, None, None])
+    out = _product("bkgts,bskn->bkgtn", weights.astype(v.dtype), v) * inverse
+    return out.astype(v.dtype).transpose(0, 3, 1, 2, 4).reshape(B, T, H, N)
 
 
 def visible(queries, keys, window: int):
@@ -303,10 +319,10 @@ def cached_attention(
     q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N) * (scale or N**-0.5)
     q = q.astype(keys.dtype)
     product = "bkmn,bkns->bkms" if keys_turned() else "bkmn,bksn->bkms"
-    logits = jnp.einsum(product, q, keys, preferred_element_type=jnp.float32)
+    logits = _product(product, q, keys)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     mask = jnp.repeat(mask, H // K, axis=1)[:, None]  # [B, 1, M, S]
-    weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
-    out = jnp.einsum("bkms,bksn->bkmn", weights.astype(values.dtype), values).astype(dtype)
-    return out.reshape(B, K, T, -1, N).swapaxes(1, 2).reshape(B, T, H, N)
+    weights, inverse = _exponentials(logits, mask)
+    out = _product("bkms,bksn->bkmn", weights.astype(values.dtype), values) * inverse
+    return out.astype(dtype).reshape(B, K, T, -1, N).swapaxes(1, 2).reshape(B, T, H, N)
