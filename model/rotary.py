@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import RopeScaling, TransformerConfig
-from model.sharding import platform
+from model.linear import materialized
 
 
 def rope(x, positions, base: float, scaling: RopeScaling | None = None):
@@ -20,17 +20,10 @@ def rope(x, positions, base: float, scaling: RopeScaling | None = None):
     if scaling:
         frequency = stretch(frequency, scaling)
     angle = positions[..., None].astype(jnp.float32) * frequency  # [B, T, N/2]
-    cos, sin = (_once(f(angle))[:, :, None] for f in (jnp.cos, jnp.sin))
+    # Or else XLA on CPU computes them anew for each head, in all that reads them.
+    cos, sin = (jax.vmap(materialized)(f(angle))[:, :, None] for f in (jnp.cos, jnp.sin))
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
-
-
-def _once(x):
-    """x [B, T, N/2]; on CPU by way of a gather of all there is. XLA computes first what a gather
-    reads, where it would compute sines anew for each head in all that reads them."""
-    if platform() != "cpu":
-        return x
-    return jax.vmap(lambda row: row[jnp.arange(row.shape[0])])(x)
 
 
 def stretch(frequency, scaling: RopeScaling):
