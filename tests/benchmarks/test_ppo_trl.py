@@ -31,7 +31,8 @@ def test_the_judge_of_a_policy_that_says_one_thing():
 
 def test_sides_are_compared_over_seeds():
     def side(j, seconds):
-        return {"j": j, "update_seconds": seconds, "processor_seconds": seconds / 2}
+        clock = [seconds, seconds, 10 * seconds, *[2 * seconds] * 8]
+        return {"j": j, "update_seconds": clock, "processor_seconds": [seconds / 2, seconds]}
 
     found = ppo_trl.summary(
         [{"TRL": side(j, 6.0), "ours": side(j + 0.1, 1.0)} for j in (0.3, 0.4, 0.5)]
@@ -39,7 +40,9 @@ def test_sides_are_compared_over_seeds():
     assert found["TRL"]["j"] == pytest.approx(0.4)
     assert found["TRL"]["error"] == pytest.approx(0.1 / 3**0.5)
     assert found["TRL"]["ahead"] == pytest.approx(3**0.5)
-    assert found["TRL"]["speedup"] == found["TRL"]["processor_speedup"] == 6.0
+    # Of 33 updates six are quick, and three slow.
+    assert found["ours"]["times"] == {"median": 2.0, "processor": 0.75, "quick": 1.0}
+    assert found["TRL"]["speedup"] == pytest.approx(dict(median=6.0, processor=6.0, quick=6.0))
     assert "ahead" not in found["ours"]
 
 

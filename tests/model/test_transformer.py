@@ -4,6 +4,7 @@ Axes: B batch, T length, H query heads, K key/value heads, N head size, V vocabu
 """
 
 import dataclasses
+import re
 
 import flax.linen as nn
 import jax
@@ -211,6 +212,26 @@ def test_bfloat16_products_are_summed_in_float32():
     both = jax.jit(lambda x, w, g: jax.vjp(linear, x, w)[1](g)).lower(x, w, out).as_text()
     products = [line for line in both.splitlines() if "dot_general" in line]
     assert len(products) == 2 and all(line.endswith("xf32>") for line in products), products
+
+
+def compiled(f, *args):
+    return jax.jit(f).lower(*args).compile().as_text()
+
+
+@pytest.mark.parametrize("inputs,outputs", [(32, 64), (64, 32)])
+def test_products_on_cpu_have_no_left_side_to_turn(inputs, outputs):
+    """XLA's fast matmuls there have none; it would fold a plain transpose into the product."""
+    x, w, g = jnp.ones((16, inputs)), jnp.ones((inputs, outputs)), jnp.ones((16, outputs))
+    program = compiled(lambda x, w, g: jax.vjp(linear, x, w)[1](g), x, w, g)
+    assert re.findall(r"lhs_contracting_dims=\{(\d)\}", program) == ["1", "1"]
+
+
+def test_rotary_sines_are_computed_once_on_cpu(params):
+    """XLA there would compute them in all that reads them, for each head."""
+    args = params, TOKENS, POSITIONS, SEGMENTS
+    model = Transformer(dataclasses.replace(CONFIG, scan_unroll=0))
+    program = compiled(jax.grad(lambda p, *x: jnp.sum(model.apply({"params": p}, *x))), *args)
+    assert len(re.findall(r" sine\(", program)) == len(re.findall(r" cosine\(", program)) == 1
 
 
 # Heads.
