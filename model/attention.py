@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from model import kernels, sequence
 from model.config import TransformerConfig
-from model.kernels import MASKED, sees
+from model.kernels import MASKED, einsum32, sees
 from model.sharding import ACTIVATION_AXES, batch_shards, constrain, partition_spec, platform
 
 # Queries in a chunk. A chunk reads only the keys up to its end, which saves causal attention half
@@ -105,9 +105,6 @@ def repeat_rows(cache: KVCache, times: int) -> KVCache:
     return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
 
-_product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-
-
 def _exponentials(logits, mask):
     """A softmax of what `mask` shows, float32, in two parts: e^logits [..., S] and one over their
     sum [..., 1].
@@ -136,11 +133,11 @@ def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
     B, T, H, N = q.shape
     K = k.shape[2]
     q = q.reshape(B, T, K, H // K, N) * (scale or N**-0.5)
-    logits = _product("btkgn,bskn->bkgts", q, k)
+    logits = einsum32("btkgn,bskn->bkgts", q, k)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     weights, inverse = _exponentials(logits, mask[:, None, None])
-    out = _product("bkgts,bskn->bkgtn", weights.astype(v.dtype), v) * inverse
+    out = einsum32("bkgts,bskn->bkgtn", weights.astype(v.dtype), v) * inverse
     return out.astype(v.dtype).transpose(0, 3, 1, 2, 4).reshape(B, T, H, N)
 
 
@@ -319,10 +316,10 @@ def cached_attention(
     q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N) * (scale or N**-0.5)
     q = q.astype(keys.dtype)
     product = "bkmn,bkns->bkms" if keys_turned() else "bkmn,bksn->bkms"
-    logits = _product(product, q, keys)
+    logits = einsum32(product, q, keys)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     mask = jnp.repeat(mask, H // K, axis=1)[:, None]  # [B, 1, M, S]
     weights, inverse = _exponentials(logits, mask)
-    out = _product("bkms,bksn->bkmn", weights.astype(values.dtype), values) * inverse
+    out = einsum32("bkms,bksn->bkmn", weights.astype(values.dtype), values) * inverse
     return out.astype(dtype).reshape(B, K, T, -1, N).swapaxes(1, 2).reshape(B, T, H, N)

@@ -28,6 +28,9 @@ LANES = 128
 # Keys up to which `auto` takes a form whose memory grows with T·S (`xla`, and cuDNN's bias).
 LONG = 2048
 
+# Products of queries, keys, values and weights are summed in float32, whatever dtype they have.
+einsum32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
 
 class Settings(NamedTuple):
     """What is static of an attention.
@@ -254,7 +257,7 @@ def _logits(pair, qkv, q_segments, kv_segments, order, settings):
     """Of one pair of blocks: (q, k, v, float32 logits [B, K, G, b, b], who sees whom [B, b, b])."""
     (i, j, valid), b = pair, settings.block
     q, k, v = qkv[0][i], qkv[1][j], qkv[2][j]
-    logits = jnp.einsum("btkgn,bskn->bkgts", q, k, preferred_element_type=jnp.float32)
+    logits = einsum32("btkgn,bskn->bkgts", q, k)
     logits *= settings.scale or q.shape[-1] ** -0.5
     if settings.softcap:
         logits = settings.softcap * jnp.tanh(logits / settings.softcap)
@@ -279,9 +282,7 @@ def _flash_fwd(qkv, q_segments, kv_segments, order, blocks, settings):
         new_top = jnp.maximum(top[i], jnp.max(jnp.where(mask, logits, MASKED), axis=-1))
         p = jnp.where(mask, jnp.exp(logits - new_top[..., None]), 0.0)
         shrink = jnp.exp(top[i] - new_top)
-        seen = jnp.einsum(
-            "bkgts,bskn->bkgtn", p.astype(v.dtype), v, preferred_element_type=jnp.float32
-        )
+        seen = einsum32("bkgts,bskn->bkgtn", p.astype(v.dtype), v)
         out = out.at[i].set(out[i] * shrink[..., None] + seen)
         total = total.at[i].set(total[i] * shrink + jnp.sum(p, axis=-1))
         return (out, top.at[i].set(new_top), total), None
@@ -299,24 +300,21 @@ def _flash_fwd(qkv, q_segments, kv_segments, order, blocks, settings):
 def _flash_bwd(settings, saved, d_out):
     qkv, q_segments, kv_segments, order, blocks, out, log_total = saved
     scale = settings.scale or qkv[0].shape[-1] ** -0.5
-    dot = jnp.einsum(
-        "ibtkgn,ibtkgn->ibkgt", out, d_out, preferred_element_type=jnp.float32
-    )  # Σₛ p·dp of each query
+    dot = einsum32("ibtkgn,ibtkgn->ibkgt", out, d_out)  # Σₛ p·dp of each query
 
     def step(carry, pair):
         dq, dk, dv = carry
         i, j, _ = pair
         q, k, v, logits, mask = _logits(pair, qkv, q_segments, kv_segments, order, settings)
         p = jnp.where(mask, jnp.exp(logits - log_total[i][..., None]), 0.0)
-        product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-        dp = product("btkgn,bskn->bkgts", d_out[i], v)
+        dp = einsum32("btkgn,bskn->bkgts", d_out[i], v)
         ds = p * (dp - dot[i][..., None])
         if settings.softcap:
             ds *= 1 - (logits / settings.softcap) ** 2
         ds = (ds * scale).astype(q.dtype)
-        dq = dq.at[i].add(product("bkgts,bskn->btkgn", ds, k))
-        dk = dk.at[j].add(product("bkgts,btkgn->bskn", ds, q))
-        dv = dv.at[j].add(product("bkgts,btkgn->bskn", p.astype(q.dtype), d_out[i]))
+        dq = dq.at[i].add(einsum32("bkgts,bskn->btkgn", ds, k))
+        dk = dk.at[j].add(einsum32("bkgts,btkgn->bskn", ds, q))
+        dv = dv.at[j].add(einsum32("bkgts,btkgn->bskn", p.astype(q.dtype), d_out[i]))
         return (dq, dk, dv), None
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), qkv)
