@@ -51,10 +51,15 @@ def kv_repeats(config: TransformerConfig) -> int:
     return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
 
 
-def keys_turned() -> bool:
-    """Whether the cache's keys are [..., N, S]: a core then adds up many slots' products side by
-    side, where one slot's would be a sum along its registers."""
-    return platform() == "cpu"
+def keys_turned(config: TransformerConfig) -> bool:
+    """Whether the cache's keys are [..., N, S].
+
+    On CPU, where several query heads read a key head: a core then adds up many slots' products side
+    by side, where one slot's would be a sum along its registers. For a single head that gains
+    nothing, and writing a key to N places costs more.
+    """
+    grouped = config.num_heads > config.num_kv_heads * kv_repeats(config)
+    return grouped and platform() == "cpu"
 
 
 def _cache_axes(turned: bool):
@@ -89,18 +94,18 @@ def init_cache(
         return constrain(layers, "act_layers", *_cache_axes(turned))
 
     segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")
-    return KVCache(zeros(keys_turned()), zeros(False), segments)
+    return KVCache(zeros(keys_turned(config)), zeros(False), segments)
 
 
 def repeat_rows(cache: KVCache, times: int) -> KVCache:
     """Every row of a cache `times` times, one after another."""
 
-    def repeat(x, turned):
-        axes = ("act_layers", *_cache_axes(turned))[-x.ndim :]
+    def repeat(x):
+        # Turned keys are placed alike: neither slots nor a head's numbers are ever split.
+        axes = ("act_layers", *_cache_axes(turned=False))[-x.ndim :]
         return constrain(jnp.repeat(x, times, axis=x.ndim - 4), *axes)
 
-    keys = jax.tree.map(lambda x: repeat(x, keys_turned()), cache.keys)
-    values = jax.tree.map(lambda x: repeat(x, False), cache.values)
+    keys, values = (jax.tree.map(repeat, x) for x in (cache.keys, cache.values))
     segments = jnp.repeat(cache.segment_ids, times, axis=0)
     return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
@@ -261,7 +266,7 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
     return checkpoint_name(out, kernels.RESIDUALS)
 
 
-def extend(cache: KVCache, k, v, layer, slot) -> KVCache:
+def extend(cache: KVCache, k, v, layer, slot, config: TransformerConfig) -> KVCache:
     """The cache with k, v [B, T, K, N] at the slots from `slot` on of one layer."""
 
     def write(held, new, turned):
@@ -273,7 +278,7 @@ def extend(cache: KVCache, k, v, layer, slot) -> KVCache:
             return (*held[:layer], put, *held[layer + 1 :])
         return jax.lax.dynamic_update_slice(held, new[None], (layer, *place))
 
-    keys, values = write(cache.keys, k, keys_turned()), write(cache.values, v, turned=False)
+    keys, values = write(cache.keys, k, keys_turned(config)), write(cache.values, v, turned=False)
     return cache._replace(keys=keys, values=values)
 
 
@@ -290,7 +295,7 @@ def prompt_attention(q, k, v, segment_ids, config: TransformerConfig, **settings
 
 
 def cached_attention(
-    q, cache: KVCache, layer, slot, segment_ids,
+    q, cache: KVCache, layer, slot, segment_ids, config: TransformerConfig,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
 ):  # fmt: skip
     """Attention of T queries at `slot` to all slots so far; the same as `attend` computes.
@@ -313,9 +318,9 @@ def cached_attention(
     mask = mask[None] & (segment_ids[:, :, None] == cache.segment_ids[:, None, :])
     # One matrix a key head, of all its queries: M = T·G rows.
     dtype = q.dtype
-    q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N) * (scale or N**-0.5)
-    q = q.astype(keys.dtype)
-    product = "bkmn,bkns->bkms" if keys_turned() else "bkmn,bksn->bkms"
+    q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N)
+    q = q.astype(keys.dtype) * (scale or N**-0.5)
+    product = "bkmn,bkns->bkms" if keys_turned(config) else "bkmn,bksn->bkms"
     logits = einsum32(product, q, keys)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)

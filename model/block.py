@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import flax.linen as nn
 import jax
@@ -24,14 +25,33 @@ from model.attention import (
 )
 from model.config import TransformerConfig
 from model.kernels import RESIDUALS
-from model.linear import linear
+from model.linear import Turned, linear, materialized, turned
 from model.rotary import rope, rotary_settings
-from model.sharding import constrain
+from model.sharding import constrain, platform
 
 # Parameters that are read in the activations' dtype, and those of model/transformer.py.
 WEIGHTS = ("query", "key", "value", "out", "gate", "up", "down", "expert_gate", "expert_up")
 WEIGHTS += ("expert_down", "embedding", "unembedding")
 GATES = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+def gated(activation: str, gate, up, columns: bool):
+    """activation(gate) · up, both [B, T, F].
+
+    bfloat16 on CPU is computed in float32, and rounded once: XLA takes longer to round there than
+    to compute.
+
+    Args:
+      columns: the next product is `linear.turned`. It is computed as the two before left it.
+    """
+    if gate.dtype == jnp.float32 or platform() != "cpu":
+        return GATES[activation](gate) * up
+    shape, dtype = gate.shape, gate.dtype
+    if columns:
+        gate, up = (x.reshape(-1, shape[-1]).T for x in (gate, up))
+    out = GATES[activation](gate.astype(jnp.float32)) * up.astype(jnp.float32)
+    out = out.astype(dtype)
+    return out.T.reshape(shape) if columns else out
 
 
 def kernel_init(fan_in: int):
@@ -60,10 +80,14 @@ def apart(config: TransformerConfig, x):
 
 
 class Block(nn.Module):
-    """One layer of a kind. The carry: (x, the cache or None, the layer's index)."""
+    """One layer of a kind. The carry: (x, the cache or None, the layer's index).
+
+    Of a prompt, the `last` layer returns its last token alone: what follows reads no other.
+    """
 
     config: TransformerConfig
     kind: str = "global"
+    last: bool = False
 
     @nn.compact
     def __call__(self, carry, positions, segment_ids, slot, branch_ids=None):
@@ -77,13 +101,15 @@ class Block(nn.Module):
         def weight(name, shape, axes, fan_in):
             if self.has_variable("params", name):
                 held = self.get_variable("params", name)
-                if quantized.is_quantized(held):
+                if quantized.is_quantized(held) or isinstance(held, Turned):
                     return held
             init = nn.with_logical_partitioning(kernel_init(fan_in), axes)
             return self.param(name, init, shape, jnp.float32).astype(dtype)
 
         def project(name, x, w):
-            """x [B, T, D] @ w [D, F], and what an adapter beside the weight adds."""
+            """x [B, T, D] @ w [D, …], and what an adapter beside the weight adds: [B, T, F]."""
+            if not isinstance(w, Turned):
+                w = w.reshape(x.shape[-1], math.prod(w.shape) // x.shape[-1])
             out = quantized.linear(x, w) if quantized.is_quantized(w) else linear(x, w)
             for a, b in self.adapter(name):
                 rank = a.shape[-1]
@@ -110,9 +136,12 @@ class Block(nn.Module):
 
         x = checkpoint_name(x, "layer_input")
         h = apart(c, norm("attention_norm", x))
-        q = project("query", h, wq.reshape(D, H * N)).reshape(B, T, H, N)
-        k = project("key", h, wk.reshape(D, K * N)).reshape(B, T, K, N)
-        v = project("value", h, wv.reshape(D, K * N)).reshape(B, T, K, N)
+        queries = h, positions
+        if ends := self.last and cache is not None and slot is None:
+            x, segment_ids, *queries = (a[:, -1:] for a in (x, segment_ids, h, positions))
+        q = project("query", queries[0], wq).reshape(B, -1, H, N)
+        k = project("key", h, wk).reshape(B, T, K, N)
+        v = project("value", h, wv).reshape(B, T, K, N)
         if c.attention_bias:
             q = q + bias("query_bias", H, "heads")
             k = k + bias("key_bias", K, kv_heads)
@@ -123,7 +152,7 @@ class Block(nn.Module):
         if c.qk_norm:
             q, k = norm("query_norm", q), norm("key_norm", k)
         turn = rotary_settings(c, self.kind)
-        q, k = rope(q, positions, *turn), rope(k, positions, *turn)
+        q, k = rope(q, queries[1], *turn), rope(k, positions, *turn)
         if (repeats := kv_repeats(c)) > 1:
             k, v = (
                 constrain(jnp.repeat(x, repeats, axis=2),
@@ -141,12 +170,13 @@ class Block(nn.Module):
         elif cache is None:
             out = attention(q, k, v, segment_ids, c, branch_ids, **settings)  # names its RESIDUALS
         else:
-            cache = extend(cache, k, v, layer, 0 if slot is None else slot)
-            if slot is None:
+            cache = extend(cache, k, v, layer, 0 if slot is None else slot, c)
+            if slot is None and not ends:
                 out = prompt_attention(q, k, v, segment_ids, c, **settings)
             else:
-                out = cached_attention(q, cache, layer, slot, segment_ids, **settings)
-        out = project("out", out.reshape(B, T, H * N), wo.reshape(H * N, D))
+                at = T - 1 if ends else slot
+                out = cached_attention(q, cache, layer, at, segment_ids, c, **settings)
+        out = project("out", out.reshape(B, -1, H * N), wo)
         out = checkpoint_name(out, "attention_out")
         x = x + (norm("post_attention_norm", apart(c, out)) if c.post_norms else out)
         x = constrain(x, *hidden)
@@ -157,7 +187,10 @@ class Block(nn.Module):
             out, stats = self.experts(h, segment_ids, weight, length)
         else:
             gate = checkpoint_name(project("gate", h, w_gate), "gate")  # [B, T, F]
-            h = GATES[c.activation](gate) * checkpoint_name(project("up", h, w_up), "up")
+            up = checkpoint_name(project("up", h, w_up), "up")
+            # An adapter would have columns as its left side: XLA has no such bfloat16 product.
+            columns = turned(h, w_down) and not self.adapter("down")
+            h = gated(c.activation, gate, up, columns)
             h = constrain(h, "act_batch", length, "act_mlp")
             out = project("down", h, w_down)
         x = x + (norm("post_mlp_norm", apart(c, out)) if c.post_norms else out)
@@ -233,6 +266,25 @@ def split_layers(params):
     return {str(i): jax.tree.map(lambda x, i=i: x[i], params) for i in range(count)}
 
 
+def turn_layers(config: TransformerConfig, layers):
+    """The projections of `split_layers`, in the activations' dtype, `Turned`."""
+    kv_heads = "act_replicated_kv_heads" if config.replicate_kv_heads else "act_kv_heads"
+    outputs = {"query": "act_heads", "key": kv_heads, "value": kv_heads}
+    outputs |= {"gate": "act_mlp", "up": "act_mlp"}
+    inputs = {"out": "act_heads", "down": "act_mlp"}
+
+    def turn(name, w):
+        if name not in outputs | inputs or quantized.is_quantized(w):
+            return w
+        D = math.prod(w.shape[: lora.PROJECTIONS[name][1]])
+        rows = materialized(w.reshape(D, -1).astype(config.activation_dtype).T)
+        # Divided as it was: over the rows, the gather would leave it whole.
+        places = outputs.get(name, "act_embed"), inputs.get(name, "act_embed")
+        return Turned(constrain(rows, *places))
+
+    return {i: {name: turn(name, w) for name, w in own.items()} for i, own in layers.items()}
+
+
 def run_layers(config: TransformerConfig, params, carry, *args):
     """All layers: a scan over the repeats of the layer pattern, then what is left of it.
 
@@ -246,9 +298,9 @@ def run_layers(config: TransformerConfig, params, carry, *args):
     P = len(kinds)
     repeats = config.num_layers // P
 
-    def layer(kind, carry, params, in_scan):
+    def layer(kind, carry, params, in_scan, last=False):
         def run(params, carry):
-            return Block(config, kind, parent=None).apply({"params": params}, carry, *args)
+            return Block(config, kind, last, parent=None).apply({"params": params}, carry, *args)
 
         if config.remat != "none":
             run = jax.checkpoint(run, policy=REMAT[config.remat], prevent_cse=not in_scan)
@@ -257,7 +309,8 @@ def run_layers(config: TransformerConfig, params, carry, *args):
     if "0" in params:
         x, cache, _ = carry
         for i in range(config.num_layers):
-            (x, cache, _), _ = layer(kinds[i % P], (x, cache, i), params[str(i)], in_scan=False)
+            own, last = params[str(i)], i == config.num_layers - 1
+            (x, cache, _), _ = layer(kinds[i % P], (x, cache, i), own, in_scan=False, last=last)
         return (x, cache, config.num_layers), None
 
     def some(kinds, carry, params):

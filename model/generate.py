@@ -9,7 +9,6 @@ V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from model.attention import init_cache, repeat_rows
-from model.block import split_layers
+from model.block import split_layers, turn_layers
 from model.config import TransformerConfig
 from model.sharding import platform
 from model.transformer import Transformer
@@ -143,34 +142,41 @@ def _passes(ends, target):
     return index, target - jnp.where(index > 0, before, 0.0)
 
 
+def prepare(config: TransformerConfig, params):
+    """Parameters as decoding reads them: where layers are unrolled, a tree a layer; in bfloat16 on
+    CPU the matrices of these turned. (In float32 reading them takes as long either way.)
+
+    `generate` does this with others; whoever calls it often with the same does it once.
+    """
+    if config.scan_unroll or "0" in params["layers"]:
+        return params
+    layers = split_layers(params["layers"])
+    if platform() == "cpu" and config.dtype == "bfloat16":
+        layers = turn_layers(config, layers)
+    return {**params, "layers": layers}
+
+
 def generate(
     config: TransformerConfig, params, prompts, prompt_mask, row_keys, sampling: Sampling
 ) -> Sample:
     """Samples n responses a prompt. Trace it under `jit`, with `config` and `sampling` static.
 
     Args:
-      params: of `Transformer(config)`.
+      params: of `Transformer(config)`, or of `prepare`.
       prompts: [B, P] int32, left padded; prompt_mask: [B, P] bool, true on real tokens.
       row_keys: [B·n] random keys, one a response, so that its draw depends on its key alone.
     """
     B, P = prompts.shape
     R, n = sampling.max_new_tokens, sampling.samples
-    if config.tie_embeddings and platform() == "cpu":
-        # Turned once: a matmul that turns the table takes a quarter longer, at every token.
-        table = jax.lax.optimization_barrier(params["embedding"].T)
-        params = {**params, "unembedding": table}
-        config = dataclasses.replace(config, tie_embeddings=False)
     model = Transformer(config)
     stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
 
-    split = not config.scan_unroll
-    if split:
-        params = {**params, "layers": split_layers(params["layers"])}
+    params = prepare(config, params)
 
     def run(*args):
         return model.apply({"params": params}, *args, method=Transformer.step)
 
-    cache = init_cache(config, B, P + R, split)
+    cache = init_cache(config, B, P + R, split_layers="0" in params["layers"])
     segments = prompt_mask.astype(jnp.int32)
     logits, cache = run(prompts, prompt_positions(prompt_mask), segments, cache)
     if n > 1:

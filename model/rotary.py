@@ -20,8 +20,10 @@ def rope(x, positions, base: float, scaling: RopeScaling | None = None):
     if scaling:
         frequency = stretch(frequency, scaling)
     angle = positions[..., None].astype(jnp.float32) * frequency  # [B, T, N/2]
-    # Or else XLA on CPU computes them anew for each head, in all that reads them.
-    cos, sin = (jax.vmap(materialized)(f(angle))[:, :, None] for f in (jnp.cos, jnp.sin))
+    # Or else XLA on CPU computes them anew for each head, in all that reads them. It sees through
+    # a gather of one row.
+    keep = jax.vmap(materialized if angle.shape[1] > 1 else jax.vmap(materialized))
+    cos, sin = (keep(f(angle))[:, :, None] for f in (jnp.cos, jnp.sin))
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 

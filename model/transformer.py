@@ -13,7 +13,7 @@ from model import sequence
 from model.attention import KVCache
 from model.block import init_layers, kernel_init, norm_init, rms_norm, run_layers
 from model.config import TransformerConfig
-from model.linear import linear
+from model.linear import Turned, linear
 from model.sharding import constrain
 
 
@@ -82,11 +82,18 @@ class Transformer(nn.Module):
         x = sequence.join(x) if split else x
         return rms_norm(x, self.final_norm, c), cache
 
-    def logits(self, hidden):
-        """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it get -1e30."""
+    def logits(self, hidden, decoding: bool = False):
+        """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it get -1e30.
+
+        Args:
+          decoding: of a few rows and without a gradient, which a tied table serves as it lies.
+        """
         c = self.config
-        table = self.embedding.T if c.tie_embeddings else self.unembedding
-        logits = linear(hidden, table.astype(c.activation_dtype)).astype(jnp.float32)
+        table = self.embedding if c.tie_embeddings else self.unembedding
+        table = table.astype(c.activation_dtype)
+        if c.tie_embeddings:
+            table = Turned(table) if decoding else table.T
+        logits = linear(hidden, table).astype(jnp.float32)
         if c.logit_softcap:
             logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
         if logits.ndim == 3:
@@ -105,4 +112,4 @@ class Transformer(nn.Module):
         `slot` as for `hidden`: None reads a prompt into an empty cache.
         """
         hidden, cache = self.hidden(tokens, positions, segment_ids, cache, slot)
-        return self.logits(hidden[:, -1]), cache
+        return self.logits(hidden[:, -1], decoding=True), cache

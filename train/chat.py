@@ -21,7 +21,7 @@ from etils import epath
 
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
-from model.generate import Sampling, generate
+from model.generate import Sampling, generate, prepare
 from train import checkpoint, command
 from train.metrics import console, quiet_to_file
 
@@ -61,7 +61,8 @@ class Chat:
                 f"--max_new_tokens={sampling.max_new_tokens} leaves no room for a question in this "
                 f"model's context of {model.max_length} tokens; give fewer"
             )
-        self._params, self._tokenizer = params, tokenizer
+        self._params = jax.jit(prepare, static_argnums=0)(model, params)
+        self._tokenizer = tokenizer
         self._key, self._turns = jax.random.key(seed), 0
         self._model = model
         ids = dict(stop_ids=tokenizer.stop_ids, banned_ids=tokenizer.banned_ids)

@@ -21,8 +21,10 @@ from model.generate import (
     generate,
     log_probs,
     pick,
+    prepare,
     prompt_positions,
 )
+from model.linear import Turned
 from model.sharding import MeshConfig, make_mesh, put_batch
 from model.transformer import Transformer
 
@@ -89,7 +91,7 @@ def test_cached_decoding_equals_the_full_forward(run, full, temperature):
 def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, turned, monkeypatch):
     """Windows shorter than the prompts, a cache of all layers or one a layer, its keys as CPU has
     them or as accelerators do, two samples each."""
-    monkeypatch.setattr(attention, "keys_turned", lambda: turned)
+    monkeypatch.setattr(attention, "keys_turned", lambda config: turned)
     config = dataclasses.replace(
         CONFIG, layer_pattern=("local", "global"), window=3, scan_unroll=unroll
     )
@@ -119,6 +121,34 @@ def test_cached_decoding_in_bfloat16(params, kept, monkeypatch):
     logits = Transformer(CONFIG).apply({"params": params}, *args)[:, P - 1 : -1]
     expected = log_probs(logits, sample.tokens[:, P:], 1.0)
     np.testing.assert_allclose(sample.logprobs, expected, atol=0.1)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_turned_weights_of_unrolled_layers_in_bfloat16(params, adapted):
+    """Made once by `prepare`, or by `generate` every time; adapters beside them are not turned."""
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", scan_unroll=0)
+    if adapted:
+        rng, L, r = np.random.default_rng(1), config.num_layers, 2
+        shapes = {"down_lora_a": (L, 24, r), "down_lora_b": (L, r, 16)}
+        shapes |= {"query_lora_a": (L, 16, r), "query_lora_b": (L, r, 4, 4)}
+        adapters = {k: jnp.asarray(rng.normal(0, 0.2, s), jnp.float32) for k, s in shapes.items()}
+        params = {**params, "layers": params["layers"] | adapters}
+    prepared = jax.jit(prepare, static_argnums=0)(config, params)
+    assert isinstance(prepared["layers"]["0"]["down"], Turned)
+    run = jax.jit(partial(generate, config), static_argnums=4)
+    sample, again = (run(p, PROMPTS, MASK, KEYS, Sampling(R)) for p in (prepared, params))
+    jax.tree.map(np.testing.assert_array_equal, sample, again)
+    valid = jnp.concatenate([MASK, sample.response_mask], axis=1)
+    args = sample.tokens, prompt_positions(valid), valid.astype(jnp.int32)
+    logits = Transformer(CONFIG).apply({"params": params}, *args)[:, P - 1 : -1]
+    expected = log_probs(logits, sample.tokens[:, P:], 1.0)
+    np.testing.assert_allclose(sample.logprobs, expected, atol=0.1)
+
+
+def test_keys_are_turned_on_cpu_where_query_heads_share_them():
+    single = dataclasses.replace(CONFIG, num_kv_heads=CONFIG.num_heads)
+    shapes = [attention.init_cache(c, B, P + R).keys.shape[-2:] for c in (CONFIG, single)]
+    assert shapes == [(CONFIG.head_dim, P + R), (P + R, CONFIG.head_dim)]
 
 
 def test_greedy_takes_the_likeliest_id_and_top_k_of_1_is_greedy(run, full):

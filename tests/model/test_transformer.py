@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.block import gated
 from model.config import TransformerConfig
 from model.heads import reward_model, value_model
-from model.linear import linear
+from model.linear import FEW, Turned, linear
 from model.transformer import Transformer
 
 CONFIG = TransformerConfig(
@@ -224,6 +225,33 @@ def test_products_on_cpu_have_no_left_side_to_turn(inputs, outputs):
     x, w, g = jnp.ones((16, inputs)), jnp.ones((inputs, outputs)), jnp.ones((16, outputs))
     program = compiled(lambda x, w, g: jax.vjp(linear, x, w)[1](g), x, w, g)
     assert re.findall(r"lhs_contracting_dims=\{(\d)\}", program) == ["1", "1"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 3, FEW + 1])
+@pytest.mark.parametrize("outputs", [64, 15])
+def test_a_turned_weight_gives_the_same_product(rows, outputs, dtype):
+    """Its transpose is computed for a few rows on CPU, with the weight on the left."""
+    rng = np.random.default_rng(5)
+    x = jnp.asarray(rng.normal(size=(rows, 1, 32)), dtype)
+    w = jnp.asarray(rng.normal(size=(32, outputs)), dtype)
+    product = jax.jit(linear)
+    ours, expected = product(x, Turned(w.T)), product(x, w)
+    assert ours.dtype == expected.dtype and ours.shape == expected.shape
+    ours, expected = (np.asarray(a, np.float32) for a in (ours, expected))
+    np.testing.assert_allclose(ours, expected, atol=1e-5 if dtype == "float32" else 0.05)
+    program = compiled(linear, x, Turned(w.T))
+    assert (f"[{outputs},{rows}]{{1,0}} dot(" in program) == (rows <= FEW)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_gates_in_bfloat16_are_rounded_once_on_cpu(columns):
+    gate, up = np.random.default_rng(6).normal(size=(2, 4, 3, 16))
+    gate, up = jnp.asarray(gate, jnp.bfloat16), jnp.asarray(up, jnp.bfloat16)
+    ours = gated("silu", gate, up, columns)
+    gate, up = (np.asarray(a, np.float64) for a in (gate, up))
+    expected = jnp.asarray(gate / (1 + np.exp(-gate)) * up, jnp.bfloat16)
+    np.testing.assert_array_equal(ours, expected)
 
 
 def test_rotary_sines_are_computed_once_on_cpu(params):
