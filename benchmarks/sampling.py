@@ -11,7 +11,8 @@ nothing stops a row. Both use the same cores: torch as threads, ours as devices 
 which rows are divided, or with `--tensor` heads and mlp, so that each reads its part of the weights
 alone (JAX_NUM_CPU_DEVICES with `mesh.tensor` or `ppo.decode_tensor` does the same for a run). They
 take turns, ours here and theirs in a process of its own that waits; the first turn of each, which
-compiles and warms up, is not counted. Then both decode greedily, and the rows are compared.
+compiles and warms up, is not counted, nor is loading theirs and preparing ours (once, as chat does:
+`model.generate.prepare`). Then both decode greedily, and the rows are compared.
 
 Prints the median tokens a second of both, their ratio, and how many greedy rows are equal.
 """
@@ -34,7 +35,7 @@ from absl import app, flags
 
 from model import pretrained, sharding
 from model.config import TransformerConfig
-from model.generate import Sampling, generate
+from model.generate import Sampling, generate, prepare
 from model.sizes import SIZES
 from train import checkpoint, convert, sampler, weights
 
@@ -74,7 +75,9 @@ class Ours:
         )
         params = sampler.cast_weights(params, config.activation_dtype)
         params = jax.device_put(params, sharding.parameter_shardings(shapes, self.mesh))
-        self.params = jax.device_put(params, sharding.decoding_shardings(params, self.mesh))
+        params = jax.device_put(params, sharding.decoding_shardings(params, self.mesh))
+        with jax.set_mesh(self.mesh):
+            self.params = jax.jit(prepare, static_argnums=0)(self.config, params)
         rows = sharding.batch_sharding(self.mesh)
         self.generate = jax.jit(
             generate, static_argnames=("config", "sampling"), out_shardings=rows

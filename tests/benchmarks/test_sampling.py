@@ -44,16 +44,19 @@ def test_the_race_counts_repeats_and_equal_rows(model):
     assert result["greedy_equal"] == 3 and result["rows"] == 4
 
 
-def test_a_divided_model_decodes_what_the_whole_one_does():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_divided_model_decodes_what_the_whole_one_does(dtype):
     config = TransformerConfig(
         vocab_size=64, vocab_multiple=64, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=2,
-        head_dim=8, mlp_dim=32,
+        head_dim=8, mlp_dim=32, dtype=dtype,
     )  # fmt: skip
     params = sampling.random_params(config)
     prompts = np.arange(12, dtype=np.int32).reshape(4, 3)
     devices = jax.devices()[:4]
     divided = sampling.Ours(config, params, devices, tensor=2)
-    assert divided.params["layers"]["gate"].addressable_shards[0].data.shape == (2, 16, 16)
+    for name in ("gate", "down"):  # in bfloat16 turned
+        (weight,) = jax.tree.leaves(divided.params["layers"]["0"][name])
+        assert weight.addressable_shards[0].data.size == weight.size // 2
     whole = sampling.Ours(config, params, devices[:1])
     np.testing.assert_array_equal(divided.run(prompts, 5, 0.0)[1], whole.run(prompts, 5, 0.0)[1])
 
