@@ -31,7 +31,7 @@ class KVCache(NamedTuple):
     """What decoding remembers, for all layers. Slots are columns of the padded row.
 
     Attributes:
-      keys, values: [L, B, K, S, N] in `cache_dtype`, or L of [B, K, S, N]; on CPU keys are
+      keys, values: [L, B, K, S, N] in `cache_dtype`, or L of [B, K, S, N]; on CPU keys may be
         [..., N, S] (`keys_turned`). A head's slots lie together, as decoding reads them: in any
         other order XLA on CPU copies the whole cache at every step.
       segment_ids: [B, S] int32; 0 is an empty slot or padding, never attended to.

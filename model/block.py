@@ -267,7 +267,8 @@ def split_layers(params):
 
 
 def turn_layers(config: TransformerConfig, layers):
-    """The projections of `split_layers`, in the activations' dtype, `Turned`."""
+    """The projections of `split_layers`, in the activations' dtype, `Turned`; but for those of
+    experts and of int8."""
     kv_heads = "act_replicated_kv_heads" if config.replicate_kv_heads else "act_kv_heads"
     outputs = {"query": "act_heads", "key": kv_heads, "value": kv_heads}
     outputs |= {"gate": "act_mlp", "up": "act_mlp"}
@@ -278,7 +279,7 @@ def turn_layers(config: TransformerConfig, layers):
             return w
         D = math.prod(w.shape[: lora.PROJECTIONS[name][1]])
         rows = materialized(w.reshape(D, -1).astype(config.activation_dtype).T)
-        # Divided as it was: over the rows, the gather would leave it whole.
+        # Divided over heads and mlp as before: over the rows, the gather would leave it whole.
         places = outputs.get(name, "act_embed"), inputs.get(name, "act_embed")
         return Turned(constrain(rows, *places))
 

@@ -144,7 +144,7 @@ def _passes(ends, target):
 
 def prepare(config: TransformerConfig, params):
     """Parameters as decoding reads them: where layers are unrolled, a tree a layer; in bfloat16 on
-    CPU the matrices of these turned. (In float32 reading them takes as long either way.)
+    CPU their projections turned. (In float32 reading them takes as long either way.)
 
     `generate` does this with others; whoever calls it often with the same does it once.
     """

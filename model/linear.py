@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.sharding import platform
+from model.sharding import batch_shards, platform
 
 
 def materialized(x):
@@ -24,7 +24,7 @@ def product(x, w):
     return jnp.matmul(x, w)
 
 
-# Rows of a product that is quicker as its transpose.
+# Rows on a device of a product that is quicker as its transpose.
 FEW = 32
 
 
@@ -40,7 +40,10 @@ def turned(x, w) -> bool:
     XLA's fast matmuls on CPU copy the right side of a product into tiles, every time, and read the
     left as it lies. So of a few rows, as in decoding, a weight is better the left side.
     """
-    return isinstance(w, Turned) and platform() == "cpu" and x.size <= FEW * x.shape[-1]
+    if not isinstance(w, Turned) or platform() != "cpu":
+        return False
+    mesh = jax.sharding.get_abstract_mesh()
+    return x.size <= FEW * x.shape[-1] * (1 if mesh.empty else batch_shards(mesh))
 
 
 def linear(x, w):

@@ -86,7 +86,7 @@ class Transformer(nn.Module):
         """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it get -1e30.
 
         Args:
-          decoding: of a few rows and without a gradient, which a tied table serves as it lies.
+          decoding: without a gradient, for which a tied table serves as it lies.
         """
         c = self.config
         table = self.embedding if c.tie_embeddings else self.unembedding
