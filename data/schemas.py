@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 from data.templates import (
     DataError,
+    fields_of,
     has,
     is_number,
     one_of,
@@ -47,12 +48,24 @@ def normaliser(schema: str, fields=()) -> Callable[[dict], dict]:
     Raises DataError at once for an unknown schema, name or template, and from the returned
     function, with a reason, for a record that does not fit.
     """
-    convert, names = one_of("schema", schema, _SCHEMAS)
-    templates = {}
-    for name, template in dict(fields).items():
-        one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
-        templates[name] = parse(name, template)
+    convert, _ = one_of("schema", schema, _SCHEMAS)
+    templates = _templates(schema, fields)
     return lambda record: convert(record, templates)
+
+
+def fields_used(schema: str, fields=()) -> frozenset[str]:
+    """Names of the fields of a record that the function of `normaliser` may look at: those in
+    templates, and the schema's own where no template stands for them."""
+    templates = _templates(schema, fields)
+    own = set(_SCHEMAS[schema][1]) - set(templates)
+    return frozenset(own.union(*map(fields_of, templates.values())))
+
+
+def _templates(schema, fields) -> dict:
+    _, names = one_of("schema", schema, _SCHEMAS)
+    for name in dict(fields):
+        one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
+    return {name: parse(name, template) for name, template in dict(fields).items()}
 
 
 # Conversations.

@@ -36,13 +36,13 @@ def write(path, rows):
     if ending == ".parquet":
         parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=3)
         return str(path)
-    separator = "\t" if ending == ".tsv" else ","
+    separator, quote = ("\t", "") if ending == ".tsv" else (",", '"')
     text = {
         ".txt": lambda: "".join(row["text"] + "\n" for row in rows),
         ".jsonl": lambda: "".join(json.dumps(row) + "\n" for row in rows),
         ".json": lambda: json.dumps(rows, indent=1),
     }.get(ending, lambda: separator.join(rows[0]) + "\n" + "".join(
-        f'"{row["text"]}"{separator}{row["n"]}\r\n' for row in rows
+        f"{quote}{row['text']}{quote}{separator}{row['n']}\r\n" for row in rows
     ))()  # fmt: skip
     data = text.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
@@ -94,7 +94,7 @@ def test_a_cell_may_hold_the_separator_a_quote_and_a_line_end(tmp_path):
         ("a.json", b"[3]", r"a.json\[0\]: a JSON int where an object"),
         ("a.json", b"  ", "holds no record"),
         ("a.csv", b"text,n\na\n", "a.csv:2: 1 cells in a table of 2 columns"),
-        ("a.csv", b'text\n"a\n', "a.csv:2: not a table: unexpected end"),
+        ("a.csv", b'text\n"a\n', "a.csv:2: not a row of a table: unexpected end"),
         ("a.tsv", b"text\tn\n\xff\t1\n", "a.tsv:2: not UTF-8"),
         ("a.csv", b"text\n", "a.csv: holds no record"),
         ("a.csv", b"txt\na\n", "a.csv:2: no field 'text'"),
