@@ -46,7 +46,7 @@ def read_parquet(path: str, span: Span | None, reading: Reading) -> Iterator[tup
             for group in range(start, stop):
                 end = number + sizes[group]
                 mean = _bytes_of(table.metadata.row_group(group), used) // max(sizes[group], 1)
-                if mean > reading.max_bytes:  # known before any of it is in memory
+                if mean > max(reading.max_bytes, _BATCH_BYTES):  # known before it is in memory
                     hint = f": the rows of row group {group} have {mean:,} on average"
                     raise DataError(f"{path}[{number}]: {reading.too_large(hint)}")
                 rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(mean, 1)))
@@ -195,7 +195,7 @@ def _check_fields(where: str, kind) -> None:
 
 def _records(batch, names: list[str], reading: Reading) -> Iterator:
     """The records of a batch, each a dict or the DataError that it is."""
-    columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+    columns = {name: _values(name, batch.column(name)) for name in batch.schema.names}
     large = batch.nbytes > reading.max_bytes
     for i in range(batch.num_rows):
         values = {name: column[i] for name, column in columns.items()}
@@ -205,20 +205,22 @@ def _records(batch, names: list[str], reading: Reading) -> Iterator:
         yield bad or dict.fromkeys(names, UNREAD) | values
 
 
-def _values(column) -> list:
+def _values(name: str, column) -> list:
     """The values of a column; a DataError in the place of one that there is not in Python."""
     try:
         return column.to_pylist(maps_as_pydicts="strict")
     except (ValueError, OverflowError, KeyError):
-        return [_value(cell) for cell in column]
+        return [_value(name, cell) for cell in column]
 
 
-def _value(cell):
+def _value(name: str, cell):
     try:
         return cell.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError as error:
-        return DataError(f"a cell is not UTF-8: {error.reason}", "invalid_utf8")
+        return DataError(
+            f"{name!r} is not UTF-8: {error.reason} at offset {error.start}", "invalid_utf8"
+        )
     except KeyError as error:  # of a map
-        return DataError(str(error.args[0]), "duplicate_key")
+        return DataError(f"{name!r} is a map with a key twice: {error.args[0]}", "duplicate_key")
     except (ValueError, OverflowError) as error:  # of a time beyond microseconds, or year 9999
-        return DataError(f"a cell cannot be read: {error}", "bad_cell")
+        return DataError(f"{name!r} cannot be read: {error}", "bad_cell")

@@ -19,7 +19,7 @@ MAX_RECORD_BYTES = 64 << 20
 _PIECE = 1 << 20  # bytes read at a time of what is only passed over or may be too large
 # A gzip that unpacks to more than BOMB_BYTES, and to BOMB_RATIO times its size, is no text: text
 # shrinks to a third or a tenth, and the format cannot do better than 1032.
-BOMB_BYTES, BOMB_RATIO = 16 << 20, 200
+BOMB_BYTES, BOMB_RATIO = 4 << 20, 200
 
 
 class Span(NamedTuple):
@@ -65,7 +65,7 @@ def opened(path: str):
     """
     try:
         with open(path, "rb") if not is_remote(path) else epath.Path(path).open("rb") as raw:
-            file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
+            file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _PIECE)
             kind = _kind_of(path, file)
             if path.endswith(".gz"):
                 _check_gzip(path, file, kind)

@@ -28,13 +28,15 @@ def read_csv(path: str, span: Span | None, reading: Reading) -> Iterator[tuple]:
     def texts():
         nonlocal size
         for _, line in lines(file, reading.max_bytes):
-            size += reading.max_bytes + 1 if line is None else len(line)
+            size += reading.max_bytes + 3 if line is None else len(line)
             if size > reading.max_bytes + 2:
-                hint = " begins here: is a quotation mark in it never closed?"
+                hint = " begins here; a quotation mark in it may never be closed"
                 raise DataError(f"{path}:{at}: {reading.too_large(hint)}")
             text = _text(line)
-            # A carriage return alone ends a line too.
-            yield from _ROW.findall(text) if "\r" in text.removesuffix("\r\n") else (text,)
+            if "\r" in text:  # alone it ends a line too
+                yield from _ROW.findall(text)
+            else:
+                yield text
 
     def rows():
         nonlocal at, size
@@ -42,7 +44,7 @@ def read_csv(path: str, span: Span | None, reading: Reading) -> Iterator[tuple]:
         while True:
             at, size = parser.line_num + 1, 0
             try:
-                yield f"{path}:{at}", _next_row(parser, reading.max_bytes)
+                yield f"{path}:{at}", _next_row(parser, reading.max_bytes + 2)
             except StopIteration:
                 return
             except csv.Error as error:
