@@ -120,12 +120,12 @@ def _fault(error: BaseException) -> str:
         f, n = own[-1]
         where = f"{Path(f.f_code.co_filename).relative_to(ROOT)}:{n}"
     if not refused:
-        return f"{type(error).__name__} at {where}: {str(error)[:120]!r}"
+        return f"{type(error).__name__} at {where}"
     message = str(error)
     if len(message.strip()) < 10:
-        return f"a refusal that says nothing, at {where}: {message!r}"
+        return f"a refusal that says nothing, at {where}"
     if len(message) > CHARACTERS or message.count("\n") >= LINES:
-        return f"a refusal of {len(message)} characters, at {where}"
+        return f"a refusal longer than {CHARACTERS} characters or {LINES} lines, at {where}"
     return ""
 
 
