@@ -80,20 +80,19 @@ def limit_memory() -> None:
 
 @contextlib.contextmanager
 def captured():
-    """What file descriptors 1 and 2 are given meanwhile: yields () -> text."""
-    with tempfile.TemporaryFile() as file:
+    """What Python and libraries print meanwhile: yields () -> text."""
+    with tempfile.TemporaryFile("w+") as file:
         saved = os.dup(1), os.dup(2)
         for fd in (1, 2):
             os.dup2(file.fileno(), fd)
 
         def text():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            size = os.fstat(file.fileno()).st_size
-            return os.pread(file.fileno(), min(size, 1 << 20), 0).decode(errors="replace")
+            file.flush()
+            return os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace")
 
         try:
-            yield text
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield text
         finally:
             for fd, old in zip((1, 2), saved, strict=True):
                 os.dup2(old, fd)
