@@ -1,0 +1,237 @@
+"""Messages of a conversation: the forms that collections use, read into one.
+
+A normalised message is {"role": "system" | "user" | "assistant" | "tool", "content": str} and, only
+where the record has them, `tool_calls` (a list of objects), `reasoning_content`, `thinking`,
+`tool_call_id`, `name` (strings) and, of an assistant's message, `weight`: a float other than 1, the
+weight of its tokens in the loss. A field that is null or empty counts as not there, since a table
+has all fields in all messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections import Counter
+
+from data.templates import DataError, text_of, wrong_type
+
+# The field and the speakers' names as the collections in use have them.
+_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
+_ROLES = {"human": "user", "customer": "user", "gpt": "assistant", "agent": "assistant"}
+# Who may speak after whom; "" is the beginning.
+_NEXT = {
+    "": ("user", "system"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user", "tool"),
+    "tool": ("assistant", "tool"),
+}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_WEIGHTS = ("weight", "train", "loss")
+_TEXTS = ("reasoning_content", "thinking", "tool_call_id", "name")
+# Of an assistant's message; what a record with `prompt` and `response` may hold beside them.
+ANSWER_FIELDS = ("tool_calls", "reasoning_content", "thinking")
+MAX_WEIGHT = 1e6
+
+
+class Record(dict):
+    """A record that notes which of its fields are read.
+
+    Attributes:
+      read: names of the fields that were. unread_parts: {name: count} of what was not read inside
+        of a field, as "messages[].id".
+    """
+
+    def __init__(self, fields):
+        super().__init__(fields)
+        self.read: set = set()
+        self.unread_parts: Counter = Counter()
+
+    def __getitem__(self, name):
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def pass_over(self, name: str, keys) -> None:
+        """Notes keys of an object that are not read. `name`: of the object, as "messages[3]"."""
+        for key in keys:
+            self.unread_parts[f"{re.sub(r'[0-9]+', '', name)}.{key}"] += 1
+
+    def unread(self) -> Counter:
+        """{name: count} of fields and parts of fields that hold something and were not read."""
+        fields = [n for n in self if n not in self.read and not is_empty(super(Record, self).get(n))]
+        return self.unread_parts + Counter(fields)
+
+
+def is_empty(value) -> bool:
+    """Whether an optional field says nothing."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, list | dict) and not value)
+
+
+def content_of(value, name: str, record: Record):
+    """The text of a list of parts, joined; what is no list as it is.
+
+    Raises:
+      DataError: a part is no text.
+    """
+    if not isinstance(value, list):
+        return value
+    texts = []
+    for i, part in enumerate(value):
+        where = f"{name}[{i}]"
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        if not isinstance(part, dict):
+            raise wrong_type(where, 'text, or {"type": "text", "text": "..."}', part)
+        kind = part.get("type", "text")
+        if kind not in _TEXT_PARTS:
+            raise DataError(
+                f"{where!r} is a part of type {str(kind)[:40]!r}, and messages of text alone are "
+                "read; leave it out",
+                "not_text",
+            )
+        if not isinstance(part.get("text"), str):
+            raise wrong_type(f"{where}.text", "a string", part.get("text"))
+        texts.append(part["text"])
+        record.pass_over(where, (k for k in part.keys() - {"type", "text"} if part[k] is not None))
+    return "".join(texts)
+
+
+def objects_of(value, name: str) -> list[dict]:
+    """A list of objects, given as such or as JSON: tool calls, or a record's tools; often empty.
+
+    Raises:
+      DataError: it is none, or holds what JSON cannot.
+    """
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if is_empty(value):
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise wrong_type(name, "a list of objects, or JSON of such a list", value)
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{name!r} holds what is no JSON: {error}", "wrong_type") from None
+    return value
+
+
+def weight_of(value, name: str) -> float:
+    """The weight of an answer in the loss: a number, or true or false.
+
+    Raises:
+      DataError: it is none.
+    """
+    if not isinstance(value, int | float) or not 0 <= value <= MAX_WEIGHT:
+        wanted = f"a number from 0 (not learned from) to {MAX_WEIGHT:g}"
+        raise wrong_type(name, wanted, value)
+    return float(value)
+
+
+def message_of(message, name: str, record: Record, content_name: str = "") -> dict:
+    """The normalised form of a message that may call its fields otherwise.
+
+    Args:
+      name, content_name: what errors call it and its content.
+
+    Raises:
+      DataError: it lacks a role or content, or a field is not of its type.
+    """
+    if not isinstance(message, dict):
+        raise wrong_type(name, 'a {"role", "content"} object', message)
+    role_key, content_key = (_key(message, keys) for keys in (_ROLE_KEYS, _CONTENT_KEYS))
+    calls = objects_of(message.get("tool_calls"), f"{name}.tool_calls")
+    for key, found in (("role", role_key), ("content", content_key or calls)):
+        if not found:
+            raise DataError(
+                f"{name} has no {key!r}; a message is "
+                '{"role": "user" or "assistant", "content": "..."}',
+                "missing_field",
+            )
+    role = message[role_key]
+    if isinstance(role, str):
+        role = _ROLES.get(role, role)
+    content_name = content_name or f"{name}.content"
+    content = content_of(message.get(content_key), content_name, record)
+    if (role in ("system", "tool") or calls) and (content is None or content == ""):
+        content = ""  # these may say nothing
+    elif not (role == "system" and is_empty(content)):
+        content = text_of(content, content_name)
+    known = {role_key, content_key, "tool_calls", *_TEXTS, *_WEIGHTS}
+    record.pass_over(name, (k for k in message.keys() - known if not is_empty(message[k])))
+    out = {"role": role, "content": content}
+    if calls:
+        out["tool_calls"] = calls
+    return out | _other_fields(message, role, name, record)
+
+
+def _key(message: dict, names) -> str | None:
+    """The first of `names` that the message has and that is not null, else that it has."""
+    found = [name for name in names if name in message]
+    return next((name for name in found if message[name] is not None), next(iter(found), None))
+
+
+def _other_fields(message: dict, role, name: str, record: Record) -> dict:
+    """The texts and the weight of a message, where it has them."""
+    if not is_empty(message.get("function_call")):
+        raise DataError(
+            f"{name} has a 'function_call', the old form of 'tool_calls'; write "
+            '"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": ...}}]',
+            "old_form",
+        )
+    out, weight = {}, 1.0
+    for key in _TEXTS:
+        if not is_empty(message.get(key)):
+            out[key] = text_of(content_of(message[key], f"{name}.{key}", record), f"{name}.{key}")
+    for key in _WEIGHTS:
+        value = message.get(key)
+        if value is None:
+            continue
+        if key != "weight" and value not in (0, 1):
+            raise wrong_type(f"{name}.{key}", "true or false", value)
+        factor = weight_of(value, f"{name}.{key}")
+        if factor and role != "assistant":
+            raise DataError(
+                f"{name}.{key} asks to learn from a message that is not the assistant's; leave it "
+                "out there, or write 0",
+                "bad_weight",
+            )
+        weight *= factor
+    return out | ({"weight": weight} if weight != 1 and role == "assistant" else {})
+
+
+def messages_of(value, name: str, last, record: Record) -> list[dict]:
+    """The normalised messages of a list whose last role is in `last`; an empty system message is
+    left out.
+
+    Raises:
+      DataError: it is no such list, or the speakers do not take turns.
+    """
+    if not isinstance(value, list) or not value:
+        raise wrong_type(name, "a list of messages, not empty", value)
+    messages, before = [], ""
+    for i, given in enumerate(value):
+        message = message_of(given, f"{name}[{i}]", record)
+        role = message["role"]
+        if role == "system" and is_empty(message["content"]):
+            continue
+        if role not in _NEXT[before]:
+            raise DataError(
+                f"{name}[{i}] is from {str(role)[:40]!r} where "
+                f"{' or '.join(map(repr, _NEXT[before]))} should speak: one system message first "
+                "if any, then user and assistant in turn, a tool's results after the assistant",
+                "bad_roles",
+            )
+        messages.append(message)
+        before = role
+    if before not in last:
+        raise DataError(
+            f"the last of {name!r} is from {before!r}, and should be from "
+            + " or ".join(map(repr, last)),
+            "bad_roles",
+        )
+    return messages
