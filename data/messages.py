@@ -32,7 +32,7 @@ _WEIGHTS = ("weight", "train", "loss")
 _TEXTS = ("reasoning_content", "thinking", "tool_call_id", "name")
 # Of an assistant's message; what a record with `prompt` and `response` may hold beside them.
 ANSWER_FIELDS = ("tool_calls", "reasoning_content", "thinking")
-MAX_WEIGHT = 1e6
+WEIGHTS = 1e-6, 1e6
 
 
 class Record(dict):
@@ -126,8 +126,9 @@ def weight_of(value, name: str) -> float:
     Raises:
       DataError: it is none.
     """
-    if not isinstance(value, int | float) or not 0 <= value <= MAX_WEIGHT:
-        wanted = f"a number from 0 (not learned from) to {MAX_WEIGHT:g}"
+    least, most = WEIGHTS
+    if not isinstance(value, int | float) or not (value == 0 or least <= value <= most):
+        wanted = f"0 (not learned from) or a number from {least:g} to {most:g}"
         raise wrong_type(name, wanted, value)
     return float(value)
 
