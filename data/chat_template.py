@@ -154,7 +154,9 @@ class ChatTemplate:
                 content.append((start, end))
                 continue
             before = max((b for _, b in content if b <= end), default=0)
-            begin = self._answer_start(text, plain[:i], before, end if start is None else start, tools)
+            begin = self._answer_start(
+                text, plain[:i], before, end if start is None else start, tools
+            )
             responses.append((begin, end))
             content.append((begin if start is None else start, end))
         if generations:

@@ -2,9 +2,9 @@
 
 A normalised message is {"role": "system" | "user" | "assistant" | "tool", "content": str} and, only
 where the record has them, `tool_calls` (a list of objects), `reasoning_content`, `thinking`,
-`tool_call_id`, `name` (strings) and, of an assistant's message, `weight`: a float other than 1, the
-weight of its tokens in the loss. A field that is null or empty counts as not there, since a table
-has all fields in all messages.
+`reasoning`, `tool_call_id`, `name` (strings) and, of an assistant's message, `weight`: a float other
+than 1, the weight of its tokens in the loss. A field that is null or empty counts as not there,
+since a table has all fields in all messages.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _NEXT = {
 }
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _WEIGHTS = ("weight", "train", "loss")
-_TEXTS = ("reasoning_content", "thinking", "tool_call_id", "name")
-# Of an assistant's message; what a record with `prompt` and `response` may hold beside them.
-ANSWER_FIELDS = ("tool_calls", "reasoning_content", "thinking")
+_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+_TEXTS = (*_THOUGHTS, "tool_call_id", "name")
+# What an assistant's message may say beside its content.
+ANSWER_FIELDS = ("tool_calls", *_THOUGHTS)
 WEIGHTS = 1e-6, 1e6
 
 
@@ -59,7 +60,9 @@ class Record(dict):
 
     def unread(self) -> Counter:
         """{name: count} of fields and parts of fields that hold something and were not read."""
-        fields = [n for n in self if n not in self.read and not is_empty(super(Record, self).get(n))]
+        fields = [
+            n for n in self if n not in self.read and not is_empty(super(Record, self).get(n))
+        ]
         return self.unread_parts + Counter(fields)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from data import duplicates, filters, packing, prepared, redact
+from data import chat, duplicates, filters, packing, prepared, redact
 from data.bad_records import BadRecords
 from data.mixture import SourceConfig, source_config
 from data.sources import content_key, read, split_heldout
@@ -353,9 +353,12 @@ def open_data(
         asked = tuple(itertools.chain(*(part.examples for part in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
     heldout, kept = _heldout(config, examples, folders, rows)
+    unused = dict(examples.unused)
+    if passed := chat.unread(tokenizer, itertools.chain(examples.train, examples.heldout)):
+        unused["the chat format"] = passed
     data = Data(
         train, heldout, kept, skipped + bad.skipped - examples.bad, kinds, asked,
-        counts if examples.sizes else (), examples.redacted, examples.unused,
+        counts if examples.sizes else (), examples.redacted, unused,
     )  # fmt: skip
     if trace:
         ends = list(itertools.accumulate(counts))

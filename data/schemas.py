@@ -151,7 +151,9 @@ def _chat_example(record, templates):
         messages = _from_user(value_of(record, templates, "prompt"), record)
         response = value_of(record, templates, "response")
         messages = _with_system(record, templates, messages)
-        beside = {key: _optional(record, templates, key) for key in ANSWER_FIELDS}
+        # Columns of the other names are seldom the answer's own: they take a template.
+        keys = {"tool_calls", "reasoning_content", *(templates.keys() & {*ANSWER_FIELDS})}
+        beside = {key: _optional(record, templates, key) for key in keys}
         answer = {"role": "assistant", "content": response} | beside
         messages.append(message_of(answer, "response", record, "response"))
     tools, weight = _tools(record, templates), _weight(record, templates)

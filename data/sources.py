@@ -84,9 +84,7 @@ def iterate(
             error = DataError("holds no record, only blank space if anything", "empty_file")
             bad.add(part.name, error)
     if not found and not span:
-        raise DataError(
-            f"no example of schema {schema!r} in {source!r}{bad.summary()}"
-        )
+        raise DataError(f"no example of schema {schema!r} in {source!r}{bad.summary()}")
 
 
 class Part(NamedTuple):
