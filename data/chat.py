@@ -11,7 +11,6 @@ never from looking for ids. Messages are those of data/messages.py.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,8 +21,6 @@ from data.tokenizer import ASSISTANT, BOS, EOS, ROLES, Tokenizer
 
 # Fields of messages that our own format has no place for.
 _FOREIGN = ("tool_calls", "reasoning_content", "thinking", "reasoning")
-# And those that any format may do without.
-_BESIDE = ("name", "tool_call_id")
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Mapping], tools: list | None = None):
@@ -52,14 +49,6 @@ def render_prompt(
     return np.append(_render(tokenizer, messages, tools)[0], np.int32(ASSISTANT))
 
 
-def unread(tokenizer: Tokenizer, examples) -> Counter:
-    """{field: count} of what messages hold beside and the format does not read."""
-    template = tokenizer.template if isinstance(tokenizer, HFTokenizer) else None
-    keys = [key for key in _BESIDE if template is None or key not in template.source]
-    messages = (m for example in examples for m in example.get("messages", ()))
-    return Counter(f"messages[].{key}" for m in messages for key in keys if key in m)
-
-
 def _render(tokenizer, messages, tools):
     ids, mask = [BOS], [0.0]
     for number, message in enumerate(messages):
@@ -78,8 +67,8 @@ def _check(message, number: int, tools) -> None:
     if what or tools:
         where = f"messages[{number}]: {what}" if what else "'tools'"
         raise DataError(
-            f"{where}: the built-in chat format has no place for it; start from an open model whose "
-            "chat template has (python -m train.convert, and --config.init_from.policy=WORKDIR)",
+            f"{where}: the built-in chat format has no place for it; start from an open model "
+            "whose template has one (python -m train.convert, --config.init_from.policy=WORKDIR)",
             "chat_format",
         )
 

@@ -2,7 +2,7 @@
 
 A normalised message is {"role": "system" | "user" | "assistant" | "tool", "content": str} and, only
 where the record has them, `tool_calls` (a list of objects), `reasoning_content`, `thinking`,
-`reasoning`, `tool_call_id`, `name` (strings) and, of an assistant's message, `weight`: a float other
+`reasoning`, `tool_call_id`, `name` (strings) and, of the assistant's, `weight`: a float other
 than 1, the weight of its tokens in the loss. A field that is null or empty counts as not there,
 since a table has all fields in all messages.
 """
@@ -131,7 +131,7 @@ def weight_of(value, name: str) -> float:
     """
     least, most = WEIGHTS
     if not isinstance(value, int | float) or not (value == 0 or least <= value <= most):
-        wanted = f"0 (not learned from) or a number from {least:g} to {most:g}"
+        wanted = f"0, to learn nothing from it, or a number from {least:g} to {most:g}"
         raise wrong_type(name, wanted, value)
     return float(value)
 
@@ -147,6 +147,12 @@ def message_of(message, name: str, record: Record, content_name: str = "") -> di
     """
     if not isinstance(message, dict):
         raise wrong_type(name, 'a {"role", "content"} object', message)
+    if not is_empty(message.get("function_call")):
+        raise DataError(
+            f"{name} has a 'function_call', the old form of 'tool_calls'; write "
+            '"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": ...}}]',
+            "old_form",
+        )
     role_key, content_key = (_key(message, keys) for keys in (_ROLE_KEYS, _CONTENT_KEYS))
     calls = objects_of(message.get("tool_calls"), f"{name}.tool_calls")
     for key, found in (("role", role_key), ("content", content_key or calls)):
@@ -181,12 +187,6 @@ def _key(message: dict, names) -> str | None:
 
 def _other_fields(message: dict, role, name: str, record: Record) -> dict:
     """The texts and the weight of a message, where it has them."""
-    if not is_empty(message.get("function_call")):
-        raise DataError(
-            f"{name} has a 'function_call', the old form of 'tool_calls'; write "
-            '"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": ...}}]',
-            "old_form",
-        )
     out, weight = {}, 1.0
     for key in _TEXTS:
         if not is_empty(message.get(key)):
@@ -232,6 +232,8 @@ def messages_of(value, name: str, last, record: Record) -> list[dict]:
             )
         messages.append(message)
         before = role
+    if not messages:
+        raise DataError(f"{name!r} holds no message but an empty system message", "bad_roles")
     if before not in last:
         raise DataError(
             f"the last of {name!r} is from {before!r}, and should be from "

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from data import chat, duplicates, filters, packing, prepared, redact
+from data import duplicates, filters, packing, prepared, redact, summary
 from data.bad_records import BadRecords
 from data.mixture import SourceConfig, source_config
 from data.sources import content_key, read, split_heldout
@@ -354,7 +354,7 @@ def open_data(
         train["example"] = np.arange(len(asked), dtype=np.int32)
     heldout, kept = _heldout(config, examples, folders, rows)
     unused = dict(examples.unused)
-    if passed := chat.unread(tokenizer, itertools.chain(examples.train, examples.heldout)):
+    if passed := summary.unread(tokenizer, itertools.chain(examples.train, examples.heldout)):
         unused["the chat format"] = passed
     data = Data(
         train, heldout, kept, skipped + bad.skipped - examples.bad, kinds, asked,

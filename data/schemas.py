@@ -116,7 +116,15 @@ def _tools(record, templates):
 
 def _weight(record, templates) -> float:
     value = _optional(record, templates, "weight")
-    return 1.0 if value is None else weight_of(value, "weight")
+    return 1.0 if value is None else weight_of(_number(value), "weight")
+
+
+def _number(value):
+    """The number that a string says, as a table's cell or a template does; else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _unweighted(messages, record):
@@ -249,10 +257,8 @@ def _preference_example(record, templates):
 def _confidence(record, templates):
     if not has(record, templates, "confidence"):
         return {}
-    given = value = value_of(record, templates, "confidence")
-    if isinstance(given, str):
-        with contextlib.suppress(ValueError):
-            value = float(given)
+    given = value_of(record, templates, "confidence")
+    value = _number(given)
     if not is_number(value) or not 0.5 <= value <= 1:
         raise wrong_type("confidence", "a number from 0.5 (nobody knows) to 1 (certain)", given)
     return {"confidence": float(value)}
