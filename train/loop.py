@@ -116,7 +116,7 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
         save_facts(run, workdir)
 
     metrics = Metrics(workdir, workdir.name, start, config.steps, jax.process_index() == 0)
-    for data in filter(None, (run.ctx.data, run.ctx.mix)):
+    for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
         for line in summary.lines(data.skipped, data.redacted, data.unused):
             metrics.say(f"  {line}")
     if start:
