@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections import Counter
 
 from data.templates import DataError, text_of, wrong_type
 
@@ -31,6 +30,7 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _WEIGHTS = ("weight", "train", "loss")
 _THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 _TEXTS = (*_THOUGHTS, "tool_call_id", "name")
+_KNOWN = {*_TEXTS, *_WEIGHTS}
 # What an assistant's message may say beside its content.
 ANSWER_FIELDS = ("tool_calls", *_THOUGHTS)
 WEIGHTS = 1e-6, 1e6
@@ -40,14 +40,13 @@ class Record(dict):
     """A record that notes which of its fields are read.
 
     Attributes:
-      read: names of the fields that were. unread_parts: {name: count} of what was not read inside
-        of a field, as "messages[].id".
+      read: names of the fields that were.
     """
 
     def __init__(self, fields):
         super().__init__(fields)
         self.read: set = set()
-        self.unread_parts: Counter = Counter()
+        self._unread_parts: list[str] = []
 
     def __getitem__(self, name):
         self.read.add(name)
@@ -56,14 +55,13 @@ class Record(dict):
     def pass_over(self, name: str, keys) -> None:
         """Notes keys of an object that are not read. `name`: of the object, as "messages[3]"."""
         for key in keys:
-            self.unread_parts[f"{re.sub(r'[0-9]+', '', name)}.{key}"] += 1
+            self._unread_parts.append(f"{re.sub(r'[0-9]+', '', name)}.{key}")
 
-    def unread(self) -> Counter:
-        """{name: count} of fields and parts of fields that hold something and were not read."""
-        fields = [
-            n for n in self if n not in self.read and not is_empty(super(Record, self).get(n))
-        ]
-        return self.unread_parts + Counter(fields)
+    def unread(self) -> list[str]:
+        """Names of fields that hold something and were not read; of what is inside of fields, as
+        "messages[].id", once for each."""
+        fields = self.keys() - self.read
+        return [name for name in fields if not is_empty(self.get(name))] + self._unread_parts
 
 
 def is_empty(value) -> bool:
@@ -153,8 +151,10 @@ def message_of(message, name: str, record: Record, content_name: str = "") -> di
             '"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": ...}}]',
             "old_form",
         )
-    role_key, content_key = (_key(message, keys) for keys in (_ROLE_KEYS, _CONTENT_KEYS))
-    calls = objects_of(message.get("tool_calls"), f"{name}.tool_calls")
+    role_key, content_key = _key(message, _ROLE_KEYS), _key(message, _CONTENT_KEYS)
+    calls = message.get("tool_calls")
+    if calls is not None:
+        calls = objects_of(calls, f"{name}.tool_calls")
     for key, found in (("role", role_key), ("content", content_key or calls)):
         if not found:
             raise DataError(
@@ -171,18 +171,23 @@ def message_of(message, name: str, record: Record, content_name: str = "") -> di
         content = ""  # these may say nothing
     elif not (role == "system" and is_empty(content)):
         content = text_of(content, content_name)
-    known = {role_key, content_key, "tool_calls", *_TEXTS, *_WEIGHTS}
-    record.pass_over(name, (k for k in message.keys() - known if not is_empty(message[k])))
     out = {"role": role, "content": content}
     if calls:
         out["tool_calls"] = calls
-    return out | _other_fields(message, role, name, record)
+    others = message.keys() - {role_key, content_key, "tool_calls"}
+    if others:
+        out |= _other_fields(message, role, name, record)
+        others -= _KNOWN
+        record.pass_over(name, (key for key in others if not is_empty(message[key])))
+    return out
 
 
 def _key(message: dict, names) -> str | None:
     """The first of `names` that the message has and that is not null, else that it has."""
-    found = [name for name in names if name in message]
-    return next((name for name in found if message[name] is not None), next(iter(found), None))
+    for name in names:
+        if message.get(name) is not None:
+            return name
+    return next((name for name in names if name in message), None)
 
 
 def _other_fields(message: dict, role, name: str, record: Record) -> dict:
