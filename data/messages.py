@@ -71,6 +71,14 @@ def is_empty(value) -> bool:
     return value is None or (isinstance(value, list | dict) and not value)
 
 
+def texts_of(message: dict) -> list[str]:
+    """All that a normalised message says: its content, thoughts and tool calls."""
+    texts = [message["content"], *(message[key] for key in _THOUGHTS if key in message)]
+    if calls := message.get("tool_calls"):
+        texts.append(json.dumps(calls, ensure_ascii=False))
+    return texts
+
+
 def content_of(value, name: str, record: Record):
     """The text of a list of parts, joined; what is no list as it is.
 

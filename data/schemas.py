@@ -137,8 +137,14 @@ def _unweighted(messages, record):
 def _holds_messages(record, templates):
     if {"prompt", "response"} & set(templates):
         return False
-    empty = "messages" in record and is_empty(dict.get(record, "messages"))
-    return has(record, templates, "messages") and not (empty and "prompt" in record)
+    return has(record, templates, "messages") and not _is_blank(
+        record, templates, "messages", "prompt"
+    )
+
+
+def _is_blank(record, templates, name, other):
+    """Whether a field is empty in a record that has the `other` field, as tables of both have."""
+    return name not in templates and is_empty(record.get(name)) and other in record
 
 
 # The schemas.
@@ -207,8 +213,8 @@ def _preference_example(record, templates):
     A `confidence` beside them says how likely the ranking is right, as the share of people who gave
     it.
     """
-    empty = "chosen" in record and is_empty(record.get("responses"))
-    if has(record, templates, "responses") and "chosen" not in templates and not empty:
+    blank = _is_blank(record, templates, "responses", "chosen")
+    if has(record, templates, "responses") and "chosen" not in templates and not blank:
         answers, rank, kinds = _ranked(record, templates)
     else:
         answers, rank, kinds = _chosen_rejected(record, templates)

@@ -5,6 +5,8 @@ from collections import Counter
 
 import pytest
 
+from data.duplicates import text_of
+from data.redact import redact
 from data.schemas import normaliser
 from data.templates import DataError
 
@@ -143,6 +145,18 @@ def test_tool_calls_tools_and_thoughts_are_kept():
         {"prompt": turns[:4], "chosen": "a", "rejected": "b", "tools": TOOLS}, "preference"
     )
     assert (pair["messages"], pair["tools"]) == (turns[:4], TOOLS)
+
+
+def test_thoughts_and_tool_calls_are_compared_and_redacted_as_texts_are():
+    call = {"function": {"name": "mail", "arguments": {"to": ["ann@example.org"]}}}
+    turns = [user(), assistant("", tool_calls=[call], thinking="ann@example.org asks", weight=0.5)]
+    example, _ = read({"messages": turns})
+    assert "ann@example.org asks" in text_of(example) and '"mail"' in text_of(example)
+    counts = Counter()
+    found = redact(example, ("email",), counts)["messages"][1]
+    assert found["thinking"] == "[EMAIL] asks" and found["weight"] == 0.5
+    assert found["tool_calls"][0]["function"] == {"name": "mail", "arguments": {"to": ["[EMAIL]"]}}
+    assert counts == {"email": 2}
 
 
 def test_null_and_empty_fields_are_as_if_not_there():
@@ -288,6 +302,8 @@ def test_an_empty_field_leaves_the_other_form(empty):
     assert chat(user(), assistant(), prompt=empty) == [user(), assistant()]
     record = {"messages": None if empty == "" else empty, "prompt": "Q", "response": "A"}
     assert read(record)[0]["messages"] == [user(), assistant()]
+    record |= {"said": [user("other"), assistant()]}
+    assert read(record, fields={"messages": "{said}"})[0]["messages"][0] == user("other")
     dialogues = {"chosen": [user(), assistant("a")], "rejected": [user(), assistant("b")]}
     found, _ = read(dialogues | {"prompt": empty, "responses": empty}, "preference")
     assert (found["messages"], found["responses"]) == ([user()], ["a", "b"])
