@@ -3,7 +3,8 @@
 A record is a row: the number of its segments, their lengths, (of conversations, and of text with
 fill in the middle) a bit a token that is 1 where the loss counts, and the token ids; little endian.
 Positions and segment ids follow from the lengths, and so does the mask of other text, which is 1
-but at a segment's first token.
+but at a segment's first token. A row in which a token has another weight ends with all its tokens'
+weights, float32.
 """
 
 from __future__ import annotations
@@ -96,9 +97,14 @@ def encode(row: dict, dtype: np.dtype, with_mask: bool) -> bytes:
     ids = row["segment_ids"]
     lengths = np.bincount(ids, minlength=1)[1:].astype("<u4")
     parts = [np.array([len(lengths)], "<u4"), lengths]
+    weights = row["loss_mask"]
+    ones = weights > 0 if with_mask else (ids > 0) & (row["positions"] > 0)
     if with_mask:
-        parts.append(np.packbits(row["loss_mask"] > 0))
-    return b"".join(part.tobytes() for part in [*parts, row["tokens"].astype(dtype)])
+        parts.append(np.packbits(ones))
+    parts.append(row["tokens"].astype(dtype))
+    if np.any(weights != ones):
+        parts.append(weights.astype("<f4"))
+    return b"".join(part.tobytes() for part in parts)
 
 
 def decode(records: Sequence[bytes], length: int, dtype: np.dtype, with_mask: bool) -> dict:
@@ -110,11 +116,14 @@ def decode(records: Sequence[bytes], length: int, dtype: np.dtype, with_mask: bo
     n, bits = len(records), -(-length // 8) if with_mask else 0
     tokens = np.empty((n, length), np.int32)
     masks = np.empty((n, bits), np.uint8)
-    counts, sizes = np.empty(n, np.int64), []
+    counts, sizes, weights = np.empty(n, np.int64), [], {}
     for i, record in enumerate(records):
         counts[i] = count = int.from_bytes(record[:4], "little")
         at = 4 + 4 * count
-        if len(record) != at + bits + length * dtype.itemsize:
+        end = at + bits + length * dtype.itemsize
+        if len(record) == end + 4 * length:
+            weights[i] = np.frombuffer(record, "<f4", length, end)
+        elif len(record) != end:
             raise ValueError(f"a record of {len(record)} bytes is no row of {length} tokens")
         sizes.append(record[4:at])
         if with_mask:
@@ -142,6 +151,8 @@ def decode(records: Sequence[bytes], length: int, dtype: np.dtype, with_mask: bo
     for row in np.flatnonzero(filled < length).tolist():
         positions[row, filled[row] :] = 0
         loss_mask[row, filled[row] :] = 0
+    for row, values in weights.items():
+        loss_mask[row] = values
     return {
         "tokens": tokens,
         "positions": positions,
@@ -214,12 +225,17 @@ class PreparedRows:
     def _all(self) -> dict[str, np.ndarray]:
         """Every row, in the smallest dtypes."""
         number = token_dtype(self._length + 1)
-        small = dict(tokens=self._dtype, positions=number, segment_ids=number, loss_mask=np.bool_)
+        small = dict(tokens=self._dtype, positions=number, segment_ids=number)
         parts = [
             self._read_rows(np.arange(start, min(start + 1024, len(self))))
             for start in range(0, len(self), 1024)
         ]
-        return {n: np.concatenate([part[n].astype(small[n]) for part in parts]) for n in DTYPES}
+        for part in parts:
+            mask = part["loss_mask"]
+            bits = mask.astype(np.bool_)
+            part |= {name: part[name].astype(dtype) for name, dtype in small.items()}
+            part["loss_mask"] = bits if np.array_equal(bits, mask) else mask
+        return {name: np.concatenate([part[name] for part in parts]) for name in DTYPES}
 
     def _read_rows(self, index) -> dict[str, np.ndarray]:
         where = self._places(index)
