@@ -99,7 +99,7 @@ class ChatTemplate:
         day = datetime.datetime.fromisoformat(self._date) if self._date else datetime.datetime.now()
         return day.strftime(form)
 
-    def text(self, messages, prompt: bool, marks=("", "")) -> str:
+    def text(self, messages, prompt: bool, marks=("", ""), tools=None) -> str:
         """Messages as text; `prompt` ends it where the assistant is to go on.
 
         Raises:
@@ -110,14 +110,16 @@ class ChatTemplate:
                 messages=[dict(m) for m in messages],
                 add_generation_prompt=prompt,
                 generation_marks=marks,
-                tools=None,
+                tools=tools,
                 documents=None,
                 **self._variables,
             )
         except (jinja2.TemplateError, TypeError) as e:
             raise TemplateError(f"the model's chat template refuses these messages: {e}") from e
 
-    def conversation(self, messages: Sequence[Mapping[str, str]], prompt: bool = False) -> Rendered:
+    def conversation(
+        self, messages: Sequence[Mapping], prompt: bool = False, tools: list | None = None
+    ) -> Rendered:
         """Text, and which characters of it are whose.
 
         Raises:
@@ -131,9 +133,9 @@ class ChatTemplate:
             before, after = message["content"].split(core, 1) if core else ("", message["content"])
             pair = marks[:2] if message["role"] == "assistant" else marks[2:4]
             marked.append(message | {"content": before + pair[0] + core + pair[1] + after})
-        raw = self.text(marked, prompt, marks[4:])
+        raw = self.text(marked, prompt, marks[4:], tools)
         text, found = _take_out(raw, marks)
-        if text != self.text(plain, prompt):
+        if text != self.text(plain, prompt, tools=tools):
             raise TemplateError(
                 "the model's chat template changes a message by what it says (it may look for tool "
                 "calls or thoughts), so that its text cannot be told from the template's"
@@ -152,24 +154,26 @@ class ChatTemplate:
                 content.append((start, end))
                 continue
             before = max((b for _, b in content if b <= end), default=0)
-            begin = self._answer_start(text, plain[:i], before, end if start is None else start)
+            begin = self._answer_start(
+                text, plain[:i], before, end if start is None else start, tools
+            )
             responses.append((begin, end))
             content.append((begin if start is None else start, end))
         if generations:
             responses = generations
         return Rendered(text, sorted(content), responses, bool(generations))
 
-    def _answer_start(self, text: str, before, after: int, limit: int) -> int:
+    def _answer_start(self, text: str, before, after: int, limit: int, tools) -> int:
         """Where the assistant's turn begins: where the prompt for it would have ended.
 
         Args:
           before: the messages before it, whose text ends at `after`. limit: where it has begun.
         """
-        prompt = self.text(before, True)
+        prompt = self.text(before, True, tools=tools)
         if text.startswith(prompt) and len(prompt) <= limit:
             return len(prompt)
         # Earlier turns may be shown otherwise than they were asked (thoughts are left out).
-        opening = prompt[len(_common(prompt, self.text(before, False))) :]
+        opening = prompt[len(_common(prompt, self.text(before, False, tools=tools))) :]
         at = text.find(opening, after, limit) if opening else -1
         if at < 0:
             raise TemplateError(

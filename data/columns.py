@@ -104,9 +104,10 @@ def read_dataset(path: str, span: Span | None, reading: Reading) -> Iterator[tup
     import pyarrow
 
     del span  # the streams have no parts
-    state = json_file(epath.Path(path) / "state.json")
-    names = [entry.get("filename") for entry in state.get("_data_files") or () if entry]
-    if not all(isinstance(name, str) for name in names):
+    entries = json_file(epath.Path(path) / "state.json").get("_data_files")
+    entries = entries if isinstance(entries, list) else []
+    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
+    if not names or len(names) < len(entries) or not all(isinstance(n, str) for n in names):
         raise DataError(f"{path}/state.json names no data files; save the data set again")
     number = 0
     for name in names:

@@ -177,20 +177,20 @@ class HFTokenizer(Tokenizer):
 
     # Conversations.
 
-    def render(self, messages: Sequence[Mapping[str, str]], prompt: bool = False):
+    def render(self, messages: Sequence[Mapping], prompt: bool = False, tools: list | None = None):
         """A whole conversation -> (ids [n] int32, loss mask [n] float32), by the chat template.
 
         Raises:
           TemplateError: there is no template, or which tokens are the assistant's cannot be told.
         """
-        seen = self._template().conversation(messages, prompt)
+        seen = self._template().conversation(messages, prompt, tools)
         responses = [self._with_end(seen, span) for span in seen.responses]
         ids, mask = self._tokens(seen, responses)
         return np.array(ids, np.int32), np.array(mask, np.float32)
 
-    def render_prompt(self, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
+    def render_prompt(self, messages: Sequence[Mapping], tools: list | None = None) -> np.ndarray:
         """A conversation that awaits an answer -> ids that end where it begins, [n] int32."""
-        return self.render(messages, prompt=True)[0]
+        return self.render(messages, True, tools)[0]
 
     def _template(self) -> ChatTemplate:
         if self.template is None:

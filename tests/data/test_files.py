@@ -337,9 +337,14 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
     arrow[1].unlink()
     with pytest.raises(DataError, match=r"00001-of-00002\.arrow: cannot be read: No such"):
         read(path, "text")
-    (tmp_path / "one/state.json").write_text("{")
-    with pytest.raises(DataError, match=r"state\.json is not readable"):
-        read(path, "text")
+    for broken in ("{", "[1]", "[" * 100_000):
+        (tmp_path / "one/state.json").write_text(broken)
+        with pytest.raises(DataError, match=r"state\.json is not readable"):
+            read(path, "text")
+    for broken in ("{}", '{"_data_files": 3}', '{"_data_files": ["a"]}', '{"_data_files": [{}]}'):
+        (tmp_path / "one/state.json").write_text(broken)
+        with pytest.raises(DataError, match=r"state\.json names no data files"):
+            read(path, "text")
     both = tmp_path / "both"
     write_dataset(both / "train", ROWS)
     (both / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
