@@ -16,6 +16,7 @@ import numpy as np
 from data import duplicates, filters, packing, prepared, redact, summary
 from data.bad_records import BadRecords
 from data.mixture import SourceConfig, source_config
+from data.reading import MAX_RECORD_BYTES
 from data.sources import content_key, read, split_heldout
 from data.templates import DataError, one_of
 from data.tokenizer import Tokenizer
@@ -54,6 +55,7 @@ class DataConfig:
         compute; in plain XLA, so for rows of up to 2,048 tokens without a sliding window.
       on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
       on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
+      max_record_bytes: a larger record is malformed; it is never held in memory.
       pack: several conversations a row.
       truncate: "4000 characters" or "512 tokens" of a training document (text) stay, and its end is
         cut off without an <eos>, counted; empty cuts none.
@@ -83,6 +85,7 @@ class DataConfig:
     on_long: str = "error"
     on_bad: str = "error"
     max_bad: int = 100
+    max_record_bytes: int = MAX_RECORD_BYTES
     pack: bool = True
     truncate: str = ""
     fim_rate: float = 0.0
@@ -99,6 +102,8 @@ class DataConfig:
             raise DataError(f"data.on_long={self.on_long!r}; choose {', '.join(packing.ON_LONG)}")
         if self.batch_size < 1 or self.length < 2:
             raise DataError("data.batch_size must be at least 1 and data.length at least 2")
+        if not 1 <= self.max_record_bytes <= 1 << 40:
+            raise DataError(f"data.max_record_bytes={self.max_record_bytes}; 64 MiB is 67108864")
         if not 0 < self.heldout_fraction < 1:
             raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
         self.subset_part()
@@ -188,6 +193,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
             tfds_dir=config.tfds_dir,
             on_bad=config.on_bad,
             max_bad=config.max_bad,
+            max_record_bytes=config.max_record_bytes,
             skipped=bad,
             unused=unused.setdefault(name, Counter()),
         ).examples
@@ -209,7 +215,9 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
     if config.heldout_source:
         heldout = clean(one(config.heldout_source, ()))
     if config.dedup or config.decontaminate:
-        runs = duplicates.evaluation_runs(config.decontaminate, config.tfds_dir)
+        runs = duplicates.evaluation_runs(
+            config.decontaminate, config.tfds_dir, config.max_record_bytes
+        )
         left = duplicates.decide(
             (duplicates.note(e, config.dedup, runs) for e in itertools.chain(*parts)), config.dedup
         )

@@ -34,6 +34,7 @@ from data.messages import (
 )
 from data.templates import (
     DataError,
+    fields_of,
     has,
     is_number,
     one_of,
@@ -61,11 +62,8 @@ def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callabl
     Raises DataError at once for an unknown schema, name or template, and from the returned
     function, with a reason, for a record that does not fit.
     """
-    convert, names = one_of("schema", schema, _SCHEMAS)
-    templates = {}
-    for name, template in dict(fields).items():
-        one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
-        templates[name] = parse(name, template)
+    convert, _ = one_of("schema", schema, _SCHEMAS)
+    templates = _templates(schema, fields)
 
     def normalise(record):
         record = Record(record)
@@ -75,6 +73,21 @@ def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callabl
         return example
 
     return normalise
+
+
+def fields_used(schema: str, fields=()) -> frozenset[str]:
+    """Names of the fields of a record that the function of `normaliser` may look at: those in
+    templates, and the schema's own where no template stands for them."""
+    templates = _templates(schema, fields)
+    own = {*_SCHEMAS[schema][1], "functions"} - set(templates)  # `_tools` refuses those
+    return frozenset(own.union(*map(fields_of, templates.values())))
+
+
+def _templates(schema, fields) -> dict:
+    _, names = one_of("schema", schema, _SCHEMAS)
+    for name in dict(fields):
+        one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
+    return {name: parse(name, template) for name, template in dict(fields).items()}
 
 
 def _optional(record, templates, name):
