@@ -195,10 +195,10 @@ class HFTokenizer(Tokenizer):
         authors = np.full(len(tokens.ids), -1, np.int32)
         for (start, end), author in zip(responses, seen.authors, strict=True):
             for n, (a, b) in enumerate(tokens.offsets):
-                # A token across the start is the answer's (Encoder.page says which are left), but
-                # for a special one, which the template wrote.
-                opened = a < start and tokens.ids[n] in self._control
-                if a < end and b > start and a < b and not opened:
+                # A token across the start goes with the answer if all that it has of the prompt is
+                # spaces, and is not learned otherwise.
+                asked = a < start and (tokens.ids[n] in self._control or seen.text[a:start].strip(" "))
+                if a < end and b > start and not asked:
                     authors[n] = author
         return np.array(tokens.ids, np.int32), authors
 
@@ -226,8 +226,8 @@ class HFTokenizer(Tokenizer):
         rest = seen.text[end : seen.limits[n]]
         stops = [t for t, i in self._special_ids.items() if i in self.stop_ids]
         ends = [(at, -len(t), at + len(t)) for t in stops if (at := rest.find(t)) >= 0]
-        if not ends and seen.authors[n + 1 : n + 2] == [seen.authors[n] + 1]:
-            return start, end  # two answers in one turn
+        if not ends and n + 1 < len(seen.responses):
+            return start, end  # of the past: the last answer shows how to stop
         if not ends:
             raise TemplateError(
                 f"{seen.line(end)} ends an answer with no token that stops generation (those are "

@@ -39,6 +39,7 @@ class Encoder:
     def __init__(self, inner: tokenizers.Tokenizer, special_ids: Mapping[str, int]):
         self._inner, self._special_ids = inner, dict(special_ids)
         self._control = set(self._special_ids.values())
+        self._added = set(inner.get_added_tokens_decoder()) | self._control
         inner.no_padding()
         inner.no_truncation()
         inner.post_processor = None  # it may trim the offsets by the spaces
@@ -69,29 +70,36 @@ class Encoder:
             is the special token's; any other is cut there, so that the tokens before the answer
             are those of the prompt that it is sampled after.
         """
-        specials = self._written(text, content)
-        tokens = self._whole(text, specials)
+        tokens = self._whole(text, self._written(text, content))
         if start is None:
             return tokens
-        before = [n for n, (a, _) in enumerate(specials) if a < start]
-        found = [n for n, i in enumerate(tokens.ids) if i in self._control]
-        if len(found) != len(specials):  # the library reads them otherwise: it is left to it
+        # From the added token before the answer to the next: either side of one is on its own.
+        ids, offsets = tokens
+        added = [n for n, i in enumerate(ids) if i in self._added]
+        first = max((n for n in added if offsets[n][0] < start), default=0)
+        last = min((n for n in added if offsets[n][0] >= start), default=len(ids))
+        begin = offsets[first][0] if first in added else 0
+        end = offsets[last][0] if last in added else len(text)
+        before = text[begin:start]
+        special = ids[first] in self._control
+        opened = self._whole(before, [self._pattern.search(before).span()] if special else [])
+        across = next((n for n in range(first, last) if offsets[n][0] < start < offsets[n][1]), None)
+        if across is None:
+            count = sum(b <= start for _, b in offsets[first:last])
+            stays = opened.ids == ids[first : first + count]
+        else:
+            name = self._inner.id_to_token(ids[across]) or ""
+            joined = name.startswith(_SPACE) and not text[offsets[across][0] : start].strip(" ")
+            stays = joined or ids[across] in self._added
+        if stays:
             return tokens
-        # From the special token before the answer to the next: each side of one is on its own.
-        k = len(before)
-        first, last = [0, *found][k], [*found, len(tokens.ids)][k]
-        begin, end = [(0, 0), *specials][k][0], [*specials, (len(text), 0)][k][0]
-        piece = Tokens(tokens.ids[first:last], tokens.offsets[first:last])
-        if self._opens(text[begin:start], begin, piece, bool(before)):
-            return tokens
-        opened = self._opening(text[begin:start], bool(before))
         answer = _encode(self._unprefixed, text[start:end], parse=False)
         return Tokens(
-            tokens.ids[:first] + opened.ids + answer.ids + tokens.ids[last:],
-            tokens.offsets[:first]
+            ids[:first] + opened.ids + answer.ids + ids[last:],
+            offsets[:first]
             + [(a + begin, b + begin) for a, b in opened.offsets]
             + [(a + start, b + start) for a, b in answer.offsets]
-            + tokens.offsets[last:],
+            + offsets[last:],
         )
 
     def _written(self, text: str, content) -> list[tuple[int, int]]:
@@ -121,22 +129,6 @@ class Encoder:
         origin.append(len(text))
         encoding = _encode(self._guarded, "".join(parts), parse=False)
         return Tokens(encoding.ids, [(origin[a], origin[b]) for a, b in encoding.offsets])
-
-    def _opening(self, before: str, special: bool) -> Tokens:
-        """What stands before an answer, as the end of a prompt. special: it begins with a special
-        token that the template wrote, and holds no other."""
-        return self._whole(before, [self._pattern.match(before).span()] if special else [])
-
-    def _opens(self, before: str, begin: int, piece: Tokens, special: bool) -> bool:
-        """Whether the tokens before an answer may stay as they are in the whole."""
-        start = begin + len(before)
-        for n, (a, b) in enumerate(piece.offsets):
-            if a < start < b:
-                name = self._inner.id_to_token(piece.ids[n]) or ""
-                joined = name.startswith(_SPACE) and not before[a - begin :].strip(" ")
-                return joined or (special and n == 0)
-        count = sum(end <= start for _, end in piece.offsets)
-        return self._opening(before, special).ids == piece.ids[:count]
 
     @functools.cached_property
     def _guarded_spec(self) -> dict:
