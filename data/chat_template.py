@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from data.template_sandbox import GENERATION, Sandbox
+from data.template_sandbox import GENERATION, Sandbox, TooMuch
 from data.templates import DataError
 from data.tracked_text import Source, as_tracked, track
 
@@ -142,7 +142,9 @@ class ChatTemplate:
         ]
         responses = [(start, end) for start, (_, end) in zip(starts, places, strict=True)]
         limits = [
-            min((a for a, _, s in page.spans if a >= end and s.message != i), default=len(page.text))
+            min(
+                (a for a, _, s in page.spans if a >= end and s.message != i), default=len(page.text)
+            )
             for i, (_, end) in zip(authors, responses, strict=True)
         ]
         return Rendered(page.text, _content(page), responses, authors, limits, False, line)
@@ -153,7 +155,7 @@ class ChatTemplate:
         """What the template makes of messages; `parts` gives contents as lists of parts."""
         shown = [_shown(i, message, parts) for i, message in enumerate(messages)]
         pieces, lines, length = [], [], 0
-        size = sum(100 + len(str(m)) for m in messages) + len(str(tools or ""))
+        size = sum(400 + len(str(m)) for m in messages) + len(str(tools or ""))
         try:
             self._sandbox.begin(size)
             context = self._template.new_context(
@@ -207,6 +209,8 @@ class ChatTemplate:
             page, missing = None, e
         if missing is None:
             return page
+        if isinstance(missing.__cause__, TooMuch):
+            raise missing
         try:
             page = self._page(messages, prompt, tools, parts=True)
             if self._missing(page, messages, prompt, tools) is None:
@@ -291,7 +295,7 @@ class ChatTemplate:
             return before + same
         if same < len(header):  # of a sign that they share the beginning of, they share nothing
             same = 1 + max(header.rfind(c, 0, same) for c in "\n>]|")
-        if not same and header:
+        if header.strip() and not header[:same].strip():
             raise TemplateError(
                 f"{self._line_at(page, start)} shows an answer otherwise than it asks for one "
                 f"(after {header[-40:]!r}, and not {asked[-40:]!r}), so the tokens to learn from "

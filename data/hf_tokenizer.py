@@ -190,14 +190,18 @@ class HFTokenizer(Tokenizer):
         """
         seen = self._template(tools).conversation(messages, tools)
         responses = [self._with_end(seen, n) for n in range(len(seen.responses))]
-        last = [a for (a, _), i in zip(responses, seen.authors, strict=True) if i == seen.authors[-1]]
+        last = [
+            a for (a, _), i in zip(responses, seen.authors, strict=True) if i == seen.authors[-1]
+        ]
         tokens = self._encoder.page(seen.text, seen.content, min(last, default=None))
         authors = np.full(len(tokens.ids), -1, np.int32)
         for (start, end), author in zip(responses, seen.authors, strict=True):
             for n, (a, b) in enumerate(tokens.offsets):
                 # A token across the start goes with the answer if all that it has of the prompt is
                 # spaces, and is not learned otherwise.
-                asked = a < start and (tokens.ids[n] in self._control or seen.text[a:start].strip(" "))
+                asked = a < start and (
+                    tokens.ids[n] in self._control or seen.text[a:start].strip(" ")
+                )
                 if a < end and b > start and not asked:
                     authors[n] = author
         return np.array(tokens.ids, np.int32), authors

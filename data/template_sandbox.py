@@ -20,8 +20,9 @@ from data.tracked_text import Source, Tracked, as_tracked, concat, smear, source
 
 GENERATION = "generation"
 
-# A template takes a few hundred steps a message; these take a few seconds.
-_STEPS = 3_000_000
+# A template takes a few hundred steps a message. These take about a second, and some more are given
+# for each character of the messages.
+_STEPS = 1_000_000
 _SECONDS = 60.0
 # Characters of one text, or items of one list: so many, and a few times what the messages hold.
 _SIZE = 4_000_000
@@ -278,7 +279,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         return not left_out and super().is_safe_attribute(obj, attr, value)
 
     def call(__self, __context, __obj, *args, **kwargs):  # noqa: B902, N805, as in Jinja
-        __self.spend(5)
+        __self.spend(20)
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             __obj = getattr(as_tracked(owner), __obj.__name__)

@@ -83,7 +83,9 @@ class Encoder:
         before = text[begin:start]
         special = ids[first] in self._control
         opened = self._whole(before, [self._pattern.search(before).span()] if special else [])
-        across = next((n for n in range(first, last) if offsets[n][0] < start < offsets[n][1]), None)
+        across = next(
+            (n for n in range(first, last) if offsets[n][0] < start < offsets[n][1]), None
+        )
         if across is None:
             count = sum(b <= start for _, b in offsets[first:last])
             stays = opened.ids == ids[first : first + count]

@@ -636,7 +636,8 @@ _add(
 )
 _add(
     "chatml, thought closed for the impatient",
-    _QWQ + "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- if enable_thinking is "
+    _QWQ
+    + "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- if enable_thinking is "
     "defined and not enable_thinking %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}",
     "{}<|im_end|>",
 )
@@ -714,7 +715,7 @@ _add(
 
 _CALLS = (
     "{%- if m.tool_calls %}{%- for call in m.tool_calls %}{%- if call.function %}"
-    "{%- set call = call.function %}{%- endif %}{{- '\n<tool_call>\n{\"name\": \"' + call.name + "
+    '{%- set call = call.function %}{%- endif %}{{- \'\n<tool_call>\n{"name": "\' + call.name + '
     "'\", \"arguments\": ' }}{{- call.arguments | tojson }}{{- '}\n</tool_call>' }}{%- endfor %}"
     "{%- endif %}"
 )
@@ -764,8 +765,7 @@ _add(
 )
 _add(
     "tools, items of arguments",
-    _TOOLS
-    + "{%- for m in messages %}{%- if m.role == 'system' %}{%- continue %}{%- endif %}"
+    _TOOLS + "{%- for m in messages %}{%- if m.role == 'system' %}{%- continue %}{%- endif %}"
     "{{- '<|im_start|>' + m.role + '\n' + m.content }}{%- for c in m.get('tool_calls', []) %}"
     "{{- '<tool_call>\n<function=' + c.function.name + '>\n' }}"
     "{%- for k, v in c.function.arguments | items %}{{- '<parameter=' + k + '>\n' ~ (v if v is string "
