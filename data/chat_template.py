@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -52,17 +51,17 @@ class Rendered(NamedTuple):
       text: the whole. content: (start, end) of what came from messages and tools, in characters.
       responses: (start, end) of what the assistant writes, without the token that ends the turn
         unless the template marks it ({% generation %}); none of a prompt. authors: the message
-        that each response is of, by its number, -1 where nobody knows. limits: where text that is not the response's
-        begins again, after each.
+        that each response is of, by its number, -1 where nobody knows. limits: where the text of
+        another message begins after each.
       marked: the template has {% generation %} blocks, so `responses` are exact.
       line: (place in the text) -> the template's line that wrote it, for errors.
     """
 
     text: str
     content: list[tuple[int, int]]
-    responses: list[tuple[int, int]] = []
-    authors: list[int] = []
-    limits: list[int] = []
+    responses: Sequence[tuple[int, int]] = ()
+    authors: Sequence[int] = ()
+    limits: Sequence[int | None] = ()
     marked: bool = False
     line: Callable[[int], str] = str
 
@@ -142,9 +141,7 @@ class ChatTemplate:
         ]
         responses = [(start, end) for start, (_, end) in zip(starts, places, strict=True)]
         limits = [
-            min(
-                (a for a, _, s in page.spans if a >= end and s.message != i), default=len(page.text)
-            )
+            min((a for a, _, s in page.spans if a >= end and s.message != i), default=None)
             for i, (_, end) in zip(authors, responses, strict=True)
         ]
         return Rendered(page.text, _content(page), responses, authors, limits, False, line)
@@ -232,9 +229,9 @@ class ChatTemplate:
 
         def no_place(what, where):
             return TemplateError(
-                f"the model's chat template has no place for {what}{where}, so that it would be lost. "
-                "Leave it out of the data, or import the model with --chat_template=FILE, a template "
-                "that has one"
+                f"the model's chat template has no place for {what}{where}, so that it would be "
+                "lost. Leave it out of the data, or import the model with --chat_template=FILE, a "
+                "template that has one"
             )
 
         if tools and _TOOLS not in seen:
@@ -245,9 +242,9 @@ class ChatTemplate:
             answer = role == "assistant"
             if answer and prompt:
                 continue  # templates may leave out of the past what they like
-            if content.strip() and Source(i, "content") not in seen:
-                if not depends(i, content=content + " again"):
-                    return no_place(f"{'an' if answer else 'a'} {role} message", where)
+            unseen = content.strip() and Source(i, "content") not in seen
+            if unseen and not depends(i, content=content + " again"):
+                return no_place(f"{'an' if answer else 'a'} {role} message", where)
             if message.get("tool_calls") and Source(i, "tool_calls") not in seen:
                 return no_place("tool calls", where)
             if (reasoning(message) or "").strip() and Source(i, "reasoning") not in seen:
@@ -290,7 +287,8 @@ class ChatTemplate:
         before = max((b for _, b, s in page.spans if b <= start and s.message != i), default=0)
         header = page.text[before:start]
         asked = prompt.text[max((b for _, b, _ in prompt.spans), default=0) :]
-        same = len(os.path.commonprefix([header, asked]))
+        same = next((n for n, (x, y) in enumerate(zip(header, asked)) if x != y), None)
+        same = min(len(header), len(asked)) if same is None else same
         if same == len(asked):
             return before + same
         if same < len(header):  # of a sign that they share the beginning of, they share nothing

@@ -7,8 +7,8 @@ both sides (Bavarian et al. 2022, arXiv:2207.14255).
 The first is prefix-suffix-middle, the second suffix-prefix-middle in the paper's second variant,
 which begins like the first (StarCoder and Megatron-LM write the same). Cuts are between characters,
 each place as likely as another, so that a word may be cut in two as a cursor does; the parts are
-tokenized alone, without the space that some tokenizers put before a text. The loss counts all three parts and <eos>, but not the signs: nobody asks a model
-to write them.
+tokenized alone, without the space that some tokenizers put before a text. The loss counts all three
+parts and <eos>, but not the signs: nobody asks a model to write them.
 """
 
 from __future__ import annotations

@@ -190,20 +190,18 @@ class HFTokenizer(Tokenizer):
         """
         seen = self._template(tools).conversation(messages, tools)
         responses = [self._with_end(seen, n) for n in range(len(seen.responses))]
-        last = [
-            a for (a, _), i in zip(responses, seen.authors, strict=True) if i == seen.authors[-1]
-        ]
+        last = [r[0] for r, i in zip(responses, seen.authors, strict=True) if i == seen.authors[-1]]
         tokens = self._encoder.page(seen.text, seen.content, min(last, default=None))
         authors = np.full(len(tokens.ids), -1, np.int32)
+        begins, ends = np.array(tokens.offsets, np.int64).reshape(-1, 2).T
         for (start, end), author in zip(responses, seen.authors, strict=True):
-            for n, (a, b) in enumerate(tokens.offsets):
-                # A token across the start goes with the answer if all that it has of the prompt is
-                # spaces, and is not learned otherwise.
-                asked = a < start and (
-                    tokens.ids[n] in self._control or seen.text[a:start].strip(" ")
-                )
-                if a < end and b > start and not asked:
-                    authors[n] = author
+            found = np.flatnonzero((begins < end) & (ends > start))
+            # A token across the start goes with the answer if all that it has of the prompt is
+            # spaces, and is not learned otherwise.
+            if len(found) and (prompt := seen.text[begins[found[0]] : start]):
+                special = tokens.ids[found[0]] in self._control
+                found = found[1:] if special or prompt.strip(" ") else found
+            authors[found] = author
         return np.array(tokens.ids, np.int32), authors
 
     def render_prompt(self, messages: Sequence[Mapping], tools=None) -> np.ndarray:

@@ -278,7 +278,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         left_out = isinstance(obj, str) and attr in _METHODS_LEFT_OUT
         return not left_out and super().is_safe_attribute(obj, attr, value)
 
-    def call(__self, __context, __obj, *args, **kwargs):  # noqa: B902, N805, as in Jinja
+    def call(__self, __context, __obj, *args, **kwargs):
         __self.spend(20)
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):

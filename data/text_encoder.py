@@ -76,18 +76,17 @@ class Encoder:
         # From the added token before the answer to the next: either side of one is on its own.
         ids, offsets = tokens
         added = [n for n, i in enumerate(ids) if i in self._added]
-        first = max((n for n in added if offsets[n][0] < start), default=0)
+        first = max((n for n in added if offsets[n][0] < start), default=-1)
         last = min((n for n in added if offsets[n][0] >= start), default=len(ids))
-        begin = offsets[first][0] if first in added else 0
-        end = offsets[last][0] if last in added else len(text)
-        before = text[begin:start]
-        special = ids[first] in self._control
-        opened = self._whole(before, [self._pattern.search(before).span()] if special else [])
-        across = next(
-            (n for n in range(first, last) if offsets[n][0] < start < offsets[n][1]), None
-        )
+        begin = 0 if first < 0 else offsets[first][0]
+        end = len(text) if last == len(ids) else offsets[last][0]
+        first, before = max(first, 0), text[begin:start]
+        match = self._pattern.search(before) if ids[first] in self._control else None
+        opened = self._whole(before, [match.span()] if match else [])
+        piece = range(first, last)
+        across = next((n for n in piece if offsets[n][0] < start < offsets[n][1]), None)
         if across is None:
-            count = sum(b <= start for _, b in offsets[first:last])
+            count = sum(offsets[n][1] <= start for n in piece)
             stays = opened.ids == ids[first : first + count]
         else:
             name = self._inner.id_to_token(ids[across]) or ""

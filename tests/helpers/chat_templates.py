@@ -4,17 +4,60 @@
 for the answer. Those in `NO_SYSTEM` refuse a system message.
 """
 
+# ruff: noqa: E501 (templates are long)
+
 import json
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 # Special tokens that the templates below write.
-SPECIALS = """<s> </s> <pad> <|im_start|> <|im_end|> [INST] [/INST] <|begin|> <|header|> <|/header|>
-<|eot|> <|turn|> <|/turn|> <|system|> <|user|> <|assistant|> <|end|> <|eos|> <|prompter|> <|User|>
-<|Assistant|> <|tool|> <|role|> <|/role|> <|endrole|> [SYSTEM_PROMPT] [/SYSTEM_PROMPT] <|msg|>
-<|channel|> <|return|> <|call|> <|START|> <|END|> <|BOT|> <|HUMAN|> <|SYS|> <|sep|> [TOOLS]
-[/TOOLS] <|observation|> <|im_user|> <|im_assistant|> <|im_system|> <|middle|>""".split()
+SPECIALS = [
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "[INST]",
+    "[/INST]",
+    "<|begin|>",
+    "<|header|>",
+    "<|/header|>",
+    "<|eot|>",
+    "<|turn|>",
+    "<|/turn|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|end|>",
+    "<|eos|>",
+    "<|prompter|>",
+    "<|User|>",
+    "<|Assistant|>",
+    "<|tool|>",
+    "<|role|>",
+    "<|/role|>",
+    "<|endrole|>",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "<|msg|>",
+    "<|channel|>",
+    "<|return|>",
+    "<|call|>",
+    "<|START|>",
+    "<|END|>",
+    "<|BOT|>",
+    "<|HUMAN|>",
+    "<|SYS|>",
+    "<|sep|>",
+    "[TOOLS]",
+    "[/TOOLS]",
+    "<|observation|>",
+    "<|im_user|>",
+    "<|im_assistant|>",
+    "<|im_system|>",
+    "<|middle|>",
+]
 # Tokens that were added without being special, as thoughts and tool calls often are.
 ADDED = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>"]
 TEXTS = [
