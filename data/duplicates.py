@@ -14,6 +14,7 @@ from typing import NamedTuple
 import datasketch
 import numpy as np
 
+from data.messages import texts_of
 from data.sources import read
 from data.templates import DataError, one_of
 
@@ -41,8 +42,8 @@ def text_of(example) -> str:
     """All that an example says."""
     if "text" in example:
         return example["text"]
-    parts = [m["content"] for m in example["messages"]] + list(example.get("responses", ()))
-    return "\n".join(parts)
+    parts = [text for message in example["messages"] for text in texts_of(message)]
+    return "\n".join([*parts, *example.get("responses", ())])
 
 
 def words_of(text: str) -> list[str]:

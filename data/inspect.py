@@ -57,12 +57,21 @@ def segments(row):
         yield slice(start, start + (len(same) if same.all() else int(np.argmin(same))))
 
 
+def _weights(mask) -> str:
+    """The weights of what is learned, where they are not all 1."""
+    weights = np.unique(mask[mask > 0])
+    if not len(weights) or np.all(weights == 1):
+        return ""
+    return " with weight" + "s" * (len(weights) > 1) + " " + ", ".join(f"{w:g}" for w in weights)
+
+
 def _packed_row(tokenizer, row) -> list:
     """Of text and conversations."""
     lines = []
     for where in segments(row):
         mask = row["loss_mask"][where]
-        lines.append(Text(f"─ {mask.size} tokens, {int(np.sum(mask > 0))} learned", "dim"))
+        label = f"─ {mask.size} tokens, {int(np.sum(mask > 0))} learned{_weights(mask)}"
+        lines.append(Text(label, "dim"))
         lines.append(readable(tokenizer, row["tokens"][where], mask))
     return lines
 

@@ -132,6 +132,7 @@ def _packed(data: Data, key: str) -> bytes:
         "train_examples": data.train_examples,
         "skipped": data.skipped,
         "redacted": data.redacted,
+        "unused": data.unused,
         "kinds": data.kinds,
         "sizes": data.sizes,
     }
@@ -174,4 +175,5 @@ def _read(path, key: str) -> Data | str:
         tuple(facts["train_examples"]),
         tuple(facts["sizes"]),
         Counter(facts["redacted"]),
+        facts["unused"],
     )

@@ -13,12 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from data import fim
+from data.bad_records import BadRecords
 from data.batch import segment_row, stack
 from data.chat import render, render_prompt
-from data.sources import DataError
+from data.templates import DataError
 from data.tokenizer import Tokenizer
 
 ON_LONG = ("error", "cut", "drop")
+# Reasons of these ends count what was used, its end left out; all others what was not used.
+CUT = ", cut"
+NO_ANSWER = "no token of an answer within the length"
+
+
+class NothingLeft(DataError):
+    """No example is left to make rows of."""
 
 
 def _too_long(where: str, have: int, length: int, setting: str):
@@ -26,6 +34,18 @@ def _too_long(where: str, have: int, length: int, setting: str):
         f"{where}: {have} tokens, and {setting} is {length}. Raise it, or set "
         "--config.data.on_long=cut (keep the beginning) or =drop (leave such examples out)"
     )
+
+
+def _each(examples, bad: BadRecords | None, function):
+    """Yields (example, function(example)); one that raises goes to `bad`."""
+    bad = bad or BadRecords()
+    for example in examples:
+        try:
+            made = function(example)
+        except ValueError as error:  # of a chat template or a tokenizer, too
+            bad.add(example["where"], error)
+        else:
+            yield example, made
 
 
 class Packed(NamedTuple):
@@ -62,17 +82,17 @@ class TextChange(NamedTuple):
 def _truncated(text: str, tokenizer: Tokenizer, change: TextChange, skipped: Counter):
     """(the text, or its beginning; whether that is all of it)."""
     if change.characters and len(text) > change.characters:
-        skipped[f"longer than {change.characters} characters, cut"] += 1
+        skipped[f"longer than {change.characters} characters{CUT}"] += 1
         return text[: change.characters], False
     if change.tokens and len(ids := tokenizer.encode(text)) > change.tokens:
-        skipped[f"longer than {change.tokens} tokens, cut"] += 1
+        skipped[f"longer than {change.tokens} tokens{CUT}"] += 1
         return tokenizer.decode(ids[: change.tokens]).rstrip("\ufffd"), False  # half a character
     return text, True
 
 
-def _document(text: str, tokenizer: Tokenizer, change: TextChange, skipped: Counter):
+def _document(example, tokenizer: Tokenizer, change: TextChange, skipped: Counter):
     """(ids [n] int32, loss mask [n] float32) of a document."""
-    text, whole = _truncated(text, tokenizer, change, skipped)
+    text, whole = _truncated(example["text"], tokenizer, change, skipped)
     ids, signs, parts = list(tokenizer.prefix), [], None
     if change.fim_rate:
         parts = fim.cut(text, change.fim_rate, change.fim_spm)
@@ -84,7 +104,7 @@ def _document(text: str, tokenizer: Tokenizer, change: TextChange, skipped: Coun
         ids += tokenizer.encode(text)[: change.tokens or None]
     if whole:
         ids.append(tokenizer.eos_id)
-    mask = np.ones(len(ids), np.float32)
+    mask = np.full(len(ids), example.get("weight", 1.0), np.float32)
     mask[signs] = 0
     return np.array(ids, np.int32), mask
 
@@ -93,13 +113,17 @@ AS_IT_IS = TextChange()
 
 
 def pack_text(
-    examples, tokenizer: Tokenizer, length: int, change=AS_IT_IS, skipped: Counter | None = None
-) -> Packed:
+    examples, tokenizer: Tokenizer, length: int, change=AS_IT_IS, skipped: Counter | None = None,
+    bad: BadRecords | None = None,
+) -> Packed:  # fmt: skip
     """Documents, <bos> text <eos> each (an open model may have no <bos>), laid end to end and split
     every `length` tokens.
 
     A document that is split goes on in the next row with its last token repeated there, masked, so
     that every token but <bos> (and the signs of fill in the middle) is predicted exactly once.
+
+    Args:
+      bad: takes the examples that cannot be made into ids, here and below.
 
     Raises:
       DataError: the tokenizer has no signs for fill in the middle.
@@ -112,9 +136,12 @@ def pack_text(
         )
     skipped = Counter() if skipped is None else skipped
     rows, segments, room = [], [], length
-    origins = [[]]
-    for number, example in enumerate(examples):
-        ids, mask = _document(example["text"], tokenizer, change, skipped)
+    origins, kept = [[]], []
+    weighed = [example for example in examples if example.get("weight", 1) != 0]
+    if len(weighed) < len(examples):
+        skipped["a weight of 0"] += len(examples) - len(weighed)
+    documents = _each(weighed, bad, lambda e: _document(e, tokenizer, change, skipped))
+    for example, (ids, mask) in documents:
         start = 0
         while start < len(ids) - 1:
             if room < 2:
@@ -123,12 +150,15 @@ def pack_text(
                 origins.append([])
             piece = ids[start : start + room]
             segments.append((piece, mask[start : start + room]))
-            origins[-1].append(number)
+            origins[-1].append(len(kept))
             room -= len(piece)
             start += len(piece) - 1
+        kept.append(example)
     if segments:
         rows.append(segment_row(segments, length))
-    return Packed(stack(rows), examples, origins)
+    if not rows:
+        raise NothingLeft(f"no document is left to learn from: {dict(skipped)}")
+    return Packed(stack(rows), kept, origins)
 
 
 def best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -151,36 +181,46 @@ def best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
     return [sorted(b) for b in bins]
 
 
-def _rendered_chats(examples, tokenizer, length, on_long, skipped: Counter):
+def _render_chat(example, tokenizer):
+    ids, mask = render(tokenizer, example["messages"], example.get("tools"))
+    weights = [m.get("weight", 1.0) for m in example["messages"] if m["role"] == "assistant"]
+    if not mask[1:].any() and any(weights or [1]):
+        raise DataError("no token of an answer to learn from", "no_answer")
+    return ids, mask
+
+
+def _rendered_chats(examples, tokenizer, length, on_long, skipped: Counter, bad):
     """Yields (example, ids, mask) of what fits a row and has something to learn."""
-    for example in examples:
-        ids, mask = render(tokenizer, example["messages"])
-        if len(ids) > length:
-            if on_long == "error":
-                raise _too_long(example["where"], len(ids), length, "data.length")
-            skipped[f"longer than {length} tokens, {on_long}"] += 1
-            if on_long == "drop":
-                continue
-            ids, mask = ids[:length], mask[:length]
+    rendered = _each(examples, bad, lambda example: _render_chat(example, tokenizer))
+    for example, (ids, mask) in rendered:
         if not mask.any():
-            if on_long == "error":
-                raise DataError(f"{example['where']}: no token of an answer to learn from")
-            skipped["no token of an answer within the length"] += 1
-            continue
-        yield example, ids, mask
+            skipped["every answer has a weight of 0"] += 1
+        elif len(ids) <= length:
+            yield example, ids, mask
+        elif on_long == "error":
+            raise _too_long(example["where"], len(ids), length, "data.length")
+        elif on_long == "drop":
+            skipped[f"longer than {length} tokens, drop"] += 1
+        elif not mask[1:length].any():
+            skipped[NO_ANSWER] += 1
+        else:
+            skipped[f"longer than {length} tokens{CUT}"] += 1
+            yield example, ids[:length], mask[:length]
 
 
 def pack_chats(
-    examples, tokenizer, length: int, on_long: str, pack: bool, skipped: Counter
-) -> Packed:
+    examples, tokenizer, length: int, on_long: str, pack: bool, skipped: Counter,
+    bad: BadRecords | None = None,
+) -> Packed:  # fmt: skip
     """Conversations -> packed rows (or one a row), loss on the assistant's tokens alone.
 
     Raises:
-      DataError: an example is longer than a row (`on_long="error"`) or has no token to learn from.
+      DataError: an example is longer than a row (`on_long="error"`); NothingLeft if all are left
+        out.
     """
-    rendered = list(_rendered_chats(examples, tokenizer, length, on_long, skipped))
+    rendered = list(_rendered_chats(examples, tokenizer, length, on_long, skipped, bad))
     if not rendered:
-        raise DataError(f"no conversation fits data.length={length}: {dict(skipped)}")
+        raise NothingLeft(f"no conversation fits data.length={length}: {dict(skipped)}")
     bins = [[i] for i in range(len(rendered))]
     if pack:
         bins = best_fit([len(ids) for _, ids, _ in rendered], length)
@@ -234,7 +274,9 @@ def _render_ranking(example, tokenizer, share_prompt: bool) -> _Ranking:
     every, starts = [], []
     for response in example["responses"]:
         answer = {"role": "assistant", "content": response}
-        ids, mask = render(tokenizer, [*example["messages"], answer])
+        ids, mask = render(tokenizer, [*example["messages"], answer], example.get("tools"))
+        if not mask[1:].any():
+            raise DataError(f"no token of an answer to learn from: {response[:40]!r}", "no_answer")
         # To the token that ends the answer: a template may write on after it, a policy does not.
         end = np.flatnonzero(mask)[-1] + 1
         every.append(ids[:end])
@@ -246,48 +288,68 @@ def _render_ranking(example, tokenizer, share_prompt: bool) -> _Ranking:
     return _Ranking(example, every, starts, trunk)
 
 
+def _cut(ranking: _Ranking, length: int) -> _Ranking | str:
+    """The beginning of a ranking's candidates, or why there is nothing to compare."""
+    if max(ranking.starts) >= length:
+        return NO_ANSWER
+    places: dict[bytes, int] = {}
+    ids = [i[:length] for i in ranking.ids]
+    for candidate, place in zip(ids, ranking.example["rank"], strict=True):
+        if places.setdefault(candidate.tobytes(), place) != place:
+            return "answers that are equal within the length"
+    return ranking._replace(ids=ids)
+
+
 def _rendered_rankings(
-    examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped: Counter
+    examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped: Counter, bad
 ):
     """Yields a _Ranking of each example that fits a row."""
-    for example in examples:
-        ranking = _render_ranking(example, tokenizer, share_prompt)
+
+    bad = bad or BadRecords()
+    rendered = _each(examples, bad, lambda e: _render_ranking(e, tokenizer, share_prompt))
+    for example, ranking in rendered:
         longest = max(map(len, ranking.ids))
         if longest > length:
             if on_long == "error":
                 raise _too_long(example["where"], longest, length, "data.length")
-            skipped[f"longer than {length} tokens, {on_long}"] += 1
             if on_long == "drop":
+                skipped[f"longer than {length} tokens, drop"] += 1
                 continue
-            ranking = ranking._replace(
-                ids=[i[:length] for i in ranking.ids],
-                starts=[min(s, length - 1) for s in ranking.starts],
-                trunk=min(ranking.trunk, length - 1),
-            )
+            ranking = _cut(ranking, length)
+            if isinstance(ranking, str):
+                skipped[ranking] += 1
+                continue
         if _place([length] * sub_rows, ranking.sizes, ranking.trunk) is None:
-            raise DataError(
-                f"{example['where']}: its {len(ranking.ids)} candidates do not fit {sub_rows} rows "
-                f"of {length} tokens; raise --config.data.sub_rows"
+            message = (
+                f"its {len(ranking.ids)} candidates do not fit {sub_rows} rows of {length} tokens; "
+                "raise --config.data.sub_rows"
             )
+            bad.add(example["where"], DataError(message, "too_many_candidates"))
+            continue
+        if longest > length:
+            skipped[f"longer than {length} tokens{CUT}"] += 1
         yield ranking
 
 
 def preference_rows(
     examples, tokenizer, length: int, sub_rows: int, share_prompt: bool, on_long: str,
-    skipped: Counter, kinds,
+    skipped: Counter, kinds, bad: BadRecords | None = None,
 ) -> Packed:  # fmt: skip
     """Rankings -> rows of `sub_rows` × `length` tokens (data/batch.py), first-fit.
 
     The reward is read at the <eos> that ends the answer; a candidate cut short is read at its last
     token. `kinds` is the list of names that `kind` counts in.
 
+    One that is cut before its answer, or down to another that is ranked apart, is left out with its
+    ranking, counted.
+
     Raises:
-      DataError: a candidate is longer than `length` and `on_long` is "error", or a ranking does
-        not fit a row.
+      DataError: a candidate is longer than `length` and `on_long` is "error"; NothingLeft if all
+        are left out.
     """
     bins, open_rows, kept = [], [], []
     rankings = _rendered_rankings(
-        examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped
+        examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped, bad
     )
     for ranking in rankings:
         for row in open_rows:
@@ -304,7 +366,7 @@ def preference_rows(
         row["numbers"].append(len(kept))
         kept.append(ranking.example)
     if not bins:
-        raise DataError(f"no preference fits data.length={length}: {dict(skipped)}")
+        raise NothingLeft(f"no preference fits data.length={length}: {dict(skipped)}")
     most = max(sum(len(ranking.ids) for ranking, _ in row["rankings"]) for row in bins)
     rows = stack([_ranking_row(b["rankings"], length, sub_rows, most, kinds) for b in bins])
     if not share_prompt:
@@ -349,7 +411,10 @@ def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
     return row
 
 
-def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter) -> Packed:
+def prompt_rows(
+    examples, tokenizer, length: int, on_long: str, skipped: Counter,
+    bad: BadRecords | None = None,
+) -> Packed:  # fmt: skip
     """Prompts that await an answer -> `tokens` [R, P] left padded, `mask` [R, P] bool, and
     `example` [R] int32, which example each is, in order.
 
@@ -357,8 +422,10 @@ def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter
       DataError: a prompt is longer than P and `on_long` is not "drop" (a cut one asks nothing).
     """
     rows, kept = [], []
-    for example in examples:
-        ids = render_prompt(tokenizer, example["messages"])
+    rendered = _each(
+        examples, bad, lambda e: render_prompt(tokenizer, e["messages"], e.get("tools"))
+    )
+    for example, ids in rendered:
         if len(ids) > length:
             if on_long != "drop":
                 raise DataError(
@@ -374,5 +441,5 @@ def prompt_rows(examples, tokenizer, length: int, on_long: str, skipped: Counter
         rows.append(row)
         kept.append(example)
     if not rows:
-        raise DataError(f"no prompt fits ppo.prompt_length={length}: {dict(skipped)}")
+        raise NothingLeft(f"no prompt fits ppo.prompt_length={length}: {dict(skipped)}")
     return Packed(stack(rows), kept, [[i] for i in range(len(kept))])

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from data import duplicates, filters, packing, prepared, redact
+from data import duplicates, filters, packing, prepared, redact, summary
+from data.bad_records import BadRecords
 from data.mixture import SourceConfig, source_config
-from data.sources import DataError, content_key, read, split_heldout
-from data.templates import one_of
+from data.sources import content_key, read, split_heldout
+from data.templates import DataError, one_of
 from data.tokenizer import Tokenizer
 
 
@@ -157,6 +158,8 @@ class Examples:
       redacted: how often personal data of each kind was replaced.
       prepared: the folder of each source whose rows are prepared, "" of the others. Of such there
         are no examples here, but for a few of the held-out ones.
+      bad: of those skipped, the records that could not be used, up to `max_bad`.
+      unused: {source: {field: how many records hold it and were not asked for it}}.
     """
 
     train: list
@@ -165,12 +168,18 @@ class Examples:
     sizes: tuple[int, ...] = ()
     prepared: tuple[str, ...] = ()
     redacted: Counter = dataclasses.field(default_factory=Counter)
+    bad: Counter = dataclasses.field(default_factory=Counter)
+    unused: dict[str, Counter] = dataclasses.field(default_factory=dict)
 
 
 def read_examples(config: DataConfig, schema: str) -> Examples:
     """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (data/sources.py)."""
 
+    skipped, parts, heldout, folders = Counter(), [], [], config.prepared()
+    redacted, bad, unused = Counter(), Counter(), {}
+
     def one(source, fields):
+        name = source if isinstance(source, str) else ", ".join(source)
         return read(
             source,
             schema,
@@ -179,10 +188,9 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
             tfds_dir=config.tfds_dir,
             on_bad=config.on_bad,
             max_bad=config.max_bad,
-        )
-
-    skipped, parts, heldout, folders = Counter(), [], [], config.prepared()
-    redacted = Counter()
+            skipped=bad,
+            unused=unused.setdefault(name, Counter()),
+        ).examples
 
     def clean(examples):
         return [redact.redact(example, config.redact, redacted) for example in examples]
@@ -193,17 +201,13 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
                 raise DataError(f"data.mixture.{name}.limit: the rows of {folder} are prepared")
             parts.append([])
             continue
-        found = one(source.source, source.fields)
-        skipped.update(found.skipped)
-        part = clean(found.examples)
+        part = clean(one(source.source, source.fields))
         if not config.heldout_source:
             part, aside = split_heldout(part, config.heldout_fraction)
             heldout += aside
         parts.append(_chosen(part[: source.limit or None], config, skipped))
     if config.heldout_source:
-        found = one(config.heldout_source, ())
-        heldout = clean(found.examples)
-        skipped.update(found.skipped)
+        heldout = clean(one(config.heldout_source, ()))
     if config.dedup or config.decontaminate:
         runs = duplicates.evaluation_runs(config.decontaminate, config.tfds_dir)
         left = duplicates.decide(
@@ -219,10 +223,12 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
     return Examples(
         list(itertools.chain(*parts)),
         heldout[: config.heldout_limit or None],
-        skipped,
+        bad + skipped,
         tuple(map(len, parts)) if config.mixture else (),
         folders,
         redacted,
+        bad,
+        unused,
     )
 
 
@@ -279,6 +285,7 @@ class Data:
       train_examples: of prompts, those in the training rows; row i is example i.
       sizes: training rows of each source of a mixture, one after the other; empty without one.
       redacted: how often personal data of each kind was replaced.
+      unused: as of `Examples`.
       where: (training row) -> where what is in it was read, if that was asked for.
     """
 
@@ -290,6 +297,7 @@ class Data:
     train_examples: tuple = ()
     sizes: tuple[int, ...] = ()
     redacted: Counter = dataclasses.field(default_factory=Counter)
+    unused: dict[str, Counter] = dataclasses.field(default_factory=dict)
     where: Callable[[int], list[str]] = lambda row: []
 
 
@@ -305,6 +313,7 @@ def open_data(
     them in memory for `Data.where`."""
     examples = examples or read_examples(config, schema)
     skipped, kinds = Counter(examples.skipped), ()
+    bad = BadRecords(config.on_bad, config.max_bad, Counter(examples.bad))
     if schema == "preference":
         both = examples.train + examples.heldout
         kinds = tuple(sorted({kind for e in both for kind in e["kinds"]}))
@@ -316,15 +325,17 @@ def open_data(
     def rows(part, length, training=True):
         if schema == "text":
             change = config.text_change(training)
-            return packing.pack_text(part, tokenizer, length, change, skipped)
+            return packing.pack_text(part, tokenizer, length, change, skipped, bad)
         if schema == "chat":
-            return packing.pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped)
+            return packing.pack_chats(
+                part, tokenizer, length, config.on_long, config.pack, skipped, bad
+            )
         if schema == "preference":
             return packing.preference_rows(
                 part, tokenizer, length, config.sub_rows, config.share_prompt, config.on_long,
-                skipped, kinds,
+                skipped, kinds, bad,
             )  # fmt: skip
-        return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped)
+        return packing.prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped, bad)
 
     rest, parts = iter(examples.train), []
     sizes = examples.sizes or (len(examples.train),)
@@ -342,9 +353,12 @@ def open_data(
         asked = tuple(itertools.chain(*(part.examples for part in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
     heldout, kept = _heldout(config, examples, folders, rows)
+    unused = dict(examples.unused)
+    if passed := summary.unread(tokenizer, itertools.chain(examples.train, examples.heldout)):
+        unused["the chat format"] = passed
     data = Data(
-        train, heldout, kept, skipped, kinds, asked, counts if examples.sizes else (),
-        examples.redacted,
+        train, heldout, kept, skipped + bad.skipped - examples.bad, kinds, asked,
+        counts if examples.sizes else (), examples.redacted, unused,
     )  # fmt: skip
     if trace:
         ends = list(itertools.accumulate(counts))

@@ -24,7 +24,7 @@ from absl import app, flags
 from rich import progress
 from rich.console import Console
 
-from data import prepared
+from data import prepared, summary
 from data.pipeline import DataConfig
 from data.shards import Job, clean, decide, finish, make_plan, make_tokenizer, same, survey, write
 from data.templates import DataError
@@ -126,10 +126,11 @@ def describe(manifest: dict, folder: str) -> str:
         f"{manifest['length']:,}, {packing_['efficiency']:.1%} full; {size / 1e6:,.1f} MB in "
         f"{sum(map(len, manifest['splits'].values()))} shards"
     )
-    for what in ("documents", "skipped", "redacted"):
-        if manifest[what]:
-            found = ", ".join(f"{name}: {n:,}" for name, n in manifest[what].items())
-            lines.append(f"{what}: {found}")
+    if manifest["documents"]:
+        found = ", ".join(f"{name}: {n:,}" for name, n in manifest["documents"].items())
+        lines.append(f"documents: {found}")
+    unused = {str(manifest["settings"]["source"]): manifest["unused"]}
+    lines += summary.lines(manifest["skipped"], manifest["redacted"], unused)
     return "\n".join(lines)
 
 

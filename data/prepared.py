@@ -3,7 +3,8 @@
 A record is a row: the number of its segments, their lengths, (of conversations, and of text with
 fill in the middle) a bit a token that is 1 where the loss counts, and the token ids; little endian.
 Positions and segment ids follow from the lengths, and so does the mask of other text, which is 1
-but at a segment's first token.
+but at a segment's first token. A row in which a token has another weight ends with all its tokens'
+weights, float32.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
 import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from data import paths
+from data import json_files, paths
 from data.templates import DataError
 
 FORMAT = 1
@@ -27,6 +30,38 @@ MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
 FEW_BYTES = 32 << 20
 # Of a row's arrays (data/batch.py).
 DTYPES = dict(tokens=np.int32, positions=np.int32, segment_ids=np.int32, loss_mask=np.float32)
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Shard(TypedDict):
+    file: str
+    rows: Count
+    tokens: Count
+    bytes: Count
+
+
+class TokenizerFacts(TypedDict):
+    fingerprint: str
+    vocab_size: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Splits(TypedDict):
+    train: list[Shard]
+    heldout: list[Shard]
+
+
+class Manifest(TypedDict):
+    """What manifest.json says (data/shards.py `finish` writes it)."""
+
+    schema: str
+    length: Annotated[int, msgspec.Meta(ge=1)]
+    token_dtype: Literal["<u2", "<u4"]
+    tokenizer: TokenizerFacts
+    settings: dict
+    documents: dict[str, Count]
+    splits: Splits
 
 
 def is_prepared(source) -> bool:
@@ -62,9 +97,14 @@ def encode(row: dict, dtype: np.dtype, with_mask: bool) -> bytes:
     ids = row["segment_ids"]
     lengths = np.bincount(ids, minlength=1)[1:].astype("<u4")
     parts = [np.array([len(lengths)], "<u4"), lengths]
+    weights = row["loss_mask"]
+    ones = weights > 0 if with_mask else (ids > 0) & (row["positions"] > 0)
     if with_mask:
-        parts.append(np.packbits(row["loss_mask"] > 0))
-    return b"".join(part.tobytes() for part in [*parts, row["tokens"].astype(dtype)])
+        parts.append(np.packbits(ones))
+    parts.append(row["tokens"].astype(dtype))
+    if np.any(weights != ones):
+        parts.append(weights.astype("<f4"))
+    return b"".join(part.tobytes() for part in parts)
 
 
 def decode(records: Sequence[bytes], length: int, dtype: np.dtype, with_mask: bool) -> dict:
@@ -76,11 +116,14 @@ def decode(records: Sequence[bytes], length: int, dtype: np.dtype, with_mask: bo
     n, bits = len(records), -(-length // 8) if with_mask else 0
     tokens = np.empty((n, length), np.int32)
     masks = np.empty((n, bits), np.uint8)
-    counts, sizes = np.empty(n, np.int64), []
+    counts, sizes, weights = np.empty(n, np.int64), [], {}
     for i, record in enumerate(records):
         counts[i] = count = int.from_bytes(record[:4], "little")
         at = 4 + 4 * count
-        if len(record) != at + bits + length * dtype.itemsize:
+        end = at + bits + length * dtype.itemsize
+        if len(record) == end + 4 * length:
+            weights[i] = np.frombuffer(record, "<f4", length, end)
+        elif len(record) != end:
             raise ValueError(f"a record of {len(record)} bytes is no row of {length} tokens")
         sizes.append(record[4:at])
         if with_mask:
@@ -108,6 +151,8 @@ def decode(records: Sequence[bytes], length: int, dtype: np.dtype, with_mask: bo
     for row in np.flatnonzero(filled < length).tolist():
         positions[row, filled[row] :] = 0
         loss_mask[row, filled[row] :] = 0
+    for row, values in weights.items():
+        loss_mask[row] = values
     return {
         "tokens": tokens,
         "positions": positions,
@@ -180,12 +225,17 @@ class PreparedRows:
     def _all(self) -> dict[str, np.ndarray]:
         """Every row, in the smallest dtypes."""
         number = token_dtype(self._length + 1)
-        small = dict(tokens=self._dtype, positions=number, segment_ids=number, loss_mask=np.bool_)
+        small = dict(tokens=self._dtype, positions=number, segment_ids=number)
         parts = [
             self._read_rows(np.arange(start, min(start + 1024, len(self))))
             for start in range(0, len(self), 1024)
         ]
-        return {n: np.concatenate([part[n].astype(small[n]) for part in parts]) for n in DTYPES}
+        for part in parts:
+            mask = part["loss_mask"]
+            bits = mask.astype(np.bool_)
+            part |= {name: part[name].astype(dtype) for name, dtype in small.items()}
+            part["loss_mask"] = bits if np.array_equal(bits, mask) else mask
+        return {name: np.concatenate([part[name] for part in parts]) for name in DTYPES}
 
     def _read_rows(self, index) -> dict[str, np.ndarray]:
         where = self._places(index)
@@ -247,17 +297,13 @@ class PreparedRows:
 def read_manifest(folder) -> dict:
     """Raises DataError where it is none, or of another format."""
     path = epath.Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-        found = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no manifest of prepared rows: {error!r}") from error
+    found = json_files.read(path).get("format")
     if found != FORMAT:
         raise DataError(
-            f"{path} is of format {found}, and this Seedpod reads {FORMAT}; prepare anew: "
-            "python -m data.prepare"
+            f"{path} is of format {str(found)[:40]}, and this Seedpod reads {FORMAT}; prepare "
+            "again: python -m data.prepare"
         )
-    return manifest
+    return json_files.read(path, Manifest)
 
 
 def check(folder, schema: str, config, tokenizer) -> None:
@@ -297,8 +343,7 @@ def check(folder, schema: str, config, tokenizer) -> None:
 
 def heldout_examples(folder) -> list[dict]:
     """The few held-out documents that were kept whole, for people to read."""
-    lines = (epath.Path(os.path.expanduser(folder)) / HELDOUT).read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return json_files.read_lines(epath.Path(os.path.expanduser(folder)) / HELDOUT)
 
 
 class Joined:

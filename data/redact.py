@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from data.messages import ANSWER_FIELDS
+
 
 def luhn(number: str) -> bool:
     """Whether the check digit of a card number agrees (ISO/IEC 7812-1)."""
@@ -60,6 +62,19 @@ def redact_text(text: str, kinds: Iterable[str], counts: Counter) -> str:
     return text
 
 
+# Fields of messages (data/messages.py) in which people say something.
+_SAID = {"content", *ANSWER_FIELDS}
+
+
+def _inside(value, kinds, counts):
+    """A value of JSON with all its texts redacted."""
+    if isinstance(value, str):
+        return redact_text(value, kinds, counts)
+    if isinstance(value, dict):
+        return {key: _inside(item, kinds, counts) for key, item in value.items()}
+    return [_inside(item, kinds, counts) for item in value] if isinstance(value, list) else value
+
+
 def redact(example: dict, kinds: Iterable[str], counts: Counter) -> dict:
     """A text, conversation, prompt or ranking (data/schemas.py) with all its texts redacted."""
     if not kinds:
@@ -70,7 +85,7 @@ def redact(example: dict, kinds: Iterable[str], counts: Counter) -> dict:
             out[name] = redact_text(out[name], kinds, counts)
     if "messages" in out:
         out["messages"] = [
-            message | {"content": redact_text(message["content"], kinds, counts)}
+            message | _inside({k: message[k] for k in _SAID & message.keys()}, kinds, counts)
             for message in out["messages"]
         ]
     if "responses" in out:

@@ -2,23 +2,36 @@
 
 Every schema maps a record (a dict, from a JSON line or from TFDS) to a normalised example:
 
-    text        {"text": str}
+    text        {"text": str}, and "weight": float where the record says so
     chat        {"messages": [...]}, the last one the assistant's
-    prompt      {"messages": [...]}, the last one the user's
+    prompt      {"messages": [...]}, the last one the user's or a tool's
     preference  {"messages": [...], "responses": [str], "rank": [int], "kinds": [str]}, and
                 "confidence": float where the record says how sure its ranking is
 
-A message is {"role": "system" | "user" | "assistant", "content": str}. The system's comes first
-if at all; the user's and the assistant's alternate after it. A preference's messages end with the
-user's; `rank` counts from 0, lower is better, ties are allowed, and one response alone is good (0)
-or not (1) by itself; a kind says how a response came about ("chosen", the kinds of a built-in
-corpus, "" where nobody said).
+All but text have "tools" (a list of objects) where the record has them. What a message is says
+data/messages.py. The system's comes first if at all; the user's and the assistant's alternate after
+it, and results of tools follow the assistant's. A preference's messages end as a prompt's do;
+`rank` counts from 0, lower is better, ties are allowed, and one response alone is good (0) or not
+(1) by itself; a kind says how a response came about ("chosen", the kinds of a built-in corpus, ""
+where nobody said). Weights (data/messages.py) are those of the tokens in the loss: a record's
+multiplies its messages'.
 """
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable
 
+from data.messages import (
+    ANSWER_FIELDS,
+    Record,
+    content_of,
+    is_empty,
+    message_of,
+    messages_of,
+    objects_of,
+    weight_of,
+)
 from data.templates import (
     DataError,
     has,
@@ -34,7 +47,7 @@ _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def normaliser(schema: str, fields=()) -> Callable[[dict], dict]:
+def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callable[[dict], dict]:
     """A function from a record to a normalised example of `schema`.
 
     `fields` maps names of the schema to templates over the record's own fields, such as
@@ -42,7 +55,8 @@ def normaliser(schema: str, fields=()) -> Callable[[dict], dict]:
     field, and a list of templates gives a list. A name without a template is the record's field of
     that name. `{{` and `}}` stand for braces; braces inside values are
     text like any other. Where a value is empty or null, the filled template is stripped, so that
-    an optional field leaves no blank line behind.
+    an optional field leaves no blank line behind. Fields of records, and of their messages, that
+    hold something and are not read are counted in `unused`.
 
     Raises DataError at once for an unknown schema, name or template, and from the returned
     function, with a reason, for a record that does not fit.
@@ -52,113 +66,145 @@ def normaliser(schema: str, fields=()) -> Callable[[dict], dict]:
     for name, template in dict(fields).items():
         one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
         templates[name] = parse(name, template)
-    return lambda record: convert(record, templates)
+
+    def normalise(record):
+        record = Record(record)
+        example = convert(record, templates)
+        if unused is not None:
+            unused.update(record.unread())
+        return example
+
+    return normalise
+
+
+def _optional(record, templates, name):
+    """The value of a field that a record may have, None where it has none, or an empty one; a field
+    that a template has read stands for what the template says."""
+    if name not in templates and (name not in record or name in record.read):
+        return None
+    value = value_of(record, templates, name)
+    return None if is_empty(value) else value
 
 
 # Conversations.
 
 
-# The field and the speakers' names as the collections in use have them.
-_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
-_ROLES = {"human": "user", "customer": "user", "gpt": "assistant", "agent": "assistant"}
-
-
-def _message(message, name):
-    """{"role", "content"} of a message that may call them otherwise."""
-    if not isinstance(message, dict):
-        raise wrong_type(name, 'a {"role", "content"} object', message)
-    out = {}
-    for key, names in (("role", _ROLE_KEYS), ("content", _CONTENT_KEYS)):
-        found = next((n for n in names if n in message), None)
-        if found is None:
-            raise DataError(
-                f"{name} has no {key!r}; a message is "
-                '{"role": "user" or "assistant", "content": "..."}',
-                "missing_field",
-            )
-        out[key] = message[found]
-    if isinstance(out["role"], str):
-        out["role"] = _ROLES.get(out["role"], out["role"])
-    return out | {"content": text_of(out["content"], f"{name}.content")}
-
-
-def _messages(value, name, last):
-    """A checked copy of a list of messages whose last role is in `last`."""
-    if not isinstance(value, list) or not value:
-        raise wrong_type(name, "a list of messages, not empty", value)
-    messages = [_message(message, f"{name}[{i}]") for i, message in enumerate(value)]
-    start = 1 if messages[0]["role"] == "system" else 0
-    for i, message in enumerate(messages[start:], start):
-        wanted = ("user", "assistant")[(i - start) % 2]
-        if message["role"] != wanted:
-            raise DataError(
-                f"{name}[{i}] is from {str(message['role'])[:40]!r} where {wanted!r} should "
-                "speak: one system message first if any, then user and assistant in turn",
-                "bad_roles",
-            )
-    if messages[-1]["role"] not in last:
-        raise DataError(
-            f"the last of {name!r} is from {messages[-1]['role']!r}, and should be from "
-            + " or ".join(map(repr, last)),
-            "bad_roles",
-        )
-    return messages
-
-
-def _from_user(value, name="prompt"):
-    """Messages that end with the user's, from a string or a list of messages."""
+def _from_user(value, record, name="prompt"):
+    """Messages that end with the user's or a tool's, from a string or a list of messages."""
     if isinstance(value, list):
-        return _messages(value, name, ("user",))
+        return messages_of(value, name, ("user", "tool"), record)
     return [{"role": "user", "content": text_of(value, name)}]
 
 
 def _with_system(record, templates, messages):
     """`messages` behind the record's system message, if it has one and it says something."""
-    system = value_of(record, templates, "system") if has(record, templates, "system") else None
-    if system is None or (isinstance(system, str) and not system.strip()):
+    system = content_of(_optional(record, templates, "system"), "system", record)
+    if is_empty(system):
         return messages
     if messages[0]["role"] == "system":
         raise DataError("a 'system' field and a system message: keep one of them", "bad_roles")
     return [{"role": "system", "content": text_of(system, "system")}, *messages]
 
 
+def _tools(record, templates):
+    old = record.get("functions")
+    if isinstance(old, list) and old and "functions" not in record.read:
+        raise DataError("'functions' is the old form of 'tools'; name it so", "old_form")
+    tools = objects_of(_optional(record, templates, "tools"), "tools")
+    return {"tools": tools} if tools else {}
+
+
+def _weight(record, templates) -> float:
+    value = _optional(record, templates, "weight")
+    return 1.0 if value is None else weight_of(_number(value), "weight")
+
+
+def _number(value):
+    """The number that a string says, as a table's cell or a template does; else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _unweighted(messages, record):
+    """Messages from which nothing is learned; where they have weights, these are not read."""
+    for i, message in enumerate(messages):
+        record.pass_over(f"messages[{i}]", {"weight"} & message.keys())
+    return [{k: v for k, v in message.items() if k != "weight"} for message in messages]
+
+
 def _holds_messages(record, templates):
-    return has(record, templates, "messages") and not {"prompt", "response"} & set(templates)
+    if {"prompt", "response"} & set(templates):
+        return False
+    return has(record, templates, "messages") and not _is_blank(
+        record, templates, "messages", "prompt"
+    )
+
+
+def _is_blank(record, templates, name, other):
+    """Whether a field is empty in a record that has the `other` field, as tables of both have."""
+    return name not in templates and is_empty(record.get(name)) and other in record
 
 
 # The schemas.
 
 
 def _text_example(record, templates):
-    return {"text": text_of(value_of(record, templates, "text"), "text")}
+    text = text_of(value_of(record, templates, "text"), "text")
+    weight = _weight(record, templates)
+    return {"text": text} | ({"weight": weight} if weight != 1 else {})
 
 
 def _chat_example(record, templates):
     if _holds_messages(record, templates):
-        messages = _messages(value_of(record, templates, "messages"), "messages", ("assistant",))
+        messages = value_of(record, templates, "messages")
+        messages = messages_of(messages, "messages", ("assistant",), record)
+        messages = _with_system(record, templates, messages)
     else:
-        messages = _from_user(value_of(record, templates, "prompt"))
-        response = text_of(value_of(record, templates, "response"), "response")
-        messages.append({"role": "assistant", "content": response})
-    return {"messages": _with_system(record, templates, messages)}
+        messages = _from_user(value_of(record, templates, "prompt"), record)
+        response = value_of(record, templates, "response")
+        messages = _with_system(record, templates, messages)
+        # Columns of the other names are seldom the answer's own: they take a template.
+        keys = {"tool_calls", "reasoning_content", *(templates.keys() & {*ANSWER_FIELDS})}
+        beside = {key: _optional(record, templates, key) for key in keys}
+        answer = {"role": "assistant", "content": response} | beside
+        messages.append(message_of(answer, "response", record, "response"))
+    tools, weight = _tools(record, templates), _weight(record, templates)
+    if weight != 1:
+        messages = [
+            message | {"weight": message.get("weight", 1.0) * weight}
+            if message["role"] == "assistant"
+            else message
+            for message in messages
+        ]
+    return {"messages": messages} | tools
 
 
 def _prompt_example(record, templates):
     """With `answer`, the reference that verifiers compare with, where there is one."""
     answer = {}
     if _holds_messages(record, templates):
-        messages = _messages(
-            value_of(record, templates, "messages"), "messages", ("user", "assistant")
-        )
+        messages = value_of(record, templates, "messages")
+        messages = messages_of(messages, "messages", ("user", "tool", "assistant"), record)
         if messages[-1]["role"] == "assistant":  # a chat record: what it answered is not asked
-            answer["answer"] = messages.pop()["content"]
+            *messages, last = messages
+            if "tool_calls" in last:
+                raise DataError(
+                    "the last message calls tools, and an answer is compared with a text; end the "
+                    "messages with the user's or a tool's",
+                    "not_text",
+                )
+            answer["answer"] = last["content"]
+            record.pass_over("messages[]", last.keys() & {*ANSWER_FIELDS, "weight", "name"})
     else:
-        messages = _from_user(value_of(record, templates, "prompt"))
+        messages = _from_user(value_of(record, templates, "prompt"), record)
     if "answer" in templates:
         answer["answer"] = text_of(value_of(record, templates, "answer"), "answer")
-    elif isinstance(record.get("answer"), str) or is_number(record.get("answer")):
+    elif is_number(value := record.get("answer")) or (isinstance(value, str) and value.strip()):
         answer["answer"] = str(record["answer"])
-    return {"messages": _with_system(record, templates, messages)} | answer
+    messages = _with_system(record, templates, _unweighted(messages, record))
+    return {"messages": messages} | answer | _tools(record, templates)
 
 
 def _preference_example(record, templates):
@@ -167,11 +213,13 @@ def _preference_example(record, templates):
     A `confidence` beside them says how likely the ranking is right, as the share of people who gave
     it.
     """
-    if has(record, templates, "responses") and "chosen" not in templates:
+    blank = _is_blank(record, templates, "responses", "chosen")
+    if has(record, templates, "responses") and "chosen" not in templates and not blank:
         answers, rank, kinds = _ranked(record, templates)
     else:
         answers, rank, kinds = _chosen_rejected(record, templates)
-    prefixes, responses = zip(*(_split_dialogue(*answer) for answer in answers), strict=True)
+    split = (_split_dialogue(*answer, record) for answer in answers)
+    prefixes, responses = zip(*split, strict=True)
     best = {}
     for response, place in zip(responses, rank, strict=True):
         if best.setdefault(response.strip(), place) != place:
@@ -187,8 +235,11 @@ def _preference_example(record, templates):
             "different_prefix",
         )
     messages = prefixes[0]
-    if has(record, templates, "prompt") or not messages:
-        prompt = _from_user(value_of(record, templates, "prompt"))
+    prompt = _optional(record, templates, "prompt")
+    if prompt is not None or not messages:
+        if prompt is None:
+            prompt = value_of(record, templates, "prompt")
+        prompt = _from_user(prompt, record)
         if messages and messages[-len(prompt) :] != prompt:
             raise DataError(
                 "'prompt' is not what the dialogues say before their last answer; "
@@ -196,22 +247,24 @@ def _preference_example(record, templates):
                 "different_prefix",
             )
         messages = messages or prompt
-    return {
-        "messages": _with_system(record, templates, messages),
-        "responses": list(responses),
-        "rank": rank,
-        "kinds": kinds,
-    } | _confidence(record, templates)
+    messages = _with_system(record, templates, _unweighted(messages, record))
+    if _weight(record, templates) != 1:
+        raise DataError(
+            "a ranking has no 'weight'; 'confidence', from 0.5 to 1, says how sure it is",
+            "bad_weight",
+        )
+    return (
+        {"messages": messages, "responses": list(responses), "rank": rank, "kinds": kinds}
+        | _confidence(record, templates)
+        | _tools(record, templates)
+    )
 
 
 def _confidence(record, templates):
     if not has(record, templates, "confidence"):
         return {}
     given = value_of(record, templates, "confidence")
-    value = given
-    if isinstance(given, str):
-        with contextlib.suppress(ValueError):
-            value = float(given)
+    value = _number(given)
     if not is_number(value) or not 0.5 <= value <= 1:
         raise wrong_type("confidence", "a number from 0.5 (nobody knows) to 1 (certain)", given)
     return {"confidence": float(value)}
@@ -246,7 +299,7 @@ def _ranked(record, templates):
 
 def _rank_of_best(best, count):
     """Of the number of the best response, counted from 1; 0 says that none is better."""
-    if isinstance(best, str) and best.strip().isdigit():
+    if isinstance(best, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", best):
         best = int(best)
     if isinstance(best, bool) or not isinstance(best, int) or not 0 <= best <= count:
         raise wrong_type("best", f"the number of a response, 1 to {count}, or 0", best)
@@ -280,7 +333,7 @@ def _is_candidate(item):
     return isinstance(item, dict) and {"kind", "text"} <= set(item)
 
 
-def _split_dialogue(value, name):
+def _split_dialogue(value, name, record):
     """(messages before the last answer, the last answer); no messages where it is a bare answer.
 
     A dialogue is a list of messages, or a string in the form of Anthropic's hh-rlhf:
@@ -296,19 +349,36 @@ def _split_dialogue(value, name):
         value = [value]
     if not isinstance(value, list):
         return [], text_of(value, name)
-    if len(value) == 1 and (only := _message(value[0], f"{name}[0]"))["role"] == "assistant":
-        return [], only["content"]
-    *messages, answer = _messages(value, name, ("assistant",))
-    return messages, answer["content"]
+    if len(value) == 1:
+        only = message_of(value[0], f"{name}[0]", record)
+        if only["role"] == "assistant":
+            return [], _answer_text(only, name)
+    *messages, answer = messages_of(value, name, ("assistant",), record)
+    return messages, _answer_text(answer, name)
+
+
+def _answer_text(message, name) -> str:
+    """An answer of a ranking: text alone."""
+    for key in (*ANSWER_FIELDS, "weight"):
+        if key in message:
+            raise DataError(
+                f"the last message of {name!r} has {key!r}, and answers are ranked as texts alone; "
+                "leave it out, or such rankings",
+                "not_text",
+            )
+    return message["content"]
 
 
 _SCHEMAS = {
-    "text": (_text_example, ("text",)),
-    "chat": (_chat_example, ("messages", "prompt", "response", "system")),
+    "text": (_text_example, ("text", "weight")),
+    "chat": (
+        _chat_example,
+        ("messages", "prompt", "response", "system", *ANSWER_FIELDS, "tools", "weight"),
+    ),
     "preference": (
         _preference_example,
         ("prompt", "chosen", "rejected", "responses", "rank", "best", "good", "confidence")
-        + ("system",),
+        + ("system", "tools", "weight"),
     ),
-    "prompt": (_prompt_example, ("messages", "prompt", "system", "answer")),
+    "prompt": (_prompt_example, ("messages", "prompt", "system", "answer", "tools")),
 }

@@ -21,8 +21,9 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from data import duplicates, filters, packing, paths, prepared, redact, sources
+from data import duplicates, filters, json_files, packing, paths, prepared, redact, sources
 from data import tokenizer as tokenizers
+from data.bad_records import BadRecords
 from data.files import Span
 from data.pipeline import DataConfig
 from data.templates import DataError
@@ -88,7 +89,7 @@ def make_plan(job: Job) -> int:
         job.work.mkdir(parents=True, exist_ok=True)
         plan = {"settings": settings_of(job), "sources": sizes, "parts": parts}
         prepared.write_whole(path, _json(plan))
-    plan = json.loads(path.read_text())
+    plan = json_files.read(path)
     same(job, plan["settings"])
     return len(plan["parts"])
 
@@ -111,7 +112,7 @@ def same(job: Job, settings: dict) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _plan(folder: str) -> dict:
-    return json.loads((epath.Path(folder) / UNFINISHED / "plan.json").read_text())
+    return json_files.read(epath.Path(folder) / UNFINISHED / "plan.json")
 
 
 @functools.lru_cache(maxsize=2)
@@ -119,15 +120,16 @@ def _tokenizer(folder: str):
     return tokenizers.load(folder)
 
 
-def _examples(job: Job, number: int, skipped: Counter, redacted: Counter | None = None):
-    """Documents of one part, in order; the same each time."""
+def _examples(job: Job, number: int, skipped=None, redacted=None, unused=None):
+    """Documents of one part, in order; the same each time. Counters: of data/sources.py's `iterate`
+    and data/redact.py."""
     redacted = Counter() if redacted is None else redacted
     name, span, _ = _plan(job.folder)["parts"][number]
     config = job.config
     examples = sources.iterate(
         name, job.schema, fields=config.fields, documents=config.documents,
         tfds_dir=config.tfds_dir, on_bad=config.on_bad, max_bad=config.max_bad, skipped=skipped,
-        span=Span(*span) if span else None,
+        unused=unused, span=Span(*span) if span else None,
     )  # fmt: skip
     return (redact.redact(example, config.redact, redacted) for example in examples)
 
@@ -143,7 +145,7 @@ def make_tokenizer(job: Job, kind: str, vocab_size: int, path: str, fim: bool = 
         texts = []
         for number in parts:
             left = SAMPLE_CHARACTERS // len(parts)
-            for example in _examples(job, number, Counter()):
+            for example in _examples(job, number):
                 texts.append(duplicates.text_of(example))
                 left -= len(texts[-1])
                 if left < 0:
@@ -161,8 +163,8 @@ def survey(job: Job, number: int) -> int:
     if out.exists():
         return number
     config, skipped, notes, keys, filtered = job.config, Counter(), [], [], []
-    runs, redacted = _runs(job), Counter()
-    for example in _examples(job, number, skipped, redacted):
+    runs, redacted, unused = _runs(job), Counter(), Counter()
+    for example in _examples(job, number, skipped, redacted, unused):
         keys.append(sources.content_key(example))
         failed = Counter()
         filters.apply([example], config.filters, failed)
@@ -180,6 +182,7 @@ def survey(job: Job, number: int) -> int:
         filtered=np.array(filtered, np.str_),
         skipped=np.array(_json(skipped)),
         redacted=np.array(_json(redacted)),
+        unused=np.array(_json(unused)),
     )
     prepared.write_whole(out, data.getvalue())
     return number
@@ -205,15 +208,11 @@ def decide(job: Job) -> None:
     for number in range(len(parts)):
         with np.load(io.BytesIO((job.work / f"survey-{number:05}.npz").read_bytes())) as arrays:
             found.append({name: arrays[name] for name in arrays.files})
-    skipped, redacted = Counter(), Counter()
-    for notes in found:
-        skipped.update(json.loads(str(notes["skipped"])))
-        redacted.update(json.loads(str(notes["redacted"])))
-    if skipped.total() > config.max_bad:
-        raise DataError(
-            f"{skipped.total()} bad records in all ({dict(skipped)}), and max_bad is "
-            f"{config.max_bad}; mend the data, or raise it"
-        )
+    skipped, redacted, unused = (
+        sum((Counter(json.loads(str(notes[name]))) for notes in found), Counter())
+        for name in ("skipped", "redacted", "unused")
+    )
+    _check_bad(skipped, config)
     aside = np.concatenate([np.full(len(n["content"]), p[2]) for n, p in zip(found, parts)])
     content = [row.tobytes() for notes in found for row in notes["content"]]
     reasons = np.concatenate([notes["filtered"] for notes in found]).astype(object)
@@ -243,13 +242,21 @@ def decide(job: Job) -> None:
         raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
     ends = np.cumsum([len(notes["content"]) for notes in found])[:-1]
     lists = [part.tolist() for part in np.split(reasons, ends)]
-    decisions = {"skipped": skipped, "redacted": redacted, "reasons": lists}
+    decisions = {"skipped": skipped, "redacted": redacted, "unused": unused, "reasons": lists}
     prepared.write_whole(out, json.dumps(decisions))
+
+
+def _check_bad(bad: Counter, config: DataConfig) -> None:
+    if bad.total() > config.max_bad:
+        raise DataError(
+            f"{bad.total()} bad records in all ({dict(bad)}), and max_bad is {config.max_bad}; "
+            "mend the data, or raise it"
+        )
 
 
 @functools.lru_cache(maxsize=1)
 def _decisions(folder: str) -> dict:
-    return json.loads((epath.Path(folder) / UNFINISHED / "decisions.json").read_text())
+    return json_files.read(epath.Path(folder) / UNFINISHED / "decisions.json")
 
 
 def write(job: Job, number: int) -> int:
@@ -259,39 +266,35 @@ def write(job: Job, number: int) -> int:
         return number
     tokenizer, reasons = _tokenizer(job.folder), _decisions(job.folder)["reasons"]
     skipped, splits = Counter(), {"train": [], "heldout": []}
-    for example, reason in zip(_examples(job, number, Counter()), reasons[number], strict=True):
+    bad = BadRecords(job.config.on_bad, job.config.max_bad)
+    for example, reason in zip(_examples(job, number), reasons[number], strict=True):
         if reason in ("", "heldout"):
             splits[reason or "train"].append(example)
     facts = {}
     for split, examples in splits.items():
-        rows, kept, _ = _rows(job, examples, tokenizer, skipped, split == "train")
+        rows, kept, _ = _rows(job, examples, tokenizer, skipped, bad, split == "train")
         name = f"{split}-{number:05}-of-{len(reasons):05}.array_record"
         facts[split] = _write_shard(job, name, rows, tokenizer) if rows else None
         facts["examples"] = kept[:KEPT_EXAMPLES]  # in the end those held out
-    facts["skipped"] = skipped
+    facts |= {"skipped": skipped, "bad": bad.skipped}
     prepared.write_whole(facts_path, _json(facts))
     return number
 
 
-def _rows(job: Job, examples, tokenizer, skipped: Counter, training: bool):
-    """Packed; no rows where there is no example, or all are dropped."""
+def _rows(job: Job, examples, tokenizer, skipped: Counter, bad: BadRecords, training: bool):
+    """Packed; no rows where there is no example, or all are left out."""
     if not examples:
         return packing.Packed(None, [], [])
     config = job.config
-    if job.schema == "text":
-        change = config.text_change(training)
-        return packing.pack_text(examples, tokenizer, config.length, change, skipped)
-    dropped = Counter()
     try:
-        packed = packing.pack_chats(
-            examples, tokenizer, config.length, config.on_long, config.pack, dropped
+        if job.schema == "text":
+            change = config.text_change(training)
+            return packing.pack_text(examples, tokenizer, config.length, change, skipped, bad)
+        return packing.pack_chats(
+            examples, tokenizer, config.length, config.on_long, config.pack, skipped, bad
         )
-    except DataError:
-        if config.on_long == "error" or dropped.total() < len(examples):
-            raise
-        packed = packing.Packed(None, [], [])
-    skipped.update(dropped)
-    return packed
+    except packing.NothingLeft:
+        return packing.Packed(None, [], [])
 
 
 def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
@@ -320,15 +323,20 @@ def finish(job: Job) -> dict:
     plan, decisions = _plan(job.folder), _decisions(job.folder)
     tokenizer = _tokenizer(job.folder)
     facts = [
-        json.loads((job.work / f"facts-{number:05}.json").read_text())
+        json_files.read(job.work / f"facts-{number:05}.json")
         for number in range(len(plan["parts"]))
     ]
     reasons = Counter(reason or "train" for part in decisions["reasons"] for reason in part)
-    skipped = Counter(decisions["skipped"])
+    skipped, bad = Counter(), Counter(decisions["skipped"])
     for fact in facts:
         skipped.update(fact["skipped"])
+        bad.update(fact["bad"])
+    _check_bad(bad, job.config)
+    skipped.update(bad)
     splits = {s: [f[s] for f in facts if f[s]] for s in ("train", "heldout")}
     rows = sum(shard["rows"] for shard in splits["train"])
+    if not rows:
+        raise DataError(f"nothing is left to train on: {dict(skipped)}")
     tokens = sum(shard["tokens"] for shard in splits["train"])
     manifest = {
         "format": prepared.FORMAT,
@@ -341,6 +349,7 @@ def finish(job: Job) -> dict:
         "documents": dict(sorted(reasons.items())),
         "skipped": dict(sorted(skipped.items())),
         "redacted": dict(sorted(decisions["redacted"].items())),
+        "unused": dict(sorted(decisions["unused"].items())),
         "packing": {
             "method": "best fit" if job.schema == "chat" and job.config.pack else
             "concatenate and split" if job.schema == "text" else "none",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from data import files, paths, schemas, tfds_records
+from data.bad_records import BadRecords
 from data.files import Span
 from data.templates import DataError, one_of
 
@@ -19,12 +20,14 @@ from data.templates import DataError, one_of
 class Examples(NamedTuple):
     examples: list[dict]
     skipped: Counter  # bad records by reason; empty unless on_bad="skip"
+    unused: Counter  # fields that hold something and are not read
 
 
 def read(source, schema, **options) -> Examples:
     """All examples of `source`, and what was skipped. Arguments and errors: see `iterate`."""
-    skipped = Counter()
-    return Examples(list(iterate(source, schema, skipped=skipped, **options)), skipped)
+    counts = {"skipped": Counter(), "unused": Counter()} | options
+    examples = list(iterate(source, schema, **counts))
+    return Examples(examples, counts["skipped"], counts["unused"])
 
 
 def iterate(
@@ -37,6 +40,7 @@ def iterate(
     on_bad: str = "error",
     max_bad: int = 100,
     skipped: Counter | None = None,
+    unused: Counter | None = None,
     span: Span | None = None,
 ) -> Iterator[dict]:
     """Examples one at a time, in the same order every time, for a source too large for a list.
@@ -52,31 +56,16 @@ def iterate(
     on_bad: "error" raises at the first bad record; "skip" counts it in `skipped` by reason, and
         raises once there are more than `max_bad`. A missing or broken file, or a gzip that ends
         early, is always raised: nobody could say how many examples went with it.
+    unused: counts the fields of records, and of their messages ("messages[].id"), that hold
+        something and are not read.
     span: of the one file that `source` is, read this part (Part.spans), which may be empty.
 
     Raises DataError, also when there is no example at all.
     """
-    normalise = schemas.normaliser(schema, fields)
+    normalise = schemas.normaliser(schema, fields, unused)
     one_of("value of documents", documents, dict.fromkeys(("line", "file")))
     one_of("value of on_bad", on_bad, dict.fromkeys(("error", "skip")))
-    skipped = Counter() if skipped is None else skipped
-    first_bad, found = [], 0
-
-    def bad(where, error):
-        if not error.reason:
-            raise DataError(f"{where}: {error}") from None
-        if on_bad == "error":
-            hint = "Mend it, or set --config.data.on_bad=skip to leave such records out, counted."
-            raise DataError(f"{where}: {error}\n{hint}", error.reason) from None
-        skipped[error.reason] += 1
-        if len(first_bad) < 3:
-            first_bad.append(f"{where}: {error}")
-        if skipped.total() > max_bad:
-            raise DataError(
-                f"more than max_bad={max_bad} bad records{_summary(skipped, first_bad)}\n"
-                "Mend the data, or raise max_bad if so many are to be left out."
-            ) from None
-
+    bad, found = BadRecords(on_bad, max_bad, skipped), 0
     for part in parts_of(source, schema, documents, tfds_dir):
         holds_records = False
         for where, raw in part.records(span):
@@ -86,24 +75,16 @@ def iterate(
                     continue
                 example = normalise(record)
             except DataError as error:
-                bad(where, error)
+                bad.add(where, error)
             else:
                 found += 1
                 yield {**example, "where": where}
             holds_records = True
         if not holds_records and not span:
-            bad(part.name, DataError("holds no record, only blank space if anything", "empty_file"))
+            error = DataError("holds no record, only blank space if anything", "empty_file")
+            bad.add(part.name, error)
     if not found and not span:
-        raise DataError(
-            f"no example of schema {schema!r} in {source!r}{_summary(skipped, first_bad)}"
-        )
-
-
-def _summary(skipped, first_bad):
-    if not skipped:
-        return ""
-    counts = ", ".join(f"{reason}: {n}" for reason, n in sorted(skipped.items()))
-    return "\n  ".join([f" ({counts}). The first:", *first_bad])
+        raise DataError(f"no example of schema {schema!r} in {source!r}{bad.summary()}")
 
 
 class Part(NamedTuple):

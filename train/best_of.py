@@ -102,7 +102,8 @@ def best(tokenizer, found, group: int):
         if not answer["content"].strip():
             return None
         figures = {"score": float(scores[chosen]), "mean": float(scores.mean())}
-        return {"messages": [*example["messages"], answer]} | figures
+        tools = {"tools": example["tools"]} if "tools" in example else {}
+        return {"messages": [*example["messages"], answer]} | tools | figures
 
     return one
 

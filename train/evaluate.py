@@ -89,7 +89,7 @@ class NextTokenEvaluator:
                 {"params": params}, *args, method=Transformer.hidden
             )
             _, nats, weight = vocabulary.next_token_loss(config, params, hidden, batch, 0.0, chunk)
-            size = jnp.sum(jnp.where(mask > 0, lengths[batch["tokens"]], 0))
+            size = losses.masked_sum(lengths[batch["tokens"]], mask)
             return {"loss": (nats, weight), "bits_per_byte": (nats / math.log(2), size)}
 
         self._sums = jax.jit(sums)
@@ -101,7 +101,7 @@ class NextTokenEvaluator:
             example = examples[index]
             if "messages" in example:
                 asked = example["messages"][:-1]
-                ids = render_prompt(self.ctx.tokenizer, asked)
+                ids = render_prompt(self.ctx.tokenizer, asked, example.get("tools"))
                 yield asked[-1]["content"], ids, example["messages"][-1]["content"]
             else:
                 ids = self.ctx.tokenizer.encode(example["text"][:200])[:24]
@@ -240,7 +240,7 @@ class DPOEvaluator:
             return metrics, []
         examples = self.ctx.data.heldout_examples
         shown = [examples[i] for i in spread(len(examples), self.ctx.config.evaluate.samples)]
-        prompts = [render_prompt(self.ctx.tokenizer, e["messages"]) for e in shown]
+        prompts = [render_prompt(self.ctx.tokenizer, e["messages"], e.get("tools")) for e in shown]
         answers = self._sampler(trainable["policy"], prompts)
         return metrics, [
             {"prompt": e["messages"][-1]["content"], "response": answer}

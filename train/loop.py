@@ -11,6 +11,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
+from data import summary
 from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train import processes, stages
@@ -115,10 +116,9 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
         save_facts(run, workdir)
 
     metrics = Metrics(workdir, workdir.name, start, config.steps, jax.process_index() == 0)
-    for reason, count in run.ctx.data.skipped.items():
-        metrics.say(f"  passed over {count} examples: {reason}")
-    for kind, count in run.ctx.data.redacted.items():
-        metrics.say(f"  redacted: {kind}, {count} times")
+    for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
+        for line in summary.lines(data.skipped, data.redacted, data.unused):
+            metrics.say(f"  {line}")
     if start:
         metrics.say(f"resuming {workdir} from step {start}")
     tracer = Profile(workdir, profile)

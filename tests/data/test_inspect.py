@@ -55,6 +55,12 @@ def test_a_batch_of_conversations():
     assert f"{real} tokens" not in text and f"{real}, " in text and "padding" in text
 
 
+def test_weights_are_said():
+    chats = [{"messages": [m | {"weight": 0.5} for m in c["messages"]]} for c in CHATS]
+    rows, *_ = pack_chats(chats, TOKENIZER, 32, "error", True, {})
+    assert "tokens, 8 learned with weight 0.5" in printed(inspect.render(TOKENIZER, rows, 5))
+
+
 @pytest.mark.parametrize("share_prompt", [False, True])
 def test_a_batch_of_rankings_shows_each_candidate_behind_its_prompt(share_prompt):
     example = dict(CHATS[0], responses=["so", "as if"], rank=[1, 0], kinds=["near", ""])

@@ -20,8 +20,14 @@ TOKENIZER = train("byte", [], 0)
 @pytest.fixture
 def folder(tmp_path):
     texts = [{"text": f"{'word ' * (i % 9)}number {i} of a@b.org"} for i in range(60)]
-    chats = [{"prompt": f"ask {i} é", "response": "yes " * (1 + i % 7)} for i in range(60)]
-    pairs = [c | {"chosen": "good", "rejected": f"bad {i}"} for i, c in enumerate(chats)]
+    chats = [
+        {"prompt": f"ask {i} é", "response": "yes " * (1 + i % 7), "id": i, "weight": i % 3 / 2}
+        for i in range(60)
+    ]
+    pairs = [
+        {"prompt": c["prompt"], "chosen": "good", "rejected": f"bad {i}"}
+        for i, c in enumerate(chats)
+    ]
     for name, records in (("text", texts), ("chats", chats), ("pairs", pairs)):
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (tmp_path / f"{name}.jsonl").write_text(lines)
@@ -54,7 +60,8 @@ def same(a, b):
             other = getattr(b, split)[name]
             assert values.dtype == other.dtype
             np.testing.assert_array_equal(values, other)
-    for name in ("heldout_examples", "skipped", "kinds", "train_examples", "sizes", "redacted"):
+    names = ("heldout_examples", "skipped", "kinds", "train_examples", "sizes", "redacted")
+    for name in (*names, "unused"):
         assert getattr(a, name) == getattr(b, name), name
         assert type(getattr(a, name)) is type(getattr(b, name)), name
 

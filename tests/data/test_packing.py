@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import packing
+from data.bad_records import BadRecords
 from data.batch import segment_row
 from data.chat import render
 from data.sources import DataError
@@ -144,8 +145,10 @@ def test_long_chats_are_cut_or_dropped_and_counted():
     ids, mask = render(TOKENIZER, examples[1]["messages"])
     np.testing.assert_array_equal(rows["tokens"][1], ids[:16])
     np.testing.assert_array_equal(rows["loss_mask"][1], mask[:16])
-    assert skipped["longer than 16 tokens, cut"] == 2
-    assert skipped["no token of an answer within the length"] == 1
+    assert skipped == {
+        "longer than 16 tokens, cut": 1,
+        "no token of an answer within the length": 1,
+    }
     with pytest.raises(DataError, match=r"no conversation fits data\.length=16"):
         packing.pack_chats(examples[2:], TOKENIZER, 16, "drop", True, Counter())
 
@@ -154,6 +157,63 @@ def test_a_chat_with_nothing_to_learn_is_an_error():
     silent = {"messages": [{"role": "user", "content": "q"}], "where": "chats.jsonl:3"}
     with pytest.raises(DataError, match=r"chats\.jsonl:3: no token of an answer to learn from"):
         packing.pack_chats([silent], TOKENIZER, 16, "error", True, Counter())
+
+
+def test_weights_go_into_the_rows_and_nothing_is_learned_from_weights_of_0():
+    turns = chat("q", "ab")["messages"] + chat("r", "cd")["messages"]
+    half, none = ([turns[0], turns[1] | {"weight": w}, *turns[2:]] for w in (0.5, 0.0))
+    silent = [turns[0], turns[1] | {"weight": 0.0}]
+    examples = [{"messages": m, "where": "c.jsonl:1"} for m in (turns, half, none, silent)]
+    skipped = Counter()
+    rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 24, "error", False, skipped)
+    ones = rows["loss_mask"][0]
+    first = np.arange(24) < np.flatnonzero(ones)[3]
+    np.testing.assert_array_equal(rows["loss_mask"][1], np.where(first, ones / 2, ones))
+    np.testing.assert_array_equal(rows["loss_mask"][2], np.where(first, 0, ones))
+    assert kept == examples[:3] and skipped == {"every answer has a weight of 0": 1}
+    with pytest.raises(packing.NothingLeft, match="no token of an answer within the length"):
+        packing.pack_chats(examples[2:3], TOKENIZER, 12, "cut", True, Counter())
+    with pytest.raises(packing.NothingLeft, match="weight of 0"):
+        packing.pack_chats(examples[3:], TOKENIZER, 24, "error", True, Counter())
+    skipped = Counter()
+    texts = [{"text": "abc", "weight": 0.5}, {"text": "no", "weight": 0.0}, {"text": "de"}]
+    rows, kept, origins = packing.pack_text(texts, TOKENIZER, 9, skipped=skipped)
+    np.testing.assert_array_equal(rows["loss_mask"], [[0, 0.5, 0.5, 0.5, 0.5, 0, 1, 1, 1]])
+    assert kept == [texts[0], texts[2]] and origins == [[0, 1]] and skipped["a weight of 0"] == 1
+
+
+def test_what_cannot_be_rendered_is_an_error_with_its_place_or_skipped():
+    tool = {"role": "tool", "content": "x"}
+    bad = chat("q", "a", "c.jsonl:7")
+    bad["messages"] = [bad["messages"][0], tool, bad["messages"][1]]
+    examples, letters = [chat("q", "a"), bad, chat("q", "b")], train("char", ["abq"], 0)
+    unknown = [{"text": "ab"}, {"text": "zz", "where": "t.txt:3"}]
+    ranking = preference(["a", "b"], [0, 1], ["", ""], "p.jsonl:5") | {"messages": bad["messages"]}
+    asked = {"messages": bad["messages"][:2], "where": "q.jsonl:2"}
+    cases = (
+        (r"c\.jsonl:7: ", 2, lambda b: packing.pack_chats(
+            examples, TOKENIZER, 16, "error", False, Counter(), b)),
+        (r"t\.txt:3: ", 1, lambda b: packing.pack_text(unknown, letters, 8, bad=b)),
+        (r"p\.jsonl:5: ", 2, lambda b: packing.preference_rows(
+            [*PREFERENCES, ranking], TOKENIZER, 18, 3, False, "error", Counter(), KINDS, b)),
+        (r"q\.jsonl:2: ", 1, lambda b: packing.prompt_rows(
+            [prompt("a"), asked], TOKENIZER, 8, "error", Counter(), b)),
+    )  # fmt: skip
+    for place, left, pack in cases:
+        with pytest.raises(DataError, match=place + r"[^$]*on_bad=skip"):
+            pack(None)
+        bad = BadRecords("skip", 1)
+        assert len(pack(bad).examples) == left and bad.skipped.total() == 1
+        with pytest.raises(DataError, match="more than max_bad=1 bad records[^$]*" + place):
+            pack(BadRecords("skip", 1, Counter(bad_json=1)))
+
+
+def test_a_ranking_that_does_not_fit_its_rows_can_be_skipped():
+    bad = BadRecords("skip", 9)
+    rows, kept, _ = packing.preference_rows(
+        PREFERENCES, TOKENIZER, 10, 2, False, "error", Counter(), KINDS, bad
+    )
+    assert kept == PREFERENCES[:1] and bad.skipped == {"too_many_candidates": 1}
 
 
 # Preferences.
@@ -245,6 +305,30 @@ def test_long_preferences():
     assert rows["tokens"][2, 0, 11] == TOKENIZER.encode("x")[0]
     with pytest.raises(DataError, match=r"no preference fits data\.length=4"):
         pack_preferences(examples, 4, "drop")
+
+
+def test_rankings_that_are_cut_to_nothing_or_to_equals_are_left_out():
+    """Prompts take 5 tokens and their length, less 1; the rows have 12."""
+    question = [{"role": "user", "content": "q" * 9}]
+    examples = [
+        preference(["a", "b"], [0, 1], ["", ""]) | {"messages": question},  # 13 before the answer
+        preference(["x" * 20, "x" * 20 + "y"], [0, 1], ["", ""]),  # equal once cut
+        preference(["x" * 20, "x" * 30, "y"], [0, 0, 1], ["", "", ""]),  # equal, and tied
+        preference(["x" * 20, "y" * 20], [0, 1], ["", ""]),
+    ]
+    for share in (False, True):
+        skipped = Counter()
+        rows, kept, _ = pack_preferences(examples, 12, "cut", skipped=skipped, share_prompt=share)
+        assert kept == examples[2:]
+        assert skipped == {
+            "no token of an answer within the length": 1,
+            "answers that are equal within the length": 1,
+            "longer than 12 tokens, cut": 2,
+        }
+        for c in np.argwhere(rows["rank"] >= 0):
+            start, end = rows["start"][tuple(c)], rows["end"][tuple(c)]
+            answer = rows["tokens"][c[0]].reshape(-1)[start : end + 1]
+            assert TOKENIZER.decode(answer[:1].tolist()) in ("x", "y")
 
 
 # Prompts.

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data import summary
 from data.loader import Loader, heldout_batches
 from data.pipeline import DataConfig, Examples, open_data, read_examples, thin_rankings
 from data.sources import DataError
@@ -208,3 +209,41 @@ def test_open_data_counts_what_it_left_out_of_both_splits():
     assert data.heldout_examples == heldout[:1]  # those of the rows
     assert data.skipped == {"empty_text": 1, "longer than 16 tokens, drop": 2}
     assert examples.skipped == {"empty_text": 1}  # not changed behind the caller's back
+
+
+def test_bad_records_are_counted_over_reading_and_rendering(tmp_path):
+    """Two that cannot be read and two that the format has no place for."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    records = [{"messages": [turns[0] | {"content": f"q{i}"}, turns[1]], "id": i} for i in range(9)]
+    records += [{"messages": turns, "tools": [{"name": "f"}]}] * 2 + [{"messages": []}, {"a": 1}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    path, tokenizer = str(tmp_path / "c.jsonl"), train("byte", [], 0)
+    settings = {"source": path, "length": 16, "on_bad": "skip", "heldout_fraction": 0.1}
+    data = open_data(DataConfig(**settings, max_bad=4), "chat", tokenizer)
+    assert data.skipped.total() == 4 and data.skipped["missing_field"] == 1
+    assert data.unused == {path: {"id": 9}}
+    with pytest.raises(DataError, match=r"more than max_bad=3 bad records[^$]*c\.jsonl:1[01]: "):
+        open_data(DataConfig(**settings, max_bad=3), "chat", tokenizer)
+    settings["on_bad"] = "error"
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records[:10]))
+    with pytest.raises(DataError, match=r"c\.jsonl:10: .*no place for[^$]*on_bad=skip"):
+        open_data(DataConfig(**settings), "chat", tokenizer)
+
+
+def test_the_log_tells_what_was_cut_from_what_was_passed_over():
+    skipped = {"longer than 16 tokens, cut": 1200, "longer than 16 tokens, drop": 2}
+    unused = {"a.jsonl": {"id": 5, "meta": 1200}, "b.jsonl": {}}
+    assert summary.lines(skipped, {"email": 3}, unused) == [
+        "cut 1,200 examples: longer than 16 tokens",
+        "passed over 2 examples: longer than 16 tokens, drop",
+        "redacted: email, 3 times",
+        "a.jsonl: fields not used: meta (1,200), id (5)",
+    ]
+    many = {f"field{i:02}": 1 for i in range(15)}
+    assert summary.lines({}, {}, {"c": many})[0].endswith("field11 (1) and 3 more")
+
+
+def test_names_that_a_format_does_not_show_are_not_used():
+    turns = [{"role": "user", "content": "q", "name": "Ann"}, {"role": "assistant", "content": "a"}]
+    examples = Examples([{"messages": turns, "where": "x:1"}] * 2, [], Counter())
+    assert summary.unread(train("byte", [], 0), examples.train) == {"messages[].name": 2}

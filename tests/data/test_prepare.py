@@ -171,6 +171,41 @@ def test_a_bad_record_says_where_and_counts_over_all_parts(tmp_path, corpus):
     assert manifest["skipped"] == {"bad_json": 1, "missing_field": 1}
 
 
+def test_weights_and_what_cannot_be_rendered(tmp_path, corpus):
+    """The rows that a run would make, weights of all kinds included, and the same counts."""
+    path = tmp_path / "chats.jsonl"
+    records = [
+        {"prompt": f"ask {i}", "response": "yes " * (1 + i % 7), "weight": i % 3 / 2, "id": i}
+        for i in range(60)
+    ]
+    records.insert(5, {"prompt": "p", "response": "r", "tools": [{"name": "f"}]})
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(
+        "".join(json.dumps({"text": text(i, 9), "weight": i % 3 / 2}) + "\n" for i in range(40))
+    )
+    for schema, source, more in (("chat", path, {"on_bad": "skip"}), ("text", texts, {})):
+        config = DataConfig(source=str(source), length=64, **more)
+        folder = tmp_path / schema
+        manifest = prepared_to(folder, corpus, config, schema)
+        wanted = open_data(config, schema, TOKENIZER)
+        found = open_data(DataConfig(source=str(folder), length=64), schema, TOKENIZER)
+        assert 0.5 in wanted.train["loss_mask"] and manifest["skipped"] == dict(wanted.skipped)
+        for split in ("train", "heldout"):
+            rows, other = getattr(wanted, split), getattr(found, split)
+            other = prepared.take(other, np.arange(prepared.size_of(other)))
+            for name, values in rows.items():
+                np.testing.assert_array_equal(other[name], values, err_msg=name)
+                assert other[name].dtype == values.dtype
+        assert manifest["unused"] == ({"id": 60} if schema == "chat" else {})
+        assert ("id (60)" in prepare.describe(manifest, "out")) == (schema == "chat")
+    with pytest.raises(DataError, match=rf"{path}:6: .*no place for"):
+        prepared_to(tmp_path / "error", corpus, DataConfig(source=str(path), length=64), "chat")
+    none = DataConfig(source=str(path), length=64, on_bad="skip", max_bad=0)
+    with pytest.raises(DataError, match=rf"more than max_bad=0 [^$]*{path}:6"):
+        prepared_to(tmp_path / "none", corpus, none, "chat")
+
+
 def test_what_cannot_be_prepared(tmp_path, corpus):
     with pytest.raises(DataError, match="prepare each of its sources"):
         mixed = DataConfig(source="", mixture={"a": {"source": "x"}})
@@ -225,7 +260,7 @@ def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
     with pytest.raises(DataError, match="format 99"):
         prepared.PreparedRows(copy, "train")
     (copy / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="is not readable JSON"):
         prepared.PreparedRows(copy, "train")
 
 

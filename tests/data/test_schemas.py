@@ -148,7 +148,7 @@ def test_chats():
     messages = [system("s"), user("a"), assistant("b"), user("c"), assistant(" d\n")]
     convert = normaliser("chat")
     assert convert({"messages": messages, "prompt": "ignored"}) == {"messages": messages}
-    extra = [{**message, "name": "x"} for message in messages]
+    extra = [{**message, "id": "x"} for message in messages]
     assert convert({"messages": extra}) == {"messages": messages}
     assert convert({"messages": messages[1:], "system": "s"}) == {"messages": messages}
     expected = {"messages": messages[1:3]}
@@ -177,7 +177,7 @@ def test_chats():
         ([{"role": None, "content": "a"}], "bad_roles", "from 'None'"),
         ([user("a"), assistant("")], "empty_text", r"messages\[1\].content' is empty"),
         ([user("a"), assistant(None)], "wrong_type", "is None"),
-        ([user([{"type": "text"}])], "wrong_type", "a list"),
+        ([user([{"type": "text"}])], "wrong_type", r"content\[0\]\.text' should be a string"),
     ],
 )
 def test_bad_messages(messages, reason, message):

@@ -1,0 +1,41 @@
+"""Lines of the log on what reading data left out, cut, replaced and passed over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from data.hf_tokenizer import HFTokenizer
+from data.packing import CUT
+from data.tokenizer import Tokenizer
+
+MOST_FIELDS = 12  # that are named
+# Fields of messages that a chat format may do without.
+_BESIDE = ("name", "tool_call_id")
+
+
+def lines(skipped: Mapping, redacted: Mapping, unused: Mapping[str, Mapping]) -> list[str]:
+    """Arguments as of `Data` in data/pipeline.py."""
+    out = []
+    for reason, count in skipped.items():
+        if reason.endswith(CUT):
+            out.append(f"cut {count:,} examples: {reason.removesuffix(CUT)}")
+        else:
+            out.append(f"passed over {count:,} examples: {reason}")
+    out += [f"redacted: {kind}, {count:,} times" for kind, count in redacted.items()]
+    for source, fields in unused.items():
+        if not fields:
+            continue
+        most = sorted(fields.items(), key=lambda item: (-item[1], item[0]))
+        named = [f"{name[:40]} ({count:,})" for name, count in most[:MOST_FIELDS]]
+        more = f" and {len(most) - MOST_FIELDS} more" if len(most) > MOST_FIELDS else ""
+        out.append(f"{source}: fields not used: {', '.join(named)}{more}")
+    return out
+
+
+def unread(tokenizer: Tokenizer, examples) -> Counter:
+    """{field: count} of what messages hold beside and the format does not read."""
+    template = tokenizer.template if isinstance(tokenizer, HFTokenizer) else None
+    keys = [key for key in _BESIDE if template is None or key not in template.source]
+    messages = (m for example in examples for m in example.get("messages", ()))
+    return Counter(f"messages[].{key}" for m in messages for key in keys if key in m)
