@@ -345,4 +345,5 @@ def _author(page: _Page, messages, span) -> int:
 
 def _said(error: Exception) -> str:
     """A line of what an error says."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # that names Jinja's code
+    return next(iter(said.splitlines()), "") or type(error).__name__

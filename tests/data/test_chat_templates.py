@@ -78,16 +78,18 @@ def test_what_is_learned_is_found_in_the_text(name):
         assert [messages[i]["role"] for i in seen.authors] == ["assistant"] * len(texts)
 
 
-@pytest.mark.slow
-def test_ids_are_transformers_and_masks_are_the_answers(files):
+@pytest.fixture(scope="module")
+def reference(files):
     transformers = pytest.importorskip("transformers")
-    inner = HFTokenizer(files)._tokenizer
-    reference = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=type(inner).from_str(files["tokenizer.json"].decode()),
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
+    inner = type(HFTokenizer(files)._tokenizer).from_str(files["tokenizer.json"].decode())
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
+
+
+@pytest.mark.slow
+def test_ids_are_transformers_and_masks_are_the_answers(files, reference):
+    inner = HFTokenizer(files)._tokenizer
     for name, (source, answer, last) in SHAPES.items():
         tokenizer = with_source(files, source)
 
@@ -110,3 +112,54 @@ def test_ids_are_transformers_and_masks_are_the_answers(files):
                 assert part in (form, form[1:] if form[0] == "\n" else form), name
             whole = inner.decode(theirs(messages, False), skip_special_tokens=False)
             assert bare(inner.decode(ids, skip_special_tokens=False)) == bare(whole), name
+
+
+def call(name, **arguments):
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+TOOLS = [call("sum")["function"] | {"parameters": {"type": "object", "properties": {"a": {}}}}]
+TOOL_TURNS = [
+    {"role": "user", "content": "1 + 1?"},
+    {"role": "assistant", "content": "", "tool_calls": [call("sum", a=[1, 1], b="\u00e9\n")]},
+    {"role": "tool", "content": "2", "name": "sum"},
+    {"role": "assistant", "content": "It is 2."},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SHAPES if name.startswith("tools")])
+def test_tools_are_rendered_as_by_transformers(files, reference, name):
+    source = SHAPES[name][0]
+    tokenizer = with_source(files, source)
+    more = dict(chat_template=source, tools=TOOLS, return_dict=False)
+    for n in (1, 3):
+        prompt = render_prompt(tokenizer, TOOL_TURNS[:n], TOOLS)
+        theirs = reference.apply_chat_template(TOOL_TURNS[:n], add_generation_prompt=True, **more)
+        assert prompt.tolist() == theirs
+    ids, mask = render(tokenizer, TOOL_TURNS, TOOLS)
+    theirs = reference.apply_chat_template(TOOL_TURNS, **more)
+    decode = tokenizer._tokenizer.decode
+    assert bare(decode(ids, False)) == bare(decode(theirs, False))
+    called, answered = map(bare, runs(tokenizer, ids, mask))
+    assert '"sum"' in called or "=sum>" in called
+    assert called.startswith(("<tool_call>", "<|call|>", '{"name"', "\n<tool_call>"))
+    assert answered.startswith("Itis2.") and "user" not in called + answered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SHAPES if "generation %}" in SHAPES[name][0]])
+def test_marked_templates_have_transformers_masks(files, reference, name):
+    source = SHAPES[name][0]
+    tokenizer = with_source(files, source)
+    for messages in conversations(name):
+        theirs = reference.apply_chat_template(
+            messages, chat_template=source, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, mask = render(tokenizer, messages)
+        if ids.tolist() == theirs["input_ids"]:
+            assert mask.astype(int).tolist() == theirs["assistant_masks"]
+        else:  # the last answer is cut off from the prompt, in the midst of a token
+            assert len(ids) > len(theirs["input_ids"]) and sum(mask) >= sum(
+                theirs["assistant_masks"]
+            )
