@@ -228,7 +228,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         folders,
         redacted,
         bad,
-        unused,
+        {source: fields for source, fields in unused.items() if fields},
     )
 
 
@@ -352,7 +352,10 @@ def open_data(
     if schema == "prompt":
         asked = tuple(itertools.chain(*(part.examples for part in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
-    heldout, kept = _heldout(config, examples, folders, rows)
+    try:
+        heldout, kept = _heldout(config, examples, folders, rows)
+    except packing.NothingLeft as error:
+        raise DataError(f"held out: {error}") from None
     unused = dict(examples.unused)
     if passed := summary.unread(tokenizer, itertools.chain(examples.train, examples.heldout)):
         unused["the chat format"] = passed
