@@ -33,6 +33,7 @@ setup(
         "absl-py>=2.1",
         "etils[epath]>=1.9",
         "numpy>=2.0",
+        "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
         "rich>=13.0",

@@ -14,12 +14,14 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
 import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from data import paths
+from data import json_files, paths
 from data.templates import DataError
 
 FORMAT = 1
@@ -28,6 +30,38 @@ MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
 FEW_BYTES = 32 << 20
 # Of a row's arrays (data/batch.py).
 DTYPES = dict(tokens=np.int32, positions=np.int32, segment_ids=np.int32, loss_mask=np.float32)
+
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Shard(TypedDict):
+    file: str
+    rows: Count
+    tokens: Count
+    bytes: Count
+
+
+class TokenizerFacts(TypedDict):
+    fingerprint: str
+    vocab_size: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Splits(TypedDict):
+    train: list[Shard]
+    heldout: list[Shard]
+
+
+class Manifest(TypedDict):
+    """What manifest.json says (data/shards.py `finish` writes it)."""
+
+    schema: str
+    length: Annotated[int, msgspec.Meta(ge=1)]
+    token_dtype: Literal["<u2", "<u4"]
+    tokenizer: TokenizerFacts
+    settings: dict
+    documents: dict[str, Count]
+    splits: Splits
 
 
 def is_prepared(source) -> bool:
@@ -263,17 +297,13 @@ class PreparedRows:
 def read_manifest(folder) -> dict:
     """Raises DataError where it is none, or of another format."""
     path = epath.Path(folder) / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-        found = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no manifest of prepared rows: {error!r}") from error
+    found = json_files.read(path).get("format")
     if found != FORMAT:
         raise DataError(
-            f"{path} is of format {found}, and this Seedpod reads {FORMAT}; prepare anew: "
-            "python -m data.prepare"
+            f"{path} is of format {str(found)[:40]}, and this Seedpod reads {FORMAT}; prepare "
+            "again: python -m data.prepare"
         )
-    return manifest
+    return json_files.read(path, Manifest)
 
 
 def check(folder, schema: str, config, tokenizer) -> None:
@@ -313,8 +343,7 @@ def check(folder, schema: str, config, tokenizer) -> None:
 
 def heldout_examples(folder) -> list[dict]:
     """The few held-out documents that were kept whole, for people to read."""
-    lines = (epath.Path(os.path.expanduser(folder)) / HELDOUT).read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return json_files.read_lines(epath.Path(os.path.expanduser(folder)) / HELDOUT)
 
 
 class Joined:

@@ -21,7 +21,7 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
-from data import duplicates, filters, packing, paths, prepared, redact, sources
+from data import duplicates, filters, json_files, packing, paths, prepared, redact, sources
 from data import tokenizer as tokenizers
 from data.bad_records import BadRecords
 from data.files import Span
@@ -89,7 +89,7 @@ def make_plan(job: Job) -> int:
         job.work.mkdir(parents=True, exist_ok=True)
         plan = {"settings": settings_of(job), "sources": sizes, "parts": parts}
         prepared.write_whole(path, _json(plan))
-    plan = json.loads(path.read_text())
+    plan = json_files.read(path)
     same(job, plan["settings"])
     return len(plan["parts"])
 
@@ -112,7 +112,7 @@ def same(job: Job, settings: dict) -> None:
 
 @functools.lru_cache(maxsize=2)
 def _plan(folder: str) -> dict:
-    return json.loads((epath.Path(folder) / UNFINISHED / "plan.json").read_text())
+    return json_files.read(epath.Path(folder) / UNFINISHED / "plan.json")
 
 
 @functools.lru_cache(maxsize=2)
@@ -256,7 +256,7 @@ def _check_bad(bad: Counter, config: DataConfig) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _decisions(folder: str) -> dict:
-    return json.loads((epath.Path(folder) / UNFINISHED / "decisions.json").read_text())
+    return json_files.read(epath.Path(folder) / UNFINISHED / "decisions.json")
 
 
 def write(job: Job, number: int) -> int:
@@ -323,7 +323,7 @@ def finish(job: Job) -> dict:
     plan, decisions = _plan(job.folder), _decisions(job.folder)
     tokenizer = _tokenizer(job.folder)
     facts = [
-        json.loads((job.work / f"facts-{number:05}.json").read_text())
+        json_files.read(job.work / f"facts-{number:05}.json")
         for number in range(len(plan["parts"]))
     ]
     reasons = Counter(reason or "train" for part in decisions["reasons"] for reason in part)

@@ -11,9 +11,12 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
+from typing import NotRequired, TypedDict
 
 import sentencepiece
 from etils import epath
+
+from data import json_files
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT = range(len(SPECIAL))
@@ -136,6 +139,14 @@ class Tokenizer:
         (directory / "tokenizer.json").write_text(json.dumps(facts) + "\n")
 
 
+class Facts(TypedDict):
+    """What the tokenizer.json of `Tokenizer.save` says."""
+
+    kind: str
+    fingerprint: str
+    fim: NotRequired[bool]
+
+
 def load(directory) -> Tokenizer:
     """The tokenizer of a workdir, of a directory that `save` wrote, or of a Hugging Face directory.
 
@@ -152,9 +163,10 @@ def load(directory) -> Tokenizer:
             f"{directory} holds no tokenizer.json; is it a Seedpod workdir, or a Hugging Face "
             "directory with a fast tokenizer?"
         )
-    facts = json.loads((directory / "tokenizer.json").read_text())
-    if "kind" not in facts:
+    path = directory / "tokenizer.json"
+    if "kind" not in json_files.read(path):
         return HFTokenizer.read(directory)
+    facts = json_files.read(path, Facts)
     model = (directory / "tokenizer.model").read_bytes()
     # Before it is parsed: SentencePiece does not say what is wrong with a broken one.
     fim = facts.get("fim", False)

@@ -10,7 +10,6 @@ standard input is a turn.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 
@@ -19,6 +18,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
+from data import json_files
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from model.generate import Sampling, generate, prepare
@@ -111,8 +111,7 @@ def check_workdir(workdir) -> None:
     """
 
     def roles(path):
-        models = path / "models.json"
-        return list(json.loads(models.read_text())) if models.exists() else []
+        return list(checkpoint.read_models(path)) if (path / "models.json").exists() else []
 
     path = epath.Path(workdir)
     if "policy" in roles(path):
@@ -139,7 +138,7 @@ def open_chat(workdir, sampling, seed: int = 0) -> Chat:
 def stage_of(workdir) -> str:
     """The stage that a workdir's model comes from; "" if it does not say."""
     path = epath.Path(workdir) / "config.json"
-    return json.loads(path.read_text()).get("stage", "") if path.exists() else ""
+    return json_files.read(path).get("stage", "") if path.exists() else ""
 
 
 def converse(chat: Chat, interactive: bool) -> None:

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Annotated, Literal, TypedDict
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from data import json_files
 from model.config import TransformerConfig
 from model.heads import ValueHead, reward_model, value_model
 from model.lora import LoRA
+from model.quantized import DTYPES
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
 from train.config import ConfigError
@@ -36,6 +40,22 @@ NETWORKS = {
     "reward": reward_model,
     "judge": reward_model,
 }
+Models = Annotated[dict[str, dict], msgspec.Meta(min_length=1)]
+
+
+Origin = TypedDict("Origin", {"from": str, "role": str, "fingerprint": str})
+
+
+class PartsFacts(TypedDict):
+    """What parts.json says of a model with frozen weights (`save_parts`)."""
+
+    origin: Origin
+    frozen: list[str]
+    adapted: list[str]
+    lora: LoRA
+    dtype: Literal[tuple(DTYPES)]
+
+
 # The item of a checkpoint that holds a role's weights.
 ITEM_OF = {"reference": "policy", "judge": "reward"}
 
@@ -143,16 +163,33 @@ def model_config(workdir, role: str, **execution) -> TransformerConfig:
     Raises:
       ConfigError: no such workdir, or it trained no such role.
     """
-    path = epath.Path(workdir) / "models.json"
-    item = ITEM_OF.get(role, role)
-    if not path.exists():
-        raise ConfigError(f"{workdir} is not a Seedpod workdir: it has no models.json")
-    models = json.loads(path.read_text())
+    item, models = ITEM_OF.get(role, role), read_models(workdir)
     if item not in models:
         raise ConfigError(
             f"init_from.{role}={workdir}: that run trained {', '.join(models)}, not a {item} model"
         )
-    return TransformerConfig(**models[item] | execution)
+    known = {field.name for field in dataclasses.fields(TransformerConfig)}
+    if unknown := sorted(models[item].keys() - known):
+        raise ConfigError(
+            f"{workdir}/models.json: {item} has a setting {unknown[0][:80]!r}, which this Seedpod "
+            "does not know; it may be of a later version"
+        )
+    try:
+        return TransformerConfig(**models[item] | execution)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{workdir}/models.json: {item}: {error}") from None
+
+
+def read_models(workdir) -> dict[str, dict]:
+    """{role: settings of its architecture} of the models that a run trained.
+
+    Raises:
+      ConfigError: it is no workdir. DataError: models.json is damaged.
+    """
+    path = epath.Path(workdir) / "models.json"
+    if not path.exists():
+        raise ConfigError(f"{workdir} is not a Seedpod workdir: it has no models.json")
+    return json_files.read(path, Models)
 
 
 def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
@@ -175,7 +212,7 @@ def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
 def read_parts(workdir, item: str):
     """(Parts, origin) of a model with frozen weights; (None, None) of one without."""
     path = epath.Path(workdir) / "parts.json"
-    facts = json.loads(path.read_text()).get(item) if path.exists() else None
+    facts = json_files.read(path, dict[str, PartsFacts]).get(item) if path.exists() else None
     if not facts:
         return None, None
     paths = (frozenset(tuple(p.split("/")) for p in facts[k]) for k in ("frozen", "adapted"))
@@ -273,10 +310,8 @@ def load(workdir, item: str = "", mesh=None):
       (TransformerConfig, params) for `Transformer(config)`, `value_model(config)` or
       `reward_model(config)`.
     """
-    path = epath.Path(workdir) / "models.json"
-    if not item and path.exists():
-        item = next(iter(json.loads(path.read_text())))
-    config = model_config(workdir, item or "policy")
+    item = item or next(iter(read_models(workdir)))
+    config = model_config(workdir, item)
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
     return config, load_params(workdir, item, abstract_params(item, config, mesh))
 

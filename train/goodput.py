@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
+from typing import Annotated, Literal, TypedDict
 
 import jax
+import msgspec
 from etils import epath
 
+from data import json_files
+from data.templates import DataError
 from train.metrics import duration
 
 # `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
@@ -32,6 +37,18 @@ _COMPILED = (
 
 
 EVERY = 10.0
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Kept(TypedDict, total=False):
+    """What goodput.json keeps for the next attempt."""
+
+    seconds: dict[Literal[PARTS], Seconds]
+    attempts: Annotated[int, msgspec.Meta(ge=0)]
+    written_at: float
+    between_seconds: Seconds
+    lost_steps: Annotated[int, msgspec.Meta(ge=0)]
+    steps: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Goodput:
@@ -133,10 +150,11 @@ class Goodput:
 
 
 def _read(path) -> dict:
-    """What a goodput.json says; nothing if a power cut left half of it: no run stops for that."""
+    """The content of goodput.json; nothing if it is damaged: no run stops for its clock."""
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
+        return json_files.read(path, Kept) if path.exists() else {}
+    except DataError as error:
+        logging.warning("%s; its earlier attempts are not counted", error)
         return {}
 
 

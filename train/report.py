@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 from etils import epath
 from rich.table import Table
 
+from data import json_files
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from model import sharding
@@ -25,6 +26,12 @@ from train.metrics import console, duration, read_metrics
 from train.report_html import Answered, Result
 
 QUESTIONS = 8
+
+
+class Done(TypedDict):
+    """What the file DONE of a finished stage says."""
+
+    seconds: float
 
 
 class Finished(NamedTuple):
@@ -69,7 +76,7 @@ def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
                 path,
                 read_metrics(path, "train"),
                 read_metrics(path, "eval"),
-                json.loads((path / "DONE").read_text())["seconds"],
+                json_files.read(path / "DONE", Done)["seconds"],
             )
         )
     return found

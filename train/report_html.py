@@ -225,7 +225,7 @@ def answers_section(answered: Sequence[Answered]) -> str:
 def parameters(workdir) -> dict[str, int]:
     """{role: number of parameters} of the models that a run trained."""
     counts = {}
-    for role in json.loads((workdir / "models.json").read_text()):
+    for role in checkpoint.read_models(workdir):
         config = checkpoint.model_config(workdir, role)
         key = jax.random.key(0)
         shapes = jax.eval_shape(

@@ -6,16 +6,17 @@ Axes: B episodes or rows, T length, C candidates a row, P prompt length, R respo
 from __future__ import annotations
 
 import importlib
-import json
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from etils import epath
 
+from data import json_files
 from data.tokenizer import Tokenizer
 from model.heads import reward_model
 from train.config import ConfigError
@@ -101,6 +102,14 @@ def check_answers(config, answers) -> None:
         )
 
 
+class Normalizer(TypedDict):
+    """What normalizer.json says (train/normalize.py)."""
+
+    gain: Annotated[float, msgspec.Meta(gt=0)]
+    bias: float
+    fingerprint: str
+
+
 def normalizer(config, origins) -> tuple[float, float] | None:
     """(gain, bias) kept with the reward model (train/normalize.py); None if there are none, or a
     score is more than the reward model's.
@@ -116,7 +125,7 @@ def normalizer(config, origins) -> tuple[float, float] | None:
     path = epath.Path(config.init_from["reward"]) / "normalizer.json"
     if not path.exists():
         return None
-    facts = json.loads(path.read_text())
+    facts = json_files.read(path, Normalizer)
     if facts["fingerprint"] != origins["reward"]["fingerprint"]:
         raise ConfigError(
             f"{path} was measured of other weights than the reward model has now; measure again "

@@ -260,7 +260,7 @@ def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
     with pytest.raises(DataError, match="format 99"):
         prepared.PreparedRows(copy, "train")
     (copy / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="no manifest"):
+    with pytest.raises(DataError, match="is not readable JSON"):
         prepared.PreparedRows(copy, "train")
 
 

@@ -1,0 +1,59 @@
+"""JSON files that Seedpod wrote itself, read with their structure checked.
+
+A file may be truncated, edited by hand or damaged on disk; what is wrong is then one line that
+names the file and the place in it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from data.templates import DataError
+
+
+def parse(text: bytes | str, where: str, kind: Any = dict) -> Any:
+    """The JSON value of `text`, with NaN and Infinity as Python has them.
+
+    Args:
+      where: what errors call it, such as a path or path:line.
+      kind: the type that the value must have, as msgspec reads it: TypedDict, list[int], … Keys
+        that a TypedDict does not name are kept.
+
+    Raises:
+      DataError: it is not UTF-8, not JSON, or not of that type.
+    """
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        value = json.loads(text)
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{where} is not as Seedpod writes it: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not readable JSON: {error}") from None
+    return value
+
+
+def read(path, kind: Any = dict) -> Any:
+    """The JSON value of the file `path` (epath.Path). Arguments and errors: see `parse`; a file
+    that cannot be opened is a DataError too."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse(content, str(path), kind)
+
+
+def read_lines(path, kind: Any = dict) -> list[Any]:
+    """The values of a file of JSON lines; a damaged line is a DataError that names it."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return [
+        parse(line, f"{path}:{number}", kind)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
