@@ -1,5 +1,6 @@
 """What messages may hold beside their text: kept, refused, or counted, and never lost unsaid."""
 
+import functools
 import json
 from collections import Counter
 
@@ -11,6 +12,7 @@ from data.schemas import normaliser
 from data.templates import DataError
 
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+DEEP = functools.reduce(lambda inner, _: {"a": [inner]}, range(400), {})
 TOOLS = [{"type": "function", "function": {"name": "weather"}}]
 
 
@@ -197,6 +199,8 @@ def test_a_thought_beside_a_response():
         ({"messages": [user(), assistant(tool_calls=[{"a": float("nan")}])]}, "is no JSON"),
         ({"messages": [user(), assistant(tool_calls=[{"a": "\ud800"}])]}, "is no JSON"),
         ({"messages": [user(), assistant(tool_calls=[{"a": b"x"}])]}, "is no JSON"),
+        ({"messages": [user(), assistant(tool_calls=[DEEP])]}, "more than 64 deep"),
+        ({"messages": [user(), assistant()], "tools": "[" * 5000}, "a list of objects"),
         ({"messages": [user(), assistant(thinking=True)]}, r"thinking' should be a string"),
         (
             {"messages": [user(), assistant(function_call={"name": "f"})]},
