@@ -52,8 +52,10 @@ class DataConfig:
       sub_rows: a row of preferences is so many of `length` tokens (S).
       share_prompt: candidates of a ranking stand behind one copy of their prompt, which is less to
         compute; in plain XLA, so for rows of up to 2,048 tokens without a sliding window.
-      on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
-      on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
+      on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, counted. One that is
+        cut down to no answer, or to equal answers that are ranked apart, is dropped, too.
+      on_bad: a record that cannot be read or rendered is an `error` or `skip`ped and counted, up to
+        `max_bad` in all.
       pack: several conversations a row.
       truncate: "4000 characters" or "512 tokens" of a training document (text) stay, and its end is
         cut off without an <eos>, counted; empty cuts none.
