@@ -18,6 +18,7 @@ multiplies its messages'.
 """
 
 import contextlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -202,7 +203,9 @@ def _prompt_example(record, templates):
     if "answer" in templates:
         answer["answer"] = text_of(value_of(record, templates, "answer"), "answer")
     elif is_number(value := record.get("answer")) or (isinstance(value, str) and value.strip()):
-        answer["answer"] = str(record["answer"])
+        if value != value or value in (math.inf, -math.inf):
+            raise wrong_type("answer", "a finite number or a text", value)
+        answer["answer"] = text_of(str(record["answer"]), "answer")
     messages = _with_system(record, templates, _unweighted(messages, record))
     return {"messages": messages} | answer | _tools(record, templates)
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections import Counter
 
 import pytest
@@ -248,6 +249,12 @@ def test_a_prompt_s_reference_is_a_text():
     assert unused == {"messages[].reasoning_content": 1, "messages[].weight": 1}
     refused({"messages": [user(), assistant("", tool_calls=CALL)]}, "calls tools", "prompt")
     assert read({"prompt": "Q", "answer": ""}, "prompt")[0] == {"messages": [user()]}
+    for value, message in (
+        ("\ud800", "surrogate"),
+        (float("nan"), "finite"),
+        (-math.inf, "finite"),
+    ):
+        refused({"prompt": "Q", "answer": value}, message, "prompt")
 
 
 # Content in parts, and messages that say nothing.
