@@ -95,7 +95,7 @@ def content_of(value, name: str, record: Record):
             continue
         if not isinstance(part, dict):
             raise wrong_type(where, 'text, or {"type": "text", "text": "..."}', part)
-        kind = part.get("type", "text")
+        kind = part.get("type") or "text"
         if kind not in _TEXT_PARTS:
             raise DataError(
                 f"{where!r} is a part of type {str(kind)[:40]!r}, and messages of text alone are "

@@ -109,7 +109,12 @@ def _with_system(record, templates, messages):
 
 def _tools(record, templates):
     old = record.get("functions")
-    if isinstance(old, list) and old and "functions" not in record.read:
+    if (
+        isinstance(old, list)
+        and old
+        and isinstance(old[0], dict)
+        and "functions" not in record.read
+    ):
         raise DataError("'functions' is the old form of 'tools'; name it so", "old_form")
     tools = objects_of(_optional(record, templates, "tools"), "tools")
     return {"tools": tools} if tools else {}
@@ -136,11 +141,9 @@ def _unweighted(messages, record):
 
 
 def _holds_messages(record, templates):
-    if {"prompt", "response"} & set(templates):
+    if {"prompt", "response"} & set(templates) or not has(record, templates, "messages"):
         return False
-    return has(record, templates, "messages") and not _is_blank(
-        record, templates, "messages", "prompt"
-    )
+    return not _is_blank(record, templates, "messages", "prompt")
 
 
 def _is_blank(record, templates, name, other):

@@ -261,7 +261,7 @@ def test_a_prompt_s_reference_is_a_text():
 
 
 def test_text_parts_are_joined():
-    parts = [{"type": "text", "text": "a", "image_url": None}, " b ", {"text": "c"}]
+    parts = [{"type": "text", "text": "a", "image_url": None}, " b ", {"type": None, "text": "c"}]
     assert chat(system(parts), user(parts), assistant(parts)) == [
         system("a b c"),
         user("a b c"),
