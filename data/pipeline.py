@@ -53,8 +53,10 @@ class DataConfig:
       sub_rows: a row of preferences is so many of `length` tokens (S).
       share_prompt: candidates of a ranking stand behind one copy of their prompt, which is less to
         compute; in plain XLA, so for rows of up to 2,048 tokens without a sliding window.
-      on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
-      on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
+      on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, counted. One that is
+        cut down to no answer, or to equal answers that are ranked apart, is dropped, too.
+      on_bad: a record that cannot be read or rendered is an `error` or `skip`ped and counted, up to
+        `max_bad` in all.
       max_record_bytes: a larger record is malformed; it is never held in memory.
       pack: several conversations a row.
       truncate: "4000 characters" or "512 tokens" of a training document (text) stay, and its end is
@@ -236,7 +238,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         folders,
         redacted,
         bad,
-        unused,
+        {source: fields for source, fields in unused.items() if fields},
     )
 
 
@@ -360,7 +362,10 @@ def open_data(
     if schema == "prompt":
         asked = tuple(itertools.chain(*(part.examples for part in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
-    heldout, kept = _heldout(config, examples, folders, rows)
+    try:
+        heldout, kept = _heldout(config, examples, folders, rows)
+    except packing.NothingLeft as error:
+        raise DataError(f"held out: {error}") from None
     unused = dict(examples.unused)
     if passed := summary.unread(tokenizer, itertools.chain(examples.train, examples.heldout)):
         unused["the chat format"] = passed

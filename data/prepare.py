@@ -129,7 +129,7 @@ def describe(manifest: dict, folder: str) -> str:
     if manifest["documents"]:
         found = ", ".join(f"{name}: {n:,}" for name, n in manifest["documents"].items())
         lines.append(f"documents: {found}")
-    unused = {str(manifest["settings"]["source"]): manifest["unused"]}
+    unused = {str(manifest["settings"]["source"]): manifest.get("unused", {})}
     lines += summary.lines(manifest["skipped"], manifest["redacted"], unused)
     return "\n".join(lines)
 
