@@ -10,6 +10,7 @@ standard input is a turn.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
@@ -66,7 +67,7 @@ class Chat:
         self._key, self._turns = jax.random.key(seed), 0
         self._model = model
         ids = dict(stop_ids=tokenizer.stop_ids, banned_ids=tokenizer.banned_ids)
-        self._sampling = sampling._replace(pad_id=tokenizer.pad_id, **ids)
+        self._sampling = dataclasses.replace(sampling, pad_id=tokenizer.pad_id, **ids)
         self.messages: list[dict[str, str]] = []
 
     def reset(self) -> None:
@@ -172,12 +173,8 @@ def main(argv) -> None:
     del argv
     quiet_to_file(os.devnull)
     given = flags.FLAGS
-    sampling = Sampling(
-        given.max_new_tokens,
-        given.temperature,
-        top_p=given.top_p,
-    )
     try:
+        sampling = Sampling(given.max_new_tokens, given.temperature, top_p=given.top_p)
         chat = open_chat(given.workdir, sampling, given.seed)
         if given.prompt is not None:
             console.print(chat.ask(given.prompt), markup=False)
