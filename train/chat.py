@@ -40,7 +40,7 @@ def define_flags() -> None:
         "top_p", 1.0, "Sample from the likeliest tokens with this much probability.", 0.01, 1.0
     )
     flags.DEFINE_integer("max_new_tokens", 128, "Longest answer.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of sampling.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Of sampling.", 0, 2**32 - 1)
     flags.mark_flag_as_required("workdir")
 
 

@@ -23,6 +23,7 @@ from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from model.sizes import SIZES
 from ranges import Count, CountOr0, Range, Seed, Size, SizeOr0
+from train.names import suggest
 from train.objectives import (
     ConfigError,
     DPOConfig,
@@ -204,6 +205,17 @@ class RunConfig:
 _FREE = ("init_from", "fields", "keep", "filters", "mixture", "decontaminate")
 
 
+def _keys(cls, where: str = ""):
+    for name, kind in typing.get_type_hints(cls).items():
+        yield where + name
+        if dataclasses.is_dataclass(kind):
+            yield from _keys(kind, f"{where}{name}.")
+
+
+# Every setting and group of settings of a run, as `optimizer` and `optimizer.peak_lr`.
+KEYS = tuple(_keys(RunConfig))
+
+
 def default() -> ml_collections.ConfigDict:
     """Every field of a run with its default, as a recipe to change."""
     config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
@@ -232,11 +244,7 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
     for key in config:
         value = config[key]
         if key not in types:
-            near = difflib.get_close_matches(key, types, 1)
-            raise ConfigError(
-                f"unknown config key {where}{key}"
-                + (f"; did you mean {where}{near[0]}?" if near else f"; known: {', '.join(types)}")
-            )
+            raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, KEYS)}")
         kind = types[key]
         if dataclasses.is_dataclass(kind):
             value = build(value, kind, f"{where}{key}.")
