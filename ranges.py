@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import numbers
 import typing
 from collections.abc import Mapping
@@ -45,7 +44,7 @@ class Range:
     def __contains__(self, value) -> bool:
         above = value >= self.low if self.ends[0] == "[" else value > self.low
         below = value <= self.high if self.ends[1] == "]" else value < self.high
-        return (math.isfinite(value) and bool(above and below)) or value == self.also
+        return bool(above and below) or value == self.also
 
     def __str__(self) -> str:
         low = f"{'at least' if self.ends[0] == '[' else 'above'} {_written(self.low)}"

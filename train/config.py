@@ -250,6 +250,7 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
             value = build(value, kind, f"{where}{key}.")
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:
+                ranges.check_fields(cls, {key: value}, where)
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
