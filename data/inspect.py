@@ -191,7 +191,7 @@ if __name__ == "__main__":
 
     define_config("A recipe, as configs/demo.py.")
     flags.DEFINE_string("workdir", "", "A run whose tokenizer is taken.")
-    flags.DEFINE_integer("step", 0, "Which batch.", lower_bound=0)
-    flags.DEFINE_integer("rows", 3, "How many rows to show whole.", lower_bound=0)
+    flags.DEFINE_integer("step", 0, "Which batch.", 0, 2**31 - 1)
+    flags.DEFINE_integer("rows", 3, "How many rows to show whole.", 0, 2**24)
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

@@ -11,12 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stage_fixtures
+import tiny_ppo
 
 import ranges
+from model import sharding
 from model.generate import Sampling
 from ranges import ConfigError, Range
-from train import optimizer
+from train import loop, optimizer
 from train.config import RunConfig, build, default
+from train.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the dataclasses without defaults need.
@@ -156,3 +160,33 @@ def test_an_optimizer_works_at_the_ends_of_its_ranges(name):
         updates, _ = jax.jit(tx.update)(gradients, tx.init(params), params)
         for update in jax.tree.leaves(updates):
             assert np.isfinite(update).all() and (update < 0).all()
+
+
+def at_zero(recipe):
+    """The recipe with every number at 0 that may be, but for the sizes of the model, the learning
+    rates and what gives the score."""
+    for cls, where in groups():
+        tree = recipe
+        for name in filter(None, where.split(".")):
+            tree = tree[name]
+        for name, number in ranges.fields_of(cls).items():
+            kept = where in ("model.", "rewards.") or name == "peak_lr"
+            if not kept and not number.mapping and 0 in number.allowed:
+                tree[name] = number.kind(0)
+    return build(recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "ppo"])
+def test_a_run_works_with_all_at_zero_that_may_be(stage, tmp_path):
+    one, run = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1]), tmp_path / "run"
+    if stage == "ppo":
+        tiny_ppo.write_origins(tmp_path)
+        recipe = tiny_ppo.recipe("ppo", tmp_path)
+        loop.run(at_zero(recipe), run, one, open_data=tiny_ppo.OPEN_DATA)
+    else:
+        stage_fixtures.write_files(tmp_path)
+        loop.run(at_zero(stage_fixtures.recipe(stage, tmp_path)), run, one)
+    losses = [record["loss"] for record in read_metrics(run, "train")]
+    assert len(losses) == 8 and np.isfinite(losses).all()
+    assert stage == "ppo" or losses[-1] < losses[0]

@@ -69,6 +69,11 @@ class OptimizerConfig:
                 f"optimizer.b2={self.b2} moves a second moment by less than bfloat16 can tell "
                 "(1/128); lower it to 0.99, or keep optimizer.state_dtype=float32"
             )
+        if self.peak_lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"optimizer.peak_lr={self.peak_lr} times optimizer.weight_decay={self.weight_decay}"
+                " is 1 or more: one step's decay would turn every weight round; lower one of them"
+            )
         if self.schedule not in ("cosine", "wsd", "constant"):
             raise ValueError(f"optimizer.schedule={self.schedule!r}; choose cosine, wsd, constant")
 
