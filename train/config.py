@@ -231,6 +231,24 @@ def _plain(value):
     return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
 
 
+def _check_text(key: str, value) -> None:
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"{key}={value!r}; it must be a str or a tuple of them")
+
+
+def _check_free(mapping: str, key: str, value) -> None:
+    """Raises ConfigError for a value of another type than its mapping, one of `_FREE`, has."""
+    if mapping == "init_from" and not isinstance(value, str):
+        raise ConfigError(f"{key}={value!r}; it must be a str")
+    if mapping in ("mixture", "decontaminate"):  # of sources
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}={value!r}; set --config.{key}.source=PATH")
+        _check_text(f"{key}.source", value.get("source", ""))
+        if not isinstance(fields := value.get("fields", {}), Mapping):
+            raise ConfigError(f"{key}.fields={fields!r}; set --config.{key}.fields.NAME=TEMPLATE")
+
+
 def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
     """A recipe -> frozen dataclasses.
 
@@ -260,11 +278,12 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
-            value = {k: _plain(v) for k, v in value.items() if v != ""}
-        elif isinstance(value, list | tuple):
-            value = tuple(value)
-        elif not isinstance(value, str):
-            raise ConfigError(f"{where}{key}={value!r}; it must be a str or a tuple of them")
+            value = {str(k): _plain(v) for k, v in value.items() if v != ""}
+            for name, inside in value.items():
+                _check_free(key, f"{where}{key}.{name}", inside)
+        else:
+            _check_text(f"{where}{key}", value)
+            value = value if isinstance(value, str) else tuple(value)
         given[key] = value
     ranges.check_fields(cls, given, where)  # which names the whole key, of value_optimizer too
     return cls(**given)

@@ -20,7 +20,7 @@ from ranges import ConfigError, Number, Range, check_value
 from train import names
 from train.config import KEYS, RunConfig
 
-_FLAG = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 
 
 def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
@@ -38,6 +38,8 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
             out.append(word)
         else:
             key, text = flag.groups()
+            if "" in key.split("."):
+                raise ConfigError(f"{word} names no setting; write --config.KEY=VALUE")
             mapping, hint = _locate(key)
             if mapping is None:
                 if key not in known:
@@ -135,8 +137,10 @@ def _unknown(key: str, recipe: Mapping) -> str:
     prefix = _prefix(key)
     bare = key.removeprefix(prefix)
     stages = recipe.get("stages", {})
+    if prefix and not stages:
+        return f"unknown config key {key}: no chain{names.suggest(bare, KEYS)}"
     if prefix and prefix.split(".")[1] not in stages:
-        return f"unknown config key {key}; its stages are {', '.join(stages) or 'none'}"
+        return f"unknown config key {key}; its stages are {', '.join(stages)}"
     if bare in KEYS and (prefix or not stages):
         return f"{key} is a group of settings; set its fields, as --config.{key}.NAME=VALUE"
     if stages and not prefix:

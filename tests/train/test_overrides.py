@@ -7,7 +7,7 @@ from ml_collections import config_flags
 
 from configs import base, demo
 from data.sources import DataError
-from train import names
+from train import chain, names
 from train.config import KEYS, ConfigError, build, default
 from train.overrides import gather
 
@@ -124,6 +124,17 @@ def test_a_chain_has_settings_by_stage():
     ):
         assert message in refusal(f"--config.{key}=1", recipe=recipe)
     argv = gather(["x", "--config.stages.reward.data.keep.near=0.5"], recipe.to_dict())
+    recipe.stages.sft.lr = 3
+    with pytest.raises(ConfigError, match=r"stages\.sft: unknown config key lr; did you mean opt"):
+        chain.resolve(recipe, "runs")
+    with pytest.raises(ConfigError, match=r"no chain, of order and stages: type python -m train"):
+        chain.resolve(default(), "runs")
+    with pytest.raises(ConfigError, match=r"several stages are run by python -m train\.chain"):
+        build(recipe)
+    assert "no chain; did you mean optimizer.peak_lr?" in refusal("--config.stages.sft.lr=1")
+    recipe.steps = 3
+    with pytest.raises(ConfigError, match=r"key steps of a chain.*stages\.NAME\.steps\?"):
+        chain.resolve(recipe, "runs")
     wanted = "{'repeated': 0.8, 'scolding': 0.15, 'near': 0.5}"
     assert argv[1] == f"--config.stages.reward.data.keep={wanted}"
 
@@ -217,6 +228,33 @@ def test_unknown_keys_are_refused_as_in_a_recipe(tmp_path, override, message):
     source = ["--config.data.source="] if "mixture" in override else []
     with pytest.raises(DataError, match=message.replace(".", r"\.")):
         parsed(tmp_path, f"--config.data.{override}", *source)
+
+
+@pytest.mark.parametrize(
+    "leaf,value,message",
+    [
+        ("mixture", {"web": 5}, "data.mixture.web=5; set --config.data.mixture.web.source=PATH"),
+        ("mixture", {"web": {"source": 5}}, "data.mixture.web.source=5; it must be a str or a"),
+        ("mixture", {"web": {"source": "a", "fields": 5}}, "data.mixture.web.fields=5; set --conf"),
+        ("mixture", {"web": {"source": "a", "changes": 5}}, "data.mixture.web.changes=5 is not a "),
+        ("mixture", {"web": {"source": "a", "weight": True}}, "data.mixture.web.weight=True is a"),
+        ("decontaminate", {"a": 5}, "data.decontaminate.a=5; set"),
+        ("keep", {"rude": "x"}, "data.keep.rude='x' is a str; it must be a float"),
+        ("source", ("a", 5), "data.source=('a', 5); it must be a str or a tuple of them"),
+    ],
+)
+def test_a_recipe_s_mapping_is_checked_too(leaf, value, message):
+    recipe = default()
+    recipe.data.source = ""
+    recipe.data[leaf] = value
+    with pytest.raises(ConfigError) as error:
+        build(recipe)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("key", ["", ".", "data.", "data..length", ".steps", "data.filters."])
+def test_a_flag_that_names_nothing(key):
+    assert refusal(f"--config.{key}=1").startswith(f"--config.{key}=1 names no setting")
 
 
 def test_the_rest_of_a_command_line_is_as_it_was():
