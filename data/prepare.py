@@ -156,11 +156,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from ml_collections import config_flags
+    from train.command import define_config, parse_flags
 
-    from train.command import parse_flags
-
-    config_flags.DEFINE_config_file("config", None, "A recipe of text or chats.", lock_config=True)
+    define_config("A recipe of text or chats.")
     flags.DEFINE_string("output", None, "A new folder, or one to go on with.")
     flags.DEFINE_integer("processes", os.cpu_count() or 1, "How many at a time.", lower_bound=1)
     flags.DEFINE_bool("beam", False, "Run as an Apache Beam pipeline.")
