@@ -32,7 +32,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
       (conversations written, prompts).
 
     Raises:
-      ConfigError: as a grpo stage would.
+      ConfigError, RewardError: as a grpo stage would.
     """
     import jax
     from etils import epath
@@ -94,14 +94,15 @@ def best(tokenizer, found, group: int):
         rows = slice(index * group, (index + 1) * group)
         mask, scores = found["response_mask"][rows] > 0, found["score"][rows]
         ids = [x[m] for x, m in zip(found["tokens"][rows, -mask.shape[1] :], mask, strict=True)]
-        ended = np.array([x[-1] in tokenizer.stop_ids for x in ids])
+        valid = np.isfinite(scores)  # else left out (rewards.on_error)
+        ended = np.array([x[-1] in tokenizer.stop_ids for x in ids]) & valid
         if not ended.any():
             return None
         chosen = int(np.argmax(np.where(ended, scores, -np.inf)))
         answer = {"role": "assistant", "content": tokenizer.decode(ids[chosen])}
         if not answer["content"].strip():
             return None
-        figures = {"score": float(scores[chosen]), "mean": float(scores.mean())}
+        figures = {"score": float(scores[chosen]), "mean": float(scores[valid].mean())}
         return {"messages": [*example["messages"], answer]} | figures
 
     return one

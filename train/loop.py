@@ -19,15 +19,18 @@ from train.config import ConfigError, RunConfig, build
 from train.goodput import Goodput
 from train.metrics import Metrics
 from train.profiling import Profile
+from train.rewards import RewardError
 from train.setup import Run, config_json, init_state, save_facts, setup
 from train.step import make_train_step, seen_of
 
-# Updates with a non-finite gradient are left out; so many in a row is a broken run.
-MAX_SKIPPED = 20
+# Updates with a non-finite gradient are left out; so many in a row is a broken run, and so is one
+# of whose updates a larger share was.
+MAX_SKIPPED, MAX_SKIPPED_SHARE = 20, 0.1
 
 
 # What a resumed run may change: it alters neither the weights nor the data.
-FREE_TO_CHANGE = ("mesh.", "evaluate.", "checkpoint.", "log_every", "init_from.", "tokenizer.")
+FREE_TO_CHANGE = ("mesh.", "evaluate.", "checkpoint.", "log_every", "init_from.", "tokenizer.",
+                  "rewards.on_error", "rewards.max_errors")  # fmt: skip
 
 
 def check_resume(workdir, meta, origins, config_text: str) -> None:
@@ -137,6 +140,8 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
 
     Raises:
       processes.Preempted: it was told to leave, and has saved.
+      RewardError: an answer has no reward; what there was before is saved.
+      FloatingPointError: too many updates were left out.
     """
     ctx, stage, frozen, config = run.ctx, run.stage, run.frozen, run.ctx.config
     step_fn = jax.jit(
@@ -149,7 +154,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
 
     def evaluate(step):
         with goodput.time("evaluate"):
-            values, samples = stage.evaluate(state.trainable, frozen)
+            values, samples = rewarded(step, stage.evaluate, state.trainable, frozen)
         metrics.write(step, "eval", values)
         metrics.write_samples(step, samples)
 
@@ -160,17 +165,33 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             if wait:
                 checkpoints.wait()
 
+    def rewarded(step, function, *args):
+        """function(*args); where a reward fails there, the `step` steps before it are saved."""
+        try:
+            return function(*args)
+        except RewardError as e:
+            if not step:
+                raise
+            if step != checkpoints.latest():
+                save(wait=True)
+            raise RewardError(
+                f"{e}\nThe run is saved at step {step}; the same command goes on from there"
+            ) from e.__cause__
+
     if start == 0 and config.evaluate.at_start:
         evaluate(0)
     drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
-    since, waited, tokens, skipped, last = time.perf_counter(), 0.0, 0, 0, start
+    since, waited, tokens, last = time.perf_counter(), 0.0, 0, start
+    skipped, in_a_row = int(state.skipped), 0
     source_state = state.source
     for step in range(start, config.steps):
         goodput.step(step)
         with tracer.step(step, state):
             before = goodput.seconds[drawing]
             with goodput.time(drawing):
-                batch, source_state, extra = stage.source.next(state, frozen, source_state, step)
+                batch, source_state, extra = rewarded(
+                    step, stage.source.next, state, frozen, source_state, step
+                )
             waited += goodput.seconds[drawing] - before
             # The source's arrays are not the step's to donate: the next minibatch reads them again.
             with goodput.time("compile" if step == start else goodput.part):
@@ -200,10 +221,11 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             metrics.write(done, "train", values)
             goodput.record(done)
             metrics.progress(done, f"{text} · data {values['data_wait']:.0%}")
-            skipped = skipped + done - last if values["skipped"] else 0
-            if skipped >= MAX_SKIPPED:
+            before, skipped = skipped, int(state.skipped)
+            in_a_row = in_a_row + done - last if skipped - before == done - last else 0
+            if in_a_row >= MAX_SKIPPED:
                 raise FloatingPointError(
-                    f"{skipped} updates up to step {done} had no finite gradient; lower the "
+                    f"{in_a_row} updates up to step {done} had no finite gradient; lower the "
                     "learning rate, or look at the data with the step's number"
                 )
             since, waited, tokens, last = now, 0.0, 0, done
@@ -222,3 +244,12 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             config.checkpoint.every and done % config.checkpoint.every == 0
         ):
             save(wait=done == config.steps)
+    skipped = int(state.skipped)
+    if skipped > MAX_SKIPPED_SHARE * config.steps:
+        raise FloatingPointError(
+            f"{skipped} of {config.steps} updates had no finite gradient and were left out, which "
+            "is no run to go on from; lower the learning rate, or look at the data, and use a new "
+            "--workdir"
+        )
+    if skipped:
+        metrics.say(f"  left out {skipped} of {config.steps} updates: no finite gradient")

@@ -33,12 +33,14 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
 
     Raises:
       ConfigError: as such a stage would, or there are no two scores that differ.
+      RewardError: a score is not finite.
     """
     import jax
     from etils import epath
 
     from data.loader import heldout_batches
     from model import sharding
+    from train import advantages as adv
     from train import checkpoint, setup, stages
     from train.config import ConfigError, build
     from train.sampler import Sampler
@@ -62,10 +64,13 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
         for number, prompts in zip(range(-(-count // size)), batches, strict=False):
             placed = sharding.put_batch(prompts, mesh)
             batch = sampler.sample(params["policy"], placed, key, np.int32(number * size))
-            found = jax.device_put(sampler.score(params, batch), sharding.replicated(mesh))
+            found = sampler.score(params, batch)
+            sampler.check({"model": found}, batch)
+            found = jax.device_put(found, sharding.replicated(mesh))
             scores.append(jax.device_get(found))
-        scores = np.concatenate(scores)[:count].astype(np.float64)
-        if len(scores) < 2 or not np.std(scores) > 1e-6:
+        scores = np.concatenate([*scores, []])[:count].astype(np.float64)
+        scores = scores[np.isfinite(scores)]
+        if len(scores) < 2 or not adv.spread(scores, True):
             raise ConfigError(
                 f"{workdir} scores all of {len(scores)} answers alike, which has no scale; give "
                 "more prompts, or train the reward model first"

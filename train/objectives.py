@@ -213,10 +213,15 @@ class RewardsConfig:
     Attributes:
       model: of the reward model, where `init_from.reward` names one.
       function: of `ppo.reward_function`, where it names one.
-      gsm8k: 1 if the answer's last number (after "####" if it has that) is the reference's.
+      gsm8k: 1 if the number that the answer comes to is the reference's: the first after "####",
+        else the last (`final_number` in train/verifiers.py).
       exact: 1 if the answer is the reference but for white space.
-      regex: 1 if `pattern` is found in the answer.
+      regex: 1 if `pattern` is found in the answer, within a second.
       length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
+      on_error: a reward that is no finite number, or a function that raises, ends the run, saved
+        (`error`), or leaves that answer out of losses, means and baselines (`skip`), counted in
+        `reward_errors`. max_errors: share of a rollout's answers that may be left out, below 0.5;
+        more end the run all the same.
     """
 
     model: float = 1.0
@@ -227,8 +232,16 @@ class RewardsConfig:
     length: float = 0.0
     pattern: str = ""
     target_length: int = 0
+    on_error: str = "error"
+    max_errors: float = 0.1
 
     def __post_init__(self):
+        if self.on_error not in ("error", "skip"):
+            raise ConfigError(f"rewards.on_error={self.on_error!r}; choose error or skip")
+        if not 0 <= self.max_errors < 0.5:
+            raise ConfigError(
+                f"rewards.max_errors={self.max_errors}; it is a share, at least 0 and below 0.5"
+            )
         if self.regex and not self.pattern:
             raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
         try:

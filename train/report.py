@@ -19,6 +19,7 @@ from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from model import sharding
 from train import checkpoint, report_html
+from train.advantages import EQUAL
 from train.config import RunConfig
 from train.evaluate import TextSampler
 from train.metrics import console, duration, read_metrics
@@ -163,7 +164,7 @@ def results(found: dict) -> list[Result]:
         if "score_before" in values:
             before, after = values["score_before"], values["score_after"]
             text += f" The score it trains on went from {before:.2f} to {after:.2f}"
-            if values["score_std_before"] > 0:
+            if values["score_std_before"] > EQUAL * abs(before):
                 spread = (after - before) / values["score_std_before"]
                 text += f", {spread:+.1f} standard deviations"
             text += "."

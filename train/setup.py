@@ -243,7 +243,8 @@ def abstract_state(config: RunConfig, trainable, mesh, source):
     placed = optimizer.opt_state_shardings(moments, trainable, shardings, everywhere)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     opt_state = checkpoint.with_shardings(moments, placed)
-    return TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init())), tx
+    state = TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init()), step)
+    return state, tx
 
 
 def init_state(run: Run) -> TrainState:
@@ -252,8 +253,9 @@ def init_state(run: Run) -> TrainState:
     trainable = init_trainable(run, abstract.trainable)
     shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
     opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
-    step = jax.device_put(jnp.int32(0), sharding.replicated(mesh))
-    return TrainState(step, trainable, opt_state, run.stage.source.init())
+    # An array each: both are donated.
+    step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
+    return TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
 
 
 def init_trainable(run: Run, abstract):

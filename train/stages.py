@@ -355,6 +355,11 @@ def check(config: RunConfig, mesh) -> StageRow:
                 "reward stage, or --config.ppo.reward_function=module:function, or give a verifier "
                 "weight, as --config.rewards.gsm8k=1"
             )
+        if ppo.rollout_batch < 2:
+            raise ConfigError(
+                f"ppo.rollout_batch={ppo.rollout_batch}; scores and advantages are measured against "
+                "those of other answers, so it must be at least 2"
+            )
         sizes["ppo.eval_prompts"] = ppo.eval_prompts
         if ppo.rollout_batch % size:
             raise ConfigError(
