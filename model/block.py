@@ -59,7 +59,8 @@ _CUT_STD = 0.87962566103423978
 
 
 def kernel_init(fan_in: int):
-    """A normal cut off at two of its standard deviations, itself of standard deviation 1/√fan_in."""
+    """A normal distribution cut off at ±2 of its deviations, with a standard deviation of
+    1/√fan_in once it is cut."""
     return nn.initializers.truncated_normal(stddev=fan_in**-0.5 / _CUT_STD)
 
 

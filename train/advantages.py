@@ -9,7 +9,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-
 # A sample whose largest and smallest number differ by less than this share of the largest size is
 # of equal numbers, and rounding.
 EQUAL = 1e-6

@@ -13,12 +13,10 @@ An answer that was cut off before its end is not taken.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 from absl import app, flags
 
-from train import command
+from train import command, strict_json
 
 
 def run(config, workdir, least: float) -> tuple[int, int]:
@@ -76,7 +74,9 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     records = [r for r in records if r["score"] >= least]
     if jax.process_index() == 0:
         temporary = workdir / "answers.jsonl.tmp"
-        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+        temporary.write_text(
+            "".join(strict_json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+        )
         temporary.replace(workdir / "answers.jsonl")
     return len(records), len(examples)
 

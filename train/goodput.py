@@ -17,6 +17,7 @@ import time
 import jax
 from etils import epath
 
+from train import strict_json
 from train.metrics import duration
 
 # `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
@@ -111,7 +112,7 @@ class Goodput:
                 "written_at": self._since,
             }
             temporary = self._path.with_name(self._path.name + ".tmp")
-            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+            temporary.write_text(strict_json.dumps(facts, indent=2) + "\n")
             temporary.replace(self._path)
 
     def _share(self) -> float:

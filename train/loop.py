@@ -13,8 +13,9 @@ from jax.experimental import multihost_utils
 
 from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train import processes, stages
-from train.checkpoint import Checkpointer
+from train import flops as flops_
+from train import processes
+from train.checkpoint import Checkpointer, abstract_params
 from train.config import ConfigError, RunConfig, build
 from train.goodput import Goodput
 from train.metrics import Metrics
@@ -60,11 +61,10 @@ def check_resume(workdir, meta, origins, config_text: str) -> None:
         )
 
 
-def describe(config, row, models, state, frozen, tokens_per_step: int) -> str:
+def describe(config, row, models, state, frozen, tokens_per_step: int, flops: float) -> str:
     counts = {
         role: sum(x.size for x in jax.tree.leaves(state.trainable[role])) for role in row.trainable
     }
-    flops = stages.flops_per_token(models, row.trainable, config.data.length)
     beside = {
         role: f" beside {sum(x.size for x in jax.tree.leaves(frozen[role])) / 1e6:.2f}M frozen"
         for role in counts.keys() & frozen.keys()
@@ -72,9 +72,12 @@ def describe(config, row, models, state, frozen, tokens_per_step: int) -> str:
     sizes = ", ".join(
         f"{role} {n / 1e6:.2f}M parameters{beside.get(role, '')}" for role, n in counts.items()
     )
+    rollout = ""
+    if row.schema == "prompt":
+        rollout = f" beside {flops_.of_rollout(config, models):.3g} a rollout"
     return (
         f"{config.stage}: {sizes}; {tokens_per_step:,} tokens and "
-        f"{flops * tokens_per_step:.3g} FLOPs a step, {config.steps} steps on "
+        f"{flops:.3g} FLOPs a step{rollout}, {config.steps} steps on "
         f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     )
 
@@ -118,6 +121,7 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
         save_facts(run, workdir)
 
     metrics = Metrics(workdir, workdir.name, start, config.steps, jax.process_index() == 0)
+    metrics.write_settings(flatten_dict(json.loads(text), sep="."))
     for reason, count in run.ctx.data.skipped.items():
         metrics.say(f"  passed over {count} examples: {reason}")
     for kind, count in run.ctx.data.redacted.items():
@@ -150,7 +154,6 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         compiler_options=compiler_options(jax.devices()[0], ctx.models.values()),
     )
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    flops = stages.flops_per_token(ctx.models, state.trainable, config.data.length)
 
     def evaluate(step):
         with goodput.time("evaluate"):
@@ -181,7 +184,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
     if start == 0 and config.evaluate.at_start:
         evaluate(0)
     drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
-    since, waited, tokens, last = time.perf_counter(), 0.0, 0, start
+    since, waited, tokens, work, last = time.perf_counter(), 0.0, 0, 0.0, start
     skipped, in_a_row = int(state.skipped), 0
     source_state = state.source
     for step in range(start, config.steps):
@@ -202,8 +205,13 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         for warning in extra.pop("warnings", ()):
             metrics.say(f"  warning at step {step + 1}: {warning}")
         if step == start:
-            metrics.say(describe(config, run.row, ctx.models, state, frozen, batch["tokens"].size))
-        tokens += batch["tokens"].size
+            size = batch["tokens"].size
+            weights = {r: abstract_params(r, ctx.models[r], ctx.mesh) for r in state.trainable}
+            step_flops = flops_.of_step(config, ctx.models, weights, run.parts, size)
+            metrics.say(describe(config, run.row, ctx.models, state, frozen, size, step_flops))
+        tokens, work = tokens + size, work + step_flops
+        if "rollout/draws" in extra:
+            work += flops_.of_rollout(config, ctx.models, extra["rollout/draws"])
         done = step + 1
         if extra or done % config.log_every == 0 or done == config.steps:
             values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
@@ -213,7 +221,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             values |= {"tokens_per_second": speed, "data_wait": waited / (now - since)}
             text = f"loss {values['loss']:.4f} · {speed:,.0f} tok/s"
             if peak:
-                mfu = speed * flops / peak / jax.device_count()
+                mfu = work / (now - since) / peak / jax.device_count()
                 values["mfu"] = mfu
                 text += f" · MFU {mfu:.1%}"
             if "rollout/score" in values:
@@ -221,14 +229,14 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             metrics.write(done, "train", values)
             goodput.record(done)
             metrics.progress(done, f"{text} · data {values['data_wait']:.0%}")
-            before, skipped = skipped, int(state.skipped)
-            in_a_row = in_a_row + done - last if skipped - before == done - last else 0
+            earlier, skipped = skipped, int(state.skipped)
+            in_a_row = in_a_row + done - last if skipped - earlier == done - last else 0
             if in_a_row >= MAX_SKIPPED:
                 raise FloatingPointError(
                     f"{in_a_row} updates up to step {done} had no finite gradient; lower the "
                     "learning rate, or look at the data with the step's number"
                 )
-            since, waited, tokens, last = now, 0.0, 0, done
+            since, waited, tokens, work, last = now, 0.0, 0, 0.0, done
         told_to_leave = processes.preempted()
         if told_to_leave:  # there may be no time for more
             save(wait=True)

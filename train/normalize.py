@@ -12,12 +12,11 @@ their own first rollout: their rewards can be compared.
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 from absl import app, flags
 
-from train import command
+from train import command, strict_json
 
 
 def run(config, workdir, answers: int, open_data=None) -> dict:
@@ -86,7 +85,7 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
             "fingerprint": checkpoint.identity(workdir, "reward", params["reward"]),
         }
     if jax.process_index() == 0:
-        (workdir / "normalizer.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (workdir / "normalizer.json").write_text(strict_json.dumps(facts, indent=2) + "\n")
     return facts
 
 

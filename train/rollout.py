@@ -382,13 +382,14 @@ class RolloutSource:
         metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}  # all at once
         now = {k: metrics[k] for k in ("length", "repetition", "entropy")}
         first = now if number == 0 else {k: float(v) for k, v in s["first"].items()}
-        signs = hacking.signs(first, now)
+        signs = hacking.signs(first, now) | self._lessons(metrics)
         metrics |= {"warnings": len(signs), "stopped": int(s["stopped"])}
         metrics = {f"rollout/{k}": v for k, v in metrics.items()}
         metrics["warnings"] = [text for name, text in signs.items() if name not in self._warned]
         self._warned |= signs.keys()
         seconds = time.perf_counter() - start
         metrics["rollout/seconds"] = seconds
+        metrics["rollout/draws"] = now_drawn - drawn
         tokens = metrics["rollout/length"] * self.ppo.rollout_batch * (now_drawn - drawn)
         metrics["rollout/tokens_per_second"] = tokens / seconds
         s = {k: np.asarray(v) for k, v in scalars.items()} | {
@@ -400,6 +401,17 @@ class RolloutSource:
             "first": {k: np.asarray(v, np.float32) for k, v in first.items()},
         }
         return s, metrics
+
+    def _lessons(self, metrics) -> dict[str, str]:
+        """{`scores`: text} of a rollout whose scores compare nothing."""
+        if self.critic:
+            equal = metrics["score_std"] <= adv.EQUAL * abs(metrics["score"])
+        else:
+            equal = metrics["equal_groups"] == 1
+        if not equal:
+            return {}
+        which = "all answers" if self.critic else "the answers to each prompt"
+        return {"scores": f"{which} of a rollout have the same score: there is nothing to learn"}
 
     def next(self, state, frozen, s, step: int):
         """The minibatch of `step`, the state after it, and metrics if it took a new rollout."""

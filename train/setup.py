@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,7 +21,7 @@ from data import tokenizer as tokenizers
 from data.duplicates import text_of
 from model import lora, sharding
 from model.mimetic import mimetic
-from train import checkpoint, optimizer, rewards, stages
+from train import checkpoint, optimizer, rewards, stages, strict_json
 from train import parts as parts_
 from train.config import ConfigError, RunConfig
 from train.metrics import console
@@ -293,4 +292,4 @@ def init_trainable(run: Run, abstract):
 
 
 def config_json(config: RunConfig) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2)
+    return strict_json.dumps(dataclasses.asdict(config), indent=2)

@@ -303,12 +303,6 @@ STAGES = {
 }
 
 
-def flops_per_token(models, roles, length: int) -> float:
-    """Forward and backward FLOPs a token of the networks that are trained; a head on one of them
-    costs next to nothing."""
-    return sum(models[r].flops_per_token(length) for r in roles if r != "value_head")
-
-
 def check(config: RunConfig, mesh) -> StageRow:
     """The row of a run's stage, after the checks that need no data.
 
