@@ -231,9 +231,9 @@ class RolloutSource:
 
     State: `experience` (above), `minibatch` (how many of its epochs × minibatches were used),
     `rollout` (how many were made), `drawn` (batches of prompts so far: the prompt cursor),
-    `kl_coef`, the score's `gain` and `bias` (1 and 0 until scores differ), `stopped`, how many of this experience's updates the
-    early stop on KL has left out (train/step.py counts them), and `first`, the first rollout's
-    figures that warnings compare with (train/hacking.py).
+    `kl_coef`, the score's `gain` and `bias` (1 and 0 until scores differ), `stopped`, how many of
+    this experience's updates the early stop on KL has left out (train/step.py counts them), and
+    `first`, the first rollout's figures that warnings compare with (train/hacking.py).
     """
 
     def __init__(self, ctx, sampler: Sampler):

@@ -70,10 +70,8 @@ def final_number(text: str) -> Fraction | None:
     for part in reversed(marked):
         if (number := _last_of_first_run(part)) is not None:
             return number
-    found = None
-    for found in _NUMBER.finditer(before):
-        pass
-    return _value(found) if found else None
+    found = [*_NUMBER.finditer(before)]
+    return _value(found[-1]) if found else None
 
 
 def gsm8k(episode) -> float:
