@@ -154,7 +154,7 @@ def number(value) -> float:
             plain = float(plain)
         except (OverflowError, ValueError):  # 10**400; a signalling Decimal
             plain = math.nan
-        if abs(plain) <= np.finfo(np.float32).max:
+        if abs(plain) <= float(np.finfo(np.float32).max):
             return plain
     raise ValueError(f"gave {shown(value)} ({type(value).__name__})")
 

@@ -351,8 +351,8 @@ def check(config: RunConfig, mesh) -> StageRow:
             )
         if ppo.rollout_batch < 2:
             raise ConfigError(
-                f"ppo.rollout_batch={ppo.rollout_batch}; answers are measured against others, so it "
-                "must be at least 2"
+                f"ppo.rollout_batch={ppo.rollout_batch}; answers are measured against others, so "
+                "it must be at least 2"
             )
         sizes["ppo.eval_prompts"] = ppo.eval_prompts
         if ppo.rollout_batch % size:
