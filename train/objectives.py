@@ -77,7 +77,7 @@ class PPOConfig:
       value_clip, value_coef: of the value loss.
       whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples get
         mean 0 and std 1, as measured with the reward model (train/normalize.py) or else in the
-        first rollout. score_clip: largest normalised score; 0 does not clip.
+        first rollout whose scores differ. score_clip: largest normalised score; 0 does not clip.
       missing_eos: an answer cut off before its end keeps its score (`keep`), loses
         `missing_eos_value` (`penalty`), has it for score (`replace`), or teaches the policy nothing
         (`mask`).

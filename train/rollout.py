@@ -197,13 +197,13 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
         error = jnp.where(mask > 0, returns - values, 0.0)
         variance = mean((returns - mean(returns)) ** 2)
         unexplained = mean((error - mean(error)) ** 2)
+        # Of returns that differ by rounding alone nothing is to be explained.
+        size = jnp.max(jnp.where(mask > 0, jnp.maximum(jnp.abs(returns), jnp.abs(values)), 0.0))
+        varies = jnp.sqrt(variance) > adv.EQUAL * size
         metrics |= {
             "return_mean": mean(returns),
             "return_std": jnp.sqrt(variance),
-            # Of returns that do not vary nothing is to be explained.
-            "explained_variance": jnp.where(
-                adv.spread(returns, mask > 0), 1 - unexplained / variance, 0.0
-            ),
+            "explained_variance": jnp.where(varies, 1 - unexplained / variance, 0.0),
         }
     else:
         # Over the whole rollout, in the order it was sampled in: groups are still together.
