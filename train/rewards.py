@@ -42,7 +42,13 @@ class Episode(NamedTuple):
 
 class RewardError(ValueError):
     """An answer whose reward is no finite number. The message names the function, the prompt and
-    the value."""
+    the value.
+
+    Attributes:
+      of_this_process: whatever it quotes, no other process is to blame (train/processes.py).
+    """
+
+    of_this_process = True
 
 
 def verifiers(config) -> dict[str, Callable[[Episode], float]]:
@@ -142,7 +148,7 @@ def number(value) -> float:
     """A reward as a float: a number, a bool, or an array or tensor of no dimensions.
 
     Raises:
-      ValueError: it is none, or not finite in float32.
+      RewardError: it is none, or not finite in float32.
     """
     plain = value
     if np.ma.is_masked(value) or getattr(value, "shape", ()) != ():
@@ -156,7 +162,7 @@ def number(value) -> float:
             plain = math.nan
         if abs(plain) <= float(np.finfo(np.float32).max):
             return plain
-    raise ValueError(f"gave {shown(value)} ({type(value).__name__})")
+    raise RewardError(f"gave {shown(value)} ({type(value).__name__})")
 
 
 def shown(value, most: int = 80) -> str:
@@ -192,8 +198,12 @@ def call(function, episode: Episode) -> float | Failure:
         return Failure(f"raised {type(e).__name__}" + (f" ({shown(text)})" if text else ""), e)
     try:
         return number(value)
-    except Exception as e:  # of what `item` and `__float__` of others may raise
-        return Failure(str(e) if type(e) is ValueError else f"gave {shown(value)}", e)
+    except KeyboardInterrupt:
+        raise
+    except RewardError as e:
+        return Failure(str(e))
+    except BaseException as e:  # of anybody's `item` and `__float__`
+        return Failure(f"gave {shown(value)} ({type(e).__name__})", e)
 
 
 def episodes(tokenizer: Tokenizer, tokens, prompt_mask, response_mask, answers) -> list[Episode]:

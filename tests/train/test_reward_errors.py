@@ -21,7 +21,7 @@ from data.tokenizer import EOS, train
 from model import sharding
 from train import advantages as adv
 from train import config as configs
-from train import loop, rewards, rollout
+from train import loop, processes, rewards, rollout
 from train.checkpoint import Checkpointer
 from train.config import GRPOConfig
 from train.rewards import RewardError
@@ -166,6 +166,15 @@ def test_few_are_left_out_and_more_are_not(devices, capsys):
     sampler, batch = sampler_of(devices, on_error="skip", max_errors=0.1)
     with pytest.raises(RewardError, match=r"1 of 8 answers have no reward, .*max_errors=0\.1"):
         sampler.rewards({}, batch, [""] * 8)
+
+
+def test_a_service_that_fails_is_no_lost_process(monkeypatch):
+    monkeypatch.setattr(processes, "joined", lambda: True)
+    lost = RuntimeError("UNAVAILABLE: Connection reset")
+    assert processes.is_lost_peer(lost)
+    error = RewardError("raised RuntimeError ('UNAVAILABLE: Connection reset')")
+    error.__cause__ = lost
+    assert not processes.is_lost_peer(error)
 
 
 def test_a_sum_that_overflows_is_no_reward():
