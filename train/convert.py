@@ -23,7 +23,7 @@ from etils import epath
 
 from data import tokenizer as tokenizers
 from data.hf_tokenizer import DATE, HFTokenizer, with_template
-from model import families, pretrained
+from model import families, hf_config
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from train import checkpoint, command, export, weights
@@ -71,7 +71,7 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
 
 def _config(hf: dict, where) -> TransformerConfig:
     try:
-        return pretrained.config_from_hf(hf)
+        return hf_config.config_from_hf(hf)
     except ValueError as e:
         raise ConfigError(f"{where}: {e}") from e
 

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from data import tokenizer as tokenizers
 from data.hf_files import hf_files
 from data.hf_tokenizer import DATE, HFTokenizer
-from model import lora, pretrained
+from model import hf_config, lora
 from train import checkpoint, peft, weights
 from train.config import ConfigError
 
@@ -53,7 +53,7 @@ def export_model(
         )
     tokenizer = _hf_tokenizer(workdir, config)
     try:
-        hf = pretrained.config_to_hf(config)
+        hf = hf_config.config_to_hf(config)
     except ValueError as e:
         raise ConfigError(f"{workdir}: {e}") from e
     tensors = _tensors(config, params, item)

@@ -8,7 +8,8 @@ import orbax.checkpoint as ocp
 import safetensors.numpy
 
 from model.config import TransformerConfig
-from model.pretrained import config_to_hf, slices
+from model.hf_config import config_to_hf
+from model.pretrained import slices
 from train import checkpoint
 
 CONFIG = TransformerConfig(
