@@ -121,21 +121,21 @@ IGNORED = frozenset(
 _IGNORED = re.compile(r"(_token_id|^unsloth_.*)$")
 # Keys that change what is computed, with the values under which it is computed here.
 NEUTRAL = {
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "rope_interleaved": (False,),
-    "partial_rotary_factor": (1.0,),
-    "use_bidirectional_attention": (False,),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "rope_interleaved": (False, None),
+    "partial_rotary_factor": (1.0, None),
+    "use_bidirectional_attention": (False, None),
     "is_causal": (True,),
-    "use_sliding_window": (False,),
-    "mlp_only_layers": ([],),
+    "use_sliding_window": (False, None),
+    "mlp_only_layers": ([], None),
     "decoder_sparse_step": (1,),
-    "router_jitter_noise": (0.0,),
-    "num_nextn_predict_layers": (0,),
-    "is_encoder_decoder": (False,),
-    "add_cross_attention": (False,),
-    "tie_encoder_decoder": (False,),
-    "pruned_heads": ({},),
+    "router_jitter_noise": (0.0, None),
+    "num_nextn_predict_layers": (0, None),
+    "is_encoder_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "tie_encoder_decoder": (False, None),
+    "pruned_heads": ({}, None),
 }
 # Keys of a Gemma 3 beside its text model's: of images, or read here.
 _MULTIMODAL = ("text_config", "vision_config", "mm_tokens_per_image", "boi_token_index",
@@ -274,7 +274,7 @@ def _read(hf: Mapping, kind: str, family: Family) -> dict:
 
 def _check_unread(key: str, value, kind: str) -> None:
     """Raises ValueError for a key that is not read, unless it changes nothing."""
-    if value is None or key in IGNORED or _IGNORED.search(key) or value in NEUTRAL.get(key, ()):
+    if key in IGNORED or _IGNORED.search(key) or value in NEUTRAL.get(key, (None,)):
         return
     if key == "quantization_config":
         method = value.get("quant_method") if isinstance(value, Mapping) else value
@@ -396,7 +396,7 @@ def _turning(given: Mapping, where: str, base: float, keys: Mapping):
             )
     for key in names.values():
         if key not in given:
-            raise ValueError(f"config.json scales rotary positions by {kind} without {key!r}")
+            raise ValueError(f"config.json has {where} with rope_type={kind!r} and no {key!r}")
     return base, RopeScaling(kind, **{ours: given[theirs] for ours, theirs in names.items()})
 
 

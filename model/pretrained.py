@@ -8,7 +8,8 @@ Axes: D embed, H query heads, K key/value heads, N head size, F mlp, V vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -124,3 +125,45 @@ def slices(config: TransformerConfig) -> tuple[Slice, ...]:
                 theirs = f"model.layers.{i}.{block}.experts.{e}.{EXPERT_NAMES[kind][name]}.weight"
                 found.append(Slice(("layers", name), (i, e), theirs, *how))
     return tuple(found)
+
+
+def check_covered(config: TransformerConfig, shapes: Mapping, scalar: bool = False) -> None:
+    """Checks that the tensors of `slices` take every element of the parameters there are.
+
+    Args:
+      shapes: {path: shape} of the parameters.
+      scalar: they are of a model with a scalar head (model/heads.py): `backbone`, whose
+        `unembedding` it does not use, and `head`.
+
+    Raises:
+      ValueError: a parameter that no tensor takes or takes in part, or that is not there.
+    """
+    c, parts = config, {("head",): []} if scalar else {}
+    for part in slices(c):
+        if not scalar:
+            parts.setdefault(part.path, []).append(part)
+        elif part.path != ("unembedding",):
+            parts.setdefault(("backbone", *part.path), []).append(part)
+    if scalar:
+        shapes = {path: s for path, s in shapes.items() if path != ("backbone", "unembedding")}
+    for path in sorted(parts.keys() ^ shapes.keys()):
+        name = "/".join(path)
+        if path in shapes:
+            raise ValueError(
+                f"the model has a weight {name}, for which a {family_of(c)} model has no tensor; "
+                "leaving it out would be another model"
+            )
+        raise ValueError(f"the model has no weight {name}, which a {family_of(c)} model needs")
+    padding = (c.padded_vocab_size - c.vocab_size) * c.embed_dim
+    for path, found in parts.items():
+        shape = shapes[path]
+        depth = len(found[0].index) if found else 0
+        size = math.prod(found[0].shape) if found else c.embed_dim
+        if path[-1] in ("embedding", "unembedding"):
+            size += padding
+        stacked = {part.index for part in found} or {()}
+        if stacked != set(np.ndindex(*shape[:depth])) or math.prod(shape[depth:]) != size:
+            raise ValueError(
+                f"the model's weight {'/'.join(path)} is {list(shape)}, and not all of it has a "
+                f"place in a {family_of(c)} model of its settings"
+            )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags
 from etils import epath
@@ -61,12 +62,26 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
         found = sorted(p.name for p in directory.glob("*.gguf"))
         hint = f"; import its file: --from={directory / found[0]}" if found else ""
         raise ConfigError(f"{directory} holds no config.json{hint}")
-    hf = json.loads(path.read_text())
-    if "model_type" not in hf:
+    try:
+        hf = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as e:  # not JSON, or not UTF-8
+        raise ConfigError(f"{path} is not JSON ({e}); download it again") from e
+    if isinstance(hf, dict) and "model_type" not in hf:
         raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
     config = _config(hf, path)
     tokenizer = tokenizers.load(directory) if need_tokenizer else None
-    return Source(config, weights.SafetensorsReader(directory), tokenizer)
+    reader = weights.SafetensorsReader(directory)
+    return Source(_tied_or_not(config, reader), reader, tokenizer)
+
+
+def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
+    """The config with `tie_embeddings` as the weights are: transformers does not tie a vocabulary
+    head that is in the files and differs from the embeddings, whatever config.json says."""
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    if not config.tie_embeddings or not {head, table} <= set(reader.names):
+        return config
+    same = np.array_equal(reader.read(head), reader.read(table))
+    return config if same else dataclasses.replace(config, tie_embeddings=False)
 
 
 def _config(hf: dict, where) -> TransformerConfig:
