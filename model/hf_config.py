@@ -160,9 +160,8 @@ _SIZES = frozenset(
     ]
 )
 _FLAGS = ("tie_word_embeddings", "use_sliding_window", "norm_topk_prob")
-_NUMBERS = ("rope_theta", "rope_local_base_freq", "query_pre_attn_scalar",
-            "attn_logit_softcapping", "final_logit_softcapping", "factor", "low_freq_factor",
-            "high_freq_factor")  # fmt: skip
+_NUMBERS = ("rope_theta", "rope_local_base_freq", "attn_logit_softcapping",
+            "final_logit_softcapping", "factor", "low_freq_factor", "high_freq_factor")  # fmt: skip
 _MOST = 1e38  # about float32's largest
 # Keys that null switches off, or whose null is the number of query heads; others are null only
 # where that is the default.
@@ -211,6 +210,11 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
         if name in keys and field not in ("rope_scaling", "layer_pattern", "query_scale")
     }
     heads = fields["num_heads"]
+    if family.whole_heads and keys["hidden_size"] % heads:
+        raise ValueError(
+            f"config.json of a {kind} model has hidden_size={keys['hidden_size']}, which "
+            f"num_attention_heads={heads} does not divide"
+        )
     fields["num_kv_heads"] = fields["num_kv_heads"] or heads
     fields["head_dim"] = fields["head_dim"] or keys["hidden_size"] // heads
     fields["activation"] = ACTIVATION_NAMES[fields["activation"]]

@@ -64,6 +64,8 @@ def hf(name):
         ("qwen3_moe", dict(num_experts_per_tok=9), r"num_experts_per_tok=9"),
         ("mistral", dict(layer_types=["full_attention"] * 3), r"layer_types"),
         ("gemma2", dict(hidden_activation="gelu"), r"hidden_activation='gelu'"),
+        ("gemma2", dict(hidden_size=33), r"hidden_size=33, which num_attention_heads=4"),
+        ("gemma2", dict(query_pre_attn_scalar=24.5), r"query_pre_attn_scalar=24.5"),
         ("gemma2", dict(attn_logit_softcapping=0.0), r"attn_logit_softcapping=0.0"),
         ("gemma2", dict(layer_types=["full_attention"]), r"1 layer_types and num_hidden_layers=3"),
         ("gemma3", dict(attn_logit_softcapping=2.0), r"attn_logit_softcapping=2.0"),
