@@ -117,7 +117,8 @@ FAMILIES = {
         "Qwen3ForCausalLM", _keys(_QWEN2, head_dim=128), dict(qk_norm=True), windows="listed"
     ),
     "gemma2": Family(
-        "Gemma2ForCausalLM", _GEMMA2, GEMMA, ("hidden_act",), "listed", whole_heads=True
+        "Gemma2ForCausalLM", _GEMMA2, GEMMA, ("hidden_act", "sliding_window_size"), "listed",
+        whole_heads=True,
     ),
     "gemma3_text": Family(
         "Gemma3ForCausalLM", _GEMMA3, GEMMA | dict(qk_norm=True), ("hidden_act",), "listed",

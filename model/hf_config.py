@@ -1,7 +1,6 @@
 """config.json of the open families: to `TransformerConfig` and back.
 
-Every key is read (`Family.keys`, where transformers' defaults are too), known to change nothing, or
-refused by name.
+The keys: model/hf_keys.py; the families, with transformers' defaults: model/families.py.
 """
 
 from __future__ import annotations
@@ -11,162 +10,19 @@ from collections.abc import Mapping
 
 from model.config import RopeScaling, TransformerConfig
 from model.families import FAMILIES, KEYS_OF, Family, family_of, query_scalar
-
-# Keys that change nothing that is computed from the weights: of training, of generation, of files,
-# of how transformers runs a model.
-IGNORED = frozenset(
-    [
-        "architectures",
-        "model_type",
-        "dtype",
-        "torch_dtype",
-        "transformers_version",
-        "auto_map",
-        "tokenizer_class",
-        "name_or_path",
-        "_name_or_path",
-        "_commit_hash",
-        "license",
-        "language",
-        "tags",
-        "base_model",
-        "model_name",
-        "use_cache",
-        "attn_implementation",
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_attn_implementation_internal",
-        "experts_implementation",
-        "_experts_implementation",
-        "_experts_implementation_internal",
-        "_flash_attn_2_enabled",
-        "use_flash_attn",
-        "use_flash_attention",
-        "_sliding_window_pattern",
-        "cache_implementation",
-        "cache_config",
-        "initializer_range",
-        "attention_dropout",
-        "hidden_dropout",
-        "embd_pdrop",
-        "resid_pdrop",
-        "classifier_dropout",
-        "pretraining_tp",
-        "router_aux_loss_coef",
-        "output_router_logits",
-        "gradient_checkpointing",
-        "id2label",
-        "label2id",
-        "num_labels",
-        "problem_type",
-        "task_specific_params",
-        "finetuning_task",
-        "output_hidden_states",
-        "output_attentions",
-        "return_dict",
-        "use_return_dict",
-        "chunk_size_feed_forward",
-        "is_decoder",
-        "torchscript",
-        "use_bfloat16",
-        "tf_legacy_loss",
-        "prefix",
-        "bos_token",
-        "eos_token",
-        "pad_token",
-        "unk_token",
-        "is_llama_config",
-        "transformers.js_config",
-        "model_max_length",
-        "max_sequence_length",
-        "max_seq_length",
-        "max_seq_len",
-        "seq_length",
-        "dual_chunk_attention_config",
-        "sparse_attention_config",
-        "max_length",
-        "max_new_tokens",
-        "min_length",
-        "min_new_tokens",
-        "do_sample",
-        "early_stopping",
-        "num_beams",
-        "num_beam_groups",
-        "temperature",
-        "top_k",
-        "top_p",
-        "min_p",
-        "typical_p",
-        "repetition_penalty",
-        "length_penalty",
-        "no_repeat_ngram_size",
-        "encoder_no_repeat_ngram_size",
-        "bad_words_ids",
-        "num_return_sequences",
-        "output_scores",
-        "return_dict_in_generate",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-        "remove_invalid_values",
-        "exponential_decay_length_penalty",
-        "suppress_tokens",
-        "begin_suppress_tokens",
-        "epsilon_cutoff",
-        "eta_cutoff",
-        "encoder_repetition_penalty",
-        "diversity_penalty",
-        "penalty_alpha",
-    ]
+from model.hf_keys import (
+    ACTIVATION_NAMES,
+    LAYER_NAMES,
+    NEUTRAL,
+    check_unread,
+    check_value,
+    read,
+    short,
 )
-_IGNORED = re.compile(r"(_token_id|^unsloth_.*)$")
-# Keys that change what is computed, with the values under which it is computed here.
-NEUTRAL = {
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "rope_interleaved": (False, None),
-    "partial_rotary_factor": (1.0, None),
-    "use_bidirectional_attention": (False, None),
-    "is_causal": (True,),
-    "use_sliding_window": (False, None),
-    "mlp_only_layers": ([], None),
-    "decoder_sparse_step": (1,),
-    "router_jitter_noise": (0.0, None),
-    "num_nextn_predict_layers": (0, None),
-    "is_encoder_decoder": (False, None),
-    "add_cross_attention": (False, None),
-    "tie_encoder_decoder": (False, None),
-    "pruned_heads": ({}, None),
-}
+
 # Keys of a Gemma 3 beside its text model's: of images, or read here.
 _MULTIMODAL = ("text_config", "vision_config", "mm_tokens_per_image", "boi_token_index",
                "eoi_token_index", "image_token_index", "tie_word_embeddings")  # fmt: skip
-
-_SIZES = frozenset(
-    [
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "moe_intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "max_position_embeddings",
-        "sliding_window",
-        "sliding_window_pattern",
-        "num_experts",
-        "num_experts_per_tok",
-        "original_max_position_embeddings",
-    ]
-)
-_FLAGS = ("tie_word_embeddings", "use_sliding_window", "norm_topk_prob")
-_NUMBERS = ("rope_theta", "rope_local_base_freq", "attn_logit_softcapping",
-            "final_logit_softcapping", "factor", "low_freq_factor", "high_freq_factor")  # fmt: skip
-_MOST = 1e38  # about float32's largest
-# Keys that null switches off, or whose null is the number of query heads; others are null only
-# where that is the default.
-_NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
-             "num_key_value_heads")  # fmt: skip
 
 # The fields of RopeScaling, by kind, and what config.json calls them.
 ROPE_KEYS = {
@@ -178,9 +34,6 @@ ROPE_KEYS = {
         "original_length": "original_max_position_embeddings",
     },
 }
-# The first of a kind is what is written.
-ACTIVATION_NAMES = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
-LAYER_NAMES = {"sliding_attention": "local", "full_attention": "global"}
 
 
 def config_from_hf(hf: Mapping) -> TransformerConfig:
@@ -198,11 +51,10 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
     kind = hf.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
-            f"config.json has model_type={_short(kind)}; Seedpod knows {', '.join(FAMILIES)}, "
-            "gemma3"
+            f"config.json has model_type={short(kind)}; Seedpod knows {', '.join(FAMILIES)}, gemma3"
         )
     family = FAMILIES[kind]
-    keys = _read(hf, kind, family)
+    keys = read(hf, kind, family)
     fields = {
         field: keys[name]
         for field, names in KEYS_OF.items()
@@ -228,9 +80,9 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
         # 0, the field's default, says that local layers turn as the others do.
         alike = not fields["rope_scaling"] and local_base == fields["rope_base"]
         fields["local_rope_base"] = 0.0 if alike or not fields["window"] else local_base
-    for field in ("attention_softcap", "logit_softcap"):
+    for field in ("norm_eps", "attention_softcap", "logit_softcap"):
         if field in fields:
-            fields[field] = fields[field] or 0.0
+            fields[field] = float(fields[field] or 0.0)
     try:
         return TransformerConfig(**fields, **family.settings)
     except ValueError as e:  # in config.json's names
@@ -244,93 +96,19 @@ def _text_model(hf: Mapping) -> Mapping:
         return hf
     text = hf.get("text_config") or {}
     if not isinstance(text, Mapping):
-        raise ValueError(f"config.json has text_config={_short(text)}, which is no JSON object")
+        raise ValueError(f"config.json has text_config={short(text)}, which is no JSON object")
     if text.get("model_type", "gemma3_text") != "gemma3_text":
-        raise ValueError(f"config.json has text_config.model_type={_short(text['model_type'])}")
+        raise ValueError(f"config.json has text_config.model_type={short(text['model_type'])}")
     for key, value in hf.items():
         if key not in _MULTIMODAL:
-            _check_unread(key, value, "gemma3")
+            check_unread(key, value, "gemma3", NEUTRAL)
     tied = hf.get("tie_word_embeddings", True)
     if text.get("tie_word_embeddings", tied) != tied:
         raise ValueError(
-            f"config.json has tie_word_embeddings={_short(tied)} and says otherwise of its "
+            f"config.json has tie_word_embeddings={short(tied)} and says otherwise of its "
             "text_config"
         )
     return {**text, "model_type": "gemma3_text", "tie_word_embeddings": tied}
-
-
-def _read(hf: Mapping, kind: str, family: Family) -> dict:
-    """The keys of a family, each as given or its default; all others are checked."""
-    keys = dict(family.keys)
-    for key, value in hf.items():
-        name = "num_experts" if key == "num_local_experts" else key  # two names of one key
-        if name not in keys:
-            if key not in family.unread:
-                _check_unread(key, value, kind)
-            continue
-        if value is not None or not (keys[name] is None or name in _NULLABLE):
-            _check_value(name, value, key)
-        if name != key and hf.get(name, value) != value:
-            raise ValueError(f"config.json has {key}={value} and {name}={_short(hf[name])}")
-        keys[name] = value
-    return keys
-
-
-def _check_unread(key: str, value, kind: str) -> None:
-    """Raises ValueError for a key that is not read, unless it changes nothing."""
-    if key in IGNORED or _IGNORED.search(key) or value in NEUTRAL.get(key, (None,)):
-        return
-    if key == "quantization_config":
-        method = value.get("quant_method") if isinstance(value, Mapping) else value
-        raise ValueError(
-            f"config.json has a quantization_config ({_short(method)}); Seedpod reads weights "
-            "that are not quantized: take the model's bfloat16 repository"
-        )
-    if key in NEUTRAL or any(key in f.keys for f in FAMILIES.values()):
-        raise ValueError(
-            f"config.json of a {kind} model has {key}={_short(value)}, which Seedpod does not "
-            "compute"
-        )
-    raise ValueError(
-        f"config.json has a key that Seedpod does not know for a {kind} model, "
-        f"{key}={_short(value)}; take it out if it changes nothing"
-    )
-
-
-def _check_value(name: str, value, key: str) -> None:
-    """Raises ValueError for a value that is not of a key's type or range.
-
-    Args:
-      key: what the message calls it.
-    """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = number and isinstance(value, int)
-    if name in _SIZES:
-        most = 10_000 if name in ("num_hidden_layers", "num_experts") else 2**31
-        ok, what = whole and 1 <= value < most, f"a whole number in 1..{most - 1}"
-    elif name in _NUMBERS:
-        ok, what = number and 0 < value < _MOST, "a number above 0"
-    elif name == "rms_norm_eps":
-        ok, what = number and 0 <= value < _MOST, "a number from 0"
-    elif name == "max_window_layers":
-        ok, what = whole and value >= 0, "a whole number from 0"
-    elif name in _FLAGS:
-        ok, what = isinstance(value, bool), "true or false"
-    elif name in ("hidden_act", "hidden_activation"):
-        ok = isinstance(value, str) and value in ACTIVATION_NAMES
-        what = "one that Seedpod computes: " + ", ".join(ACTIVATION_NAMES)
-    elif name == "layer_types":
-        ok = isinstance(value, list) and all(isinstance(n, str) and n in LAYER_NAMES for n in value)
-        what = f"a list of {' and '.join(LAYER_NAMES)}"
-    else:
-        ok, what = isinstance(value, Mapping), "a JSON object"
-    if not ok:
-        raise ValueError(f"config.json has {key}={_short(value)}, which is not {what}")
-
-
-def _short(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _rope(keys: Mapping):
@@ -344,11 +122,11 @@ def _rope(keys: Mapping):
     for name, value in given.items():
         if name not in LAYER_NAMES:
             raise ValueError(
-                f"config.json has rope_parameters.{name}={_short(value)}, which is of no layers; "
+                f"config.json has rope_parameters.{name}={short(value)}, which is of no layers; "
                 f"give {' and '.join(LAYER_NAMES)}"
             )
         if value is not None:
-            _check_value("rope_parameters", value, f"rope_parameters.{name}")
+            check_value("rope_parameters", value, f"rope_parameters.{name}")
     full = {**(given.get("full_attention") or {}), **scaling}
     local = given.get("sliding_attention") or {}
     local_base, local_scaling = _turning(
@@ -372,7 +150,7 @@ def _turning(given: Mapping, where: str, base: float, keys: Mapping):
     kind = given.get("rope_type", given.get("type", "default"))
     if not isinstance(kind, str) or (kind != "default" and kind not in ROPE_KEYS):
         raise ValueError(
-            f"config.json scales rotary positions with {where}.rope_type={_short(kind)}; Seedpod "
+            f"config.json scales rotary positions with {where}.rope_type={short(kind)}; Seedpod "
             f"computes default, {', '.join(ROPE_KEYS)}"
         )
     names = ROPE_KEYS.get(kind, {})
@@ -383,10 +161,10 @@ def _turning(given: Mapping, where: str, base: float, keys: Mapping):
             continue
         if key != "rope_theta" and key not in names.values():
             raise ValueError(
-                f"config.json has {where}.{key}={_short(value)}, which Seedpod does not compute "
+                f"config.json has {where}.{key}={short(value)}, which Seedpod does not compute "
                 f"with rope_type={kind!r}"
             )
-        _check_value(key, value, f"{where}.{key}")
+        check_value(key, value, f"{where}.{key}")
     base = float(given.get("rope_theta", base))
     if kind == "default":
         return base, None
@@ -435,8 +213,9 @@ def _windows(keys: Mapping, kind: str, family: Family):
         return (), 0
     if not window:
         raise ValueError(
-            "config.json has layers of sliding_attention, and no sliding_window "
-            f"({_short(keys.get('sliding_window'))}) in use; see layer_types"
+            "config.json has layers of sliding_attention in its layer_types, and no window in use: "
+            f"sliding_window={short(keys.get('sliding_window'))}, "
+            f"use_sliding_window={short(keys.get('use_sliding_window'))}"
         )
     period = next(
         p for p in range(1, layers + 1) if all(kinds[i] == kinds[i % p] for i in range(layers))
@@ -465,8 +244,8 @@ def config_to_hf(config: TransformerConfig) -> dict:
         head_dim=c.head_dim,
         hidden_act=gate,
         max_position_embeddings=c.max_length,
-        rms_norm_eps=c.norm_eps,
-        rope_theta=c.rope_base,
+        rms_norm_eps=float(c.norm_eps),
+        rope_theta=float(c.rope_base),
         tie_word_embeddings=c.tie_embeddings,
     )
     if scaling := c.rope_scaling:
@@ -486,11 +265,11 @@ def config_to_hf(config: TransformerConfig) -> dict:
     if "hidden_activation" in family.keys:
         hf["hidden_activation"] = gate
         hf["query_pre_attn_scalar"] = query_scalar(c)
-        hf["final_logit_softcapping"] = c.logit_softcap or None
+        hf["final_logit_softcapping"] = float(c.logit_softcap) or None
         # Its mask of local layers is made even where there are none.
         hf["sliding_window"] = c.window or family.keys["sliding_window"]
     if "attn_logit_softcapping" in family.keys:
-        hf["attn_logit_softcapping"] = c.attention_softcap or None
+        hf["attn_logit_softcapping"] = float(c.attention_softcap) or None
     if "rope_local_base_freq" in family.keys:
         hf["rope_local_base_freq"] = c.local_rope_base or c.rope_base
     if c.num_experts:

@@ -56,7 +56,7 @@ def hf(name):
          r"rope_scaling.attention_factor=3"),
         ("llama2", dict(rope_scaling={"rope_type": "linear", "factor": 0}), r"factor=0"),
         ("llama2", dict(rope_parameters={"full_attention": {}}), r"rope_parameters.full_attention"),
-        ("qwen3", dict(use_sliding_window=False), r"layers of sliding_attention, and no sliding_w"),
+        ("qwen3", dict(use_sliding_window=False), r"no window in use: .*use_sliding_window=False"),
         ("qwen3", dict(head_dim=None), r"head_dim=None"),
         ("qwen3_moe", dict(use_sliding_window=True), r"use_sliding_window=True"),
         ("qwen3_moe", dict(num_experts=8, num_local_experts=4),
@@ -112,6 +112,12 @@ def test_what_changes_nothing_is_taken():
         mlp_bias=False, is_causal=True, unheard_of=None, attention_dropout=0.1, hidden_act="swish",
     )  # fmt: skip
     assert config_from_hf(hf("qwen2.5") | same) == plain
+    plain = config_from_hf(hf("qwen3_moe"))
+    same = dict(use_qk_norm=True, qkv_bias=False, sliding_window=4096, max_window_layers=1)
+    assert config_from_hf(hf("qwen3_moe") | same) == plain
+    for change in (dict(use_qk_norm=True), dict(qkv_bias=True), dict(sliding_window_size=8)):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            config_from_hf(hf("llama2") | change)
 
 
 def test_rope_scaling_comes_before_rope_parameters():

@@ -15,7 +15,8 @@ import numpy as np
 import open_weights as ow
 import pytest
 
-from model.hf_config import IGNORED, config_from_hf, config_to_hf
+from model.hf_config import config_from_hf, config_to_hf
+from model.hf_keys import IGNORED
 from model.pretrained import slices
 from model.transformer import Transformer
 
