@@ -68,7 +68,13 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
             f"num_attention_heads={heads} does not divide"
         )
     fields["num_kv_heads"] = fields["num_kv_heads"] or heads
-    fields["head_dim"] = fields["head_dim"] or keys["hidden_size"] // heads
+    if not fields["head_dim"]:
+        fields["head_dim"] = size = keys["hidden_size"] // heads
+        if size < 1 or size % 2:
+            raise ValueError(
+                f"config.json has hidden_size={keys['hidden_size']} and num_attention_heads={heads}"
+                f", which makes heads of {size}; rotary positions turn pairs"
+            )
     fields["activation"] = ACTIVATION_NAMES[fields["activation"]]
     fields["layer_pattern"], fields["window"] = _windows(keys, kind, family)
     fields["rope_base"], fields["rope_scaling"], local_base = _rope(keys)

@@ -80,8 +80,10 @@ def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> Transform
     head, table = "lm_head.weight", "model.embed_tokens.weight"
     if not config.tie_embeddings or not {head, table} <= set(reader.names):
         return config
-    same = np.array_equal(reader.read(head), reader.read(table))
-    return config if same else dataclasses.replace(config, tie_embeddings=False)
+    if np.array_equal(reader.read(head), reader.read(table)):
+        return config
+    console.print(f"{reader.where}: {head} differs from the embeddings: not tied", markup=False)
+    return dataclasses.replace(config, tie_embeddings=False)
 
 
 def _config(hf: dict, where) -> TransformerConfig:

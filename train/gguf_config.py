@@ -117,8 +117,10 @@ def _linear(kind: str, fields: Mapping) -> dict | None:
 
 def _llama3(factors: np.ndarray, base: float) -> dict:
     """Llama 3.1's settings, of which the file keeps what each frequency is divided by."""
-    scaling = RopeScaling("llama3", float(factors.max()))
     half = len(factors)
+    if not half or not isinstance(base, float) or not base > 0:
+        raise ValueError(f"{half} factors of rotary positions, and rope.freq_base={base!r:.60}")
+    scaling = RopeScaling("llama3", float(factors.max()))
     plain = base ** (-np.arange(half, dtype=np.float32) / half)
     if not np.allclose(plain / np.asarray(stretch(plain, scaling)), factors, rtol=1e-3):
         raise ValueError("rotary positions that are scaled otherwise than by Llama 3.1 and 3.2")

@@ -40,6 +40,7 @@ def hf(name):
         ("llama2", dict(rms_norm_eps=float("nan")), r"rms_norm_eps=nan"),
         ("llama2", dict(num_key_value_heads=3), r"num_key_value_heads=3 does not divide num_att"),
         ("llama2", dict(head_dim=7), r"head_dim=7"),
+        ("llama2", dict(head_dim=None, hidden_size=36), r"hidden_size=36 .*makes heads of 9"),
         ("llama2", dict(attention_bias=True), r"llama model has attention_bias=True"),
         ("llama2", dict(mlp_bias=True), r"mlp_bias=True"),
         ("llama2", dict(is_causal=None), r"is_causal=None"),
