@@ -92,7 +92,10 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
     try:
         return TransformerConfig(**fields, **family.settings)
     except ValueError as e:  # in config.json's names
-        message = re.sub(r"model\.(\w+)", lambda m: KEYS_OF.get(m[1], (m[1],))[-1], str(e))
+        names = {field: names[-1] for field, names in KEYS_OF.items()}
+        if "num_local_experts" in hf:
+            names["num_experts"] = "num_local_experts"
+        message = re.sub(r"model\.(\w+)", lambda m: names.get(m[1], m[1]), str(e))
         raise ValueError(f"config.json describes no model that Seedpod has: {message}") from e
 
 

@@ -62,11 +62,8 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
         found = sorted(p.name for p in directory.glob("*.gguf"))
         hint = f"; import its file: --from={directory / found[0]}" if found else ""
         raise ConfigError(f"{directory} holds no config.json{hint}")
-    try:
-        hf = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as e:  # not JSON, or not UTF-8
-        raise ConfigError(f"{path} is not JSON ({e}); download it again") from e
-    if isinstance(hf, dict) and "model_type" not in hf:
+    hf = json.loads(path.read_text())
+    if "model_type" not in hf:
         raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
     config = _config(hf, path)
     tokenizer = tokenizers.load(directory) if need_tokenizer else None
