@@ -19,7 +19,7 @@ from open_models import CONFIG, save_role
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from data.hf_tokenizer import HFTokenizer
-from model import hf_config
+from model import hf_config, pretrained
 from model.config import RopeScaling
 from model.heads import reward_model
 from model.rotary import stretch
@@ -170,6 +170,17 @@ def test_a_model_grown_here_is_exported_with_its_tokenizer(hf_dir, tmp_path):
     ids = render_prompt(tokenizer, messages).tolist()
     assert render_prompt(exported, messages).tolist() == ids
     assert (exported.stop_ids, exported.pad_id) == (tokenizer.stop_ids, tokenizer.pad_id)
+
+
+def test_a_weight_without_a_tensor_is_not_dropped(workdir, tmp_path, monkeypatch):
+    rows = pretrained.slices
+    others = lambda config: [s for s in rows(config) if s.path != ("layers", "key")]  # noqa: E731
+    monkeypatch.setattr(pretrained, "slices", others)
+    with pytest.raises(ConfigError, match="weight layers/key, for which a llama model has no tens"):
+        export.export_model(workdir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="--item=value_head is no model on its own"):
+        export.export_model(workdir, tmp_path / "out", "value_head")
 
 
 def test_a_mean_reward_is_not_exported(tmp_path):
