@@ -107,7 +107,11 @@ def read_dataset(path: str, span: Span | None, reading: Reading) -> Iterator[tup
     entries = json_file(epath.Path(path) / "state.json").get("_data_files")
     entries = entries if isinstance(entries, list) else []
     names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
-    if not names or len(names) < len(entries) or not all(isinstance(n, str) for n in names):
+    if (
+        not names
+        or len(names) < len(entries)
+        or not all(isinstance(n, str) and len(n) < 256 for n in names)
+    ):
         raise DataError(f"{path}/state.json names no data files; save the data set again")
     number = 0
     for name in names:

@@ -341,6 +341,9 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
         (tmp_path / "one/state.json").write_text(broken)
         with pytest.raises(DataError, match=r"state\.json is not readable"):
             read(path, "text")
+    (tmp_path / "one/state.json").write_text('{"_data_files": [{"filename": "a\\u0000\\ud800"}]}')
+    with pytest.raises(DataError, match="is no name of a file"):
+        read(path, "text")
     for broken in ("{}", '{"_data_files": 3}', '{"_data_files": ["a"]}', '{"_data_files": [{}]}'):
         (tmp_path / "one/state.json").write_text(broken)
         with pytest.raises(DataError, match=r"state\.json names no data files"):
