@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data.chat_template import REASONING
 from data.hf_tokenizer import HFTokenizer
 from data.templates import DataError
 from data.tokenizer import ASSISTANT, BOS, EOS, ROLES, Tokenizer
 
 # Fields of messages that our own format has no place for.
-_FOREIGN = ("tool_calls", "reasoning_content", "thinking", "reasoning")
+_FOREIGN = ("tool_calls", *REASONING)
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Mapping], tools: list | None = None):
@@ -31,13 +32,11 @@ def render(tokenizer: Tokenizer, messages: Sequence[Mapping], tools: list | None
 
     Raises:
       TemplateError, DataError: the format has no place for what the messages hold, or it cannot be
-        told which tokens a weight is of.
+        told which tokens are the assistant's.
     """
-    if isinstance(tokenizer, HFTokenizer):
-        ids, mask = tokenizer.render(messages, tools=tools)
-    else:
-        ids, mask = _render(tokenizer, messages, tools)
-    return ids, _weighted(mask, messages)
+    ids, authors = _render(tokenizer, messages, tools)
+    weights = [m.get("weight", 1.0) for m in messages]
+    return ids, np.array([*weights, 0.0], np.float32)[authors]  # the last is of author -1
 
 
 def render_prompt(
@@ -50,14 +49,17 @@ def render_prompt(
 
 
 def _render(tokenizer, messages, tools):
-    ids, mask = [BOS], [0.0]
+    """ids, and the number of the assistant's message that each is to be learned of, or -1."""
+    if isinstance(tokenizer, HFTokenizer):
+        return tokenizer.render(messages, tools)
+    ids, authors = [BOS], [-1]
     for number, message in enumerate(messages):
         _check(message, number, tools)
         text = tokenizer.encode(message["content"])
-        answer = float(message["role"] == "assistant")
+        author = number if message["role"] == "assistant" else -1
         ids += [ROLES[message["role"]], *text, EOS]
-        mask += [0.0] + [answer] * (len(text) + 1)
-    return np.array(ids, np.int32), np.array(mask, np.float32)
+        authors += [-1] + [author] * (len(text) + 1)
+    return np.array(ids, np.int32), np.array(authors, np.int32)
 
 
 def _check(message, number: int, tools) -> None:
@@ -71,18 +73,3 @@ def _check(message, number: int, tools) -> None:
             "whose template has one (python -m train.convert, --config.init_from.policy=WORKDIR)",
             "chat_format",
         )
-
-
-def _weighted(mask, messages):
-    """The mask with each answer's part, a run of ones, multiplied by its message's weight."""
-    weights = [m.get("weight", 1.0) for m in messages if m["role"] == "assistant"]
-    if all(weight == 1 for weight in weights):
-        return mask
-    number = np.cumsum(np.diff(mask > 0, prepend=False) & (mask > 0))
-    if len(mask) == 0 or number[-1] != len(weights):
-        raise DataError(
-            f"the chat template shows {len(weights)} answers as {int(number[-1])} pieces to learn "
-            "from, so it cannot be told which of them a 'weight' is of",
-            "chat_format",
-        )
-    return mask * np.append(np.float32(0), np.array(weights, np.float32))[number]

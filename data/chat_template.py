@@ -1,20 +1,24 @@
 """Chat templates of open models: Jinja programs that turn messages into text.
 
-`ChatTemplate.conversation` renders once and finds, in the same pass, which characters came from
-the messages (so that no text of theirs can pass for a control token) and which the model is to
-write. Both are marked by characters that no message holds, put around every message's content,
-and taken out again.
+A prompt is the template with its generation prompt, and nothing more. Of a whole conversation
+`ChatTemplate.conversation` also finds which text the assistant is to write: what `{% generation %}`
+blocks mark, where the template has them; else, for each of its messages, from where the prompt for
+it would have ended. The messages' text is tracked through the template (data/tracked_text.py), so
+what is rendered is exactly what `transformers` renders.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jinja2
-from jinja2 import ext, nodes, sandbox
+
+from data.template_sandbox import GENERATION, Sandbox, TooMuch
+from data.templates import DataError
+from data.tracked_text import Source, as_tracked, track
 
 # The turns of ChatML, for tokenizers that have no template (`python -m train.convert`).
 CHATML = (
@@ -24,50 +28,51 @@ CHATML = (
 )
 CHATML_MARKERS = ("<|im_start|>", "<|im_end|>")
 
-# Supplementary private use: characters that text hardly ever holds, and 65,534 to choose from.
-_PRIVATE = range(0xF0000, 0xFFFFE)
+# How a thought beside the content is called; templates read the first, gpt-oss' the second.
+REASONING = ("reasoning_content", "thinking", "reasoning")
+_TOOLS = Source(-1, "tools")
+WHAT_TO_TYPE = (
+    "Mark what the assistant writes with {% generation %} … {% endgeneration %} in a copy of the "
+    "template, and import the model with --chat_template=FILE"
+)
 
 
-class TemplateError(ValueError):
+class TemplateError(DataError):
     """A template that does not parse, refuses the messages, or hides which text is whose."""
+
+    def __init__(self, message):
+        super().__init__(message, "chat_template")
 
 
 class Rendered(NamedTuple):
     """A conversation as text.
 
     Attributes:
-      text: the whole. content: (start, end) of what came from messages, in characters.
-      responses: (start, end) of what the assistant writes, one a turn of its own, without the
-        token that ends the turn unless the template marks it ({% generation %}).
+      text: the whole. content: (start, end) of what came from messages and tools, in characters.
+      responses: (start, end) of what the assistant writes, without the token that ends the turn
+        unless the template marks it ({% generation %}); none of a prompt. authors: the message
+        that each response is of, by its number, -1 where nobody knows. limits: where the text of
+        another message begins after each.
       marked: the template has {% generation %} blocks, so `responses` are exact.
+      line: (place in the text) -> the template's line that wrote it, for errors.
     """
 
     text: str
     content: list[tuple[int, int]]
-    responses: list[tuple[int, int]]
-    marked: bool
+    responses: Sequence[tuple[int, int]] = ()
+    authors: Sequence[int] = ()
+    limits: Sequence[int | None] = ()
+    marked: bool = False
+    line: Callable[[int], str] = str
 
 
-class _Generation(ext.Extension):
-    """`{% generation %} … {% endgeneration %}`: what the assistant writes."""
+class _Page(NamedTuple):
+    """Text, its (start, end, Source), and (where a piece of it begins, line of Jinja's code)."""
 
-    tags = {"generation"}  # noqa: RUF012, Jinja's own form
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        call = self.call_method("_mark", [nodes.ContextReference()])
-        return nodes.CallBlock(call, [], [], body).set_lineno(line)
-
-    def _mark(self, context, caller):
-        opening, closing = context.get("generation_marks", ("", ""))
-        return opening + caller() + closing
-
-
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    text: str
+    spans: tuple
+    lines: list[tuple[int, int]]
+    parts: bool  # contents were given as lists of parts
 
 
 def _raise(message):
@@ -75,7 +80,7 @@ def _raise(message):
 
 
 class ChatTemplate:
-    """A compiled template, run in Jinja's sandbox: a template is code from elsewhere.
+    """A compiled template, run in a sandbox (data/template_sandbox.py).
 
     Args:
       source: Jinja text. variables: what it may name, such as bos_token.
@@ -85,149 +90,260 @@ class ChatTemplate:
 
     def __init__(self, source: str, variables: Mapping[str, str], date: str = ""):
         self.source, self._variables, self._date = source, dict(variables), date
-        environment = sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _tojson
-        environment.globals |= {"raise_exception": _raise, "strftime_now": self._strftime}
+        self._sandbox = Sandbox()
+        self._sandbox.globals |= {"raise_exception": _raise, "strftime_now": self._strftime}
         try:
-            self._template = environment.from_string(source)
-        except jinja2.TemplateError as e:
-            raise TemplateError(f"the chat template does not parse: {e}") from e
+            self._template = self._sandbox.compile_source(source)
+        except Exception as e:  # whatever Jinja or Python make of text that is no template
+            line = f" at line {e.lineno}" if isinstance(e, jinja2.TemplateSyntaxError) else ""
+            raise TemplateError(f"the chat template does not parse{line}: {_said(e)}") from e
 
     def _strftime(self, form: str) -> str:
         day = datetime.datetime.fromisoformat(self._date) if self._date else datetime.datetime.now()
         return day.strftime(form)
 
-    def text(self, messages, prompt: bool, marks=("", ""), tools=None) -> str:
+    def text(self, messages, prompt: bool, tools=None) -> str:
         """Messages as text; `prompt` ends it where the assistant is to go on.
 
         Raises:
           TemplateError: the template refuses them.
         """
-        try:
-            return self._template.render(
-                messages=[dict(m) for m in messages],
-                add_generation_prompt=prompt,
-                generation_marks=marks,
-                tools=tools,
-                documents=None,
-                **self._variables,
-            )
-        except (jinja2.TemplateError, TypeError) as e:
-            raise TemplateError(f"the model's chat template refuses these messages: {e}") from e
+        return self._page(messages, prompt, tools).text
 
-    def conversation(
-        self, messages: Sequence[Mapping], prompt: bool = False, tools: list | None = None
-    ) -> Rendered:
-        """Text, and which characters of it are whose.
+    def plain(self, messages: Sequence[Mapping], tools=None, prompt: bool = False) -> Rendered:
+        """A conversation as text; `prompt`: one that awaits an answer.
 
         Raises:
-          TemplateError: the template refuses the messages, changes what they say, or leaves it
-            open where an answer begins.
+          TemplateError: the template refuses the messages, or leaves one out that was to be read.
         """
-        marks = _unused(6, (m["content"] for m in messages))
-        marked, plain = [], [dict(m) for m in messages]
-        for message in plain:
-            core = message["content"].strip()  # a template may trim: marks stay inside that
-            before, after = message["content"].split(core, 1) if core else ("", message["content"])
-            pair = marks[:2] if message["role"] == "assistant" else marks[2:4]
-            marked.append(message | {"content": before + pair[0] + core + pair[1] + after})
-        raw = self.text(marked, prompt, marks[4:], tools)
-        text, found = _take_out(raw, marks)
-        if text != self.text(plain, prompt, tools=tools):
-            raise TemplateError(
-                "the model's chat template changes a message by what it says (it may look for tool "
-                "calls or thoughts), so that its text cannot be told from the template's"
-            )
-        others, generations = _pairs(found, *marks[2:4]), _pairs(found, *marks[4:])
-        answers = _answers([(mark == marks[0], at) for mark, at in found if mark in marks[:2]])
-        wanted = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        if len(answers) != len(wanted):
-            raise TemplateError(
-                f"the model's chat template wrote {len(answers)} of {len(wanted)} answers, so it "
-                "cannot be told which text is the assistant's"
-            )
-        content, responses = list(others), []
-        for i, (start, end) in zip(wanted, answers):
-            if generations and start is not None:
-                content.append((start, end))
-                continue
-            before = max((b for _, b in content if b <= end), default=0)
-            begin = self._answer_start(
-                text, plain[:i], before, end if start is None else start, tools
-            )
-            responses.append((begin, end))
-            content.append((begin if start is None else start, end))
-        if generations:
-            responses = generations
-        return Rendered(text, sorted(content), responses, bool(generations))
+        page = self._complete_page(messages, prompt, tools)
+        return Rendered(page.text, _content(page))
 
-    def _answer_start(self, text: str, before, after: int, limit: int, tools) -> int:
-        """Where the assistant's turn begins: where the prompt for it would have ended.
+    def conversation(self, messages: Sequence[Mapping], tools=None) -> Rendered:
+        """A whole conversation as text, and which of it is the assistant's.
 
-        Args:
-          before: the messages before it, whose text ends at `after`. limit: where it has begun.
+        Raises:
+          TemplateError: the template refuses the messages, leaves one out, or leaves it open where
+            an answer begins.
         """
-        prompt = self.text(before, True, tools=tools)
-        if text.startswith(prompt) and len(prompt) <= limit:
-            return len(prompt)
-        # Earlier turns may be shown otherwise than they were asked (thoughts are left out).
-        opening = prompt[len(_common(prompt, self.text(before, False, tools=tools))) :]
-        at = text.find(opening, after, limit) if opening else -1
-        if at < 0:
-            raise TemplateError(
-                "the model's chat template shows an answer otherwise than it asks for one, and has "
-                "no {% generation %} block: the tokens to learn from cannot be told"
+        page = self._complete_page(messages, False, tools)
+        line = functools.partial(self._line_at, page)
+        marked = [(a, b) for a, b, source in page.spans if source.field == GENERATION]
+        if marked:
+            authors = [_author(page, messages, span) for span in marked]
+            limits = [end for _, end in marked]
+            return Rendered(page.text, _content(page), marked, authors, limits, True, line)
+        authors = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        places = [self._place(page, messages, i) for i in authors]
+        starts = [
+            self._answer_start(page, messages, tools, i, place)
+            for i, place in zip(authors, places, strict=True)
+        ]
+        responses = [(start, end) for start, (_, end) in zip(starts, places, strict=True)]
+        limits = [
+            min((a for a, _, s in page.spans if a >= end and s.message != i), default=None)
+            for i, (_, end) in zip(authors, responses, strict=True)
+        ]
+        return Rendered(page.text, _content(page), responses, authors, limits, False, line)
+
+    # Rendering.
+
+    def _page(self, messages, prompt: bool, tools=None, parts: bool = False) -> _Page:
+        """What the template makes of messages; `parts` gives contents as lists of parts."""
+        shown = [_shown(i, message, parts) for i, message in enumerate(messages)]
+        pieces, lines, length = [], [], 0
+        size = sum(400 + len(str(m)) for m in messages) + len(str(tools or ""))
+        try:
+            self._sandbox.begin(size)
+            context = self._template.new_context(
+                dict(
+                    self._variables,
+                    messages=shown,
+                    tools=track(tools, _TOOLS) if tools else None,
+                    documents=None,
+                    add_generation_prompt=prompt,
+                )
             )
-        return at + len(opening)
+            stream = self._template.root_render_func(context)
+            for piece in stream:
+                lines.append((length, stream.gi_frame.f_lineno))
+                pieces.append(piece)
+                length += len(piece)
+                self._sandbox.fits(length)
+            whole = as_tracked(self._sandbox.concat(pieces))
+        except Exception as e:  # a template is a program: anything may come out of it
+            line = self._line_of_error(e)
+            where = f" at its line {line}" if line else ""
+            raise TemplateError(
+                f"the model's chat template refuses these messages{where}: {_said(e)}"
+            ) from e
+        return _Page(str.__str__(whole), whole._spans, lines, parts)
+
+    def _line_of_error(self, error) -> int:
+        line, trace = 0, error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == "<template>":
+                line = self._template.get_corresponding_lineno(trace.tb_lineno)
+            trace = trace.tb_next
+        return line
+
+    def _line_at(self, page: _Page, place: int) -> str:
+        """The template's line that wrote a place of the text, and what it says."""
+        code = next((line for at, line in reversed(page.lines) if at <= place), 0)
+        number = self._template.get_corresponding_lineno(code)
+        lines = self.source.splitlines()[number - 1 : number] or [""]
+        return f"line {number} of the model's chat template ({lines[0].strip()[:60]})"
+
+    def _complete_page(self, messages, prompt: bool, tools) -> _Page:
+        """A page on which all that the messages say is seen.
+
+        Templates for pictures take lists of parts alone, and write nothing of a plain text.
+        """
+        try:
+            page = self._page(messages, prompt, tools)
+            missing = self._missing(page, messages, prompt, tools)
+        except TemplateError as e:
+            page, missing = None, e
+        if missing is None:
+            return page
+        if isinstance(missing.__cause__, TooMuch):
+            raise missing
+        try:
+            page = self._page(messages, prompt, tools, parts=True)
+            if self._missing(page, messages, prompt, tools) is None:
+                return page
+        except TemplateError:
+            pass
+        raise missing
+
+    def _missing(self, page: _Page, messages, prompt: bool, tools) -> TemplateError | None:
+        """That the text does not depend on something that a message says, if so."""
+        seen = {source for _, _, source in page.spans}
+
+        def depends(i, **changed):
+            other = [*messages[:i], messages[i] | changed, *messages[i + 1 :]]
+            try:
+                return self._page(other, prompt, tools, page.parts).text != page.text
+            except TemplateError:
+                return True
+
+        def no_place(what, where):
+            return TemplateError(
+                f"the model's chat template has no place for {what}{where}, so that it would be "
+                "lost. Leave it out of the data, or import the model with --chat_template=FILE, a "
+                "template that has one"
+            )
+
+        if tools and _TOOLS not in seen:
+            return no_place("the record's tools", "")
+        for i, message in enumerate(messages):
+            role, content = message["role"], message["content"]
+            where = f" (messages[{i}])"
+            answer = role == "assistant"
+            if answer and prompt:
+                continue  # templates may leave out of the past what they like
+            unseen = content.strip() and Source(i, "content") not in seen
+            if unseen and not depends(i, content=content + " again"):
+                return no_place(f"{'an' if answer else 'a'} {role} message", where)
+            if message.get("tool_calls") and Source(i, "tool_calls") not in seen:
+                return no_place("tool calls", where)
+            if (reasoning(message) or "").strip() and Source(i, "reasoning") not in seen:
+                # Thoughts of the past may be left out, if they are shown while they are new.
+                new = self._page(messages[: i + 1], False, tools, page.parts)
+                if Source(i, "reasoning") not in {source for _, _, source in new.spans}:
+                    return no_place("a message's reasoning", where)
+        return None
+
+    # Which text is the assistant's.
+
+    def _place(self, page: _Page, messages, i: int) -> tuple[int, int]:
+        """(start, end) of what the template wrote of message i."""
+        own = [(a, b) for a, b, s in page.spans if s.message == i and s.field != GENERATION]
+        if not own:
+            raise TemplateError(
+                f"the model's chat template changes what the assistant says in messages[{i}], or "
+                f"writes nothing of it, so the tokens to learn from cannot be told. {WHAT_TO_TYPE}"
+            )
+        start, end = min(own)[0], max(b for _, b in own)
+        between = [s for a, b, s in page.spans if s.message != i and start <= a < b <= end]
+        if any(source.field != GENERATION for source in between):
+            raise TemplateError(
+                f"{self._line_at(page, start)} writes the answer of messages[{i}] together with "
+                f"other messages, so the tokens to learn from cannot be told. {WHAT_TO_TYPE}"
+            )
+        return start, end
+
+    def _answer_start(self, page: _Page, messages, tools, i: int, place) -> int:
+        """Where answer i begins: where the prompt for it would have ended."""
+        start, _ = place
+        try:
+            prompt = self._page(messages[:i], True, tools, page.parts)
+        except TemplateError:
+            return start  # nothing is asked in this way: what it says itself is the answer
+        if page.text.startswith(prompt.text) and len(prompt.text) <= start:
+            return len(prompt.text)
+        # Earlier turns are shown otherwise than they were asked: thoughts are left out, say. What
+        # stands before the answer is compared with what would stand before it when it is asked.
+        before = max((b for _, b, s in page.spans if b <= start and s.message != i), default=0)
+        header = page.text[before:start]
+        asked = prompt.text[max((b for _, b, _ in prompt.spans), default=0) :]
+        same = next((n for n, (x, y) in enumerate(zip(header, asked)) if x != y), None)
+        same = min(len(header), len(asked)) if same is None else same
+        if same == len(asked):
+            return before + same
+        if same < len(header):  # of a sign that they share the beginning of, they share nothing
+            same = 1 + max(header.rfind(c, 0, same) for c in "\n>]|")
+        if header.strip() and not header[:same].strip():
+            raise TemplateError(
+                f"{self._line_at(page, start)} shows an answer otherwise than it asks for one "
+                f"(after {header[-40:]!r}, and not {asked[-40:]!r}), so the tokens to learn from "
+                f"cannot be told. {WHAT_TO_TYPE}"
+            )
+        # It asks for more than it shows (a thought is opened): the answer begins at its own place,
+        # which for a tool call is the sign that the template puts before it.
+        first = min((a, s.field) for a, _, s in page.spans if s.message == i)[1]
+        return start if first == "content" else before + same
 
 
-def _unused(count: int, texts) -> list[str]:
-    """Characters that stand in none of the texts."""
-    present = set().union(*map(set, texts))
-    return [c for c in map(chr, _PRIVATE[: count + len(present)]) if c not in present][:count]
+def reasoning(message: Mapping) -> str | None:
+    """The thought beside a message's content; None if there is none."""
+    return next((message[key] for key in REASONING if message.get(key) is not None), None)
 
 
-def _take_out(text: str, marks):
-    """The text without marks, and [(mark, where it stood)] in order."""
-    kept, found, length = [], [], 0
-    for c in text:
-        if c in marks:
-            found.append((c, length))
-        else:
-            kept.append(c)
-            length += 1
-    return "".join(kept), found
+def _shown(i: int, message: Mapping, parts: bool) -> dict:
+    """Message i as the template sees it, its text tracked."""
+    shown = {}
+    for key, value in message.items():
+        field = "reasoning" if key in REASONING else key
+        if key not in ("role", "weight"):
+            shown[key] = track(value, Source(i, field))
+    if parts:
+        shown["content"] = [{"type": "text", "text": shown["content"]}]
+    if (thought := reasoning(message)) is not None:
+        thought = track(thought, Source(i, "reasoning"))
+        shown = {"thinking": thought} | shown | {"reasoning_content": thought}
+    return {"role": message["role"]} | shown
 
 
-def _pairs(found, opening: str, closing: str):
-    """(start, end) of each opening mark with the closing one that follows it."""
-    places = [(mark, at) for mark, at in found if mark in (opening, closing)]
-    if [mark for mark, _ in places] != [opening, closing] * (len(places) // 2):
-        raise TemplateError(
-            "the model's chat template takes a message apart, so that its text cannot be told from "
-            "the template's"
-        )
-    return [(a, b) for (_, a), (_, b) in zip(places[::2], places[1::2])]
+def _content(page: _Page) -> list[tuple[int, int]]:
+    return sorted({(a, b) for a, b, s in page.spans if s.field != GENERATION})
 
 
-def _answers(places):
-    """(start or None, end) of each answer. A template that parts thoughts from an answer may lose
-    the mark before them; the one after the answer must be there.
+def _author(page: _Page, messages, span) -> int:
+    """The message that a {% generation %} block is of: the assistant's that it has most of, or the
+    one last shown before it."""
+    start, end = span
+    of = [(a, b, s.message) for a, b, s in page.spans if s.field != GENERATION and s.message >= 0]
+    of = [(a, b, i) for a, b, i in of if messages[i]["role"] == "assistant"]
+    inside = [(min(b, end) - max(a, start), i) for a, b, i in of if a <= end and start <= b]
+    if inside:
+        return max(inside)[1]
+    before = [i for _, b, i in of if b <= start]
+    after = [i for a, _, i in of if a >= end]
+    return max(before, default=min(after, default=-1))
 
-    Args:
-      places: [(whether the mark opens, where it stood)] in order.
-    """
-    found, start = [], None
-    for opens, at in places:
-        if not opens:
-            found.append((start, at))
-        start = at if opens else None
-    return found
 
-
-def _common(a: str, b: str) -> str:
-    """The longest common beginning."""
-    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    return a[:n]
+def _said(error: Exception) -> str:
+    """A line of what an error says."""
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # that names Jinja's code
+    return next(iter(said.splitlines()), "") or type(error).__name__

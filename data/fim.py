@@ -7,8 +7,8 @@ both sides (Bavarian et al. 2022, arXiv:2207.14255).
 The first is prefix-suffix-middle, the second suffix-prefix-middle in the paper's second variant,
 which begins like the first (StarCoder and Megatron-LM write the same). Cuts are between characters,
 each place as likely as another, so that a word may be cut in two as a cursor does; the parts are
-tokenized alone. The loss counts all three parts and <eos>, but not the signs: nobody asks a model
-to write them.
+tokenized alone, without the space that some tokenizers put before a text. The loss counts all three
+parts and <eos>, but not the signs: nobody asks a model to write them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def cut(text: str, rate: float, suffix_first: float) -> Parts | None:
 def encode(parts: Parts, tokenizer) -> tuple[list[int], list[int]]:
     """(ids, those positions among them that are signs) of what stands between <bos> and <eos>."""
     pre, suf, mid = tokenizer.fim_ids
-    prefix, middle, suffix = (tokenizer.encode(part) for part in parts[:3])
+    prefix = tokenizer.encode(parts.prefix)
+    middle, suffix = (tokenizer.encode_further(part) for part in (parts.middle, parts.suffix))
     if parts.suffix_first:
         ids = [pre, suf, *suffix, mid, *prefix, *middle]
         return ids, [0, 1, 2 + len(suffix)]

@@ -7,16 +7,21 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tokenizers
 from etils import epath
 
-from data.chat_template import CHATML, CHATML_MARKERS, ChatTemplate, TemplateError
+from data.chat_template import (
+    CHATML,
+    CHATML_MARKERS,
+    WHAT_TO_TYPE,
+    ChatTemplate,
+    TemplateError,
+)
+from data.text_encoder import Encoder
 from data.tokenizer import Tokenizer
 
 # What a directory may hold of a tokenizer; the first it must.
@@ -29,7 +34,7 @@ FILES = (
 )
 # Our key in tokenizer_config.json: the day that a template's strftime_now tells.
 DATE = "seedpod_date"
-_SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+_SPECIAL_NAMES = tuple(f"{n}_token" for n in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"))
 # How models' makers call the signs of fill in the middle.
 _FIM_NAMES = ("<fim_{}>", "<|fim_{}|>")
 _PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -53,22 +58,20 @@ class HFTokenizer(Tokenizer):
         self.kind, self.files, self.where = "hf", dict(files), where
         config = self._json("tokenizer_config.json")
         self._tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = {t.content: i for i, t in added.items() if t.special}
         self.special = self._special_tokens(config)
         for text in self.special.values():  # named ones are special whatever the file says
             if (index := self._tokenizer.token_to_id(text)) is not None:
+                if text not in self._special_ids:
+                    self._tokenizer.add_special_tokens([text])
                 self._special_ids[text] = index
         self._control = set(self._special_ids.values())
-        self._pattern = re.compile(
-            "|".join(map(re.escape, sorted(self._special_ids, key=len, reverse=True)))
-        )
         self.token_bytes = _token_bytes(self._tokenizer, self._control)
-        self.template = None
-        if source := self._template_source(config):
-            self.template = ChatTemplate(source, self.special, config.get(DATE, ""))
+        self.template, self.tool_template = (
+            ChatTemplate(source, self.special, config.get(DATE, "")) if source else None
+            for source in self._template_sources(config)
+        )
         self._set_ids()
         for name in _FIM_NAMES:
             ids = [self.token_id(name.format(part)) for part in ("prefix", "suffix", "middle")]
@@ -105,13 +108,15 @@ class HFTokenizer(Tokenizer):
                 named[name] = value
         return named
 
-    def _template_source(self, config) -> str:
+    def _template_sources(self, config) -> tuple[str, str]:
+        """The template, and the one for records with tools if that is another."""
         if "chat_template.jinja" in self.files:
-            return self.files["chat_template.jinja"].decode()
+            return self.files["chat_template.jinja"].decode(), ""
         source = config.get("chat_template") or ""
         if isinstance(source, list):  # several by name
-            source = {t["name"]: t["template"] for t in source}.get("default", "")
-        return source
+            named = {t["name"]: t["template"] for t in source}
+            return named.get("default", ""), named.get("tool_use", "")
+        return source, ""
 
     def _set_ids(self) -> None:
         """The ids of the interface: bos before a document, eos after it, what stops an answer."""
@@ -119,6 +124,7 @@ class HFTokenizer(Tokenizer):
         inside = self._tokenizer.encode("a", add_special_tokens=False).ids
         at = next((i for i in range(len(one)) if one[i : i + len(inside)] == inside), 0)
         self.prefix = tuple(one[:at])
+        self._encoder = Encoder(self._tokenizer, self._special_ids)
         generation = self._json("generation_config.json")
         stops = generation.get("eos_token_id")
         stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
@@ -139,7 +145,7 @@ class HFTokenizer(Tokenizer):
         if self.template is None:
             return []
         try:
-            seen = self.template.conversation(_PROBE)
+            seen = self.template.plain(_PROBE)
         except TemplateError:
             return []  # what it cannot show of two plain turns is said when it is used
         after = seen.text[seen.content[-1][1] :].lstrip()
@@ -153,23 +159,17 @@ class HFTokenizer(Tokenizer):
     def token_of(self, index: int) -> str:
         return self._tokenizer.id_to_token(index)
 
-    def _encode(self, text: str, parse: bool):
-        self._tokenizer.encode_special_tokens = not parse
-        return self._tokenizer.encode(text, add_special_tokens=False)
-
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; special ids never come out of it.
 
         Tokens that the model's makers added without making them special (`<think>`) do.
         """
         text.encode()  # a lone surrogate raises here, as it does with our own
-        ids = self._encode(text, parse=False).ids
-        if not self._control.isdisjoint(ids):  # special by tokenizer_config.json alone
-            raise ValueError(
-                f"{self.where}: the text holds a control token that is not marked in "
-                'tokenizer.json; set "special": true there, on its added_tokens'
-            )
-        return ids
+        return self._encoder.text(text)
+
+    def encode_further(self, text: str) -> list[int]:
+        text.encode()
+        return self._encoder.further(text)
 
     def decode(self, ids) -> str:
         """Text of ids; special ids are dropped."""
@@ -177,93 +177,66 @@ class HFTokenizer(Tokenizer):
 
     # Conversations.
 
-    def render(self, messages: Sequence[Mapping], prompt: bool = False, tools: list | None = None):
-        """A whole conversation -> (ids [n] int32, loss mask [n] float32), by the chat template.
+    def render(self, messages: Sequence[Mapping], tools=None):
+        """A whole conversation, by the chat template.
+
+        Returns:
+          (ids [n] int32, authors [n] int32): which message each token is to be learned of, by its
+          number; -1 for what the assistant does not write.
 
         Raises:
-          TemplateError: there is no template, or which tokens are the assistant's cannot be told.
+          TemplateError: there is no template, it has no place for what the messages say, or which
+            tokens are the assistant's cannot be told.
         """
-        seen = self._template().conversation(messages, prompt, tools)
-        responses = [self._with_end(seen, span) for span in seen.responses]
-        ids, mask = self._tokens(seen, responses)
-        return np.array(ids, np.int32), np.array(mask, np.float32)
+        seen = self._template(tools).conversation(messages, tools)
+        responses = [self._with_end(seen, n) for n in range(len(seen.responses))]
+        last = [r[0] for r, i in zip(responses, seen.authors, strict=True) if i == seen.authors[-1]]
+        tokens = self._encoder.page(seen.text, seen.content, min(last, default=None))
+        authors = np.full(len(tokens.ids), -1, np.int32)
+        begins, ends = np.array(tokens.offsets, np.int64).reshape(-1, 2).T
+        for (start, end), author in zip(responses, seen.authors, strict=True):
+            found = np.flatnonzero((begins < end) & (ends > start))
+            # A token across the start goes with the answer if all that it has of the prompt is
+            # spaces, and is not learned otherwise.
+            if len(found) and (prompt := seen.text[begins[found[0]] : start]):
+                special = tokens.ids[found[0]] in self._control
+                found = found[1:] if special or prompt.strip(" ") else found
+            authors[found] = author
+        return np.array(tokens.ids, np.int32), authors
 
-    def render_prompt(self, messages: Sequence[Mapping], tools: list | None = None) -> np.ndarray:
-        """A conversation that awaits an answer -> ids that end where it begins, [n] int32."""
-        return self.render(messages, True, tools)[0]
+    def render_prompt(self, messages: Sequence[Mapping], tools=None) -> np.ndarray:
+        """A conversation that awaits an answer -> ids that end where it begins, [n] int32.
 
-    def _template(self) -> ChatTemplate:
+        They are those of `transformers`, but that the text of a special token in a message is text.
+        """
+        seen = self._template(tools).plain(messages, tools, prompt=True)
+        return np.array(self._encoder.page(seen.text, seen.content).ids, np.int32)
+
+    def _template(self, tools=None) -> ChatTemplate:
         if self.template is None:
             raise TemplateError(
                 f"{self.where} has no chat template, so conversations have no form; import the "
                 "model with --chat_template=chatml (or a Jinja file)"
             )
-        return self.template
+        return self.tool_template if tools and self.tool_template else self.template
 
-    def _with_end(self, seen, span):
-        """A response through the token that ends the turn."""
-        start, end = span
+    def _with_end(self, seen, n: int):
+        """Response n through the token that ends the turn."""
+        start, end = seen.responses[n]
         if seen.marked:
             return start, end
-        rest = seen.text[end:]
-        space = len(rest) - len(rest.lstrip())
+        rest = seen.text[end : seen.limits[n]]
         stops = [t for t, i in self._special_ids.items() if i in self.stop_ids]
-        stops = [t for t in stops if rest.startswith(t, space)]
-        if not stops:
+        ends = [(at, -len(t), at + len(t)) for t in stops if (at := rest.find(t)) >= 0]
+        if not ends and n + 1 < len(seen.responses):
+            return start, end  # of the past: the last answer shows how to stop
+        if not ends:
             raise TemplateError(
-                "the model's chat template ends an answer with no token that stops generation "
-                f"(those are {', '.join(map(str, self.stop_ids))}), so the model could not learn "
-                "to stop"
+                f"{seen.line(end)} ends an answer with no token that stops generation (those are "
+                f"{', '.join(map(str, self.stop_ids))}), so the model could not learn to stop. "
+                f"{WHAT_TO_TYPE}"
             )
-        return start, end + space + len(max(stops, key=len))
-
-    def _tokens(self, seen, responses):
-        """Ids of a rendered conversation and the mask of its responses.
-
-        As one text where that is safe, as the model's makers tokenize; in parts where a message
-        holds the text of a special token, or where an answer changes the tokens before it, which
-        would then be others than those it is sampled after.
-        """
-        inside = np.zeros(len(seen.text), bool)  # what came from messages
-        for start, end in seen.content:
-            inside[start:end] = True
-        if not any(inside[slice(*m.span())].any() for m in self._pattern.finditer(seen.text)):
-            encoding = self._encode(seen.text, parse=True)
-            mask = _covered(encoding.offsets, responses)
-            if mask is not None and all(self._opens(seen, encoding.ids, a) for a, _ in responses):
-                return encoding.ids, mask
-        ids, mask = [], []
-        specials, at = [], 0
-        while found := self._pattern.search(seen.text, at):
-            written = not inside[slice(*found.span())].any()  # by the template
-            if written:
-                specials.append(found.span())
-            at = found.end() if written else found.start() + 1
-        edges = {0, len(seen.text)} | {e for span in [*specials, *responses] for e in span}
-        for span in itertools.pairwise(sorted(edges)):
-            text = seen.text[slice(*span)]
-            special = span in specials
-            part = [self._special_ids[text]] if special else self._encode(text, parse=False).ids
-            answered = any(a <= span[0] and span[1] <= b for a, b in responses)
-            ids += part
-            mask += [float(answered)] * len(part)
-        return ids, mask
-
-    def _opens(self, seen, ids, start: int) -> bool:
-        """Whether the text before a response has the tokens that it has as a prompt."""
-        prompt = self._encode(seen.text[:start], parse=True).ids
-        return ids[: len(prompt)] == prompt
-
-
-def _covered(offsets, responses):
-    """The mask of tokens inside the responses; None if one stands across an edge."""
-    mask = []
-    for start, end in offsets:
-        inside = any(a <= start and end <= b for a, b in responses)
-        if not inside and any(start < b and a < end for a, b in responses):
-            return None
-        mask.append(float(inside))
-    return mask
+        return start, end + min(ends)[-1]
 
 
 def byte_alphabet() -> dict[str, int]:

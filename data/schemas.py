@@ -18,6 +18,7 @@ multiplies its messages'.
 """
 
 import contextlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -121,7 +122,12 @@ def _with_system(record, templates, messages):
 
 def _tools(record, templates):
     old = record.get("functions")
-    if isinstance(old, list) and old and "functions" not in record.read:
+    if (
+        isinstance(old, list)
+        and old
+        and isinstance(old[0], dict)
+        and "functions" not in record.read
+    ):
         raise DataError("'functions' is the old form of 'tools'; name it so", "old_form")
     tools = objects_of(_optional(record, templates, "tools"), "tools")
     return {"tools": tools} if tools else {}
@@ -148,11 +154,9 @@ def _unweighted(messages, record):
 
 
 def _holds_messages(record, templates):
-    if {"prompt", "response"} & set(templates):
+    if {"prompt", "response"} & set(templates) or not has(record, templates, "messages"):
         return False
-    return has(record, templates, "messages") and not _is_blank(
-        record, templates, "messages", "prompt"
-    )
+    return not _is_blank(record, templates, "messages", "prompt")
 
 
 def _is_blank(record, templates, name, other):
@@ -215,7 +219,9 @@ def _prompt_example(record, templates):
     if "answer" in templates:
         answer["answer"] = text_of(value_of(record, templates, "answer"), "answer")
     elif is_number(value := record.get("answer")) or (isinstance(value, str) and value.strip()):
-        answer["answer"] = str(record["answer"])
+        if value != value or value in (math.inf, -math.inf):
+            raise wrong_type("answer", "a finite number or a text", value)
+        answer["answer"] = text_of(str(record["answer"]), "answer")
     messages = _with_system(record, templates, _unweighted(messages, record))
     return {"messages": messages} | answer | _tools(record, templates)
 

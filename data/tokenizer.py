@@ -116,6 +116,10 @@ class Tokenizer:
                     ids += self._sp.encode(line)
         return ids
 
+    def encode_further(self, text: str) -> list[int]:
+        """Ids of text that goes on where other text ended."""
+        return self.encode(text)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special ids are dropped, and bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")

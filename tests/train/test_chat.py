@@ -1,14 +1,17 @@
 """Talking to a checkpoint."""
 
+import dataclasses
 import io
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import open_tokenizers
 import pytest
 
 from data.chat import render_prompt
+from data.hf_tokenizer import HFTokenizer
 from data.tokenizer import EOS, NEVER_SAMPLED, Tokenizer
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
@@ -78,11 +81,26 @@ def test_what_cannot_fit_is_said_and_forgets_nothing(params):
         talk.ask("x" * 60)
     assert len(talk.messages) == 2
     with pytest.raises(ValueError, match="--max_new_tokens=60 leaves no room"):
-        chat.Chat(MODEL, params, TOKENIZER, SAMPLING._replace(max_new_tokens=60))
+        chat.Chat(MODEL, params, TOKENIZER, dataclasses.replace(SAMPLING, max_new_tokens=60))
+
+
+def test_templates_that_forget_thoughts_are_asked_more_than_once(params):
+    template = (
+        "{% for m in messages %}{{ m.role ~ ':' ~ m.content.split('</think>')[-1] ~ '\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}assistant:<think>{% endif %}"
+    )
+    tokenizer = HFTokenizer(open_tokenizers.files(template))
+    talk = chat.Chat(MODEL, params, tokenizer, SAMPLING)
+    talk.messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "greet</think>yes"},
+    ]
+    _, ids = talk._fit("And")
+    assert tokenizer.decode(ids) == "user:Hello\nassistant:yes\nuser:And\nassistant:<think>"
 
 
 def test_every_turn_has_a_key_of_its_own(params):
-    sampling = SAMPLING._replace(temperature=1.0)
+    sampling = dataclasses.replace(SAMPLING, temperature=1.0)
 
     def two_turns(seed):
         talk = chat.Chat(MODEL, params, TOKENIZER, sampling, seed)

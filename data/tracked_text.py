@@ -1,0 +1,196 @@
+"""Text that remembers which of its characters came from where.
+
+A chat template cuts, trims and joins what messages say. `Tracked` is a str that a template cannot
+tell from any other, and whose methods carry along the spans of what came from a message; so the
+rendered text is exactly what it would be without it, and says whose every character is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Source(NamedTuple):
+    """Where characters came from: a field of a message, by its number."""
+
+    message: int
+    field: str
+
+
+class Tracked(str):
+    """Text and [(start, end, Source)] of the parts that came from somewhere; spans may overlap, and
+    an empty one marks the place of an empty text. Names begin with _ where the sandbox is to hide
+    them."""
+
+    __slots__ = ("_spans",)
+
+    def __new__(cls, text: str, spans=()):
+        self = super().__new__(cls, text)
+        self._spans = tuple(spans)
+        return self
+
+    def __str__(self):
+        return self
+
+    def _cut(self, start: int, end: int) -> Tracked:
+        end, kept = max(start, end), []
+        for a, b, source in self._spans:
+            low, high = max(a, start), min(b, end)
+            if low < high or (low == high and (a == b or start == end)):
+                kept.append((low - start, high - start, source))
+        return Tracked(super().__getitem__(slice(start, end)), kept)
+
+    def _located(self, pieces, sep: str | None):
+        """Pieces of this text, `sep` or white space (None) between them."""
+        found, at = [], 0
+        for piece in pieces:
+            at = self.find(piece, at) if sep is None else at
+            found.append(self._cut(at, at + len(piece)))
+            at += len(piece) + len(sep or "")
+        return found
+
+    def _like(self, text: str) -> Tracked:
+        """Another text made of this one: character by character, or as a whole."""
+        return Tracked(text, self._spans) if len(text) == len(self) else smear(text, sources(self))
+
+    def __getitem__(self, key):
+        if not isinstance(key, slice):
+            at = range(len(self))[key]
+            return self._cut(at, at + 1)
+        start, end, step = key.indices(len(self))
+        if step == 1:
+            return self._cut(start, end)
+        return concat(self._cut(i, i + 1) for i in range(start, end, step))
+
+    def __iter__(self):
+        return (self._cut(i, i + 1) for i in range(len(self)))
+
+    def __add__(self, other):
+        return concat([self, other]) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other):
+        return concat([other, self]) if isinstance(other, str) else NotImplemented
+
+    def __mul__(self, count):
+        return concat([self] * count)
+
+    __rmul__ = __mul__
+
+    def strip(self, chars=None):
+        return self.lstrip(chars).rstrip(chars)
+
+    def lstrip(self, chars=None):
+        return self._cut(len(self) - len(super().lstrip(chars)), len(self))
+
+    def rstrip(self, chars=None):
+        return self._cut(0, len(super().rstrip(chars)))
+
+    def removeprefix(self, prefix):
+        return self._cut(len(self) - len(super().removeprefix(prefix)), len(self))
+
+    def removesuffix(self, suffix):
+        return self._cut(0, len(super().removesuffix(suffix)))
+
+    def split(self, sep=None, maxsplit=-1):
+        return self._located(super().split(sep, maxsplit), sep)
+
+    def rsplit(self, sep=None, maxsplit=-1):
+        return self._located(super().rsplit(sep, maxsplit), sep)
+
+    def partition(self, sep):
+        return tuple(self._located(super().partition(sep), ""))
+
+    def rpartition(self, sep):
+        return tuple(self._located(super().rpartition(sep), ""))
+
+    def splitlines(self, keepends=False):
+        lines = self._located(super().splitlines(True), "")
+        return lines if keepends else [x._cut(0, len("".join(str.splitlines(x)))) for x in lines]
+
+    def join(self, items):
+        parts = []
+        for item in items:
+            if not isinstance(item, str):
+                raise TypeError(f"expected text to join, not {type(item).__name__}")
+            parts += [self, item]
+        return concat(parts[1:])
+
+    def replace(self, old, new, count=-1):
+        if not old:
+            return smear(super().replace(old, new, count), sources(self) | sources(new))
+        if not self._spans and not sources(new):
+            return Tracked(super().replace(old, new, count))
+        return Tracked.join(as_tracked(new), self.split(old, count))
+
+    def upper(self):
+        return self._like(super().upper())
+
+    def lower(self):
+        return self._like(super().lower())
+
+    def capitalize(self):
+        return self._like(super().capitalize())
+
+    def casefold(self):
+        return self._like(super().casefold())
+
+    def swapcase(self):
+        return self._like(super().swapcase())
+
+    def title(self):
+        return self._like(super().title())
+
+    def center(self, *args):
+        return self._like(super().center(*args))
+
+    def ljust(self, *args):
+        return self._like(super().ljust(*args))
+
+    def rjust(self, *args):
+        return self._like(super().rjust(*args))
+
+    def zfill(self, *args):
+        return self._like(super().zfill(*args))
+
+    def expandtabs(self, *args, **kwargs):
+        return self._like(super().expandtabs(*args, **kwargs))
+
+
+def as_tracked(text: str) -> Tracked:
+    return text if isinstance(text, Tracked) else Tracked(text)
+
+
+def sources(text: str) -> set[Source]:
+    """All that a text came from."""
+    return {source for _, _, source in text._spans} if isinstance(text, Tracked) else set()
+
+
+def smear(text: str, found: Iterable[Source]) -> Tracked:
+    """A text as coming from all of these as a whole, where nobody knows which part from which."""
+    return Tracked(text, [(0, len(text), source) for source in sorted(found)])
+
+
+def concat(parts: Iterable[str]) -> Tracked:
+    parts = list(parts)
+    spans, at = [], 0
+    for part in parts:
+        if isinstance(part, Tracked):
+            for a, b, source in part._spans:
+                a, b = a + at, b + at
+                if spans and spans[-1][1:] == (a, source):  # goes on where the last one ended
+                    a = spans.pop()[0]
+                spans.append((a, b, source))
+        at += len(part)
+    return Tracked("".join(parts), spans)
+
+
+def track(value, source: Source):
+    """A value of JSON in which every text is tracked."""
+    if isinstance(value, str):
+        return Tracked(value, [(0, len(value), source)])
+    if isinstance(value, dict):
+        return {track(k, source): track(v, source) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [track(item, source) for item in value]
+    return value

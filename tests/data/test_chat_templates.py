@@ -1,0 +1,165 @@
+"""A hundred chat templates: ids as transformers', and masks as written by hand."""
+
+import json
+
+import chat_templates
+import numpy as np
+import pytest
+
+from data.chat import render, render_prompt
+from data.chat_template import ChatTemplate
+from data.hf_tokenizer import HFTokenizer
+
+SYSTEM = {"role": "system", "content": "Be brief, please."}
+TURNS = [
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "Paris, it is."},
+    {"role": "user", "content": "And  Lyon?\n\n\tno \u00e9\u4e2d\U0001f600"},
+    {"role": "assistant", "content": "Lyon is not."},
+]
+KINDS = {
+    "byte-level": chat_templates.byte_level,
+    "metaspace": chat_templates.metaspace,
+    "prefix everywhere": lambda: chat_templates.metaspace(scheme="always"),
+    "prefix nowhere": lambda: chat_templates.metaspace(scheme="never", split=False),
+    "prefix by normalizer": lambda: chat_templates.metaspace(scheme="normalizer"),
+}
+SHAPES = chat_templates.SHAPES
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def files(request):
+    return KINDS[request.param]()
+
+
+def with_source(files, source):
+    facts = json.loads(files["tokenizer_config.json"]) | {"chat_template": source}
+    return HFTokenizer(files | {"tokenizer_config.json": json.dumps(facts).encode()})
+
+
+def conversations(name):
+    """A turn and two, with a system message and without."""
+    firsts = [[]] if name in chat_templates.NO_SYSTEM else [[], [SYSTEM]]
+    return [first + TURNS[:n] for first in firsts for n in (2, 4)]
+
+
+def as_parts(messages):
+    return [m | {"content": [{"type": "text", "text": m["content"]}]} for m in messages]
+
+
+def runs(tokenizer, ids, mask):
+    """The text of each run of the mask, special tokens written out."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]]))).reshape(-1, 2)
+    decode = tokenizer._tokenizer.decode
+    return [decode([int(i) for i in ids[a:b]], skip_special_tokens=False) for a, b in edges]
+
+
+def bare(text):
+    """A space may come of the tokenizer, or go with the word behind it."""
+    return text.replace(" ", "")
+
+
+def test_there_are_a_hundred():
+    assert len({source for source, _, _ in SHAPES.values()}) >= 100
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_learned_is_found_in_the_text(name):
+    source, answer, last = SHAPES[name]
+    template = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
+    for messages in conversations(name):
+        seen = template.conversation(messages)
+        texts = [m["content"] for m in messages if m["role"] == "assistant"]
+        expected = [answer.format(text) for text in texts[:-1]] + [last.format(texts[-1])]
+        found = [seen.text[a:b] for a, b in seen.responses]
+        assert len(found) == len(expected)
+        for part, whole in zip(found, expected, strict=True):
+            assert whole.startswith(part) and part
+        assert [messages[i]["role"] for i in seen.authors] == ["assistant"] * len(texts)
+
+
+@pytest.fixture(scope="module")
+def reference(files):
+    transformers = pytest.importorskip("transformers")
+    inner = type(HFTokenizer(files)._tokenizer).from_str(files["tokenizer.json"].decode())
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+@pytest.mark.slow
+def test_ids_are_transformers_and_masks_are_the_answers(files, reference):
+    inner = HFTokenizer(files)._tokenizer
+    for name, (source, answer, last) in SHAPES.items():
+        tokenizer = with_source(files, source)
+
+        def theirs(messages, prompt, source=source, name=name):
+            messages = as_parts(messages) if name.startswith("parts alone") else messages
+            return reference.apply_chat_template(
+                messages, chat_template=source, add_generation_prompt=prompt, return_dict=False
+            )
+
+        for messages in conversations(name):
+            prompt = render_prompt(tokenizer, messages[:-1])
+            assert prompt.tolist() == theirs(messages[:-1], True), name
+            ids, mask = render(tokenizer, messages)
+            texts = [m["content"] for m in messages if m["role"] == "assistant"]
+            expected = [answer.format(text) for text in texts[:-1]] + [last.format(texts[-1])]
+            found = runs(tokenizer, ids, mask)
+            assert len(found) == len(expected), name
+            for part, form in zip(map(bare, found), map(bare, expected), strict=True):
+                # Of an answer of the past, a token that began in the prompt is not learned.
+                assert part in (form, form[1:] if form[0] == "\n" else form), name
+            whole = inner.decode(theirs(messages, False), skip_special_tokens=False)
+            assert bare(inner.decode(ids, skip_special_tokens=False)) == bare(whole), name
+
+
+def call(name, **arguments):
+    return {"type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+TOOLS = [call("sum")["function"] | {"parameters": {"type": "object", "properties": {"a": {}}}}]
+TOOL_TURNS = [
+    {"role": "user", "content": "1 + 1?"},
+    {"role": "assistant", "content": "", "tool_calls": [call("sum", a=[1, 1], b="\u00e9\n")]},
+    {"role": "tool", "content": "2", "name": "sum"},
+    {"role": "assistant", "content": "It is 2."},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SHAPES if name.startswith("tools")])
+def test_tools_are_rendered_as_by_transformers(files, reference, name):
+    source = SHAPES[name][0]
+    tokenizer = with_source(files, source)
+    more = dict(chat_template=source, tools=TOOLS, return_dict=False)
+    for n in (1, 3):
+        prompt = render_prompt(tokenizer, TOOL_TURNS[:n], TOOLS)
+        theirs = reference.apply_chat_template(TOOL_TURNS[:n], add_generation_prompt=True, **more)
+        assert prompt.tolist() == theirs
+    ids, mask = render(tokenizer, TOOL_TURNS, TOOLS)
+    theirs = reference.apply_chat_template(TOOL_TURNS, **more)
+    decode = tokenizer._tokenizer.decode
+    assert bare(decode(ids, False)) == bare(decode(theirs, False))
+    called, answered = map(bare, runs(tokenizer, ids, mask))
+    assert '"sum"' in called or "=sum>" in called
+    assert called.startswith(("<tool_call>", "<|call|>", '{"name"', "\n<tool_call>"))
+    assert answered.startswith("Itis2.") and "user" not in called + answered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SHAPES if "generation %}" in SHAPES[name][0]])
+def test_marked_templates_have_transformers_masks(files, reference, name):
+    source = SHAPES[name][0]
+    tokenizer = with_source(files, source)
+    for messages in conversations(name):
+        theirs = reference.apply_chat_template(
+            messages, chat_template=source, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, mask = render(tokenizer, messages)
+        if ids.tolist() == theirs["input_ids"]:
+            assert mask.astype(int).tolist() == theirs["assistant_masks"]
+        else:  # the last answer is cut off from the prompt, in the midst of a token
+            assert len(ids) > len(theirs["input_ids"]) and sum(mask) >= sum(
+                theirs["assistant_masks"]
+            )
