@@ -287,12 +287,13 @@ class ChatTemplate:
         before = max((b for _, b, s in page.spans if b <= start and s.message != i), default=0)
         header = page.text[before:start]
         asked = prompt.text[max((b for _, b, _ in prompt.spans), default=0) :]
-        same = next((n for n, (x, y) in enumerate(zip(header, asked)) if x != y), None)
-        same = min(len(header), len(asked)) if same is None else same
-        if same == len(asked):
-            return before + same
-        if same < len(header):  # of a sign that they share the beginning of, they share nothing
-            same = 1 + max(header.rfind(c, 0, same) for c in "\n>]|")
+        if (at := header.find(asked)) >= 0:
+            return before + at + len(asked)
+        if header in asked:
+            return start
+        same = next(n for n, (x, y) in enumerate(zip(header, asked)) if x != y)
+        # Of a sign that they share the beginning of, they share nothing.
+        same = 1 + max(header.rfind(c, 0, same) for c in "\n>]|")
         if header.strip() and not header[:same].strip():
             raise TemplateError(
                 f"{self._line_at(page, start)} shows an answer otherwise than it asks for one "
