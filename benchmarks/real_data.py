@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from data import files
+from data import reading
 from data.chat import render
 from data.schemas import normaliser
 from data.templates import DataError
@@ -36,7 +36,7 @@ def open_workdir() -> Path:
 
 
 def records(path) -> list[dict]:
-    with files.opened(str(path)) as lines:
+    with reading.opened(str(path)) as lines:
         return [json.loads(line) for line in lines]
 
 

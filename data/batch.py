@@ -8,7 +8,7 @@ into microbatches by row. Nothing else about a row is ever split.
 | tokens | [B, T] | int32 | ids |
 | positions | [B, T] | int32 | position within the segment |
 | segment_ids | [B, T] | int32 | 1, 2, … within a row; 0 is padding |
-| loss_mask | [B, T] | float32 | weight of predicting `tokens[b, t]` from t-1; 0 at starts |
+| loss_mask | [B, T] | float32 | weight, 0 or more, of predicting `tokens[b, t]`; 0 at starts |
 
 Preferences: a row holds the candidates of a few rankings, packed into S sub-rows, so that a ranking
 never splits. `tokens`, `positions` and `segment_ids` are [B, S, T], one segment a candidate. Where

@@ -15,6 +15,7 @@ import datasketch
 import numpy as np
 
 from data.messages import texts_of
+from data.reading import MAX_RECORD_BYTES
 from data.sources import read
 from data.templates import DataError, one_of
 
@@ -75,13 +76,18 @@ def check(kind: str, sets: Mapping[str, Mapping]) -> None:
             raise DataError(f"data.decontaminate.{name}.source is missing: a path, or tfds:…")
 
 
-def evaluation_runs(sets: Mapping[str, Mapping], tfds_dir: str = "") -> dict[bytes, str]:
+def evaluation_runs(
+    sets: Mapping[str, Mapping], tfds_dir: str = "", max_record_bytes: int = MAX_RECORD_BYTES
+) -> dict[bytes, str]:
     """{hash of a run of NGRAM words: name} of evaluation sets, read as text by their `fields`.
     Shorter texts are left out: so few words stand in many documents by chance."""
     runs = {}
     for name, settings in sets.items():
-        fields = settings.get("fields", ())
-        for example in read(settings["source"], "text", fields=fields, tfds_dir=tfds_dir).examples:
+        examples = read(
+            settings["source"], "text", fields=settings.get("fields", ()), tfds_dir=tfds_dir,
+            max_record_bytes=max_record_bytes,
+        ).examples  # fmt: skip
+        for example in examples:
             words = words_of(example["text"])
             if len(words) >= NGRAM:
                 runs.update((_long(run), name) for run in _runs(words, NGRAM))

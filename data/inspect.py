@@ -196,15 +196,11 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from ml_collections import config_flags
+    from train.command import define_config, parse_flags
 
-    from train.command import parse_flags
-
-    config_flags.DEFINE_config_file(
-        "config", None, "A recipe, as configs/demo.py.", lock_config=True
-    )
+    define_config("A recipe, as configs/demo.py.")
     flags.DEFINE_string("workdir", "", "A run whose tokenizer is taken.")
-    flags.DEFINE_integer("step", 0, "Which batch.", lower_bound=0)
-    flags.DEFINE_integer("rows", 3, "How many rows to show whole.", lower_bound=0)
+    flags.DEFINE_integer("step", 0, "Which batch.", 0, 2**31 - 1)
+    flags.DEFINE_integer("rows", 3, "How many rows to show whole.", 0, 2**24)
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse_flags)

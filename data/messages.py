@@ -33,7 +33,7 @@ _TEXTS = (*_THOUGHTS, "tool_call_id", "name")
 _KNOWN = {*_TEXTS, *_WEIGHTS}
 # What an assistant's message may say beside its content.
 ANSWER_FIELDS = ("tool_calls", *_THOUGHTS)
-WEIGHTS = 1e-6, 1e6
+WEIGHTS, DEEPEST = (1e-6, 1e6), 64
 
 
 class Record(dict):
@@ -95,7 +95,7 @@ def content_of(value, name: str, record: Record):
             continue
         if not isinstance(part, dict):
             raise wrong_type(where, 'text, or {"type": "text", "text": "..."}', part)
-        kind = part.get("type", "text")
+        kind = part.get("type") or "text"
         if kind not in _TEXT_PARTS:
             raise DataError(
                 f"{where!r} is a part of type {str(kind)[:40]!r}, and messages of text alone are "
@@ -122,9 +122,16 @@ def objects_of(value, name: str) -> list[dict]:
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise wrong_type(name, "a list of objects, or JSON of such a list", value)
+    level, depth = [value], 0
+    while level:
+        inside = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for values in inside for v in values if isinstance(v, dict | list)]
+        depth += 1
+    if depth > DEEPEST:
+        raise DataError(f"{name!r} is nested more than {DEEPEST} deep", "wrong_type")
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"{name!r} holds what is no JSON: {error}", "wrong_type") from None
     return value
 

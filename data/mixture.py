@@ -16,12 +16,17 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+import ranges
 from data.shuffle import permute
 from data.sources import DataError
+from ranges import CountOr0, NonNegative, Range
+
+# Shares are computed as fractions of so many parts.
+Weight = Annotated[float, Range(1e-6, 1e6, also=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +43,14 @@ class SourceConfig:
     """
 
     source: str | tuple[str, ...]
-    weight: float = 1.0
-    changes: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    epochs: float = 0.0
-    limit: int = 0
+    weight: Weight = 1.0
+    changes: Mapping[str, Weight] = dataclasses.field(default_factory=dict)
+    epochs: NonNegative = 0.0
+    limit: CountOr0 = 0
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        ranges.check(self)
 
 
 def source_config(name: str, settings: Mapping) -> SourceConfig:
@@ -59,15 +67,11 @@ def source_config(name: str, settings: Mapping) -> SourceConfig:
             raise DataError(f"unknown config key {where}.{key}; {hint}")
     if not settings.get("source"):
         raise DataError(f"{where}.source is missing; a path, a glob, or tfds:NAME:SPLIT")
+    ranges.check_fields(SourceConfig, settings, f"{where}.")
     config = SourceConfig(**settings)
     for step in config.changes:
-        if not str(step).isdigit():
+        if not str(step).isdecimal():
             raise DataError(f"{where}.changes: {step!r} is no step; write {{1000: 0.5}}")
-    numbers = {"weight": config.weight, "epochs": config.epochs, "limit": config.limit}
-    numbers |= {f"changes.{step}": weight for step, weight in config.changes.items()}
-    for key, number in numbers.items():
-        if not isinstance(number, int | float) or number < 0:
-            raise DataError(f"{where}.{key}={number!r}; it must be a number, 0 or more")
     return config
 
 

@@ -16,13 +16,13 @@ from data import fim
 from data.bad_records import BadRecords
 from data.batch import segment_row, stack
 from data.chat import render, render_prompt
+from data.rankings import NO_ANSWER, cut, place, ranking_row, render_ranking
 from data.templates import DataError
 from data.tokenizer import Tokenizer
 
 ON_LONG = ("error", "cut", "drop")
 # Reasons of these ends count what was used, its end left out; all others what was not used.
 CUT = ", cut"
-NO_ANSWER = "no token of an answer within the length"
 
 
 class NothingLeft(DataError):
@@ -232,81 +232,13 @@ def pack_chats(
 _OPEN_ROWS = 32
 
 
-def _place(rooms: list[int], sizes: Sequence[int], trunk: int):
-    """Sub-rows for answers of these sizes, each behind a copy of a trunk that answers in the same
-    sub-row share; 0 where nothing is shared.
-
-    Returns:
-      (rooms left, the sub-row of each), or None if they do not all fit.
-    """
-    rooms, chosen, begun, left = list(rooms), [0] * len(sizes), set(), sum(sizes)
-    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        costs = [sizes[index] + (0 if s in begun else trunk) for s in range(len(rooms))]
-        fits = [(room, s) for s, room in enumerate(rooms) if room >= costs[s]]
-        if not fits:
-            return None
-        # The fullest that holds it; of a trunk few copies are wanted: one that holds all that is
-        # left, else the emptiest.
-        shared = [f for f in fits if f[1] in begun] if trunk else fits
-        whole = [f for f in fits if f[0] >= trunk + left]
-        _, chosen[index] = min(shared or whole or [max(fits)])
-        rooms[chosen[index]] -= costs[chosen[index]]
-        begun.add(chosen[index])
-        left -= sizes[index]
-    return rooms, chosen
-
-
-class _Ranking(NamedTuple):
-    """A rendered ranking: ids [n] of each candidate, where its answer begins in them, and how many
-    ids of the prompt the candidates share."""
-
-    example: dict
-    ids: list[np.ndarray]
-    starts: list[int]
-    trunk: int
-
-    @property
-    def sizes(self):
-        return [len(ids) - self.trunk for ids in self.ids]
-
-
-def _render_ranking(example, tokenizer, share_prompt: bool) -> _Ranking:
-    every, starts = [], []
-    for response in example["responses"]:
-        answer = {"role": "assistant", "content": response}
-        ids, mask = render(tokenizer, [*example["messages"], answer], example.get("tools"))
-        if not mask[1:].any():
-            raise DataError(f"no token of an answer to learn from: {response[:40]!r}", "no_answer")
-        # To the token that ends the answer: a template may write on after it, a policy does not.
-        end = np.flatnonzero(mask)[-1] + 1
-        every.append(ids[:end])
-        starts.append(int(np.flatnonzero(mask[:end] == 0)[-1]) + 1)
-    trunk = 0
-    if share_prompt:
-        prompts = np.stack([ids[: min(starts)] for ids in every])
-        trunk = int(np.argmin(np.append(np.all(prompts == prompts[0], axis=0), False)))
-    return _Ranking(example, every, starts, trunk)
-
-
-def _cut(ranking: _Ranking, length: int) -> _Ranking | str:
-    """The beginning of a ranking's candidates, or why there is nothing to compare."""
-    if max(ranking.starts) >= length:
-        return NO_ANSWER
-    places: dict[bytes, int] = {}
-    ids = [i[:length] for i in ranking.ids]
-    for candidate, place in zip(ids, ranking.example["rank"], strict=True):
-        if places.setdefault(candidate.tobytes(), place) != place:
-            return "answers that are equal within the length"
-    return ranking._replace(ids=ids)
-
-
 def _rendered_rankings(
     examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped: Counter, bad
 ):
-    """Yields a _Ranking of each example that fits a row."""
+    """Yields a Ranking of each example that fits a row."""
 
     bad = bad or BadRecords()
-    rendered = _each(examples, bad, lambda e: _render_ranking(e, tokenizer, share_prompt))
+    rendered = _each(examples, bad, lambda e: render_ranking(e, tokenizer, share_prompt))
     for example, ranking in rendered:
         longest = max(map(len, ranking.ids))
         if longest > length:
@@ -315,11 +247,11 @@ def _rendered_rankings(
             if on_long == "drop":
                 skipped[f"longer than {length} tokens, drop"] += 1
                 continue
-            ranking = _cut(ranking, length)
+            ranking = cut(ranking, length)
             if isinstance(ranking, str):
                 skipped[ranking] += 1
                 continue
-        if _place([length] * sub_rows, ranking.sizes, ranking.trunk) is None:
+        if place([length] * sub_rows, ranking.sizes, ranking.trunk) is None:
             message = (
                 f"its {len(ranking.ids)} candidates do not fit {sub_rows} rows of {length} tokens; "
                 "raise --config.data.sub_rows"
@@ -353,12 +285,12 @@ def preference_rows(
     )
     for ranking in rankings:
         for row in open_rows:
-            placed = _place(row["rooms"], ranking.sizes, ranking.trunk)
+            placed = place(row["rooms"], ranking.sizes, ranking.trunk)
             if placed:
                 break
         else:
             row = {"rooms": [length] * sub_rows, "rankings": [], "numbers": []}
-            placed = _place(row["rooms"], ranking.sizes, ranking.trunk)
+            placed = place(row["rooms"], ranking.sizes, ranking.trunk)
             bins.append(row)
             open_rows = [*open_rows, row][-_OPEN_ROWS:]
         row["rooms"] = placed[0]
@@ -368,47 +300,10 @@ def preference_rows(
     if not bins:
         raise NothingLeft(f"no preference fits data.length={length}: {dict(skipped)}")
     most = max(sum(len(ranking.ids) for ranking, _ in row["rankings"]) for row in bins)
-    rows = stack([_ranking_row(b["rankings"], length, sub_rows, most, kinds) for b in bins])
+    rows = stack([ranking_row(b["rankings"], length, sub_rows, most, kinds) for b in bins])
     if not share_prompt:
         del rows["branch_ids"]
     return Packed(rows, kept, [row["numbers"] for row in bins])
-
-
-def _ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):
-    """One row of `preference_rows` from its (_Ranking, sub-row of each candidate) pairs."""
-    names = ("tokens", "positions", "segment_ids", "branch_ids")
-    row = {name: np.zeros((sub_rows, length), np.int32) for name in names}
-    row |= {name: np.zeros(candidates, np.int32) for name in ("start", "end", "group", "kind")}
-    row["rank"] = np.full(candidates, -1, np.int32)
-    row["doubt"] = np.zeros(candidates, np.float32)
-    filled, c = [0] * sub_rows, 0
-
-    def lay(s, ids, position, segment, branch):
-        where = s, slice(filled[s], filled[s] + len(ids))
-        row["tokens"][where] = ids
-        row["positions"][where] = position + np.arange(len(ids))
-        row["segment_ids"][where] = segment
-        row["branch_ids"][where] = branch
-        filled[s] += len(ids)
-
-    segments = [0] * sub_rows
-    for group, (ranking, chosen) in enumerate(rankings):
-        trunk, begun = ranking.trunk, set()
-        for i, s in enumerate(chosen):
-            ids, shared = ranking.ids[i], trunk > 0
-            if not shared or s not in begun:
-                segments[s] += 1
-                lay(s, ids[:trunk], 0, segments[s], 0)
-                begun.add(s)
-            at = s * length + filled[s] - trunk  # where the candidate's ids would begin
-            lay(s, ids[trunk:], trunk, segments[s], i + 1 if shared else 0)
-            row["start"][c], row["end"][c] = at + ranking.starts[i], at + len(ids) - 1
-            row["rank"][c] = ranking.example["rank"][i]
-            row["doubt"][c] = 1 - ranking.example.get("confidence", 1.0)
-            row["group"][c] = group
-            row["kind"][c] = kinds.index(ranking.example["kinds"][i])
-            c += 1
-    return row
 
 
 def prompt_rows(

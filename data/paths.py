@@ -71,6 +71,7 @@ def _dataset_folder(path: str, folder) -> str:
         return path
     if (folder / "dataset_dict.json").exists():
         splits = json_file(folder / "dataset_dict.json").get("splits", [])
+        splits = splits if isinstance(splits, list) else []
         named = ", ".join(os.path.join(path, str(split)) for split in splits)
         raise DataError(f"{path} holds the splits of a data set; name one: {named}")
     if (folder / "manifest.json").exists():
@@ -80,8 +81,12 @@ def _dataset_folder(path: str, folder) -> str:
     )
 
 
-def json_file(path):
+def json_file(path) -> dict:
+    """The object of a JSON file that `datasets` wrote."""
     try:
-        return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        found = json.loads(path.read_text())
+    except (ValueError, OSError, RecursionError) as error:
         raise DataError(f"{path} is not readable: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is not readable: it is no JSON object; save the data set again")
+    return found

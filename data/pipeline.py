@@ -10,15 +10,19 @@ import dataclasses
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import numpy as np
 
+import ranges
 from data import duplicates, filters, packing, prepared, redact, summary
 from data.bad_records import BadRecords
 from data.mixture import SourceConfig, source_config
+from data.reading import MAX_RECORD_BYTES
 from data.sources import content_key, read, split_heldout
 from data.templates import DataError, one_of
 from data.tokenizer import Tokenizer
+from ranges import CountOr0, NonNegative, Range, Share, Size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +56,11 @@ class DataConfig:
       sub_rows: a row of preferences is so many of `length` tokens (S).
       share_prompt: candidates of a ranking stand behind one copy of their prompt, which is less to
         compute; in plain XLA, so for rows of up to 2,048 tokens without a sliding window.
-      on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, the latter counted.
-      on_bad: a malformed record is an `error` or `skip`ped and counted, up to `max_bad`.
+      on_long: an example longer than a row is an `error`, `cut`, or `drop`ped, counted. One that is
+        cut down to no answer, or to equal answers that are ranked apart, is dropped, too.
+      on_bad: a record that cannot be read or rendered is an `error` or `skip`ped and counted, up to
+        `max_bad` in all.
+      max_record_bytes: a larger record is malformed; it is never held in memory.
       pack: several conversations a row.
       truncate: "4000 characters" or "512 tokens" of a training document (text) stay, and its end is
         cut off without an <eos>, counted; empty cuts none.
@@ -64,31 +71,33 @@ class DataConfig:
     source: str | tuple[str, ...]
     mixture: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     heldout_source: str | tuple[str, ...] = ""
-    heldout_fraction: float = 0.05
-    heldout_limit: int = 0
-    heldout_length: int = 0
+    heldout_fraction: Annotated[float, Range(0, 1, "()")] = 0.05
+    heldout_limit: CountOr0 = 0
+    heldout_length: Annotated[int, Range(2, 2**24, also=0)] = 0
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     documents: str = "line"
     tfds_dir: str = "~/.cache/seedpod/tfds"
     subset: str = ""
-    keep: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    filters: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    keep: Mapping[str, Share] = dataclasses.field(default_factory=dict)
+    filters: Mapping[str, NonNegative] = dataclasses.field(default_factory=dict)
     redact: str | tuple[str, ...] = ()
     dedup: str = ""
     decontaminate: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
-    batch_size: int = 32
-    length: int = 128
-    sub_rows: int = 4
+    batch_size: Size = 32
+    length: Annotated[int, Range(2, 2**24)] = 128
+    sub_rows: Size = 4
     share_prompt: bool = False
     on_long: str = "error"
     on_bad: str = "error"
-    max_bad: int = 100
+    max_bad: CountOr0 = 100
+    max_record_bytes: Annotated[int, Range(1, 1 << 40)] = MAX_RECORD_BYTES
     pack: bool = True
     truncate: str = ""
-    fim_rate: float = 0.0
-    fim_spm: float = 0.5
+    fim_rate: Share = 0.0
+    fim_spm: Share = 0.5
 
     def __post_init__(self):
+        ranges.check(self, "data.")
         if bool(self.source) == bool(self.mixture):
             raise DataError(
                 "data.source is empty; set --config.data.source=PATH (or tfds:NAME:SPLIT)"
@@ -97,10 +106,6 @@ class DataConfig:
             )
         if self.on_long not in packing.ON_LONG:
             raise DataError(f"data.on_long={self.on_long!r}; choose {', '.join(packing.ON_LONG)}")
-        if self.batch_size < 1 or self.length < 2:
-            raise DataError("data.batch_size must be at least 1 and data.length at least 2")
-        if not 0 < self.heldout_fraction < 1:
-            raise DataError(f"data.heldout_fraction={self.heldout_fraction} is not between 0 and 1")
         self.subset_part()
         self.text_change(True)
         self.sources()
@@ -110,11 +115,6 @@ class DataConfig:
         for kind in self.redact:
             one_of("kind of data.redact", kind, redact.KINDS)
         duplicates.check(self.dedup, self.decontaminate)
-        shares = {f"keep.{kind}": share for kind, share in self.keep.items()}
-        shares |= {name: getattr(self, name) for name in ("fim_rate", "fim_spm")}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise DataError(f"data.{name}={share} is not a share between 0 and 1")
 
     def sources(self) -> dict[str, SourceConfig]:
         """The sources by name, of a mixture or the only one."""
@@ -130,14 +130,14 @@ class DataConfig:
     def subset_part(self) -> tuple[int, int]:
         """(i, n) of `subset`; (0, 1) where it is empty."""
         part, _, parts = (self.subset or "0/1").partition("/")
-        if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
             raise DataError(f'data.subset={self.subset!r}; write "0/2" for the first of two parts')
         return int(part), int(parts)
 
     def text_change(self, training: bool) -> packing.TextChange:
         """What is done to the documents of text; nothing to those that are held out."""
         count, _, unit = (self.truncate or "0 tokens").partition(" ")
-        if not count.isdigit() or unit not in ("characters", "tokens"):
+        if not count.isdecimal() or unit not in ("characters", "tokens"):
             raise DataError(
                 f'data.truncate={self.truncate!r}; write "4000 characters" or "512 tokens"'
             )
@@ -188,6 +188,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
             tfds_dir=config.tfds_dir,
             on_bad=config.on_bad,
             max_bad=config.max_bad,
+            max_record_bytes=config.max_record_bytes,
             skipped=bad,
             unused=unused.setdefault(name, Counter()),
         ).examples
@@ -209,7 +210,9 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
     if config.heldout_source:
         heldout = clean(one(config.heldout_source, ()))
     if config.dedup or config.decontaminate:
-        runs = duplicates.evaluation_runs(config.decontaminate, config.tfds_dir)
+        runs = duplicates.evaluation_runs(
+            config.decontaminate, config.tfds_dir, config.max_record_bytes
+        )
         left = duplicates.decide(
             (duplicates.note(e, config.dedup, runs) for e in itertools.chain(*parts)), config.dedup
         )
@@ -228,7 +231,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         folders,
         redacted,
         bad,
-        unused,
+        {source: fields for source, fields in unused.items() if fields},
     )
 
 
@@ -352,7 +355,10 @@ def open_data(
     if schema == "prompt":
         asked = tuple(itertools.chain(*(part.examples for part in parts)))
         train["example"] = np.arange(len(asked), dtype=np.int32)
-    heldout, kept = _heldout(config, examples, folders, rows)
+    try:
+        heldout, kept = _heldout(config, examples, folders, rows)
+    except packing.NothingLeft as error:
+        raise DataError(f"held out: {error}") from None
     unused = dict(examples.unused)
     if passed := summary.unread(tokenizer, itertools.chain(examples.train, examples.heldout)):
         unused["the chat format"] = passed

@@ -129,7 +129,7 @@ def describe(manifest: dict, folder: str) -> str:
     if manifest["documents"]:
         found = ", ".join(f"{name}: {n:,}" for name, n in manifest["documents"].items())
         lines.append(f"documents: {found}")
-    unused = {str(manifest["settings"]["source"]): manifest["unused"]}
+    unused = {str(manifest["settings"]["source"]): manifest.get("unused", {})}
     lines += summary.lines(manifest["skipped"], manifest["redacted"], unused)
     return "\n".join(lines)
 
@@ -156,11 +156,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from ml_collections import config_flags
+    from train.command import define_config, parse_flags
 
-    from train.command import parse_flags
-
-    config_flags.DEFINE_config_file("config", None, "A recipe of text or chats.", lock_config=True)
+    define_config("A recipe of text or chats.")
     flags.DEFINE_string("output", None, "A new folder, or one to go on with.")
     flags.DEFINE_integer("processes", os.cpu_count() or 1, "How many at a time.", lower_bound=1)
     flags.DEFINE_bool("beam", False, "Run as an Apache Beam pipeline.")

@@ -18,6 +18,7 @@ multiplies its messages'.
 """
 
 import contextlib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from data.messages import (
 )
 from data.templates import (
     DataError,
+    fields_of,
     has,
     is_number,
     one_of,
@@ -61,11 +63,8 @@ def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callabl
     Raises DataError at once for an unknown schema, name or template, and from the returned
     function, with a reason, for a record that does not fit.
     """
-    convert, names = one_of("schema", schema, _SCHEMAS)
-    templates = {}
-    for name, template in dict(fields).items():
-        one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
-        templates[name] = parse(name, template)
+    convert, _ = one_of("schema", schema, _SCHEMAS)
+    templates = _templates(schema, fields)
 
     def normalise(record):
         record = Record(record)
@@ -75,6 +74,21 @@ def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callabl
         return example
 
     return normalise
+
+
+def fields_used(schema: str, fields=()) -> frozenset[str]:
+    """Names of the fields of a record that the function of `normaliser` may look at: those in
+    templates, and the schema's own where no template stands for them."""
+    templates = _templates(schema, fields)
+    own = {*_SCHEMAS[schema][1], "functions"} - set(templates)  # `_tools` refuses those
+    return frozenset(own.union(*map(fields_of, templates.values())))
+
+
+def _templates(schema, fields) -> dict:
+    _, names = one_of("schema", schema, _SCHEMAS)
+    for name in dict(fields):
+        one_of(f"field of the {schema} schema", name, dict.fromkeys(names))
+    return {name: parse(name, template) for name, template in dict(fields).items()}
 
 
 def _optional(record, templates, name):
@@ -108,7 +122,12 @@ def _with_system(record, templates, messages):
 
 def _tools(record, templates):
     old = record.get("functions")
-    if isinstance(old, list) and old and "functions" not in record.read:
+    if (
+        isinstance(old, list)
+        and old
+        and isinstance(old[0], dict)
+        and "functions" not in record.read
+    ):
         raise DataError("'functions' is the old form of 'tools'; name it so", "old_form")
     tools = objects_of(_optional(record, templates, "tools"), "tools")
     return {"tools": tools} if tools else {}
@@ -135,11 +154,9 @@ def _unweighted(messages, record):
 
 
 def _holds_messages(record, templates):
-    if {"prompt", "response"} & set(templates):
+    if {"prompt", "response"} & set(templates) or not has(record, templates, "messages"):
         return False
-    return has(record, templates, "messages") and not _is_blank(
-        record, templates, "messages", "prompt"
-    )
+    return not _is_blank(record, templates, "messages", "prompt")
 
 
 def _is_blank(record, templates, name, other):
@@ -202,7 +219,9 @@ def _prompt_example(record, templates):
     if "answer" in templates:
         answer["answer"] = text_of(value_of(record, templates, "answer"), "answer")
     elif is_number(value := record.get("answer")) or (isinstance(value, str) and value.strip()):
-        answer["answer"] = str(record["answer"])
+        if value != value or value in (math.inf, -math.inf):
+            raise wrong_type("answer", "a finite number or a text", value)
+        answer["answer"] = text_of(str(record["answer"]), "answer")
     messages = _with_system(record, templates, _unweighted(messages, record))
     return {"messages": messages} | answer | _tools(record, templates)
 

@@ -24,8 +24,8 @@ from etils import epath
 from data import duplicates, filters, json_files, packing, paths, prepared, redact, sources
 from data import tokenizer as tokenizers
 from data.bad_records import BadRecords
-from data.files import Span
 from data.pipeline import DataConfig
+from data.reading import Span
 from data.templates import DataError
 
 # Of a sample that a tokenizer is made of, and held-out documents kept to be written on.
@@ -34,9 +34,9 @@ SHARD_OPTIONS = "group_size:1,zstd:1"  # a record a chunk: each is read alone
 UNFINISHED = "unfinished"
 # Settings that the rows depend on, and that a run may not have otherwise.
 SETTINGS = (
-    "source", "heldout_source", "heldout_fraction", "fields", "documents", "on_bad", "subset",
-    "filters", "redact", "dedup", "decontaminate", "length", "on_long", "pack", "truncate",
-    "fim_rate", "fim_spm",
+    "source", "heldout_source", "heldout_fraction", "fields", "documents", "on_bad",
+    "max_record_bytes", "subset", "filters", "redact", "dedup", "decontaminate", "length",
+    "on_long", "pack", "truncate", "fim_rate", "fim_spm",
 )  # fmt: skip
 
 
@@ -128,8 +128,9 @@ def _examples(job: Job, number: int, skipped=None, redacted=None, unused=None):
     config = job.config
     examples = sources.iterate(
         name, job.schema, fields=config.fields, documents=config.documents,
-        tfds_dir=config.tfds_dir, on_bad=config.on_bad, max_bad=config.max_bad, skipped=skipped,
-        unused=unused, span=Span(*span) if span else None,
+        tfds_dir=config.tfds_dir, on_bad=config.on_bad, max_bad=config.max_bad,
+        max_record_bytes=config.max_record_bytes, skipped=skipped, unused=unused,
+        span=Span(*span) if span else None,
     )  # fmt: skip
     return (redact.redact(example, config.redact, redacted) for example in examples)
 
@@ -189,12 +190,13 @@ def survey(job: Job, number: int) -> int:
 
 
 def _runs(job: Job):
-    return _evaluation_runs(_json(settings_of(job)["decontaminate"]), job.config.tfds_dir)
+    sets = _json(settings_of(job)["decontaminate"])
+    return _evaluation_runs(sets, job.config.tfds_dir, job.config.max_record_bytes)
 
 
 @functools.lru_cache(maxsize=1)
-def _evaluation_runs(sets: str, tfds_dir: str):
-    return duplicates.evaluation_runs(json.loads(sets), tfds_dir)
+def _evaluation_runs(sets: str, tfds_dir: str, max_record_bytes: int):
+    return duplicates.evaluation_runs(json.loads(sets), tfds_dir, max_record_bytes)
 
 
 def decide(job: Job) -> None:

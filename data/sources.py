@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from data import files, paths, schemas, tfds_records
 from data.bad_records import BadRecords
-from data.files import Span
+from data.reading import MAX_RECORD_BYTES, Reading, Span
 from data.templates import DataError, one_of
 
 
@@ -39,6 +39,7 @@ def iterate(
     tfds_dir: str = "",
     on_bad: str = "error",
     max_bad: int = 100,
+    max_record_bytes: int = MAX_RECORD_BYTES,
     skipped: Counter | None = None,
     unused: Counter | None = None,
     span: Span | None = None,
@@ -56,6 +57,7 @@ def iterate(
     on_bad: "error" raises at the first bad record; "skip" counts it in `skipped` by reason, and
         raises once there are more than `max_bad`. A missing or broken file, or a gzip that ends
         early, is always raised: nobody could say how many examples went with it.
+    max_record_bytes: a larger record is bad, and is not held in memory.
     unused: counts the fields of records, and of their messages ("messages[].id"), that hold
         something and are not read.
     span: of the one file that `source` is, read this part (Part.spans), which may be empty.
@@ -65,11 +67,14 @@ def iterate(
     normalise = schemas.normaliser(schema, fields, unused)
     one_of("value of documents", documents, dict.fromkeys(("line", "file")))
     one_of("value of on_bad", on_bad, dict.fromkeys(("error", "skip")))
+    reading = Reading(schemas.fields_used(schema, fields), max_record_bytes)
     bad, found = BadRecords(on_bad, max_bad, skipped), 0
     for part in parts_of(source, schema, documents, tfds_dir):
         holds_records = False
-        for where, raw in part.records(span):
+        for where, raw in part.records(span, reading):
             try:
+                if isinstance(raw, DataError):
+                    raise raw
                 record = part.parse(raw)
                 if record is None:
                     continue
@@ -91,8 +96,9 @@ class Part(NamedTuple):
     """A file or a TFDS data set.
 
     Attributes:
-      records: (span) -> (where, raw) pairs. parse: raw -> a record, or None for a blank line, or
-        DataError with a reason. spans: () -> parts that can be read apart.
+      records: (span, reading) -> (where, raw) pairs; a raw may be the DataError that it is. parse:
+        raw -> a record, or None for a blank line, or DataError with a reason. spans: () -> parts
+        that can be read apart.
     """
 
     name: str

@@ -11,6 +11,9 @@ import re
 import string
 from collections.abc import Mapping
 
+# The value of a field that is there, and was not decoded since no template uses it.
+UNREAD = object()
+
 
 class DataError(ValueError):
     """Bad input data. The message is for the person: what, where (file:line), why, what to type.
@@ -58,6 +61,15 @@ def parse(name, template):
                 "of a field of the record and nothing else; a brace is written {{ or }}."
             )
     return [(literal, field) for literal, field, _, _ in pieces]
+
+
+def fields_of(template) -> set[str]:
+    """Names of the fields of a record that a parsed template may use: {a.b[0]} is a field of that
+    name, or inside of `a`."""
+    if template and isinstance(template[0], list):
+        return set().union(*map(fields_of, template))
+    fields = {field for _, field in template if field is not None}
+    return fields | {step[1] for field in fields if (step := _STEP.match(field)) and step[1]}
 
 
 def has(record, templates, name):
@@ -142,6 +154,12 @@ def is_number(value):
 
 
 def wrong_type(name, wanted, value):
+    if isinstance(value, bytes):  # of a column; text would have been decoded
+        return DataError(
+            f"{name!r} should be {wanted}, and is {len(value)} bytes that are not UTF-8, as an "
+            "image has; take another column, or decode it when the file is made",
+            "invalid_utf8",
+        )
     shown = repr(value) if value is None or is_number(value) else f"a {type(value).__name__}"
     return DataError(f"{name!r} should be {wanted}, and is {shown[:60]}", "wrong_type")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 
-from data.files import SPAN_RECORDS, Span, plain
-from data.templates import DataError
+from data.files import SPAN_RECORDS
+from data.reading import Reading, Span, plain
+from data.templates import UNREAD, DataError
 
 
 def open_records(name: str, tfds_dir: str):
@@ -59,12 +60,23 @@ def open_records(name: str, tfds_dir: str):
     return records, lists
 
 
-def read(name: str, tfds_dir: str, span: Span | None):
-    """(where, raw) pairs for `parse`."""
+def read(name: str, tfds_dir: str, span: Span | None, reading: Reading):
+    """(where, raw) pairs for `parse`; features that are not used are not decoded."""
+    import tensorflow_datasets as tfds
+
     records, lists = open_records(name, tfds_dir)
+    features = records.dataset_info.features
+    used = {key: feature for key, feature in features.items() if reading.uses(key)}
+    used = tfds.features.FeaturesDict(used)
+    records.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
     start, stop = (span.start, span.stop) if span else (0, len(records))
     for i in range(start, stop):
-        yield f"{name}[{i}]", (records[i], lists)
+        raw = records[i]
+        if len(raw) > reading.max_bytes:
+            yield f"{name}[{i}]", reading.too_large()
+        else:
+            record = dict.fromkeys(features, UNREAD) | used.deserialize_example_np(raw)
+            yield f"{name}[{i}]", (record, lists & used.keys())
 
 
 def spans(name: str, tfds_dir: str) -> list[Span | None]:
@@ -77,7 +89,7 @@ def spans(name: str, tfds_dir: str) -> list[Span | None]:
 def parse(raw) -> dict:
     record, lists = raw
     record = {key: plain(value) for key, value in record.items()}
-    for key in lists & set(record):
+    for key in lists:
         columns = record[key]
         rows = zip(*columns.values(), strict=True)
         record[key] = [dict(zip(columns, row, strict=True)) for row in rows]

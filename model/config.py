@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax.numpy as jnp
+
+import ranges
+from ranges import CountOr0, NonNegative, Positive, Range, Size, SizeOr0
 
 ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
@@ -25,12 +29,13 @@ class RopeScaling:
     """
 
     kind: str
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_length: int = 8192
+    factor: Positive
+    low_freq_factor: Positive = 1.0
+    high_freq_factor: Positive = 4.0
+    original_length: Size = 8192
 
     def __post_init__(self):
+        ranges.check(self, "model.rope_scaling.")
         if self.kind not in ("linear", "llama3"):
             raise ValueError(f"model.rope_scaling.kind={self.kind!r}; choose linear or llama3")
         if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
@@ -90,41 +95,41 @@ class TransformerConfig:
       pool: how a reward model reads one score from its number at each position: `last`, `mean`.
     """
 
-    vocab_size: int
-    embed_dim: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    mlp_dim: int
-    rope_base: float = 10_000.0
-    norm_eps: float = 1e-6
+    vocab_size: Size
+    embed_dim: Size
+    num_layers: Annotated[int, Range(1, 10_000)]
+    num_heads: Size
+    num_kv_heads: Size
+    head_dim: Size
+    mlp_dim: Size
+    rope_base: Annotated[float, Range(1, 1e12, "(]")] = 10_000.0
+    norm_eps: Annotated[float, Range(1e-30, 1)] = 1e-6
     tie_embeddings: bool = True
     rope_scaling: RopeScaling | None = None
-    local_rope_base: float = 0.0
+    local_rope_base: Annotated[float, Range(1, 1e12, "(]", also=0)] = 0.0
     layer_pattern: tuple[str, ...] = ()
-    window: int = 0
+    window: SizeOr0 = 0
     activation: str = "silu"
     attention_bias: bool = False
     qk_norm: bool = False
     post_norms: bool = False
     norm_offset: bool = False
     embedding_scale: bool = False
-    query_scale: float = 0.0
-    attention_softcap: float = 0.0
-    logit_softcap: float = 0.0
-    num_experts: int = 0
-    experts_per_token: int = 0
+    query_scale: NonNegative = 0.0
+    attention_softcap: NonNegative = 0.0
+    logit_softcap: NonNegative = 0.0
+    num_experts: SizeOr0 = 0
+    experts_per_token: SizeOr0 = 0
     renormalize_experts: bool = True
-    vocab_multiple: int = 128
+    vocab_multiple: Size = 128
     dtype: str = "float32"
-    scan_unroll: int = 1
+    scan_unroll: CountOr0 = 1
     remat: str = "none"
     replicate_kv_heads: bool = False
     attention: str = "auto"
-    attention_block: int = 1024
-    attention_compute_block: int = 512
-    max_length: int = 2048
+    attention_block: Size = 1024
+    attention_compute_block: Size = 512
+    max_length: Size = 2048
     pool: str = "last"
 
     def __post_init__(self):
@@ -132,10 +137,7 @@ class TransformerConfig:
         if isinstance(self.rope_scaling, Mapping):
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         object.__setattr__(self, "layer_pattern", tuple(self.layer_pattern))
-        for name in ("vocab_size", "embed_dim", "num_layers", "num_heads", "num_kv_heads",
-                     "head_dim", "mlp_dim", "vocab_multiple", "max_length"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        ranges.check(self, "model.")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"model.num_kv_heads={self.num_kv_heads} does not divide "

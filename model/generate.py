@@ -9,23 +9,27 @@ V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+import ranges
 from model.attention import init_cache, repeat_rows
 from model.block import split_layers, turn_layers
 from model.config import TransformerConfig
 from model.sharding import platform
 from model.transformer import Transformer
+from ranges import CountOr0, NonNegative, Range, Size
 
 # Ids in a block of `pick`.
 _BLOCK = 128
 
 
-class Sampling(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Sampling:
     """How to sample; hashable, so that it can be a static argument.
 
     Attributes:
@@ -37,14 +41,17 @@ class Sampling(NamedTuple):
       samples: n, answers a prompt; the prompt is read once for all of them.
     """
 
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    max_new_tokens: Size
+    temperature: NonNegative = 1.0
+    top_k: CountOr0 = 0
+    top_p: Annotated[float, Range(0, 1, "(]")] = 1.0
     stop_ids: tuple[int, ...] = ()
-    pad_id: int = 0
+    pad_id: CountOr0 = 0
     banned_ids: tuple[int, ...] = ()
-    samples: int = 1
+    samples: Size = 1
+
+    def __post_init__(self):
+        ranges.check(self)
 
 
 class Sample(NamedTuple):

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+
+import ranges
+from ranges import Positive, Range
 
 # What can be adapted: how many axes of a weight are stacked (layers, experts), and how many inputs.
 PROJECTIONS = {
@@ -43,13 +47,12 @@ class LoRA:
       targets: patterns of the weights to adapt (train/parts.py), of `PROJECTIONS`.
     """
 
-    rank: int = 0
-    alpha: float = 16.0
+    rank: Annotated[int, Range(0, 2**16)] = 0
+    alpha: Positive = 16.0
     targets: str = "query,value"
 
     def __post_init__(self):
-        if self.rank < 0:
-            raise ValueError(f"lora.rank={self.rank}; it is 0 (no adapters) or above")
+        ranges.check(self, "lora.")
 
     @property
     def scale(self) -> float:

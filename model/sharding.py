@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,9 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+import ranges
+from ranges import Range
 
 MESH_AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
@@ -53,6 +57,9 @@ class ShardingError(ValueError):
     """A name without a rule, a mesh axis used twice, or a size the mesh does not divide."""
 
 
+Axis = Annotated[int, Range(1, 2**24, also=-1)]
+
+
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Sizes of the mesh axes. At most one is -1: what is left of the devices.
@@ -66,17 +73,20 @@ class MeshConfig:
       tensor: shards of heads, mlp and vocabulary.
     """
 
-    data: int = 1
-    fsdp: int = -1
-    expert: int = 1
-    sequence: int = 1
-    tensor: int = 1
+    data: Axis = 1
+    fsdp: Axis = -1
+    expert: Axis = 1
+    sequence: Axis = 1
+    tensor: Axis = 1
+
+    def __post_init__(self):
+        ranges.check(self, "mesh.")
 
     def shape(self, num_devices: int) -> tuple[int, ...]:
         sizes = [getattr(self, name) for name in MESH_AXES]
         text = ", ".join(f"{n}={s}" for n, s in zip(MESH_AXES, sizes, strict=True))
-        if any(s == 0 or s < -1 for s in sizes) or sizes.count(-1) > 1:
-            raise ShardingError(f"mesh {text}: sizes are positive, and at most one of them is -1")
+        if sizes.count(-1) > 1:
+            raise ShardingError(f"mesh {text}: at most one of them is -1")
         known = math.prod(s for s in sizes if s != -1)
         if -1 in sizes and num_devices % known == 0:
             sizes[sizes.index(-1)] = num_devices // known

@@ -17,7 +17,9 @@ OTHERS = {
     ROOT / "benchmarks" / f"{name}.py"
     for name in ("sampling_transformers", "data_other", "ppo_trl_other", "real_rewards_other")
 }
+MODULES = ["ranges"]
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
+SINGLE = [ROOT / f"{name}.py" for name in MODULES]
 
 
 @pytest.fixture
@@ -63,6 +65,7 @@ def test_the_package_imported_is_ours(name):
 
 
 def test_setup_finds_every_directory_of_code_and_no_other(setup_arguments):
+    assert setup_arguments["py_modules"] == MODULES
     of_code = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES}
     assert set(setup_arguments["packages"]) == of_code
 
@@ -82,9 +85,9 @@ def test_requirements_cover_every_import(setup_arguments):
     }
     distributions = metadata.packages_distributions()
     missing = []
-    for path in set(SOURCES) - OTHERS:
+    for path in {*SOURCES, *SINGLE} - OTHERS:
         for name, at_import in imports(path):
-            if name in sys.stdlib_module_names or name in PACKAGES:
+            if name in sys.stdlib_module_names or name in PACKAGES + MODULES:
                 continue
             providers = {normalize(d) for d in distributions.get(name, [name])}
             if not providers & (required if at_import else required | optional):

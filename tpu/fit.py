@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from train import command
 
@@ -246,10 +245,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "A recipe, as configs/pretrain.py.")
+    command.define_config("A recipe, as configs/pretrain.py.")
     flags.DEFINE_string("topology", None, "The slice: v5e-256, v5p-128, v6e-256, or v5e:2x2.")
-    flags.DEFINE_integer("slices", 1, "How many of them; mesh.data runs between them.")
-    flags.DEFINE_integer("vocab_size", 32000, "Ids of the tokenizer, which is not read.")
+    flags.DEFINE_integer("slices", 1, "How many; mesh.data runs between them.", 1, 4096)
+    flags.DEFINE_integer("vocab_size", 32000, "Ids of the tokenizer, which is not read.", 1, 2**24)
     flags.DEFINE_list("sweep", [], "Knobs to try, in this order: remat, mesh, batch.")
     flags.DEFINE_string("json", "", "Also write the report to this file.")
     flags.DEFINE_string("hlo", "", "Also write the optimized HLO to this file.")

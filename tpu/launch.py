@@ -68,16 +68,40 @@ def run_local(args, command) -> int:
         )
 
 
+# What Google Cloud takes as the value of a flag, and how to write it.
+_NAME = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+NAMES = {
+    "name": (_NAME, "small letters, digits and hyphens, from a letter, not to a hyphen"),
+    "zone": (r"[a-z]+-[a-z]+\d+-[a-z0-9]+", "write it as us-west4-a"),
+    "bucket": (r"gs://[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?/?", "write gs://NAME, no folder"),
+    "project": (r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "the ID, not the display name"),
+    "cluster": (
+        r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?",
+        "small letters, digits and hyphens, at most 40",
+    ),
+    "queue": (_NAME, "small letters, digits and hyphens, from a letter, not to a hyphen"),
+}
+
+
+def check_names(args, suffix: str) -> None:
+    """Raises ValueError for a name that Google Cloud refuses, with `suffix` after `--name` too."""
+    for flag, (pattern, what) in NAMES.items():
+        value = getattr(args, flag, "")
+        needed = value or flag in ("name", "zone")
+        if needed and not re.fullmatch(pattern, value):
+            raise ValueError(f"--{flag}={value}: {what}")
+    if len(args.name + suffix) > 63:
+        raise ValueError(f"--name={args.name}: at most {63 - len(suffix)} characters")
+
+
 def job_of(args) -> queued.Job:
     """What the flags say of a job on queued resources.
 
     Raises:
       ValueError: a flag that cannot be.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,60}", args.name):
-        raise ValueError(f"--name={args.name}: small letters, digits and hyphens")
-    if not args.bucket.startswith("gs://"):
-        raise ValueError(f"--bucket={args.bucket}: write gs://NAME")
+    # With several slices each has the name and its number.
+    check_names(args, f"-{args.slices - 1}" if args.slices > 1 else "")
     job = queued.Job(args.name, args.zone, args.accelerator, args.bucket.rstrip("/"), args.project,
                      args.slices, args.capacity)  # fmt: skip
     parse(job.accelerator)
@@ -155,6 +179,8 @@ def run_manifest(args, command) -> int:
     if bucket:
         command = [a.replace(f"{bucket}/", f"{jobset.MOUNT}/") for a in command]
     slice_, spot = parse(args.accelerator), args.capacity == "spot"
+    # What Kubernetes calls the last pod.
+    check_names(args, f"-slice-{args.slices - 1}-{slice_.hosts - 1}-xxxxx")
     what = args.name, slice_, args.slices, args.image, command
     text = jobset.text(jobset.manifest(*what, spot=spot, bucket=bucket, queue=args.queue))
     xpk = jobset.xpk(*what, cluster=args.cluster, zone=args.zone, spot=spot)
@@ -183,11 +209,33 @@ VERBS = {
 }
 
 
+def whole(low: int, high: int = 2**31 - 1):
+    """A type of arguments: whole numbers from `low` to `high`."""
+
+    def parse_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from {low} to {high:,}")
+        return value
+
+    return parse_number
+
+
+def number_or_all(text: str) -> str:
+    """A type of arguments: which worker or slice."""
+    if not re.fullmatch(r"\d{1,6}|all", text):
+        raise argparse.ArgumentTypeError(f"{text} is no number, nor all")
+    return text
+
+
 def _job_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--name", required=True)
     verb.add_argument("--zone", required=True)
     verb.add_argument("--accelerator", required=True, help="v5e-16, v5p-128, v6e-256")
-    verb.add_argument("--slices", type=int, default=1, help="so many of them, over DCN")
+    verb.add_argument("--slices", type=whole(1, 4096), default=1, help="so many of them, over DCN")
     for kind in ("reserved", "on_demand"):
         verb.add_argument(f"--{kind}", dest="capacity", action="store_const", const=kind,
                           default="spot", help="rather than spot")  # fmt: skip
@@ -198,13 +246,23 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m tpu.launch", allow_abbrev=False)
     verbs = top.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("local", help="several processes on this machine", allow_abbrev=False)
-    one.add_argument("--processes", type=int, default=2, help="how many (%(default)s)")
-    one.add_argument("--devices", type=int, default=1, help="CPU devices of each (%(default)s)")
-    one.add_argument("--port", type=int, default=0, help="of the first; by default a free one")
-    one.add_argument("--peer_timeout", type=int, default=60, help="seconds to wait for all to come")
-    one.add_argument("--heartbeat", type=int, default=10, help="seconds until a silent one is lost")
+    one.add_argument("--processes", type=whole(1, 1024), default=2, help="how many (%(default)s)")
+    one.add_argument(
+        "--devices", type=whole(1, 1024), default=1, help="CPU devices of each (%(default)s)"
+    )
+    one.add_argument(
+        "--port", type=whole(0, 65535), default=0, help="of the first; by default a free one"
+    )
+    one.add_argument(
+        "--peer_timeout", type=whole(1, 10**6), default=60, help="seconds to wait for all to come"
+    )
+    one.add_argument(
+        "--heartbeat", type=whole(1, 10**6), default=10, help="seconds until a silent one is lost"
+    )
     one.add_argument("--supervise", action="store_true", help="start again what was interrupted")
-    one.add_argument("--give_up_after", type=int, default=3, help="attempts without a step gained")
+    one.add_argument(
+        "--give_up_after", type=whole(1), default=3, help="attempts without a step gained"
+    )
     one.set_defaults(run=run_local)
     for name, what in VERBS.items():
         verb = verbs.add_parser(name, help=what, allow_abbrev=False)
@@ -212,16 +270,22 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--bucket", required=True, help="gs://…: code and workdirs")
         verb.add_argument("--project", default="", help="by default gcloud's")
         if name == "supervise":
-            verb.add_argument("--give_up_after", type=int, default=3,
+            verb.add_argument("--give_up_after", type=whole(1), default=3,
                               help="attempts without a step gained")  # fmt: skip
         if name == "status":
             verb.add_argument("--workdir", default="", help="gs://…, of the run")
         if name in ("logs", "ssh"):
-            verb.add_argument("--worker", default="0", help="its number, of logs also all")
+            verb.add_argument(
+                "--worker", type=number_or_all, default="0", help="its number, of logs also all"
+            )
         if name == "ssh":
-            verb.add_argument("--node", default="0", help="which slice (%(default)s)")
+            verb.add_argument(
+                "--node", type=number_or_all, default="0", help="which slice (%(default)s)"
+            )
         if name == "logs":
-            verb.add_argument("--lines", type=int, default=20, help="of each (%(default)s)")
+            verb.add_argument(
+                "--lines", type=whole(1, 10**6), default=20, help="of each (%(default)s)"
+            )
         verb.set_defaults(run=run_job)
     gke = verbs.add_parser("manifest", help="the JobSet for GKE", allow_abbrev=False)
     _job_flags(gke)

@@ -14,6 +14,7 @@ An answer that was cut off before its end is not taken.
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 from absl import app, flags
@@ -119,5 +120,6 @@ def main(argv):
 
 if __name__ == "__main__":
     command.define_flags()
-    flags.DEFINE_float("least", float("-inf"), "Leave out prompts whose best answer scores less.")
+    flags.DEFINE_float("least", -math.inf, "Leave out prompts whose best answer scores less.")
+    flags.register_validator("least", lambda x: x < math.inf, "write a number")
     app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)

@@ -22,10 +22,19 @@ def resolve(config, workdir):
     """{name: RunConfig} in order, with workdirs in place of the names in `init_from`.
 
     Raises:
-      ConfigError: `order` and `stages` differ, or a stage starts from one that is not before it.
+      ConfigError: an unknown key, `order` and `stages` differ, a stage starts from one that is not
+        before it, or has settings that cannot be.
     """
-    from train.config import ConfigError, build
+    from train.config import KEYS, ConfigError, build
+    from train.names import suggest
 
+    if "stages" not in config or "order" not in config:
+        raise ConfigError("this recipe is no chain, of order and stages: type python -m train")
+    for key in (key for key in config if key not in ("order", "stages")):
+        hint = suggest(key, KEYS, "stages.NAME.")
+        raise ConfigError(f"unknown config key {key} of a chain, which has order and stages{hint}")
+    if not isinstance(config["order"], list | tuple):
+        raise ConfigError(f"order={config['order']!r}; it must be a tuple of names")
     order = tuple(config["order"])
     if set(order) != set(config["stages"]):
         raise ConfigError(f"order {order} and stages {tuple(config['stages'])} are not the same")
@@ -39,7 +48,10 @@ def resolve(config, workdir):
                 )
             if origin in runs:
                 recipe.init_from[role] = str(epath.Path(workdir) / origin)
-        runs[name] = build(recipe)
+        try:
+            runs[name] = build(recipe)
+        except ValueError as e:
+            raise ConfigError(f"stages.{name}: {e}") from e
     return runs
 
 

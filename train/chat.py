@@ -10,6 +10,7 @@ standard input is a turn.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 
@@ -39,7 +40,7 @@ def define_flags() -> None:
         "top_p", 1.0, "Sample from the likeliest tokens with this much probability.", 0.01, 1.0
     )
     flags.DEFINE_integer("max_new_tokens", 128, "Longest answer.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of sampling.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Of sampling.", 0, 2**32 - 1)
     flags.mark_flag_as_required("workdir")
 
 
@@ -66,7 +67,7 @@ class Chat:
         self._key, self._turns = jax.random.key(seed), 0
         self._model = model
         ids = dict(stop_ids=tokenizer.stop_ids, banned_ids=tokenizer.banned_ids)
-        self._sampling = sampling._replace(pad_id=tokenizer.pad_id, **ids)
+        self._sampling = dataclasses.replace(sampling, pad_id=tokenizer.pad_id, **ids)
         self.messages: list[dict[str, str]] = []
 
     def reset(self) -> None:
@@ -171,12 +172,8 @@ def main(argv) -> None:
     del argv
     quiet_to_file(os.devnull)
     given = flags.FLAGS
-    sampling = Sampling(
-        given.max_new_tokens,
-        given.temperature,
-        top_p=given.top_p,
-    )
     try:
+        sampling = Sampling(given.max_new_tokens, given.temperature, top_p=given.top_p)
         chat = open_chat(given.workdir, sampling, given.seed)
         if given.prompt is not None:
             console.print(chat.ask(given.prompt), markup=False)

@@ -18,19 +18,30 @@ from train import processes
 BEGUN = time.time()  # of this process, nearly
 
 
+# The command line as config_flags is to read it (train/overrides.py).
+_ARGV: list[str] = []
+
+
+def define_config(help: str) -> None:
+    """The flags --config=RECIPE and --config.KEY=VALUE."""
+    config_flags.DEFINE_config_file("config", None, help, lock_config=True, sys_argv=_ARGV)
+
+
 def define_flags() -> None:
-    config_flags.DEFINE_config_file(
-        "config", None, "A recipe, as configs/demo.py.", lock_config=True
-    )
+    define_config("A recipe, as configs/demo.py.")
     flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
     flags.DEFINE_string(
         "coordinator", "", "host:port of process 0; empty on TPU, where JAX finds the others."
     )
-    flags.DEFINE_integer("num_processes", 0, "With --coordinator: how many processes there are.")
-    flags.DEFINE_integer("process_id", 0, "With --coordinator: which of them this is, from 0.")
-    flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes to come.")
-    flags.DEFINE_integer("heartbeat", 100, "Seconds after which a silent process is lost.")
+    flags.DEFINE_integer(
+        "num_processes", 0, "With --coordinator: how many processes there are.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "process_id", 0, "With --coordinator: which of them this is, from 0.", lower_bound=0
+    )
+    flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes.", 1, 10**6)
+    flags.DEFINE_integer("heartbeat", 100, "Seconds until a silent process is lost.", 1, 10**6)
     flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -39,7 +50,9 @@ def define_run_flags() -> None:
     flags.DEFINE_string(
         "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
     )
-    flags.DEFINE_integer("profiler_port", 0, "Where profiles may be asked for; by default nowhere.")
+    flags.DEFINE_integer(
+        "profiler_port", 0, "Where profiles may be asked for; by default nowhere.", 0, 65535
+    )
     flags.DEFINE_string(
         "compilation_cache",
         "auto",
@@ -55,18 +68,32 @@ def fail(message: str):
 
 def parse_flags(argv):
     """Parses the command line; what is wrong with it is one line, not a traceback."""
-    _check_recipe(argv)
+    argv = _ARGV[:] = _check_recipe(argv)
     try:
         return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as e:
+        fail(_unknown_flag(e))
     except flags.Error as e:
         fail(str(e))
 
 
-def _check_recipe(argv) -> None:
-    """Loads the recipe before absl does, to say plainly what is wrong with it or an override."""
+def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+    """Names the setting that a flag such as --learning_rate means."""
+    if "config" in flags.FLAGS:
+        from train.config import KEYS
+        from train.names import meant
+
+        if text := meant(error.flagname, KEYS):
+            return f"there is no flag --{error.flagname}{text} A setting is --config.KEY=VALUE"
+    return str(error)
+
+
+def _check_recipe(argv) -> list[str]:
+    """Loads the recipe before absl does, to say plainly what is wrong with it or an override;
+    returns the command line that absl is to parse."""
     given = next((a.split("=", 1)[1] for a in argv[1:] if re.match("--?config=", a)), None)
     if given is None:
-        return
+        return list(argv)
     path, _, argument = given.partition(":")
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
@@ -74,7 +101,7 @@ def _check_recipe(argv) -> None:
         near = difflib.get_close_matches(os.path.basename(path), names, 1)
         hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
         fail(f"there is no recipe {path}{hint}")
-    from flax.traverse_util import flatten_dict
+    from train import overrides
 
     spec = importlib.util.spec_from_file_location("recipe", path)
     module = importlib.util.module_from_spec(spec)
@@ -85,13 +112,10 @@ def _check_recipe(argv) -> None:
         fail(f"{path}: {e}")
     except TypeError as e:
         fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
-    known = set(flatten_dict(recipe.to_dict(), sep="."))
-    for override in argv[1:]:
-        found = re.match(r"--?config\.([\w.]+)", override)
-        if found and found[1] not in known:
-            near = difflib.get_close_matches(found[1], known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            fail(f"unknown config key {found[1]}{hint}")
+    try:
+        return overrides.gather(argv, recipe.to_dict())
+    except ValueError as e:
+        fail(str(e))
 
 
 def config():

@@ -11,15 +11,19 @@ import difflib
 import re
 import typing
 from collections.abc import Mapping
+from typing import Annotated
 
 import ml_collections
 
+import ranges
 from data.pipeline import DataConfig
 from model.config import TransformerConfig
 from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from model.sizes import SIZES
+from ranges import Count, CountOr0, Range, Seed, Size, SizeOr0
+from train.names import suggest
 from train.objectives import (
     ConfigError,
     DPOConfig,
@@ -45,23 +49,26 @@ class ModelConfig:
     """
 
     size: str = ""
-    embed_dim: int = 0
-    num_layers: int = 0
-    num_heads: int = 0
-    num_kv_heads: int = 0
-    head_dim: int = 0
-    mlp_dim: int = 0
-    vocab_multiple: int = 0
-    max_length: int = 0
-    rope_base: float = 0.0
+    embed_dim: SizeOr0 = 0
+    num_layers: Annotated[int, Range(0, 10_000)] = 0
+    num_heads: SizeOr0 = 0
+    num_kv_heads: SizeOr0 = 0
+    head_dim: SizeOr0 = 0
+    mlp_dim: SizeOr0 = 0
+    vocab_multiple: SizeOr0 = 0
+    max_length: SizeOr0 = 0
+    rope_base: Annotated[float, Range(1, 1e12, "(]", also=0)] = 0.0
     dtype: str = "float32"
-    scan_unroll: int = 1
+    scan_unroll: Annotated[int, Range(0, 10_000)] = 1
     remat: str = "none"
     replicate_kv_heads: bool = False
     attention: str = "auto"
-    attention_block: int = 1024
-    attention_compute_block: int = 512
+    attention_block: Annotated[int, Range(128, 2**24)] = 1024
+    attention_compute_block: Annotated[int, Range(128, 2**24)] = 512
     mimetic: bool = False
+
+    def __post_init__(self):
+        ranges.check(self, "model.")
 
     def build(self, vocab_size: int) -> TransformerConfig:
         if not self.size:
@@ -96,8 +103,11 @@ class TokenizerConfig:
 
     path: str = ""
     kind: str = "sentencepiece"
-    vocab_size: int = 4096
+    vocab_size: Size = 4096
     fim: bool = False
+
+    def __post_init__(self):
+        ranges.check(self, "tokenizer.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +136,24 @@ class EvaluateConfig:
     `samples` texts are written to samples.jsonl, of at most `sample_tokens` tokens.
     """
 
-    every: int = 0
+    every: CountOr0 = 0
     at_start: bool = True
-    samples: int = 4
-    sample_tokens: int = 64
+    samples: SizeOr0 = 4
+    sample_tokens: Size = 64
+
+    def __post_init__(self):
+        ranges.check(self, "evaluate.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     """Saves `every` steps (0: only at the end) and keeps the newest `keep`."""
 
-    every: int = 100
-    keep: int = 2
+    every: CountOr0 = 100
+    keep: Count = 2
+
+    def __post_init__(self):
+        ranges.check(self, "checkpoint.")
 
 
 PYDOCS = DataConfig(source="tfds:pydocs/text:train")
@@ -154,10 +170,10 @@ class RunConfig:
     """
 
     stage: str = "pretrain"
-    seed: int = 0
-    steps: int = 1000
-    accumulate: int = 1
-    log_every: int = 10
+    seed: Seed = 0
+    steps: Count = 1000
+    accumulate: Count = 1
+    log_every: Count = 10
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
@@ -177,9 +193,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
 
     def __post_init__(self):
-        for name in ("steps", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}; it must be at least 1")
+        ranges.check(self)
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "
@@ -189,6 +203,17 @@ class RunConfig:
 
 # Mappings whose keys the user chooses.
 _FREE = ("init_from", "fields", "keep", "filters", "mixture", "decontaminate")
+
+
+def _keys(cls, where: str = ""):
+    for name, kind in typing.get_type_hints(cls).items():
+        yield where + name
+        if dataclasses.is_dataclass(kind):
+            yield from _keys(kind, f"{where}{name}.")
+
+
+# Every setting and group of settings of a run, as `optimizer` and `optimizer.peak_lr`.
+KEYS = tuple(_keys(RunConfig))
 
 
 def default() -> ml_collections.ConfigDict:
@@ -206,6 +231,24 @@ def _plain(value):
     return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
 
 
+def _check_text(key: str, value) -> None:
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"{key}={value!r}; it must be a str or a tuple of them")
+
+
+def _check_free(mapping: str, key: str, value) -> None:
+    """Raises ConfigError for a value of another type than its mapping, one of `_FREE`, has."""
+    if mapping == "init_from" and not isinstance(value, str):
+        raise ConfigError(f"{key}={value!r}; it must be a str")
+    if mapping in ("mixture", "decontaminate"):  # of sources
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}={value!r}; set --config.{key}.source=PATH")
+        _check_text(f"{key}.source", value.get("source", ""))
+        if not isinstance(fields := value.get("fields", {}), Mapping):
+            raise ConfigError(f"{key}.fields={fields!r}; set --config.{key}.fields.NAME=TEMPLATE")
+
+
 def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
     """A recipe -> frozen dataclasses.
 
@@ -219,16 +262,13 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
     for key in config:
         value = config[key]
         if key not in types:
-            near = difflib.get_close_matches(key, types, 1)
-            raise ConfigError(
-                f"unknown config key {where}{key}"
-                + (f"; did you mean {where}{near[0]}?" if near else f"; known: {', '.join(types)}")
-            )
+            raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, KEYS)}")
         kind = types[key]
         if dataclasses.is_dataclass(kind):
             value = build(value, kind, f"{where}{key}.")
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:
+                ranges.check_fields(cls, {key: value}, where)
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
@@ -238,10 +278,12 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
-            value = {k: _plain(v) for k, v in value.items() if v != ""}
-        elif isinstance(value, list | tuple):
-            value = tuple(value)
-        elif not isinstance(value, str):
-            raise ConfigError(f"{where}{key}={value!r}; it must be a str or a tuple of them")
+            value = {str(k): _plain(v) for k, v in value.items() if v != ""}
+            for name, inside in value.items():
+                _check_free(key, f"{where}{key}.{name}", inside)
+        else:
+            _check_text(f"{where}{key}", value)
+            value = value if isinstance(value, str) else tuple(value)
         given[key] = value
+    ranges.check_fields(cls, given, where)  # which names the whole key, of value_optimizer too
     return cls(**given)

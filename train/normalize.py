@@ -100,5 +100,5 @@ def main(argv):
 
 if __name__ == "__main__":
     command.define_flags()
-    flags.DEFINE_integer("answers", 512, "How many answers the scale is taken of.")
+    flags.DEFINE_integer("answers", 512, "How many answers the scale is taken of.", 2, 2**24)
     app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Annotated
 
+import ranges
+from ranges import (
+    ConfigError,
+    Count,
+    CountOr0,
+    NonNegative,
+    Positive,
+    Range,
+    Share,
+    Signed,
+    Size,
+    SizeOr0,
+)
 
-class ConfigError(ValueError):
-    """A configuration that cannot be run. The message says which key, why, and what to type."""
+# A share of labels taken to be wrong; at a half they say nothing.
+Noise = Annotated[float, Range(0, 0.5, "[)")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +37,18 @@ class LossConfig:
       train/rewards.py).
     """
 
-    z_loss: float = 1e-4
-    chunk: int = 0
-    load_balance: float = 0.01
-    router_z: float = 0.001
+    z_loss: NonNegative = 1e-4
+    chunk: SizeOr0 = 0
+    load_balance: NonNegative = 0.01
+    router_z: NonNegative = 0.001
     pool: str = "last"
-    margin: float = 0.0
-    center: float = 0.01
-    label_smoothing: float = 0.0
-    ties: float = 0.0
+    margin: NonNegative = 0.0
+    center: NonNegative = 0.01
+    label_smoothing: Noise = 0.0
+    ties: NonNegative = 0.0
+
+    def __post_init__(self):
+        ranges.check(self, "loss.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +62,15 @@ class DPOConfig:
         where answers differ in length; else sums.
     """
 
-    beta: float = 0.1
+    beta: Positive = 0.1
     loss: str = "sigmoid"
-    label_smoothing: float = 0.0
+    label_smoothing: Noise = 0.0
     average: bool = False
 
     def __post_init__(self):
+        ranges.check(self, "dpo.")
         if self.loss not in ("sigmoid", "ipo"):
             raise ConfigError(f"dpo.loss={self.loss!r}; choose sigmoid or ipo")
-        if self.beta <= 0:
-            raise ConfigError(f"dpo.beta={self.beta}; it must be above 0")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(
-                f"dpo.label_smoothing={self.label_smoothing}; it must be at least 0 and below 0.5"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,43 +115,44 @@ class PPOConfig:
         the mesh as it trains.
     """
 
-    prompt_length: int = 32
-    response_length: int = 64
-    rollout_batch: int = 64
-    epochs: int = 2
-    temperature: float = 1.0
-    kl_coef: float = 0.05
-    kl_target: float = 0.0
-    kl_horizon: int = 10_000
+    prompt_length: Size = 32
+    response_length: Size = 64
+    rollout_batch: Size = 64
+    epochs: Annotated[int, Range(1, 1000)] = 2
+    temperature: Positive = 1.0
+    kl_coef: NonNegative = 0.05
+    kl_target: NonNegative = 0.0
+    kl_horizon: Count = 10_000
     kl_estimator: str = "k1"
-    kl_loss_coef: float = 0.0
+    kl_loss_coef: NonNegative = 0.0
     kl_loss_estimator: str = "k2"
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float = 0.0
-    value_clip: float = 0.2
-    value_coef: float = 0.1
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    clip_low: Share = 0.2
+    clip_high: NonNegative = 0.2
+    dual_clip: Annotated[float, Range(1, 1e9, "(]", also=0)] = 0.0
+    value_clip: NonNegative = 0.2
+    value_coef: NonNegative = 0.1
     whiten_advantages: bool = True
     normalize_scores: bool = True
-    score_clip: float = 0.0
+    score_clip: NonNegative = 0.0
     missing_eos: str = "keep"
-    missing_eos_value: float = 1.0
-    overlong_buffer: int = 0
-    importance_cap: float = 0.0
+    missing_eos_value: Signed = 1.0
+    overlong_buffer: SizeOr0 = 0
+    importance_cap: NonNegative = 0.0
     bootstrap_truncated: bool = False
     stop_at_eos: bool = True
     shared_critic: bool = False
-    critic_warmup: int = 0
-    max_kl: float = 0.0
-    pretrain_coef: float = 0.0
+    critic_warmup: CountOr0 = 0
+    max_kl: NonNegative = 0.0
+    pretrain_coef: NonNegative = 0.0
     reward_function: str = ""
-    eval_prompts: int = 256
-    prompt_buckets: int = 1
-    decode_tensor: int = 1
+    eval_prompts: Size = 256
+    prompt_buckets: Annotated[int, Range(1, 64)] = 1
+    decode_tensor: Count = 1
 
     def __post_init__(self):
+        ranges.check(self, "ppo.")
         if self.missing_eos not in ("keep", "penalty", "replace", "mask"):
             raise ConfigError(
                 f"ppo.missing_eos={self.missing_eos!r}; choose keep, penalty, replace or mask"
@@ -147,9 +160,6 @@ class PPOConfig:
         for name in ("kl_estimator", "kl_loss_estimator"):
             if getattr(self, name) not in ("k1", "k2", "k3"):
                 raise ConfigError(f"ppo.{name}={getattr(self, name)!r}; choose k1, k2 or k3")
-        for name in ("prompt_buckets", "decode_tensor"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"ppo.{name}={getattr(self, name)}; it must be at least 1")
         if self.shared_critic and self.critic_warmup:
             raise ConfigError(
                 f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
@@ -160,10 +170,12 @@ class PPOConfig:
                 f"ppo.overlong_buffer={self.overlong_buffer} is more than "
                 f"ppo.response_length={self.response_length}"
             )
-        if self.temperature <= 0:
-            raise ConfigError(f"ppo.temperature={self.temperature}; it must be above 0")
-        if self.max_kl < 0:
-            raise ConfigError(f"ppo.max_kl={self.max_kl}; it must be above 0, or 0 to apply all")
+        if self.kl_target and self.rollout_batch >= 5 * self.kl_horizon:
+            raise ConfigError(
+                f"ppo.kl_horizon={self.kl_horizon} lets a rollout of {self.rollout_batch} episodes "
+                "take the KL coefficient below 0; set --config.ppo.kl_horizon to at least "
+                f"{self.rollout_batch}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,14 +192,15 @@ class GRPOConfig:
         dynamic sampling); 1 takes them as they come.
     """
 
-    group_size: int = 8
+    group_size: Annotated[int, Range(2, 2**16)] = 8
     baseline: str = "mean"
     scale: str = "std"
     loss_mean: str = "sequence"
     ratio: str = "token"
-    max_draws: int = 1
+    max_draws: Annotated[int, Range(1, 1000)] = 1
 
     def __post_init__(self):
+        ranges.check(self, "grpo.")
         for name, known in (
             ("baseline", ("mean", "others")),
             ("scale", ("std", "none")),
@@ -198,12 +211,6 @@ class GRPOConfig:
                 raise ConfigError(
                     f"grpo.{name}={getattr(self, name)!r}; choose {' or '.join(known)}"
                 )
-        if self.group_size < 2:
-            raise ConfigError(
-                f"grpo.group_size={self.group_size}; it must be at least 2, to compare answers"
-            )
-        if self.max_draws < 1:
-            raise ConfigError(f"grpo.max_draws={self.max_draws}; it must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,16 +226,17 @@ class RewardsConfig:
       length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
     """
 
-    model: float = 1.0
-    function: float = 1.0
-    gsm8k: float = 0.0
-    exact: float = 0.0
-    regex: float = 0.0
-    length: float = 0.0
+    model: Signed = 1.0
+    function: Signed = 1.0
+    gsm8k: Signed = 0.0
+    exact: Signed = 0.0
+    regex: Signed = 0.0
+    length: Signed = 0.0
     pattern: str = ""
-    target_length: int = 0
+    target_length: SizeOr0 = 0
 
     def __post_init__(self):
+        ranges.check(self, "rewards.")
         if self.regex and not self.pattern:
             raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,9 @@ import optax.contrib
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
+
+import ranges
+from ranges import CountOr0, NonNegative, Range, Share
 
 # Counters and coefficients in an optimizer's state have no more numbers than this.
 _FEW = 64
@@ -39,20 +43,21 @@ class OptimizerConfig:
     """
 
     name: str = "adamw"
-    peak_lr: float = 1e-3
+    peak_lr: Annotated[float, Range(0, 10)] = 1e-3
     schedule: str = "cosine"
-    warmup_steps: int = 20
-    final_fraction: float = 0.1
-    decay_fraction: float = 0.2
-    ns_steps: int = 5
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
+    warmup_steps: CountOr0 = 20
+    final_fraction: Share = 0.1
+    decay_fraction: Share = 0.2
+    ns_steps: Annotated[int, Range(1, 100)] = 5
+    b1: Annotated[float, Range(0, 1, "[)")] = 0.9
+    b2: Annotated[float, Range(0, 1, "[)")] = 0.95
+    eps: Annotated[float, Range(1e-30, 1)] = 1e-8
+    weight_decay: Annotated[float, Range(0, 10)] = 0.1
+    clip_norm: NonNegative = 1.0
     state_dtype: str = "float32"
 
     def __post_init__(self):
+        ranges.check(self, "optimizer.")
         if self.name not in ("adamw", "adafactor", "muon"):
             raise ValueError(f"optimizer.name={self.name!r}; choose adamw, adafactor or muon")
         if self.state_dtype not in ("float32", "bfloat16"):
@@ -64,8 +69,11 @@ class OptimizerConfig:
                 f"optimizer.b2={self.b2} moves a second moment by less than bfloat16 can tell "
                 "(1/128); lower it to 0.99, or keep optimizer.state_dtype=float32"
             )
-        if self.ns_steps < 1:
-            raise ValueError(f"optimizer.ns_steps={self.ns_steps}; Muon needs at least 1")
+        if self.peak_lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"optimizer.peak_lr={self.peak_lr} times optimizer.weight_decay={self.weight_decay}"
+                " is 1 or more: one step's decay would turn every weight round; lower one of them"
+            )
         if self.schedule not in ("cosine", "wsd", "constant"):
             raise ValueError(f"optimizer.schedule={self.schedule!r}; choose cosine, wsd, constant")
 

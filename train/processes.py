@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import socket
 import sys
@@ -64,11 +65,15 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
       heartbeat: seconds after which a silent process counts as lost, and the others leave.
 
     Raises:
-      ValueError: the port is taken. A peer that does not come ends the process with `LOST`: JAX
-      aborts there, which cannot be caught.
+      ValueError: the port is taken, or the numbers cannot be. A peer that does not come ends the
+      process with `LOST`: JAX aborts there, which cannot be caught.
     """
     import jax
 
+    if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise ValueError(f"--coordinator={coordinator}: write HOST:PORT")
+    if coordinator and number >= count:
+        raise ValueError(f"--process_id={number} is not below --num_processes={count}")
     if coordinator and number == 0 and not port_is_free(int(coordinator.rsplit(":", 1)[1])):
         raise ValueError(
             f"port {coordinator.rsplit(':', 1)[1]} is taken by another program, perhaps by an "

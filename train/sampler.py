@@ -5,6 +5,7 @@ Axes: B episodes, P prompt length (left padded), R response length.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -79,7 +80,10 @@ class Sampler:
     def _sample(self, policy, prompts, mask, key, first_row, samples=1):
         rows = first_row + jnp.arange(len(prompts) * samples)
         keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
-        config, sampling = self.ctx.models["policy"], self.sampling._replace(samples=samples)
+        config, sampling = (
+            self.ctx.models["policy"],
+            dataclasses.replace(self.sampling, samples=samples),
+        )
         sample = generate(config, policy, prompts, mask, keys, sampling)
         mask = jnp.repeat(mask, samples, axis=0)
         # Prompts may come without the padding that all of them have.

@@ -73,6 +73,26 @@ def test_a_recipe_leaves_them_out_and_counts(tmp_path):
     assert [e["text"] for e in found.train] == texts[:6] + texts[7:20]
 
 
+def test_the_largest_record_is_a_setting_that_reaches_every_source(tmp_path):
+    (tmp_path / "a.txt").write_text("a\nb\n" + "c" * 50 + "\n")
+    (tmp_path / "eval.txt").write_text("d" * 60 + "\n")
+    source, evaluation = str(tmp_path / "a.txt"), str(tmp_path / "eval.txt")
+    sets = {"eval": {"source": evaluation}}
+    for given, where in (
+        (dict(source=source), f"{source}:3"),
+        (dict(source="", mixture={"a": {"source": source}}), f"{source}:3"),
+        (dict(source=source, heldout_source=evaluation, on_bad="skip"), f"{evaluation}:1"),
+        (dict(source=source, decontaminate=sets, on_bad="skip"), f"{evaluation}:1"),
+    ):
+        with pytest.raises(DataError, match=f"{where}: a record of more than 40 bytes"):
+            read_examples(DataConfig(**given, max_record_bytes=40, heldout_fraction=0.4), "text")
+    config = DataConfig(source=source, on_bad="skip", max_record_bytes=40, heldout_fraction=0.4)
+    found = read_examples(config, "text")
+    assert found.skipped == {"too_large": 1} and len(found.train + found.heldout) == 2
+    with pytest.raises(DataError, match=r"data\.max_record_bytes=0"):
+        DataConfig(source=source, max_record_bytes=0)
+
+
 def test_a_source_of_copies_alone_is_an_error(tmp_path):
     texts = [" ".join(words(seed, 30)) for seed in range(20)]
     (tmp_path / "a.txt").write_text("\n".join(texts))

@@ -54,8 +54,8 @@ def test_nothing_left_is_an_error(source):
 @pytest.mark.parametrize(
     "limits, message",
     [({"min_lenght": 3}, "min_length"), ({"max_symbols": "x"}, r"data\.filters\.max_symbols='x'"),
-     ({"max_symbols": -1}, "from 0"), ({"max_symbols": float("nan")}, "from 0")],
+     ({"max_symbols": -1}, "at least 0"), ({"max_symbols": float("nan")}, "at least 0")],
 )  # fmt: skip
 def test_bad_settings(limits, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(ValueError, match=message):
         DataConfig("a.txt", filters=limits)

@@ -16,6 +16,7 @@ from data.packing import TextChange
 from data.pipeline import DataConfig, open_data
 from data.sources import DataError
 from data.tokenizer import BOS, EOS, FIM, SPECIAL, load, train
+from ranges import ConfigError
 
 TEXTS = ["the cat sat on the mat, and the other cat that sat there sat too\n" * 4, "0123 aaaa é"]
 TOKENIZERS = {kind: train(kind, TEXTS, 300, fim=True) for kind in ("sentencepiece", "char", "byte")}
@@ -170,7 +171,7 @@ def test_what_cannot_be_filled_in_is_said(corpus):
         open_data(config, "text", train("byte", [], 0))
     with pytest.raises(DataError, match=r"data\.fim_rate is for documents of text.* reads chat"):
         open_data(config, "chat", BYTES, examples=packing_examples())
-    with pytest.raises(DataError, match=r"data\.fim_rate=1\.5 is not a share"):
+    with pytest.raises(ConfigError, match=r"data\.fim_rate=1\.5; it must be .* at most 1"):
         DataConfig(source="x", fim_rate=1.5)
     for given_text in ("40", "40 words", "many tokens"):
         with pytest.raises(DataError, match=r'data\.truncate=.*"4000 characters"'):

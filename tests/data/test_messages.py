@@ -1,6 +1,8 @@
 """What messages may hold beside their text: kept, refused, or counted, and never lost unsaid."""
 
+import functools
 import json
+import math
 from collections import Counter
 
 import pytest
@@ -11,6 +13,7 @@ from data.schemas import normaliser
 from data.templates import DataError
 
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
+DEEP = functools.reduce(lambda inner, _: {"a": [inner]}, range(400), {})
 TOOLS = [{"type": "function", "function": {"name": "weather"}}]
 
 
@@ -197,6 +200,8 @@ def test_a_thought_beside_a_response():
         ({"messages": [user(), assistant(tool_calls=[{"a": float("nan")}])]}, "is no JSON"),
         ({"messages": [user(), assistant(tool_calls=[{"a": "\ud800"}])]}, "is no JSON"),
         ({"messages": [user(), assistant(tool_calls=[{"a": b"x"}])]}, "is no JSON"),
+        ({"messages": [user(), assistant(tool_calls=[DEEP])]}, "more than 64 deep"),
+        ({"messages": [user(), assistant()], "tools": "[" * 5000}, "a list of objects"),
         ({"messages": [user(), assistant(thinking=True)]}, r"thinking' should be a string"),
         (
             {"messages": [user(), assistant(function_call={"name": "f"})]},
@@ -244,13 +249,19 @@ def test_a_prompt_s_reference_is_a_text():
     assert unused == {"messages[].reasoning_content": 1, "messages[].weight": 1}
     refused({"messages": [user(), assistant("", tool_calls=CALL)]}, "calls tools", "prompt")
     assert read({"prompt": "Q", "answer": ""}, "prompt")[0] == {"messages": [user()]}
+    for value, message in (
+        ("\ud800", "surrogate"),
+        (float("nan"), "finite"),
+        (-math.inf, "finite"),
+    ):
+        refused({"prompt": "Q", "answer": value}, message, "prompt")
 
 
 # Content in parts, and messages that say nothing.
 
 
 def test_text_parts_are_joined():
-    parts = [{"type": "text", "text": "a", "image_url": None}, " b ", {"text": "c"}]
+    parts = [{"type": "text", "text": "a", "image_url": None}, " b ", {"type": None, "text": "c"}]
     assert chat(system(parts), user(parts), assistant(parts)) == [
         system("a b c"),
         user("a b c"),

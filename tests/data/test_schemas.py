@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.schemas import normaliser
+from data.schemas import fields_used, normaliser
 from data.templates import DataError
 
 
@@ -51,6 +51,14 @@ def test_a_template_may_hold_braces_numbers_and_dots():
         user("{x}"),
         assistant("4"),
     ]
+
+
+def test_the_fields_that_are_used():
+    assert fields_used("text") >= {"text"}
+    used = fields_used("text", {"text": "{a.b[0]} {{c}} {d}"})
+    assert used >= {"a.b[0]", "a", "d"} and not used & {"text", "c", "b"}
+    used = fields_used("preference", {"responses": ["{x}", "{y[1]}"], "best": "{z}"})
+    assert used >= {"x", "y", "z", "prompt", "system"} and not used & {"responses", "best"}
 
 
 def test_a_text_template():

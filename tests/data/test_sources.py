@@ -4,6 +4,7 @@ import gzip
 import json
 import pathlib
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
@@ -23,6 +24,8 @@ class SeedpodTiny(tfds.core.GeneratorBasedBuilder):
             "prompt": text,
             "chosen": text,
             "rejected": tfds.features.Sequence({"kind": text, "text": text}),
+            "image": text,
+            "score": np.float32,
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
@@ -32,7 +35,10 @@ class SeedpodTiny(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for i in range(4):
             rejected = [{"kind": "short", "text": "a"}, {"kind": "wrong", "text": "é"}]
-            yield i, {"prompt": f"p{i}", "chosen": "c", "rejected": rejected}
+            yield i, {
+                "prompt": f"p{i}", "chosen": "c", "rejected": rejected, "image": b"\xff\xd8",
+                "score": (float("nan"), 1.5, float("inf"), 2)[i],
+            }  # fmt: skip
 
 
 @pytest.fixture
@@ -118,9 +124,16 @@ def test_tfds(tmp_path):
     assert found[1]["where"] == f"{name}[1]"
     assert found == read(name, "preference", **options).examples
     assert len(read(f"{name}[:50%]", "prompt", **options).examples) == 2
-    with pytest.raises(DataError, match=r"no field 'response'.*the nearest is") as error:
+    with pytest.raises(DataError, match=r"no field 'response'.*the nearest is.*'image'") as error:
         read(name, "chat", **options)
     assert f"{name}[0]: " in str(error.value)
+    scores = read(name, "text", fields={"text": "{prompt} {score}"}, on_bad="skip", **options)
+    assert sorted(e["text"] for e in scores.examples) == ["p0", "p1 1.5", "p3 2.0"]
+    assert scores.skipped == {"not_finite": 1}
+    with pytest.raises(DataError, match="'image' should be a string, and is 2 bytes"):
+        read(name, "text", fields={"text": "An {image}"}, **options)
+    with pytest.raises(DataError, match=r"(?s)no example.*too_large: 4.*max_record_bytes"):
+        read(name, "prompt", max_record_bytes=40, on_bad="skip", **options)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +179,11 @@ def test_tfds_in_a_format_without_random_access(tmp_path):
         ('{"text": "\\ud800"}\n', 1, "invalid_utf8", "surrogate pair at character 0"),
         ('{"txt": "a"}\n', 1, "missing_field", "no field 'text'; the nearest is 'txt'"),
         ("{}\n", 1, "missing_field", "the record is empty"),
+        ('{"text": "a"}\n{"text": "a", "text": "b"}', 2, "duplicate_key", "'text' is there twice"),
+        ('{"text": "a", "m": [{"k": 1, "k": 1}]}', 1, "duplicate_key", "the key 'k' is"),
+        ('{"text": NaN}', 1, "wrong_type", "is None"),
+        ('{"text": "a", "m": [{"x": -Infinity}]}', 1, "not_finite", "-Infinity is not finite"),
+        ('{"text": "a", "n": [1e999]}', 1, "not_finite", "1e999 is not finite"),
         (b'{"text": "a"}\n{"text": "\xff"}\n', 2, "invalid_utf8", "byte 0xff at offset 10"),
     ],
 )
@@ -215,7 +233,7 @@ def test_directories_and_endings(write, tmp_path):
 def test_a_file_that_cannot_be_read_is_never_skipped(write, tmp_path):
     path = pathlib.Path(write("a.txt.gz", "line\n" * 1000))
     whole = path.read_bytes()
-    for data in (whole[:-12], whole[:30], whole[:15] + b"\xff\xff" + whole[17:], b"line\n"):
+    for data in (whole[:-12], whole[:30], whole[:15] + b"\xff\xff" + whole[17:]):
         path.write_bytes(data)
         for documents in ("line", "file"):
             with pytest.raises(DataError, match=r"a\.txt\.gz: broken gzip .*gzip -t"):

@@ -17,6 +17,7 @@ from model.heads import reward_model
 from model.sharding import MeshConfig, ShardingError, make_mesh, partition_spec
 from model.sizes import SIZES
 from model.transformer import Transformer
+from ranges import ConfigError
 
 FSDP = ("fsdp", "sequence")  # what splits a parameter's width
 CONFIG = TransformerConfig(
@@ -45,13 +46,13 @@ def test_the_rest_of_the_devices_go_to_the_axis_of_minus_one():
         (dict(data=-1, fsdp=3), r"data=-1, fsdp=3, expert=1, .* does not make 8 devices"),
         (dict(data=2, fsdp=2, tensor=1), r"does not make 8 devices; set --config\.mesh"),
         (dict(data=-1, fsdp=-1), r"at most one of them is -1"),
-        (dict(data=8, fsdp=0), r"sizes are positive"),
-        (dict(data=-2, fsdp=-4), r"sizes are positive"),
+        (dict(data=8, fsdp=0), r"mesh\.fsdp=0; it must be at least 1 .*, or -1"),
+        (dict(data=-2, fsdp=-4), r"mesh\.data=-2; it must"),
         (dict(tensor=16), r"does not make 8 devices"),
     ],
 )
 def test_a_bad_mesh_is_an_error(sizes, message):
-    with pytest.raises(ShardingError, match=message):
+    with pytest.raises((ShardingError, ConfigError), match=message):
         MeshConfig(**sizes).shape(8)
 
 

@@ -305,12 +305,46 @@ def test_sync_copies_the_tracked_files_as_they_are(tmp_path, monkeypatch):
         (["--accelerator=v5e-17"], "v5e comes with 1, 4, 8, 16"),
         (["--accelerator=h100-8"], "write v5e-16, v5p-128 or v6e-256"),
         (["--name=Q_1"], "small letters, digits and hyphens"),
+        (["--name=q-"], "--name=q-: small letters, digits and hyphens"),
+        (["--name=1q"], "--name=1q: small letters"),
+        (["--name="], "--name=: small letters"),
+        ([f"--name={'q' * 64}"], "small letters"),
+        ([f"--name={'q' * 62}", "--slices=2"], "at most 61 characters"),
         (["--bucket=b"], "write gs://NAME"),
+        (["--bucket=gs://"], "write gs://NAME"),
+        (["--bucket=gs://b/folder"], "write gs://NAME, no folder"),
+        (["--bucket=gs://My Bucket"], "write gs://NAME"),
+        (["--zone=us-west4"], "--zone=us-west4: write it as us-west4-a"),
+        (["--project=My Project"], "--project=My Project: the ID"),
     ],
 )
 def test_flags_that_cannot_be_are_one_line(flags, message, capsys):
     assert launch.main(["up", *FLAGS_OF, *flags, "--dry_run"]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "verb,flag,values",
+    [
+        ("up", "slices", ("0", "-1", "x", "1e20", "99999999999")),
+        ("logs", "lines", ("0", "-1")),
+        ("logs", "worker", ("-1", "two", "")),
+        ("ssh", "node", ("-1", "x")),
+        ("supervise", "give_up_after", ("0",)),
+        ("local", "processes", ("0", "-1", "nan")),
+        ("local", "devices", ("0", "-1")),
+        ("local", "port", ("-1", "65536")),
+        ("local", "heartbeat", ("0",)),
+        ("local", "peer_timeout", ("-5",)),
+    ],
+)
+def test_numbers_of_flags_have_ranges(verb, flag, values, capsys):
+    given = [] if verb == "local" else [*FLAGS_OF, "--dry_run"]
+    for value in values:
+        with pytest.raises(SystemExit) as left:
+            launch.main([verb, *given, f"--{flag}={value}"])
+        assert left.value.code == 2
+        assert f"argument --{flag}: {value} is no" in capsys.readouterr().err
 
 
 def test_a_workdir_that_not_all_workers_see_is_refused(capsys):

@@ -1,5 +1,6 @@
 """Talking to a checkpoint."""
 
+import dataclasses
 import io
 
 import flax.linen as nn
@@ -80,7 +81,7 @@ def test_what_cannot_fit_is_said_and_forgets_nothing(params):
         talk.ask("x" * 60)
     assert len(talk.messages) == 2
     with pytest.raises(ValueError, match="--max_new_tokens=60 leaves no room"):
-        chat.Chat(MODEL, params, TOKENIZER, SAMPLING._replace(max_new_tokens=60))
+        chat.Chat(MODEL, params, TOKENIZER, dataclasses.replace(SAMPLING, max_new_tokens=60))
 
 
 def test_templates_that_forget_thoughts_are_asked_more_than_once(params):
@@ -99,7 +100,7 @@ def test_templates_that_forget_thoughts_are_asked_more_than_once(params):
 
 
 def test_every_turn_has_a_key_of_its_own(params):
-    sampling = SAMPLING._replace(temperature=1.0)
+    sampling = dataclasses.replace(SAMPLING, temperature=1.0)
 
     def two_turns(seed):
         talk = chat.Chat(MODEL, params, TOKENIZER, sampling, seed)

@@ -221,7 +221,7 @@ def test_bfloat16_moments_take_half_and_train_alike(name):
     [
         (dict(state_dtype="float16"), r"optimizer\.state_dtype='float16'; choose float32 or"),
         (dict(state_dtype="bfloat16", b2=0.999), r"optimizer\.b2=0\.999 moves a second moment by"),
-        (dict(ns_steps=0), r"optimizer\.ns_steps=0; Muon needs at least 1"),
+        (dict(ns_steps=0), r"optimizer\.ns_steps=0; it must be at least 1"),
         (dict(name="lion"), r"optimizer\.name='lion'; choose adamw, adafactor or muon"),
     ],
 )

@@ -22,10 +22,12 @@ LENGTH = CHUNK + 16  # attention reads the packed rows in two chunks, and segmen
 
 @pytest.fixture(scope="module")
 def documents():
-    """(ids, loss mask) of documents that leave little room, some of their tokens not learnt."""
+    """(ids, loss mask) of documents that leave little room, some of their tokens not learnt, and
+    others with weights of their own."""
     rng = np.random.default_rng(0)
     sizes = [50, 29, 40, 25, 14, 2, 70, 9]
-    return [(rng.integers(0, 20, n), (rng.random(n) < 0.8).astype(np.float32)) for n in sizes]
+    weights = np.array([0, 0.25, 1, 1, 2], np.float32)
+    return [(rng.integers(0, 20, n), rng.choice(weights, n)) for n in sizes]
 
 
 @pytest.fixture(scope="module")

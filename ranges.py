@@ -1,0 +1,129 @@
+"""The values that a setting takes, declared beside its type and checked where a dataclass is made.
+
+    keep: Count = 2
+    b1: Annotated[float, Range(0, 1, "[)")] = 0.9
+
+    def __post_init__(self):
+        ranges.check(self, "checkpoint.")
+
+This file imports nothing of Seedpod, so that model/, data/ and train/ can all use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+import typing
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
+
+LARGEST_INT = 2**31 - 1  # of int32, which steps and token ids are
+LARGEST_SIZE = 2**24  # of one axis of an array
+LARGEST = 1e9  # float32 still holds the sum of many squares of it
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message says which key, why, and what to type."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """An interval of numbers; NaN and the infinities are in none.
+
+    Attributes:
+      low, high: its ends. ends: whether they belong to it, as in mathematics: "[]", "(]", "[)".
+      also: a number outside of it that is taken too, such as 0 where that turns something off.
+    """
+
+    low: float
+    high: float
+    ends: str = "[]"
+    also: float | None = None
+
+    def __contains__(self, value) -> bool:
+        above = value >= self.low if self.ends[0] == "[" else value > self.low
+        below = value <= self.high if self.ends[1] == "]" else value < self.high
+        return bool(above and below) or value == self.also
+
+    def __str__(self) -> str:
+        low = f"{'at least' if self.ends[0] == '[' else 'above'} {_written(self.low)}"
+        high = f"{'at most' if self.ends[1] == ']' else 'below'} {_written(self.high)}"
+        return f"{low} and {high}" + (f", or {self.also}" if self.also is not None else "")
+
+
+def _written(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
+
+
+Count = Annotated[int, Range(1, LARGEST_INT)]
+CountOr0 = Annotated[int, Range(0, LARGEST_INT)]
+Size = Annotated[int, Range(1, LARGEST_SIZE)]
+SizeOr0 = Annotated[int, Range(0, LARGEST_SIZE)]
+# JAX makes a key of the lowest 32 bits of a seed.
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Positive = Annotated[float, Range(0, LARGEST, "(]")]
+NonNegative = Annotated[float, Range(0, LARGEST)]
+Signed = Annotated[float, Range(-LARGEST, LARGEST)]
+Share = Annotated[float, Range(0, 1)]
+
+
+class Number(NamedTuple):
+    """A numeric field.
+
+    Attributes:
+      kind: int or float. allowed: None where no range is declared.
+      mapping: the field is a mapping, of names to such numbers.
+    """
+
+    kind: type
+    allowed: Range | None
+    mapping: bool = False
+
+
+@functools.cache
+def fields_of(cls) -> dict[str, Number]:
+    """The numeric fields of a class by name."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        mapping = typing.get_origin(hint) is Mapping
+        if mapping:
+            hint = typing.get_args(hint)[1]
+        kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        if kind in (int, float):
+            allowed = next((e for e in extras if isinstance(e, Range)), None)
+            found[name] = Number(kind, allowed, mapping)
+    return found
+
+
+def check_value(key: str, value, number: Number) -> None:
+    """Raises ConfigError for a value of another type, or outside of its range."""
+    kind = numbers.Integral if number.kind is int else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        wanted = "an int" if number.kind is int else "a float"
+        raise ConfigError(f"{key}={value!r} is a {type(value).__name__}; it must be {wanted}")
+    if value not in number.allowed:
+        raise ConfigError(f"{key}={value!r}; it must be {number.allowed}")
+
+
+def check_fields(cls, values: Mapping, where: str = "") -> None:
+    """Raises ConfigError for a number in `values` that its field of `cls` does not take.
+
+    Args:
+      where: what stands before a field's name in its key, such as `optimizer.`.
+    """
+    for name, number in fields_of(cls).items():
+        if name not in values or number.allowed is None:
+            continue
+        if number.mapping:
+            if not isinstance(values[name], Mapping):
+                raise ConfigError(f"{where}{name}={values[name]!r} is not a group of numbers")
+            for key, value in values[name].items():
+                check_value(f"{where}{name}.{key}", value, number)
+        else:
+            check_value(where + name, values[name], number)
+
+
+def check(settings, where: str = "") -> None:
+    """`check_fields` of a dataclass instance."""
+    check_fields(type(settings), vars(settings), where)

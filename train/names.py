@@ -1,0 +1,282 @@
+"""What other libraries call our settings, for "did you mean".
+
+A name is looked up without regard to case, `-` and `_`: learningRate is learning_rate.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+# (names elsewhere, settings here, a note)
+ALIASES = (
+    ("learning_rate lr max_lr base_lr initial_lr init_lr peak_learning_rate max_learning_rate "
+     "actor_lr policy_lr", ["optimizer.peak_lr"], ""),
+    ("critic_lr value_lr vf_lr critic_learning_rate", ["value_optimizer.peak_lr"], ""),
+    ("lr_scheduler_type lr_scheduler scheduler lr_schedule lr_decay_style learning_rate_schedule "
+     "lr_decay", ["optimizer.schedule"], ""),
+    ("min_lr min_learning_rate final_lr end_lr lr_end min_lr_ratio final_lr_fraction alpha_f",
+     ["optimizer.final_fraction"], "a share of the peak"),
+    ("warmup num_warmup_steps warmup_iters lr_warmup_steps lr_warmup_iters warmup_updates",
+     ["optimizer.warmup_steps"], ""),
+    ("warmup_ratio warmup_fraction lr_warmup_fraction warmup_proportion warmup_epochs",
+     ["optimizer.warmup_steps"], "warm-up is counted in steps"),
+    ("cooldown cooldown_fraction decay_ratio warmdown_ratio lr_decay_ratio lr_decay_iters "
+     "decay_steps lr_decay_steps", ["optimizer.decay_fraction"], "a share of all steps, of wsd"),
+    ("optim optimizer_type optimizer_name opt optim_type", ["optimizer.name"], ""),
+    ("wd adam_weight_decay l2 decay", ["optimizer.weight_decay"], ""),
+    ("max_grad_norm grad_clip gradient_clipping gradient_clip gradient_clip_val grad_clip_norm "
+     "clip_grad clip_grad_norm max_norm gradient_clip_norm grad_norm_clip clip_gradient "
+     "clip_gradients global_norm", ["optimizer.clip_norm"], ""),
+    ("beta1 beta_1 adam_beta1 adam_b1", ["optimizer.b1"], ""),
+    ("momentum", ["optimizer.b1"], "AdamW's first moment"),
+    ("beta2 beta_2 adam_beta2 adam_b2", ["optimizer.b2"], ""),
+    ("betas adam_betas", ["optimizer.b1", "optimizer.b2"], ""),
+    ("epsilon adam_eps adam_epsilon optimizer_eps", ["optimizer.eps"], ""),
+    ("newton_schulz_steps muon_steps muon_ns_steps", ["optimizer.ns_steps"], ""),
+    ("optimizer_dtype moment_dtype mu_dtype optim_8bit", ["optimizer.state_dtype"], ""),
+    ("max_steps num_steps train_steps num_train_steps total_steps max_iters num_iterations "
+     "n_steps training_steps iterations num_training_steps total_train_steps train_iters "
+     "max_updates num_updates max_train_steps n_iters", ["steps"], ""),
+    ("num_epochs epochs num_train_epochs n_epochs max_epochs total_epochs epoch train_epochs "
+     "total_episodes", ["steps"], "of data.batch_size rows; a run counts no epochs"),
+    ("ppo_epochs num_ppo_epochs update_epochs noptepochs n_ppo_epochs num_iterations_per_batch",
+     ["ppo.epochs"], ""),
+    ("train_batch_size global_batch_size bs batch total_batch_size bsz rows n_batch",
+     ["data.batch_size"], "rows a step, over all devices and microbatches"),
+    ("per_device_batch_size per_device_train_batch_size micro_batch_size mbs microbatch_size "
+     "device_batch_size batch_size_per_device train_micro_batch_size_per_gpu micro_batch "
+     "microbatch batch_size_per_gpu per_gpu_train_batch_size",
+     ["data.batch_size", "accumulate"],
+     "batch_size counts rows of all devices; accumulate divides it into microbatches"),
+    ("gradient_accumulation_steps grad_accum grad_accum_steps accumulation_steps accum_steps "
+     "accumulate_grad_batches gradient_accumulation num_microbatches grad_accumulation_steps "
+     "accumulation accumulate_steps", ["accumulate"], ""),
+    ("per_device_eval_batch_size eval_batch_size", ["data.batch_size"],
+     "evaluation reads as many rows"),
+    ("ppo_mini_batch_size mini_batch_size minibatch_size num_mini_batches minibatch",
+     ["data.batch_size"], "the minibatch of PPO and GRPO"),
+    ("seq_len seq_length sequence_length max_seq_length max_seq_len max_sequence_length max_length "
+     "block_size context_length context_len max_len ctx_len context n_ctx sequence_len "
+     "max_target_length model_max_length max_position_embeddings context_window n_positions "
+     "context_size cutoff_len", ["data.length", "model.max_length"],
+     "tokens a row; the most that the model takes"),
+    ("packing sample_packing", ["data.pack"], ""),
+    ("dataset dataset_name dataset_path data_path data_dir train_file train_data train_files "
+     "dataset_mixer training_data train_dataset input_path data_files path datasets corpus",
+     ["data.source"], ""),
+    ("eval_dataset validation_file valid_file test_file eval_file val_data validation_data "
+     "dataset_test_split eval_data", ["data.heldout_source"], ""),
+    ("val_size test_size eval_split val_fraction validation_split validation_split_percentage "
+     "val_split valid_fraction eval_fraction val_set_size test_split",
+     ["data.heldout_fraction"], ""),
+    ("max_eval_samples eval_limit eval_samples max_val_samples limit_val_batches eval_iters "
+     "eval_batches max_eval_batches", ["data.heldout_limit"], "examples"),
+    ("truncation truncation_mode on_overflow", ["data.on_long", "data.truncate"], ""),
+    ("deduplicate deduplication dedupe", ["data.dedup"], ""),
+    ("prompt_template prompt_field text_column dataset_text_field column columns text_field "
+     "response_template columns_mapping field_mapping", ["data.fields"], "templates, as "
+     "--config.data.fields.prompt='{instruction}'"),
+    ("min_length min_chars max_chars max_repetition max_symbols filter", ["data.filters"],
+     "as --config.data.filters.min_length=20"),
+    ("weights mixture_weights data_mix mix datasets_weights probs interleave_probs",
+     ["data.mixture"], "as --config.data.mixture.NAME.weight=2"),
+    ("fim fim_prob fim_ratio", ["data.fim_rate", "tokenizer.fim"], ""),
+    ("tokenizer_name tokenizer_path tokenizer_name_or_path tokenizer_file tokenizer_model",
+     ["tokenizer.path"], ""),
+    ("vocab vocab_size n_vocab num_tokens padded_vocab_size", ["tokenizer.vocab_size"], ""),
+    ("pad_vocab_to_multiple_of pad_to_multiple_of make_vocab_size_divisible_by vocab_divisor",
+     ["model.vocab_multiple"], ""),
+    ("hidden_size hidden_dim d_model n_embd n_embed dim width embedding_dim embedding_size "
+     "model_dim emb_dim embed_size n_embedding", ["model.embed_dim"], ""),
+    ("n_layer n_layers num_hidden_layers layers depth num_blocks n_blocks num_decoder_layers",
+     ["model.num_layers"], ""),
+    ("n_head n_heads num_attention_heads heads attention_heads num_query_heads n_q_heads",
+     ["model.num_heads"], ""),
+    ("num_key_value_heads n_kv_head n_kv_heads kv_heads num_query_groups", ["model.num_kv_heads"],
+     ""),
+    ("d_head dim_head head_size d_kv kv_channels", ["model.head_dim"], ""),
+    ("intermediate_size d_ff ffn_dim n_inner ffn_hidden_size mlp_hidden_dim ff_dim hidden_ff "
+     "feed_forward_dim ffn_size mlp_ratio expansion_factor", ["model.mlp_dim"], ""),
+    ("rope_theta rotary_base theta rotary_emb_base", ["model.rope_base"], ""),
+    ("model_size preset architecture arch model_type model_config", ["model.size"], ""),
+    ("model_name model_name_or_path pretrained checkpoint_path load_from init_checkpoint "
+     "pretrained_model_name_or_path base_model from_pretrained finetune_from restore_from "
+     "load_checkpoint init_from_checkpoint model_path resume_from_checkpoint resume",
+     ["init_from.policy"], "a workdir; one that holds a run is resumed without asking"),
+    ("ref_model reference_model ref_policy ref_model_path", ["init_from.policy"],
+     "the reference is where the policy starts"),
+    ("reward_model reward_model_path rm_path reward_model_name_or_path rm", ["init_from.reward"],
+     ""),
+    ("value_model critic critic_model critic_path", ["init_from.value"], ""),
+    ("bf16 fp16 fp32 precision mixed_precision torch_dtype compute_dtype param_dtype amp "
+     "activation_dtype half tf32 matmul_precision weight_dtype float16 bfloat16",
+     ["model.dtype"], "float32 or bfloat16, of activations and matmuls"),
+    ("gradient_checkpointing activation_checkpointing checkpoint_activations remat_policy "
+     "recompute use_remat grad_checkpointing recompute_granularity rematerialize grad_checkpoint",
+     ["model.remat"], "none, minimal, qkv, full or offload"),
+    ("attn_implementation use_flash_attention flash_attention flash_attn attention_backend "
+     "attn_impl use_flash_attn flash attention_impl flash_attention_2", ["model.attention"], ""),
+    ("scan_layers unroll", ["model.scan_unroll"], ""),
+    ("load_in_8bit load_in_4bit quantization quantize bnb_4bit quant_type",
+     ["freeze.dtype"], "of frozen weights"),
+    ("lora_rank r lora_r lora_dim adapter_rank", ["lora.rank"], ""),
+    ("lora_alpha", ["lora.alpha"], ""),
+    ("target_modules lora_target_modules lora_targets lora_target modules_to_adapt",
+     ["lora.targets"], ""),
+    ("freeze_layers frozen_layers freeze_modules frozen_modules", ["freeze.frozen"], ""),
+    ("modules_to_save trainable_modules trainable unfreeze trainable_params", ["freeze.trained"],
+     ""),
+    ("tensor_parallel tensor_parallel_size tp tp_size model_parallel_size "
+     "tensor_model_parallel_size tensor_parallelism", ["mesh.tensor"], ""),
+    ("dp dp_size data_parallel data_parallel_size data_parallelism num_replicas ddp",
+     ["mesh.data"], ""),
+    ("fsdp_size zero zero_stage shard sharding deepspeed fsdp_parallelism", ["mesh.fsdp"], ""),
+    ("cp sp context_parallel context_parallel_size sequence_parallel sequence_parallel_size "
+     "context_parallelism", ["mesh.sequence"], ""),
+    ("ep ep_size expert_parallel expert_parallel_size expert_parallelism", ["mesh.expert"], ""),
+    ("n_experts num_local_experts moe", ["model.size"], "sizes such as mixtral-8x7b have experts"),
+    ("z_loss_weight z_loss_coef", ["loss.z_loss"], ""),
+    ("router_aux_loss_coef aux_loss_coef load_balancing_loss moe_aux_loss_coeff",
+     ["loss.load_balance"], ""),
+    ("label_smoothing_factor cdpo", ["loss.label_smoothing", "dpo.label_smoothing"], ""),
+    ("beta dpo_beta", ["dpo.beta", "ppo.kl_coef"], "DPO's; the weight of the KL to the reference"),
+    ("loss_type dpo_loss", ["dpo.loss"], ""),
+    ("init_kl_coef kl_coeff kl_penalty kl_ctl kl_weight kl_beta kl_loss_weight kl",
+     ["ppo.kl_coef", "ppo.kl_loss_coef"], "in the reward; in the loss"),
+    ("target target_kl_coef kl_adaptive", ["ppo.kl_target"], ""),
+    ("target_kl kl_early_stop early_stopping_kl", ["ppo.max_kl"], "skips what is past it"),
+    ("horizon kl_adapt_horizon", ["ppo.kl_horizon"], ""),
+    ("clip_range cliprange clip_eps epsilon_low clip_ratio epsilon_high clip_param eps_clip clip "
+     "ratio_clip ppo_clip clip_epsilon", ["ppo.clip_low", "ppo.clip_high"], ""),
+    ("cliprange_value clip_range_vf value_clip_range vf_clip clip_range_value",
+     ["ppo.value_clip"], ""),
+    ("vf_coef value_loss_coef vf_coeff critic_coef value_coeff", ["ppo.value_coef"], ""),
+    ("gae_lambda lambda lam_gae lmbda", ["ppo.lam"], ""),
+    ("discount discount_factor", ["ppo.gamma"], ""),
+    ("ptx_coef ptx_coeff", ["ppo.pretrain_coef"], ""),
+    ("rollout_batch_size num_rollouts n_rollouts generate_batch_size train_rollout_batch",
+     ["ppo.rollout_batch"], "answers a rollout"),
+    ("max_prompt_length prompt_len max_prompt_len", ["ppo.prompt_length"], ""),
+    ("max_new_tokens max_completion_length max_response_length response_len max_tokens gen_len "
+     "completion_length max_gen_len generation_max_length max_generate_length new_tokens",
+     ["ppo.response_length", "evaluate.sample_tokens"], "of rollouts; of samples at evaluation"),
+    ("num_generations num_return_sequences n_samples_per_prompt num_samples group n_generations "
+     "samples_per_prompt num_generations_per_prompt rollout_n", ["grpo.group_size"], ""),
+    ("reward_funcs reward_fn reward_func reward", ["ppo.reward_function"], "module:function"),
+    ("reward_weights", ["rewards.function", "rewards.model"], "each reward has its weight"),
+    ("whiten_rewards whiten normalize_advantages normalize_advantage", ["ppo.whiten_advantages"],
+     ""),
+    ("scale_rewards normalize_rewards reward_normalization", ["ppo.normalize_scores", "grpo.scale"],
+     ""),
+    ("missing_eos_penalty non_eos_penalty", ["ppo.missing_eos", "ppo.missing_eos_value"], ""),
+    ("random_seed rng_seed data_seed prng_seed", ["seed"], ""),
+    ("save_steps save_every save_interval checkpoint_every checkpoint_interval save_freq "
+     "save_strategy checkpoint_frequency ckpt_interval checkpoint_steps ckpt_every "
+     "save_every_n_steps", ["checkpoint.every"], ""),
+    ("save_total_limit max_checkpoints keep_checkpoints max_to_keep keep_last keep_last_n "
+     "num_checkpoints keep_n", ["checkpoint.keep"], ""),
+    ("eval_steps eval_every eval_interval eval_freq evaluation_strategy eval_strategy val_interval "
+     "val_check_interval validate_every test_interval val_every evaluate_every eval_frequency",
+     ["evaluate.every"], ""),
+    ("eval_on_start eval_at_start", ["evaluate.at_start"], ""),
+    ("logging_steps log_interval log_steps print_every log_freq logging_freq log_every_n_steps "
+     "print_freq report_every logging_interval", ["log_every"], ""),
+    ("task objective trainer algorithm algo mode method", ["stage"], ""),
+    ("dropout attention_dropout resid_dropout hidden_dropout attn_pdrop embd_pdrop resid_pdrop "
+     "dropout_rate hidden_dropout_prob lora_dropout attn_dropout residual_dropout embed_dropout "
+     "attention_probs_dropout_prob disable_dropout", [], "there is no dropout in Seedpod"),
+    ("entropy_coef ent_coef entropy_bonus entropy_coeff", [],
+     "there is no entropy bonus; ppo.clip_high keeps answers diverse"),
+    ("early_stopping early_stopping_patience patience", [],
+     "a run takes all its steps; every evaluation is in metrics.jsonl"),
+    ("initializer_range init_std initializer_std", [],
+     "there is no such setting: a weight's scale follows from its fan-in"),
+    ("norm_eps rms_norm_eps layer_norm_eps layernorm_epsilon tie_word_embeddings tie_embeddings "
+     "hidden_act activation activation_function qk_norm window sliding_window attention_bias "
+     "rope_scaling", [], "it belongs to the named sizes: choose a --config.model.size"),
+    ("top_p top_k min_p repetition_penalty", [],
+     "rollouts draw from the whole distribution; train.chat has --top_p"),
+    ("output_dir out_dir save_dir logdir log_dir output_path checkpoint_dir ckpt_dir results_dir "
+     "save_path exp_dir run_dir workdir experiment_dir default_root_dir hub_model_id", [],
+     "a run lives in --workdir=PATH"),
+    ("report_to wandb use_wandb wandb_project logger tensorboard tracker run_name wandb_run_name "
+     "log_with", [], "metrics.jsonl and TensorBoard's files in --workdir are always written"),
+    ("num_workers dataloader_num_workers num_proc preprocessing_num_workers", [],
+     "there is no such setting here; data.prepare has --processes"),
+    ("device devices num_gpus gpus num_devices n_gpu world_size nproc_per_node num_nodes backend "
+     "accelerator local_rank ngpu", [],
+     "all devices that JAX sees are used; --config.mesh divides them"),
+    ("compile torch_compile jit", [], "every step is compiled"),
+    ("shuffle shuffle_data shuffle_buffer_size", [], "rows are always shuffled, by --config.seed"),
+    ("streaming", [], "files are read as they are; prepare large ones with data.prepare"),
+    ("order stages chain", [], "several stages are run by python -m train.chain"),
+    ("chat_template", [], "a template comes with its tokenizer: see train.convert"),
+)  # fmt: skip
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+_BY_NAME = {
+    _plain(name): (targets, note) for names, targets, note in ALIASES for name in names.split()
+}
+# The second group of the same settings as a first, which is meant where neither is named.
+_SECOND = ("value_optimizer.", "pretrain_data.")
+
+
+def suggest(key: str, known: Sequence[str], prefix: str = "") -> str:
+    """What follows "unknown config key KEY": the setting that is meant, or why there is none.
+
+    Args:
+      known: dotted keys of all settings and of their groups. prefix: what stands before each.
+    """
+    if text := meant(key, known, prefix):
+        return text
+    group, _ = _split(key)
+    return f"; known: {', '.join(_beside(group, known) or _beside('', known))}"
+
+
+def _split(key: str) -> tuple[str, str]:
+    """("optimizer.", "peak_lr"); the group is "" at the top."""
+    group, dot, leaf = key.rpartition(".")
+    return group + dot, leaf
+
+
+def _beside(group: str, known: Sequence[str]) -> list[str]:
+    """The names in one group."""
+    return [leaf for k in known for above, leaf in [_split(k)] if above == group]
+
+
+def _near(leaf: str, group: str, known: Sequence[str], cutoff: float) -> list[str]:
+    """The key in a group that looks most like a name."""
+    near = difflib.get_close_matches(leaf, _beside(group, known), 1, cutoff)
+    return [group + name for name in near]
+
+
+def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
+    """As `suggest`; "" where nothing is like the key."""
+    group, leaf = _split(key)
+    if near := _near(leaf, group, known, 0.85 if group else 1.0):
+        return _question(near, "", prefix)
+    targets, note = _BY_NAME.get(_plain(leaf), ([], ""))
+    same = [k for k in known if _plain(k.split(".")[-1]) == _plain(leaf)]
+    targets = [*targets, *(k for k in same if k not in targets and not k.startswith(_SECOND))]
+    here = [k for t in targets if group and (k := group + t.split(".")[-1]) in known]
+    if here or targets:
+        return _question(here or targets[:3], note, prefix)
+    if note:
+        return f"; {note}"
+    near = _near(leaf, group, known, 0.6) or difflib.get_close_matches(key, known, 1, 0.75)
+    if near:
+        return _question(near, "", prefix)
+    leaves = {k.split(".")[-1]: k for k in reversed(known)}
+    near = difflib.get_close_matches(leaf, [*leaves, *_BY_NAME], 1, cutoff=0.75)
+    return meant(near[0], known, prefix) if near else ""
+
+
+def _question(keys: Sequence[str], note: str, prefix: str) -> str:
+    keys = " or ".join(prefix + key for key in keys)
+    return f"; did you mean {keys}?" + (f" ({note})" if note else "")
