@@ -150,7 +150,6 @@ class ChatTemplate:
 
     def _page(self, messages, prompt: bool, tools=None, parts: bool = False) -> _Page:
         """What the template makes of messages; `parts` gives contents as lists of parts."""
-        shown = [_shown(i, message, parts) for i, message in enumerate(messages)]
         pieces, lines, length = [], [], 0
         size = sum(400 + len(str(m)) for m in messages) + len(str(tools or ""))
         try:
@@ -158,7 +157,7 @@ class ChatTemplate:
             context = self._template.new_context(
                 dict(
                     self._variables,
-                    messages=shown,
+                    messages=[_shown(i, message, parts) for i, message in enumerate(messages)],
                     tools=track(tools, _TOOLS) if tools else None,
                     documents=None,
                     add_generation_prompt=prompt,
@@ -347,4 +346,4 @@ def _author(page: _Page, messages, span) -> int:
 def _said(error: Exception) -> str:
     """A line of what an error says."""
     said = error.msg if isinstance(error, SyntaxError) else str(error)  # that names Jinja's code
-    return next(iter(said.splitlines()), "") or type(error).__name__
+    return next(iter(said.splitlines()), "")[:300] or type(error).__name__
