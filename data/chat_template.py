@@ -150,7 +150,6 @@ class ChatTemplate:
 
     def _page(self, messages, prompt: bool, tools=None, parts: bool = False) -> _Page:
         """What the template makes of messages; `parts` gives contents as lists of parts."""
-        shown = [_shown(i, message, parts) for i, message in enumerate(messages)]
         pieces, lines, length = [], [], 0
         size = sum(400 + len(str(m)) for m in messages) + len(str(tools or ""))
         try:
@@ -158,7 +157,7 @@ class ChatTemplate:
             context = self._template.new_context(
                 dict(
                     self._variables,
-                    messages=shown,
+                    messages=[_shown(i, message, parts) for i, message in enumerate(messages)],
                     tools=track(tools, _TOOLS) if tools else None,
                     documents=None,
                     add_generation_prompt=prompt,
@@ -287,12 +286,13 @@ class ChatTemplate:
         before = max((b for _, b, s in page.spans if b <= start and s.message != i), default=0)
         header = page.text[before:start]
         asked = prompt.text[max((b for _, b, _ in prompt.spans), default=0) :]
-        same = next((n for n, (x, y) in enumerate(zip(header, asked)) if x != y), None)
-        same = min(len(header), len(asked)) if same is None else same
-        if same == len(asked):
-            return before + same
-        if same < len(header):  # of a sign that they share the beginning of, they share nothing
-            same = 1 + max(header.rfind(c, 0, same) for c in "\n>]|")
+        if (at := header.find(asked)) >= 0:
+            return before + at + len(asked)
+        if header in asked:
+            return start
+        same = next(n for n, (x, y) in enumerate(zip(header, asked)) if x != y)
+        # Of a sign that they share the beginning of, they share nothing.
+        same = 1 + max(header.rfind(c, 0, same) for c in "\n>]|")
         if header.strip() and not header[:same].strip():
             raise TemplateError(
                 f"{self._line_at(page, start)} shows an answer otherwise than it asks for one "
@@ -346,4 +346,4 @@ def _author(page: _Page, messages, span) -> int:
 def _said(error: Exception) -> str:
     """A line of what an error says."""
     said = error.msg if isinstance(error, SyntaxError) else str(error)  # that names Jinja's code
-    return next(iter(said.splitlines()), "") or type(error).__name__
+    return next(iter(said.splitlines()), "")[:300] or type(error).__name__

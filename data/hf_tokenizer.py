@@ -68,10 +68,13 @@ class HFTokenizer(Tokenizer):
                 self._special_ids[text] = index
         self._control = set(self._special_ids.values())
         self.token_bytes = _token_bytes(self._tokenizer, self._control)
-        self.template, self.tool_template = (
-            ChatTemplate(source, self.special, config.get(DATE, "")) if source else None
-            for source in self._template_sources(config)
-        )
+        try:
+            self.template, self.tool_template = (
+                ChatTemplate(source, self.special, config.get(DATE, "")) if source else None
+                for source in self._template_sources(config)
+            )
+        except TemplateError as e:
+            raise TemplateError(f"{where}: {e}") from e
         self._set_ids()
         for name in _FIM_NAMES:
             ids = [self.token_id(name.format(part)) for part in ("prefix", "suffix", "middle")]
@@ -148,9 +151,9 @@ class HFTokenizer(Tokenizer):
             seen = self.template.plain(_PROBE)
         except TemplateError:
             return []  # what it cannot show of two plain turns is said when it is used
-        after = seen.text[seen.content[-1][1] :].lstrip()
-        ends = [t for t in self._special_ids if after.startswith(t)]
-        return [self._special_ids[max(ends, key=len)]] if ends else []
+        after = seen.text[max((end for _, end in seen.content), default=0) :]
+        ends = [(at, -len(t), t) for t in self._special_ids if (at := after.find(t)) >= 0]
+        return [self._special_ids[min(ends)[-1]]] if ends else []
 
     def token_id(self, text: str) -> int | None:
         """The id of one token, special or not."""

@@ -23,7 +23,7 @@ GENERATION = "generation"
 # A template takes a few hundred steps a message. These take about a second, and some more are given
 # for each character of the messages.
 _STEPS = 1_000_000
-_SECONDS = 60.0
+_SECONDS = 20.0
 # Characters of one text, or items of one list: so many, and a few times what the messages hold.
 _SIZE = 4_000_000
 _CHARACTERS_A_STEP = 16
@@ -41,13 +41,14 @@ _EXACT = {
 # Filters that make text of what they are given.
 _OF_TEXT = {
     *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "lower", "replace"),
-    *("safe", "string", "striptags", "title", "trim", "truncate", "upper", "urlencode"),
-    *("wordcount", "wordwrap"),
+    *("safe", "string", "title", "trim", "truncate", "upper", "urlencode", "wordcount"),
 }
-_WITH_COUNTS = {"batch", "center", "indent", "round", "slice", "tojson", "truncate", "wordwrap"}
-# What no template of a chat needs: not the same twice, or without bounds.
-_LEFT_OUT = ("pprint", "random", "urlize", "xmlattr")
+_WITH_COUNTS = {"batch", "center", "indent", "round", "slice", "tojson", "truncate"}
+_COMPARING = {"dictsort", "groupby", "max", "min", "sort", "unique"}
+# What no template of a chat needs: not the same twice, or of a time that grows with the square.
+_LEFT_OUT = ("pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
 _METHODS_WITH_WIDTH = {"center", "expandtabs", "ljust", "rjust", "zfill"}
+_METHODS_OF_PIECES = {"rsplit", "split", "splitlines"}
 _METHODS_LEFT_OUT = ("encode", "maketrans", "translate")
 
 _CONVERSION = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<form>[#0\- +]*[\d.]*)(?P<type>.)", re.S)
@@ -141,7 +142,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
     def spend(self, steps: int) -> None:
         self._left -= steps
         if self._left <= self._pause:
-            self._pause = self._left - 1000
+            self._pause = self._left - 100
             if self._left <= 0 or time.thread_time() > self._until:
                 raise TooMuch("it takes too many steps: its loops or calls may have no end")
 
@@ -214,6 +215,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         return lambda values: self._format(owner, (), values)
 
     def _format(self, form, args, kwargs):
+        self.spend(len(form))
         inside, parts, number = sandbox.SandboxedFormatter(self), [], 0
         for literal, name, spec, conversion in inside.parse(form):
             parts.append(literal)
@@ -234,11 +236,11 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         return smear(whole, sources(form) | sources(whole)) if sources(form) else whole
 
     def _percent(self, form, values):
-        found = list(_CONVERSION.finditer(form))
+        self.spend(len(form))
         named = isinstance(values, Mapping)
         given = iter(values if isinstance(values, tuple) else [values])
         parts, at = [], 0
-        for match in found:
+        for match in _CONVERSION.finditer(form):
             parts.append(form[at : match.start()])
             at, key, spec = match.end(), match["key"], match["form"]
             if match["type"] == "%":
@@ -280,6 +282,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
 
     def call(__self, __context, __obj, *args, **kwargs):
         __self.spend(20)
+        args = list(args)
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             __obj = getattr(as_tracked(owner), __obj.__name__)
@@ -290,9 +293,11 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         self.spend(len(owner) // _CHARACTERS_A_STEP)
         if name in _METHODS_WITH_WIDTH:
             self._count([*args, *kwargs.values()])
-        if name == "join":
-            items = args[0] if args and isinstance(args[0], list | tuple) else ()
-            self.fits(sum(len(x) + len(owner) for x in items if isinstance(x, str)))
+        if name in _METHODS_OF_PIECES:
+            self.spend(len(owner))
+        elif name == "join" and args:
+            args[0] = list(self._counted(args[0]))
+            self.fits(sum(len(x) + len(owner) for x in args[0] if isinstance(x, str)))
         elif name == "replace" and len(args) > 1:
             self._fits_replaced(owner, *args[:2])
         elif name == "expandtabs":
@@ -311,10 +316,17 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         widest = max((x for x in widths if isinstance(x, int)), default=0)
         if name == "indent":
             self.fits((text.count("\n") + 1) * widest)
-        elif name == "wordwrap":
-            self.fits(len(text) * max((len(x) for x in given if isinstance(x, str)), default=1))
         elif name == "tojson" and widest > _INDENT:
             raise TooMuch(f"it indents JSON by {widest:,}")
+
+    def _measured(self, name, value):
+        """The value of a filter that reads its characters or items one by one, or compares them."""
+        if isinstance(value, str):
+            self.spend(len(value))
+        elif name in _COMPARING:
+            value = list(value) if isinstance(value, Iterator) else value
+            self.sources_in(value)
+        return value
 
     def _filter(self, name: str, run):
         """A filter with its work counted, and its text tracked."""
@@ -325,8 +337,10 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         def filtered(*args, **kwargs):
             self.spend(1)
             args = list(args)
-            if name in _OF_TEXT and len(args) > first:
+            if len(args) > first and name in _OF_TEXT:
                 args[first] = self.text(args[first])
+            elif len(args) > first:
+                args[first] = self._measured(name, args[first])
             if name in _WITH_COUNTS:
                 self._fits_filtered(name, args[first], [*args[first + 1 :], *kwargs.values()])
             result = run(*args, **kwargs)

@@ -969,6 +969,31 @@ _add(
 )
 
 
+_REMINDED = (
+    "{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}{% for m in messages %}"
+    "{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ (' /think' if m == asked[-1]) ~ '<|im_end|>\n' }}"
+    "{% endfor %}"
+)
+_add(
+    "a reminder for the last question",
+    _REMINDED + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "{}<|im_end|>",
+)
+_add(
+    "a reminder for the last question, and a thought opened",
+    _REMINDED + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}",
+    "{}<|im_end|>",
+)
+_add(
+    "no reminder for the last question",
+    _REMINDED.replace("' /think' if", "'' if").replace(
+        "[-1])", "[-1] or m.role != 'user' else ' /no')"
+    )
+    + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "{}<|im_end|>",
+)
+
+
 def byte_level(source=None, vocab_size=480, trim_offsets=True):
     """Files of a byte-level BPE that knows `SPECIALS`."""
     inner = tokenizers.Tokenizer(models.BPE())
