@@ -340,10 +340,11 @@ def byte_alphabet() -> dict[str, int]:
 
 def _token_bytes(tokenizer, special: set[int]) -> list[bytes]:
     """The UTF-8 that each id stands for; b"" for special ids and for ids that are not there."""
-    spec = json.loads(tokenizer.to_str())
-    decoder = spec.get("decoder") or {}
+    decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {}
     byte_level = "ByteLevel" in [d.get("type") for d in [decoder, *decoder.get("decoders", ())]]
-    fallback = spec["model"].get("byte_fallback", False)
+    fallback = getattr(tokenizer.model, "byte_fallback", None)
+    if fallback is None:  # of Unigram it is in the JSON alone, which is long
+        fallback = json.loads(tokenizer.model.__getstate__()).get("byte_fallback", False)
     alphabet, added = byte_alphabet(), tokenizer.get_added_tokens_decoder()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     if max(vocab.values()) >= _MOST_IDS:

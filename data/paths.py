@@ -114,10 +114,10 @@ def check_content(start: bytes, where) -> None:
     """
     if not start:
         raise DataError(f"{where} is empty; download it again")
-    if start.startswith(b"version https://git-lfs") or start.startswith(b"/annex/objects/"):
+    if start.startswith((b"version https://git-lfs", b"/annex/objects/")):
         raise DataError(
-            f"{where} is a pointer of Git LFS or git-annex, not the file itself; type `git lfs pull` "
-            "(`git annex get .`) in its directory, or download it with `hf download`"
+            f"{where} is a pointer of Git LFS or git-annex, not the file itself; type "
+            "`git lfs pull` (`git annex get .`) in its directory, or download it with `hf download`"
         )
     if start[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise DataError(f"{where} is a web page; download the file again, logged in if it asks")

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
@@ -65,7 +66,9 @@ def export_model(
         hf = pretrained.config_to_hf(config)
     except ValueError as e:
         raise ConfigError(f"{workdir}: {e}") from e
-    leaves = Leaves(workdir, item, checkpoint.abstract_params(item, config, mesh))
+    abstract = checkpoint.abstract_params(item, config, mesh)
+    # float16 is cast as it is written, which refuses what is too large for it.
+    leaves = Leaves(workdir, item, abstract, jnp.bfloat16 if dtype == "bfloat16" else None)
     tensors = _tensors(config, leaves.read, item)
     hf |= {"dtype": dtype, "torch_dtype": dtype} | _special_ids(tokenizer, item)
     if item != "policy":
@@ -130,7 +133,7 @@ def _facts(workdir) -> dict:
 
 
 def source_dtype(workdir) -> str:
-    """The dtype of the open model that a workdir began as, through the runs between; else float32."""
+    """The dtype of the open model that a workdir began as, runs between included; else float32."""
     seen = set()
     while str(workdir) not in seen:
         seen.add(str(workdir))

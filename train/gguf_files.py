@@ -1,6 +1,7 @@
 """GGUF files: the architecture, tokenizer and weights of one, in the form of a Hugging Face model.
 
-The `gguf` package knows the names of tensors and how to dequantize them. Architectures: Llama, Qwen 2 and Qwen 3 with a byte-level BPE tokenizer.
+The `gguf` package knows the names of tensors and how to dequantize them.
+Architectures: Llama, Qwen 2 and Qwen 3 with a byte-level BPE tokenizer.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def read(path) -> tuple[dict[str, Any], dict[str, Stored]]:
         tensors = _tensors(path, data, cursor, tensor_count, fields.get("general.alignment", 32))
     except (struct.error, IndexError, OverflowError, UnicodeDecodeError, TypeError) as e:
         raise ConfigError(
-            f"{path} is not a whole GGUF file of {len(data):,} bytes ({str(e)[:100]}); the download "
-            "broke off or the file is damaged: download it again"
+            f"{path} is not a whole GGUF file of {len(data):,} bytes ({str(e)[:100]}); the "
+            "download broke off or the file is damaged: download it again"
         ) from e
     return fields, tensors
 

@@ -15,18 +15,20 @@ class Leaves:
 
     Args:
       abstract: shapes, dtypes and shardings of its parameters.
+      dtype: of parameters that are read as they were saved; those with adapters are as `abstract`.
 
     Raises:
       ConfigError: it holds no finished checkpoint, or its frozen weights are others now.
     """
 
-    def __init__(self, workdir, role: str, abstract):
+    def __init__(self, workdir, role: str, abstract, dtype=None):
         self._item = checkpoint.ITEM_OF.get(role, role)
         self._workdir, self._abstract = workdir, flatten_dict(abstract)
         self._part, origin = checkpoint.read_parts(workdir, self._item)
         self._manager, self._step = checkpoint.newest(workdir)
         self._fingerprint = None
         if not self._part:
+            self._dtype = dtype
             return
         trained = checkpoint.restore_item(workdir, self._item, self._part.trained(abstract))
         self._trained = flatten_dict(trained)
@@ -58,7 +60,9 @@ class Leaves:
         return flatten_dict(jax.jit(self._part.merge, out_shardings=where)(trained, frozen))[path]
 
     def _restore(self, path):
-        wanted = unflatten_dict({path: self._abstract[path]})
+        like = self._abstract[path]
+        like = jax.ShapeDtypeStruct(like.shape, self._dtype or like.dtype, sharding=like.sharding)
+        wanted = unflatten_dict({path: like})
         arguments = ocp.args.PyTreeRestore(
             wanted,
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),

@@ -30,8 +30,10 @@ def directory(path, flag: str, facts: dict):
         path.mkdir(parents=True, exist_ok=True)
         (path / MARK).write_text(json.dumps(facts))
         for child in path.iterdir():
-            if child.name != MARK:
-                child.rmtree() if child.is_dir() else child.unlink()
+            if child.is_dir():
+                child.rmtree()
+            elif child.name != MARK:
+                child.unlink()
     except OSError as e:
         raise ConfigError(f"--{flag}={path} cannot be written ({e.strerror or e})") from e
     try:

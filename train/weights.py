@@ -7,6 +7,7 @@ mesh, so the host never holds more than a tensor; `write_safetensors` goes the o
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import math
 import re
@@ -275,6 +276,7 @@ def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[
     def value_of(part):
         if held[0] != part.path:
             held[:] = None, None  # before the next is read
+            gc.collect()  # Orbax leaves cycles that hold what it restored
             held[:] = part.path, np.asarray(jax.device_get(read(part.path)))
         return part.to_hf(held[1][part.index])
 
