@@ -101,9 +101,9 @@ def check_value(key: str, value, number: Number) -> None:
     kind = numbers.Integral if number.kind is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "an int" if number.kind is int else "a float"
-        raise ConfigError(f"{key}={value!r} is a {type(value).__name__}; it must be {wanted}")
+        raise ConfigError(f"{key}={value!r:.80} is a {type(value).__name__}; it must be {wanted}")
     if value not in number.allowed:
-        raise ConfigError(f"{key}={value!r}; it must be {number.allowed}")
+        raise ConfigError(f"{key}={value!r:.80}; it must be {number.allowed}")
 
 
 def check_fields(cls, values: Mapping, where: str = "") -> None:
@@ -117,7 +117,7 @@ def check_fields(cls, values: Mapping, where: str = "") -> None:
             continue
         if number.mapping:
             if not isinstance(values[name], Mapping):
-                raise ConfigError(f"{where}{name}={values[name]!r} is not a group of numbers")
+                raise ConfigError(f"{where}{name}={values[name]!r:.80} is not a group of numbers")
             for key, value in values[name].items():
                 check_value(f"{where}{name}.{key}", value, number)
         else:

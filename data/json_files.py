@@ -1,4 +1,4 @@
-"""JSON files that Seedpod wrote itself, read with their structure checked.
+"""JSON files of Seedpod and of open models, read with their structure checked.
 
 A file may be truncated, edited by hand or damaged on disk; what is wrong is then one line that
 names the file and the place in it.
@@ -13,6 +13,8 @@ import msgspec
 
 from data.templates import DataError
 
+_REMEDY = "Restore it, or download it again"
+
 
 def parse(text: bytes | str, where: str, kind: Any = dict) -> Any:
     """The JSON value of `text`, with NaN and Infinity as Python has them.
@@ -23,16 +25,19 @@ def parse(text: bytes | str, where: str, kind: Any = dict) -> Any:
         that a TypedDict does not name are kept.
 
     Raises:
-      DataError: it is not UTF-8, not JSON, or not of that type.
+      DataError: it is not UTF-8, not JSON, not of that type, or a stand-in for the file.
     """
+    if isinstance(text, bytes):
+        check_content(text, where)
     try:
-        text = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(text)
+        value = json.loads(text.decode() if isinstance(text, bytes) else text)
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise DataError(f"{where} is not as Seedpod writes it: {error}") from None
+        raise DataError(
+            f"{where} is not of the form that it should have: {error}. {_REMEDY}"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not readable JSON: {error}") from None
+        raise DataError(f"{where} is not readable JSON ({error}). {_REMEDY}") from None
     return value
 
 
@@ -57,3 +62,23 @@ def read_lines(path, kind: Any = dict) -> list[Any]:
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
+
+
+def check_content(start: bytes, where) -> None:
+    """Refuses the stand-ins that downloads leave in a file's place.
+
+    Args:
+      start: the file's first 64 bytes, or more.
+
+    Raises:
+      DataError: it is empty, a pointer of Git LFS or git-annex, or a web page.
+    """
+    if not start:
+        raise DataError(f"{where} is empty; download it again")
+    if start.startswith((b"version https://git-lfs", b"/annex/objects/")):
+        raise DataError(
+            f"{where} is a pointer of Git LFS or git-annex, not the file itself; type "
+            "`git lfs pull` (`git annex get .`) in its directory, or download it with `hf download`"
+        )
+    if start[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(f"{where} is a web page; download the file again, logged in if it asks")

@@ -105,7 +105,9 @@ class DataConfig:
                 else "data.source and data.mixture are both given; leave one empty"
             )
         if self.on_long not in packing.ON_LONG:
-            raise DataError(f"data.on_long={self.on_long!r}; choose {', '.join(packing.ON_LONG)}")
+            raise DataError(
+                f"data.on_long={self.on_long!r:.80}; choose {', '.join(packing.ON_LONG)}"
+            )
         self.subset_part()
         self.text_change(True)
         self.sources()
@@ -131,7 +133,9 @@ class DataConfig:
         """(i, n) of `subset`; (0, 1) where it is empty."""
         part, _, parts = (self.subset or "0/1").partition("/")
         if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
-            raise DataError(f'data.subset={self.subset!r}; write "0/2" for the first of two parts')
+            raise DataError(
+                f'data.subset={self.subset!r:.80}; write "0/2" for the first of two parts'
+            )
         return int(part), int(parts)
 
     def text_change(self, training: bool) -> packing.TextChange:
@@ -139,7 +143,7 @@ class DataConfig:
         count, _, unit = (self.truncate or "0 tokens").partition(" ")
         if not count.isdecimal() or unit not in ("characters", "tokens"):
             raise DataError(
-                f'data.truncate={self.truncate!r}; write "4000 characters" or "512 tokens"'
+                f'data.truncate={self.truncate!r:.80}; write "4000 characters" or "512 tokens"'
             )
         if not training:
             return packing.AS_IT_IS

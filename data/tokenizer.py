@@ -165,7 +165,8 @@ def load(directory) -> Tokenizer:
     if not (directory / "tokenizer.json").exists():
         raise FileNotFoundError(
             f"{directory} holds no tokenizer.json; is it a Seedpod workdir, or a Hugging Face "
-            "directory with a fast tokenizer?"
+            "directory with a fast tokenizer? transformers makes one of tokenizer.model: "
+            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
         )
     path = directory / "tokenizer.json"
     if "kind" not in json_files.read(path):

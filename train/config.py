@@ -80,7 +80,7 @@ class ModelConfig:
         if not size:
             near = difflib.get_close_matches(self.size, SIZES, 1)
             raise ConfigError(
-                f"model.size={self.size!r}; the sizes are {', '.join(SIZES)}"
+                f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
                 + (f" (did you mean {near[0]}?)" if near else "")
             )
         given = dataclasses.asdict(self)
@@ -126,7 +126,7 @@ class FreezeConfig:
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
-            raise ConfigError(f"freeze.dtype={self.dtype!r}; choose {', '.join(DTYPES)}")
+            raise ConfigError(f"freeze.dtype={self.dtype!r:.80}; choose {', '.join(DTYPES)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,19 +234,21 @@ def _plain(value):
 def _check_text(key: str, value) -> None:
     parts = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(part, str) for part in parts):
-        raise ConfigError(f"{key}={value!r}; it must be a str or a tuple of them")
+        raise ConfigError(f"{key}={value!r:.80}; it must be a str or a tuple of them")
 
 
 def _check_free(mapping: str, key: str, value) -> None:
     """Raises ConfigError for a value of another type than its mapping, one of `_FREE`, has."""
     if mapping == "init_from" and not isinstance(value, str):
-        raise ConfigError(f"{key}={value!r}; it must be a str")
+        raise ConfigError(f"{key}={value!r:.80}; it must be a str")
     if mapping in ("mixture", "decontaminate"):  # of sources
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}={value!r}; set --config.{key}.source=PATH")
+            raise ConfigError(f"{key}={value!r:.80}; set --config.{key}.source=PATH")
         _check_text(f"{key}.source", value.get("source", ""))
         if not isinstance(fields := value.get("fields", {}), Mapping):
-            raise ConfigError(f"{key}.fields={fields!r}; set --config.{key}.fields.NAME=TEMPLATE")
+            raise ConfigError(
+                f"{key}.fields={fields!r:.80}; set --config.{key}.fields.NAME=TEMPLATE"
+            )
 
 
 def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
@@ -256,7 +258,7 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
       ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
-        raise ConfigError(f"{where[:-1]}={config!r} is not a group of settings; set its fields")
+        raise ConfigError(f"{where[:-1]}={config!r:.80} is not a group of settings; set its fields")
     types = typing.get_type_hints(cls)
     given = {}
     for key in config:
@@ -272,12 +274,14 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
-                    f"{where}{key}={value!r} is a {type(value).__name__}; it must be "
+                    f"{where}{key}={value!r:.80} is a {type(value).__name__}; it must be "
                     f"a{'n' if kind is int else ''} {kind.__name__}"
                 )
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
-                raise ConfigError(f"{where}{key}={value!r}; set --config.{where}{key}.NAME=VALUE")
+                raise ConfigError(
+                    f"{where}{key}={value!r:.80}; set --config.{where}{key}.NAME=VALUE"
+                )
             value = {str(k): _plain(v) for k, v in value.items() if v != ""}
             for name, inside in value.items():
                 _check_free(key, f"{where}{key}.{name}", inside)

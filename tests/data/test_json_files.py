@@ -28,7 +28,7 @@ def test_a_value_is_read_as_it_is(tmp_path):
         (b"{", r"a\.json is not readable JSON"),
         (b"\xff", r"a\.json is not readable JSON.*utf-8"),
         (b"[" * 100_000, r"a\.json is not readable JSON"),
-        (b"[1]", r"a\.json is not as Seedpod writes it.*object"),
+        (b"[1]", r"a\.json is not of the form.*object"),
         (b'{"name": "x"}', r"missing required field `sizes`"),
         (b'{"name": "x", "sizes": [1, "2"]}', r"\$\.sizes\[1\]"),
         (b'{"name": null, "sizes": []}', r"\$\.name"),

@@ -54,6 +54,14 @@ def save_role(workdir, role, params, config=CONFIG):
         manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
 
 
+def stored(directory):
+    """{name: array} of all safetensors files of a directory."""
+    found = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        found |= safetensors.numpy.load_file(path)
+    return found
+
+
 def write_gguf(path, kind, config, values, extra=None):
     """The model as llama.cpp converts one: other names, and Llama's rotary pairs side by side."""
     tokenizer = json.loads(open_tokenizers.files()["tokenizer.json"])

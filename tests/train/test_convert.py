@@ -13,8 +13,7 @@ import numpy as np
 import open_models
 import open_tokenizers
 import pytest
-import safetensors.numpy
-from open_models import CONFIG, save_role
+from open_models import CONFIG, save_role, stored
 
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
@@ -40,13 +39,6 @@ def workdir(hf_dir, tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "base"
     convert.import_model(str(hf_dir), path)
     return path
-
-
-def stored(directory):
-    found = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        found |= safetensors.numpy.load_file(path)
-    return found
 
 
 def same(a, b):
