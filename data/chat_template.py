@@ -40,8 +40,8 @@ WHAT_TO_TYPE = (
 class TemplateError(DataError):
     """A template that does not parse, refuses the messages, or hides which text is whose."""
 
-    def __init__(self, message):
-        super().__init__(message, "chat_template")
+    def __init__(self, message, reason="chat_template"):
+        super().__init__(message, reason)
 
 
 class Rendered(NamedTuple):
@@ -170,6 +170,7 @@ class ChatTemplate:
                 length += len(piece)
                 self._sandbox.fits(length)
             whole = as_tracked(self._sandbox.concat(pieces))
+            whole.encode()  # half a surrogate pair is no text
         except Exception as e:  # a template is a program: anything may come out of it
             line = self._line_of_error(e)
             where = f" at its line {line}" if line else ""

@@ -288,14 +288,15 @@ GROWING = (
         "{{ '{a}'.format_map(1) }}",
         "{{ strftime_now(1) }}",
         "{{ '%d' % 'x' }}",
-        "{{ '\ud800' }}{{ raise_exception(messages) }}",
+        "{{ '\ud800' }}{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{{ raise_exception(messages) }}",
     ],
 )
 def test_whatever_a_template_does_it_ends_and_is_an_error_of_the_data(source, monkeypatch):
     if "range(99999) %}{% for" not in source:  # one with the real number, which takes a second
         monkeypatch.setattr(template_sandbox, "_STEPS", 100_000)
     started = time.thread_time()
-    with pytest.raises(TemplateError, match=r"refuses these messages at its line 1: .") as e:
+    with pytest.raises(TemplateError, match=r"refuses these messages( at its line 1)?: .") as e:
         ChatTemplate(source, {}).plain(TURNS)
     assert len(str(e.value).splitlines()) == 1 and len(str(e.value)) < 500
     assert time.thread_time() - started < 20
