@@ -151,7 +151,7 @@ class ChatTemplate:
     def _page(self, messages, prompt: bool, tools=None, parts: bool = False) -> _Page:
         """What the template makes of messages; `parts` gives contents as lists of parts."""
         pieces, lines, length = [], [], 0
-        size = sum(400 + len(str(m)) for m in messages) + len(str(tools or ""))
+        size = sum(400 + _length(m) for m in messages) + _length(tools)
         try:
             self._sandbox.begin(size)
             context = self._template.new_context(
@@ -210,14 +210,22 @@ class ChatTemplate:
             raise missing
         try:
             page = self._page(messages, prompt, tools, parts=True)
-            if self._missing(page, messages, prompt, tools) is None:
+            # Others would write a list as Python does.
+            read = all(
+                page.text[a:b] in messages[s.message]["content"]
+                for a, b, s in page.spans
+                if s.field == "content"
+            )
+            if read and self._missing(page, messages, prompt, tools) is None:
                 return page
         except TemplateError:
             pass
         raise missing
 
     def _missing(self, page: _Page, messages, prompt: bool, tools) -> TemplateError | None:
-        """That the text does not depend on something that a message says, if so."""
+        """That the text does not depend on something that a message says, if so. Names and ids of
+        calls only say which call a result is of, and many templates go by the order.
+        """
         seen = {source for _, _, source in page.spans}
 
         def depends(i, **changed):
@@ -324,6 +332,15 @@ def _shown(i: int, message: Mapping, parts: bool) -> dict:
         thought = track(thought, Source(i, "reasoning"))
         shown = {"thinking": thought} | shown | {"reasoning_content": thought}
     return {"role": message["role"]} | shown
+
+
+def _length(value) -> int:
+    """Characters of a value of JSON, roughly."""
+    if isinstance(value, Mapping):
+        return sum(_length(k) + _length(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_length, value))
+    return len(value) if isinstance(value, str) else 8
 
 
 def _content(page: _Page) -> list[tuple[int, int]]:

@@ -220,6 +220,15 @@ def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     assert pieces(seen, seen.responses) == [" 2 ", "yes"]
 
 
+def test_contents_are_not_given_as_parts_to_templates_that_refuse_what_they_say():
+    source = (
+        "{% for m in messages %}{% if 'sure' in m.content %}{{ raise_exception('never!') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match="never!"):
+        ChatTemplate(source, {}).plain(TURNS[:4], prompt=True)
+
+
 GROWING = (
     "{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = EXPRESSION %}{% endfor %}"
 )
