@@ -33,7 +33,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from model import pretrained, sharding
+from model import hf_config, sharding
 from model.config import TransformerConfig
 from model.generate import Sampling, generate, prepare
 from model.sizes import SIZES
@@ -55,7 +55,7 @@ def random_model():
 
 def write_model(directory, config, params) -> None:
     """The model as transformers reads it, without a tokenizer."""
-    facts = pretrained.config_to_hf(config) | {"dtype": config.dtype}
+    facts = hf_config.config_to_hf(config) | {"dtype": config.dtype}
     Path(directory, "config.json").write_text(json.dumps(facts))
     weights.write_safetensors(directory, weights.tensors_of(config, params), config.dtype)
 

@@ -106,8 +106,8 @@ def read_dataset(path: str, span: Span | None, reading: Reading) -> Iterator[tup
     del span  # the streams have no parts
     entries = json_file(epath.Path(path) / "state.json").get("_data_files")
     entries = entries if isinstance(entries, list) else []
-    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
-    if not names or len(names) < len(entries) or not all(isinstance(n, str) for n in names):
+    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
+    if not names or not all(isinstance(name, str) and len(name) < 256 for name in names):
         raise DataError(f"{path}/state.json names no data files; save the data set again")
     number = 0
     for name in names:
@@ -183,7 +183,7 @@ def _columns(path: str, schema, reading: Reading) -> tuple[list[str], list[str]]
     check_names(path, schema.names)
     used = [name for name in schema.names if reading.uses(name)]
     for name in used:
-        _check_fields(f"{path}: column {name!r}", schema.field(name).type)
+        _check_fields(f"{path}: column {name[:60]!r}", schema.field(name).type)
     return schema.names, used
 
 
@@ -215,6 +215,7 @@ def _values(name: str, column) -> list:
 
 
 def _value(name: str, cell):
+    name = name[:60]
     try:
         return cell.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError as error:

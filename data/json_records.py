@@ -44,7 +44,7 @@ def _constant(name: str) -> None:
         raise not_finite(name)
 
 
-_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant)
+STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant)
 # Finds the end of an object that the other refuses.
 _LENIENT = json.JSONDecoder(parse_int=len, parse_float=len)
 
@@ -68,7 +68,7 @@ def parse_line(raw: bytes) -> dict | None:
     if not line:
         return None
     try:
-        return as_object(_STRICT.decode(line))
+        return as_object(STRICT.decode(line))
     except DataError:
         raise
     except json.JSONDecodeError as error:
@@ -181,7 +181,7 @@ class _List:
     def _parse(self):
         """(item, end) of what begins at _at; the item may be the error that it is."""
         try:
-            return _STRICT.raw_decode(self._text, self._at)
+            return STRICT.raw_decode(self._text, self._at)
         except DataError as error:
             return error, _LENIENT.raw_decode(self._text, self._at)[1]
         except json.JSONDecodeError:

@@ -9,10 +9,10 @@ since a table has all fields in all messages.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 
+from data.json_records import STRICT
 from data.templates import DataError, text_of, wrong_type
 
 # The field and the speakers' names as the collections in use have them.
@@ -116,8 +116,12 @@ def objects_of(value, name: str) -> list[dict]:
       DataError: it is none, or holds what JSON cannot.
     """
     if isinstance(value, str):
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(value)
+        try:
+            value = STRICT.decode(value)
+        except DataError as error:
+            raise DataError(f"{name!r}: {error}", error.reason) from None
+        except (ValueError, RecursionError):
+            pass  # it stays a string, which is refused below
     if is_empty(value):
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):

@@ -64,7 +64,7 @@ def opened(path: str):
       DataError: it cannot be read, or its first bytes say that it is in another format.
     """
     try:
-        with open(path, "rb") if not is_remote(path) else epath.Path(path).open("rb") as raw:
+        with _open(path) as raw:
             file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _PIECE)
             kind = _kind_of(path, file)
             if path.endswith(".gz"):
@@ -82,6 +82,13 @@ def opened(path: str):
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _open(path: str):
+    try:
+        return epath.Path(path).open("rb") if is_remote(path) else open(path, "rb")
+    except ValueError as error:  # a NUL, or half a surrogate pair
+        raise DataError(f"{path!r} is no name of a file: {error}") from error
 
 
 # The first bytes of files, the kind and the remedy. No text begins like this: all but bzip2's and

@@ -188,13 +188,9 @@ def _chat_example(record, templates):
         answer = {"role": "assistant", "content": response} | beside
         messages.append(message_of(answer, "response", record, "response"))
     tools, weight = _tools(record, templates), _weight(record, templates)
-    if weight != 1:
-        messages = [
-            message | {"weight": message.get("weight", 1.0) * weight}
-            if message["role"] == "assistant"
-            else message
-            for message in messages
-        ]
+    for message in messages:
+        if weight != 1 and message["role"] == "assistant":
+            message["weight"] = message.get("weight", 1.0) * weight
     return {"messages": messages} | tools
 
 

@@ -54,8 +54,14 @@ def gated(activation: str, gate, up, columns: bool):
     return out.T.reshape(shape) if columns else out
 
 
+# Standard deviation of a unit normal cut off at ±2.
+_CUT_STD = 0.87962566103423978
+
+
 def kernel_init(fan_in: int):
-    return nn.initializers.truncated_normal(stddev=fan_in**-0.5)
+    """A normal distribution cut off at ±2 of its deviations, with a standard deviation of
+    1/√fan_in once it is cut."""
+    return nn.initializers.truncated_normal(stddev=fan_in**-0.5 / _CUT_STD)
 
 
 def norm_init(config: TransformerConfig):

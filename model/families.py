@@ -1,4 +1,4 @@
-"""The open families: which settings of `TransformerConfig` each is, a row a family."""
+"""The open families: which settings of `TransformerConfig` each has, a row a family."""
 
 from __future__ import annotations
 
@@ -8,12 +8,40 @@ from typing import NamedTuple
 
 from model.config import TransformerConfig
 
-GEMMA = dict(
-    activation="gelu_tanh", post_norms=True, norm_offset=True, embedding_scale=True
+GEMMA = dict(post_norms=True, norm_offset=True, embedding_scale=True)
+
+# Fields of TransformerConfig and the keys of config.json, one of which a family needs to express
+# them. A field that is neither here nor in EXECUTION has one value in a family.
+KEYS_OF = {
+    "vocab_size": ("vocab_size",),
+    "embed_dim": ("hidden_size",),
+    "num_layers": ("num_hidden_layers",),
+    "num_heads": ("num_attention_heads",),
+    "num_kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "mlp_dim": ("moe_intermediate_size", "intermediate_size"),
+    "rope_base": ("rope_theta",),
+    "norm_eps": ("rms_norm_eps",),
+    "tie_embeddings": ("tie_word_embeddings",),
+    "rope_scaling": ("rope_scaling",),
+    "local_rope_base": ("rope_local_base_freq",),
+    "layer_pattern": ("sliding_window",),
+    "window": ("sliding_window",),
+    "activation": ("hidden_activation", "hidden_act"),
+    "query_scale": ("query_pre_attn_scalar",),
+    "attention_softcap": ("attn_logit_softcapping",),
+    "logit_softcap": ("final_logit_softcapping",),
+    "num_experts": ("num_experts",),
+    "experts_per_token": ("num_experts_per_tok",),
+    "renormalize_experts": ("norm_topk_prob",),
+    "max_length": ("max_position_embeddings",),
+}
+# How a model is computed, not what: no family needs a key for these. A reward model's `pool` is
+# checked where it is exported.
+EXECUTION = (
+    "vocab_multiple", "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention",
+    "attention_block", "attention_compute_block", "pool",
 )  # fmt: skip
-SOFTCAPS = ("attention_softcap", "logit_softcap")
-WINDOWS = ("window", "layer_pattern")
-EXPERTS = ("num_experts", "experts_per_token")
 
 
 class Family(NamedTuple):
@@ -21,89 +49,133 @@ class Family(NamedTuple):
 
     Attributes:
       architecture: its class in transformers.
-      settings: fields of TransformerConfig that it sets. free: fields that its config.json may set
-        to anything. What is in neither has the default.
-      defaults: keys of config.json that released checkpoints leave out.
-      windows: who is local: `none`; `all` layers; `listed` by `layer_types`.
+      keys: what is read of its config.json, each with transformers' default.
+      settings: fields of TransformerConfig that it sets, in place of their defaults.
+      unread: keys that transformers takes for it and does not use.
+      windows: the local layers: `none`; `all` or none; `listed` by `layer_types`.
+      whole_heads: transformers refuses a hidden_size that num_attention_heads does not divide.
     """
 
     architecture: str
-    settings: dict
-    free: tuple[str, ...] = ()
-    defaults: Mapping = {}
+    keys: Mapping
+    settings: Mapping = {}
+    unread: tuple[str, ...] = ()
     windows: str = "none"
+    whole_heads: bool = False
 
+
+def _keys(base: Mapping, *left_out: str, **changed) -> dict:
+    return {k: v for k, v in base.items() if k not in left_out} | changed
+
+
+_LLAMA = dict(
+    vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32,
+    num_attention_heads=32, num_key_value_heads=None, head_dim=None, hidden_act="silu",
+    max_position_embeddings=2048, rms_norm_eps=1e-6, tie_word_embeddings=False,
+    rope_theta=10_000.0, rope_parameters=None, rope_scaling=None,
+    original_max_position_embeddings=None, layer_types=None,
+)  # fmt: skip
+_MISTRAL = _keys(
+    _LLAMA, intermediate_size=14_336, num_key_value_heads=8, max_position_embeddings=131_072,
+    sliding_window=4096,
+)  # fmt: skip
+_QWEN2 = _keys(
+    _LLAMA, vocab_size=151_936, intermediate_size=22_016, num_key_value_heads=32,
+    max_position_embeddings=32_768, use_sliding_window=False, sliding_window=4096,
+    max_window_layers=28,
+)  # fmt: skip
+_GEMMA2 = _keys(
+    _LLAMA, "hidden_act", vocab_size=256_000, hidden_size=2304, intermediate_size=9216,
+    num_hidden_layers=26, num_attention_heads=8, num_key_value_heads=4, head_dim=256,
+    max_position_embeddings=8192, tie_word_embeddings=True, hidden_activation="gelu_pytorch_tanh",
+    query_pre_attn_scalar=256, sliding_window=4096, attn_logit_softcapping=50.0,
+    final_logit_softcapping=30.0,
+)  # fmt: skip
+# Its config has attn_logit_softcapping, and its attention does not use it.
+_GEMMA3 = _keys(
+    _GEMMA2, "attn_logit_softcapping", vocab_size=262_208, max_position_embeddings=131_072,
+    rope_theta=1_000_000.0, rope_local_base_freq=10_000.0, sliding_window_pattern=6,
+    final_logit_softcapping=None,
+)  # fmt: skip
+_MIXTRAL = _keys(
+    _MISTRAL, sliding_window=None, rope_theta=1_000_000.0, rms_norm_eps=1e-5, num_experts=8,
+    num_experts_per_tok=2,
+)  # fmt: skip
+_QWEN3_MOE = _keys(
+    _LLAMA, "intermediate_size", vocab_size=151_936, hidden_size=2048, moe_intermediate_size=768,
+    num_hidden_layers=24, num_key_value_heads=4, max_position_embeddings=32_768, num_experts=128,
+    num_experts_per_tok=8, norm_topk_prob=False,
+)  # fmt: skip
 
 FAMILIES = {
-    "llama": Family("LlamaForCausalLM", {}),
-    "mistral": Family(
-        "MistralForCausalLM", {}, WINDOWS, dict(sliding_window=4096), windows="all"
+    "llama": Family("LlamaForCausalLM", _LLAMA, whole_heads=True),
+    "mistral": Family("MistralForCausalLM", _MISTRAL, windows="all"),
+    "qwen2": Family(
+        "Qwen2ForCausalLM", _QWEN2, dict(attention_bias=True), ("attention_bias",), "listed"
     ),
-    "qwen2": Family("Qwen2ForCausalLM", dict(attention_bias=True), WINDOWS, windows="listed"),
-    "qwen3": Family("Qwen3ForCausalLM", dict(qk_norm=True), WINDOWS, windows="listed"),
+    "qwen3": Family(
+        "Qwen3ForCausalLM", _keys(_QWEN2, head_dim=128), dict(qk_norm=True), windows="listed"
+    ),
     "gemma2": Family(
-        "Gemma2ForCausalLM",
-        GEMMA,
-        (*WINDOWS, *SOFTCAPS, "query_scale"),
-        dict(
-            head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, tie_word_embeddings=True,
-            attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
-        ),
-        windows="listed",
+        "Gemma2ForCausalLM", _GEMMA2, GEMMA, ("hidden_act", "sliding_window_size"), "listed",
+        whole_heads=True,
     ),
     "gemma3_text": Family(
-        "Gemma3ForCausalLM",
-        GEMMA | dict(qk_norm=True),
-        (*WINDOWS, *SOFTCAPS, "query_scale", "local_rope_base"),
-        dict(
-            vocab_size=262_208, num_attention_heads=8, num_key_value_heads=4, head_dim=256,
-            rope_theta=1_000_000.0, rope_local_base_freq=10_000.0, query_pre_attn_scalar=256,
-            sliding_window=4096, tie_word_embeddings=True, max_position_embeddings=131_072,
-        ),
-        windows="listed",
+        "Gemma3ForCausalLM", _GEMMA3, GEMMA | dict(qk_norm=True), ("hidden_act",), "listed",
+        whole_heads=True,
     ),
-    "mixtral": Family(
-        "MixtralForCausalLM",
-        {},
-        (*WINDOWS, *EXPERTS),
-        dict(rope_theta=1_000_000.0, rms_norm_eps=1e-5),
-        windows="all",
-    ),
+    "mixtral": Family("MixtralForCausalLM", _MIXTRAL, windows="all"),
     "qwen3_moe": Family(
         "Qwen3MoeForCausalLM",
+        _QWEN3_MOE,
         dict(qk_norm=True),
-        (*EXPERTS, "renormalize_experts"),
-        dict(num_experts=128, num_experts_per_tok=8, norm_topk_prob=False),
+        # No window without `use_sliding_window`, which is refused; the MLP is of dense layers.
+        ("sliding_window", "max_window_layers", "intermediate_size"),
     ),
 }  # fmt: skip
-
-# Fields that tell the families apart: a family has them from `settings`, `free` or the default.
-VARIANTS = (
-    "activation", "attention_bias", "qk_norm", "post_norms", "norm_offset", "embedding_scale",
-    "query_scale", "local_rope_base", *SOFTCAPS, *WINDOWS,
-    *EXPERTS, "renormalize_experts",
-)  # fmt: skip
 
 
 def family_of(config: TransformerConfig) -> str:
     """The `model_type` that computes what a config says: the first of `FAMILIES` that can.
 
     Raises:
-      ValueError: none does, with what is in the way of each.
+      ValueError: none does, with what is in the way of the nearest.
     """
-    default = {f.name: f.default for f in dataclasses.fields(TransformerConfig)}
-    why = []
-    for kind, family in FAMILIES.items():
-        expected = {n: family.settings.get(n, default[n]) for n in VARIANTS}
-        wrong = [n for n in VARIANTS if n not in family.free and getattr(config, n) != expected[n]]
-        if bool(config.num_experts) != ("num_experts" in family.free):
-            wrong.append("num_experts")
-        if family.windows == "all" and len(set(config.layer_kinds)) > 1:
-            wrong.append("layer_pattern")
-        if not wrong:
-            return kind
-        why.append(f"{kind}: {', '.join(wrong)}")
+    wrong = {kind: _inexpressible(config, family) for kind, family in FAMILIES.items()}
+    fewest = min(len(names) for names in wrong.values())
+    nearest = {kind: names for kind, names in wrong.items() if len(names) == fewest}
+    if not fewest:
+        return next(iter(nearest))
+    why = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in nearest.items())
     raise ValueError(
         "no family of Hugging Face transformers has these settings of the model. In the way are, "
-        "by family: " + "; ".join(why)
+        f"by family, of the nearest: {why}"
     )
+
+
+def _inexpressible(c: TransformerConfig, family: Family) -> list[str]:
+    """The fields of a config whose value no config.json of a family says."""
+    wrong = []
+    for field in dataclasses.fields(c):
+        if field.name in EXECUTION or any(k in family.keys for k in KEYS_OF.get(field.name, ())):
+            continue
+        if getattr(c, field.name) != family.settings.get(field.name, field.default):
+            wrong.append(field.name)
+    if "num_experts" in family.keys and not c.num_experts:
+        wrong.append("num_experts")
+    if family.windows == "all" and len(set(c.layer_kinds)) > 1:
+        wrong.append("layer_pattern")
+    scaled_locals = c.rope_scaling and c.window and not c.local_rope_base
+    if "rope_local_base_freq" in family.keys and scaled_locals:
+        wrong.append("local_rope_base")  # its local layers are never scaled
+    if "query_pre_attn_scalar" in family.keys and not isinstance(query_scalar(c), int):
+        wrong.append("query_scale")
+    if family.whole_heads and c.embed_dim % c.num_heads:
+        wrong.append("embed_dim")
+    return wrong
+
+
+def query_scalar(c: TransformerConfig) -> int | float:
+    """1 / scale² of the queries; an int where rounding alone keeps it from being one."""
+    x = c.query_scale**-2 if c.query_scale else c.head_dim
+    return round(x) if abs(x - round(x)) < 1e-6 * x else x

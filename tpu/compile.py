@@ -37,8 +37,8 @@ class Step(NamedTuple):
     Attributes:
       text: its HLO. state, frozen: of the run, trees of `jax.ShapeDtypeStruct` with shardings.
       model: the architecture of the first trained role. tokens: of a train step, padding included.
-      flops_per_token: of a train step, for all trained roles. seconds: that it took to compile.
-      mesh: it runs on.
+      flops_per_token: of a train step, with its share of a rollout. seconds: that it took to
+        compile. mesh: it runs on.
     """
 
     compiled: object
@@ -97,6 +97,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
 
     from train import checkpoint, setup, stages
     from train import parts as parts_
+    from train.flops import of_rollout, of_step
     from train.step import make_train_step, seen_of
 
     row = stages.STAGES.get(config.stage)
@@ -130,14 +131,17 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
     programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]
-    length = batch["tokens"].shape[-1]
-    flops = stages.flops_per_token(models, row.trainable, length)
+    tokens = batch["tokens"].size
+    flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
+    if row.schema == "prompt":
+        steps = config.ppo.epochs * config.ppo.rollout_batch // config.data.batch_size
+        flops += of_rollout(config, models) / steps
     compiled = {}
     for name, (function, args, its_mesh) in programs.items():
         with jax.set_mesh(its_mesh):
             program, text, seconds = _compile(function, args, its_mesh, models.values())
         compiled[name] = Step(
-            program, text, state, frozen, model, batch["tokens"].size, flops, seconds, its_mesh
+            program, text, state, frozen, model, tokens, flops / tokens, seconds, its_mesh
         )
     return compiled
 

@@ -13,14 +13,13 @@ tabulates them.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from pathlib import Path
 
 from absl import app, flags
 
-from train import command
+from train import command, strict_json
 
 GIB = 2**30
 
@@ -28,9 +27,10 @@ GIB = 2**30
 def facts(step, mesh, config) -> dict:
     """What is known of one program (a `compile.Step`), as one JSON-able dict."""
     from tpu import chips, compile, cost, hlo
+    from train.flops import row_length
 
     kind, model = mesh.devices.flat[0].device_kind, step.model
-    length = config.data.length
+    length = row_length(config)
     pairs = model.flops_per_token(length) - model.flops_per_token(0)
     whole = 12.0 * model.num_layers * model.num_heads * model.head_dim * length
     spent = cost.estimate(hlo.read(step.text), mesh, pairs / whole)
@@ -239,7 +239,7 @@ def main(argv):
     else:
         print(show_too_large(report), file=sys.stderr)
     if f.json:
-        Path(f.json).write_text(json.dumps(report, indent=1))
+        Path(f.json).write_text(strict_json.dumps(report, indent=1))
     if not report["fits"] or report["whole_parameter_gathers"]:
         raise SystemExit(1)
 

@@ -9,6 +9,29 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+# A sample whose largest and smallest number differ by less than this share of the largest size is
+# of equal numbers, and rounding.
+EQUAL = 1e-6
+
+
+def spread(x, valid, axis=None):
+    """Whether the valid numbers of a sample differ by more than rounding; a scale is taken of no
+    other."""
+    low = jnp.min(jnp.where(valid, x, jnp.inf), axis=axis)
+    high = jnp.max(jnp.where(valid, x, -jnp.inf), axis=axis)
+    return high - low > EQUAL * jnp.max(jnp.where(valid, jnp.abs(x), 0.0), axis=axis)
+
+
+def moments(x, valid, axis=None):
+    """(mean, standard deviation with n - 1) of the valid numbers of a sample; 0 where there are
+    none, or one. Axes stay, with size 1."""
+    count = jnp.sum(valid, axis=axis, keepdims=axis is not None)
+    mean = jnp.sum(jnp.where(valid, x, 0.0), axis=axis, keepdims=axis is not None)
+    mean = mean / jnp.maximum(count, 1)
+    squares = jnp.where(valid, (x - mean) ** 2, 0.0)
+    squares = jnp.sum(squares, axis=axis, keepdims=axis is not None)
+    return mean, jnp.sqrt(squares / jnp.maximum(count - 1, 1))
+
 
 def last_token(mask):
     """[B, R] -> float [B, R], 1 at the last valid token of each row."""
@@ -53,7 +76,7 @@ def gae(rewards, values, mask, gamma: float, lam: float, bootstrap=None):
     return advantages, advantages + values
 
 
-def group_advantages(rewards, size: int, baseline: str, scale: str):
+def group_advantages(rewards, size: int, baseline: str, scale: str, valid=True):
     """What each answer is better than the others to its prompt.
 
     Args:
@@ -62,28 +85,33 @@ def group_advantages(rewards, size: int, baseline: str, scale: str):
         (RLOO, Ahmadian et al. 2024, arXiv:2402.14740).
       scale: `std` divides by the group's, with n-1; `none` does not (Dr. GRPO, Liu et al. 2025,
         arXiv:2503.20783).
+      valid: [B] bool; answers that are not count for nothing, and have advantage 0.
 
     Returns:
-      [B] float32; 0 in a group of equal rewards.
+      [B] float32; exactly 0 in a group of equal rewards.
     """
     groups = rewards.astype(jnp.float32).reshape(-1, size)
-    centered = groups - jnp.mean(groups, axis=1, keepdims=True)
+    valid = jnp.broadcast_to(valid, rewards.shape).reshape(-1, size)
+    mean, std = moments(groups, valid, axis=1)
+    centered = groups - mean
     if baseline == "others":
-        centered = centered * (size / (size - 1))
+        count = jnp.sum(valid, axis=1, keepdims=True)
+        centered = centered * (count / jnp.maximum(count - 1, 1))
     if scale == "std":
-        centered = centered / (jnp.std(groups, axis=1, ddof=1, keepdims=True) + 1e-6)
-    return centered.reshape(-1)
+        centered = centered / (std + 1e-6)
+    differ = spread(groups, valid, axis=1)[:, None]
+    return jnp.where(valid & differ, centered, 0.0).reshape(-1)
 
 
 def whiten(x, mask, shift_mean: bool = True, epsilon: float = 1e-8):
     """(x - mean)·rsqrt(var + ε) over valid entries, var with n-1; the mean added back if not
-    `shift_mean`. 0 where mask is 0. Needs two valid entries to do anything.
+    `shift_mean`. 0 where mask is 0, and everywhere (before the mean is added) if they are equal.
     """
     mask = mask.astype(jnp.float32)
     count = jnp.sum(mask)
     x = jnp.where(mask != 0, x, 0.0)
     mean = jnp.sum(x) / jnp.maximum(count, 1)
-    centered = jnp.where(mask != 0, x - mean, 0.0)
+    centered = jnp.where((mask != 0) & spread(x, mask != 0), x - mean, 0.0)
     variance = jnp.sum(centered**2) / jnp.maximum(count - 1, 1)
     white = centered * jax.lax.rsqrt(variance + epsilon)
     if not shift_mean:

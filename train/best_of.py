@@ -13,13 +13,12 @@ An answer that was cut off before its end is not taken.
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 from absl import app, flags
 
-from train import command
+from train import command, strict_json
 
 
 def run(config, workdir, least: float) -> tuple[int, int]:
@@ -33,7 +32,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
       (conversations written, prompts).
 
     Raises:
-      ConfigError: as a grpo stage would.
+      ConfigError, RewardError: as a grpo stage would.
     """
     import jax
     from etils import epath
@@ -77,7 +76,9 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     records = [r for r in records if r["score"] >= least]
     if jax.process_index() == 0:
         temporary = workdir / "answers.jsonl.tmp"
-        temporary.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+        temporary.write_text(
+            "".join(strict_json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+        )
         temporary.replace(workdir / "answers.jsonl")
     return len(records), len(examples)
 
@@ -95,14 +96,15 @@ def best(tokenizer, found, group: int):
         rows = slice(index * group, (index + 1) * group)
         mask, scores = found["response_mask"][rows] > 0, found["score"][rows]
         ids = [x[m] for x, m in zip(found["tokens"][rows, -mask.shape[1] :], mask, strict=True)]
-        ended = np.array([x[-1] in tokenizer.stop_ids for x in ids])
+        valid = np.isfinite(scores)  # else left out (rewards.on_error)
+        ended = np.array([x[-1] in tokenizer.stop_ids for x in ids]) & valid
         if not ended.any():
             return None
         chosen = int(np.argmax(np.where(ended, scores, -np.inf)))
         answer = {"role": "assistant", "content": tokenizer.decode(ids[chosen])}
         if not answer["content"].strip():
             return None
-        figures = {"score": float(scores[chosen]), "mean": float(scores.mean())}
+        figures = {"score": float(scores[chosen]), "mean": float(scores[valid].mean())}
         tools = {"tools": example["tools"]} if "tools" in example else {}
         return {"messages": [*example["messages"], answer]} | tools | figures
 

@@ -117,7 +117,7 @@ class Checkpointer:
                 **items,
                 opt_state=ocp.args.StandardSave(state.opt_state),
                 source=ocp.args.StandardSave(state.source),
-                meta=ocp.args.JsonSave(meta),
+                meta=ocp.args.JsonSave(meta | {"skipped": int(state.skipped)}),
             ),
             force=True,  # the loop decides; asked, Orbax also moves the preemption service's count
         )
@@ -139,8 +139,9 @@ class Checkpointer:
             ),
         )
         trainable = {name: found[name] for name in abstract.trainable}
-        step_array = jnp.asarray(step, jnp.int32)
-        return TrainState(step_array, trainable, found.opt_state, found.source)
+        counts = (jnp.asarray(n, jnp.int32) for n in (step, self.meta(step).get("skipped", 0)))
+        step_array, skipped = counts
+        return TrainState(step_array, trainable, found.opt_state, found.source, skipped)
 
     def wait(self) -> None:
         self._manager.wait_until_finished()

@@ -68,8 +68,9 @@ def fail(message: str):
 
 def parse_flags(argv):
     """Parses the command line; what is wrong with it is one line, not a traceback."""
-    argv = _ARGV[:] = _check_recipe(argv)
     try:
+        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        argv = _ARGV[:] = _check_recipe(argv)
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as e:
         fail(_unknown_flag(e))

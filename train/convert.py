@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import app, flags
 from etils import epath
 
 from data import tokenizer as tokenizers
 from data.hf_tokenizer import DATE, HFTokenizer, with_template
-from model import families, pretrained
+from model import families, hf_config
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from train import checkpoint, command, export, weights
@@ -66,12 +67,25 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
         raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
     config = _config(hf, path)
     tokenizer = tokenizers.load(directory) if need_tokenizer else None
-    return Source(config, weights.SafetensorsReader(directory), tokenizer)
+    reader = weights.SafetensorsReader(directory)
+    return Source(_tied_or_not(config, reader), reader, tokenizer)
+
+
+def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
+    """The config with `tie_embeddings` as the weights are: transformers does not tie a vocabulary
+    head that is in the files and differs from the embeddings, whatever config.json says."""
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    if not config.tie_embeddings or not {head, table} <= set(reader.names):
+        return config
+    if np.array_equal(reader.read(head), reader.read(table)):
+        return config
+    console.print(f"{reader.where}: {head} differs from the embeddings: not tied", markup=False)
+    return dataclasses.replace(config, tie_embeddings=False)
 
 
 def _config(hf: dict, where) -> TransformerConfig:
     try:
-        return pretrained.config_from_hf(hf)
+        return hf_config.config_from_hf(hf)
     except ValueError as e:
         raise ConfigError(f"{where}: {e}") from e
 

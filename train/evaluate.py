@@ -317,6 +317,7 @@ class PPOEvaluator:
         out["judge"] = out["score"]
         if "judge" in frozen:
             out["judge"] = self.sampler.score(frozen, batch, "judge")
+            self.sampler.check({"judge": out["judge"]}, batch)
         out["kl"] = self._kl(policy, frozen["reference"], batch)
         out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
         return jax.device_get(jax.device_put(out, sharding.replicated(self.ctx.mesh)))
@@ -326,19 +327,22 @@ class PPOEvaluator:
             self._reference = self._answers(frozen["reference"], frozen)[1]
         reference = self._reference
         index, now = self._answers(trainable["policy"], frozen)
-        rate, low, high = win_rate(now["judge"], reference["judge"])
+        valid = np.isfinite(now["score"])  # else left out (rewards.on_error)
+        judged = np.isfinite(now["judge"]) & np.isfinite(reference["judge"])
+        rate, low, high = win_rate(now["judge"][judged], reference["judge"][judged])
         stops = np.isin(now["tokens"], self.ctx.tokenizer.stop_ids)
         ended = np.any(stops & (now["mask"] > 0), axis=1)
         metrics = {
-            "score": float(np.mean(now["score"])),
-            "score_std": float(np.std(now["score"], ddof=1)),
-            "kl": float(np.mean(now["kl"])),
-            **{f"reward/{k}": float(np.mean(v)) for k, v in now["rewards"].items()},
+            "score": float(np.mean(now["score"][valid])),
+            "score_std": float(np.std(now["score"][valid], ddof=1)) if sum(valid) > 1 else 0.0,
+            "reward_errors": float(np.sum(~valid)),
+            "kl": float(np.mean(now["kl"][valid])),
+            **{f"reward/{k}": float(np.mean(v[valid])) for k, v in now["rewards"].items()},
             "win_rate": rate,
             "win_rate_low": low,
             "win_rate_high": high,
-            "length": float(np.mean(np.sum(now["mask"], axis=1))),
-            "eos_rate": float(np.mean(ended)),
+            "length": float(np.mean(np.sum(now["mask"], axis=1)[valid])),
+            "eos_rate": float(np.mean(ended[valid])),
         }
         decode = self.ctx.tokenizer.decode
         samples = []

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from data import tokenizer as tokenizers
 from data.hf_files import hf_files
 from data.hf_tokenizer import DATE, HFTokenizer
-from model import lora, pretrained
+from model import hf_config, lora, pretrained
 from train import checkpoint, peft, weights
 from train.config import ConfigError
 
@@ -45,6 +45,8 @@ def export_model(
     path = epath.Path(workdir) / "models.json"
     if not item and path.exists():
         item = next(iter(json.loads(path.read_text())))
+    if item and item not in _CLASSES:
+        raise ConfigError(f"--item={item} is no model on its own; choose {', '.join(_CLASSES)}")
     config, params = checkpoint.load(workdir, item, mesh)
     if item == "reward" and config.pool != "last":
         raise ConfigError(
@@ -53,7 +55,9 @@ def export_model(
         )
     tokenizer = _hf_tokenizer(workdir, config)
     try:
-        hf = pretrained.config_to_hf(config)
+        hf = hf_config.config_to_hf(config)
+        shapes = {path: x.shape for path, x in flatten_dict(params).items()}
+        pretrained.check_covered(config, shapes, scalar=item != "policy")
     except ValueError as e:
         raise ConfigError(f"{workdir}: {e}") from e
     tensors = _tensors(config, params, item)

@@ -14,8 +14,7 @@ import tokenizers
 from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from model.config import RopeScaling
-from model.rotary import stretch
+from train import gguf_config
 from train.config import ConfigError
 
 ARCHITECTURES = {
@@ -81,6 +80,8 @@ class GGUFModel:
                 f"{path} is a {self._kind} model; of GGUF Seedpod reads "
                 f"{', '.join(ARCHITECTURES)}. Import the model's safetensors"
             )
+        if (form := self._field("general.type", "model")) != "model":
+            raise ConfigError(f"{path} holds no model: its general.type is {form!r}")
         self._rope_factors = self._tensors.pop("rope_freqs.weight", None)
         layers = self._field(f"{self._kind}.block_count")
         table = gguf.get_tensor_name_map(ARCHITECTURES[self._kind], layers)
@@ -104,54 +105,22 @@ class GGUFModel:
         return default
 
     def _config(self) -> dict:
-        def need(name, default=...):
-            return self._field(f"{self._kind}.{name}", default)
-
-        heads = need("attention.head_count")
-        if need("rope.scaling.type", "none") not in ("none", None):
-            raise ConfigError(f"{self.where} scales rotary positions; import the safetensors")
-        config = dict(
-            model_type=self._kind,
+        prefix = f"{self._kind}."
+        fields = {
+            name.removeprefix(prefix): field.contents()
+            for name, field in self._fields.items()
+            if name.startswith(prefix)
+        }
+        factors = self._rope_factors
+        if factors is not None:
+            factors = np.asarray(factors.data, np.float32)
+        try:
+            config = gguf_config.config_of(self._kind, fields, factors)
+        except ValueError as e:
+            raise ConfigError(f"{self.where} has {e}. Import the model's safetensors") from e
+        return config | dict(
             vocab_size=len(self._field("tokenizer.ggml.tokens")),
-            hidden_size=need("embedding_length"),
-            intermediate_size=need("feed_forward_length"),
-            num_hidden_layers=need("block_count"),
-            num_attention_heads=heads,
-            num_key_value_heads=need("attention.head_count_kv", heads),
-            head_dim=need("attention.key_length", need("embedding_length") // heads),
-            max_position_embeddings=need("context_length"),
-            rms_norm_eps=need("attention.layer_norm_rms_epsilon"),
-            rope_theta=need("rope.freq_base", 10_000.0),
             tie_word_embeddings="output.weight" not in self._tensors,
-        )
-        # Stored as float32: back to the decimal that was meant.
-        for name in ("rms_norm_eps", "rope_theta"):
-            config[name] = float(np.format_float_positional(np.float32(config[name])))
-        if self._rope_factors is not None:
-            factors = np.asarray(self._rope_factors.data, np.float32)
-            config["rope_scaling"] = self._rope_scaling(factors, config["rope_theta"])
-        return config
-
-    def _rope_scaling(self, factors, base: float) -> dict:
-        """Llama 3.1's settings, of which the file keeps what each frequency [N/2] is divided by.
-
-        Raises:
-          ConfigError: the factors are not those of Llama 3.1 and 3.2.
-        """
-        scaling = RopeScaling("llama3", float(factors.max()))
-        half = len(factors)
-        plain = base ** (-np.arange(half, dtype=np.float32) / half)
-        if not np.allclose(plain / np.asarray(stretch(plain, scaling)), factors, rtol=1e-3):
-            raise ConfigError(
-                f"{self.where} scales its rotary positions otherwise than Llama 3.1 and 3.2 do; "
-                "import the model's safetensors"
-            )
-        return dict(
-            rope_type="llama3",
-            factor=scaling.factor,
-            low_freq_factor=scaling.low_freq_factor,
-            high_freq_factor=scaling.high_freq_factor,
-            original_max_position_embeddings=scaling.original_length,
         )
 
     def _tokenizer_files(self) -> dict[str, bytes]:

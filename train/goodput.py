@@ -10,7 +10,6 @@ what came after counts as between.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -22,6 +21,7 @@ from etils import epath
 
 from data import json_files
 from data.templates import DataError
+from train import strict_json
 from train.metrics import duration
 
 # `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
@@ -128,7 +128,7 @@ class Goodput:
                 "written_at": self._since,
             }
             temporary = self._path.with_name(self._path.name + ".tmp")
-            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+            temporary.write_text(strict_json.dumps(facts, indent=2) + "\n")
             temporary.replace(self._path)
 
     def _share(self) -> float:

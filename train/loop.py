@@ -14,21 +14,25 @@ from jax.experimental import multihost_utils
 from data import summary
 from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train import processes, stages
-from train.checkpoint import Checkpointer
+from train import flops as flops_
+from train import processes
+from train.checkpoint import Checkpointer, abstract_params
 from train.config import ConfigError, RunConfig, build
 from train.goodput import Goodput
 from train.metrics import Metrics
 from train.profiling import Profile
+from train.rewards import RewardError
 from train.setup import Run, config_json, init_state, save_facts, setup
 from train.step import make_train_step, seen_of
 
-# Updates with a non-finite gradient are left out; so many in a row is a broken run.
-MAX_SKIPPED = 20
+# Updates with a non-finite gradient are left out; so many in a row is a broken run, and so is one
+# of whose updates a larger share was.
+MAX_SKIPPED, MAX_SKIPPED_SHARE = 20, 0.1
 
 
 # What a resumed run may change: it alters neither the weights nor the data.
-FREE_TO_CHANGE = ("mesh.", "evaluate.", "checkpoint.", "log_every", "init_from.", "tokenizer.")
+FREE_TO_CHANGE = ("mesh.", "evaluate.", "checkpoint.", "log_every", "init_from.", "tokenizer.",
+                  "rewards.on_error", "rewards.max_errors")  # fmt: skip
 
 
 def check_resume(workdir, meta, origins, config_text: str) -> None:
@@ -58,11 +62,10 @@ def check_resume(workdir, meta, origins, config_text: str) -> None:
         )
 
 
-def describe(config, row, models, state, frozen, tokens_per_step: int) -> str:
+def describe(config, row, models, state, frozen, tokens_per_step: int, flops: float) -> str:
     counts = {
         role: sum(x.size for x in jax.tree.leaves(state.trainable[role])) for role in row.trainable
     }
-    flops = stages.flops_per_token(models, row.trainable, config.data.length)
     beside = {
         role: f" beside {sum(x.size for x in jax.tree.leaves(frozen[role])) / 1e6:.2f}M frozen"
         for role in counts.keys() & frozen.keys()
@@ -70,9 +73,12 @@ def describe(config, row, models, state, frozen, tokens_per_step: int) -> str:
     sizes = ", ".join(
         f"{role} {n / 1e6:.2f}M parameters{beside.get(role, '')}" for role, n in counts.items()
     )
+    rollout = ""
+    if row.schema == "prompt":
+        rollout = f" beside {flops_.of_rollout(config, models):.3g} a rollout"
     return (
         f"{config.stage}: {sizes}; {tokens_per_step:,} tokens and "
-        f"{flops * tokens_per_step:.3g} FLOPs a step, {config.steps} steps on "
+        f"{flops:.3g} FLOPs a step{rollout}, {config.steps} steps on "
         f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     )
 
@@ -116,6 +122,7 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
         save_facts(run, workdir)
 
     metrics = Metrics(workdir, workdir.name, start, config.steps, jax.process_index() == 0)
+    metrics.write_settings(flatten_dict(json.loads(text), sep="."))
     for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
         for line in summary.lines(data.skipped, data.redacted, data.unused):
             metrics.say(f"  {line}")
@@ -137,6 +144,8 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
 
     Raises:
       processes.Preempted: it was told to leave, and has saved.
+      RewardError: an answer has no reward; what there was before is saved.
+      FloatingPointError: too many updates were left out.
     """
     ctx, stage, frozen, config = run.ctx, run.stage, run.frozen, run.ctx.config
     step_fn = jax.jit(
@@ -145,11 +154,10 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         compiler_options=compiler_options(jax.devices()[0], ctx.models.values()),
     )
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    flops = stages.flops_per_token(ctx.models, state.trainable, config.data.length)
 
     def evaluate(step):
         with goodput.time("evaluate"):
-            values, samples = stage.evaluate(state.trainable, frozen)
+            values, samples = rewarded(step, stage.evaluate, state.trainable, frozen)
         metrics.write(step, "eval", values)
         metrics.write_samples(step, samples)
 
@@ -160,17 +168,33 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             if wait:
                 checkpoints.wait()
 
+    def rewarded(step, function, *args):
+        """function(*args); where a reward fails there, the `step` steps before it are saved."""
+        try:
+            return function(*args)
+        except RewardError as e:
+            if not step:
+                raise
+            if step != checkpoints.latest():
+                save(wait=True)
+            raise RewardError(
+                f"{e}\nThe run is saved at step {step}; the same command goes on from there"
+            ) from e.__cause__
+
     if start == 0 and config.evaluate.at_start:
         evaluate(0)
     drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
-    since, waited, tokens, skipped, last = time.perf_counter(), 0.0, 0, 0, start
+    since, waited, tokens, work, last = time.perf_counter(), 0.0, 0, 0.0, start
+    skipped, in_a_row = int(state.skipped), 0
     source_state = state.source
     for step in range(start, config.steps):
         goodput.step(step)
         with tracer.step(step, state):
             before = goodput.seconds[drawing]
             with goodput.time(drawing):
-                batch, source_state, extra = stage.source.next(state, frozen, source_state, step)
+                batch, source_state, extra = rewarded(
+                    step, stage.source.next, state, frozen, source_state, step
+                )
             waited += goodput.seconds[drawing] - before
             # The source's arrays are not the step's to donate: the next minibatch reads them again.
             with goodput.time("compile" if step == start else goodput.part):
@@ -181,8 +205,13 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         for warning in extra.pop("warnings", ()):
             metrics.say(f"  warning at step {step + 1}: {warning}")
         if step == start:
-            metrics.say(describe(config, run.row, ctx.models, state, frozen, batch["tokens"].size))
-        tokens += batch["tokens"].size
+            size = batch["tokens"].size
+            weights = {r: abstract_params(r, ctx.models[r], ctx.mesh) for r in state.trainable}
+            step_flops = flops_.of_step(config, ctx.models, weights, run.parts, size)
+            metrics.say(describe(config, run.row, ctx.models, state, frozen, size, step_flops))
+        tokens, work = tokens + size, work + step_flops
+        if "rollout/draws" in extra:
+            work += flops_.of_rollout(config, ctx.models, extra["rollout/draws"])
         done = step + 1
         if extra or done % config.log_every == 0 or done == config.steps:
             values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
@@ -192,7 +221,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             values |= {"tokens_per_second": speed, "data_wait": waited / (now - since)}
             text = f"loss {values['loss']:.4f} · {speed:,.0f} tok/s"
             if peak:
-                mfu = speed * flops / peak / jax.device_count()
+                mfu = work / (now - since) / peak / jax.device_count()
                 values["mfu"] = mfu
                 text += f" · MFU {mfu:.1%}"
             if "rollout/score" in values:
@@ -200,13 +229,14 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             metrics.write(done, "train", values)
             goodput.record(done)
             metrics.progress(done, f"{text} · data {values['data_wait']:.0%}")
-            skipped = skipped + done - last if values["skipped"] else 0
-            if skipped >= MAX_SKIPPED:
+            earlier, skipped = skipped, int(state.skipped)
+            in_a_row = in_a_row + done - last if skipped - earlier == done - last else 0
+            if in_a_row >= MAX_SKIPPED:
                 raise FloatingPointError(
-                    f"{skipped} updates up to step {done} had no finite gradient; lower the "
+                    f"{in_a_row} updates up to step {done} had no finite gradient; lower the "
                     "learning rate, or look at the data with the step's number"
                 )
-            since, waited, tokens, last = now, 0.0, 0, done
+            since, waited, tokens, work, last = now, 0.0, 0, 0.0, done
         told_to_leave = processes.preempted()
         if told_to_leave:  # there may be no time for more
             save(wait=True)
@@ -222,3 +252,12 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             config.checkpoint.every and done % config.checkpoint.every == 0
         ):
             save(wait=done == config.steps)
+    skipped = int(state.skipped)
+    if skipped > MAX_SKIPPED_SHARE * config.steps:
+        raise FloatingPointError(
+            f"{skipped} of {config.steps} updates had no finite gradient and were left out, which "
+            "is no run to go on from; lower the learning rate, or look at the data, and use a new "
+            "--workdir"
+        )
+    if skipped:
+        metrics.say(f"  left out {skipped} of {config.steps} updates: no finite gradient")

@@ -195,6 +195,7 @@ def kl_estimate(logprobs, ref_logprobs, kind: str = "k1"):
 
     k1 = d, k2 = d²/2, k3 = expm1(-d) + d with d = log π - log π_ref
     (http://joschu.net/blog/kl-approx.html); expm1 keeps k3 from going negative by cancellation.
+    Its exponent is bounded as the policy's ratio is; past that its gradient is 0.
     """
     d = logprobs - ref_logprobs
     if kind == "k1":
@@ -202,6 +203,7 @@ def kl_estimate(logprobs, ref_logprobs, kind: str = "k1"):
     if kind == "k2":
         return 0.5 * d * d
     if kind == "k3":
+        d = jnp.maximum(d, -MAX_LOG_RATIO)
         return jnp.expm1(-d) + d
     raise ValueError(f"ppo.kl_estimator={kind!r}; choose k1, k2 or k3")
 

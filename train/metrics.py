@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -19,10 +20,14 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from data.paths import is_remote
+from train import strict_json
 
 console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
@@ -66,6 +71,13 @@ def read_metrics(workdir, kind: str) -> list[dict]:
     """Records of one kind (`train`, `eval`) of a workdir, in order of steps."""
     lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
     return [r for r in map(json.loads, lines) if r["kind"] == kind]
+
+
+def settings_table(settings: dict) -> str:
+    """Settings {name: value} as TSV in a Markdown block of code, which TensorBoard shows as it is.
+    Values are JSON, so that none holds a tab or a line's end."""
+    lines = [f"{name}\t{strict_json.dumps(x, ensure_ascii=False)}" for name, x in settings.items()]
+    return "\n".join(["```", "setting\tvalue", *lines, "```"])
 
 
 def duration(seconds: float) -> str:
@@ -169,28 +181,46 @@ class Metrics:
             Event(step=start + 1, wall_time=time.time(),
                   session_log=SessionLog(status=SessionLog.START))
         )  # fmt: skip
-        self._line = ProgressLine(name, steps, start)
+        self._line, self._start = ProgressLine(name, steps, start), start
 
     def elapsed(self) -> float:
         """Seconds of work on this run so far; of an interrupted process, to its last record."""
         return self._before + time.time() - self._started
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """Adds a record to metrics.jsonl and TensorBoard; it is on disk when this returns."""
+        """Adds a record to metrics.jsonl and TensorBoard; it is on disk when this returns. Values
+        that are not finite are null in the file, and counted there as `not_finite`."""
         if not self._writes:
             return
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
-        self._jsonl.write(json.dumps(record) + "\n")
+        if count := sum(not math.isfinite(value) for value in values.values()):
+            record["not_finite"] = count
+        self._jsonl.write(strict_json.dumps(record) + "\n")
         self._jsonl.flush()
         summary = Summary(
             value=[Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
         )
         self._events.add_event(Event(step=step, wall_time=time.time(), summary=summary))
 
+    def write_settings(self, settings: dict) -> None:
+        """Adds a table of settings, {dotted name: value}, to TensorBoard's texts."""
+        if not self._writes:
+            return
+        text = settings_table(settings).encode()
+        tensor = TensorProto(
+            dtype=DT_STRING, string_val=[text],
+            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+        )  # fmt: skip
+        kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        value = Summary.Value(tag="settings/text_summary", tensor=tensor, metadata=kind)
+        summary = Summary(value=[value])
+        self._events.add_event(Event(step=self._start, wall_time=time.time(), summary=summary))
+
     def write_samples(self, step: int, samples: list[dict]) -> None:
         if self._writes:
             for sample in samples:
-                self._samples.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
+                line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False)
+                self._samples.write(line + "\n")
             self._samples.flush()
 
     def sync(self) -> None:

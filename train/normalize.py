@@ -12,12 +12,11 @@ their own first rollout: their rewards can be compared.
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 from absl import app, flags
 
-from train import command
+from train import command, strict_json
 
 
 def run(config, workdir, answers: int, open_data=None) -> dict:
@@ -33,12 +32,14 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
 
     Raises:
       ConfigError: as such a stage would, or there are no two scores that differ.
+      RewardError: a score is not finite.
     """
     import jax
     from etils import epath
 
     from data.loader import heldout_batches
     from model import sharding
+    from train import advantages as adv
     from train import checkpoint, setup, stages
     from train.config import ConfigError, build
     from train.sampler import Sampler
@@ -62,10 +63,13 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
         for number, prompts in zip(range(-(-count // size)), batches, strict=False):
             placed = sharding.put_batch(prompts, mesh)
             batch = sampler.sample(params["policy"], placed, key, np.int32(number * size))
-            found = jax.device_put(sampler.score(params, batch), sharding.replicated(mesh))
+            found = sampler.score(params, batch)
+            sampler.check({"model": found}, batch)
+            found = jax.device_put(found, sharding.replicated(mesh))
             scores.append(jax.device_get(found))
-        scores = np.concatenate(scores)[:count].astype(np.float64)
-        if len(scores) < 2 or not np.std(scores) > 1e-6:
+        scores = np.concatenate([*scores, []])[:count].astype(np.float64)
+        scores = scores[np.isfinite(scores)]
+        if len(scores) < 2 or not adv.spread(scores, True):
             raise ConfigError(
                 f"{workdir} scores all of {len(scores)} answers alike, which has no scale; give "
                 "more prompts, or train the reward model first"
@@ -81,7 +85,7 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
             "fingerprint": checkpoint.identity(workdir, "reward", params["reward"]),
         }
     if jax.process_index() == 0:
-        (workdir / "normalizer.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (workdir / "normalizer.json").write_text(strict_json.dumps(facts, indent=2) + "\n")
     return facts
 
 

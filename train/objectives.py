@@ -89,7 +89,7 @@ class PPOConfig:
       value_clip, value_coef: of the value loss.
       whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples get
         mean 0 and std 1, as measured with the reward model (train/normalize.py) or else in the
-        first rollout. score_clip: largest normalised score; 0 does not clip.
+        first rollout whose scores differ. score_clip: largest normalised score; 0 does not clip.
       missing_eos: an answer cut off before its end keeps its score (`keep`), loses
         `missing_eos_value` (`penalty`), has it for score (`replace`), or teaches the policy nothing
         (`mask`).
@@ -220,10 +220,15 @@ class RewardsConfig:
     Attributes:
       model: of the reward model, where `init_from.reward` names one.
       function: of `ppo.reward_function`, where it names one.
-      gsm8k: 1 if the answer's last number (after "####" if it has that) is the reference's.
+      gsm8k: 1 if the number that the answer comes to is the reference's: the first after "####",
+        else the last (`final_number` in train/verifiers.py).
       exact: 1 if the answer is the reference but for white space.
-      regex: 1 if `pattern` is found in the answer.
+      regex: 1 if `pattern` is found in the answer, within a second.
       length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
+      on_error: a reward that is no finite number, or a function that raises, ends the run, saved
+        (`error`), or leaves that answer out of losses, means and baselines (`skip`), counted in
+        `reward_errors`. max_errors: share of a rollout's answers that may be left out, below 0.5;
+        more end the run all the same.
     """
 
     model: Signed = 1.0
@@ -234,9 +239,13 @@ class RewardsConfig:
     length: Signed = 0.0
     pattern: str = ""
     target_length: SizeOr0 = 0
+    on_error: str = "error"
+    max_errors: Annotated[float, Range(0, 0.5, "[)")] = 0.1
 
     def __post_init__(self):
         ranges.check(self, "rewards.")
+        if self.on_error not in ("error", "skip"):
+            raise ConfigError(f"rewards.on_error={self.on_error!r}; choose error or skip")
         if self.regex and not self.pattern:
             raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
         try:

@@ -36,6 +36,7 @@ class OptimizerConfig:
         `wsd` (constant, then linear decay over the last `decay_fraction`), or `constant`.
       ns_steps: Newton-Schulz iterations of Muon; five bring every singular value near 1, three cost
         less and bring the large ones there.
+      momentum: of Muon's matrices, with Nesterov's look ahead.
       b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 does not clip.
       state_dtype: how moments are kept between steps, `float32` or `bfloat16`. An update is
@@ -49,6 +50,7 @@ class OptimizerConfig:
     final_fraction: Share = 0.1
     decay_fraction: Share = 0.2
     ns_steps: Annotated[int, Range(1, 100)] = 5
+    momentum: Annotated[float, Range(0, 1, "[)")] = 0.95
     b1: Annotated[float, Range(0, 1, "[)")] = 0.9
     b2: Annotated[float, Range(0, 1, "[)")] = 0.95
     eps: Annotated[float, Range(1e-30, 1)] = 1e-8
@@ -64,11 +66,14 @@ class OptimizerConfig:
             raise ValueError(
                 f"optimizer.state_dtype={self.state_dtype!r}; choose float32 or bfloat16"
             )
-        if self.state_dtype == "bfloat16" and 1 - self.b2 < 2**-7:
-            raise ValueError(
-                f"optimizer.b2={self.b2} moves a second moment by less than bfloat16 can tell "
-                "(1/128); lower it to 0.99, or keep optimizer.state_dtype=float32"
-            )
+        slow = {"b2": self.b2} | ({"momentum": self.momentum} if self.name == "muon" else {})
+        for name, rate in slow.items():
+            if self.state_dtype == "bfloat16" and 1 - rate < 2**-7:
+                raise ValueError(
+                    f"optimizer.{name}={rate} moves a {'second ' * (name == 'b2')}moment by less "
+                    "than bfloat16 can tell (1/128); lower it to 0.99, or keep "
+                    "optimizer.state_dtype=float32"
+                )
         if self.peak_lr * self.weight_decay >= 1:
             raise ValueError(
                 f"optimizer.peak_lr={self.peak_lr} times optimizer.weight_decay={self.weight_decay}"
@@ -146,7 +151,7 @@ def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
             optax.contrib.muon(
                 rate,
                 ns_steps=c.ns_steps,
-                beta=c.b2,
+                beta=c.momentum,
                 eps=c.eps,
                 weight_decay=c.weight_decay,
                 weight_decay_mask=decay_mask,

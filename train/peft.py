@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from model import lora
 from model.config import TransformerConfig
+from model.families import family_of
 from model.lora import LoRA
 from model.pretrained import slices
 from train import weights
@@ -27,9 +28,16 @@ def tensors_of(config: TransformerConfig, adapters, rank: int) -> dict[str, list
       adapters: tree of A [L, *inputs, r] and B [L, r, *outputs] beside their weights.
 
     Raises:
-      ConfigError: experts are adapted, which transformers holds as one tensor, not as modules.
+      ConfigError: experts are adapted, which transformers holds as one tensor, not as modules; or
+        a weight that no module has.
     """
     flat, found = flatten_dict(adapters), {}
+    known = {(*s.path[:-1], s.path[-1] + end) for s in slices(config) for end in (lora.A, lora.B)}
+    for path in sorted(flat.keys() - known):
+        raise ConfigError(
+            f"{'/'.join(path)} adapts what is no module of a {family_of(config)} model; export the "
+            "merged model (leave out --adapter)"
+        )
     for part in slices(config):
         *above, name = part.path
         a = flat.get((*above, name + lora.A))

@@ -105,7 +105,10 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process is gone, not that this one did wrong."""
+    """Whether an error says that another process is gone, not that this one did wrong. One that
+    quotes what others wrote says so with `of_this_process`."""
+    if getattr(error, "of_this_process", False):
+        return False
     signs = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "coordination service",
              "Connection reset", "Connection closed", "heartbeat")  # fmt: skip
     while error is not None:

@@ -19,7 +19,8 @@ from data import json_files
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from model import sharding
-from train import checkpoint, report_html
+from train import checkpoint, report_html, strict_json
+from train.advantages import EQUAL
 from train.config import RunConfig
 from train.evaluate import TextSampler
 from train.metrics import console, duration, read_metrics
@@ -46,19 +47,27 @@ class Finished(NamedTuple):
     seconds: float
 
     def metric(self, name: str, first: bool = False):
-        """A held-out metric at the end, or before the first step; None if not measured."""
+        """A held-out metric at the end, or before the first step; None if not measured, NaN if it
+        was not finite."""
         at = self.evals[0] if first else self.evals[-1]
-        return None if first and at["step"] else at.get(name)
+        return None if (first and at["step"]) or name not in at else _number(at[name])
 
     def family(self, prefix: str) -> dict[str, float]:
         """The last held-out metrics named `prefix/…`, the overall one first."""
         found = {
-            name.removeprefix(f"{prefix}/"): value
+            name.removeprefix(f"{prefix}/"): _number(value)
             for name, value in self.evals[-1].items()
             if name.startswith(f"{prefix}/")
         }
         overall = {k: found.pop(k) for k in ("overall",) if k in found}
         return overall | dict(sorted(found.items()))
+
+
+def _number(value):
+    """A value of metrics.jsonl or report.json, in which null is NaN or infinite."""
+    if isinstance(value, dict):
+        return {name: _number(x) for name, x in value.items()}
+    return math.nan if value is None else value
 
 
 def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
@@ -170,7 +179,7 @@ def results(found: dict) -> list[Result]:
         if "score_before" in values:
             before, after = values["score_before"], values["score_after"]
             text += f" The score it trains on went from {before:.2f} to {after:.2f}"
-            if values["score_std_before"] > 0:
+            if values["score_std_before"] > EQUAL * abs(before):
                 spread = (after - before) / values["score_std_before"]
                 text += f", {spread:+.1f} standard deviations"
             text += "."
@@ -257,6 +266,6 @@ def write(runs: dict[str, RunConfig], workdir) -> None:
         finished = read(runs, workdir)
         found = numbers(finished)
         page.write_text(report_html.page(finished, found, results(found), answer(finished)))
-        data.write_text(json.dumps(found, indent=2) + "\n")
+        data.write_text(strict_json.dumps(found, indent=2) + "\n")
     policies = [name for name, run in runs.items() if run.stage in ("pretrain", "sft", "ppo")]
-    show(json.loads(data.read_text()), workdir / policies[-1] if policies else None, page)
+    show(_number(json.loads(data.read_text())), workdir / policies[-1] if policies else None, page)

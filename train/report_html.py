@@ -59,13 +59,14 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def curve(records: Iterable[Mapping], metric: str, shift: int = 0) -> list[tuple[float, float]]:
     """(step + shift, value) of the records that have a finite `metric`."""
-    points = [(r["step"] + shift, r[metric]) for r in records if metric in r]
+    points = [(r["step"] + shift, r[metric]) for r in records if r.get(metric) is not None]
     return [(x, y) for x, y in points if math.isfinite(y)]
 
 
 def against(records: Iterable[Mapping], across: str, metric: str) -> list[tuple[float, float]]:
     """(`across`, `metric`) of the records that have both, finite."""
-    points = [(r[across], r[metric]) for r in records if across in r and metric in r]
+    points = [(r.get(across), r.get(metric)) for r in records]
+    points = [p for p in points if None not in p]
     return [p for p in points if all(map(math.isfinite, p))]
 
 

@@ -6,7 +6,9 @@ Axes: B episodes or rows, T length, C candidates a row, P prompt length, R respo
 from __future__ import annotations
 
 import importlib
-import re
+import math
+import numbers
+import reprlib
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, NamedTuple, TypedDict
@@ -19,7 +21,9 @@ from etils import epath
 from data import json_files
 from data.tokenizer import Tokenizer
 from model.heads import reward_model
+from train import verifiers as verifiers_
 from train.config import ConfigError
+from train.verifiers import exact, final_number, gsm8k
 
 
 class Episode(NamedTuple):
@@ -37,38 +41,25 @@ class Episode(NamedTuple):
     answer: str = ""
 
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+class RewardError(ValueError):
+    """An answer whose reward is no finite number. The message names the function, the prompt and
+    the value.
 
+    Attributes:
+      of_this_process: whatever it quotes, no other process is to blame (train/processes.py).
+    """
 
-def final_number(text: str):
-    """The last number of what follows the last "####", or of all without that; None if none."""
-    found = _NUMBER.findall(text.rpartition("####")[2])
-    return Decimal(found[-1].replace(",", "")) if found else None
-
-
-def gsm8k(episode: Episode) -> float:
-    """1 if answer and reference end in the same number (GSM8K, Cobbe et al. 2021)."""
-    said = final_number(episode.response)
-    return float(said is not None and said == final_number(episode.answer))
-
-
-def exact(episode: Episode) -> float:
-    return float(episode.response.split() == episode.answer.split())
+    of_this_process = True
 
 
 def verifiers(config) -> dict[str, Callable[[Episode], float]]:
     """The functions that score text, by name, of a run's settings (`RewardsConfig`)."""
-    settings, pattern = config.rewards, re.compile(config.rewards.pattern, re.DOTALL)
-
-    def length(episode):
-        target = settings.target_length
-        return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
-
+    settings = config.rewards
     found = {
         "gsm8k": gsm8k,
         "exact": exact,
-        "regex": lambda episode: float(bool(pattern.search(episode.response))),
-        "length": length,
+        "regex": verifiers_.regex(settings.pattern),
+        "length": verifiers_.length(settings.target_length),
     }
     if config.ppo.reward_function:
         found["function"] = load_function(config.ppo.reward_function)
@@ -90,15 +81,22 @@ def check_answers(config, answers) -> None:
       answers: of all prompts, "" where there is none.
 
     Raises:
-      ConfigError: one is missing.
+      ConfigError: one is missing, or has no number where numbers are compared.
     """
     needing = [n for n in ("gsm8k", "exact") if getattr(config.rewards, n)]
-    missing = sum(not a for a in answers)
+    missing = sum(not a.strip() for a in answers)
     if needing and missing:
         raise ConfigError(
             f"rewards.{needing[0]} compares with a reference, and {missing} of {len(answers)} "
             "prompts have none; give records a field `answer`, or say which holds it: "
             "--config.data.fields.answer='{FIELD}'"
+        )
+    wordy = [a for a in answers if config.rewards.gsm8k and final_number(a) is None]
+    if wordy:
+        raise ConfigError(
+            f"rewards.gsm8k compares numbers, and {len(wordy)} of {len(answers)} references have "
+            f"none, as {shown(wordy[0])}; leave these prompts out, or compare text with "
+            "--config.rewards.exact=1"
         )
 
 
@@ -142,11 +140,79 @@ def load_function(name: str):
     """
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as e:
+        function = getattr(importlib.import_module(module), attribute)
+        if not callable(function):
+            raise TypeError(f"{attribute} is not callable")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # SystemExit too, which would end the run as done
         raise ConfigError(
-            f"ppo.reward_function={name!r} cannot be imported ({e}); write it as module:function"
+            f"ppo.reward_function={name!r} cannot be imported ({type(e).__name__}: {e}); write it "
+            "as module:function"
         ) from e
+    return function
+
+
+def number(value) -> float:
+    """A reward as a float: a number, a bool, or an array or tensor of no dimensions.
+
+    Raises:
+      RewardError: it is none, or not finite in float32.
+    """
+    plain = value
+    if np.ma.is_masked(value) or getattr(value, "shape", ()) != ():
+        plain = None
+    elif hasattr(value, "item"):
+        plain = value.item()
+    if isinstance(plain, numbers.Real | Decimal):
+        try:
+            plain = float(plain)
+        except (OverflowError, ValueError):  # 10**400; a signalling Decimal
+            plain = math.nan
+        if abs(plain) <= float(np.finfo(np.float32).max):
+            return plain
+    raise RewardError(f"gave {shown(value)} ({type(value).__name__})")
+
+
+def shown(value, most: int = 80) -> str:
+    """A value in a message: one line, shortened, whatever it is."""
+    try:
+        text = repr(value[:most] if isinstance(value, str) else reprlib.repr(value))
+    except Exception:  # anybody's __repr__; an int of thousands of digits
+        return f"<{type(value).__name__}>"
+    if not isinstance(value, str):
+        text = text[1:-1]
+        return text if len(text) <= most else text[:most] + "…"
+    return text if len(value) <= most else text + "…"
+
+
+class Failure(NamedTuple):
+    """What was wrong with a reward: a few words, and the exception if one was raised."""
+
+    text: str
+    error: BaseException | None = None
+
+
+def call(function, episode: Episode) -> float | Failure:
+    """A function's reward of an episode."""
+    try:
+        value = function(episode)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # SystemExit too, which would end the run as done
+        try:
+            text = str(e)
+        except Exception:
+            text = ""
+        return Failure(f"raised {type(e).__name__}" + (f" ({shown(text)})" if text else ""), e)
+    try:
+        return number(value)
+    except KeyboardInterrupt:
+        raise
+    except RewardError as e:
+        return Failure(str(e))
+    except BaseException as e:  # of anybody's `item` and `__float__`
+        return Failure(f"gave {shown(value)} ({type(e).__name__})", e)
 
 
 def episodes(tokenizer: Tokenizer, tokens, prompt_mask, response_mask, answers) -> list[Episode]:

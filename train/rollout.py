@@ -95,20 +95,23 @@ def by_rows(function, batch, rows: int):
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(total, *x.shape[2:]), out)
 
 
-def normalized(ppo, scores, s, length, ended, fit: bool):
+def normalized(ppo, scores, s, length, ended, fit: bool, valid=True):
     """Scores [B] as rewards: normalised, clipped, and less for what is too long or cut off.
 
     Args:
-      fit: whether the first rollout's scores set the normaliser; else it is as `s` has it.
+      fit: whether the first rollout whose scores differ sets the normaliser; until then it is gain
+        1 and bias 0, and scores are centered alone. Else it is as `s` has it.
+      valid: [B] bool, which scores count.
 
     Returns:
       (rewards [B], the normaliser {gain, bias}).
     """
-    first = (s["rollout"] == 0) & fit
-    std = jnp.maximum(jnp.std(scores, ddof=1), 1e-6)
-    gain = jnp.where(first, 1 / std, s["gain"])
-    bias = jnp.where(first, -jnp.mean(scores) / std, s["bias"])
-    final = scores * gain + bias
+    unset = fit & ((s["rollout"] == 0) | ((s["gain"] == 1) & (s["bias"] == 0)))
+    mean, std = adv.moments(scores, valid)
+    first = unset & adv.spread(scores, valid)
+    gain = jnp.where(first, 1 / jnp.where(first, std, 1.0), s["gain"])
+    bias = jnp.where(first, -mean * gain, s["bias"])
+    final = scores * gain + jnp.where(unset & ~first, -mean, bias)
     if ppo.score_clip:
         final = jnp.clip(final, -ppo.score_clip, ppo.score_clip)
     if ppo.missing_eos == "penalty":
@@ -126,7 +129,8 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
 
     Args:
       roles: {role: parameters} of `policy`, `reference` and, of PPO, one of `CRITICS`.
-      batch: of `Sampler.sample`. scores: [B] raw. s: the source's scalars (`RolloutSource.init`).
+      batch: of `Sampler.sample`. scores: [B] raw; an episode whose score is not finite is left
+        out: masked wherever there is a mask. s: the source's scalars (`RolloutSource.init`).
       train_policy: bool scalar; false while the critic warms up.
     """
     ppo, grpo, R = ctx.config.ppo, ctx.config.grpo, ctx.config.ppo.response_length
@@ -141,13 +145,15 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
 
     experience = dict(batch) | by_rows(forward, batch, ctx.config.data.batch_size)
     entropy, sampler_logprobs = (experience.pop(k) for k in ("entropy", "sampler_logprobs"))
-    mask, old = experience["response_mask"], experience["old_logprobs"]
+    valid, old = jnp.isfinite(scores), experience["old_logprobs"]
+    mask = jnp.where(valid[:, None], experience["response_mask"], 0.0)
+    experience["response_mask"], scores = mask, jnp.where(valid, scores, 0.0)
     length = jnp.sum(mask, axis=1)
     answer = experience["tokens"][:, -R:]
     stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
     ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
     fit = ppo.normalize_scores and ctx.normalizer is None
-    final, scalars = normalized(ppo, scores, s, length, ended, fit)
+    final, scalars = normalized(ppo, scores, s, length, ended, fit, valid)
 
     k1 = kl_estimate(old, experience["ref_logprobs"])
     kl = kl_estimate(old, experience["ref_logprobs"], ppo.kl_estimator)
@@ -157,20 +163,24 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
     def mean(x):
         return jnp.sum(jnp.where(mask > 0, x, 0.0)) / jnp.sum(mask)
 
-    kl_sum = jnp.mean(jnp.sum(jnp.where(mask > 0, k1, 0.0), axis=1))
+    def row_mean(x):
+        return adv.moments(x, valid)[0]
+
+    kl_sum = row_mean(jnp.sum(jnp.where(mask > 0, k1, 0.0), axis=1))
     gap = jnp.abs(jnp.where(mask > 0, old - sampler_logprobs, 0))
     metrics = {
-        "score": jnp.mean(scores),
-        "score_std": jnp.std(scores, ddof=1),
-        "score_normalized": jnp.mean(final),
-        "reward": jnp.mean(rewards),
+        "score": row_mean(scores),
+        "score_std": adv.moments(scores, valid)[1],
+        "score_normalized": row_mean(final),
+        "reward": row_mean(rewards),
+        "reward_errors": jnp.sum(~valid),
         "kl": kl_sum,
         "kl_per_token": mean(k1),
         "kl_coef": s["kl_coef"],
         "entropy": mean(entropy),
-        "repetition": jnp.mean(hacking.repetition(answer, mask)),
-        "length": jnp.mean(length),
-        "eos_rate": jnp.mean(ended.astype(jnp.float32)),
+        "repetition": row_mean(hacking.repetition(answer, mask)),
+        "length": row_mean(length),
+        "eos_rate": row_mean(ended.astype(jnp.float32)),
         "logprob_gap_max": jnp.max(gap),
         "logprob_gap_mean": mean(gap),
     }
@@ -187,17 +197,20 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
         error = jnp.where(mask > 0, returns - values, 0.0)
         variance = mean((returns - mean(returns)) ** 2)
         unexplained = mean((error - mean(error)) ** 2)
+        # Of returns that differ by rounding alone nothing is to be explained.
+        size = jnp.max(jnp.where(mask > 0, jnp.maximum(jnp.abs(returns), jnp.abs(values)), 0.0))
+        varies = jnp.sqrt(variance) > adv.EQUAL * size
         metrics |= {
             "return_mean": mean(returns),
             "return_std": jnp.sqrt(variance),
-            "explained_variance": 1 - unexplained / jnp.maximum(variance, 1e-8),
+            "explained_variance": jnp.where(varies, 1 - unexplained / variance, 0.0),
         }
     else:
         # Over the whole rollout, in the order it was sampled in: groups are still together.
-        each = adv.group_advantages(rewards, grpo.group_size, grpo.baseline, grpo.scale)
+        each = adv.group_advantages(rewards, grpo.group_size, grpo.baseline, grpo.scale, valid)
         advantages = jnp.where(mask > 0, each[:, None], 0.0)
-        groups = scores.reshape(-1, grpo.group_size)
-        metrics["equal_groups"] = jnp.mean((jnp.ptp(groups, axis=1) == 0).astype(jnp.float32))
+        groups = (x.reshape(-1, grpo.group_size) for x in (scores, valid))
+        metrics["equal_groups"] = jnp.mean(~adv.spread(*groups, axis=1))
     if ppo.importance_cap:
         # The loss is linear in an advantage, so this weighs a token's.
         likelier = jnp.exp(jnp.where(mask > 0, old - sampler_logprobs, 0.0))
@@ -208,7 +221,8 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
 
     kl_coef = s["kl_coef"]
     if ppo.kl_target:
-        kl_coef = adv.adaptive_kl(kl_coef, kl_sum, ppo.kl_target, ppo.kl_horizon, len(mask))
+        count = jnp.sum(valid)
+        kl_coef = adv.adaptive_kl(kl_coef, kl_sum, ppo.kl_target, ppo.kl_horizon, count)
     return experience, scalars | {"kl_coef": kl_coef}, metrics
 
 
@@ -217,9 +231,9 @@ class RolloutSource:
 
     State: `experience` (above), `minibatch` (how many of its epochs × minibatches were used),
     `rollout` (how many were made), `drawn` (batches of prompts so far: the prompt cursor),
-    `kl_coef`, the score's `gain` and `bias`, `stopped`, how many of this experience's updates the
-    early stop on KL has left out (train/step.py counts them), and `first`, the first rollout's
-    figures that warnings compare with (train/hacking.py).
+    `kl_coef`, the score's `gain` and `bias` (1 and 0 until scores differ), `stopped`, how many of
+    this experience's updates the early stop on KL has left out (train/step.py counts them), and
+    `first`, the first rollout's figures that warnings compare with (train/hacking.py).
     """
 
     def __init__(self, ctx, sampler: Sampler):
@@ -327,7 +341,8 @@ class RolloutSource:
         """Which groups have something to compare, on every host alike."""
         everywhere = sharding.replicated(self.ctx.mesh)
         scores = jax.device_get(jax.device_put(rewards["score"], everywhere))
-        return np.ptp(scores.reshape(-1, self.group), axis=1) > 0
+        groups = scores.reshape(-1, self.group)
+        return np.asarray(adv.spread(groups, np.isfinite(groups), axis=1))
 
     def _sample(self, policy, frozen, drawn: int):
         """A rollout's (answers, rewards), and how many draws there were by then. Groups of equal
@@ -360,17 +375,21 @@ class RolloutSource:
             scalars,
             np.bool_(not self.critic or number >= self.ppo.critic_warmup),
         )
-        metrics |= {f"reward/{k}": jnp.mean(v) for k, v in rewards.items() if k != "score"}
+        valid = jnp.isfinite(rewards["score"])
+        metrics |= {
+            f"reward/{k}": adv.moments(v, valid)[0] for k, v in rewards.items() if k != "score"
+        }
         metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}  # all at once
         now = {k: metrics[k] for k in ("length", "repetition", "entropy")}
         first = now if number == 0 else {k: float(v) for k, v in s["first"].items()}
-        signs = hacking.signs(first, now)
+        signs = hacking.signs(first, now) | self._lessons(metrics)
         metrics |= {"warnings": len(signs), "stopped": int(s["stopped"])}
         metrics = {f"rollout/{k}": v for k, v in metrics.items()}
         metrics["warnings"] = [text for name, text in signs.items() if name not in self._warned]
         self._warned |= signs.keys()
         seconds = time.perf_counter() - start
         metrics["rollout/seconds"] = seconds
+        metrics["rollout/draws"] = now_drawn - drawn
         tokens = metrics["rollout/length"] * self.ppo.rollout_batch * (now_drawn - drawn)
         metrics["rollout/tokens_per_second"] = tokens / seconds
         s = {k: np.asarray(v) for k, v in scalars.items()} | {
@@ -382,6 +401,17 @@ class RolloutSource:
             "first": {k: np.asarray(v, np.float32) for k, v in first.items()},
         }
         return s, metrics
+
+    def _lessons(self, metrics) -> dict[str, str]:
+        """{`scores`: text} of a rollout whose scores compare nothing."""
+        if self.critic:
+            equal = metrics["score_std"] <= adv.EQUAL * abs(metrics["score"])
+        else:
+            equal = metrics["equal_groups"] == 1
+        if not equal:
+            return {}
+        which = "all answers" if self.critic else "the answers to each prompt"
+        return {"scores": f"{which} of a rollout have the same score: there is nothing to learn"}
 
     def next(self, state, frozen, s, step: int):
         """The minibatch of `step`, the state after it, and metrics if it took a new rollout."""

@@ -18,6 +18,7 @@ from model.block import WEIGHTS
 from model.generate import Sampling, generate
 from tpu.chips import compiler_options
 from train import rewards
+from train.metrics import console
 
 
 def place(tokens, prompt_mask, response_mask):
@@ -74,6 +75,9 @@ class Sampler:
         )
         self.weights = rewards.weights(ctx.config)
         self.verifiers = rewards.verifiers(ctx.config)
+        self._on_error = ctx.config.rewards.on_error
+        self._most_errors = ctx.config.rewards.max_errors if self._on_error == "skip" else 0.0
+        self._said = set()
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
         rewards.check_answers(ctx.config, [e.get("answer", "") for e in examples])
 
@@ -138,27 +142,102 @@ class Sampler:
 
     def rewards(self, frozen, batch, answers):
         """{name: raw scores [B] float32} of every reward that counts, and `score`, their weighted
-        sum.
+        sum; of an answer that is left out (`rewards.on_error=skip`) the score is not finite.
 
         Args:
           answers: references of this process's rows of the batch, "" where there is none.
+
+        Raises:
+          RewardError: in all processes alike, for more answers than may be left out.
         """
-        found = {}
+        found, failures = {}, {}
         if "model" in self.weights:
             found["model"] = self.score(frozen, batch)
         if self.verifiers:
             # Rows in the order of this process's slice of the batch: each host scores its own.
-            tokens, segments, mask = (
-                _local_rows(batch[n]) for n in ("tokens", "segment_ids", "response_mask")
-            )
-            P = tokens.shape[1] - mask.shape[1]
-            rows = tokens, segments[:, :P] > 0, mask > 0, answers
-            episodes = rewards.episodes(self.ctx.tokenizer, *rows)
+            episodes = self._episodes(batch, answers)
             for name, function in self.verifiers.items():
-                values = np.asarray([function(e) for e in episodes], np.float32)
+                values, failed = self._call(function, episodes)
                 found[name] = sharding.put_batch(values, self.ctx.mesh)
-        total = sum(weight * found[name] for name, weight in self.weights.items())
-        return found | {"score": total}
+                failures |= {row: (name, failure) for row, failure in failed.items()}
+        found["score"] = sum(weight * found[name] for name, weight in self.weights.items())
+        self.check(found, batch, failures)
+        return found
+
+    def _episodes(self, batch, answers):
+        tokens, segments, mask = (
+            _local_rows(batch[n]) for n in ("tokens", "segment_ids", "response_mask")
+        )
+        P = tokens.shape[1] - mask.shape[1]
+        rows = tokens, segments[:, :P] > 0, mask > 0, answers
+        return rewards.episodes(self.ctx.tokenizer, *rows)
+
+    def _call(self, function, episodes):
+        """(a function's rewards, NaN where there is none, {row: what was wrong})."""
+        values, failures = np.full(len(episodes), np.nan, np.float32), {}
+        for row, episode in enumerate(episodes):
+            value = rewards.call(function, episode)
+            if not isinstance(value, rewards.Failure):
+                values[row] = value
+                continue
+            failures[row] = value
+            if not self._most_errors:  # one ends the run
+                break
+        return values, failures
+
+    def check(self, found, batch, failures=None) -> None:
+        """Answers with a reward that is not finite are few enough to be left out, and said once.
+
+        Args:
+          found: {name: [B]}. failures: {this process's row: (name, what was wrong)}, of functions.
+
+        Raises:
+          RewardError: they are not.
+        """
+        everywhere = sharding.replicated(self.ctx.mesh)
+        found = jax.device_get(jax.device_put(found, everywhere))
+        bad = ~np.all([np.isfinite(values) for values in found.values()], axis=0)
+        if not bad.any():
+            return
+        message, error = self._first_failure(found, batch, failures or {}, bad)
+        if bad.mean() > self._most_errors:
+            if self._on_error == "skip":
+                message = (
+                    f"{bad.sum()} of {len(bad)} answers have no reward, more than the share "
+                    f"rewards.max_errors={self._most_errors:g}; the first: {message}"
+                )
+            else:
+                message += (
+                    ". A reward is one finite number; --config.rewards.on_error=skip leaves out "
+                    "answers that have none"
+                )
+            raise rewards.RewardError(message) from error
+        if self._said.isdisjoint(found):
+            self._said |= found.keys()
+            console.print(f"  left out, with others like it: {message}", markup=False)
+
+    def _first_failure(self, found, batch, failures, bad):
+        """(text, exception or None) of the first answer of this process without a reward."""
+        of, local = self.ctx.config, _local_index(batch["tokens"])
+        row = next((i for i in range(len(local)) if bad[local[i]]), None)
+        if row is None:
+            return "an answer that another process scored has no reward", None
+        name, value = next(
+            (n, x[local[row]]) for n, x in found.items() if not np.isfinite(x[local[row]])
+        )
+        failure = rewards.Failure(f"gave {value}")
+        if row in failures:
+            name, failure = failures[row]
+        names = {
+            "model": f"the reward model {of.init_from.get('reward')}",
+            "judge": f"the judge {of.init_from.get('judge')}",
+            "function": f"ppo.reward_function={of.ppo.reward_function}",
+            "score": "the weighted sum of the rewards",
+        }
+        episode = self._episodes(batch, [""] * len(local))[row]
+        said = rewards.shown(episode.response), rewards.shown(episode.prompt)
+        text = f"{names.get(name, f'rewards.{name}')} {failure.text} for the answer {said[0]}"
+        return f"{text} to the prompt {said[1]}", failure.error
 
 
 @partial(jax.jit, static_argnums=1)
@@ -171,7 +250,17 @@ def cast_weights(params, dtype):
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def _local_rows(x) -> np.ndarray:
-    """This process's rows of an array sharded by row alone (replicas once), in order."""
+def _local_shards(x):
+    """[(first row, rows)] that this process holds of an array sharded by row alone (replicas once),
+    in order."""
     shards = {s.index[0].start or 0: s for s in x.addressable_shards}
-    return np.concatenate([np.asarray(shards[start].data) for start in sorted(shards)])
+    return [(start, np.asarray(shards[start].data)) for start in sorted(shards)]
+
+
+def _local_rows(x) -> np.ndarray:
+    return np.concatenate([rows for _, rows in _local_shards(x)])
+
+
+def _local_index(x) -> np.ndarray:
+    """Which rows of all those of `_local_rows` are."""
+    return np.concatenate([start + np.arange(len(rows)) for start, rows in _local_shards(x)])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,7 +21,7 @@ from data import tokenizer as tokenizers
 from data.duplicates import text_of
 from model import lora, sharding
 from model.mimetic import mimetic
-from train import checkpoint, optimizer, rewards, stages
+from train import checkpoint, optimizer, rewards, stages, strict_json
 from train import parts as parts_
 from train.config import ConfigError, RunConfig
 from train.metrics import console
@@ -243,7 +242,8 @@ def abstract_state(config: RunConfig, trainable, mesh, source):
     placed = optimizer.opt_state_shardings(moments, trainable, shardings, everywhere)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     opt_state = checkpoint.with_shardings(moments, placed)
-    return TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init())), tx
+    state = TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init()), step)
+    return state, tx
 
 
 def init_state(run: Run) -> TrainState:
@@ -252,8 +252,9 @@ def init_state(run: Run) -> TrainState:
     trainable = init_trainable(run, abstract.trainable)
     shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
     opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
-    step = jax.device_put(jnp.int32(0), sharding.replicated(mesh))
-    return TrainState(step, trainable, opt_state, run.stage.source.init())
+    # An array each: both are donated.
+    step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
+    return TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
 
 
 def init_trainable(run: Run, abstract):
@@ -291,4 +292,4 @@ def init_trainable(run: Run, abstract):
 
 
 def config_json(config: RunConfig) -> str:
-    return json.dumps(dataclasses.asdict(config), indent=2)
+    return strict_json.dumps(dataclasses.asdict(config), indent=2)

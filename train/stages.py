@@ -303,12 +303,6 @@ STAGES = {
 }
 
 
-def flops_per_token(models, roles, length: int) -> float:
-    """Forward and backward FLOPs a token of the networks that are trained; a head on one of them
-    costs next to nothing."""
-    return sum(models[r].flops_per_token(length) for r in roles if r != "value_head")
-
-
 def check(config: RunConfig, mesh) -> StageRow:
     """The row of a run's stage, after the checks that need no data.
 
@@ -354,6 +348,11 @@ def check(config: RunConfig, mesh) -> StageRow:
                 f"stage {config.stage} needs scores: type --config.init_from.reward=WORKDIR of a "
                 "reward stage, or --config.ppo.reward_function=module:function, or give a verifier "
                 "weight, as --config.rewards.gsm8k=1"
+            )
+        if ppo.rollout_batch < 2:
+            raise ConfigError(
+                f"ppo.rollout_batch={ppo.rollout_batch}; answers are measured against others, so "
+                "it must be at least 2"
             )
         sizes["ppo.eval_prompts"] = ppo.eval_prompts
         if ppo.rollout_batch % size:

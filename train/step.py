@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from train.optimizer import global_norm
@@ -17,13 +18,15 @@ class TrainState(NamedTuple):
     Attributes:
       step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
       source: what the batch source needs to go on (train/stages.py). The step sees no more of it
-        than {`stopped`}, where a source has that, and () where it has not.
+        than {`stopped`}, where a source has that, and () where it has not. skipped: updates that
+        were left out for a gradient that was not finite.
     """
 
     step: Any
     trainable: Any
     opt_state: Any
     source: Any
+    skipped: Any = np.int32(0)
 
 
 def split_microbatches(batch, count: int):
@@ -113,6 +116,7 @@ def make_train_step(stage, optimizer, accumulate: int):
             (state.trainable, state.opt_state),
         )
         metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
-        return TrainState(state.step + 1, trainable, opt_state, source), metrics
+        skipped = state.skipped + ~finite
+        return TrainState(state.step + 1, trainable, opt_state, source, skipped), metrics
 
     return train_step

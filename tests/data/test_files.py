@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import tracemalloc
+from collections import Counter
 
 import pyarrow
 import pytest
@@ -83,6 +84,9 @@ def test_a_line_longer_than_a_part_is_in_one(tmp_path, monkeypatch):
         len(read(path, "text", span=span).examples) for span in spans
     ) == 3
     assert spans[0].stop == 51 and spans[-1].line in (2, 3)
+    found = [read(path, "text", span=s, max_record_bytes=20, on_bad="skip") for s in spans]
+    assert [e["where"] for part in found for e in part.examples] == [f"{path}:2", f"{path}:3"]
+    assert sum((part.skipped for part in found), Counter()) == {"too_large": 1}
 
 
 def test_a_cell_may_hold_the_separator_a_quote_and_a_line_end(tmp_path):
@@ -196,6 +200,7 @@ def test_only_the_columns_that_are_used_are_read(tmp_path, name):
     ]
     path = write(tmp_path / name, rows)
     assert texts(path)[0] == [row["text"] for row in rows]
+    assert read(path, "text").unused == {"image": 4, "score": 4, "n": 4}
     assert texts(path, fields={"text": "{image.path}"})[0][0] == "0.png"
     fields = {"text": "{text}: {score}"}
     wanted = ["text 0: 1.5", "text 1:", "text 2:"]
@@ -341,6 +346,9 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
         (tmp_path / "one/state.json").write_text(broken)
         with pytest.raises(DataError, match=r"state\.json is not readable"):
             read(path, "text")
+    (tmp_path / "one/state.json").write_text('{"_data_files": [{"filename": "a\\u0000\\ud800"}]}')
+    with pytest.raises(DataError, match="is no name of a file"):
+        read(path, "text")
     for broken in ("{}", '{"_data_files": 3}', '{"_data_files": ["a"]}', '{"_data_files": [{}]}'):
         (tmp_path / "one/state.json").write_text(broken)
         with pytest.raises(DataError, match=r"state\.json names no data files"):

@@ -197,6 +197,11 @@ def test_a_thought_beside_a_response():
             r"messages\[1\]\.tool_calls' should",
         ),
         ({"messages": [user(), assistant(tool_calls=["call"])]}, "a list of objects"),
+        (
+            {"messages": [user(), assistant(tool_calls='[{"a": 1, "a": 2}]')]},
+            r"tool_calls': the key 'a' is there twice",
+        ),
+        ({"messages": [user(), assistant()], "tools": '[{"a": 1e999}]'}, "1e999 is not finite"),
         ({"messages": [user(), assistant(tool_calls=[{"a": float("nan")}])]}, "is no JSON"),
         ({"messages": [user(), assistant(tool_calls=[{"a": "\ud800"}])]}, "is no JSON"),
         ({"messages": [user(), assistant(tool_calls=[{"a": b"x"}])]}, "is no JSON"),

@@ -11,7 +11,7 @@ import open_tokenizers
 from data import tokenizer as tokenizers
 from data.chat import render, render_prompt
 from data.hf_tokenizer import HFTokenizer
-from model import pretrained
+from model import hf_config, pretrained
 from model.sharding import MeshConfig, make_mesh
 from tests.fuzz import mutate
 from tests.fuzz.data_targets import TURNS, _write
@@ -53,7 +53,7 @@ def _hf_config(rng: Random, good, folder) -> None:
     if isinstance(config, dict) and "model_type" in config:
         found = convert._config(config, "config.json")
         next(iter(pretrained.slices(found)))
-        pretrained.config_to_hf(found)
+        hf_config.config_to_hf(found)
 
 
 def _good_model(folder):

@@ -9,7 +9,8 @@ import orbax.checkpoint as ocp
 import safetensors.numpy
 
 from model.config import TransformerConfig
-from model.pretrained import config_to_hf, slices
+from model.hf_config import config_to_hf
+from model.pretrained import slices
 from model.rotary import stretch
 from train import checkpoint, gguf_files
 
@@ -53,7 +54,7 @@ def save_role(workdir, role, params, config=CONFIG):
         manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
 
 
-def write_gguf(path, kind, config, values):
+def write_gguf(path, kind, config, values, extra=None):
     """The model as llama.cpp converts one: other names, and Llama's rotary pairs side by side."""
     tokenizer = json.loads(open_tokenizers.files()["tokenizer.json"])
     vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
@@ -67,6 +68,8 @@ def write_gguf(path, kind, config, values):
     writer.add_key_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_freq_base(config.rope_base)
+    for key, value in (extra or {}).items():
+        writer.add_float32(f"{kind}.{key}", value)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     tokens = sorted(vocab, key=vocab.get)

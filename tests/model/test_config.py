@@ -10,7 +10,7 @@ import pytest
 
 from model.config import TransformerConfig
 from model.families import family_of
-from model.pretrained import config_from_hf, config_to_hf
+from model.hf_config import config_from_hf, config_to_hf
 from model.sizes import SIZES
 from model.transformer import Transformer
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.block import gated
+from model.block import gated, kernel_init
 from model.config import TransformerConfig
 from model.heads import reward_model, value_model
 from model.linear import FEW, Turned, linear
@@ -277,6 +277,13 @@ def test_the_scalar_head_reads_the_hidden_state_at_each_position():
     assert scores.shape == (B, T) and scores.dtype == jnp.float32
     expected = np.asarray(hidden, np.float64) @ np.asarray(params["head"], np.float64)
     np.testing.assert_allclose(scores, expected[..., 0], rtol=1e-4, atol=1e-5)
+
+
+def test_kernels_start_with_the_deviation_that_they_say():
+    for fan_in in (16, 1024):
+        x = kernel_init(fan_in)(jax.random.key(0), (400, 400), jnp.float32)
+        np.testing.assert_allclose(np.std(x), fan_in**-0.5, rtol=0.01)
+        assert np.max(np.abs(x)) < 2.3 * fan_in**-0.5
 
 
 def test_heads_start_as_they_should():

@@ -93,6 +93,18 @@ def test_whitening_one_valid_entry_gives_zero():
     np.testing.assert_array_equal(adv.whiten(np.full((2, 3), 7.0, np.float32), mask), 0)
 
 
+@pytest.mark.parametrize("value", [0.7, 1 / 3, 1e-20, 1e20, -123.456, 0.1 + 0.2])
+@pytest.mark.parametrize("scale", ["std", "none"])
+@pytest.mark.parametrize("baseline", ["mean", "others"])
+def test_equal_rewards_have_no_advantage_at_all(value, scale, baseline):
+    groups = jnp.full(3 * 8, value, jnp.float32)
+    assert not np.any(adv.group_advantages(groups, 8, baseline, scale))
+    rounded = groups.at[3].set(np.nextafter(np.float32(value), np.float32(np.inf)))
+    assert not np.any(adv.group_advantages(rounded, 8, baseline, scale))
+    assert not np.any(adv.whiten(jnp.full((B, R), value, jnp.float32), MASK))
+    assert not adv.spread(groups, True) and adv.spread(groups.at[3].multiply(1.001), True)
+
+
 def test_adaptive_kl_moves_towards_the_target_and_is_clipped():
     """β(1 + clip(KL/target - 1, ±0.2)·n/horizon)."""
     step = 512 / 10_000

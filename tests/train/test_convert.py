@@ -19,11 +19,12 @@ from open_models import CONFIG, save_role
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
 from data.hf_tokenizer import HFTokenizer
+from model import hf_config, pretrained
 from model.config import RopeScaling
 from model.heads import reward_model
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
-from train import checkpoint, convert, export, gguf_files, weights
+from train import checkpoint, convert, export, gguf_config, gguf_files, weights
 from train.config import ConfigError
 
 VALUES = open_models.tensors()
@@ -170,6 +171,17 @@ def test_a_model_grown_here_is_exported_with_its_tokenizer(hf_dir, tmp_path):
     assert (exported.stop_ids, exported.pad_id) == (tokenizer.stop_ids, tokenizer.pad_id)
 
 
+def test_a_weight_without_a_tensor_is_not_dropped(workdir, tmp_path, monkeypatch):
+    rows = pretrained.slices
+    others = lambda config: [s for s in rows(config) if s.path != ("layers", "key")]  # noqa: E731
+    monkeypatch.setattr(pretrained, "slices", others)
+    with pytest.raises(ConfigError, match="weight layers/key, for which a llama model has no tens"):
+        export.export_model(workdir, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="--item=value_head is no model on its own"):
+        export.export_model(workdir, tmp_path / "out", "value_head")
+
+
 def test_a_mean_reward_is_not_exported(tmp_path):
     work = tmp_path / "run"
     work.mkdir()
@@ -228,6 +240,62 @@ def test_quantised_tensors_and_what_gguf_cannot_say(tmp_path):
     writer.close()
     with pytest.raises(ConfigError, match="is a mamba model; of GGUF Seedpod reads llama, qwen2"):
         gguf_files.GGUFModel(tmp_path / "other.gguf")
+
+
+def test_a_gguf_that_divides_its_positions(tmp_path):
+    """llama.cpp takes a factor without a type as linear."""
+    config = dataclasses.replace(CONFIG, rope_scaling=RopeScaling("linear", 2.0))
+    plain = dataclasses.replace(config, rope_scaling=None)
+    values = open_models.tensors(plain)
+    open_models.write_gguf(
+        tmp_path / "a.gguf", "llama", plain, values, {"rope.scaling.factor": 2.0}
+    )
+    assert gguf_files.GGUFModel(tmp_path / "a.gguf").config["rope_scaling"]["factor"] == 2.0
+    assert hf_config.config_from_hf(gguf_files.GGUFModel(tmp_path / "a.gguf").config) == config
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("rope.scaling.type", "yarn"),
+        ("rope.scaling.attn_factor", 0.5),
+        ("rope.dimension_count", 4),
+        ("attention.sliding_window", 32),
+        ("attention.value_length", 4),
+        ("attention.scale", 0.5),
+        ("attention.causal", False),
+        ("attention.head_count_kv", [2, 2]),
+        ("logit_scale", 8.0),
+        ("final_logit_softcapping", 30.0),
+        ("expert_count", 4),
+        ("never.heard.of", 1),
+    ],
+)
+def test_keys_of_a_gguf_that_change_what_is_computed_are_refused(key, value):
+    fields = {
+        "embedding_length": 16, "feed_forward_length": 24, "block_count": 2, "context_length": 64,
+        "attention.head_count": 2, "attention.layer_norm_rms_epsilon": 1e-5,
+        "attention.scale": float(np.float32(8**-0.5)), "rope.dimension_count": 8,
+        "rope.scaling.type": "none", "rope.scaling.factor": 4.0, "logit_scale": 1.0,
+        "tensor_data_layout": "Meta AI original pth",
+    }  # fmt: skip
+    found = gguf_config.config_of("llama", fields)
+    assert found["head_dim"] == 8 and "rope_scaling" not in found
+    with pytest.raises(ValueError, match=f"llama.{key}"):
+        gguf_config.config_of("llama", fields | {key: value})
+
+
+def test_a_head_that_differs_from_the_embeddings_is_not_tied(tmp_path):
+    config = dataclasses.replace(CONFIG, tie_embeddings=True)
+    tied = open_models.tensors(config)
+    head = {"lm_head.weight": tied["model.embed_tokens.weight"].copy()}
+    same = open_models.write(tmp_path / "same", tied | head, config)
+    assert convert.open_source(str(same)).config.tie_embeddings
+    head["lm_head.weight"][7, 3] += 1
+    other = open_models.write(tmp_path / "other", tied | head, config)
+    found, params = convert.load(other)
+    assert found == dataclasses.replace(config, tie_embeddings=False)
+    np.testing.assert_array_equal(params["unembedding"][:, :320].T, head["lm_head.weight"])
 
 
 def broken(directory, **changes):

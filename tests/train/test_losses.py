@@ -268,3 +268,15 @@ def test_router_losses_by_hand():
     np.testing.assert_allclose(balance, 4 * (even + lopsided) / 2)
     np.testing.assert_allclose(z, (8 + 4) / 2)
     assert losses.router_losses(stats._replace(probability=0 * stats.probability), 0.0, 1)[0] == 0
+
+
+def test_k3_s_exponent_is_bounded():
+    """As the ratio's; elsewhere it is the formula."""
+    far = jnp.array([-1000.0, -89.0, -21.0, -19.0, 0.0, 30.0, 1000.0])
+    value, gradient = jax.vmap(
+        jax.value_and_grad(lambda d: losses.kl_estimate(d, jnp.float32(0), "k3"))
+    )(far)
+    assert np.all(np.isfinite(value)) and np.all(np.isfinite(gradient))
+    np.testing.assert_allclose(value[:3], np.expm1(20) - 20, rtol=1e-6)
+    exact = np.expm1(-np.float64(far[3:])) + far[3:]
+    np.testing.assert_allclose(value[3:], exact, rtol=1e-6)

@@ -1,6 +1,12 @@
 """Progress; and logs in an object store, which cannot append: what goes up, what a resume finds."""
 
 import json
+import math
+import re
+
+import pytest
+from tensorboard import plugin_util
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train.metrics import Metrics, ProgressLine, read_metrics
 
@@ -63,3 +69,40 @@ def test_without_a_terminal_the_progress_is_a_line_now_and_then(capsys):
     ProgressLine("silent", 4, writes=False).update(4)
     first, last = capsys.readouterr().out.splitlines()  # the second within 10 s of the first
     assert first.strip() == "work 2/4 done · 0:00 left" and last.strip().startswith("work 4/4")
+
+
+def test_what_is_not_finite_is_null_and_counted(tmp_path):
+    metrics = begin(tmp_path, 0)
+    metrics.write(1, "train", {"loss": math.nan, "norm": math.inf, "kl": 0.5, "n": 3})
+    metrics.write(2, "train", {"loss": 1.0})
+    metrics.write_samples(2, [{"text": "a", "score": -math.inf}])
+    metrics.close()
+
+    def strict(name):
+        lines = (tmp_path / name).read_text().splitlines()
+        return [json.loads(line, parse_constant=pytest.fail) for line in lines]
+
+    first, second = strict("metrics.jsonl")
+    assert (first["loss"], first["norm"], first["kl"], first["not_finite"]) == (None, None, 0.5, 2)
+    assert second["loss"] == 1.0 and "not_finite" not in second
+    assert strict("samples.jsonl") == [{"step": 2, "text": "a", "score": None}]
+    begin(tmp_path, 1).close()  # a resume reads it
+    assert read_metrics(tmp_path, "train")[0]["loss"] is None
+
+
+SETTINGS = {"optimizer.peak_lr": 1e-3, "data.fields.prompt": "{a}\t|{b}\n```<b>é", "x": None}
+
+
+def test_settings_are_a_table_in_tensorboard(tmp_path):
+    metrics = begin(tmp_path, 0)
+    metrics.write_settings(SETTINGS)
+    metrics.close()
+    loaded = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (event,) = loaded.Tensors("settings/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    fence, head, *rows, end = text.split("\n")
+    assert fence == end == "```" and head == "setting\tvalue"
+    assert {k: json.loads(v) for k, v in (row.split("\t") for row in rows)} == SETTINGS
+    html = plugin_util.markdown_to_safe_html(text)
+    assert html.startswith("<pre>") and re.search(r"\noptimizer\.peak_lr\s+0\.001\n", html)
+    assert "&lt;b&gt;" in html and "<b>" not in html

@@ -196,6 +196,26 @@ def test_muon_is_its_formula(steps):
         np.testing.assert_allclose(update.reshape(16, 24), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_muon_s_momentum_is_its_own():
+    """Of its matrices; the rest is AdamW's, with b2. The second update tells."""
+    grads = [jax.tree.map(lambda x, i=i: jnp.sin(jnp.arange(x.size) + i).reshape(x.shape), MATRIX)
+             for i in (0, 7)]  # fmt: skip
+
+    def second(**options):
+        tx = make_optimizer({"policy": dataclasses.replace(PLAIN, name="muon", **options)}, 10)
+        _, state = tx.update(grads[0], tx.init(MATRIX), MATRIX)
+        updates, _ = tx.update(grads[1], state, MATRIX)
+        return updates["policy"]["layers"]["query"], updates["policy"]["final_norm"]
+
+    matrix, norm = second()
+    other, same = second(momentum=0.5)
+    assert np.max(np.abs(matrix - other)) > 1e-4
+    np.testing.assert_array_equal(norm, same)
+    same, other = second(b2=0.5)
+    np.testing.assert_array_equal(matrix, same)
+    assert np.max(np.abs(norm - other)) > 1e-3
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon", "adafactor"])
 def test_bfloat16_moments_take_half_and_train_alike(name):
     grads = jax.tree.map(
@@ -222,6 +242,8 @@ def test_bfloat16_moments_take_half_and_train_alike(name):
         (dict(state_dtype="float16"), r"optimizer\.state_dtype='float16'; choose float32 or"),
         (dict(state_dtype="bfloat16", b2=0.999), r"optimizer\.b2=0\.999 moves a second moment by"),
         (dict(ns_steps=0), r"optimizer\.ns_steps=0; it must be at least 1"),
+        (dict(name="muon", state_dtype="bfloat16", momentum=0.995), r"momentum=0\.995 moves a mom"),
+        (dict(momentum=1.0), r"optimizer\.momentum=1\.0; it must be at least 0 and below 1"),
         (dict(name="lion"), r"optimizer\.name='lion'; choose adamw, adafactor or muon"),
     ],
 )

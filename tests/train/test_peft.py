@@ -66,6 +66,13 @@ def test_a_model_without_adapters_has_none_to_export(base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_of_no_module_is_not_dropped():
+    found = adapters()
+    found["layers"]["gate_bias" + lora.A] = np.ones((2, 24, 3))
+    with pytest.raises(ConfigError, match="layers/gate_bias_lora_a adapts what is no module"):
+        peft.tensors_of(CONFIG, found, 3)
+
+
 @pytest.mark.slow
 def test_peft_reads_it(base, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")

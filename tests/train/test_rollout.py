@@ -287,6 +287,26 @@ def test_the_first_rollout_sets_the_normaliser_and_later_ones_keep_it(experience
     )
 
 
+@pytest.mark.parametrize("score", [0.0, 0.7, 3.0])
+def test_equal_scores_set_no_scale_and_the_next_that_differ_do(experience, score):
+    options = dict(normalize_scores=True, kl_coef=0.0)
+    for number in (0, 1):
+        equal = np.full(B, score, np.float32)
+        made, s, metrics = experience(s=scalars(number, 0.0), scores=equal, **options)
+        assert (s["gain"], s["bias"]) == (1, 0) and abs(metrics["score_normalized"]) < 1e-6
+    _, s, _ = experience(s=scalars(2, 0.0), **options)
+    np.testing.assert_allclose(s["gain"], 1 / SCORES.std(ddof=1), rtol=1e-5)
+    _, kept, _ = experience(s=s | {"rollout": np.int32(3)}, scores=SCORES * 2, **options)
+    assert (kept["gain"], kept["bias"]) == (s["gain"], s["bias"])
+
+
+def test_returns_without_spread_explain_nothing(experience):
+    made, _, metrics = experience(
+        scores=np.zeros(B, np.float32), critic=True, kl_coef=0.0, gamma=1.0, lam=1.0
+    )
+    assert metrics["return_std"] < 1e-6 and metrics["explained_variance"] == 0
+
+
 def test_a_scale_that_the_reward_model_brings_is_kept_from_the_first_rollout_on(batch):
     roles = {"policy": 0, "reference": 0, "value": 0}
     ppo = dataclasses.replace(PPO, normalize_scores=True, kl_coef=0.0)

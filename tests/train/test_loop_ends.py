@@ -1,0 +1,77 @@
+"""How a run ends that did not go well, on a tiny one whose loss or source is spoiled."""
+
+import ml_collections
+import pytest
+from stage_fixtures import recipe, write_files
+
+from model import sharding
+from train import chain, loop, stages
+from train.checkpoint import Checkpointer
+from train.metrics import read_metrics
+from train.rewards import RewardError
+from train.step import make_train_step
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    write_files(tmp_path)
+    config = recipe("pretrain", tmp_path)
+    config.model.num_layers = 1
+    config.data.heldout_limit = 16
+    config.steps, config.log_every, config.checkpoint.every = 4, 3, 2
+    config.evaluate.at_start = False
+    return config
+
+
+def spoil(monkeypatch, steps):
+    """The loss of these steps, counted from 0, is NaN."""
+
+    def make(stage, tx, accumulate):
+        step_fn = make_train_step(stage, tx, accumulate)
+
+        def step(state, frozen, batch):
+            bad = sum(state.step == number for number in steps)
+            mask = batch["loss_mask"] * (0.0 / (1.0 - bad))
+            return step_fn(state, frozen, batch | {"loss_mask": batch["loss_mask"] + mask})
+
+        return step
+
+    monkeypatch.setattr(loop, "make_train_step", make)
+
+
+ONE = sharding.MeshConfig()
+
+
+def test_a_run_of_skipped_updates_is_no_success_and_is_none_again(tiny, tmp_path, monkeypatch):
+    """In a chain. Steps between those that are logged count, and are in every checkpoint."""
+    spoil(monkeypatch, (0, 1))
+    tiny.mesh.data = 8
+    chained = ml_collections.ConfigDict({"order": ("a",), "stages": {"a": tiny}}, type_safe=False)
+    run, message = tmp_path / "runs" / "a", "2 of 4 updates had no finite gradient"
+    with pytest.raises(FloatingPointError, match=message):
+        chain.run(chained, tmp_path / "runs")
+    assert Checkpointer(run, 1).latest() == 4 and not (run / "DONE").exists()
+    with pytest.raises(FloatingPointError, match=message):
+        chain.run(chained, tmp_path / "runs")  # all that is left to do is to say so again
+    assert [Checkpointer(run, 9).meta(step)["skipped"] for step in (2, 4)] == [2, 2]
+
+
+def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypatch, capsys):
+    tiny.steps, tiny.checkpoint.every = 3, 0
+    mesh = sharding.make_mesh(ONE, sharding.jax.devices()[:1])
+    next_batch = stages.LoaderSource.next
+
+    def fails(self, state, frozen, s, step):
+        if step == 1:
+            raise RewardError("no number")
+        return next_batch(self, state, frozen, s, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.LoaderSource, "next", fails)
+        with pytest.raises(RewardError, match="no number\nThe run is saved at step 1; the same"):
+            loop.run(tiny, tmp_path / "run", mesh)
+    assert Checkpointer(tmp_path / "run", 1).latest() == 1
+    tiny.rewards.on_error = "skip"
+    loop.run(tiny, tmp_path / "run", mesh)
+    assert "from step 1" in capsys.readouterr().out
+    assert [r["step"] for r in read_metrics(tmp_path / "run", "train")] == [3]

@@ -1,0 +1,133 @@
+"""The settings of a GGUF file in the form of a config.json, with llama.cpp's defaults.
+
+Every key of the architecture is read, known to change nothing, or refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from model.config import RopeScaling
+from model.rotary import stretch
+
+# {key: (key of config.json, default)}; `...` has none. None stands for another key's value.
+KEYS = {
+    "embedding_length": ("hidden_size", ...),
+    "feed_forward_length": ("intermediate_size", ...),
+    "block_count": ("num_hidden_layers", ...),
+    "attention.head_count": ("num_attention_heads", ...),
+    "attention.head_count_kv": ("num_key_value_heads", None),
+    "attention.key_length": ("head_dim", None),
+    "context_length": ("max_position_embeddings", ...),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", ...),
+    "rope.freq_base": ("rope_theta", 10_000.0),
+}
+# Stored as float32, of which the decimal that was meant is taken.
+_DECIMALS = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor",
+             "rope.scale_linear")  # fmt: skip
+ROPE_KEYS = ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear")
+# Keys that change what is computed, with the values under which it is computed here.
+NEUTRAL = {
+    "attention.causal": (True,),
+    "attention.sliding_window": (0,),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.clamp_kqv": (0.0,),
+    "logit_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "embedding_scale": (0.0, 1.0),
+    "attn_logit_softcapping": (0.0,),
+    "final_logit_softcapping": (0.0,),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "use_parallel_residual": (False,),
+    "rope.scaling.attn_factor": (1.0,),
+}
+# Of files, of embeddings made of a model, and of yarn, which is refused.
+IGNORED = ("vocab_size", "tensor_data_layout", "pooling_type", "rope.scaling.finetuned",
+           "rope.scaling.original_context_length")  # fmt: skip
+
+
+def config_of(kind: str, fields: Mapping, rope_factors: np.ndarray | None = None) -> dict:
+    """A config.json's content, but for the vocabulary and whether it is tied.
+
+    Args:
+      kind: `general.architecture`. fields: {key without that prefix: value}.
+      rope_factors: [N/2], what each rotary frequency is divided by, if the file has them.
+
+    Raises:
+      ValueError: a key is missing, or says what Seedpod does not compute; it is named.
+    """
+    fields = {k: _decimal(v) if k in _DECIMALS else v for k, v in fields.items()}
+    config = {"model_type": kind}
+    for key, (theirs, default) in KEYS.items():
+        value = fields.get(key, default)
+        if value is ...:
+            raise ValueError(f"no {kind}.{key}")
+        if isinstance(value, list):
+            raise ValueError(f"{kind}.{key} has a value for each layer, which Seedpod does not")
+        config[theirs] = value
+    heads = config["num_attention_heads"]
+    if not isinstance(heads, int) or heads < 1 or not isinstance(config["hidden_size"], int):
+        raise ValueError(f"{kind}.attention.head_count is {heads!r}")
+    config["num_key_value_heads"] = config["num_key_value_heads"] or heads
+    config["head_dim"] = config["head_dim"] or config["hidden_size"] // heads
+    _check_rest(kind, fields, config["head_dim"])
+    scaling = _linear(kind, fields)
+    if rope_factors is not None:
+        if scaling:
+            raise ValueError(f"rope_freqs.weight, and {kind}.rope.scaling.factor beside it")
+        scaling = _llama3(rope_factors, config["rope_theta"])
+    return config | ({"rope_scaling": scaling} if scaling else {})
+
+
+def _decimal(value):
+    if isinstance(value, float):
+        return float(np.format_float_positional(np.float32(value)))
+    return value
+
+
+def _check_rest(kind: str, fields: Mapping, head_dim: int) -> None:
+    """Raises ValueError for a key that changes what is computed, and is not in `KEYS`."""
+    neutral = NEUTRAL | {
+        "rope.dimension_count": (head_dim,),
+        "attention.value_length": (head_dim,),
+        "attention.scale": (0.0, float(np.float32(head_dim**-0.5))),
+    }
+    for key, value in fields.items():
+        if key in KEYS or key in ROPE_KEYS or key in IGNORED:
+            continue
+        if key not in neutral:
+            raise ValueError(f"a key that Seedpod does not know, {kind}.{key}={value!r:.60}")
+        if isinstance(value, list) or value not in neutral[key]:
+            raise ValueError(f"{kind}.{key}={value!r:.60}, which Seedpod does not compute")
+
+
+def _linear(kind: str, fields: Mapping) -> dict | None:
+    """Positions divided by a factor. llama.cpp does so with a factor that has no type."""
+    factor = fields.get("rope.scaling.factor", fields.get("rope.scale_linear", 0.0))
+    way = fields.get("rope.scaling.type", "linear")
+    if way == "none" or (way == "linear" and factor in (0.0, 1.0)):
+        return None
+    if way != "linear":
+        raise ValueError(f"{kind}.rope.scaling.type={way!r:.60}, which Seedpod does not compute")
+    return {"rope_type": "linear", "factor": factor}
+
+
+def _llama3(factors: np.ndarray, base: float) -> dict:
+    """Llama 3.1's settings, of which the file keeps what each frequency is divided by."""
+    half = len(factors)
+    if not half or not isinstance(base, float) or not base > 0:
+        raise ValueError(f"{half} factors of rotary positions, and rope.freq_base={base!r:.60}")
+    scaling = RopeScaling("llama3", float(factors.max()))
+    plain = base ** (-np.arange(half, dtype=np.float32) / half)
+    if not np.allclose(plain / np.asarray(stretch(plain, scaling)), factors, rtol=1e-3):
+        raise ValueError("rotary positions that are scaled otherwise than by Llama 3.1 and 3.2")
+    return dict(
+        rope_type="llama3",
+        factor=scaling.factor,
+        low_freq_factor=scaling.low_freq_factor,
+        high_freq_factor=scaling.high_freq_factor,
+        original_max_position_embeddings=scaling.original_length,
+    )

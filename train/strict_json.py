@@ -1,0 +1,19 @@
+"""JSON as the standard has it: without NaN and Infinity, which are written as null."""
+
+from __future__ import annotations
+
+import json
+import math
+
+
+def finite(value):
+    """A JSON-able value with None in place of every float that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def dumps(value, **options) -> str:
+    return json.dumps(finite(value), allow_nan=False, **options)
