@@ -11,7 +11,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MappingView
 
 import jinja2
 from jinja2 import ext, filters, nodes, sandbox, visitor
@@ -186,7 +186,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
                 found |= sources(value)
             elif isinstance(value, Mapping):
                 stack += [*value.keys(), *value.values()]
-            elif isinstance(value, list | tuple):
+            elif isinstance(value, list | tuple | MappingView):
                 stack += value
             self.spend(1)
         return found

@@ -211,6 +211,35 @@ def test_a_thought_is_learned_while_it_is_new_and_may_be_left_out_later(key):
     assert pieces(seen, seen.responses) == [" 2 ", "<think>hm</think>yes"]
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "{{ call.arguments }}",
+        "{{ call.arguments.items() }}",
+        "{{ call.arguments | tojson }}",
+        "{{ call.arguments | string | indent(2) }}",
+        "{{ '%s' % call.arguments }}",
+        "{{ '{}'.format(call.arguments) }}",
+        "{{ 'a' ~ call.arguments }}",
+        "{{ [call.arguments, 1] | join }}",
+        "{{ call.arguments | e }}",
+        "{{ call.arguments | dictsort }}",
+        "{% for k, v in call.arguments.items() %}{{ (k ~ '=' ~ v).replace('=', ':') }}{% endfor %}",
+        "{{ call.arguments.a[::-1].upper().title().ljust(9) | reverse }}",
+        "{% filter upper %}{{ call.arguments.a }}{% endfilter %}",
+        "{% set x %}{{ call.arguments.a }}{% endset %}{{ x.split('<')[1].partition('n')[2] }}",
+        "{{ call.arguments.a | list | join }}{{ call.arguments.a.splitlines() | first }}",
+    ],
+)
+def test_what_messages_say_is_known_however_it_is_written(shown):
+    source = "{% set call = messages[1].tool_calls[0].function %}{{ messages[0].content }}" + shown
+    call = {"function": {"name": "f", "arguments": {"a": "<|end|>"}}}
+    turns = [TURNS[1], CALL | {"tool_calls": [call]}]
+    seen = ChatTemplate(source, {}).plain(turns)
+    special = [i for i in range(len(seen.text)) if seen.text[i] in "|END"]
+    assert special and all(any(a <= i < b for a, b in seen.content) for i in special)
+
+
 def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     source = (
         "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}"
