@@ -129,7 +129,7 @@ class ChatTemplate:
         page = self._complete_page(messages, False, tools)
         line = functools.partial(self._line_at, page)
         marked = [(a, b) for a, b, source in page.spans if source.field == GENERATION]
-        if marked:
+        if self._sandbox.marks:
             authors = [_author(page, messages, span) for span in marked]
             limits = [end for _, end in marked]
             return Rendered(page.text, _content(page), marked, authors, limits, True, line)

@@ -42,6 +42,15 @@ def test_generation_blocks_say_it_themselves():
     assert pieces(seen, seen.responses) == [" 2 <|im_end|>", "yes<|im_end|>"]
 
 
+def test_where_a_template_has_marks_nothing_else_is_learnt():
+    source = open_tokenizers.MARKED.replace("m.role == 'assistant' %}{%", "m.content == 'yes' %}{%")
+    assert source != open_tokenizers.MARKED
+    template = ChatTemplate(source, {})
+    seen = template.conversation(TURNS)
+    assert pieces(seen, seen.responses) == ["yes<|im_end|>"] and seen.authors == [4]
+    assert template.conversation(TURNS[:3]).responses == []
+
+
 def test_what_only_the_last_answer_shows_is_learnt():
     seen = ChatTemplate(open_tokenizers.THINK, {}).conversation(TURNS)
     assert pieces(seen, seen.responses) == [" 2 ", "<think>\n\n</think>\n\nyes"]
