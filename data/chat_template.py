@@ -40,8 +40,8 @@ WHAT_TO_TYPE = (
 class TemplateError(DataError):
     """A template that does not parse, refuses the messages, or hides which text is whose."""
 
-    def __init__(self, message):
-        super().__init__(message, "chat_template")
+    def __init__(self, message, reason="chat_template"):
+        super().__init__(message, reason)
 
 
 class Rendered(NamedTuple):
@@ -129,7 +129,7 @@ class ChatTemplate:
         page = self._complete_page(messages, False, tools)
         line = functools.partial(self._line_at, page)
         marked = [(a, b) for a, b, source in page.spans if source.field == GENERATION]
-        if marked:
+        if self._sandbox.marks:
             authors = [_author(page, messages, span) for span in marked]
             limits = [end for _, end in marked]
             return Rendered(page.text, _content(page), marked, authors, limits, True, line)
@@ -151,7 +151,7 @@ class ChatTemplate:
     def _page(self, messages, prompt: bool, tools=None, parts: bool = False) -> _Page:
         """What the template makes of messages; `parts` gives contents as lists of parts."""
         pieces, lines, length = [], [], 0
-        size = sum(400 + len(str(m)) for m in messages) + len(str(tools or ""))
+        size = sum(400 + _length(m) for m in messages) + _length(tools)
         try:
             self._sandbox.begin(size)
             context = self._template.new_context(
@@ -170,6 +170,7 @@ class ChatTemplate:
                 length += len(piece)
                 self._sandbox.fits(length)
             whole = as_tracked(self._sandbox.concat(pieces))
+            whole.encode()  # half a surrogate pair is no text
         except Exception as e:  # a template is a program: anything may come out of it
             line = self._line_of_error(e)
             where = f" at its line {line}" if line else ""
@@ -209,14 +210,22 @@ class ChatTemplate:
             raise missing
         try:
             page = self._page(messages, prompt, tools, parts=True)
-            if self._missing(page, messages, prompt, tools) is None:
+            # Others would write a list as Python does.
+            read = all(
+                page.text[a:b] in messages[s.message]["content"]
+                for a, b, s in page.spans
+                if s.field == "content"
+            )
+            if read and self._missing(page, messages, prompt, tools) is None:
                 return page
         except TemplateError:
             pass
         raise missing
 
     def _missing(self, page: _Page, messages, prompt: bool, tools) -> TemplateError | None:
-        """That the text does not depend on something that a message says, if so."""
+        """That the text does not depend on something that a message says, if so. Names and ids of
+        calls only say which call a result is of, and many templates go by the order.
+        """
         seen = {source for _, _, source in page.spans}
 
         def depends(i, **changed):
@@ -323,6 +332,15 @@ def _shown(i: int, message: Mapping, parts: bool) -> dict:
         thought = track(thought, Source(i, "reasoning"))
         shown = {"thinking": thought} | shown | {"reasoning_content": thought}
     return {"role": message["role"]} | shown
+
+
+def _length(value) -> int:
+    """Characters of a value of JSON, roughly."""
+    if isinstance(value, Mapping):
+        return sum(_length(k) + _length(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_length, value))
+    return len(value) if isinstance(value, str) else 8
 
 
 def _content(page: _Page) -> list[tuple[int, int]]:

@@ -284,7 +284,8 @@ class HFTokenizer(Tokenizer):
         if self.template is None:
             raise TemplateError(
                 f"{self.where} has no chat template, so conversations have no form; import the "
-                "model with --chat_template=chatml (or a Jinja file)"
+                "model with --chat_template=chatml (or a Jinja file)",
+                reason="",  # no record's fault
             )
         return self.tool_template if tools and self.tool_template else self.template
 

@@ -11,7 +11,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MappingView
 
 import jinja2
 from jinja2 import ext, filters, nodes, sandbox, visitor
@@ -67,6 +67,7 @@ class _Generation(ext.Extension):
 
     def parse(self, parser):
         line = next(parser.stream).lineno
+        self.environment.marks = True
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
 
@@ -97,8 +98,13 @@ class _Counting(visitor.NodeTransformer):
 
 
 class Sandbox(sandbox.ImmutableSandboxedEnvironment):
-    """Jinja as `transformers` sets it up for chat templates."""
+    """Jinja as `transformers` sets it up for chat templates.
 
+    Attributes:
+      marks: whether the template has {% generation %} blocks.
+    """
+
+    marks = False
     intercepted_binops = frozenset(["+", "*", "%", "**"])
 
     def __init__(self):
@@ -186,7 +192,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
                 found |= sources(value)
             elif isinstance(value, Mapping):
                 stack += [*value.keys(), *value.values()]
-            elif isinstance(value, list | tuple):
+            elif isinstance(value, list | tuple | MappingView):
                 stack += value
             self.spend(1)
         return found

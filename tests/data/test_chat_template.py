@@ -42,6 +42,15 @@ def test_generation_blocks_say_it_themselves():
     assert pieces(seen, seen.responses) == [" 2 <|im_end|>", "yes<|im_end|>"]
 
 
+def test_where_a_template_has_marks_nothing_else_is_learnt():
+    source = open_tokenizers.MARKED.replace("m.role == 'assistant' %}{%", "m.content == 'yes' %}{%")
+    assert source != open_tokenizers.MARKED
+    template = ChatTemplate(source, {})
+    seen = template.conversation(TURNS)
+    assert pieces(seen, seen.responses) == ["yes<|im_end|>"] and seen.authors == [4]
+    assert template.conversation(TURNS[:3]).responses == []
+
+
 def test_what_only_the_last_answer_shows_is_learnt():
     seen = ChatTemplate(open_tokenizers.THINK, {}).conversation(TURNS)
     assert pieces(seen, seen.responses) == [" 2 ", "<think>\n\n</think>\n\nyes"]
@@ -211,6 +220,35 @@ def test_a_thought_is_learned_while_it_is_new_and_may_be_left_out_later(key):
     assert pieces(seen, seen.responses) == [" 2 ", "<think>hm</think>yes"]
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        "{{ call.arguments }}",
+        "{{ call.arguments.items() }}",
+        "{{ call.arguments | tojson }}",
+        "{{ call.arguments | string | indent(2) }}",
+        "{{ '%s' % call.arguments }}",
+        "{{ '{}'.format(call.arguments) }}",
+        "{{ 'a' ~ call.arguments }}",
+        "{{ [call.arguments, 1] | join }}",
+        "{{ call.arguments | e }}",
+        "{{ call.arguments | dictsort }}",
+        "{% for k, v in call.arguments.items() %}{{ (k ~ '=' ~ v).replace('=', ':') }}{% endfor %}",
+        "{{ call.arguments.a[::-1].upper().title().ljust(9) | reverse }}",
+        "{% filter upper %}{{ call.arguments.a }}{% endfilter %}",
+        "{% set x %}{{ call.arguments.a }}{% endset %}{{ x.split('<')[1].partition('n')[2] }}",
+        "{{ call.arguments.a | list | join }}{{ call.arguments.a.splitlines() | first }}",
+    ],
+)
+def test_what_messages_say_is_known_however_it_is_written(shown):
+    source = "{% set call = messages[1].tool_calls[0].function %}{{ messages[0].content }}" + shown
+    call = {"function": {"name": "f", "arguments": {"a": "<|end|>"}}}
+    turns = [TURNS[1], CALL | {"tool_calls": [call]}]
+    seen = ChatTemplate(source, {}).plain(turns)
+    special = [i for i in range(len(seen.text)) if seen.text[i] in "|END"]
+    assert special and all(any(a <= i < b for a, b in seen.content) for i in special)
+
+
 def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     source = (
         "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}"
@@ -218,6 +256,15 @@ def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     )
     seen = ChatTemplate(source, {}).conversation(TURNS)
     assert pieces(seen, seen.responses) == [" 2 ", "yes"]
+
+
+def test_contents_are_not_given_as_parts_to_templates_that_refuse_what_they_say():
+    source = (
+        "{% for m in messages %}{% if 'sure' in m.content %}{{ raise_exception('never!') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match="never!"):
+        ChatTemplate(source, {}).plain(TURNS[:4], prompt=True)
 
 
 GROWING = (
@@ -288,14 +335,15 @@ GROWING = (
         "{{ '{a}'.format_map(1) }}",
         "{{ strftime_now(1) }}",
         "{{ '%d' % 'x' }}",
-        "{{ '\ud800' }}{{ raise_exception(messages) }}",
+        "{{ '\ud800' }}{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{{ raise_exception(messages) }}",
     ],
 )
 def test_whatever_a_template_does_it_ends_and_is_an_error_of_the_data(source, monkeypatch):
     if "range(99999) %}{% for" not in source:  # one with the real number, which takes a second
         monkeypatch.setattr(template_sandbox, "_STEPS", 100_000)
     started = time.thread_time()
-    with pytest.raises(TemplateError, match=r"refuses these messages at its line 1: .") as e:
+    with pytest.raises(TemplateError, match=r"refuses these messages( at its line 1)?: .") as e:
         ChatTemplate(source, {}).plain(TURNS)
     assert len(str(e.value).splitlines()) == 1 and len(str(e.value)) < 500
     assert time.thread_time() - started < 20

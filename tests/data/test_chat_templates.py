@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.chat import render, render_prompt
-from data.chat_template import ChatTemplate
+from data.chat_template import ChatTemplate, TemplateError
 from data.hf_tokenizer import HFTokenizer
 
 SYSTEM = {"role": "system", "content": "Be brief, please."}
@@ -167,3 +167,145 @@ def test_marked_templates_have_transformers_masks(files, reference, name):
             assert len(ids) > len(theirs["input_ids"]) and sum(mask) >= sum(
                 theirs["assistant_masks"]
             )
+
+
+# Expressions of `m`, a message.
+EXPRESSIONS = """
+m.content|truncate(9)
+m.content|wordcount
+m.content|title
+m.content|center(40)
+m.content|indent(3,true)
+m.content|replace('a','bb',1)
+m.content|e
+m.content|length
+m.content[3:]
+m.content[-1]
+m.content[99]
+m.content[::-1]
+m.content.split()
+m.content.split(' ',1)
+m.content.rsplit('a',1)|join('|')
+m.content.partition('i')|list
+m.content.rpartition('i')[2]
+m.content.splitlines(true)
+m.content.strip('W.')
+m.content.lstrip('What ')
+m.content.zfill(40)
+m.content.find('is')
+m.content.count('a')
+m.content.startswith('W')
+m.content.isupper()
+'%5s|%-5s|%r|%.2f|%s' % (m.content, m.role, m.content, 1.5, m)
+'{:>40}|{!r}|{0[0]}'.format(m.content, m.role)
+'{a}{b.content}'.format(a=1,b=m)
+'%(role)s:%(content)s' % m
+[m.content, m.role]|join('-')
+[m.content,1,none]|join
+(m.content~1~none~[1])
+m.content*2
+2*m.content
+m|tojson(indent=2)
+m|tojson(sort_keys=true)
+m|items|list
+m|dictsort
+m.items()|list
+[m.content]|map('upper')|list
+[m]|map(attribute='content')|list
+m.content|list|batch(3)|list
+m.content|list|slice(3)|list
+m.content|first
+m.content|last
+m.content|reverse
+m.content|upper|lower|capitalize
+m.content is string
+m.content is mapping
+m.content is iterable
+m.content in ['x']
+'a' in m.content
+m.content|default('x')
+(m.nope)|default(m.content)
+m.content|string|safe
+m.content|int
+m.content|float
+[3,1,2]|sort|join
+['b','A']|sort|unique|list
+[1,2,3]|sum
+[m.content,'z']|max
+[[1],[2]]|sum(start=[])
+m.content|abs
+{'a':m.content}
+[m.content]
+(m.content,)
+range(5)|list
+m.content.expandtabs(2)
+m.content.swapcase()
+m.content.casefold()
+m.content.removeprefix('What').removesuffix('?')
+m.content.replace('','-')
+m.content.replace('a','')
+','.join(m.content)
+m.content|join(',')
+m.content.format()
+'%s' % m.content
+'%d%%' % 5
+m.content|groupby(0)
+m.content|select('equalto','a')|list
+messages|selectattr('role','equalto','user')|map(attribute='content')|join('+')
+messages|groupby('role')|length
+loop.index ~ loop.last ~ loop.length ~ loop.revindex
+loop.previtem.role if loop.previtem else '-'
+loop.cycle('a','b')
+namespace(a=m.content).a
+dict(a=m.content)
+joiner('|')()
+cycler('a','b').next()
+strftime_now('%Y')
+m.content|forceescape
+m['content']
+m.get('content')
+m.get('x','d')
+m.keys()|list
+m.values()
+m.content|filesizeformat
+7|filesizeformat
+3.7|round
+-3|abs
+10 // 3
+10 % 3
+2 ** 8
+'x' < 'y'
+m.content == 'x'
+m.content|trim|length > 3
+not m.content
+m.content and 'y'
+m.content or 'y'
+none
+true
+m
+messages
+messages[::-1]|length
+[m.content, m.content]|unique|list
+m.content|replace('W', m.role)
+m.role|replace('u', m.content)
+m.content.join(['a','b'])
+m.content.ljust(40,'.')
+m.content|sort
+m.content|list|sort|join
+m.content|max
+""".strip().splitlines()
+
+
+@pytest.mark.slow
+def test_expressions_are_written_as_by_transformers():
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    turns = [m | {"content": m["content"] + " <b>\n\ta  b</b>"} for m in TURNS[:2]]
+    for expression in EXPRESSIONS:
+        source = "{% for m in messages %}{{ " + expression + " }}{% endfor %}"
+        try:
+            theirs = utils.render_jinja_template([turns], chat_template=source)[0][0]
+        except Exception:
+            with pytest.raises(TemplateError):
+                ChatTemplate(source, {}).text(turns, False)
+        else:
+            assert ChatTemplate(source, {}).text(turns, False) == theirs, expression

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import tokenizer as tokenizers
+from data.bad_records import BadRecords
 from data.chat import render, render_prompt
 from data.chat_template import TemplateError
 from data.hf_tokenizer import HFTokenizer, with_template
-from data.packing import pack_text, preference_rows
+from data.packing import pack_chats, pack_text, preference_rows
+from data.templates import DataError
 
 TOKENIZER = HFTokenizer(open_tokenizers.files())
 END_OF_TEXT, START, END = range(3)
@@ -146,6 +148,33 @@ def test_what_a_template_refuses_is_said():
     tokenizer = HFTokenizer(open_tokenizers.files(open_tokenizers.INST))
     with pytest.raises(TemplateError, match="Only user and assistant roles"):
         render(tokenizer, [{"role": "system", "content": "be brief"}, *TURNS])
+
+
+def test_records_with_tools_have_a_template_of_their_own():
+    config = {"name": "default", "template": open_tokenizers.CHATML}
+    named = [config, {"name": "tool_use", "template": "{{ tools | tojson }}" + config["template"]}]
+    tokenizer = HFTokenizer(open_tokenizers.files(named))
+    tools = [{"name": "sum<|im_end|>"}]
+    for ids in (render(tokenizer, TURNS, tools)[0], render_prompt(tokenizer, TURNS[:3], tools)):
+        text = shown(tokenizer, ids)
+        assert text.startswith('[{"name": "sum<|im_end|>"}]<|im_start|>user')
+        assert END not in ids[:20]  # what a record's tools say is no control token
+    plain = HFTokenizer(open_tokenizers.files(open_tokenizers.CHATML))
+    assert render(tokenizer, TURNS)[0].tolist() == render(plain, TURNS)[0].tolist()
+    with pytest.raises(TemplateError, match="no place for the record's tools"):
+        render(plain, TURNS, tools)
+
+
+def test_what_a_template_refuses_is_named_with_its_record_or_left_out_and_counted():
+    tokenizer = HFTokenizer(open_tokenizers.files(open_tokenizers.INST))
+    examples = [{"messages": TURNS, "where": "x:1"}]
+    examples += [{"messages": [{"role": "system", "content": "b"}, *TURNS], "where": "x:2"}]
+    with pytest.raises(DataError, match=r"x:2: .*at its line 1: Only user and assistant roles"):
+        pack_chats(examples, tokenizer, 64, "error", True, Counter())
+    bad = BadRecords("skip", 10)
+    packed = pack_chats(examples, tokenizer, 64, "error", True, Counter(), bad)
+    assert [e["where"] for e in packed.examples] == ["x:1"]
+    assert bad.skipped == {"chat_template": 1}
 
 
 def test_a_tokenizer_that_cannot_stop_is_an_error():
