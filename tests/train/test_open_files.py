@@ -10,6 +10,7 @@ import time
 
 import gguf
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import open_models
@@ -28,6 +29,7 @@ from train import config as configs
 from train import parts as parts_
 from train.config import ConfigError
 from train.leaves import Leaves
+from train.step import TrainState
 
 VALUES = open_models.tensors()
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -295,10 +297,28 @@ def test_non_finite_weights_are_not_loaded_or_exported(hf_dir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("bad", ["policy", "opt_state"])
+def test_a_run_is_not_resumed_from_non_finite_numbers(bad, tmp_path):
+    values = dict.fromkeys(("policy", "opt_state"), jnp.ones(3)) | {bad: jnp.array([1, np.nan, 2])}
+    state = TrainState(
+        jnp.int32(4), {"policy": {"up": values["policy"]}}, {"mu": values["opt_state"]},
+        {"row": np.int32(1)},
+    )  # fmt: skip
+    checkpointer = checkpoint.Checkpointer(tmp_path, keep=1)
+    checkpointer.save(state, {})
+    checkpointer.wait()
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    said = refused(checkpointer.restore, 4, abstract)
+    assert "checkpoints/4 holds NaN" in said and f" {bad}/" in said
+    checkpointer.close()
+
+
 def test_what_float16_cannot_hold_is_not_exported(tmp_path):
     tensor = weights.Tensor(UP, (2,), lambda: np.array([1, 70_000], np.float32))
     said = refused(weights.write_safetensors, tmp_path, [tensor], "float16")
     assert UP in said and "--dtype=bfloat16" in said
+    tensor = weights.Tensor(UP, (2,), lambda: np.array([1, np.nan], np.float32))
+    assert f"{UP} holds NaN" in refused(weights.write_safetensors, tmp_path, [tensor], "bfloat16")
 
 
 # Dtypes, shards, and what was cut off
