@@ -29,7 +29,7 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
     Raises:
       ConfigError: an unknown key, or a value that its setting does not take.
     """
-    known = flatten_dict(recipe, keep_empty_nodes=True, sep=".")
+    known = {".".join(map(str, path)) for path in flatten_dict(recipe, keep_empty_nodes=True)}
     out, changed, words = list(argv[:1]), {}, iter(argv[1:])
     for word in words:
         if word == "--":

@@ -1,5 +1,7 @@
 """Settings typed on a command line: what is meant by a name, and mappings with free keys."""
 
+from pathlib import Path
+
 import pytest
 from absl import flags
 from flax.traverse_util import flatten_dict
@@ -7,7 +9,7 @@ from ml_collections import config_flags
 
 from configs import base, demo
 from data.sources import DataError
-from train import chain, names
+from train import chain, command, names
 from train.config import KEYS, ConfigError, build, default
 from train.overrides import gather
 
@@ -180,14 +182,14 @@ def test_a_mixture_is_made_or_changed(tmp_path):
         "my-web": {"source": ("a", "b"), "weight": 2},
         "code": {"source": "2024", "changes": {"1000": 0.5}},
     }
-    mixture = {"web": {"source": "w", "changes": {"9": 1.0}}}
+    mixture = {"web": {"source": "w", "changes": {9: 1.0}}}
     run = parsed(
         tmp_path,
         "--config.data.mixture.web.changes.9=3",
         "--config.data.mixture.web.limit=5",
         change=f"config.data.source, config.data.mixture = '', {mixture}",
     )
-    assert run.data.mixture == {"web": {"source": "w", "changes": {"9": 3}, "limit": 5}}
+    assert run.data.mixture == {"web": {"source": "w", "changes": {9: 3}, "limit": 5}}
 
 
 def test_a_whole_mapping(tmp_path):
@@ -260,3 +262,23 @@ def test_a_flag_that_names_nothing(key):
 def test_the_rest_of_a_command_line_is_as_it_was():
     argv = ["x", "--config=a.py", "--workdir", "w", "--noconfig.data.pack", "--config.steps", "3"]
     assert gather([*argv, "--", "--config.foo=1"], base.get_config().to_dict())[:-2] == argv
+
+
+def test_a_command_line(tmp_path, monkeypatch, capsys):
+    """What absl gets is what was gathered, files of flags too; a setting is no flag by itself."""
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=command._ARGV)
+    recipe = f"--config={Path(__file__).resolve().parents[2]}/configs/sft.py"
+    (tmp_path / "flags").write_text("--config.data.filters.min_length=20\n")
+    command.parse_flags(["train", recipe, f"--flagfile={tmp_path}/flags", "--config.steps=3"])
+    assert (values.config.steps, values.config.data.filters.min_length) == (3, 20)
+    for given, message in (
+        ("--lr=1", "error: there is no flag --lr; did you mean optimizer.peak_lr? A setting is --"),
+        ("--zzz=1", "error: Unknown command line flag 'zzz'"),
+        ("--config.lr=1", "error: unknown config key lr; did you mean optimizer.peak_lr?"),
+        ("--config.seed=x", "error: flag --config.seed=x: invalid literal"),
+    ):
+        with pytest.raises(SystemExit):
+            command.parse_flags(["train", recipe, given])
+        assert capsys.readouterr().err.startswith(message)
