@@ -40,12 +40,12 @@ def stages():
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=190, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=215, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
     sft.data.batch_size = 24
-    sft.optimizer.peak_lr = 7e-3
+    sft.optimizer.peak_lr = 9e-3
 
     reward = stage(stage="reward", steps=260, init_from={"policy": "sft"})
     reward.data.source = "tfds:pydocs/preferences:train"

@@ -161,10 +161,10 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         metrics.write(step, "eval", values)
         metrics.write_samples(step, samples)
 
-    def save(wait: bool):
+    def save(wait: bool, **notes):
         with goodput.time("checkpoint"):
             metrics.sync()
-            checkpoints.save(state, meta)
+            checkpoints.save(state, meta | notes)
             if wait:
                 checkpoints.wait()
 
@@ -176,13 +176,14 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             if not step:
                 raise
             if step != checkpoints.latest():
-                save(wait=True)
+                save(wait=True, evaluate=function is stage.evaluate)
             raise RewardError(
                 f"{e}\nThe run is saved at step {step}; the same command goes on from there"
             ) from e.__cause__
 
-    if start == 0 and config.evaluate.at_start:
-        evaluate(0)
+    # One that a reward failed in is still to come.
+    if checkpoints.meta(start).get("evaluate") if start else config.evaluate.at_start:
+        evaluate(start)
     drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
     since, waited, tokens, work, last = time.perf_counter(), 0.0, 0, 0.0, start
     skipped, in_a_row = int(state.skipped), 0

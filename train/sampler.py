@@ -75,8 +75,8 @@ class Sampler:
         )
         self.weights = rewards.weights(ctx.config)
         self.verifiers = rewards.verifiers(ctx.config)
-        self._on_error = ctx.config.rewards.on_error
-        self._most_errors = ctx.config.rewards.max_errors if self._on_error == "skip" else 0.0
+        self._skips = ctx.config.rewards.on_error == "skip"
+        self._most_errors = ctx.config.rewards.max_errors * self._skips
         self._said = set()
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
         rewards.check_answers(ctx.config, [e.get("answer", "") for e in examples])
@@ -201,7 +201,7 @@ class Sampler:
             return
         message, error = self._first_failure(found, batch, failures or {}, bad)
         if bad.mean() > self._most_errors:
-            if self._on_error == "skip":
+            if self._skips:
                 message = (
                     f"{bad.sum()} of {len(bad)} answers have no reward, more than the share "
                     f"rewards.max_errors={self._most_errors:g}; the first: {message}"

@@ -72,6 +72,16 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
             loop.run(tiny, tmp_path / "run", mesh)
     assert Checkpointer(tmp_path / "run", 1).latest() == 1
     tiny.rewards.on_error = "skip"
-    loop.run(tiny, tmp_path / "run", mesh)
+
+    def unfit(self, trainable, frozen):
+        raise RewardError("none here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.NextTokenEvaluator, "__call__", unfit)
+        with pytest.raises(RewardError, match="none here\nThe run is saved at step 3"):
+            loop.run(tiny, tmp_path / "run", mesh)
     assert "from step 1" in capsys.readouterr().out
     assert [r["step"] for r in read_metrics(tmp_path / "run", "train")] == [3]
+    assert not read_metrics(tmp_path / "run", "eval")
+    loop.run(tiny, tmp_path / "run", mesh)  # the evaluation is still to come
+    assert [r["step"] for r in read_metrics(tmp_path / "run", "eval")] == [3]
