@@ -217,9 +217,11 @@ def decide(job: Job) -> None:
     aside = np.concatenate([np.full(len(n["content"]), p[2]) for n, p in zip(found, parts)])
     content = [row.tobytes() for notes in found for row in notes["content"]]
     reasons = np.concatenate([notes["filtered"] for notes in found]).astype(object)
+    notes = _notes(found) if config.dedup or config.decontaminate else []
     if not config.heldout_source:
-        lowest = sources.heldout_keys(content, config.heldout_fraction)
-        aside = np.array([key in lowest for key in content], bool)
+        groups = duplicates.copy_groups(content, notes, config.dedup)
+        lowest = sources.heldout_keys(groups, config.heldout_fraction)
+        aside = np.array([key in lowest for key in groups], bool)
     part, count = config.subset_part()
     numbers: dict[bytes, int] = {}
     for i in np.flatnonzero(~aside).tolist():
@@ -227,17 +229,8 @@ def decide(job: Job) -> None:
             reasons[i] = "of another subset"
     left = np.flatnonzero(~aside & (reasons == "")).tolist()
     if config.dedup or config.decontaminate:
-        key, sketch, contaminated = (
-            np.concatenate([notes[name] for notes in found])
-            for name in ("key", "sketch", "contaminated")
-        )
-        notes = (
-            duplicates.Note(
-                key[i].tobytes(), sketch[i] if len(sketch) else None, str(contaminated[i])
-            )
-            for i in left
-        )
-        reasons[left] = duplicates.decide(notes, config.dedup)
+        heldout = [notes[i] for i in np.flatnonzero(aside)] if config.heldout_source else ()
+        reasons[left] = duplicates.decide([notes[i] for i in left], config.dedup, heldout)
     reasons[aside] = "heldout"
     if not np.any(reasons == ""):
         raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
@@ -245,6 +238,18 @@ def decide(job: Job) -> None:
     lists = [part.tolist() for part in np.split(reasons, ends)]
     decisions = {"skipped": skipped, "redacted": redacted, "reasons": lists}
     prepared.write_whole(out, json.dumps(decisions))
+
+
+def _notes(found) -> list[duplicates.Note]:
+    """Of all documents, as `survey` kept them."""
+    key, sketch, contaminated = (
+        np.concatenate([notes[name] for notes in found])
+        for name in ("key", "sketch", "contaminated")
+    )
+    return [
+        duplicates.Note(key[i].tobytes(), sketch[i] if len(sketch) else None, str(contaminated[i]))
+        for i in range(len(key))
+    ]
 
 
 @functools.lru_cache(maxsize=1)
