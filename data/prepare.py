@@ -26,7 +26,18 @@ from rich.console import Console
 
 from data import prepared
 from data.pipeline import DataConfig
-from data.shards import Job, clean, decide, finish, make_plan, make_tokenizer, same, survey, write
+from data.shards import (
+    Job,
+    clean,
+    decide,
+    finish,
+    make_plan,
+    make_tokenizer,
+    same,
+    survey,
+    unchanged,
+    write,
+)
 from data.templates import DataError
 
 console = Console(highlight=False, soft_wrap=True)
@@ -107,6 +118,7 @@ def run(
     if prepared.is_prepared(job.folder):  # the manifest is written when all is there
         manifest = prepared.read_manifest(job.folder)
         same(job, manifest["settings"])
+        unchanged(job, manifest["sources"])
         clean(job)
         return manifest
     count = make_plan(job)

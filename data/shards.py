@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -72,17 +74,12 @@ def make_plan(job: Job) -> int:
     """
     for kept in (_plan, _decisions, _tokenizer):  # of a folder of this name before
         kept.cache_clear()
-    config, folder = job.config, epath.Path(job.folder)
+    folder = epath.Path(job.folder)
     path = job.work / "plan.json"
     if not path.exists():
         if folder.exists() and any(entry != job.work for entry in folder.iterdir()):
             raise DataError(f"{job.folder} is not empty; name a new folder for --output")
-        found = [
-            (part, aside)
-            for source, aside in ((config.source, False), (config.heldout_source, True))
-            if source
-            for part in sources.parts_of(source, job.schema, config.documents, config.tfds_dir)
-        ]
+        found = _sources(job)
         parts = [(part.name, span, aside) for part, aside in found for span in part.spans()]
         sizes = [{"name": part.name, "bytes": _size(part.name)} for part, _ in found]
         job.work.mkdir(parents=True, exist_ok=True)
@@ -90,7 +87,19 @@ def make_plan(job: Job) -> int:
         prepared.write_whole(path, _json(plan))
     plan = json.loads(path.read_text())
     same(job, plan["settings"])
+    unchanged(job, plan["sources"])
     return len(plan["parts"])
+
+
+def _sources(job: Job) -> list[tuple[sources.Part, bool]]:
+    """The files and data sets to read, and whether they are held out."""
+    config = job.config
+    return [
+        (part, aside)
+        for source, aside in ((config.source, False), (config.heldout_source, True))
+        if source
+        for part in sources.parts_of(source, job.schema, config.documents, config.tfds_dir)
+    ]
 
 
 def _size(name: str) -> int | None:
@@ -107,6 +116,26 @@ def same(job: Job, settings: dict) -> None:
             f"{job.folder} was begun with another data.{', data.'.join(changed)}; go on with the "
             "settings of then, or name a new folder for --output"
         )
+
+
+def unchanged(job: Job, recorded: list[dict]) -> None:
+    """Raises DataError where the sources, if they are still there, are other files or of other
+    sizes than `recorded`. (`write` compares what is in them.)"""
+    try:
+        now = {part.name: _size(part.name) for part, _ in _sources(job)}
+    except DataError:
+        return
+    then = {entry["name"]: entry["bytes"] for entry in recorded}
+    for name in then | now:
+        if then.get(name, 0) != now.get(name, 0):
+            raise _changed(job, name)
+
+
+def _changed(job: Job, name: str) -> DataError:
+    return DataError(
+        f"{name} has changed since {job.folder} was begun; put it back, or name a new folder for "
+        "--output"
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -161,8 +190,9 @@ def survey(job: Job, number: int) -> int:
     if out.exists():
         return number
     config, skipped, notes, keys, filtered = job.config, Counter(), [], [], []
-    runs, redacted = _runs(job), Counter()
+    runs, redacted, digest = _runs(job), Counter(), hashlib.sha256()
     for example in _examples(job, number, skipped, redacted):
+        digest.update(_json(example).encode())
         keys.append(sources.content_key(example))
         failed = Counter()
         filters.apply([example], config.filters, failed)
@@ -180,6 +210,7 @@ def survey(job: Job, number: int) -> int:
         filtered=np.array(filtered, np.str_),
         skipped=np.array(_json(skipped)),
         redacted=np.array(_json(redacted)),
+        digest=np.array(digest.hexdigest()),
     )
     prepared.write_whole(out, data.getvalue())
     return number
@@ -236,7 +267,8 @@ def decide(job: Job) -> None:
         raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
     ends = np.cumsum([len(notes["content"]) for notes in found])[:-1]
     lists = [part.tolist() for part in np.split(reasons, ends)]
-    decisions = {"skipped": skipped, "redacted": redacted, "reasons": lists}
+    digests = [str(notes["digest"]) for notes in found]
+    decisions = {"skipped": skipped, "redacted": redacted, "reasons": lists, "digests": digests}
     prepared.write_whole(out, json.dumps(decisions))
 
 
@@ -262,11 +294,17 @@ def write(job: Job, number: int) -> int:
     facts_path = job.work / f"facts-{number:05}.json"
     if facts_path.exists():
         return number
-    tokenizer, reasons = _tokenizer(job.folder), _decisions(job.folder)["reasons"]
+    tokenizer, decisions = _tokenizer(job.folder), _decisions(job.folder)
+    reasons, digest = decisions["reasons"], hashlib.sha256()
     skipped, splits = Counter(), {"train": [], "heldout": []}
-    for example, reason in zip(_examples(job, number, Counter()), reasons[number], strict=True):
+    for example, reason in itertools.zip_longest(
+        _examples(job, number, Counter()), reasons[number], fillvalue=None
+    ):
+        digest.update(_json(example).encode())
         if reason in ("", "heldout"):
             splits[reason or "train"].append(example)
+    if digest.hexdigest() != decisions["digests"][number]:
+        raise _changed(job, _plan(job.folder)["parts"][number][0])
     facts = {}
     for split, examples in splits.items():
         rows, kept, _ = _rows(job, examples, tokenizer, skipped, split == "train")
@@ -311,13 +349,14 @@ def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
             row = {key: values[i] for key, values in rows.items()}
             writer.write(prepared.encode(row, dtype, with_mask))
         writer.close()
-        size = os.path.getsize(local)
+        content = epath.Path(local).read_bytes()
         if remote:
             epath.Path(local).copy(path, overwrite=True)
         else:
             os.replace(local, path)
     tokens = int(np.sum(rows["segment_ids"] > 0))
-    return {"file": name, "rows": count, "tokens": tokens, "bytes": size}
+    return {"file": name, "rows": count, "tokens": tokens, "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest()}  # fmt: skip
 
 
 def finish(job: Job) -> dict:

@@ -39,6 +39,9 @@ def define_run_flags() -> None:
     flags.DEFINE_string(
         "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
     )
+    flags.DEFINE_bool(
+        "allow_data_change", False, "Resume with other data than the run was begun with."
+    )
     flags.DEFINE_integer("profiler_port", 0, "Where profiles may be asked for; by default nowhere.")
     flags.DEFINE_string(
         "compilation_cache",
