@@ -147,8 +147,8 @@ def describe(manifest: dict, folder: str) -> str:
 
 def main(argv):
     del argv
-    from train.command import fail
-    from train.config import ConfigError, build
+    from train.command import EXPECTED, fail
+    from train.config import build
     from train.stages import STAGES
 
     FLAGS = flags.FLAGS
@@ -160,7 +160,7 @@ def main(argv):
             fim=config.tokenizer.fim, tokenizer=config.tokenizer.path,
             beam=shlex.split(FLAGS.beam_options) if FLAGS.beam else None,
         )  # fmt: skip
-    except (DataError, ConfigError, ValueError, FileNotFoundError) as e:
+    except EXPECTED as e:
         fail(str(e))
     console.print(describe(manifest, FLAGS.output))
     console.print(f"train on it with --config.data.source={FLAGS.output}")

@@ -248,7 +248,7 @@ def main(argv) -> None:
             else:
                 export.export_model(given.workdir, given.to, given.item, given.dtype)
             console.print(f"{given.workdir} -> {given.to}", markup=False)
-    except (ValueError, FileNotFoundError) as e:
+    except command.EXPECTED as e:
         command.fail(str(e))
 
 

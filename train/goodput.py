@@ -17,6 +17,7 @@ import time
 import jax
 from etils import epath
 
+from train import outputs
 from train.metrics import duration
 
 # `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
@@ -111,8 +112,11 @@ class Goodput:
                 "written_at": self._since,
             }
             temporary = self._path.with_name(self._path.name + ".tmp")
-            temporary.write_text(json.dumps(facts, indent=2) + "\n")
-            temporary.replace(self._path)
+            try:
+                temporary.write_text(json.dumps(facts, indent=2) + "\n")
+                temporary.replace(self._path)
+            except OSError as error:
+                outputs.failed(self._path.name, error, "it is left as it was")
 
     def _share(self) -> float:
         return sum(self.seconds[part] for part in GOOD) / (sum(self.seconds.values()) or 1.0)
@@ -135,8 +139,8 @@ class Goodput:
 def _read(path) -> dict:
     """What a goodput.json says; nothing if a power cut left half of it: no run stops for that."""
     try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError):
         return {}
 
 

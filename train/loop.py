@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train import processes, stages
+from train import outputs, processes, stages
 from train.checkpoint import Checkpointer
 from train.config import ConfigError, RunConfig, build
 from train.goodput import Goodput
@@ -123,7 +123,7 @@ def run(
     """
     config = config if isinstance(config, RunConfig) else build(config)
     workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    outputs.make_folder(workdir)
     mesh = mesh or sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh), Goodput(workdir, begun, jax.process_index() == 0) as goodput:
         ready = setup(config, workdir, mesh, examples, open_data)

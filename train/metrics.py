@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -20,33 +21,36 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data.paths import is_remote
+from train import outputs
 
 console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
-def quiet_to_file(path) -> None:
+def quiet_to_file(path) -> str:
     """Sends the chatter of libraries, C++ ones included, to a file; the console stays ours.
 
-    Python's own stderr goes on to the terminal, so tracebacks are seen.
+    Python's own stderr goes on to the terminal, so tracebacks are seen. Returns the file's path,
+    which is another one if this cannot be written.
     """
-    log = open(path, "a", buffering=1)  # noqa: SIM115, held for the life of the process
+    log, path = outputs.open_log(path)
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(log.fileno(), 2)
-    sys.stderr = terminal
+    sys.stderr = outputs.Stream(terminal, "stderr", lasting=True)
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    return path
 
 
 def truncate_jsonl(path, last_step: int) -> list[dict]:
     """Keeps the records up to `last_step` (a half-written last line goes too) and returns them."""
     path = epath.Path(path)
-    if not path.exists():
+    if not path.is_file():
         return []
     kept, records = [], []
     for line in path.read_text().splitlines(keepends=True):
@@ -57,8 +61,11 @@ def truncate_jsonl(path, last_step: int) -> list[dict]:
             kept.append(line)
             records.append(record)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    try:
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+    except OSError as error:
+        outputs.failed(path.name, error, "its records of steps that are taken again stay")
     return records
 
 
@@ -133,9 +140,13 @@ class _Mirror:
                 continue
             content = path.read_bytes()
             there = self._remote / path.relative_to(self.local)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.write_bytes(content)
-            self._sizes[path] = len(content)
+            try:
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.write_bytes(content)
+            except OSError as error:
+                outputs.failed(path.name, error, "it goes up with the next checkpoint")
+            else:
+                self._sizes[path] = len(content)
 
     def close(self) -> None:
         self.upload()
@@ -162,13 +173,12 @@ class Metrics:
         kept = truncate_jsonl(workdir / "metrics.jsonl", last)
         truncate_jsonl(workdir / "samples.jsonl", last)
         self._before = kept[-1]["elapsed_seconds"] if kept else 0.0
-        self._jsonl = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115
-        self._samples = open(workdir / "samples.jsonl", "a")  # noqa: SIM115
-        self._events = EventFileWriter(str(workdir / "tensorboard"))
-        self._events.add_event(
-            Event(step=start + 1, wall_time=time.time(),
-                  session_log=SessionLog(status=SessionLog.START))
-        )  # fmt: skip
+        self._jsonl = outputs.Records(workdir / "metrics.jsonl")
+        self._samples = outputs.Records(workdir / "samples.jsonl")
+        events = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._events = outputs.Records(workdir / "tensorboard" / events)
+        self._add_event(file_version="brain.Event:2")
+        self._add_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
         self._line = ProgressLine(name, steps, start)
 
     def elapsed(self) -> float:
@@ -180,27 +190,29 @@ class Metrics:
         if not self._writes:
             return
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
-        self._jsonl.write(json.dumps(record) + "\n")
-        self._jsonl.flush()
+        self._jsonl.write(f"{json.dumps(record)}\n".encode())
         summary = Summary(
             value=[Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
         )
-        self._events.add_event(Event(step=step, wall_time=time.time(), summary=summary))
+        self._add_event(step=step, summary=summary)
+
+    def _add_event(self, **content) -> None:
+        event = Event(wall_time=time.time(), **content)
+        RecordWriter(self._events).write(event.SerializeToString())
 
     def write_samples(self, step: int, samples: list[dict]) -> None:
         if self._writes:
             for sample in samples:
-                self._samples.write(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n")
-            self._samples.flush()
+                line = json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
+                self._samples.write(line.encode(errors="replace"))
 
     def sync(self) -> None:
         """Before a checkpoint: what was written up to it must not be lost if it is not. A mounted
         bucket has lines of an open file only then."""
         if self._writes:
-            os.fsync(self._jsonl.fileno())
-            os.fsync(self._samples.fileno())
+            self._jsonl.sync()
+            self._samples.sync()
             if self._mirror:
-                self._events.flush()
                 self._mirror.upload()
 
     def progress(self, step: int, text: str) -> None:
@@ -216,9 +228,8 @@ class Metrics:
         if not self._writes:
             return
         self._line.close()
-        self._events.close()
-        os.fsync(self._jsonl.fileno())
-        self._jsonl.close()
-        self._samples.close()
+        for records in (self._events, self._jsonl, self._samples):
+            records.close()
         if self._mirror:
             self._mirror.close()
+        outputs.report()

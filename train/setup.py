@@ -21,9 +21,10 @@ from data import kept, pipeline
 from data import tokenizer as tokenizers
 from data.duplicates import text_of
 from data.fingerprint import fingerprint
+from data.prepared import write_whole
 from model import lora, sharding
 from model.mimetic import mimetic
-from train import checkpoint, optimizer, rewards, stages
+from train import checkpoint, optimizer, outputs, rewards, stages
 from train import parts as parts_
 from train.config import ConfigError, RunConfig
 from train.metrics import console
@@ -124,12 +125,16 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
 def save_facts(run: Run, workdir) -> None:
     """Writes what later stages and people read beside the checkpoints."""
-    run.ctx.tokenizer.save(workdir / "tokenizer")
+    if not (workdir / "tokenizer" / "tokenizer.json").exists():
+        run.ctx.tokenizer.save(workdir / "tokenizer")
     for keep in run.ctx.keeps:
-        keep()
+        try:
+            keep()
+        except OSError as error:
+            outputs.failed("rows", error, "rows are made anew at the next start")
     checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
     checkpoint.save_parts(workdir, run.parts, run.origins)
-    (workdir / "config.json").write_text(config_json(run.ctx.config) + "\n")
+    write_whole(workdir / "config.json", config_json(run.ctx.config) + "\n")
 
 
 def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:

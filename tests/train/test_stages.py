@@ -115,7 +115,6 @@ def test_a_changed_run_is_refused_and_the_old_one_is_untouched(
     [
         ("pretrain", "text.txt", "data"),
         ("reward", "preferences.jsonl", "data"),
-        ("ppo", "chats.jsonl", "data"),
         ("ppo", "text.txt", "pretrain_data"),
     ],
 )
