@@ -9,6 +9,7 @@ on from its checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -70,8 +71,10 @@ def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) 
         loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
                  profile=profile, allow_data_change=allow_data_change)  # fmt: skip
         if jax.process_index() == 0:
-            seconds = max(read_metrics(workdir / name, "eval")[-1]["elapsed_seconds"],
-                          time.time() - since)  # fmt: skip
+            seconds = time.time() - since
+            with contextlib.suppress(OSError, IndexError):  # they may not have been written
+                before = read_metrics(workdir / name, "eval")[-1]["elapsed_seconds"]
+                seconds = max(seconds, before)
             done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
             console.print(f"[green]✓[/] {name}: {duration(seconds)}")
     if jax.process_index() == 0:

@@ -139,7 +139,7 @@ class Goodput:
 def _read(path) -> dict:
     """What a goodput.json says; nothing if a power cut left half of it: no run stops for that."""
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return json.loads(path.read_text()) if path.exists() and path.stat().length else {}
     except (OSError, ValueError):
         return {}
 

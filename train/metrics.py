@@ -50,7 +50,7 @@ def quiet_to_file(path) -> str:
 def truncate_jsonl(path, last_step: int) -> list[dict]:
     """Keeps the records up to `last_step` (a half-written last line goes too) and returns them."""
     path = epath.Path(path)
-    if not path.is_file():
+    if not path.exists() or not path.stat().length:  # of a device, too, whose end never comes
         return []
     kept, records = [], []
     for line in path.read_text().splitlines(keepends=True):
@@ -71,7 +71,8 @@ def truncate_jsonl(path, last_step: int) -> list[dict]:
 
 def read_metrics(workdir, kind: str) -> list[dict]:
     """Records of one kind (`train`, `eval`) of a workdir, in order of steps."""
-    lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+    path = epath.Path(workdir) / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.stat().length else []
     return [r for r in map(json.loads, lines) if r["kind"] == kind]
 
 
@@ -175,7 +176,8 @@ class Metrics:
         self._before = kept[-1]["elapsed_seconds"] if kept else 0.0
         self._jsonl = outputs.Records(workdir / "metrics.jsonl")
         self._samples = outputs.Records(workdir / "samples.jsonl")
-        events = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard reads the files of a folder in the order of their names.
+        events = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._events = outputs.Records(workdir / "tensorboard" / events)
         self._add_event(file_version="brain.Event:2")
         self._add_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))

@@ -93,7 +93,8 @@ class Stream:
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._gone = self._lasting and not isinstance(error, BlockingIOError)
             instead = "it goes to the log, if there is one" if self._lasting else "it is left out"
-            failed(self._name, error, instead, 0 if self._gone or not text else 1)
+            # A flush that fails for good lost what was buffered; else text is counted once.
+            failed(self._name, error, instead, int(bool(text) != self._gone))
             if self._gone:
                 self._drain()
                 self._lose(text)
@@ -106,8 +107,8 @@ class Stream:
             os.close(nowhere)
 
     def _lose(self, text: str) -> None:
-        _failed[self._name] += 1
         if text.strip():
+            _failed[self._name] += 1
             logging.info("%s: %s", self._name, text.rstrip())
 
 
