@@ -186,12 +186,12 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
 
 def main(argv):
     del argv
-    from train.command import fail
+    from train.command import EXPECTED, fail
 
     FLAGS = flags.FLAGS
     try:
         Console(highlight=False).print(view(FLAGS.config, FLAGS.step, FLAGS.rows, FLAGS.workdir))
-    except (ValueError, FileNotFoundError) as e:
+    except EXPECTED as e:
         fail(str(e))
 
 

@@ -2,7 +2,8 @@
 
 One file, whole or not there: a check sum, then a zip of arrays and of what is known beside them,
 under a hash of all that decides the rows: settings, tokenizer, the code of data/ and of the
-tokenizers' libraries, and name, size and time of every file that is read.
+tokenizers' libraries, and name, size and times of every file that is read: when it was written, and
+when anything about it changed, which nobody can set back.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def _key(config: DataConfig, schema: str, tokenizer, prompt_length: int) -> str:
 
 
 def _identity(name: str, tfds_dir: str) -> list:
-    """[file, size, time of change] of each file of a source; nothing where there is none."""
+    """[file, size, times of change] of each file of a source; nothing where there is none."""
     path = epath.Path(name)
     if name.startswith("tfds:"):
         data_set = name.removeprefix("tfds:").partition(":")[0].partition("/")[0]
@@ -103,7 +104,10 @@ def _identity(name: str, tfds_dir: str) -> list:
     found = list(_inside(path)) if path.exists() else []
     if paths.is_remote(name):
         return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in found]
-    return [[os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns] for file in found]
+    return [
+        [os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        for file in found
+    ]
 
 
 def _inside(path):

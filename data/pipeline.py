@@ -19,7 +19,7 @@ from data import duplicates, filters, packing, prepared, redact, summary
 from data.bad_records import BadRecords
 from data.mixture import SourceConfig, source_config
 from data.reading import MAX_RECORD_BYTES
-from data.sources import content_key, read, split_heldout
+from data.sources import content_key, heldout_keys, read
 from data.templates import DataError, one_of
 from data.tokenizer import Tokenizer
 from ranges import CountOr0, NonNegative, Range, Share, Size
@@ -34,7 +34,8 @@ class DataConfig:
         (data/prepare.py), `tfds:name/config:split`, or a tuple of the first two.
       mixture: instead of `source`, {name: the settings of data/mixture.py's SourceConfig}.
       heldout_source: the same for evaluation; empty sets `heldout_fraction` of `source` aside,
-        by a hash of what identifies an example, so that none stands on both sides.
+        by a hash of what identifies an example, so that none stands on both sides: not the same
+        document or prompt, nor a copy of it as `dedup` knows them, in any source of a mixture.
       heldout_limit: most held-out examples used; 0 is all. heldout_length: tokens a held-out row;
         0 is `length`. Training may drop what is long, and evaluation still score it.
       fields: templates such as `prompt='{instruction}\\n{input}'` over the fields of a record.
@@ -48,8 +49,10 @@ class DataConfig:
         one are left out and counted; held-out ones all stay.
       redact: kinds of personal data of data/redact.py, "email,phone" or a tuple of them: `[EMAIL]`
         and so on take their place.
-      dedup: `exact` leaves out documents of the same words as an earlier one, `near` those too that
-        are much alike (MinHash of runs of five words, Jaccard similarity of 0.8); empty keeps all.
+      dedup: `exact` leaves out training documents that are the same as an earlier one, but for the
+        amount of white space, `near` those too that are much alike (MinHash of runs of five words,
+        Jaccard similarity of 0.8); empty keeps all. So are copies of what `heldout_source` holds.
+        What a word is: data/words.py.
       decontaminate: {name: {source, fields}} of evaluation sets, read as text: a training document
         with thirteen words in a row of one is left out.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
@@ -179,8 +182,9 @@ class Examples:
 def read_examples(config: DataConfig, schema: str) -> Examples:
     """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (data/sources.py)."""
 
-    skipped, parts, heldout, folders = Counter(), [], [], config.prepared()
+    skipped, heldout, folders = Counter(), [], config.prepared()
     redacted, bad, unused = Counter(), Counter(), {}
+    parts: list[list] = []
 
     def one(source, fields):
         name = source if isinstance(source, str) else ", ".join(source)
@@ -206,20 +210,26 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
                 raise DataError(f"data.mixture.{name}.limit: the rows of {folder} are prepared")
             parts.append([])
             continue
-        part = clean(one(source.source, source.fields))
-        if not config.heldout_source:
-            part, aside = split_heldout(part, config.heldout_fraction)
-            heldout += aside
-        parts.append(_chosen(part[: source.limit or None], config, skipped))
+        parts.append(clean(one(source.source, source.fields)))
     if config.heldout_source:
         heldout = clean(one(config.heldout_source, ()))
+    notes: list[dict] = [{} for _ in parts]  # by where an example was read
+    heldout_notes = []
     if config.dedup or config.decontaminate:
         runs = duplicates.evaluation_runs(
             config.decontaminate, config.tfds_dir, config.max_record_bytes
         )
-        left = duplicates.decide(
-            (duplicates.note(e, config.dedup, runs) for e in itertools.chain(*parts)), config.dedup
-        )
+        notes = [{e["where"]: duplicates.note(e, config.dedup, runs) for e in p} for p in parts]
+        heldout_notes = [duplicates.note(e, config.dedup, {}) for e in heldout]
+    if not config.heldout_source:
+        parts, heldout = _split(parts, notes, config)
+    parts = [
+        _chosen(part[: source.limit or None], config, skipped)
+        for part, source in zip(parts, config.sources().values())
+    ]
+    if config.dedup or config.decontaminate:
+        those = [of[e["where"]] for part, of in zip(parts, notes) for e in part]
+        left = duplicates.decide(those, config.dedup, heldout_notes)
         skipped.update(filter(None, left))
         reasons = iter(left)
         parts = [[e for e in part if not next(reasons)] for part in parts]
@@ -236,6 +246,25 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         redacted,
         bad,
         {source: fields for source, fields in unused.items() if fields},
+    )
+
+
+def _split(parts, notes, config: DataConfig):
+    """(training examples of each source, held-out examples of all). A fraction of each source is
+    held out, and with it whatever is a copy of that in any source."""
+    keys = [content_key(e) for part in parts for e in part]
+    noted = [note for of in notes for note in of.values()]
+    groups = iter(duplicates.copy_groups(keys, noted, config.dedup))
+    groups = [list(itertools.islice(groups, len(part))) for part in parts]
+    lowest: set[bytes] = set()
+    for part, of, folder in zip(parts, groups, config.prepared(), strict=True):
+        if not folder:
+            first = part[0]["where"] if part else ""
+            lowest |= heldout_keys(of, config.heldout_fraction, first)
+    pairs = [list(zip(part, of, strict=True)) for part, of in zip(parts, groups, strict=True)]
+    return (
+        [[e for e, key in part if key not in lowest] for part in pairs],
+        [e for part in pairs for e, key in part if key in lowest],
     )
 
 

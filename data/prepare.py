@@ -26,7 +26,18 @@ from rich.console import Console
 
 from data import prepared, summary
 from data.pipeline import DataConfig
-from data.shards import Job, clean, decide, finish, make_plan, make_tokenizer, same, survey, write
+from data.shards import (
+    Job,
+    clean,
+    decide,
+    finish,
+    make_plan,
+    make_tokenizer,
+    same,
+    survey,
+    unchanged,
+    write,
+)
 from data.templates import DataError
 
 console = Console(highlight=False, soft_wrap=True)
@@ -107,6 +118,7 @@ def run(
     if prepared.is_prepared(job.folder):  # the manifest is written when all is there
         manifest = prepared.read_manifest(job.folder)
         same(job, manifest["settings"])
+        unchanged(job, manifest["sources"])
         clean(job)
         return manifest
     count = make_plan(job)
@@ -136,8 +148,8 @@ def describe(manifest: dict, folder: str) -> str:
 
 def main(argv):
     del argv
-    from train.command import fail
-    from train.config import ConfigError, build
+    from train.command import EXPECTED, fail
+    from train.config import build
     from train.stages import STAGES
 
     FLAGS = flags.FLAGS
@@ -149,7 +161,7 @@ def main(argv):
             fim=config.tokenizer.fim, tokenizer=config.tokenizer.path,
             beam=shlex.split(FLAGS.beam_options) if FLAGS.beam else None,
         )  # fmt: skip
-    except (DataError, ConfigError, ValueError, FileNotFoundError) as e:
+    except EXPECTED as e:
         fail(str(e))
     console.print(describe(manifest, FLAGS.output))
     console.print(f"train on it with --config.data.source={FLAGS.output}")

@@ -9,6 +9,7 @@ weights, float32.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -173,6 +174,9 @@ def _by_part(ends, index):
 class PreparedRows:
     """The rows of one split of a folder, read when they are asked for.
 
+    Attributes:
+      digest: of the rows, by the manifest. Shards that are read as a whole are compared with it.
+
     Raises:
       DataError: the manifest is not one, or a shard is missing or another than it says.
     """
@@ -197,6 +201,9 @@ class PreparedRows:
                     f"{path} has {size} bytes, and {folder / MANIFEST} says {shard['bytes']}; copy "
                     "it again"
                 )
+        digests = [shard.get("sha256", f"{shard['rows']} {shard['bytes']}") for shard in shards]
+        self.digest = f"{self._length} {self._dtype} {' '.join(digests)}"
+        self._sha256 = [shard.get("sha256") for shard in shards]
         self._ends = np.cumsum([shard["rows"] for shard in shards])
         self.row_bytes = 16 * self._length  # four arrays of four bytes
         self._few = sum(shard["bytes"] for shard in shards) <= FEW_BYTES
@@ -223,7 +230,18 @@ class PreparedRows:
         return {name: self._held[name][index].astype(DTYPES[name]) for name in self._held}
 
     def _all(self) -> dict[str, np.ndarray]:
-        """Every row, in the smallest dtypes."""
+        """Every row, in the smallest dtypes.
+
+        Raises:
+          DataError: a shard is another than the manifest says.
+        """
+        for path, wanted in zip(self._paths, self._sha256, strict=True):
+            content = epath.Path(self._here(path)).read_bytes()
+            if wanted and hashlib.sha256(content).hexdigest() != wanted:
+                raise DataError(
+                    f"{path} is damaged, or another than the manifest beside it says; copy it "
+                    "again, or prepare anew: python -m data.prepare"
+                )
         number = token_dtype(self._length + 1)
         small = dict(tokens=self._dtype, positions=number, segment_ids=number)
         parts = [
@@ -350,7 +368,7 @@ class Joined:
     """Rows of several sources, one after the other; those in memory are dicts of arrays."""
 
     def __init__(self, parts):
-        self._parts = parts
+        self.parts = parts
         self._ends = np.cumsum([size_of(part) for part in parts])
         self.row_bytes = max(map(row_bytes, parts))
 
@@ -361,7 +379,7 @@ class Joined:
         index = np.asarray(index)
         out: dict[str, np.ndarray] = {}
         for k, at, numbers in _by_part(self._ends, index):
-            for name, values in take(self._parts[k], numbers).items():
+            for name, values in take(self.parts[k], numbers).items():
                 if name not in out:
                     out[name] = np.empty((len(index), *values.shape[1:]), values.dtype)
                 out[name][at] = values

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -73,17 +75,12 @@ def make_plan(job: Job) -> int:
     """
     for kept in (_plan, _decisions, _tokenizer):  # of a folder of this name before
         kept.cache_clear()
-    config, folder = job.config, epath.Path(job.folder)
+    folder = epath.Path(job.folder)
     path = job.work / "plan.json"
     if not path.exists():
         if folder.exists() and any(entry != job.work for entry in folder.iterdir()):
             raise DataError(f"{job.folder} is not empty; name a new folder for --output")
-        found = [
-            (part, aside)
-            for source, aside in ((config.source, False), (config.heldout_source, True))
-            if source
-            for part in sources.parts_of(source, job.schema, config.documents, config.tfds_dir)
-        ]
+        found = _sources(job)
         parts = [(part.name, span, aside) for part, aside in found for span in part.spans()]
         sizes = [{"name": part.name, "bytes": _size(part.name)} for part, _ in found]
         job.work.mkdir(parents=True, exist_ok=True)
@@ -91,7 +88,19 @@ def make_plan(job: Job) -> int:
         prepared.write_whole(path, _json(plan))
     plan = json_files.read(path)
     same(job, plan["settings"])
+    unchanged(job, plan["sources"])
     return len(plan["parts"])
+
+
+def _sources(job: Job) -> list[tuple[sources.Part, bool]]:
+    """The files and data sets to read, and whether they are held out."""
+    config = job.config
+    return [
+        (part, aside)
+        for source, aside in ((config.source, False), (config.heldout_source, True))
+        if source
+        for part in sources.parts_of(source, job.schema, config.documents, config.tfds_dir)
+    ]
 
 
 def _size(name: str) -> int | None:
@@ -108,6 +117,26 @@ def same(job: Job, settings: dict) -> None:
             f"{job.folder} was begun with another data.{', data.'.join(changed)}; go on with the "
             "settings of then, or name a new folder for --output"
         )
+
+
+def unchanged(job: Job, recorded: list[dict]) -> None:
+    """Raises DataError where the sources, if they are still there, are other files or of other
+    sizes than `recorded`. (`write` compares what is in them.)"""
+    try:
+        now = {part.name: _size(part.name) for part, _ in _sources(job)}
+    except DataError:
+        return
+    then = {entry["name"]: entry["bytes"] for entry in recorded}
+    for name in then | now:
+        if then.get(name, 0) != now.get(name, 0):
+            raise _changed(job, name)
+
+
+def _changed(job: Job, name: str) -> DataError:
+    return DataError(
+        f"{name} has changed since {job.folder} was begun; put it back, or name a new folder for "
+        "--output"
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -165,7 +194,9 @@ def survey(job: Job, number: int) -> int:
         return number
     config, skipped, notes, keys, filtered = job.config, Counter(), [], [], []
     runs, redacted, unused = _runs(job), Counter(), Counter()
+    digest = hashlib.sha256()
     for example in _examples(job, number, skipped, redacted, unused):
+        digest.update(_json(example).encode())
         keys.append(sources.content_key(example))
         failed = Counter()
         filters.apply([example], config.filters, failed)
@@ -184,6 +215,7 @@ def survey(job: Job, number: int) -> int:
         skipped=np.array(_json(skipped)),
         redacted=np.array(_json(redacted)),
         unused=np.array(_json(unused)),
+        digest=np.array(digest.hexdigest()),
     )
     prepared.write_whole(out, data.getvalue())
     return number
@@ -218,9 +250,11 @@ def decide(job: Job) -> None:
     aside = np.concatenate([np.full(len(n["content"]), p[2]) for n, p in zip(found, parts)])
     content = [row.tobytes() for notes in found for row in notes["content"]]
     reasons = np.concatenate([notes["filtered"] for notes in found]).astype(object)
+    notes = _notes(found) if config.dedup or config.decontaminate else []
     if not config.heldout_source:
-        lowest = sources.heldout_keys(content, config.heldout_fraction)
-        aside = np.array([key in lowest for key in content], bool)
+        groups = duplicates.copy_groups(content, notes, config.dedup)
+        lowest = sources.heldout_keys(groups, config.heldout_fraction)
+        aside = np.array([key in lowest for key in groups], bool)
     part, count = config.subset_part()
     numbers: dict[bytes, int] = {}
     for i in np.flatnonzero(~aside).tolist():
@@ -228,23 +262,20 @@ def decide(job: Job) -> None:
             reasons[i] = "of another subset"
     left = np.flatnonzero(~aside & (reasons == "")).tolist()
     if config.dedup or config.decontaminate:
-        key, sketch, contaminated = (
-            np.concatenate([notes[name] for notes in found])
-            for name in ("key", "sketch", "contaminated")
-        )
-        notes = (
-            duplicates.Note(
-                key[i].tobytes(), sketch[i] if len(sketch) else None, str(contaminated[i])
-            )
-            for i in left
-        )
-        reasons[left] = duplicates.decide(notes, config.dedup)
+        heldout = [notes[i] for i in np.flatnonzero(aside)] if config.heldout_source else ()
+        reasons[left] = duplicates.decide([notes[i] for i in left], config.dedup, heldout)
     reasons[aside] = "heldout"
     if not np.any(reasons == ""):
         raise DataError(f"nothing is left to train on: {dict(Counter(reasons.tolist()))}")
     ends = np.cumsum([len(notes["content"]) for notes in found])[:-1]
     lists = [part.tolist() for part in np.split(reasons, ends)]
-    decisions = {"skipped": skipped, "redacted": redacted, "unused": unused, "reasons": lists}
+    decisions = {
+        "skipped": skipped,
+        "redacted": redacted,
+        "unused": unused,
+        "reasons": lists,
+        "digests": [str(notes["digest"]) for notes in found],
+    }
     prepared.write_whole(out, json.dumps(decisions))
 
 
@@ -254,6 +285,18 @@ def _check_bad(bad: Counter, config: DataConfig) -> None:
             f"{bad.total()} bad records in all ({dict(bad)}), and max_bad is {config.max_bad}; "
             "mend the data, or raise it"
         )
+
+
+def _notes(found) -> list[duplicates.Note]:
+    """Of all documents, as `survey` kept them."""
+    key, sketch, contaminated = (
+        np.concatenate([notes[name] for notes in found])
+        for name in ("key", "sketch", "contaminated")
+    )
+    return [
+        duplicates.Note(key[i].tobytes(), sketch[i] if len(sketch) else None, str(contaminated[i]))
+        for i in range(len(key))
+    ]
 
 
 @functools.lru_cache(maxsize=1)
@@ -266,12 +309,16 @@ def write(job: Job, number: int) -> int:
     facts_path = job.work / f"facts-{number:05}.json"
     if facts_path.exists():
         return number
-    tokenizer, reasons = _tokenizer(job.folder), _decisions(job.folder)["reasons"]
+    tokenizer, decisions = _tokenizer(job.folder), _decisions(job.folder)
+    reasons, digest = decisions["reasons"], hashlib.sha256()
     skipped, splits = Counter(), {"train": [], "heldout": []}
     bad = BadRecords(job.config.on_bad, job.config.max_bad)
-    for example, reason in zip(_examples(job, number), reasons[number], strict=True):
+    for example, reason in itertools.zip_longest(_examples(job, number), reasons[number]):
+        digest.update(_json(example).encode())
         if reason in ("", "heldout"):
             splits[reason or "train"].append(example)
+    if digest.hexdigest() != decisions["digests"][number]:
+        raise _changed(job, _plan(job.folder)["parts"][number][0])
     facts = {}
     for split, examples in splits.items():
         rows, kept, _ = _rows(job, examples, tokenizer, skipped, bad, split == "train")
@@ -311,13 +358,14 @@ def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
             row = {key: values[i] for key, values in rows.items()}
             writer.write(prepared.encode(row, dtype, with_mask))
         writer.close()
-        size = os.path.getsize(local)
+        content = epath.Path(local).read_bytes()
         if remote:
             epath.Path(local).copy(path, overwrite=True)
         else:
             os.replace(local, path)
     tokens = int(np.sum(rows["segment_ids"] > 0))
-    return {"file": name, "rows": count, "tokens": tokens, "bytes": size}
+    return {"file": name, "rows": count, "tokens": tokens, "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest()}  # fmt: skip
 
 
 def finish(job: Job) -> dict:

@@ -136,24 +136,14 @@ def parts_of(source, schema: str, documents: str = "line", tfds_dir: str = "") -
 # Held-out data.
 
 
-def split_heldout(examples: list[dict], fraction: float) -> tuple[list[dict], list[dict]]:
-    """(train, heldout), with the same document or prompt never in both.
-
-    Examples with the same text, or the same messages before the answer, stay together (white
-    space aside). Of n such groups the max(1, round(fraction * n)) with the lowest hash are held
-    out, so the split does not depend on the order of the examples, and changes little when some
-    are added. Raises DataError for a fraction outside (0, 1) or fewer than two groups.
-    """
-    keys = [content_key(example) for example in examples]
-    heldout = heldout_keys(keys, fraction, examples[0]["where"] if examples else "")
-    return (
-        [example for example, key in zip(examples, keys, strict=True) if key not in heldout],
-        [example for example, key in zip(examples, keys, strict=True) if key in heldout],
-    )
-
-
 def heldout_keys(keys: list[bytes], fraction: float, where: str = "") -> set[bytes]:
-    """Those of `content_key`s that `split_heldout` holds out. `where`: of the first, for errors."""
+    """Those of the examples' `keys` (duplicates.copy_groups) that are held out.
+
+    Examples of the same key stay together. Of n keys the max(1, round(fraction * n)) lowest are
+    held out, so the split does not depend on the order of the examples, and changes little when
+    some are added. `where`: of the first, for errors. Raises DataError for a fraction outside
+    (0, 1) or fewer than two keys.
+    """
     if not 0 < fraction < 1:
         raise DataError(f"the held-out fraction is {fraction}, and should lie between 0 and 1")
     groups = sorted(set(keys))

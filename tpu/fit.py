@@ -232,7 +232,7 @@ def main(argv):
             print(f"\nthe best of these: {settings}")
         else:
             report = one(command.config(), f.hlo)
-    except ValueError as e:
+    except command.EXPECTED as e:
         command.fail(str(e))
     if report["fits"]:
         print(show(report))

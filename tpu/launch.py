@@ -20,6 +20,7 @@ import sys
 
 from tpu import doctor, jobset, local, queued, supervise
 from tpu.slices import parse
+from train import outputs
 
 
 def say(text: str) -> None:
@@ -313,4 +314,5 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
+    outputs.guard()
     sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 import subprocess
 import time
@@ -134,12 +135,10 @@ def remote_logs(worker: str, lines: int) -> str:
 def first_error_first(output: str) -> str:
     """Logs of all workers with the first line that any of them reports as an error at the top."""
     lines = output.splitlines()
-    errors = sorted(
-        (line.split(" ", 2)[1:] for line in lines if line.startswith("ERROR ")),
-        key=lambda parts: int(parts[0]),
-    )
-    rest = [line for line in lines if not line.startswith("ERROR ")]
-    return "\n".join([f"first error: {errors[0][1]}"] * bool(errors) + rest)
+    found = [re.match(r"ERROR (\d+) (.*)", line) for line in lines]
+    errors = sorted((int(match[1]), match[2]) for match in found if match)
+    rest = [line for line, match in zip(lines, found, strict=True) if not match]
+    return "\n".join([f"first error: {text}" for _, text in errors[:1]] + rest)
 
 
 def state(job: Job, gcloud: Gcloud) -> tuple[str, str]:

@@ -19,6 +19,7 @@ def main(argv):
         flags.FLAGS.workdir,
         begun=command.BEGUN,
         profile=command.profile_steps(),
+        allow_data_change=flags.FLAGS.allow_data_change,
     )
 
 

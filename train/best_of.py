@@ -39,7 +39,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
 
     from data.loader import heldout_batches
     from model import sharding
-    from train import checkpoint, setup, stages
+    from train import checkpoint, outputs, setup, stages
     from train.config import ConfigError, build
     from train.metrics import console
     from train.sampler import Sampler, groups
@@ -47,7 +47,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     config, workdir = build(config), epath.Path(workdir)
     if config.stage != "grpo":
         raise ConfigError(f"stage={config.stage!r}; best of n reads a recipe of stage grpo")
-    workdir.mkdir(parents=True, exist_ok=True)
+    outputs.make_folder(workdir)
     mesh, group = sharding.make_mesh(config.mesh), config.grpo.group_size
     placing = groups(mesh, config.ppo.rollout_batch, group)
     with jax.set_mesh(mesh):

@@ -9,6 +9,7 @@ on from its checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
@@ -55,9 +56,9 @@ def resolve(config, workdir):
     return runs
 
 
-def run(config, workdir, begun=None, profile=range(0)) -> None:
-    """Runs what is not done yet, then writes the report. `begun`, `profile`: as in train/loop.py,
-    `profile` of every stage."""
+def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) -> None:
+    """Runs what is not done yet, then writes the report. The other arguments: as in
+    train/loop.py, for every stage."""
     import jax
 
     from data import pipeline
@@ -80,10 +81,12 @@ def run(config, workdir, begun=None, profile=range(0)) -> None:
         console.print(f"[bold]▸ {name}[/]")
         since, begun = begun or time.time(), None
         loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
-                 profile=profile)  # fmt: skip
+                 profile=profile, allow_data_change=allow_data_change)  # fmt: skip
         if jax.process_index() == 0:
-            seconds = max(read_metrics(workdir / name, "eval")[-1]["elapsed_seconds"],
-                          time.time() - since)  # fmt: skip
+            seconds = time.time() - since
+            with contextlib.suppress(OSError, IndexError):  # they may not have been written
+                before = read_metrics(workdir / name, "eval")[-1]["elapsed_seconds"]
+                seconds = max(seconds, before)
             done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
             console.print(f"[green]✓[/] {name}: {duration(seconds)}")
     if jax.process_index() == 0:
@@ -93,7 +96,8 @@ def run(config, workdir, begun=None, profile=range(0)) -> None:
 def main(argv):
     del argv
     command.start()
-    run(command.config(), flags.FLAGS.workdir, command.BEGUN, command.profile_steps())
+    allow = flags.FLAGS.allow_data_change
+    run(command.config(), flags.FLAGS.workdir, command.BEGUN, command.profile_steps(), allow)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def main(argv) -> None:
         if given.prompt is not None:
             console.print(chat.ask(given.prompt), markup=False)
             return
-    except (ValueError, FileNotFoundError) as e:
+    except command.EXPECTED as e:
         command.fail(str(e))
     interactive = sys.stdin.isatty()
     if interactive:

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from data import json_files
+from data.prepared import write_whole
 from model.config import TransformerConfig
 from model.heads import ValueHead, reward_model, value_model
 from model.lora import LoRA
@@ -165,10 +166,8 @@ class Checkpointer:
 
 
 def save_models(workdir, models: dict[str, TransformerConfig]) -> None:
-    path = epath.Path(workdir) / "models.json"
-    path.write_text(
-        json.dumps({r: dataclasses.asdict(c) for r, c in models.items()}, indent=2) + "\n"
-    )
+    facts = {r: dataclasses.asdict(c) for r, c in models.items()}
+    write_whole(epath.Path(workdir) / "models.json", json.dumps(facts, indent=2) + "\n")
 
 
 def model_config(workdir, role: str, **execution) -> TransformerConfig:
@@ -220,7 +219,7 @@ def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
         if part.frozen
     }
     if facts:
-        (epath.Path(workdir) / "parts.json").write_text(json.dumps(facts, indent=2) + "\n")
+        write_whole(epath.Path(workdir) / "parts.json", json.dumps(facts, indent=2) + "\n")
 
 
 def read_parts(workdir, item: str):

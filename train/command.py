@@ -9,13 +9,18 @@ import re
 import sys
 import time
 import traceback
+from pathlib import Path
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from train import processes
+from train import outputs, processes
 
 BEGUN = time.time()  # of this process, nearly
+# Errors that say what is wrong with what was given; DataError and ConfigError are ValueErrors.
+EXPECTED = (ValueError, OSError, FloatingPointError)
+_log = ""  # this process's log file; empty where the workdir is in a bucket
 
 
 # The command line as config_flags is to read it (train/overrides.py).
@@ -50,6 +55,9 @@ def define_run_flags() -> None:
     flags.DEFINE_string(
         "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
     )
+    flags.DEFINE_bool(
+        "allow_data_change", False, "Resume with other data than the run was begun with."
+    )
     flags.DEFINE_integer(
         "profiler_port", 0, "Where profiles may be asked for; by default nowhere.", 0, 65535
     )
@@ -68,6 +76,7 @@ def fail(message: str):
 
 def parse_flags(argv):
     """Parses the command line; what is wrong with it is one line, not a traceback."""
+    outputs.guard()
     try:
         argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
         argv = _ARGV[:] = _check_recipe(argv)
@@ -76,6 +85,9 @@ def parse_flags(argv):
         fail(_unknown_flag(e))
     except flags.Error as e:
         fail(str(e))
+    except Exception as e:  # ml_collections raises what Python does for a strange override
+        given = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
+        fail(f"{given}: no override that can be read, as --config.steps=9 is ({outputs.reason(e)})")
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
@@ -92,27 +104,40 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
 def _check_recipe(argv) -> list[str]:
     """Loads the recipe before absl does, to say plainly what is wrong with it or an override;
     returns the command line that absl is to parse."""
-    given = next((a.split("=", 1)[1] for a in argv[1:] if re.match("--?config=", a)), None)
-    if given is None:
+    words = re.search(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join([*argv[1:], ""]))
+    if not words:
         return list(argv)
-    path, _, argument = given.partition(":")
+    path, _, argument = words[1].partition(":")
+    if not path:
+        fail("--config is empty; name a recipe, as --config=configs/pretrain.py")
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
-        names = os.listdir(folder) if os.path.isdir(folder) else []
+        names = os.listdir(folder) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
         near = difflib.get_close_matches(os.path.basename(path), names, 1)
         hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
         fail(f"there is no recipe {path}{hint}")
     from train import overrides
 
+    if os.path.isdir(path):
+        fail(f"{path} is a folder; name a recipe in it, as {os.path.join(path, 'NAME.py')}")
     spec = importlib.util.spec_from_file_location("recipe", path)
+    if spec is None:
+        fail(f"{path} is no recipe: a Python file (NAME.py) with a function get_config")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            fail(f"{path} is no recipe: it has no function get_config")
         recipe = module.get_config(argument) if argument else module.get_config()
     except ValueError as e:
         fail(f"{path}: {e}")
     except TypeError as e:
         fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
+    except Exception as e:
+        fail(f"{path}: {type(e).__name__}: {outputs.reason(e)}")
+    if not isinstance(recipe, ml_collections.ConfigDict):
+        fail(f"{path}: get_config returns a {type(recipe).__name__}, and not an ml_collections "
+             "ConfigDict")  # fmt: skip
     try:
         return overrides.gather(argv, recipe.to_dict())
     except ValueError as e:
@@ -136,10 +161,17 @@ def start() -> None:
     trains (`define_run_flags`) also serves profiles, and keeps what is compiled."""
     from train.metrics import quiet_to_file
 
-    if log := _log():
-        os.makedirs(flags.FLAGS.workdir, exist_ok=True)
-        quiet_to_file(log)
+    global _log
     f = flags.FLAGS
+    if not f.workdir:
+        fail("--workdir is empty; name a folder for the run")
+    if "://" not in f.workdir:
+        try:
+            outputs.make_folder(Path(f.workdir))
+        except ValueError as e:
+            fail(str(e))
+        name = f"log-{f.process_id}.txt" if f.process_id else "log.txt"
+        _log = quiet_to_file(os.path.join(f.workdir, name))
     if f.distributed:
         processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
     else:
@@ -152,13 +184,6 @@ def start() -> None:
         # Processes of one machine, which are those with numbers, have a port each.
         profiling.serve(f.profiler_port + f.process_id)
     compilation.keep(f.compilation_cache, f.workdir)
-
-
-def _log() -> str:
-    """This process's log file; empty where the workdir is in a bucket."""
-    f = flags.FLAGS
-    name = f"log-{f.process_id}.txt" if f.process_id else "log.txt"
-    return "" if "://" in f.workdir else os.path.join(f.workdir, name)
 
 
 def guarded(main, argv) -> None:
@@ -174,14 +199,13 @@ def guarded(main, argv) -> None:
         raise SystemExit(processes.PREEMPTED) from None
     except Exception as e:
         lost = processes.is_lost_peer(e)
-        expected = isinstance(e, ValueError | FileNotFoundError | FloatingPointError)
-        message, log = str(e), _log()
+        expected = isinstance(e, EXPECTED)
+        message = str(e)
         if lost:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
-        if log and (lost or expected):
-            with open(log, "a") as f:
-                traceback.print_exc(file=f)
-            message += f"\n(the traceback is in {log})"
+        if _log and (lost or expected):
+            if outputs.append(_log, traceback.format_exc()):
+                message += f"\n(the traceback is in {_log})"
         else:
             traceback.print_exc()
         if processes.joined():

@@ -336,7 +336,7 @@ def main(argv) -> None:
                 given.workdir, given.to, given.item, given.dtype or "", limit=limit
             )
             console.print(f"{given.workdir} -> {given.to} ({dtype})", markup=False)
-    except (ValueError, OSError) as e:
+    except command.EXPECTED as e:
         command.fail(str(e))
 
 

@@ -21,7 +21,7 @@ from etils import epath
 
 from data import json_files
 from data.templates import DataError
-from train import strict_json
+from train import outputs, strict_json
 from train.metrics import duration
 
 # `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
@@ -128,8 +128,11 @@ class Goodput:
                 "written_at": self._since,
             }
             temporary = self._path.with_name(self._path.name + ".tmp")
-            temporary.write_text(strict_json.dumps(facts, indent=2) + "\n")
-            temporary.replace(self._path)
+            try:
+                temporary.write_text(strict_json.dumps(facts, indent=2) + "\n")
+                temporary.replace(self._path)
+            except OSError as error:
+                outputs.failed(self._path.name, error, "it is left as it was")
 
     def _share(self) -> float:
         return sum(self.seconds[part] for part in GOOD) / (sum(self.seconds.values()) or 1.0)
@@ -152,8 +155,8 @@ class Goodput:
 def _read(path) -> dict:
     """The content of goodput.json; nothing if it is damaged: no run stops for its clock."""
     try:
-        return json_files.read(path, Kept) if path.exists() else {}
-    except DataError as error:
+        return json_files.read(path, Kept) if path.exists() and path.stat().length else {}
+    except (OSError, DataError) as error:
         logging.warning("%s; its earlier attempts are not counted", error)
         return {}
 

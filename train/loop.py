@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping
 
@@ -15,7 +16,7 @@ from data import summary
 from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train import flops as flops_
-from train import processes
+from train import outputs, processes
 from train.checkpoint import Checkpointer, abstract_params
 from train.config import ConfigError, RunConfig, build
 from train.goodput import Goodput
@@ -35,13 +36,20 @@ FREE_TO_CHANGE = ("mesh.", "evaluate.", "checkpoint.", "log_every", "init_from."
                   "rewards.on_error", "rewards.max_errors")  # fmt: skip
 
 
-def check_resume(workdir, meta, origins, config_text: str) -> None:
-    """A resumed run must be the run that was saved.
+# Where data is: of data, the rows decide.
+PLACES = re.compile(
+    r"(data|pretrain_data)\.((mixture|decontaminate)\.[^.]+\.source|source|heldout_source|tfds_dir)"
+)
+
+
+def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=False) -> list[str]:
+    """A resumed run must be the run that was saved; returns which data changed, as it may.
 
     Raises:
       ConfigError: its frozen models are others (they would change every KL and score), or its
-        settings.
+        settings, its tokenizer or, unless `allow_data_change`, its data.
     """
+    origins = run.origins
     for role, facts in meta["frozen"].items():
         if origins.get(role, {}).get("fingerprint") != facts["fingerprint"]:
             raise ConfigError(
@@ -49,17 +57,40 @@ def check_resume(workdir, meta, origins, config_text: str) -> None:
                 f"({facts['fingerprint']}), and init_from now gives another. Restore that one, "
                 "or use a new --workdir"
             )
-    before, now = (flatten_dict(json.loads(t), sep=".") for t in (meta["config"], config_text))
+    content = meta.get("content", {})  # a run of before there was such is known by its paths
+
+    def free(key: str) -> bool:
+        place = PLACES.fullmatch(key)
+        return key.startswith(FREE_TO_CHANGE) or bool(place and content)
+
+    texts = config_json(RunConfig()), meta["config"], config_text
+    defaults, before, now = (flatten_dict(json.loads(text), sep=".") for text in texts)
+    # A setting that there was not yet had the effect of its default.
+    before = {key: defaults[key] for key in defaults.keys() & now.keys()} | before
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE)
+        if before.get(key) != now.get(key) and not free(key)
     ]
     if changed:
         raise ConfigError(
             f"{workdir} was begun with another config ({'; '.join(changed)}); a resumed run "
             "would be neither. Use a new --workdir, or the old settings"
         )
+    other = [name for name, found in run.content.items() if content.get(name, found) != found]
+    if "tokenizer" in other:
+        raise ConfigError(
+            f"{workdir} was begun with another tokenizer ({content['tokenizer']}) than there is "
+            f"now ({run.content['tokenizer']}): ids would mean other text. Put the files in "
+            f"{workdir}/tokenizer back, or use a new --workdir"
+        )
+    if other and not allow_data_change:
+        raise ConfigError(
+            f"the rows of {' and '.join(other)} are others than {workdir} was begun with: the "
+            "files have changed, others are named, or rows are made of them otherwise. Put the old "
+            "ones back, use a new --workdir, or go on with the new rows: --allow_data_change"
+        )
+    return other
 
 
 def describe(config, row, models, state, frozen, tokens_per_step: int, flops: float) -> str:
@@ -84,8 +115,9 @@ def describe(config, row, models, state, frozen, tokens_per_step: int, flops: fl
 
 
 def run(
-    config: Mapping, workdir, mesh=None, examples=None, open_data=None, begun=None, profile=range(0)
-) -> None:
+    config: Mapping, workdir, mesh=None, examples=None, open_data=None, begun=None,
+    profile=range(0), allow_data_change=False,
+) -> None:  # fmt: skip
     """Trains one stage to its end in `workdir`, from its newest checkpoint if it has one.
 
     Args:
@@ -94,29 +126,32 @@ def run(
       open_data: (tokenizer) -> Data, in place of the files that the config names.
       begun: since when its time counts (time.time()); by default now.
       profile: the steps, from 0, to trace (train/profiling.py).
+      allow_data_change: lets a resumed run go on with other rows than it was begun with.
 
     Raises:
       ConfigError, DataError, ShardingError: before any training, where it can be known.
     """
     config = config if isinstance(config, RunConfig) else build(config)
     workdir = epath.Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    outputs.make_folder(workdir)
     mesh = mesh or sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh), Goodput(workdir, begun, jax.process_index() == 0) as goodput:
-        _run(setup(config, workdir, mesh, examples, open_data), workdir, goodput, profile)
+        ready = setup(config, workdir, mesh, examples, open_data)
+        _run(ready, workdir, goodput, profile, allow_data_change)
 
 
-def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
+def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change: bool) -> None:
     config = run.ctx.config
     checkpoints = Checkpointer(workdir, config.checkpoint.keep)
     start, text = checkpoints.latest() or 0, config_json(config)
+    changed = []
     if start:
-        check_resume(workdir, checkpoints.meta(start), run.origins, text)
+        changed = check_resume(workdir, checkpoints.meta(start), run, text, allow_data_change)
         with goodput.time("restore"):
             state = checkpoints.restore(start, run.abstract)
     else:
         state = init_state(run)
-    meta = {"frozen": run.origins, "config": text}
+    meta = {"frozen": run.origins, "config": text, "content": run.content}
     multihost_utils.sync_global_devices("set up")  # before anything is written that another reads
     if jax.process_index() == 0:
         save_facts(run, workdir)
@@ -128,6 +163,8 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range) -> None:
             metrics.say(f"  {line}")
     if start:
         metrics.say(f"resuming {workdir} from step {start}")
+    for name in changed:
+        metrics.say(f"  warning: {name} has other rows than before (--allow_data_change)")
     tracer = Profile(workdir, profile)
     try:
         train(run, state, checkpoints, meta, metrics, start, goodput, tracer)

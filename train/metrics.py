@@ -7,15 +7,18 @@ written on this machine, and all of them go up at every checkpoint and at the en
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
+import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, NotRequired, TypedDict
 
+import msgspec
 from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -24,53 +27,82 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from data import json_files
 from data.paths import is_remote
-from train import strict_json
+from data.templates import DataError
+from train import outputs, strict_json
 
 console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
-def quiet_to_file(path) -> None:
+def quiet_to_file(path) -> str:
     """Sends the chatter of libraries, C++ ones included, to a file; the console stays ours.
 
-    Python's own stderr goes on to the terminal, so tracebacks are seen.
+    Python's own stderr goes on to the terminal, so tracebacks are seen. Returns the file's path,
+    which is another one if this cannot be written.
     """
-    log = open(path, "a", buffering=1)  # noqa: SIM115, held for the life of the process
+    log, path = outputs.open_log(path)
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(log.fileno(), 2)
-    sys.stderr = terminal
+    sys.stderr = outputs.Stream(terminal, "stderr", lasting=True)
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    return path
+
+
+class Record(TypedDict):
+    """What every record of metrics.jsonl and samples.jsonl has."""
+
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    kind: NotRequired[str]
+    elapsed_seconds: NotRequired[Annotated[float, msgspec.Meta(ge=0)]]
+
+
+def _records(path) -> Iterator[tuple[bytes, dict]]:
+    """(line, record) pairs of a file of records; a damaged line is named and left out, and so is a
+    half-written last one."""
+    if not path.exists() or not path.stat().length:  # of a device, too, whose end never comes
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = json_files.parse(line, f"{path}:{number}", Record)
+        except DataError as error:
+            print(f"warning: {error}; the line is left out", file=sys.stderr)
+        else:
+            yield line, record
 
 
 def truncate_jsonl(path, last_step: int) -> list[dict]:
     """Keeps the records up to `last_step` (a half-written last line goes too) and returns them."""
     path = epath.Path(path)
-    if not path.exists():
+    kept = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
+    if not path.exists() or not path.stat().length:
         return []
-    kept, records = [], []
-    for line in path.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        record = json.loads(line)
-        if record["step"] <= last_step:
-            kept.append(line)
-            records.append(record)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
-    return records
+    try:
+        temporary.write_bytes(b"".join(line for line, _ in kept))
+        temporary.replace(path)
+    except OSError as error:
+        outputs.failed(path.name, error, "its records of steps that are taken again stay")
+    return [record for _, record in kept]
 
 
 def read_metrics(workdir, kind: str) -> list[dict]:
     """Records of one kind (`train`, `eval`) of a workdir, in order of steps."""
-    lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    return [r for r in map(json.loads, lines) if r["kind"] == kind]
+    records = read_records(epath.Path(workdir) / "metrics.jsonl")
+    return [record for record in records if record.get("kind") == kind]
+
+
+def read_records(path) -> list[dict]:
+    """The records of metrics.jsonl or samples.jsonl; a damaged line is named and left out."""
+    return [record for _, record in _records(path)]
 
 
 def settings_table(settings: dict) -> str:
@@ -145,9 +177,13 @@ class _Mirror:
                 continue
             content = path.read_bytes()
             there = self._remote / path.relative_to(self.local)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.write_bytes(content)
-            self._sizes[path] = len(content)
+            try:
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.write_bytes(content)
+            except OSError as error:
+                outputs.failed(path.name, error, "it goes up with the next checkpoint")
+            else:
+                self._sizes[path] = len(content)
 
     def close(self) -> None:
         self.upload()
@@ -173,14 +209,14 @@ class Metrics:
         last = start or -1  # from step 0 the first evaluation is done again too
         kept = truncate_jsonl(workdir / "metrics.jsonl", last)
         truncate_jsonl(workdir / "samples.jsonl", last)
-        self._before = kept[-1]["elapsed_seconds"] if kept else 0.0
-        self._jsonl = open(workdir / "metrics.jsonl", "a")  # noqa: SIM115
-        self._samples = open(workdir / "samples.jsonl", "a")  # noqa: SIM115
-        self._events = EventFileWriter(str(workdir / "tensorboard"))
-        self._events.add_event(
-            Event(step=start + 1, wall_time=time.time(),
-                  session_log=SessionLog(status=SessionLog.START))
-        )  # fmt: skip
+        self._before = kept[-1].get("elapsed_seconds", 0.0) if kept else 0.0
+        self._jsonl = outputs.Records(workdir / "metrics.jsonl")
+        self._samples = outputs.Records(workdir / "samples.jsonl")
+        # TensorBoard reads the files of a folder in the order of their names.
+        events = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._events = outputs.Records(workdir / "tensorboard" / events)
+        self._add_event(file_version="brain.Event:2")
+        self._add_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
         self._line, self._start = ProgressLine(name, steps, start), start
 
     def elapsed(self) -> float:
@@ -195,12 +231,15 @@ class Metrics:
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
         if count := sum(not math.isfinite(value) for value in values.values()):
             record["not_finite"] = count
-        self._jsonl.write(strict_json.dumps(record) + "\n")
-        self._jsonl.flush()
+        self._jsonl.write(f"{strict_json.dumps(record)}\n".encode())
         summary = Summary(
             value=[Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
         )
-        self._events.add_event(Event(step=step, wall_time=time.time(), summary=summary))
+        self._add_event(step=step, summary=summary)
+
+    def _add_event(self, **content) -> None:
+        event = Event(wall_time=time.time(), **content)
+        RecordWriter(self._events).write(event.SerializeToString())
 
     def write_settings(self, settings: dict) -> None:
         """Adds a table of settings, {dotted name: value}, to TensorBoard's texts."""
@@ -213,24 +252,21 @@ class Metrics:
         )  # fmt: skip
         kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         value = Summary.Value(tag="settings/text_summary", tensor=tensor, metadata=kind)
-        summary = Summary(value=[value])
-        self._events.add_event(Event(step=self._start, wall_time=time.time(), summary=summary))
+        self._add_event(step=self._start, summary=Summary(value=[value]))
 
     def write_samples(self, step: int, samples: list[dict]) -> None:
         if self._writes:
             for sample in samples:
-                line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False)
-                self._samples.write(line + "\n")
-            self._samples.flush()
+                line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
+                self._samples.write(line.encode(errors="replace"))
 
     def sync(self) -> None:
         """Before a checkpoint: what was written up to it must not be lost if it is not. A mounted
         bucket has lines of an open file only then."""
         if self._writes:
-            os.fsync(self._jsonl.fileno())
-            os.fsync(self._samples.fileno())
+            self._jsonl.sync()
+            self._samples.sync()
             if self._mirror:
-                self._events.flush()
                 self._mirror.upload()
 
     def progress(self, step: int, text: str) -> None:
@@ -246,9 +282,8 @@ class Metrics:
         if not self._writes:
             return
         self._line.close()
-        self._events.close()
-        os.fsync(self._jsonl.fileno())
-        self._jsonl.close()
-        self._samples.close()
+        for records in (self._events, self._jsonl, self._samples):
+            records.close()
         if self._mirror:
             self._mirror.close()
+        outputs.report()

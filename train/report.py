@@ -18,12 +18,13 @@ from rich.table import Table
 from data import json_files
 from data import tokenizer as tokenizers
 from data.chat import render_prompt
+from data.templates import is_number
 from model import sharding
 from train import checkpoint, report_html, strict_json
 from train.advantages import EQUAL
 from train.config import RunConfig
 from train.evaluate import TextSampler
-from train.metrics import console, duration, read_metrics
+from train.metrics import console, duration, read_metrics, read_records
 from train.report_html import Answered, Result
 
 QUESTIONS = 8
@@ -46,28 +47,26 @@ class Finished(NamedTuple):
     evals: list[dict]
     seconds: float
 
-    def metric(self, name: str, first: bool = False):
-        """A held-out metric at the end, or before the first step; None if not measured, NaN if it
-        was not finite."""
-        at = self.evals[0] if first else self.evals[-1]
-        return None if (first and at["step"]) or name not in at else _number(at[name])
+    def _measured(self, first: bool = False) -> dict[str, float]:
+        """The numbers of the last evaluation, or of one before the first step."""
+        if not self.evals or (first and self.evals[0]["step"]):
+            return {}
+        record = self.evals[0 if first else -1]
+        return {name: x for name, x in record.items() if is_number(x) and math.isfinite(x)}
+
+    def metric(self, name: str, first: bool = False) -> float | None:
+        """A held-out metric at the end, or before the first step; None if not measured."""
+        return self._measured(first).get(name)
 
     def family(self, prefix: str) -> dict[str, float]:
         """The last held-out metrics named `prefix/…`, the overall one first."""
         found = {
-            name.removeprefix(f"{prefix}/"): _number(value)
-            for name, value in self.evals[-1].items()
+            name.removeprefix(f"{prefix}/"): value
+            for name, value in self._measured().items()
             if name.startswith(f"{prefix}/")
         }
         overall = {k: found.pop(k) for k in ("overall",) if k in found}
         return overall | dict(sorted(found.items()))
-
-
-def _number(value):
-    """A value of metrics.jsonl or report.json, in which null is NaN or infinite."""
-    if isinstance(value, dict):
-        return {name: _number(x) for name, x in value.items()}
-    return math.nan if value is None else value
 
 
 def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
@@ -129,7 +128,7 @@ def numbers(finished: list[Finished]) -> dict:
 
 
 def results(found: dict) -> list[Result]:
-    """The content of report.json, in words."""
+    """The content of report.json, in words; of a stage that was not measured there is none."""
     out = []
     if values := found.get("pretrain"):
         out.append(
@@ -141,7 +140,7 @@ def results(found: dict) -> list[Result]:
                 "nothing would take 8.",
             )
         )
-    if values := found.get("sft"):
+    if "response_loss" in (values := found.get("sft", {})):
         loss, before = values["response_loss"], values.get("response_loss_pretrained")
         headline = f"response loss {loss:.2f}"
         choice = f"a choice among {math.exp(loss):,.1f} tokens"
@@ -157,7 +156,8 @@ def results(found: dict) -> list[Result]:
                 f"model is now as unsure of each token as in {choice}.",
             )
         )
-    if values := found.get("reward"):
+    values = found.get("reward", {})
+    if all("overall" in values.get(f"{name}_accuracy", {}) for name in ("heldout", "word_overlap")):
         right = values["heldout_accuracy"]["overall"]
         beside = f"word overlap {values['word_overlap_accuracy']['overall']:.1%}"
         text = (
@@ -165,18 +165,21 @@ def results(found: dict) -> list[Result]:
             "the plain mean over the ways in which the other is worse. Guessing gets 50%; word "
             "overlap prefers the answer that shares more words with the question."
         )
-        if "judge" in found:
-            beside += f", judge {found['judge']['heldout_accuracy']['overall']:.1%}"
+        if (
+            judged := found.get("judge", {}).get("heldout_accuracy", {}).get("overall")
+        ) is not None:
+            beside += f", judge {judged:.1%}"
             text += " The judge is a second reward model, against which PPO does not train."
         out.append(Result("Reward model", f"{right:.1%} of pairs right", beside, text))
-    if values := found.get("ppo"):
-        won = values["win_rate_vs_sft"]
+    values = found.get("ppo", {})
+    won = values.get("win_rate_vs_sft", {})
+    if "kl" in values and won and None not in won.values():
         by = "the judge prefers" if "judge" in found else "the score that PPO trains on prefers"
         text = (
             f"How often {by} its answer to that of the model it started from, on held-out "
             "questions, ties counted half; 50% would be no change."
         )
-        if "score_before" in values:
+        if {"score_before", "score_after", "score_std_before"} <= values.keys():
             before, after = values["score_before"], values["score_after"]
             text += f" The score it trains on went from {before:.2f} to {after:.2f}"
             if values["score_std_before"] > EQUAL * abs(before):
@@ -191,8 +194,7 @@ def results(found: dict) -> list[Result]:
 
 def last_samples(run: Finished) -> list[dict]:
     """The texts that a run's last evaluation wrote to samples.jsonl."""
-    lines = (run.workdir / "samples.jsonl").read_text().splitlines()
-    samples = [json.loads(line) for line in lines]
+    samples = read_records(run.workdir / "samples.jsonl")
     return [s for s in samples if s["step"] == samples[-1]["step"]]
 
 

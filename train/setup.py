@@ -19,9 +19,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from data import kept, pipeline
 from data import tokenizer as tokenizers
 from data.duplicates import text_of
+from data.fingerprint import fingerprint
+from data.prepared import write_whole
 from model import lora, sharding
 from model.mimetic import mimetic
-from train import checkpoint, optimizer, rewards, stages, strict_json
+from train import checkpoint, optimizer, outputs, rewards, stages, strict_json
 from train import parts as parts_
 from train.config import ConfigError, RunConfig
 from train.metrics import console
@@ -36,7 +38,8 @@ class Run(NamedTuple):
       tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
       parts: {trained role: what of it is trained}.
       frozen: {role: parameters}, of a trained role those that are not; origins: where they came
-        from and their fingerprints, for the checkpoint.
+        from and their fingerprints, for the checkpoint. content: fingerprints of the tokenizer and
+        of the rows, by the name of their settings, for the checkpoint too.
     """
 
     ctx: stages.Context
@@ -47,6 +50,7 @@ class Run(NamedTuple):
     parts: dict[str, parts_.Parts]
     frozen: dict
     origins: dict
+    content: dict[str, str]
 
 
 def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
@@ -59,6 +63,9 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     """
     row = stages.check(config, mesh)
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
+    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": fingerprint(ctx.data)}
+    if ctx.pretrain_data:
+        content["pretrain_data"] = fingerprint(ctx.pretrain_data)
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
@@ -69,7 +76,7 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     stage = parts_.joined(row.build(ctx), parts)
     trainable = {r: parts[r].trained(whole[r]) for r in row.trainable}
     abstract, tx = abstract_state(config, trainable, mesh, stage.source)
-    return Run(ctx, row, stage, tx, abstract, parts, frozen, origins)
+    return Run(ctx, row, stage, tx, abstract, parts, frozen, origins, content)
 
 
 def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> stages.Context:
@@ -117,12 +124,16 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
 def save_facts(run: Run, workdir) -> None:
     """Writes what later stages and people read beside the checkpoints."""
-    run.ctx.tokenizer.save(workdir / "tokenizer")
+    if not (workdir / "tokenizer" / "tokenizer.json").exists():
+        run.ctx.tokenizer.save(workdir / "tokenizer")
     for keep in run.ctx.keeps:
-        keep()
+        try:
+            keep()
+        except OSError as error:
+            outputs.failed("rows", error, "rows are made anew at the next start")
     checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
     checkpoint.save_parts(workdir, run.parts, run.origins)
-    (workdir / "config.json").write_text(config_json(run.ctx.config) + "\n")
+    write_whole(workdir / "config.json", config_json(run.ctx.config) + "\n")
 
 
 def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:

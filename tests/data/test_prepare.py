@@ -1,5 +1,6 @@
 """Preparing: the rows that a run would make itself, the same bytes whatever happens on the way."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 
 from data import files, prepare, prepared, shards
 from data.batch import segment_row
+from data.fingerprint import fingerprint
 from data.loader import make_loader
-from data.pipeline import DataConfig, open_data, read_examples
+from data.pipeline import Data, DataConfig, open_data, read_examples
 from data.sources import DataError
 from data.tokenizer import BOS, load, train
 
@@ -140,6 +142,53 @@ def test_what_is_finished_is_not_done_again(tmp_path, corpus, monkeypatch):
         prepared_to(corpus, corpus, config)
 
 
+@pytest.mark.parametrize("change", ["letter", "record", "more"])
+def test_sources_that_change_in_between_are_refused(tmp_path, corpus, change):
+    source = tmp_path / "a.jsonl"
+    before = (corpus / "a.jsonl").read_text()
+    changed = {
+        "letter": before.replace("w1", "w2", 1),
+        "record": before.replace('"}\n{"text": "', " ................."[:13], 1),
+        "more": before + '{"text": "one more"}\n',
+    }[change]
+    config = DataConfig(source=str(source), length=96)
+    job = shards.Job(config, "text", str(tmp_path / "out"))
+    source.write_text(before)
+    shards.make_plan(job)
+    shards.survey(job, 0)
+    source.write_text(changed)
+    with pytest.raises(DataError, match=rf"{source} has changed since .*/out was begun"):
+        prepared_to(tmp_path / "out", corpus, config)
+    source.write_text(before)
+    prepared_to(tmp_path / "out", corpus, config)
+    source.write_text(before + "\n")
+    with pytest.raises(DataError, match="has changed since"):
+        prepared_to(tmp_path / "out", corpus, config)
+    source.unlink()  # it is not needed any more
+    prepared_to(tmp_path / "out", corpus, config)
+
+
+def test_fingerprints_are_of_the_content(tmp_path, corpus):
+    """The same text elsewhere, prepared or not, has the same; another letter another."""
+    found = {}
+    for name, change in (("a", "w1 "), ("b", "w1 "), ("c", "w2 ")):
+        (tmp_path / name).mkdir()
+        text = (corpus / "a.jsonl").read_text().replace("w1 ", change, 1)
+        (tmp_path / name / "x.jsonl").write_text(text)
+        config = config_of(tmp_path / name, "x.jsonl")
+        prepared_to(tmp_path / name / "out", corpus, config)
+        there = DataConfig(source=str(tmp_path / name / "out"), length=96)
+        both = DataConfig(source="", length=96, mixture={
+            "a": {"source": config.source}, "b": {"source": there.source}})  # fmt: skip
+        found[name] = [fingerprint(open_data(c, "text", TOKENIZER)) for c in (config, there, both)]
+    assert found["a"] == found["b"] and len({*found["a"], *found["c"]}) == 6
+    answers = [{"messages": [], "answer": a, "where": "x"} for a in "12"]
+    data = [Data({}, {}, [], {}, train_examples=(a,)) for a in answers]
+    assert fingerprint(data[0]) != fingerprint(data[1])
+    moved = dataclasses.replace(data[0], train_examples=({**answers[0], "where": "y"},))
+    assert fingerprint(moved) == fingerprint(data[0])
+
+
 def test_a_folder_may_be_made_anew_with_other_settings(tmp_path, corpus):
     """In one process, as in a notebook."""
     out = tmp_path / "out"
@@ -253,6 +302,9 @@ def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
     shard.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=rf"{shard} has {len(whole) - 1} bytes"):
         prepared.PreparedRows(copy, "train")
+    shard.write_bytes(whole[::-1])
+    with pytest.raises(DataError, match=f"{shard} is damaged, or another"):
+        prepared.PreparedRows(copy, "train").take([0])
     shard.unlink()
     with pytest.raises(DataError, match=f"{shard} is missing"):
         prepared.PreparedRows(copy, "train")

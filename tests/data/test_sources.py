@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.sources import DataError, iterate, read, split_heldout
+from data.sources import DataError, content_key, heldout_keys, iterate, read
 
 
 class SeedpodTiny(tfds.core.GeneratorBasedBuilder):
@@ -333,6 +333,14 @@ def test_anything_in_a_file_gives_examples_or_a_data_error(tmp_path, data, schem
 
 
 # Held-out data.
+
+
+def split_heldout(examples, fraction):
+    keys = [content_key(example) for example in examples]
+    lowest = heldout_keys(keys, fraction, examples[0]["where"] if examples else "")
+    return tuple(
+        [e for e, key in zip(examples, keys) if (key in lowest) == held] for held in (False, True)
+    )
 
 
 def _chats(n, repeats=1):

@@ -25,6 +25,20 @@ def attempt(said=None):
     return queued.attempt_once(JOB, queued.Gcloud(), COMMAND, WORKDIR, say, Told())
 
 
+@pytest.mark.parametrize(
+    "output,expected",
+    [
+        ("", ""),
+        ("w0: step 1\nw0: ERROR 3 of it", "w0: step 1\nw0: ERROR 3 of it"),
+        ("ERROR without a time\nw0: x", "ERROR without a time\nw0: x"),
+        ("w0: x\nERROR 9 w1:error: late\nERROR 8 w0:KeyError: 'a b'", "first error: w0:KeyError: "
+         "'a b'\nw0: x"),
+    ],
+)  # fmt: skip
+def test_logs_begin_with_the_first_error_if_there_is_one(output, expected):
+    assert queued.first_error_first(output) == expected
+
+
 def test_up_creates_and_waits_and_is_idempotent(play, capsys):
     play(lives=[["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]])
     queued.up(JOB, queued.Gcloud(), print, Told())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import typing
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from stage_steps import MESHES, STAGES, assert_same, five_steps, make_mesh, stage_recipe
 
+from data import tokenizer as tokenizers
 from model.config import TransformerConfig
 from train import config as configs
 from train import loop
@@ -106,6 +108,41 @@ def test_a_changed_run_is_refused_and_the_old_one_is_untouched(
     with pytest.raises(configs.ConfigError, match=message):
         loop.run(config, workdir, make_mesh("one"))
     assert files() == before
+
+
+@pytest.mark.parametrize(
+    "stage,name,setting",
+    [
+        ("pretrain", "text.txt", "data"),
+        ("reward", "preferences.jsonl", "data"),
+        ("ppo", "text.txt", "pretrain_data"),
+    ],
+)
+def test_the_bytes_of_the_data_decide_whether_a_run_goes_on(
+    stages_dir, tmp_path, capsys, stage, name, setting
+):
+    """A finished run, so that nothing is trained: elsewhere, changed, and changed as allowed."""
+    config, workdir, path = stage_recipe(stage, stages_dir), tmp_path / stage, tmp_path / name
+    shutil.copytree(stages_dir / stage, workdir)
+    shutil.copy(stages_dir / name, path)
+    config[setting].source = str(path)
+    loop.run(config, workdir, make_mesh("one"))
+    before, stat = path.read_bytes(), path.stat()
+    path.write_bytes(before.replace(b"file", b"life", 1))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(configs.ConfigError, match=f"rows of {setting} are .*allow_data_change"):
+        loop.run(config, workdir, make_mesh("one"))
+    assert capsys.readouterr().out.count("warning") == 0
+    loop.run(config, workdir, make_mesh("one"), allow_data_change=True)
+    assert f"warning: {setting} has other rows" in capsys.readouterr().out
+
+
+def test_a_replaced_tokenizer_is_refused(stages_dir, tmp_path):
+    workdir = tmp_path / "pretrain"
+    shutil.copytree(stages_dir / "pretrain", workdir)
+    tokenizers.train("byte", [], 0, fim=True).save(workdir / "tokenizer")
+    with pytest.raises(configs.ConfigError, match=r"another tokenizer \(.*tokenizer back"):
+        loop.run(stage_recipe("pretrain", stages_dir), workdir, make_mesh("one"))
 
 
 def test_a_run_with_another_frozen_model_is_refused(stages_dir, tmp_path):

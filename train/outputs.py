@@ -1,0 +1,216 @@
+"""Output that never ends a run: closed pipes, full disks, logs that cannot be written.
+
+What fails is said once on standard error, counted, and said again at the end (`report`). What went
+to a closed standard stream goes to the log, a log that cannot be opened to a temporary file, and
+records of a file wait in memory until they can be written. Checkpoints are not output: they raise.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import logging
+import os
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+# Records that wait for a file: some minutes to days of a run's metrics.
+MOST_WAITING = 10_000
+
+_failed: Counter[str] = Counter()  # how often each output could not be written
+_said: set[str] = set()
+
+
+def failed(name: str, error: Exception, instead: str, count: int = 1) -> None:
+    """Counts an output that could not be written; the first time it says so."""
+    _failed[name] += count
+    if name not in _said:
+        _said.add(name)
+        atexit.register(report)
+        _say(f"warning: {name} cannot be written ({reason(error)}): {instead}")
+
+
+def reason(error: Exception) -> str:
+    """An error in a few words."""
+    strerror = getattr(error, "strerror", None)
+    return strerror or (str(error) or repr(error)).splitlines()[0]
+
+
+def report() -> None:
+    """Says how often which output could not be written since it was last said."""
+    for name, count in _failed.items():
+        if count:
+            _say(f"warning: {name} could not be written, {count} times in all")
+    _failed.clear()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # there may be no standard error
+        print(text, file=sys.stderr, flush=True)
+
+
+class Stream:
+    """A text stream whose failures are counted instead of raised; of a standard stream, what comes
+    after the first goes to the log.
+
+    Args:
+      lasting: whether a failure is for good, as of a closed pipe; else every write is tried.
+    """
+
+    def __init__(self, stream, name: str, lasting: bool):
+        self._stream, self._name, self._lasting, self._gone = stream, name, lasting, False
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if self._gone:
+            self._lose(text)
+        else:
+            self._try(lambda: self._write(text), text)
+        return len(text)
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:
+            self._stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
+
+    def writelines(self, lines) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if not self._gone:
+            self._try(self._stream.flush, "")
+
+    def _try(self, do, text: str) -> None:
+        try:
+            do()
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self._gone = self._lasting and not isinstance(error, BlockingIOError)
+            instead = "it goes to the log, if there is one" if self._lasting else "it is left out"
+            # A flush that fails for good lost what was buffered; else text is counted once.
+            failed(self._name, error, instead, int(bool(text) != self._gone))
+            if self._gone:
+                self._drain()
+                self._lose(text)
+
+    def _drain(self) -> None:
+        """Lets what is buffered go nowhere, or Python would complain of it at its end."""
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def _lose(self, text: str) -> None:
+        if text.strip():
+            _failed[self._name] += 1
+            logging.info("%s: %s", self._name, text.rstrip())
+
+
+def guard() -> None:
+    """From here on a standard stream that is closed or full ends nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Stream):
+            setattr(sys, name, Stream(stream, name, lasting=True))
+
+
+def open_log(path: str):
+    """(a text stream that appends to the log file `path`, or to another if that cannot be, its
+    path)."""
+    try:
+        return Stream(open(path, "a", buffering=1), path, lasting=False), path
+    except OSError as error:
+        try:
+            handle, other = tempfile.mkstemp(prefix="seedpod-", suffix=".log")
+            log = open(handle, "w", buffering=1)  # noqa: SIM115
+        except OSError:
+            log, other = open(os.devnull, "w"), os.devnull  # noqa: SIM115
+        failed(path, error, f"the log is {other}")
+        return Stream(log, other, lasting=False), other
+
+
+def append(path: str, text: str) -> bool:
+    """Appends to a file; returns whether it could."""
+    try:
+        with open(path, "a") as file:
+            file.write(text)
+    except OSError as error:
+        failed(path, error, "it is left out")
+        return False
+    return True
+
+
+class Records:
+    """A local file that grows by whole records. What cannot be written waits in memory, and is
+    tried again with the next record; the file never holds half of one."""
+
+    def __init__(self, path):
+        self._path, self._file, self._waiting = Path(path), None, []
+
+    def write(self, record: bytes) -> None:
+        self._waiting.append(record)
+        self._try(self._write)
+        if len(self._waiting) > MOST_WAITING:
+            del self._waiting[0]
+            _failed[self._path.name] += 1
+
+    def sync(self) -> None:
+        """Waits until what was written is on the disk."""
+
+        def sync():
+            self._write()
+            if self._file:
+                os.fsync(self._file.fileno())
+
+        self._try(sync)
+
+    def close(self) -> None:
+        self.sync()
+        _failed[self._path.name] += len(self._waiting)
+        if self._file:
+            self._try(self._file.close)
+
+    def _try(self, do) -> None:
+        try:
+            do()
+        except OSError as error:
+            failed(self._path.name, error, "its records wait in memory", 0)
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        size = os.fstat(self._file.fileno()).st_size
+        left = memoryview(b"".join(self._waiting))
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise
+        self._waiting.clear()
+
+
+def make_folder(path) -> None:
+    """Makes the folder of a run, unless it is there.
+
+    Raises:
+      ValueError: it cannot be made, as where a file is in its place.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = reason(error)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            file = next(p for p in (path, *path.parents) if p.exists())
+            why = f"{file} is a file"
+        raise ValueError(f"--workdir={path} cannot be made: {why}. Name another folder") from error
