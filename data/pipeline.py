@@ -208,7 +208,8 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
     if config.dedup or config.decontaminate:
         runs = duplicates.evaluation_runs(config.decontaminate, config.tfds_dir)
         notes = [{e["where"]: duplicates.note(e, config.dedup, runs) for e in p} for p in parts]
-        heldout_notes = [duplicates.note(e, config.dedup, {}) for e in heldout]
+        if config.dedup:
+            heldout_notes = [duplicates.note(e, config.dedup, {}) for e in heldout]
     if not config.heldout_source:
         parts, heldout = _split(parts, notes, config)
     parts = [
