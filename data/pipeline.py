@@ -220,7 +220,8 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
             config.decontaminate, config.tfds_dir, config.max_record_bytes
         )
         notes = [{e["where"]: duplicates.note(e, config.dedup, runs) for e in p} for p in parts]
-        heldout_notes = [duplicates.note(e, config.dedup, {}) for e in heldout]
+        if config.dedup:
+            heldout_notes = [duplicates.note(e, config.dedup, {}) for e in heldout]
     if not config.heldout_source:
         parts, heldout = _split(parts, notes, config)
     parts = [

@@ -28,7 +28,7 @@ from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
-from train import finite
+from train import finite, outputs
 from train.config import ConfigError
 from train.parts import Parts
 from train.step import TrainState
@@ -114,6 +114,7 @@ class Checkpointer:
 
     def __init__(self, workdir, keep: int):
         self._directory = epath.Path(workdir) / "checkpoints"
+        outputs.make_folder(self._directory)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(self._directory.resolve(), options=options)
 

@@ -201,7 +201,7 @@ class Records:
 
 
 def make_folder(path) -> None:
-    """Makes the folder of a run, unless it is there.
+    """Makes a folder of a run, unless it is there.
 
     Raises:
       ValueError: it cannot be made, as where a file is in its place.
@@ -213,4 +213,4 @@ def make_folder(path) -> None:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             file = next(p for p in (path, *path.parents) if p.exists())
             why = f"{file} is a file"
-        raise ValueError(f"--workdir={path} cannot be made: {why}. Name another folder") from error
+        raise ValueError(f"{path} cannot be made: {why}. Name another --workdir") from error

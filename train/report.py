@@ -48,11 +48,12 @@ class Finished(NamedTuple):
     seconds: float
 
     def _measured(self, first: bool = False) -> dict[str, float]:
-        """The numbers of the last evaluation, or of one before the first step."""
+        """The numbers of the last evaluation, or of one before the first step; NaN where one was
+        not finite."""
         if not self.evals or (first and self.evals[0]["step"]):
             return {}
-        record = self.evals[0 if first else -1]
-        return {name: x for name, x in record.items() if is_number(x) and math.isfinite(x)}
+        record = _number(self.evals[0 if first else -1])
+        return {name: x for name, x in record.items() if is_number(x)}
 
     def metric(self, name: str, first: bool = False) -> float | None:
         """A held-out metric at the end, or before the first step; None if not measured."""
@@ -67,6 +68,13 @@ class Finished(NamedTuple):
         }
         overall = {k: found.pop(k) for k in ("overall",) if k in found}
         return overall | dict(sorted(found.items()))
+
+
+def _number(value):
+    """A value of metrics.jsonl or report.json, in which null is NaN or infinite."""
+    if isinstance(value, dict):
+        return {name: _number(x) for name, x in value.items()}
+    return math.nan if value is None else value
 
 
 def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import types
 import typing
 
 import jax
@@ -135,6 +136,24 @@ def test_the_bytes_of_the_data_decide_whether_a_run_goes_on(
     assert capsys.readouterr().out.count("warning") == 0
     loop.run(config, workdir, make_mesh("one"), allow_data_change=True)
     assert f"warning: {setting} has other rows" in capsys.readouterr().out
+
+
+def test_places_of_data_may_change_where_the_rows_are_known():
+    def text(path):
+        mixture = {"a": {"source": path, "weight": 1.0}}
+        data = {"source": path, "heldout_source": [path], "mixture": mixture, "length": 9}
+        return json.dumps({"data": data, "pretrain_data": {"tfds_dir": path}, "steps": 1})
+
+    rows = {"tokenizer": "t", "data": "1", "pretrain_data": "2"}
+    run = types.SimpleNamespace(origins={}, content=rows)
+    meta = {"frozen": {}, "config": text("here"), "content": rows}
+    assert loop.check_resume("w", meta, run, text("there")) == []
+    with pytest.raises(configs.ConfigError, match=r"another config \(data\.heldout_source"):
+        loop.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"))
+    other = types.SimpleNamespace(origins={}, content=rows | {"pretrain_data": "3"})
+    with pytest.raises(configs.ConfigError, match=r"rows of pretrain_data are others"):
+        loop.check_resume("w", meta, other, text("here"))
+    assert loop.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
 
 
 def test_a_replaced_tokenizer_is_refused(stages_dir, tmp_path):
