@@ -173,9 +173,7 @@ def test_a_program_goes_on_without_its_streams(tmp_path, where):
 def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
-        with pytest.raises(
-            ValueError, match=rf"{path} cannot .*{tmp_path}/file is a file.*--workdir"
-        ):
+        with pytest.raises(ValueError, match=f"{path} cannot .*{tmp_path}/file is a file"):
             outputs.make_folder(path)
     with pytest.raises(ValueError, match=r"/proc/x cannot be made: [^\n]*$"):
         outputs.make_folder(Path("/proc/x"))
