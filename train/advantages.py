@@ -24,13 +24,44 @@ def spread(x, valid, axis=None):
 
 def moments(x, valid, axis=None):
     """(mean, standard deviation with n - 1) of the valid numbers of a sample; 0 where there are
-    none, or one. Axes stay, with size 1."""
-    count = jnp.sum(valid, axis=axis, keepdims=axis is not None)
-    mean = jnp.sum(jnp.where(valid, x, 0.0), axis=axis, keepdims=axis is not None)
-    mean = mean / jnp.maximum(count, 1)
-    squares = jnp.where(valid, (x - mean) ** 2, 0.0)
-    squares = jnp.sum(squares, axis=axis, keepdims=axis is not None)
-    return mean, jnp.sqrt(squares / jnp.maximum(count - 1, 1))
+    none, or one. An `axis` stays, with size 1."""
+    over = dict(axis=axis, keepdims=axis is not None)
+    valid = jnp.broadcast_to(valid, x.shape)
+    count = jnp.sum(valid, **over)
+    mean = jnp.sum(jnp.where(valid, x, 0.0), **over) / jnp.maximum(count, 1)
+    centered = jnp.where(valid, x - mean, 0.0)
+    size = jnp.max(jnp.abs(centered), **over)  # what is squared neither overflows nor vanishes
+    squares = jnp.sum((centered / jnp.where(size > 0, size, 1.0)) ** 2, **over)
+    return mean, size * jnp.sqrt(squares / jnp.maximum(count - 1, 1))
+
+
+def normalized(ppo, scores, s, length, ended, fit: bool, valid=True):
+    """Scores [B] as rewards: normalised, clipped, and less for what is too long or cut off.
+
+    Args:
+      fit: whether the first rollout whose scores differ sets the normaliser; until then it is gain
+        1 and bias 0, and scores are centered alone. Else it is as `s` has it.
+      valid: [B] bool, which scores count.
+
+    Returns:
+      (rewards [B], the normaliser {gain, bias}).
+    """
+    unset = fit & ((s["rollout"] == 0) | ((s["gain"] == 1) & (s["bias"] == 0)))
+    mean, std = moments(scores, valid)
+    first = unset & spread(scores, valid)
+    gain = jnp.where(first, 1 / jnp.where(first, std, 1.0), s["gain"])
+    bias = jnp.where(first, -mean * gain, s["bias"])
+    final = scores * gain + jnp.where(unset & ~first, -mean, bias)
+    if ppo.score_clip:
+        final = jnp.clip(final, -ppo.score_clip, ppo.score_clip)
+    if ppo.missing_eos == "penalty":
+        final = jnp.where(ended, final, final - ppo.missing_eos_value)
+    elif ppo.missing_eos == "replace":
+        final = jnp.where(ended, final, ppo.missing_eos_value)
+    if ppo.overlong_buffer:
+        over = length - (ppo.response_length - ppo.overlong_buffer)
+        final = final - jnp.clip(over / ppo.overlong_buffer, 0, 1)
+    return final, {"gain": gain, "bias": bias}
 
 
 def last_token(mask):

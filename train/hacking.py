@@ -9,6 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from train.advantages import EQUAL
+
 NGRAM = 4
 
 
@@ -49,3 +51,17 @@ def signs(first, now) -> dict[str, str]:
             f"({first['entropy']:.2f} at the start)"
         )
     return found
+
+
+def no_lesson(metrics) -> dict[str, str]:
+    """{`scores`: text} of a rollout in which no answer was better than another it is compared with.
+
+    Args:
+      metrics: of the rollout: `score`, `score_std`, and `equal_groups` where there are groups.
+    """
+    if "equal_groups" in metrics:
+        which, equal = "the answers to each prompt", metrics["equal_groups"] == 1
+    else:
+        which, equal = "all answers", metrics["score_std"] <= EQUAL * abs(metrics["score"])
+    text = f"{which} of a rollout have the same score: there is nothing to learn"
+    return {"scores": text} if equal else {}

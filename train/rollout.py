@@ -95,35 +95,6 @@ def by_rows(function, batch, rows: int):
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(total, *x.shape[2:]), out)
 
 
-def normalized(ppo, scores, s, length, ended, fit: bool, valid=True):
-    """Scores [B] as rewards: normalised, clipped, and less for what is too long or cut off.
-
-    Args:
-      fit: whether the first rollout whose scores differ sets the normaliser; until then it is gain
-        1 and bias 0, and scores are centered alone. Else it is as `s` has it.
-      valid: [B] bool, which scores count.
-
-    Returns:
-      (rewards [B], the normaliser {gain, bias}).
-    """
-    unset = fit & ((s["rollout"] == 0) | ((s["gain"] == 1) & (s["bias"] == 0)))
-    mean, std = adv.moments(scores, valid)
-    first = unset & adv.spread(scores, valid)
-    gain = jnp.where(first, 1 / jnp.where(first, std, 1.0), s["gain"])
-    bias = jnp.where(first, -mean * gain, s["bias"])
-    final = scores * gain + jnp.where(unset & ~first, -mean, bias)
-    if ppo.score_clip:
-        final = jnp.clip(final, -ppo.score_clip, ppo.score_clip)
-    if ppo.missing_eos == "penalty":
-        final = jnp.where(ended, final, final - ppo.missing_eos_value)
-    elif ppo.missing_eos == "replace":
-        final = jnp.where(ended, final, ppo.missing_eos_value)
-    if ppo.overlong_buffer:
-        over = length - (ppo.response_length - ppo.overlong_buffer)
-        final = final - jnp.clip(over / ppo.overlong_buffer, 0, 1)
-    return final, {"gain": gain, "bias": bias}
-
-
 def make_experience(ctx, roles, batch, scores, s, train_policy):
     """Everything an update needs of a rollout, and what to log of it. Traced under `jit`.
 
@@ -153,7 +124,7 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
     stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
     ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
     fit = ppo.normalize_scores and ctx.normalizer is None
-    final, scalars = normalized(ppo, scores, s, length, ended, fit, valid)
+    final, scalars = adv.normalized(ppo, scores, s, length, ended, fit, valid)
 
     k1 = kl_estimate(old, experience["ref_logprobs"])
     kl = kl_estimate(old, experience["ref_logprobs"], ppo.kl_estimator)
@@ -382,7 +353,7 @@ class RolloutSource:
         metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}  # all at once
         now = {k: metrics[k] for k in ("length", "repetition", "entropy")}
         first = now if number == 0 else {k: float(v) for k, v in s["first"].items()}
-        signs = hacking.signs(first, now) | self._lessons(metrics)
+        signs = hacking.signs(first, now) | hacking.no_lesson(metrics)
         metrics |= {"warnings": len(signs), "stopped": int(s["stopped"])}
         metrics = {f"rollout/{k}": v for k, v in metrics.items()}
         metrics["warnings"] = [text for name, text in signs.items() if name not in self._warned]
@@ -401,17 +372,6 @@ class RolloutSource:
             "first": {k: np.asarray(v, np.float32) for k, v in first.items()},
         }
         return s, metrics
-
-    def _lessons(self, metrics) -> dict[str, str]:
-        """{`scores`: text} of a rollout whose scores compare nothing."""
-        if self.critic:
-            equal = metrics["score_std"] <= adv.EQUAL * abs(metrics["score"])
-        else:
-            equal = metrics["equal_groups"] == 1
-        if not equal:
-            return {}
-        which = "all answers" if self.critic else "the answers to each prompt"
-        return {"scores": f"{which} of a rollout have the same score: there is nothing to learn"}
 
     def next(self, state, frozen, s, step: int):
         """The minibatch of `step`, the state after it, and metrics if it took a new rollout."""

@@ -105,6 +105,17 @@ def test_equal_rewards_have_no_advantage_at_all(value, scale, baseline):
     assert not adv.spread(groups, True) and adv.spread(groups.at[3].multiply(1.001), True)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_moments_of_numbers_of_any_size(size):
+    x = np.array([1.0, 2.0, 4.0, 7.0], np.float32)
+    mean, std = adv.moments(jnp.asarray(x * np.float32(size)), True)
+    np.testing.assert_allclose([mean / size, std / size], [x.mean(), x.std(ddof=1)], rtol=1e-5)
+    mean, std = adv.moments(jnp.asarray(x), jnp.array([True, False, True, False]))
+    np.testing.assert_allclose([mean, std], [2.5, x[::2].std(ddof=1)], rtol=1e-6)
+    mean, std = adv.moments(jnp.asarray(x), jnp.zeros(4, bool))
+    assert (mean, std) == (0, 0)
+
+
 def test_adaptive_kl_moves_towards_the_target_and_is_clipped():
     """β(1 + clip(KL/target - 1, ±0.2)·n/horizon)."""
     step = 512 / 10_000

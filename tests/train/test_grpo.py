@@ -190,6 +190,14 @@ def test_what_is_repeated_within_an_answer():
     np.testing.assert_array_equal(hacking.repetition(ids, 0 * mask), 0)
 
 
+def test_a_rollout_of_equal_scores_is_said():
+    assert not hacking.no_lesson({"score": 0.5, "score_std": 0.1})
+    assert "all answers" in hacking.no_lesson({"score": 0.7, "score_std": 6e-8})["scores"]
+    groups = {"score": 0.5, "score_std": 0.1}
+    assert not hacking.no_lesson(groups | {"equal_groups": 0.9})
+    assert "each prompt" in hacking.no_lesson(groups | {"equal_groups": 1.0})["scores"]
+
+
 def test_signs_of_hacking():
     first = {"length": 10.0, "repetition": 0.05, "entropy": 2.0}
     assert not hacking.signs(first, first)
