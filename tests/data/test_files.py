@@ -252,9 +252,9 @@ def test_columns_and_fields_of_one_name(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", gzip.compress(b"{}"), "is a gzip: add .gz to its name"),
-        ("a.txt", gzip.compress(b"a"), "is a gzip"),
-        ("a.parquet", gzip.compress(b"a"), "is a gzip"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "is a gzip: add .gz to its name"),
+        ("a.txt", gzip.compress(b"a", mtime=0), "is a gzip"),
+        ("a.parquet", gzip.compress(b"a", mtime=0), "is a gzip"),
         ("a.csv", bz2.compress(b"a"), "is a bzip2 file: unpack it with bunzip2"),
         ("a.json", lzma.compress(b"a"), "is a xz file"),
         ("a.txt", b"\x28\xb5\x2f\xfd\0", "is a zstd file: unpack it with unzstd"),
@@ -263,7 +263,11 @@ def test_columns_and_fields_of_one_name(tmp_path, name):
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
         ("a.txt.gz", b"line\n", "is a plain file and no gzip.*: rename it to .*a.txt$"),
         ("a.txt.gz", bz2.compress(b"a"), "is a bzip2 file and no gzip"),
-        ("a.txt.gz", gzip.compress(gzip.compress(b"a")), "holds a gzip inside of its gzip"),
+        (
+            "a.txt.gz",
+            gzip.compress(gzip.compress(b"a", mtime=0), mtime=0),
+            "holds a gzip inside of its gzip",
+        ),
     ],
 )
 def test_a_file_that_is_another_than_its_name_says(tmp_path, name, content, message):
