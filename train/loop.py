@@ -181,7 +181,8 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
 
     Raises:
       processes.Preempted: it was told to leave, and has saved.
-      RewardError: an answer has no reward; what there was before is saved.
+      RewardError: an answer has no reward, and what there was before is saved; or no rollout had
+        answers of different scores.
       FloatingPointError: too many updates were left out.
     """
     ctx, stage, frozen, config = run.ctx, run.stage, run.frozen, run.ctx.config
@@ -201,7 +202,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
     def save(wait: bool, **notes):
         with goodput.time("checkpoint"):
             metrics.sync()
-            checkpoints.save(state, meta | notes)
+            checkpoints.save(state, meta | notes | {"rollouts": rollouts})
             if wait:
                 checkpoints.wait()
 
@@ -218,8 +219,10 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
                 f"{e}\nThe run is saved at step {step}; the same command goes on from there"
             ) from e.__cause__
 
+    before_this = checkpoints.meta(start) if start else {}
+    rollouts = before_this.get("rollouts", {"taken": 0, "no_lesson": 0})
     # One that a reward failed in is still to come.
-    if checkpoints.meta(start).get("evaluate") if start else config.evaluate.at_start:
+    if before_this.get("evaluate") if start else config.evaluate.at_start:
         evaluate(start)
     drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
     since, waited, tokens, work, last = time.perf_counter(), 0.0, 0, 0.0, start
@@ -249,6 +252,10 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             metrics.say(describe(config, run.row, ctx.models, state, frozen, size, step_flops))
         tokens, work = tokens + size, work + step_flops
         if "rollout/draws" in extra:
+            rollouts = {
+                "taken": rollouts["taken"] + 1,
+                "no_lesson": rollouts["no_lesson"] + extra["rollout/no_lesson"],
+            }
             work += flops_.of_rollout(config, ctx.models, extra["rollout/draws"])
         done = step + 1
         if extra or done % config.log_every == 0 or done == config.steps:
@@ -296,6 +303,12 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             f"{skipped} of {config.steps} updates had no finite gradient and were left out, which "
             "is no run to go on from; lower the learning rate, or look at the data, and use a new "
             "--workdir"
+        )
+    if 0 < rollouts["taken"] == rollouts["no_lesson"]:
+        raise RewardError(
+            f"in each of {rollouts['taken']} rollouts all answers that are compared had the same "
+            "score, so there was nothing to learn. Look at the answers in samples.jsonl and at the "
+            "reward, then use a new --workdir"
         )
     if skipped:
         metrics.say(f"  left out {skipped} of {config.steps} updates: no finite gradient")

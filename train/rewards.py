@@ -42,8 +42,8 @@ class Episode(NamedTuple):
 
 
 class RewardError(ValueError):
-    """An answer whose reward is no finite number. The message names the function, the prompt and
-    the value.
+    """An answer whose reward is no finite number, the message naming the function, the prompt and
+    the value; or rewards that tell no answer from another.
 
     Attributes:
       of_this_process: whatever it quotes, no other process is to blame (train/processes.py).

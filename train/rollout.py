@@ -355,6 +355,7 @@ class RolloutSource:
         first = now if number == 0 else {k: float(v) for k, v in s["first"].items()}
         signs = hacking.signs(first, now) | hacking.no_lesson(metrics)
         metrics |= {"warnings": len(signs), "stopped": int(s["stopped"])}
+        metrics["no_lesson"] = int("scores" in signs)
         metrics = {f"rollout/{k}": v for k, v in metrics.items()}
         metrics["warnings"] = [text for name, text in signs.items() if name not in self._warned]
         self._warned |= signs.keys()

@@ -140,7 +140,7 @@ def sampler_of(devices=1, **settings):
 def mine(monkeypatch):
     """What is imported by the name of `mine:FUNCTION`."""
     load = rewards.load_function
-    own = {"mine:score": score, "mine:fragile": fragile}
+    own = {"mine:score": score, "mine:fragile": fragile, "mine:constant": constant}
     monkeypatch.setattr(rewards, "load_function", lambda name: own.get(name) or load(name))
 
 
@@ -277,3 +277,22 @@ def test_a_run_whose_reward_fails_is_saved_and_goes_on(tmp_path):
     errors = [r["rollout/reward_errors"] for r in lines if "rollout/reward_errors" in r]
     assert errors == [0, 1]
     assert json.dumps(lines, allow_nan=False)
+
+
+def constant(episode):
+    return 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_a_run_of_equal_rewards_is_no_success(stage, tmp_path):
+    """It trains to its end, is saved, and says so again when it is started again."""
+    roles = ("policy",) if stage == "grpo" else ("policy", "value")
+    tiny_ppo.write_origins(tmp_path)
+    config = tiny_ppo.recipe(stage, tmp_path, roles=roles)
+    config.ppo.reward_function = "mine:constant"
+    one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    for _ in range(2):
+        with pytest.raises(RewardError, match="in each of 2 rollouts .* nothing to learn"):
+            loop.run(config, tmp_path / "run", one, open_data=tiny_ppo.OPEN_DATA)
+    assert Checkpointer(tmp_path / "run", 1).latest() == config.steps
