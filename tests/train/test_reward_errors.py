@@ -293,6 +293,6 @@ def test_a_run_of_equal_rewards_is_no_success(stage, tmp_path):
     config.ppo.reward_function = "mine:constant"
     one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     for _ in range(2):
-        with pytest.raises(RewardError, match="in each of 2 rollouts .* nothing to learn"):
+        with pytest.raises(RewardError, match=r"in each of 2 rollouts .* nothing to learn"):
             loop.run(config, tmp_path / "run", one, open_data=tiny_ppo.OPEN_DATA)
     assert Checkpointer(tmp_path / "run", 1).latest() == config.steps
