@@ -25,7 +25,8 @@ def get_config(arg=None):
     config.loss.z_loss = 0.0  # the model's makers set its logits' scale
     config.lora.rank = 16
     config.lora.alpha = 32.0
-    config.lora.targets = "query,key,value,out,gate,up,down"
+    # Every projection: of a mixture of experts, those of each expert.
+    config.lora.targets = "query,key,value,out,(expert_)?gate,(expert_)?up,(expert_)?down"
     config.optimizer.peak_lr = 2e-4
     config.optimizer.warmup_steps = 10
     config.optimizer.schedule = "cosine"

@@ -17,18 +17,26 @@ import tokenizers
 from etils import epath
 
 from data.chat_template import CHATML, CHATML_MARKERS, ChatTemplate, TemplateError
+from data.paths import check_content, json_object
+from data.templates import DataError
 from data.tokenizer import Tokenizer
 
-# What a directory may hold of a tokenizer; the first it must.
+# What a directory may hold of a tokenizer; the first it must. The last is not read: it is kept for
+# other programs, and leaves again at an export.
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
     "generation_config.json",
+    "tokenizer.model",
 )
-# Our key in tokenizer_config.json: the day that a template's strftime_now tells.
-DATE = "seedpod_date"
+UNREAD = ("tokenizer.model",)
+# Our keys in tokenizer_config.json: the day that a template's strftime_now tells, and how many ids
+# have a row in the embedding, where added tokens have none.
+DATE, ROWS = "seedpod_date", "seedpod_rows"
+# A vocabulary is a list by id; a damaged file may name ids in the billions.
+_MOST_IDS = 1 << 24
 _SPECIAL_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
 # How models' makers call the signs of fill in the middle.
 _FIM_NAMES = ("<fim_{}>", "<|fim_{}|>")
@@ -46,13 +54,27 @@ class HFTokenizer(Tokenizer):
         or None.
 
     Raises:
-      ValueError: the files lack a tokenizer, or an end-of-text token.
+      ValueError: the files lack a tokenizer, or an end-of-text token, or are damaged.
     """
 
     def __init__(self, files: Mapping[str, bytes], where: str = "tokenizer"):
         self.kind, self.files, self.where = "hf", dict(files), where
+        try:
+            self._open()
+        except (DataError, TemplateError, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as e:  # `tokenizers` raises plain Exceptions, and its panics are none
+            reason = str(e).strip().splitlines() or [type(e).__name__]
+            raise DataError(
+                f"{where}: its tokenizer files cannot be read ({reason[0][:200]}). They are "
+                "damaged, or of a later version of `tokenizers`: download them again"
+            ) from e
+
+    def _open(self) -> None:
         config = self._json("tokenizer_config.json")
-        self._tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+        content = self.files["tokenizer.json"]
+        check_content(content, f"{self.where}/tokenizer.json")
+        self._tokenizer = tokenizers.Tokenizer.from_str(content.decode())
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         added = self._tokenizer.get_added_tokens_decoder()
@@ -66,15 +88,19 @@ class HFTokenizer(Tokenizer):
             "|".join(map(re.escape, sorted(self._special_ids, key=len, reverse=True)))
         )
         self.token_bytes = _token_bytes(self._tokenizer, self._control)
+        rows = config.get(ROWS, len(self.token_bytes))
+        del self.token_bytes[rows:]
+        self._control = {i for i in self._control if i < rows}
         self.template = None
         if source := self._template_source(config):
             self.template = ChatTemplate(source, self.special, config.get(DATE, ""))
         self._set_ids()
         for name in _FIM_NAMES:
             ids = [self.token_id(name.format(part)) for part in ("prefix", "suffix", "middle")]
-            if None not in ids:
+            if None not in ids and max(ids) < self.vocab_size:
                 self.fim_ids = tuple(ids)
-        content = b"\0".join(n.encode() + b"\0" + self.files[n] for n in sorted(self.files))
+        read = sorted(self.files.keys() - set(UNREAD))
+        content = b"\0".join(n.encode() + b"\0" + self.files[n] for n in read)
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
 
     @classmethod
@@ -93,7 +119,24 @@ class HFTokenizer(Tokenizer):
         return self._tokenizer.id_to_token(i) if i in self._control else ""
 
     def _json(self, name: str) -> dict:
-        return json.loads(self.files.get(name, b"{}"))
+        return json_object(self.files.get(name, b"{}"), f"{self.where}/{name}")
+
+    def added_from(self, first: int) -> list[str]:
+        """The added tokens with ids of at least `first`, if every such id is one of an added token.
+
+        Raises:
+          ValueError: one is of the vocabulary itself.
+        """
+        added = self._tokenizer.get_added_tokens_decoder()
+        if not set(range(first, self.vocab_size)) <= added.keys():
+            raise ValueError(f"{self.where}: id {first} is of the vocabulary itself")
+        return [added[i].content for i in range(first, self.vocab_size)]
+
+    def with_config(self, **facts) -> HFTokenizer:
+        """The tokenizer with keys of its tokenizer_config.json set."""
+        facts = self._json("tokenizer_config.json") | facts
+        content = json.dumps(facts, indent=2, ensure_ascii=False).encode()
+        return HFTokenizer(self.files | {"tokenizer_config.json": content}, self.where)
 
     def _special_tokens(self, config) -> dict[str, str]:
         given = self._json("special_tokens_map.json") | config
@@ -122,16 +165,22 @@ class HFTokenizer(Tokenizer):
         generation = self._json("generation_config.json")
         stops = generation.get("eos_token_id")
         stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+        for i in stops:
+            if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < 2**31:
+                raise DataError(
+                    f"{self.where}/generation_config.json has {i!r:.40} in eos_token_id, which is "
+                    "no id; set it to the id, or the list of ids, that end an answer"
+                )
         eos = self._special_ids.get(self.special.get("eos_token"))
         if eos is None and not stops:
-            raise ValueError(
+            raise DataError(
                 f"{self.where} names no eos_token that is in its vocabulary, so nothing would end "
                 'a text; set "eos_token" in its tokenizer_config.json'
             )
         self.eos_id = stops[0] if eos is None else eos
         self.stop_ids = tuple(dict.fromkeys([self.eos_id, *stops, *self._ends_of_turn()]))
         pad = self._special_ids.get(self.special.get("pad_token"))
-        self.pad_id = self.eos_id if pad is None else pad
+        self.pad_id = self.eos_id if pad is None or pad >= self.vocab_size else pad
         self.banned_ids = tuple(sorted(self._control - set(self.stop_ids)))
 
     def _ends_of_turn(self) -> list[int]:
@@ -145,6 +194,20 @@ class HFTokenizer(Tokenizer):
         after = seen.text[seen.content[-1][1] :].lstrip()
         ends = [t for t in self._special_ids if after.startswith(t)]
         return [self._special_ids[max(ends, key=len)]] if ends else []
+
+    def _check_rows(self, ids) -> None:
+        """Refuses ids beyond the embedding, which would silently be another token's row.
+
+        Raises:
+          ValueError: naming the token.
+        """
+        beyond = next((i for i in ids if i >= self.vocab_size), None)
+        if beyond is not None:
+            raise ValueError(
+                f"the text holds {self.token_of(beyond)!r}, token {beyond} of the tokenizer, for "
+                f"which the model has no embedding (it has {self.vocab_size}); take it out of the "
+                "text"
+            )
 
     def token_id(self, text: str) -> int | None:
         """The id of one token, special or not."""
@@ -169,6 +232,7 @@ class HFTokenizer(Tokenizer):
                 f"{self.where}: the text holds a control token that is not marked in "
                 'tokenizer.json; set "special": true there, on its added_tokens'
             )
+        self._check_rows(ids)
         return ids
 
     def decode(self, ids) -> str:
@@ -186,6 +250,7 @@ class HFTokenizer(Tokenizer):
         seen = self._template().conversation(messages, prompt)
         responses = [self._with_end(seen, span) for span in seen.responses]
         ids, mask = self._tokens(seen, responses)
+        self._check_rows(ids)
         return np.array(ids, np.int32), np.array(mask, np.float32)
 
     def render_prompt(self, messages: Sequence[Mapping[str, str]]) -> np.ndarray:
@@ -275,12 +340,15 @@ def byte_alphabet() -> dict[str, int]:
 
 def _token_bytes(tokenizer, special: set[int]) -> list[bytes]:
     """The UTF-8 that each id stands for; b"" for special ids and for ids that are not there."""
-    spec = json.loads(tokenizer.to_str())
-    decoder = spec.get("decoder") or {}
+    decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {}
     byte_level = "ByteLevel" in [d.get("type") for d in [decoder, *decoder.get("decoders", ())]]
-    fallback = spec["model"].get("byte_fallback", False)
+    fallback = getattr(tokenizer.model, "byte_fallback", None)
+    if fallback is None:  # of Unigram it is in the JSON alone, which is long
+        fallback = json.loads(tokenizer.model.__getstate__()).get("byte_fallback", False)
     alphabet, added = byte_alphabet(), tokenizer.get_added_tokens_decoder()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
+    if max(vocab.values()) >= _MOST_IDS:
+        raise ValueError(f"tokenizer.json has the id {max(vocab.values())}")
     out = [b""] * (max(vocab.values()) + 1)
     for piece, i in vocab.items():
         if i in special:

@@ -85,3 +85,39 @@ def json_file(path):
         return json.loads(path.read_text())
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is not readable: {error}") from error
+
+
+def json_object(content: bytes, where) -> dict:
+    """The object that a JSON file holds.
+
+    Raises:
+      DataError: it holds something else; `where` names the file.
+    """
+    check_content(content, where)
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}); restore or download it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is not a JSON object; restore or download it again")
+    return value
+
+
+def check_content(start: bytes, where) -> None:
+    """Refuses the stand-ins that downloads leave in a file's place.
+
+    Args:
+      start: the file's first 64 bytes, or more.
+
+    Raises:
+      DataError: it is empty, a pointer of Git LFS or git-annex, or a web page.
+    """
+    if not start:
+        raise DataError(f"{where} is empty; download it again")
+    if start.startswith((b"version https://git-lfs", b"/annex/objects/")):
+        raise DataError(
+            f"{where} is a pointer of Git LFS or git-annex, not the file itself; type "
+            "`git lfs pull` (`git annex get .`) in its directory, or download it with `hf download`"
+        )
+    if start[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(f"{where} is a web page; download the file again, logged in if it asks")

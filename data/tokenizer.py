@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 from etils import epath
 
+from data.paths import json_object
+
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT = range(len(SPECIAL))
 # Of a tokenizer made with `fim` (data/fim.py), which come next.
@@ -150,15 +152,17 @@ def load(directory) -> Tokenizer:
     if not (directory / "tokenizer.json").exists():
         raise FileNotFoundError(
             f"{directory} holds no tokenizer.json; is it a Seedpod workdir, or a Hugging Face "
-            "directory with a fast tokenizer?"
+            "directory with a fast tokenizer? transformers makes one of tokenizer.model: "
+            "AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
         )
-    facts = json.loads((directory / "tokenizer.json").read_text())
+    path = directory / "tokenizer.json"
+    facts = json_object(path.read_bytes(), path)
     if "kind" not in facts:
         return HFTokenizer.read(directory)
     model = (directory / "tokenizer.model").read_bytes()
     # Before it is parsed: SentencePiece does not say what is wrong with a broken one.
     fim = facts.get("fim", False)
-    if _fingerprint(facts["kind"], model, fim) != facts["fingerprint"]:
+    if _fingerprint(str(facts["kind"]), model, fim) != facts.get("fingerprint"):
         raise ValueError(f"{directory}: tokenizer.model and tokenizer.json differ; copy both again")
     return Tokenizer(facts["kind"], model, fim)
 

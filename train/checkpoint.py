@@ -18,11 +18,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from data.paths import json_object
 from model.config import TransformerConfig
 from model.heads import ValueHead, reward_model, value_model
 from model.lora import LoRA
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
+from train import finite
 from train.config import ConfigError
 from train.parts import Parts
 from train.step import TrainState
@@ -71,8 +73,18 @@ def _fingerprint(tree):
 
 def fingerprint(tree) -> str:
     """A checksum of parameters, eight hex digits; the same on any mesh, other for any other bit."""
+    return fold(checksums(tree))
+
+
+def checksums(tree) -> list:
+    """A number a parameter, in the order of the tree."""
+    return jax.tree.leaves(_fingerprint(tree))
+
+
+def fold(sums) -> str:
+    """The `fingerprint` of parameters with these `checksums`."""
     total = 0
-    for value in jax.tree.leaves(_fingerprint(tree)):
+    for value in sums:
         total = (total * 1_000_003 + int(value)) % 2**32
     return f"{total:08x}"
 
@@ -119,6 +131,8 @@ class Checkpointer:
             ),
         )
         trainable = {name: found[name] for name in abstract.trainable}
+        state = {**trainable, "opt_state": found.opt_state}
+        finite.check(state, f"{self._directory}/{step}", "weights or optimizer state")
         step_array = jnp.asarray(step, jnp.int32)
         return TrainState(step_array, trainable, found.opt_state, found.source)
 
@@ -147,12 +161,21 @@ def model_config(workdir, role: str, **execution) -> TransformerConfig:
     item = ITEM_OF.get(role, role)
     if not path.exists():
         raise ConfigError(f"{workdir} is not a Seedpod workdir: it has no models.json")
-    models = json.loads(path.read_text())
+    models = read_models(workdir)
     if item not in models:
         raise ConfigError(
             f"init_from.{role}={workdir}: that run trained {', '.join(models)}, not a {item} model"
         )
-    return TransformerConfig(**models[item] | execution)
+    try:
+        return TransformerConfig(**models[item] | execution)
+    except TypeError as e:
+        raise ConfigError(f"{path} is damaged, or of another version of Seedpod: {e}") from e
+
+
+def read_models(workdir) -> dict:
+    """{role: settings of its TransformerConfig}, of the roles that a workdir trained, if any."""
+    path = epath.Path(workdir) / "models.json"
+    return json_object(path.read_bytes(), path) if path.exists() else {}
 
 
 def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
@@ -175,11 +198,15 @@ def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
 def read_parts(workdir, item: str):
     """(Parts, origin) of a model with frozen weights; (None, None) of one without."""
     path = epath.Path(workdir) / "parts.json"
-    facts = json.loads(path.read_text()).get(item) if path.exists() else None
+    facts = json_object(path.read_bytes(), path).get(item) if path.exists() else None
     if not facts:
         return None, None
-    paths = (frozenset(tuple(p.split("/")) for p in facts[k]) for k in ("frozen", "adapted"))
-    return Parts(*paths, LoRA(**facts["lora"]), facts["dtype"]), facts["origin"]
+    try:
+        paths = (frozenset(tuple(p.split("/")) for p in facts[k]) for k in ("frozen", "adapted"))
+        part, origin = Parts(*paths, LoRA(**facts["lora"]), facts["dtype"]), facts["origin"]
+        return part, {key: origin[key] for key in ("from", "role", "fingerprint")}
+    except (TypeError, KeyError, AttributeError) as e:
+        raise ConfigError(f"{path} is damaged, or of another version of Seedpod: {e!r}") from e
 
 
 def load_params(workdir, role: str, abstract):
@@ -194,14 +221,23 @@ def load_params(workdir, role: str, abstract):
         return restore_item(workdir, item, abstract)
     trained = restore_item(workdir, item, part.trained(abstract))
     base, found = load_base(origin["from"], origin["role"], item, abstract)
+    check_origin(workdir, origin, found)
+    frozen = part.freeze(part.split(base)[1])
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(part.merge, out_shardings=shardings)(trained, frozen)
+
+
+def check_origin(workdir, origin, found: str) -> None:
+    """Refuses frozen weights with another fingerprint than those that were trained beside.
+
+    Raises:
+      ConfigError: they are others.
+    """
     if found != origin["fingerprint"]:
         raise ConfigError(
             f"{workdir} holds what was trained beside the frozen weights of {origin['from']} "
             f"({origin['fingerprint']}), which are others now ({found}). Restore those"
         )
-    frozen = part.freeze(part.split(base)[1])
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(part.merge, out_shardings=shardings)(trained, frozen)
 
 
 def load_base(workdir, origin: str, role: str, abstract):
@@ -214,18 +250,19 @@ def load_base(workdir, origin: str, role: str, abstract):
     Returns:
       (parameters, their fingerprint).
     """
-    params = load_params(workdir, origin, _abstract_origin(workdir, origin, role, abstract))
+    params = load_params(workdir, origin, origin_shapes(workdir, origin, role, abstract))
     found = identity(workdir, origin, params)
     return (params if origin == role else _backbone(params, abstract)), found
 
 
 def load_from(workdir, origin: str, role: str, abstract):
     """The parameters of `load_base` alone."""
-    params = load_params(workdir, origin, _abstract_origin(workdir, origin, role, abstract))
+    params = load_params(workdir, origin, origin_shapes(workdir, origin, role, abstract))
     return params if origin == role else _backbone(params, abstract)
 
 
-def _abstract_origin(workdir, origin, role, abstract):
+def origin_shapes(workdir, origin: str, role: str, abstract):
+    """Shapes of the parameters of `origin` in a workdir, from which `role` starts."""
     if origin == role:
         return abstract
     mesh = jax.tree.leaves(abstract)[0].sharding.mesh
@@ -247,19 +284,35 @@ def identity(workdir, role: str, params) -> str:
     return f"{origin['fingerprint']}+{fingerprint(restore_item(workdir, role, trained))}"
 
 
-def restore_item(workdir, role: str, abstract):
-    """The item of a role in a workdir's newest checkpoint."""
-    item = ITEM_OF.get(role, role)
+def newest(workdir):
+    """(Orbax's manager of a workdir's checkpoints, the newest finished step).
+
+    Raises:
+      ConfigError: it holds none.
+    """
     directory = epath.Path(workdir) / "checkpoints"
     manager = ocp.CheckpointManager(directory.resolve()) if directory.exists() else None
     step = manager.latest_step() if manager else None
     if step is None:
         raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
+    return manager, step
+
+
+def restore_item(workdir, role: str, abstract):
+    """The item of a role in a workdir's newest checkpoint."""
+    item = ITEM_OF.get(role, role)
+    manager, step = newest(workdir)
     found = manager.restore(
         step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
     )
     manager.close()
+    check_finite(found[item], workdir, step, item)
     return found[item]
+
+
+def check_finite(params, workdir, step: int, item: str) -> None:
+    """Refuses weights with a NaN or an infinity (train/finite.py)."""
+    finite.check({item: params}, f"{workdir}, checkpoint {step},", "weights")
 
 
 def load(workdir, item: str = "", mesh=None):
@@ -273,10 +326,8 @@ def load(workdir, item: str = "", mesh=None):
       (TransformerConfig, params) for `Transformer(config)`, `value_model(config)` or
       `reward_model(config)`.
     """
-    path = epath.Path(workdir) / "models.json"
-    if not item and path.exists():
-        item = next(iter(json.loads(path.read_text())))
-    config = model_config(workdir, item or "policy")
+    item = item or next(iter(read_models(workdir)), "policy")
+    config = model_config(workdir, item)
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
     return config, load_params(workdir, item, abstract_params(item, config, mesh))
 

@@ -23,11 +23,12 @@ from absl import app, flags
 from etils import epath
 
 from data import tokenizer as tokenizers
-from data.hf_tokenizer import DATE, HFTokenizer, with_template
+from data.hf_tokenizer import DATE, ROWS, HFTokenizer, with_template
+from data.paths import json_object
 from model import families, hf_config
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
-from train import checkpoint, command, export, weights
+from train import checkpoint, command, export, unfinished, weights
 from train.config import ConfigError
 from train.metrics import console, quiet_to_file
 
@@ -44,8 +45,17 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
     """Finds a model: a Hugging Face directory, a `.gguf` file, or a name on the hub.
 
     Raises:
-      ConfigError: there is none, or it is of a kind that Seedpod does not read.
+      ConfigError: there is none, or it is of a kind that Seedpod does not read, or damaged.
     """
+    try:
+        return _open_source(origin, need_tokenizer)
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as e:  # of the tokenizer's and JSON files
+        raise ConfigError(str(e)) from e
+
+
+def _open_source(origin: str, need_tokenizer: bool) -> Source:
     if origin.endswith(".gguf"):
         from train.gguf_files import GGUFModel  # the package is large, and seldom needed
 
@@ -57,14 +67,16 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
     directory = epath.Path(origin)
     if not directory.exists():
         directory = epath.Path(_download(origin))
+    if not directory.is_dir():
+        raise ConfigError(f"--from={origin} is a file; give its directory, or a .gguf file")
     path = directory / "config.json"
     if not path.exists():
-        found = sorted(p.name for p in directory.glob("*.gguf"))
-        hint = f"; import its file: --from={directory / found[0]}" if found else ""
-        raise ConfigError(f"{directory} holds no config.json{hint}")
-    hf = json.loads(path.read_text())
+        raise ConfigError(f"{directory} holds no config.json{_instead(directory)}")
+    hf = json_object(path.read_bytes(), path)
     if "model_type" not in hf:
         raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
+    if quantised := _quantised(hf):
+        raise ConfigError(f"{path}: the weights are quantised ({quantised}). {weights.UNQUANTISED}")
     config = _config(hf, path)
     tokenizer = tokenizers.load(directory) if need_tokenizer else None
     reader = weights.SafetensorsReader(directory)
@@ -83,11 +95,42 @@ def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> Transform
     return dataclasses.replace(config, tie_embeddings=False)
 
 
+def _instead(directory) -> str:
+    """What to import in place of a directory without a config.json."""
+    files = sorted(directory.glob("*.gguf"))
+    if files:
+        return f"; import its file: --from={files[0]}"
+    adapter = directory / "adapter_config.json"
+    if adapter.exists():
+        base = json_object(adapter.read_bytes(), adapter).get("base_model_name_or_path")
+        return (
+            f": it is an adapter of {base}. Import that, or merge both with peft: "
+            "merge_and_unload(), then save_pretrained"
+        )
+    if (directory / "params.json").exists():
+        return ", but its makers' own params.json; take the model in Hugging Face's form"
+    return ""
+
+
+def _quantised(hf: dict) -> str:
+    """The method by which weights are quantised, by a config.json; "" if they are not."""
+    text = hf.get("text_config")
+    for part in (hf, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if facts := part.get(key):
+                facts = facts if isinstance(facts, dict) else {}
+                kind = "bitsandbytes" if "load_in_4bit" in facts else "by its config"
+                return str(facts.get("quant_method", kind))[:40]
+    return ""
+
+
 def _config(hf: dict, where) -> TransformerConfig:
     try:
         return hf_config.config_from_hf(hf)
     except ValueError as e:
         raise ConfigError(f"{where}: {e}") from e
+    except (TypeError, ArithmeticError, LookupError, AttributeError) as e:
+        raise ConfigError(f"{where} is damaged, a value is not of its kind: {e!r:.200}") from e
 
 
 def _download(name: str) -> str:
@@ -97,9 +140,10 @@ def _download(name: str) -> str:
         raise ConfigError(
             f"--from={name}: there is no such directory; a name on the hub is OWNER/MODEL"
         )
-    kinds = ["*.json", "*.safetensors", "*.jinja"]
+    kinds = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    others = ["*/*", "consolidated*"]  # the same weights in other forms
     try:
-        return huggingface_hub.snapshot_download(name, allow_patterns=kinds)
+        return huggingface_hub.snapshot_download(name, allow_patterns=kinds, ignore_patterns=others)
     except Exception as e:  # of many libraries under it
         raise ConfigError(
             f"--from={name}: there is no such directory, and the hub did not give it "
@@ -148,35 +192,62 @@ def import_model(
     Raises:
       ConfigError: it cannot be read, or the workdir holds a run.
     """
-    workdir, mesh = epath.Path(workdir), weights.whole_mesh(mesh)
-    if (workdir / "checkpoints").exists():
+    mesh = weights.whole_mesh(mesh)
+    facts = {"stage": "import", "from": str(origin), "dtype": dtype, "chat_template": chat_template}
+    if (epath.Path(workdir) / "checkpoints").exists() and not unfinished.is_marked(workdir):
         raise ConfigError(f"{workdir} holds a run already; give another --workdir")
+    unfinished.check_free(workdir, "workdir", facts)
     source = open_source(origin)
-    tokenizer = source.tokenizer
+    tokenizer, config = source.tokenizer, source.config
     if not isinstance(tokenizer, HFTokenizer):
         raise ConfigError(f"{origin} is a Seedpod workdir; start from it with init_from")
     if chat_template and chat_template != "chatml":
         chat_template = epath.Path(chat_template).read_text()
-    tokenizer = _dated(tokenizer)
     before = tokenizer.vocab_size
+    rowless = _without_rows(tokenizer, config, origin)
+    tokenizer = tokenizer.with_config(**{DATE: datetime.date.today().isoformat()})
     if chat_template:
         tokenizer = with_template(tokenizer, chat_template)
-    params = weights.place(source.config, source.reader, _abstract(source, mesh, dtype))
-    config = source.config
-    if tokenizer.vocab_size > before:
-        config, params = add_rows(config, params, before, tokenizer.vocab_size, mesh)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ConfigError(
-            f"{origin}: its tokenizer has {tokenizer.vocab_size} ids and its weights "
-            f"{config.vocab_size}; they do not belong together"
+    grown = tokenizer.vocab_size > before
+    if rowless and not grown:
+        tokenizer = tokenizer.with_config(**{ROWS: config.vocab_size})
+        console.print(
+            f"{origin}: {len(rowless)} added tokens have no row in the embedding; text that holds "
+            f"one is refused: {', '.join(rowless[:3])}{' …' if len(rowless) > 3 else ''}",
+            markup=False,
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(workdir / "tokenizer")
-    checkpoint.save_models(workdir, {"policy": config})
-    facts = {"stage": "import", "from": str(origin), "dtype": dtype}
-    (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
-    _save(workdir, params, facts)
+    params = weights.place(config, source.reader, _abstract(source, mesh, dtype))
+    if grown:
+        old = min(before, config.vocab_size)
+        config, params = add_rows(config, params, old, tokenizer.vocab_size, mesh)
+    with unfinished.directory(workdir, "workdir", facts) as workdir:
+        tokenizer.save(workdir / "tokenizer")
+        checkpoint.save_models(workdir, {"policy": config})
+        facts |= {"source_dtype": source.reader.dtype}
+        (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+        _save(workdir, params, facts)
     return config
+
+
+def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> list[str]:
+    """The added tokens that the embedding has no row for, as Gemma 3's small models have one.
+
+    Raises:
+      ConfigError: tokens of the vocabulary itself, or the one that ends a text, have none.
+    """
+    rows = config.vocab_size
+    if tokenizer.vocab_size <= rows:
+        return []
+    try:
+        added = tokenizer.added_from(rows)
+        if max(tokenizer.eos_id, *tokenizer.prefix, 0) < rows:
+            return added
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"{origin}: its tokenizer has {tokenizer.vocab_size} ids and its weights {rows}; they do "
+        "not belong together"
+    )
 
 
 def _save(workdir, params, facts) -> None:
@@ -191,14 +262,6 @@ def _save(workdir, params, facts) -> None:
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
         items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(facts))
         manager.save(0, args=ocp.args.Composite(**items))
-
-
-def _dated(tokenizer: HFTokenizer) -> HFTokenizer:
-    """The tokenizer with this day written down, for templates that tell the date."""
-    facts = json.loads(tokenizer.files.get("tokenizer_config.json", b"{}"))
-    facts[DATE] = datetime.date.today().isoformat()
-    content = json.dumps(facts, indent=2, ensure_ascii=False).encode()
-    return HFTokenizer(tokenizer.files | {"tokenizer_config.json": content}, tokenizer.where)
 
 
 def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
@@ -234,7 +297,11 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "import: what to make. export: what to read.")
     flags.DEFINE_string("to", None, "export: the directory to make.")
     flags.DEFINE_string("item", "", "export: policy, value or reward; the first by default.")
-    flags.DEFINE_enum("dtype", "float32", list(weights.DTYPES), "Of the weights that are written.")
+    flags.DEFINE_enum(
+        "dtype", None, list(weights.DTYPES), "Of the weights that are written; by default float32 "
+        "of an import, and of an export that of the open model it began as."
+    )  # fmt: skip
+    flags.DEFINE_string("shard_size", "5GB", "export: bytes of weights in one file, as 500MB.")
     flags.DEFINE_bool("adapter", False, "export: the adapters alone, for the peft library.")
     flags.DEFINE_string(
         "chat_template", "", "import: chatml, or a Jinja file, in place of the model's."
@@ -253,16 +320,20 @@ def main(argv) -> None:
     try:
         if argv[1] == "import":
             origin = given["from"].value
-            config = import_model(origin, given.workdir, given.dtype, given.chat_template)
+            dtype = given.dtype or "float32"
+            config = import_model(origin, given.workdir, dtype, given.chat_template)
             kind = f"{families.family_of(config)}, {config.num_layers} layers"
             console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
-        else:
-            if given.adapter:
-                export.export_adapter(given.workdir, given.to)
-            else:
-                export.export_model(given.workdir, given.to, given.item, given.dtype)
+        elif given.adapter:
+            export.export_adapter(given.workdir, given.to)
             console.print(f"{given.workdir} -> {given.to}", markup=False)
-    except (ValueError, FileNotFoundError) as e:
+        else:
+            limit = export.shard_bytes(given.shard_size)
+            dtype = export.export_model(
+                given.workdir, given.to, given.item, given.dtype or "", limit=limit
+            )
+            console.print(f"{given.workdir} -> {given.to} ({dtype})", markup=False)
+    except (ValueError, OSError) as e:
         command.fail(str(e))
 
 

@@ -1,26 +1,31 @@
 """GGUF files: the architecture, tokenizer and weights of one, in the form of a Hugging Face model.
 
-Read with the `gguf` package, which knows the format, the names of tensors and how to dequantize
-them. Architectures: Llama, Qwen 2 and Qwen 3 with a byte-level BPE tokenizer.
+The `gguf` package knows the names of tensors and how to dequantize them.
+Architectures: Llama, Qwen 2 and Qwen 3 with a byte-level BPE tokenizer.
 """
 
 from __future__ import annotations
 
+import collections
 import json
+import math
 
 import gguf
 import numpy as np
 import tokenizers
-from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from train import gguf_config
+from train import gguf_config, gguf_format
 from train.config import ConfigError
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+}
+_DTYPES = {
+    gguf.GGMLQuantizationType.F16: "float16",
+    gguf.GGMLQuantizationType.BF16: "bfloat16",
 }
 # How text is cut before BPE, by what GGUF calls `tokenizer.ggml.pre`.
 _GPT2_LIKE = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -63,6 +68,7 @@ class GGUFModel:
 
     Attributes:
       config: what config.json would say. tokenizer_files: {name: bytes} (data/hf_tokenizer.py).
+      dtype: that most weights are stored in; quantised ones are read as float32.
 
     Raises:
       ConfigError: an architecture, tokenizer or tensor that is not read; it is named.
@@ -70,50 +76,74 @@ class GGUFModel:
 
     def __init__(self, path):
         self.where = str(path)
-        file = gguf.GGUFReader(str(epath.Path(path)))
-        # Vocabularies are long: a field's `contents()` is made when asked for.
-        self._fields = file.fields
-        self._tensors = {t.name: t for t in file.tensors}
+        self._fields, self._tensors = gguf_format.read(path)
+        try:
+            self._open()
+        except ConfigError:
+            raise
+        except Exception as e:  # fields of other kinds or values; `tokenizers` raises plain ones
+            raise ConfigError(
+                f"{path} is damaged: its fields do not fit each other ({e!r:.200}). Download it "
+                "again, or import the model's safetensors"
+            ) from e
+
+    def _open(self) -> None:
         self._kind = self._field("general.architecture")
         if self._kind not in ARCHITECTURES:
             raise ConfigError(
-                f"{path} is a {self._kind} model; of GGUF Seedpod reads "
+                f"{self.where} is a {self._kind:.40} model; of GGUF Seedpod reads "
                 f"{', '.join(ARCHITECTURES)}. Import the model's safetensors"
             )
         if (form := self._field("general.type", "model")) != "model":
-            raise ConfigError(f"{path} holds no model: its general.type is {form!r}")
+            raise ConfigError(f"{self.where} holds no model: its general.type is {form!r:.60}")
+        if (parts := self._field("split.count", 0)) > 1:
+            raise ConfigError(
+                f"{self.where} is one of {parts} files of a model; join them with llama.cpp: "
+                "llama-gguf-split --merge FIRST_FILE WHOLE.gguf"
+            )
         self._rope_factors = self._tensors.pop("rope_freqs.weight", None)
         layers = self._field(f"{self._kind}.block_count")
+        if layers > len(self._tensors):
+            raise ConfigError(
+                f"{self.where} has {len(self._tensors)} tensors for {layers} layers; download it "
+                "again"
+            )
         table = gguf.get_tensor_name_map(ARCHITECTURES[self._kind], layers)
         self._own = {}
         for name in _hf_names(layers):
             own = table.get_name(name, (".weight", ".bias"))
             if own in self._tensors:
                 self._own[name] = own
-        unread = sorted(self._tensors.keys() - set(self._own.values()))
-        if unread:
-            raise ConfigError(f"{path} has a tensor {unread[0]}, which Seedpod has no place for")
+        if unread := sorted(self._tensors.keys() - set(self._own.values())):
+            raise ConfigError(
+                f"{self.where} has {len(unread)} tensors that Seedpod has no place for, such as "
+                f"{', '.join(unread[:3])}"
+            )
         self.names = self._own.keys()
         self.config = self._config()
         self.tokenizer_files = self._tokenizer_files()
+        sizes = collections.Counter()
+        for tensor in self._tensors.values():
+            sizes[_DTYPES.get(tensor.tensor_type, "float32")] += math.prod(tensor.shape)
+        self.dtype = max(sizes, key=sizes.get)
 
     def _field(self, name: str, default=...):
         if name in self._fields:
-            return self._fields[name].contents()
+            return self._fields[name]
         if default is ...:
-            raise ConfigError(f"{self.where} has no {name}")
+            raise ConfigError(f"{self.where} has no {name}; download it again")
         return default
 
     def _config(self) -> dict:
         prefix = f"{self._kind}."
         fields = {
-            name.removeprefix(prefix): field.contents()
-            for name, field in self._fields.items()
+            name.removeprefix(prefix): value
+            for name, value in self._fields.items()
             if name.startswith(prefix)
         }
         factors = self._rope_factors
         if factors is not None:
-            factors = np.asarray(factors.data, np.float32)
+            factors = self._dequantize("rope_freqs.weight", factors)
         try:
             config = gguf_config.config_of(self._kind, fields, factors)
         except ValueError as e:
@@ -132,6 +162,10 @@ class GGUFModel:
         tokens = self._field("tokenizer.ggml.tokens")
         kinds = self._field("tokenizer.ggml.token_type")
         merges = [tuple(m.split(" ")) for m in self._field("tokenizer.ggml.merges")]
+        if len(set(tokens)) < len(tokens):
+            raise ConfigError(
+                f"{self.where} has one token under several ids; import the model's safetensors"
+            )
         pre = self._field("tokenizer.ggml.pre", "default")
         inner = tokenizers.Tokenizer(
             models.BPE({t: i for i, t in enumerate(tokens)}, merges, ignore_merges=pre in
@@ -141,10 +175,13 @@ class GGUFModel:
         if normalizer:
             inner.normalizer = normalizer
         inner.decoder = decoders.ByteLevel()
-        for token, kind in zip(tokens, kinds):
-            if kind in (_CONTROL, _USER_DEFINED):
-                special = kind == _CONTROL
-                inner.add_tokens([tokenizers.AddedToken(token, special=special, normalized=False)])
+        inner.add_tokens(
+            [
+                tokenizers.AddedToken(token, special=kind == _CONTROL, normalized=False)
+                for token, kind in zip(tokens, kinds, strict=True)
+                if kind in (_CONTROL, _USER_DEFINED)
+            ]
+        )
         names = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token",
                  "unknown": "unk_token"}  # fmt: skip
         ids = {ours: self._field(f"tokenizer.ggml.{n}_token_id", None) for n, ours in names.items()}
@@ -168,8 +205,7 @@ class GGUFModel:
 
     def read(self, name: str) -> np.ndarray:
         """A tensor in float32, under its Hugging Face name and in its order."""
-        tensor = self._tensors[self._own[name]]
-        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        value = self._dequantize(self._own[name], self._tensors[self._own[name]])
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
         for part, count in heads.items():
             if self._kind == "llama" and f".{part}." in name:
@@ -177,6 +213,19 @@ class GGUFModel:
                 pairs = value.reshape(self.config[count], -1, 2, *value.shape[1:])
                 value = pairs.swapaxes(1, 2).reshape(value.shape)
         return np.asarray(value, np.float32)
+
+    def _dequantize(self, name: str, tensor) -> np.ndarray:
+        try:
+            with np.errstate(all="ignore"):  # what is not finite then is refused by name
+                return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as e:
+            raise ConfigError(
+                f"{self.where}: {name} is stored as {tensor.tensor_type.name}, which `gguf` cannot "
+                "dequantize; take the model's F16, BF16 or Q8_0 file, or its safetensors"
+            ) from e
+
+    def file_of(self, name: str) -> str:
+        return self.where
 
 
 def _hf_names(layers: int):

@@ -7,8 +7,9 @@ mesh, so the host never holds more than a tensor; `write_safetensors` goes the o
 from __future__ import annotations
 
 import functools
+import gc
 import json
-import os
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
@@ -16,8 +17,6 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -25,15 +24,33 @@ from jax.sharding import PartitionSpec as P
 from model.config import TransformerConfig
 from model.pretrained import slices
 from model.sharding import MeshConfig, make_mesh
+from train import safetensors_files
 from train.config import ConfigError
+from train.finite import finite
+from train.metrics import console
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(jnp.bfloat16),
+    "float16": np.dtype(np.float16),
+}
 SHARD_BYTES = 5 * 10**9  # of a file, as transformers splits them
 
-# Tensors that a checkpoint may hold beside its parameters: buffers, a tied head written twice, and
-# the vision half of a model whose text half is read.
-_IGNORED = re.compile(r"rotary_emb\.inv_freq$|^vision_tower\.|^multi_modal_projector\.")
-_PREFIXES = re.compile(r"^(language_model\.(?=model\.|lm_head\.)|model\.language_model\.)")
+# Tensors that a checkpoint may hold beside its parameters: buffers, and the halves of a model, of
+# whose text half alone is read. transformers 5 puts those under `model.`.
+_BUFFER = re.compile(r"rotary_emb\.inv_freq$")
+_TOWER = re.compile(
+    r"^(?:model\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\."
+)
+_PREFIX = re.compile(r"^(?:model\.)?language_model\.")
+# What the scales, zero points and packed values of quantised weights are called.
+_QUANTISED = re.compile(
+    r"weight_scale|scale_inv$|\.(qweight|qzeros|scales|g_idx|weight_packed|SCB|absmax)$|quant_state"
+)
+UNQUANTISED = (
+    "Seedpod reads unquantised weights: take the repository that these were made from (bfloat16, "
+    "float16 or float32; often the same name without -FP8, -AWQ, -GPTQ, -bnb-4bit or -INT8)"
+)
 
 
 class Reader(Protocol):
@@ -46,51 +63,79 @@ class Reader(Protocol):
     names: Iterable[str]
     where: str
 
+    def file_of(self, name: str) -> str: ...
+
     def read(self, name: str) -> np.ndarray: ...
 
 
 class SafetensorsReader:
-    """The tensors of a Hugging Face directory, one file or many (`*.safetensors`).
+    """The tensors of a Hugging Face directory, one file or many.
+
+    Attributes:
+      dtype: of `DTYPES`, the one that most of the weights are stored in.
 
     Raises:
-      ConfigError: there are none, or the index names files that are not there.
+      ConfigError: there are none, a file is damaged, or the index is not that of the files.
     """
 
     def __init__(self, directory):
-        directory = epath.Path(directory)
         self.where = str(directory)
-        index = directory / "model.safetensors.index.json"
-        if index.exists():
-            listed = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            missing = [name for name in listed if not (directory / name).exists()]
-            if missing:
-                raise ConfigError(
-                    f"{directory} lacks {missing[0]}, one of {len(listed)} files that its "
-                    "model.safetensors.index.json lists; download it again"
-                )
-            paths = [directory / name for name in listed]
-        else:
-            paths = sorted(directory.glob("*.safetensors"))
-        if not paths:
-            raise ConfigError(
-                f"{directory} holds no *.safetensors; weights in other forms (.bin, .pth) have to "
-                "be saved again with transformers: model.save_pretrained(DIR)"
-            )
-        self._file_of = {}
+        paths, listed = safetensors_files.weight_files(directory)
+        self._places = {}  # {our name: (opened file, name in it, path)}
+        stored_in = {}
         for path in paths:
-            file = safetensors.safe_open(path, "np")  # mapped, and read when asked for
+            file = safetensors_files.open_file(path)
             for name in file.keys():  # noqa: SIM118, it is no mapping
-                self._file_of[_own_name(name)] = file, name
-        self.names = self._file_of.keys()
+                if listed.get(name, path.name) == path.name:
+                    self._add(file, name, path)
+                stored_in.setdefault(name, path.name)
+        lost = next((n for n in listed if n not in stored_in), None)
+        wrong = next(
+            (n for n in listed if n in stored_in and _own_name(n) not in self._places), None
+        )
+        if name := lost or wrong:
+            where = "none of its files does" if lost else f"{stored_in[name]} holds it"
+            raise ConfigError(
+                f"{directory}: model.safetensors.index.json puts {name} in {listed[name]}, and "
+                f"{where}; the index and the files are of different downloads: download all again"
+            )
+        self.names = self._places.keys()
+        self.dtype = self._dtype()
+
+    def _add(self, file, name, path) -> None:
+        own = _own_name(name)
+        if own in self._places:
+            _, other, before = self._places[own]
+            raise ConfigError(
+                f"{path} holds {name}, and {before} holds {other}: the same weight twice. Leave "
+                "the files of one model in the directory"
+            )
+        self._places[own] = file, name, path
+
+    def _dtype(self) -> str:
+        sizes = dict.fromkeys(DTYPES, 0)
+        for file, name, _ in self._places.values():
+            part = file.get_slice(name)
+            if kind := safetensors_files.DTYPES.get(part.get_dtype()):
+                sizes[kind] += math.prod(part.get_shape())
+        return max(sizes, key=sizes.get)
+
+    def file_of(self, name: str) -> str:
+        return str(self._places[name][2])
 
     def read(self, name: str) -> np.ndarray:
-        file, stored = self._file_of[name]
+        file, stored, path = self._places[name]
+        kind = file.get_slice(stored).get_dtype()
+        if kind not in safetensors_files.DTYPES:
+            raise ConfigError(
+                f"{path}: {stored} is stored as {kind}: the weights are quantised. {UNQUANTISED}"
+            )
         return file.get_tensor(stored)
 
 
 def _own_name(name: str) -> str:
     """Text models inside larger ones are named as they are alone."""
-    found = _PREFIXES.match(name)
+    found = _PREFIX.match(name)
     if not found:
         return name
     rest = name[found.end() :]
@@ -100,23 +145,44 @@ def _own_name(name: str) -> str:
 def check_names(config: TransformerConfig, reader: Reader) -> None:
     """Every parameter must be in the files, and every tensor of theirs must be a parameter.
 
+    Buffers and the halves of a model that are not text are left out, and counted in the log.
+
     Raises:
       ConfigError: naming the first that is not.
     """
+    names = set(reader.names)
+    if config.num_layers * max(1, config.num_experts) > len(names):
+        experts = f" of {config.num_experts} experts" if config.num_experts else ""
+        raise ConfigError(
+            f"{reader.where} has {len(names)} tensors, and its config.json {config.num_layers} "
+            f"layers{experts}; they do not belong together, or the download is not complete"
+        )
     wanted = {s.name for s in slices(config)}
     known = wanted | ({"lm_head.weight"} if config.tie_embeddings else set())
-    missing = sorted(wanted - set(reader.names))
-    if missing:
+    extra = sorted(n for n in names - known if not (_BUFFER.search(n) or _TOWER.search(n)))
+    if quantised := [n for n in extra if _QUANTISED.search(n)]:
+        raise ConfigError(
+            f"{reader.where} has {len(quantised)} tensors such as {quantised[0]}: its weights are "
+            f"quantised. {UNQUANTISED}"
+        )
+    if missing := sorted(wanted - names):
         raise ConfigError(
             f"{reader.where} has no tensor {missing[0]}"
             + (f" (nor {len(missing) - 1} others)" if len(missing) > 1 else "")
             + ", which the architecture of its config.json needs; is the download complete?"
         )
-    extra = sorted(n for n in reader.names if n not in known and not _IGNORED.search(n))
     if extra:
         raise ConfigError(
             f"{reader.where} has {len(extra)} tensors that the architecture of its config.json has "
-            f"no place for, such as {extra[0]}; leaving them out would be another model"
+            f"no place for, such as {', '.join(extra[:3])}; leaving them out would be another model"
+        )
+    left_out = [n for n in names - known if n not in extra]
+    kinds = {m[1] if (m := _TOWER.match(n)) else "rotary buffers" for n in left_out}
+    if left_out:
+        console.print(
+            f"{reader.where}: {len(left_out)} tensors are left out, which the text model does not "
+            f"read: {', '.join(sorted(kinds))}",
+            markup=False,
         )
 
 
@@ -152,17 +218,28 @@ def _fill(reader, parts, leaf):
                 f"{reader.where}: {part.name} is {list(tensor.shape)}, and the architecture of its "
                 f"config.json makes it {list(part.shape)}"
             )
-        value = np.asarray(part.to_ours(tensor), leaf.dtype)
+        with np.errstate(over="ignore"):  # in a cast: infinite, and refused below
+            value = np.asarray(part.to_ours(tensor), leaf.dtype)
         return jax.device_put(value, where)
 
-    if not depth:
-        return part_of(parts[0])
-    stack = jax.jit(
-        functools.partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=leaf.sharding
-    )()
+    filled = None
     for part in parts:
-        stack = _set(stack, part_of(part), np.array(part.index, np.int32))
-    return stack
+        value = part_of(part)
+        if not depth:
+            filled = value
+            continue
+        if filled is None:  # after the first was read, as a damaged config.json names any shape
+            zeros = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
+            filled = jax.jit(zeros, out_shardings=leaf.sharding)()
+        filled = _set(filled, value, np.array(part.index, np.int32))
+    good = np.asarray(finite(filled, depth))
+    if not good.all():
+        name = next(part.name for part in parts if not good[part.index])
+        raise ConfigError(
+            f"{reader.file_of(name)}: {name} holds NaN or infinity; the model cannot compute with "
+            "it. Download the file again; if it is the same then, the model is published broken"
+        )
+    return filled
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -187,19 +264,28 @@ class Tensor(NamedTuple):
     read: Callable[[], Any]
 
 
-def tensors_of(config: TransformerConfig, params) -> list[Tensor]:
-    """The Hugging Face tensors of parameters, each fetched from the devices as it is read."""
+def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[Tensor]:
+    """The Hugging Face tensors of parameters; those of one parameter follow each other.
 
-    def reader(part):
-        def read():
-            value = params
-            for key in part.path:
-                value = value[key]
-            return part.to_hf(np.asarray(jax.device_get(value[part.index])))
+    Args:
+      read: (path of a parameter) -> array. Called once a parameter where tensors are read in order,
+        so that the host holds one.
+    """
+    held = [None, None]  # a path, and its parameter
 
-        return read
+    def value_of(part):
+        if held[0] != part.path:
+            held[:] = None, None  # before the next is read
+            gc.collect()  # Orbax leaves cycles that hold what it restored
+            held[:] = part.path, np.asarray(jax.device_get(read(part.path)))
+        return part.to_hf(held[1][part.index])
 
-    return [Tensor(part.name, tuple(part.shape), reader(part)) for part in slices(config)]
+    parts = slices(config)
+    order = {path: i for i, path in enumerate(dict.fromkeys(part.path for part in parts))}
+    return [
+        Tensor(part.name, tuple(part.shape), functools.partial(value_of, part))
+        for part in sorted(parts, key=lambda part: order[part.path])
+    ]
 
 
 def write_safetensors(
@@ -207,27 +293,41 @@ def write_safetensors(
 ) -> None:
     """Writes tensors in order; more than `limit` bytes make several files and an index.
 
-    The host holds one file's tensors at a time.
+    The host holds one tensor at a time.
+
+    Raises:
+      ConfigError: one is not finite in `dtype`.
     """
     directory, kind = epath.Path(directory), DTYPES[dtype]
     groups, room = [[]], limit
     for tensor in tensors:
-        size = int(np.prod(tensor.shape)) * kind.itemsize
+        size = math.prod(tensor.shape) * kind.itemsize
         if size > room and groups[-1]:
             groups.append([])
             room = limit
-        groups[-1].append(tensor)
+        groups[-1].append(tensor._replace(read=functools.partial(_cast, tensor, dtype)))
         room -= size
-    weight_map, total = {}, 0
+    weight_map = {}
     for number, group in enumerate(groups, 1):
         of_many = f"-{number:05d}-of-{len(groups):05d}" if len(groups) > 1 else ""
         name = f"{stem}{of_many}.safetensors"
-        values = {t.name: np.ascontiguousarray(t.read().astype(kind)) for t in group}
-        total += sum(v.nbytes for v in values.values())
-        weight_map |= dict.fromkeys(values, name)
-        # The format's readers in torch look for this.
-        safetensors.numpy.save_file(values, directory / name, metadata={"format": "pt"})
-        os.chmod(directory / name, 0o644)  # the library's are the owner's alone
+        weight_map |= dict.fromkeys((t.name for t in group), name)
+        safetensors_files.write(directory / name, group, dtype)
     if len(groups) > 1:
+        total = sum(math.prod(t.shape) for t in tensors) * kind.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (directory / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def _cast(tensor: Tensor, dtype: str) -> np.ndarray:
+    value = tensor.read()
+    with np.errstate(over="ignore"):
+        cast = value.astype(DTYPES[dtype], copy=False)
+    if not np.isfinite(cast).all():
+        raise ConfigError(
+            f"{tensor.name} is beyond {dtype}: it would be written with an infinity. Export with "
+            "--dtype=bfloat16 or float32"
+            if np.isfinite(value).all()
+            else f"{tensor.name} holds NaN or infinity, and is not exported"
+        )
+    return cast
