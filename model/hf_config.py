@@ -143,8 +143,8 @@ def _rope(keys: Mapping):
     )
     if local_scaling:
         raise ValueError(
-            f"config.json scales the rotary positions of local layers with rope_type="
-            f"{local_scaling.kind!r}; Seedpod does not"
+            f"config.json scales the rotary positions of local layers: rope_parameters."
+            f"sliding_attention.rope_type={local_scaling.kind!r}; Seedpod does not"
         )
     name = "rope_scaling" if scaling else "rope_parameters.full_attention"
     return *_turning(full, name, base, keys), local_base
