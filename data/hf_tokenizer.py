@@ -61,8 +61,10 @@ class HFTokenizer(Tokenizer):
         self.kind, self.files, self.where = "hf", dict(files), where
         try:
             self._open()
-        except (DataError, TemplateError, KeyboardInterrupt, SystemExit):
+        except (DataError, KeyboardInterrupt, SystemExit):
             raise
+        except TemplateError as e:
+            raise TemplateError(f"{where}: {e}") from e
         except BaseException as e:  # `tokenizers` raises plain Exceptions, and its panics are none
             reason = str(e).strip().splitlines() or [type(e).__name__]
             raise DataError(

@@ -172,7 +172,10 @@ def load(origin, mesh=None, dtype: str = "float32"):
 
 
 def _abstract(source: Source, mesh, dtype: str):
-    abstract = checkpoint.abstract_params("policy", source.config, mesh)
+    try:
+        abstract = checkpoint.abstract_params("policy", source.config, mesh)
+    except (TypeError, OverflowError) as e:
+        raise ConfigError(f"{source.reader.where}: its config makes no model ({e!r:.200})") from e
     kind = weights.DTYPES[dtype]
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, kind, sharding=x.sharding), abstract

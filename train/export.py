@@ -6,6 +6,7 @@ at the last token, which has to be the one that ends the answer), a critic a tok
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -75,13 +76,13 @@ def export_model(
         pretrained.check_covered(config, leaves.shapes(), scalar=item != "policy")
     except ValueError as e:
         raise ConfigError(f"{workdir}: {e}") from e
-    tensors = _tensors(config, leaves.read, item)
     hf |= {"dtype": dtype, "torch_dtype": dtype} | _special_ids(tokenizer, item)
     if item != "policy":
         hf["architectures"] = [hf["architectures"][0].replace("CausalLM", _CLASSES[item])]
         hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    with unfinished.directory(to, "to", facts) as to:
+    with contextlib.closing(leaves), unfinished.directory(to, "to", facts) as to:
         save_tokenizer(tokenizer, to, hf["pad_token_id"])
+        tensors = _tensors(config, leaves.read, item)
         weights.write_safetensors(to, tensors, dtype, limit=limit)
         # Last: without it nothing loads the directory.
         (to / "config.json").write_text(json.dumps(hf, indent=2) + "\n")

@@ -17,11 +17,6 @@ def finite(x, depth: int = 0):
     return jnp.all(jnp.isfinite(x), axis=tuple(range(depth, x.ndim)))
 
 
-@jax.jit
-def _finite(leaves):
-    return [finite(x) for x in leaves]
-
-
 def check(tree, where: str, what: str) -> None:
     """Refuses a tree with a NaN or an infinity, by one reduction an array, on its devices.
 
@@ -30,7 +25,8 @@ def check(tree, where: str, what: str) -> None:
     """
     named = jax.tree_util.tree_leaves_with_path(tree)
     named = [(p, x) for p, x in named if jnp.issubdtype(x.dtype, jnp.inexact)]
-    for (path, _), good in zip(named, _finite([x for _, x in named]), strict=True):
+    # A program a shape, which trees share; all are begun before the first is waited for.
+    for (path, _), good in zip(named, [finite(x) for _, x in named], strict=True):
         if not np.asarray(good):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ConfigError(

@@ -38,6 +38,11 @@ class Leaves:
         checkpoint.check_origin(workdir, origin, self._base.fingerprint())
         self._fingerprint = f"{origin['fingerprint']}+{checkpoint.fingerprint(trained)}"
 
+    def close(self) -> None:
+        self._manager.close()
+        if self._part:
+            self._base.close()
+
     def fingerprint(self) -> str:
         """As `checkpoint.identity`."""
         if self._fingerprint is None:

@@ -46,7 +46,7 @@ def tensors_of(config: TransformerConfig, adapters, rank: int) -> dict[str, list
         if len(part.index) > 1:
             raise ConfigError(
                 "adapters of experts have no place in a PEFT directory; export the merged model "
-                "(leave out --adapter)"
+                "(leave out --adapter), or train with --config.lora.targets=query,key,value,out"
             )
         b = flat[*above, name + lora.B]
         module = part.name.removesuffix(".weight")

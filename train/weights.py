@@ -275,8 +275,10 @@ def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[
 
     def value_of(part):
         if held[0] != part.path:
+            large = held[1] is not None and held[1].nbytes > 1 << 24
             held[:] = None, None  # before the next is read
-            gc.collect()  # Orbax leaves cycles that hold what it restored
+            if large:
+                gc.collect()  # Orbax leaves cycles that hold what it restored
             held[:] = part.path, np.asarray(jax.device_get(read(part.path)))
         return part.to_hf(held[1][part.index])
 

@@ -2,6 +2,7 @@
 
 import json
 
+import gguf
 import numpy as np
 import open_tokenizers
 import orbax.checkpoint as ocp
@@ -10,7 +11,8 @@ import safetensors.numpy
 from model.config import TransformerConfig
 from model.hf_config import config_to_hf
 from model.pretrained import slices
-from train import checkpoint
+from model.rotary import stretch
+from train import checkpoint, gguf_files
 
 CONFIG = TransformerConfig(
     vocab_size=320, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=24,
@@ -50,3 +52,55 @@ def save_role(workdir, role, params, config=CONFIG):
     checkpoint.save_models(workdir, {role: config})
     with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
         manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
+
+
+def stored(directory):
+    """{name: array} of all safetensors files of a directory."""
+    found = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        found |= safetensors.numpy.load_file(path)
+    return found
+
+
+def write_gguf(path, kind, config, values, extra=None):
+    """The model as llama.cpp converts one: other names, and Llama's rotary pairs side by side."""
+    tokenizer = json.loads(open_tokenizers.files()["tokenizer.json"])
+    vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
+    writer = gguf.GGUFWriter(str(path), kind)
+    writer.add_block_count(config.num_layers)
+    writer.add_embedding_length(config.embed_dim)
+    writer.add_feed_forward_length(config.mlp_dim)
+    writer.add_context_length(config.max_length)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_base)
+    for key, value in (extra or {}).items():
+        writer.add_float32(f"{kind}.{key}", value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    tokens = sorted(vocab, key=vocab.get)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if i < 3 else 1 for i in range(len(tokens))])
+    writer.add_token_merges([" ".join(m) for m in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(open_tokenizers.CHATML)
+    table = gguf.get_tensor_name_map(gguf_files.ARCHITECTURES[kind], config.num_layers)
+    for name, value in values.items():
+        heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}.get(name.split(".")[-2])
+        if kind == "llama" and heads:
+            value = value.reshape(heads, 2, -1, config.embed_dim).swapaxes(1, 2)
+            value = value.reshape(-1, config.embed_dim)
+        if "down_proj" in name:
+            value = value.astype(np.float16)
+        writer.add_tensor(table.get_name(name, (".weight", ".bias")), value)
+    if config.rope_scaling:
+        plain = config.rope_base ** (-np.arange(4, dtype=np.float32) / 4)
+        factors = plain / np.asarray(stretch(plain, config.rope_scaling))
+        writer.add_tensor("rope_freqs.weight", factors)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
