@@ -136,7 +136,8 @@ def _rope(keys: Mapping):
             )
         if value is not None:
             check_value("rope_parameters", value, f"rope_parameters.{name}")
-    full = {**(given.get("full_attention") or {}), **scaling}
+    # transformers adds the one to the other, so that an old `type` alone does not scale.
+    full = {**(given.get("full_attention") or {"rope_type": "default"}), **scaling}
     local = given.get("sliding_attention") or {}
     local_base, local_scaling = _turning(
         local, "rope_parameters.sliding_attention", keys["rope_local_base_freq"], keys
