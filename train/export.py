@@ -67,13 +67,15 @@ def export_model(
     tokenizer = _hf_tokenizer(workdir, config)
     try:
         hf = hf_config.config_to_hf(config)
-        abstract = checkpoint.abstract_params(item, config, mesh)
-        shapes = {path: x.shape for path, x in flatten_dict(abstract).items()}
-        pretrained.check_covered(config, shapes, scalar=item != "policy")
     except ValueError as e:
         raise ConfigError(f"{workdir}: {e}") from e
+    abstract = checkpoint.abstract_params(item, config, mesh)
     # float16 is cast as it is written, which refuses what is too large for it.
     leaves = Leaves(workdir, item, abstract, jnp.bfloat16 if dtype == "bfloat16" else None)
+    try:
+        pretrained.check_covered(config, leaves.shapes(), scalar=item != "policy")
+    except ValueError as e:
+        raise ConfigError(f"{workdir}: {e}") from e
     hf |= {"dtype": dtype, "torch_dtype": dtype} | _special_ids(tokenizer, item)
     if item != "policy":
         hf["architectures"] = [hf["architectures"][0].replace("CausalLM", _CLASSES[item])]

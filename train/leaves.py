@@ -50,6 +50,19 @@ class Leaves:
             self._fingerprint = checkpoint.fold(value for (value,) in sums)
         return self._fingerprint
 
+    def shapes(self) -> dict[tuple[str, ...], tuple[int, ...]]:
+        """{path: shape} of all that is saved, adapters merged, whatever the abstract has."""
+        if not self._part:
+            directory = self._manager.directory / str(self._step) / self._item
+            saved = ocp.PyTreeCheckpointHandler().metadata(directory).tree
+            return {path: tuple(x.shape) for path, x in flatten_dict(saved).items()}
+        base = self._base.shapes()
+        if not self._same:  # the backbone of another kind of network
+            base = {("backbone", *p[p[0] == "backbone" :]): s for p, s in base.items()}
+            base = {path: shape for path, shape in base.items() if path[1] != "head"}
+        plain = {p: x for p, x in self._trained.items() if not p[-1].endswith((lora.A, lora.B))}
+        return base | {path: x.shape for path, x in plain.items()}
+
     def read(self, path: tuple[str, ...]):
         """One parameter, placed as its abstract says."""
         if not self._part:

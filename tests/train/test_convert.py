@@ -170,6 +170,14 @@ def test_a_weight_without_a_tensor_is_not_dropped(workdir, tmp_path, monkeypatch
     with pytest.raises(ConfigError, match="weight layers/key, for which a llama model has no tens"):
         export.export_model(workdir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    params = checkpoint.load(workdir)[1]
+    layers = params["layers"] | {"gate_bias": np.zeros((2, 24), np.float32)}
+    (tmp_path / "grown").mkdir()
+    save_role(tmp_path / "grown", "policy", params | {"layers": layers})
+    HFTokenizer(open_tokenizers.files()).save(tmp_path / "grown" / "tokenizer")
+    with pytest.raises(ConfigError, match="grown: the model has a weight layers/gate_bias, for"):
+        export.export_model(tmp_path / "grown", tmp_path / "out")
     with pytest.raises(ConfigError, match="--item=value_head is no model on its own"):
         export.export_model(workdir, tmp_path / "out", "value_head")
 
