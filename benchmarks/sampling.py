@@ -32,6 +32,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import app, flags
+from flax.traverse_util import flatten_dict
 
 from model import hf_config, sharding
 from model.config import TransformerConfig
@@ -57,7 +58,8 @@ def write_model(directory, config, params) -> None:
     """The model as transformers reads it, without a tokenizer."""
     facts = hf_config.config_to_hf(config) | {"dtype": config.dtype}
     Path(directory, "config.json").write_text(json.dumps(facts))
-    weights.write_safetensors(directory, weights.tensors_of(config, params), config.dtype)
+    tensors = weights.tensors_of(config, flatten_dict(params).__getitem__)
+    weights.write_safetensors(directory, tensors, config.dtype)
 
 
 class Ours:

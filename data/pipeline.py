@@ -93,7 +93,7 @@ class DataConfig:
     on_long: str = "error"
     on_bad: str = "error"
     max_bad: CountOr0 = 100
-    max_record_bytes: Annotated[int, Range(1, 1 << 40)] = MAX_RECORD_BYTES
+    max_record_bytes: Annotated[int, Range(1, 10**12)] = MAX_RECORD_BYTES
     pack: bool = True
     truncate: str = ""
     fim_rate: Share = 0.0

@@ -152,6 +152,7 @@ class Records:
 
     def __init__(self, path):
         self._path, self._file, self._waiting = Path(path), None, []
+        self._try(self._open)
 
     def write(self, record: bytes) -> None:
         self._waiting.append(record)
@@ -182,12 +183,15 @@ class Records:
         except OSError as error:
             failed(self._path.name, error, "its records wait in memory", 0)
 
-    def _write(self) -> None:
-        if not self._waiting:
-            return
+    def _open(self) -> None:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        self._open()
         size = os.fstat(self._file.fileno()).st_size
         left = memoryview(b"".join(self._waiting))
         try:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from random import Random
 from types import SimpleNamespace
+from unittest import mock
 
 import ml_collections
 import open_models
@@ -147,13 +148,6 @@ def _recipe(rng: Random, good, folder) -> None:
             config.data.sources()
 
 
-def _stub_launch(folder):
-    """No process is started, here or elsewhere."""
-    del folder
-    launch.local.run = lambda *given, **named: 0
-    launch.supervise.supervise = lambda *given, **named: 0
-
-
 def _launch(rng: Random, good, folder) -> None:
     del good
     verb = rng.choice(
@@ -210,7 +204,12 @@ def _launch(rng: Random, good, folder) -> None:
         argv += ["--", "--config=configs/pretrain.py:smoke", rng.choice(
             (f"--workdir={folder}/r", "--workdir=gs://b/r", "--workdir=", "stray",
             "-m"))]  # fmt: skip
-    launch.main(argv)
+    # No process is started, here or elsewhere.
+    with (
+        mock.patch.object(launch.local, "run", return_value=0),
+        mock.patch.object(launch.supervise, "supervise", return_value=0),
+    ):
+        launch.main(argv)
 
 
 COMMANDS = (
@@ -257,6 +256,6 @@ TARGETS = [
     Target("workdir", _good_workdir, _workdir, 2),
     Target("overrides", _keys, _overrides, 3),
     Target("recipe", lambda folder: None, _recipe, 2),
-    Target("launch", _stub_launch, _launch, 2),
+    Target("launch", lambda folder: None, _launch, 2),
     Target("commands", lambda folder: None, _command, 0.1, 60.0),
 ]
