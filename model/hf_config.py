@@ -136,8 +136,12 @@ def _rope(keys: Mapping):
             )
         if value is not None:
             check_value("rope_parameters", value, f"rope_parameters.{name}")
-    # transformers adds the one to the other, so that an old `type` alone does not scale.
-    full = {**(given.get("full_attention") or {"rope_type": "default"}), **scaling}
+    full = {**(given.get("full_attention") or {}), **scaling}
+    if not given and "rope_type" not in full and full.get("type", "default") != "default":
+        raise ValueError(
+            f"config.json has rope_scaling.type={short(full['type'])}, which transformers does not "
+            "look at in this family; call it rope_type if it is meant"
+        )
     local = given.get("sliding_attention") or {}
     local_base, local_scaling = _turning(
         local, "rope_parameters.sliding_attention", keys["rope_local_base_freq"], keys

@@ -115,7 +115,7 @@ def check_unread(key: str, value, kind: str, neutral: Mapping) -> None:
         )
     raise ValueError(
         f"config.json has a key that Seedpod does not know for a {kind} model, "
-        f"{key}={short(value)}; take it out if it changes nothing"
+        f"{key:.80}={short(value)}; take it out if it changes nothing"
     )
 
 

@@ -18,6 +18,7 @@ from ml_collections import config_flags
 from train import outputs, processes
 
 BEGUN = time.time()  # of this process, nearly
+MOST_SHOWN = 2000  # characters of an error
 # Errors that say what is wrong with what was given; DataError and ConfigError are ValueErrors.
 EXPECTED = (ValueError, OSError, FloatingPointError)
 _log = ""  # this process's log file; empty where the workdir is in a bucket
@@ -70,8 +71,13 @@ def define_run_flags() -> None:
 
 
 def fail(message: str):
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {short(message)}", file=sys.stderr)
     raise SystemExit(1)
+
+
+def short(message: str) -> str:
+    """A message of a few lines, whatever it quotes."""
+    return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
 
 
 def parse_flags(argv):
@@ -81,6 +87,8 @@ def parse_flags(argv):
         argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
         argv = _ARGV[:] = _check_recipe(argv)
         return flags.FLAGS(argv)
+    except KeyboardInterrupt:  # while a recipe was read
+        raise SystemExit(130) from None
     except flags.UnrecognizedFlagError as e:
         fail(_unknown_flag(e))
     except flags.Error as e:
@@ -96,8 +104,10 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
         from train.config import KEYS
         from train.names import meant
 
-        if text := meant(error.flagname, KEYS):
-            return f"there is no flag --{error.flagname}{text} A setting is --config.KEY=VALUE"
+        text = meant(error.flagname, KEYS)
+        if text and f"--{error.flagname}=" not in text:  # of another command
+            end = "" if text.endswith("?") else "."
+            return f"there is no flag --{error.flagname}{text}{end} A setting is --config.KEY=VALUE"
     return str(error)
 
 
@@ -126,15 +136,16 @@ def _check_recipe(argv) -> list[str]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            fail(f"{path} is no recipe: it has no function get_config")
-        recipe = module.get_config(argument) if argument else module.get_config()
+        found = hasattr(module, "get_config")
+        recipe = (module.get_config(argument) if argument else module.get_config()) if found else 0
     except ValueError as e:
         fail(f"{path}: {e}")
     except TypeError as e:
         fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # the latter would end the command as done
         fail(f"{path}: {type(e).__name__}: {outputs.reason(e)}")
+    if not found:
+        fail(f"{path} is no recipe: it has no function get_config")
     if not isinstance(recipe, ml_collections.ConfigDict):
         fail(f"{path}: get_config returns a {type(recipe).__name__}, and not an ml_collections "
              "ConfigDict")  # fmt: skip
@@ -200,7 +211,7 @@ def guarded(main, argv) -> None:
     except Exception as e:
         lost = processes.is_lost_peer(e)
         expected = isinstance(e, EXPECTED)
-        message = str(e)
+        message = short(str(e))
         if lost:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
         if _log and (lost or expected):

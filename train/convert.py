@@ -104,7 +104,7 @@ def _instead(directory) -> str:
     if adapter.exists():
         base = json_files.read(adapter).get("base_model_name_or_path")
         return (
-            f": it is an adapter of {base}. Import that, or merge both with peft: "
+            f": it is an adapter of {base!s:.200}. Import that, or merge both with peft: "
             "merge_and_unload(), then save_pretrained"
         )
     if (directory / "params.json").exists():
@@ -205,7 +205,7 @@ def import_model(
     if not isinstance(tokenizer, HFTokenizer):
         raise ConfigError(f"{origin} is a Seedpod workdir; start from it with init_from")
     if chat_template and chat_template != "chatml":
-        chat_template = epath.Path(chat_template).read_text()
+        chat_template = _template(epath.Path(chat_template))
     before = tokenizer.vocab_size
     rowless = _without_rows(tokenizer, config, origin)
     tokenizer = tokenizer.with_config(**{DATE: datetime.date.today().isoformat()})
@@ -230,6 +230,19 @@ def import_model(
         (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
         _save(workdir, params, facts)
     return config
+
+
+def _template(path) -> str:
+    """The text of a --chat_template."""
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"--chat_template={path} is not UTF-8 text; give a Jinja file") from e
+    except OSError as e:
+        raise ConfigError(
+            f"--chat_template={path} cannot be read ({e.strerror or e}); give a Jinja file, or "
+            "chatml"
+        ) from e
 
 
 def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> list[str]:

@@ -41,6 +41,10 @@ class Episode(NamedTuple):
     answer: str = ""
 
 
+# Of a reward: float32 holds the squares of such numbers, and their sums.
+LARGEST = 1e15
+
+
 class RewardError(ValueError):
     """An answer whose reward is no finite number, the message naming the function, the prompt and
     the value; or rewards that tell no answer from another.
@@ -157,7 +161,7 @@ def number(value) -> float:
     """A reward as a float: a number, a bool, or an array or tensor of no dimensions.
 
     Raises:
-      RewardError: it is none, or not finite in float32.
+      RewardError: it is none, or not finite, or beyond `LARGEST`.
     """
     plain = value
     if np.ma.is_masked(value) or getattr(value, "shape", ()) != ():
@@ -169,7 +173,7 @@ def number(value) -> float:
             plain = float(plain)
         except (OverflowError, ValueError):  # 10**400; a signalling Decimal
             plain = math.nan
-        if abs(plain) <= float(np.finfo(np.float32).max):
+        if abs(plain) <= LARGEST:
             return plain
     raise RewardError(f"gave {shown(value)} ({type(value).__name__})")
 

@@ -63,6 +63,8 @@ def _no_weights(directory) -> str:
             f"{directory} holds an adapter alone (adapter_model.safetensors); import the model it "
             "was trained on, or merge both with peft: merge_and_unload(), then save_pretrained"
         )
+    if (link := directory / _WHOLE).name in others:
+        return f"{link} is a link to a file that is not there; download it again"
     if others:
         return (
             f"{directory} holds {others[0]}{_more(others)}, and neither {_WHOLE} nor {_INDEX}, "

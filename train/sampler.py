@@ -160,7 +160,8 @@ class Sampler:
                 values, failed = self._call(function, episodes)
                 found[name] = sharding.put_batch(values, self.ctx.mesh)
                 failures |= {row: (name, failure) for row, failure in failed.items()}
-        found["score"] = sum(weight * found[name] for name, weight in self.weights.items())
+        score = sum(weight * found[name] for name, weight in self.weights.items())
+        found["score"] = jnp.where(jnp.abs(score) <= rewards.LARGEST, score, jnp.inf)
         self.check(found, batch, failures)
         return found
 
@@ -208,8 +209,8 @@ class Sampler:
                 )
             else:
                 message += (
-                    ". A reward is one finite number; --config.rewards.on_error=skip leaves out "
-                    "answers that have none"
+                    f". A reward is one finite number, {rewards.LARGEST:g} at most; "
+                    "--config.rewards.on_error=skip leaves out answers that have none"
                 )
             raise rewards.RewardError(message) from error
         if self._said.isdisjoint(found):

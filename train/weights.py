@@ -96,7 +96,7 @@ class SafetensorsReader:
         if name := lost or wrong:
             where = "none of its files does" if lost else f"{stored_in[name]} holds it"
             raise ConfigError(
-                f"{directory}: model.safetensors.index.json puts {name} in {listed[name]}, and "
+                f"{directory}: model.safetensors.index.json puts {name:.80} in {listed[name]}, and "
                 f"{where}; the index and the files are of different downloads: download all again"
             )
         self.names = self._places.keys()

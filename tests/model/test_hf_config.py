@@ -139,6 +139,10 @@ def test_rope_scaling_comes_before_rope_parameters():
     found = config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
     assert (found.rope_base, found.local_rope_base) == (700.0, 50.0)
     assert found.rope_scaling == RopeScaling("linear", 2.0)
+    # Beside nothing it has a `rope_type` already, and transformers does not look at the `type`.
+    given["rope_parameters"] = None
+    with pytest.raises(ValueError, match=r"rope_scaling.type='linear'.*rope_type"):
+        config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
 
 
 @pytest.mark.parametrize(

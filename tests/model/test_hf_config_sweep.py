@@ -192,7 +192,7 @@ def test_each_key_changed(kind, part, tmp_path):
             wrong.append(f"{what}: {e}"[:300])
             return ""
         error = np.abs(logits - expected).max()
-        if not error < 2e-4:
+        if not error < 2e-4 + 1e-6 * np.abs(expected).max():  # large logits are rounded coarsely
             wrong.append(f"{what}: {error} off")
         return ""
 

@@ -163,6 +163,32 @@ def test_weights_in_another_form(name, said, hf_dir, tmp_path):
         convert.load(hf)
 
 
+def test_a_link_without_its_file(hf_dir, tmp_path):
+    hf = copy_of(hf_dir, tmp_path)
+    (hf / "model.safetensors").unlink()
+    (hf / "model.safetensors").symlink_to(tmp_path / "blob")
+    with pytest.raises(ConfigError, match=r"model.safetensors is a link to a file that is not"):
+        convert.load(hf)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_chat_template_that_cannot_be_read(content, hf_dir, tmp_path):
+    path = tmp_path / "template.jinja"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"--chat_template=.*template.jinja .*a Jinja file"):
+        convert.import_model(str(hf_dir), tmp_path / "run", chat_template=str(path))
+
+
+def test_messages_do_not_quote_names_of_any_length(hf_dir, tmp_path):
+    hf = copy_of(hf_dir, tmp_path, files=2)
+    index = hf / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x" * 10_000: "part-0.safetensors"}}))
+    refused(convert.load, hf)
+    edit(hf / "config.json", **{"k" * 10_000: "v" * 10_000})
+    refused(convert.load, hf)
+
+
 @pytest.mark.parametrize("facts, method", [
     (FP8, "fp8"), ({"quant_method": "gptq", "bits": 4}, "gptq"), ({"quant_method": "awq"}, "awq"),
     ({"load_in_4bit": True}, "bitsandbytes"),

@@ -276,9 +276,31 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
     for given, message in (
         ("--lr=1", "error: there is no flag --lr; did you mean optimizer.peak_lr? A setting is --"),
         ("--zzz=1", "error: Unknown command line flag 'zzz'"),
+        ("--workdir=1", "error: Unknown command line flag 'workdir'"),  # of another command
+        ("--output_dir=1", "error: there is no flag --output_dir; a run lives in --workdir=PATH. "),
         ("--config.lr=1", "error: unknown config key lr; did you mean optimizer.peak_lr?"),
         ("--config.seed=x", "error: flag --config.seed=x: invalid literal"),
     ):
         with pytest.raises(SystemExit):
             command.parse_flags(["train", recipe, given])
         assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("raise SystemExit(0)", "SystemExit"),
+        ("def get_config(): raise SystemExit", "SystemExit"),
+        ("def get_config(): raise ValueError('x' * 10**5)", "x" * 80),
+        ("", "no function get_config"),
+    ],
+)
+def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, monkeypatch, capsys):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=command._ARGV)
+    (tmp_path / "recipe.py").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        command.parse_flags(["train", f"--config={tmp_path}/recipe.py"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and message in said and len(said) < 2500

@@ -45,7 +45,7 @@ class Lazy:
     [
         (1, 1.0), (-0.5, -0.5), (True, 1.0), (np.bool_(False), 0.0), (np.float32(0.5), 0.5),
         (np.int64(3), 3.0), (np.array(2.5), 2.5), (jnp.float32(0.25), 0.25),
-        (jnp.bfloat16(0.5), 0.5), (Decimal("0.5"), 0.5), (Fraction(1, 4), 0.25), (3e38, 3e38),
+        (jnp.bfloat16(0.5), 0.5), (Decimal("0.5"), 0.5), (Fraction(1, 4), 0.25), (-1e15, -1e15),
     ],
 )  # fmt: skip
 def test_what_is_a_number(value, number):
@@ -60,6 +60,7 @@ def test_what_is_a_number(value, number):
         ([1.0], r"gave \[1.0\]"), ((1.0,), "tuple"), ({}, "dict"), (np.ones(3), "ndarray"),
         (np.ones(1), "ndarray"), (np.array([]), "ndarray"), (jnp.ones(2), "gave"), (1j, "complex"),
         (np.complex64(1), "complex64"), (10**400, "int"), (10**5000, "<int>"), (1e39, r"1e\+39"),
+        (-1.5e15, r"gave -1500000000000000\.0 \(float\)"), (np.float32(3e38), "gave"),
         (Decimal("NaN"), "NaN"), (Decimal("sNaN"), "sNaN"), (np.datetime64("2020"), "datetime64"),
         (np.ma.masked, "masked"), (Odd(), "Odd"), (Lazy(), "gave <"), (np.array(None), "ndarray"),
         (np.array("1"), "ndarray"), (len, "len"), ("x" * 10_000, "gave 'x{80}'…"),
@@ -178,8 +179,8 @@ def test_a_service_that_fails_is_no_lost_process(monkeypatch):
 
 
 def test_a_sum_that_overflows_is_no_reward():
-    sampler, batch = sampler_of(function=3e38)
-    sampler.verifiers = {"function": lambda episode: 3.0}
+    sampler, batch = sampler_of(function=1e9)
+    sampler.verifiers = {"function": lambda episode: 1e7}
     with pytest.raises(RewardError, match="the weighted sum of the rewards gave inf for the ans"):
         sampler.rewards({}, batch, [""] * 8)
 
