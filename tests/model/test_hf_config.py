@@ -129,18 +129,13 @@ def test_rope_scaling_comes_before_rope_parameters():
     )
     found = config_from_hf(hf("llama2") | given)
     assert (found.rope_base, found.rope_scaling) == (300.0, RopeScaling("linear", 2.0))
-    # Gemma 3's is added to that of its global layers, where `type` alone would not count.
-    with pytest.raises(ValueError, match=r"rope_scaling.factor=2.0, .* with rope_type='default'"):
-        config_from_hf(
-            hf("gemma3") | dict(rope_parameters=None, rope_scaling=given["rope_scaling"])
-        )
     given["rope_scaling"] = dict(rope_type="linear", factor=2.0)
     given["rope_parameters"] = dict(full_attention=dict(rope_theta=700.0))
     found = config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
     assert (found.rope_base, found.local_rope_base) == (700.0, 50.0)
     assert found.rope_scaling == RopeScaling("linear", 2.0)
     # Beside nothing it has a `rope_type` already, and transformers does not look at the `type`.
-    given["rope_parameters"] = None
+    given |= dict(rope_parameters=None, rope_scaling=dict(type="linear", factor=2.0))
     with pytest.raises(ValueError, match=r"rope_scaling.type='linear'.*rope_type"):
         config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
 
