@@ -249,6 +249,15 @@ def test_what_messages_say_is_known_however_it_is_written(shown):
     assert special and all(any(a <= i < b for a, b in seen.content) for i in special)
 
 
+def test_what_is_joined_to_safe_text_is_escaped():
+    """As by transformers: Jinja does so although it escapes nothing else."""
+    source = "{% for m in messages %}{{ '<' | safe + m.content + ' &' }}{{ m.content }}{% endfor %}"
+    turns = [TURNS[0] | {"content": "a<b>"}]
+    seen = ChatTemplate(source, {}).plain(turns)
+    assert seen.text == "<a&lt;b&gt; &amp;a<b>"
+    assert list(filter(None, pieces(seen, seen.content))) == ["a", "b", "a<b>"]
+
+
 def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     source = (
         "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}"
