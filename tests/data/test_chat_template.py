@@ -267,6 +267,19 @@ def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     assert pieces(seen, seen.responses) == [" 2 ", "yes"]
 
 
+def test_the_reason_is_that_of_the_form_in_which_a_template_reads_contents():
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}"
+        "{% endfor %}</s>{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match=r"no place for a message's reasoning \(messages\[1\]"):
+        ChatTemplate(source, {}).conversation(
+            [TURNS[1], {"role": "assistant", "content": "yes", "reasoning_content": "so"}]
+        )
+    with pytest.raises(TemplateError, match="str object has no element 0"):
+        ChatTemplate("{{ messages[0].content[0][0] }}", {}).text([TURNS[1] | {"content": ""}], True)
+
+
 def test_contents_are_not_given_as_parts_to_templates_that_refuse_what_they_say():
     source = (
         "{% for m in messages %}{% if 'sure' in m.content %}{{ raise_exception('never!') }}"
