@@ -211,13 +211,16 @@ class ChatTemplate:
         try:
             page = self._page(messages, prompt, tools, parts=True)
             # Others would write a list as Python does.
-            read = all(
+            shown = [
                 page.text[a:b] in messages[s.message]["content"]
                 for a, b, s in page.spans
                 if s.field == "content"
-            )
-            if read and self._missing(page, messages, prompt, tools) is None:
-                return page
+            ]
+            if all(shown):
+                of_parts = self._missing(page, messages, prompt, tools)
+                if of_parts is None:
+                    return page
+                missing = of_parts if shown else missing
         except TemplateError:
             pass
         raise missing
@@ -364,4 +367,5 @@ def _author(page: _Page, messages, span) -> int:
 def _said(error: Exception) -> str:
     """A line of what an error says."""
     said = error.msg if isinstance(error, SyntaxError) else str(error)  # that names Jinja's code
+    said = said.replace("data.tracked_text.Tracked object", "str object")
     return next(iter(said.splitlines()), "")[:300] or type(error).__name__

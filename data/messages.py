@@ -215,6 +215,13 @@ def _other_fields(message: dict, role, name: str, record: Record) -> dict:
     for key in _TEXTS:
         if not is_empty(message.get(key)):
             out[key] = text_of(content_of(message[key], f"{name}.{key}", record), f"{name}.{key}")
+    thoughts = {out[key] for key in _THOUGHTS if key in out}
+    if len(thoughts) > 1:
+        raise DataError(
+            f"{name} has two thoughts that differ ({' and '.join(k for k in _THOUGHTS if k in out)}"
+            "), and a chat template reads one; keep one of them",
+            "two_thoughts",
+        )
     for key in _WEIGHTS:
         value = message.get(key)
         if value is None:

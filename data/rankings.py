@@ -62,6 +62,12 @@ def render_ranking(example, tokenizer, share_prompt: bool) -> Ranking:
         end = np.flatnonzero(mask)[-1] + 1
         every.append(ids[:end])
         starts.append(int(np.flatnonzero(mask[:end] == 0)[-1]) + 1)
+    if _ranked_apart(every, example["rank"]):
+        raise DataError(
+            "two responses that are ranked apart are the same tokens, as where a chat template "
+            "leaves thoughts out; there is nothing to prefer",
+            "identical_responses",
+        )
     trunk = 0
     if share_prompt:
         prompts = np.stack([ids[: min(starts)] for ids in every])
@@ -73,12 +79,17 @@ def cut(ranking: Ranking, length: int) -> Ranking | str:
     """The beginning of a ranking's candidates, or why there is nothing to compare."""
     if max(ranking.starts) >= length:
         return NO_ANSWER
-    places: dict[bytes, int] = {}
     ids = [i[:length] for i in ranking.ids]
-    for candidate, place in zip(ids, ranking.example["rank"], strict=True):
-        if places.setdefault(candidate.tobytes(), place) != place:
-            return "answers that are equal within the length"
+    if _ranked_apart(ids, ranking.example["rank"]):
+        return "answers that are equal within the length"
     return ranking._replace(ids=ids)
+
+
+def _ranked_apart(ids, rank) -> bool:
+    """Whether two candidates are the same and have not the same rank."""
+    places: dict[bytes, int] = {}
+    pairs = zip(ids, rank, strict=True)
+    return any(places.setdefault(candidate.tobytes(), place) != place for candidate, place in pairs)
 
 
 def ranking_row(rankings, length: int, sub_rows: int, candidates: int, kinds):

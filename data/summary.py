@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from data.chat_template import ChatTemplate, TemplateError
 from data.hf_tokenizer import HFTokenizer
 from data.packing import CUT
 from data.tokenizer import Tokenizer
@@ -37,5 +38,29 @@ def unread(tokenizer: Tokenizer, examples) -> Counter:
     """{field: count} of what messages hold beside and the format does not read."""
     template = tokenizer.template if isinstance(tokenizer, HFTokenizer) else None
     keys = [key for key in _BESIDE if template is None or key not in template.source]
-    messages = (m for example in examples for m in example.get("messages", ()))
-    return Counter(f"messages[].{key}" for m in messages for key in keys if key in m)
+    found = Counter()
+    for example in examples:
+        messages = example.get("messages", ())
+        found.update(f"messages[].{key}" for m in messages for key in keys if key in m)
+        if any("</think>" in answer for answer in _new_answers(example)):
+            found["the thought before </think>"] += 1
+    if template is None or _shows_thoughts(template):
+        del found["the thought before </think>"]
+    return found
+
+
+def _new_answers(example):
+    """The texts that a template shows as new: of past ones many leave the thoughts out."""
+    if "responses" in example:
+        return example["responses"]
+    return [m["content"] for m in example.get("messages", ())[-1:] if m["role"] == "assistant"]
+
+
+def _shows_thoughts(template: ChatTemplate) -> bool:
+    """Whether an answer's thought that stands in its content is in the text; many templates, as
+    those of DeepSeek's R1, leave it out of every answer."""
+    answer = {"role": "assistant", "content": "<think>\nthought\n</think>\n\nb"}
+    try:
+        return "thought" in template.text([{"role": "user", "content": "a"}, answer], False)
+    except TemplateError:
+        return True  # that is said where it is used

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, MappingView
 import jinja2
 from jinja2 import ext, filters, nodes, sandbox, visitor
 
-from data.tracked_text import Source, Tracked, as_tracked, concat, smear, sources
+from data.tracked_text import Safe, Source, Tracked, as_tracked, concat, escaped, smear, sources
 
 GENERATION = "generation"
 
@@ -35,8 +35,9 @@ _BITS = 4096  # of a number
 # Filters whose text already says where it came from, as they cut and join `Tracked` itself, or
 # give back one of the values that they were given.
 _EXACT = {
-    *("attr", "capitalize", "d", "default", "first", "format", "join", "last", "lower", "max"),
-    *("min", "replace", "reverse", "safe", "string", "sum", "tojson", "trim", "upper"),
+    *("attr", "capitalize", "d", "default", "e", "escape", "first", "forceescape", "format"),
+    *("join", "last", "lower", "max", "min", "replace", "reverse", "safe", "string", "sum"),
+    *("tojson", "trim", "upper"),
 }
 # Filters that make text of what they are given.
 _OF_TEXT = {
@@ -117,9 +118,12 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         del self.globals["lipsum"]
         self.filters |= {
             "format": self._format_filter,
+            "e": escaped,
+            "escape": escaped,
+            "forceescape": lambda text: escaped(str.__str__(text)),
             "join": self._join,
             "replace": self._replace,
-            "safe": self.text,
+            "safe": Safe.of,
             "string": self.text,
             "sum": self._sum,
             "tojson": self._tojson,

@@ -75,7 +75,7 @@ class Encoder:
             return tokens
         # From the added token before the answer to the next: either side of one is on its own.
         ids, offsets = tokens
-        added = [n for n, i in enumerate(ids) if i in self._added]
+        added = [n for n in range(len(ids)) if self._is_added(text, ids[n], offsets[n])]
         first = max((n for n in added if offsets[n][0] < start), default=-1)
         last = min((n for n in added if offsets[n][0] >= start), default=len(ids))
         begin = 0 if first < 0 else offsets[first][0]
@@ -91,7 +91,7 @@ class Encoder:
         else:
             name = self._inner.id_to_token(ids[across]) or ""
             joined = name.startswith(_SPACE) and not text[offsets[across][0] : start].strip(" ")
-            stays = joined or ids[across] in self._added
+            stays = joined or across in added
         if stays:
             return tokens
         answer = _encode(self._unprefixed, text[start:end], parse=False)
@@ -102,6 +102,11 @@ class Encoder:
             + [(a + start, b + start) for a, b in answer.offsets]
             + offsets[last:],
         )
+
+    def _is_added(self, text: str, index: int, offsets) -> bool:
+        """Whether a token is an added one that is in the text: the unknown token stands for any
+        character."""
+        return index in self._added and self._inner.id_to_token(index) in text[slice(*offsets)]
 
     def _written(self, text: str, content) -> list[tuple[int, int]]:
         """(start, end) of the special tokens that the template wrote, all of them its own text."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"}
+
 
 class Source(NamedTuple):
     """Where characters came from: a field of a message, by its number."""
@@ -39,7 +41,7 @@ class Tracked(str):
             low, high = max(a, start), min(b, end)
             if low < high or (low == high and (a == b or start == end)):
                 kept.append((low - start, high - start, source))
-        return Tracked(super().__getitem__(slice(start, end)), kept)
+        return type(self)(super().__getitem__(slice(start, end)), kept)
 
     def _located(self, pieces, sep: str | None):
         """Pieces of this text, `sep` or white space (None) between them."""
@@ -73,7 +75,8 @@ class Tracked(str):
         return concat([other, self]) if isinstance(other, str) else NotImplemented
 
     def __mul__(self, count):
-        return concat([self] * count)
+        whole = concat([self] * count)
+        return type(self)(whole, whole._spans)
 
     __rmul__ = __mul__
 
@@ -155,6 +158,32 @@ class Tracked(str):
 
     def expandtabs(self, *args, **kwargs):
         return self._like(super().expandtabs(*args, **kwargs))
+
+
+class Safe(Tracked):
+    """Text that a template called safe HTML: what `+` joins to it is escaped, as Jinja does even
+    where it escapes nothing else."""
+
+    __slots__ = ()
+
+    def __add__(self, other):
+        return Safe.of(concat([self, escaped(other)])) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other):
+        return Safe.of(concat([escaped(other), self])) if isinstance(other, str) else NotImplemented
+
+    @staticmethod
+    def of(text: str) -> Safe:
+        return Safe(text, as_tracked(text)._spans)
+
+
+def escaped(text: str) -> Safe:
+    """Text with what HTML reads as markup written out."""
+    if not isinstance(text, Safe):
+        text = as_tracked(text)
+        for sign, entity in _ENTITIES.items():
+            text = text.replace(sign, entity)
+    return Safe.of(text)
 
 
 def as_tracked(text: str) -> Tracked:

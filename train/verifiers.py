@@ -32,6 +32,8 @@ _NUMBER = re.compile(
     r")"
 )
 _OPERATOR = re.compile(rf"\s{{0,3}}%?\s{{0,3}}[{_MINUS}—+*/×x÷=≈]\s{{0,3}}{_CURRENCY}")
+# "#### 42 ####" alone on its line: what follows is no answer.
+_CLOSED = re.compile(r"(?<!#)####+(?!#)([^#\n]+)####+(?!#)(?=[^\S\n]*$)", re.MULTILINE)
 
 
 def _value(found: re.Match) -> Fraction:
@@ -66,6 +68,7 @@ def final_number(text: str) -> Fraction | None:
     thousands separators, currencies, decimals, fractions and powers of ten; a percentage is its
     number.
     """
+    text = _CLOSED.sub(lambda m: f"####{m[1]}" if re.search(r"\d", m[1]) else m[0], text)
     before, *marked = re.split("####+", text)
     for part in reversed(marked):
         if (number := _last_of_first_run(part)) is not None:

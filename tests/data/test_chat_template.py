@@ -249,6 +249,15 @@ def test_what_messages_say_is_known_however_it_is_written(shown):
     assert special and all(any(a <= i < b for a, b in seen.content) for i in special)
 
 
+def test_what_is_joined_to_safe_text_is_escaped():
+    """As by transformers: Jinja does so although it escapes nothing else."""
+    source = "{% for m in messages %}{{ '<' | safe + m.content + ' &' }}{{ m.content }}{% endfor %}"
+    turns = [TURNS[0] | {"content": "a<b>"}]
+    seen = ChatTemplate(source, {}).plain(turns)
+    assert seen.text == "<a&lt;b&gt; &amp;a<b>"
+    assert list(filter(None, pieces(seen, seen.content))) == ["a", "b", "a<b>"]
+
+
 def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     source = (
         "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}"
@@ -256,6 +265,19 @@ def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
     )
     seen = ChatTemplate(source, {}).conversation(TURNS)
     assert pieces(seen, seen.responses) == [" 2 ", "yes"]
+
+
+def test_the_reason_is_that_of_the_form_in_which_a_template_reads_contents():
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}"
+        "{% endfor %}</s>{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match=r"no place for a message's reasoning \(messages\[1\]"):
+        ChatTemplate(source, {}).conversation(
+            [TURNS[1], {"role": "assistant", "content": "yes", "reasoning_content": "so"}]
+        )
+    with pytest.raises(TemplateError, match="str object has no element 0"):
+        ChatTemplate("{{ messages[0].content[0][0] }}", {}).text([TURNS[1] | {"content": ""}], True)
 
 
 def test_contents_are_not_given_as_parts_to_templates_that_refuse_what_they_say():

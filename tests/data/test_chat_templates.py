@@ -178,6 +178,14 @@ m.content|center(40)
 m.content|indent(3,true)
 m.content|replace('a','bb',1)
 m.content|e
+m.content|e|e
+m.content|e|forceescape
+m.content|escape + '&'
+'<"' + (m.content|e)
+m.content|safe + '<b>'
+'<'|safe + m.content + m.role
+('<'|safe) ~ m.content
+(m.content|safe|trim)[2:]*2 + '<'
 m.content|length
 m.content[3:]
 m.content[-1]

@@ -209,6 +209,10 @@ def test_a_thought_beside_a_response():
         ({"messages": [user(), assistant()], "tools": "[" * 5000}, "a list of objects"),
         ({"messages": [user(), assistant(thinking=True)]}, r"thinking' should be a string"),
         (
+            {"messages": [user(), assistant(thinking="a", reasoning_content="b")]},
+            r"messages\[1\] has two thoughts that differ \(reasoning_content and thinking\)",
+        ),
+        (
             {"messages": [user(), assistant(function_call={"name": "f"})]},
             "old form of 'tool_calls'",
         ),

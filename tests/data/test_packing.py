@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import open_tokenizers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from data import packing
 from data.bad_records import BadRecords
 from data.batch import segment_row
 from data.chat import render
+from data.hf_tokenizer import HFTokenizer
 from data.sources import DataError
 from data.tokenizer import ASSISTANT, BOS, EOS, USER, train
 
@@ -336,6 +338,22 @@ def test_rankings_that_are_cut_to_nothing_or_to_equals_are_left_out():
 
 def prompt(text, where="prompts.jsonl:1"):
     return {"messages": [{"role": "user", "content": text}], "where": where}
+
+
+def test_a_ranking_whose_answers_are_rendered_the_same_is_bad():
+    """A template that leaves thoughts out, as those of DeepSeek's R1."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] }}<|im_end|>"
+        "{% endfor %}"
+    )
+    tokenizer = HFTokenizer(open_tokenizers.files(template))
+    answers = ["<think>a</think>yes", "<think>b</think>yes", "no"]
+    apart, tied = (preference(answers, rank, [""] * 3) for rank in ([0, 1, 1], [0, 0, 1]))
+    bad = BadRecords("skip", 9)
+    _, kept, _ = packing.preference_rows(
+        [apart, tied], tokenizer, 64, 4, False, "error", Counter(), KINDS, bad
+    )
+    assert kept == [tied] and bad.skipped == {"identical_responses": 1}
 
 
 def test_prompts_are_padded_on_the_left():

@@ -4,9 +4,11 @@ import json
 from collections import Counter
 
 import numpy as np
+import open_tokenizers
 import pytest
 
 from data import summary
+from data.hf_tokenizer import HFTokenizer
 from data.loader import Loader, heldout_batches
 from data.pipeline import DataConfig, Examples, open_data, read_examples, thin_rankings
 from data.sources import DataError
@@ -251,3 +253,23 @@ def test_names_that_a_format_does_not_show_are_not_used():
     turns = [{"role": "user", "content": "q", "name": "Ann"}, {"role": "assistant", "content": "a"}]
     examples = Examples([{"messages": turns, "where": "x:1"}] * 2, [], Counter())
     assert summary.unread(train("byte", [], 0), examples.train) == {"messages[].name": 2}
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_thoughts_that_a_template_leaves_out_of_a_new_answer_are_named(left_out):
+    shown = "m.content.split('</think>')[-1]" if left_out else "m.content"
+    template = f"{{% for m in messages %}}{{{{ {shown} }}}}<|im_end|>{{% endfor %}}"
+    tokenizer = HFTokenizer(open_tokenizers.files(template))
+    thought, bare = "<think>so</think>a", "a"
+    turns = [
+        [{"role": role, "content": text} for role, text in pairs]
+        for pairs in (
+            [("user", "q"), ("assistant", thought)],
+            [("user", "q"), ("assistant", thought), ("user", "q"), ("assistant", bare)],
+        )
+    ]
+    examples = [{"messages": m} for m in turns] + [
+        {"messages": turns[0][:1], "responses": [bare, thought]}
+    ]
+    expected = {"the thought before </think>": 2} if left_out else {}
+    assert summary.unread(tokenizer, examples) == expected

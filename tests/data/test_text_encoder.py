@@ -123,6 +123,22 @@ def test_the_text_of_special_tokens_stays_text_and_the_rest_is_as_in_the_whole(k
         assert ids[: len(prompt)].tolist() == prompt.tolist()
 
 
+def test_the_unknown_token_is_no_edge():
+    """It stands for characters, though it is listed among the special ones."""
+    files = unigram(SPACE)
+    inner = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    inner.add_special_tokens(["<unk>"])
+    tokenizer = HFTokenizer(files | {"tokenizer.json": inner.to_str().encode()})
+    asked = [{"role": "user", "content": "caf\u00e9 au lait?"}]
+    prompt = render_prompt(tokenizer, asked)
+    for answer in ("yes", "\u00e9t\u00e9"):
+        turns = [*asked, {"role": "assistant", "content": answer}]
+        ids, mask = render(tokenizer, turns)
+        assert ids.tolist() == whole(tokenizer, turns)
+        assert ids[: len(prompt)].tolist() == prompt.tolist()
+        assert mask.sum() == len(answer) + 1
+
+
 def test_what_a_special_token_swallows_is_none_of_the_answers():
     files = chat_templates.byte_level(HEADER)
     inner = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())

@@ -23,6 +23,8 @@ def episode(response, answer="", n=4):
         ("3 + 4 = 7. #### 7", 7), ("#### no number 3", 3), ("#### 7, not 8 #### -9", -9),
         ("#### 42 ####", 42), ("##### 42", 42), ("#### 42 apples in 3 boxes", 42),
         ("#### 42\nThere are 3 more.", 42), ("#### 5\n#### so it is", 5), ("#### ####", None),
+        ("#### 42 ####\nThere are 3 more.", 42), ("#### 4 #### \n#### 5", 5),
+        ("#### so: #### 7", 7),
         ("#### 3 + 4 = 7", 7), ("#### $3 + $4 = $7, of 9", 7),
         # Signs, and what is none.
         ("−5", -5), ("#### −5", -5), ("–5", -5), ("－5", -5), ("= -3", -3), ("5 * -3", -3),
@@ -52,7 +54,17 @@ def test_a_number_of_any_size():
     assert final_number("1e999") == 10**999
 
 
-@pytest.mark.parametrize("text", ["1,23," * 4000, "1 " * 20_000, "1/" * 20_000, "1" + " " * 30_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,23," * 4000,
+        "#" * 99_999,
+        "#### 1 " * 9999,
+        "1 " * 20_000,
+        "1/" * 20_000,
+        "1" + " " * 30_000,
+    ],
+)
 def test_odd_texts_take_no_longer(text):
     start = time.perf_counter()
     final_number(text), final_number("####" + text)
