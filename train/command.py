@@ -197,6 +197,11 @@ def start() -> None:
     compilation.keep(f.compilation_cache, f.workdir)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the host, or of a device, of which XLA says so in words alone."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+
+
 def guarded(main, argv) -> None:
     """Runs `main`; bad input is a message with exit code 1, its traceback goes to log.txt. The exit
     codes are those of train/processes.py."""
@@ -210,15 +215,21 @@ def guarded(main, argv) -> None:
         raise SystemExit(processes.PREEMPTED) from None
     except Exception as e:
         lost = processes.is_lost_peer(e)
-        expected = isinstance(e, EXPECTED)
+        full = _is_out_of_memory(e)
+        expected = full or isinstance(e, EXPECTED)
         message = short(str(e))
+        if full:
+            message = (
+                f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
+                "data.length or the model's size, or raise accumulate. What a recipe takes: "
+                "python -m tpu.fit"
+            )
         if lost:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
-        if _log and (lost or expected):
-            if outputs.append(_log, traceback.format_exc()):
-                message += f"\n(the traceback is in {_log})"
-        else:
+        if not (lost or expected):
             traceback.print_exc()
+        elif _log and outputs.append(_log, traceback.format_exc()):
+            message += f"\n(the traceback is in {_log})"
         if processes.joined():
             processes.leave(processes.LOST if lost else 1, message)
         if not expected:
