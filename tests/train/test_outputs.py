@@ -229,6 +229,8 @@ GIVEN = "--config=configs/pretrain.py"
     [
         ["--config=/etc/passwd"], ["--config=/etc"], ["--config="], ["--config"], ["--config=."],
         ["--config", "/etc/passwd"], ["-config=/etc/passwd"], ["--config=/etc/nowhere.py"], [],
+        [GIVEN, "word"], [GIVEN, "--config.data.pack", "False"], [GIVEN, "--", "--config.steps=3"],
+        [GIVEN, GIVEN],
         ["--config=:smoke"], ["--config=configs/pretrain.py:nothing"], ["--noconfig"],
         *([f"--config={{tmp}}/{name}"] for name in RECIPES),
         *([GIVEN, f"--config.{odd}"] for odd in (
