@@ -80,13 +80,17 @@ def short(message: str) -> str:
     return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
 
 
-def parse_flags(argv):
-    """Parses the command line; what is wrong with it is one line, not a traceback."""
+def parse_flags(argv, words: int = 0):
+    """Parses the command line; what is wrong with it is one line, not a traceback.
+
+    Args:
+      words: the most that may stand beside flags.
+    """
     outputs.guard()
     try:
         argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
         argv = _ARGV[:] = _check_recipe(argv)
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except KeyboardInterrupt:  # while a recipe was read
         raise SystemExit(130) from None
     except flags.UnrecognizedFlagError as e:
@@ -96,6 +100,10 @@ def parse_flags(argv):
     except Exception as e:  # ml_collections raises what Python does for a strange override
         given = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
         fail(f"{given}: no override that can be read, as --config.steps=9 is ({outputs.reason(e)})")
+    if unread := rest[1 + words :]:
+        fail(f"{unread[0]!r} belongs to no flag; a value of yes or no stands behind a =, as "
+             "--config.data.pack=False")  # fmt: skip
+    return rest
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
@@ -114,10 +122,12 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
 def _check_recipe(argv) -> list[str]:
     """Loads the recipe before absl does, to say plainly what is wrong with it or an override;
     returns the command line that absl is to parse."""
-    words = re.search(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join([*argv[1:], ""]))
-    if not words:
+    named = re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join([*argv[1:], ""]))
+    if not named:
         return list(argv)
-    path, _, argument = words[1].partition(":")
+    if named[1:]:
+        fail(f"--config is given {len(named)} times; name one recipe")
+    path, _, argument = named[0].partition(":")
     if not path:
         fail("--config is empty; name a recipe, as --config=configs/pretrain.py")
     if not os.path.exists(path):
@@ -197,6 +207,11 @@ def start() -> None:
     compilation.keep(f.compilation_cache, f.workdir)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the host, or of a device, of which XLA says so in words alone."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+
+
 def guarded(main, argv) -> None:
     """Runs `main`; bad input is a message with exit code 1, its traceback goes to log.txt. The exit
     codes are those of train/processes.py."""
@@ -210,15 +225,21 @@ def guarded(main, argv) -> None:
         raise SystemExit(processes.PREEMPTED) from None
     except Exception as e:
         lost = processes.is_lost_peer(e)
-        expected = isinstance(e, EXPECTED)
+        full = _is_out_of_memory(e)
+        expected = full or isinstance(e, EXPECTED)
         message = short(str(e))
+        if full:
+            message = (
+                f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
+                "data.length or the model's size, or raise accumulate. What a recipe takes: "
+                "python -m tpu.fit"
+            )
         if lost:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
-        if _log and (lost or expected):
-            if outputs.append(_log, traceback.format_exc()):
-                message += f"\n(the traceback is in {_log})"
-        else:
+        if not (lost or expected):
             traceback.print_exc()
+        elif _log and outputs.append(_log, traceback.format_exc()):
+            message += f"\n(the traceback is in {_log})"
         if processes.joined():
             processes.leave(processes.LOST if lost else 1, message)
         if not expected:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import json
 import os
 from typing import NamedTuple
@@ -355,4 +356,4 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=command.parse_flags)
+    app.run(main, flags_parser=functools.partial(command.parse_flags, words=1))

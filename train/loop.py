@@ -132,6 +132,11 @@ def run(
       ConfigError, DataError, ShardingError: before any training, where it can be known.
     """
     config = config if isinstance(config, RunConfig) else build(config)
+    if profile and profile.start >= config.steps:
+        raise ConfigError(
+            f"--profile_steps={profile.start}:{profile.stop} is after the run's last step, "
+            f"steps={config.steps}"
+        )
     workdir = epath.Path(workdir)
     outputs.make_folder(workdir)
     mesh = mesh or sharding.make_mesh(config.mesh)

@@ -114,6 +114,10 @@ class Stream:
 
 def guard() -> None:
     """From here on a standard stream that is closed or full ends nothing."""
+    # What is closed from the start would be the number of the next file that is opened.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Stream):

@@ -11,7 +11,7 @@ from stage_fixtures import recipe
 
 from model import sharding
 from train import goodput, loop, profiling
-from train.config import ConfigError
+from train.config import ConfigError, RunConfig
 from train.metrics import console
 
 
@@ -146,6 +146,13 @@ def test_the_profile_holds_the_steps_that_were_asked_for(resumed):
 @pytest.mark.parametrize("text,steps", [("", range(0)), ("10:13", range(10, 13))])
 def test_steps_to_profile(text, steps):
     assert profiling.parse_steps(text) == steps
+
+
+def test_a_profile_after_the_last_step_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"profile_steps=8:9 is after the run's last step, steps=8"
+    ):
+        loop.run(RunConfig(steps=8), tmp_path, profile=range(8, 9))
 
 
 @pytest.mark.parametrize("text", ["10", "13:10", "10:10", "a:b", "-1:3"])

@@ -170,6 +170,17 @@ def test_a_program_goes_on_without_its_streams(tmp_path, where):
         assert work.stderr.count("warning: stdout") == 2 and "Traceback" not in work.stderr
 
 
+def test_a_program_goes_on_where_streams_are_closed_from_the_start(tmp_path):
+    program = (
+        "import sys; from train import outputs; outputs.guard(); print('x', flush=True);"
+        "from train.metrics import quiet_to_file; quiet_to_file(sys.argv[1]);"
+        "import logging; logging.info('logged')"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    work = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], cwd=ROOT)
+    assert work.returncode == 0 and "logged" in (tmp_path / "log").read_text()
+
+
 def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
@@ -218,6 +229,8 @@ GIVEN = "--config=configs/pretrain.py"
     [
         ["--config=/etc/passwd"], ["--config=/etc"], ["--config="], ["--config"], ["--config=."],
         ["--config", "/etc/passwd"], ["-config=/etc/passwd"], ["--config=/etc/nowhere.py"], [],
+        [GIVEN, "word"], [GIVEN, "--config.data.pack", "False"], [GIVEN, "--", "--config.steps=3"],
+        [GIVEN, GIVEN],
         ["--config=:smoke"], ["--config=configs/pretrain.py:nothing"], ["--noconfig"],
         *([f"--config={{tmp}}/{name}"] for name in RECIPES),
         *([GIVEN, f"--config.{odd}"] for odd in (
