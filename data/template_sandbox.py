@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, MappingView
 
 import jinja2
-from jinja2 import ext, filters, nodes, sandbox, visitor
+from jinja2 import ext, filters, nodes, runtime, sandbox, visitor
 
 from data.tracked_text import Safe, Source, Tracked, as_tracked, concat, escaped, smear, sources
 
@@ -46,6 +46,10 @@ _OF_TEXT = {
 }
 _WITH_COUNTS = {"batch", "center", "indent", "round", "slice", "tojson", "truncate"}
 _COMPARING = {"dictsort", "groupby", "max", "min", "sort", "unique"}
+_COMPARING_TESTS = (
+    *("==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", ">=", "ge"),
+    *("<", "lt", "lessthan", "<=", "le", "in"),
+)
 # What no template of a chat needs: not the same twice, or of a time that grows with the square.
 _LEFT_OUT = ("pprint", "random", "striptags", "urlize", "wordwrap", "xmlattr")
 _METHODS_WITH_WIDTH = {"center", "expandtabs", "ljust", "rjust", "zfill"}
@@ -79,8 +83,37 @@ class _Generation(ext.Extension):
         return Tracked(text, [*text._spans, whole])
 
 
+def _is_constant(node) -> bool:
+    try:
+        node.as_const()
+    except nodes.Impossible:
+        return False
+    return True
+
+
 class _Counting(visitor.NodeTransformer):
-    """Puts a step into every loop's body and condition, and `~` where it is tracked."""
+    """Puts a step into every loop's body and condition, `~` where it is tracked, and a count of
+    what is compared or looked up."""
+
+    @staticmethod
+    def _measured(node):
+        if _is_constant(node):
+            return node
+        return nodes.Filter(node, "_measured", [], [], None, None).set_lineno(node.lineno)
+
+    def visit_Compare(self, node):
+        self.generic_visit(node)
+        if not _is_constant(node.expr):  # what is compared with a constant soon differs
+            for operand in node.ops:
+                if not _is_constant(operand.expr):
+                    operand.expr = self._measured(operand.expr)
+                    node.expr = self._measured(node.expr)
+        return node
+
+    def visit_Pair(self, node):
+        self.generic_visit(node)
+        node.key = self._measured(node.key)
+        return node
 
     def visit_For(self, node):
         self.generic_visit(node)
@@ -129,7 +162,8 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
             "tojson": self._tojson,
         }
         self.filters = {name: self._filter(name, f) for name, f in self.filters.items()}
-        self.filters |= {"_step": self._step, "_concat": self._concat}
+        self.filters |= {"_step": self._step, "_concat": self._concat, "_measured": self._whole}
+        self.tests |= {name: self._test(self.tests[name]) for name in _COMPARING_TESTS}
         self.concat, self.finalize = self._joined, self.text
 
     def compile_source(self, source: str) -> jinja2.Template:
@@ -184,6 +218,22 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
     def _step(self, context, value):
         self.spend(1)
         return value
+
+    def _whole(self, value):
+        """A value that is compared or looked up: lists in lists that share them have no end."""
+        if isinstance(value, Mapping | list | tuple | MappingView):
+            self.sources_in(value)
+        return value
+
+    def _test(self, run):
+        @functools.wraps(run)
+        def tested(*args):
+            return run(*map(self._whole, args))
+
+        return tested
+
+    def getitem(self, obj, argument):
+        return super().getitem(obj, self._whole(argument))
 
     # Text, and where it came from.
 
@@ -294,6 +344,8 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         __self.spend(20)
         args = list(args)
         owner = getattr(__obj, "__self__", None)
+        if __obj is dict or isinstance(owner, Mapping | list | tuple | runtime.LoopContext):
+            __self._whole(args if isinstance(owner, runtime.LoopContext) else [owner, args])
         if isinstance(owner, str):
             __obj = getattr(as_tracked(owner), __obj.__name__)
             __self._before_method(owner, __obj.__name__, args, kwargs)
@@ -351,6 +403,8 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
                 args[first] = self.text(args[first])
             elif len(args) > first:
                 args[first] = self._measured(name, args[first])
+            if name == "attr":
+                self._whole(args)
             if name in _WITH_COUNTS:
                 self._fits_filtered(name, args[first], [*args[first + 1 :], *kwargs.values()])
             result = run(*args, **kwargs)

@@ -319,6 +319,21 @@ GROWING = (
         ),
         GROWING.replace("EXPRESSION", "[ns.x, ns.x]") + "{{ ns.x }}",
         GROWING.replace("EXPRESSION", "[ns.x, ns.x]") + "{{ ns.x | tojson }}",
+        *(  # compared or looked up, without a step of Jinja's
+            GROWING.replace("EXPRESSION", "(ns.x, ns.x)") + "{{ " + compared + " }}"
+            for compared in (
+                "(ns.x,) == (ns.x + (),)",
+                "1 if (ns.x[0], ns.x[1]) != ns.x else 2",
+                "ns.x in [(ns.x[0], ns.x[1])]",
+                "{ns.x: 1}",
+                "messages[0][ns.x]",
+                "messages[0] | attr(ns.x)",
+                "messages[0].get(ns.x)",
+                "dict([(ns.x, 1)])",
+                "[ns.x].index((ns.x[0], ns.x[1]))",
+                "[ns.x] | select('eq', (ns.x[0], ns.x[1])) | list",
+            )
+        ),
         GROWING.replace("x='x'", "x=9").replace("EXPRESSION", "ns.x * ns.x"),
         "{{ 9 ** (9 ** 9) }}",
         "{{ 'x' * 10 ** 9 }}",
