@@ -76,11 +76,15 @@ def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callabl
     return normalise
 
 
+# Of a record, true or false: whether it is learned from.
+_FLAGS = ("train", "loss")
+
+
 def fields_used(schema: str, fields=()) -> frozenset[str]:
     """Names of the fields of a record that the function of `normaliser` may look at: those in
     templates, and the schema's own where no template stands for them."""
     templates = _templates(schema, fields)
-    own = {*_SCHEMAS[schema][1], "functions"} - set(templates)  # `_tools` refuses those
+    own = {*_SCHEMAS[schema][1], "functions", *_FLAGS} - set(templates)  # `_tools`, `_weight`
     return frozenset(own.union(*map(fields_of, templates.values())))
 
 
@@ -135,7 +139,11 @@ def _tools(record, templates):
 
 def _weight(record, templates) -> float:
     value = _optional(record, templates, "weight")
-    return 1.0 if value is None else weight_of(_number(value), "weight")
+    weight = 1.0 if value is None else weight_of(_number(value), "weight")
+    for name in _FLAGS:  # as in a message; a number is a figure that someone measured
+        if isinstance(record.get(name), bool):
+            weight *= record[name]
+    return weight
 
 
 def _number(value):
@@ -276,9 +284,9 @@ def _preference_example(record, templates):
 
 
 def _confidence(record, templates):
-    if not has(record, templates, "confidence"):
+    given = _optional(record, templates, "confidence")
+    if given is None:
         return {}
-    given = value_of(record, templates, "confidence")
     value = _number(given)
     if not is_number(value) or not 0.5 <= value <= 1:
         raise wrong_type("confidence", "a number from 0.5 (nobody knows) to 1 (certain)", given)

@@ -353,3 +353,20 @@ def test_fields_that_are_not_used_are_counted():
     }
     _, unused = read({"prompt": "Q", "response": "A", "answer": [1]}, "prompt")
     assert unused == {"response": 1, "answer": 1}
+
+
+@pytest.mark.parametrize("name", ["train", "loss"])
+def test_a_flag_of_a_record_is_the_weight_of_its_answers(name):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    convert = normaliser("chat")
+    assert convert({"messages": turns, name: False})["messages"][1]["weight"] == 0
+    assert "weight" not in convert({"messages": turns, name: True})["messages"][1]
+    assert "weight" not in convert({"messages": turns, name: 2.31})["messages"][1]
+    assert normaliser("text")({"text": "t", name: False}) == {"text": "t", "weight": 0.0}
+    with pytest.raises(DataError, match="a ranking has no 'weight'"):
+        normaliser("preference")({"prompt": "p", "chosen": "c", "rejected": "r", name: False})
+
+
+def test_a_confidence_that_is_null_is_none():
+    ranking = {"prompt": "p", "chosen": "c", "rejected": "r", "confidence": None}
+    assert "confidence" not in normaliser("preference")(ranking)

@@ -333,7 +333,7 @@ HH = "\n\nHuman: q\n\nAssistant: "
         ({"prompt": "q", "responses": ["a", "b"], "rank": "01"}, "wrong_type", "'rank'"),
         *(
             ({"prompt": "q", "responses": ["a", "b"], "confidence": c}, "wrong_type", "from 0.5")
-            for c in (0.4, 80, True, "sure", None, float("nan"))
+            for c in (0.4, 80, True, "sure", float("nan"))
         ),
     ],
 )
