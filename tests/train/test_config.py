@@ -223,5 +223,5 @@ def test_an_architecture_is_not_changed_by_settings_that_a_start_leaves_out(tmp_
     for settings in (dict(num_layers=3), dict(rope_base=500.0), dict(max_length=8)):
         with pytest.raises(ConfigError, match=f"model.{next(iter(settings))}=.* keeps it"):
             models(**settings)
-    with pytest.raises(ConfigError, match="leave model.size empty"):
+    with pytest.raises(ConfigError, match=r"leave model.size empty"):
         models(size="tiny", num_layers=3)
