@@ -83,11 +83,13 @@ class ModelConfig:
                 f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
                 + (f" (did you mean {near[0]}?)" if near else "")
             )
-        given = dataclasses.asdict(self)
-        del given["size"], given["mimetic"]
-        fields = SIZES[size] | self.execution()
-        fields |= {k: v for k, v in given.items() if v and k not in self.execution()}
+        fields = SIZES[size] | self.execution() | self.changes()
         return TransformerConfig(vocab_size=vocab_size, **fields)
+
+    def changes(self) -> dict:
+        """What differs from the size."""
+        others = {"size", "mimetic", *self.execution()}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v and k not in others}
 
     def execution(self) -> dict:
         """Settings that do not change the parameters."""

@@ -309,6 +309,20 @@ def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
     return grown, params
 
 
+# What each command reads.
+_READ = {
+    "import": ("from", "workdir", "dtype", "chat_template"),
+    "export": ("workdir", "to", "item", "dtype", "shard_size", "adapter"),
+    "export --adapter": ("workdir", "to", "adapter"),
+}
+
+
+def unread(what: str, given: set[str]) -> list[str]:
+    """The flags among those given that only another command than `what` reads."""
+    known = {name for names in _READ.values() for name in names}
+    return sorted(given & known - {*_READ[what]})
+
+
 def define_flags() -> None:
     flags.DEFINE_string("from", None, "A Hugging Face directory, a .gguf file, or OWNER/MODEL.")
     flags.DEFINE_string("workdir", None, "import: what to make. export: what to read.")
@@ -333,6 +347,9 @@ def main(argv) -> None:
     for name in wanted[argv[1]]:
         if not given[name].value:
             command.fail(f"{argv[1]} needs --{name}=…")
+    what = "export --adapter" if argv[1] == "export" and given.adapter else argv[1]
+    if names := unread(what, {name for name in given if given[name].present}):
+        command.fail(f"{what} does not read --{names[0]}; leave it out")
     quiet_to_file(os.devnull)
     try:
         if argv[1] == "import":

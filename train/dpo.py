@@ -20,8 +20,8 @@ from etils import epath
 from data.loader import heldout_batches
 from model import sharding
 from model.transformer import Transformer
-from train import rewards
-from train.metrics import ProgressLine
+from train import outputs, rewards
+from train.metrics import ProgressLine, console
 from train.objectives import ConfigError
 from train.vocabulary import token_logprobs
 
@@ -73,7 +73,7 @@ def prepare(ctx, frozen, origins, workdir):
         for name in sorted(rows):
             key.update(rows[name].tobytes())
     path = epath.Path(workdir) / _FILE
-    found = np.load(io.BytesIO(path.read_bytes())) if path.exists() else {"key": ""}
+    found = _kept(path)
     if found["key"] != key.hexdigest():
         score = _scorer(ctx)
         found = {"key": key.hexdigest()} | {
@@ -93,6 +93,18 @@ def prepare(ctx, frozen, origins, workdir):
     )
     rest = {role: params for role, params in frozen.items() if role != "reference"}
     return dataclasses.replace(ctx, data=data), rest
+
+
+def _kept(path) -> dict:
+    """What an earlier start left in the file; no key where it is of no use."""
+    if not path.exists():
+        return {"key": ""}
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+            return {name: found[name] for name in ("key", "train", "heldout")}
+    except Exception as e:  # NumPy and zipfile raise many kinds
+        console.print(f"{path} is damaged ({outputs.reason(e)}): measured anew", markup=False)
+        return {"key": ""}
 
 
 def _scorer(ctx):

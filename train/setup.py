@@ -182,6 +182,12 @@ def resolve_models(config: RunConfig, row: stages.StageRow, vocab_size: int):
                 f"model.size={model.size!r} is not the architecture of "
                 f"init_from.{origin}={config.init_from[origin]}; leave model.size empty to take it"
             )
+        for key, value in model.changes().items():
+            if value != (theirs := getattr(inherited, key)):
+                raise ConfigError(
+                    f"model.{key}={value} and init_from.{origin}={config.init_from[origin]}, which "
+                    f"has {theirs} and keeps it; leave model.{key} out"
+                )
         models[role] = inherited
     for role in (*row.frozen, *row.optional):
         path = config.init_from.get(role)

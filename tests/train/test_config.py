@@ -10,8 +10,9 @@ import pytest
 from data.sources import DataError
 from model.sharding import MeshConfig, make_mesh
 from model.sizes import SIZES
-from train import stages
+from train import checkpoint, stages
 from train.config import ConfigError, ModelConfig, RunConfig, build, default
+from train.setup import resolve_models
 
 RECIPES = sorted(p.stem for p in Path(__file__).resolve().parents[2].glob("configs/[a-z]*.py"))
 
@@ -204,3 +205,23 @@ def test_a_stage_that_cannot_run_is_an_error(leaves, message):
 
 def test_fewer_batch_shards_take_smaller_microbatches():
     check(MeshConfig(data=2, fsdp=2, tensor=2), data__batch_size=16, accumulate=4)
+
+
+def test_an_architecture_is_not_changed_by_settings_that_a_start_leaves_out(tmp_path):
+    """A run that starts from another has its architecture, and says so of settings that differ."""
+    model = ModelConfig(size="tiny").build(9)
+    checkpoint.save_models(tmp_path, {"policy": model})
+
+    def models(**settings):
+        config = RunConfig(
+            stage="sft", init_from={"policy": str(tmp_path)}, model=ModelConfig(**settings)
+        )
+        return resolve_models(config, stages.STAGES["sft"], 9)
+
+    assert models(num_layers=2, remat="full")["policy"] == dataclasses.replace(model, remat="full")
+    assert models(size="tiny")["policy"] == model
+    for settings in (dict(num_layers=3), dict(rope_base=500.0), dict(max_length=8)):
+        with pytest.raises(ConfigError, match=f"model.{next(iter(settings))}=.* keeps it"):
+            models(**settings)
+    with pytest.raises(ConfigError, match=r"leave model.size empty"):
+        models(size="tiny", num_layers=3)

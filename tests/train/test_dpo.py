@@ -1,5 +1,6 @@
 """DPO: the loss over rankings, log-probabilities of packed answers, the reference's kept ones."""
 
+import io
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from stage_fixtures import recipe
 from stage_steps import make_mesh
 
@@ -151,3 +153,24 @@ def test_beside_adapters_the_reference_is_the_base(stages_dir, tmp_path):
     first, second = read_metrics(tmp_path, "train")
     np.testing.assert_allclose(first["loss"], 25, rtol=1e-4)  # 1/(2β)², both ways round
     assert abs(first["margin"]) < 1e-5 < abs(second["margin"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 99, b"PK\3\4", "cut", "array", "other", "flip"])
+def test_damaged_logprobs_are_measured_anew(content, tmp_path, capsys):
+    path, whole = epath.Path(tmp_path) / "reference_logprobs.npz", io.BytesIO()
+    np.savez(whole, key="k", train=np.ones(99, np.float32), heldout=np.ones(9))
+    bytes_ = whole.getvalue()
+    path.write_bytes(bytes_)
+    assert dpo._kept(path)["key"] == "k" and not capsys.readouterr().out
+    other = io.BytesIO()
+    np.save(other, np.ones(3)) if content == "array" else np.savez(other, key="k")
+    at = bytes_.index(np.ones(99, np.float32).tobytes())
+    damaged = {
+        "cut": bytes_[:-9],
+        "flip": bytes_[:at] + b"\1" + bytes_[at + 1 :],
+        "array": other.getvalue(),
+        "other": other.getvalue(),
+    }
+    path.write_bytes(damaged.get(content, content))
+    assert dpo._kept(path) == {"key": ""}
+    assert "reference_logprobs.npz is damaged (" in capsys.readouterr().out

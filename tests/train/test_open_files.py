@@ -601,3 +601,11 @@ def test_an_export_holds_little_beside_its_tensors(dtype, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert int(done.stdout.split()[-1]) < 1.3 * size
+
+
+def test_flags_that_a_command_does_not_read_are_named():
+    assert convert.unread("import", {"from", "workdir", "item", "v"}) == ["item"]
+    assert convert.unread("export", {"workdir", "to", "chat_template"}) == ["chat_template"]
+    given = {"workdir", "to", "adapter", "dtype", "shard_size", "logtostderr"}
+    assert convert.unread("export --adapter", given) == ["dtype", "shard_size"]
+    assert not convert.unread("export", given)
