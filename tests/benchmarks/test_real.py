@@ -56,6 +56,7 @@ def test_the_difference_of_two_sides_over_questions():
     assert wide[2] - wide[1] > 1.5 * (narrow[2] - narrow[1])
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_what_else_is_scored(tmp_path):
     model = reward_model(open_models.CONFIG)
     params = nn.unbox(model.init(jax.random.key(0), np.zeros((1, 2), np.int32))["params"])

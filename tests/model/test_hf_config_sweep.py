@@ -213,9 +213,10 @@ def test_each_key_changed(kind, part, tmp_path):
         back = config_to_hf(config)
         if config_from_hf(back) != config:
             wrong.append(f"{what}: another config after the round trip")
-        if max(TOKENS.max() + 1, 3) <= config.vocab_size and (
-            e := compare(config, back, "back " + what)
-        ):
+        # torch's kernel of experts takes rows of a multiple of 16 bytes alone.
+        odd = config.num_experts and (config.embed_dim % 4 or config.mlp_dim % 4)
+        enough = max(TOKENS.max() + 1, 3) <= config.vocab_size
+        if not odd and enough and (e := compare(config, back, "back " + what)):
             wrong.append(f"{what}: transformers does not take its export: {e}")
     print(kind, part, compared, len(exported))
     assert not wrong, "\n".join(wrong)

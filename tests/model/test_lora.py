@@ -142,6 +142,7 @@ def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), grads, want_grads)
 
 
+@pytest.mark.slow
 def test_no_float_copy_of_an_int8_base_is_kept():
     """Without rematerialisation: what the backward pass finds is the int8 values."""
     config = dataclasses.replace(DENSE, embed_dim=128, head_dim=32, mlp_dim=512, num_layers=8)

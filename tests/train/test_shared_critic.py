@@ -64,6 +64,7 @@ def gradients(directory, tmp_path, **ppo):
         return accumulate_gradients(run.stage, trainable, run.frozen, quiet, 1)[1]
 
 
+@pytest.mark.slow
 def test_the_critics_loss_moves_the_policys_layers_by_its_weight(directory, tmp_path):
     """With nothing for the policy to learn, what moves it is the value loss."""
     once = gradients(directory, tmp_path / "a", value_coef=0.1)
