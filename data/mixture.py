@@ -71,7 +71,7 @@ def source_config(name: str, settings: Mapping) -> SourceConfig:
     config = SourceConfig(**settings)
     for step in config.changes:
         if not str(step).isdecimal():
-            raise DataError(f"{where}.changes: {step!r} is no step; write {{1000: 0.5}}")
+            raise DataError(f"{where}.changes: {step!r:.80} is no step; write {{1000: 0.5}}")
     return config
 
 

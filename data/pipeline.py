@@ -285,7 +285,7 @@ def _choosers(config: DataConfig) -> str:
     """The settings that leave examples out, for an error."""
     given = {name: getattr(config, name) for name in ("filters", "dedup", "decontaminate")}
     named = [f"data.{name}={value}" for name, value in given.items() if value]
-    return " with ".join([f"data.subset={config.subset!r}", *named])
+    return " with ".join([f"data.subset={config.subset!r:.80}", *named])
 
 
 def thin_rankings(examples, keep: Mapping[str, float]) -> list:
@@ -380,7 +380,10 @@ def open_data(
     for size, folder in zip(sizes, folders, strict=True):
         if folder:
             prepared.check(folder, schema, config, tokenizer)
-            parts.append(packing.Packed(prepared.PreparedRows(folder, "train"), (), ()))
+            rows_of = prepared.PreparedRows(folder, "train")
+            if not len(rows_of):
+                raise DataError(f"{folder} has no training rows; prepare it with more data")
+            parts.append(packing.Packed(rows_of, (), ()))
         else:
             parts.append(rows(list(itertools.islice(rest, size)), config.length))
     counts = tuple(prepared.size_of(part.rows) for part in parts)

@@ -15,7 +15,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -33,14 +33,15 @@ FEW_BYTES = 32 << 20
 DTYPES = dict(tokens=np.int32, positions=np.int32, segment_ids=np.int32, loss_mask=np.float32)
 
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 
 
 class Shard(TypedDict):
-    file: str
+    file: Annotated[str, msgspec.Meta(max_length=255)]
     rows: Count
     tokens: Count
     bytes: Count
+    sha256: NotRequired[str]
 
 
 class TokenizerFacts(TypedDict):
@@ -53,6 +54,10 @@ class Splits(TypedDict):
     heldout: list[Shard]
 
 
+class Settings(TypedDict, total=False):
+    fim_rate: float
+
+
 class Manifest(TypedDict):
     """What manifest.json says (data/shards.py `finish` writes it)."""
 
@@ -60,7 +65,7 @@ class Manifest(TypedDict):
     length: Annotated[int, msgspec.Meta(ge=1)]
     token_dtype: Literal["<u2", "<u4"]
     tokenizer: TokenizerFacts
-    settings: dict
+    settings: Settings
     documents: dict[str, Count]
     splits: Splits
 

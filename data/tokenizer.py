@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import sentencepiece
 from etils import epath
@@ -146,7 +146,7 @@ class Tokenizer:
 class Facts(TypedDict):
     """What the tokenizer.json of `Tokenizer.save` says."""
 
-    kind: str
+    kind: Literal["sentencepiece", "char", "byte"]
     fingerprint: str
     fim: NotRequired[bool]
 

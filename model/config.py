@@ -37,7 +37,7 @@ class RopeScaling:
     def __post_init__(self):
         ranges.check(self, "model.rope_scaling.")
         if self.kind not in ("linear", "llama3"):
-            raise ValueError(f"model.rope_scaling.kind={self.kind!r}; choose linear or llama3")
+            raise ValueError(f"model.rope_scaling.kind={self.kind!r:.80}; choose linear or llama3")
         if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
             raise ValueError(
                 f"model.rope_scaling.low_freq_factor={self.low_freq_factor} is not below "
@@ -148,7 +148,7 @@ class TransformerConfig:
             raise ValueError(f"model.head_dim={self.head_dim} is odd; rotary positions need pairs")
         for kind in self.layer_pattern:
             if kind not in LAYER_KINDS:
-                raise ValueError(f"model.layer_pattern has {kind!r}; choose global or local")
+                raise ValueError(f"model.layer_pattern has {kind!r:.80}; choose global or local")
         if len(self.layer_pattern) > self.num_layers:
             raise ValueError(
                 f"model.layer_pattern names {len(self.layer_pattern)} layers, and there are "
@@ -166,21 +166,21 @@ class TransformerConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(
-                f"model.activation={self.activation!r}; choose " + ", ".join(ACTIVATIONS)
+                f"model.activation={self.activation!r:.80}; choose " + ", ".join(ACTIVATIONS)
             )
         if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"model.remat={self.remat!r}; choose " + ", ".join(REMAT_POLICIES))
+            raise ValueError(f"model.remat={self.remat!r:.80}; choose " + ", ".join(REMAT_POLICIES))
         if self.attention not in ATTENTION_BACKENDS:
             raise ValueError(
-                f"model.attention={self.attention!r}; choose " + ", ".join(ATTENTION_BACKENDS)
+                f"model.attention={self.attention!r:.80}; choose " + ", ".join(ATTENTION_BACKENDS)
             )
         for name in ("attention_block", "attention_compute_block"):
             if (size := getattr(self, name)) < 128 or size % 128:
                 raise ValueError(f"model.{name}={size}; blocks are multiples of 128 tokens")
         if self.pool not in ("last", "mean"):
-            raise ValueError(f"loss.pool={self.pool!r}; choose last or mean")
+            raise ValueError(f"loss.pool={self.pool!r:.80}; choose last or mean")
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.dtype={self.dtype!r}; choose float32 or bfloat16")
+            raise ValueError(f"model.dtype={self.dtype!r:.80}; choose float32 or bfloat16")
         if not 0 <= self.scan_unroll <= self.num_layers:
             raise ValueError(f"model.scan_unroll={self.scan_unroll} is not in 0..{self.num_layers}")
 

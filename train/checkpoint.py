@@ -54,7 +54,7 @@ class PartsFacts(TypedDict):
     origin: Origin
     frozen: list[str]
     adapted: list[str]
-    lora: LoRA
+    lora: dict
     dtype: Literal[tuple(DTYPES)]
 
 
@@ -182,16 +182,25 @@ def model_config(workdir, role: str, **execution) -> TransformerConfig:
         raise ConfigError(
             f"init_from.{role}={workdir}: that run trained {', '.join(models)}, not a {item} model"
         )
-    known = {field.name for field in dataclasses.fields(TransformerConfig)}
-    if unknown := sorted(models[item].keys() - known):
+    return _settings(TransformerConfig, models[item] | execution, f"{workdir}/models.json: {item}")
+
+
+def _settings(cls, given: dict, where: str):
+    """A dataclass of settings that a workdir keeps.
+
+    Raises:
+      ConfigError: one is unknown, or not of its range.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(given.keys() - known):
         raise ConfigError(
-            f"{workdir}/models.json: {item} has a setting {unknown[0][:80]!r}, which this Seedpod "
-            "does not know; it may be of a later version"
+            f"{where} has a setting {unknown[0]!r:.80}, which this Seedpod does not know; it may "
+            "be of a later version"
         )
     try:
-        return TransformerConfig(**models[item] | execution)
+        return cls(**given)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{workdir}/models.json: {item}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def read_models(workdir) -> dict[str, dict]:
@@ -231,7 +240,8 @@ def read_parts(workdir, item: str):
         return None, None
     paths = (frozenset(tuple(p.split("/")) for p in facts[k]) for k in ("frozen", "adapted"))
     origin = {key: facts["origin"][key] for key in ("from", "role", "fingerprint")}
-    return Parts(*paths, LoRA(**facts["lora"]), facts["dtype"]), origin
+    adapters = _settings(LoRA, facts["lora"], f"{path}: {item}.lora")
+    return Parts(*paths, adapters, facts["dtype"]), origin
 
 
 def load_params(workdir, role: str, abstract):

@@ -291,5 +291,9 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
             _check_text(f"{where}{key}", value)
             value = value if isinstance(value, str) else tuple(value)
         given[key] = value
+    for field in dataclasses.fields(cls):
+        needed = field.default is dataclasses.MISSING is field.default_factory
+        if needed and field.name not in given:
+            raise ConfigError(f"{where}{field.name} is missing, and has no default")
     ranges.check_fields(cls, given, where)  # which names the whole key, of value_optimizer too
     return cls(**given)

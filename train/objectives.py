@@ -70,7 +70,7 @@ class DPOConfig:
     def __post_init__(self):
         ranges.check(self, "dpo.")
         if self.loss not in ("sigmoid", "ipo"):
-            raise ConfigError(f"dpo.loss={self.loss!r}; choose sigmoid or ipo")
+            raise ConfigError(f"dpo.loss={self.loss!r:.80}; choose sigmoid or ipo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,11 +155,11 @@ class PPOConfig:
         ranges.check(self, "ppo.")
         if self.missing_eos not in ("keep", "penalty", "replace", "mask"):
             raise ConfigError(
-                f"ppo.missing_eos={self.missing_eos!r}; choose keep, penalty, replace or mask"
+                f"ppo.missing_eos={self.missing_eos!r:.80}; choose keep, penalty, replace or mask"
             )
         for name in ("kl_estimator", "kl_loss_estimator"):
             if getattr(self, name) not in ("k1", "k2", "k3"):
-                raise ConfigError(f"ppo.{name}={getattr(self, name)!r}; choose k1, k2 or k3")
+                raise ConfigError(f"ppo.{name}={getattr(self, name)!r:.80}; choose k1, k2 or k3")
         if self.shared_critic and self.critic_warmup:
             raise ConfigError(
                 f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
@@ -209,7 +209,7 @@ class GRPOConfig:
         ):
             if getattr(self, name) not in known:
                 raise ConfigError(
-                    f"grpo.{name}={getattr(self, name)!r}; choose {' or '.join(known)}"
+                    f"grpo.{name}={getattr(self, name)!r:.80}; choose {' or '.join(known)}"
                 )
 
 
@@ -245,14 +245,14 @@ class RewardsConfig:
     def __post_init__(self):
         ranges.check(self, "rewards.")
         if self.on_error not in ("error", "skip"):
-            raise ConfigError(f"rewards.on_error={self.on_error!r}; choose error or skip")
+            raise ConfigError(f"rewards.on_error={self.on_error!r:.80}; choose error or skip")
         if self.regex and not self.pattern:
             raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
         try:
             re.compile(self.pattern)
         except re.error as e:
             raise ConfigError(
-                f"rewards.pattern={self.pattern!r} is no regular expression: {e}"
+                f"rewards.pattern={self.pattern!r:.80} is no regular expression: {e}"
             ) from e
         if self.length and self.target_length < 1:
             raise ConfigError("rewards.length needs --config.rewards.target_length, 1 or more")

@@ -61,10 +61,10 @@ class OptimizerConfig:
     def __post_init__(self):
         ranges.check(self, "optimizer.")
         if self.name not in ("adamw", "adafactor", "muon"):
-            raise ValueError(f"optimizer.name={self.name!r}; choose adamw, adafactor or muon")
+            raise ValueError(f"optimizer.name={self.name!r:.80}; choose adamw, adafactor or muon")
         if self.state_dtype not in ("float32", "bfloat16"):
             raise ValueError(
-                f"optimizer.state_dtype={self.state_dtype!r}; choose float32 or bfloat16"
+                f"optimizer.state_dtype={self.state_dtype!r:.80}; choose float32 or bfloat16"
             )
         slow = {"b2": self.b2} | ({"momentum": self.momentum} if self.name == "muon" else {})
         for name, rate in slow.items():
@@ -80,7 +80,9 @@ class OptimizerConfig:
                 " is 1 or more: one step's decay would turn every weight round; lower one of them"
             )
         if self.schedule not in ("cosine", "wsd", "constant"):
-            raise ValueError(f"optimizer.schedule={self.schedule!r}; choose cosine, wsd, constant")
+            raise ValueError(
+                f"optimizer.schedule={self.schedule!r:.80}; choose cosine, wsd, constant"
+            )
 
 
 def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:

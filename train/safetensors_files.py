@@ -96,7 +96,7 @@ def open_file(path):
         return safetensors.safe_open(path, "np")
     except Exception as e:  # SafetensorError is a plain Exception, and not the only kind
         raise ConfigError(
-            f"{path} is not a whole safetensors file of {path.stat().length:,} bytes ({e}); "
+            f"{path} is not a whole safetensors file of {path.stat().length:,} bytes ({e!s:.300}); "
             "the download broke off or the file is damaged: download it again"
         ) from e
 

@@ -310,7 +310,7 @@ def check(config: RunConfig, mesh) -> StageRow:
       ConfigError: an unknown stage or role, a role that is missing, sizes that do not divide.
     """
     if config.stage not in STAGES:
-        raise ConfigError(f"stage={config.stage!r}; the stages are {', '.join(STAGES)}")
+        raise ConfigError(f"stage={config.stage!r:.80}; the stages are {', '.join(STAGES)}")
     row = STAGES[config.stage]
     if config.stage == "ppo" and config.ppo.shared_critic:
         trainable = "policy", "value_head"

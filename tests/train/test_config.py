@@ -225,3 +225,10 @@ def test_an_architecture_is_not_changed_by_settings_that_a_start_leaves_out(tmp_
             models(**settings)
     with pytest.raises(ConfigError, match=r"leave model.size empty"):
         models(size="tiny", num_layers=3)
+
+
+def test_a_group_without_a_setting_that_has_no_default():
+    recipe = default().to_dict()
+    del recipe["data"]["source"]
+    with pytest.raises(ConfigError, match=r"data\.source is missing"):
+        build(recipe)
