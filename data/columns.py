@@ -45,8 +45,13 @@ def read_parquet(path: str, span: Span | None, reading: Reading) -> Iterator[tup
             number = sum(sizes[:start])
             for group in range(start, stop):
                 end = number + sizes[group]
-                mean = _bytes_of(table.metadata.row_group(group), used) // max(sizes[group], 1)
-                if mean > max(reading.max_bytes, _BATCH_BYTES):  # known before it is in memory
+                facts, most = table.metadata.row_group(group), max(reading.max_bytes, _BATCH_BYTES)
+                mean = facts.total_byte_size // max(sizes[group], 1)
+                # pyarrow aborts the process where the facts of a column are damaged, so that they
+                # are asked for only if it may be a column that is not used.
+                if mean > most:
+                    mean = _bytes_of(facts, used) // max(sizes[group], 1)
+                if mean > most:  # known before it is in memory
                     hint = f": the rows of row group {group} have {mean:,} on average"
                     raise DataError(f"{path}[{number}]: {reading.too_large(hint)}")
                 rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(mean, 1)))

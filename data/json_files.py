@@ -34,7 +34,7 @@ def parse(text: bytes | str, where: str, kind: Any = dict) -> Any:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise DataError(
-            f"{where} is not of the form that it should have: {error}. {_REMEDY}"
+            f"{where} is not of the form that it should have: {error!s:.300}. {_REMEDY}"
         ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not readable JSON ({error}). {_REMEDY}") from None

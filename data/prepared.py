@@ -353,13 +353,13 @@ def check(folder, schema: str, config, tokenizer) -> None:
         found = manifest["settings"].get(name)
         if wanted and wanted != found:
             raise DataError(
-                f"{folder} was prepared with data.{name}={found!r}, and its "
+                f"{folder} was prepared with data.{name}={found!r:.80}, and its "
                 f"rows cannot be chosen anew by {wanted!r}; leave it empty, or prepare anew"
             )
     made = manifest["tokenizer"]["fingerprint"]
     if made != tokenizer.fingerprint:
         raise DataError(
-            f"{folder} was prepared with another tokenizer ({made}) than the run's "
+            f"{folder} was prepared with another tokenizer ({made:.80}) than the run's "
             f"({tokenizer.fingerprint}); set --config.tokenizer.path={folder}, or prepare anew"
         )
 
