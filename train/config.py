@@ -236,20 +236,20 @@ def _plain(value):
 def _check_text(key: str, value) -> None:
     parts = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(part, str) for part in parts):
-        raise ConfigError(f"{key}={value!r:.80}; it must be a str or a tuple of them")
+        raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str or a tuple of them")
 
 
 def _check_free(mapping: str, key: str, value) -> None:
     """Raises ConfigError for a value of another type than its mapping, one of `_FREE`, has."""
     if mapping == "init_from" and not isinstance(value, str):
-        raise ConfigError(f"{key}={value!r:.80}; it must be a str")
+        raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str")
     if mapping in ("mixture", "decontaminate"):  # of sources
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{key}={value!r:.80}; set --config.{key}.source=PATH")
+            raise ConfigError(f"{key}={_plain(value)!r:.80}; set --config.{key}.source=PATH")
         _check_text(f"{key}.source", value.get("source", ""))
         if not isinstance(fields := value.get("fields", {}), Mapping):
             raise ConfigError(
-                f"{key}.fields={fields!r:.80}; set --config.{key}.fields.NAME=TEMPLATE"
+                f"{key}.fields={_plain(fields)!r:.80}; set --config.{key}.fields.NAME=TEMPLATE"
             )
 
 
@@ -260,7 +260,9 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
       ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
-        raise ConfigError(f"{where[:-1]}={config!r:.80} is not a group of settings; set its fields")
+        raise ConfigError(
+            f"{where[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
+        )
     types = typing.get_type_hints(cls)
     given = {}
     for key in config:
@@ -276,13 +278,13 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
-                    f"{where}{key}={value!r:.80} is a {type(value).__name__}; it must be "
+                    f"{where}{key}={_plain(value)!r:.80} is a {type(value).__name__}; it must be "
                     f"a{'n' if kind is int else ''} {kind.__name__}"
                 )
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(
-                    f"{where}{key}={value!r:.80}; set --config.{where}{key}.NAME=VALUE"
+                    f"{where}{key}={_plain(value)!r:.80}; set --config.{where}{key}.NAME=VALUE"
                 )
             value = {str(k): _plain(v) for k, v in value.items() if v != ""}
             for name, inside in value.items():

@@ -37,7 +37,7 @@ _COMPILED = (
 
 
 EVERY = 10.0
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
 class Kept(TypedDict, total=False):
@@ -45,7 +45,7 @@ class Kept(TypedDict, total=False):
 
     seconds: dict[Literal[PARTS], Seconds]
     attempts: Annotated[int, msgspec.Meta(ge=0)]
-    written_at: float
+    written_at: Seconds
     between_seconds: Seconds
     lost_steps: Annotated[int, msgspec.Meta(ge=0)]
     steps: Annotated[int, msgspec.Meta(ge=0)]

@@ -113,7 +113,7 @@ def _value(key: str, text: str, hint):
         try:
             value = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
         except ValueError:
-            raise ConfigError(f"{key}={text!r} is not a number") from None
+            raise ConfigError(f"{key}={text!r:.80} is not a number") from None
         for allowed in (e for e in extras if isinstance(e, Range)):
             check_value(key, value, Number(kind, allowed))
         return value
@@ -126,9 +126,11 @@ def _value(key: str, text: str, hint):
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = None
     if group and not isinstance(value, dict):
-        raise ConfigError(f"{key}={text!r}; set --config.{key}.NAME=VALUE, or write a Python dict")
+        raise ConfigError(
+            f"{key}={text!r:.80}; set --config.{key}.NAME=VALUE, or write a Python dict"
+        )
     if several and not all(isinstance(v, str) for v in value or [None]):
-        raise ConfigError(f"{key}={text!r} is not a list of strings")
+        raise ConfigError(f"{key}={text!r:.80} is not a list of strings")
     return value
 
 
