@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from data.paths import json_file
+from data import json_files
 from data.reading import Reading, Span, opened
 from data.tables import check_names
 from data.templates import UNREAD, DataError
@@ -109,7 +109,7 @@ def read_dataset(path: str, span: Span | None, reading: Reading) -> Iterator[tup
     import pyarrow
 
     del span  # the streams have no parts
-    entries = json_file(epath.Path(path) / "state.json").get("_data_files")
+    entries = json_files.read(epath.Path(path) / "state.json").get("_data_files")
     entries = entries if isinstance(entries, list) else []
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
     if not names or not all(isinstance(name, str) and len(name) < 256 for name in names):

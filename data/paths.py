@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 
 from etils import epath
 
+from data import json_files
 from data.templates import DataError, nearest
 
 
@@ -70,7 +70,7 @@ def _dataset_folder(path: str, folder) -> str:
     if (folder / "state.json").exists():
         return path
     if (folder / "dataset_dict.json").exists():
-        splits = json_file(folder / "dataset_dict.json").get("splits", [])
+        splits = json_files.read(folder / "dataset_dict.json").get("splits", [])
         splits = splits if isinstance(splits, list) else []
         named = ", ".join(os.path.join(path, str(split)) for split in splits)
         raise DataError(f"{path} holds the splits of a data set; name one: {named}")
@@ -79,14 +79,3 @@ def _dataset_folder(path: str, folder) -> str:
     raise DataError(
         f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*.jsonl')}"
     )
-
-
-def json_file(path) -> dict:
-    """The object of a JSON file that `datasets` wrote."""
-    try:
-        found = json.loads(path.read_text())
-    except (ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} is not readable: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} is not readable: it is no JSON object; save the data set again")
-    return found

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from types import SimpleNamespace
 from typing import NamedTuple, TypedDict
@@ -278,4 +277,4 @@ def write(runs: dict[str, RunConfig], workdir) -> None:
         page.write_text(report_html.page(finished, found, results(found), answer(finished)))
         data.write_text(strict_json.dumps(found, indent=2) + "\n")
     policies = [name for name, run in runs.items() if run.stage in ("pretrain", "sft", "ppo")]
-    show(_number(json.loads(data.read_text())), workdir / policies[-1] if policies else None, page)
+    show(_number(json_files.read(data)), workdir / policies[-1] if policies else None, page)
