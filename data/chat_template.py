@@ -149,7 +149,7 @@ class ChatTemplate:
     # Rendering.
 
     def _page(self, messages, prompt: bool, tools=None, parts: bool = False) -> _Page:
-        """What the template makes of messages; `parts` gives contents as lists of parts."""
+        """The page that the template renders; `parts` passes contents as lists of parts."""
         pieces, lines, length = [], [], 0
         size = sum(400 + _length(m) for m in messages) + _length(tools)
         try:
@@ -226,8 +226,8 @@ class ChatTemplate:
         raise missing
 
     def _missing(self, page: _Page, messages, prompt: bool, tools) -> TemplateError | None:
-        """That the text does not depend on something that a message says, if so. Names and ids of
-        calls only say which call a result is of, and many templates go by the order.
+        """An error if the text does not depend on something that a message says, else None. Names
+        and ids of calls only say which call a result is of, and many templates go by the order.
         """
         seen = {source for _, _, source in page.spans}
 

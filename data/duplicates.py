@@ -33,7 +33,7 @@ class Note(NamedTuple):
     """Of a document.
 
     Attributes:
-      key: hash of everything in it, but for the amount of white space. sketch: MinHash values
+      key: hash of everything in it, with runs of white space collapsed. sketch: MinHash values
         [PERMUTATIONS] uint32, or None. contaminated: the evaluation set that it has a run of words
         of, or "".
     """
@@ -63,7 +63,7 @@ def _spaced(value):
 
 
 def _exact(example) -> str:
-    """An example as text, but for where it was read: equal for copies alone."""
+    """An example as text without the place it was read from: equal for copies alone."""
     return json.dumps(_spaced({key: example[key] for key in example.keys() - {"where"}}),
                       sort_keys=True)  # fmt: skip
 
@@ -150,7 +150,7 @@ class _Alike:
 
 
 def decide(notes: Iterable[Note], kind: str, heldout: Iterable[Note] = ()) -> list[str]:
-    """What each document is left out for, in order; "" is for nothing.
+    """The reason for leaving out each document, in order; "" for those that stay.
 
     Args:
       heldout: of documents whose copies are left out, too, if copies are looked for at all.
