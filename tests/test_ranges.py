@@ -105,7 +105,7 @@ def groups(cls=RunConfig, where=""):
             yield from groups(kind, f"{where}{name}.")
 
 
-@pytest.mark.parametrize("cls,where", groups(), ids=str)
+@pytest.mark.parametrize("cls,where", list(groups()), ids=str)
 def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, where):
     recipe = default().to_dict()
     for name in filter(None, where.split(".")):

@@ -151,7 +151,9 @@ def test_the_launcher_passes_sigterm_on_and_starts_nothing_more(tmp_path, superv
         "import signal, sys, time\n"
         "def save(*_): time.sleep(0.5); print('saved', flush=True); sys.exit(42)\n"
         "signal.signal(15, save)\n"
-        "print('up', sys.argv[-1], flush=True)\ntime.sleep(60)\n"
+        "print('up', sys.argv[-1], flush=True)\n"
+        # Short sleeps: a signal between two bytecodes and one long sleep would wait for its end.
+        "for _ in range(600): time.sleep(0.1)\n"
     )
     run = subprocess.Popen(
         [sys.executable, "-m", "tpu.launch", "local", *["--supervise"] * supervised,
