@@ -74,7 +74,7 @@ def worker(tmp_path):
     (tmp_path / "bin" / "mountpoint").write_text("#!/bin/sh\n")
     (tmp_path / "bin" / "mountpoint").chmod(0o755)
     program = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(42)); "
-    program += "print('up', flush=True); time.sleep(60)"
+    program += "print('up', flush=True); [time.sleep(0.1) for _ in range(600)]"
     (tmp_path / "program.py").write_text(program)
     started = []
 
