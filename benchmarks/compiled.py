@@ -24,7 +24,7 @@ def define_flags() -> None:
 
 
 def compile_one(arguments) -> dict:
-    """The report of tpu/fit.py; with `error`, why there is none, where a run would not start.
+    """The report of tpu/fit/fit.py; with `error`, why there is none, where a run would not start.
 
     Raises:
       RuntimeError: libtpu did not compile at all, or fit.py broke.
@@ -46,7 +46,8 @@ def write(table: str, runs: Mapping[str, list[str]], row: Callable, document: Ca
     file and docs/TABLE.md.
 
     Args:
-      runs: {name: arguments of tpu/fit.py}. row: (name, report) -> a line; document: {name: report}
+      runs: {name: arguments of tpu/fit/fit.py}. row: (name, report) -> a line; document: {name:
+      report}
         -> the page.
     """
     kept = DOCS / f"{table}.json"

@@ -34,10 +34,11 @@ import numpy as np
 from absl import app, flags
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from data import prepare, prepared, sources
 from data.loader import Loader, make_loader
 from data.pipeline import DataConfig, open_data
-from data.tokenizer import load
+from data.prepare import prepare, prepared
+from data.read import sources
+from data.text.tokenizer import load
 
 LENGTH, BATCH, SEED = 1024, 64, 0
 STEPS = 400  # of a round of loading

@@ -1,4 +1,4 @@
-"""What tpu/fit.py predicts beside published step times and MaxText's estimates: writes docs/fit.md.
+"""What fit.py predicts beside published step times and MaxText's estimates: writes docs/fit.md.
 
 python -m benchmarks.fit             # everything that docs/fit.json does not hold yet
 python -m benchmarks.fit --only='Llama 3.1 8B, v6e-256' --fresh
@@ -16,7 +16,8 @@ from benchmarks import compiled
 
 class Run(NamedTuple):
     """Attributes:
-    arguments: of tpu/fit.py. maxtext: seconds a step of MaxText's own program by the same kind of
+    arguments: of tpu/fit/fit.py. maxtext: seconds a step of MaxText's own program by the same kind
+    of
       estimate (August 2026, JAX 0.10.2, libtpu 0.0.52). published: measured by its authors on
       TPUs, or None. differs: what its settings have that ours do not express.
     """

@@ -28,13 +28,14 @@ import numpy as np
 from absl import app, flags
 
 from configs import demo
-from data import tokenizer as tokenizers
 from data.pipeline import Data
+from data.text import tokenizer as tokenizers
 from model.config import TransformerConfig
 from model.sizes import SIZES
-from train import checkpoint, loop
-from train.metrics import quiet_to_file
-from train.rollout import RolloutSource
+from train import loop
+from train.rl.rollout import RolloutSource
+from train.runtime import checkpoint
+from train.runtime.metrics import quiet_to_file
 from train.step import TrainState
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"

@@ -24,11 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from data import tokenizer as tokenizers
 from data.pipeline import Data
+from data.text import tokenizer as tokenizers
 from model.config import TransformerConfig
-from train import checkpoint, config, loop
-from train.metrics import quiet_to_file, read_metrics
+from train import loop
+from train.config import run
+from train.runtime import checkpoint
+from train.runtime.metrics import quiet_to_file, read_metrics
 from train.step import TrainState
 
 UPDATES, PROMPT, RESPONSE = 25, 6, 8
@@ -39,7 +41,7 @@ CLOCK: list[float] = []
 
 
 def count_sevens(episode) -> float:
-    """The score of an episode (train/rewards.py)."""
+    """The score of an episode (train/rl/rewards.py)."""
     CLOCK.append(time.process_time())
     return (np.sum(episode.prompt_ids == 7) + np.sum(episode.response_ids == 7)) / RESPONSE
 
@@ -75,7 +77,7 @@ def random_prompts(seed: int):
 
 def recipe_of(seed: int, stage: str):
     """The settings of the race; GRPO's has groups of 8."""
-    recipe = config.default()
+    recipe = run.default()
     recipe.stage, recipe.seed = stage, seed
     recipe.steps = UPDATES * 4 * 2
     recipe.data.batch_size = 32

@@ -36,8 +36,9 @@ from benchmarks import ppo_toy
 from benchmarks.sampling import write_model
 from model.generate import Sampling, generate
 from model.transformer import Transformer
-from train import checkpoint, convert
-from train.metrics import console
+from train.interop import convert
+from train.runtime import checkpoint
+from train.runtime.metrics import console
 
 WORKER = Path(__file__).with_name("ppo_trl_other.py")
 HELDOUT, WARM = 1024, 5

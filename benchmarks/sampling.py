@@ -34,11 +34,14 @@ import numpy as np
 from absl import app, flags
 from flax.traverse_util import flatten_dict
 
-from model import hf_config, sharding
+from model import sharding
 from model.config import TransformerConfig
 from model.generate import Sampling, generate, prepare
+from model.pretrained import hf_config
 from model.sizes import SIZES
-from train import checkpoint, convert, sampler, weights
+from train.interop import convert, weights
+from train.rl import sampler
+from train.runtime import checkpoint
 
 WORKER = Path(__file__).with_name("sampling_transformers.py")
 

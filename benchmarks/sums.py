@@ -15,8 +15,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from train import config, loop
-from train.metrics import console, quiet_to_file, read_metrics
+from train import loop
+from train.config import run as config
+from train.runtime.metrics import console, quiet_to_file, read_metrics
 
 
 def write_sums(path) -> None:

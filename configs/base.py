@@ -1,6 +1,6 @@
-"""The base of every recipe: all fields with their defaults (their meaning: train/config.py)."""
+"""The base of every recipe: all fields with their defaults (their meaning: train/config/run.py)."""
 
-from train.config import default
+from train.config.run import default
 
 
 def get_config():

@@ -26,7 +26,7 @@ after the other, each with the positions that follow the prompt, and `branch_ids
 | doubt | [B, C] | float32 | how likely its ranking is the wrong way round, 0 unless a record says |
 
 Prompts: `tokens` [B, P] left padded, `mask` [B, P] bool and `example` [B] int32, which example of
-its split a row is. Rollouts: train/rollout.py.
+its split a row is. Rollouts: train/rl/rollout.py.
 """
 
 from __future__ import annotations

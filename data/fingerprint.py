@@ -7,8 +7,8 @@ import json
 
 import numpy as np
 
-from data import prepared
 from data.pipeline import Data
+from data.prepare import prepared
 
 
 def fingerprint(data: Data) -> str:

@@ -161,9 +161,9 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     # A program on top of the rooms, as those of tpu/ are: nothing in data/ imports it.
     from data import loader as loading
     from data import pipeline
-    from train.config import RunConfig, build
-    from train.setup import make_tokenizer
-    from train.stages import STAGES
+    from train.assemble import make_tokenizer
+    from train.config.run import RunConfig, build
+    from train.objectives.registry import STAGES
 
     config = config if isinstance(config, RunConfig) else build(config)
     schema = STAGES[config.stage].schema
@@ -186,7 +186,7 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
 
 def main(argv):
     del argv
-    from train.command import EXPECTED, fail
+    from train.cli import EXPECTED, fail
 
     FLAGS = flags.FLAGS
     try:
@@ -196,7 +196,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from train.command import define_config, parse_flags
+    from train.cli import define_config, parse_flags
 
     define_config("A recipe, as configs/demo.py.")
     flags.DEFINE_string("workdir", "", "A run whose tokenizer is taken.")

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
-from data import prepared
 from data.mixture import Mixture
 from data.pipeline import Data, DataConfig
+from data.prepare import prepared
+from data.read.templates import DataError
 from data.shuffle import permute
-from data.templates import DataError
 
 # What is prepared in one go, and how many such pieces at a time: where storage is slow to answer,
 # several wait for it together; where cores are few, threads are in each other's way.

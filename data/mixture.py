@@ -21,8 +21,8 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 import ranges
+from data.read.sources import DataError
 from data.shuffle import permute
-from data.sources import DataError
 from ranges import CountOr0, NonNegative, Range
 
 # Shares are computed as fractions of so many parts.

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data import fim
 from data.bad_records import BadRecords
 from data.batch import segment_row, stack
-from data.chat import render, render_prompt
 from data.rankings import NO_ANSWER, cut, place, ranking_row, render_ranking
-from data.templates import DataError
-from data.tokenizer import Tokenizer
+from data.read.templates import DataError
+from data.text import fim
+from data.text.chat import render, render_prompt
+from data.text.tokenizer import Tokenizer
 
 ON_LONG = ("error", "cut", "drop")
 # Reasons of these ends count what was used, its end left out; all others what was not used.
@@ -70,7 +70,7 @@ class TextChange(NamedTuple):
 
     Attributes:
       characters, tokens: at most so many stay of one; 0 is all. fim_rate, fim_spm: which are cut
-        for fill in the middle, and which of those with the suffix first (data/fim.py).
+        for fill in the middle, and which of those with the suffix first (data/text/fim.py).
     """
 
     characters: int = 0

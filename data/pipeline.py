@@ -15,13 +15,15 @@ from typing import Annotated
 import numpy as np
 
 import ranges
-from data import duplicates, filters, packing, prepared, redact, summary
+from data import packing, summary
 from data.bad_records import BadRecords
+from data.clean import duplicates, filters, redact
 from data.mixture import SourceConfig, source_config
-from data.reading import MAX_RECORD_BYTES
-from data.sources import content_key, heldout_keys, read
-from data.templates import DataError, one_of
-from data.tokenizer import Tokenizer
+from data.prepare import prepared
+from data.read.reading import MAX_RECORD_BYTES
+from data.read.sources import content_key, heldout_keys, read
+from data.read.templates import DataError, one_of
+from data.text.tokenizer import Tokenizer
 from ranges import CountOr0, NonNegative, Range, Share, Size
 
 
@@ -31,7 +33,7 @@ class DataConfig:
 
     Attributes:
       source: a path, a glob, a folder of Hugging Face `datasets` or of prepared rows
-        (data/prepare.py), `tfds:name/config:split`, or a tuple of the first two.
+        (data/prepare/prepare.py), `tfds:name/config:split`, or a tuple of the first two.
       mixture: instead of `source`, {name: the settings of data/mixture.py's SourceConfig}.
       heldout_source: the same for evaluation; empty sets `heldout_fraction` of `source` aside,
         by a hash of what identifies an example, so that none stands on both sides: not the same
@@ -45,14 +47,16 @@ class DataConfig:
         empty keeps all.
       keep: of preferences, {kind: share} of the training rankings in which candidates of a kind
         stand, such as those that are soon told apart; kinds that are not named stand in all.
-      filters: {name: limit} of data/filters.py, such as `max_symbols`: training documents that fail
+      filters: {name: limit} of data/clean/filters.py, such as `max_symbols`: training documents
+      that fail
         one are left out and counted; held-out ones all stay.
-      redact: kinds of personal data of data/redact.py, "email,phone" or a tuple of them: `[EMAIL]`
+      redact: kinds of personal data of data/clean/redact.py, "email,phone" or a tuple of them:
+      `[EMAIL]`
         and so on take their place.
       dedup: `exact` leaves out training documents that are the same as an earlier one, but for the
         amount of white space, `near` those too that are much alike (MinHash of runs of five words,
         Jaccard similarity of 0.8); empty keeps all. So are copies of what `heldout_source` holds.
-        What a word is: data/words.py.
+        What a word is: data/clean/words.py.
       decontaminate: {name: {source, fields}} of evaluation sets, read as text: a training document
         with thirteen words in a row of one is left out.
       batch_size: rows a step, over all devices and microbatches. length: tokens a row (T).
@@ -68,7 +72,7 @@ class DataConfig:
       truncate: "4000 characters" or "512 tokens" of a training document (text) stay, and its end is
         cut off without an <eos>, counted; empty cuts none.
       fim_rate: of the training documents of text, the share whose middle is moved to their end to
-        be filled in (data/fim.py), of those `fim_spm` with the suffix first.
+        be filled in (data/text/fim.py), of those `fim_spm` with the suffix first.
     """
 
     source: str | tuple[str, ...]
@@ -128,7 +132,7 @@ class DataConfig:
         return {name: source_config(name, given) for name, given in self.mixture.items()}
 
     def prepared(self) -> tuple[str, ...]:
-        """The folder of each source that is one of prepared rows (data/prepared.py), else ""."""
+        """The folder of each source that is one of prepared rows (prepared.py), else ""."""
         sources = [source.source for source in self.sources().values()]
         return tuple(source if prepared.is_prepared(source) else "" for source in sources)
 
@@ -180,7 +184,7 @@ class Examples:
 
 
 def read_examples(config: DataConfig, schema: str) -> Examples:
-    """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (data/sources.py)."""
+    """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (sources.py)."""
 
     skipped, heldout, folders = Counter(), [], config.prepared()
     redacted, bad, unused = Counter(), Counter(), {}

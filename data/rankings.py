@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.chat import render
-from data.templates import DataError
+from data.read.templates import DataError
+from data.text.chat import render
 
 NO_ANSWER = "no token of an answer within the length"
 

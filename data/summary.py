@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from data.chat_template import ChatTemplate, TemplateError
-from data.hf_tokenizer import HFTokenizer
 from data.packing import CUT
-from data.tokenizer import Tokenizer
+from data.text.chat_template import ChatTemplate, TemplateError
+from data.text.hf_tokenizer import HFTokenizer
+from data.text.tokenizer import Tokenizer
 
 MOST_FIELDS = 12  # that are named
 # Fields of messages that a chat format may do without.

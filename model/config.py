@@ -47,7 +47,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """A decoder-only transformer; the open families are settings of it (model/families.py).
+    """A decoder-only transformer; the open families are settings of it (families.py).
 
     `dtype` to `pool` do not change the parameters.
 

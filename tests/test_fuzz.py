@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from data.templates import DataError
+from data.read.templates import DataError
 from tests.fuzz import engine, mutate
 from tests.fuzz.engine import ROOT, Target
 
@@ -52,7 +52,7 @@ def test_command_lines_are_accepted_or_refused():
 
 
 def test_a_fault_is_a_finding(tmp_path):
-    from data import json_files
+    from data.read import json_files
 
     def refusal():
         json_files.parse(b"{", "a.json")

@@ -19,8 +19,8 @@ from model import sharding
 from model.generate import Sampling
 from ranges import ConfigError, Range
 from train import loop, optimizer
-from train.config import RunConfig, build, default
-from train.metrics import read_metrics
+from train.config.run import RunConfig, build, default
+from train.runtime.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the dataclasses without defaults need.
@@ -41,12 +41,13 @@ def settings_classes():
     """All frozen dataclasses of the floors that settings stand in: found in the text, so that no
     module is imported for having none."""
     for floor in ("model", "data", "train", "tpu"):
-        for path in sorted((ROOT / floor).glob("*.py")):
+        for path in sorted((ROOT / floor).rglob("*.py")):
+            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, ast.ClassDef) and any(
                     "dataclass(frozen=True)" in ast.unparse(d) for d in node.decorator_list
                 ):
-                    yield getattr(importlib.import_module(f"{floor}.{path.stem}"), node.name)
+                    yield getattr(importlib.import_module(module), node.name)
 
 
 CLASSES = list(settings_classes())

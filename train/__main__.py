@@ -6,24 +6,24 @@ A workdir that holds a checkpoint is resumed. Exit codes: 0 done, 1 an error tha
 
 from absl import app, flags
 
-from train import command
+from train import cli
 
 
 def main(argv):
     del argv
-    command.start()
+    cli.start()
     from train import loop  # after the flags were read: importing JAX takes seconds
 
     loop.run(
-        command.config(),
+        cli.config(),
         flags.FLAGS.workdir,
-        begun=command.BEGUN,
-        profile=command.profile_steps(),
+        begun=cli.BEGUN,
+        profile=cli.profile_steps(),
         allow_data_change=flags.FLAGS.allow_data_change,
     )
 
 
 if __name__ == "__main__":
-    command.define_flags()
-    command.define_run_flags()
-    app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)
+    cli.define_flags()
+    cli.define_run_flags()
+    app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

@@ -18,7 +18,8 @@ import math
 import numpy as np
 from absl import app, flags
 
-from train import command, strict_json
+from train import cli
+from train.runtime import strict_json
 
 
 def run(config, workdir, least: float) -> tuple[int, int]:
@@ -39,10 +40,12 @@ def run(config, workdir, least: float) -> tuple[int, int]:
 
     from data.loader import heldout_batches
     from model import sharding
-    from train import checkpoint, outputs, setup, stages
-    from train.config import ConfigError, build
-    from train.metrics import console
-    from train.sampler import Sampler, groups
+    from train import assemble
+    from train.config.run import ConfigError, build
+    from train.objectives import registry
+    from train.rl.sampler import Sampler, groups
+    from train.runtime import checkpoint, outputs
+    from train.runtime.metrics import console
 
     config, workdir = build(config), epath.Path(workdir)
     if config.stage != "grpo":
@@ -51,8 +54,8 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     mesh, group = sharding.make_mesh(config.mesh), config.grpo.group_size
     placing = groups(mesh, config.ppo.rollout_batch, group)
     with jax.set_mesh(mesh):
-        row = stages.check(config, mesh)
-        ctx = setup.open_context(config, row, workdir, mesh, None, None)
+        row = registry.check(config, mesh)
+        ctx = assemble.open_context(config, row, workdir, mesh, None, None)
         params = {}
         for role in {"policy", "reward"} & config.init_from.keys():
             abstract = checkpoint.abstract_params(role, ctx.models[role], mesh)
@@ -113,15 +116,15 @@ def best(tokenizer, found, group: int):
 
 def main(argv):
     del argv
-    command.start()
-    from train.metrics import console
+    cli.start()
+    from train.runtime.metrics import console
 
-    written, prompts = run(command.config(), flags.FLAGS.workdir, flags.FLAGS.least)
+    written, prompts = run(cli.config(), flags.FLAGS.workdir, flags.FLAGS.least)
     console.print(f"{written} answers to {prompts} prompts: {flags.FLAGS.workdir}/answers.jsonl")
 
 
 if __name__ == "__main__":
-    command.define_flags()
+    cli.define_flags()
     flags.DEFINE_float("least", -math.inf, "Leave out prompts whose best answer scores less.")
     flags.register_validator("least", lambda x: x < math.inf, "write a number")
-    app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)
+    app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

@@ -16,7 +16,7 @@ import time
 from absl import app, flags
 from etils import epath
 
-from train import command
+from train import cli
 
 
 def resolve(config, workdir):
@@ -26,8 +26,8 @@ def resolve(config, workdir):
       ConfigError: an unknown key, `order` and `stages` differ, a stage starts from one that is not
         before it, or has settings that cannot be.
     """
-    from train.config import KEYS, ConfigError, build
-    from train.names import suggest
+    from train.config.names import suggest
+    from train.config.run import KEYS, ConfigError, build
 
     if "stages" not in config or "order" not in config:
         raise ConfigError("this recipe is no chain, of order and stages: type python -m train")
@@ -63,14 +63,16 @@ def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) 
 
     from data import pipeline
     from model import sharding
-    from train import loop, report, stages
-    from train.metrics import console, duration, read_metrics
+    from train import loop
+    from train.objectives import registry
+    from train.report import collect
+    from train.runtime.metrics import console, duration, read_metrics
 
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
     examples = {}
     for name, run_config in runs.items():  # bad input is said before the first stage trains
-        row = stages.check(run_config, sharding.make_mesh(run_config.mesh))
+        row = registry.check(run_config, sharding.make_mesh(run_config.mesh))
         if not (workdir / name / "DONE").exists():
             examples[name] = pipeline.read_examples(run_config.data, row.schema)
     for name, run_config in runs.items():
@@ -90,17 +92,17 @@ def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) 
             done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
             console.print(f"[green]✓[/] {name}: {duration(seconds)}")
     if jax.process_index() == 0:
-        report.write(runs, workdir)
+        collect.write(runs, workdir)
 
 
 def main(argv):
     del argv
-    command.start()
+    cli.start()
     allow = flags.FLAGS.allow_data_change
-    run(command.config(), flags.FLAGS.workdir, command.BEGUN, command.profile_steps(), allow)
+    run(cli.config(), flags.FLAGS.workdir, cli.BEGUN, cli.profile_steps(), allow)
 
 
 if __name__ == "__main__":
-    command.define_flags()
-    command.define_run_flags()
-    app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)
+    cli.define_flags()
+    cli.define_run_flags()
+    app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

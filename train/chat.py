@@ -19,12 +19,13 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
-from data import json_files
-from data import tokenizer as tokenizers
-from data.chat import render_prompt
+from data.read import json_files
+from data.text import tokenizer as tokenizers
+from data.text.chat import render_prompt
 from model.generate import Sampling, generate, prepare
-from train import checkpoint, command
-from train.metrics import console, quiet_to_file
+from train import cli
+from train.runtime import checkpoint
+from train.runtime.metrics import console, quiet_to_file
 
 # Prompts are padded to a multiple of this: a longer conversation seldom needs a new compilation.
 WIDTH = 32
@@ -48,7 +49,7 @@ class Chat:
     """A conversation with a model.
 
     Args:
-      model, params: of `train.checkpoint.load`. seed: of sampling.
+      model, params: of `train.runtime.checkpoint.load`. seed: of sampling.
       sampling: the tokenizer fills in what stops an answer and what is never sampled.
 
     Raises:
@@ -178,8 +179,8 @@ def main(argv) -> None:
         if given.prompt is not None:
             console.print(chat.ask(given.prompt), markup=False)
             return
-    except command.EXPECTED as e:
-        command.fail(str(e))
+    except cli.EXPECTED as e:
+        cli.fail(str(e))
     interactive = sys.stdin.isatty()
     if interactive:
         with contextlib.suppress(ImportError):
@@ -192,4 +193,4 @@ def main(argv) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main, flags_parser=command.parse_flags)
+    app.run(main, flags_parser=cli.parse_flags)

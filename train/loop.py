@@ -15,15 +15,15 @@ from jax.experimental import multihost_utils
 from data import summary
 from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train import flops as flops_
-from train import outputs, processes
-from train.checkpoint import Checkpointer, abstract_params
-from train.config import ConfigError, RunConfig, build
-from train.goodput import Goodput
-from train.metrics import Metrics
-from train.profiling import Profile
-from train.rewards import RewardError
-from train.setup import Run, config_json, init_state, save_facts, setup
+from train.assemble import Run, config_json, init_state, save_facts, setup
+from train.config.run import ConfigError, RunConfig, build
+from train.rl.rewards import RewardError
+from train.runtime import flops as flops_
+from train.runtime import outputs, processes
+from train.runtime.checkpoint import Checkpointer, abstract_params
+from train.runtime.goodput import Goodput
+from train.runtime.metrics import Metrics
+from train.runtime.profiling import Profile
 from train.step import make_train_step, seen_of
 
 # Updates with a non-finite gradient are left out; so many in a row is a broken run, and so is one
@@ -125,7 +125,7 @@ def run(
       examples: of `config.data`, where they were read already.
       open_data: (tokenizer) -> Data, in place of the files that the config names.
       begun: since when its time counts (time.time()); by default now.
-      profile: the steps, from 0, to trace (train/profiling.py).
+      profile: the steps, from 0, to trace (train/runtime/profiling.py).
       allow_data_change: lets a resumed run go on with other rows than it was begun with.
 
     Raises:

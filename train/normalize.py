@@ -16,7 +16,8 @@ import dataclasses
 import numpy as np
 from absl import app, flags
 
-from train import command, strict_json
+from train import cli
+from train.runtime import strict_json
 
 
 def run(config, workdir, answers: int, open_data=None) -> dict:
@@ -39,10 +40,12 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
 
     from data.loader import heldout_batches
     from model import sharding
-    from train import advantages as adv
-    from train import checkpoint, setup, stages
-    from train.config import ConfigError, build
-    from train.sampler import Sampler
+    from train import assemble
+    from train.config.run import ConfigError, build
+    from train.objectives import registry
+    from train.rl import advantages as adv
+    from train.rl.sampler import Sampler
+    from train.runtime import checkpoint
 
     config, workdir = build(config), epath.Path(workdir)
     if config.stage not in ("ppo", "grpo"):
@@ -51,8 +54,8 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
     config = dataclasses.replace(config, init_from=origins)
     mesh, size = sharding.make_mesh(config.mesh), config.ppo.rollout_batch
     with jax.set_mesh(mesh):
-        row = stages.check(config, mesh)
-        ctx = setup.open_context(config, row, workdir, mesh, None, open_data)
+        row = registry.check(config, mesh)
+        ctx = assemble.open_context(config, row, workdir, mesh, None, open_data)
         params = {}
         for role in ("policy", "reward"):
             abstract = checkpoint.abstract_params(role, ctx.models[role], mesh)
@@ -91,11 +94,11 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
 
 def main(argv):
     del argv
-    command.start()
-    from train.metrics import console
+    cli.start()
+    from train.runtime.metrics import console
 
     workdir = flags.FLAGS.workdir
-    facts = run(command.config(), workdir, flags.FLAGS.answers)
+    facts = run(cli.config(), workdir, flags.FLAGS.answers)
     console.print(
         f"{facts['answers']} answers of {facts['policy']} score {facts['mean']:.3f} ± "
         f"{facts['std']:.3f}: {workdir}/normalizer.json"
@@ -103,6 +106,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command.define_flags()
+    cli.define_flags()
     flags.DEFINE_integer("answers", 512, "How many answers the scale is taken of.", 2, 2**24)
-    app.run(lambda argv: command.guarded(main, argv), flags_parser=command.parse_flags)
+    app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

@@ -9,7 +9,7 @@ import numpy as np
 import open_models
 import pytest
 
-from benchmarks import real_data, real_manners, real_refusals, real_rewards
+from benchmarks.real import data, manners, refusals, rewards
 from model.heads import reward_model
 
 
@@ -18,19 +18,19 @@ def test_right_solutions_go_before_wrong_ones_and_none_stands_twice():
     record = {"question": "q", "ground_truth": "t"} | {
         f"m{i}": {"solution": text, "is_correct": right} for i, (text, right) in enumerate(answers)
     }
-    found = real_rewards.solutions(record)
+    found = rewards.solutions(record)
     assert found == {"prompt": "q", "responses": ["same", "wrong", "other"], "rank": [0, 1, 0]}
-    assert real_rewards.pairs(found) == [(0, 1), (2, 1)]
+    assert rewards.pairs(found) == [(0, 1), (2, 1)]
 
 
 def test_a_share_is_put_aside_whatever_the_order():
-    held = [real_data.heldout(f"question {i}", 0.4) for i in range(2000)]
+    held = [data.heldout(f"question {i}", 0.4) for i in range(2000)]
     assert 0.37 < np.mean(held) < 0.43
 
 
 def test_what_was_written_stays(tmp_path):
-    path = real_data.write(tmp_path / "a" / "rows.jsonl", [{"x": 1}])
-    assert real_data.write(path, [{"x": 2}]) == path
+    path = data.write(tmp_path / "a" / "rows.jsonl", [{"x": 1}])
+    assert data.write(path, [{"x": 2}]) == path
     assert json.loads(path.read_text()) == {"x": 1}
 
 
@@ -39,7 +39,7 @@ def test_the_difference_of_two_sides_over_questions():
     questions = np.repeat(np.arange(300), 3)
     right = rng.random(900) < 0.7
     other = np.where(rng.random(900) < 0.5, right, rng.random(900) < 0.5)
-    found = real_rewards.compare({"a": right * 1.0, "b": other * 1.0}, questions)
+    found = rewards.compare({"a": right * 1.0, "b": other * 1.0}, questions)
     assert found["a"][0] == right.mean() and found["a"][1] < right.mean() < found["a"][2]
     middle, low, high = found["difference"]
     # Standard error of paired differences, of pairs that are independent here.
@@ -47,12 +47,12 @@ def test_the_difference_of_two_sides_over_questions():
     assert low == pytest.approx(middle - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(middle + 1.96 * error, abs=0.2 * error)
     assert found["p"] < 0.01
-    same = real_rewards.compare({"a": right * 1.0, "b": right * 1.0}, questions)
+    same = rewards.compare({"a": right * 1.0, "b": right * 1.0}, questions)
     assert same["p"] == 1.0 and same["difference"] == (0.0, 0.0, 0.0)
     # Pairs of one question that agree are one observation: the interval is wider.
     copies = np.repeat(rng.random(300) < 0.7, 3) * 1.0
-    wide = real_rewards.compare({"a": copies, "b": 1 - copies}, questions)["a"]
-    narrow = real_rewards.compare({"a": copies, "b": 1 - copies}, np.arange(900))["a"]
+    wide = rewards.compare({"a": copies, "b": 1 - copies}, questions)["a"]
+    narrow = rewards.compare({"a": copies, "b": 1 - copies}, np.arange(900))["a"]
     assert wide[2] - wide[1] > 1.5 * (narrow[2] - narrow[1])
 
 
@@ -63,7 +63,7 @@ def test_scores_do_not_depend_on_what_else_is_scored(tmp_path):
     open_models.save_role(tmp_path, "reward", params)
     rng = np.random.default_rng(0)
     every = [rng.integers(0, 320, n).astype(np.int32) for n in (3, 60, 9, 33, 64, 5, 8, 21, 13, 2)]
-    found = real_rewards.score(tmp_path, every, 64)
+    found = rewards.score(tmp_path, every, 64)
     for ids, value in zip(every, found, strict=True):
         assert model.apply({"params": params}, ids[None])[0, -1] == pytest.approx(value, abs=1e-5)
 
@@ -72,9 +72,9 @@ def test_a_change_of_sides_is_tested_exactly():
     before = np.array([True] * 10 + [False] * 10)
     after = ~before
     after[8:10] = True
-    assert real_refusals.mcnemar(before, before) == 1.0
+    assert refusals.mcnemar(before, before) == 1.0
     # 10 gained, 8 lost: 2·P(X <= 8) of Binomial(18, ½).
-    assert real_refusals.mcnemar(before, after) == pytest.approx(0.814529, abs=1e-6)
+    assert refusals.mcnemar(before, after) == pytest.approx(0.814529, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_change_of_sides_is_tested_exactly():
     ],
 )
 def test_what_counts_as_a_refusal(answer, wanted):
-    assert real_refusals.refuses(answer) is wanted
+    assert refusals.refuses(answer) is wanted
 
 
 def test_no_instruction_stands_on_both_sides(tmp_path):
@@ -99,7 +99,7 @@ def test_no_instruction_stands_on_both_sides(tmp_path):
     file = tmp_path / "rows.jsonl.gz"
     with gzip.open(file, "wt") as out:
         out.write("".join(json.dumps(r) + "\n" for r in rows))
-    paths = real_manners.prepare(file, tmp_path / "work")
+    paths = manners.prepare(file, tmp_path / "work")
     read = {n: [json.loads(x) for x in p.read_text().splitlines()] for n, p in paths.items()}
     asked = [{r["prompt"] for r in read[n]} for n in ("rankings", "rankings_heldout")]
     assert asked[0] and asked[1] and asked[0].isdisjoint(asked[1])

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import compiled, recipes
 from configs import pods
-from train import config as configs
+from train.config import run as configs
 
 REPORT = {
     "fits": True,

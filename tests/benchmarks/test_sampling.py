@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import sampling
 from model.config import TransformerConfig
-from train import convert
+from train.interop import convert
 
 
 @pytest.fixture(scope="module")

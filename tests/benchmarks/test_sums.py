@@ -4,7 +4,7 @@ import json
 
 from benchmarks import sums
 from data import pipeline
-from train import config
+from train.config import run
 
 
 def test_every_sum_is_there_and_both_stages_hold_the_same_ones_out(tmp_path):
@@ -13,7 +13,7 @@ def test_every_sum_is_there_and_both_stages_hold_the_same_ones_out(tmp_path):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(records) == 10_000
     assert all(sum(map(int, r["prompt"][:-1].split("+"))) == int(r["response"]) for r in records)
-    stages = config.build(sums.sft(path, 8)), config.build(sums.grpo(path, tmp_path, 8))
+    stages = run.build(sums.sft(path, 8)), run.build(sums.grpo(path, tmp_path, 8))
     read = [
         pipeline.read_examples(s.data, schema)
         for s, schema in zip(stages, ("chat", "prompt"), strict=True)

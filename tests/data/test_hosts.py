@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from data import prepare
 from data.loader import make_loader
 from data.pipeline import DataConfig, open_data
-from data.prepared import size_of
-from data.tokenizer import train
+from data.prepare import prepare
+from data.prepare.prepared import size_of
+from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0, fim=True)
 BATCH, SEED = 24, 3

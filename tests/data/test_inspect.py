@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from configs import base
-from data import inspect, prepare
+from data import inspect
 from data.packing import pack_chats, preference_rows
 from data.pipeline import DataConfig, open_data
-from data.prepared import PreparedRows, size_of, take
-from data.tokenizer import train
+from data.prepare import prepare
+from data.prepare.prepared import PreparedRows, size_of, take
+from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
 CHATS = [

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from data.loader import Loader, make_loader
 from data.mixture import Mixture, SourceConfig, source_config, split
 from data.pipeline import DataConfig, open_data, read_examples
-from data.sources import DataError
-from data.tokenizer import train
+from data.read.sources import DataError
+from data.text.tokenizer import train
 from ranges import ConfigError
 
 

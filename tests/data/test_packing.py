@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from data import packing
 from data.bad_records import BadRecords
 from data.batch import segment_row
-from data.chat import render
-from data.hf_tokenizer import HFTokenizer
-from data.sources import DataError
-from data.tokenizer import ASSISTANT, BOS, EOS, USER, train
+from data.read.sources import DataError
+from data.text.chat import render
+from data.text.hf_tokenizer import HFTokenizer
+from data.text.tokenizer import ASSISTANT, BOS, EOS, USER, train
 
 TOKENIZER = train("byte", [], 0)
 

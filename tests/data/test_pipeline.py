@@ -8,11 +8,11 @@ import open_tokenizers
 import pytest
 
 from data import summary
-from data.hf_tokenizer import HFTokenizer
 from data.loader import Loader, heldout_batches
 from data.pipeline import DataConfig, Examples, open_data, read_examples, thin_rankings
-from data.sources import DataError
-from data.tokenizer import train
+from data.read.sources import DataError
+from data.text.hf_tokenizer import HFTokenizer
+from data.text.tokenizer import train
 from ranges import ConfigError
 
 SIZE = 22

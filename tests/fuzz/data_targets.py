@@ -13,9 +13,12 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from data import duplicates, filters, kept, pipeline, prepare, redact, sources
-from data import tokenizer as tokenizers
+from data import pipeline
+from data.clean import duplicates, filters, redact
 from data.pipeline import DataConfig
+from data.prepare import prepare, row_cache
+from data.read import sources
+from data.text import tokenizer as tokenizers
 from tests.fuzz import mutate
 from tests.fuzz.engine import Target
 
@@ -229,20 +232,20 @@ def _good_rows(folder):
     config = DataConfig(source=str(source), length=32, heldout_fraction=0.2, tfds_dir=str(folder))
     path = folder / "rows.zip"
     examples = pipeline.read_examples(config, "text")
-    kept.open_data(path, config, "text", BYTE, lambda: examples)[1]()
+    row_cache.open_data(path, config, "text", BYTE, lambda: examples)[1]()
     return config, path.read_bytes(), examples
 
 
 def _row_cache(rng: Random, good, folder) -> None:
     config, data, examples = good
     (folder / "rows.zip").write_bytes(mutate.damaged_bytes(rng, data))
-    kept.open_data(folder / "rows.zip", config, "text", BYTE, lambda: examples)
+    row_cache.open_data(folder / "rows.zip", config, "text", BYTE, lambda: examples)
 
 
 def _text(rng: Random, good, folder) -> None:
     """What looks at text: it may not fail, whatever the text is."""
     del good, folder
-    from train import rewards
+    from train.rl import rewards
 
     text, other = mutate.text(rng), mutate.text(rng)
     example = {"text": text, "where": "x:1"}

@@ -8,15 +8,16 @@ import numpy as np
 import open_models
 import open_tokenizers
 
-from data import tokenizer as tokenizers
-from data.chat import render, render_prompt
-from data.hf_tokenizer import HFTokenizer
-from model import hf_config, pretrained
+from data.text import tokenizer as tokenizers
+from data.text.chat import render, render_prompt
+from data.text.hf_tokenizer import HFTokenizer
+from model.pretrained import hf_config, mapping
 from model.sharding import MeshConfig, make_mesh
 from tests.fuzz import mutate
 from tests.fuzz.data_targets import TURNS, _write
 from tests.fuzz.engine import Target
-from train import checkpoint, convert, weights
+from train.interop import convert, weights
+from train.runtime import checkpoint
 
 FAMILIES = {
     "llama": dict(rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0,
@@ -52,7 +53,7 @@ def _hf_config(rng: Random, good, folder) -> None:
     config = mutate.damaged_value(rng, config)
     if isinstance(config, dict) and "model_type" in config:
         found = convert._config(config, "config.json")
-        next(iter(pretrained.slices(found)))
+        next(iter(mapping.slices(found)))
         hf_config.config_to_hf(found)
 
 

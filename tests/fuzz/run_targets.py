@@ -17,9 +17,13 @@ from flax.traverse_util import flatten_dict
 from tests.fuzz import mutate
 from tests.fuzz.data_targets import _write
 from tests.fuzz.engine import ROOT, Target
-from tpu import launch
-from train import chat, checkpoint, command, goodput, metrics, profiling, report, rewards, stages
-from train import config as configs
+from tpu.launch import launch
+from train import chat, cli
+from train.config import run as configs
+from train.objectives import registry
+from train.report import collect
+from train.rl import rewards
+from train.runtime import checkpoint, goodput, metrics, profiling
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
            "specialise.py:smoke", "demo.py", "shakespeare.py")  # fmt: skip
@@ -31,7 +35,7 @@ def _good_workdir(folder):
     path.mkdir()
     checkpoint.save_models(path, {"policy": open_models.CONFIG, "value": open_models.CONFIG})
     config = configs.build(configs.default())
-    from train.setup import config_json
+    from train.assemble import config_json
 
     parts = {"policy": {
         "origin": {"from": "runs/base", "role": "policy", "fingerprint": "00000000"},
@@ -77,16 +81,16 @@ def _workdir(rng: Random, good, folder) -> None:
         )
         rewards.normalizer(config, {"reward": {"fingerprint": "00000000"}})
     else:
-        finished = report.read({"pretrain": configs.build(configs.default())}, path.parent)
-        report.results(report.numbers(finished))
+        finished = collect.read({"pretrain": configs.build(configs.default())}, path.parent)
+        collect.results(collect.numbers(finished))
         for file in ("metrics.jsonl", "samples.jsonl"):
             metrics.truncate_jsonl(path / file, rng.randrange(3))
 
 
 def _keys(folder):
     del folder
-    command.define_flags()
-    command.define_run_flags()
+    cli.define_flags()
+    cli.define_run_flags()
     return sorted(flatten_dict(configs.default().to_dict(), sep="."))
 
 
@@ -98,7 +102,7 @@ WORDS = ("", "0", "1", "-1", "1e20", "1e400", "nan", "inf", "None", "True", "fal
          "email", "1/2", "5 tokens",
          "lambda: 1", "__import__('os')", "\n", "=", "a=b", "0.5")  # fmt: skip
 ODD_KEYS = ("", ".", "(1,2)", "a", "model", "data", "model.x", "optimizer.lr", "lr",
-"batch_size", "data.filters.x",
+"batch_size", "data.clean.filters.x",
             "data.mixture.a.weight", "data.keep.near", "data.fields.x", "init_from.policy",
             "[0]", "é", "x.y.z",
             "optimizer.", ".steps", "data.source.x", "steps.x", "seed-1", "rewards.model",
@@ -125,10 +129,10 @@ def _overrides(rng: Random, good, folder) -> None:
     flags.FLAGS.unparse_flags()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
-    command.parse_flags(argv)
+    cli.parse_flags(argv)
     profiling.parse_steps(flags.FLAGS.profile_steps)
     if recipe != "demo.py":
-        config = configs.build(command.config())
+        config = configs.build(cli.config())
         if config.model.size:
             config.model.build(256)
 
@@ -144,7 +148,7 @@ def _recipe(rng: Random, good, folder) -> None:
         config = configs.build(recipe)
         if config.model.size:
             config.model.build(256)
-        if config.stage in stages.STAGES:
+        if config.stage in registry.STAGES:
             config.data.sources()
 
 

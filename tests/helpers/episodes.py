@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.tokenizer import EOS, PAD
+from data.text.tokenizer import EOS, PAD
 from model.config import TransformerConfig
-from train import rollout
-from train.config import GRPOConfig, PPOConfig
-from train.sampler import place
+from train.config.run import GRPOConfig, PPOConfig
+from train.rl import rollout
+from train.rl.sampler import place
 
 CONFIG = TransformerConfig(
     vocab_size=24, embed_dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,

@@ -17,8 +17,8 @@ import tiny_ppo
 from etils import epath
 
 from train import loop
-from train.checkpoint import Checkpointer
-from train.rollout import RolloutSource
+from train.rl.rollout import RolloutSource
+from train.runtime.checkpoint import Checkpointer
 
 MAX_KL = 0.004  # some updates are refused
 

@@ -9,10 +9,11 @@ import orbax.checkpoint as ocp
 import safetensors.numpy
 
 from model.config import TransformerConfig
-from model.hf_config import config_to_hf
-from model.pretrained import slices
+from model.pretrained.hf_config import config_to_hf
+from model.pretrained.mapping import slices
 from model.rotary import stretch
-from train import checkpoint, gguf_files
+from train.interop import gguf_files
+from train.runtime import checkpoint
 
 CONFIG = TransformerConfig(
     vocab_size=320, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=24,

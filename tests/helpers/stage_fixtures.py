@@ -3,7 +3,7 @@
 import json
 import random
 
-from train import config as configs
+from train.config import run as configs
 
 WORDS = ("copy", "move", "file", "list", "tree", "open", "close", "read", "path", "name", "of")
 
@@ -34,7 +34,7 @@ def write_files(directory) -> None:
 
 
 def brevity(episode) -> float:
-    """A reward function (train/rewards.py)."""
+    """A reward function (train/rl/rewards.py)."""
     return -0.01 * len(episode.response)
 
 

@@ -5,8 +5,8 @@ import numpy as np
 from stage_fixtures import recipe
 
 from model import sharding
-from train import config as configs
-from train.setup import init_state, setup
+from train.assemble import init_state, setup
+from train.config import run as configs
 from train.step import accumulate_gradients, make_train_step
 
 STAGES = ("pretrain", "sft", "reward", "dpo", "ppo", "grpo")

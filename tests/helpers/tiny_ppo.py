@@ -3,9 +3,9 @@
 import json
 
 from benchmarks.ppo_steady import random_prompts, write_random
-from data.tokenizer import Tokenizer
+from data.text.tokenizer import Tokenizer
 from model.config import TransformerConfig
-from train import config as configs
+from train.config import run as configs
 
 TOKENIZER = Tokenizer("char", b"abcdefghijklmnopqrstuvwxy")
 MODEL = TransformerConfig(

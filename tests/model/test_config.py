@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from model.config import TransformerConfig
-from model.families import family_of
-from model.hf_config import config_from_hf, config_to_hf
+from model.pretrained.families import family_of
+from model.pretrained.hf_config import config_from_hf, config_to_hf
 from model.sizes import SIZES
 from model.transformer import Transformer
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import fake_gcloud
 import pytest
 
-from tpu import queued
-from tpu.supervise import Told
+from tpu.launch import queued
+from tpu.launch.supervise import Told
 
 
 @pytest.fixture

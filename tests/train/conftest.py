@@ -12,10 +12,10 @@ from model.config import TransformerConfig
 from model.lora import LoRA
 from model.sizes import SIZES
 from model.transformer import Transformer
-from train import config as configs
 from train import loop
-from train.config import RunConfig
-from train.parts import divide
+from train.config import run as configs
+from train.config.run import RunConfig
+from train.trainable import divide
 
 
 def config_classes(cls=configs.RunConfig):

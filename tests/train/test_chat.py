@@ -10,13 +10,14 @@ import numpy as np
 import open_tokenizers
 import pytest
 
-from data.chat import render_prompt
-from data.hf_tokenizer import HFTokenizer
-from data.tokenizer import EOS, NEVER_SAMPLED, Tokenizer
+from data.text.chat import render_prompt
+from data.text.hf_tokenizer import HFTokenizer
+from data.text.tokenizer import EOS, NEVER_SAMPLED, Tokenizer
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.sizes import SIZES
-from train import chat, checkpoint
+from train import chat
+from train.runtime import checkpoint
 from train.step import TrainState
 
 MODEL = TransformerConfig(vocab_size=263, max_length=64, **SIZES["tiny"] | {"num_layers": 1})

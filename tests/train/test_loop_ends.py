@@ -5,10 +5,11 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
-from train import chain, loop, stages
-from train.checkpoint import Checkpointer
-from train.metrics import read_metrics
-from train.rewards import RewardError
+from train import chain, loop
+from train.objectives import registry
+from train.rl.rewards import RewardError
+from train.runtime.checkpoint import Checkpointer
+from train.runtime.metrics import read_metrics
 from train.step import make_train_step
 
 
@@ -59,7 +60,7 @@ def test_a_run_of_skipped_updates_is_no_success_and_is_none_again(tiny, tmp_path
 def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypatch, capsys):
     tiny.steps, tiny.checkpoint.every = 3, 0
     mesh = sharding.make_mesh(ONE, sharding.jax.devices()[:1])
-    next_batch = stages.LoaderSource.next
+    next_batch = registry.LoaderSource.next
 
     def fails(self, state, frozen, s, step):
         if step == 1:
@@ -67,7 +68,7 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
         return next_batch(self, state, frozen, s, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.LoaderSource, "next", fails)
+        patch.setattr(registry.LoaderSource, "next", fails)
         with pytest.raises(RewardError, match="no number\nThe run is saved at step 1; the same"):
             loop.run(tiny, tmp_path / "run", mesh)
     assert Checkpointer(tmp_path / "run", 1).latest() == 1
@@ -77,7 +78,7 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
         raise RewardError("none here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.NextTokenEvaluator, "__call__", unfit)
+        patch.setattr(registry.NextTokenEvaluator, "__call__", unfit)
         with pytest.raises(RewardError, match="none here\nThe run is saved at step 3"):
             loop.run(tiny, tmp_path / "run", mesh)
     assert "from step 1" in capsys.readouterr().out

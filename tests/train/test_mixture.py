@@ -10,9 +10,9 @@ import pytest
 from model import sharding
 from model.config import TransformerConfig
 from model.sizes import SIZES
-from train import checkpoint
-from train.config import LossConfig
-from train.stages import next_token_terms
+from train.config.run import LossConfig
+from train.objectives.registry import next_token_terms
+from train.runtime import checkpoint
 from train.step import accumulate_gradients
 
 CONFIG = TransformerConfig(

@@ -1,0 +1,1 @@
+"""Benchmarks on real data sets and open models."""

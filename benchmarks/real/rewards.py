@@ -1,0 +1,173 @@
+"""Reward models from an open model on real rankings, beside a bag of words.
+
+    sh benchmarks/other_env.sh runs/sklearn scikit-learn==1.9.1
+    python -m benchmarks.real.rewards --set=gsm8k-solutions --workdir=runs/real \\
+        --file=PATH/example_model_solutions.jsonl.gz --model=PATH/SmolLM2-135M-Instruct.gguf \\
+        --other_python=runs/sklearn/bin/python
+
+`--set=hh-rlhf-harmless --file=PATH/harmless-base/test.jsonl.gz` is the other one. Questions (of
+dialogues: first turns) are put aside by a hash. Both sides see the same rankings: those of which
+every answer fits the length with its prompt. The other side is a logistic regression on the
+differences of the answers' word counts, its strength chosen by cross-validation over questions.
+
+Prints the share of held-out pairs that each ranks right, with 95% intervals, and the difference
+with its own and a two-sided p, all by resampling whole questions, whose pairs are not independent.
+Stopped or killed, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from benchmarks.real import data
+from data import pipeline
+from data.text import tokenizer as tokenizers
+from train.config import run as config
+from train.rl import rewards
+from train.runtime import checkpoint
+from train.runtime.metrics import console
+
+WORKER = Path(__file__).with_name("rewards_other.py")
+RESAMPLES = 10_000
+
+
+def solutions(record: dict) -> dict:
+    """A record of OpenAI's model solutions to GSM8K: right ones before wrong ones."""
+    texts = {}
+    for value in record.values():
+        if isinstance(value, dict):
+            texts.setdefault(value["solution"].strip(), value["is_correct"])
+    rank = [0 if right else 1 for right in texts.values()]
+    return {"prompt": record["question"], "responses": list(texts), "rank": rank}
+
+
+# What a record is read as, tokens of a prompt with one answer, share held out, epochs, rate.
+SETS = {
+    "gsm8k-solutions": (solutions, 384, 0.4, 1, 5e-4),
+    "hh-rlhf-harmless": (dict, 256, 0.4, 1, 5e-4),
+}
+
+
+def score(workdir, every: list[np.ndarray], length: int) -> np.ndarray:
+    """The trained model's scores of token sequences."""
+    config, params = checkpoint.load(workdir, "reward")
+    scores = jax.jit(rewards.score, static_argnums=0)
+    out, rows = np.zeros(len(every)), 8
+    order = np.argsort([len(ids) for ids in every], kind="stable")
+    for part in np.array_split(order, -(-len(order) // rows)):
+        width = -(-max(len(every[i]) for i in part) // 64) * 64
+        tokens = np.zeros((rows, min(width, length)), np.int32)
+        end = np.zeros(rows, np.int32)
+        for row, i in enumerate(part):
+            tokens[row, : len(every[i])], end[row] = every[i], len(every[i]) - 1
+        column = jnp.arange(tokens.shape[1])[None]
+        positions = jnp.broadcast_to(column, tokens.shape)
+        segments = (column <= end[:, None]).astype(jnp.int32)
+        found = scores(config, params, tokens, positions, segments, end, end)
+        out[part] = np.asarray(found)[: len(part)]
+    return out
+
+
+def pairs(example) -> list[tuple[int, int]]:
+    rank = example["rank"]
+    return [(i, j) for i, a in enumerate(rank) for j, b in enumerate(rank) if a < b]
+
+
+def compare(right: dict[str, np.ndarray], questions: np.ndarray, seed: int = 0) -> dict:
+    """Accuracies and their difference, with intervals and a p by resampling questions.
+
+    Args:
+      right: {name: [N], 1 where a pair is ranked right, 0.5 for a tie}, of the two sides.
+      questions: [N] ints, whose pair it is.
+    """
+    names, count = list(right), questions.max() + 1
+    sums = np.stack([np.bincount(questions, right[n], count) for n in names])
+    sizes = np.bincount(questions, minlength=count)
+    drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+    means = sums[:, drawn].sum(-1) / sizes[drawn].sum(-1)
+    gap = means[0] - means[1]
+    found = {
+        name: (float(right[name].mean()), *np.percentile(mean, [2.5, 97.5]))
+        for name, mean in zip(names, means, strict=True)
+    }
+    found["difference"] = (
+        float(right[names[0]].mean() - right[names[1]].mean()),
+        *np.percentile(gap, [2.5, 97.5]),
+    )
+    tail = min(np.sum(gap <= 0), np.sum(gap >= 0))
+    found["p"] = min(1.0, 2 * (1 + int(tail)) / (RESAMPLES + 1))
+    return found
+
+
+def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int, dtype) -> Path:
+    """Trains the reward model to its end; its workdir."""
+    _, _, _, epochs, rate = SETS[name]
+    recipe = data.recipe("reward", workdir / "base", *sides.values(), steps=1, rate=rate)
+    # Four answers to a question stand in two sub-rows, each behind a copy of it.
+    recipe.data.update(dict(length=2 * length - 64, sub_rows=2, batch_size=4, share_prompt=True))
+    settings = config.build(recipe)
+    examples = pipeline.read_examples(settings.data, "preference")
+    tokenizer = tokenizers.load(settings.init_from["policy"])
+    rows = pipeline.open_data(settings.data, "preference", tokenizer, examples).train["tokens"]
+    recipe.steps = epochs * -(-len(rows) // settings.data.batch_size)
+    data.fit(recipe, workdir / name / "reward", dtype)
+    return workdir / name / "reward"
+
+
+def train_other(python: str, sides: dict[str, Path]) -> dict:
+    command = [python, str(WORKER), *map(str, sides.values())]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def told_right(gaps) -> np.ndarray:
+    return (1 + np.sign(np.asarray(gaps))) / 2
+
+
+def run(name, file, model, workdir: Path, other_python, dtype: str) -> dict:
+    read, length, share, _, _ = SETS[name]
+    tokenizer = tokenizers.load(data.base(model, workdir))
+    every = data.examples(file, read, tokenizer, length)
+    sides, heldout = data.divide(every, share, workdir / name)
+    reward = train_ours(name, workdir, sides, length, dtype)
+    ids = [data.rendered(e, tokenizer) for e in heldout]
+    scores = iter(score(reward, [x for one in ids for x in one], length))
+    gaps, questions, numbers = [], [], {}
+    for example in heldout:
+        own = [next(scores) for _ in example["responses"]]
+        gaps += [own[i] - own[j] for i, j in pairs(example)]
+        number = numbers.setdefault(data.key(example), len(numbers))
+        questions += [number] * len(pairs(example))
+    other = train_other(other_python, sides)
+    right = {"reward model": told_right(gaps), "bag of words": told_right(other["gaps"])}
+    found = compare(right, np.array(questions))
+    return found | {"pairs": len(gaps), "questions": len(numbers), "strength": other["C"]}
+
+
+def main(argv):
+    del argv
+    given = flags.FLAGS
+    workdir = data.open_workdir()
+    files = given.file, given.model, workdir, given.other_python
+    found = run(given.set, *files, given.dtype)
+    console.print(f"{given.set}: {found['pairs']} held-out pairs of {found['questions']} questions")
+    for name in ("reward model", "bag of words", "difference"):
+        middle, low, high = found[name]
+        console.print(f"{name:14}{middle:7.1%}  (95%: {low:.1%} to {high:.1%})")
+    console.print(f"p = {found['p']:.4f}; inverse strength of the regression {found['strength']:g}")
+    (workdir / given.set / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("set", None, list(SETS), "Which rankings.")
+    data.define_flags()
+    flags.DEFINE_string("other_python", None, "A Python that has scikit-learn.")
+    flags.mark_flags_as_required(["set", "other_python"])
+    app.run(main)

@@ -1,0 +1,1 @@
+"""What is left out or replaced: filters, personal data, copies."""

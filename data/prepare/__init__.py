@@ -1,0 +1,1 @@
+"""A corpus prepared once: packed shards, their manifest, and the row cache."""

@@ -1,0 +1,84 @@
+"""JSON files of Seedpod and of open models, read with their structure checked.
+
+A file may be truncated, edited by hand or damaged on disk; what is wrong is then one line that
+names the file and the place in it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from data.read.templates import DataError
+
+_REMEDY = "Restore it, or download it again"
+
+
+def parse(text: bytes | str, where: str, kind: Any = dict) -> Any:
+    """The JSON value of `text`, with NaN and Infinity as Python has them.
+
+    Args:
+      where: what errors call it, such as a path or path:line.
+      kind: the type that the value must have, as msgspec reads it: TypedDict, list[int], … Keys
+        that a TypedDict does not name are kept.
+
+    Raises:
+      DataError: it is not UTF-8, not JSON, not of that type, or a stand-in for the file.
+    """
+    if isinstance(text, bytes):
+        check_content(text, where)
+    try:
+        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise DataError(
+            f"{where} is not of the form that it should have: {error!s:.300}. {_REMEDY}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not readable JSON ({error}). {_REMEDY}") from None
+    return value
+
+
+def read(path, kind: Any = dict) -> Any:
+    """The JSON value of the file `path` (epath.Path). Arguments and errors: see `parse`; a file
+    that cannot be opened is a DataError too."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return parse(content, str(path), kind)
+
+
+def read_lines(path, kind: Any = dict) -> list[Any]:
+    """The values of a file of JSON lines; a damaged line is a DataError that names it."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return [
+        parse(line, f"{path}:{number}", kind)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def check_content(start: bytes, where) -> None:
+    """Refuses the stand-ins that downloads leave in a file's place.
+
+    Args:
+      start: the file's first 64 bytes, or more.
+
+    Raises:
+      DataError: it is empty, a pointer of Git LFS or git-annex, or a web page.
+    """
+    if not start:
+        raise DataError(f"{where} is empty; download it again")
+    if start.startswith((b"version https://git-lfs", b"/annex/objects/")):
+        raise DataError(
+            f"{where} is a pointer of Git LFS or git-annex, not the file itself; type "
+            "`git lfs pull` (`git annex get .`) in its directory, or download it with `hf download`"
+        )
+    if start[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise DataError(f"{where} is a web page; download the file again, logged in if it asks")

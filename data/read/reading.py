@@ -1,0 +1,251 @@
+"""Opening files of records, and bounds on what one record may hold: the ground of files.py."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from etils import epath
+
+from data.read.paths import is_remote
+from data.read.templates import DataError
+
+MAX_RECORD_BYTES = 64 << 20
+_PIECE = 1 << 20  # bytes read at a time of what is only passed over or may be too large
+# A gzip that unpacks to more than BOMB_BYTES, and to BOMB_RATIO times its size, is no text: text
+# shrinks to a third or a tenth, and the format cannot do better than 1032.
+BOMB_BYTES, BOMB_RATIO = 4 << 20, 200
+
+
+class Span(NamedTuple):
+    """A part of a file: [start, stop) in bytes or in records; `line` is the number of its first."""
+
+    start: int
+    stop: int
+    line: int = 1
+
+
+class Reading(NamedTuple):
+    """How the records of a source are read.
+
+    Attributes:
+      fields: the names of the fields that are used; None uses all. Of formats with columns no other
+        column is decoded.
+      max_bytes: the largest record, in bytes.
+    """
+
+    fields: frozenset[str] | None = None
+    max_bytes: int = MAX_RECORD_BYTES
+
+    def uses(self, name: str) -> bool:
+        return self.fields is None or name in self.fields
+
+    def too_large(self, hint: str = "") -> DataError:
+        return DataError(
+            f"a record of more than {self.max_bytes:,} bytes{hint}. If that is right, raise the "
+            "limit: --config.data.max_record_bytes=N",
+            "too_large",
+        )
+
+
+# Files.
+
+
+@contextlib.contextmanager
+def opened(path: str):
+    """The file in binary, buffered and unzipped; errors while reading it become a DataError.
+
+    Raises:
+      DataError: it cannot be read, or its first bytes say that it is in another format.
+    """
+    try:
+        with _open(path) as raw:
+            file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _PIECE)
+            kind = _kind_of(path, file)
+            if path.endswith(".gz"):
+                _check_gzip(path, file, kind)
+                file = io.BufferedReader(_Unzipped(path, file), 1 << 17)
+                if kind := _kind_of(path, file):
+                    raise DataError(f"{path} holds a {kind[0]} inside of its gzip: unpack both")
+            elif kind:
+                raise DataError(f"{path} is a {kind[0]}: {kind[1]}")
+            yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{path}: broken gzip ({error}); was the download cut short? "
+            f"Fetch or compress it again, and check with: gzip -t {path}"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _open(path: str):
+    try:
+        return epath.Path(path).open("rb") if is_remote(path) else open(path, "rb")
+    except ValueError as error:  # a NUL, or half a surrogate pair
+        raise DataError(f"{path!r} is no name of a file: {error}") from error
+
+
+# The first bytes of files, the kind and the remedy. No text begins like this: all but bzip2's and
+# the pointer's hold control characters.
+_GZIP = b"\x1f\x8b"
+_KINDS = (
+    (_GZIP, "gzip", "add .gz to its name, or unzip it with gunzip"),
+    (b"BZh91AY&SY", "bzip2 file", "unpack it with bunzip2"),
+    (b"\xfd7zXZ\0", "xz file", "unpack it with unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd file", "unpack it with unzstd"),
+    (b"\x04\x22\x4d\x18", "lz4 file", "unpack it with unlz4"),
+    (b"PK\x03\x04", "zip archive", "unpack it with unzip, and name the files in it"),
+    (b"7z\xbc\xaf\x27\x1c", "7z archive", "unpack it with 7z, and name the files in it"),
+    (b"PAR1\x15", "Parquet file", "rename it to .parquet"),
+    (b"ARROW1\0\0", "Arrow file", "save it as Parquet, or with `datasets`"),
+    (b"version https://git-lfs.github.com/spec/", "Git LFS pointer", "fetch it with git lfs pull"),
+)
+
+
+def _kind_of(path: str, file: io.BufferedReader) -> tuple[str, str] | None:
+    """(kind, remedy) of what is no file of records by its first bytes."""
+    head, parquet = file.peek(64), path.removesuffix(".gz").endswith(".parquet")
+    kinds = (kind for magic, *kind in _KINDS if head.startswith(magic))
+    return next((kind for kind in kinds if not (parquet and kind[0] == "Parquet file")), None)
+
+
+def _check_gzip(path: str, file: io.BufferedReader, kind) -> None:
+    """Raises DataError where the ending .gz is wrong."""
+    if not file.peek(2) or (kind and kind[0] == "gzip"):
+        return
+    what, remedy = kind or ("plain file", f"rename it to {path.removesuffix('.gz')}")
+    raise DataError(f"{path} is a {what} and no gzip, whatever its name says: {remedy}")
+
+
+class _Unzipped(io.RawIOBase):
+    """The content of a gzip, which is refused where it is out of all proportion."""
+
+    def __init__(self, path: str, raw: io.BufferedReader):
+        self._path, self._raw, self._file = path, raw, gzip.GzipFile(fileobj=raw)
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        return self._file.seek(offset, whence)
+
+    def tell(self):
+        return self._file.tell()
+
+    def readinto(self, buffer):
+        count = self._file.readinto(buffer)
+        size = self._file.tell()
+        if size > BOMB_BYTES and size > BOMB_RATIO * self._raw.tell():
+            raise DataError(
+                f"{self._path} unpacks to more than {BOMB_RATIO} times its size, as no text does. "
+                f"If that is right, unzip it first: gunzip {self._path}"
+            )
+        return count
+
+
+def lines(
+    file: io.BufferedReader, max_bytes: int, span: Span | None = None
+) -> Iterator[tuple[int, bytes | None]]:
+    """(number, line) pairs of a file or a part of it; None stands for one of more than `max_bytes`,
+    line end aside, which is passed over without being held in memory."""
+    start, stop, number = span or (0, None, 1)
+    if start:
+        file.seek(start)
+    while line := file.readline(max_bytes + 2):
+        start += len(line)
+        if len(line) > max_bytes and len(line.rstrip(b"\r\n")) > max_bytes:
+            yield number, None
+            start += 0 if line.endswith(b"\n") else pass_line(file)
+        else:
+            yield number, line
+        number += 1
+        if stop is not None and start >= stop:
+            return
+
+
+def pass_line(file: io.BufferedReader) -> int:
+    """Reads to the end of the line; returns how many bytes that were."""
+    count = 0
+    while piece := file.readline(_PIECE):
+        count += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return count
+
+
+def whole(file: io.BufferedReader, max_bytes: int) -> bytes | None:
+    """All that the file holds, or None where that is more than `max_bytes`."""
+    pieces, size = [], 0
+    while piece := file.read(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        if size > max_bytes:
+            return None
+    return b"".join(pieces)
+
+
+# Values.
+
+
+def decode(raw: bytes) -> str:
+    """Bytes as text, without a byte order mark and with Unix line ends."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start)
+        raise DataError(
+            f"not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}"
+            + (f", on line {line + 1}" if line else "")
+            + ". Convert the file: iconv -f ENCODING -t UTF-8 FILE",
+            "invalid_utf8",
+        ) from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def check_escaped(text: str) -> None:
+    """Raises what `decode` does for text that was decoded with `surrogateescape`."""
+    if not text.isascii():
+        decode(text.encode("utf-8", "surrogateescape"))
+
+
+def plain(value):
+    """Values of TFDS or Arrow as JSON would give them: NaN is None, and bytes are text if they are
+    UTF-8.
+
+    Bytes that are no text stay bytes, which are an error (`templates.wrong_type`) only where they
+    are used: an image beside its caption is no one's fault.
+
+    Raises:
+      DataError: an infinite number.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        try:
+            return decode(value)
+        except DataError:
+            return value
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise not_finite(str(value))
+        return None if math.isnan(value) else float(value)
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return plain(value.tolist()) if hasattr(value, "tolist") else value
+
+
+def not_finite(shown: str) -> DataError:
+    return DataError(
+        f"the number {shown[:40]} is not finite; write null where a value is missing", "not_finite"
+    )

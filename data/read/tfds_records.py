@@ -1,0 +1,96 @@
+"""Records of TFDS data sets, without TensorFlow: those prepared as ArrayRecord, and our own."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+from data.read.files import SPAN_RECORDS
+from data.read.reading import Reading, Span, plain
+from data.read.templates import UNREAD, DataError
+
+
+def open_records(name: str, tfds_dir: str):
+    """(random access to the records of "tfds:name/config:split", its features that are lists of
+    dicts: TFDS gives these as dicts of lists).
+
+    Raises:
+      DataError: there is no such data set, or it has no random access.
+    """
+    import tensorflow_datasets as tfds  # slow to import, and most sources are files
+
+    dataset, _, split = name.removeprefix("tfds:").partition(":")
+    if not dataset or not split:
+        raise DataError(f"{name!r} lacks a split: write tfds:NAME/CONFIG:SPLIT, as in {name}:train")
+    folder = os.path.expanduser(tfds_dir or tfds.core.constants.DATA_DIR)
+    builder, _, config = dataset.partition("/")
+    try:
+        if builder == "pydocs":
+            from data import pydocs
+
+            records = pydocs.prepare(config, folder).as_data_source(split)
+        else:
+            array_record = {"file_format": "array_record"}  # the default takes TensorFlow
+            records = tfds.data_source(
+                dataset, split=split, data_dir=folder, builder_kwargs=array_record
+            )
+    except tfds.core.DatasetNotFoundError as error:
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(builder, known, 1)
+        hint = f"did you mean {near[0]!r}? " if near and near[0] != builder else ""
+        raise DataError(
+            f"{name}: TFDS knows no data set {dataset!r}. {hint}It looked among its own and in "
+            f"{os.path.join(folder, builder)}; name another folder with tfds_dir."
+        ) from error
+    except (ValueError, ImportError, OSError, AssertionError, RuntimeError) as error:
+        hint = ""
+        if "file format" in str(error).lower():
+            hint = (
+                "\nIt was prepared in a format without random access. Delete it there, or set "
+                "tfds_dir to another folder, and it is prepared anew as ArrayRecord."
+            )
+        raise DataError(f"{name}: TFDS cannot open it in {folder}: {error}{hint}") from error
+    features = records.dataset_info.features
+    lists = {
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Sequence)
+        and isinstance(feature.feature, tfds.features.FeaturesDict)
+    }
+    return records, lists
+
+
+def read(name: str, tfds_dir: str, span: Span | None, reading: Reading):
+    """(where, raw) pairs for `parse`; features that are not used are not decoded."""
+    import tensorflow_datasets as tfds
+
+    records, lists = open_records(name, tfds_dir)
+    features = records.dataset_info.features
+    used = {key: feature for key, feature in features.items() if reading.uses(key)}
+    used = tfds.features.FeaturesDict(used)
+    records.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
+    start, stop = (span.start, span.stop) if span else (0, len(records))
+    for i in range(start, stop):
+        raw = records[i]
+        if len(raw) > reading.max_bytes:
+            yield f"{name}[{i}]", reading.too_large()
+        else:
+            record = dict.fromkeys(features, UNREAD) | used.deserialize_example_np(raw)
+            yield f"{name}[{i}]", (record, lists & used.keys())
+
+
+def spans(name: str, tfds_dir: str) -> list[Span | None]:
+    """Parts of SPAN_RECORDS records."""
+    size = len(open_records(name, tfds_dir)[0])
+    starts = range(0, size, SPAN_RECORDS)
+    return [Span(start, min(start + SPAN_RECORDS, size)) for start in starts]
+
+
+def parse(raw) -> dict:
+    record, lists = raw
+    record = {key: plain(value) for key, value in record.items()}
+    for key in lists:
+        columns = record[key]
+        rows = zip(*columns.values(), strict=True)
+        record[key] = [dict(zip(columns, row, strict=True)) for row in rows]
+    return record

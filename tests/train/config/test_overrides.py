@@ -1,0 +1,307 @@
+"""Settings typed on a command line: what is meant by a name, and mappings with free keys."""
+
+from pathlib import Path
+
+import pytest
+from absl import flags
+from flax.traverse_util import flatten_dict
+from ml_collections import config_flags
+
+from configs import base, demo
+from data.read.sources import DataError
+from train import chain, cli
+from train.config import names
+from train.config.overrides import gather
+from train.config.run import KEYS, ConfigError, build, default
+
+
+def parsed(tmp_path, *given, change=""):
+    """The run of a recipe and flags, by way of absl."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from configs import base\n\n\ndef get_config():\n    config = base.get_config()\n"
+        f"    {change or 'pass'}\n    return config\n"
+    )
+    namespace = {}
+    exec(recipe.read_text(), namespace)
+    argv = gather(["train", f"--config={recipe}", *given], namespace["get_config"]().to_dict())
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=argv)
+    values(argv)
+    return build(values.config)
+
+
+def refusal(*given, recipe=None):
+    with pytest.raises(ConfigError) as error:
+        gather(["train", *given], (recipe or default()).to_dict())
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Names.
+
+
+def test_every_alias_names_a_setting_there_is_and_stands_once():
+    known, seen = {*flatten_dict(default().to_dict(), keep_empty_nodes=True, sep="."), *KEYS}, set()
+    for aliases, targets, note in names.ALIASES:
+        assert targets or note
+        assert set(targets) <= known, targets
+        for alias in aliases.split():
+            assert alias not in known
+            assert alias not in seen, alias
+            seen.add(alias)
+
+
+@pytest.mark.parametrize(
+    "key,meant",
+    [
+        ("learning_rate", r"optimizer.peak_lr?"),
+        ("learningRate", r"optimizer.peak_lr?"),
+        ("lr", "optimizer.peak_lr?"),
+        ("optimizer.lr", "optimizer.peak_lr?"),
+        ("value_optimizer.lr", "value_optimizer.peak_lr?"),
+        ("peak_lr", "optimizer.peak_lr?"),
+        ("learning_rte", "optimizer.peak_lr?"),
+        ("max_steps", "steps?"),
+        ("optimizer.steps", "steps?"),
+        ("num_epochs", "steps?"),
+        ("epochs", "steps or ppo.epochs?"),
+        ("batch_size", "data.batch_size?"),
+        ("per_device_batch_size", "data.batch_size or accumulate?"),
+        ("micro_batch_size", "data.batch_size or accumulate?"),
+        ("gradient_accumulation_steps", "accumulate?"),
+        ("seq_len", "data.length or model.max_length?"),
+        ("block_size", "data.length or model.max_length?"),
+        ("data.max_length", "data.length?"),
+        ("model.seq_len", "model.max_length?"),
+        ("warmup_steps", "optimizer.warmup_steps?"),
+        ("weight_decay", "optimizer.weight_decay?"),
+        ("max_grad_norm", "optimizer.clip_norm?"),
+        ("adam_beta2", "optimizer.b2?"),
+        ("hidden_size", "model.embed_dim?"),
+        ("n_layer", "model.num_layers?"),
+        ("num_layers", "model.num_layers?"),
+        ("num_attention_heads", "model.num_heads?"),
+        ("vocab_size", "tokenizer.vocab_size?"),
+        ("temperature", "ppo.temperature?"),
+        ("max_new_tokens", "ppo.response_length or evaluate.sample_tokens?"),
+        ("init_kl_coef", "ppo.kl_coef or ppo.kl_loss_coef?"),
+        ("beta", "dpo.beta or ppo.kl_coef?"),
+        ("num_generations", "grpo.group_size?"),
+        ("lora_r", "lora.rank?"),
+        ("r", "lora.rank?"),
+        ("lora_alpha", "lora.alpha?"),
+        ("save_steps", "checkpoint.every?"),
+        ("eval_steps", "evaluate.every?"),
+        ("logging_steps", "log_every?"),
+        ("gradient_checkpointing", "model.remat?"),
+        ("bf16", "model.dtype?"),
+        ("random_seed", "seed?"),
+        ("optimizer.seed", "seed?"),
+        ("dropout", "; there is no dropout"),
+        ("output_dir", "; a run lives in --workdir"),
+        ("optimzer.peak_lr", "optimizer.peak_lr?"),
+        ("data.filter.min_length", "data.filters?"),
+        ("stepz", "steps?"),
+        ("zzzz", "; known: stage, seed, steps"),
+    ],
+)  # fmt: skip
+def test_a_name_of_elsewhere_is_understood(key, meant):
+    text = refusal(f"--config.{key}=1")
+    assert text.startswith(f"unknown config key {key}; ") and meant in text
+    if "." not in key:  # in a recipe too
+        recipe = default()
+        recipe[key] = 1
+        with pytest.raises(ConfigError) as error:
+            build(recipe)
+        assert str(error.value) == text
+
+
+def test_a_chain_has_settings_by_stage():
+    recipe = demo.get_config()
+    for key, message in (
+        ("stages.sft.lr", "did you mean stages.sft.optimizer.peak_lr?"),
+        ("steps", "did you mean stages.NAME.steps?; NAME is judge, ppo, "),
+        ("lr", "did you mean stages.NAME.optimizer.peak_lr?; NAME is judge, ppo, "),
+        ("stages.sfft.steps", "its stages are judge, ppo, "),
+    ):
+        assert message in refusal(f"--config.{key}=1", recipe=recipe)
+    argv = gather(["x", "--config.stages.reward.data.keep.near=0.5"], recipe.to_dict())
+    recipe.stages.sft.lr = 3
+    with pytest.raises(ConfigError, match=r"stages\.sft: unknown config key lr; did you mean opt"):
+        chain.resolve(recipe, "runs")
+    with pytest.raises(ConfigError, match=r"no chain, of order and stages: type python -m train"):
+        chain.resolve(default(), "runs")
+    with pytest.raises(ConfigError, match=r"several stages are run by python -m train\.chain"):
+        build(recipe)
+    assert "no chain; did you mean optimizer.peak_lr?" in refusal("--config.stages.sft.lr=1")
+    recipe.steps = 3
+    with pytest.raises(ConfigError, match=r"key steps of a chain.*stages\.NAME\.steps\?"):
+        chain.resolve(recipe, "runs")
+    wanted = "{'repeated': 0.8, 'scolding': 0.15, 'near': 0.5}"
+    assert argv[1] == f"--config.stages.reward.data.keep={wanted}"
+
+
+def test_a_group_is_not_a_setting():
+    assert "optimizer is a group of settings; set its fields" in refusal("--config.optimizer=adamw")
+
+
+# Mappings.
+
+
+def test_free_keys_are_set_as_in_a_recipe(tmp_path):
+    run = parsed(
+        tmp_path,
+        "--config.data.filters.min_length=20",
+        "--config.steps=7",
+        "--config.data.filters.max_symbols", "0.25",
+        "--config.data.keep.rude=1",
+        "--config.data.decontaminate.gsm8k.source=tests.jsonl",
+        "--config.data.decontaminate.gsm8k.fields.text={1}",
+        "--config.data.fields.prompt={a}",
+        "--config.init_from.policy=runs/2024",
+        "--config.data.pack=False",
+    )  # fmt: skip
+    assert run.data.filters == {"min_length": 20, "max_symbols": 0.25}
+    assert run.data.keep == {"rude": 1}
+    given = {"gsm8k": {"source": "tests.jsonl", "fields": {"text": "{1}"}}}
+    assert run.data.decontaminate == given
+    assert (run.data.fields, run.init_from) == ({"prompt": "{a}"}, {"policy": "runs/2024"})
+    assert (run.steps, run.data.pack) == (7, False)
+
+
+def test_a_mixture_is_made_or_changed(tmp_path):
+    run = parsed(
+        tmp_path,
+        "--config.data.source=",
+        "--config.data.mixture.my-web.source=('a', 'b')",
+        "--config.data.mixture.my-web.weight=2",
+        "--config.data.mixture.code.source=2024",
+        "--config.data.mixture.code.changes.1000=0.5",
+    )
+    assert run.data.mixture == {
+        "my-web": {"source": ("a", "b"), "weight": 2},
+        "code": {"source": "2024", "changes": {"1000": 0.5}},
+    }
+    mixture = {"web": {"source": "w", "changes": {9: 1.0}}}
+    run = parsed(
+        tmp_path,
+        "--config.data.mixture.web.changes.9=3",
+        "--config.data.mixture.web.limit=5",
+        change=f"config.data.source, config.data.mixture = '', {mixture}",
+    )
+    assert run.data.mixture == {"web": {"source": "w", "changes": {9: 3}, "limit": 5}}
+
+
+def test_a_whole_mapping(tmp_path):
+    run = parsed(
+        tmp_path, "--config.data.filters={'min_length': 20}", "--config.data.filters.max_length=40"
+    )
+    assert run.data.filters == {"min_length": 20, "max_length": 40}
+
+
+@pytest.mark.parametrize(
+    "override,message",
+    [
+        ("filters.min_length=many", "data.clean.filters.min_length='many' is not a number"),
+        ("filters.min_length=nan", "data.clean.filters.min_length=nan; it must be at least 0"),
+        ("filters.min_length=", "data.clean.filters.min_length='' is not a number"),
+        ("keep.rude=2", "data.keep.rude=2; it must be at least 0 and at most 1"),
+        ("mixture.web.weight=-1", "data.mixture.web.weight=-1; it must be"),
+        ("mixture.web.limit=1.5", "data.mixture.web.limit=1.5 is a float; it must be an int"),
+        ("mixture.web=a.txt", "data.mixture.web='a.txt'; set --config.data.mixture.web.NAME="),
+        ("filters=20", "data.filters='20'; set --config.data.filters.NAME=VALUE"),
+        ("mixture.web.source=[1]", "data.mixture.web.source='[1]' is not a list of strings"),
+    ],
+)
+def test_a_bad_value_is_said_with_its_key(override, message):
+    assert message in refusal(f"--config.data.{override}")
+
+
+@pytest.mark.parametrize(
+    "override,message",
+    [
+        ("filters.min_lenght=3", "did you mean 'min_length'"),
+        ("mixture.web.wieght=3", "unknown config key data.mixture.web.wieght; did you mean weight"),
+        ("decontaminate.a.weight=3", "setting of data.decontaminate.a"),
+        ("decontaminate.a.fields.text={x}", "data.decontaminate.a.source is missing"),
+    ],
+)
+def test_unknown_keys_are_refused_as_in_a_recipe(tmp_path, override, message):
+    source = ["--config.data.source="] if "mixture" in override else []
+    with pytest.raises(DataError, match=message.replace(".", r"\.")):
+        parsed(tmp_path, f"--config.data.{override}", *source)
+
+
+@pytest.mark.parametrize(
+    "leaf,value,message",
+    [
+        ("mixture", {"web": 5}, "data.mixture.web=5; set --config.data.mixture.web.source=PATH"),
+        ("mixture", {"web": {"source": 5}}, "data.mixture.web.source=5; it must be a str or a"),
+        ("mixture", {"web": {"source": "a", "fields": 5}}, "data.mixture.web.fields=5; set --conf"),
+        ("mixture", {"web": {"source": "a", "changes": 5}}, "data.mixture.web.changes=5 is not a "),
+        ("mixture", {"web": {"source": "a", "weight": True}}, "data.mixture.web.weight=True is a"),
+        ("decontaminate", {"a": 5}, "data.decontaminate.a=5; set"),
+        ("keep", {"rude": "x"}, "data.keep.rude='x' is a str; it must be a float"),
+        ("source", ("a", 5), "data.source=('a', 5); it must be a str or a tuple of them"),
+    ],
+)
+def test_a_recipe_s_mapping_is_checked_too(leaf, value, message):
+    recipe = default()
+    recipe.data.source = ""
+    recipe.data[leaf] = value
+    with pytest.raises(ConfigError) as error:
+        build(recipe)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("key", ["", ".", "data.", "data..length", ".steps", "data.filters."])
+def test_a_flag_that_names_nothing(key):
+    assert refusal(f"--config.{key}=1").startswith(f"--config.{key}=1 names no setting")
+
+
+def test_the_rest_of_a_command_line_is_as_it_was():
+    argv = ["x", "--config=a.py", "--workdir", "w", "--noconfig.data.pack", "--config.steps", "3"]
+    assert gather([*argv, "--", "--config.foo=1"], base.get_config().to_dict())[:-2] == argv
+
+
+def test_a_command_line(tmp_path, monkeypatch, capsys):
+    """What absl gets is what was gathered, files of flags too; a setting is no flag by itself."""
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)
+    recipe = f"--config={Path(__file__).resolve().parents[3]}/configs/sft.py"
+    (tmp_path / "flags").write_text("--config.data.filters.min_length=20\n")
+    cli.parse_flags(["train", recipe, f"--flagfile={tmp_path}/flags", "--config.steps=3"])
+    assert (values.config.steps, values.config.data.filters.min_length) == (3, 20)
+    for given, message in (
+        ("--lr=1", "error: there is no flag --lr; did you mean optimizer.peak_lr? A setting is --"),
+        ("--zzz=1", "error: Unknown command line flag 'zzz'"),
+        ("--workdir=1", "error: Unknown command line flag 'workdir'"),  # of another command
+        ("--output_dir=1", "error: there is no flag --output_dir; a run lives in --workdir=PATH. "),
+        ("--config.lr=1", "error: unknown config key lr; did you mean optimizer.peak_lr?"),
+        ("--config.seed=x", "error: flag --config.seed=x: invalid literal"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.parse_flags(["train", recipe, given])
+        assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("raise SystemExit(0)", "SystemExit"),
+        ("def get_config(): raise SystemExit", "SystemExit"),
+        ("def get_config(): raise ValueError('x' * 10**5)", "x" * 80),
+        ("", "no function get_config"),
+    ],
+)
+def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, monkeypatch, capsys):
+    values = flags.FlagValues()
+    monkeypatch.setattr(flags, "FLAGS", values)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)
+    (tmp_path / "recipe.py").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        cli.parse_flags(["train", f"--config={tmp_path}/recipe.py"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and message in said and len(said) < 2500

@@ -1,0 +1,94 @@
+"""Adapters that leave: what `peft` reads is what our own merge adds."""
+
+import json
+
+import jax
+import numpy as np
+import open_models
+import pytest
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from open_models import CONFIG
+
+from model import lora
+from model.pretrained.mapping import slices
+from model.sharding import MeshConfig, make_mesh
+from train.config.run import ConfigError
+from train.interop import convert, export, peft
+from train.runtime import checkpoint
+
+SETTINGS = lora.LoRA(rank=3, alpha=12.0)
+TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+
+
+def adapters(seed=0):
+    """Random A and B beside every projection."""
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    rng, flat = np.random.default_rng(seed), {}
+    for path, leaf in flatten_dict(checkpoint.abstract_params("policy", CONFIG, mesh)).items():
+        if path[-1] in TARGETS:
+            a, b = lora.abstract(path[-1], leaf, SETTINGS.rank)
+            for suffix, like in ((lora.A, a), (lora.B, b)):
+                value = rng.standard_normal(like.shape).astype(np.float32)
+                flat[*path[:-1], path[-1] + suffix] = 0.2 * value
+    return unflatten_dict(flat)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return open_models.write(tmp_path_factory.mktemp("peft") / "hf", open_models.tensors())
+
+
+def test_base_and_adapter_add_up_to_the_merged_model(base, tmp_path):
+    _, params = convert.load(base)
+    merged = lora.merge(params, adapters(), SETTINGS)
+    peft.write(tmp_path, CONFIG, adapters(), SETTINGS, str(base))
+    facts = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (facts["r"], facts["lora_alpha"], facts["base_model_name_or_path"]) == (3, 12, str(base))
+    found = safetensors.numpy.load_file(tmp_path / "adapter_model.safetensors")
+    plain = open_models.tensors()
+    for part in slices(CONFIG):
+        if not part.name.endswith("_proj.weight"):
+            continue
+        prefix = "base_model.model." + part.name.removesuffix(".weight")
+        product = found[prefix + ".lora_B.weight"] @ found[prefix + ".lora_A.weight"]
+        value = merged["layers"][part.path[-1]][part.index]
+        np.testing.assert_allclose(
+            plain[part.name] + 12 / 3 * product, part.to_hf(np.asarray(value)), atol=1e-5
+        )
+        assert part.name.removesuffix(".weight") in facts["target_modules"]
+    assert len(found) == 2 * len(facts["target_modules"]) == 2 * 7 * CONFIG.num_layers
+
+
+def test_a_model_without_adapters_has_none_to_export(base, tmp_path):
+    convert.import_model(str(base), tmp_path / "run")
+    with pytest.raises(ConfigError, match="trained no adapters"):
+        export.export_adapter(tmp_path / "run", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_no_module_is_not_dropped():
+    found = adapters()
+    found["layers"]["gate_bias" + lora.A] = np.ones((2, 24, 3))
+    with pytest.raises(ConfigError, match="layers/gate_bias_lora_a adapts what is no module"):
+        peft.tensors_of(CONFIG, found, 3)
+
+
+@pytest.mark.slow
+def test_peft_reads_it(base, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    library = pytest.importorskip("peft", reason="peft is not installed")
+    from model.transformer import Transformer
+
+    peft.write(tmp_path, CONFIG, adapters(), SETTINGS, str(base))
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    adapted = library.PeftModel.from_pretrained(model, str(tmp_path)).eval()
+    tokens = np.random.default_rng(0).integers(3, 300, (2, 12))
+    with torch.no_grad():
+        theirs = adapted(torch.from_numpy(tokens)).logits.numpy()
+    config, params = convert.load(base)
+    merged = lora.merge(params, adapters(), SETTINGS)
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(Transformer(config).apply({"params": merged}, tokens))
+    assert np.abs(theirs - ours[..., :320]).max() < 1e-4

@@ -1,0 +1,226 @@
+"""The report of a chain, on tiny runs whose metrics are written by hand."""
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data.text.tokenizer import Tokenizer
+from model.config import TransformerConfig
+from model.sizes import SIZES
+from train.config import run as config
+from train.report import collect, html
+from train.runtime import checkpoint
+from train.step import TrainState
+
+MODEL = TransformerConfig(vocab_size=263, max_length=256, **SIZES["tiny"] | {"num_layers": 1})
+KINDS = {"near": 0.6, "far": 0.9}
+METRICS = {
+    "pretrain": [(4, "eval", {"loss": 3.0, "bits_per_byte": 2.5})],
+    "sft": [
+        (0, "eval", {"loss": 4.0, "bits_per_byte": 3.0}),
+        (2, "train", {"loss": 3.1, "nats_per_token": 3.0}),
+        (4, "train", {"loss": 2.6, "nats_per_token": 2.5}),
+        (4, "eval", {"loss": 2.0, "bits_per_byte": 1.5}),
+    ],
+    "reward": [
+        (2, "train", {"loss": 0.7, "accuracy": 0.5}),
+        (4, "train", {"loss": 0.5, "accuracy": 0.75}),
+        (4, "eval", {"loss": 0.6, "accuracy/overall": 0.75, "overlap_accuracy/overall": 0.5}),
+    ],
+    "ppo": [
+        (0, "eval", {"score": -1.0, "score_std": 2.0, "kl": 0.0, "win_rate": 0.5}),
+        (1, "train", {"rollout/score": -0.9, "rollout/kl": 0.0, "rollout/length": 9.0}),
+        (2, "train", {"loss": 0.1}),
+        (3, "train", {"rollout/score": 0.0, "rollout/kl": 1.0, "rollout/length": 8.0}),
+        (4, "eval", {"score": 1.0, "score_std": 2.0, "kl": 3.0, "win_rate": 0.7,
+                     "win_rate_low": 0.6, "win_rate_high": 0.8, "length": 8.0}),
+    ],
+}  # fmt: skip
+for values in METRICS["reward"][2:]:
+    values[2].update({f"accuracy/{k}": v for k, v in KINDS.items()})
+    values[2].update({f"overlap_accuracy/{k}": 0.5 for k in KINDS})
+METRICS["judge"] = METRICS["reward"]
+SAMPLES = [
+    {"step": 0, "prompt": "an old one", "response": "x", "reference": "y"},
+    {"step": 4, "prompt": "What does `a<b` & <script> do?", "response": "x", "reference": "<b>no"},
+    {"step": 4, "prompt": "What does `len` do?", "response": "x", "reference": "It counts."},
+]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    """A workdir with a checkpoint of a tiny policy."""
+    workdir = tmp_path_factory.mktemp("policy")
+    init = jax.jit(lambda key: nn.unbox(checkpoint.init_params("policy", MODEL, key)))
+    params = init(jax.random.key(0))
+    saver = checkpoint.Checkpointer(workdir, keep=1)
+    source = {"step": np.asarray(4, np.int32)}
+    saver.save(TrainState(jnp.int32(4), {"policy": params}, {"count": jnp.zeros(1)}, source), {})
+    saver.close()
+    Tokenizer("byte", b"").save(workdir / "tokenizer")
+    return workdir
+
+
+@pytest.fixture
+def make_chain(policy, tmp_path):
+    def make(*names, **init_from):
+        """A finished chain of these stages: (runs, workdir)."""
+        runs, number = {}, 0
+        for number, name in enumerate(names):
+            role = "reward" if name in ("reward", "judge") else "policy"
+            if role == "policy":
+                shutil.copytree(policy, tmp_path / name)
+            else:
+                (tmp_path / name).mkdir()
+            checkpoint.save_models(tmp_path / name, {role: MODEL})
+            origins = {k: str(tmp_path / v) for k, v in init_from.items()}
+            runs[name] = config.RunConfig(
+                stage="reward" if name == "judge" else name,
+                steps=4,
+                init_from=origins if name == "ppo" else {},
+                evaluate=config.EvaluateConfig(sample_tokens=8),
+            )
+            records = [
+                {"step": step, "kind": kind, "elapsed_seconds": 1.0, **values}
+                for step, kind, values in METRICS[name]
+            ]
+            _write_lines(tmp_path / name / "metrics.jsonl", records)
+            _write_lines(tmp_path / name / "samples.jsonl", SAMPLES)
+            (tmp_path / name / "DONE").write_text(json.dumps({"seconds": 30.0 + number}))
+        return runs, tmp_path
+
+    return make
+
+
+def _write_lines(path, records):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_the_demo_chain_gives_every_number_and_the_page(make_chain, capsys):
+    runs, workdir = make_chain("pretrain", "sft", "reward", "judge", "ppo",
+                               policy="sft", reward="reward", judge="judge")  # fmt: skip
+    collect.write(runs, workdir)
+    text = (workdir / "report.json").read_text()
+    by_kind = {"overall": 0.75, "far": 0.9, "near": 0.6}
+    assert json.loads(text) == {
+        "pretrain": {"bits_per_byte": 2.5},
+        "sft": {"response_loss": 2.0, "response_loss_pretrained": 4.0},
+        "reward": {
+            "heldout_accuracy": by_kind,
+            "word_overlap_accuracy": {"overall": 0.5, "far": 0.5, "near": 0.5},
+        },
+        "judge": {"heldout_accuracy": by_kind},
+        "ppo": {
+            "score_before": -1.0,
+            "score_std_before": 2.0,
+            "score_after": 1.0,
+            "kl": 3.0,
+            "win_rate_vs_sft": {"value": 0.7, "low": 0.6, "high": 0.8},
+        },
+        "seconds": {"pretrain": 30.0, "sft": 31.0, "reward": 32.0, "judge": 33.0, "ppo": 34.0},
+    }
+    assert list(json.loads(text)["reward"]["heldout_accuracy"]) == ["overall", "far", "near"]
+
+    printed = capsys.readouterr().out
+    assert f"python -m train.chat --workdir={workdir}/ppo" in printed
+    assert "75.0% of pairs right" in printed and str(workdir / "report.html") in printed
+
+    page = (workdir / "report.html").read_text()
+    assert "+1.0 standard deviations" in page and "the judge prefers" in page
+    for name in ("pretrain", "sft", "ppo", "reference"):
+        assert f"<h4>{name}</h4>" in page
+    assert page.count("<figure>") == 1 + 1 + 2 + 2 + 4
+    assert "ppo: score by KL" in page and "held out, KL (nats an answer) 3: 1</title>" in page
+    # Text is escaped, and only the last evaluation's questions are asked.
+    assert "<code>a&lt;b</code> &amp; &lt;script&gt;" in page and "&lt;b&gt;no" in page
+    assert "<script" not in page and "an old one" not in page
+    # Self-contained: nothing is fetched, and every placeholder is filled.
+    assert not re.search(r"(src|href)=|url\(|@import|\$[a-z]", page)
+
+
+def test_a_second_call_reads_and_a_newer_run_writes_anew(make_chain, monkeypatch, capsys):
+    runs, workdir = make_chain("pretrain")
+    collect.write(runs, workdir)
+    before = (workdir / "report.json").read_bytes()
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(collect, "read", lambda *_: pytest.fail("computed again"))
+        collect.write(runs, workdir)
+    assert "2.50 bits per byte" in capsys.readouterr().out
+    assert (workdir / "report.json").read_bytes() == before
+
+    done = workdir / "pretrain" / "DONE"
+    done.write_text(json.dumps({"seconds": 99.0}))
+    later = (workdir / "report.json").stat().st_mtime + 10
+    os.utime(done, (later, later))
+    collect.write(runs, workdir)
+    assert json.loads((workdir / "report.json").read_text())["seconds"] == {"pretrain": 99.0}
+
+
+def test_a_chain_without_a_judge(make_chain):
+    runs, workdir = make_chain("reward", "ppo", policy="elsewhere", reward="reward")
+    collect.write(runs, workdir)
+    found = json.loads((workdir / "report.json").read_text())
+    assert list(found) == ["reward", "ppo", "seconds"]
+    page = (workdir / "report.html").read_text()
+    assert "the score that PPO trains on prefers" in page and "judge prefers" not in page
+    assert "<span>judge</span>" not in page
+
+
+def test_a_judge_that_is_the_reward_model_counts_as_the_reward_model(make_chain):
+    runs, workdir = make_chain("reward", "ppo", policy="x", reward="reward", judge="reward")
+    assert [run.role for run in collect.read(runs, workdir)] == ["reward", "ppo"]
+
+
+def test_a_chain_of_reward_models_has_nothing_to_talk_to(make_chain, capsys):
+    runs, workdir = make_chain("reward")
+    collect.write(runs, workdir)
+    assert "train.chat" not in capsys.readouterr().out
+    assert "answered by each model" not in (workdir / "report.html").read_text()
+
+
+def test_before_needs_an_evaluation_at_step_0(make_chain):
+    runs, workdir = make_chain("sft")
+    records = [
+        {"step": step, "kind": kind, "elapsed_seconds": 1.0, **values}
+        for step, kind, values in METRICS["sft"]
+        if step
+    ]
+    _write_lines(workdir / "sft" / "metrics.jsonl", records)
+    found = collect.numbers(collect.read(runs, workdir))
+    assert found["sft"] == {"response_loss": 2.0}
+    assert collect.results(found)[0].headline == "response loss 2.00"
+
+
+@pytest.mark.parametrize("low, high", [(0, 1), (-3.2, 11), (0.991, 0.9925), (0, 1e6), (5, 5.5)])
+def test_ticks_are_few_round_and_inside(low, high):
+    ticks = html.ticks(low, high)
+    assert 2 <= len(ticks) <= 7
+    assert low - 1e-9 <= ticks[0] and ticks[-1] <= high * (1 + 1e-9)
+    assert len({f"{t:.6g}" for t in ticks}) == len(ticks)
+
+
+def test_a_chart_of_constant_and_of_odd_values():
+    assert html.chart("t", [], []) == ""
+    assert html.curve([{"step": 1, "x": float("nan")}, {"step": 2, "x": 1.0}], "x") == [(2, 1.0)]
+    flat = html.chart("a < b", [(1, 0.0), (2, 0.0)], [(2, 0.0)])
+    assert "nan" not in flat and "a &lt; b" in flat
+    points = html.thin([(i, i) for i in range(100_000)])
+    assert len(points) <= html.MAX_POINTS and points[-1] == (99_999, 99_999)
+
+
+def test_settings_name_what_differs_from_the_defaults():
+    default = config.RunConfig()
+    changed = dataclasses.replace(
+        default, steps=7, model=dataclasses.replace(default.model, size="tiny")
+    )
+    assert html.differences(default, default) == []
+    assert html.differences(changed, default) == ["steps = 7", 'model.size = "tiny"']

@@ -1,0 +1,108 @@
+"""Progress; and logs in an object store, which cannot append: what goes up, what a resume finds."""
+
+import json
+import math
+import re
+
+import pytest
+from tensorboard import plugin_util
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from train.runtime.metrics import Metrics, ProgressLine, read_metrics
+
+
+def steps_of(text: str) -> list[int]:
+    return [json.loads(line)["step"] for line in text.splitlines()]
+
+
+def begin(workdir, start: int) -> Metrics:
+    return Metrics(workdir, "run", start, 9)
+
+
+def take(metrics: Metrics, steps) -> None:
+    for step in steps:
+        metrics.write(step, "train", {"loss": 1.0 / step})
+        metrics.write_samples(step, [{"text": f"é {step}"}])
+
+
+def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_path):
+    def there(name):
+        return bucket.cat(f"gs://bucket/runs/a/{name}").decode()
+
+    metrics = begin("gs://bucket/runs/a", 0)
+    take(metrics, (1, 2))
+    assert not bucket.exists("gs://bucket/runs/a/metrics.jsonl")
+    metrics.sync()
+    assert steps_of(there("metrics.jsonl")) == steps_of(there("samples.jsonl")) == [1, 2]
+    take(metrics, (3, 4))
+    metrics.sync()
+    take(metrics, (5,))  # killed here, and the checkpoint of step 4 was not committed
+    assert steps_of(there("metrics.jsonl")) == [1, 2, 3, 4]
+
+    again = begin("gs://bucket/runs/a", 2)
+    take(again, (3,))
+    again.sync()
+    assert steps_of(there("metrics.jsonl")) == steps_of(there("samples.jsonl")) == [1, 2, 3]
+    take(again, (4, 5))
+    again.close()
+    local = begin(tmp_path, 0)
+    take(local, (1, 2, 3, 4, 5))
+    local.close()
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert steps_of(there(name)) == [1, 2, 3, 4, 5]
+    assert there("samples.jsonl") == (tmp_path / "samples.jsonl").read_text()
+    found, wanted = (read_metrics(place, "train") for place in ("gs://bucket/runs/a", tmp_path))
+    assert [r["loss"] for r in found] == [r["loss"] for r in wanted]
+    assert [r["elapsed_seconds"] for r in found] == sorted(r["elapsed_seconds"] for r in found)
+    events = bucket.ls("gs://bucket/runs/a/tensorboard", detail=False)
+    assert len(events) == 2 and all(bucket.size(f"gs:/{path}") > 100 for path in events)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "metrics.jsonl", "samples.jsonl", "tensorboard",
+    ]  # fmt: skip
+
+
+def test_without_a_terminal_the_progress_is_a_line_now_and_then(capsys):
+    line = ProgressLine("work", 4, start=1)
+    for done in (2, 3, 4):
+        line.update(done, "done")
+    line.close()
+    ProgressLine("silent", 4, writes=False).update(4)
+    first, last = capsys.readouterr().out.splitlines()  # the second within 10 s of the first
+    assert first.strip() == "work 2/4 done · 0:00 left" and last.strip().startswith("work 4/4")
+
+
+def test_what_is_not_finite_is_null_and_counted(tmp_path):
+    metrics = begin(tmp_path, 0)
+    metrics.write(1, "train", {"loss": math.nan, "norm": math.inf, "kl": 0.5, "n": 3})
+    metrics.write(2, "train", {"loss": 1.0})
+    metrics.write_samples(2, [{"text": "a", "score": -math.inf}])
+    metrics.close()
+
+    def strict(name):
+        lines = (tmp_path / name).read_text().splitlines()
+        return [json.loads(line, parse_constant=pytest.fail) for line in lines]
+
+    first, second = strict("metrics.jsonl")
+    assert (first["loss"], first["norm"], first["kl"], first["not_finite"]) == (None, None, 0.5, 2)
+    assert second["loss"] == 1.0 and "not_finite" not in second
+    assert strict("samples.jsonl") == [{"step": 2, "text": "a", "score": None}]
+    begin(tmp_path, 1).close()  # a resume reads it
+    assert read_metrics(tmp_path, "train")[0]["loss"] is None
+
+
+SETTINGS = {"optimizer.peak_lr": 1e-3, "data.fields.prompt": "{a}\t|{b}\n```<b>é", "x": None}
+
+
+def test_settings_are_a_table_in_tensorboard(tmp_path):
+    metrics = begin(tmp_path, 0)
+    metrics.write_settings(SETTINGS)
+    metrics.close()
+    loaded = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (event,) = loaded.Tensors("settings/text_summary")
+    text = event.tensor_proto.string_val[0].decode()
+    fence, head, *rows, end = text.split("\n")
+    assert fence == end == "```" and head == "setting\tvalue"
+    assert {k: json.loads(v) for k, v in (row.split("\t") for row in rows)} == SETTINGS
+    html = plugin_util.markdown_to_safe_html(text)
+    assert html.startswith("<pre>") and re.search(r"\noptimizer\.peak_lr\s+0\.001\n", html)
+    assert "&lt;b&gt;" in html and "<b>" not in html

@@ -1,0 +1,33 @@
+"""What the command lines make of errors."""
+
+import jax
+import pytest
+
+from train import cli
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (MemoryError("Unable to allocate 8. TiB"), "not enough memory (Unable to allocate 8. TiB)"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+            "lower data.batch_size",
+        ),
+        (ValueError("x" * 10**5), "x" * 80),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+@pytest.mark.parametrize("log", ["", "log.txt"])
+def test_an_error_is_a_few_lines(error, message, log, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_log", log and str(tmp_path / log))
+
+    def main(argv):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli.guarded(main, [])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.startswith("error: ") and message in said
+    assert said.count("\n") <= 2 and len(said) < 2500
+    assert not log or "Traceback" in (tmp_path / log).read_text()

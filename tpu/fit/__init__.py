@@ -1,0 +1,1 @@
+"""Whether a recipe fits a TPU slice, and how fast it is."""

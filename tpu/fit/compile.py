@@ -1,0 +1,286 @@
+"""Compiles a recipe's train step for a TPU slice that is not there, and says what it takes.
+
+The step is the one that `python -m train` runs: same loss, optimizer, shardings and compiler
+options. tpu/fit/fit.py is the command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+GIB = 2**30
+
+
+class DoesNotFit(ValueError):
+    """The program needs more memory than a device has.
+
+    Attributes:
+      needed: GiB that it needs, where the compiler said. largest: [(GiB, the arrays that share
+        it)] of its largest buffers.
+    """
+
+    def __init__(self, message, needed=None, largest=()):
+        super().__init__(message)
+        self.needed, self.largest = needed, list(largest)
+
+
+class Step(NamedTuple):
+    """A compiled program of a run.
+
+    Attributes:
+      text: its HLO. state, frozen: of the run, trees of `jax.ShapeDtypeStruct` with shardings.
+      model: the architecture of the first trained role. tokens: of a train step, padding included.
+      flops_per_token: of a train step, with its share of a rollout. seconds: that it took to
+        compile. mesh: it runs on.
+    """
+
+    compiled: object
+    text: str
+    state: object
+    frozen: object
+    model: object
+    tokens: int
+    flops_per_token: float
+    seconds: float
+    mesh: object
+
+
+def abstract_batch(config, schema: str, mesh):
+    """Shapes of a global batch, through the data pipeline with one made-up example."""
+    import jax
+
+    from data import pipeline
+    from data.text import tokenizer
+    from model.sharding import batch_sharding
+
+    bytes_ = tokenizer.train("byte", [], 0)
+    asked = [{"role": "user", "content": "a"}]
+    answered = [*asked, {"role": "assistant", "content": "b"}]
+    example = {
+        "text": "a" * (2 * config.data.length),
+        "messages": answered if schema == "chat" else asked,
+        "responses": ["b", "c"],
+        "rank": [0, 1],
+        "kinds": ["", ""],
+    }
+    examples = pipeline.Examples([example], [example], Counter())
+    data = pipeline.open_data(config.data, schema, bytes_, examples, config.ppo.prompt_length)
+    sharding, rows = batch_sharding(mesh), config.data.batch_size
+    return (
+        {
+            name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding)
+            for name, x in data.train.items()
+        },
+        data,
+        bytes_,
+    )
+
+
+def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
+    """Compiles what a `RunConfig` runs over and over, for the devices of `mesh`: the train `step`,
+    and of the stages that sample also `sample`, `score` and `experience`.
+
+    Args:
+      config: its `init_from` is not read; roles that the stage needs are taken for granted.
+      vocab_size: of the tokenizer, which is not read.
+
+    Raises:
+      DoesNotFit: the compiler says so. ConfigError, ShardingError: as a run would.
+    """
+    import jax
+
+    from train import assemble
+    from train import trainable as parts_
+    from train.objectives import registry
+    from train.runtime import checkpoint
+    from train.runtime.flops import of_rollout, of_step
+    from train.step import make_train_step, seen_of
+
+    row = registry.STAGES.get(config.stage)
+    if row:
+        granted = {role: "a workdir" for role in row.required}
+        config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
+    row = registry.check(config, mesh)
+    batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
+    roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
+    models = {role: config.model.build(vocab_size) for role in roles}
+    # What a stage prepares besides the step runs here, so not under the mesh.
+    whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
+    parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
+    built = row.build(registry.Context(config, models, tokenizer, data, mesh))
+    stage = parts_.joined(built, parts)
+    trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
+    frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
+    frozen |= {r: whole[r] for r in roles if r not in row.trainable}
+    state, tx = assemble.abstract_state(config, trainable, mesh, SimpleNamespace(init=dict))
+
+    programs, source = {}, ()
+    if row.schema == "prompt":
+        stopped = jax.ShapeDtypeStruct((), "int32", sharding=state.step.sharding)
+        source = seen_of({"stopped": stopped})
+        programs, batch = rollout_programs(built.source, whole, batch)
+    elif config.stage == "dpo":
+        like = batch["rank"]
+        batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
+    train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
+    first = train_step, (state._replace(source=source), frozen, batch), mesh
+    programs = {"step": first, **programs}
+
+    model = models[row.trainable[0]]
+    tokens = batch["tokens"].size
+    flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
+    if row.schema == "prompt":
+        steps = config.ppo.epochs * config.ppo.rollout_batch // config.data.batch_size
+        flops += of_rollout(config, models) / steps
+    compiled = {}
+    for name, (function, args, its_mesh) in programs.items():
+        with jax.set_mesh(its_mesh):
+            program, text, seconds = _compile(function, args, its_mesh, models.values())
+        compiled[name] = Step(
+            program, text, state, frozen, model, tokens, flops / tokens, seconds, its_mesh
+        )
+    return compiled
+
+
+def rollout_programs(source, roles, prompts):
+    """({name: (jitted function, abstract arguments, mesh)} of a rollout, an abstract minibatch).
+
+    Args:
+      source: a `train.rl.rollout.RolloutSource`. roles: {role: abstract parameters}. prompts: an
+        abstract batch of them.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from model.sharding import batch_sharding
+    from train.rl.rollout import CRITICS
+
+    config = source.ctx.config
+    rows, size = config.ppo.rollout_batch, config.data.batch_size
+
+    def many(tree, count):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding),
+            tree,
+        )
+
+    sampler, mesh = source.sampler, source.ctx.mesh
+    samples = source.groups.samples
+    prompts = many(prompts, rows // samples)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    experience = source.shapes()
+    sampled = {k: experience[k] for k in ("tokens", "positions", "segment_ids", "response_mask")}
+    sampled["sampler_logprobs"] = experience["old_logprobs"]
+    scores = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experience["tokens"].sharding)
+    policy, asked = roles["policy"], (prompts["tokens"], prompts["mask"])
+    if sampler.mesh != mesh:
+        policy = sampler.abstract_decoding(policy)
+        place = batch_sharding(sampler.mesh)
+        asked = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in asked)
+    programs = {"sample": (sampler.generate, (policy, *asked, key, number, samples), sampler.mesh)}
+    if "reward" in roles:
+        args = source.ctx.models["reward"], roles["reward"], sampled
+        programs["score"] = sampler.score_rows, args, mesh
+    real = jax.ShapeDtypeStruct((), jnp.float32)
+    scalars = {"kl_coef": real, "gain": real, "bias": real, "rollout": number}
+    kept = ("policy", "reference", *CRITICS)
+    roles = {r: tree for r, tree in roles.items() if r in kept}
+    args = roles, sampled, scores, scalars, jax.ShapeDtypeStruct((), jnp.bool_)
+    programs["experience"] = source.make_experience, args, mesh
+    return programs, many(experience, size)
+
+
+def _compile(function, args, mesh, models):
+    """(compiled, its text, seconds) of a jitted function, as a run compiles it."""
+    import jax
+
+    from tpu.chips import compiler_options
+
+    options = compiler_options(mesh.devices.flat[0], models)
+    with tempfile.TemporaryDirectory() as dump:
+        # The compiler's dump, as `as_text()` fails on programs that libtpu 0.0.52 cannot send back.
+        options = options | {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
+        start = time.perf_counter()
+        try:
+            compiled = function.lower(*args).compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            raise _too_large(str(e), mesh, dump) from e
+        return compiled, dumped(dump), time.perf_counter() - start
+
+
+def dumped(folder) -> str:
+    """The text of the program that XLA wrote into an empty `--xla_dump_to` folder.
+
+    libtpu writes it once more with its estimates of cycles, which the optimized program lacks.
+    """
+    files = [
+        *Path(folder).rglob("*after_codegen.txt"),
+        *Path(folder).rglob("*after_optimizations.txt"),
+    ]
+    return files[0].read_text()
+
+
+def _too_large(message: str, mesh, dump) -> DoesNotFit:
+    kind = mesh.devices.flat[0].device_kind
+    used = re.search(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)", message)
+    used = used or re.search(r"Used ([\d.]+[KMGT]) of ([\d.]+[KMGT])", message)
+    sizes = f"{used[1]} of the {used[2]}" if used else f"({message.splitlines()[0]}) more than what"
+    units = {"T": 1024, "G": 1, "M": 2**-10, "K": 2**-20}
+    needed = float(used[1][:-1]) * units[used[1][-1]] if used else None
+    found = list(Path(dump).rglob("*memory-usage-report.txt"))
+    return DoesNotFit(
+        f"out of memory: the step takes {sizes} a {kind} has. Raise --config.mesh.fsdp, raise "
+        "--config.accumulate or lower --config.data.batch_size, or recompute more "
+        "(--config.model.remat=full)",
+        needed,
+        largest_buffers(found[0].read_text()) if found else (),
+    )
+
+
+def largest_buffers(text: str, count: int = 5) -> list[tuple[float, str]]:
+    """[(GiB, the arrays that share it)] of a memory usage report that XLA dumped."""
+    lines = re.findall(r"^.*?; +([\d.]+)GiB; +\d+; +\d+; (.*)$", text, re.MULTILINE)
+    return [(float(size), arrays) for size, arrays in lines[:count]]
+
+
+def report(step: Step, mesh) -> dict:
+    """Memory of a device in GiB, collectives, kernels, and the checks, as one JSON-able dict."""
+    from tpu.chips import HBM_GIB
+    from tpu.fit import hlo
+
+    memory, program = step.compiled.memory_analysis(), hlo.read(step.text)
+    totals = defaultdict(lambda: {"count": 0, "gib": 0.0})
+    for c in program.collectives:
+        totals[c.kind]["count"] += c.times
+        totals[c.kind]["gib"] += c.times * c.shape.bytes / GIB
+    whole = hlo.gathers_of_whole_parameters(program, step.state.trainable, step.model.num_layers)
+    return {
+        "device": mesh.devices.flat[0].device_kind,
+        "devices": mesh.size,
+        "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
+        "tokens_per_step": step.tokens,
+        "compile_seconds": round(step.seconds),
+        "memory_gib": {
+            "state and batch": memory.argument_size_in_bytes / GIB,
+            "temporaries": memory.temp_size_in_bytes / GIB,
+            "host": memory.host_temp_size_in_bytes / GIB,
+            "peak": memory.peak_memory_in_bytes / GIB,
+            "device has": HBM_GIB.get(mesh.devices.flat[0].device_kind),
+        },
+        "collectives": dict(totals),
+        "kernels": program.kernels,
+        "cycles_without_kernels": program.cycles,
+        "whole_parameter_gathers": [
+            f"{c.shape.dtype}{list(c.shape.dims)}" for c in whole
+        ],
+    }  # fmt: skip

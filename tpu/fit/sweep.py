@@ -1,0 +1,110 @@
+"""Tries other settings of a recipe on a slice, one knob after another: `tpu.fit --sweep`.
+
+Each knob starts from the best that the ones before it found: the most tokens a second of those that
+fit. A try is a compilation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+from model.config import REMAT_POLICIES
+
+
+def remat(config, fits) -> Iterator:
+    for policy in REMAT_POLICIES:
+        yield _with(config, {"model.remat": policy})
+
+
+def mesh(config, fits) -> Iterator:
+    """Every power of two of `tensor`, from 1 to 8, with what is left for `fsdp`."""
+    now = config.mesh
+    if now.fsdp < 1:
+        raise ValueError("--sweep=mesh changes fsdp and tensor; say what --config.mesh.fsdp is")
+    chips = now.fsdp * now.tensor
+    for tensor in (1, 2, 4, 8):
+        if chips % tensor == 0:
+            yield _with(config, {"mesh.tensor": tensor, "mesh.fsdp": chips // tensor})
+
+
+def batch(config, fits) -> Iterator:
+    """The largest power of two of the rows that fits, and one and a half times as many."""
+    rows = first = config.data.batch_size
+    while rows > 1 and not fits(_with(config, {"data.batch_size": rows})):
+        rows //= 2
+    while rows < 64 * first and fits(_with(config, {"data.batch_size": 2 * rows})):
+        rows *= 2
+    yield _with(config, {"data.batch_size": rows})
+    yield _with(config, {"data.batch_size": rows + rows // 2})
+
+
+KNOBS = {"remat": remat, "mesh": mesh, "batch": batch}
+
+
+def sweep(config, knobs, compile_one: Callable, say: Callable) -> dict:
+    """Tries the knobs' settings.
+
+    Args:
+      config: a recipe. knobs: names of `KNOBS`, in the order they are tried.
+      compile_one: recipe -> report of tpu/fit/fit.py. say: is given each line of the table.
+
+    Returns:
+      The report of the best try, with `settings`; that of the recipe if nothing fits.
+
+    Raises:
+      ValueError: an unknown knob.
+    """
+    unknown = [k for k in knobs if k not in KNOBS]
+    if unknown:
+        raise ValueError(f"--sweep={unknown[0]}: choose of {', '.join(KNOBS)}")
+    seen = {}
+
+    def tried(recipe):
+        key = tuple(_settings(recipe).items())
+        if key not in seen:
+            try:
+                report = compile_one(recipe)
+            except ValueError as e:  # heads or rows that the mesh does not divide
+                report = {"fits": False, "error": str(e), "peak_bytes_per_chip": None}
+            seen[key] = report | {"settings": _settings(recipe)}
+            say(row(seen[key]))
+        return seen[key]
+
+    say(HEAD)
+    best, recipe = tried(config), config
+    for knob in knobs:
+        for other in KNOBS[knob](recipe, lambda r: tried(r)["fits"]):
+            report = tried(other)
+            if report["fits"] and (not best["fits"] or _speed(report) > _speed(best)):
+                best, recipe = report, other
+    return best
+
+
+HEAD = "   remat  fsdp tensor   rows  peak GiB   s/step  tok/s/chip"
+
+
+def row(report: dict) -> str:
+    s, peak = report["settings"], report["peak_bytes_per_chip"]
+    line = f"{s['remat']:>8} {s['fsdp']:5} {s['tensor']:6} {s['rows']:6} "
+    line += f"{peak / 2**30:9.1f}" if peak else f"{'':9}"
+    if not report["fits"]:
+        return line + "   " + ("does not fit" if peak else report["error"][:70])
+    return line + f" {report['predicted_step_seconds']:8.3f} {_speed(report):11,.0f}"
+
+
+def _speed(report) -> float:
+    return report["tokens_per_second_per_chip"]
+
+
+def _settings(config) -> dict:
+    return {
+        "remat": config.model.remat, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor,
+        "rows": config.data.batch_size,
+    }  # fmt: skip
+
+
+def _with(config, changes):
+    changed = copy.deepcopy(config)
+    changed.update_from_flattened_dict(changes)
+    return changed

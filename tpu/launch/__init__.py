@@ -1,0 +1,1 @@
+"""Runs of several processes, here and on Cloud TPU."""

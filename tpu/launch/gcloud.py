@@ -1,0 +1,64 @@
+"""gcloud and kubectl, run or only shown, and what they refuse in one line with what to do."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+LOST = 137  # as of a process that was killed: the machine it ran on is gone
+
+
+class LaunchError(ValueError):
+    """What gcloud refused, in one line with what to do.
+
+    `code` says whether it helps to try again (tpu/launch/supervise.py).
+    """
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(message)
+        self.code = code
+
+
+class Gcloud:
+    """Runs commands, or with `dry_run` prints them and takes all to be well."""
+
+    def __init__(self, dry_run: bool = False):
+        self.dry_run = dry_run
+
+    def __call__(self, command: list[str], data: bytes | None = None) -> str:
+        """Its output. `data` is its standard input; a question there is answered with none.
+
+        Raises:
+          LaunchError: it failed.
+        """
+        if self.dry_run:
+            print(shlex.join(command))
+            return ""
+        try:
+            done = subprocess.run(command, input=data or b"", capture_output=True, timeout=1800)
+        except FileNotFoundError as e:
+            raise LaunchError(f"{command[0]} is not installed") from e
+        except subprocess.TimeoutExpired as e:
+            raise LaunchError(f"{shlex.join(command[:5])} took over half an hour", LOST) from e
+        if done.returncode:
+            raise explain(done.stderr.decode(errors="replace"), command)
+        return done.stdout.decode(errors="replace")
+
+
+def explain(text: str, command: list[str]) -> LaunchError:
+    """One line of what gcloud said, and what to do about it."""
+    lines = [line for line in text.strip().splitlines() if line.strip()] or ["no message"]
+    said = next((line for line in lines if "ERROR" in line), lines[-1]).strip()
+    if "NOT_FOUND" in text:
+        return LaunchError(f"there is no such resource: {said}", 1)
+    if "active account" in text or "Reauthentication" in text:
+        return LaunchError(f"{said} Type gcloud auth login")
+    if "attribute [project]" in text:
+        return LaunchError("gcloud has no project: type gcloud config set project PROJECT")
+    if "uota" in text:
+        return LaunchError(f"{said}. Ask for quota in that zone, or type a smaller --accelerator")
+    if any(sign in text for sign in ("no more capacity", "UNAVAILABLE", "stockout")):
+        return LaunchError(f"the zone has no such machines now: {said}", LOST)
+    if command[3:5] == ["queued-resources", "ssh"]:
+        return LaunchError(f"ssh failed: {said}", LOST)
+    return LaunchError(said)

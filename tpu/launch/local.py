@@ -1,0 +1,135 @@
+"""Several processes on this machine, joined over loopback as the hosts of a slice are.
+
+Each has its own CPU devices; collectives go through gloo. What runs, and how it ends, is what runs
+on a pod: the same command on each, the same exit codes (train/runtime/processes.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from train.runtime.processes import PREEMPTED, port_is_free
+
+HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind((HOST, 0))
+        return s.getsockname()[1]
+
+
+def environment(devices: int) -> dict[str, str]:
+    """Of a worker with so many CPU devices."""
+    env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
+    env["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
+    return env | {"XLA_FLAGS": flags.strip()}
+
+
+def exit_code(codes) -> int:
+    """The group's exit code: an error that would come again before a lost process before 42."""
+    codes = [128 - code if code < 0 else code for code in codes]
+    wrong = [code for code in codes if 0 < code < 128 and code != PREEMPTED]
+    lost = [code for code in codes if code >= 128]
+    return next(iter(wrong + lost), PREEMPTED if PREEMPTED in codes else 0)
+
+
+class Printer:
+    """Worker 0's lines as they are; another's with its number, once if they all say the same."""
+
+    def __init__(self):
+        self._said, self._lock = set(), threading.Lock()
+
+    def relay(self, number: int, stream) -> None:
+        for line in stream:
+            if line.startswith("[Gloo]"):
+                continue
+            with self._lock:
+                if number == 0 or line not in self._said:
+                    print(line if number == 0 else f"[{number}] {line}", end="", flush=True)
+                self._said.add(line)
+
+
+def run(
+    command: list[str],
+    processes: int,
+    devices: int,
+    port: int = 0,
+    peer_timeout: int = 60,
+    heartbeat: int = 10,
+) -> int:
+    """Runs a module of ours, `[module, flags…]`, in joined processes; returns `exit_code`.
+
+    SIGTERM and SIGINT are passed on, SIGTERM to the handler before ours too. When a worker has
+    ended badly, the others get the heartbeat and a little to notice; then they are killed, a frozen
+    one too.
+
+    Raises:
+      ValueError: the port is taken.
+    """
+    if port and not port_is_free(port, HOST):
+        raise ValueError(f"port {port} is taken; end what listens there, or leave --port out")
+    port, printer = port or free_port(), Printer()
+    joining = [f"--coordinator={HOST}:{port}", f"--num_processes={processes}", "--distributed",
+               f"--peer_timeout={peer_timeout}", f"--heartbeat={heartbeat}"]  # fmt: skip
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command, *joining, f"--process_id={number}"],
+            env=environment(devices),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a Ctrl-C comes through us, once
+        )
+        for number in range(processes)
+    ]
+
+    def pass_on(number, frame):
+        if number == signal.SIGTERM and callable(before[number]):
+            before[number](number, frame)
+        for worker in workers:
+            if worker.poll() is None:
+                worker.send_signal(number)
+
+    readers = [
+        threading.Thread(target=printer.relay, args=(n, w.stdout), daemon=True)
+        for n, w in enumerate(workers)
+    ]
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, pass_on)
+    try:
+        for reader in readers:
+            reader.start()
+        return exit_code(_wait(workers, heartbeat + 10))
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
+        for reader in readers:
+            reader.join(5)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(workers, patience: float) -> list[int]:
+    """Exit codes of the workers that ended by themselves."""
+    deadline = None
+    while True:
+        codes = [worker.poll() for worker in workers]
+        if None not in codes:
+            return codes
+        if deadline is None and any(code not in (None, 0, PREEMPTED) for code in codes):
+            deadline = time.monotonic() + patience
+        if deadline and time.monotonic() > deadline:
+            return [code for code in codes if code is not None]
+        time.sleep(0.1)

@@ -1,0 +1,247 @@
+"""What the command lines share: flags, messages instead of tracebacks, a quiet terminal."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from train.runtime import outputs, processes
+
+BEGUN = time.time()  # of this process, nearly
+MOST_SHOWN = 2000  # characters of an error
+# Errors that say what is wrong with what was given; DataError and ConfigError are ValueErrors.
+EXPECTED = (ValueError, OSError, FloatingPointError)
+_log = ""  # this process's log file; empty where the workdir is in a bucket
+
+
+# The command line as config_flags is to read it (train/config/overrides.py).
+_ARGV: list[str] = []
+
+
+def define_config(help: str) -> None:
+    """The flags --config=RECIPE and --config.KEY=VALUE."""
+    config_flags.DEFINE_config_file("config", None, help, lock_config=True, sys_argv=_ARGV)
+
+
+def define_flags() -> None:
+    define_config("A recipe, as configs/demo.py.")
+    flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
+    flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
+    flags.DEFINE_string(
+        "coordinator", "", "host:port of process 0; empty on TPU, where JAX finds the others."
+    )
+    flags.DEFINE_integer(
+        "num_processes", 0, "With --coordinator: how many processes there are.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "process_id", 0, "With --coordinator: which of them this is, from 0.", lower_bound=0
+    )
+    flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes.", 1, 10**6)
+    flags.DEFINE_integer("heartbeat", 100, "Seconds until a silent process is lost.", 1, 10**6)
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def define_run_flags() -> None:
+    """Of what trains, beside `define_flags`: how it is watched."""
+    flags.DEFINE_string(
+        "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
+    )
+    flags.DEFINE_bool(
+        "allow_data_change", False, "Resume with other data than the run was begun with."
+    )
+    flags.DEFINE_integer(
+        "profiler_port", 0, "Where profiles may be asked for; by default nowhere.", 0, 65535
+    )
+    flags.DEFINE_string(
+        "compilation_cache",
+        "auto",
+        "Where compiled programs are kept, a directory that all processes see; none; or auto: in "
+        "the workdir on accelerators, none on CPU.",
+    )
+
+
+def fail(message: str):
+    print(f"error: {short(message)}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def short(message: str) -> str:
+    """A message of a few lines, whatever it quotes."""
+    return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
+
+
+def parse_flags(argv, words: int = 0):
+    """Parses the command line; what is wrong with it is one line, not a traceback.
+
+    Args:
+      words: the most that may stand beside flags.
+    """
+    outputs.guard()
+    try:
+        argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
+        argv = _ARGV[:] = _check_recipe(argv)
+        rest = flags.FLAGS(argv)
+    except KeyboardInterrupt:  # while a recipe was read
+        raise SystemExit(130) from None
+    except flags.UnrecognizedFlagError as e:
+        fail(_unknown_flag(e))
+    except flags.Error as e:
+        fail(str(e))
+    except Exception as e:  # ml_collections raises what Python does for a strange override
+        given = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
+        fail(f"{given}: no override that can be read, as --config.steps=9 is ({outputs.reason(e)})")
+    if unread := rest[1 + words :]:
+        fail(f"{unread[0]!r} belongs to no flag; a value of yes or no stands behind a =, as "
+             "--config.data.pack=False")  # fmt: skip
+    return rest
+
+
+def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+    """Names the setting that a flag such as --learning_rate means."""
+    if "config" in flags.FLAGS:
+        from train.config.names import meant
+        from train.config.run import KEYS
+
+        text = meant(error.flagname, KEYS)
+        if text and f"--{error.flagname}=" not in text:  # of another command
+            end = "" if text.endswith("?") else "."
+            return f"there is no flag --{error.flagname}{text}{end} A setting is --config.KEY=VALUE"
+    return str(error)
+
+
+def _check_recipe(argv) -> list[str]:
+    """Loads the recipe before absl does, to say plainly what is wrong with it or an override;
+    returns the command line that absl is to parse."""
+    named = re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join([*argv[1:], ""]))
+    if not named:
+        return list(argv)
+    if named[1:]:
+        fail(f"--config is given {len(named)} times; name one recipe")
+    path, _, argument = named[0].partition(":")
+    if not path:
+        fail("--config is empty; name a recipe, as --config=configs/pretrain.py")
+    if not os.path.exists(path):
+        folder = os.path.dirname(path) or "."
+        names = os.listdir(folder) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
+        near = difflib.get_close_matches(os.path.basename(path), names, 1)
+        hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
+        fail(f"there is no recipe {path}{hint}")
+    from train.config import overrides
+
+    if os.path.isdir(path):
+        fail(f"{path} is a folder; name a recipe in it, as {os.path.join(path, 'NAME.py')}")
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    if spec is None:
+        fail(f"{path} is no recipe: a Python file (NAME.py) with a function get_config")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = hasattr(module, "get_config")
+        recipe = (module.get_config(argument) if argument else module.get_config()) if found else 0
+    except ValueError as e:
+        fail(f"{path}: {e}")
+    except TypeError as e:
+        fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
+    except (Exception, SystemExit) as e:  # the latter would end the command as done
+        fail(f"{path}: {type(e).__name__}: {outputs.reason(e)}")
+    if not found:
+        fail(f"{path} is no recipe: it has no function get_config")
+    if not isinstance(recipe, ml_collections.ConfigDict):
+        fail(f"{path}: get_config returns a {type(recipe).__name__}, and not an ml_collections "
+             "ConfigDict")  # fmt: skip
+    try:
+        return overrides.gather(argv, recipe.to_dict())
+    except ValueError as e:
+        fail(str(e))
+
+
+def config():
+    """The recipe with the command line's changes."""
+    return flags.FLAGS.config
+
+
+def profile_steps() -> range:
+    """The steps, from 0, that --profile_steps names."""
+    from train.runtime.profiling import parse_steps
+
+    return parse_steps(flags.FLAGS.profile_steps)
+
+
+def start() -> None:
+    """Quiets libraries into <workdir>/log.txt, and joins the other hosts where asked; of what
+    trains (`define_run_flags`) also serves profiles, and keeps what is compiled."""
+    from train.runtime.metrics import quiet_to_file
+
+    global _log
+    f = flags.FLAGS
+    if not f.workdir:
+        fail("--workdir is empty; name a folder for the run")
+    if "://" not in f.workdir:
+        try:
+            outputs.make_folder(Path(f.workdir))
+        except ValueError as e:
+            fail(str(e))
+        name = f"log-{f.process_id}.txt" if f.process_id else "log.txt"
+        _log = quiet_to_file(os.path.join(f.workdir, name))
+    if f.distributed:
+        processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
+    else:
+        processes.watch_for_preemption()
+    if "profiler_port" not in f:
+        return
+    from train.runtime import compilation, profiling
+
+    if f.profiler_port:
+        # Processes of one machine, which are those with numbers, have a port each.
+        profiling.serve(f.profiler_port + f.process_id)
+    compilation.keep(f.compilation_cache, f.workdir)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the host, or of a device, of which XLA says so in words alone."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+
+
+def guarded(main, argv) -> None:
+    """Runs `main`; bad input is a message with exit code 1, its traceback goes to log.txt. The exit
+    codes are those of train/runtime/processes.py."""
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    except processes.Preempted as e:
+        print(e, file=sys.stderr)
+        raise SystemExit(processes.PREEMPTED) from None
+    except Exception as e:
+        lost = processes.is_lost_peer(e)
+        full = _is_out_of_memory(e)
+        expected = full or isinstance(e, EXPECTED)
+        message = short(str(e))
+        if full:
+            message = (
+                f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
+                "data.length or the model's size, or raise accumulate. What a recipe takes: "
+                "python -m tpu.fit"
+            )
+        if lost:
+            message = f"another process of this run is gone ({message.splitlines()[0]})"
+        if not (lost or expected):
+            traceback.print_exc()
+        elif _log and outputs.append(_log, traceback.format_exc()):
+            message += f"\n(the traceback is in {_log})"
+        if processes.joined():
+            processes.leave(processes.LOST if lost else 1, message)
+        if not expected:
+            raise
+        fail(message)

@@ -1,0 +1,1 @@
+"""The settings of a run: frozen dataclasses, and how flags reach them."""

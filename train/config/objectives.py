@@ -1,0 +1,258 @@
+"""Settings of the losses and of reinforcement learning: parts of train/config/run.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Annotated
+
+import ranges
+from ranges import (
+    ConfigError,
+    Count,
+    CountOr0,
+    NonNegative,
+    Positive,
+    Range,
+    Share,
+    Signed,
+    Size,
+    SizeOr0,
+)
+
+# A share of labels taken to be wrong; at a half they say nothing.
+Noise = Annotated[float, Range(0, 0.5, "[)")]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Attributes:
+    z_loss: weight of log Z² in pretraining and SFT.
+    chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
+      take less memory and a second pass through the vocabulary head.
+    load_balance, router_z: weights of a mixture's router losses there (`router_losses` in
+      train/losses.py).
+    margin, center, label_smoothing, ties: of reward models (`bradley_terry` in train/losses.py).
+    pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
+      train/rl/rewards.py).
+    """
+
+    z_loss: NonNegative = 1e-4
+    chunk: SizeOr0 = 0
+    load_balance: NonNegative = 0.01
+    router_z: NonNegative = 0.001
+    pool: str = "last"
+    margin: NonNegative = 0.0
+    center: NonNegative = 0.01
+    label_smoothing: Noise = 0.0
+    ties: NonNegative = 0.0
+
+    def __post_init__(self):
+        ranges.check(self, "loss.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DPOConfig:
+    """Direct preference optimization (`preference_optimization` in train/losses.py).
+
+    Attributes:
+      beta: how dear it is to leave the reference. loss: `sigmoid` or `ipo`.
+      label_smoothing: share of the rankings taken to be the wrong way round.
+      average: log-probabilities of answers are means over their tokens, as IPO's authors advise
+        where answers differ in length; else sums.
+    """
+
+    beta: Positive = 0.1
+    loss: str = "sigmoid"
+    label_smoothing: Noise = 0.0
+    average: bool = False
+
+    def __post_init__(self):
+        ranges.check(self, "dpo.")
+        if self.loss not in ("sigmoid", "ipo"):
+            raise ConfigError(f"dpo.loss={self.loss!r:.80}; choose sigmoid or ipo")
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """PPO, and what GRPO shares with it: all but the critic's settings, GAE's and whitening.
+    `data.batch_size` is the minibatch; an update is `epochs` passes over a rollout.
+
+    Attributes:
+      prompt_length, response_length: P and R. rollout_batch: episodes a rollout.
+      temperature: of sampling and of every log-probability.
+      kl_coef: β of the KL in the reward; with `kl_target` above 0 it adapts over `kl_horizon`.
+      kl_estimator: of the reward's KL: k1, k2, k3.
+      kl_loss_coef: of a KL in the policy's loss, by `kl_loss_estimator`. Of the three k2 alone has
+        the KL's gradient there, at the first minibatch; GRPO's authors use k3.
+      gamma, lam: of GAE. clip_low, clip_high, dual_clip: of the policy loss.
+      value_clip, value_coef: of the value loss.
+      whiten_advantages: over the rollout. normalize_scores: scores of the reference's samples get
+        mean 0 and std 1, as measured with the reward model (train/normalize.py) or else in the
+        first rollout whose scores differ. score_clip: largest normalised score; 0 does not clip.
+      missing_eos: an answer cut off before its end keeps its score (`keep`), loses
+        `missing_eos_value` (`penalty`), has it for score (`replace`), or teaches the policy nothing
+        (`mask`).
+      overlong_buffer: an answer that goes into the last so many tokens loses up to 1, linearly
+        (DAPO's soft overlong punishment); 0 is none.
+      importance_cap: above 0, the policy's loss of a token is weighed by how much likelier the
+        trainer thinks it than the sampler did, to at most this (truncated importance sampling).
+      bootstrap_truncated: such an answer's last value is not 0 but the critic's.
+      shared_critic: the critic is a head on the policy's last hidden states, and its loss moves the
+        policy's layers too, by value_coef; else it is a network of its own.
+      critic_warmup: rollouts in which the critic alone learns; only the weight decay of `optimizer`
+        goes on.
+      max_kl: once a minibatch is further than this from its rollout (approximate KL a token, in
+        the mean), neither its update nor the rollout's later ones are applied (the early stop that
+        is called target_kl elsewhere); 0 applies all.
+      pretrain_coef: weight of next-token loss on `pretrain_data` mixed in (PPO-ptx).
+      reward_function: `module:function` that scores answers (train/rl/rewards.py).
+      eval_prompts: held-out prompts sampled at evaluation.
+      prompt_buckets: a rollout's prompts are padded to the shortest of so many lengths, up to
+        prompt_length, that holds them all. Each length is compiled when it first comes.
+      decode_tensor: while sampling, so many times the mesh's `tensor`, taken from its `fsdp`: the
+        policy is resharded once a rollout, and its weights are not gathered at every token. 1 is
+        the mesh as it trains.
+    """
+
+    prompt_length: Size = 32
+    response_length: Size = 64
+    rollout_batch: Size = 64
+    epochs: Annotated[int, Range(1, 1000)] = 2
+    temperature: Positive = 1.0
+    kl_coef: NonNegative = 0.05
+    kl_target: NonNegative = 0.0
+    kl_horizon: Count = 10_000
+    kl_estimator: str = "k1"
+    kl_loss_coef: NonNegative = 0.0
+    kl_loss_estimator: str = "k2"
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    clip_low: Share = 0.2
+    clip_high: NonNegative = 0.2
+    dual_clip: Annotated[float, Range(1, 1e9, "(]", also=0)] = 0.0
+    value_clip: NonNegative = 0.2
+    value_coef: NonNegative = 0.1
+    whiten_advantages: bool = True
+    normalize_scores: bool = True
+    score_clip: NonNegative = 0.0
+    missing_eos: str = "keep"
+    missing_eos_value: Signed = 1.0
+    overlong_buffer: SizeOr0 = 0
+    importance_cap: NonNegative = 0.0
+    bootstrap_truncated: bool = False
+    stop_at_eos: bool = True
+    shared_critic: bool = False
+    critic_warmup: CountOr0 = 0
+    max_kl: NonNegative = 0.0
+    pretrain_coef: NonNegative = 0.0
+    reward_function: str = ""
+    eval_prompts: Size = 256
+    prompt_buckets: Annotated[int, Range(1, 64)] = 1
+    decode_tensor: Count = 1
+
+    def __post_init__(self):
+        ranges.check(self, "ppo.")
+        if self.missing_eos not in ("keep", "penalty", "replace", "mask"):
+            raise ConfigError(
+                f"ppo.missing_eos={self.missing_eos!r:.80}; choose keep, penalty, replace or mask"
+            )
+        for name in ("kl_estimator", "kl_loss_estimator"):
+            if getattr(self, name) not in ("k1", "k2", "k3"):
+                raise ConfigError(f"ppo.{name}={getattr(self, name)!r:.80}; choose k1, k2 or k3")
+        if self.shared_critic and self.critic_warmup:
+            raise ConfigError(
+                f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
+                "ppo.shared_critic learns moves the policy; set --config.ppo.critic_warmup=0"
+            )
+        if self.overlong_buffer > self.response_length:
+            raise ConfigError(
+                f"ppo.overlong_buffer={self.overlong_buffer} is more than "
+                f"ppo.response_length={self.response_length}"
+            )
+        if self.kl_target and self.rollout_batch >= 5 * self.kl_horizon:
+            raise ConfigError(
+                f"ppo.kl_horizon={self.kl_horizon} lets a rollout of {self.rollout_batch} episodes "
+                "take the KL coefficient below 0; set --config.ppo.kl_horizon to at least "
+                f"{self.rollout_batch}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig:
+    """What is GRPO's own; the rest is `ppo`.
+
+    Attributes:
+      group_size: answers to a prompt; `ppo.rollout_batch` counts answers.
+      baseline, scale: of advantages, `mean` or `others`, `std` or `none` (`group_advantages` in
+        train/rl/advantages.py).
+      loss_mean: over a `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
+      ratio: a `token`'s or its `sequence`'s (GSPO; clip to a few 1e-4 then).
+      max_draws: draws of prompts a rollout may take until no group's scores are all equal (DAPO's
+        dynamic sampling); 1 takes them as they come.
+    """
+
+    group_size: Annotated[int, Range(2, 2**16)] = 8
+    baseline: str = "mean"
+    scale: str = "std"
+    loss_mean: str = "sequence"
+    ratio: str = "token"
+    max_draws: Annotated[int, Range(1, 1000)] = 1
+
+    def __post_init__(self):
+        ranges.check(self, "grpo.")
+        for name, known in (
+            ("baseline", ("mean", "others")),
+            ("scale", ("std", "none")),
+            ("loss_mean", ("token", "sequence", "constant")),
+            ("ratio", ("token", "sequence")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"grpo.{name}={getattr(self, name)!r:.80}; choose {' or '.join(known)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardsConfig:
+    """The weight of each reward in the score of an answer (train/rl/rewards.py); 0 leaves one out.
+
+    Attributes:
+      model: of the reward model, where `init_from.reward` names one.
+      function: of `ppo.reward_function`, where it names one.
+      gsm8k: 1 if the number that the answer comes to is the reference's: the first after "####",
+        else the last (`final_number` in train/rl/verifiers.py).
+      exact: 1 if the answer is the reference but for white space.
+      regex: 1 if `pattern` is found in the answer, within a second.
+      length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
+      on_error: a reward that is no finite number, or a function that raises, ends the run, saved
+        (`error`), or leaves that answer out of losses, means and baselines (`skip`), counted in
+        `reward_errors`. max_errors: share of a rollout's answers that may be left out, below 0.5;
+        more end the run all the same.
+    """
+
+    model: Signed = 1.0
+    function: Signed = 1.0
+    gsm8k: Signed = 0.0
+    exact: Signed = 0.0
+    regex: Signed = 0.0
+    length: Signed = 0.0
+    pattern: str = ""
+    target_length: SizeOr0 = 0
+    on_error: str = "error"
+    max_errors: Annotated[float, Range(0, 0.5, "[)")] = 0.1
+
+    def __post_init__(self):
+        ranges.check(self, "rewards.")
+        if self.on_error not in ("error", "skip"):
+            raise ConfigError(f"rewards.on_error={self.on_error!r:.80}; choose error or skip")
+        if self.regex and not self.pattern:
+            raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
+        try:
+            re.compile(self.pattern)
+        except re.error as e:
+            raise ConfigError(
+                f"rewards.pattern={self.pattern!r:.80} is no regular expression: {e}"
+            ) from e
+        if self.length and self.target_length < 1:
+            raise ConfigError("rewards.length needs --config.rewards.target_length, 1 or more")

@@ -1,0 +1,151 @@
+"""The `--config.KEY=VALUE` flags of a command line, checked against the settings that there are.
+
+The keys of some mappings are the user's choice (`data.filters`, `data.mixture`, …), and
+ml_collections sets existing keys only: all that is set in one becomes one flag for the whole of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from flax.traverse_util import flatten_dict
+
+from data.mixture import SourceConfig
+from ranges import ConfigError, Number, Range, check_value
+from train.config import names
+from train.config.run import KEYS, RunConfig
+
+_FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+
+
+def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
+    """A command line with one flag for each mapping that it changes.
+
+    Raises:
+      ConfigError: an unknown key, or a value that its setting does not take.
+    """
+    known = {".".join(map(str, path)) for path in flatten_dict(recipe, keep_empty_nodes=True)}
+    out, changed, words = list(argv[:1]), {}, iter(argv[1:])
+    for word in words:
+        if word == "--":
+            out += [word, *words]
+        elif not (flag := _FLAG.fullmatch(word)):
+            out.append(word)
+        else:
+            key, text = flag.groups()
+            if "" in key.split("."):
+                raise ConfigError(f"{word} names no setting; write --config.KEY=VALUE")
+            mapping, hint = _locate(key)
+            if mapping is None:
+                if key not in known:
+                    raise ConfigError(_unknown(key, recipe))
+                out.append(word)
+                continue
+            if mapping not in changed:
+                changed[mapping] = len(out), _lookup(recipe, mapping, key)
+                out.append("")
+            text = next(words, "") if text is None else text
+            position, tree = changed[mapping]
+            rest = key.removeprefix(mapping).strip(".")
+            value = _value(key, text, hint)
+            changed[mapping] = position, _set(tree, rest.split("."), value) if rest else value
+    for mapping, (position, tree) in changed.items():
+        out[position] = f"--config.{mapping}={tree!r}"
+    return out
+
+
+def _prefix(key: str) -> str:
+    """`stages.NAME.` of a key of a chain (train/chain.py)."""
+    return found[0] if (found := re.match(r"stages\.[^.]+\.", key)) else ""
+
+
+def _locate(key: str):
+    """(the mapping that a key is in or None, the type of the key's value if it is known)."""
+    prefix, hint, mapping = _prefix(key), RunConfig, None
+    path = prefix[:-1]
+    for name in key.removeprefix(prefix).split("."):
+        if dataclasses.is_dataclass(hint):
+            hint = typing.get_type_hints(hint, include_extras=True).get(name)
+        elif typing.get_origin(hint) is Mapping:
+            hint = typing.get_args(hint)[1]
+        else:
+            hint = None
+        # The values of `mixture` and `decontaminate`; the latter are checked where they are read.
+        hint = SourceConfig if hint is Mapping else hint
+        path = f"{path}.{name}".strip(".")
+        if mapping is None and typing.get_origin(hint) is Mapping:
+            mapping = path
+    return mapping, hint
+
+
+def _lookup(recipe: Mapping, mapping: str, key: str) -> dict:
+    """A copy of a mapping of the recipe."""
+    found = recipe
+    for name in mapping.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if not isinstance(found, Mapping):
+        raise ConfigError(_unknown(key, recipe))
+    return dict(found)
+
+
+def _set(tree: Mapping, path: Sequence[str], value) -> dict:
+    """A copy of nested dicts with one value set."""
+    name = next((k for k in tree if str(k) == path[0]), path[0])  # 1000 and "1000" are one step
+    if len(path) > 1:
+        inside = tree.get(name, {})
+        value = _set(inside if isinstance(inside, Mapping) else {}, path[1:], value)
+    return {**tree, name: value}
+
+
+def _value(key: str, text: str, hint):
+    """The value that a flag's text stands for.
+
+    Raises:
+      ConfigError: it is none of the setting's type, or out of its range.
+    """
+    kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+    if kind in (int, float):
+        try:
+            value = int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+        except ValueError:
+            raise ConfigError(f"{key}={text!r:.80} is not a number") from None
+        for allowed in (e for e in extras if isinstance(e, Range)):
+            check_value(key, value, Number(kind, allowed))
+        return value
+    group = typing.get_origin(kind) is Mapping or dataclasses.is_dataclass(kind)
+    several = text[:1] in ("(", "[") and tuple[str, ...] in typing.get_args(kind)
+    if not group and not several:
+        return text
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = None
+    if group and not isinstance(value, dict):
+        raise ConfigError(
+            f"{key}={text!r:.80}; set --config.{key}.NAME=VALUE, or write a Python dict"
+        )
+    if several and not all(isinstance(v, str) for v in value or [None]):
+        raise ConfigError(f"{key}={text!r:.80} is not a list of strings")
+    return value
+
+
+def _unknown(key: str, recipe: Mapping) -> str:
+    """Says of a key that is no setting what is."""
+    prefix = _prefix(key)
+    bare = key.removeprefix(prefix)
+    stages = recipe.get("stages", {})
+    if prefix and not stages:
+        return f"unknown config key {key}: no chain{names.suggest(bare, KEYS)}"
+    if prefix and prefix.split(".")[1] not in stages:
+        return f"unknown config key {key}; its stages are {', '.join(stages)}"
+    if bare in KEYS and (prefix or not stages):
+        return f"{key} is a group of settings; set its fields, as --config.{key}.NAME=VALUE"
+    if stages and not prefix:
+        text = names.suggest(bare, KEYS, "stages.NAME.")
+        return f"unknown config key {key}{text}; NAME is {', '.join(stages)}"
+    return f"unknown config key {key}{names.suggest(bare, KEYS, prefix)}"

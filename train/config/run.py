@@ -1,0 +1,302 @@
+"""A run's configuration: one frozen dataclass a consumer, built from an ml_collections tree.
+
+Recipes (configs/) start from `default()`, which holds every field with its default. `build` turns a
+recipe into a `RunConfig`, rejects unknown keys and names the nearest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Mapping
+from typing import Annotated
+
+import ml_collections
+
+import ranges
+from data.pipeline import DataConfig
+from model.config import TransformerConfig
+from model.lora import LoRA
+from model.quantized import DTYPES
+from model.sharding import MeshConfig
+from model.sizes import SIZES
+from ranges import Count, CountOr0, Range, Seed, Size, SizeOr0
+from train.config.names import suggest
+from train.config.objectives import (
+    ConfigError,
+    DPOConfig,
+    GRPOConfig,
+    LossConfig,
+    PPOConfig,
+    RewardsConfig,
+)  # fmt: skip
+from train.optimizer import OptimizerConfig
+
+
+def _letters(name: str) -> str:
+    """A size's name but for what is written differently: llama3.1-8b, llama3_1_8b."""
+    return re.sub(r"[._-]", "", name)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A named size, and what differs from it: a field that is 0 is the size's.
+
+    `llama3_1_8b` is `llama3.1-8b`. An empty `size` takes the whole architecture from the run that
+    `init_from` names. `mimetic` starts a new model for little text (model/mimetic.py).
+    """
+
+    size: str = ""
+    embed_dim: SizeOr0 = 0
+    num_layers: Annotated[int, Range(0, 10_000)] = 0
+    num_heads: SizeOr0 = 0
+    num_kv_heads: SizeOr0 = 0
+    head_dim: SizeOr0 = 0
+    mlp_dim: SizeOr0 = 0
+    vocab_multiple: SizeOr0 = 0
+    max_length: SizeOr0 = 0
+    rope_base: Annotated[float, Range(1, 1e12, "(]", also=0)] = 0.0
+    dtype: str = "float32"
+    scan_unroll: Annotated[int, Range(0, 10_000)] = 1
+    remat: str = "none"
+    replicate_kv_heads: bool = False
+    attention: str = "auto"
+    attention_block: Annotated[int, Range(128, 2**24)] = 1024
+    attention_compute_block: Annotated[int, Range(128, 2**24)] = 512
+    mimetic: bool = False
+
+    def __post_init__(self):
+        ranges.check(self, "model.")
+
+    def build(self, vocab_size: int) -> TransformerConfig:
+        if not self.size:
+            raise ConfigError(
+                "model.size is empty: type --config.model.size=NAME, or start from a run with "
+                "--config.init_from.policy=WORKDIR"
+            )
+        size = next((name for name in SIZES if _letters(name) == _letters(self.size)), "")
+        if not size:
+            near = difflib.get_close_matches(self.size, SIZES, 1)
+            raise ConfigError(
+                f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
+                + (f" (did you mean {near[0]}?)" if near else "")
+            )
+        fields = SIZES[size] | self.execution() | self.changes()
+        return TransformerConfig(vocab_size=vocab_size, **fields)
+
+    def changes(self) -> dict:
+        """What differs from the size."""
+        others = {"size", "mimetic", *self.execution()}
+        return {k: v for k, v in dataclasses.asdict(self).items() if v and k not in others}
+
+    def execution(self) -> dict:
+        """Settings that do not change the parameters."""
+        names = ("dtype", "scan_unroll", "remat", "replicate_kv_heads")
+        names += ("attention", "attention_block", "attention_compute_block")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """`path`: a workdir with a tokenizer; empty trains one of `kind` on the run's own text, with
+    the signs that `data.fim_rate` needs if `fim`."""
+
+    path: str = ""
+    kind: str = "sentencepiece"
+    vocab_size: Size = 4096
+    fim: bool = False
+
+    def __post_init__(self):
+        ranges.check(self, "tokenizer.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeConfig:
+    """What is trained of the models that are (train/trainable.py).
+
+    Attributes:
+      frozen, trained: patterns of weights. With one given, the rest is the other; with both, every
+        weight has to match one; with neither all is trained, or, beside adapters, only heads.
+      dtype: in which the layers' frozen weights are held (model/quantized.py).
+    """
+
+    frozen: str = ""
+    trained: str = ""
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"freeze.dtype={self.dtype!r:.80}; choose {', '.join(DTYPES)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """`every` steps (0: only at the ends), before the first step too if `at_start`.
+
+    `samples` texts are written to samples.jsonl, of at most `sample_tokens` tokens.
+    """
+
+    every: CountOr0 = 0
+    at_start: bool = True
+    samples: SizeOr0 = 4
+    sample_tokens: Size = 64
+
+    def __post_init__(self):
+        ranges.check(self, "evaluate.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Saves `every` steps (0: only at the end) and keeps the newest `keep`."""
+
+    every: CountOr0 = 100
+    keep: Count = 2
+
+    def __post_init__(self):
+        ranges.check(self, "checkpoint.")
+
+
+PYDOCS = DataConfig(source="tfds:pydocs/text:train")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One stage.
+
+    Attributes:
+      stage: a row of train/objectives/registry.py. steps: optimizer steps. accumulate:
+      microbatches a step.
+      init_from: {role: workdir} to start from; roles are policy, value, reward, reference, judge.
+      value_optimizer: PPO's critic; pretrain_data: PPO's pretraining mix.
+    """
+
+    stage: str = "pretrain"
+    seed: Seed = 0
+    steps: Count = 1000
+    accumulate: Count = 1
+    log_every: Count = 10
+    init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
+    data: DataConfig = PYDOCS
+    pretrain_data: DataConfig = PYDOCS
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    dpo: DPOConfig = dataclasses.field(default_factory=DPOConfig)
+    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
+    grpo: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)
+    rewards: RewardsConfig = dataclasses.field(default_factory=RewardsConfig)
+    lora: LoRA = dataclasses.field(default_factory=LoRA)
+    freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+
+    def __post_init__(self):
+        ranges.check(self)
+        if self.data.batch_size % self.accumulate:
+            raise ConfigError(
+                f"data.batch_size={self.data.batch_size} is not a multiple of "
+                f"accumulate={self.accumulate}"
+            )
+
+
+# Mappings whose keys the user chooses.
+_FREE = ("init_from", "fields", "keep", "filters", "mixture", "decontaminate")
+
+
+def _keys(cls, where: str = ""):
+    for name, kind in typing.get_type_hints(cls).items():
+        yield where + name
+        if dataclasses.is_dataclass(kind):
+            yield from _keys(kind, f"{where}{name}.")
+
+
+# Every setting and group of settings of a run, as `optimizer` and `optimizer.peak_lr`.
+KEYS = tuple(_keys(RunConfig))
+
+
+def default() -> ml_collections.ConfigDict:
+    """Every field of a run with its default, as a recipe to change."""
+    config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
+    # Named, so that a command line may set them in any recipe; empty ones are not set.
+    config.init_from = dict.fromkeys(("policy", "value", "reward", "reference", "judge"), "")
+    fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
+    fields += ("confidence", "answer")
+    config.data.fields = dict.fromkeys(fields, "")
+    return config
+
+
+def _plain(value):
+    return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
+
+
+def _check_text(key: str, value) -> None:
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str or a tuple of them")
+
+
+def _check_free(mapping: str, key: str, value) -> None:
+    """Raises ConfigError for a value of another type than its mapping, one of `_FREE`, has."""
+    if mapping == "init_from" and not isinstance(value, str):
+        raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str")
+    if mapping in ("mixture", "decontaminate"):  # of sources
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key}={_plain(value)!r:.80}; set --config.{key}.source=PATH")
+        _check_text(f"{key}.source", value.get("source", ""))
+        if not isinstance(fields := value.get("fields", {}), Mapping):
+            raise ConfigError(
+                f"{key}.fields={_plain(fields)!r:.80}; set --config.{key}.fields.NAME=TEMPLATE"
+            )
+
+
+def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
+    """A recipe -> frozen dataclasses.
+
+    Raises:
+      ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    if not isinstance(config, Mapping | ml_collections.ConfigDict):
+        raise ConfigError(
+            f"{where[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
+        )
+    types = typing.get_type_hints(cls)
+    given = {}
+    for key in config:
+        value = config[key]
+        if key not in types:
+            raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, KEYS)}")
+        kind = types[key]
+        if dataclasses.is_dataclass(kind):
+            value = build(value, kind, f"{where}{key}.")
+        elif kind in (int, float, bool, str):
+            if kind is float and type(value) is int:
+                ranges.check_fields(cls, {key: value}, where)
+                value = float(value)
+            if type(value) is not kind:
+                raise ConfigError(
+                    f"{where}{key}={_plain(value)!r:.80} is a {type(value).__name__}; it must be "
+                    f"a{'n' if kind is int else ''} {kind.__name__}"
+                )
+        elif key in _FREE:
+            if not isinstance(value, Mapping | ml_collections.ConfigDict):
+                raise ConfigError(
+                    f"{where}{key}={_plain(value)!r:.80}; set --config.{where}{key}.NAME=VALUE"
+                )
+            value = {str(k): _plain(v) for k, v in value.items() if v != ""}
+            for name, inside in value.items():
+                _check_free(key, f"{where}{key}.{name}", inside)
+        else:
+            _check_text(f"{where}{key}", value)
+            value = value if isinstance(value, str) else tuple(value)
+        given[key] = value
+    for field in dataclasses.fields(cls):
+        needed = field.default is dataclasses.MISSING is field.default_factory
+        if needed and field.name not in given:
+            raise ConfigError(f"{where}{field.name} is missing, and has no default")
+    ranges.check_fields(cls, given, where)  # which names the whole key, of value_optimizer too
+    return cls(**given)

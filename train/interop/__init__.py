@@ -1,0 +1,1 @@
+"""Open models in and out: safetensors, GGUF, peft."""

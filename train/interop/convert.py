@@ -1,0 +1,349 @@
+"""Import and export of open models: Hugging Face directories, GGUF files, names on the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import flags
+from etils import epath
+
+from data.read import json_files
+from data.text import tokenizer as tokenizers
+from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer, with_template
+from model.config import TransformerConfig
+from model.pretrained import families, hf_config
+from model.sharding import MeshConfig, make_mesh
+from train import cli
+from train.config.run import ConfigError
+from train.interop import export, unfinished, weights
+from train.runtime import checkpoint
+from train.runtime.metrics import console, quiet_to_file
+
+
+class Source(NamedTuple):
+    """An open model that was found, before its weights are read."""
+
+    config: TransformerConfig
+    reader: weights.Reader
+    tokenizer: HFTokenizer
+
+
+def open_source(origin: str, need_tokenizer: bool = True) -> Source:
+    """Finds a model: a Hugging Face directory, a `.gguf` file, or a name on the hub.
+
+    Raises:
+      ConfigError: there is none, or it is of a kind that Seedpod does not read, or damaged.
+    """
+    try:
+        return _open_source(origin, need_tokenizer)
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as e:  # of the tokenizer's and JSON files
+        raise ConfigError(str(e)) from e
+
+
+def _open_source(origin: str, need_tokenizer: bool) -> Source:
+    if origin.endswith(".gguf"):
+        from train.interop.gguf_files import GGUFModel  # the package is large, and seldom needed
+
+        if not epath.Path(origin).exists():
+            raise ConfigError(f"--from={origin}: there is no such file")
+        model = GGUFModel(origin)
+        tokenizer = HFTokenizer(model.tokenizer_files, origin)
+        return Source(_config(model.config, origin), model, tokenizer)
+    directory = epath.Path(origin)
+    if not directory.exists():
+        directory = epath.Path(_download(origin))
+    if not directory.is_dir():
+        raise ConfigError(f"--from={origin} is a file; give its directory, or a .gguf file")
+    path = directory / "config.json"
+    if not path.exists():
+        raise ConfigError(f"{directory} holds no config.json{_instead(directory)}")
+    hf = json_files.read(path)
+    if "model_type" not in hf:
+        raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
+    if quantised := _quantised(hf):
+        raise ConfigError(f"{path}: the weights are quantised ({quantised}). {weights.UNQUANTISED}")
+    config = _config(hf, path)
+    tokenizer = tokenizers.load(directory) if need_tokenizer else None
+    reader = weights.SafetensorsReader(directory)
+    return Source(_tied_or_not(config, reader), reader, tokenizer)
+
+
+def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
+    """The config with `tie_embeddings` as the weights are: transformers does not tie a vocabulary
+    head that is in the files and differs from the embeddings, whatever config.json says."""
+    head, table = "lm_head.weight", "model.embed_tokens.weight"
+    if not config.tie_embeddings or not {head, table} <= set(reader.names):
+        return config
+    if np.array_equal(reader.read(head), reader.read(table)):
+        return config
+    console.print(f"{reader.where}: {head} differs from the embeddings: not tied", markup=False)
+    return dataclasses.replace(config, tie_embeddings=False)
+
+
+def _instead(directory) -> str:
+    """What to import in place of a directory without a config.json."""
+    files = sorted(directory.glob("*.gguf"))
+    if files:
+        return f"; import its file: --from={files[0]}"
+    adapter = directory / "adapter_config.json"
+    if adapter.exists():
+        base = json_files.read(adapter).get("base_model_name_or_path")
+        return (
+            f": it is an adapter of {base!s:.200}. Import that, or merge both with peft: "
+            "merge_and_unload(), then save_pretrained"
+        )
+    if (directory / "params.json").exists():
+        return ", but its makers' own params.json; take the model in Hugging Face's form"
+    return ""
+
+
+def _quantised(hf: dict) -> str:
+    """The method by which weights are quantised, by a config.json; "" if they are not."""
+    text = hf.get("text_config")
+    for part in (hf, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if facts := part.get(key):
+                facts = facts if isinstance(facts, dict) else {}
+                kind = "bitsandbytes" if "load_in_4bit" in facts else "by its config"
+                return str(facts.get("quant_method", kind))[:40]
+    return ""
+
+
+def _config(hf: dict, where) -> TransformerConfig:
+    try:
+        return hf_config.config_from_hf(hf)
+    except ValueError as e:
+        raise ConfigError(f"{where}: {e}") from e
+    except (TypeError, ArithmeticError, LookupError, AttributeError) as e:
+        raise ConfigError(f"{where} is damaged, a value is not of its kind: {e!r:.200}") from e
+
+
+def _download(name: str) -> str:
+    import huggingface_hub  # comes with tokenizers
+
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ConfigError(
+            f"--from={name}: there is no such directory; a name on the hub is OWNER/MODEL"
+        )
+    kinds = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    others = ["*/*", "consolidated*"]  # the same weights in other forms
+    try:
+        return huggingface_hub.snapshot_download(name, allow_patterns=kinds, ignore_patterns=others)
+    except Exception as e:  # of many libraries under it
+        raise ConfigError(
+            f"--from={name}: there is no such directory, and the hub did not give it "
+            f"({type(e).__name__}: {e}). Log in with `hf auth login` if the model is gated, or "
+            "download it where there is a network and give its directory"
+        ) from e
+
+
+def load(origin, mesh=None, dtype: str = "float32"):
+    """Opens a Hugging Face directory, a GGUF file or a name on the hub.
+
+    Args:
+      mesh: where the weights go; by default one device. dtype: of the parameters.
+
+    Returns:
+      (TransformerConfig, params) for `Transformer(config)`.
+
+    Raises:
+      ConfigError: it cannot be read; the message says what to do.
+    """
+    source = open_source(str(origin), need_tokenizer=False)
+    mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
+    return source.config, weights.place(
+        source.config, source.reader, _abstract(source, mesh, dtype)
+    )
+
+
+def _abstract(source: Source, mesh, dtype: str):
+    try:
+        abstract = checkpoint.abstract_params("policy", source.config, mesh)
+    except (TypeError, OverflowError) as e:
+        raise ConfigError(f"{source.reader.where}: its config makes no model ({e!r:.200})") from e
+    kind = weights.DTYPES[dtype]
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, kind, sharding=x.sharding), abstract
+    )
+
+
+def import_model(
+    origin: str, workdir, dtype: str = "float32", chat_template: str = "", mesh=None
+) -> TransformerConfig:
+    """Makes a workdir of an open model.
+
+    Args:
+      dtype: of the weights in the checkpoint; training reads them as float32 either way.
+      chat_template: "" keeps the model's; `chatml`, or a Jinja file. Markers that the vocabulary
+        lacks are added, and begin as the mean of the embeddings there are.
+
+    Raises:
+      ConfigError: it cannot be read, or the workdir holds a run.
+    """
+    mesh = weights.whole_mesh(mesh)
+    facts = {"stage": "import", "from": str(origin), "dtype": dtype, "chat_template": chat_template}
+    if (epath.Path(workdir) / "checkpoints").exists() and not unfinished.is_marked(workdir):
+        raise ConfigError(f"{workdir} holds a run already; give another --workdir")
+    unfinished.check_free(workdir, "workdir", facts)
+    source = open_source(origin)
+    tokenizer, config = source.tokenizer, source.config
+    if not isinstance(tokenizer, HFTokenizer):
+        raise ConfigError(f"{origin} is a Seedpod workdir; start from it with init_from")
+    if chat_template and chat_template != "chatml":
+        chat_template = _template(epath.Path(chat_template))
+    before = tokenizer.vocab_size
+    rowless = _without_rows(tokenizer, config, origin)
+    tokenizer = tokenizer.with_config(**{DATE: datetime.date.today().isoformat()})
+    if chat_template:
+        tokenizer = with_template(tokenizer, chat_template)
+    grown = tokenizer.vocab_size > before
+    if rowless and not grown:
+        tokenizer = tokenizer.with_config(**{ROWS: config.vocab_size})
+        console.print(
+            f"{origin}: {len(rowless)} added tokens have no row in the embedding; text that holds "
+            f"one is refused: {', '.join(rowless[:3])}{' …' if len(rowless) > 3 else ''}",
+            markup=False,
+        )
+    params = weights.place(config, source.reader, _abstract(source, mesh, dtype))
+    if grown:
+        old = min(before, config.vocab_size)
+        config, params = add_rows(config, params, old, tokenizer.vocab_size, mesh)
+    with unfinished.directory(workdir, "workdir", facts) as workdir:
+        tokenizer.save(workdir / "tokenizer")
+        checkpoint.save_models(workdir, {"policy": config})
+        facts |= {"source_dtype": source.reader.dtype}
+        (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
+        _save(workdir, params, facts)
+    return config
+
+
+def _template(path) -> str:
+    """The text of a --chat_template."""
+    try:
+        return path.read_text()
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"--chat_template={path} is not UTF-8 text; give a Jinja file") from e
+    except OSError as e:
+        raise ConfigError(
+            f"--chat_template={path} cannot be read ({e.strerror or e}); give a Jinja file, or "
+            "chatml"
+        ) from e
+
+
+def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> list[str]:
+    """The added tokens that the embedding has no row for, as Gemma 3's small models have one.
+
+    Raises:
+      ConfigError: tokens of the vocabulary itself, or the one that ends a text, have none.
+    """
+    rows = config.vocab_size
+    if tokenizer.vocab_size <= rows:
+        return []
+    try:
+        added = tokenizer.added_from(rows)
+        if max(tokenizer.eos_id, *tokenizer.prefix, 0) < rows:
+            return added
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"{origin}: its tokenizer has {tokenizer.vocab_size} ids and its weights {rows}; they do "
+        "not belong together"
+    )
+
+
+def _save(workdir, params, facts) -> None:
+    """Checkpoint 0. Orbax would fetch all arrays to the host before it writes one, to let a run go
+    on; nothing goes on here, so it fetches a few GB at a time."""
+    handlers = {
+        "policy": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=8),
+        "meta": ocp.JsonCheckpointHandler(),
+    }
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    directory = (workdir / "checkpoints").resolve()
+    with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
+        items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(facts))
+        manager.save(0, args=ocp.args.Composite(**items))
+
+
+def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
+    """A model with ids old..new-1 added: their rows are the mean of rows 0..old-1.
+
+    A new row at the mean starts with about the chance of an average token (Hewitt 2021,
+    "Initializing new word embeddings for pretrained language models").
+
+    Returns:
+      (config, params), the vocabulary no smaller than it was: some models keep spare rows.
+    """
+    grown = dataclasses.replace(config, vocab_size=max(config.vocab_size, new))
+    abstract = checkpoint.abstract_params("policy", grown, mesh)
+
+    def grow(table, axis, like):
+        rows = jnp.moveaxis(table, axis, 0)
+        mean = jnp.mean(rows[:old].astype(jnp.float32), axis=0)
+        rows = jnp.pad(rows, ((0, like.shape[axis] - len(rows)), (0, 0)))
+        rows = rows.at[old:new].set(mean.astype(rows.dtype))
+        return jnp.moveaxis(rows, 0, axis)
+
+    params = dict(params)
+    for name, axis in {"embedding": 0, "unembedding": 1}.items():
+        if name in params:
+            like = abstract[name]
+            fill = jax.jit(grow, static_argnums=(1, 2), out_shardings=like.sharding)
+            params[name] = fill(params[name], axis, like)
+    return grown, params
+
+
+# What each command reads.
+_READ = {
+    "import": ("from", "workdir", "dtype", "chat_template"),
+    "export": ("workdir", "to", "item", "dtype", "shard_size", "adapter"),
+    "export --adapter": ("workdir", "to", "adapter"),
+}
+
+
+def unread(what: str, given: set[str]) -> list[str]:
+    """The flags among those given that only another command than `what` reads."""
+    known = {name for names in _READ.values() for name in names}
+    return sorted(given & known - {*_READ[what]})
+
+
+def main(argv) -> None:
+    given = flags.FLAGS
+    wanted = {"import": ("from", "workdir"), "export": ("workdir", "to")}
+    if len(argv) != 2 or argv[1] not in wanted:
+        cli.fail("type `python -m train.convert import --from=… --workdir=…`, or export")
+    for name in wanted[argv[1]]:
+        if not given[name].value:
+            cli.fail(f"{argv[1]} needs --{name}=…")
+    what = "export --adapter" if argv[1] == "export" and given.adapter else argv[1]
+    if names := unread(what, {name for name in given if given[name].present}):
+        cli.fail(f"{what} does not read --{names[0]}; leave it out")
+    quiet_to_file(os.devnull)
+    try:
+        if argv[1] == "import":
+            origin = given["from"].value
+            dtype = given.dtype or "float32"
+            config = import_model(origin, given.workdir, dtype, given.chat_template)
+            kind = f"{families.family_of(config)}, {config.num_layers} layers"
+            console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
+        elif given.adapter:
+            export.export_adapter(given.workdir, given.to)
+            console.print(f"{given.workdir} -> {given.to}", markup=False)
+        else:
+            limit = export.shard_bytes(given.shard_size)
+            dtype = export.export_model(
+                given.workdir, given.to, given.item, given.dtype or "", limit=limit
+            )
+            console.print(f"{given.workdir} -> {given.to} ({dtype})", markup=False)
+    except cli.EXPECTED as e:
+        cli.fail(str(e))

@@ -1,0 +1,335 @@
+"""Weights of open models: files read and written one tensor at a time.
+
+A reader has `names` and `read(name) -> numpy array`. `place` puts what it reads straight onto the
+mesh, so the host never holds more than a tensor; `write_safetensors` goes the other way.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from model.config import TransformerConfig
+from model.pretrained.mapping import slices
+from model.sharding import MeshConfig, make_mesh
+from train.config.run import ConfigError
+from train.interop import safetensors_files
+from train.runtime.finite import finite
+from train.runtime.metrics import console
+
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(jnp.bfloat16),
+    "float16": np.dtype(np.float16),
+}
+SHARD_BYTES = 5 * 10**9  # of a file, as transformers splits them
+
+# Tensors that a checkpoint may hold beside its parameters: buffers, and the halves of a model, of
+# whose text half alone is read. transformers 5 puts those under `model.`.
+_BUFFER = re.compile(r"rotary_emb\.inv_freq$")
+_TOWER = re.compile(
+    r"^(?:model\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\."
+)
+_PREFIX = re.compile(r"^(?:model\.)?language_model\.")
+# What the scales, zero points and packed values of quantised weights are called.
+_QUANTISED = re.compile(
+    r"weight_scale|scale_inv$|\.(qweight|qzeros|scales|g_idx|weight_packed|SCB|absmax)$|quant_state"
+)
+UNQUANTISED = (
+    "Seedpod reads unquantised weights: take the repository that these were made from (bfloat16, "
+    "float16 or float32; often the same name without -FP8, -AWQ, -GPTQ, -bnb-4bit or -INT8)"
+)
+
+
+class Reader(Protocol):
+    """Where tensors come from.
+
+    Attributes:
+      names: those it can read. where: what messages call it.
+    """
+
+    names: Iterable[str]
+    where: str
+
+    def file_of(self, name: str) -> str: ...
+
+    def read(self, name: str) -> np.ndarray: ...
+
+
+class SafetensorsReader:
+    """The tensors of a Hugging Face directory, one file or many.
+
+    Attributes:
+      dtype: of `DTYPES`, the one that most of the weights are stored in.
+
+    Raises:
+      ConfigError: there are none, a file is damaged, or the index is not that of the files.
+    """
+
+    def __init__(self, directory):
+        self.where = str(directory)
+        paths, listed = safetensors_files.weight_files(directory)
+        self._places = {}  # {our name: (opened file, name in it, path)}
+        stored_in = {}
+        for path in paths:
+            file = safetensors_files.open_file(path)
+            for name in file.keys():  # noqa: SIM118, it is no mapping
+                if listed.get(name, path.name) == path.name:
+                    self._add(file, name, path)
+                stored_in.setdefault(name, path.name)
+        lost = next((n for n in listed if n not in stored_in), None)
+        wrong = next(
+            (n for n in listed if n in stored_in and _own_name(n) not in self._places), None
+        )
+        if name := lost or wrong:
+            where = "none of its files does" if lost else f"{stored_in[name]} holds it"
+            raise ConfigError(
+                f"{directory}: model.safetensors.index.json puts {name:.80} in {listed[name]}, and "
+                f"{where}; the index and the files are of different downloads: download all again"
+            )
+        self.names = self._places.keys()
+        self.dtype = self._dtype()
+
+    def _add(self, file, name, path) -> None:
+        own = _own_name(name)
+        if own in self._places:
+            _, other, before = self._places[own]
+            raise ConfigError(
+                f"{path} holds {name}, and {before} holds {other}: the same weight twice. Leave "
+                "the files of one model in the directory"
+            )
+        self._places[own] = file, name, path
+
+    def _dtype(self) -> str:
+        sizes = dict.fromkeys(DTYPES, 0)
+        for file, name, _ in self._places.values():
+            part = file.get_slice(name)
+            if kind := safetensors_files.DTYPES.get(part.get_dtype()):
+                sizes[kind] += math.prod(part.get_shape())
+        return max(sizes, key=sizes.get)
+
+    def file_of(self, name: str) -> str:
+        return str(self._places[name][2])
+
+    def read(self, name: str) -> np.ndarray:
+        file, stored, path = self._places[name]
+        kind = file.get_slice(stored).get_dtype()
+        if kind not in safetensors_files.DTYPES:
+            raise ConfigError(
+                f"{path}: {stored} is stored as {kind}: the weights are quantised. {UNQUANTISED}"
+            )
+        return file.get_tensor(stored)
+
+
+def _own_name(name: str) -> str:
+    """Text models inside larger ones are named as they are alone."""
+    found = _PREFIX.match(name)
+    if not found:
+        return name
+    rest = name[found.end() :]
+    return rest if rest.startswith(("model.", "lm_head.")) else f"model.{rest}"
+
+
+def check_names(config: TransformerConfig, reader: Reader) -> None:
+    """Every parameter must be in the files, and every tensor of theirs must be a parameter.
+
+    Buffers and the halves of a model that are not text are left out, and counted in the log.
+
+    Raises:
+      ConfigError: naming the first that is not.
+    """
+    names = set(reader.names)
+    if config.num_layers * max(1, config.num_experts) > len(names):
+        experts = f" of {config.num_experts} experts" if config.num_experts else ""
+        raise ConfigError(
+            f"{reader.where} has {len(names)} tensors, and its config.json {config.num_layers} "
+            f"layers{experts}; they do not belong together, or the download is not complete"
+        )
+    wanted = {s.name for s in slices(config)}
+    known = wanted | ({"lm_head.weight"} if config.tie_embeddings else set())
+    extra = sorted(n for n in names - known if not (_BUFFER.search(n) or _TOWER.search(n)))
+    if quantised := [n for n in extra if _QUANTISED.search(n)]:
+        raise ConfigError(
+            f"{reader.where} has {len(quantised)} tensors such as {quantised[0]}: its weights are "
+            f"quantised. {UNQUANTISED}"
+        )
+    if missing := sorted(wanted - names):
+        raise ConfigError(
+            f"{reader.where} has no tensor {missing[0]}"
+            + (f" (nor {len(missing) - 1} others)" if len(missing) > 1 else "")
+            + ", which the architecture of its config.json needs; is the download complete?"
+        )
+    if extra:
+        raise ConfigError(
+            f"{reader.where} has {len(extra)} tensors that the architecture of its config.json has "
+            f"no place for, such as {', '.join(extra[:3])}; leaving them out would be another model"
+        )
+    left_out = [n for n in names - known if n not in extra]
+    kinds = {m[1] if (m := _TOWER.match(n)) else "rotary buffers" for n in left_out}
+    if left_out:
+        console.print(
+            f"{reader.where}: {len(left_out)} tensors are left out, which the text model does not "
+            f"read: {', '.join(sorted(kinds))}",
+            markup=False,
+        )
+
+
+def place(config: TransformerConfig, reader: Reader, abstract):
+    """Parameters of `Transformer(config)`, filled tensor by tensor.
+
+    Args:
+      abstract: shapes, dtypes and shardings of the parameters.
+
+    Raises:
+      ConfigError: a tensor is missing, left over, or of another shape.
+    """
+    check_names(config, reader)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
+    paths = [tuple(key.key for key in path) for path, _ in leaves]
+    parts: dict[tuple[str, ...], list] = {path: [] for path in paths}
+    for part in slices(config):
+        parts[part.path].append(part)
+    filled = [_fill(reader, parts[path], leaf) for path, (_, leaf) in zip(paths, leaves)]
+    return jax.tree_util.tree_unflatten(tree, filled)
+
+
+def _fill(reader, parts, leaf):
+    """One parameter. Its parts go to their shards one by one, into a buffer that is reused."""
+    depth = len(parts[0].index)
+    spec = P(*(tuple(leaf.sharding.spec) + (None,) * len(leaf.shape))[depth : len(leaf.shape)])
+    where = NamedSharding(leaf.sharding.mesh, spec)
+
+    def part_of(part):
+        tensor = reader.read(part.name)
+        if tensor.shape != tuple(part.shape):
+            raise ConfigError(
+                f"{reader.where}: {part.name} is {list(tensor.shape)}, and the architecture of its "
+                f"config.json makes it {list(part.shape)}"
+            )
+        with np.errstate(over="ignore"):  # in a cast: infinite, and refused below
+            value = np.asarray(part.to_ours(tensor), leaf.dtype)
+        return jax.device_put(value, where)
+
+    filled = None
+    for part in parts:
+        value = part_of(part)
+        if not depth:
+            filled = value
+            continue
+        if filled is None:  # after the first was read, as a damaged config.json names any shape
+            zeros = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
+            filled = jax.jit(zeros, out_shardings=leaf.sharding)()
+        filled = _set(filled, value, np.array(part.index, np.int32))
+    good = np.asarray(finite(filled, depth))
+    if not good.all():
+        name = next(part.name for part in parts if not good[part.index])
+        raise ConfigError(
+            f"{reader.file_of(name)}: {name} holds NaN or infinity; the model cannot compute with "
+            "it. Download the file again; if it is the same then, the model is published broken"
+        )
+    return filled
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set(stack, part, index):
+    """stack[*index] = part, in place."""
+    return stack.at[tuple(index)].set(part)
+
+
+def whole_mesh(mesh=None):
+    """`mesh`, or one that shards parameters over all devices."""
+    return mesh or make_mesh(MeshConfig(data=1, fsdp=-1))
+
+
+# Out
+
+
+class Tensor(NamedTuple):
+    """A tensor to write: its name and shape, and `read()`, which makes it when its turn comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Any]
+
+
+def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[Tensor]:
+    """The Hugging Face tensors of parameters; those of one parameter follow each other.
+
+    Args:
+      read: (path of a parameter) -> array. Called once a parameter where tensors are read in order,
+        so that the host holds one.
+    """
+    held = [None, None]  # a path, and its parameter
+
+    def value_of(part):
+        if held[0] != part.path:
+            large = held[1] is not None and held[1].nbytes > 1 << 24
+            held[:] = None, None  # before the next is read
+            if large:
+                gc.collect()  # Orbax leaves cycles that hold what it restored
+            held[:] = part.path, np.asarray(jax.device_get(read(part.path)))
+        return part.to_hf(held[1][part.index])
+
+    parts = slices(config)
+    order = {path: i for i, path in enumerate(dict.fromkeys(part.path for part in parts))}
+    return [
+        Tensor(part.name, tuple(part.shape), functools.partial(value_of, part))
+        for part in sorted(parts, key=lambda part: order[part.path])
+    ]
+
+
+def write_safetensors(
+    directory, tensors: list[Tensor], dtype: str, stem: str = "model", limit: int = SHARD_BYTES
+) -> None:
+    """Writes tensors in order; more than `limit` bytes make several files and an index.
+
+    The host holds one tensor at a time.
+
+    Raises:
+      ConfigError: one is not finite in `dtype`.
+    """
+    directory, kind = epath.Path(directory), DTYPES[dtype]
+    groups, room = [[]], limit
+    for tensor in tensors:
+        size = math.prod(tensor.shape) * kind.itemsize
+        if size > room and groups[-1]:
+            groups.append([])
+            room = limit
+        groups[-1].append(tensor._replace(read=functools.partial(_cast, tensor, dtype)))
+        room -= size
+    weight_map = {}
+    for number, group in enumerate(groups, 1):
+        of_many = f"-{number:05d}-of-{len(groups):05d}" if len(groups) > 1 else ""
+        name = f"{stem}{of_many}.safetensors"
+        weight_map |= dict.fromkeys((t.name for t in group), name)
+        safetensors_files.write(directory / name, group, dtype)
+    if len(groups) > 1:
+        total = sum(math.prod(t.shape) for t in tensors) * kind.itemsize
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def _cast(tensor: Tensor, dtype: str) -> np.ndarray:
+    value = tensor.read()
+    with np.errstate(over="ignore"):
+        cast = value.astype(DTYPES[dtype], copy=False)
+    if not np.isfinite(cast).all():
+        raise ConfigError(
+            f"{tensor.name} is beyond {dtype}: it would be written with an infinity. Export with "
+            "--dtype=bfloat16 or float32"
+            if np.isfinite(value).all()
+            else f"{tensor.name} holds NaN or infinity, and is not exported"
+        )
+    return cast

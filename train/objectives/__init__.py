@@ -1,0 +1,1 @@
+"""Objectives: what each stage trains, on which data, with which loss."""

@@ -1,0 +1,303 @@
+"""Draws report.html: one self-contained page, its charts inline SVG.
+
+What train/report/collect.py collects goes in; everything that is text is escaped here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+import jax
+
+from train.config.run import RunConfig
+from train.report.page import PAGE
+from train.runtime import checkpoint
+from train.runtime.metrics import duration
+
+# A chart's size and margins, in SVG units: about pixels.
+WIDTH, HEIGHT = 340, 190
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36
+MAX_POINTS = 400  # more than a chart is wide would only make the file larger
+
+
+class Result(NamedTuple):
+    """The number of a stage, what to hold beside it, and what it means in plain words."""
+
+    stage: str
+    headline: str
+    beside: str
+    meaning: str
+
+
+class Answered(NamedTuple):
+    """A held-out question, {run: its answer}, and the reference answer ("" if there is none)."""
+
+    question: str
+    answers: dict[str, str]
+    reference: str
+
+
+def prose(text: str) -> str:
+    """Text as HTML; what stands in backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers within [low, high]."""
+    raw = (high - low) / count
+    size = 10 ** math.floor(math.log10(raw))
+    step = next(m * size for m in (1, 2, 5, 10) if m * size >= raw * 0.99)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def curve(records: Iterable[Mapping], metric: str, shift: int = 0) -> list[tuple[float, float]]:
+    """(step + shift, value) of the records that have a finite `metric`."""
+    points = [(r["step"] + shift, r[metric]) for r in records if r.get(metric) is not None]
+    return [(x, y) for x, y in points if math.isfinite(y)]
+
+
+def against(records: Iterable[Mapping], across: str, metric: str) -> list[tuple[float, float]]:
+    """(`across`, `metric`) of the records that have both, finite."""
+    points = [(r.get(across), r.get(metric)) for r in records]
+    points = [p for p in points if None not in p]
+    return [p for p in points if all(map(math.isfinite, p))]
+
+
+def thin(points: list) -> list:
+    """At most MAX_POINTS of them, the last included."""
+    return points[::-1][:: -(-len(points) // MAX_POINTS) or 1][::-1]
+
+
+_PPO_CURVES = {
+    "score": "score of the answers",
+    "kl": "KL (nats an answer)",
+    "length": "length (tokens)",
+}
+
+
+def chart(
+    title: str, line: Sequence, dots: Sequence, percent: bool = False, across: str = "step"
+) -> str:
+    """A figure of training (`line`) and held-out data (`dots`), both (x, value), where x is
+    `across`; "" if empty."""
+    points = [*line, *dots]
+    if not points:
+        return ""
+    xs, ys = zip(*points, strict=True)
+    right = max(max(xs), 1)
+    bottom, top = min(ys), max(ys)
+    margin = 0.06 * (top - bottom) or abs(top) * 0.1 or 1.0
+    bottom, top = bottom - margin, top + margin
+
+    def at(x, y):
+        return (
+            LEFT + x / right * (WIDTH - LEFT - RIGHT),
+            TOP + (top - y) / (top - bottom) * (HEIGHT - TOP - BOTTOM),
+        )
+
+    def label(value):
+        return f"{value * 100:.4g}%" if percent else f"{value:.6g}"
+
+    parts = []
+    for value in ticks(bottom, top):
+        _, y = at(0, value)
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        )
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
+        )
+    floor = HEIGHT - BOTTOM
+    for value in ticks(0, right):
+        x, _ = at(value, bottom)
+        parts.append(f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{value:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{across}</text>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
+    path = " ".join("{:.1f},{:.1f}".format(*at(*p)) for p in thin(list(line)))
+    parts.append(f'<polyline class="train" points="{path}"/>')
+    for x, y in thin(list(dots)):
+        cx, cy = at(x, y)
+        parts.append(
+            f'<circle class="heldout" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5">'
+            f"<title>held out, {across} {x:.4g}: {y:.4g}</title></circle>"
+        )
+    told = [f"{y:.1%}" if percent else f"{y:.3g}" for _, y in dots]
+    ends = told[:1] + told[-1:] if len(told) > 1 else told
+    note = f"held out {' → '.join(ends)}" if ends else ""
+    return (
+        f"<figure><figcaption>{escape(title)}<span>{note}</span></figcaption>"
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by {across}">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def charts(run) -> str:
+    """The curves of a run, by what its stage measures."""
+    if run.config.stage == "reward":
+        line, dots = curve(run.train, "accuracy"), curve(run.evals, "accuracy/overall")
+        drawn = [
+            chart(
+                f"{run.name}: loss (nats a pair)",
+                curve(run.train, "loss"),
+                curve(run.evals, "loss"),
+            ),
+            chart(f"{run.name}: pairs ranked right", line, dots, percent=True),
+        ]
+    elif run.config.stage in ("ppo", "grpo"):
+        # A rollout is sampled before the step whose record it is in.
+        drawn = [
+            chart(
+                f"{run.name}: {title}",
+                curve(run.train, f"rollout/{name}", -1),
+                curve(run.evals, name),
+            )
+            for name, title in _PPO_CURVES.items()
+        ]
+        line, dots = (
+            against(run.train, "rollout/kl", "rollout/score"),
+            against(run.evals, "kl", "score"),
+        )
+        drawn.append(chart(f"{run.name}: score by KL", line, dots, across="KL (nats an answer)"))
+    else:
+        line, dots = curve(run.train, "nats_per_token"), curve(run.evals, "loss")
+        drawn = [chart(f"{run.name}: loss (nats a token)", line, dots)]
+    return "".join(drawn)
+
+
+def bars(accuracies: Mapping[str, Mapping[str, float]]) -> str:
+    """Accuracies {who: {kind: value}} as bars, the kinds of the first one after another."""
+    groups = []
+    for kind in next(iter(accuracies.values())):
+        rows = "".join(
+            f'<div class="bar"><span>{escape(who)}</span>'
+            f'<i class="track"><i class="who{number}" style="width:{values[kind]:.1%}"></i></i>'
+            f"<b>{values[kind]:.1%}</b></div>"
+            for number, (who, values) in enumerate(accuracies.items())
+            if kind in values
+        )
+        groups.append(f"<div><h4>{escape(kind.replace('_', ' '))}</h4>{rows}</div>")
+    return "".join(groups)
+
+
+def reward_section(found: Mapping) -> str:
+    if "reward" not in found:
+        return ""
+    shown = {"reward model": found["reward"]["heldout_accuracy"]}
+    if "judge" in found:
+        shown["judge"] = found["judge"]["heldout_accuracy"]
+    shown["word overlap"] = found["reward"]["word_overlap_accuracy"]
+    return (
+        "<section><h2>What the reward model learned</h2><p>Held-out pairs ranked right, by what is "
+        "wrong with the worse answer. The line is 50%, a coin’s; word overlap prefers the answer "
+        "that shares more words with the question.</p>"
+        f'<div class="bars">{bars(shown)}</div></section>'
+    )
+
+
+def answers_section(answered: Sequence[Answered]) -> str:
+    if not answered:
+        return ""
+    cards = []
+    for question, answers, reference in answered:
+        shown = answers | ({"reference": reference} if reference else {})
+        cells = "".join(
+            f'<div class="answer{" wanted" if name == "reference" else ""}">'
+            f"<h4>{escape(name)}</h4><p>{prose(text.strip()) or '<em>(nothing)</em>'}</p></div>"
+            for name, text in shown.items()
+        )
+        cards.append(
+            f'<article><h3>{prose(question)}</h3><div class="answers">{cells}</div></article>'
+        )
+    return (
+        "<section><h2>The same questions, answered by each model</h2><p>Held-out questions, "
+        "which fine-tuning did not see. Every model writes its likeliest tokens (temperature 0); "
+        f"the reference is the answer in the data.</p>{''.join(cards)}</section>"
+    )
+
+
+def parameters(workdir) -> dict[str, int]:
+    """{role: number of parameters} of the models that a run trained."""
+    counts = {}
+    for role in checkpoint.read_models(workdir):
+        config = checkpoint.model_config(workdir, role)
+        key = jax.random.key(0)
+        shapes = jax.eval_shape(
+            lambda key, r=role, c=config: checkpoint.init_params(r, c, key), key
+        )
+        counts[role] = sum(x.size for x in jax.tree.leaves(shapes))
+    return counts
+
+
+def differences(config, default, prefix: str = "") -> list[str]:
+    """`key = value` of every leaf of a config that is not the default."""
+    out = []
+    for field in dataclasses.fields(config):
+        value, usual = getattr(config, field.name), getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            out += differences(value, usual, f"{prefix}{field.name}.")
+        elif value != usual:
+            out.append(f"{prefix}{field.name} = {json.dumps(value)}")
+    return out
+
+
+def settings_section(finished: Sequence) -> str:
+    rows, lists = [], []
+    for run in finished:
+        counts = parameters(run.workdir)
+        sizes = ", ".join(f"{role} {n:,}" for role, n in counts.items())
+        cells = (
+            run.name,
+            f"{run.config.steps:,}",
+            f"{run.config.data.batch_size}",
+            sizes,
+            duration(run.seconds),
+        )
+        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+        text = "\n".join(differences(run.config, RunConfig()))
+        lists.append(f"<h4>{escape(run.name)}</h4><pre>{escape(text)}</pre>")
+    heads = ("stage", "steps", "rows a step", "parameters trained", "time")
+    return (
+        "<details><summary>Settings</summary>"
+        f'<div class="scroll"><table><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr>'
+        f"{''.join(rows)}</table></div>"
+        f"<p>What differs from the defaults (train/config/run.py):</p>{''.join(lists)}</details>"
+    )
+
+
+def page(
+    finished: Sequence, found: Mapping, results: Sequence[Result], answered: Sequence[Answered]
+) -> str:
+    """The whole page.
+
+    Args:
+      finished: runs in order (train.report.collect.Finished). found: the content of report.json.
+    """
+    size = next(iter(parameters(finished[0].workdir).values()))
+    total = duration(sum(run.seconds for run in finished))
+    cards = "".join(
+        f"<article><h3>{escape(r.stage)}</h3><strong>{escape(r.headline)}</strong>"
+        f"<em>{escape(r.beside)}</em><p>{escape(r.meaning)}</p></article>"
+        for r in results
+    )
+    times = "".join(
+        f"<li>{escape(run.name)} <span>{duration(run.seconds)}</span></li>" for run in finished
+    )
+    return PAGE.substitute(
+        size=f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million",
+        device=escape(f"{jax.device_count()} × {jax.devices()[0].device_kind}"),
+        total=f"{total} {'hours' if total.count(':') == 2 else 'minutes'}",
+        times=times,
+        results=cards,
+        reward=reward_section(found),
+        curves="".join(charts(run) for run in finished),
+        answers=answers_section(answered),
+        settings=settings_section(finished),
+    )

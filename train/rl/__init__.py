@@ -1,0 +1,1 @@
+"""Reinforcement learning: sampling, scores, advantages, rollouts."""

@@ -1,0 +1,132 @@
+"""Verifiers: functions that score the text of an episode (train/rl/rewards.py) without a model."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import threading
+from decimal import Decimal
+from fractions import Fraction
+
+# Seconds that a pattern may take on one answer: some take exponentially long, and policies find
+# the answers on which they do.
+REGEX_SECONDS = 1.0
+
+# A minus is a sign where nothing is subtracted from: not in 10-3, 2010-2015, GPT-4 or (1)-2.
+_MINUS = "-−–\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}\N{HYPHEN}\N{NON-BREAKING HYPHEN}"
+_CURRENCY = r"\\?[$€£¥₹]?"
+_GROUP = "[,\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}]"
+_NUMBER = re.compile(
+    rf"(?P<sign>(?<![\w)\]}}%])[{_MINUS}]{_CURRENCY})?"
+    r"(?:"
+    # 3/4, 1 1/2
+    r"(?:(?P<whole>\d{1,99}) {1,3})?(?<!/)(?P<over>\d{1,99})/(?P<under>\d{0,99}[1-9]\d{0,99})"
+    r"(?![\d/])"
+    r"|(?P<value>(?:"
+    rf"\d{{1,3}}(?:{_GROUP}\d{{3}})+(?!\d)"  # 1,234,567
+    r"|\d{1,2}(?:,\d{2})+,\d{3}(?!\d)"  # 12,34,567
+    r"|\d+)(?:\.\d+)?|\.\d+)"
+    rf"(?:[eE](?P<e>[+{_MINUS}]?\d{{1,3}})(?![\w])"  # 1.5e3, 1.5 × 10^3
+    rf"|\s{{0,3}}[×x*]\s{{0,3}}10\s?\^\s?\{{?(?P<power>[{_MINUS}]?\d{{1,3}})(?!\d))?"
+    r")"
+)
+_OPERATOR = re.compile(rf"\s{{0,3}}%?\s{{0,3}}[{_MINUS}—+*/×x÷=≈]\s{{0,3}}{_CURRENCY}")
+# "#### 42 ####" alone on its line: what follows is no answer.
+_CLOSED = re.compile(r"(?<!#)####+(?!#)([^#\n]+)####+(?!#)(?=[^\S\n]*$)", re.MULTILINE)
+
+
+def _value(found: re.Match) -> Fraction:
+    minus = str.maketrans(dict.fromkeys(_MINUS, "-"))
+    if found["over"]:
+        size = int(found["whole"] or 0) + Fraction(int(found["over"]), int(found["under"]))
+    else:
+        exponent = (found["e"] or found["power"] or "0").translate(minus)
+        digits = Fraction(Decimal(re.sub(_GROUP, "", found["value"])))
+        size = digits * Fraction(10) ** int(exponent)
+    return -size if found["sign"] else size
+
+
+def _last_of_first_run(text: str) -> Fraction | None:
+    """The first number of a text, or the last of those that operators join to it: of "42 in 3
+    boxes" 42, of "3 + 4 = 7" 7, of "2010-2015" 2015."""
+    found = _NUMBER.search(text)
+    while found:
+        operator = _OPERATOR.match(text, found.end())
+        following = operator and _NUMBER.match(text, operator.end())
+        if not following:
+            return _value(found)
+        found = following
+    return None
+
+
+def final_number(text: str) -> Fraction | None:
+    """The number that an answer comes to; None if it has none.
+
+    It is the first after the last "####" that a number follows (with operators the last of its
+    terms, `_last_of_first_run`), else the last of the text. Read are minus signs of any form,
+    thousands separators, currencies, decimals, fractions and powers of ten; a percentage is its
+    number.
+    """
+    text = _CLOSED.sub(lambda m: f"####{m[1]}" if re.search(r"\d", m[1]) else m[0], text)
+    before, *marked = re.split("####+", text)
+    for part in reversed(marked):
+        if (number := _last_of_first_run(part)) is not None:
+            return number
+    found = [*_NUMBER.finditer(before)]
+    return _value(found[-1]) if found else None
+
+
+def gsm8k(episode) -> float:
+    """1 if answer and reference end in the same number (GSM8K, Cobbe et al. 2021)."""
+    number = final_number(episode.response)
+    return float(number is not None and number == final_number(episode.answer))
+
+
+def exact(episode) -> float:
+    """1 if the answer is the reference but for white space; 0 without a reference."""
+    words = episode.answer.split()
+    return float(bool(words) and episode.response.split() == words)
+
+
+def regex(pattern: str):
+    """A verifier: 1 if `pattern` is found in the answer.
+
+    Raises:
+      TimeoutError: by the verifier, if the search takes longer than `REGEX_SECONDS`.
+    """
+    expression = re.compile(pattern, re.DOTALL)
+
+    def verifier(episode) -> float:
+        with _time_limit(REGEX_SECONDS, f"rewards.pattern took longer than {REGEX_SECONDS:g} s"):
+            return float(bool(expression.search(episode.response)))
+
+    return verifier
+
+
+def length(target: int):
+    """A verifier: 1 at `target` tokens, falling to 0 at none and at twice as many."""
+
+    def verifier(episode) -> float:
+        return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
+
+    return verifier
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float, message: str):
+    """Raises TimeoutError in what takes longer; in threads, which get no signals, it does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError(message)
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,1 @@
+"""A run on machines: checkpoints, logs, processes, profiles, time."""

@@ -1,0 +1,107 @@
+"""FLOPs of a run, padding included: of a train step, and of a rollout. MFU is counted by them.
+
+A matmul weight takes 2 a token forward, 2 for the gradient of its input and 2 for its own. Frozen
+weights have no gradient of their own, and below the lowest trained weight there is none of inputs.
+What remat and `loss.chunk` compute again is not counted. A step of PPO and GRPO reads prompt and
+response, and has logits of the response alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flax.traverse_util import flatten_dict
+
+from model import lora
+from train.trainable import Parts
+
+
+class PerToken(NamedTuple):
+    """FLOPs a token, of the layers (attention included) and of the vocabulary head."""
+
+    layers: float
+    vocabulary: float
+
+
+def row_length(config) -> int:
+    """Tokens in a row of a run's batches, over which attention goes."""
+    if config.stage in ("ppo", "grpo"):
+        return config.ppo.prompt_length + config.ppo.response_length
+    return config.data.length
+
+
+def forward(model, length: int) -> PerToken:
+    """Of a forward pass of an architecture over rows of `length` tokens."""
+    vocabulary = 2.0 * model.padded_vocab_size * model.embed_dim
+    return PerToken(model.flops_per_token(length) / 3 - vocabulary, vocabulary)
+
+
+def trained(model, weights, part: Parts, length: int) -> PerToken:
+    """Of a forward and a backward pass.
+
+    Args:
+      weights: the tree of a role's parameters, arrays or their shapes. part: how it is divided.
+    """
+    flat = flatten_dict(weights)
+    learning = [path for path in flat if path not in part.frozen]
+    through = bool(part.adapted) or any({"layers", "embedding"} & {*path} for path in learning)
+    to_hidden = through or any(path[-1] == "final_norm" for path in learning)
+
+    def passes(path, gradient: bool) -> float:
+        return 2.0 + 2.0 * gradient + 2.0 * (path not in part.frozen)
+
+    def share(path) -> float:
+        """Of the tokens, how many read a weight."""
+        return model.experts_per_token / model.num_experts if "expert" in path[-1] else 1.0
+
+    attention = model.flops_per_token(length) - model.flops_per_token(0)
+    layers, vocabulary = attention * (1.0 if through else 1 / 3), 0.0
+    table = "embedding" if model.tie_embeddings else "unembedding"
+    for path, x in flat.items():
+        if path[-1] in lora.PROJECTIONS or path[-1] == "router":
+            layers += passes(path, through) * x.size * share(path)
+        elif path == (table,):  # of a network of its own; scores and values have no vocabulary
+            vocabulary += passes(path, to_hidden) * x.size
+    adapters = flatten_dict(part.adapters(weights)) if part.adapted else {}
+    layers += sum(6.0 * x.size * share(path) for path, x in adapters.items())
+    return PerToken(layers, vocabulary)
+
+
+def of_step(config, models, weights, parts, tokens: int) -> float:
+    """Of one optimizer step over a batch of `tokens` tokens.
+
+    Args:
+      models, weights, parts: {trained role: architecture, shapes of all its parameters, parts}.
+    """
+    length, total = row_length(config), 0.0
+    answers = tokens
+    if config.stage in ("ppo", "grpo"):
+        answers = tokens * config.ppo.response_length / length
+    for role in weights:
+        cost = trained(models[role], weights[role], parts[role], length)
+        total += cost.layers * tokens if role != "value_head" else 0.0
+        total += cost.vocabulary * answers
+    if config.stage in ("ppo", "grpo") and config.ppo.pretrain_coef:
+        text = config.pretrain_data
+        cost = trained(models["policy"], weights["policy"], parts["policy"], text.length)
+        total += sum(cost) * text.batch_size * text.length
+    return total
+
+
+def of_rollout(config, models, draws: float = 1) -> float:
+    """Of one rollout with so many draws: sampling and scoring, then the log-probabilities and
+    values that its updates need."""
+    ppo, n, length = config.ppo, config.ppo.rollout_batch, row_length(config)
+    prompts = n // config.grpo.group_size if config.stage == "grpo" else n
+    answers, tokens = n * ppo.response_length, n * length
+    policy = forward(models["policy"], length)
+    drawn = policy.layers * (prompts * ppo.prompt_length + answers) + policy.vocabulary * answers
+    if "reward" in models:
+        drawn += forward(models["reward"], length).layers * tokens
+    total = draws * drawn
+    for role in ("policy", "reference"):
+        cost = forward(models[role], length)
+        total += cost.layers * tokens + cost.vocabulary * answers
+    if "value" in models:
+        total += forward(models["value"], length).layers * tokens
+    return total

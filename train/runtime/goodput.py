@@ -1,0 +1,165 @@
+"""Where a run's time goes, over all its attempts: `goodput.json` in its workdir.
+
+Every second of a process counts as one of `PARTS`. Steps that an attempt takes again, because the
+one before it was killed after its last checkpoint, are `lost`. What passes between two attempts is
+counted beside, from the last record of the one to the start of the other. Records are written at
+most every 10 seconds, since on a mounted bucket each is an upload; of a process that was killed,
+what came after counts as between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import Annotated, Literal, TypedDict
+
+import jax
+import msgspec
+from etils import epath
+
+from data.read import json_files
+from data.read.templates import DataError
+from train.runtime import outputs, strict_json
+from train.runtime.metrics import duration
+
+# `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
+PARTS = ("init", "compile", "restore", "data_wait", "rollout", "step", "evaluate", "checkpoint",
+         "lost")  # fmt: skip
+GOOD = ("step", "rollout")
+# What JAX says that it compiled, wherever that happened. Tracing counts where it happens: its
+# events lie in one another.
+_COMPILED = (
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+EVERY = 10.0
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
+class Kept(TypedDict, total=False):
+    """What goodput.json keeps for the next attempt."""
+
+    seconds: dict[Literal[PARTS], Seconds]
+    attempts: Annotated[int, msgspec.Meta(ge=0)]
+    written_at: Seconds
+    between_seconds: Seconds
+    lost_steps: Annotated[int, msgspec.Meta(ge=0)]
+    steps: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Goodput:
+    """The clock of one attempt, entered as a context, which begins in `init`.
+
+    Args:
+      begun: when the attempt did (time.time()); by default now. writes: whether it keeps the file.
+
+    Attributes:
+      seconds: {part: of all attempts}. part: what time counts as now.
+    """
+
+    def __init__(self, workdir, begun: float | None = None, writes: bool = True):
+        self._path, self._writes = epath.Path(workdir) / "goodput.json", writes
+        before = _read(self._path)
+        self._since, self.part = begun or time.time(), "init"
+        self.seconds = dict.fromkeys(PARTS, 0.0) | before.get("seconds", {})
+        self._attempts = before.get("attempts", 0) + 1
+        gap = self._since - before.get("written_at", self._since)
+        self._between = before.get("between_seconds", 0.0) + max(0.0, gap)
+        self._lost_steps = before.get("lost_steps", 0)
+        self._known = self._reached = before.get("steps", 0)
+        self._written = -EVERY
+
+    def __enter__(self):
+        jax.monitoring.register_event_duration_secs_listener(self._compiled)
+        return self
+
+    def __exit__(self, *error):
+        jax.monitoring.unregister_event_duration_listener(self._compiled)
+
+    def _compiled(self, event: str, seconds: float, **facts) -> None:
+        del facts
+        if event in _COMPILED and threading.current_thread() is threading.main_thread():
+            self.seconds[self.part] -= seconds
+            self.seconds["compile"] += seconds
+
+    def enter(self, part: str) -> str:
+        """From now on time counts as `part`; returns what it counted as."""
+        now, before = time.time(), self.part
+        self.seconds[before] += now - self._since
+        self._since, self.part = now, part
+        return before
+
+    @contextlib.contextmanager
+    def time(self, part: str):
+        before = self.enter(part)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def step(self, number: int) -> None:
+        """Step `number`, from 0, begins: a new one, or one that an earlier attempt took already."""
+        again = number < self._known
+        self._lost_steps += again
+        self.enter("lost" if again else "step")
+
+    def record(self, steps: int) -> None:
+        """`steps` are done; keeps the file now and then."""
+        self._reached = max(self._reached, steps)
+        if time.time() - self._written >= EVERY:
+            self.write()
+
+    def write(self) -> None:
+        """Keeps the file."""
+        self.enter(self.part)
+        self._written = self._since
+        if self._writes:
+            facts = {
+                "goodput": round(self._share(), 4),
+                "seconds": {part: round(s, 3) for part, s in self.seconds.items()},
+                "attempts": self._attempts,
+                "between_seconds": round(self._between, 3),
+                "steps": self._reached,
+                "lost_steps": self._lost_steps,
+                "written_at": self._since,
+            }
+            temporary = self._path.with_name(self._path.name + ".tmp")
+            try:
+                temporary.write_text(strict_json.dumps(facts, indent=2) + "\n")
+                temporary.replace(self._path)
+            except OSError as error:
+                outputs.failed(self._path.name, error, "it is left as it was")
+
+    def _share(self) -> float:
+        return sum(self.seconds[part] for part in GOOD) / (sum(self.seconds.values()) or 1.0)
+
+    def summary(self) -> str:
+        """One line: the share of the time that went into new steps, and where all of it went."""
+        self.enter(self.part)
+        shown = [
+            f"{part.replace('_', ' ')} {_time(s)}"
+            + (f" ({self._lost_steps} steps)" if part == "lost" else "")
+            for part, s in sorted(self.seconds.items(), key=lambda item: -item[1])
+            if s >= 0.05
+        ]
+        text = f"goodput {self._share():.0%} of {_time(sum(self.seconds.values()))}"
+        if self._attempts > 1:
+            text += f" in {self._attempts} attempts, {_time(self._between)} between them"
+        return f"{text}: {' · '.join(shown)}"
+
+
+def _read(path) -> dict:
+    """The content of goodput.json; nothing if it is damaged: no run stops for its clock."""
+    try:
+        return json_files.read(path, Kept) if path.exists() and path.stat().length else {}
+    except (OSError, DataError) as error:
+        logging.warning("%s; its earlier attempts are not counted", error)
+        return {}
+
+
+def _time(seconds: float) -> str:
+    return duration(seconds) if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,0 +1,93 @@
+"""A workdir's weights one parameter at a time, for what need not hold a whole model."""
+
+from __future__ import annotations
+
+import jax
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from model import lora
+from train.runtime import checkpoint
+
+
+class Leaves:
+    """A role's newest weights in a workdir, adapters merged as `checkpoint.load_params` merges.
+
+    Args:
+      abstract: shapes, dtypes and shardings of its parameters.
+      dtype: of parameters that are read as they were saved; those with adapters are as `abstract`.
+
+    Raises:
+      ConfigError: it holds no finished checkpoint, or its frozen weights are others now.
+    """
+
+    def __init__(self, workdir, role: str, abstract, dtype=None):
+        self._item = checkpoint.ITEM_OF.get(role, role)
+        self._workdir, self._abstract = workdir, flatten_dict(abstract)
+        self._part, origin = checkpoint.read_parts(workdir, self._item)
+        self._manager, self._step = checkpoint.newest(workdir)
+        self._fingerprint = None
+        if not self._part:
+            self._dtype = dtype
+            return
+        trained = checkpoint.restore_item(workdir, self._item, self._part.trained(abstract))
+        self._trained = flatten_dict(trained)
+        self._same = origin["role"] == self._item
+        shapes = checkpoint.origin_shapes(origin["from"], origin["role"], self._item, abstract)
+        self._base = Leaves(origin["from"], origin["role"], shapes)
+        checkpoint.check_origin(workdir, origin, self._base.fingerprint())
+        self._fingerprint = f"{origin['fingerprint']}+{checkpoint.fingerprint(trained)}"
+
+    def close(self) -> None:
+        self._manager.close()
+        if self._part:
+            self._base.close()
+
+    def fingerprint(self) -> str:
+        """As `checkpoint.identity`."""
+        if self._fingerprint is None:
+            sums = (checkpoint.checksums(self.read(path)) for path in sorted(self._abstract))
+            self._fingerprint = checkpoint.fold(value for (value,) in sums)
+        return self._fingerprint
+
+    def shapes(self) -> dict[tuple[str, ...], tuple[int, ...]]:
+        """{path: shape} of all that is saved, adapters merged, whatever the abstract has."""
+        if not self._part:
+            directory = self._manager.directory / str(self._step) / self._item
+            saved = ocp.PyTreeCheckpointHandler().metadata(directory).tree
+            return {path: tuple(x.shape) for path, x in flatten_dict(saved).items()}
+        base = self._base.shapes()
+        if not self._same:  # the backbone of another kind of network
+            base = {("backbone", *p[p[0] == "backbone" :]): s for p, s in base.items()}
+            base = {path: shape for path, shape in base.items() if path[1] != "head"}
+        plain = {p: x for p, x in self._trained.items() if not p[-1].endswith((lora.A, lora.B))}
+        return base | {path: x.shape for path, x in plain.items()}
+
+    def read(self, path: tuple[str, ...]):
+        """One parameter, placed as its abstract says."""
+        if not self._part:
+            return self._restore(path)
+        if path in self._trained:
+            return self._trained[path]
+        inside = path if self._same or path in self._base._abstract else path[1:]
+        frozen = self._part.freeze(unflatten_dict({path: self._base.read(inside)}))
+        names = (path[-1] + suffix for suffix in (lora.A, lora.B))
+        beside = {(*path[:-1], name): self._trained.get((*path[:-1], name)) for name in names}
+        trained = unflatten_dict({k: v for k, v in beside.items() if v is not None})
+        where = unflatten_dict({path: self._abstract[path].sharding})
+        return flatten_dict(jax.jit(self._part.merge, out_shardings=where)(trained, frozen))[path]
+
+    def _restore(self, path):
+        like = self._abstract[path]
+        like = jax.ShapeDtypeStruct(like.shape, self._dtype or like.dtype, sharding=like.sharding)
+        wanted = unflatten_dict({path: like})
+        arguments = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        found = self._manager.restore(
+            self._step, args=ocp.args.Composite(**{self._item: arguments})
+        )
+        checkpoint.check_finite(found[self._item], self._workdir, self._step, self._item)
+        return flatten_dict(found[self._item])[path]

@@ -1,0 +1,289 @@
+"""What a run says: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
+
+Only process 0 writes. Records of steps that a resumed run takes again are dropped first, so that
+every step stands once in metrics.jsonl. An object store (gs://…) cannot append: there the files are
+written on this machine, and all of them go up at every checkpoint and at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NotRequired, TypedDict
+
+import msgspec
+from etils import epath
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from data.read import json_files
+from data.read.paths import is_remote
+from data.read.templates import DataError
+from train.runtime import outputs, strict_json
+
+console = Console(highlight=False, soft_wrap=True)
+LOGS = ("metrics.jsonl", "samples.jsonl")
+
+
+def quiet_to_file(path) -> str:
+    """Sends the chatter of libraries, C++ ones included, to a file; the console stays ours.
+
+    Python's own stderr goes on to the terminal, so tracebacks are seen. Returns the file's path,
+    which is another one if this cannot be written.
+    """
+    log, path = outputs.open_log(path)
+    terminal = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(log.fileno(), 2)
+    sys.stderr = outputs.Stream(terminal, "stderr", lasting=True)
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    return path
+
+
+class Record(TypedDict):
+    """What every record of metrics.jsonl and samples.jsonl has."""
+
+    step: Annotated[int, msgspec.Meta(ge=0)]
+    kind: NotRequired[str]
+    elapsed_seconds: NotRequired[Annotated[float, msgspec.Meta(ge=0)]]
+
+
+def _records(path) -> Iterator[tuple[bytes, dict]]:
+    """(line, record) pairs of a file of records; a damaged line is named and left out, and so is a
+    half-written last one."""
+    if not path.exists() or not path.stat().length:  # of a device, too, whose end never comes
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            return
+        try:
+            record = json_files.parse(line, f"{path}:{number}", Record)
+        except DataError as error:
+            print(f"warning: {error}; the line is left out", file=sys.stderr)
+        else:
+            yield line, record
+
+
+def truncate_jsonl(path, last_step: int) -> list[dict]:
+    """Keeps the records up to `last_step` (a half-written last line goes too) and returns them."""
+    path = epath.Path(path)
+    kept = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
+    if not path.exists() or not path.stat().length:
+        return []
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_bytes(b"".join(line for line, _ in kept))
+        temporary.replace(path)
+    except OSError as error:
+        outputs.failed(path.name, error, "its records of steps that are taken again stay")
+    return [record for _, record in kept]
+
+
+def read_metrics(workdir, kind: str) -> list[dict]:
+    """Records of one kind (`train`, `eval`) of a workdir, in order of steps."""
+    records = read_records(epath.Path(workdir) / "metrics.jsonl")
+    return [record for record in records if record.get("kind") == kind]
+
+
+def read_records(path) -> list[dict]:
+    """The records of metrics.jsonl or samples.jsonl; a damaged line is named and left out."""
+    return [record for _, record in _records(path)]
+
+
+def settings_table(settings: dict) -> str:
+    """Settings {name: value} as TSV in a Markdown block of code, which TensorBoard shows as it is.
+    Values are JSON, so that none holds a tab or a line's end."""
+    lines = [f"{name}\t{strict_json.dumps(x, ensure_ascii=False)}" for name, x in settings.items()]
+    return "\n".join(["```", "setting\tvalue", *lines, "```"])
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class ProgressLine:
+    """`name done/total text · left`: a bar on a terminal, else a line at most every 10 s.
+
+    Args:
+      start: how many are done before. writes: whether anything is shown.
+    """
+
+    def __init__(self, name: str, total: int, start: int = 0, writes: bool = True):
+        self._name, self._total, self._start, self._writes = name, total, start, writes
+        self._started, self._last, self._bar = time.time(), 0.0, None
+        columns = (
+            TextColumn("[bold]{task.description:>8}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
+        )
+        if writes and console.is_terminal:
+            self._bar = Progress(*columns, console=console)
+            self._bar.start()
+            self._task = self._bar.add_task(name, total=total, completed=start, text="compiling")
+
+    def update(self, done: int, text: str = "") -> None:
+        if not self._writes:
+            return
+        if done > self._start:
+            passed = (time.time() - self._started) / (done - self._start)
+            text = f"{text} · {duration(passed * (self._total - done))} left"
+        if self._bar:
+            self._bar.update(self._task, completed=done, text=text)
+        elif time.time() - self._last > 10 or done == self._total:
+            self._last = time.time()
+            console.print(f"{self._name:>8} {done}/{self._total} {text}")
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+
+class _Mirror:
+    """A folder on this machine whose files go up to one in an object store.
+
+    Attributes:
+      local: the folder, with the logs that are in the store.
+    """
+
+    def __init__(self, remote):
+        self._remote, self._sizes = epath.Path(remote), {}
+        self._folder = tempfile.TemporaryDirectory(prefix="seedpod-")
+        self.local = Path(self._folder.name)
+        for name in LOGS:
+            if (self._remote / name).exists():
+                (self.local / name).write_bytes((self._remote / name).read_bytes())
+
+    def upload(self) -> None:
+        """Every file that grew since, whole."""
+        for path in sorted(self.local.rglob("*")):
+            if path.is_dir() or self._sizes.get(path) == path.stat().st_size:
+                continue
+            content = path.read_bytes()
+            there = self._remote / path.relative_to(self.local)
+            try:
+                there.parent.mkdir(parents=True, exist_ok=True)
+                there.write_bytes(content)
+            except OSError as error:
+                outputs.failed(path.name, error, "it goes up with the next checkpoint")
+            else:
+                self._sizes[path] = len(content)
+
+    def close(self) -> None:
+        self.upload()
+        self._folder.cleanup()
+
+
+class Metrics:
+    """Writers of one run.
+
+    Args:
+      start: the step that the run goes on from; records after it are dropped.
+      steps: where it ends. name: what the progress line is called.
+    """
+
+    def __init__(self, workdir, name: str, start: int, steps: int, writes: bool = True):
+        self._writes, self._started = writes, time.time()
+        if not writes:
+            return
+        workdir, self._mirror = epath.Path(workdir), None
+        if is_remote(os.fspath(workdir)):
+            self._mirror = _Mirror(workdir)
+            workdir = self._mirror.local
+        last = start or -1  # from step 0 the first evaluation is done again too
+        kept = truncate_jsonl(workdir / "metrics.jsonl", last)
+        truncate_jsonl(workdir / "samples.jsonl", last)
+        self._before = kept[-1].get("elapsed_seconds", 0.0) if kept else 0.0
+        self._jsonl = outputs.Records(workdir / "metrics.jsonl")
+        self._samples = outputs.Records(workdir / "samples.jsonl")
+        # TensorBoard reads the files of a folder in the order of their names.
+        events = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._events = outputs.Records(workdir / "tensorboard" / events)
+        self._add_event(file_version="brain.Event:2")
+        self._add_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+        self._line, self._start = ProgressLine(name, steps, start), start
+
+    def elapsed(self) -> float:
+        """Seconds of work on this run so far; of an interrupted process, to its last record."""
+        return self._before + time.time() - self._started
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Adds a record to metrics.jsonl and TensorBoard; it is on disk when this returns. Values
+        that are not finite are null in the file, and counted there as `not_finite`."""
+        if not self._writes:
+            return
+        record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
+        if count := sum(not math.isfinite(value) for value in values.values()):
+            record["not_finite"] = count
+        self._jsonl.write(f"{strict_json.dumps(record)}\n".encode())
+        summary = Summary(
+            value=[Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
+        )
+        self._add_event(step=step, summary=summary)
+
+    def _add_event(self, **content) -> None:
+        event = Event(wall_time=time.time(), **content)
+        RecordWriter(self._events).write(event.SerializeToString())
+
+    def write_settings(self, settings: dict) -> None:
+        """Adds a table of settings, {dotted name: value}, to TensorBoard's texts."""
+        if not self._writes:
+            return
+        text = settings_table(settings).encode()
+        tensor = TensorProto(
+            dtype=DT_STRING, string_val=[text],
+            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
+        )  # fmt: skip
+        kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
+        value = Summary.Value(tag="settings/text_summary", tensor=tensor, metadata=kind)
+        self._add_event(step=self._start, summary=Summary(value=[value]))
+
+    def write_samples(self, step: int, samples: list[dict]) -> None:
+        if self._writes:
+            for sample in samples:
+                line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
+                self._samples.write(line.encode(errors="replace"))
+
+    def sync(self) -> None:
+        """Before a checkpoint: what was written up to it must not be lost if it is not. A mounted
+        bucket has lines of an open file only then."""
+        if self._writes:
+            self._jsonl.sync()
+            self._samples.sync()
+            if self._mirror:
+                self._mirror.upload()
+
+    def progress(self, step: int, text: str) -> None:
+        """Moves the progress line."""
+        if self._writes:
+            self._line.update(step, text)
+
+    def say(self, text: str) -> None:
+        if self._writes:
+            console.print(text, markup=False)
+
+    def close(self) -> None:
+        if not self._writes:
+            return
+        self._line.close()
+        for records in (self._events, self._jsonl, self._samples):
+            records.close()
+        if self._mirror:
+            self._mirror.close()
+        outputs.report()

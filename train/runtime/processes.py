@@ -1,0 +1,129 @@
+"""Several processes as one run: they join, agree on a step to leave at, and notice a lost peer.
+
+Exit codes are the contract with whoever started the run (tpu/launch/supervise.py): 0 done, 1 an
+error that
+would come again, `PREEMPTED` saved and left when told to, 128 and more a signal or a lost peer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+
+PREEMPTED = 42
+LOST = 134  # as when JAX's coordination service aborts a process whose peer is gone
+
+_terminated = threading.Event()
+_calls = itertools.count(1)
+
+
+class Preempted(Exception):
+    """The run was told to leave, and everything up to here is saved."""
+
+
+def watch_for_preemption() -> None:
+    """Of a process that has no others: SIGTERM is noted for `preempted` rather than deadly."""
+    signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
+
+
+def preempted() -> bool:
+    """Whether to save and leave now. Called once a step by all processes, it is true in all of them
+    at the same step, soon after one of them got SIGTERM."""
+    from jax.experimental import multihost_utils
+
+    if not joined():
+        return _terminated.is_set()
+    # Not the step: a chain of stages begins again at 0, and the service wants numbers that grow.
+    return multihost_utils.reached_preemption_sync_point(next(_calls))
+
+
+def joined() -> bool:
+    """Whether this process is one of a group."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def port_is_free(port: int, host: str = "") -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
+        try:
+            s.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat: int) -> None:
+    """Joins the other processes; on TPU all but the last two arguments are empty, JAX finds them.
+
+    Args:
+      coordinator: host:port of process 0. peer_timeout: seconds to wait for all.
+      heartbeat: seconds after which a silent process counts as lost, and the others leave.
+
+    Raises:
+      ValueError: the port is taken, or the numbers cannot be. A peer that does not come ends the
+      process with `LOST`: JAX aborts there, which cannot be caught.
+    """
+    import jax
+
+    if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise ValueError(f"--coordinator={coordinator}: write HOST:PORT")
+    if coordinator and number >= count:
+        raise ValueError(f"--process_id={number} is not below --num_processes={count}")
+    if coordinator and number == 0 and not port_is_free(int(coordinator.rsplit(":", 1)[1])):
+        raise ValueError(
+            f"port {coordinator.rsplit(':', 1)[1]} is taken by another program, perhaps by an "
+            "earlier run; end that, or choose another port"
+        )
+    came = threading.Event()
+
+    def watch():
+        if not came.wait(peer_timeout):
+            who = f"process {number} of {count}" if coordinator else "this process"
+            where = f" at {coordinator}" if coordinator else ""
+            leave(
+                LOST,
+                f"{who} waited {peer_timeout} s{where} and not all processes came; one is not "
+                "running, or cannot reach the first",
+            )
+
+    threading.Thread(target=watch, daemon=True).start()
+    settings = {}
+    if coordinator:
+        settings = dict(coordinator_address=coordinator, num_processes=count, process_id=number,
+                        cluster_detection_method="deactivate")  # fmt: skip
+    jax.distributed.initialize(
+        **settings,
+        initialization_timeout=peer_timeout + 60,  # ours comes first, with a message
+        heartbeat_timeout_seconds=heartbeat,
+    )
+    came.set()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error says that another process is gone, not that this one did wrong. One that
+    quotes what others wrote says so with `of_this_process`."""
+    if getattr(error, "of_this_process", False):
+        return False
+    signs = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "coordination service",
+             "Connection reset", "Connection closed", "heartbeat")  # fmt: skip
+    while error is not None:
+        # XLA's status UNKNOWN, as of Gloo, comes as a ValueError.
+        if isinstance(error, RuntimeError | ValueError) and any(
+            sign in str(error) for sign in signs
+        ):
+            return joined()
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def leave(code: int, message: str):
+    """Ends this process at once. An ordinary exit would wait for processes that are gone."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,205 @@
+"""Which weights of a model are trained and which are frozen, and the adapters beside frozen ones.
+
+What is trained is in `TrainState.trainable`, and so in the optimizer and in checkpoints; what is
+frozen is read from where it came from at every start. A stage sees whole models: `joined` puts both
+together before its functions are called.
+
+Patterns are regular expressions, separated by commas. One matches a parameter if it matches its
+whole path or the end of it from some name on: `query`, `layers/.*`, `value/backbone/embedding`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from model import lora, quantized
+from model.lora import LoRA
+from train.config.run import ConfigError, RunConfig
+
+Path = tuple[str, ...]
+
+
+class Parts(NamedTuple):
+    """How the parameters of one trained model are divided.
+
+    Attributes:
+      frozen: paths of the weights that are not trained. adapted: those of them with an adapter.
+      lora: the adapters' settings. dtype: of frozen weights.
+    """
+
+    frozen: frozenset[Path] = frozenset()
+    adapted: frozenset[Path] = frozenset()
+    lora: LoRA = LoRA()
+    dtype: str = "float32"
+
+    def split(self, tree):
+        """(what is trained, what is frozen) of a model's parameters, without adapters."""
+        flat = flatten_dict(tree)
+        trained = {k: v for k, v in flat.items() if k not in self.frozen}
+        frozen = {k: v for k, v in flat.items() if k in self.frozen}
+        return unflatten_dict(trained), unflatten_dict(frozen)
+
+    def adapters(self, abstract):
+        """Shapes and shardings of the adapters, of those of the model's parameters."""
+        flat, found = flatten_dict(abstract), {}
+        for path in self.adapted:
+            *above, name = path
+            a, b = lora.abstract(name, flat[path], self.lora.rank)
+            found[*above, name + lora.A], found[*above, name + lora.B] = a, b
+        return unflatten_dict(found)
+
+    def trained(self, abstract):
+        """Shapes and shardings of all that is trained, adapters among it."""
+        return join_trees(self.split(abstract)[0], self.adapters(abstract))
+
+    def freeze(self, tree):
+        """Frozen weights (a tree, or shapes of one) in the dtype they are held in."""
+        return quantized.convert(tree, self.dtype)
+
+    def whole(self, trained, frozen):
+        """The parameters that layers read: weights, and adapters with their scale."""
+        if self.adapted:
+            trained = _scaled(trained, self.lora.scale)
+        return join_trees(frozen, trained)
+
+    def merge(self, trained, frozen):
+        """The same model in the form of a model without adapters."""
+        flat = flatten_dict(trained)
+        adapters = {k: v for k, v in flat.items() if k[-1].endswith((lora.A, lora.B))}
+        weights = {k: v for k, v in flat.items() if k not in adapters}
+        base = join_trees(quantized.whole(frozen), unflatten_dict(weights))
+        return lora.merge(base, unflatten_dict(adapters), self.lora)
+
+
+_scaled = jax.jit(lora.scaled, static_argnums=1)
+
+
+def join_trees(*trees):
+    """One nested dict of several that share no leaf."""
+    flat = {}
+    for tree in trees:
+        flat |= flatten_dict(tree)
+    return unflatten_dict(flat)
+
+
+def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
+    """How each trained model is divided.
+
+    Args:
+      models: {role: tree of its parameters}; only the names are looked at.
+
+    Raises:
+      ConfigError: a pattern matches nothing, weights are frozen and trained or neither, an adapted
+        weight is trained, a model has nothing to train, or a dtype is given for nothing.
+    """
+    settings, adapters = config.freeze, config.lora
+    names = [(role, *path) for role, tree in models.items() for path in flatten_dict(tree)]
+    trained = _select(settings.trained, names, "freeze.trained")
+    frozen = _select(settings.frozen, names, "freeze.frozen")
+    if not trained and not frozen:
+        # Heads of scores and values are small, and new where a stage begins.
+        trained = {n for n in names if n[-1] == "head"} if adapters.rank else set(names)
+        frozen = set(names) - trained
+    elif not trained:
+        trained = set(names) - frozen
+    elif not frozen:
+        frozen = set(names) - trained
+    for name in names:
+        if (name in trained) == (name in frozen):
+            both = "both freeze.trained and" if name in trained else "neither freeze.trained nor"
+            raise ConfigError(
+                f"{_text(name)} matches {both} freeze.frozen; with both given, every parameter "
+                "has to match one of them. Change a pattern, or give one of the two alone"
+            )
+    if settings.dtype != "float32" and not frozen:
+        raise ConfigError(
+            f"freeze.dtype={settings.dtype} is of frozen weights, and none are; set "
+            "--config.lora.rank or --config.freeze.frozen"
+        )
+    adapted = set()
+    if adapters.rank:
+        able = [n for n in names if n[-1] in lora.PROJECTIONS]
+        adapted = _select(adapters.targets, able, "lora.targets")
+        for name in sorted(adapted & trained):
+            raise ConfigError(
+                f"lora.targets adapts {_text(name)}, which is trained itself; leave it out of "
+                "lora.targets, or freeze it with --config.freeze.frozen"
+            )
+    parts = {}
+    for role in models:
+        own = frozenset(n[1:] for n in frozen if n[0] == role)
+        beside = frozenset(n[1:] for n in adapted if n[0] == role)
+        if not beside and not any(n[0] == role for n in trained):
+            raise ConfigError(
+                f"nothing of the {role} is trained: all of it is frozen, and no adapter stands "
+                "beside it. Set --config.lora.rank, or train a part with --config.freeze.trained"
+            )
+        parts[role] = Parts(own, beside, adapters, settings.dtype)
+    return parts
+
+
+def _text(name: Path) -> str:
+    return "/".join(name)
+
+
+def _select(patterns: str, names: Iterable[Path], setting: str) -> set[Path]:
+    """The names that patterns match.
+
+    Raises:
+      ConfigError: one matches none, or is no regular expression.
+    """
+    ends = {name: [_text(name[i:]) for i in range(len(name))] for name in names}
+    found = set()
+    for pattern in filter(None, (p.strip() for p in patterns.split(","))):
+        try:
+            expression = re.compile(pattern)
+        except re.error as e:
+            raise ConfigError(f"{setting}: {pattern!r} is no regular expression: {e}") from e
+        matched = {n for n, texts in ends.items() if any(map(expression.fullmatch, texts))}
+        if not matched:
+            every = {text: n for n, texts in ends.items() for text in texts}
+            near = difflib.get_close_matches(pattern, every, 1, cutoff=0.0)
+            raise ConfigError(
+                f"{setting}: {pattern!r} matches no parameter"
+                + (f"; the nearest is {_text(every[near[0]])}" if near else "")
+            )
+        found |= matched
+    return found
+
+
+def joined(stage, parts: Mapping[str, Parts]):
+    """A stage whose functions are given the trained parts, and see whole models."""
+    if not any(p.frozen for p in parts.values()):
+        return stage
+    join = functools.partial(join_models, parts)
+
+    def loss(trainable, frozen, batch):
+        return stage.loss(join(trainable, frozen), frozen, batch)
+
+    def evaluate(trainable, frozen):
+        return stage.evaluate(join(trainable, frozen), frozen)
+
+    return stage._replace(loss=loss, evaluate=evaluate, source=JoinedSource(stage.source, join))
+
+
+def join_models(parts, trainable, frozen):
+    return {r: p.whole(trainable[r], frozen.get(r, {})) for r, p in parts.items()}
+
+
+class JoinedSource:
+    """A source that reads whole models, of a state that holds their trained parts."""
+
+    def __init__(self, source, join):
+        self._source, self._join = source, join
+        self.init, self.shares = source.init, source.shares
+
+    def next(self, state, frozen, s, step: int):
+        whole = state._replace(trainable=self._join(state.trainable, frozen))
+        return self._source.next(whole, frozen, s, step)
