@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from data.read.templates import DataError
+from data.errors import DataError
 
 
 class BadRecords:

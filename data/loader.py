@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
+from data.errors import DataError
 from data.mixture import Mixture
 from data.pipeline import Data, DataConfig
 from data.prepare import prepared
-from data.read.templates import DataError
 from data.shuffle import permute
 
 # What is prepared in one go, and how many such pieces at a time: where storage is slow to answer,

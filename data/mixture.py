@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 
 import ranges
-from data.read.sources import DataError
+from data.errors import DataError
 from data.shuffle import permute
 from ranges import CountOr0, NonNegative, Range
 

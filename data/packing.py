@@ -14,8 +14,8 @@ import numpy as np
 
 from data.bad_records import BadRecords
 from data.batch import segment_row, stack
+from data.errors import DataError
 from data.rankings import NO_ANSWER, cut, place, ranking_row, render_ranking
-from data.read.templates import DataError
 from data.text import fim
 from data.text.chat import render, render_prompt
 from data.text.tokenizer import Tokenizer

@@ -18,11 +18,12 @@ import ranges
 from data import packing, summary
 from data.bad_records import BadRecords
 from data.clean import duplicates, filters, redact
+from data.errors import DataError
 from data.mixture import SourceConfig, source_config
 from data.prepare import prepared
 from data.read.reading import MAX_RECORD_BYTES
 from data.read.sources import content_key, heldout_keys, read
-from data.read.templates import DataError, one_of
+from data.read.templates import one_of
 from data.text.tokenizer import Tokenizer
 from ranges import CountOr0, NonNegative, Range, Share, Size
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.read.templates import DataError
+from data.errors import DataError
 from data.text.chat import render
 
 NO_ANSWER = "no token of an answer within the length"

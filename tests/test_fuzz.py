@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from data.read.templates import DataError
+from data.errors import DataError
 from tests.fuzz import engine, mutate
 from tests.fuzz.engine import ROOT, Target
 

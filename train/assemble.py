@@ -24,9 +24,10 @@ from data.prepare.prepared import write_whole
 from data.text import tokenizer as tokenizers
 from model import lora, sharding
 from model.mimetic import mimetic
+from ranges import ConfigError
 from train import optimizer
 from train import trainable as parts_
-from train.config.run import ConfigError, RunConfig
+from train.config.run import RunConfig
 from train.objectives import registry
 from train.rl import rewards
 from train.rl.rollout import CRITICS

@@ -40,8 +40,9 @@ def run(config, workdir, least: float) -> tuple[int, int]:
 
     from data.loader import heldout_batches
     from model import sharding
+    from ranges import ConfigError
     from train import assemble
-    from train.config.run import ConfigError, build
+    from train.config.run import build
     from train.objectives import registry
     from train.rl.sampler import Sampler, groups
     from train.runtime import checkpoint, outputs

@@ -26,8 +26,9 @@ def resolve(config, workdir):
       ConfigError: an unknown key, `order` and `stages` differ, a stage starts from one that is not
         before it, or has settings that cannot be.
     """
+    from ranges import ConfigError
     from train.config.names import suggest
-    from train.config.run import KEYS, ConfigError, build
+    from train.config.run import KEYS, build
 
     if "stages" not in config or "order" not in config:
         raise ConfigError("this recipe is no chain, of order and stages: type python -m train")

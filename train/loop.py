@@ -14,9 +14,10 @@ from jax.experimental import multihost_utils
 
 from data import summary
 from model import sharding
+from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train.assemble import Run, config_json, init_state, save_facts, setup
-from train.config.run import ConfigError, RunConfig, build
+from train.config.run import RunConfig, build
 from train.rl.rewards import RewardError
 from train.runtime import flops as flops_
 from train.runtime import outputs, processes

@@ -40,8 +40,9 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
 
     from data.loader import heldout_batches
     from model import sharding
+    from ranges import ConfigError
     from train import assemble
-    from train.config.run import ConfigError, build
+    from train.config.run import build
     from train.objectives import registry
     from train.rl import advantages as adv
     from train.rl.sampler import Sampler

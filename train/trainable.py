@@ -21,7 +21,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from model import lora, quantized
 from model.lora import LoRA
-from train.config.run import ConfigError, RunConfig
+from ranges import ConfigError
+from train.config.run import RunConfig
 
 Path = tuple[str, ...]
 

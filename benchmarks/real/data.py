@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
+from data.errors import DataError
 from data.read import reading
 from data.read.schemas import normaliser
-from data.read.templates import DataError
 from data.text.chat import render
 from train import loop
 from train.config import run

@@ -18,10 +18,11 @@ import numpy as np
 
 from data.clean.words import runs as runs_of
 from data.clean.words import words_of
+from data.errors import DataError
 from data.read.messages import texts_of
 from data.read.reading import MAX_RECORD_BYTES
 from data.read.sources import read
-from data.read.templates import DataError, one_of
+from data.read.templates import one_of
 
 KINDS = ("", "exact", "near")
 NGRAM = 13  # words in common with an evaluation set that tell (Brown et al. 2020, arXiv:2005.14165)

@@ -13,6 +13,7 @@ from rich import progress
 from rich.console import Console
 
 from data import summary
+from data.errors import DataError
 from data.pipeline import DataConfig
 from data.prepare import prepared
 from data.prepare.shards import (
@@ -27,7 +28,6 @@ from data.prepare.shards import (
     unchanged,
     write,
 )
-from data.read.templates import DataError
 
 console = Console(highlight=False, soft_wrap=True)
 COLUMNS = (

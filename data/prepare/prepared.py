@@ -22,8 +22,8 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
+from data.errors import DataError
 from data.read import json_files, paths
-from data.read.templates import DataError
 
 FORMAT = 1
 MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"

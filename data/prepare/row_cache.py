@@ -24,10 +24,10 @@ import numpy as np
 from etils import epath
 
 from data import pipeline
+from data.errors import DataError
 from data.pipeline import Data, DataConfig
 from data.prepare import prepared
 from data.read import paths, sources
-from data.read.templates import DataError
 
 LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
 FREE = ("batch_size",)  # asked for when there are rows

@@ -26,11 +26,11 @@ from etils import epath
 from data import packing
 from data.bad_records import BadRecords
 from data.clean import duplicates, filters, redact
+from data.errors import DataError
 from data.pipeline import DataConfig
 from data.prepare import prepared
 from data.read import json_files, paths, sources
 from data.read.reading import Span
-from data.read.templates import DataError
 from data.text import tokenizer as tokenizers
 
 # Of a sample that a tokenizer is made of, and held-out documents kept to be written on.

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from data.errors import DataError
 from data.read import json_files
 from data.read.reading import Reading, Span, opened
 from data.read.tables import check_names
-from data.read.templates import UNREAD, DataError
+from data.read.templates import UNREAD
 
 _BATCH_ROWS, _BATCH_BYTES = 1024, 64 << 20
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's; without it nobody misses a lost part

@@ -24,9 +24,9 @@ from typing import NamedTuple
 
 from etils import epath
 
+from data.errors import DataError
 from data.read import columns, json_records, tables
 from data.read.reading import Reading, Span, decode, lines, opened, pass_line, plain, whole
-from data.read.templates import DataError
 
 # Bytes of a .txt or .jsonl that are one task when a corpus is prepared (data/prepare/prepare.py).
 SPAN_BYTES = 64 << 20

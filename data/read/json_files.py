@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from data.read.templates import DataError
+from data.errors import DataError
 
 _REMEDY = "Restore it, or download it again"
 

@@ -12,8 +12,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from data.errors import DataError
 from data.read.reading import Reading, Span, check_escaped, decode, not_finite, opened
-from data.read.templates import DataError
 
 _CHUNK = 1 << 20
 _BLANK = re.compile(r"[ \t\n\r]*")

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import re
 
+from data.errors import DataError
 from data.read.json_records import STRICT
-from data.read.templates import DataError, text_of, wrong_type
+from data.read.templates import text_of, wrong_type
 
 # The field and the speakers' names as the collections in use have them.
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")

@@ -7,8 +7,9 @@ import os
 
 from etils import epath
 
+from data.errors import DataError
 from data.read import json_files
-from data.read.templates import DataError, nearest
+from data.read.templates import nearest
 
 
 def is_remote(path: str) -> bool:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from etils import epath
 
+from data.errors import DataError
 from data.read.paths import is_remote
-from data.read.templates import DataError
 
 MAX_RECORD_BYTES = 64 << 20
 _PIECE = 1 << 20  # bytes read at a time of what is only passed over or may be too large

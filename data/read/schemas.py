@@ -24,6 +24,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
+from data.errors import DataError
 from data.read.messages import (
     ANSWER_FIELDS,
     Record,
@@ -35,7 +36,6 @@ from data.read.messages import (
     weight_of,
 )
 from data.read.templates import (
-    DataError,
     fields_of,
     has,
     is_number,

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from data.bad_records import BadRecords
+from data.errors import DataError
 from data.read import files, paths, schemas, tfds_records
 from data.read.reading import MAX_RECORD_BYTES, Reading, Span
-from data.read.templates import DataError, one_of
+from data.read.templates import one_of
 
 
 class Examples(NamedTuple):

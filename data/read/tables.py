@@ -10,8 +10,8 @@ import csv
 import re
 from collections.abc import Iterator
 
+from data.errors import DataError
 from data.read.reading import Reading, Span, check_escaped, lines, opened
-from data.read.templates import DataError
 
 _ROW = re.compile(r"[^\r]*\r\n?|[^\r]+")
 

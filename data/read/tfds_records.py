@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 
+from data.errors import DataError
 from data.read.files import SPAN_RECORDS
 from data.read.reading import Reading, Span, plain
-from data.read.templates import UNREAD, DataError
+from data.read.templates import UNREAD
 
 
 def open_records(name: str, tfds_dir: str):

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data.read.templates import DataError
+from data.errors import DataError
 from data.text.chat_template import REASONING
 from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import ASSISTANT, BOS, EOS, ROLES, Tokenizer

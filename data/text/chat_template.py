@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from data.read.templates import DataError
+from data.errors import DataError
 from data.text.template_sandbox import GENERATION, Sandbox, TooMuch
 from data.text.tracked_text import Source, as_tracked, track
 

@@ -14,8 +14,8 @@ import numpy as np
 import tokenizers
 from etils import epath
 
+from data.errors import DataError
 from data.read import json_files
-from data.read.templates import DataError
 from data.text.chat_template import (
     CHATML,
     CHATML_MARKERS,

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from data.read.templates import DataError
+from data.errors import DataError
 
 _SPACE = "\u2581"
 # Stands before special tokens that a template wrote, where a message holds the text of one. It is

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.errors import DataError
 from data.loader import Loader, make_loader
 from data.mixture import Mixture, SourceConfig, source_config, split
 from data.pipeline import DataConfig, open_data, read_examples
-from data.read.sources import DataError
 from data.text.tokenizer import train
 from ranges import ConfigError
 

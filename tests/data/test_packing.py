@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data import packing
 from data.bad_records import BadRecords
 from data.batch import segment_row
-from data.read.sources import DataError
+from data.errors import DataError
 from data.text.chat import render
 from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import ASSISTANT, BOS, EOS, USER, train

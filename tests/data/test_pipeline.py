@@ -8,9 +8,9 @@ import open_tokenizers
 import pytest
 
 from data import summary
+from data.errors import DataError
 from data.loader import Loader, heldout_batches
 from data.pipeline import DataConfig, Examples, open_data, read_examples, thin_rankings
-from data.read.sources import DataError
 from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import train
 from ranges import ConfigError

@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from data import pipeline
 from data.clean import duplicates, filters, redact
+from data.errors import DataError
 from data.pipeline import DataConfig
 from data.prepare import prepare, row_cache
 from data.read import sources
@@ -195,7 +196,7 @@ def _template(rng: Random, good, folder) -> None:
         if isinstance(record, dict):
             try:
                 normalise(record)
-            except sources.DataError as error:
+            except DataError as error:
                 if not error.reason:
                     raise
 

@@ -12,9 +12,9 @@ import ml_collections
 import pytest
 from stage_fixtures import recipe, write_files
 
-from data.read.sources import DataError
+from data.errors import DataError
+from ranges import ConfigError
 from train import chain
-from train.config.run import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

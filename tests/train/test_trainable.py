@@ -15,10 +15,11 @@ from model.config import TransformerConfig
 from model.lora import LoRA
 from model.sizes import SIZES
 from model.transformer import Transformer
+from ranges import ConfigError
 from train import loop
 from train.assemble import init_state, setup
 from train.config import run as configs
-from train.config.run import ConfigError, FreezeConfig, RunConfig
+from train.config.run import FreezeConfig, RunConfig
 from train.runtime import checkpoint
 from train.trainable import divide
 

@@ -22,16 +22,9 @@ from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from model.sizes import SIZES
-from ranges import Count, CountOr0, Range, Seed, Size, SizeOr0
+from ranges import ConfigError, Count, CountOr0, Range, Seed, Size, SizeOr0
 from train.config.names import suggest
-from train.config.objectives import (
-    ConfigError,
-    DPOConfig,
-    GRPOConfig,
-    LossConfig,
-    PPOConfig,
-    RewardsConfig,
-)  # fmt: skip
+from train.config.objectives import DPOConfig, GRPOConfig, LossConfig, PPOConfig, RewardsConfig
 from train.optimizer import OptimizerConfig
 
 

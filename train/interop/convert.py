@@ -21,8 +21,8 @@ from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer, with_template
 from model.config import TransformerConfig
 from model.pretrained import families, hf_config
 from model.sharding import MeshConfig, make_mesh
+from ranges import ConfigError
 from train import cli
-from train.config.run import ConfigError
 from train.interop import export, unfinished, weights
 from train.runtime import checkpoint
 from train.runtime.metrics import console, quiet_to_file

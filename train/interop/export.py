@@ -23,7 +23,7 @@ from data.text.hf_files import hf_files
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer
 from model import lora
 from model.pretrained import hf_config, mapping
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.interop import peft, unfinished, weights
 from train.runtime import checkpoint
 from train.runtime.leaves import Leaves

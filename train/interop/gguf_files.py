@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.interop import gguf_config, gguf_format
 
 ARCHITECTURES = {

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from data.read.json_files import check_content
-from train.config.run import ConfigError
+from ranges import ConfigError
 
 # Types of fields: how `struct` reads one, by its number.
 _SCALARS = ("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")

@@ -17,7 +17,7 @@ from model.config import TransformerConfig
 from model.lora import LoRA
 from model.pretrained.families import family_of
 from model.pretrained.mapping import slices
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.interop import weights
 
 

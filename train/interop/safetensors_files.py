@@ -13,7 +13,7 @@ from etils import epath
 
 from data.read import json_files
 from data.read.json_files import check_content
-from train.config.run import ConfigError
+from ranges import ConfigError
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # The format's names of the dtypes that are read and written as parameters.

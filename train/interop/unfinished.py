@@ -8,7 +8,7 @@ import json
 
 from etils import epath
 
-from train.config.run import ConfigError
+from ranges import ConfigError
 
 MARK = ".unfinished.json"
 

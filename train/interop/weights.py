@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from model.config import TransformerConfig
 from model.pretrained.mapping import slices
 from model.sharding import MeshConfig, make_mesh
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.interop import safetensors_files
 from train.runtime.finite import finite
 from train.runtime.metrics import console

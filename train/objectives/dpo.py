@@ -20,7 +20,7 @@ from etils import epath
 from data.loader import heldout_batches
 from model import sharding
 from model.transformer import Transformer
-from train.config.objectives import ConfigError
+from ranges import ConfigError
 from train.rl import rewards
 from train.runtime import outputs
 from train.runtime.metrics import ProgressLine, console

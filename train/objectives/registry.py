@@ -19,8 +19,9 @@ from data.text.tokenizer import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
 from model.transformer import Transformer
+from ranges import ConfigError
 from train import losses, vocabulary
-from train.config.run import ConfigError, RunConfig
+from train.config.run import RunConfig
 from train.evals.evaluators import DPOEvaluator, NextTokenEvaluator, PPOEvaluator, RewardEvaluator
 from train.objectives import dpo
 from train.rl import rewards

@@ -21,7 +21,7 @@ from etils import epath
 from data.read import json_files
 from data.text.tokenizer import Tokenizer
 from model.heads import reward_model
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.rl import verifiers as verifiers_
 from train.rl.verifiers import exact, final_number, gsm8k
 

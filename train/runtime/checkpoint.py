@@ -28,7 +28,7 @@ from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.runtime import finite, outputs
 from train.step import TrainState
 from train.trainable import Parts

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train.config.run import ConfigError
+from ranges import ConfigError
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -19,8 +19,8 @@ import jax
 import msgspec
 from etils import epath
 
+from data.errors import DataError
 from data.read import json_files
-from data.read.templates import DataError
 from train.runtime import outputs, strict_json
 from train.runtime.metrics import duration
 

@@ -29,9 +29,9 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from data.errors import DataError
 from data.read import json_files
 from data.read.paths import is_remote
-from data.read.templates import DataError
 from train.runtime import outputs, strict_json
 
 console = Console(highlight=False, soft_wrap=True)

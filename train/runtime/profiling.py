@@ -10,7 +10,7 @@ import re
 import jax
 from etils import epath
 
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.runtime.processes import port_is_free
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from data.clean.duplicates import NGRAM, check, copy_groups, decide, evaluation_runs, note
 from data.clean.words import words_of
+from data.errors import DataError
 from data.pipeline import DataConfig, read_examples
 from data.prepare import prepare
-from data.read.sources import DataError, content_key
+from data.read.sources import content_key
 
 
 def words(seed, count=200):

@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 
 from data.clean import filters
+from data.errors import DataError
 from data.pipeline import DataConfig, read_examples
-from data.read.sources import DataError
 
 
 def test_measures():

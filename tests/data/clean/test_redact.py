@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from data.clean.redact import KINDS, redact, redact_text
+from data.errors import DataError
 from data.pipeline import DataConfig, open_data
 from data.prepare import prepare
-from data.read.sources import DataError
 from data.text.tokenizer import train
 
 

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import segment_row
+from data.errors import DataError
 from data.fingerprint import fingerprint
 from data.loader import make_loader
 from data.pipeline import Data, DataConfig, open_data, read_examples
 from data.prepare import prepare, prepared, shards
 from data.read import files
-from data.read.sources import DataError
 from data.text.tokenizer import BOS, load, train
 
 TOKENIZER = train("byte", [], 0)

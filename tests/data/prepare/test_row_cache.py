@@ -9,9 +9,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from data.errors import DataError
 from data.pipeline import DataConfig, open_data, read_examples
 from data.prepare import prepare, row_cache
-from data.read.sources import DataError
 from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from data.errors import DataError
 from data.read import columns, files, json_records, sources
-from data.read.sources import DataError, read
+from data.read.sources import read
 
 ROWS = [{"text": f"text {i} ü", "n": i} for i in range(7)]
 

@@ -5,8 +5,8 @@ from typing import NotRequired, TypedDict
 import pytest
 from etils import epath
 
+from data.errors import DataError
 from data.read import json_files
-from data.read.templates import DataError
 
 
 class Kind(TypedDict):

@@ -9,8 +9,8 @@ import pytest
 
 from data.clean.duplicates import text_of
 from data.clean.redact import redact
+from data.errors import DataError
 from data.read.schemas import normaliser
-from data.read.templates import DataError
 
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
 DEEP = functools.reduce(lambda inner, _: {"a": [inner]}, range(400), {})

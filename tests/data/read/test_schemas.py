@@ -2,8 +2,8 @@
 
 import pytest
 
+from data.errors import DataError
 from data.read.schemas import fields_used, normaliser
-from data.read.templates import DataError
 
 
 def user(content):

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.read.sources import DataError, content_key, heldout_keys, iterate, read
+from data.errors import DataError
+from data.read.sources import content_key, heldout_keys, iterate, read
 
 
 class SeedpodTiny(tfds.core.GeneratorBasedBuilder):

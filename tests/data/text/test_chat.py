@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.read.templates import DataError
+from data.errors import DataError
 from data.text.chat import render, render_prompt
 from data.text.tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER, train
 

@@ -6,7 +6,7 @@ import jinja2
 import open_tokenizers
 import pytest
 
-from data.read.templates import DataError
+from data.errors import DataError
 from data.text import template_sandbox
 from data.text.chat_template import ChatTemplate, TemplateError
 

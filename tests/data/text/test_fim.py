@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import packing
+from data.errors import DataError
 from data.packing import TextChange
 from data.pipeline import DataConfig, open_data
 from data.prepare import prepare, prepared
-from data.read.sources import DataError
 from data.text import fim
 from data.text.hf_files import hf_files
 from data.text.hf_tokenizer import HFTokenizer

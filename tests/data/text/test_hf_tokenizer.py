@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.bad_records import BadRecords
+from data.errors import DataError
 from data.packing import pack_chats, pack_text, preference_rows
-from data.read.templates import DataError
 from data.text import tokenizer as tokenizers
 from data.text.chat import render, render_prompt
 from data.text.chat_template import TemplateError

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data.read.sources import DataError
+from data.errors import DataError
 from model.sharding import MeshConfig, make_mesh
 from model.sizes import SIZES
+from ranges import ConfigError
 from train.assemble import resolve_models
-from train.config.run import ConfigError, ModelConfig, RunConfig, build, default
+from train.config.run import ModelConfig, RunConfig, build, default
 from train.objectives import registry
 from train.runtime import checkpoint
 

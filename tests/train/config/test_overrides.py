@@ -8,11 +8,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from configs import base, demo
-from data.read.sources import DataError
+from data.errors import DataError
+from ranges import ConfigError
 from train import chain, cli
 from train.config import names
 from train.config.overrides import gather
-from train.config.run import KEYS, ConfigError, build, default
+from train.config.run import KEYS, build, default
 
 
 def parsed(tmp_path, *given, change=""):

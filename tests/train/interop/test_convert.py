@@ -23,7 +23,7 @@ from model.heads import reward_model
 from model.pretrained import hf_config, mapping
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.interop import convert, export, gguf_config, gguf_files, weights
 from train.runtime import checkpoint
 

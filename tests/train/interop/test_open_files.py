@@ -24,9 +24,9 @@ from data.text import tokenizer as tokenizers
 from data.text.hf_tokenizer import ROWS, HFTokenizer, byte_alphabet
 from model.lora import LoRA
 from model.sharding import MeshConfig, make_mesh
+from ranges import ConfigError
 from train import trainable as parts_
 from train.config import run as configs
-from train.config.run import ConfigError
 from train.interop import convert, export, gguf_files, unfinished, weights
 from train.runtime import checkpoint
 from train.runtime.leaves import Leaves

@@ -10,8 +10,8 @@ import safetensors.numpy
 from stage_fixtures import recipe, write_files
 
 from data.text import tokenizer as tokenizers
+from ranges import ConfigError
 from train import loop
-from train.config.run import ConfigError
 from train.interop import convert, export
 from train.runtime import checkpoint
 

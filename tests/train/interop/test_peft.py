@@ -13,7 +13,7 @@ from open_models import CONFIG
 from model import lora
 from model.pretrained.mapping import slices
 from model.sharding import MeshConfig, make_mesh
-from train.config.run import ConfigError
+from ranges import ConfigError
 from train.interop import convert, export, peft
 from train.runtime import checkpoint
 

@@ -21,6 +21,7 @@ from data.text.chat import render
 from data.text.tokenizer import train
 from model.config import TransformerConfig
 from model.transformer import Transformer
+from ranges import ConfigError
 from train import loop, losses
 from train.assemble import setup
 from train.config import run as configs
@@ -35,7 +36,7 @@ def test_answers_alone_are_refused():
     """Three answers to three prompts in one row, and no second one to any."""
     rows = {"rank": np.array([[0, 1, 0, -1]]), "group": np.array([[0, 1, 2, 0]])}
     ctx = SimpleNamespace(config=None, data=SimpleNamespace(train=rows))
-    with pytest.raises(configs.ConfigError, match="compares answers to one prompt"):
+    with pytest.raises(ConfigError, match="compares answers to one prompt"):
         dpo.prepare(ctx, {}, {}, None)
 
 
@@ -140,7 +141,7 @@ def test_the_reference_is_scored_once_and_again_only_if_it_changes(
     other = open_run().ctx.data
     assert scored == [len(kept.train["tokens"]), len(kept.heldout["tokens"])]
     assert np.max(np.abs(other.train["ref_logprobs"] - kept.train["ref_logprobs"])) > 0.1
-    with pytest.raises(configs.ConfigError, match=r"was trained with the reference of .*/sft"):
+    with pytest.raises(ConfigError, match=r"was trained with the reference of .*/sft"):
         loop.run(config, tmp_path / "dpo", mesh)
 
 

@@ -14,6 +14,7 @@ from stage_steps import MESHES, STAGES, assert_same, five_steps, make_mesh, stag
 
 from data.text import tokenizer as tokenizers
 from model.config import TransformerConfig
+from ranges import ConfigError
 from train import loop
 from train.config import run as configs
 
@@ -106,7 +107,7 @@ def test_a_changed_run_is_refused_and_the_old_one_is_untouched(
     before = files()
     section, field = key.split(".")
     config[section][field] = value
-    with pytest.raises(configs.ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message):
         loop.run(config, workdir, make_mesh("one"))
     assert files() == before
 
@@ -131,7 +132,7 @@ def test_the_bytes_of_the_data_decide_whether_a_run_goes_on(
     before, stat = path.read_bytes(), path.stat()
     path.write_bytes(before.replace(b"file", b"life", 1))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(configs.ConfigError, match=f"rows of {setting} are .*allow_data_change"):
+    with pytest.raises(ConfigError, match=f"rows of {setting} are .*allow_data_change"):
         loop.run(config, workdir, make_mesh("one"))
     assert capsys.readouterr().out.count("warning") == 0
     loop.run(config, workdir, make_mesh("one"), allow_data_change=True)
@@ -148,10 +149,10 @@ def test_places_of_data_may_change_where_the_rows_are_known():
     run = types.SimpleNamespace(origins={}, content=rows)
     meta = {"frozen": {}, "config": text("here"), "content": rows}
     assert loop.check_resume("w", meta, run, text("there")) == []
-    with pytest.raises(configs.ConfigError, match=r"another config \(data\.heldout_source"):
+    with pytest.raises(ConfigError, match=r"another config \(data\.heldout_source"):
         loop.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"))
     other = types.SimpleNamespace(origins={}, content=rows | {"pretrain_data": "3"})
-    with pytest.raises(configs.ConfigError, match=r"rows of pretrain_data are others"):
+    with pytest.raises(ConfigError, match=r"rows of pretrain_data are others"):
         loop.check_resume("w", meta, other, text("here"))
     assert loop.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
 
@@ -160,7 +161,7 @@ def test_a_replaced_tokenizer_is_refused(stages_dir, tmp_path):
     workdir = tmp_path / "pretrain"
     shutil.copytree(stages_dir / "pretrain", workdir)
     tokenizers.train("byte", [], 0, fim=True).save(workdir / "tokenizer")
-    with pytest.raises(configs.ConfigError, match=r"another tokenizer \(.*tokenizer back"):
+    with pytest.raises(ConfigError, match=r"another tokenizer \(.*tokenizer back"):
         loop.run(stage_recipe("pretrain", stages_dir), workdir, make_mesh("one"))
 
 
@@ -169,7 +170,7 @@ def test_a_run_with_another_frozen_model_is_refused(stages_dir, tmp_path):
     workdir = tmp_path / "ppo"
     shutil.copytree(stages_dir / "ppo", workdir)
     config.init_from["reference"] = str(stages_dir / "pretrain")
-    with pytest.raises(configs.ConfigError, match=r"was trained with the reference of .*/sft"):
+    with pytest.raises(ConfigError, match=r"was trained with the reference of .*/sft"):
         loop.run(config, workdir, make_mesh("one"))
 
 

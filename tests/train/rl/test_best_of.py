@@ -7,8 +7,8 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from data.read.sources import read
+from ranges import ConfigError
 from train import best_of
-from train.config.run import ConfigError
 
 STOP = 2
 TOKENIZER = SimpleNamespace(stop_ids=(STOP,), decode=lambda ids: "".join(map(str, ids[:-1])))

@@ -20,6 +20,7 @@ from benchmarks.ppo_steady import write_random
 from data.text.tokenizer import EOS, PAD
 from model import sharding
 from model.heads import reward_model
+from ranges import ConfigError
 from train import losses, normalize, vocabulary
 from train.assemble import init_state, setup
 from train.config import run as configs
@@ -406,7 +407,7 @@ def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path)
     )
     shutil.rmtree(tmp_path / "reward" / "checkpoints")
     write_random(tmp_path / "reward", "reward", tiny_ppo.MODEL, tiny_ppo.TOKENIZER, seed=5)
-    with pytest.raises(configs.ConfigError, match=r"normalizer\.json was measured of other"):
+    with pytest.raises(ConfigError, match=r"normalizer\.json was measured of other"):
         begin(directory, change)
 
 

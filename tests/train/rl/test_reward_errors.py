@@ -19,6 +19,7 @@ from local_runs import records
 
 from data.text.tokenizer import EOS, train
 from model import sharding
+from ranges import ConfigError
 from train import loop
 from train.config import run as configs
 from train.config.run import GRPOConfig
@@ -109,7 +110,7 @@ def test_a_module_that_cannot_be_imported_is_a_config_error(tmp_path, monkeypatc
     (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "constant.py").write_text("score = 1\n")
     for name in ("leaving:score", "constant:score", "constant:other", "nowhere:f", "constant"):
-        with pytest.raises(configs.ConfigError, match=r"ppo\.reward_function='"):
+        with pytest.raises(ConfigError, match=r"ppo\.reward_function='"):
             rewards.load_function(name)
 
 
@@ -189,7 +190,7 @@ def test_a_sum_that_overflows_is_no_reward():
 
 def test_the_settings_have_ranges():
     for settings in (dict(on_error="ignore"), dict(max_errors=0.5), dict(max_errors=math.nan)):
-        with pytest.raises(configs.ConfigError, match=f"rewards.{next(iter(settings))}="):
+        with pytest.raises(ConfigError, match=f"rewards.{next(iter(settings))}="):
             configs.RewardsConfig(**settings)
 
 

@@ -14,6 +14,7 @@ from data.text.tokenizer import EOS, train
 from model import sharding
 from model.config import TransformerConfig
 from model.heads import reward_model
+from ranges import ConfigError
 from train.config import run as configs
 from train.rl import rewards
 from train.rl.sampler import Sampler, place
@@ -133,7 +134,7 @@ def test_which_rewards_count():
 
 def test_a_verifier_without_references_is_an_error():
     rewards.check_answers(settings(length=1.0, target_length=3), ["", "4"])
-    with pytest.raises(configs.ConfigError, match=r"rewards\.gsm8k .* 1 of 2 prompts have none"):
+    with pytest.raises(ConfigError, match=r"rewards\.gsm8k .* 1 of 2 prompts have none"):
         rewards.check_answers(settings(gsm8k=1.0), ["", "4"])
 
 

@@ -12,6 +12,7 @@ from episodes import CONFIG, MASK, PPO, B, R, make, make_batch, random_params
 from model import sharding
 from model.heads import ValueHead, value_model
 from model.transformer import Transformer
+from ranges import ConfigError
 from train import loop
 from train.assemble import init_state, setup
 from train.config import run as configs
@@ -88,9 +89,9 @@ def test_a_run_trains_the_head_and_holds_one_network(directory, tmp_path):
 
 
 def test_a_warm_up_of_a_shared_critic_is_an_error(directory):
-    with pytest.raises(configs.ConfigError, match=r"critic_warmup=2 is for a critic of its own"):
+    with pytest.raises(ConfigError, match=r"critic_warmup=2 is for a critic of its own"):
         configs.build(recipe(directory, critic_warmup=2))
     config = recipe(directory)
     config.init_from.value = "runs/value"
-    with pytest.raises(configs.ConfigError, match=r"init_from\.value: stage ppo reads"):
+    with pytest.raises(ConfigError, match=r"init_from\.value: stage ppo reads"):
         registry.check(configs.build(config), SimpleNamespace(shape={}))

@@ -10,8 +10,9 @@ import pytest
 from stage_fixtures import recipe
 
 from model import sharding
+from ranges import ConfigError
 from train import loop
-from train.config.run import ConfigError, RunConfig
+from train.config.run import RunConfig
 from train.runtime import goodput, profiling
 from train.runtime.metrics import console
 
