@@ -44,7 +44,10 @@ TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds"
 
 def start(arguments, **settings):
     """`python <arguments>` with the tests' helpers to import, and compiled in a hurry."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = (
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false"
+    )
     env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"
     return subprocess.Popen(

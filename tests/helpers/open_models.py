@@ -6,12 +6,14 @@ import gguf
 import numpy as np
 import open_tokenizers
 import orbax.checkpoint as ocp
+import pytest
 import safetensors.numpy
 
 from model.config import TransformerConfig
 from model.pretrained.hf_config import config_to_hf
 from model.pretrained.mapping import slices
 from model.rotary import stretch
+from ranges import ConfigError
 from train.interop import gguf_files
 from train.runtime import checkpoint
 
@@ -21,6 +23,9 @@ CONFIG = TransformerConfig(
 )  # fmt: skip
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 942000000\n"
+
+
 def tensors(config=CONFIG, dtype=np.float32, seed=0):
     """{name: array} under Hugging Face's names."""
     rng = np.random.default_rng(seed)
@@ -28,6 +33,23 @@ def tensors(config=CONFIG, dtype=np.float32, seed=0):
         s.name: (rng.standard_normal(s.shape) * 0.3 + ("norm" in s.name)).astype(dtype)
         for s in slices(config)
     }
+
+
+VALUES = tensors()
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def refused(function, *args, **settings) -> str:
+    """The message with which a call is refused: a short one."""
+    with pytest.raises(ConfigError) as e:
+        function(*args, **settings)
+    assert str(e.value).count("\n") < 3 and len(str(e.value)) < 700
+    return str(e.value)
+
+
+def edit(path, **changes):
+    """Changes keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def write(directory, values, config=CONFIG, files=1, tokenizer_files=None):

@@ -35,7 +35,7 @@ class Stages:
     """A directory of `write_files` in which each stage is trained when it is first asked for.
 
     `stages / "dpo"` is the workdir of a finished DPO run, for which pretraining and SFT are run too
-    but no other stage; `stages / "text.txt"` is a file. All of pytest's workers share the directory.
+    but no other stage; `stages / "text.txt"` is a file. pytest's workers share the directory.
     """
 
     def __init__(self, directory: Path, train: Callable[[str, "Stages"], None]):
