@@ -23,8 +23,8 @@ class Run(NamedTuple):
         vector memory of tpu/chips.py: seconds a step of XLA's instructions without collectives, and
         temporaries in GiB.
       default: instructions and attention kernels of both programs, compiled with libtpu's default
-        vector memory: seconds a step of MaxText's (None: not compiled) and of ours (2026-11-30, the
-        same program with `_SCOPED_VMEM` of tpu/chips.py empty).
+        vector memory: seconds a step of MaxText's (None: not compiled) and of ours (November 2026,
+        the program of docs/fit.json with `_SCOPED_VMEM` of tpu/chips.py empty).
       published: seconds a step that MaxText's authors measured on TPUs, or None.
       differs: settings of MaxText's program that ours does not express.
     """
