@@ -49,7 +49,7 @@ def pretrain(size, topology, chips, rows, length, remat, vocab_size):
 RUNS = {
     "Llama 3.1 8B, v6e-256": Run(
         pretrain("llama3.1-8b", "v6e-256", 256, 4, 8192, "offload", 128256),
-        (3.402, 27.3), (None, 5.17), 4.546,
+        (3.402, 27.3), (None, 5.13), 4.546,
         "MaxText's moves other activations to the host (28 GiB)",
     ),
     "Llama 3.1 8B, v5p-128": Run(
