@@ -7,10 +7,12 @@ The reference is the policy it starts from, or `--config.init_from.reference=WOR
 begins at log 2 = 0.693; held-out `accuracy/overall` and `margin` are to rise.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "dpo"
     config.data.source = "tfds:pydocs/preferences:train"

@@ -18,7 +18,7 @@ import ml_collections
 from configs import base, demo
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = base.choices(arg, text="", chats="", preferences="")
     missing = [name for name, path in chosen.items() if not path]
     if missing:

@@ -4,12 +4,13 @@ import contextlib
 import fcntl
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_collections
 
 from train.config import run as configs
+from train.rl.rewards import Episode
 
 WORDS = ("copy", "move", "file", "list", "tree", "open", "close", "read", "path", "name", "of")
 # {stage: {role: the stage whose run it starts from}}
@@ -24,7 +25,7 @@ ORIGINS = {
 
 
 @contextlib.contextmanager
-def locked(path: Path):
+def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file: pytest's workers take turns."""
     with path.open("w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
@@ -84,7 +85,7 @@ def write_files(directory: Path) -> None:
     )
 
 
-def brevity(episode) -> float:
+def brevity(episode: Episode) -> float:
     """A reward function (train/rl/rewards.py)."""
     return -0.01 * len(episode.response)
 
