@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import re
@@ -15,6 +14,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from suggestions import did_you_mean, nearest
 from train.runtime import outputs, processes
 
 BEGUN = time.time()  # of this process, nearly
@@ -133,9 +133,8 @@ def _check_recipe(argv) -> list[str]:
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
-        near = difflib.get_close_matches(os.path.basename(path), names, 1)
-        hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
-        fail(f"there is no recipe {path}{hint}")
+        near = nearest(os.path.basename(path), names)
+        fail(f"there is no recipe {path}{did_you_mean(near and os.path.join(folder, near))}")
     from train.config import overrides
 
     if os.path.isdir(path):

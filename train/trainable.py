@@ -10,7 +10,6 @@ whole path or the end of it from some name on: `query`, `layers/.*`, `value/back
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from model import lora, quantized
 from model.lora import LoRA
 from ranges import ConfigError
+from suggestions import nearest
 from train.config.run import RunConfig
 
 Path = tuple[str, ...]
@@ -166,10 +166,10 @@ def _select(patterns: str, names: Iterable[Path], setting: str) -> set[Path]:
         matched = {n for n, texts in ends.items() if any(map(expression.fullmatch, texts))}
         if not matched:
             every = {text: n for n, texts in ends.items() for text in texts}
-            near = difflib.get_close_matches(pattern, every, 1, cutoff=0.0)
+            near = nearest(pattern, every, cutoff=0)
             raise ConfigError(
                 f"{setting}: {pattern!r} matches no parameter"
-                + (f"; the nearest is {_text(every[near[0]])}" if near else "")
+                + (f"; the nearest is {_text(every[near])}" if near else "")
             )
         found |= matched
     return found

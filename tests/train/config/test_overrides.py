@@ -204,9 +204,9 @@ def test_a_whole_mapping(tmp_path):
 @pytest.mark.parametrize(
     "override,message",
     [
-        ("filters.min_length=many", "data.clean.filters.min_length='many' is not a number"),
-        ("filters.min_length=nan", "data.clean.filters.min_length=nan; it must be at least 0"),
-        ("filters.min_length=", "data.clean.filters.min_length='' is not a number"),
+        ("filters.min_length=many", "data.filters.min_length='many' is not a number"),
+        ("filters.min_length=nan", "data.filters.min_length=nan; it must be at least 0"),
+        ("filters.min_length=", "data.filters.min_length='' is not a number"),
         ("keep.rude=2", "data.keep.rude=2; it must be at least 0 and at most 1"),
         ("mixture.web.weight=-1", "data.mixture.web.weight=-1; it must be"),
         ("mixture.web.limit=1.5", "data.mixture.web.limit=1.5 is a float; it must be an int"),
