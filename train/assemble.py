@@ -17,10 +17,10 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data import pipeline
+from data.atomic import write_atomically
 from data.clean.duplicates import text_of
 from data.fingerprint import fingerprint
 from data.prepare import row_cache
-from data.prepare.prepared import write_whole
 from data.text import tokenizer as tokenizers
 from model import lora, sharding
 from model.mimetic import mimetic
@@ -138,7 +138,7 @@ def save_facts(run: Run, workdir) -> None:
             outputs.failed("rows", error, "rows are made anew at the next start")
     checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
     checkpoint.save_parts(workdir, run.parts, run.origins)
-    write_whole(workdir / "config.json", config_json(run.ctx.config) + "\n")
+    write_atomically(workdir / "config.json", config_json(run.ctx.config) + "\n")
 
 
 def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:

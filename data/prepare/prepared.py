@@ -22,8 +22,9 @@ import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
+from data.atomic import is_remote
 from data.errors import DataError
-from data.read import json_files, paths
+from data.read import json_files
 
 FORMAT = 1
 MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
@@ -80,17 +81,6 @@ def is_prepared(source) -> bool:
 def token_dtype(vocab_size: int) -> np.dtype:
     """The smallest that holds every id."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-
-
-def write_whole(path, data: bytes | str) -> None:
-    """All of it or nothing, whenever the process is killed."""
-    data = data.encode() if isinstance(data, str) else data
-    if paths.is_remote(os.fspath(path)):
-        path.write_bytes(data)  # an object appears when it is whole
-        return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def with_mask(schema: str, fim_rate: float) -> bool:
@@ -215,7 +205,7 @@ class PreparedRows:
         self._held = None  # all rows, if they are few, from when one is wanted
         self._readers = {}  # by shard, opened when a row of it is wanted
         self._copies = None  # of shards in an object store
-        if paths.is_remote(os.fspath(folder)):
+        if is_remote(folder):
             self._copies = tempfile.TemporaryDirectory(prefix="seedpod-")
 
     def __len__(self) -> int:

@@ -24,10 +24,10 @@ import numpy as np
 from etils import epath
 
 from data import pipeline
+from data.atomic import is_remote, write_atomically
 from data.errors import DataError
 from data.pipeline import Data, DataConfig
-from data.prepare import prepared
-from data.read import paths, sources
+from data.read import sources
 
 LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
 FREE = ("batch_size",)  # asked for when there are rows
@@ -67,7 +67,7 @@ def open_data(
         # A data set of TFDS may have been downloaded meanwhile.
         if kept and (now := key or _key(config, schema, tokenizer, prompt_length)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            prepared.write_whole(path, _packed(data, now))
+            write_atomically(path, _packed(data, now))
 
     return data, keep
 
@@ -104,7 +104,7 @@ def _identity(name: str, tfds_dir: str) -> list:
             return []  # TFDS knows where
         path = epath.Path(os.path.expanduser(tfds_dir)) / data_set
     found = list(_inside(path)) if path.exists() else []
-    if paths.is_remote(name):
+    if is_remote(name):
         return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in found]
     return [
         [os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -24,12 +24,13 @@ from array_record.python import array_record_module
 from etils import epath
 
 from data import packing
+from data.atomic import is_remote, write_atomically
 from data.bad_records import BadRecords
 from data.clean import duplicates, filters, redact
 from data.errors import DataError
 from data.pipeline import DataConfig
 from data.prepare import prepared
-from data.read import json_files, paths, sources
+from data.read import json_files, sources
 from data.read.reading import Span
 from data.text import tokenizer as tokenizers
 
@@ -88,7 +89,7 @@ def make_plan(job: Job) -> int:
         sizes = [{"name": part.name, "bytes": _size(part.name)} for part, _ in found]
         job.work.mkdir(parents=True, exist_ok=True)
         plan = {"settings": settings_of(job), "sources": sizes, "parts": parts}
-        prepared.write_whole(path, _json(plan))
+        write_atomically(path, _json(plan))
     plan = json_files.read(path)
     same(job, plan["settings"])
     unchanged(job, plan["sources"])
@@ -220,7 +221,7 @@ def survey(job: Job, number: int) -> int:
         unused=np.array(_json(unused)),
         digest=np.array(digest.hexdigest()),
     )
-    prepared.write_whole(out, data.getvalue())
+    write_atomically(out, data.getvalue())
     return number
 
 
@@ -279,7 +280,7 @@ def decide(job: Job) -> None:
         "reasons": lists,
         "digests": [str(notes["digest"]) for notes in found],
     }
-    prepared.write_whole(out, json.dumps(decisions))
+    write_atomically(out, json.dumps(decisions))
 
 
 def _check_bad(bad: Counter, config: DataConfig) -> None:
@@ -329,7 +330,7 @@ def write(job: Job, number: int) -> int:
         facts[split] = _write_shard(job, name, rows, tokenizer) if rows else None
         facts["examples"] = kept[:KEPT_EXAMPLES]  # in the end those held out
     facts |= {"skipped": skipped, "bad": bad.skipped}
-    prepared.write_whole(facts_path, _json(facts))
+    write_atomically(facts_path, _json(facts))
     return number
 
 
@@ -353,7 +354,7 @@ def _write_shard(job: Job, name: str, rows, tokenizer) -> dict:
     dtype = prepared.token_dtype(tokenizer.vocab_size)
     with_mask = prepared.with_mask(job.schema, job.config.fim_rate)
     path, count = epath.Path(job.folder) / name, len(rows["tokens"])
-    remote = paths.is_remote(job.folder)
+    remote = is_remote(job.folder)
     with tempfile.TemporaryDirectory(dir=None if remote else job.work) as folder:
         local = os.path.join(folder, name)
         writer = array_record_module.ArrayRecordWriter(local, SHARD_OPTIONS)
@@ -414,8 +415,8 @@ def finish(job: Job) -> dict:
     }  # fmt: skip
     examples = [example for fact in facts for example in fact["examples"]][:KEPT_EXAMPLES]
     lines = "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-    prepared.write_whole(epath.Path(job.folder) / prepared.HELDOUT, lines)
-    prepared.write_whole(epath.Path(job.folder) / prepared.MANIFEST, _json(manifest))
+    write_atomically(epath.Path(job.folder) / prepared.HELDOUT, lines)
+    write_atomically(epath.Path(job.folder) / prepared.MANIFEST, _json(manifest))
     clean(job)
     return manifest
 

@@ -7,13 +7,10 @@ import os
 
 from etils import epath
 
+from data.atomic import is_remote
 from data.errors import DataError
 from data.read import json_files
 from data.read.templates import nearest
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
 
 
 def expand(pattern) -> list[str]:
