@@ -19,6 +19,7 @@ import jax
 import msgspec
 from etils import epath
 
+from data.atomic import write_atomically
 from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs, strict_json
@@ -127,10 +128,8 @@ class Goodput:
                 "lost_steps": self._lost_steps,
                 "written_at": self._since,
             }
-            temporary = self._path.with_name(self._path.name + ".tmp")
             try:
-                temporary.write_text(strict_json.dumps(facts, indent=2) + "\n")
-                temporary.replace(self._path)
+                write_atomically(self._path, strict_json.dumps(facts, indent=2) + "\n")
             except OSError as error:
                 outputs.failed(self._path.name, error, "it is left as it was")
 

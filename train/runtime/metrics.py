@@ -29,7 +29,7 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from data.atomic import is_remote
+from data.atomic import is_remote, write_atomically
 from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs, strict_json
@@ -85,10 +85,8 @@ def truncate_jsonl(path, last_step: int) -> list[dict]:
     kept = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
     if not path.exists() or not path.stat().length:
         return []
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(b"".join(line for line, _ in kept))
-        temporary.replace(path)
+        write_atomically(path, b"".join(line for line, _ in kept))
     except OSError as error:
         outputs.failed(path.name, error, "its records of steps that are taken again stay")
     return [record for _, record in kept]
