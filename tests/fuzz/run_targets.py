@@ -77,7 +77,7 @@ def _workdir(rng: Random, good, folder) -> None:
     elif name == "normalizer.json":
         config = configs.build(configs.default())
         config = SimpleNamespace(
-            init_from={"reward": str(path)}, ppo=config.ppo, rewards=config.rewards
+            init_from={"reward": str(path)}, rl=config.rl, rewards=config.rewards
         )
         rewards.normalizer(config, {"reward": {"fingerprint": "00000000"}})
     else:
