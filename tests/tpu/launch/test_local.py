@@ -223,7 +223,7 @@ def test_a_missing_peer_is_one_line_in_bounded_time(number):
     """The second does not come, or the first."""
     call = f"processes.join('127.0.0.1:{local.free_port()}', 2, {number}, 1, 10)"
     done = subprocess.run(
-        [sys.executable, "-c", f"from train import processes; {call}"],
+        [sys.executable, "-c", f"from train.runtime import processes; {call}"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, env=local.environment(1),
     )  # fmt: skip
     assert done.returncode == processes.LOST
