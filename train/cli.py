@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -209,6 +210,15 @@ def start() -> None:
 def _is_out_of_memory(error: Exception) -> bool:
     """Of the host, or of a device, of which XLA says so in words alone."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+
+
+@contextlib.contextmanager
+def expected_errors():
+    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised."""
+    try:
+        yield
+    except EXPECTED as e:
+        fail(str(e))
 
 
 def guarded(main, argv) -> None:

@@ -18,7 +18,7 @@ from tests.fuzz import mutate
 from tests.fuzz.data_targets import _write
 from tests.fuzz.engine import ROOT, Target
 from tpu.launch import launch
-from train import chat, cli
+from train import cli, conversation
 from train.config import run as configs
 from train.objectives import registry
 from train.report import collect
@@ -65,11 +65,11 @@ def _workdir(rng: Random, good, folder) -> None:
     path = _write(folder / "run" / "pretrain", good, name, damage(rng, good[name]))
     if name == "models.json":
         checkpoint.model_config(path, "policy")
-        chat.check_workdir(path)
+        conversation.check_workdir(path)
     elif name == "parts.json":
         checkpoint.read_parts(path, "policy")
     elif name == "config.json":
-        chat.stage_of(path)
+        conversation.stage_of(path)
     elif name == "goodput.json":
         with goodput.Goodput(path) as clock:
             clock.step(1)

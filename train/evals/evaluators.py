@@ -309,20 +309,19 @@ class PPOEvaluator:
     def _some_answers(self, policy, frozen, prompts, first_row: int):
         n, R = len(prompts["tokens"]), self.sampler.rl.response_length
         mine = sharding.local_rows(self.ctx.mesh, n)
-        examples = self.ctx.data.heldout_examples
-        known = [e.get("answer", "") for e in examples] or [""] * n
-        answers = [known[i] for i in prompts["example"][mine]]
-        prompts = sharding.put_batch({k: v[mine] for k, v in prompts.items()}, self.ctx.mesh)
-        batch = self.sampler.sample(policy, prompts, jax.random.key(_SEED), np.int32(first_row))
-        found = self.sampler.rewards(frozen, batch, answers)
+        prompts = {name: x[mine] for name, x in prompts.items()}
+        examples, key = self.ctx.data.heldout_examples, jax.random.key(_SEED)
+        batch, found = self.sampler.sample_and_score(
+            policy, frozen, prompts, examples, key, first_row
+        )
         out = {"score": found.pop("score"), "rewards": found}
         out["judge"] = out["score"]
         if "judge" in frozen:
             out["judge"] = self.sampler.score(frozen, batch, "judge")
-            self.sampler.check({"judge": out["judge"]}, batch)
+            self.sampler.check_scores({"judge": out["judge"]}, batch)
         out["kl"] = self._kl(policy, frozen["reference"], batch)
         out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
-        return jax.device_get(jax.device_put(out, sharding.replicated(self.ctx.mesh)))
+        return self.sampler.fetch(out)
 
     def __call__(self, trainable, frozen):
         if self._reference is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import flags
 from etils import epath
 
 from data.read import json_files
@@ -22,10 +21,9 @@ from model.config import TransformerConfig
 from model.pretrained import families, hf_config
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
-from train import cli
 from train.interop import export, unfinished, weights
 from train.runtime import checkpoint
-from train.runtime.metrics import console, quiet_to_file
+from train.runtime.metrics import console
 
 
 class Source(NamedTuple):
@@ -303,7 +301,8 @@ def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
     return grown, params
 
 
-# What each command reads.
+# {command: flags it needs}, {command: flags it reads}.
+_NEEDED = {"import": ("from", "workdir"), "export": ("workdir", "to")}
 _READ = {
     "import": ("from", "workdir", "dtype", "chat_template"),
     "export": ("workdir", "to", "item", "dtype", "shard_size", "adapter"),
@@ -311,39 +310,49 @@ _READ = {
 }
 
 
-def unread(what: str, given: set[str]) -> list[str]:
-    """The flags among those given that only another command than `what` reads."""
+def unread(command: str, given: set[str]) -> list[str]:
+    """The flags among those given that only commands other than `command` read."""
     known = {name for names in _READ.values() for name in names}
-    return sorted(given & known - {*_READ[what]})
+    return sorted(given & known - {*_READ[command]})
 
 
-def main(argv) -> None:
-    given = flags.FLAGS
-    wanted = {"import": ("from", "workdir"), "export": ("workdir", "to")}
-    if len(argv) != 2 or argv[1] not in wanted:
-        cli.fail("type `python -m train.convert import --from=… --workdir=…`, or export")
-    for name in wanted[argv[1]]:
-        if not given[name].value:
-            cli.fail(f"{argv[1]} needs --{name}=…")
-    what = "export --adapter" if argv[1] == "export" and given.adapter else argv[1]
-    if names := unread(what, {name for name in given if given[name].present}):
-        cli.fail(f"{what} does not read --{names[0]}; leave it out")
-    quiet_to_file(os.devnull)
-    try:
-        if argv[1] == "import":
-            origin = given["from"].value
-            dtype = given.dtype or "float32"
-            config = import_model(origin, given.workdir, dtype, given.chat_template)
-            kind = f"{families.family_of(config)}, {config.num_layers} layers"
-            console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
-        elif given.adapter:
-            export.export_adapter(given.workdir, given.to)
-            console.print(f"{given.workdir} -> {given.to}", markup=False)
-        else:
-            limit = export.shard_bytes(given.shard_size)
-            dtype = export.export_model(
-                given.workdir, given.to, given.item, given.dtype or "", limit=limit
-            )
-            console.print(f"{given.workdir} -> {given.to} ({dtype})", markup=False)
-    except cli.EXPECTED as e:
-        cli.fail(str(e))
+def check_command(words: Sequence[str], values: Mapping[str, Any], given: set[str]) -> None:
+    """Refuses a command line without a command, without a flag it needs, or with one it ignores.
+
+    Args:
+      words: of the command line, beside flags. values: of all flags. given: names of those that
+        were given.
+
+    Raises:
+      ConfigError: naming the flag.
+    """
+    if len(words) != 1 or words[0] not in _NEEDED:
+        raise ConfigError("type `python -m train.convert import --from=… --workdir=…`, or export")
+    (command,) = words
+    for name in _NEEDED[command]:
+        if not values[name]:
+            raise ConfigError(f"{command} needs --{name}=…")
+    command += " --adapter" if command == "export" and values["adapter"] else ""
+    if names := unread(command, given):
+        raise ConfigError(f"{command} does not read --{names[0]}; leave it out")
+
+
+def run(command: str, values: Mapping[str, Any]) -> None:
+    """Imports or exports by the values of the command's flags, and prints one line.
+
+    Raises:
+      ConfigError: as `import_model`, `export.export_model` and `export.export_adapter`.
+    """
+    workdir, to = values["workdir"], values["to"]
+    if command == "import":
+        origin, dtype = values["from"], values["dtype"] or "float32"
+        config = import_model(origin, workdir, dtype, values["chat_template"])
+        text = f"{origin} ({families.family_of(config)}, {config.num_layers} layers) -> {workdir}"
+    elif values["adapter"]:
+        export.export_adapter(workdir, to)
+        text = f"{workdir} -> {to}"
+    else:
+        limit = export.shard_bytes(values["shard_size"])
+        dtype = export.export_model(workdir, to, values["item"], values["dtype"] or "", limit=limit)
+        text = f"{workdir} -> {to} ({dtype})"
+    console.print(text, markup=False)

@@ -300,20 +300,14 @@ class RolloutSource:
         prompts = self.prompts.batch(number)
         padding = self.rl.prompt_length - self._width(number)
         prompts |= {name: prompts[name][:, padding:] for name in ("tokens", "mask")}
-        known = self.ctx.data.train_examples
-        prompts = {name: x[self.groups.index] for name, x in prompts.items()}
-        asked, samples = prompts["example"], self.groups.samples
-        answers = [known[i].get("answer", "") if known else "" for i in np.repeat(asked, samples)]
-        prompts = sharding.put_batch(prompts, self.ctx.mesh)
-        first_row = np.int32(number * self.rl.rollout_batch)
-        batch = self.sampler.sample(policy, prompts, self.key, first_row, samples)
-        return batch, self.sampler.rewards(frozen, batch, answers)
+        examples, first_row = self.ctx.data.train_examples, number * self.rl.rollout_batch
+        return self.sampler.sample_and_score(
+            policy, frozen, prompts, examples, self.key, first_row, self.groups
+        )
 
     def _unequal(self, rewards):
         """Which groups have something to compare, on every host alike."""
-        everywhere = sharding.replicated(self.ctx.mesh)
-        scores = jax.device_get(jax.device_put(rewards["score"], everywhere))
-        groups = scores.reshape(-1, self.group)
+        groups = self.sampler.fetch(rewards["score"]).reshape(-1, self.group)
         return np.asarray(adv.spread(groups, np.isfinite(groups), axis=1))
 
     def _sample(self, policy, frozen, drawn: int):

@@ -10,7 +10,7 @@ from ml_collections import config_flags
 from configs import base, demo
 from data.errors import DataError
 from ranges import ConfigError
-from train import chain, cli
+from train import cli, multistage
 from train.config import names
 from train.config.overrides import gather
 from train.config.run import KEYS, build, default
@@ -132,15 +132,15 @@ def test_a_chain_has_settings_by_stage():
     argv = gather(["x", "--config.stages.reward.data.keep.near=0.5"], recipe.to_dict())
     recipe.stages.sft.lr = 3
     with pytest.raises(ConfigError, match=r"stages\.sft: unknown config key lr; did you mean opt"):
-        chain.resolve(recipe, "runs")
+        multistage.resolve(recipe, "runs")
     with pytest.raises(ConfigError, match=r"no chain, of order and stages: type python -m train"):
-        chain.resolve(default(), "runs")
+        multistage.resolve(default(), "runs")
     with pytest.raises(ConfigError, match=r"several stages are run by python -m train\.chain"):
         build(recipe)
     assert "no chain; did you mean optimizer.peak_lr?" in refusal("--config.stages.sft.lr=1")
     recipe.steps = 3
     with pytest.raises(ConfigError, match=r"key steps of a chain.*stages\.NAME\.steps\?"):
-        chain.resolve(recipe, "runs")
+        multistage.resolve(recipe, "runs")
     wanted = "{'repeated': 0.8, 'scolding': 0.15, 'near': 0.5}"
     assert argv[1] == f"--config.stages.reward.data.keep={wanted}"
 
