@@ -114,8 +114,8 @@ class Normalizer(TypedDict):
 
 
 def normalizer(config, origins) -> tuple[float, float] | None:
-    """(gain, bias) kept with the reward model (train/rl/score_scale.py); None if there are none, or a
-    score is more than the reward model's.
+    """(gain, bias) kept with the reward model (train/rl/score_scale.py); None if there are none, or
+    a score is more than the reward model's.
 
     Args:
       origins: {role: {`fingerprint`}} of the frozen models.
