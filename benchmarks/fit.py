@@ -16,7 +16,7 @@ from benchmarks import compiled
 
 class Run(NamedTuple):
     """Attributes:
-    arguments: of tpu/fit/fit.py. maxtext: seconds a step of MaxText's own program by the same kind
+    arguments: of tpu.fit. maxtext: seconds a step of MaxText's own program by the same kind
     of
       estimate (August 2026, JAX 0.10.2, libtpu 0.0.52). published: measured by its authors on
       TPUs, or None. differs: what its settings have that ours do not express.

@@ -47,7 +47,7 @@ def sweep(config, knobs, compile_one: Callable, say: Callable) -> dict:
 
     Args:
       config: a recipe. knobs: names of `KNOBS`, in the order they are tried.
-      compile_one: recipe -> report of tpu/fit/fit.py. say: is given each line of the table.
+      compile_one: recipe -> `report.recipe_report`. say: is given each line of the table.
 
     Returns:
       The report of the best try, with `settings`; that of the recipe if nothing fits.
