@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 
-class Slice(NamedTuple):
+class TpuSlice(NamedTuple):
     """Attributes:
     accelerator: of gcloud. runtime: software version of its machines. topology: grid of chips.
     gke: the node label. hosts, chips: of one slice; a host has chips / hosts of them.
@@ -31,7 +31,7 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
           "8x16x16")  # fmt: skip
 
 
-def parse(name: str, flag: str = "--accelerator") -> Slice:
+def parse(name: str, flag: str = "--accelerator") -> TpuSlice:
     """A slice by its name: `v5e-16` (or `v5litepod-16`), `v5p-128` (cores, two a chip), `v6e-256`.
 
     Raises:
@@ -49,4 +49,4 @@ def parse(name: str, flag: str = "--accelerator") -> Slice:
         raise ValueError(f"{flag}={name}: {generation} comes with {', '.join(grids)}")
     chips = int(size) // cores
     hosts = 1 if chips <= 4 or (chips == 8 and cores == 1) else chips // 4
-    return Slice(f"{prefix}-{size}", runtime, grids[size], gke, hosts, chips)
+    return TpuSlice(f"{prefix}-{size}", runtime, grids[size], gke, hosts, chips)

@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from tests.fuzz import mutate
 from tests.fuzz.data_targets import _write
 from tests.fuzz.engine import ROOT, Target
-from tpu.launch import launch
+from tpu.launch import verbs
 from train import cli, conversation
 from train.config import run as configs
 from train.objectives import registry
@@ -210,10 +210,10 @@ def _launch(rng: Random, good, folder) -> None:
             "-m"))]  # fmt: skip
     # No process is started, here or elsewhere.
     with (
-        mock.patch.object(launch.local, "run", return_value=0),
-        mock.patch.object(launch.supervise, "supervise", return_value=0),
+        mock.patch.object(verbs.local, "run", return_value=0),
+        mock.patch.object(verbs.supervise, "supervise", return_value=0),
     ):
-        launch.main(argv)
+        verbs.main(argv)
 
 
 COMMANDS = (

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 
-from tpu.slices import Slice
+from tpu.slices import TpuSlice
 
 _TPU = "google.com/tpu"
 MOUNT = "/bucket"
 
 
 def manifest(
-    name: str, slice_: Slice, slices: int, image: str, command: list[str], *,
+    name: str, slice_: TpuSlice, slices: int, image: str, command: list[str], *,
     spot: bool, bucket: str = "", queue: str = "", max_restarts: int = 10,
 ) -> dict:  # fmt: skip
     """The JobSet object. `image` holds Seedpod and its packages; a bucket, `gs://NAME`, is mounted
@@ -101,7 +101,7 @@ def text(jobset: dict) -> str:
     return json.dumps(jobset, indent=2) + "\n"
 
 
-def xpk(name: str, slice_: Slice, slices: int, image: str, command: list[str], *,
+def xpk(name: str, slice_: TpuSlice, slices: int, image: str, command: list[str], *,
         cluster: str, zone: str, spot: bool, max_restarts: int = 10) -> list[str]:  # fmt: skip
     return [
         "xpk", "workload", "create", f"--workload={name}", f"--cluster={cluster}", f"--zone={zone}",

@@ -204,7 +204,7 @@ def test_an_error_that_would_come_again_is_not_tried_again(directory):
 
 
 def test_a_busy_port_is_one_line(capsys):
-    from tpu.launch import launch as command
+    from tpu.launch import verbs as command
 
     with socket.socket() as s:
         s.bind(("", 0))
