@@ -52,7 +52,7 @@ class Run(NamedTuple):
     stage: registry.Stage
     tx: Any
     abstract: TrainState
-    parts: dict[str, parts_.Parts]
+    parts: dict[str, parts_.Partition]
     frozen: dict
     origins: dict
     content: dict[str, str]

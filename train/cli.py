@@ -204,7 +204,7 @@ def start() -> None:
     if f.profiler_port:
         # Processes of one machine, which are those with numbers, have a port each.
         profiling.serve(f.profiler_port + f.process_id)
-    compilation.keep(f.compilation_cache, f.workdir)
+    compilation.enable(f.compilation_cache, f.workdir)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -27,7 +27,7 @@ from train.config.run import RunConfig
 Path = tuple[str, ...]
 
 
-class Parts(NamedTuple):
+class Partition(NamedTuple):
     """How the parameters of one trained model are divided.
 
     Attributes:
@@ -90,7 +90,7 @@ def join_trees(*trees):
     return unflatten_dict(flat)
 
 
-def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
+def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
     """How each trained model is divided.
 
     Args:
@@ -142,7 +142,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
                 f"nothing of the {role} is trained: all of it is frozen, and no adapter stands "
                 "beside it. Set --config.lora.rank, or train a part with --config.freeze.trained"
             )
-        parts[role] = Parts(own, beside, adapters, settings.dtype)
+        parts[role] = Partition(own, beside, adapters, settings.dtype)
     return parts
 
 
@@ -175,7 +175,7 @@ def _select(patterns: str, names: Iterable[Path], setting: str) -> set[Path]:
     return found
 
 
-def joined(stage, parts: Mapping[str, Parts]):
+def joined(stage, parts: Mapping[str, Partition]):
     """A stage whose functions are given the trained parts, and see whole models."""
     if not any(p.frozen for p in parts.values()):
         return stage

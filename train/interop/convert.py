@@ -26,7 +26,7 @@ from train.runtime import checkpoint
 from train.runtime.metrics import console
 
 
-class Source(NamedTuple):
+class OpenModel(NamedTuple):
     """An open model that was found, before its weights are read."""
 
     config: TransformerConfig
@@ -34,7 +34,7 @@ class Source(NamedTuple):
     tokenizer: HFTokenizer
 
 
-def open_source(origin: str, need_tokenizer: bool = True) -> Source:
+def open_source(origin: str, need_tokenizer: bool = True) -> OpenModel:
     """Finds a model: a Hugging Face directory, a `.gguf` file, or a name on the hub.
 
     Raises:
@@ -48,7 +48,7 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
         raise ConfigError(str(e)) from e
 
 
-def _open_source(origin: str, need_tokenizer: bool) -> Source:
+def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
     if origin.endswith(".gguf"):
         from train.interop.gguf_files import GGUFModel  # the package is large, and seldom needed
 
@@ -56,7 +56,7 @@ def _open_source(origin: str, need_tokenizer: bool) -> Source:
             raise ConfigError(f"--from={origin}: there is no such file")
         model = GGUFModel(origin)
         tokenizer = HFTokenizer(model.tokenizer_files, origin)
-        return Source(_config(model.config, origin), model, tokenizer)
+        return OpenModel(_config(model.config, origin), model, tokenizer)
     directory = epath.Path(origin)
     if not directory.exists():
         directory = epath.Path(_download(origin))
@@ -73,7 +73,7 @@ def _open_source(origin: str, need_tokenizer: bool) -> Source:
     config = _config(hf, path)
     tokenizer = tokenizers.load(directory) if need_tokenizer else None
     reader = weights.SafetensorsReader(directory)
-    return Source(_tied_or_not(config, reader), reader, tokenizer)
+    return OpenModel(_tied_or_not(config, reader), reader, tokenizer)
 
 
 def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
@@ -164,7 +164,7 @@ def load(origin, mesh=None, dtype: str = "float32"):
     )
 
 
-def _abstract(source: Source, mesh, dtype: str):
+def _abstract(source: OpenModel, mesh, dtype: str):
     try:
         abstract = checkpoint.abstract_params("policy", source.config, mesh)
     except (TypeError, OverflowError) as e:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(outputs, "_said", set())
+    monkeypatch.setattr(outputs, "_reported", set())
     outputs._failed.clear()
     yield
     outputs._failed.clear()
