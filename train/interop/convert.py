@@ -27,7 +27,7 @@ from train.runtime.metrics import console
 
 
 class OpenModel(NamedTuple):
-    """An open model that was found, before its weights are read."""
+    """An open model whose weights are not read yet."""
 
     config: TransformerConfig
     reader: weights.Reader
@@ -35,10 +35,10 @@ class OpenModel(NamedTuple):
 
 
 def open_source(origin: str, need_tokenizer: bool = True) -> OpenModel:
-    """Finds a model: a Hugging Face directory, a `.gguf` file, or a name on the hub.
+    """Opens a Hugging Face directory, a `.gguf` file, or a name on the hub.
 
     Raises:
-      ConfigError: there is none, or it is of a kind that Seedpod does not read, or damaged.
+      ConfigError: there is none, or it is damaged or of a kind that Seedpod does not read.
     """
     try:
         return _open_source(origin, need_tokenizer)
@@ -50,7 +50,7 @@ def open_source(origin: str, need_tokenizer: bool = True) -> OpenModel:
 
 def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
     if origin.endswith(".gguf"):
-        from train.interop.gguf_files import GGUFModel  # the package is large, and seldom needed
+        from train.interop.gguf_files import GGUFModel  # a large package, seldom needed
 
         if not epath.Path(origin).exists():
             raise ConfigError(f"--from={origin}: there is no such file")
@@ -77,7 +77,7 @@ def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
 
 
 def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
-    """The config with `tie_embeddings` as the weights are: transformers does not tie a vocabulary
+    """The config with `tie_embeddings` as in the weights: transformers does not tie a vocabulary
     head that is in the files and differs from the embeddings, whatever config.json says."""
     head, table = "lm_head.weight", "model.embed_tokens.weight"
     if not config.tie_embeddings or not {head, table} <= set(reader.names):
@@ -89,7 +89,7 @@ def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> Transform
 
 
 def _instead(directory) -> str:
-    """What to import in place of a directory without a config.json."""
+    """The end of an error about a directory without config.json: what to import instead."""
     files = sorted(directory.glob("*.gguf"))
     if files:
         return f"; import its file: --from={files[0]}"
@@ -110,23 +110,25 @@ def _quantised(hf: dict) -> str:
     text = hf.get("text_config")
     for part in (hf, text if isinstance(text, dict) else {}):
         for key in ("quantization_config", "compression_config"):
-            if facts := part.get(key):
-                facts = facts if isinstance(facts, dict) else {}
-                kind = "bitsandbytes" if "load_in_4bit" in facts else "by its config"
-                return str(facts.get("quant_method", kind))[:40]
+            if settings := part.get(key):
+                settings = settings if isinstance(settings, dict) else {}
+                kind = "bitsandbytes" if "load_in_4bit" in settings else "by its config"
+                return str(settings.get("quant_method", kind))[:40]
     return ""
 
 
-def _config(hf: dict, where) -> TransformerConfig:
+def _config(hf: dict, path) -> TransformerConfig:
+    """The architecture of a config.json, which errors call `path`."""
     try:
         return hf_config.config_from_hf(hf)
     except ValueError as e:
-        raise ConfigError(f"{where}: {e}") from e
+        raise ConfigError(f"{path}: {e}") from e
     except (TypeError, ArithmeticError, LookupError, AttributeError) as e:
-        raise ConfigError(f"{where} is damaged, a value is not of its kind: {e!r:.200}") from e
+        raise ConfigError(f"{path} is damaged, a value is not of its kind: {e!r:.200}") from e
 
 
 def _download(name: str) -> str:
+    """The directory of a snapshot from the hub."""
     import huggingface_hub  # comes with tokenizers
 
     if name.count("/") != 1 or name.startswith((".", "/")):
@@ -149,7 +151,7 @@ def load(origin, mesh=None, dtype: str = "float32"):
     """Opens a Hugging Face directory, a GGUF file or a name on the hub.
 
     Args:
-      mesh: where the weights go; by default one device. dtype: of the parameters.
+      mesh: the devices that the weights go to; by default one. dtype: of the parameters.
 
     Returns:
       (TransformerConfig, params) for `Transformer(config)`.
@@ -165,6 +167,7 @@ def load(origin, mesh=None, dtype: str = "float32"):
 
 
 def _abstract(source: OpenModel, mesh, dtype: str):
+    """Shapes and shardings of an open model's parameters in a dtype."""
     try:
         abstract = checkpoint.abstract_params("policy", source.config, mesh)
     except (TypeError, OverflowError) as e:
@@ -181,18 +184,19 @@ def import_model(
     """Makes a workdir of an open model.
 
     Args:
-      dtype: of the weights in the checkpoint; training reads them as float32 either way.
-      chat_template: "" keeps the model's; `chatml`, or a Jinja file. Markers that the vocabulary
-        lacks are added, and begin as the mean of the embeddings there are.
+      dtype: of the weights in the checkpoint; training reads them as float32 in any case.
+      chat_template: "" for the model's own, `chatml`, or a Jinja file. Markers that the vocabulary
+        lacks are added, with the mean of the embeddings.
 
     Raises:
       ConfigError: it cannot be read, or the workdir holds a run.
     """
     mesh = weights.whole_mesh(mesh)
-    facts = {"stage": "import", "from": str(origin), "dtype": dtype, "chat_template": chat_template}
+    record = {"stage": "import", "from": str(origin), "dtype": dtype}
+    record |= {"chat_template": chat_template}
     if (epath.Path(workdir) / "checkpoints").exists() and not unfinished.is_marked(workdir):
         raise ConfigError(f"{workdir} holds a run already; give another --workdir")
-    unfinished.check_free(workdir, "workdir", facts)
+    unfinished.check_free(workdir, "workdir", record)
     source = open_source(origin)
     tokenizer, config = source.tokenizer, source.config
     if not isinstance(tokenizer, HFTokenizer):
@@ -216,12 +220,12 @@ def import_model(
     if grown:
         old = min(before, config.vocab_size)
         config, params = add_rows(config, params, old, tokenizer.vocab_size, mesh)
-    with unfinished.directory(workdir, "workdir", facts) as workdir:
+    with unfinished.directory(workdir, "workdir", record) as workdir:
         tokenizer.save(workdir / "tokenizer")
         checkpoint.save_models(workdir, {"policy": config})
-        facts |= {"source_dtype": source.reader.dtype}
-        (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
-        _save(workdir, params, facts)
+        record |= {"source_dtype": source.reader.dtype}
+        (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        _save(workdir, params, record)
     return config
 
 
@@ -239,10 +243,10 @@ def _template(path) -> str:
 
 
 def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> list[str]:
-    """The added tokens that the embedding has no row for, as Gemma 3's small models have one.
+    """The added tokens without a row in the embedding; small Gemma 3 models have one such token.
 
     Raises:
-      ConfigError: tokens of the vocabulary itself, or the one that ends a text, have none.
+      ConfigError: tokens of the vocabulary itself, or the one that ends a text, have no row.
     """
     rows = config.vocab_size
     if tokenizer.vocab_size <= rows:
@@ -259,9 +263,9 @@ def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> 
     )
 
 
-def _save(workdir, params, facts) -> None:
-    """Checkpoint 0. Orbax would fetch all arrays to the host before it writes one, to let a run go
-    on; nothing goes on here, so it fetches a few GB at a time."""
+def _save(workdir, params, meta) -> None:
+    """Writes checkpoint 0, fetching a few GB at a time. By default Orbax fetches all arrays to the
+    host before it writes one, so that a run can continue; here there is none."""
     handlers = {
         "policy": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=8),
         "meta": ocp.JsonCheckpointHandler(),
@@ -269,18 +273,18 @@ def _save(workdir, params, facts) -> None:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     directory = (workdir / "checkpoints").resolve()
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
-        items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(facts))
+        items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(meta))
         manager.save(0, args=ocp.args.Composite(**items))
 
 
 def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
     """A model with ids old..new-1 added: their rows are the mean of rows 0..old-1.
 
-    A new row at the mean starts with about the chance of an average token (Hewitt 2021,
+    A row at the mean gives its token about the probability of an average one (Hewitt 2021,
     "Initializing new word embeddings for pretrained language models").
 
     Returns:
-      (config, params), the vocabulary no smaller than it was: some models keep spare rows.
+      (config, params). The vocabulary does not shrink: some models have spare rows.
     """
     grown = dataclasses.replace(config, vocab_size=max(config.vocab_size, new))
     abstract = checkpoint.abstract_params("policy", grown, mesh)
