@@ -38,10 +38,10 @@ def slices(count, x, y, shape, kind="TPU v5 lite"):
     ],
 )
 def test_who_takes_part_in_a_collective(text, expected):
-    assert cost.groups(text, 4).tolist() == expected
+    assert cost.device_groups(text, 4).tolist() == expected
     line = f"  %c = f32[4] all-reduce(%x), channel_id=1, {text}, use_global_device_ids=true"
     module = f"HloModule m\n\nENTRY %main (x: f32[4]) -> f32[4] {{\n{line}\n}}\n"
-    assert [c.where for c in read(module).collectives] == [text]
+    assert [c.groups for c in read(module).collectives] == [text]
 
 
 def test_links_and_networks_by_hand():
