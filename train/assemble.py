@@ -29,6 +29,7 @@ from train import optimizer
 from train import trainable as parts_
 from train.config.run import RunConfig
 from train.objectives import registry
+from train.objectives.base import Context, Objective, Stage
 from train.rl import rewards
 from train.rl.rollout import CRITICS
 from train.runtime import checkpoint, outputs, strict_json
@@ -47,9 +48,9 @@ class Run(NamedTuple):
         of the rows, by the name of their settings, for the checkpoint too.
     """
 
-    ctx: registry.Context
-    row: registry.StageRow
-    stage: registry.Stage
+    ctx: Context
+    row: Objective
+    stage: Stage
     tx: Any
     abstract: TrainState
     parts: dict[str, parts_.Parts]
@@ -84,7 +85,7 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     return Run(ctx, row, stage, tx, abstract, parts, frozen, origins, content)
 
 
-def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> registry.Context:
+def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> Context:
     """Data, tokenizer and architectures: everything that bad input can stop."""
 
     @functools.cache
@@ -104,7 +105,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
     tokenizer = make_tokenizer(config, workdir, lambda: () if open_data else read().train)
     models = resolve_models(config, row, tokenizer.vocab_size)
     longest = max(config.data.length, config.data.heldout_length)
-    if row.schema == "prompt":
+    if row.rollouts:
         longest = config.ppo.prompt_length + config.ppo.response_length
     for role, model in models.items():
         if longest > model.max_length:
@@ -121,10 +122,10 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
     else:
         data = opened(config.data, row.schema, read, config.ppo.prompt_length)
     mix = None
-    if row.schema == "prompt" and config.ppo.pretrain_coef:
+    if row.rollouts and config.ppo.pretrain_coef:
         text = config.pretrain_data
         mix = opened(text, "text", lambda: pipeline.read_examples(text, "text"))
-    return registry.Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))
+    return Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))
 
 
 def save_facts(run: Run, workdir) -> None:
@@ -171,7 +172,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
     return tokenizer
 
 
-def resolve_models(config: RunConfig, row: registry.StageRow, vocab_size: int):
+def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
     """{role: architecture}: of the runs that a stage starts from, or of `config.model`."""
     model, models = config.model, {}
     execution = model.execution()
@@ -203,7 +204,7 @@ def resolve_models(config: RunConfig, row: registry.StageRow, vocab_size: int):
     return models
 
 
-def load_frozen(config: RunConfig, row: registry.StageRow, models, mesh, parts, whole):
+def load_frozen(config: RunConfig, row: Objective, models, mesh, parts, whole):
     """Frozen weights by role, and what a checkpoint keeps of them: where from, and fingerprints.
 
     A reference that the policy starts from shares the policy's frozen arrays.
@@ -232,7 +233,7 @@ def load_frozen(config: RunConfig, row: registry.StageRow, models, mesh, parts, 
     return frozen, origins
 
 
-def load_base(config: RunConfig, row: registry.StageRow, role: str, part, abstract):
+def load_base(config: RunConfig, row: Objective, role: str, part, abstract):
     """The weights that a trained role with frozen ones starts from, and where they came from.
 
     Raises:

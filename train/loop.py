@@ -106,7 +106,7 @@ def describe(config, row, models, state, frozen, tokens_per_step: int, flops: fl
         f"{role} {n / 1e6:.2f}M parameters{beside.get(role, '')}" for role, n in counts.items()
     )
     rollout = ""
-    if row.schema == "prompt":
+    if row.rollouts:
         rollout = f" beside {flops_.of_rollout(config, models):.3g} a rollout"
     return (
         f"{config.stage}: {sizes}; {tokens_per_step:,} tokens and "
@@ -230,7 +230,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
     # One that a reward failed in is still to come.
     if before_this.get("evaluate") if start else config.evaluate.at_start:
         evaluate(start)
-    drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
+    drawing = "rollout" if run.row.rollouts else "data_wait"
     since, waited, tokens, work, last = time.perf_counter(), 0.0, 0, 0.0, start
     skipped, in_a_row = int(state.skipped), 0
     source_state = state.source

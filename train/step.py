@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
-      source: what the batch source needs to go on (train/objectives/registry.py). The step sees no
+      source: what the batch source needs to go on (train/objectives/base.py). The step sees no
       more of it
         than {`stopped`}, where a source has that, and () where it has not. skipped: updates that
         were left out for a gradient that was not finite.

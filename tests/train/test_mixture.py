@@ -11,7 +11,7 @@ from model import sharding
 from model.config import TransformerConfig
 from model.sizes import SIZES
 from train.config.run import LossConfig
-from train.objectives.registry import next_token_terms
+from train.objectives.next_token import next_token_terms
 from train.runtime import checkpoint
 from train.step import accumulate_gradients
 

@@ -23,8 +23,10 @@ from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from model.sizes import SIZES
 from ranges import ConfigError, Count, CountOr0, Range, Seed, Size, SizeOr0
+from train.config.loss import LossConfig
 from train.config.names import suggest
-from train.config.objectives import DPOConfig, GRPOConfig, LossConfig, PPOConfig, RewardsConfig
+from train.config.objectives import RewardsConfig
+from train.objectives import registry
 from train.optimizer import OptimizerConfig
 
 
@@ -154,14 +156,27 @@ class CheckpointConfig:
 PYDOCS = DataConfig(source="tfds:pydocs/text:train")
 
 
+def _with_objectives(cls):
+    """Decorates a dataclass: adds the settings of each objective, a field named as its stage."""
+    groups = [
+        (name, kind, dataclasses.field(default_factory=kind))
+        for name, kind in registry.settings().items()
+    ]
+    namespace = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    return dataclasses.make_dataclass(
+        cls.__name__, groups, bases=(cls,), frozen=True, namespace=namespace
+    )
+
+
+@_with_objectives
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One stage.
+    """Settings of one run: those below, and those of each objective under the name of its stage.
 
     Attributes:
-      stage: a row of train/objectives/registry.py. steps: optimizer steps. accumulate:
-      microbatches a step.
-      init_from: {role: workdir} to start from; roles are policy, value, reward, reference, judge.
+      stage: a row of train/objectives/registry.py. steps: optimizer steps.
+      accumulate: microbatches a step.
+      init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: PPO's critic; pretrain_data: PPO's pretraining mix.
     """
 
@@ -179,9 +194,6 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    dpo: DPOConfig = dataclasses.field(default_factory=DPOConfig)
-    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
-    grpo: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)
     rewards: RewardsConfig = dataclasses.field(default_factory=RewardsConfig)
     lora: LoRA = dataclasses.field(default_factory=LoRA)
     freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
@@ -216,7 +228,7 @@ def default() -> ml_collections.ConfigDict:
     """Every field of a run with its default, as a recipe to change."""
     config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
     # Named, so that a command line may set them in any recipe; empty ones are not set.
-    config.init_from = dict.fromkeys(("policy", "value", "reward", "reference", "judge"), "")
+    config.init_from = dict.fromkeys(registry.roles(), "")
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
     fields += ("confidence", "answer")
     config.data.fields = dict.fromkeys(fields, "")

@@ -19,7 +19,6 @@ from model import sharding
 from model.generate import Sampling, generate
 from model.transformer import Transformer
 from train import losses, vocabulary
-from train.objectives import dpo
 from train.rl import rewards
 from train.rl.rollout import by_rows, response_logprobs
 
@@ -217,21 +216,16 @@ class RewardEvaluator:
         return metrics, []
 
 
-class DPOEvaluator:
-    """How the policy's implicit rewards rank held-out answers (`ranking_sums`), the loss it is
-    trained with, and a few answers of its own."""
+class PreferenceEvaluator:
+    """The ranking of held-out answers by a policy's scores, and a few answers of its own.
 
-    def __init__(self, ctx):
+    Args:
+      sums: (policy, batch) -> `ranking_sums` of its scores, and the `loss` it is trained with.
+    """
+
+    def __init__(self, ctx, sums):
         self.ctx = ctx
-        settings, samples = ctx.config.dpo, ctx.config.evaluate
-
-        def sums(params, batch):
-            scores = dpo.implicit_rewards(ctx, params, batch)
-            args = batch["rank"], batch["group"], settings.beta, settings.loss
-            noise = losses.label_noise(settings.label_smoothing, batch["doubt"])
-            loss = losses.preference_optimization(scores, *args, noise)
-            return ranking_sums(scores, batch, ctx.data.kinds) | {"loss": loss}
-
+        samples = ctx.config.evaluate
         self._sums = jax.jit(sums)
         self._sampler = TextSampler(ctx, samples.sample_tokens) if samples.samples else None
 

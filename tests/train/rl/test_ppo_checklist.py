@@ -24,7 +24,7 @@ from ranges import ConfigError
 from train import losses, normalize, vocabulary
 from train.assemble import init_state, setup
 from train.config import run as configs
-from train.objectives.registry import Stage
+from train.objectives.base import Stage
 from train.rl import advantages as adv
 from train.rl.sampler import Sampler
 from train.runtime import checkpoint
