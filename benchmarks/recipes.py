@@ -44,7 +44,7 @@ def row(name: str, report: dict) -> str:
     config = pods.get_config(f"recipe={recipe},slice={slice_},slices={slices}")
     length = config.data.length
     if registry.STAGES[config.stage].rollouts:
-        length = f"({config.ppo.prompt_length:,} + {config.ppo.response_length:,})"
+        length = f"({config.rl.prompt_length:,} + {config.rl.response_length:,})"
     elif registry.STAGES[config.stage].schema == "preference":
         length = f"{config.data.sub_rows} × {length:,}"
     else:

@@ -25,7 +25,7 @@ from model.sizes import SIZES
 from ranges import ConfigError, Count, CountOr0, Range, Seed, Size, SizeOr0
 from train.config.loss import LossConfig
 from train.config.names import suggest
-from train.config.objectives import RewardsConfig
+from train.config.rl import RewardsConfig, RLConfig
 from train.objectives import registry
 from train.optimizer import OptimizerConfig
 
@@ -177,7 +177,7 @@ class RunConfig:
       stage: a row of train/objectives/registry.py. steps: optimizer steps.
       accumulate: microbatches a step.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
-      value_optimizer: PPO's critic; pretrain_data: PPO's pretraining mix.
+      value_optimizer: of PPO's critic; pretrain_data: PPO's pretraining mix.
     """
 
     stage: str = "pretrain"
@@ -194,6 +194,7 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     rewards: RewardsConfig = dataclasses.field(default_factory=RewardsConfig)
     lora: LoRA = dataclasses.field(default_factory=LoRA)
     freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)

@@ -1,4 +1,4 @@
-"""Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290), over pairs and rankings."""
+"""Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290)."""
 
 from __future__ import annotations
 

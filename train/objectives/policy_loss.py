@@ -32,15 +32,15 @@ def policy_stage(
       sequence: the ratio is a sequence's, not a token's.
       value_loss: (values, batch) -> (sum, {metric: (sum, weight)}) of the critic, or None.
     """
-    ppo, models = ctx.config.ppo, ctx.models
-    settings = ppo.response_length, ppo.temperature, ctx.config.loss.chunk
+    rl, models = ctx.config.rl, ctx.models
+    settings = rl.response_length, rl.temperature, ctx.config.loss.chunk
     text_weights, text_loss = next_token_terms(ctx)
 
     def weights(batch):
         terms = {"policy": losses.token_weights(batch["policy_mask"], mean)[1]}
         if value_loss:
             terms["value"] = jnp.sum(batch["response_mask"])
-        if ppo.pretrain_coef:
+        if rl.pretrain_coef:
             # Text does not move the policy either while the critic warms up.
             teaches = jnp.any(batch["policy_mask"] > 0)
             terms["text"] = jnp.where(teaches, text_weights(batch["text"])["tokens"], 0.0)
@@ -53,7 +53,7 @@ def policy_stage(
         token_weights, count = losses.token_weights(batch["policy_mask"], mean)
         policy, _, metrics = losses.ppo_policy_loss(
             logprobs, batch["old_logprobs"], batch["advantages"], token_weights,
-            ppo.clip_low, ppo.clip_high, ppo.dual_clip, sequence,
+            rl.clip_low, rl.clip_high, rl.dual_clip, sequence,
         )  # fmt: skip
         largest = {"ratio_max": (metrics.pop("ratio_max"), jnp.float32(1))}
         metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()} | largest
@@ -63,21 +63,21 @@ def policy_stage(
             "kl_per_token": (losses.masked_sum(kl, mask), valid),
             "entropy": (losses.masked_sum(entropies, mask), valid),
         }
-        if ppo.kl_loss_coef:
-            kl = losses.kl_estimate(logprobs, batch["ref_logprobs"], ppo.kl_loss_estimator)
-            policy = policy + ppo.kl_loss_coef * losses.masked_sum(kl, token_weights)
+        if rl.kl_loss_coef:
+            kl = losses.kl_estimate(logprobs, batch["ref_logprobs"], rl.kl_loss_estimator)
+            policy = policy + rl.kl_loss_coef * losses.masked_sum(kl, token_weights)
         sums = {"policy": policy}
         if value_loss:
             sums["value"], value_metrics = value_loss(values, batch)
             metrics |= value_metrics
-        if ppo.pretrain_coef:
+        if rl.pretrain_coef:
             text_sums, text_metrics = text_loss(trainable, {}, batch["text"])
-            sums["text"] = ppo.pretrain_coef * text_sums["tokens"]
+            sums["text"] = rl.pretrain_coef * text_sums["tokens"]
             metrics["text_nats_per_token"] = text_metrics["nats_per_token"]
         return sums, metrics
 
     def veto(metrics):
-        return (metrics["approx_kl"] > ppo.max_kl) & (ppo.max_kl > 0)
+        return (metrics["approx_kl"] > rl.max_kl) & (rl.max_kl > 0)
 
     sampler = Sampler(ctx)
     evaluate = PPOEvaluator(ctx, sampler)
@@ -90,36 +90,36 @@ def check(config) -> None:
     Raises:
       ConfigError: there is nothing to score answers with, or sizes that do not divide.
     """
-    ppo, size = config.ppo, config.data.batch_size
+    rl, size = config.rl, config.data.batch_size
     if not rewards.weights(config):
         raise ConfigError(
             f"stage {config.stage} needs scores: type --config.init_from.reward=WORKDIR of a "
-            "reward stage, or --config.ppo.reward_function=module:function, or give a verifier "
+            "reward stage, or --config.rl.reward_function=module:function, or give a verifier "
             "weight, as --config.rewards.gsm8k=1"
         )
-    if ppo.rollout_batch < 2:
+    if rl.rollout_batch < 2:
         raise ConfigError(
-            f"ppo.rollout_batch={ppo.rollout_batch}; answers are measured against others, so "
+            f"rl.rollout_batch={rl.rollout_batch}; answers are measured against others, so "
             "it must be at least 2"
         )
-    if ppo.rollout_batch % size:
+    if rl.rollout_batch % size:
         raise ConfigError(
-            f"ppo.rollout_batch={ppo.rollout_batch} is not a multiple of the minibatch "
+            f"rl.rollout_batch={rl.rollout_batch} is not a multiple of the minibatch "
             f"data.batch_size={size}"
         )
-    updates = ppo.epochs * (ppo.rollout_batch // size)
+    updates = rl.epochs * (rl.rollout_batch // size)
     if config.steps % updates:
         raise ConfigError(
             f"steps={config.steps} is not a multiple of the {updates} optimizer steps that a "
-            "rollout is used for (ppo.epochs × ppo.rollout_batch / data.batch_size)"
+            "rollout is used for (rl.epochs × rl.rollout_batch / data.batch_size)"
         )
-    if ppo.pretrain_coef and config.pretrain_data.batch_size % config.accumulate:
+    if rl.pretrain_coef and config.pretrain_data.batch_size % config.accumulate:
         raise ConfigError("pretrain_data.batch_size is not a multiple of accumulate")
 
 
 def divisible(config) -> dict[str, int]:
     """Numbers that the mesh's batch shards have to divide."""
-    return {"ppo.eval_prompts": config.ppo.eval_prompts}
+    return {"rl.eval_prompts": config.rl.eval_prompts}
 
 
 # A rollout is sampled before the step whose record it is in.

@@ -25,6 +25,7 @@ from train import losses, normalize, vocabulary
 from train.assemble import init_state, setup
 from train.config import run as configs
 from train.objectives.base import Stage
+from train.objectives.ppo import PPOConfig
 from train.rl import advantages as adv
 from train.rl.sampler import Sampler
 from train.runtime import checkpoint
@@ -47,8 +48,8 @@ def begin(directory, change=None, mesh=ONE, **options):
     """(run, its state at step 0) of a recipe that `change` alters."""
     config = tiny_ppo.recipe("ppo", directory, ROLLOUTS, **options)
     config.ppo.critic_warmup = WARMUP
-    config.ppo.kl_target, config.ppo.kl_horizon = 0.5, 100
-    config.ppo.pretrain_coef = 0.25
+    config.rl.kl_target, config.rl.kl_horizon = 0.5, 100
+    config.rl.pretrain_coef = 0.25
     if change:
         change(config)
     devices = jax.devices()[: np.prod([*mesh.values()])]
@@ -165,8 +166,8 @@ def test_as_a_loss_k2_alone_has_the_gradient_of_the_kl():
     np.testing.assert_allclose(gradient("k2"), forward, atol=1e-6)
     np.testing.assert_allclose(gradient("k1"), 0, atol=1e-6)
     np.testing.assert_allclose(gradient("k3"), backward, atol=1e-6)
-    assert configs.PPOConfig().kl_estimator == "k1"
-    assert configs.PPOConfig().kl_loss_estimator == "k2"
+    assert configs.RLConfig().kl_estimator == "k1"
+    assert configs.RLConfig().kl_loss_estimator == "k2"
 
 
 # Point 11.
@@ -217,7 +218,7 @@ def test_the_terms_of_the_loss_have_their_coefficients(begun, steps):
         return run.stage.loss(trainable, frozen, batch), nats[0], run.stage.weights(batch)
 
     (sums, metrics), nats, weights = terms(state.trainable, run.frozen, batch)
-    assert configs.PPOConfig().value_coef == 0.1
+    assert PPOConfig().value_coef == 0.1
     np.testing.assert_allclose(sums["value"], 0.1 * metrics["value_loss"][0], rtol=1e-6)
     np.testing.assert_allclose(sums["text"], 0.25 * nats, rtol=1e-5)
     assert sums.keys() == weights.keys() == {"policy", "value", "text"}
@@ -335,8 +336,8 @@ def test_a_critic_starts_from_the_reward_model_unless_it_has_weights_of_its_own(
     directory, roles, origin
 ):
     def change(config):
-        config.ppo.pretrain_coef = 0.0
-        config.ppo.reward_function = "stage_fixtures:brevity"
+        config.rl.pretrain_coef = 0.0
+        config.rl.reward_function = "stage_fixtures:brevity"
 
     run, state = begin(directory, change, roles=roles)
     value, model = jax.device_get(state.trainable["value"]), run.ctx.models["value"]
@@ -391,7 +392,7 @@ def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path)
 
     def change(config):
         config.init_from.reward = str(tmp_path / "reward")
-        config.ppo.pretrain_coef = 0.0
+        config.rl.pretrain_coef = 0.0
 
     config = tiny_ppo.recipe("ppo", directory)
     config.mesh.data = 8
