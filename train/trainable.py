@@ -187,7 +187,15 @@ def joined(stage, parts: Mapping[str, Parts]):
     def evaluate(trainable, frozen):
         return stage.evaluate(join(trainable, frozen), frozen)
 
-    return stage._replace(loss=loss, evaluate=evaluate, source=JoinedSource(stage.source, join))
+    def first_pass(trainable, frozen, batch):
+        return stage.first_pass(join(trainable, frozen), frozen, batch)
+
+    return stage._replace(
+        loss=loss,
+        evaluate=evaluate,
+        source=JoinedSource(stage.source, join),
+        first_pass=stage.first_pass and first_pass,
+    )
 
 
 def join_models(parts, trainable, frozen):

@@ -221,23 +221,32 @@ class PreferenceEvaluator:
 
     Args:
       sums: (policy, batch) -> `ranking_sums` of its scores, and the `loss` it is trained with.
+      first_pass: (policy, batch) -> {name: (sum, weight)}; `sums` finds their means over the
+        held-out rows in its batch.
     """
 
-    def __init__(self, ctx, sums):
+    def __init__(self, ctx, sums, first_pass=None):
         self.ctx = ctx
         samples = ctx.config.evaluate
-        self._sums = jax.jit(sums)
+        self._sums, self._first_pass = jax.jit(sums), first_pass and jax.jit(first_pass)
         self._sampler = TextSampler(ctx, samples.sample_tokens) if samples.samples else None
 
     def __call__(self, trainable, frozen):
         del frozen
-        metrics = ranking_metrics(mean_over_heldout(self.ctx, self._sums, trainable["policy"]))
+        policy, means = trainable["policy"], {}
+        if self._first_pass:
+            means = mean_over_heldout(self.ctx, self._first_pass, policy)
+
+        def sums(policy, batch):
+            return self._sums(policy, batch | means)
+
+        metrics = ranking_metrics(mean_over_heldout(self.ctx, sums, policy)) | means
         if not self._sampler:
             return metrics, []
         examples = self.ctx.data.heldout_examples
         shown = [examples[i] for i in spread(len(examples), self.ctx.config.evaluate.samples)]
         prompts = [render_prompt(self.ctx.tokenizer, e["messages"], e.get("tools")) for e in shown]
-        answers = self._sampler(trainable["policy"], prompts)
+        answers = self._sampler(policy, prompts)
         return metrics, [
             {"prompt": e["messages"][-1]["content"], "response": answer}
             for e, answer in zip(shown, answers, strict=True)

@@ -54,6 +54,8 @@ class Stage(NamedTuple):
         `shares(s) -> {metric: share}` of a mixture's sources so far.
       evaluate: (trainable, frozen) -> (metrics, samples) on held-out data
         (train/evals/evaluators.py).
+      first_pass: (trainable, frozen, batch) -> {name: (sum, weight)}, or None. `loss` finds their
+        means over the whole optimizer step in its batch, under these names and without gradient.
       veto: metrics -> bool array, true to leave an update out, and those after it until the
         source says otherwise (train/step.py).
     """
@@ -63,6 +65,7 @@ class Stage(NamedTuple):
     source: Any
     evaluate: Callable
     veto: Callable = lambda metrics: jnp.bool_(False)
+    first_pass: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Objective:
         computes with frozen models what is kept in their place.
       prepared: {name: array or shape} of a batch -> {name: shape} of what `prepare` adds to it.
       group_size: config -> answers to each prompt of a rollout.
+      forwards: {role: forward passes over as many tokens as a batch has}, of an optimizer step,
+        besides the one with a gradient.
     """
 
     schema: str
@@ -103,6 +108,7 @@ class Objective:
     prepare: Callable | None = None
     prepared: Callable[[Mapping], Mapping] = lambda batch: {}
     group_size: Callable[[Any], int] = lambda config: 1
+    forwards: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def rollouts(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 import ranges
 from ranges import ConfigError, Positive
@@ -85,18 +84,11 @@ def prepare(ctx: Context, frozen, origins, workdir):
       ConfigError: no prompt has two answers to compare.
     """
     preferences.check_comparisons(ctx)
-    data = ctx.data
-    rows = {"train": data.train, "heldout": data.heldout}
+    rows = {"train": ctx.data.train, "heldout": ctx.data.heldout}
     measured = reference.logprobs(ctx, frozen, origins, workdir, rows, ctx.config.dpo.average)
     added = {name: split | {"ref_logprobs": measured[name]} for name, split in rows.items()}
-    rest = {role: params for role, params in frozen.items() if role != "reference"}
-    return dataclasses.replace(ctx, data=dataclasses.replace(data, **added)), rest
-
-
-def prepared(batch):
-    """The shape of what `prepare` adds to a batch."""
-    rank = batch["rank"]
-    return {"ref_logprobs": jax.ShapeDtypeStruct(rank.shape, jnp.float32, sharding=rank.sharding)}
+    data = dataclasses.replace(ctx.data, **added)
+    return dataclasses.replace(ctx, data=data), reference.without(frozen)
 
 
 OBJECTIVE = Objective(
@@ -109,6 +101,6 @@ OBJECTIVE = Objective(
     settings=DPOConfig,
     check=preferences.check_own_prompts,
     prepare=prepare,
-    prepared=prepared,
+    prepared=reference.prepared,
     report=preferences.report("DPO", "its log-probability relative to the reference"),
 )

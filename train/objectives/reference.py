@@ -57,6 +57,17 @@ def logprobs(ctx: Context, frozen, origins, workdir, rows: Mapping, average: boo
     return {name: cached[name] for name in rows}
 
 
+def without(frozen) -> dict:
+    """The frozen models but the reference, which is not needed any more."""
+    return {role: params for role, params in frozen.items() if role != "reference"}
+
+
+def prepared(batch) -> dict:
+    """The shape of `ref_logprobs` of a batch."""
+    rank = batch["rank"]
+    return {"ref_logprobs": jax.ShapeDtypeStruct(rank.shape, np.float32, sharding=rank.sharding)}
+
+
 def _cached(path, names) -> dict:
     """The arrays `names` and the `key` of the file; an empty key if the file cannot be used."""
     if not path.exists():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from model import sharding
 from ranges import ConfigError
-from train.objectives import dpo, grpo, next_token, ppo, reward
+from train.objectives import dpo, grpo, kto, next_token, orpo, ppo, reward, simpo
 from train.objectives.base import Objective
 
 STAGES: dict[str, Objective] = {
@@ -14,6 +14,9 @@ STAGES: dict[str, Objective] = {
     "sft": next_token.SFT,
     "reward": reward.OBJECTIVE,
     "dpo": dpo.OBJECTIVE,
+    "kto": kto.OBJECTIVE,
+    "orpo": orpo.OBJECTIVE,
+    "simpo": simpo.OBJECTIVE,
     "ppo": ppo.OBJECTIVE,
     "grpo": grpo.OBJECTIVE,
 }

@@ -75,14 +75,16 @@ def of_step(config, models, weights, parts, tokens: int) -> float:
       models, weights, parts: {trained role: architecture, shapes of all its parameters, parts}.
     """
     length, total = row_length(config), 0.0
-    answers, rollouts = tokens, registry.find(config).rollouts
-    if rollouts:
+    answers, row = tokens, registry.find(config)
+    if row.rollouts:
         answers = tokens * config.rl.response_length / length
     for role in weights:
         cost = trained(models[role], weights[role], parts[role], length)
         total += cost.layers * tokens if role != "value_head" else 0.0
         total += cost.vocabulary * answers
-    if rollouts and config.rl.pretrain_coef:
+    for role, passes in row.forwards.items():
+        total += passes * sum(forward(models[role], length)) * tokens
+    if row.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
         cost = trained(models["policy"], weights["policy"], parts["policy"], text.length)
         total += sum(cost) * text.batch_size * text.length
