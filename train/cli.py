@@ -34,7 +34,7 @@ def define_config(help: str) -> None:
 
 
 def define_flags() -> None:
-    define_config("A recipe, as configs/demo.py.")
+    define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
     flags.DEFINE_string(

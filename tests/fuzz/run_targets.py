@@ -26,7 +26,7 @@ from train.rl import rewards
 from train.runtime import checkpoint, goodput, metrics, profiling
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
-           "specialise.py:smoke", "demo.py", "shakespeare.py")  # fmt: skip
+           "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
 
 
 def _good_workdir(folder):

@@ -7,7 +7,8 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
-from configs import base, demo
+from configs import base
+from configs.chains import demo
 from data.errors import DataError
 from ranges import ConfigError
 from train import chain, cli
@@ -87,7 +88,7 @@ def test_every_alias_names_a_setting_there_is_and_stands_once():
         ("temperature", "rl.temperature?"),
         ("max_new_tokens", "rl.response_length or evaluate.sample_tokens?"),
         ("init_kl_coef", "rl.kl_coef or rl.kl_loss_coef?"),
-        ("beta", "dpo.beta or rl.kl_coef?"),
+        ("beta", "dpo.beta or rl.kl_coef"),
         ("num_generations", "grpo.group_size?"),
         ("lora_r", "lora.rank?"),
         ("r", "lora.rank?"),

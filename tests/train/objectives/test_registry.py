@@ -33,9 +33,9 @@ def named_stages(path: Path):
         for part in parts:
             for leaf in ast.walk(part) if part else ():
                 value = getattr(leaf, "value", None)
-                if isinstance(leaf, ast.Constant) and value in registry.STAGES:
-                    if mentions or value not in ROLES:
-                        yield leaf.lineno, value
+                known = isinstance(leaf, ast.Constant) and value in registry.STAGES
+                if known and (mentions or value not in ROLES):
+                    yield leaf.lineno, value
 
 
 def test_no_other_file_tests_for_a_stage():
