@@ -22,7 +22,10 @@ from model.transformer import Transformer
 from ranges import ConfigError
 from train import losses, vocabulary
 from train.config.run import RunConfig
-from train.evals.evaluators import DPOEvaluator, NextTokenEvaluator, PPOEvaluator, RewardEvaluator
+from train.evals.base import Evaluation, combined
+from train.evals.generative import Samples, ScoredAnswers
+from train.evals.perplexity import Perplexity
+from train.evals.preference import Ranking, WordOverlap
 from train.objectives import dpo
 from train.rl import rewards
 from train.rl.rollout import CRITICS, RolloutSource, policy_and_values
@@ -59,8 +62,9 @@ class Stage(NamedTuple):
         `…_max` is (the largest, 1).
       source: has `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`, and
         `shares(s) -> {metric: share}` of a mixture's sources so far.
-      evaluate: (trainable, frozen) -> (metrics, samples) on held-out data
-      (train/evals/evaluators.py).
+      evaluate: the stage's own evaluation, on the run's held-out data (train/evals/base.py).
+      scores: (trainable, batch) -> [B, C], by which it ranks the candidates of a preference batch;
+        None if it ranks none.
       veto: metrics -> bool array, true to leave an update out, and those after it until the
         source says otherwise (train/step.py).
     """
@@ -68,8 +72,9 @@ class Stage(NamedTuple):
     weights: Callable
     loss: Callable
     source: Any
-    evaluate: Callable
+    evaluate: Evaluation
     veto: Callable = lambda metrics: jnp.bool_(False)
+    scores: Callable | None = None
 
 
 class LoaderSource:
@@ -139,7 +144,9 @@ def next_token_terms(ctx: Context):
 def next_token_stage(ctx: Context) -> Stage:
     """Pretraining and SFT: the data makes the difference."""
     weights, loss = next_token_terms(ctx)
-    return Stage(weights, loss, LoaderSource(ctx), NextTokenEvaluator(ctx))
+    samples = Samples(ctx, ctx.data, ctx.config.evaluate)
+    evaluate = combined(Perplexity(ctx, ctx.data), samples)
+    return Stage(weights, loss, LoaderSource(ctx), evaluate)
 
 
 def reward_stage(ctx: Context) -> Stage:
@@ -161,7 +168,11 @@ def reward_stage(ctx: Context) -> Stage:
         )  # fmt: skip
         return {"pairs": total}, losses.pair_metrics(scores, batch["rank"], batch["group"])
 
-    return Stage(weights, loss, LoaderSource(ctx), RewardEvaluator(ctx))
+    def scores(trainable, batch):
+        return rewards.score_candidates(config, trainable["reward"], batch)
+
+    evaluate = combined(Ranking(ctx, ctx.data, scores), WordOverlap(ctx.data))
+    return Stage(weights, loss, LoaderSource(ctx), evaluate, scores=scores)
 
 
 def dpo_stage(ctx: Context) -> Stage:
@@ -186,7 +197,18 @@ def dpo_stage(ctx: Context) -> Stage:
         metrics = losses.pair_metrics(implicit, rank, group) | {"better_reward": (better, count)}
         return {"pairs": total}, metrics
 
-    return Stage(weights, loss, LoaderSource(ctx), DPOEvaluator(ctx))
+    def scores(trainable, batch):
+        return dpo.implicit_rewards(ctx, trainable["policy"], batch)
+
+    def heldout_loss(scores, batch):
+        noise = losses.label_noise(settings.label_smoothing, batch["doubt"])
+        args = batch["rank"], batch["group"], settings.beta, settings.loss, noise
+        return losses.preference_optimization(scores, *args)
+
+    evaluate = combined(
+        Ranking(ctx, ctx.data, scores, heldout_loss), Samples(ctx, ctx.data, ctx.config.evaluate)
+    )
+    return Stage(weights, loss, LoaderSource(ctx), evaluate, scores=scores)
 
 
 def policy_stage(ctx: Context) -> Stage:
@@ -246,7 +268,7 @@ def policy_stage(ctx: Context) -> Stage:
         return (metrics["approx_kl"] > rl.max_kl) & (rl.max_kl > 0)
 
     sampler = Sampler(ctx)
-    evaluate = PPOEvaluator(ctx, sampler)
+    evaluate = ScoredAnswers(ctx, ctx.data, sampler, rl.eval_prompts, ctx.config.evaluate.samples)
     return Stage(weights, loss, RolloutSource(ctx, sampler), evaluate, veto)
 
 

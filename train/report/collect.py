@@ -20,7 +20,7 @@ from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model import sharding
 from train.config.run import RunConfig
-from train.evals.evaluators import TextSampler
+from train.evals.generative import TextSampler
 from train.report import html
 from train.report.html import Answered, Result
 from train.rl.advantages import EQUAL
