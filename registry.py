@@ -3,7 +3,7 @@
     SCHEDULES = Registry("schedule", "optimizer.schedule")
 
     @SCHEDULES.register("staircase", settings=Staircase)
-    def staircase(config, steps, settings): ...
+    def staircase(config, warmup, steps, settings): ...
 
 A row may bring settings, a frozen dataclass with a default for each field. They become fields of
 the group of settings in which the row is chosen, which is declared `open_to` the registry;
@@ -78,16 +78,18 @@ class Registry(Mapping[str, Row], Generic[Row]):
             raise ConfigError(f"{self.key}={name!r:.80}; choose {hint(str(name), self._rows)}")
         return self._rows[name]
 
-    def settings(self, name: str, group) -> Any:
-        """The settings of a row, read from the group that holds their fields; None without any.
+    def arguments(self, name: str, group) -> dict[str, Any]:
+        """The keyword arguments that a row's function takes beside its others: `settings`, read
+        from the group that holds their fields, or nothing for a row without settings.
 
         Raises:
           ConfigError: by the settings' own `__post_init__`.
         """
         if name not in self._settings:
-            return None
+            return {}
         cls = self._settings[name]
-        return cls(**{field.name: getattr(group, field.name) for field in dataclasses.fields(cls)})
+        names = [field.name for field in dataclasses.fields(cls) if hasattr(group, field.name)]
+        return {"settings": cls(**{name: getattr(group, name) for name in names})}
 
     def fields(self) -> dict[str, tuple[Any, Any]]:
         """The fields of the settings of all rows.

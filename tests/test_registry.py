@@ -70,13 +70,13 @@ def test_groups_of_settings_grow_with_the_rows(schedules):
         steps=3, optimizer=dict(schedule="constant", rate=2.0, final=0.1, stairs=4, drop=0.5)
     )
     assert registry.grow(Run(steps=5)) == dataclasses.replace(run, steps=5)
-    assert schedules.settings("staircase", run.optimizer) == Staircase()
-    assert schedules.settings("constant", run.optimizer) is None
+    assert schedules.arguments("staircase", run.optimizer) == {"settings": Staircase()}
+    assert schedules.arguments("constant", run.optimizer) == {}
 
     with pytest.raises(ConfigError, match=r"optimizer\.stairs=0; it must be at least 1"):
         dataclasses.replace(run.optimizer, stairs=0)
     with pytest.raises(ConfigError, match="too steep"):
-        schedules.settings("staircase", dataclasses.replace(run.optimizer, drop=99.0))
+        schedules.arguments("staircase", dataclasses.replace(run.optimizer, drop=99.0))
 
 
 def test_settings_need_defaults_and_names_of_their_own(schedules):

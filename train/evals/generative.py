@@ -1,4 +1,4 @@
-"""Text that a policy generates for held-out prompts: samples to read, and answers that are scored."""
+"""Text that a policy generates for held-out prompts: samples to read, and scored answers."""
 
 from __future__ import annotations
 
