@@ -48,9 +48,7 @@ def load(names: str | Sequence[str]) -> None:
             ) from e
         except (Exception, SystemExit) as e:  # SystemExit would end the command as done
             text = str(e) if isinstance(e, ConfigError) else f"{type(e).__name__}: {e}"
-            raise ConfigError(
-                f"plugins={name} cannot be imported: {_place(e, name)}{text}"
-            ) from e
+            raise ConfigError(f"plugins={name} cannot be imported: {_place(e, name)}{text}") from e
 
 
 def _place(error: BaseException, name: str) -> str:

@@ -68,14 +68,19 @@ class Registry(Mapping[str, Row], Generic[Row]):
         self._rows[name] = row
         return row
 
-    def find(self, name: str) -> Row:
+    def find(self, name: str, key: str = "") -> Row:
         """The row of a name.
+
+        Args:
+          key: the setting that names it, for the message; by default the registry's.
 
         Raises:
           ConfigError: there is none.
         """
         if name not in self._rows:
-            raise ConfigError(f"{self.key}={name!r:.80}; choose {hint(str(name), self._rows)}")
+            raise ConfigError(
+                f"{key or self.key}={name!r:.80}; choose {hint(str(name), self._rows)}"
+            )
         return self._rows[name]
 
     def arguments(self, name: str, group) -> dict[str, Any]:
@@ -91,6 +96,10 @@ class Registry(Mapping[str, Row], Generic[Row]):
         names = [field.name for field in dataclasses.fields(cls) if hasattr(group, field.name)]
         return {"settings": cls(**{name: getattr(group, name) for name in names})}
 
+    def fields_of(self, name: str) -> dict[str, tuple[Any, Any]]:
+        """{field: (type, default)} of the settings of one row."""
+        return _defaults(self._settings[name]) if name in self._settings else {}
+
     def fields(self) -> dict[str, tuple[Any, Any]]:
         """The fields of the settings of all rows.
 
@@ -98,8 +107,8 @@ class Registry(Mapping[str, Row], Generic[Row]):
           ConfigError: two rows have a field of the same name.
         """
         fields: dict[str, tuple[Any, Any]] = {}
-        for name, settings in self._settings.items():
-            added = _defaults(settings)
+        for name in self._settings:
+            added = self.fields_of(name)
             if twice := sorted(added.keys() & fields.keys()):
                 raise ConfigError(
                     f"the {self.kind} {name!r} has a setting {twice[0]}, as another {self.kind} "
@@ -136,7 +145,7 @@ def open_to(fields: Callable[[], Fields]):
     of the rows so far at once, and later ones in `current`."""
 
     def decorate(cls: type) -> type:
-        cls = _with_fields(cls, fields())
+        cls = with_fields(cls, fields())
         _OPEN[cls] = fields
         return cls
 
@@ -158,7 +167,7 @@ def current(group: type) -> type:
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind) and (grown := current(kind)) is not kind:
             added[field.name] = grown, grow(_default(field))
-    return _with_fields(group, added) if added else group
+    return with_fields(group, added) if added else group
 
 
 def grow(settings):
@@ -168,7 +177,7 @@ def grow(settings):
     return current(type(settings))(**values)
 
 
-def _with_fields(cls: type, fields: Fields) -> type:
+def with_fields(cls: type, fields: Fields) -> type:
     """A frozen dataclass with fields added to those of `cls`, or in their place."""
     key = cls, *((name, kind) for name, (kind, _) in fields.items())
     if key not in _GROWN:

@@ -163,20 +163,21 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     from data import pipeline
     from train.assemble import make_tokenizer
     from train.config.run import RunConfig, build
-    from train.objectives.registry import STAGES
+    from train.objectives import registry
 
     config = config if isinstance(config, RunConfig) else build(config)
-    schema = STAGES[config.stage].schema
+    row = registry.find(config)
+    schema = row.schema
     examples = pipeline.read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
     data = pipeline.open_data(
         config.data, schema, tokenizer, examples, config.rl.prompt_length, trace=True
     )
     size = config.data.batch_size
-    if schema == "prompt":  # a step is a minibatch of a rollout; its prompts are what is read
-        size = config.rl.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
+    if row.rollouts:  # a step is a minibatch of a rollout; its prompts are what is read
+        size = config.rl.rollout_batch // row.group_size(config)
     loader = loading.make_loader(config.data, data, size, config.seed)
-    what = "rollout" if schema == "prompt" else "step"
+    what = "rollout" if row.rollouts else "step"
     title = f"{config.stage}, {what} {step}: one epoch is {loader.steps_per_epoch:.1f}"
     places = [places_of(data.where(row)) for row in loader.rows(step)[:rows]]
     named = zip(loader.sources(step), places, strict=False)

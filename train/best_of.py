@@ -49,10 +49,14 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     from train.runtime.metrics import console
 
     config, workdir = build(config), epath.Path(workdir)
-    if config.stage != "grpo":
-        raise ConfigError(f"stage={config.stage!r}; best of n reads a recipe of stage grpo")
+    group = registry.find(config).group_size(config)
+    if group == 1:
+        raise ConfigError(
+            f"stage={config.stage!r} answers each prompt once; best of n reads a recipe with "
+            "groups of answers, as configs/grpo.py"
+        )
     outputs.make_folder(workdir)
-    mesh, group = sharding.make_mesh(config.mesh), config.grpo.group_size
+    mesh = sharding.make_mesh(config.mesh)
     placing = groups(mesh, config.rl.rollout_batch, group)
     with jax.set_mesh(mesh):
         row = registry.check(config, mesh)

@@ -24,6 +24,7 @@ from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model.generate import Sampling, generate, prepare
 from train import cli
+from train.objectives import registry
 from train.runtime import checkpoint
 from train.runtime.metrics import console, quiet_to_file
 
@@ -34,7 +35,7 @@ _generate = jax.jit(generate, static_argnames=("config", "sampling"))
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "The run to talk to: a pretrain, sft or ppo workdir.")
+    flags.DEFINE_string("workdir", None, "The run to talk to: one that trained a policy.")
     flags.DEFINE_string("prompt", None, "Answer this and exit.")
     flags.DEFINE_float("temperature", 0.7, "0 takes the likeliest token.", lower_bound=0)
     flags.DEFINE_float(
@@ -137,10 +138,11 @@ def open_chat(workdir, sampling, seed: int = 0) -> Chat:
     return Chat(model, params, tokenizers.load(workdir), sampling, seed)
 
 
-def stage_of(workdir) -> str:
-    """The stage that a workdir's model comes from; "" if it does not say."""
+def answers(workdir) -> bool:
+    """Whether a workdir's model has learned to answer; true if it does not say."""
     path = epath.Path(workdir) / "config.json"
-    return json_files.read(path).get("stage", "") if path.exists() else ""
+    stage = json_files.read(path).get("stage", "") if path.exists() else ""
+    return registry.STAGES[stage].answers if stage in registry.STAGES else True
 
 
 def converse(chat: Chat, interactive: bool) -> None:
@@ -186,7 +188,7 @@ def main(argv) -> None:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401, gives input() its line editing
         console.print(f"[bold]{given.workdir}[/]  /reset forgets, /quit or Ctrl-D ends")
-        if stage_of(given.workdir) == "pretrain":
+        if not answers(given.workdir):
             console.print("This model was only pretrained: it has not learned to answer.")
     converse(chat, interactive)
 

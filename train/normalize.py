@@ -49,8 +49,10 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
     from train.runtime import checkpoint
 
     config, workdir = build(config), epath.Path(workdir)
-    if config.stage not in ("ppo", "grpo"):
-        raise ConfigError(f"stage={config.stage!r}; a reward is normalised for stage ppo or grpo")
+    if not registry.find(config).rollouts:
+        raise ConfigError(
+            f"stage={config.stage!r}; a reward is normalised for a stage with rollouts, as ppo"
+        )
     origins = {**config.init_from, "reward": str(workdir)}
     config = dataclasses.replace(config, init_from=origins)
     mesh, size = sharding.make_mesh(config.mesh), config.rl.rollout_batch

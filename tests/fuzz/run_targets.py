@@ -69,7 +69,7 @@ def _workdir(rng: Random, good, folder) -> None:
     elif name == "parts.json":
         checkpoint.read_parts(path, "policy")
     elif name == "config.json":
-        chat.stage_of(path)
+        chat.answers(path)
     elif name == "goodput.json":
         with goodput.Goodput(path) as clock:
             clock.step(1)

@@ -15,7 +15,9 @@ import numpy as np
 
 from data.text.tokenizer import EOS, PAD
 from model.config import TransformerConfig
-from train.config.rl import GRPOConfig, PPOConfig, RLConfig
+from train.config.rl import RLConfig
+from train.objectives.grpo import GRPOConfig
+from train.objectives.ppo import PPOConfig
 from train.rl import rollout
 from train.rl.sampler import place
 

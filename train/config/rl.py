@@ -1,4 +1,4 @@
-"""Settings of reinforcement learning: rollouts, PPO's critic, GRPO's groups, rewards."""
+"""Settings of reinforcement learning: rollouts and rewards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import registry
 from ranges import (
     ConfigError,
     Count,
-    CountOr0,
     NonNegative,
     Positive,
     Range,
@@ -108,74 +107,6 @@ class RLConfig:
                 "take the KL coefficient below 0; set --config.rl.kl_horizon to at least "
                 f"{self.rollout_batch}"
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class PPOConfig:
-    """PPO's own settings: generalized advantage estimation and the critic; the rest is `rl`.
-
-    Attributes:
-      gamma, lam: discount and λ of generalized advantage estimation.
-      whiten_advantages: over the rollout.
-      value_clip, value_coef: bound and weight of the value loss.
-      bootstrap_truncated: the value after an answer cut off before its end is the critic's, not 0.
-      shared_critic: the critic is a head on the policy's last hidden states, and its loss also
-        trains the policy's layers, weighted by value_coef; else it is a network of its own.
-      critic_warmup: number of rollouts in which only the critic learns; `optimizer`'s weight decay
-        still applies to the policy.
-    """
-
-    gamma: Share = 1.0
-    lam: Share = 0.95
-    whiten_advantages: bool = True
-    value_clip: NonNegative = 0.2
-    value_coef: NonNegative = 0.1
-    bootstrap_truncated: bool = False
-    shared_critic: bool = False
-    critic_warmup: CountOr0 = 0
-
-    def __post_init__(self):
-        ranges.check(self, "ppo.")
-        if self.shared_critic and self.critic_warmup:
-            raise ConfigError(
-                f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
-                "ppo.shared_critic learns moves the policy; set --config.ppo.critic_warmup=0"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class GRPOConfig:
-    """GRPO's own settings; the rest is `rl`.
-
-    Attributes:
-      group_size: answers to a prompt; `rl.rollout_batch` counts answers.
-      baseline, scale: of advantages, `mean` or `others`, `std` or `none` (`group_advantages` in
-        train/rl/advantages.py).
-      loss_mean: over a `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
-      ratio: a `token`'s or its `sequence`'s (GSPO; clip to a few 1e-4 then).
-      max_draws: draws of prompts a rollout may take until no group's scores are all equal (DAPO's
-        dynamic sampling); 1 takes them as they come.
-    """
-
-    group_size: Annotated[int, Range(2, 2**16)] = 8
-    baseline: str = "mean"
-    scale: str = "std"
-    loss_mean: str = "sequence"
-    ratio: str = "token"
-    max_draws: Annotated[int, Range(1, 1000)] = 1
-
-    def __post_init__(self):
-        ranges.check(self, "grpo.")
-        for name, known in (
-            ("baseline", ("mean", "others")),
-            ("scale", ("std", "none")),
-            ("loss_mean", ("token", "sequence", "constant")),
-            ("ratio", ("token", "sequence")),
-        ):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"grpo.{name}={getattr(self, name)!r:.80}; choose {' or '.join(known)}"
-                )
 
 
 @registry.open_to(verifiers.fields)

@@ -89,24 +89,37 @@ class Ranking:
     """The ranking of held-out answers by scores (`ranking_sums`).
 
     Args:
-      data: its held-out rows are preferences.
-      scores: (trainable, batch) -> scores [B, C] of a preference batch.
-      loss: (scores, batch) -> (sum, weight), in place of the Bradley-Terry loss.
+      data: its held-out rows are preferences. role: the model that is read.
+      scores: (params, batch) -> [B, C], the scores of a preference batch.
+      loss: (scores, batch) -> (sum, weight), reported in place of the Bradley-Terry loss.
+      first_pass: (params, batch) -> {name: (sum, weight)}; `scores` and `loss` find their means
+        over the held-out rows in their batch, and they are reported.
     """
 
-    def __init__(self, ctx, data, scores: Callable, loss: Callable | None = None):
-        self.ctx, self.data = ctx, data
+    def __init__(
+        self, ctx, data, role: str, scores: Callable, loss: Callable | None = None,
+        first_pass: Callable | None = None,
+    ):  # fmt: skip
+        self.ctx, self.data, self.role = ctx, data, role
 
-        def sums(trainable, batch):
-            values = scores(trainable, batch)
+        def sums(params, batch):
+            values = scores(params, batch)
             out = ranking_sums(values, batch, data.kinds)
             return out | {"loss": loss(values, batch)} if loss else out
 
-        self._sums = jax.jit(sums)
+        self._sums, self._first_pass = jax.jit(sums), first_pass and jax.jit(first_pass)
 
     def __call__(self, trainable, frozen):
         del frozen
-        return ranking_metrics(mean_over_heldout(self.ctx, self.data, self._sums, trainable)), []
+        params, means = trainable[self.role], {}
+        if self._first_pass:
+            means = mean_over_heldout(self.ctx, self.data, self._first_pass, params)
+
+        def sums(params, batch):
+            return self._sums(params, batch | means)
+
+        metrics = ranking_metrics(mean_over_heldout(self.ctx, self.data, sums, params))
+        return metrics | means, []
 
 
 class WordOverlap:

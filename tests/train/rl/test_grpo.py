@@ -12,7 +12,8 @@ from episodes import MASK, SCORES, B, R, make, make_batch, settings
 from data.pipeline import Data
 from model import sharding
 from train import losses
-from train.config.run import GRPOConfig, RunConfig
+from train.config.run import RunConfig
+from train.objectives.grpo import GRPOConfig
 from train.rl import advantages as adv
 from train.rl import hacking, rollout
 
