@@ -28,6 +28,7 @@ from ranges import ConfigError
 from train import optimizer
 from train import trainable as parts_
 from train.config.run import RunConfig
+from train.evals import registry as evals
 from train.objectives import registry
 from train.objectives.base import Context, Objective, Stage
 from train.rl import rewards
@@ -41,6 +42,7 @@ class Run(NamedTuple):
     """A stage that is ready to train.
 
     Attributes:
+      evaluations: the stage's own first, then those of `config.evals`.
       tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
       parts: {trained role: what of it is trained}.
       frozen: {role: parameters}, of a trained role those that are not; origins: where they came
@@ -51,6 +53,7 @@ class Run(NamedTuple):
     ctx: Context
     row: Objective
     stage: Stage
+    evaluations: tuple[evals.Scheduled, ...]
     tx: Any
     abstract: TrainState
     parts: dict[str, parts_.Parts]
@@ -68,21 +71,35 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
       open_data: (tokenizer) -> Data, in place of the files that the config names.
     """
     row = registry.check(config, mesh)
+    evals.check(config, row)
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
     content = {"tokenizer": ctx.tokenizer.fingerprint, "data": fingerprint(ctx.data)}
     if ctx.pretrain_data:
         content["pretrain_data"] = fingerprint(ctx.pretrain_data)
+    content |= {f"evals.{name}": fingerprint(data) for name, data in ctx.evals.items()}
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
     if "reward" in frozen:
         ctx = dataclasses.replace(ctx, normalizer=rewards.normalizer(config, origins))
+    sets = dict(ctx.evals)
     if row.prepare:
+        for name, data in sets.items():
+            if evals.schema_of(name, config.evals[name], row) == row.schema:
+                alone = dataclasses.replace(ctx, data=dataclasses.replace(data, train=data.heldout))
+                folder = epath.Path(workdir) / "evals" / name
+                outputs.make_folder(folder)
+                sets[name] = row.prepare(alone, frozen, origins, folder)[0].data
         ctx, frozen = row.prepare(ctx, frozen, origins, workdir)
-    stage = parts_.joined(row.build(ctx), parts)
+    stage = row.build(ctx)
+    evaluations = tuple(
+        e._replace(evaluate=parts_.joined_evaluation(e.evaluate, parts))
+        for e in evals.build(ctx, stage, sets)
+    )
+    stage = parts_.joined(stage, parts)
     trainable = {r: parts[r].trained(whole[r]) for r in row.trainable}
     abstract, tx = abstract_state(config, trainable, mesh, stage.source)
-    return Run(ctx, row, stage, tx, abstract, parts, frozen, origins, content)
+    return Run(ctx, row, stage, evaluations, tx, abstract, parts, frozen, origins, content)
 
 
 def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> Context:
@@ -94,9 +111,10 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
     keeps = []
 
-    def opened(settings, schema, found, prompt_length=0):
+    def opened(name, settings, schema, found):
+        prompt_length = config.rl.prompt_length if schema == "prompt" else 0
         data, keep = row_cache.open_data(
-            epath.Path(workdir) / "rows" / f"{schema}.zip", settings, schema, tokenizer, found,
+            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer, found,
             prompt_length, console.print if jax.process_index() == 0 else lambda text: None,
         )  # fmt: skip
         keeps.append(keep)
@@ -104,7 +122,8 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
     tokenizer = make_tokenizer(config, workdir, lambda: () if open_data else read().train)
     models = resolve_models(config, row, tokenizer.vocab_size)
-    longest = max(config.data.length, config.data.heldout_length)
+    lengths = [entry.length for entry in config.evals.values()]
+    longest = max(config.data.length, config.data.heldout_length, *lengths)
     if row.rollouts:
         longest = config.rl.prompt_length + config.rl.response_length
     for role, model in models.items():
@@ -120,12 +139,19 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
             config.data, row.schema, tokenizer, examples, config.rl.prompt_length
         )
     else:
-        data = opened(config.data, row.schema, read, config.rl.prompt_length)
+        data = opened(row.schema, config.data, row.schema, read)
     mix = None
     if row.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
-        mix = opened(text, "text", lambda: pipeline.read_examples(text, "text"))
-    return Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))
+        mix = opened("text", text, "text", lambda: pipeline.read_examples(text, "text"))
+    sets = {}
+    for name, entry in config.evals.items():
+        if entry.source:
+            schema = evals.schema_of(name, entry, row)
+            settings = evals.data_config(config, entry, schema, row)
+            read_set = functools.partial(pipeline.read_examples, settings, schema, True)
+            sets[name] = opened(f"evals-{name}", settings, schema, read_set)
+    return Context(config, models, tokenizer, data, mesh, mix, sets, keeps=tuple(keeps))
 
 
 def save_facts(run: Run, workdir) -> None:

@@ -6,7 +6,7 @@ from stage_fixtures import recipe, write_files
 
 from model import sharding
 from train import chain, loop
-from train.evals.evaluators import NextTokenEvaluator
+from train.evals.perplexity import Perplexity
 from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
 from train.runtime.checkpoint import Checkpointer
@@ -79,7 +79,7 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
         raise RewardError("none here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(NextTokenEvaluator, "__call__", unfit)
+        patch.setattr(Perplexity, "__call__", unfit)
         with pytest.raises(RewardError, match="none here\nThe run is saved at step 3"):
             loop.run(tiny, tmp_path / "run", mesh)
     assert "from step 1" in capsys.readouterr().out

@@ -36,7 +36,7 @@ def gradients(settings: LossConfig, sizes=None, accumulate: int = 1):
     """(loss, gradients, metrics) of one batch."""
     run = SimpleNamespace(models={"policy": CONFIG}, config=SimpleNamespace(loss=settings))
     weights, loss = next_token_terms(run)
-    stage = Stage(weights, loss, source=None, evaluate=None)
+    stage = Stage(weights, loss, source=None, evaluation=None)
     devices = jax.devices() if sizes else jax.devices()[:1]
     mesh = sharding.make_mesh(sharding.MeshConfig(**sizes or {}), devices)
     with jax.set_mesh(mesh):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Annotated
 
 import ranges
+import registry
 from ranges import (
     ConfigError,
     Count,
@@ -18,6 +18,7 @@ from ranges import (
     Size,
     SizeOr0,
 )
+from train.rl import verifiers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,18 +109,15 @@ class RLConfig:
             )
 
 
+@registry.open_to(verifiers.fields)
 @dataclasses.dataclass(frozen=True)
 class RewardsConfig:
     """The weight of each reward in the score of an answer (train/rl/rewards.py); 0 leaves one out.
+    Verifiers add their weights, under their names, and their settings (train/rl/verifiers.py).
 
     Attributes:
-      model: of the reward model, where `init_from.reward` names one.
-      function: of `rl.reward_function`, where it names one.
-      gsm8k: 1 if the number that the answer comes to is the reference's: the first after "####",
-        else the last (`final_number` in train/rl/verifiers.py).
-      exact: 1 if the answer is the reference but for white space.
-      regex: 1 if `pattern` is found in the answer, within a second.
-      length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
+      model: the weight of the reward model, where `init_from.reward` names one.
+      function: the weight of `rl.reward_function`, where it names one.
       on_error: a reward that is no finite number, or a function that raises, ends the run, saved
         (`error`), or leaves that answer out of losses, means and baselines (`skip`), counted in
         `reward_errors`. max_errors: share of a rollout's answers that may be left out, below 0.5;
@@ -128,12 +126,6 @@ class RewardsConfig:
 
     model: Signed = 1.0
     function: Signed = 1.0
-    gsm8k: Signed = 0.0
-    exact: Signed = 0.0
-    regex: Signed = 0.0
-    length: Signed = 0.0
-    pattern: str = ""
-    target_length: SizeOr0 = 0
     on_error: str = "error"
     max_errors: Annotated[float, Range(0, 0.5, "[)")] = 0.1
 
@@ -141,13 +133,4 @@ class RewardsConfig:
         ranges.check(self, "rewards.")
         if self.on_error not in ("error", "skip"):
             raise ConfigError(f"rewards.on_error={self.on_error!r:.80}; choose error or skip")
-        if self.regex and not self.pattern:
-            raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
-        try:
-            re.compile(self.pattern)
-        except re.error as e:
-            raise ConfigError(
-                f"rewards.pattern={self.pattern!r:.80} is no regular expression: {e}"
-            ) from e
-        if self.length and self.target_length < 1:
-            raise ConfigError("rewards.length needs --config.rewards.target_length, 1 or more")
+        verifiers.check(self)

@@ -18,6 +18,7 @@ from data.pipeline import Data
 from data.text.tokenizer import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
+from train.evals.base import Evaluation
 from train.objectives.reporting import Report
 
 
@@ -29,6 +30,7 @@ class Context:
       config: the run's RunConfig (train/config/run.py, which imports this package).
       models: the architecture of each role that the objective uses.
       data: rows of both splits. pretrain_data: rows of the text that is mixed in, or None.
+      evals: {name: held-out rows} of the evaluations that have a source.
       normalizer: (gain, bias) of scores that the reward model brings, or None.
       keeps: functions that write newly computed rows to the workdir, once the run is accepted.
     """
@@ -39,6 +41,7 @@ class Context:
     data: Data
     mesh: jax.sharding.Mesh
     pretrain_data: Data | None = None
+    evals: Mapping[str, Data] = dataclasses.field(default_factory=dict)
     normalizer: tuple[float, float] | None = None
     keeps: tuple[Callable[[], None], ...] = ()
 
@@ -52,8 +55,7 @@ class Stage(NamedTuple):
         `…_max` is (the largest, 1).
       source: has `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`, and
         `shares(s) -> {metric: share}` of a mixture's sources so far.
-      evaluate: (trainable, frozen) -> (metrics, samples) on held-out data
-        (train/evals/evaluators.py).
+      evaluation: data -> its own evaluation on the held-out rows of that data.
       first_pass: (trainable, frozen, batch) -> {name: (sum, weight)}, or None. `loss` finds their
         means over the whole optimizer step in its batch, under these names and without gradient.
       veto: metrics -> bool array, true to leave an update out, and those after it until the
@@ -63,7 +65,7 @@ class Stage(NamedTuple):
     weights: Callable
     loss: Callable
     source: Any
-    evaluate: Callable
+    evaluation: Callable[[Data], Evaluation]
     veto: Callable = lambda metrics: jnp.bool_(False)
     first_pass: Callable | None = None
 

@@ -20,7 +20,6 @@ import ranges
 from ranges import Positive
 from train import losses
 from train.config.loss import Noise
-from train.evals.evaluators import PreferenceEvaluator, ranking_sums
 from train.objectives import preferences, reference
 from train.objectives.base import Context, LoaderSource, Objective, Stage
 
@@ -97,15 +96,11 @@ def build(ctx: Context) -> Stage:
         kl = {"kl": (batch["kl"] * count, count)}
         return {"answers": total}, preferences.score_metrics(scores, batch) | kl
 
-    def heldout(params, batch):
-        scores = gains(params, batch)
-        return ranking_sums(scores, batch, ctx.data.kinds) | {"loss": loss_of(scores, batch)}
-
     return Stage(
         weights,
         loss,
         LoaderSource(ctx),
-        PreferenceEvaluator(ctx, heldout, first_pass),
+        preferences.heldout(ctx, gains, loss_of, first_pass),
         first_pass=lambda trainable, frozen, batch: first_pass(trainable["policy"], batch),
     )
 

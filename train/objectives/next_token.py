@@ -9,9 +9,12 @@ import math
 
 import jax.numpy as jnp
 
+from data.pipeline import Data
 from model.transformer import Transformer
 from train import losses, vocabulary
-from train.evals.evaluators import NextTokenEvaluator
+from train.evals.base import Evaluation, combined
+from train.evals.generative import Samples
+from train.evals.perplexity import Perplexity
 from train.objectives.base import Context, LoaderSource, Objective, Stage
 from train.objectives.reporting import Curve, Finished, Report, Result
 
@@ -56,7 +59,11 @@ def next_token_terms(ctx: Context):
 
 def build(ctx: Context) -> Stage:
     weights, loss = next_token_terms(ctx)
-    return Stage(weights, loss, LoaderSource(ctx), NextTokenEvaluator(ctx))
+
+    def evaluation(data: Data) -> Evaluation:
+        return combined(Perplexity(ctx, data), Samples(ctx, data, ctx.config.evaluate))
+
+    return Stage(weights, loss, LoaderSource(ctx), evaluation)
 
 
 CURVES = (Curve("loss (nats a token)", "nats_per_token", "loss"),)

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from data.pipeline import Data
 from ranges import ConfigError
 from train import losses
-from train.evals.evaluators import PPOEvaluator
+from train.evals.base import Evaluation
+from train.evals.generative import ScoredAnswers
 from train.objectives.base import Context, Stage
 from train.objectives.next_token import next_token_terms
 from train.objectives.reporting import Curve, Finished, Report, Result
@@ -82,7 +84,11 @@ def policy_stage(
     def veto(metrics):
         return (metrics["approx_kl"] > rl.max_kl) & (rl.max_kl > 0)
 
-    return Stage(weights, loss, source, PPOEvaluator(ctx, source.sampler), veto)
+    def evaluation(data: Data) -> Evaluation:
+        rows, samples = rl.eval_prompts, ctx.config.evaluate.samples
+        return ScoredAnswers(ctx, data, source.sampler, rows, samples)
+
+    return Stage(weights, loss, source, evaluation, veto)
 
 
 def check(config) -> None:

@@ -10,10 +10,13 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
+from data.pipeline import Data
 from model.transformer import Transformer
 from ranges import ConfigError
 from train import losses
-from train.evals.evaluators import PreferenceEvaluator, ranking_sums
+from train.evals.base import Evaluation, combined
+from train.evals.generative import Samples
+from train.evals.preference import Ranking
 from train.objectives.base import Context, LoaderSource, Stage
 from train.objectives.reporting import Curve, Finished, Report, Result
 from train.rl import rewards
@@ -65,14 +68,17 @@ def score_metrics(scores, batch) -> dict:
     return losses.pair_metrics(scores, rank, group) | {"better_reward": (better, jnp.sum(beats))}
 
 
-def heldout(ctx: Context, score: Callable, loss: Callable) -> PreferenceEvaluator:
-    """The held-out evaluation of `score` and `loss`, as in `pairwise_stage`."""
+def heldout(
+    ctx: Context, score: Callable, loss: Callable, first_pass: Callable | None = None
+) -> Callable[[Data], Evaluation]:
+    """`Stage.evaluation`: the ranking of held-out answers by `score`, as in `pairwise_stage`, and a
+    few answers of the policy's own. `first_pass`: as of Ranking."""
 
-    def sums(params, batch):
-        scores = score(params, batch)
-        return ranking_sums(scores, batch, ctx.data.kinds) | {"loss": loss(scores, batch)}
+    def evaluation(data: Data) -> Evaluation:
+        ranking = Ranking(ctx, data, "policy", score, loss, first_pass)
+        return combined(ranking, Samples(ctx, data, ctx.config.evaluate))
 
-    return PreferenceEvaluator(ctx, sums)
+    return evaluation
 
 
 def check_own_prompts(config) -> None:

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 from model import sharding
 from ranges import ConfigError
+from registry import Registry
 from train.objectives import dpo, grpo, kto, next_token, orpo, ppo, reward, simpo
 from train.objectives.base import Objective
 
-STAGES: dict[str, Objective] = {
+STAGES: Registry[Objective] = Registry("stage", "stage")
+for _name, _objective in {
     "pretrain": next_token.PRETRAIN,
     "sft": next_token.SFT,
     "reward": reward.OBJECTIVE,
@@ -19,12 +21,13 @@ STAGES: dict[str, Objective] = {
     "simpo": simpo.OBJECTIVE,
     "ppo": ppo.OBJECTIVE,
     "grpo": grpo.OBJECTIVE,
-}
+}.items():
+    STAGES.register(_name, _objective)
 
 
-def settings() -> dict[str, type]:
-    """{stage: the class of its own settings}, of the objectives that have some."""
-    return {name: row.settings for name, row in STAGES.items() if row.settings}
+def fields() -> dict[str, tuple]:
+    """{stage: (class, default)} of the groups of settings that objectives add to a run's."""
+    return {name: (row.settings, row.settings()) for name, row in STAGES.items() if row.settings}
 
 
 def roles() -> tuple[str, ...]:
@@ -38,9 +41,7 @@ def find(config) -> Objective:
     Raises:
       ConfigError: an unknown stage.
     """
-    if config.stage not in STAGES:
-        raise ConfigError(f"stage={config.stage!r:.80}; the stages are {', '.join(STAGES)}")
-    row = STAGES[config.stage]
+    row = STAGES.find(config.stage)
     return row.configure(row, config)
 
 

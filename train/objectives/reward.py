@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from data.pipeline import Data
 from train import losses
-from train.evals.evaluators import RewardEvaluator
+from train.evals.base import Evaluation, combined
+from train.evals.preference import Ranking, WordOverlap
 from train.objectives.base import Context, LoaderSource, Objective, Stage
 from train.objectives.reporting import Bars, Curve, Finished, Report, Result
 from train.rl import rewards
@@ -13,6 +15,9 @@ from train.rl import rewards
 
 def build(ctx: Context) -> Stage:
     config, settings = ctx.models["reward"], ctx.config.loss
+
+    def score(params, batch):
+        return rewards.score_candidates(config, params, batch)
 
     def weights(batch):
         rank, group = batch["rank"], batch["group"]
@@ -22,14 +27,17 @@ def build(ctx: Context) -> Stage:
 
     def loss(trainable, frozen, batch):
         del frozen
-        scores = rewards.score_candidates(config, trainable["reward"], batch)
+        scores = score(trainable["reward"], batch)
         total, _ = losses.bradley_terry(
             scores, batch["rank"], batch["group"], settings.margin, settings.center,
             losses.label_noise(settings.label_smoothing, batch["doubt"]), settings.ties,
         )  # fmt: skip
         return {"pairs": total}, losses.pair_metrics(scores, batch["rank"], batch["group"])
 
-    return Stage(weights, loss, LoaderSource(ctx), RewardEvaluator(ctx))
+    def evaluation(data: Data) -> Evaluation:
+        return combined(Ranking(ctx, data, "reward", score), WordOverlap(data))
+
+    return Stage(weights, loss, LoaderSource(ctx), evaluation)
 
 
 def _numbers(run: Finished) -> dict:

@@ -18,7 +18,7 @@ from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model import sharding
 from train.config.run import RunConfig
-from train.evals.evaluators import TextSampler
+from train.evals.generative import TextSampler
 from train.objectives import registry
 from train.objectives.reporting import Finished, Result, null_as_nan
 from train.report import html
@@ -80,8 +80,8 @@ def results(report: dict) -> list[Result]:
 
 
 def last_samples(run: Finished) -> list[dict]:
-    """The texts that a run's last evaluation wrote to samples.jsonl."""
-    samples = read_records(run.workdir / "samples.jsonl")
+    """The texts that the stage's own last evaluation wrote to samples.jsonl."""
+    samples = [s for s in read_records(run.workdir / "samples.jsonl") if "eval" not in s]
     return [s for s in samples if s["step"] == samples[-1]["step"]]
 
 

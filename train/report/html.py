@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 
-from train.config.run import RunConfig
+from train.config.run import run_class
 from train.objectives import registry
 from train.objectives.reporting import Finished, Result
 from train.report.page import PAGE
@@ -213,7 +213,7 @@ def differences(config, default, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(value):
             out += differences(value, usual, f"{prefix}{field.name}.")
         elif value != usual:
-            out.append(f"{prefix}{field.name} = {json.dumps(value)}")
+            out.append(f"{prefix}{field.name} = {json.dumps(value, default=dataclasses.asdict)}")
     return out
 
 
@@ -230,7 +230,7 @@ def settings_section(finished: Sequence) -> str:
             duration(run.seconds),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-        text = "\n".join(differences(run.config, RunConfig()))
+        text = "\n".join(differences(run.config, run_class()()))
         lists.append(f"<h4>{escape(run.name)}</h4><pre>{escape(text)}</pre>")
     heads = ("stage", "steps", "rows a step", "parameters trained", "time")
     return (

@@ -171,7 +171,7 @@ def test_stages_that_can_run_pass():
 @pytest.mark.parametrize(
     "leaves,message",
     [
-        (dict(stage="pretraining"), r"stage='pretraining'; the stages are pretrain, sft, reward"),
+        (dict(stage="pretraining"), r"stage='pretraining'; choose pretrain, sft, reward"),
         (
             dict(stage="sft", init_from={"reward": "x"}),
             r"init_from\.reward: stage sft reads policy",

@@ -173,7 +173,7 @@ def test_means_of_the_first_pass_are_over_the_whole_step():
             {"mean": (batch["mean"], jnp.float32(1))},
         ),
         source=None,
-        evaluate=None,
+        evaluation=None,
         first_pass=lambda trainable, frozen, batch: {
             "mean": (jnp.sum(trainable * batch["x"] * batch["w"]), jnp.sum(batch["w"]))
         },

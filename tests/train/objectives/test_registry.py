@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config.run import KEYS, RunConfig, build, default
+from train.config.run import RunConfig, build, default, keys
 from train.objectives import registry
 from train.objectives.reporting import Finished
 
@@ -51,10 +51,10 @@ def test_no_other_file_tests_for_a_stage():
 
 
 def test_settings_of_an_objective_are_settings_of_a_run():
-    for name, settings in registry.settings().items():
-        assert getattr(RunConfig(), name) == settings()
+    for name, (settings, usual) in registry.fields().items():
+        assert getattr(RunConfig(), name) == usual == settings()
         for field in dataclasses.fields(settings):
-            assert f"{name}.{field.name}" in KEYS and field.name in default()[name]
+            assert f"{name}.{field.name}" in keys() and field.name in default()[name]
     recipe = default()
     recipe.simpo.gamma = 0.5
     assert build(recipe).simpo.gamma == 0.5

@@ -259,7 +259,7 @@ def test_an_early_stop_leaves_out_the_rest_of_the_rollout_and_counts_its_steps()
         loss=lambda trainable, frozen, batch: (
             {"all": trainable["policy"]["w"]}, {"approx_kl": (batch["kl"], jnp.float32(1))}
         ),
-        source=None, evaluate=None, veto=lambda metrics: metrics["approx_kl"] > 1,
+        source=None, evaluation=None, veto=lambda metrics: metrics["approx_kl"] > 1,
     )  # fmt: skip
 
     class Descent(NamedTuple):
