@@ -163,20 +163,21 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     from data import pipeline
     from train.assemble import make_tokenizer
     from train.config.run import RunConfig, build
-    from train.objectives.registry import STAGES
+    from train.objectives import registry
 
     config = config if isinstance(config, RunConfig) else build(config)
-    schema = STAGES[config.stage].schema
+    row = registry.find(config)
+    schema = row.schema
     examples = pipeline.read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
     data = pipeline.open_data(
         config.data, schema, tokenizer, examples, config.rl.prompt_length, trace=True
     )
     size = config.data.batch_size
-    if schema == "prompt":  # a step is a minibatch of a rollout; its prompts are what is read
-        size = config.rl.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
+    if row.rollouts:  # a step is a minibatch of a rollout; its prompts are what is read
+        size = config.rl.rollout_batch // row.group_size(config)
     loader = loading.make_loader(config.data, data, size, config.seed)
-    what = "rollout" if schema == "prompt" else "step"
+    what = "rollout" if row.rollouts else "step"
     title = f"{config.stage}, {what} {step}: one epoch is {loader.steps_per_epoch:.1f}"
     places = [places_of(data.where(row)) for row in loader.rows(step)[:rows]]
     named = zip(loader.sources(step), places, strict=False)
@@ -198,7 +199,7 @@ def main(argv):
 if __name__ == "__main__":
     from train.cli import define_config, parse_flags
 
-    define_config("A recipe, as configs/demo.py.")
+    define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", "", "A run whose tokenizer is taken.")
     flags.DEFINE_integer("step", 0, "Which batch.", 0, 2**31 - 1)
     flags.DEFINE_integer("rows", 3, "How many rows to show whole.", 0, 2**24)

@@ -184,8 +184,9 @@ class Examples:
     unused: dict[str, Counter] = dataclasses.field(default_factory=dict)
 
 
-def read_examples(config: DataConfig, schema: str) -> Examples:
-    """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (sources.py)."""
+def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -> Examples:
+    """Reads both splits, or the held-out one of `heldout_source` alone. `schema`: `text`, `chat`,
+    `preference` or `prompt` (sources.py)."""
 
     skipped, heldout, folders = Counter(), [], config.prepared()
     redacted, bad, unused = Counter(), Counter(), {}
@@ -210,6 +211,9 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         return [redact.redact(example, config.redact, redacted) for example in examples]
 
     for (name, source), folder in zip(config.sources().items(), folders, strict=True):
+        if heldout_only:
+            parts.append([])
+            continue
         if folder:
             if source.limit:
                 raise DataError(f"data.mixture.{name}.limit: the rows of {folder} are prepared")
@@ -240,7 +244,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         reasons = iter(left)
         parts = [[e for e in part if not next(reasons)] for part in parts]
     for name, part, folder in zip(config.sources(), parts, folders, strict=True):
-        if not part and not folder:
+        if not part and not folder and not heldout_only:
             where = f"of data.mixture.{name}" if name else "example"
             raise DataError(f"{_choosers(config)} leaves no training {where}")
     return Examples(
@@ -383,7 +387,9 @@ def open_data(
     sizes = examples.sizes or (len(examples.train),)
     folders = examples.prepared or ("",) * len(sizes)
     for size, folder in zip(sizes, folders, strict=True):
-        if folder:
+        if not size and not folder:  # held-out examples alone were read
+            parts.append(packing.Packed({}, (), ()))
+        elif folder:
             prepared.check(folder, schema, config, tokenizer)
             rows_of = prepared.PreparedRows(folder, "train")
             if not len(rows_of):
@@ -391,7 +397,7 @@ def open_data(
             parts.append(packing.Packed(rows_of, (), ()))
         else:
             parts.append(rows(list(itertools.islice(rest, size)), config.length))
-    counts = tuple(prepared.size_of(part.rows) for part in parts)
+    counts = tuple(prepared.size_of(part.rows) if part.rows else 0 for part in parts)
     train = _joined([part.rows for part in parts])
     asked = ()
     if schema == "prompt":

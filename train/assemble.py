@@ -28,7 +28,9 @@ from ranges import ConfigError
 from train import optimizer
 from train import trainable as parts_
 from train.config.run import RunConfig
+from train.evals import registry as evals
 from train.objectives import registry
+from train.objectives.base import Context, Objective, Stage
 from train.rl import rewards
 from train.rl.rollout import CRITICS
 from train.runtime import checkpoint, outputs, strict_json
@@ -40,6 +42,7 @@ class Run(NamedTuple):
     """A stage that is ready to train.
 
     Attributes:
+      evaluations: the stage's own first, then those of `config.evals`.
       tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
       parts: {trained role: what of it is trained}.
       frozen: {role: parameters}, of a trained role those that are not; origins: where they came
@@ -47,9 +50,10 @@ class Run(NamedTuple):
         of the rows, by the name of their settings, for the checkpoint too.
     """
 
-    ctx: registry.Context
-    row: registry.StageRow
-    stage: registry.Stage
+    ctx: Context
+    row: Objective
+    stage: Stage
+    evaluations: tuple[evals.Scheduled, ...]
     tx: Any
     abstract: TrainState
     parts: dict[str, parts_.Partition]
@@ -67,24 +71,38 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
       open_data: (tokenizer) -> Data, in place of the files that the config names.
     """
     row = registry.check(config, mesh)
+    evals.check(config, row)
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
     content = {"tokenizer": ctx.tokenizer.fingerprint, "data": fingerprint(ctx.data)}
     if ctx.pretrain_data:
         content["pretrain_data"] = fingerprint(ctx.pretrain_data)
+    content |= {f"evals.{name}": fingerprint(data) for name, data in ctx.evals.items()}
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
     if "reward" in frozen:
         ctx = dataclasses.replace(ctx, normalizer=rewards.normalizer(config, origins))
+    sets = dict(ctx.evals)
     if row.prepare:
+        for name, data in sets.items():
+            if evals.schema_of(name, config.evals[name], row) == row.schema:
+                alone = dataclasses.replace(ctx, data=dataclasses.replace(data, train=data.heldout))
+                folder = epath.Path(workdir) / "evals" / name
+                outputs.make_folder(folder)
+                sets[name] = row.prepare(alone, frozen, origins, folder)[0].data
         ctx, frozen = row.prepare(ctx, frozen, origins, workdir)
-    stage = parts_.joined(row.build(ctx), parts)
+    stage = row.build(ctx)
+    evaluations = tuple(
+        e._replace(evaluate=parts_.joined_evaluation(e.evaluate, parts))
+        for e in evals.build(ctx, stage, sets)
+    )
+    stage = parts_.joined(stage, parts)
     trainable = {r: parts[r].trained(whole[r]) for r in row.trainable}
     abstract, tx = abstract_state(config, trainable, mesh, stage.source)
-    return Run(ctx, row, stage, tx, abstract, parts, frozen, origins, content)
+    return Run(ctx, row, stage, evaluations, tx, abstract, parts, frozen, origins, content)
 
 
-def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> registry.Context:
+def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> Context:
     """Data, tokenizer and architectures: everything that bad input can stop."""
 
     @functools.cache
@@ -93,9 +111,10 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
     keeps = []
 
-    def opened(settings, schema, found, prompt_length=0):
+    def opened(name, settings, schema, found):
+        prompt_length = config.rl.prompt_length if schema == "prompt" else 0
         data, keep = row_cache.open_data(
-            epath.Path(workdir) / "rows" / f"{schema}.zip", settings, schema, tokenizer, found,
+            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer, found,
             prompt_length, console.print if jax.process_index() == 0 else lambda text: None,
         )  # fmt: skip
         keeps.append(keep)
@@ -103,8 +122,9 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
     tokenizer = make_tokenizer(config, workdir, lambda: () if open_data else read().train)
     models = resolve_models(config, row, tokenizer.vocab_size)
-    longest = max(config.data.length, config.data.heldout_length)
-    if row.schema == "prompt":
+    lengths = [entry.length for entry in config.evals.values()]
+    longest = max(config.data.length, config.data.heldout_length, *lengths)
+    if row.rollouts:
         longest = config.rl.prompt_length + config.rl.response_length
     for role, model in models.items():
         if longest > model.max_length:
@@ -119,12 +139,19 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
             config.data, row.schema, tokenizer, examples, config.rl.prompt_length
         )
     else:
-        data = opened(config.data, row.schema, read, config.rl.prompt_length)
+        data = opened(row.schema, config.data, row.schema, read)
     mix = None
-    if row.schema == "prompt" and config.rl.pretrain_coef:
+    if row.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
-        mix = opened(text, "text", lambda: pipeline.read_examples(text, "text"))
-    return registry.Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))
+        mix = opened("text", text, "text", lambda: pipeline.read_examples(text, "text"))
+    sets = {}
+    for name, entry in config.evals.items():
+        if entry.source:
+            schema = evals.schema_of(name, entry, row)
+            settings = evals.data_config(config, entry, schema, row)
+            read_set = functools.partial(pipeline.read_examples, settings, schema, True)
+            sets[name] = opened(f"evals-{name}", settings, schema, read_set)
+    return Context(config, models, tokenizer, data, mesh, mix, sets, keeps=tuple(keeps))
 
 
 def save_facts(run: Run, workdir) -> None:
@@ -171,7 +198,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
     return tokenizer
 
 
-def resolve_models(config: RunConfig, row: registry.StageRow, vocab_size: int):
+def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
     """{role: architecture}: of the runs that a stage starts from, or of `config.model`."""
     model, models = config.model, {}
     execution = model.execution()
@@ -203,7 +230,7 @@ def resolve_models(config: RunConfig, row: registry.StageRow, vocab_size: int):
     return models
 
 
-def load_frozen(config: RunConfig, row: registry.StageRow, models, mesh, parts, whole):
+def load_frozen(config: RunConfig, row: Objective, models, mesh, parts, whole):
     """Frozen weights by role, and what a checkpoint keeps of them: where from, and fingerprints.
 
     A reference that the policy starts from shares the policy's frozen arrays.
@@ -232,7 +259,7 @@ def load_frozen(config: RunConfig, row: registry.StageRow, models, mesh, parts, 
     return frozen, origins
 
 
-def load_base(config: RunConfig, row: registry.StageRow, role: str, part, abstract):
+def load_base(config: RunConfig, row: Objective, role: str, part, abstract):
     """The weights that a trained role with frozen ones starts from, and where they came from.
 
     Raises:

@@ -1,6 +1,6 @@
 """Several stages in one process, each started from earlier ones, and a report at the end.
 
-    python -m train.chain --config=configs/demo.py --workdir=runs/demo
+    python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo
 
 The recipe has `order`, names of stages, and `stages`, a recipe for each; `init_from` names earlier
 entries. A stage that has finished leaves a DONE file and is not run again; an interrupted one

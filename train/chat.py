@@ -26,7 +26,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "The run to talk to: a pretrain, sft or ppo workdir.")
+    flags.DEFINE_string("workdir", None, "The run to talk to: one that trained a policy.")
     flags.DEFINE_string("prompt", None, "Answer this and exit.")
     flags.DEFINE_float("temperature", 0.7, "0 takes the likeliest token.", lower_bound=0)
     flags.DEFINE_float(

@@ -15,6 +15,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+import plugins
 from suggestions import did_you_mean, nearest
 from train.runtime import outputs, processes
 
@@ -35,7 +36,7 @@ def define_config(help: str) -> None:
 
 
 def define_flags() -> None:
-    define_config("A recipe, as configs/demo.py.")
+    define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
     flags.DEFINE_string(
@@ -111,9 +112,9 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
     """Names the setting that a flag such as --learning_rate means."""
     if "config" in flags.FLAGS:
         from train.config.names import meant
-        from train.config.run import KEYS
+        from train.config.run import keys
 
-        text = meant(error.flagname, KEYS)
+        text = meant(error.flagname, keys())
         if text and f"--{error.flagname}=" not in text:  # of another command
             end = "" if text.endswith("?") else "."
             return f"there is no flag --{error.flagname}{text}{end} A setting is --config.KEY=VALUE"
@@ -121,8 +122,8 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
 
 
 def _check_recipe(argv) -> list[str]:
-    """Loads the recipe before absl does, to say plainly what is wrong with it or an override;
-    returns the command line that absl is to parse."""
+    """Loads the plugins and the recipe before absl does, to say plainly what is wrong with them or
+    an override; returns the command line that absl is to parse."""
     named = re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join([*argv[1:], ""]))
     if not named:
         return list(argv)
@@ -144,10 +145,15 @@ def _check_recipe(argv) -> list[str]:
     if spec is None:
         fail(f"{path} is no recipe: a Python file (NAME.py) with a function get_config")
     module = importlib.util.module_from_spec(spec)
+    arguments = [argument] if argument else []
+    try:
+        plugins.load(overrides.plugins_of(argv, {}))
+    except ValueError as e:
+        fail(str(e))
     try:
         spec.loader.exec_module(module)
         found = hasattr(module, "get_config")
-        recipe = (module.get_config(argument) if argument else module.get_config()) if found else 0
+        recipe = module.get_config(*arguments) if found else 0
     except ValueError as e:
         fail(f"{path}: {e}")
     except TypeError as e:
@@ -160,6 +166,9 @@ def _check_recipe(argv) -> list[str]:
         fail(f"{path}: get_config returns a {type(recipe).__name__}, and not an ml_collections "
              "ConfigDict")  # fmt: skip
     try:
+        if named := overrides.plugins_of([""], recipe.to_dict()):
+            plugins.load(named)
+            recipe = module.get_config(*arguments)  # with the plugins' settings
         return overrides.gather(argv, recipe.to_dict())
     except ValueError as e:
         fail(str(e))

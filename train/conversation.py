@@ -14,6 +14,7 @@ from data.read import json_files
 from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model.generate import Sampling, generate, prepare
+from train.objectives import registry
 from train.runtime import checkpoint
 from train.runtime.metrics import console
 
@@ -116,10 +117,11 @@ def open_chat(workdir, sampling, seed: int = 0) -> Chat:
     return Chat(model, params, tokenizers.load(workdir), sampling, seed)
 
 
-def stage_of(workdir) -> str:
-    """The stage that trained a workdir, by its config.json; "" if there is none."""
+def answers(workdir) -> bool:
+    """Whether a workdir's model has learned to answer; true if its config.json names no stage."""
     path = epath.Path(workdir) / "config.json"
-    return json_files.read(path).get("stage", "") if path.exists() else ""
+    stage = json_files.read(path).get("stage", "") if path.exists() else ""
+    return registry.STAGES[stage].answers if stage in registry.STAGES else True
 
 
 def converse(chat: Chat, interactive: bool) -> None:
@@ -163,6 +165,6 @@ def run(workdir, sampling: Sampling, seed: int = 0, prompt: str | None = None) -
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401, gives input() its line editing
         console.print(f"[bold]{workdir}[/]  /reset forgets, /quit or Ctrl-D ends")
-        if stage_of(workdir) == "pretrain":
+        if not answers(workdir):
             console.print("This model was only pretrained: it has not learned to answer.")
     converse(chat, interactive)

@@ -12,13 +12,14 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
+import plugins
 from data import summary
 from model import sharding
 from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train.assemble import Run, config_json, init_state, save_facts, setup
 from train.config.names import RENAMED
-from train.config.run import RunConfig, build
+from train.config.run import RunConfig, build, run_class
 from train.rl.rewards import RewardError
 from train.runtime import flops as flops_
 from train.runtime import outputs, processes
@@ -34,8 +35,8 @@ MAX_SKIPPED, MAX_SKIPPED_SHARE = 20, 0.1
 
 
 # What a resumed run may change: it alters neither the weights nor the data.
-FREE_TO_CHANGE = ("mesh.", "evaluate.", "checkpoint.", "log_every", "init_from.", "tokenizer.",
-                  "rewards.on_error", "rewards.max_errors")  # fmt: skip
+FREE_TO_CHANGE = ("plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "log_every",
+                  "init_from.", "tokenizer.", "rewards.on_error", "rewards.max_errors")  # fmt: skip
 
 
 # Where data is: of data, the rows decide.
@@ -45,7 +46,8 @@ PLACES = re.compile(
 
 
 def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=False) -> list[str]:
-    """A resumed run must be the run that was saved; returns which data changed, as it may.
+    """A resumed run must be the run that was saved; returns which data changed, as it may: that of
+    `config.evals` decides nothing that is trained.
 
     Raises:
       ConfigError: its frozen models are others (they would change every KL and score), or its
@@ -65,7 +67,7 @@ def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=Fa
         place = PLACES.fullmatch(key)
         return key.startswith(FREE_TO_CHANGE) or bool(place and content)
 
-    texts = config_json(RunConfig()), meta["config"], config_text
+    texts = config_json(run_class()()), meta["config"], config_text
     defaults, before, now = (flatten_dict(json.loads(text), sep=".") for text in texts)
     before = {RENAMED.get(key, key): value for key, value in before.items()}
     # A setting that there was not yet had the effect of its default.
@@ -87,9 +89,10 @@ def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=Fa
             f"now ({run.content['tokenizer']}): ids would mean other text. Put the files in "
             f"{workdir}/tokenizer back, or use a new --workdir"
         )
-    if other and not allow_data_change:
+    decisive = [name for name in other if not name.startswith("evals.")]
+    if decisive and not allow_data_change:
         raise ConfigError(
-            f"the rows of {' and '.join(other)} are others than {workdir} was begun with: the "
+            f"the rows of {' and '.join(decisive)} are others than {workdir} was begun with: the "
             "files have changed, others are named, or rows are made of them otherwise. Put the old "
             "ones back, use a new --workdir, or go on with the new rows: --allow_data_change"
         )
@@ -108,7 +111,7 @@ def describe(config, row, models, state, frozen, tokens_per_step: int, flops: fl
         f"{role} {n / 1e6:.2f}M parameters{beside.get(role, '')}" for role, n in counts.items()
     )
     rollout = ""
-    if row.schema == "prompt":
+    if row.rollouts:
         rollout = f" beside {flops_.of_rollout(config, models):.3g} a rollout"
     return (
         f"{config.stage}: {sizes}; {tokens_per_step:,} tokens and "
@@ -159,7 +162,8 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change:
             state = checkpoints.restore(start, run.abstract)
     else:
         state = init_state(run)
-    meta = {"frozen": run.origins, "config": text, "content": run.content}
+    hashes = {name: plugins.fingerprint(name) for name in config.plugins}
+    meta = {"frozen": run.origins, "config": text, "content": run.content, "plugins": hashes}
     multihost_utils.sync_global_devices("set up")  # before anything is written that another reads
     if jax.process_index() == 0:
         save_facts(run, workdir)
@@ -171,8 +175,13 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change:
             metrics.say(f"  {line}")
     if start:
         metrics.say(f"resuming {workdir} from step {start}")
+    hashes_before = checkpoints.meta(start).get("plugins", {}) if start else {}
+    for name, now in hashes.items():
+        metrics.say(f"  plugin {name}: {plugins.file_of(name)} ({now})")
+        if (before := hashes_before.get(name, now)) != now:
+            metrics.say(f"  warning: plugin {name} is another file than before ({before})")
     for name in changed:
-        metrics.say(f"  warning: {name} has other rows than before (--allow_data_change)")
+        metrics.say(f"  warning: {name} has other rows than before")
     tracer = Profile(workdir, profile)
     try:
         train(run, state, checkpoints, meta, metrics, start, goodput, tracer)
@@ -202,8 +211,15 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
     peak = PEAK_FLOPS.get(jax.devices()[0].device_kind)
 
     def evaluate(step):
+        due = [e for e in run.evaluations if e.due(step, config.steps)]
+        if not due:
+            return
+        values, samples = {}, []
         with goodput.time("evaluate"):
-            values, samples = rewarded(step, stage.evaluate, state.trainable, frozen)
+            for evaluation in due:
+                more, texts = rewarded(step, evaluation, state.trainable, frozen)
+                values |= more
+                samples += texts
         metrics.write(step, "eval", values)
         metrics.write_samples(step, samples)
 
@@ -222,7 +238,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             if not step:
                 raise
             if step != checkpoints.latest():
-                save(wait=True, evaluate=function is stage.evaluate)
+                save(wait=True, evaluate=function in run.evaluations)
             raise RewardError(
                 f"{e}\nThe run is saved at step {step}; the same command goes on from there"
             ) from e.__cause__
@@ -232,7 +248,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
     # One that a reward failed in is still to come.
     if before_this.get("evaluate") if start else config.evaluate.at_start:
         evaluate(start)
-    drawing = "rollout" if run.row.schema == "prompt" else "data_wait"
+    drawing = "rollout" if run.row.rollouts else "data_wait"
     since, waited, tokens, work, last = time.perf_counter(), 0.0, 0, 0.0, start
     skipped, in_a_row = int(state.skipped), 0
     source_state = state.source
@@ -293,10 +309,9 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         told_to_leave = processes.preempted()
         if told_to_leave:  # there may be no time for more
             save(wait=True)
-        if done == config.steps or (config.evaluate.every and done % config.evaluate.every == 0):
-            paused = time.perf_counter()
-            evaluate(done)
-            since += time.perf_counter() - paused
+        paused = time.perf_counter()
+        evaluate(done)
+        since += time.perf_counter() - paused
         if told_to_leave:
             raise processes.Preempted(
                 f"told to leave: saved at step {done}; the same command goes on from there"

@@ -19,7 +19,7 @@ from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.config.names import suggest
-from train.config.run import KEYS, build
+from train.config.run import build, keys
 from train.objectives import registry
 from train.report import collect
 from train.runtime.metrics import console, duration, read_metrics
@@ -35,7 +35,7 @@ def resolve(config, workdir):
     if "stages" not in config or "order" not in config:
         raise ConfigError("this recipe is no chain, of order and stages: type python -m train")
     for key in (key for key in config if key not in ("order", "stages")):
-        hint = suggest(key, KEYS, "stages.NAME.")
+        hint = suggest(key, keys(), "stages.NAME.")
         raise ConfigError(f"unknown config key {key} of a chain, which has order and stages{hint}")
     if not isinstance(config["order"], list | tuple):
         raise ConfigError(f"order={config['order']!r}; it must be a tuple of names")

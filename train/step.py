@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
-      source: what the batch source needs to go on (train/objectives/registry.py). The step sees no
+      source: what the batch source needs to go on (train/objectives/base.py). The step sees no
       more of it
         than {`stopped`}, where a source has that, and () where it has not. skipped: updates that
         were left out for a gradient that was not finite.
@@ -47,6 +48,20 @@ def ratio(total, weight):
     return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1), 0.0)
 
 
+def first_means(stage, trainable, frozen, batch, count: int) -> dict:
+    """{name: mean over all rows of a batch} of `stage.first_pass`, `count` microbatches at a time;
+    empty where the stage has none."""
+    if not stage.first_pass:
+        return {}
+    first_pass = functools.partial(stage.first_pass, trainable, frozen)
+    if count == 1:
+        totals = first_pass(batch)
+    else:
+        parts = jax.lax.map(first_pass, split_microbatches(batch, count))
+        totals = jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)
+    return {name: ratio(total, weight) for name, (total, weight) in totals.items()}
+
+
 def accumulate_gradients(stage, trainable, frozen, batch, count: int):
     """Gradients of Σ Sₙ/Wₙ over all rows of a batch, `count` microbatches at a time.
 
@@ -56,9 +71,10 @@ def accumulate_gradients(stage, trainable, frozen, batch, count: int):
       (loss, gradients, {metric: mean over the batch}).
     """
     weights = stage.weights(batch)
+    means = first_means(stage, trainable, frozen, batch, count)
 
     def loss(trainable, micro):
-        sums, metrics = stage.loss(trainable, frozen, micro)
+        sums, metrics = stage.loss(trainable, frozen, micro | means)
         if sums.keys() != weights.keys():
             raise ValueError(f"loss terms {sorted(sums)} and weights {sorted(weights)} differ")
         return sum(ratio(sums[n], weights[n]) for n in sums), metrics

@@ -184,10 +184,21 @@ def joined(stage, parts: Mapping[str, Partition]):
     def loss(trainable, frozen, batch):
         return stage.loss(join(trainable, frozen), frozen, batch)
 
-    def evaluate(trainable, frozen):
-        return stage.evaluate(join(trainable, frozen), frozen)
+    def first_pass(trainable, frozen, batch):
+        return stage.first_pass(join(trainable, frozen), frozen, batch)
 
-    return stage._replace(loss=loss, evaluate=evaluate, source=JoinedSource(stage.source, join))
+    return stage._replace(
+        loss=loss,
+        source=JoinedSource(stage.source, join),
+        first_pass=stage.first_pass and first_pass,
+    )
+
+
+def joined_evaluation(evaluate, parts: Mapping[str, Partition]):
+    """An evaluation that is given the trained parts, and sees whole models."""
+    if not any(p.frozen for p in parts.values()):
+        return evaluate
+    return lambda trainable, frozen: evaluate(join_models(parts, trainable, frozen), frozen)
 
 
 def join_models(parts, trainable, frozen):

@@ -139,13 +139,13 @@ def main(argv):
     del argv
     from train.cli import EXPECTED, fail
     from train.config.run import build
-    from train.objectives.registry import STAGES
+    from train.objectives import registry
 
     FLAGS = flags.FLAGS
     try:
         config = build(FLAGS.config)
         manifest = run(
-            config.data, STAGES[config.stage].schema, FLAGS.output, processes=FLAGS.processes,
+            config.data, registry.find(config).schema, FLAGS.output, processes=FLAGS.processes,
             kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size,
             fim=config.tokenizer.fim, tokenizer=config.tokenizer.path,
             beam=shlex.split(FLAGS.beam_options) if FLAGS.beam else None,

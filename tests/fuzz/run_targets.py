@@ -26,7 +26,7 @@ from train.rl import rewards
 from train.runtime import checkpoint, goodput, metrics, profiling
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
-           "specialise.py:smoke", "demo.py", "shakespeare.py")  # fmt: skip
+           "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
 
 
 def _good_workdir(folder):
@@ -69,7 +69,7 @@ def _workdir(rng: Random, good, folder) -> None:
     elif name == "parts.json":
         checkpoint.read_parts(path, "policy")
     elif name == "config.json":
-        conversation.stage_of(path)
+        conversation.answers(path)
     elif name == "goodput.json":
         with goodput.Goodput(path) as clock:
             clock.step(1)

@@ -99,22 +99,22 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram
     from train import assemble
     from train import trainable as parts_
     from train.objectives import registry
+    from train.objectives.base import Context
     from train.runtime import checkpoint
     from train.runtime.flops import of_rollout, of_step
     from train.step import make_train_step, seen_of
 
-    row = registry.STAGES.get(config.stage)
-    if row:
-        granted = {role: "a workdir" for role in row.required}
-        config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
+    granted = {role: "a workdir" for role in registry.find(config).required}
+    config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
     row = registry.check(config, mesh)
     batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
+    batch |= row.prepared(batch)
     roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
     models = {role: config.model.build(vocab_size) for role in roles}
     # Other preparations of a stage run on this machine, so they are outside of the mesh.
     whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
     parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
-    built = row.build(registry.Context(config, models, tokenizer, data, mesh))
+    built = row.build(Context(config, models, tokenizer, data, mesh))
     stage = parts_.joined(built, parts)
     trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
     frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
@@ -122,13 +122,10 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram
     state, tx = assemble.abstract_state(config, trainable, mesh, SimpleNamespace(init=dict))
 
     programs, source = {}, ()
-    if row.schema == "prompt":
+    if row.rollouts:
         stopped = jax.ShapeDtypeStruct((), "int32", sharding=state.step.sharding)
         source = seen_of({"stopped": stopped})
         programs, batch = rollout_programs(built.source, whole, batch)
-    elif config.stage == "dpo":
-        like = batch["rank"]
-        batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
     train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
     first = train_step, (state._replace(source=source), frozen, batch), mesh
     programs = {"step": first, **programs}
@@ -136,7 +133,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram
     model = models[row.trainable[0]]
     tokens = batch["tokens"].size
     flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
-    if row.schema == "prompt":
+    if row.rollouts:
         steps = config.rl.epochs * config.rl.rollout_batch // config.data.batch_size
         flops += of_rollout(config, models) / steps
     compiled = {}

@@ -191,8 +191,8 @@ def _sorted(dims) -> tuple[int, ...]:
 
 
 def _gathered_forms(leaf) -> set[tuple[int, ...]]:
-    """Dimensions that a gather of a stacked parameter may return: some of the sharded ones are whole,
-    and neighbours other than the layers may be merged."""
+    """Dimensions that a gather of a stacked parameter may return: some sharded ones are whole, and
+    neighbours other than the layers may be merged."""
     split = leaf.sharding.shard_shape(leaf.shape)
     forms = set()
     for dims in itertools.product(*zip(leaf.shape, split, strict=True)):

@@ -142,7 +142,7 @@ ALIASES = (
     ("router_aux_loss_coef aux_loss_coef load_balancing_loss moe_aux_loss_coeff",
      ["loss.load_balance"], ""),
     ("label_smoothing_factor cdpo", ["loss.label_smoothing", "dpo.label_smoothing"], ""),
-    ("beta dpo_beta", ["dpo.beta", "rl.kl_coef"], "DPO's; the weight of the KL to the reference"),
+    ("beta dpo_beta", ["dpo.beta", "rl.kl_coef"], "the strength of the KL penalty"),
     ("loss_type dpo_loss", ["dpo.loss"], ""),
     ("init_kl_coef kl_coeff kl_penalty kl_ctl kl_weight kl_beta kl_loss_weight kl",
      ["rl.kl_coef", "rl.kl_loss_coef"], "in the reward; in the loss"),

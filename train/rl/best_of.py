@@ -11,6 +11,7 @@ from data.loader import heldout_batches
 from model import sharding
 from ranges import ConfigError
 from train.config.run import build
+from train.objectives import registry
 from train.rl.offline import open_sampler
 from train.rl.sampler import groups
 from train.runtime import outputs, strict_json
@@ -31,10 +32,14 @@ def run(config, workdir, least: float) -> tuple[int, int]:
       ConfigError, RewardError: as a grpo stage would.
     """
     config, workdir = build(config), epath.Path(workdir)
-    if config.stage != "grpo":
-        raise ConfigError(f"stage={config.stage!r}; best of n reads a recipe of stage grpo")
+    group = registry.find(config).group_size(config)
+    if group == 1:
+        raise ConfigError(
+            f"stage={config.stage!r} answers each prompt once; best of n reads a recipe with "
+            "groups of answers, as configs/grpo.py"
+        )
     outputs.make_folder(workdir)
-    mesh, group = sharding.make_mesh(config.mesh), config.grpo.group_size
+    mesh = sharding.make_mesh(config.mesh)
     placing = groups(mesh, config.rl.rollout_batch, group)
     roles = {"policy", "reward"} & config.init_from.keys()
     with jax.set_mesh(mesh):

@@ -13,6 +13,7 @@ from data.loader import heldout_batches
 from model import sharding
 from ranges import ConfigError
 from train.config.run import build
+from train.objectives import registry
 from train.rl import advantages as adv
 from train.rl.offline import open_sampler
 from train.runtime import checkpoint, strict_json
@@ -36,8 +37,10 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
       RewardError: a score is not finite.
     """
     config, workdir = build(config), epath.Path(workdir)
-    if config.stage not in ("ppo", "grpo"):
-        raise ConfigError(f"stage={config.stage!r}; a reward is normalised for stage ppo or grpo")
+    if not registry.find(config).rollouts:
+        raise ConfigError(
+            f"stage={config.stage!r}; a reward is normalised for a stage with rollouts, as ppo"
+        )
     config = dataclasses.replace(config, init_from={**config.init_from, "reward": str(workdir)})
     mesh, size = sharding.make_mesh(config.mesh), config.rl.rollout_batch
     with jax.set_mesh(mesh):

@@ -7,13 +7,14 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
-from configs import base, demo
+from configs import base
+from configs.chains import demo
 from data.errors import DataError
 from ranges import ConfigError
 from train import cli, multistage
 from train.config import names
 from train.config.overrides import gather
-from train.config.run import KEYS, build, default
+from train.config.run import build, default, keys
 
 
 def parsed(tmp_path, *given, change=""):
@@ -43,7 +44,10 @@ def refusal(*given, recipe=None):
 
 
 def test_every_alias_names_a_setting_there_is_and_stands_once():
-    known, seen = {*flatten_dict(default().to_dict(), keep_empty_nodes=True, sep="."), *KEYS}, set()
+    known, seen = (
+        {*flatten_dict(default().to_dict(), keep_empty_nodes=True, sep="."), *keys()},
+        set(),
+    )
     for aliases, targets, note in names.ALIASES:
         assert targets or note
         assert set(targets) <= known, targets
@@ -87,7 +91,7 @@ def test_every_alias_names_a_setting_there_is_and_stands_once():
         ("temperature", "rl.temperature?"),
         ("max_new_tokens", "rl.response_length or evaluate.sample_tokens?"),
         ("init_kl_coef", "rl.kl_coef or rl.kl_loss_coef?"),
-        ("beta", "dpo.beta or rl.kl_coef?"),
+        ("beta", "dpo.beta or rl.kl_coef"),
         ("num_generations", "grpo.group_size?"),
         ("lora_r", "lora.rank?"),
         ("r", "lora.rank?"),
@@ -311,7 +315,7 @@ def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, mon
 
 
 def test_every_old_name_has_a_new_one():
-    assert names.RENAMED.keys().isdisjoint(KEYS) and {*names.RENAMED.values()} <= {*KEYS}
+    assert names.RENAMED.keys().isdisjoint(keys()) and {*names.RENAMED.values()} <= {*keys()}
     recipe = default()
     recipe.ppo = {"kl_coef": 0.1}
     with pytest.raises(ConfigError, match=r"key ppo.kl_coef; it is called rl.kl_coef now"):

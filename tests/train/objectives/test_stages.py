@@ -1,6 +1,7 @@
 """The identities that every stage must hold, on 8 virtual devices and one tiny shape."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -21,25 +22,31 @@ from train.config import run as configs
 
 @pytest.fixture(scope="module")
 def reference(stages_dir, tmp_path_factory):
-    """{stage: five steps on one device}."""
-    return {s: five_steps(s, "one", stages_dir, tmp_path_factory.mktemp(s)) for s in STAGES}
+    """reference(stage): its five steps on one device."""
+
+    @functools.cache
+    def steps(stage):
+        return five_steps(stage, "one", stages_dir, tmp_path_factory.mktemp(stage))
+
+    return steps
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_move(reference, stage):
-    gradients, losses = reference[stage]
+    gradients, losses = reference(stage)
     assert np.all(np.isfinite(losses)) and np.ptp(losses) > 1e-4
     assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-4
 
 
-LIKE_OTHERS = ("dpo", "grpo")  # their steps differ little from the reward stage's and PPO's
+# Their steps differ little from those of the reward stage, KTO and PPO.
+LIKE_OTHERS = ("dpo", "orpo", "simpo", "grpo")
 
 
 @pytest.mark.parametrize(
     "stage", [pytest.param(s, marks=pytest.mark.slow) if s in LIKE_OTHERS else s for s in STAGES]
 )
 def test_accumulated_equals_big_batch(reference, stages_dir, tmp_path, stage):
-    assert_same(five_steps(stage, "one", stages_dir, tmp_path, accumulate=4), reference[stage])
+    assert_same(five_steps(stage, "one", stages_dir, tmp_path, accumulate=4), reference(stage))
 
 
 QUICK = {("pretrain", "data"), ("pretrain", "fsdp"), ("pretrain", "tensor")}
@@ -56,7 +63,7 @@ QUICK |= {(s, "all") for s in STAGES if s not in LIKE_OTHERS} | {("pretrain", "s
     ],
 )
 def test_one_device_equals_eight(reference, stages_dir, tmp_path, stage, mesh):
-    one, change = reference[stage], None
+    one, change = reference(stage), None
     if (stage, mesh) == ("reward", "sequence"):  # rows of shared prompts are not split
 
         def change(config):
@@ -197,7 +204,7 @@ def test_the_first_minibatch_of_a_rollout_has_ratio_one(stages_dir, stage):
     assert rollouts == [1, 5], "two epochs of two minibatches a rollout"
 
 
-def test_every_config_field_is_read(stages_dir, fields_read):
+def test_every_config_field_is_read(fields_read):
     """A setting that nothing reads is a lie; the stages of the fixture open every branch."""
 
     def names(cls):

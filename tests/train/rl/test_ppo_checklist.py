@@ -24,7 +24,8 @@ from ranges import ConfigError
 from train import losses, vocabulary
 from train.assemble import init_state, setup
 from train.config import run as configs
-from train.objectives.registry import Stage
+from train.objectives.base import Stage
+from train.objectives.ppo import PPOConfig
 from train.rl import advantages as adv
 from train.rl import score_scale
 from train.rl.sampler import Sampler
@@ -218,7 +219,7 @@ def test_the_terms_of_the_loss_have_their_coefficients(begun, steps):
         return run.stage.loss(trainable, frozen, batch), nats[0], run.stage.weights(batch)
 
     (sums, metrics), nats, weights = terms(state.trainable, run.frozen, batch)
-    assert configs.PPOConfig().value_coef == 0.1
+    assert PPOConfig().value_coef == 0.1
     np.testing.assert_allclose(sums["value"], 0.1 * metrics["value_loss"][0], rtol=1e-6)
     np.testing.assert_allclose(sums["text"], 0.25 * nats, rtol=1e-5)
     assert sums.keys() == weights.keys() == {"policy", "value", "text"}
@@ -259,7 +260,7 @@ def test_an_early_stop_leaves_out_the_rest_of_the_rollout_and_counts_its_steps()
         loss=lambda trainable, frozen, batch: (
             {"all": trainable["policy"]["w"]}, {"approx_kl": (batch["kl"], jnp.float32(1))}
         ),
-        source=None, evaluate=None, veto=lambda metrics: metrics["approx_kl"] > 1,
+        source=None, evaluation=None, veto=lambda metrics: metrics["approx_kl"] > 1,
     )  # fmt: skip
 
     class Descent(NamedTuple):

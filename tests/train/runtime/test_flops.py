@@ -11,6 +11,8 @@ from model import sharding
 from model.config import TransformerConfig
 from model.lora import LoRA
 from train.config import run as configs
+from train.objectives.grpo import GRPOConfig
+from train.objectives.ppo import PPOConfig
 from train.runtime import checkpoint, flops
 from train.trainable import Partition, divide
 
@@ -82,12 +84,12 @@ def test_a_token_has_some_of_the_experts():
 P, R, ROWS = 6, 4, 8
 
 
-def run(stage, **rl):
+def run(stage, shared_critic=False, **rl):
     rl = dict(prompt_length=P, response_length=R, rollout_batch=2 * ROWS) | rl
     data = dataclasses.replace(configs.RunConfig().data, length=999, batch_size=ROWS)
     return configs.RunConfig(
         stage=stage, data=data, rl=configs.RLConfig(**rl),
-        grpo=configs.GRPOConfig(group_size=4),
+        ppo=PPOConfig(shared_critic=shared_critic), grpo=GRPOConfig(group_size=4),
         pretrain_data=dataclasses.replace(data, length=5, batch_size=3),
     )  # fmt: skip
 
