@@ -7,6 +7,7 @@ recipe into a `RunConfig`, rejects unknown keys and names the nearest.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,6 @@ from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from model.sizes import SIZES
 from ranges import ConfigError, Count, CountOr0, Range, Seed, Size, SizeOr0
-from suggestions import did_you_mean, nearest
 from train.config.loss import LossConfig
 from train.config.names import suggest
 from train.config.rl import RewardsConfig, RLConfig
@@ -77,9 +77,10 @@ class ModelConfig:
             )
         size = next((name for name in SIZES if _letters(name) == _letters(self.size)), "")
         if not size:
+            near = difflib.get_close_matches(self.size, SIZES, 1)
             raise ConfigError(
                 f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
-                + did_you_mean(nearest(self.size, SIZES))
+                + (f" (did you mean {near[0]}?)" if near else "")
             )
         fields = SIZES[size] | self.execution() | self.changes()
         return TransformerConfig(vocab_size=vocab_size, **fields)
