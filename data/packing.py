@@ -17,8 +17,8 @@ from data.batch import segment_row, stack
 from data.errors import DataError
 from data.rankings import NO_ANSWER, cut, place, ranking_row, render_ranking
 from data.text import fim
+from data.text.base import Tokenizer
 from data.text.chat import render, render_prompt
-from data.text.tokenizer import Tokenizer
 
 ON_LONG = ("error", "cut", "drop")
 # Reasons of these ends count what was used, its end left out; all others what was not used.

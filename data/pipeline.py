@@ -24,7 +24,7 @@ from data.prepare import prepared
 from data.read.reading import MAX_RECORD_BYTES
 from data.read.sources import content_key, heldout_keys, read
 from data.read.templates import one_of
-from data.text.tokenizer import Tokenizer
+from data.text.base import Tokenizer
 from ranges import CountOr0, NonNegative, Range, Share, Size
 
 

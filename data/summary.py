@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from data.packing import CUT
+from data.text.base import Tokenizer
 from data.text.chat_template import ChatTemplate, TemplateError
-from data.text.hf_tokenizer import HFTokenizer
-from data.text.tokenizer import Tokenizer
 
 MOST_FIELDS = 12  # that are named
 # Fields of messages that a chat format may do without.
@@ -36,7 +35,7 @@ def lines(skipped: Mapping, redacted: Mapping, unused: Mapping[str, Mapping]) ->
 
 def unread(tokenizer: Tokenizer, examples) -> Counter:
     """{field: count} of what messages hold beside and the format does not read."""
-    template = tokenizer.template if isinstance(tokenizer, HFTokenizer) else None
+    template = tokenizer.template
     keys = [key for key in _BESIDE if template is None or key not in template.source]
     found = Counter()
     for example in examples:

@@ -22,6 +22,7 @@ from data.clean.duplicates import text_of
 from data.fingerprint import fingerprint
 from data.prepare import row_cache
 from data.text import tokenizer as tokenizers
+from data.text.base import Tokenizer
 from model import lora, sharding
 from model.mimetic import mimetic
 from ranges import ConfigError
@@ -141,7 +142,7 @@ def save_facts(run: Run, workdir) -> None:
     write_atomically(workdir / "config.json", config_json(run.ctx.config) + "\n")
 
 
-def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:
+def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
     """The run's tokenizer: its own if it has one, the one it starts from, or a new one, of the
     training `examples()`.
 

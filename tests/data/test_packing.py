@@ -12,9 +12,10 @@ from data import packing
 from data.bad_records import BadRecords
 from data.batch import segment_row
 from data.errors import DataError
+from data.text.builtin import ASSISTANT, BOS, EOS, USER
 from data.text.chat import render
 from data.text.hf_tokenizer import HFTokenizer
-from data.text.tokenizer import ASSISTANT, BOS, EOS, USER, train
+from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
 

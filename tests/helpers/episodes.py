@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.text.tokenizer import EOS, PAD
+from data.text.builtin import EOS, PAD
 from model.config import TransformerConfig
 from train.config.run import GRPOConfig, PPOConfig
 from train.rl import rollout

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.loader import make_loader
 from data.pipeline import Data
-from data.text.tokenizer import Tokenizer
+from data.text.base import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
 from model.transformer import Transformer

@@ -23,7 +23,8 @@ from data.loader import make_loader
 from data.pipeline import Data, DataConfig, open_data, read_examples
 from data.prepare import prepare, prepared, shards
 from data.read import files
-from data.text.tokenizer import BOS, load, train
+from data.text.builtin import BOS
+from data.text.tokenizer import load, train
 
 TOKENIZER = train("byte", [], 0)
 

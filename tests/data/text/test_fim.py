@@ -15,9 +15,10 @@ from data.packing import TextChange
 from data.pipeline import DataConfig, open_data
 from data.prepare import prepare, prepared
 from data.text import fim
+from data.text.builtin import BOS, EOS, FIM, SPECIAL
 from data.text.hf_files import hf_files
 from data.text.hf_tokenizer import HFTokenizer
-from data.text.tokenizer import BOS, EOS, FIM, SPECIAL, load, train
+from data.text.tokenizer import load, train
 from ranges import ConfigError
 
 TEXTS = ["the cat sat on the mat, and the other cat that sat there sat too\n" * 4, "0123 aaaa é"]

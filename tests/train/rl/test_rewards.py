@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data.packing import preference_rows, prompt_rows
-from data.text.tokenizer import EOS, train
+from data.text.builtin import EOS
+from data.text.tokenizer import train
 from model import sharding
 from model.config import TransformerConfig
 from model.heads import reward_model
