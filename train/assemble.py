@@ -16,11 +16,10 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from data import pipeline
+from data import pipeline, splits
 from data.atomic import write_atomically
-from data.clean.duplicates import text_of
-from data.fingerprint import fingerprint
 from data.prepare import row_cache
+from data.schemas.examples import example_text
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
 from model import lora, sharding
@@ -69,9 +68,9 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     """
     row = registry.check(config, mesh)
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
-    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": fingerprint(ctx.data)}
+    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
     if ctx.pretrain_data:
-        content["pretrain_data"] = fingerprint(ctx.pretrain_data)
+        content["pretrain_data"] = ctx.pretrain_data.fingerprint()
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
@@ -90,7 +89,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
     @functools.cache
     def read():
-        return examples or pipeline.read_examples(config.data, row.schema)
+        return examples or splits.read_examples(config.data, row.schema)
 
     keeps = []
 
@@ -124,7 +123,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
     mix = None
     if row.schema == "prompt" and config.ppo.pretrain_coef:
         text = config.pretrain_data
-        mix = opened(text, "text", lambda: pipeline.read_examples(text, "text"))
+        mix = opened(text, "text", lambda: splits.read_examples(text, "text"))
     return registry.Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))
 
 
@@ -152,7 +151,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
     own = (epath.Path(workdir) / "tokenizer").exists()
     tokenizer = tokenizers.load(workdir) if own else None
     origins = {f"init_from.{role}": path for role, path in config.init_from.items()}
-    prepared = [folder for folder in config.data.prepared() if folder]
+    prepared = [folder for folder in config.data.prepared_folders() if folder]
     origins |= {f"the prepared source {folder}": folder for folder in prepared}
     if config.tokenizer.path:
         origins["tokenizer.path"] = config.tokenizer.path
@@ -167,7 +166,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
         tokenizer = tokenizer or other
     if tokenizer is None:
         settings = config.tokenizer
-        texts = [text_of(example) for example in examples()]
+        texts = [example_text(example) for example in examples()]
         tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size, settings.fim)
     return tokenizer
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import ml_collections
 
 import ranges
-from data.pipeline import DataConfig
+from data.config import DataConfig
 from model.config import TransformerConfig
 from model.lora import LoRA
 from model.quantized import DTYPES

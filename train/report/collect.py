@@ -15,7 +15,7 @@ from etils import epath
 from rich.table import Table
 
 from data.read import json_files
-from data.read.templates import is_number
+from data.schemas.templates import is_number
 from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model import sharding

@@ -7,7 +7,8 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from data.packing import preference_rows, prompt_rows
+from data.packing.preferences import preference_rows
+from data.packing.prompts import prompt_rows
 from data.text import fim
 from data.text.chat import render, render_prompt
 from data.text.hf_tokenizer import HFTokenizer

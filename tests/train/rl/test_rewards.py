@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.packing import preference_rows, prompt_rows
+from data.packing.preferences import preference_rows
+from data.packing.prompts import prompt_rows
 from data.text.builtin import EOS
 from data.text.tokenizer import train
 from model import sharding
