@@ -29,13 +29,13 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     config = config if isinstance(config, RunConfig) else build(config)
     schema, size, unit = STAGES[config.stage].schema, config.data.batch_size, "step"
     if schema == "prompt":  # a step is a minibatch of a rollout; the rollout's prompts are read
-        size = config.ppo.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
+        size = config.rl.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
         unit = "rollout"
     examples = read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
     return preview_batch(
         config.data, schema, tokenizer, examples, step, batch_size=size, seed=config.seed,
-        rows=rows, prompt_length=config.ppo.prompt_length, title=f"{config.stage}, {unit} {step}",
+        rows=rows, prompt_length=config.rl.prompt_length, title=f"{config.stage}, {unit} {step}",
     )  # fmt: skip
 
 
