@@ -20,8 +20,8 @@ import sentencepiece
 from etils import epath
 
 from data.errors import DataError
+from data.schemas.messages import ANSWER_FIELDS
 from data.text.base import Tokenizer
-from data.text.chat_template import REASONING
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT = range(len(SPECIAL))
@@ -34,8 +34,6 @@ NEVER_SAMPLED = (PAD, UNK, BOS, SYSTEM, USER, ASSISTANT)
 # SentencePiece writes this for a space, so it cannot encode the character itself, nor NUL: their
 # bytes are encoded instead.
 SPACE = "\u2581"
-# Message fields that the built-in chat format cannot express.
-_UNSUPPORTED = ("tool_calls", *REASONING)
 
 
 def fingerprint(kind: str, model: bytes, fim: bool) -> str:
@@ -146,7 +144,7 @@ class BuiltinTokenizer(Tokenizer):
 
 def _check_message(message: Mapping, number: int, tools: list | None) -> None:
     """Raises DataError for a message that the built-in chat format cannot express."""
-    field = next((f"'{key}'" for key in _UNSUPPORTED if key in message), "")
+    field = next((f"'{key}'" for key in ANSWER_FIELDS if key in message), "")
     if message["role"] not in ROLES:
         field = f"role {message['role']!r}"
     if field or tools:
