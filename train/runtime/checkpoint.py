@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from data.prepare.prepared import write_whole
+from data.atomic import write_atomically
 from data.read import json_files
 from model.config import TransformerConfig
 from model.heads import ValueHead, reward_model, value_model
@@ -168,7 +168,7 @@ class Checkpointer:
 
 def save_models(workdir, models: dict[str, TransformerConfig]) -> None:
     facts = {r: dataclasses.asdict(c) for r, c in models.items()}
-    write_whole(epath.Path(workdir) / "models.json", json.dumps(facts, indent=2) + "\n")
+    write_atomically(epath.Path(workdir) / "models.json", json.dumps(facts, indent=2) + "\n")
 
 
 def model_config(workdir, role: str, **execution) -> TransformerConfig:
@@ -229,7 +229,7 @@ def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
         if part.frozen
     }
     if facts:
-        write_whole(epath.Path(workdir) / "parts.json", json.dumps(facts, indent=2) + "\n")
+        write_atomically(epath.Path(workdir) / "parts.json", json.dumps(facts, indent=2) + "\n")
 
 
 def read_parts(workdir, item: str):

@@ -29,9 +29,9 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from data.atomic import is_remote
 from data.errors import DataError
 from data.read import json_files
-from data.read.paths import is_remote
 from train.runtime import outputs, strict_json
 
 console = Console(highlight=False, soft_wrap=True)
@@ -203,7 +203,7 @@ class Metrics:
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
-        if is_remote(os.fspath(workdir)):
+        if is_remote(workdir):
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
         last = start or -1  # from step 0 the first evaluation is done again too
