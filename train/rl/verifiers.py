@@ -59,7 +59,7 @@ def check(rewards) -> None:
     """Raises ConfigError for settings of `config.rewards` that a verifier cannot work with."""
     for name, row in VERIFIERS.items():
         VERIFIERS.arguments(name, rewards)
-        missing = [need for need in row.needs if not getattr(rewards, need)]
+        missing = [need for need in row.needs if not getattr(rewards, need, None)]
         if missing and getattr(rewards, name, 0.0):
             raise ConfigError(f"rewards.{name} needs --config.rewards.{missing[0]}=VALUE")
 
