@@ -7,28 +7,22 @@
 
 A row may bring settings, a frozen dataclass with a default for each field. They become fields of
 the group of settings in which the row is chosen, which is declared `open_to` the registry;
-`current` is that group's class with the fields of all rows so far. This file imports `ranges`
-alone, so that model/, data/ and train/ can all use it.
+`current` is that group's class with the fields of all rows so far. This file imports
+only files beside it, so that model/, data/ and train/ can all use it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from ranges import ConfigError
+from suggestions import did_you_mean, nearest
 
 Row = TypeVar("Row")
 Fields = Mapping[str, tuple[Any, Any]]  # {name: (type, default)}
-
-
-def hint(name: str, known) -> str:
-    """The known names, and the nearest to `name` where one is near; to end a message with."""
-    near = difflib.get_close_matches(name, known, 1)
-    return ", ".join(known) + (f" (did you mean {near[0]}?)" if near else "")
 
 
 class Registry(Mapping[str, Row], Generic[Row]):
@@ -79,7 +73,8 @@ class Registry(Mapping[str, Row], Generic[Row]):
         """
         if name not in self._rows:
             raise ConfigError(
-                f"{key or self.key}={name!r:.80}; choose {hint(str(name), self._rows)}"
+                f"{key or self.key}={name!r:.80}; choose {', '.join(self)}"
+                + did_you_mean(nearest(str(name), self))
             )
         return self._rows[name]
 

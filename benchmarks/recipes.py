@@ -19,7 +19,7 @@ VOCABULARIES = {"gemma3-12b": 262_144, "mixtral-8x7b": 32_000}
 
 
 def arguments(recipe: str, slice_: str, slices: int) -> list[str]:
-    """Of tpu/fit/fit.py."""
+    """Flags of `tpu.fit`."""
     return [
         f"--config=configs/pods.py:recipe={recipe},slice={slice_},slices={slices}",
         f"--topology={slice_}", f"--slices={slices}",

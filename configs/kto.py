@@ -1,5 +1,6 @@
-"""KTO: a fine-tuned policy learns from answers that are good or not, one by one (rankings are split:
-the answer ranked first is good, the others are not).
+"""KTO: a fine-tuned policy learns from answers that are good or not, one by one.
+
+Rankings are split: the answer ranked first is good, the others are not.
 
     python -m train --config=configs/kto.py --workdir=runs/kto \\
         --config.init_from.policy=runs/sft --config.data.source=ratings.jsonl \\

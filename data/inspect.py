@@ -49,7 +49,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    define_config("A recipe, as configs/demo.py.")
+    define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", "", "A run whose tokenizer is used.")
     flags.DEFINE_integer("step", 0, "Which batch.", 0, 2**31 - 1)
     flags.DEFINE_integer("rows", 3, "How many rows to show in full.", 0, 2**24)

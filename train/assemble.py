@@ -56,7 +56,7 @@ class Run(NamedTuple):
     evaluations: tuple[evals.Scheduled, ...]
     tx: Any
     abstract: TrainState
-    parts: dict[str, parts_.Parts]
+    parts: dict[str, parts_.Partition]
     frozen: dict
     origins: dict
     content: dict[str, str]

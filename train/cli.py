@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import importlib.util
 import os
 import re
@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import plugins
+from suggestions import did_you_mean, nearest
 from train.runtime import outputs, processes
 
 BEGUN = time.time()  # of this process, nearly
@@ -35,7 +36,7 @@ def define_config(help: str) -> None:
 
 
 def define_flags() -> None:
-    define_config("A recipe, as configs/demo.py.")
+    define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
     flags.DEFINE_string(
@@ -134,9 +135,8 @@ def _check_recipe(argv) -> list[str]:
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
-        near = difflib.get_close_matches(os.path.basename(path), names, 1)
-        hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
-        fail(f"there is no recipe {path}{hint}")
+        near = nearest(os.path.basename(path), names)
+        fail(f"there is no recipe {path}{did_you_mean(near and os.path.join(folder, near))}")
     from train.config import overrides
 
     if os.path.isdir(path):
@@ -213,12 +213,21 @@ def start() -> None:
     if f.profiler_port:
         # Processes of one machine, which are those with numbers, have a port each.
         profiling.serve(f.profiler_port + f.process_id)
-    compilation.keep(f.compilation_cache, f.workdir)
+    compilation.enable(f.compilation_cache, f.workdir)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Of the host, or of a device, of which XLA says so in words alone."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+
+
+@contextlib.contextmanager
+def expected_errors():
+    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised."""
+    try:
+        yield
+    except EXPECTED as e:
+        fail(str(e))
 
 
 def guarded(main, argv) -> None:

@@ -10,7 +10,6 @@ whole path or the end of it from some name on: `query`, `layers/.*`, `value/back
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -22,12 +21,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from model import lora, quantized
 from model.lora import LoRA
 from ranges import ConfigError
+from suggestions import nearest
 from train.config.run import RunConfig
 
 Path = tuple[str, ...]
 
 
-class Parts(NamedTuple):
+class Partition(NamedTuple):
     """How the parameters of one trained model are divided.
 
     Attributes:
@@ -90,7 +90,7 @@ def join_trees(*trees):
     return unflatten_dict(flat)
 
 
-def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
+def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
     """How each trained model is divided.
 
     Args:
@@ -142,7 +142,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
                 f"nothing of the {role} is trained: all of it is frozen, and no adapter stands "
                 "beside it. Set --config.lora.rank, or train a part with --config.freeze.trained"
             )
-        parts[role] = Parts(own, beside, adapters, settings.dtype)
+        parts[role] = Partition(own, beside, adapters, settings.dtype)
     return parts
 
 
@@ -166,16 +166,16 @@ def _select(patterns: str, names: Iterable[Path], setting: str) -> set[Path]:
         matched = {n for n, texts in ends.items() if any(map(expression.fullmatch, texts))}
         if not matched:
             every = {text: n for n, texts in ends.items() for text in texts}
-            near = difflib.get_close_matches(pattern, every, 1, cutoff=0.0)
+            near = nearest(pattern, every, cutoff=0)
             raise ConfigError(
                 f"{setting}: {pattern!r} matches no parameter"
-                + (f"; the nearest is {_text(every[near[0]])}" if near else "")
+                + (f"; the nearest is {_text(every[near])}" if near else "")
             )
         found |= matched
     return found
 
 
-def joined(stage, parts: Mapping[str, Parts]):
+def joined(stage, parts: Mapping[str, Partition]):
     """A stage whose functions are given the trained parts, and see whole models."""
     if not any(p.frozen for p in parts.values()):
         return stage
@@ -194,7 +194,7 @@ def joined(stage, parts: Mapping[str, Parts]):
     )
 
 
-def joined_evaluation(evaluate, parts: Mapping[str, Parts]):
+def joined_evaluation(evaluate, parts: Mapping[str, Partition]):
     """An evaluation that is given the trained parts, and sees whole models."""
     if not any(p.frozen for p in parts.values()):
         return evaluate

@@ -5,7 +5,7 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
-from train import chain, loop
+from train import loop, multistage
 from train.evals.perplexity import Perplexity
 from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
@@ -51,10 +51,10 @@ def test_a_run_of_skipped_updates_is_no_success_and_is_none_again(tiny, tmp_path
     chained = ml_collections.ConfigDict({"order": ("a",), "stages": {"a": tiny}}, type_safe=False)
     run, message = tmp_path / "runs" / "a", "2 of 4 updates had no finite gradient"
     with pytest.raises(FloatingPointError, match=message):
-        chain.run(chained, tmp_path / "runs")
+        multistage.run(chained, tmp_path / "runs")
     assert Checkpointer(run, 1).latest() == 4 and not (run / "DONE").exists()
     with pytest.raises(FloatingPointError, match=message):
-        chain.run(chained, tmp_path / "runs")  # all that is left to do is to say so again
+        multistage.run(chained, tmp_path / "runs")  # all that is left to do is to say so again
     assert [Checkpointer(run, 9).meta(step)["skipped"] for step in (2, 4)] == [2, 2]
 
 

@@ -170,20 +170,19 @@ class ScoredAnswers:
     def _some_answers(self, policy, frozen, prompts, first_row: int):
         n, R = len(prompts["tokens"]), self.sampler.rl.response_length
         local = sharding.local_rows(self.ctx.mesh, n)
-        examples = self.data.heldout_examples
-        known = [e.get("answer", "") for e in examples] or [""] * n
-        answers = [known[i] for i in prompts["example"][local]]
-        prompts = sharding.put_batch({k: v[local] for k, v in prompts.items()}, self.ctx.mesh)
-        batch = self.sampler.sample(policy, prompts, jax.random.key(SEED), np.int32(first_row))
-        rewards = self.sampler.rewards(frozen, batch, answers)
+        prompts = {name: x[local] for name, x in prompts.items()}
+        examples, key = self.data.heldout_examples, jax.random.key(SEED)
+        batch, rewards = self.sampler.sample_and_score(
+            policy, frozen, prompts, examples, key, first_row
+        )
         out = {"score": rewards.pop("score"), "rewards": rewards}
         out["judge"] = out["score"]
         if "judge" in frozen:
             out["judge"] = self.sampler.score(frozen, batch, "judge")
-            self.sampler.check({"judge": out["judge"]}, batch)
+            self.sampler.check_scores({"judge": out["judge"]}, batch)
         out["kl"] = self._kl(policy, frozen["reference"], batch)
         out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
-        return jax.device_get(jax.device_put(out, sharding.replicated(self.ctx.mesh)))
+        return self.sampler.fetch(out)
 
     def __call__(self, trainable, frozen):
         if self._reference is None:

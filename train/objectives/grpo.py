@@ -4,12 +4,19 @@ prompt (Shao et al. 2024, arXiv:2402.03300), and its variants."""
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Annotated
+
+import jax.numpy as jnp
 
 import ranges
 from ranges import ConfigError, Range
 from train.objectives import policy_loss
 from train.objectives.base import Context, Objective, Stage
+from train.rl import advantages as adv
+from train.rl.advantages import Episodes
+from train.rl.rollout import RolloutSource
+from train.rl.sampler import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +54,24 @@ class GRPOConfig:
                 )
 
 
+def advantages(settings: GRPOConfig, episodes: Episodes):
+    """Group-relative advantages, as `RolloutSource` takes them: over the whole rollout, in which
+    groups are still together."""
+    rewards, valid = jnp.sum(episodes.token_rewards, axis=1), episodes.valid
+    size, baseline, scale = settings.group_size, settings.baseline, settings.scale
+    each = adv.group_advantages(rewards, size, baseline, scale, valid)
+    groups = (x.reshape(-1, size) for x in (episodes.scores, valid))
+    metrics = {"equal_groups": jnp.mean(~adv.spread(*groups, axis=1))}
+    return jnp.where(episodes.mask > 0, each[:, None], 0.0), {}, metrics
+
+
 def build(ctx: Context) -> Stage:
     settings = ctx.config.grpo
-    return policy_loss.policy_stage(ctx, settings.loss_mean, settings.ratio == "sequence")
+    source = RolloutSource(
+        ctx, Sampler(ctx), partial(advantages, settings), settings.group_size, settings.max_draws
+    )
+    sequence = settings.ratio == "sequence"
+    return policy_loss.policy_stage(ctx, source, settings.loss_mean, sequence)
 
 
 def check(config) -> None:

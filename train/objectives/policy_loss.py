@@ -21,11 +21,14 @@ from train.objectives.reporting import Curve, Finished, Report, Result
 from train.rl import rewards
 from train.rl.advantages import EQUAL
 from train.rl.rollout import RolloutSource, policy_and_values
-from train.rl.sampler import Sampler
 
 
 def policy_stage(
-    ctx: Context, mean: str, sequence: bool = False, value_loss: Callable | None = None
+    ctx: Context,
+    source: RolloutSource,
+    mean: str = "token",
+    sequence: bool = False,
+    value_loss: Callable | None = None,
 ) -> Stage:
     """The stage of a policy that learns from rollouts.
 
@@ -81,12 +84,11 @@ def policy_stage(
     def veto(metrics):
         return (metrics["approx_kl"] > rl.max_kl) & (rl.max_kl > 0)
 
-    sampler = Sampler(ctx)
-
     def evaluation(data: Data) -> Evaluation:
-        return ScoredAnswers(ctx, data, sampler, rl.eval_prompts, ctx.config.evaluate.samples)
+        rows, samples = rl.eval_prompts, ctx.config.evaluate.samples
+        return ScoredAnswers(ctx, data, source.sampler, rows, samples)
 
-    return Stage(weights, loss, RolloutSource(ctx, sampler), evaluation, veto)
+    return Stage(weights, loss, source, evaluation, veto)
 
 
 def check(config) -> None:

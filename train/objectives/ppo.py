@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+
+import jax.numpy as jnp
 
 import ranges
 from ranges import ConfigError, CountOr0, NonNegative, Share
 from train import losses
 from train.objectives import policy_loss
 from train.objectives.base import Context, Objective, Stage
+from train.rl import advantages as adv
+from train.rl.advantages import Episodes
+from train.rl.rollout import RolloutSource
+from train.rl.sampler import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +52,41 @@ class PPOConfig:
             )
 
 
+def advantages(settings: PPOConfig, episodes: Episodes):
+    """Generalized advantage estimation with the critic's values, as `RolloutSource` takes it."""
+    mask, values, bootstrap = episodes.mask, episodes.values, None
+    if settings.bootstrap_truncated:
+        # The value after the last token is not computed; the one before it is the nearest.
+        last = jnp.sum(adv.last_token(mask) * values, axis=1)
+        bootstrap = jnp.where(episodes.ended, 0.0, last)
+    each, returns = adv.gae(
+        episodes.token_rewards, values, mask, settings.gamma, settings.lam, bootstrap
+    )
+    if settings.whiten_advantages:
+        each = adv.whiten(each, mask)
+
+    def mean(x):
+        return adv.masked_mean(x, mask)
+
+    error = jnp.where(mask > 0, returns - values, 0.0)
+    variance = mean((returns - mean(returns)) ** 2)
+    unexplained = mean((error - mean(error)) ** 2)
+    # Of returns that differ by rounding alone nothing is to be explained.
+    size = jnp.max(jnp.where(mask > 0, jnp.maximum(jnp.abs(returns), jnp.abs(values)), 0.0))
+    varies = jnp.sqrt(variance) > adv.EQUAL * size
+    metrics = {
+        "return_mean": mean(returns),
+        "return_std": jnp.sqrt(variance),
+        "explained_variance": jnp.where(varies, 1 - unexplained / variance, 0.0),
+    }
+    return each, {"returns": returns}, metrics
+
+
 def build(ctx: Context) -> Stage:
     settings = ctx.config.ppo
+    source = RolloutSource(
+        ctx, Sampler(ctx), partial(advantages, settings), critic_warmup=settings.critic_warmup
+    )
 
     def value_loss(values, batch):
         value, valid = losses.value_loss(
@@ -55,7 +95,7 @@ def build(ctx: Context) -> Stage:
         )  # fmt: skip
         return settings.value_coef * value, {"value_loss": (value, valid)}
 
-    return policy_loss.policy_stage(ctx, "token", value_loss=value_loss)
+    return policy_loss.policy_stage(ctx, source, value_loss=value_loss)
 
 
 def configure(objective: Objective, config) -> Objective:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from data.atomic import write_atomically
 from data.loader import heldout_batches
 from model import sharding
 from train.objectives.base import Context
@@ -51,9 +52,7 @@ def logprobs(ctx: Context, frozen, origins, workdir, rows: Mapping, average: boo
         if jax.process_index() == 0:
             file = io.BytesIO()
             np.savez(file, **cached)
-            temporary = path.with_name(_FILE + ".tmp")
-            temporary.write_bytes(file.getvalue())
-            temporary.replace(path)
+            write_atomically(path, file.getvalue())
     return {name: cached[name] for name in rows}
 
 

@@ -150,7 +150,7 @@ def write(runs: dict[str, RunConfig], workdir) -> None:
     in them.
 
     Args:
-      runs: a finished chain, as train.chain.resolve gives it.
+      runs: a finished chain, as train.multistage.resolve returns it.
     """
     workdir = epath.Path(workdir)
     page, data = workdir / "report.html", workdir / "report.json"

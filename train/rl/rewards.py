@@ -104,7 +104,7 @@ def check_answers(config, answers) -> None:
 
 
 class Normalizer(TypedDict):
-    """What normalizer.json says (train/normalize.py)."""
+    """What normalizer.json says (train/rl/score_scale.py)."""
 
     gain: Annotated[float, msgspec.Meta(gt=0)]
     bias: float
@@ -112,8 +112,8 @@ class Normalizer(TypedDict):
 
 
 def normalizer(config, origins) -> tuple[float, float] | None:
-    """(gain, bias) kept with the reward model (train/normalize.py); None if there are none, or a
-    score is more than the reward model's.
+    """(gain, bias) kept with the reward model (train/rl/score_scale.py); None if there are none, or
+    a score is more than the reward model's.
 
     Args:
       origins: {role: {`fingerprint`}} of the frozen models.

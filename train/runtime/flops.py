@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from model import lora
 from train.objectives import registry
-from train.trainable import Parts
+from train.trainable import Partition
 
 
 class PerToken(NamedTuple):
@@ -37,7 +37,7 @@ def forward(model, length: int) -> PerToken:
     return PerToken(model.flops_per_token(length) / 3 - vocabulary, vocabulary)
 
 
-def trained(model, weights, part: Parts, length: int) -> PerToken:
+def trained(model, weights, part: Partition, length: int) -> PerToken:
     """Of a forward and a backward pass.
 
     Args:

@@ -31,7 +31,7 @@ def test_an_entry_has_the_settings_of_its_type():
     "settings, message",
     [
         (dict(), r"evals\.wiki\.type=''; choose perplexity, samples, stage"),
-        (dict(type="perplexty"), r"wiki\.type='perplexty'; .* \(did you mean perplexity\?\)"),
+        (dict(type="perplexty"), r"wiki\.type='perplexty'; .* did you mean perplexity\?"),
         (dict(type="perplexity", evry=3), r"key evals\.wiki\.evry; did you mean .*\.every"),
         (dict(type="perplexity", samples=3), r"unknown config key evals\.wiki\.samples"),
         (dict(type="samples", samples=0), r"evals\.wiki\.samples=0; it must be at least 1"),

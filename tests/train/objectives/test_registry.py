@@ -33,8 +33,8 @@ def named_stages(path: Path):
         for part in parts:
             for leaf in ast.walk(part) if part else ():
                 value = getattr(leaf, "value", None)
-                named = isinstance(leaf, ast.Constant) and value in registry.STAGES
-                if named and (mentions or value not in ROLES):
+                known = isinstance(leaf, ast.Constant) and value in registry.STAGES
+                if known and (mentions or value not in ROLES):
                     yield leaf.lineno, value
 
 

@@ -38,7 +38,8 @@ def test_losses_move(reference, stage):
     assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-4
 
 
-LIKE_OTHERS = ("dpo", "grpo")  # their steps differ little from the reward stage's and PPO's
+# Their steps differ little from those of the reward stage, KTO and PPO.
+LIKE_OTHERS = ("dpo", "orpo", "simpo", "grpo")
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,13 @@ from data.text.builtin import EOS, PAD
 from model import sharding
 from model.heads import reward_model
 from ranges import ConfigError
-from train import losses, normalize, vocabulary
+from train import losses, vocabulary
 from train.assemble import init_state, setup
 from train.config import run as configs
 from train.objectives.base import Stage
 from train.objectives.ppo import PPOConfig
 from train.rl import advantages as adv
+from train.rl import score_scale
 from train.rl.sampler import Sampler
 from train.runtime import checkpoint
 from train.step import TrainState, make_train_step
@@ -396,7 +397,7 @@ def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path)
 
     config = tiny_ppo.recipe("ppo", directory)
     config.mesh.data = 8
-    facts = normalize.run(config, tmp_path / "reward", 60, tiny_ppo.OPEN_DATA)
+    facts = score_scale.run(config, tmp_path / "reward", 60, tiny_ppo.OPEN_DATA)
     assert facts["answers"] == 60
     run, state = begin(directory, change)
     gain, bias = run.ctx.normalizer

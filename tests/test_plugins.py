@@ -23,7 +23,7 @@ from train.optimizer import OPTIMIZERS, SCHEDULES
 from train.rl.verifiers import VERIFIERS
 from train.runtime.metrics import read_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = (STAGES, EVALS, VERIFIERS, READERS, OPTIMIZERS, SCHEDULES)
 PLUGIN = """
 import dataclasses
@@ -186,13 +186,13 @@ def test_a_plugin_s_settings_are_settings(house):
 @pytest.mark.parametrize(
     "leaf, value, message",
     [
-        ("stage", "scale", r"stage='scale'; choose .*scaled \(did you mean scaled\?\)"),
+        ("stage", "scale", r"stage='scale'; choose .*scaled; did you mean scaled\?"),
         ("scaled.scale", 0.0, r"scaled\.scale=0\.0; it must be above 0"),
         ("scaled.scal", 1.0, r"unknown config key scaled\.scal; did you mean scaled\.scale\?"),
-        ("optimizer.name", "sing", r"optimizer\.name='sing'; .*\(did you mean sign\?\)"),
+        ("optimizer.name", "sing", r"optimizer\.name='sing'; .*did you mean sign\?"),
         ("optimizer.sign_b1", 1.0, r"optimizer\.sign_b1=1\.0; it must be at least 0 and below 1"),
         ("value_optimizer.stairs", 0, r"value_optimizer\.stairs=0; it must be at least 1"),
-        ("optimizer.schedule", "stairs", r"optimizer\.schedule='stairs'; .*mean staircase\?\)"),
+        ("optimizer.schedule", "stairs", r"optimizer\.schedule='stairs'; .*mean staircase\?"),
         ("rewards.polit", 1.0, r"unknown config key rewards\.polit; did you mean rewards\.polite"),
         ("rewards.word", "", r"rewards\.polite needs --config\.rewards\.word=VALUE"),
         ("data.separator", 5, r"data\.separator=5 is a int; it must be a str"),
