@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import ranges
+import registry
 from ranges import ConfigError, Signed, SizeOr0
 from registry import Registry
 
@@ -52,7 +53,7 @@ def verifier(name: str, settings: type | None = None, answer=None, needs: tuple[
 
 def fields() -> dict:
     """The fields of `config.rewards` that verifiers add: the weight of each, and its settings."""
-    return dict.fromkeys(VERIFIERS, (Signed, 0.0)) | VERIFIERS.fields()
+    return registry.merged(dict.fromkeys(VERIFIERS, (Signed, 0.0)), VERIFIERS.fields())
 
 
 def check(rewards) -> None:
