@@ -22,6 +22,7 @@ from pathlib import Path
 from ranges import ConfigError
 
 _HASH_CHARACTERS = 16
+_loaded: list[str] = []
 
 
 def split(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -37,8 +38,11 @@ def load(names: str | Sequence[str]) -> None:
       ConfigError: one is not there, or raises an error while it is imported.
     """
     for name in split(names):
+        if name in _loaded:
+            continue
         try:
             importlib.import_module(name)
+            _loaded.append(name)
         except ModuleNotFoundError as e:
             if e.name is None or not f"{name}.".startswith(f"{e.name}."):
                 raise ConfigError(f"plugins={name}: {_place(e, name)}{e}; install it") from e
@@ -49,6 +53,11 @@ def load(names: str | Sequence[str]) -> None:
         except (Exception, SystemExit) as e:  # SystemExit would end the command as done
             text = str(e) if isinstance(e, ConfigError) else f"{type(e).__name__}: {e}"
             raise ConfigError(f"plugins={name} cannot be imported: {_place(e, name)}{text}") from e
+
+
+def loaded() -> tuple[str, ...]:
+    """The plugins that are loaded, in order."""
+    return tuple(_loaded)
 
 
 def _place(error: BaseException, name: str) -> str:

@@ -25,11 +25,6 @@ Row = TypeVar("Row")
 Fields = Mapping[str, tuple[Any, Any]]  # {name: (type, default)}
 
 
-def hint(name: str, known) -> str:
-    """The known names, and the nearest to `name` where one is near; to end a message with."""
-    return ", ".join(known) + did_you_mean(nearest(name, known))
-
-
 class Registry(Mapping[str, Row], Generic[Row]):
     """Rows by name, in the order in which they were registered.
 
@@ -78,7 +73,8 @@ class Registry(Mapping[str, Row], Generic[Row]):
         """
         if name not in self._rows:
             raise ConfigError(
-                f"{key or self.key}={name!r:.80}; choose {hint(str(name), self._rows)}"
+                f"{key or self.key}={name!r:.80}; choose {', '.join(self)}"
+                + did_you_mean(nearest(str(name), self))
             )
         return self._rows[name]
 
@@ -105,16 +101,21 @@ class Registry(Mapping[str, Row], Generic[Row]):
         Raises:
           ConfigError: two rows have a field of the same name.
         """
-        fields: dict[str, tuple[Any, Any]] = {}
-        for name in self._settings:
-            added = self.fields_of(name)
-            if twice := sorted(added.keys() & fields.keys()):
-                raise ConfigError(
-                    f"the {self.kind} {name!r} has a setting {twice[0]}, as another {self.kind} "
-                    "has; rename it"
-                )
-            fields |= added
-        return fields
+        return merged(*map(self.fields_of, self._settings))
+
+
+def merged(*groups: Fields) -> dict[str, tuple[Any, Any]]:
+    """Fields of several rows or registries.
+
+    Raises:
+      ConfigError: two of them have a field of the same name.
+    """
+    fields: dict[str, tuple[Any, Any]] = {}
+    for group in groups:
+        if twice := sorted(group.keys() & fields.keys()):
+            raise ConfigError(f"there are two settings {twice[0]!r} in one group; rename one")
+        fields |= group
+    return fields
 
 
 def _defaults(settings: type) -> dict[str, tuple[Any, Any]]:
@@ -133,8 +134,8 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if made is dataclasses.MISSING else made()
 
 
-# {a group of settings: the fields that registries add to it}
-_OPEN: dict[type, Callable[[], Fields]] = {}
+# {a group of settings: (the names of its own fields, those that registries add to it)}
+_OPEN: dict[type, tuple[frozenset[str], Callable[[], Fields]]] = {}
 # One class for the same fields, so that instances made at different times compare equal.
 _GROWN: dict[tuple, type] = {}
 
@@ -144,8 +145,9 @@ def open_to(fields: Callable[[], Fields]):
     of the rows so far at once, and later ones in `current`."""
 
     def decorate(cls: type) -> type:
+        own = frozenset(field.name for field in dataclasses.fields(cls))
         cls = with_fields(cls, fields())
-        _OPEN[cls] = fields
+        _OPEN[cls] = own, fields
         return cls
 
     return decorate
@@ -158,8 +160,11 @@ def current(group: type) -> type:
     Raises:
       ConfigError: a field has the name of another.
     """
-    added = dict(_OPEN.get(group, dict)())
+    own, fields = _OPEN.get(group, (frozenset(), dict))
     present = {field.name for field in dataclasses.fields(group)}
+    added = dict(fields())
+    if taken := sorted(own & added.keys()):
+        raise ConfigError(f"{group.__name__} has a setting {taken[0]!r} already; rename the other")
     added = {name: field for name, field in added.items() if name not in present}
     hints = typing.get_type_hints(group)
     for field in dataclasses.fields(group):

@@ -85,5 +85,16 @@ def test_settings_need_defaults_and_names_of_their_own(schedules):
         schedules.register("bare", "a row", settings=bare)
     schedules.register("one", "a row", settings=Staircase)
     schedules.register("two", "a row", settings=Staircase)
-    with pytest.raises(ConfigError, match="'two' has a setting drop, as another schedule has"):
+    with pytest.raises(ConfigError, match="there are two settings 'drop' in one group; rename one"):
         schedules.fields()
+
+
+def test_a_row_s_setting_does_not_take_the_place_of_a_group_s_own(schedules):
+    @registry.open_to(schedules.fields)
+    @dataclasses.dataclass(frozen=True)
+    class Optimizer:
+        stairs: int = 1
+
+    schedules.register("staircase", "a row", settings=Staircase)
+    with pytest.raises(ConfigError, match="Optimizer has a setting 'stairs' already; rename the"):
+        registry.current(Optimizer)

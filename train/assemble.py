@@ -16,12 +16,12 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from data import pipeline
+from data import pipeline, splits
 from data.atomic import write_atomically
-from data.clean.duplicates import text_of
-from data.fingerprint import fingerprint
 from data.prepare import row_cache
+from data.schemas.examples import example_text
 from data.text import tokenizer as tokenizers
+from data.text.base import Tokenizer
 from model import lora, sharding
 from model.mimetic import mimetic
 from ranges import ConfigError
@@ -73,10 +73,10 @@ def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Ru
     row = registry.check(config, mesh)
     evals.check(config, row)
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
-    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": fingerprint(ctx.data)}
+    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
     if ctx.pretrain_data:
-        content["pretrain_data"] = fingerprint(ctx.pretrain_data)
-    content |= {f"evals.{name}": fingerprint(data) for name, data in ctx.evals.items()}
+        content["pretrain_data"] = ctx.pretrain_data.fingerprint()
+    content |= {f"evals.{name}": data.fingerprint() for name, data in ctx.evals.items()}
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
@@ -107,7 +107,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
     @functools.cache
     def read():
-        return examples or pipeline.read_examples(config.data, row.schema)
+        return examples or splits.read_examples(config.data, row.schema)
 
     keeps = []
 
@@ -143,13 +143,13 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
     mix = None
     if row.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
-        mix = opened("text", text, "text", lambda: pipeline.read_examples(text, "text"))
+        mix = opened("text", text, "text", lambda: splits.read_examples(text, "text"))
     sets = {}
     for name, entry in config.evals.items():
         if entry.source:
             schema = evals.schema_of(name, entry, row)
             settings = evals.data_config(config, entry, schema, row)
-            read_set = functools.partial(pipeline.read_examples, settings, schema, True)
+            read_set = functools.partial(splits.read_examples, settings, schema, True)
             sets[name] = opened(f"evals-{name}", settings, schema, read_set)
     return Context(config, models, tokenizer, data, mesh, mix, sets, keeps=tuple(keeps))
 
@@ -168,7 +168,7 @@ def save_facts(run: Run, workdir) -> None:
     write_atomically(workdir / "config.json", config_json(run.ctx.config) + "\n")
 
 
-def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:
+def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
     """The run's tokenizer: its own if it has one, else that of the runs it starts from, else a new
     one, trained on `examples()`.
 
@@ -178,7 +178,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
     own = (epath.Path(workdir) / "tokenizer").exists()
     tokenizer = tokenizers.load(workdir) if own else None
     origins = {f"init_from.{role}": path for role, path in config.init_from.items()}
-    prepared = [folder for folder in config.data.prepared() if folder]
+    prepared = [folder for folder in config.data.prepared_folders() if folder]
     origins |= {f"the prepared source {folder}": folder for folder in prepared}
     if config.tokenizer.path:
         origins["tokenizer.path"] = config.tokenizer.path
@@ -193,7 +193,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
         tokenizer = tokenizer or other
     if tokenizer is None:
         settings = config.tokenizer
-        texts = [text_of(example) for example in examples()]
+        texts = [example_text(example) for example in examples()]
         tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size, settings.fim)
     return tokenizer
 

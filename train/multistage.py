@@ -14,7 +14,7 @@ import time
 import jax
 from etils import epath
 
-from data import pipeline
+from data import splits
 from model import sharding
 from ranges import ConfigError
 from train import loop
@@ -68,7 +68,7 @@ def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) 
     for name, run_config in runs.items():  # bad input stops before the first stage trains
         row = registry.check(run_config, sharding.make_mesh(run_config.mesh))
         if not (workdir / name / "DONE").exists():
-            examples[name] = pipeline.read_examples(run_config.data, row.schema)
+            examples[name] = splits.read_examples(run_config.data, row.schema)
     for name, run_config in runs.items():
         done = workdir / name / "DONE"
         if done.exists():

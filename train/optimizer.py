@@ -34,7 +34,7 @@ Transforms = Sequence[optax.GradientTransformation]
 SCHEDULES: Registry[Callable] = Registry("schedule", "optimizer.schedule")
 
 
-@registry.open_to(lambda: OPTIMIZERS.fields() | SCHEDULES.fields())
+@registry.open_to(lambda: registry.merged(OPTIMIZERS.fields(), SCHEDULES.fields()))
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """An optimizer and its learning rate.

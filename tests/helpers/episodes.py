@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.text.tokenizer import EOS, PAD
+from data.text.builtin import EOS, PAD
 from model.config import TransformerConfig
 from train.config.rl import RLConfig
 from train.objectives import grpo as grpo_

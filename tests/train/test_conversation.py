@@ -10,9 +10,9 @@ import numpy as np
 import open_tokenizers
 import pytest
 
+from data.text.builtin import EOS, NEVER_SAMPLED, BuiltinTokenizer
 from data.text.chat import render_prompt
 from data.text.hf_tokenizer import HFTokenizer
-from data.text.tokenizer import EOS, NEVER_SAMPLED, Tokenizer
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.sizes import SIZES
@@ -22,7 +22,7 @@ from train.step import TrainState
 
 MODEL = TransformerConfig(vocab_size=263, max_length=64, **SIZES["tiny"] | {"num_layers": 1})
 SAMPLING = Sampling(8, 0.0, stop_ids=(EOS,), banned_ids=NEVER_SAMPLED)
-TOKENIZER = Tokenizer("byte", b"")
+TOKENIZER = BuiltinTokenizer("byte", b"")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Annotated
 
 from flax.traverse_util import flatten_dict
 
+import plugins
 from data.mixture import SourceConfig
 from ranges import ConfigError, Number, Range, check_value
 from train.config import names
@@ -26,7 +27,7 @@ _FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _PLUGINS = re.compile(r"--?config\.(?:stages\.[^.=]+\.)?plugins(?:=(.*))?", re.DOTALL)
 
 
-def plugins_of(argv: Sequence[str], recipe: Mapping) -> list[str]:
+def plugins_of(argv: Sequence[str], recipe: Mapping) -> tuple[str, ...]:
     """The plugins that a command line and a recipe, or the stages of a chain, name."""
     words, named = iter(argv[1:]), []
     for word in words:
@@ -34,9 +35,9 @@ def plugins_of(argv: Sequence[str], recipe: Mapping) -> list[str]:
             text = next(words, "") if flag[1] is None else flag[1]
             named += re.findall(r"[^\s,()\[\]'\"]+", text)  # a,b or ('a', 'b')
     for run in (recipe, *recipe.get("stages", {}).values()):
-        if isinstance(found := run.get("plugins", ()), str | list | tuple):
-            named += [found] if isinstance(found, str) else found
-    return named
+        if isinstance(value := run.get("plugins", ()), str | list | tuple):
+            named += plugins.split(value)
+    return tuple(named)
 
 
 def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:

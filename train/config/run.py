@@ -18,7 +18,7 @@ import ml_collections
 import plugins
 import ranges
 import registry
-from data.pipeline import DataConfig
+from data.config import DataConfig
 from model.config import TransformerConfig
 from model.lora import LoRA
 from model.quantized import DTYPES

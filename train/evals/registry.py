@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import registry
-from data.pipeline import Data, DataConfig
+from data.config import DataConfig
+from data.pipeline import Data
 from ranges import ConfigError
 from registry import Registry
 from train.evals.base import EvalConfig, Evaluation
@@ -99,7 +100,7 @@ def check(config, objective) -> None:
 
 
 def schema_of(name: str, entry: EvalConfig, objective) -> str:
-    """The schema (data/read/schemas.py) of an evaluation's data.
+    """The schema (data/schemas) of an evaluation's data.
 
     Raises:
       ConfigError: the type does not read it.

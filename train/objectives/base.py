@@ -15,7 +15,7 @@ import numpy as np
 
 from data.loader import make_loader
 from data.pipeline import Data
-from data.text.tokenizer import Tokenizer
+from data.text.base import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
 from train.evals.base import Evaluation
@@ -75,7 +75,7 @@ class Objective:
     """A row of train/objectives/registry.py; every function has a default that does nothing.
 
     Attributes:
-      schema: of its data (data/read/schemas.py).
+      schema: of its data (data/schemas).
       trainable: roles that it trains. frozen: roles that it reads. optional: roles that it reads
         if `init_from` names them.
       build: Context -> Stage.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from data.read.templates import is_number
+from data.schemas.templates import is_number
 
 
 class Finished(NamedTuple):

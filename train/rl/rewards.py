@@ -20,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from data.read import json_files
-from data.text.tokenizer import Tokenizer
+from data.text.base import Tokenizer
 from model.heads import reward_model
 from ranges import ConfigError
 from train.rl.verifiers import VERIFIERS

@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import ranges
+import registry
 from ranges import ConfigError, Signed, SizeOr0
 from registry import Registry
 
@@ -52,14 +53,14 @@ def verifier(name: str, settings: type | None = None, answer=None, needs: tuple[
 
 def fields() -> dict:
     """The fields of `config.rewards` that verifiers add: the weight of each, and its settings."""
-    return dict.fromkeys(VERIFIERS, (Signed, 0.0)) | VERIFIERS.fields()
+    return registry.merged(dict.fromkeys(VERIFIERS, (Signed, 0.0)), VERIFIERS.fields())
 
 
 def check(rewards) -> None:
     """Raises ConfigError for settings of `config.rewards` that a verifier cannot work with."""
     for name, row in VERIFIERS.items():
         VERIFIERS.arguments(name, rewards)
-        missing = [need for need in row.needs if not getattr(rewards, need)]
+        missing = [need for need in row.needs if not getattr(rewards, need, None)]
         if missing and getattr(rewards, name, 0.0):
             raise ConfigError(f"rewards.{name} needs --config.rewards.{missing[0]}=VALUE")
 

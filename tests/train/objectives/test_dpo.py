@@ -16,7 +16,7 @@ from etils import epath
 from stage_fixtures import recipe
 from stage_steps import make_mesh
 
-from data.packing import preference_rows
+from data.packing.preferences import preference_rows
 from data.text.chat import render
 from data.text.tokenizer import train
 from model.config import TransformerConfig

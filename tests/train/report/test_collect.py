@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.text.tokenizer import Tokenizer
+from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
 from train.config import run as config
@@ -70,7 +70,7 @@ def policy(tmp_path_factory):
     source = {"step": np.asarray(4, np.int32)}
     saver.save(TrainState(jnp.int32(4), {"policy": params}, {"count": jnp.zeros(1)}, source), {})
     saver.close()
-    Tokenizer("byte", b"").save(workdir / "tokenizer")
+    BuiltinTokenizer("byte", b"").save(workdir / "tokenizer")
     return workdir
 
 

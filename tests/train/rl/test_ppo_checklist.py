@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 from tiny_ppo import EPOCHS, MINIBATCH, PER_ROLLOUT, ROWS, P, R
 
 from benchmarks.ppo_steady import write_random
-from data.text.tokenizer import EOS, PAD
+from data.text.builtin import EOS, PAD
 from model import sharding
 from model.heads import reward_model
 from ranges import ConfigError

@@ -16,7 +16,8 @@ import tiny_ppo
 from episodes import SCORES, B, R, make, make_batch
 from local_runs import records
 
-from data.text.tokenizer import EOS, train
+from data.text.builtin import EOS
+from data.text.tokenizer import train
 from model import sharding
 from ranges import ConfigError
 from train import loop

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.packing import preference_rows, prompt_rows
-from data.text.tokenizer import EOS, train
+from data.packing.preferences import preference_rows
+from data.packing.prompts import prompt_rows
+from data.text.builtin import EOS
+from data.text.tokenizer import train
 from model import sharding
 from model.config import TransformerConfig
 from model.heads import reward_model

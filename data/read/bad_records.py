@@ -1,4 +1,4 @@
-"""Records that cannot be used, wherever that shows: read, mapped to a schema, or rendered."""
+"""Records that cannot be used, because they cannot be read, mapped to a schema, or rendered."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from data.errors import DataError
 
 
 class BadRecords:
-    """Raises for a record that cannot be used, or counts it.
+    """Raises an error for a bad record, or counts it.
 
     Args:
       on_bad: "error" raises at the first; "skip" counts, and raises once there are more than
-        `max_bad`. skipped: the count by reason, which may have begun elsewhere.
+        `max_bad`. skipped: the counts by reason, which may include earlier ones.
     """
 
     def __init__(
@@ -22,30 +22,30 @@ class BadRecords:
         self._skip, self._max_bad = on_bad == "skip", max_bad
         self._first: list[str] = []
 
-    def add(self, where: str, error: ValueError) -> None:
-        """Takes note of what is wrong with the record read at `where` ("path:line").
+    def add(self, location: str, error: ValueError) -> None:
+        """Counts the bad record read at `location` ("path:line").
 
         Raises:
-          DataError: it is not to be skipped, or the source itself is at fault (no `reason`).
+          DataError: records are not to be skipped, or the source itself is at fault (no `reason`).
         """
-        # A tokenizer or a chat template raises what is no DataError.
+        # A tokenizer raises a ValueError without a reason.
         reason = getattr(error, "reason", "not_rendered")
         if not reason:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(f"{location}: {error}") from None
         if not self._skip:
-            hint = "Mend it, or set --config.data.on_bad=skip to leave such records out, counted."
-            raise DataError(f"{where}: {error}\n{hint}", reason) from None
+            hint = "Fix it, or set --config.data.on_bad=skip to leave such records out, counted."
+            raise DataError(f"{location}: {error}\n{hint}", reason) from None
         self.skipped[reason] += 1
         if len(self._first) < 3:
-            self._first.append(f"{where}: {error}")
+            self._first.append(f"{location}: {error}")
         if self.skipped.total() > self._max_bad:
             raise DataError(
                 f"more than max_bad={self._max_bad} bad records{self.summary()}\n"
-                "Mend the data, or raise max_bad if so many are to be left out."
+                "Fix the data, or raise max_bad if so many are to be left out."
             ) from None
 
     def summary(self) -> str:
-        """The counts and the first few, to follow an error's text; "" where there are none."""
+        """The counts and the first few records, to append to an error; "" if there are none."""
         if not self.skipped:
             return ""
         counts = ", ".join(f"{reason}: {n}" for reason, n in sorted(self.skipped.items()))

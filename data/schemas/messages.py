@@ -1,25 +1,27 @@
-"""Messages of a conversation: the forms that collections use, read into one.
+"""Messages of a conversation, normalised from the forms that data sets use.
 
-A normalised message is {"role": "system" | "user" | "assistant" | "tool", "content": str} and, only
-where the record has them, `tool_calls` (a list of objects), `reasoning_content`, `thinking`,
-`reasoning`, `tool_call_id`, `name` (strings) and, of the assistant's, `weight`: a float other
-than 1, the weight of its tokens in the loss. A field that is null or empty counts as not there,
-since a table has all fields in all messages.
+A normalised message is {"role": "system" | "user" | "assistant" | "tool", "content": str}. Only
+where the record has them it also holds `tool_calls` (a list of objects), `reasoning_content`,
+`thinking`, `reasoning`, `tool_call_id`, `name` (strings), and for the assistant's `weight`: a float
+other than 1, the weight of its tokens in the loss. A null or empty field counts as absent, because
+a table has every field in every message.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from data.errors import DataError
 from data.read.json_records import STRICT
-from data.read.templates import text_of, wrong_type
+from data.schemas.templates import required_text, wrong_type
 
-# The field and the speakers' names as the collections in use have them.
+# Names of the fields and of the speakers in the data sets in use.
 _ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
 _ROLES = {"human": "user", "customer": "user", "gpt": "assistant", "agent": "assistant"}
-# Who may speak after whom; "" is the beginning.
+# The roles that may follow a role; "" is the beginning.
 _NEXT = {
     "": ("user", "system"),
     "system": ("user",),
@@ -29,19 +31,20 @@ _NEXT = {
 }
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _WEIGHTS = ("weight", "train", "loss")
-_THOUGHTS = ("reasoning_content", "thinking", "reasoning")
-_TEXTS = (*_THOUGHTS, "tool_call_id", "name")
+# Names of a thought beside the content. Chat templates read the first, gpt-oss' the second.
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+_TEXTS = (*THOUGHTS, "tool_call_id", "name")
 _KNOWN = {*_TEXTS, *_WEIGHTS}
-# What an assistant's message may say beside its content.
-ANSWER_FIELDS = ("tool_calls", *_THOUGHTS)
-WEIGHTS, DEEPEST = (1e-6, 1e6), 64
+# What an assistant's message may say besides its content.
+ANSWER_FIELDS = ("tool_calls", *THOUGHTS)
+WEIGHT_RANGE, MAX_DEPTH = (1e-6, 1e6), 64
 
 
 class Record(dict):
     """A record that notes which of its fields are read.
 
     Attributes:
-      read: names of the fields that were.
+      read: names of the fields that were read.
     """
 
     def __init__(self, fields):
@@ -53,68 +56,71 @@ class Record(dict):
         self.read.add(name)
         return super().__getitem__(name)
 
-    def pass_over(self, name: str, keys) -> None:
-        """Notes keys of an object that are not read. `name`: of the object, as "messages[3]"."""
+    def pass_over(self, name: str, keys: Iterable[str]) -> None:
+        """Notes keys of an object that are not read. `name`: the object's, such as
+        "messages[3]"."""
         for key in keys:
             self._unread_parts.append(f"{re.sub(r'[0-9]+', '', name)}.{key}")
 
     def unread(self) -> list[str]:
-        """Names of fields that hold something and were not read; of what is inside of fields, as
-        "messages[].id", once for each."""
+        """Names of fields that hold something and were not read. A key inside a field is listed as
+        "messages[].id", once for each message."""
         fields = self.keys() - self.read
         return [name for name in fields if not is_empty(self.get(name))] + self._unread_parts
 
 
-def is_empty(value) -> bool:
-    """Whether an optional field says nothing."""
+def is_empty(value: Any) -> bool:
+    """Whether the value of an optional field counts as absent."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, list | dict) and not value)
 
 
 def texts_of(message: dict) -> list[str]:
-    """All that a normalised message says: its content, thoughts and tool calls."""
-    texts = [message["content"], *(message[key] for key in _THOUGHTS if key in message)]
+    """All texts of a normalised message: its content, thoughts and tool calls."""
+    texts = [message["content"], *(message[key] for key in THOUGHTS if key in message)]
     if calls := message.get("tool_calls"):
         texts.append(json.dumps(calls, ensure_ascii=False))
     return texts
 
 
-def content_of(value, name: str, record: Record):
-    """The text of a list of parts, joined; what is no list as it is.
+def content_of(value: Any, name: str, record: Record) -> Any:
+    """The joined text of a list of parts; a value that is no list is returned unchanged.
 
     Raises:
-      DataError: a part is no text.
+      DataError: a part is not text.
     """
     if not isinstance(value, list):
         return value
     texts = []
     for i, part in enumerate(value):
-        where = f"{name}[{i}]"
+        part_name = f"{name}[{i}]"
         if isinstance(part, str):
             texts.append(part)
             continue
         if not isinstance(part, dict):
-            raise wrong_type(where, 'text, or {"type": "text", "text": "..."}', part)
+            raise wrong_type(part_name, 'text, or {"type": "text", "text": "..."}', part)
         kind = part.get("type") or "text"
         if kind not in _TEXT_PARTS:
             raise DataError(
-                f"{where!r} is a part of type {str(kind)[:40]!r}, and messages of text alone are "
-                "read; leave it out",
+                f"{part_name!r} is a part of type {str(kind)[:40]!r}, and messages of text alone "
+                "are read; leave it out",
                 "not_text",
             )
         if not isinstance(part.get("text"), str):
-            raise wrong_type(f"{where}.text", "a string", part.get("text"))
+            raise wrong_type(f"{part_name}.text", "a string", part.get("text"))
         texts.append(part["text"])
-        record.pass_over(where, (k for k in part.keys() - {"type", "text"} if part[k] is not None))
+        unread = (key for key in part.keys() - {"type", "text"} if part[key] is not None)
+        record.pass_over(part_name, unread)
     return "".join(texts)
 
 
-def objects_of(value, name: str) -> list[dict]:
-    """A list of objects, given as such or as JSON: tool calls, or a record's tools; often empty.
+def objects_of(value: Any, name: str) -> list[dict]:
+    """A list of objects (tool calls, or a record's tools), given as a list or as JSON of one; []
+    for an empty value.
 
     Raises:
-      DataError: it is none, or holds what JSON cannot.
+      DataError: the value is something else, or holds what JSON cannot.
     """
     if isinstance(value, str):
         try:
@@ -122,7 +128,7 @@ def objects_of(value, name: str) -> list[dict]:
         except DataError as error:
             raise DataError(f"{name!r}: {error}", error.reason) from None
         except (ValueError, RecursionError):
-            pass  # it stays a string, which is refused below
+            pass  # a string is refused below
     if is_empty(value):
         return []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -132,8 +138,8 @@ def objects_of(value, name: str) -> list[dict]:
         inside = (v.values() if isinstance(v, dict) else v for v in level)
         level = [v for values in inside for v in values if isinstance(v, dict | list)]
         depth += 1
-    if depth > DEEPEST:
-        raise DataError(f"{name!r} is nested more than {DEEPEST} deep", "wrong_type")
+    if depth > MAX_DEPTH:
+        raise DataError(f"{name!r} is nested more than {MAX_DEPTH} deep", "wrong_type")
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
@@ -141,27 +147,27 @@ def objects_of(value, name: str) -> list[dict]:
     return value
 
 
-def weight_of(value, name: str) -> float:
-    """The weight of an answer in the loss: a number, or true or false.
+def weight_of(value: Any, name: str) -> float:
+    """A weight in the loss, from a number, or true or false.
 
     Raises:
-      DataError: it is none.
+      DataError: the value is no weight.
     """
-    least, most = WEIGHTS
+    least, most = WEIGHT_RANGE
     if not isinstance(value, int | float) or not (value == 0 or least <= value <= most):
         wanted = f"0, to learn nothing from it, or a number from {least:g} to {most:g}"
         raise wrong_type(name, wanted, value)
     return float(value)
 
 
-def message_of(message, name: str, record: Record, content_name: str = "") -> dict:
-    """The normalised form of a message that may call its fields otherwise.
+def message_of(message: Any, name: str, record: Record, content_name: str = "") -> dict:
+    """The normalised form of a message whose fields may have other names.
 
     Args:
-      name, content_name: what errors call it and its content.
+      name, content_name: names of the message and its content, for errors.
 
     Raises:
-      DataError: it lacks a role or content, or a field is not of its type.
+      DataError: it lacks a role or content, or a field has the wrong type.
     """
     if not isinstance(message, dict):
         raise wrong_type(name, 'a {"role", "content"} object', message)
@@ -175,8 +181,8 @@ def message_of(message, name: str, record: Record, content_name: str = "") -> di
     calls = message.get("tool_calls")
     if calls is not None:
         calls = objects_of(calls, f"{name}.tool_calls")
-    for key, found in (("role", role_key), ("content", content_key or calls)):
-        if not found:
+    for key, present in (("role", role_key), ("content", content_key or calls)):
+        if not present:
             raise DataError(
                 f"{name} has no {key!r}; a message is "
                 '{"role": "user" or "assistant", "content": "..."}',
@@ -188,9 +194,9 @@ def message_of(message, name: str, record: Record, content_name: str = "") -> di
     content_name = content_name or f"{name}.content"
     content = content_of(message.get(content_key), content_name, record)
     if (role in ("system", "tool") or calls) and (content is None or content == ""):
-        content = ""  # these may say nothing
+        content = ""  # these may be empty
     elif not (role == "system" and is_empty(content)):
-        content = text_of(content, content_name)
+        content = required_text(content, content_name)
     out = {"role": role, "content": content}
     if calls:
         out["tool_calls"] = calls
@@ -203,7 +209,8 @@ def message_of(message, name: str, record: Record, content_name: str = "") -> di
 
 
 def _key(message: dict, names) -> str | None:
-    """The first of `names` that the message has and that is not null, else that it has."""
+    """The first of `names` that is a key with a value other than null; else the first that is a
+    key."""
     for name in names:
         if message.get(name) is not None:
             return name
@@ -211,15 +218,16 @@ def _key(message: dict, names) -> str | None:
 
 
 def _other_fields(message: dict, role, name: str, record: Record) -> dict:
-    """The texts and the weight of a message, where it has them."""
+    """The other texts and the weight of a message, where it has them."""
     out, weight = {}, 1.0
     for key in _TEXTS:
         if not is_empty(message.get(key)):
-            out[key] = text_of(content_of(message[key], f"{name}.{key}", record), f"{name}.{key}")
-    thoughts = {out[key] for key in _THOUGHTS if key in out}
+            text = content_of(message[key], f"{name}.{key}", record)
+            out[key] = required_text(text, f"{name}.{key}")
+    thoughts = {out[key] for key in THOUGHTS if key in out}
     if len(thoughts) > 1:
         raise DataError(
-            f"{name} has two thoughts that differ ({' and '.join(k for k in _THOUGHTS if k in out)}"
+            f"{name} has two thoughts that differ ({' and '.join(k for k in THOUGHTS if k in out)}"
             "), and a chat template reads one; keep one of them",
             "two_thoughts",
         )
@@ -240,18 +248,18 @@ def _other_fields(message: dict, role, name: str, record: Record) -> dict:
     return out | ({"weight": weight} if weight != 1 and role == "assistant" else {})
 
 
-def messages_of(value, name: str, last, record: Record) -> list[dict]:
+def messages_of(value: Any, name: str, last: Collection[str], record: Record) -> list[dict]:
     """The normalised messages of a list whose last role is in `last`; an empty system message is
     left out.
 
     Raises:
-      DataError: it is no such list, or the speakers do not take turns.
+      DataError: the value is no such list, or the roles do not alternate.
     """
     if not isinstance(value, list) or not value:
         raise wrong_type(name, "a list of messages, not empty", value)
     messages, before = [], ""
-    for i, given in enumerate(value):
-        message = message_of(given, f"{name}[{i}]", record)
+    for i, item in enumerate(value):
+        message = message_of(item, f"{name}[{i}]", record)
         role = message["role"]
         if role == "system" and is_empty(message["content"]):
             continue

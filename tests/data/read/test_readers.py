@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from data.errors import DataError
-from data.read import columns, files, json_records, sources
+from data.read import columns, json_records, lines, sources
 from data.read.sources import read
 
 ROWS = [{"text": f"text {i} ü", "n": i} for i in range(7)]
@@ -65,22 +65,22 @@ NAMES += ["a.txt.gz", "a.jsonl.gz", "a.json.gz", "a.csv.gz"]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_gives_the_same_texts_whole_and_in_parts(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(files, "SPAN_BYTES", 40)
-    monkeypatch.setattr(files, "SPAN_RECORDS", 3)
+    monkeypatch.setattr(lines, "SPAN_BYTES", 40)
+    monkeypatch.setattr(columns, "SPAN_RECORDS", 3)
     path = write(tmp_path / name, ROWS)
     examples = read(path, "text").examples
     assert [e["text"] for e in examples] == [row["text"] for row in ROWS]
     assert len({e["where"] for e in examples}) == len(ROWS)
-    (part,) = sources.parts_of(path, "text")
-    spans = part.spans()
+    (item,) = sources.inputs_of(path, "text")
+    spans = item.spans()
     assert (len(spans) > 1) == (name in ("a.txt", "a.jsonl", "a.parquet"))
     assert [e for span in spans for e in read(path, "text", span=span).examples] == examples
 
 
 def test_a_line_longer_than_a_part_is_in_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "SPAN_BYTES", 8)
+    monkeypatch.setattr(lines, "SPAN_BYTES", 8)
     path = write(tmp_path / "a.txt", [{"text": "x" * 50}, {"text": "y"}, {"text": "z" * 9}])
-    spans = sources.parts_of(path, "text")[0].spans()
+    spans = sources.inputs_of(path, "text")[0].spans()
     assert [len(read(path, "text", span=span).examples) for span in spans] == [1, 1, 1] or sum(
         len(read(path, "text", span=span).examples) for span in spans
     ) == 3

@@ -3,7 +3,7 @@
 import pytest
 
 from data.errors import DataError
-from data.read.schemas import fields_used, normaliser
+from data.schemas.normaliser import fields_used, normaliser
 
 
 def user(content):

@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from data.clean.duplicates import text_of
 from data.clean.redact import redact
 from data.errors import DataError
-from data.read.schemas import normaliser
+from data.schemas.examples import example_text
+from data.schemas.normaliser import normaliser
 
 CALL = [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}]
 DEEP = functools.reduce(lambda inner, _: {"a": [inner]}, range(400), {})
@@ -154,7 +154,7 @@ def test_thoughts_and_tool_calls_are_compared_and_redacted_as_texts_are():
     call = {"function": {"name": "mail", "arguments": {"to": ["ann@example.org"]}}}
     turns = [user(), assistant("", tool_calls=[call], thinking="ann@example.org asks", weight=0.5)]
     example, _ = read({"messages": turns})
-    assert "ann@example.org asks" in text_of(example) and '"mail"' in text_of(example)
+    assert "ann@example.org asks" in example_text(example) and '"mail"' in example_text(example)
     counts = Counter()
     found = redact(example, ("email",), counts)["messages"][1]
     assert found["thinking"] == "[EMAIL] asks" and found["weight"] == 0.5

@@ -1,7 +1,7 @@
-"""Templates over the fields of a record, and what is said of a record that does not fit.
+"""Templates over the fields of a record, and the errors of a record that does not fit.
 
-A template is text with fields in braces, "{instruction}\\n{input}"; `{turns[0].text}` is inside of
-a field, and `{{` and `}}` stand for braces. Nothing is evaluated.
+A template is text with fields in braces, "{instruction}\\n{input}"; `{turns[0].text}` names a place
+inside a field, and `{{` and `}}` stand for braces. Nothing is evaluated.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import difflib
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from data.errors import DataError
 
-# The value of a field that is there, and was not decoded since no template uses it.
+# The value of a field that exists, and was not decoded because nothing reads it.
 UNREAD = object()
 
 
-def one_of(what, value, choices: Mapping):
+def one_of(what: str, value: Any, choices: Mapping) -> Any:
     """choices[value], or a DataError that names the nearest choice."""
     if value in choices:
         return choices[value]
@@ -27,16 +28,15 @@ def one_of(what, value, choices: Mapping):
     )
 
 
-def nearest(name, names) -> str:
-    """The one of `names` that looks most like `name`; "" if there are none."""
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """The most similar of `names`; "" if there are none."""
     return next(iter(difflib.get_close_matches(str(name), sorted(names), 1, cutoff=0)), "")
 
 
-def parse(name, template):
-    """A template as [(literal, field or None), ...], a list of them as a list of those; plain
-    fields and what is inside of them only: nothing is evaluated."""
+def parse(name: str, template: Any) -> list:
+    """A template as [(literal, field or None), ...]; for a list of templates a list of these."""
     if isinstance(template, list | tuple) and template:
-        return [parse(name, one) for one in template]
+        return [parse(name, item) for item in template]
     try:
         pieces = list(string.Formatter().parse(template))
     except (TypeError, ValueError) as error:
@@ -53,24 +53,25 @@ def parse(name, template):
     return [(literal, field) for literal, field, _, _ in pieces]
 
 
-def fields_of(template) -> set[str]:
-    """Names of the fields of a record that a parsed template may use: {a.b[0]} is a field of that
-    name, or inside of `a`."""
+def fields_of(template: list) -> set[str]:
+    """Names of the record's fields that a parsed template may read: {a.b[0]} is a field of that
+    name, or a place inside `a`."""
     if template and isinstance(template[0], list):
         return set().union(*map(fields_of, template))
     fields = {field for _, field in template if field is not None}
     return fields | {step[1] for field in fields if (step := _STEP.match(field)) and step[1]}
 
 
-def has(record, templates, name):
+def has(record: Mapping, templates: Mapping, name: str) -> bool:
+    """Whether `name` has a template, or is a field."""
     return name in templates or name in record
 
 
-def value_of(record, templates, name):
+def value_of(record: Mapping, templates: Mapping, name: str) -> Any:
     """The value of `name` in a record: its template filled in, or the field of that name.
 
-    A template of one bare field gives the field as it is, since it may hold a list; a list of
-    templates gives the list of their values.
+    A template of one bare field gives the field's value unchanged, since it may be a list; a list
+    of templates gives the list of their values.
     """
     if name not in templates:
         return _field(record, name, name)
@@ -79,13 +80,13 @@ def value_of(record, templates, name):
     return _filled(record, templates[name], name)
 
 
-def _filled(record, template, name):
+def _filled(record: Mapping, template: list, name: str) -> Any:
     if len(template) == 1 and template[0][0] == "" and template[0][1] is not None:
         value = _field(record, template[0][1], name)
         return str(value) if is_number(value) else value
-    filled, empty = [], False
+    pieces, empty = [], False
     for literal, field in template:
-        filled.append(literal)
+        pieces.append(literal)
         if field is None:
             continue
         value = _field(record, field, name)
@@ -94,15 +95,15 @@ def _filled(record, template, name):
         elif not isinstance(value, str) and not is_number(value):
             raise wrong_type(field, "a string", value)
         empty = empty or not str(value).strip()
-        filled.append(str(value))
-    return "".join(filled).strip() if empty else "".join(filled)
+        pieces.append(str(value))
+    return "".join(pieces).strip() if empty else "".join(pieces)
 
 
 _STEP = re.compile(r"(?:^|\.)([^.\[\]]+)|\[(\d+)\]")
 
 
-def _inside(record, field):
-    """The value at "a.b[0]" in dicts and lists; KeyError where there is none."""
+def _inside(record: Mapping, field: str) -> Any:
+    """The value at "a.b[0]" in dicts and lists; KeyError if there is none."""
     value, end = record, 0
     for step in _STEP.finditer(field):
         if step.start() != end:
@@ -120,8 +121,8 @@ def _inside(record, field):
     return value
 
 
-def _field(record, field, name):
-    """The value of a field by its name, or else inside of fields: "a.b[0]"."""
+def _field(record: Mapping, field: str, name: str) -> Any:
+    """The value of a field by its name, or else of a place inside a field, "a.b[0]"."""
     if field in record:
         return record[field]
     try:
@@ -139,11 +140,13 @@ def _field(record, field, name):
     )
 
 
-def is_number(value):
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def wrong_type(name, wanted, value):
+def wrong_type(name: str, wanted: str, value: Any) -> DataError:
+    """The error for a value of the wrong type."""
     if isinstance(value, bytes):  # of a column; text would have been decoded
         return DataError(
             f"{name!r} should be {wanted}, and is {len(value)} bytes that are not UTF-8, as an "
@@ -154,8 +157,12 @@ def wrong_type(name, wanted, value):
     return DataError(f"{name!r} should be {wanted}, and is {shown[:60]}", "wrong_type")
 
 
-def text_of(value, name):
-    """`value` if it is a string that says something and can be written as UTF-8."""
+def required_text(value: Any, name: str) -> str:
+    """`value`, a string that is not blank and can be encoded as UTF-8.
+
+    Raises:
+      DataError: it is something else.
+    """
     if not isinstance(value, str):
         raise wrong_type(name, "a string", value)
     if not value.strip():
