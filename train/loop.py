@@ -17,7 +17,6 @@ from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train.assemble import Run, config_json, init_state, save_facts, setup
 from train.config.run import RunConfig, build
-from train.resume import check_resume
 from train.rl.rewards import RewardError
 from train.runtime import flops as flops_
 from train.runtime import outputs, processes
@@ -26,6 +25,7 @@ from train.runtime.goodput import Goodput
 from train.runtime.health import SkippedUpdates, check_skipped
 from train.runtime.metrics import Metrics
 from train.runtime.profiling import Profile
+from train.runtime.resume import check_resume
 from train.runtime.throughput import Throughput
 from train.step import TrainState, make_train_step, seen_of
 

@@ -16,8 +16,9 @@ from stage_steps import MESHES, STAGES, assert_same, five_steps, make_mesh, stag
 from data.text import tokenizer as tokenizers
 from model.config import TransformerConfig
 from ranges import ConfigError
-from train import loop, resume
+from train import loop
 from train.config import run as configs
+from train.runtime import resume
 
 
 @pytest.fixture(scope="module")
