@@ -123,7 +123,7 @@ def records(config_name: str, split: str) -> Iterator[dict]:
             yield record
 
 
-def prepare(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
+def build_dataset(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
     """Returns the builder of a config of pydocs, its ArrayRecord files written under `data_dir`.
 
     The first call takes some seconds; later ones find the files. It prints nothing and uses no

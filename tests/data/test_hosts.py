@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from data.config import DataConfig
 from data.loader import make_loader
-from data.pipeline import DataConfig, open_data
-from data.prepare import prepare
-from data.prepare.prepared import size_of
+from data.pipeline import open_data
+from data.prepare.run import prepare_corpus
+from data.rows import num_rows
 from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0, fim=True)
@@ -39,7 +40,7 @@ def opened(request, tmp_path_factory):
         settings |= {"fim_rate": 0.7, "truncate": "40 characters"}
     if request.param in ("prepared", "both"):
         out = str(folder / "out")
-        prepare.run(DataConfig(source=path, length=64), "text", out, tokenizer=str(folder))
+        prepare_corpus(DataConfig(source=path, length=64), "text", out, tokenizer=str(folder))
         settings = {"source": out}
     if request.param in ("mixed", "both"):
         sources = {
@@ -87,7 +88,7 @@ def test_a_run_goes_on_with_other_hosts(opened, before, after):
 def test_no_row_comes_twice_in_an_epoch(opened):
     config, data = opened
     loader = make_loader(config, data, BATCH, SEED)
-    size = size_of(data.train)
+    size = num_rows(data.train)
     sizes = data.sizes or (size,)
     numbers = loader.index(np.arange(min(2 * size, 12 * BATCH))).tolist()
     begin = 0

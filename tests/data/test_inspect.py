@@ -8,11 +8,14 @@ import pytest
 from rich.console import Console
 
 from configs import base
-from data import inspect
-from data.packing import pack_chats, preference_rows
-from data.pipeline import DataConfig, open_data
-from data.prepare import prepare
-from data.prepare.prepared import PreparedRows, size_of, take
+from data import inspect, preview
+from data.config import DataConfig
+from data.packing.chats import pack_chats
+from data.packing.preferences import preference_rows
+from data.pipeline import open_data
+from data.prepare.prepared_rows import PreparedRows
+from data.prepare.run import prepare_corpus
+from data.rows import num_rows, take_rows
 from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
@@ -37,8 +40,8 @@ def test_what_is_learned_is_in_colour_and_markers_have_names():
     rows, *_ = pack_chats(CHATS, TOKENIZER, 32, "error", True, {})
     row = {name: values[0] for name, values in rows.items()}
     first, second = (
-        inspect.readable(TOKENIZER, row["tokens"][s], row["loss_mask"][s])
-        for s in inspect.segments(row)
+        preview.readable(TOKENIZER, row["tokens"][s], row["loss_mask"][s])
+        for s in preview.segments(row)
     )
     assert {first.plain, second.plain} == {
         "<bos><|user|>why<eos><|assistant|>because<eos>",
@@ -50,7 +53,7 @@ def test_what_is_learned_is_in_colour_and_markers_have_names():
 
 def test_a_batch_of_conversations():
     rows, *_ = pack_chats(CHATS, TOKENIZER, 32, "error", True, {})
-    text = printed(inspect.render(TOKENIZER, rows, 5, sources=["web"]))
+    text = printed(preview.render_batch(TOKENIZER, rows, 5, origins=["web"]))
     assert "row 0 · web" in text and "tokens, 8 learned" in text and "tokens, 4 learned" in text
     real = np.sum(rows["segment_ids"] > 0)
     assert f"{real} tokens" not in text and f"{real}, " in text and "padding" in text
@@ -59,7 +62,7 @@ def test_a_batch_of_conversations():
 def test_weights_are_said():
     chats = [{"messages": [m | {"weight": 0.5} for m in c["messages"]]} for c in CHATS]
     rows, *_ = pack_chats(chats, TOKENIZER, 32, "error", True, {})
-    assert "tokens, 8 learned with weight 0.5" in printed(inspect.render(TOKENIZER, rows, 5))
+    assert "tokens, 8 learned with weight 0.5" in printed(preview.render_batch(TOKENIZER, rows, 5))
 
 
 @pytest.mark.parametrize("share_prompt", [False, True])
@@ -69,7 +72,7 @@ def test_a_batch_of_rankings_shows_each_candidate_behind_its_prompt(share_prompt
     rows, *_ = preference_rows([example], *args)
     example["messages"] = CHATS[0]["messages"][:1]
     rows, *_ = preference_rows([example], *args)
-    text = printed(inspect.render(TOKENIZER, rows, 1, kinds=("", "near")))
+    text = printed(preview.render_batch(TOKENIZER, rows, 1, kinds=("", "near")))
     best, worse = text.index("rank 0, 6 tokens"), text.index("rank 1, near, 3 tokens")
     assert best < text.index("why<eos><|assistant|>as if<eos>") < worse
     assert worse < text.index("why<eos><|assistant|>so<eos>")
@@ -103,7 +106,7 @@ def test_every_row_says_where_it_was_read(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     TOKENIZER.save(tmp_path / "tokenizer")
     a, b = (str(tmp_path / f"{name}.jsonl") for name in "ab")
-    prepare.run(
+    prepare_corpus(
         DataConfig(source=b, length=48), "text", str(tmp_path / "c"), tokenizer=str(tmp_path)
     )
     mixture = {"a": {"source": a}, "c": {"source": str(tmp_path / "c")}, "b": {"source": b}}
@@ -114,10 +117,10 @@ def test_every_row_says_where_it_was_read(tmp_path):
     ):
         config = DataConfig(**{"length": 48} | settings)
         data = open_data(config, schema, TOKENIZER, trace=True)
-        rows = take(data.train, np.arange(size_of(data.train)))["tokens"]
+        rows = take_rows(data.train, np.arange(num_rows(data.train)))["tokens"]
         shards = 0
         for number, tokens in enumerate(rows):
-            where = data.where(number)
+            where = data.locations(number)
             if "array_record" in where[0]:
                 path, record = re.fullmatch(r"(.*)\[(\d+)\]", where[0]).groups()
                 found = PreparedRows(tmp_path / "c", "train").take([int(record)])["tokens"][0]
@@ -133,5 +136,5 @@ def test_every_row_says_where_it_was_read(tmp_path):
             # Where a document begins or ends there may be too little to say which it is.
             assert set(seen) <= set(numbers) and len(numbers) <= len(set(seen)) + 2
         assert bool(shards) == ("mixture" in settings)
-    assert inspect.places_of(["x:1", "x:2"]) == "x:1, x:2"
-    assert inspect.places_of([f"x:{i}" for i in range(5)]) == "x:0, x:1, x:2 and 2 more"
+    assert preview.short_list(["x:1", "x:2"]) == "x:1, x:2"
+    assert preview.short_list([f"x:{i}" for i in range(5)]) == "x:0, x:1, x:2 and 2 more"

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.config import DataConfig
 from data.errors import DataError
 from data.loader import Loader, make_loader
 from data.mixture import Mixture, SourceConfig, source_config, split
-from data.pipeline import DataConfig, open_data, read_examples
+from data.pipeline import open_data
+from data.splits import read_examples
 from data.text.tokenizer import train
 from ranges import ConfigError
 

@@ -8,13 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import packing
-from data.bad_records import BadRecords
 from data.batch import segment_row
 from data.errors import DataError
+from data.packing.base import NothingLeft
+from data.packing.chats import best_fit, pack_chats
+from data.packing.preferences import preference_rows
+from data.packing.prompts import prompt_rows
+from data.packing.text import pack_text
+from data.read.bad_records import BadRecords
+from data.text.builtin import ASSISTANT, BOS, EOS, USER
 from data.text.chat import render
 from data.text.hf_tokenizer import HFTokenizer
-from data.text.tokenizer import ASSISTANT, BOS, EOS, USER, train
+from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
 
@@ -65,7 +70,7 @@ def test_segment_row_by_hand():
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=40), min_size=1), st.integers(2, 20))
 def test_packed_text_predicts_every_token_exactly_once(texts, length):
-    rows, *_ = packing.pack_text([{"text": text} for text in texts], TOKENIZER, length)
+    rows, *_ = pack_text([{"text": text} for text in texts], TOKENIZER, length)
     predicted, whole = [], []
     for row in rows_of(rows):
         assert len(row["tokens"]) == length
@@ -86,7 +91,7 @@ def test_packed_text_predicts_every_token_exactly_once(texts, length):
 
 
 def test_text_leaves_at_most_one_token_of_a_full_row_empty():
-    rows, *_ = packing.pack_text([{"text": "ab" * n} for n in range(1, 12)], TOKENIZER, 16)
+    rows, *_ = pack_text([{"text": "ab" * n} for n in range(1, 12)], TOKENIZER, 16)
     assert np.all((rows["segment_ids"][:-1] == 0).sum(axis=1) <= 1)
 
 
@@ -97,7 +102,7 @@ def test_text_leaves_at_most_one_token_of_a_full_row_empty():
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
 def test_best_fit_bins_hold_everything_once_and_no_two_could_be_one(sizes):
     """Which also bounds them: fewer than twice the least number of bins."""
-    bins = packing.best_fit(sizes, 30)
+    bins = best_fit(sizes, 30)
     assert sorted(i for b in bins for i in b) == list(range(len(sizes)))
     full = sorted(sum(sizes[i] for i in b) for b in bins)
     assert full[-1] <= 30
@@ -107,8 +112,8 @@ def test_best_fit_bins_hold_everything_once_and_no_two_could_be_one(sizes):
 
 def test_best_fit_finds_the_perfect_packing_that_first_come_misses():
     sizes = [4, 6, 5, 5, 3, 7, 10, 2, 8]  # in this order one bin after another would take 6
-    assert len(packing.best_fit(sizes, 10)) == 5
-    assert packing.best_fit([7, 6, 3], 10) == [[0, 2], [1]]  # to the fullest that fits
+    assert len(best_fit(sizes, 10)) == 5
+    assert best_fit([7, 6, 3], 10) == [[0, 2], [1]]  # to the fullest that fits
 
 
 # Chats.
@@ -118,7 +123,7 @@ def test_packed_chats_are_the_rendered_ones():
     examples = [chat("q" * n, "a" * m) for n, m in [(3, 5), (1, 1), (9, 2), (4, 4), (2, 7)]]
     rendered = [render(TOKENIZER, e["messages"]) for e in examples]
     for pack in (True, False):
-        rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
+        rows, kept, _ = pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
         found = []
         for row in rows_of(rows):
             check_row(row)
@@ -132,17 +137,17 @@ def test_a_long_chat_is_an_error_that_says_where_and_what_to_type():
     examples = [chat("q", "a"), chat("q" * 9, "a" * 9, "chats.jsonl:7")]
     message = r"chats\.jsonl:7: 23 tokens, and data\.length is 16\..*--config\.data\.on_long=cut"
     with pytest.raises(DataError, match=message):
-        packing.pack_chats(examples, TOKENIZER, 16, "error", True, Counter())
+        pack_chats(examples, TOKENIZER, 16, "error", True, Counter())
 
 
 def test_long_chats_are_cut_or_dropped_and_counted():
     examples = [chat("q", "a"), chat("q", "a" * 30), chat("q" * 30, "a")]
     skipped = Counter()
-    rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 16, "drop", False, skipped)
+    rows, kept, _ = pack_chats(examples, TOKENIZER, 16, "drop", False, skipped)
     assert len(rows["tokens"]) == 1 and kept == examples[:1]
     assert skipped == {"longer than 16 tokens, drop": 2}
     skipped = Counter()
-    rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 16, "cut", False, skipped)
+    rows, kept, _ = pack_chats(examples, TOKENIZER, 16, "cut", False, skipped)
     assert len(rows["tokens"]) == 2 and kept == examples[:2]  # the third's answer is cut off
     ids, mask = render(TOKENIZER, examples[1]["messages"])
     np.testing.assert_array_equal(rows["tokens"][1], ids[:16])
@@ -152,13 +157,13 @@ def test_long_chats_are_cut_or_dropped_and_counted():
         "no token of an answer within the length": 1,
     }
     with pytest.raises(DataError, match=r"no conversation fits data\.length=16"):
-        packing.pack_chats(examples[2:], TOKENIZER, 16, "drop", True, Counter())
+        pack_chats(examples[2:], TOKENIZER, 16, "drop", True, Counter())
 
 
 def test_a_chat_with_nothing_to_learn_is_an_error():
     silent = {"messages": [{"role": "user", "content": "q"}], "where": "chats.jsonl:3"}
     with pytest.raises(DataError, match=r"chats\.jsonl:3: no token of an answer to learn from"):
-        packing.pack_chats([silent], TOKENIZER, 16, "error", True, Counter())
+        pack_chats([silent], TOKENIZER, 16, "error", True, Counter())
 
 
 def test_weights_go_into_the_rows_and_nothing_is_learned_from_weights_of_0():
@@ -167,19 +172,19 @@ def test_weights_go_into_the_rows_and_nothing_is_learned_from_weights_of_0():
     silent = [turns[0], turns[1] | {"weight": 0.0}]
     examples = [{"messages": m, "where": "c.jsonl:1"} for m in (turns, half, none, silent)]
     skipped = Counter()
-    rows, kept, _ = packing.pack_chats(examples, TOKENIZER, 24, "error", False, skipped)
+    rows, kept, _ = pack_chats(examples, TOKENIZER, 24, "error", False, skipped)
     ones = rows["loss_mask"][0]
     first = np.arange(24) < np.flatnonzero(ones)[3]
     np.testing.assert_array_equal(rows["loss_mask"][1], np.where(first, ones / 2, ones))
     np.testing.assert_array_equal(rows["loss_mask"][2], np.where(first, 0, ones))
     assert kept == examples[:3] and skipped == {"every answer has a weight of 0": 1}
-    with pytest.raises(packing.NothingLeft, match="no token of an answer within the length"):
-        packing.pack_chats(examples[2:3], TOKENIZER, 12, "cut", True, Counter())
-    with pytest.raises(packing.NothingLeft, match="weight of 0"):
-        packing.pack_chats(examples[3:], TOKENIZER, 24, "error", True, Counter())
+    with pytest.raises(NothingLeft, match="no token of an answer within the length"):
+        pack_chats(examples[2:3], TOKENIZER, 12, "cut", True, Counter())
+    with pytest.raises(NothingLeft, match="weight of 0"):
+        pack_chats(examples[3:], TOKENIZER, 24, "error", True, Counter())
     skipped = Counter()
     texts = [{"text": "abc", "weight": 0.5}, {"text": "no", "weight": 0.0}, {"text": "de"}]
-    rows, kept, origins = packing.pack_text(texts, TOKENIZER, 9, skipped=skipped)
+    rows, kept, origins = pack_text(texts, TOKENIZER, 9, skipped=skipped)
     np.testing.assert_array_equal(rows["loss_mask"], [[0, 0.5, 0.5, 0.5, 0.5, 0, 1, 1, 1]])
     assert kept == [texts[0], texts[2]] and origins == [[0, 1]] and skipped["a weight of 0"] == 1
 
@@ -193,12 +198,12 @@ def test_what_cannot_be_rendered_is_an_error_with_its_place_or_skipped():
     ranking = preference(["a", "b"], [0, 1], ["", ""], "p.jsonl:5") | {"messages": bad["messages"]}
     asked = {"messages": bad["messages"][:2], "where": "q.jsonl:2"}
     cases = (
-        (r"c\.jsonl:7: ", 2, lambda b: packing.pack_chats(
+        (r"c\.jsonl:7: ", 2, lambda b: pack_chats(
             examples, TOKENIZER, 16, "error", False, Counter(), b)),
-        (r"t\.txt:3: ", 1, lambda b: packing.pack_text(unknown, letters, 8, bad=b)),
-        (r"p\.jsonl:5: ", 2, lambda b: packing.preference_rows(
+        (r"t\.txt:3: ", 1, lambda b: pack_text(unknown, letters, 8, bad=b)),
+        (r"p\.jsonl:5: ", 2, lambda b: preference_rows(
             [*PREFERENCES, ranking], TOKENIZER, 18, 3, False, "error", Counter(), KINDS, b)),
-        (r"q\.jsonl:2: ", 1, lambda b: packing.prompt_rows(
+        (r"q\.jsonl:2: ", 1, lambda b: prompt_rows(
             [prompt("a"), asked], TOKENIZER, 8, "error", Counter(), b)),
     )  # fmt: skip
     for place, left, pack in cases:
@@ -212,7 +217,7 @@ def test_what_cannot_be_rendered_is_an_error_with_its_place_or_skipped():
 
 def test_a_ranking_that_does_not_fit_its_rows_can_be_skipped():
     bad = BadRecords("skip", 9)
-    rows, kept, _ = packing.preference_rows(
+    rows, kept, _ = preference_rows(
         PREFERENCES, TOKENIZER, 10, 2, False, "error", Counter(), KINDS, bad
     )
     assert kept == PREFERENCES[:1] and bad.skipped == {"too_many_candidates": 1}
@@ -238,7 +243,7 @@ def pack_preferences(
     examples, length, on_long="error", sub_rows=3, skipped=None, share_prompt=False
 ):
     skipped = Counter() if skipped is None else skipped
-    return packing.preference_rows(
+    return preference_rows(
         examples, TOKENIZER, length, sub_rows, share_prompt, on_long, skipped, KINDS
     )
 
@@ -350,14 +355,14 @@ def test_a_ranking_whose_answers_are_rendered_the_same_is_bad():
     answers = ["<think>a</think>yes", "<think>b</think>yes", "no"]
     apart, tied = (preference(answers, rank, [""] * 3) for rank in ([0, 1, 1], [0, 0, 1]))
     bad = BadRecords("skip", 9)
-    _, kept, _ = packing.preference_rows(
+    _, kept, _ = preference_rows(
         [apart, tied], tokenizer, 64, 4, False, "error", Counter(), KINDS, bad
     )
     assert kept == [tied] and bad.skipped == {"identical_responses": 1}
 
 
 def test_prompts_are_padded_on_the_left():
-    rows, *_ = packing.prompt_rows([prompt("ab"), prompt("")], TOKENIZER, 8, "error", Counter())
+    rows, *_ = prompt_rows([prompt("ab"), prompt("")], TOKENIZER, 8, "error", Counter())
     a, b = TOKENIZER.encode("ab")
     np.testing.assert_array_equal(
         rows["tokens"],
@@ -372,10 +377,10 @@ def test_a_long_prompt_is_never_cut(on_long):
     examples = [prompt("a"), prompt("a" * 9, "prompts.jsonl:4")]
     message = r"prompts\.jsonl:4: a prompt of 13 tokens, and rl\.prompt_length is 8"
     with pytest.raises(DataError, match=message):
-        packing.prompt_rows(examples, TOKENIZER, 8, on_long, Counter())
+        prompt_rows(examples, TOKENIZER, 8, on_long, Counter())
     skipped = Counter()
-    rows, kept, _ = packing.prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
+    rows, kept, _ = prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
     assert len(rows["tokens"]) == 1 and kept == examples[:1]
     assert skipped.total() == 1
     with pytest.raises(DataError, match=r"no prompt fits rl\.prompt_length=4"):
-        packing.prompt_rows(examples, TOKENIZER, 4, "drop", Counter())
+        prompt_rows(examples, TOKENIZER, 4, "drop", Counter())

@@ -8,9 +8,11 @@ import open_tokenizers
 import pytest
 
 from data import summary
+from data.config import DataConfig
 from data.errors import DataError
 from data.loader import Loader, heldout_batches
-from data.pipeline import DataConfig, Examples, open_data, read_examples, thin_rankings
+from data.pipeline import open_data
+from data.splits import Examples, read_examples, thin_rankings
 from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import train
 from ranges import ConfigError

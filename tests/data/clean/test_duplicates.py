@@ -5,12 +5,13 @@ import random
 
 import pytest
 
-from data.clean.duplicates import NGRAM, check, copy_groups, decide, evaluation_runs, note
+from data.clean.duplicates import NGRAM, check_settings, copy_groups, decide, evaluation_runs, note
 from data.clean.words import words_of
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, read_examples
-from data.prepare import prepare
-from data.read.sources import content_key
+from data.prepare.run import prepare_corpus
+from data.schemas.examples import content_key
+from data.splits import read_examples
 
 
 def words(seed, count=200):
@@ -136,7 +137,7 @@ def test_copies_follow_the_held_out_side(tmp_path, kind):
         )
         assert not train & heldout and len(train) == len(examples.train) == 54
         assert len(examples.heldout) == 12 and examples.skipped.total() == 54
-        manifest = prepare.run(config, "text", str(tmp_path / f"out-{name}"), kind="byte")
+        manifest = prepare_corpus(config, "text", str(tmp_path / f"out-{name}"), kind="byte")
         counts = {"train": 54, "heldout": 12}
         assert manifest["documents"] == counts | dict(examples.skipped)
         found.append(sorted(e["text"] for e in examples.heldout))
@@ -169,7 +170,7 @@ def test_training_copies_of_a_held_out_source_leave(tmp_path):
         config = DataConfig(source=source, heldout_source=held, dedup=kind)
         found = read_examples(config, "text")
         assert found.skipped == counts and len(found.heldout) == 3
-        manifest = prepare.run(config, "text", str(tmp_path / f"out{kind}"), kind="byte")
+        manifest = prepare_corpus(config, "text", str(tmp_path / f"out{kind}"), kind="byte")
         assert manifest["documents"] == {"train": len(found.train), "heldout": 3} | counts
 
 
@@ -279,4 +280,4 @@ def test_a_source_of_copies_alone_is_an_error(tmp_path):
 )
 def test_settings(kind, sets, message):
     with pytest.raises(DataError, match=message):
-        check(kind, sets)
+        check_settings(kind, sets)

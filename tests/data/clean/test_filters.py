@@ -3,8 +3,9 @@ from collections import Counter
 import pytest
 
 from data.clean import filters
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, read_examples
+from data.splits import read_examples
 
 
 def test_measures():

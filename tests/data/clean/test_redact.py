@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from data.clean.redact import KINDS, redact, redact_text
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, open_data
-from data.prepare import prepare
+from data.pipeline import open_data
+from data.prepare.run import prepare_corpus
 from data.text.tokenizer import train
 
 
@@ -86,7 +87,7 @@ def test_a_recipe_redacts_and_counts_prepared_or_not(tmp_path):
     assert "of [EMAIL]" in tokenizer.decode(data.train["tokens"].flatten())
     tokenizer.save(tmp_path / "tokenizer")
     out = str(tmp_path / "out")
-    manifest = prepare.run(config, "text", out, tokenizer=str(tmp_path))
+    manifest = prepare_corpus(config, "text", out, tokenizer=str(tmp_path))
     assert manifest["redacted"] == {"email": 20}
     there = DataConfig(source=out, redact=("email",), length=32)
     again = open_data(there, "text", tokenizer).train

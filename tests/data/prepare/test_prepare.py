@@ -17,13 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.batch import segment_row
+from data.config import DataConfig
 from data.errors import DataError
-from data.fingerprint import fingerprint
 from data.loader import make_loader
-from data.pipeline import Data, DataConfig, open_data, read_examples
-from data.prepare import prepare, prepared, shards
-from data.read import files
-from data.text.tokenizer import BOS, load, train
+from data.pipeline import Data, open_data
+from data.prepare import prepared_rows, row_format
+from data.prepare.plan import UNFINISHED, PrepareJob, make_plan, make_tokenizer
+from data.prepare.run import describe, prepare_corpus
+from data.prepare.shards import write_shards
+from data.prepare.survey import decide, survey
+from data.read import lines
+from data.rows import num_rows, take_rows
+from data.splits import read_examples
+from data.text.builtin import BOS
+from data.text.tokenizer import load, train
 
 TOKENIZER = train("byte", [], 0)
 
@@ -51,7 +58,7 @@ def config_of(corpus, name, **settings):
 
 
 def prepared_to(folder, corpus, config, schema="text", **settings):
-    return prepare.run(config, schema, str(folder), tokenizer=str(corpus), **settings)
+    return prepare_corpus(config, schema, str(folder), tokenizer=str(corpus), **settings)
 
 
 def bytes_of(folder):
@@ -73,13 +80,11 @@ def test_prepared_rows_are_those_that_a_run_makes(tmp_path, corpus, name, schema
     assert load(tmp_path / "out").fingerprint == TOKENIZER.fingerprint
     wanted = open_data(config, schema, TOKENIZER)
     there = DataConfig(source=str(tmp_path / "out"), length=config.length)
-    assert there.prepared() == (str(tmp_path / "out"),)
+    assert there.prepared_folders() == (str(tmp_path / "out"),)
     found = open_data(there, schema, TOKENIZER)
     for split in ("train", "heldout"):
-        rows = prepared.take(
-            getattr(found, split), np.arange(len(getattr(wanted, split)["tokens"]))
-        )
-        assert len(rows["tokens"]) == prepared.size_of(getattr(found, split))
+        rows = take_rows(getattr(found, split), np.arange(len(getattr(wanted, split)["tokens"])))
+        assert len(rows["tokens"]) == num_rows(getattr(found, split))
         for key, values in getattr(wanted, split).items():
             np.testing.assert_array_equal(rows[key], values)
             assert rows[key].dtype == values.dtype
@@ -102,30 +107,30 @@ def documents(rows):
 
 
 def test_documents_of_many_parts_are_chosen_as_in_one_list(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(files, "SPAN_BYTES", 1500)
+    monkeypatch.setattr(lines, "SPAN_BYTES", 1500)
     config = config_of(corpus, "[ab].jsonl", dedup="near", filters={"min_length": 30})
     manifest = prepared_to(tmp_path / "out", corpus, config)
     assert len(manifest["splits"]["train"]) > 4
     wanted = read_examples(config, "text")
     counts = {"train": len(wanted.train), "heldout": len(wanted.heldout)}
     assert manifest["documents"] == counts | dict(wanted.skipped)
-    rows = prepared.PreparedRows(tmp_path / "out", "train")
+    rows = prepared_rows.PreparedRows(tmp_path / "out", "train")
     assert len(rows) == sum(s["rows"] for s in manifest["splits"]["train"])
     assert sorted(documents(rows)) == sorted(e["text"] for e in wanted.train)
 
 
 def test_what_is_finished_is_not_done_again(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(files, "SPAN_BYTES", 1500)
+    monkeypatch.setattr(lines, "SPAN_BYTES", 1500)
     config = config_of(corpus, "[ab].jsonl", dedup="exact")
     prepared_to(tmp_path / "whole", corpus, config, processes=2)
     whole = bytes_of(tmp_path / "whole")
-    job = shards.Job(config, "text", str(tmp_path / "out"))
-    count = shards.make_plan(job)
-    shards.make_tokenizer(job, "", 0, str(corpus))
+    job = PrepareJob(config, "text", str(tmp_path / "out"))
+    count = make_plan(job)
+    make_tokenizer(job, "", 0, str(corpus), False)
     for number in range(count):
-        shards.survey(job, number)
-    shards.decide(job)
-    shards.write(job, 1)
+        survey(job, number)
+    decide(job)
+    write_shards(job, 1)
     before = (tmp_path / "out" / f"train-00001-of-{count:05}.array_record").stat()
     with pytest.raises(DataError, match=r"begun with another data\.dedup"):
         prepared_to(tmp_path / "out", corpus, config_of(corpus, "[ab].jsonl"))
@@ -153,10 +158,10 @@ def test_sources_that_change_in_between_are_refused(tmp_path, corpus, change):
         "more": before + '{"text": "one more"}\n',
     }[change]
     config = DataConfig(source=str(source), length=96)
-    job = shards.Job(config, "text", str(tmp_path / "out"))
+    job = PrepareJob(config, "text", str(tmp_path / "out"))
     source.write_text(before)
-    shards.make_plan(job)
-    shards.survey(job, 0)
+    make_plan(job)
+    survey(job, 0)
     source.write_text(changed)
     with pytest.raises(DataError, match=rf"{source} has changed since .*/out was begun"):
         prepared_to(tmp_path / "out", corpus, config)
@@ -181,13 +186,13 @@ def test_fingerprints_are_of_the_content(tmp_path, corpus):
         there = DataConfig(source=str(tmp_path / name / "out"), length=96)
         both = DataConfig(source="", length=96, mixture={
             "a": {"source": config.source}, "b": {"source": there.source}})  # fmt: skip
-        found[name] = [fingerprint(open_data(c, "text", TOKENIZER)) for c in (config, there, both)]
+        found[name] = [open_data(c, "text", TOKENIZER).fingerprint() for c in (config, there, both)]
     assert found["a"] == found["b"] and len({*found["a"], *found["c"]}) == 6
     answers = [{"messages": [], "answer": a, "where": "x"} for a in "12"]
     data = [Data({}, {}, [], {}, train_examples=(a,)) for a in answers]
-    assert fingerprint(data[0]) != fingerprint(data[1])
+    assert data[0].fingerprint() != data[1].fingerprint()
     moved = dataclasses.replace(data[0], train_examples=({**answers[0], "where": "y"},))
-    assert fingerprint(moved) == fingerprint(data[0])
+    assert moved.fingerprint() == data[0].fingerprint()
 
 
 def test_a_folder_may_be_made_anew_with_other_settings(tmp_path, corpus):
@@ -195,7 +200,7 @@ def test_a_folder_may_be_made_anew_with_other_settings(tmp_path, corpus):
     out = tmp_path / "out"
     for length in (96, 32):
         prepared_to(out, corpus, config_of(corpus, "[ab].jsonl", length=length))
-        rows = prepared.PreparedRows(out, "train")
+        rows = prepared_rows.PreparedRows(out, "train")
         assert rows.take([0])["tokens"].shape == (1, length)
         shutil.rmtree(out)
 
@@ -204,11 +209,11 @@ def test_a_kill_while_the_last_files_are_removed_costs_nothing(tmp_path, corpus)
     config, out = config_of(corpus, "a.jsonl"), tmp_path / "out"
     prepared_to(out, corpus, config)
     whole = bytes_of(out)
-    (out / shards.UNFINISHED).mkdir()
-    (out / shards.UNFINISHED / "facts-00000.json").write_text("{}")
+    (out / UNFINISHED).mkdir()
+    (out / UNFINISHED / "facts-00000.json").write_text("{}")
     (out / "manifest.json.1.tmp").write_text("{")
     prepared_to(out, corpus, config)
-    assert bytes_of(out) == whole and not (out / shards.UNFINISHED).exists()
+    assert bytes_of(out) == whole and not (out / UNFINISHED).exists()
 
 
 def test_a_bad_record_says_where_and_counts_over_all_parts(tmp_path, corpus):
@@ -243,12 +248,12 @@ def test_weights_and_what_cannot_be_rendered(tmp_path, corpus):
         assert 0.5 in wanted.train["loss_mask"] and manifest["skipped"] == dict(wanted.skipped)
         for split in ("train", "heldout"):
             rows, other = getattr(wanted, split), getattr(found, split)
-            other = prepared.take(other, np.arange(prepared.size_of(other)))
+            other = take_rows(other, np.arange(num_rows(other)))
             for name, values in rows.items():
                 np.testing.assert_array_equal(other[name], values, err_msg=name)
                 assert other[name].dtype == values.dtype
         assert manifest["unused"] == ({"id": 60} if schema == "chat" else {})
-        assert ("id (60)" in prepare.describe(manifest, "out")) == (schema == "chat")
+        assert ("id (60)" in describe(manifest, "out")) == (schema == "chat")
     with pytest.raises(DataError, match=rf"{path}:6: .*no place for"):
         prepared_to(tmp_path / "error", corpus, DataConfig(source=str(path), length=64), "chat")
     none = DataConfig(source=str(path), length=64, on_bad="skip", max_bad=0)
@@ -302,34 +307,34 @@ def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
     with pytest.raises(DataError, match=rf"{shard} has {len(whole) - 1} bytes"):
-        prepared.PreparedRows(copy, "train")
+        prepared_rows.PreparedRows(copy, "train")
     shard.write_bytes(whole[::-1])
     with pytest.raises(DataError, match=f"{shard} is damaged, or another"):
-        prepared.PreparedRows(copy, "train").take([0])
+        prepared_rows.PreparedRows(copy, "train").take([0])
     shard.unlink()
     with pytest.raises(DataError, match=f"{shard} is missing"):
-        prepared.PreparedRows(copy, "train")
+        prepared_rows.PreparedRows(copy, "train")
     (copy / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(DataError, match="format 99"):
-        prepared.PreparedRows(copy, "train")
+        prepared_rows.PreparedRows(copy, "train")
     (copy / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="is not readable JSON"):
-        prepared.PreparedRows(copy, "train")
+        prepared_rows.PreparedRows(copy, "train")
 
 
 @pytest.mark.parametrize("schema", ["text", "chat"])
 def test_few_rows_are_held_and_many_are_read_one_by_one(tmp_path, corpus, schema, monkeypatch):
     config = config_of(corpus, "chats.jsonl" if schema == "chat" else "[ab].jsonl")
     prepared_to(tmp_path / "out", corpus, config, schema)
-    held = prepared.PreparedRows(tmp_path / "out", "train")
-    monkeypatch.setattr(prepared, "FEW_BYTES", 0)
-    read = prepared.PreparedRows(tmp_path / "out", "train")
+    held = prepared_rows.PreparedRows(tmp_path / "out", "train")
+    monkeypatch.setattr(prepared_rows, "FEW_BYTES", 0)
+    read = prepared_rows.PreparedRows(tmp_path / "out", "train")
     index = np.random.default_rng(0).integers(0, len(held), 50)
     found = read.take(index)
     for name, values in held.take(index).items():
         np.testing.assert_array_equal(found[name], values)
         assert found[name].dtype == values.dtype
-    assert held._held and read._held is None
+    assert held._rows and read._rows is None
     held.take([0])["tokens"][0] = 0  # the caller's own
     np.testing.assert_array_equal(held.take(index)["tokens"], found["tokens"])
 
@@ -342,7 +347,7 @@ def test_shards_are_written_to_an_object_store_and_read_from_it(
     few,
     monkeypatch,
 ):
-    monkeypatch.setattr(prepared, "FEW_BYTES", prepared.FEW_BYTES if few else 0)
+    monkeypatch.setattr(prepared_rows, "FEW_BYTES", prepared_rows.FEW_BYTES if few else 0)
     config = config_of(corpus, "[ab].jsonl")
     prepared_to("gs://bucket/out", corpus, config)
     names = [path.rsplit("/", 1)[1] for path in bucket.find("gs://bucket/out")]
@@ -361,8 +366,8 @@ def test_shards_are_written_to_an_object_store_and_read_from_it(
 @pytest.mark.parametrize("few", [True, False])
 def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder, few, monkeypatch):
     """Any byte of a shard, changed: the library's checksums see it, or it bears no data."""
-    monkeypatch.setattr(prepared, "FEW_BYTES", prepared.FEW_BYTES if few else 0)
-    wanted = prepared.PreparedRows(folder, "train")
+    monkeypatch.setattr(prepared_rows, "FEW_BYTES", prepared_rows.FEW_BYTES if few else 0)
+    wanted = prepared_rows.PreparedRows(folder, "train")
     index = np.arange(len(wanted))
     rows = wanted.take(index)
     shard = sorted(copy.glob("train-*"))[0]
@@ -372,7 +377,7 @@ def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder, few, monkeypa
     for at in rng.sample(used, 40):
         shard.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
         try:
-            found = prepared.PreparedRows(copy, "train").take(index)
+            found = prepared_rows.PreparedRows(copy, "train").take(index)
         except DataError as error:
             assert str(shard) in str(error)
             seen += 1
@@ -395,15 +400,15 @@ def test_a_record_is_the_row(data):
         (rng.integers(vocab_size, size=n), rng.integers(2, size=n) if with_mask else np.ones(n))
         for n in sizes
     ]
-    row, dtype = segment_row(segments, length), prepared.token_dtype(vocab_size)
-    record = prepared.encode(row, dtype, with_mask)
-    found = prepared.decode([record, record], length, dtype, with_mask)
+    row, dtype = segment_row(segments, length), row_format.token_dtype(vocab_size)
+    record = row_format.encode(row, dtype, with_mask)
+    found = row_format.decode([record, record], length, dtype, with_mask)
     for name, values in row.items():
         np.testing.assert_array_equal(found[name], np.stack([values, values]))
         assert found[name].dtype == values.dtype
     for broken in (record[:-1], record + b"\0", b"", b"\xff\xff" + record[2:]):
         with pytest.raises(ValueError, match="row"):
-            prepared.decode([broken], length, dtype, with_mask)
+            row_format.decode([broken], length, dtype, with_mask)
 
 
 # Killed, and as a pipeline.

@@ -9,9 +9,12 @@ import zipfile
 import numpy as np
 import pytest
 
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, open_data, read_examples
-from data.prepare import prepare, row_cache
+from data.pipeline import open_data
+from data.prepare import row_cache
+from data.prepare.run import prepare_corpus
+from data.splits import read_examples
 from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
@@ -165,7 +168,7 @@ def test_nothing_is_written_before_it_is_asked_for_and_errors_come_through(folde
 
 
 def test_many_rows_are_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(row_cache, "LARGEST", 10_000)
+    monkeypatch.setattr(row_cache, "MAX_BYTES", 10_000)
     opened = Opened(folder, "text", source=str(folder / "text.jsonl"))
     assert "python -m data.prepare" in opened.said[0] and not (folder / "rows").exists()
 
@@ -173,6 +176,6 @@ def test_many_rows_are_not_kept(folder, monkeypatch):
 def test_prepared_rows_are_not_copied(folder):
     config = DataConfig(source=str(folder / "text.jsonl"), length=64)
     TOKENIZER.save(folder / "tokenizer")
-    prepare.run(config, "text", str(folder / "out"), tokenizer=str(folder))
+    prepare_corpus(config, "text", str(folder / "out"), tokenizer=str(folder))
     assert Opened(folder, "text", source=str(folder / "out")).read == 1
     assert not (folder / "rows").exists()

@@ -27,7 +27,7 @@ def data_dir(tmp_path_factory):
     """A folder with the three configs, built once."""
     folder = tmp_path_factory.mktemp("pydocs")
     for config in pydocs.CONFIGS:
-        pydocs.prepare(config, folder)
+        pydocs.build_dataset(config, folder)
     return folder
 
 
@@ -70,7 +70,7 @@ socket.socket.connect = socket.getaddrinfo = no_network
 from absl import logging
 logging.set_verbosity(logging.INFO)
 from data import pydocs
-builder = pydocs.prepare("chat", {str(folder)!r})
+builder = pydocs.build_dataset("chat", {str(folder)!r})
 assert len(builder.as_data_source("train")) > 6_000
 assert logging.get_verbosity() == logging.INFO
 assert "tensorflow" not in sys.modules
@@ -245,7 +245,7 @@ def test_tensorflow_and_network_are_not_needed_and_nothing_is_printed(another_pr
 
 
 def test_the_version_is_this_pythons(data_dir):
-    version = pydocs.prepare("chat", data_dir).info.version
+    version = pydocs.build_dataset("chat", data_dir).info.version
     assert (version.minor, version.patch) == sys.version_info[1:3]
 
 
@@ -257,29 +257,29 @@ def test_a_build_broken_off_midway_is_built_again(tmp_path, monkeypatch):
     pydocs_records = pydocs.records
     monkeypatch.setattr(pydocs, "records", broken)
     with pytest.raises(KeyboardInterrupt):
-        pydocs.prepare("chat", tmp_path)
+        pydocs.build_dataset("chat", tmp_path)
     # What a kill leaves, which gives no one the time to clean up.
     version = str(pydocs.Pydocs.VERSION)
     left = tmp_path / "pydocs" / "chat" / f"incomplete.ABCDEF_{version}"
     left.mkdir(parents=True)
     (left / "pydocs-train.array_record-00000-of-00001").write_bytes(b"half")
     monkeypatch.setattr(pydocs, "records", pydocs_records)
-    assert len(pydocs.prepare("chat", tmp_path).as_data_source("train")) > 6_000
+    assert len(pydocs.build_dataset("chat", tmp_path).as_data_source("train")) > 6_000
 
 
 def test_the_slower_of_two_builds_reads_what_the_faster_wrote(tmp_path, monkeypatch):
     def overtaken(config_name, split):
         monkeypatch.setattr(pydocs, "records", pydocs_records)
-        pydocs.prepare(config_name, tmp_path)
+        pydocs.build_dataset(config_name, tmp_path)
         yield from pydocs_records(config_name, split)
 
     pydocs_records = pydocs.records
     monkeypatch.setattr(pydocs, "records", overtaken)
-    assert len(pydocs.prepare("chat", tmp_path).as_data_source("train")) > 6_000
+    assert len(pydocs.build_dataset("chat", tmp_path).as_data_source("train")) > 6_000
 
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no config 'chats'; it has text, chat, preferences"):
-        pydocs.prepare("chats", tmp_path)
+        pydocs.build_dataset("chats", tmp_path)
     with pytest.raises(ValueError, match="no split 'dev'"):
         next(pydocs.records("chat", "dev"))

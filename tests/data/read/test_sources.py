@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.read.sources import content_key, heldout_keys, iterate, read
+from data.read.sources import iterate, read
+from data.schemas.examples import content_key
+from data.splits import heldout_keys
 
 
 class SeedpodTiny(tfds.core.GeneratorBasedBuilder):
@@ -206,7 +208,7 @@ def test_bytes_that_are_no_text_are_found_in_a_whole_file(write):
 def test_a_missing_file_names_the_nearest(write, tmp_path, monkeypatch):
     path = write("train.jsonl", [chat()])
     for wrong in ("trian.jsonl", "train.json", "*.josnl", "*/train.jsonl"):
-        with pytest.raises(DataError, match=f"nearest there is is {path}"):
+        with pytest.raises(DataError, match=f"the nearest is {path}"):
             read(str(tmp_path / wrong), "chat")
     (tmp_path / "corpus").mkdir()
     with pytest.raises(DataError, match=f"no file {tmp_path}/corpsu/a/b.txt; .* {tmp_path}/corpus"):

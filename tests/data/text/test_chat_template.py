@@ -7,7 +7,7 @@ import open_tokenizers
 import pytest
 
 from data.errors import DataError
-from data.text import template_sandbox
+from data.text import template_budget
 from data.text.chat_template import ChatTemplate, TemplateError
 
 TURNS = [
@@ -378,7 +378,7 @@ GROWING = (
 )
 def test_whatever_a_template_does_it_ends_and_is_an_error_of_the_data(source, monkeypatch):
     if "range(99999) %}{% for" not in source:  # one with the real number, which takes a second
-        monkeypatch.setattr(template_sandbox, "_STEPS", 100_000)
+        monkeypatch.setattr(template_budget, "STEPS", 100_000)
     started = time.thread_time()
     with pytest.raises(TemplateError, match=r"refuses these messages( at its line 1)?: .") as e:
         ChatTemplate(source, {}).plain(TURNS)

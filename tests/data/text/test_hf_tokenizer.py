@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.bad_records import BadRecords
 from data.errors import DataError
-from data.packing import pack_chats, pack_text, preference_rows
+from data.packing.chats import pack_chats
+from data.packing.preferences import preference_rows
+from data.packing.text import pack_text
+from data.read.bad_records import BadRecords
 from data.text import tokenizer as tokenizers
 from data.text.chat import render, render_prompt
 from data.text.chat_template import TemplateError

@@ -7,7 +7,8 @@ import pytest
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from data.packing import preference_rows, prompt_rows
+from data.packing.preferences import preference_rows
+from data.packing.prompts import prompt_rows
 from data.text import fim
 from data.text.chat import render, render_prompt
 from data.text.hf_tokenizer import HFTokenizer
@@ -160,7 +161,7 @@ def test_text_that_goes_on_has_no_space_before_it(scheme):
         (False, space + "the\u2581cap|of|ital\u2581"),
         (True, "|of|" + space + "the\u2581capital\u2581"),
     ):
-        ids, signs = fim.encode(fim.Parts("the cap", "ital ", "of", suffix_first), tokenizer)
+        ids, signs = fim.encode(fim.FimDocument("the cap", "ital ", "of", suffix_first), tokenizer)
         found = ["|" if n in signs else x for n, x in enumerate(names(tokenizer, ids))]
         assert "".join(found).removeprefix("|") == expected
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.text import tokenizer as tokenizers
-from data.text.tokenizer import SPECIAL, Tokenizer, train
+from data.text.builtin import EOS, NEVER_SAMPLED, PAD, ROLES, SPECIAL, BuiltinTokenizer
+from data.text.tokenizer import train
 
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
@@ -93,9 +94,9 @@ def test_special_ids_decode_to_nothing_and_broken_bytes_to_the_replacement(maker
 
 def test_special_ids_are_the_first_ones():
     names = {name: i for i, name in enumerate(SPECIAL)}
-    assert (names["<pad>"], names["<eos>"]) == (tokenizers.PAD, tokenizers.EOS)
-    assert names["<|assistant|>"] == tokenizers.ROLES["assistant"]
-    assert set(range(len(SPECIAL))) - set(tokenizers.NEVER_SAMPLED) == {tokenizers.EOS}
+    assert (names["<pad>"], names["<eos>"]) == (PAD, EOS)
+    assert names["<|assistant|>"] == ROLES["assistant"]
+    assert set(range(len(SPECIAL))) - set(NEVER_SAMPLED) == {EOS}
 
 
 def test_a_long_line_trains_whole():
@@ -110,18 +111,18 @@ def test_a_long_line_trains_whole():
 @pytest.mark.parametrize("character", ["x", "é", "日", "🙂"])
 def test_a_long_line_without_spaces_is_cut_between_characters(character):
     text = "a" + character * 9000
-    pieces = list(tokenizers._pieces([text]))
-    assert "".join(pieces) == text
-    assert max(len(p.encode()) for p in pieces) <= 4192
-    assert len(pieces) < 3 + len(text.encode()) / 4000  # nearly full
+    lines = list(tokenizers._lines([text]))
+    assert "".join(lines) == text
+    assert max(len(line.encode()) for line in lines) <= 4192
+    assert len(lines) < 3 + len(text.encode()) / 4000  # nearly full
 
 
 def test_long_lines_are_cut_at_spaces():
     text = "word " * 2000
-    pieces = list(tokenizers._pieces([text, "b"]))
-    assert "".join(pieces) == text + "b"
-    assert len(pieces) > 2
-    assert {word for piece in pieces[:-1] for word in piece.split()} == {"word"}
+    lines = list(tokenizers._lines([text, "b"]))
+    assert "".join(lines) == text + "b"
+    assert len(lines) > 2
+    assert {word for line in lines[:-1] for word in line.split()} == {"word"}
 
 
 def test_words_are_the_same_but_for_case_and_spaces():
@@ -187,4 +188,4 @@ def test_too_large_a_vocabulary_says_what_to_type():
 
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(ValueError, match=r"tokenizer\.kind='words'; choose"):
-        Tokenizer("words", b"")
+        BuiltinTokenizer("words", b"")
