@@ -1,6 +1,6 @@
-"""The end of a chain: what each stage was measured at and how the models answer, on one page.
+"""The report of a chain: held-out metrics of every run, and answers of every policy, on one page.
 
-`report.json` holds the numbers: two runs of a recipe on one machine differ in its `seconds` alone.
+`report.json` has the numbers; two runs of a recipe on one machine differ only in its `seconds`.
 `report.html` (train/report/html.py) adds curves, and held-out questions answered by every policy.
 """
 
@@ -20,6 +20,7 @@ from model import sharding
 from train.config.run import RunConfig
 from train.evals.generative import TextSampler
 from train.objectives import registry
+from train.objectives.base import Objective
 from train.objectives.reporting import Finished, Result, null_as_nan
 from train.report import html
 from train.report.html import Answered
@@ -30,9 +31,14 @@ QUESTIONS = 8
 
 
 class Done(TypedDict):
-    """What the file DONE of a finished stage says."""
+    """The content of DONE, which a finished run of a chain leaves."""
 
     seconds: float
+
+
+def row_of(run: Finished) -> Objective:
+    """The objective of a run."""
+    return registry.STAGES[run.config.stage]
 
 
 def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
@@ -68,15 +74,16 @@ def numbers(finished: list[Finished]) -> dict:
     """
     report = {}
     for run in finished:
-        values = registry.STAGES[run.config.stage].report.numbers(run)
+        values = row_of(run).report.numbers(run)
         report[run.role] = {name: x for name, x in values.items() if x is not None}
     return report | {"seconds": {run.name: run.seconds for run in finished}}
 
 
 def results(report: dict) -> list[Result]:
     """The content of report.json in words; a stage that was not measured has none."""
-    rows = [(row, report[stage]) for stage, row in registry.STAGES.items() if report.get(stage)]
-    return [x for row, values in rows if (x := row.report.result(values, report))]
+    measured = [(stage, values) for stage, values in report.items() if stage in registry.STAGES]
+    words = (registry.STAGES[s].report.result(values, report) for s, values in measured if values)
+    return [result for result in words if result]
 
 
 def last_samples(run: Finished) -> list[dict]:
@@ -87,25 +94,23 @@ def last_samples(run: Finished) -> list[dict]:
 
 def answer(finished: list[Finished]) -> list[Answered]:
     """Held-out questions, answered by the policy of each run at temperature 0."""
-    answering = [run for run in finished if registry.STAGES[run.config.stage].answers]
-    # Loading is a joint act of all hosts, and process 0 alone writes the report.
+    answering = [run for run in finished if row_of(run).answers]
+    # All processes load together, and only process 0 writes the report.
     if not answering or jax.process_count() > 1:
         return []
     # The last run on conversations, which have reference answers; else the last run.
-    asked = sorted(answering, key=lambda run: registry.STAGES[run.config.stage].schema == "chat")[
-        -1
-    ]
+    *_, asked = sorted(answering, key=lambda run: row_of(run).schema == "chat")
     samples = last_samples(asked)[:QUESTIONS]
     if not samples:
         return []
     mesh, samplers, answers = sharding.make_mesh(asked.config.mesh), {}, {}
     with jax.set_mesh(mesh):
         for run in finished:
-            if "policy" not in registry.STAGES[run.config.stage].trainable:
+            if "policy" not in row_of(run).trainable:
                 continue
             model, params = checkpoint.load(run.workdir, "policy", mesh)
             tokenizer = tokenizers.load(run.workdir)
-            key = model, tokenizer.fingerprint  # one compilation serves all that share these
+            key = model, tokenizer.fingerprint  # policies with the same share a compilation
             if key not in samplers:
                 ctx = SimpleNamespace(models={"policy": model}, tokenizer=tokenizer, mesh=mesh)
                 samplers[key] = TextSampler(ctx, asked.config.evaluate.sample_tokens)
@@ -129,15 +134,15 @@ def is_fresh(files, done) -> bool:
     return min(f.stat().mtime for f in files) >= max(d.stat().mtime for d in done)
 
 
-def show(found: dict, chat_with, page) -> None:
+def show(report: dict, chat_with, page) -> None:
     """The results as a table, and what to do next."""
     table = Table(title="Measured on held-out data", title_justify="left")
     for heading in ("stage", "result", ""):
         table.add_column(heading)
-    for result in results(found):
+    for result in results(report):
         table.add_row(result.stage, result.headline, result.beside)
     console.print(table)
-    console.print(f"Took:               {duration(sum(found['seconds'].values()))}")
+    console.print(f"Took:               {duration(sum(report['seconds'].values()))}")
     console.print(f"Curves and answers: {page}", markup=False)
     if chat_with:
         console.print(
@@ -146,8 +151,8 @@ def show(found: dict, chat_with, page) -> None:
 
 
 def write(runs: dict[str, RunConfig], workdir) -> None:
-    """Writes report.json and report.html, unless they are newer than every run, and says what is
-    in them.
+    """Writes report.json and report.html, unless they are newer than every run, and prints the
+    results.
 
     Args:
       runs: a finished chain, as train.multistage.resolve returns it.
@@ -156,9 +161,9 @@ def write(runs: dict[str, RunConfig], workdir) -> None:
     page, data = workdir / "report.html", workdir / "report.json"
     if not is_fresh((page, data), [workdir / name / "DONE" for name in runs]):
         finished = read(runs, workdir)
-        found = numbers(finished)
-        page.write_text(html.page(finished, found, results(found), answer(finished)))
-        data.write_text(strict_json.dumps(found, indent=2) + "\n")
+        report = numbers(finished)
+        page.write_text(html.page(finished, report, results(report), answer(finished)))
+        data.write_text(strict_json.dumps(report, indent=2) + "\n")
     rows = {name: registry.STAGES[run.stage] for name, run in runs.items()}
     policies = [name for name, row in rows.items() if "policy" in row.trainable]
     show(null_as_nan(json_files.read(data)), workdir / policies[-1] if policies else None, page)

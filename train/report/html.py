@@ -1,6 +1,6 @@
 """Draws report.html: one self-contained page, its charts inline SVG.
 
-What train/report/collect.py collects goes in; everything that is text is escaped here.
+Its input is what train/report/collect.py collects; all text is escaped here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from train.runtime.metrics import duration
 # A chart's size and margins, in SVG units: about pixels.
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36
-MAX_POINTS = 400  # more than a chart is wide would only make the file larger
+MAX_POINTS = 400  # more points than a chart is wide only make the file larger
 
 
 class Answered(NamedTuple):
@@ -37,7 +37,7 @@ class Answered(NamedTuple):
 
 
 def prose(text: str) -> str:
-    """Text as HTML; what stands in backticks is code."""
+    """Text as HTML; text in backticks becomes code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
@@ -64,7 +64,7 @@ def against(records: Iterable[Mapping], across: str, metric: str) -> list[tuple[
 
 
 def thin(points: list) -> list:
-    """At most MAX_POINTS of them, the last included."""
+    """At most MAX_POINTS of the points, with the last one."""
     return points[::-1][:: -(-len(points) // MAX_POINTS) or 1][::-1]
 
 
@@ -115,9 +115,9 @@ def chart(
             f'<circle class="heldout" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5">'
             f"<title>held out, {across} {x:.4g}: {y:.4g}</title></circle>"
         )
-    told = [f"{y:.1%}" if percent else f"{y:.3g}" for _, y in dots]
-    ends = told[:1] + told[-1:] if len(told) > 1 else told
-    note = f"held out {' → '.join(ends)}" if ends else ""
+    values = [f"{y:.1%}" if percent else f"{y:.3g}" for _, y in dots]
+    first_and_last = values[:1] + values[-1:] if len(values) > 1 else values
+    note = f"held out {' → '.join(first_and_last)}" if values else ""
     return (
         f"<figure><figcaption>{escape(title)}<span>{note}</span></figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by {across}">'
@@ -141,7 +141,7 @@ def charts(run: Finished) -> str:
 
 
 def bars(accuracies: Mapping[str, Mapping[str, float]]) -> str:
-    """Accuracies {who: {kind: value}} as bars, the kinds of the first one after another."""
+    """Accuracies {who: {kind: value}} as bars, grouped by the kinds of the first."""
     groups = []
     for kind in next(iter(accuracies.values())):
         rows = "".join(
@@ -162,8 +162,8 @@ def bars_sections(report: Mapping) -> str:
       report: the content of report.json.
     """
     sections = []
-    for stage, row in registry.STAGES.items():
-        if report.get(stage) and (shown := row.report.bars(report[stage], report)):
+    for stage in (name for name in report if name in registry.STAGES):
+        if report[stage] and (shown := registry.STAGES[stage].report.bars(report[stage], report)):
             sections.append(
                 f"<section><h2>{escape(shown.title)}</h2><p>{escape(shown.text)}</p>"
                 f'<div class="bars">{bars(shown.accuracies)}</div></section>'
@@ -209,15 +209,15 @@ def differences(config, default, prefix: str = "") -> list[str]:
     """`key = value` of every leaf of a config that is not the default."""
     out = []
     for field in dataclasses.fields(config):
-        value, usual = getattr(config, field.name), getattr(default, field.name)
+        value, unset = getattr(config, field.name), getattr(default, field.name)
         if dataclasses.is_dataclass(value):
-            out += differences(value, usual, f"{prefix}{field.name}.")
-        elif value != usual:
+            out += differences(value, unset, f"{prefix}{field.name}.")
+        elif value != unset:
             out.append(f"{prefix}{field.name} = {json.dumps(value, default=dataclasses.asdict)}")
     return out
 
 
-def settings_section(finished: Sequence) -> str:
+def settings_section(finished: Sequence[Finished]) -> str:
     rows, lists = [], []
     for run in finished:
         counts = parameters(run.workdir)
@@ -242,12 +242,15 @@ def settings_section(finished: Sequence) -> str:
 
 
 def page(
-    finished: Sequence, found: Mapping, results: Sequence[Result], answered: Sequence[Answered]
+    finished: Sequence[Finished],
+    report: Mapping,
+    results: Sequence[Result],
+    answered: Sequence[Answered],
 ) -> str:
     """The whole page.
 
     Args:
-      finished: runs in order (train.report.collect.Finished). found: the content of report.json.
+      finished: runs in order. report: the content of report.json.
     """
     size = next(iter(parameters(finished[0].workdir).values()))
     total = duration(sum(run.seconds for run in finished))
@@ -265,7 +268,7 @@ def page(
         total=f"{total} {'hours' if total.count(':') == 2 else 'minutes'}",
         times=times,
         results=cards,
-        bars=bars_sections(found),
+        bars=bars_sections(report),
         curves="".join(charts(run) for run in finished),
         answers=answers_section(answered),
         settings=settings_section(finished),
