@@ -2,9 +2,10 @@
 
 import json
 
-import chat_templates
 import numpy as np
 import pytest
+from chat_templates.shapes import NO_SYSTEM, SHAPES
+from chat_templates.tokenizer_files import byte_level, metaspace
 
 from data.text.chat import render, render_prompt
 from data.text.chat_template import ChatTemplate, TemplateError
@@ -18,13 +19,12 @@ TURNS = [
     {"role": "assistant", "content": "Lyon is not."},
 ]
 KINDS = {
-    "byte-level": chat_templates.byte_level,
-    "metaspace": chat_templates.metaspace,
-    "prefix everywhere": lambda: chat_templates.metaspace(scheme="always"),
-    "prefix nowhere": lambda: chat_templates.metaspace(scheme="never", split=False),
-    "prefix by normalizer": lambda: chat_templates.metaspace(scheme="normalizer"),
+    "byte-level": byte_level,
+    "metaspace": metaspace,
+    "prefix everywhere": lambda: metaspace(scheme="always"),
+    "prefix nowhere": lambda: metaspace(scheme="never", split=False),
+    "prefix by normalizer": lambda: metaspace(scheme="normalizer"),
 }
-SHAPES = chat_templates.SHAPES
 ALL = list(enumerate(SHAPES))
 
 
@@ -40,7 +40,7 @@ def with_source(files, source):
 
 def conversations(name):
     """A turn and two, with a system message and without."""
-    firsts = [[]] if name in chat_templates.NO_SYSTEM else [[], [SYSTEM]]
+    firsts = [[]] if name in NO_SYSTEM else [[], [SYSTEM]]
     return [first + TURNS[:n] for first in firsts for n in (2, 4)]
 
 
