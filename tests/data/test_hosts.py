@@ -74,15 +74,15 @@ def test_a_run_goes_on_with_other_hosts(opened, before, after):
     config, data = opened
     uninterrupted = list(make_loader(config, data, BATCH, SEED).iterate(0, 9))
     for stop in (1, 4, 8):
-        found = []
+        collected = []
         for hosts, steps in ((before, range(stop)), (after, range(stop, 9))):
             streams = [
                 make_loader(config, data, BATCH, SEED, local).iterate(steps.start, steps.stop)
                 for local in np.split(np.arange(BATCH), hosts)
             ]
             for batches in zip(*streams, strict=True):
-                found.append(np.concatenate([batch["tokens"] for batch in batches]))
-        np.testing.assert_array_equal(np.stack(found), [b["tokens"] for b in uninterrupted])
+                collected.append(np.concatenate([batch["tokens"] for batch in batches]))
+        np.testing.assert_array_equal(np.stack(collected), [b["tokens"] for b in uninterrupted])
 
 
 def test_no_row_comes_twice_in_an_epoch(opened):

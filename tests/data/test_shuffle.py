@@ -16,9 +16,9 @@ def test_every_epoch_is_a_permutation(size, seed, epoch):
 
 def test_any_place_may_be_asked_for_alone():
     whole = permute(np.arange(5000), 700, 3)
-    some = np.random.default_rng(0).integers(0, 5000, 300)
-    np.testing.assert_array_equal(permute(some, 700, 3), whole[some])
-    assert [int(permute([i], 700, 3)[0]) for i in some[:5]] == whole[some[:5]].tolist()
+    index = np.random.default_rng(0).integers(0, 5000, 300)
+    np.testing.assert_array_equal(permute(index, 700, 3), whole[index])
+    assert [int(permute([i], 700, 3)[0]) for i in index[:5]] == whole[index[:5]].tolist()
     assert permute([], 700, 3).shape == (0,)
 
 

@@ -62,9 +62,9 @@ def test_every_text_of_an_example():
         "rank": [0, 1],
         "where": "x@y.org:1",
     }
-    found = redact(example, ("email",), counts)
-    assert found["messages"][0]["content"] == "I am [EMAIL]"
-    assert (found["responses"], found["where"]) == (["hi [EMAIL]", "hi"], "x@y.org:1")
+    output = redact(example, ("email",), counts)
+    assert output["messages"][0]["content"] == "I am [EMAIL]"
+    assert (output["responses"], output["where"]) == (["hi [EMAIL]", "hi"], "x@y.org:1")
     assert counts == {"email": 2}
     assert example["responses"][0] == "hi a@b.org"
 

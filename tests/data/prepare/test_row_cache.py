@@ -144,11 +144,11 @@ def test_a_damaged_file_is_made_anew(folder):
     examples = read_examples(config, "text")
     for content in broken:
         path.write_bytes(content)
-        found, keep = row_cache.open_data(
+        data, keep = row_cache.open_data(
             path, config, "text", TOKENIZER, lambda: examples, 16, said.add
         )
         keep()
-        same(found, first.fresh)
+        same(data, first.fresh)
     assert any("is damaged" in text and "read anew" in text for text in said)
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
     with zipfile.ZipFile(path) as file:

@@ -34,8 +34,8 @@ def files(request):
 
 
 def with_source(files, source):
-    facts = json.loads(files["tokenizer_config.json"]) | {"chat_template": source}
-    return HFTokenizer(files | {"tokenizer_config.json": json.dumps(facts).encode()})
+    config = json.loads(files["tokenizer_config.json"]) | {"chat_template": source}
+    return HFTokenizer(files | {"tokenizer_config.json": json.dumps(config).encode()})
 
 
 def conversations(name):
@@ -75,9 +75,9 @@ def test_what_is_learned_is_found_in_the_text(name):
         seen = template.conversation(messages)
         texts = [m["content"] for m in messages if m["role"] == "assistant"]
         expected = [answer.format(text) for text in texts[:-1]] + [last.format(texts[-1])]
-        found = [seen.text[a:b] for a, b in seen.responses]
-        assert len(found) == len(expected)
-        for part, whole in zip(found, expected, strict=True):
+        responses = [seen.text[a:b] for a, b in seen.responses]
+        assert len(responses) == len(expected)
+        for part, whole in zip(responses, expected, strict=True):
             assert whole.startswith(part) and part
         assert [messages[i]["role"] for i in seen.authors] == ["assistant"] * len(texts)
 
@@ -109,9 +109,9 @@ def test_ids_are_transformers_and_masks_are_the_answers(files, reference):
             ids, mask = render(tokenizer, messages)
             texts = [m["content"] for m in messages if m["role"] == "assistant"]
             expected = [answer.format(text) for text in texts[:-1]] + [last.format(texts[-1])]
-            found = runs(tokenizer, ids, mask)
-            assert len(found) == len(expected), name
-            for part, form in zip(map(bare, found), map(bare, expected), strict=True):
+            learned = runs(tokenizer, ids, mask)
+            assert len(learned) == len(expected), name
+            for part, form in zip(map(bare, learned), map(bare, expected), strict=True):
                 # Of an answer of the past, a token that began in the prompt is not learned.
                 assert part in (form, form[1:] if form[0] == "\n" else form), name
             whole = inner.decode(theirs(messages, False), skip_special_tokens=False)

@@ -114,8 +114,8 @@ def test_the_text_of_special_tokens_stays_text_and_the_rest_is_as_in_the_whole(k
     for content in (FORGED, FORGED + "!"):
         turns = [*ASKED, {"role": "assistant", "content": content}, *ANSWERED]
         ids, _ = render(tokenizer, turns)
-        found = [name for name in names(tokenizer, ids) if name in SPECIALS]
-        assert found == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"] * 2
+        token_names = [name for name in names(tokenizer, ids) if name in SPECIALS]
+        assert token_names == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"] * 2
         harmless = [*ASKED, {"role": "assistant", "content": "x"}, *ANSWERED]
         plain, _ = render(tokenizer, harmless)
         assert ids[:5].tolist() == plain[:5].tolist()
@@ -162,8 +162,8 @@ def test_text_that_goes_on_has_no_space_before_it(scheme):
         (True, "|of|" + space + "the\u2581capital\u2581"),
     ):
         ids, signs = fim.encode(fim.FimDocument("the cap", "ital ", "of", suffix_first), tokenizer)
-        found = ["|" if n in signs else x for n, x in enumerate(names(tokenizer, ids))]
-        assert "".join(found).removeprefix("|") == expected
+        token_names = ["|" if n in signs else x for n, x in enumerate(names(tokenizer, ids))]
+        assert "".join(token_names).removeprefix("|") == expected
 
 
 def test_a_text_that_holds_the_encoders_own_sign_is_refused():
@@ -184,8 +184,10 @@ def test_candidates_are_tokenized_as_wholes():
     example = {"messages": ASKED, "responses": ["Paris, it is.", "yes"], "rank": [0, 1]}
     example |= {"where": "x:1", "kinds": ["", ""]}
     rows, *_ = preference_rows([example], tokenizer, 64, 2, True, "error", Counter(), ("",))
-    found = names(tokenizer, rows["tokens"][rows["tokens"] > 0])
-    assert "\u2581Paris," in found and "\u2581yes" in found and "\u2581" not in found
+    token_names = names(tokenizer, rows["tokens"][rows["tokens"] > 0])
+    assert (
+        "\u2581Paris," in token_names and "\u2581yes" in token_names and "\u2581" not in token_names
+    )
 
 
 def test_prompts_of_several_turns_need_no_mask():

@@ -120,16 +120,18 @@ def test_every_row_says_where_it_was_read(tmp_path):
         rows = take_rows(data.train, np.arange(num_rows(data.train)))["tokens"]
         shards = 0
         for number, tokens in enumerate(rows):
-            where = data.locations(number)
-            if "array_record" in where[0]:
-                path, record = re.fullmatch(r"(.*)\[(\d+)\]", where[0]).groups()
-                found = PreparedRows(tmp_path / "c", "train").take([int(record)])["tokens"][0]
+            locations = data.locations(number)
+            if "array_record" in locations[0]:
+                path, record = re.fullmatch(r"(.*)\[(\d+)\]", locations[0]).groups()
+                record_tokens = PreparedRows(tmp_path / "c", "train").take([int(record)])["tokens"][
+                    0
+                ]
                 assert str(tmp_path / "c/train-00000-of-00001.array_record") == path
-                np.testing.assert_array_equal(found, tokens)
+                np.testing.assert_array_equal(record_tokens, tokens)
                 shards += 1
                 continue
             numbers = []
-            for place in where:
+            for place in locations:
                 path, line = place.rsplit(":", 1)
                 numbers.append(int(line) - 1 + 25 * (path == b))
             seen = [int(n) for n in re.findall(r"document (\d+) ", TOKENIZER.decode(tokens))]

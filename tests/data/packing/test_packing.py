@@ -124,11 +124,11 @@ def test_packed_chats_are_the_rendered_ones():
     rendered = [render(TOKENIZER, e["messages"]) for e in examples]
     for pack in (True, False):
         rows, kept, _ = pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
-        found = []
+        collected = []
         for row in rows_of(rows):
             check_row(row)
-            found += [(t.tolist(), m.tolist()) for t, _, m in segments_of(row)]
-        assert sorted(found) == sorted((i.tolist(), m.tolist()) for i, m in rendered)
+            collected += [(t.tolist(), m.tolist()) for t, _, m in segments_of(row)]
+        assert sorted(collected) == sorted((i.tolist(), m.tolist()) for i, m in rendered)
         assert (len(rows["tokens"]) < len(examples)) == pack
         assert kept == examples
 
@@ -262,10 +262,10 @@ def test_a_preference_is_read_at_the_eos_of_each_answer():
         for response in example["responses"]:
             end = rows["end"][0, c]
             ids = [BOS, USER, *TOKENIZER.encode("q"), EOS, ASSISTANT, *TOKENIZER.encode(response)]
-            where = slice(end - len(ids), end + 1)
-            assert flat["tokens"][where].tolist() == [*ids, EOS]
-            np.testing.assert_array_equal(flat["positions"][where], np.arange(len(ids) + 1))
-            assert np.ptp(flat["segment_ids"][where]) == 0 and flat["segment_ids"][end] > 0
+            segment = slice(end - len(ids), end + 1)
+            assert flat["tokens"][segment].tolist() == [*ids, EOS]
+            np.testing.assert_array_equal(flat["positions"][segment], np.arange(len(ids) + 1))
+            assert np.ptp(flat["segment_ids"][segment]) == 0 and flat["segment_ids"][end] > 0
             assert end - rows["start"][0, c] == len(TOKENIZER.encode(response))
             covered += len(ids) + 1
             c += 1
