@@ -1,4 +1,4 @@
-"""Readers: how the files of each ending are read, on this machine or an object store (gs://…).
+"""Readers of files by their ending, on this machine or an object store (gs://…).
 
 | ending | a record |
 |---|---|
@@ -29,7 +29,7 @@ from data.read.reading import ReadOptions, Span
 
 
 class Reader(NamedTuple):
-    """How files of one ending are read.
+    """A way to read the files of one ending.
 
     Attributes:
       read: (path, span, options) -> (location, record) pairs. A location is "path:line", or

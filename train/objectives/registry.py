@@ -254,7 +254,7 @@ class StageRow(NamedTuple):
     """A row of the table.
 
     Attributes:
-      schema: of its data (data/read/schemas.py). trainable: roles it trains; frozen: roles it
+      schema: of its data (data/schemas). trainable: roles it trains; frozen: roles it
       reads;
         optional: roles it reads if `init_from` names them.
       origins: where a trained role's weights come from: roles of `init_from`, first named first.

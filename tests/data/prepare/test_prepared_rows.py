@@ -35,7 +35,7 @@ def test_what_does_not_fit_the_run(folder):
         opened(length=64)
     with pytest.raises(DataError, match=r"another tokenizer.*tokenizer\.path="):
         opened(tokenizer=train("char", ["ab"], 0))
-    with pytest.raises(DataError, match=r"cannot be chosen anew by 'exact'"):
+    with pytest.raises(DataError, match=r"cannot be chosen again by 'exact'"):
         opened(dedup="exact")
     with pytest.raises(DataError, match=r"data\.mixture\.a\.limit: .* are prepared"):
         opened(source="", mixture={"a": {"source": str(folder), "limit": 3}})

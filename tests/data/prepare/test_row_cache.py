@@ -87,7 +87,7 @@ def test_a_second_start_finds_the_same_rows_and_reads_nothing(folder, schema, na
         settings = {"source": "", "mixture": given}
     first, second = (Opened(folder, schema, **settings) for _ in range(2))
     assert (first.read, second.read) == (1, 0)
-    assert first.said == [] and "rows as kept in" in second.said[0]
+    assert first.said == [] and "rows from the cache" in second.said[0]
     same(first.data, first.fresh)
     same(second.data, first.fresh)
     assert Opened(folder, schema, **settings, batch_size=3).read == 0
@@ -103,7 +103,7 @@ def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
         opened = Opened(folder, "text", **{"source": str(source)} | settings)
         same(opened.data, opened.fresh)
         if opened.read:
-            assert "other data or settings: the data is read anew" in opened.said[0]
+            assert "other data or settings: the data is read again" in opened.said[0]
         return opened.read
 
     assert not changed()
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_made_anew(folder):
         )
         keep()
         same(data, first.fresh)
-    assert any("is damaged" in text and "read anew" in text for text in said)
+    assert any("is damaged" in text and "read again" in text for text in said)
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
     with zipfile.ZipFile(path) as file:
         assert "train/tokens.npy" in file.namelist()

@@ -84,7 +84,7 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
         with pytest.raises(DataError, match=rf"state\.json {said}"):
             read(path, "text")
     (tmp_path / "one/state.json").write_text('{"_data_files": [{"filename": "a\\u0000\\ud800"}]}')
-    with pytest.raises(DataError, match="is no name of a file"):
+    with pytest.raises(DataError, match="is not a valid file name"):
         read(path, "text")
     for broken in ("{}", '{"_data_files": 3}', '{"_data_files": ["a"]}', '{"_data_files": [{}]}'):
         (tmp_path / "one/state.json").write_text(broken)

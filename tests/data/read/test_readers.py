@@ -109,8 +109,8 @@ def test_each_object_of_a_list_is_found_and_skipped_alone(tmp_path, monkeypatch)
         ("a.txt", b"PK\x03\x04\0", "is a zip archive"),
         ("a.txt", b"PAR1\x15\0", "is a Parquet file: rename it"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid", "is a Git LFS pointer"),
-        ("a.txt.gz", b"line\n", "is a plain file and no gzip.*: rename it to .*a.txt$"),
-        ("a.txt.gz", bz2.compress(b"a"), "is a bzip2 file and no gzip"),
+        ("a.txt.gz", b"line\n", "is a plain file and not a gzip.*: rename it to .*a.txt$"),
+        ("a.txt.gz", bz2.compress(b"a"), "is a bzip2 file and not a gzip"),
         (
             "a.txt.gz",
             gzip.compress(gzip.compress(b"a", mtime=0), mtime=0),

@@ -391,7 +391,7 @@ def test_a_fraction_is_between_0_and_1(fraction):
 
 
 def test_one_document_cannot_be_split():
-    with pytest.raises(DataError, match=r"there is but one, at a\.txt:1"):
+    with pytest.raises(DataError, match=r"there is only one, at a\.txt:1"):
         split_heldout([{"text": "a", "where": "a.txt:1"}] * 3, 0.5)
     with pytest.raises(DataError, match="there is none"):
         split_heldout([], 0.5)
