@@ -1,4 +1,4 @@
-"""Whatever the data and the hosts: the same batches, each row once an epoch, from any step on."""
+"""For any data and any hosts: the same batches, each row once an epoch, from any step."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_hosts_read_slices_of_the_same_batches(opened, hosts):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 3), (4, 2), (3, 1)])
 def test_a_run_goes_on_with_other_hosts(opened, before, after):
-    """Stopped at any step: what follows is what the uninterrupted run reads."""
+    """A run stopped at any step continues with the batches of the uninterrupted run."""
     config, data = opened
     uninterrupted = list(make_loader(config, data, BATCH, SEED).iterate(0, 9))
     for stop in (1, 4, 8):

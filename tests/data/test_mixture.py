@@ -1,4 +1,4 @@
-"""Mixtures: shares, changes and ends in closed form, whatever the hosts; the config's errors."""
+"""Mixtures: shares, changes and ends in closed form, for any hosts; errors of the settings."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Copies, near copies and what stands in an evaluation set are left out, and nothing else."""
+"""Duplicates, near duplicates and contaminated documents are left out, and nothing else."""
 
 import json
 import random
@@ -65,7 +65,7 @@ def test_near_ignores_case_and_punctuation_alone():
 
 @pytest.mark.parametrize("first", [0x4E00, 0x0E01, 0x3042], ids=["Chinese", "Thai", "Japanese"])
 def test_scripts_without_spaces(tmp_path, first):
-    """Two hundred characters in a row: one changed is a near copy, twenty are not."""
+    """Two hundred characters in a row: a near duplicate with one changed, not with twenty."""
 
     def text(seed, count=200):
         rng = random.Random(seed)
@@ -123,7 +123,7 @@ def write_texts(path, texts):
 
 @pytest.mark.parametrize("kind", ["exact", "near"])
 def test_copies_follow_the_held_out_side(tmp_path, kind):
-    """Of sixty pairs a tenth is held out, in whatever order they come, and never one of a pair."""
+    """A tenth of sixty pairs is held out, in any order, and never only one of a pair."""
     ends = (" ", "!") if kind == "near" else ("", "  ")
     texts = [" ".join(words(seed, 60)) + end for seed in range(60) for end in ends]
     collected = []
@@ -145,7 +145,7 @@ def test_copies_follow_the_held_out_side(tmp_path, kind):
 
 
 def test_a_chain_of_near_copies_stays_together(tmp_path):
-    """Each is a near copy of the next, and the first is not one of the last."""
+    """Each is a near duplicate of the next, and the first is not one of the last."""
     chain = [words(0, 120)]
     for i in range(8):
         chain.append([*chain[-1][:i * 12], f"other{i}", *chain[-1][i * 12 + 1:]])  # fmt: skip
@@ -175,7 +175,7 @@ def test_training_copies_of_a_held_out_source_leave(tmp_path):
 
 
 def test_no_source_of_a_mixture_trains_on_what_another_holds_out(tmp_path):
-    """Sources of other sizes hold out other shares of what they have in common."""
+    """Sources of different sizes hold out different shares of what they have in common."""
     chats = [{"prompt": f"ask {i}", "response": f"say {i}"} for i in range(60)]
     mixture = {}
     for name, part in (("a", chats), ("b", chats[:7]), ("c", chats[30:])):

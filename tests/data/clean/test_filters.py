@@ -1,3 +1,5 @@
+"""Quality filters: what they measure, and which documents they leave."""
+
 from collections import Counter
 
 import pytest

@@ -1,4 +1,4 @@
-"""Personal data is replaced where its form and check digits say so; other text stays."""
+"""Personal data with a valid form and check digits is replaced; other text is unchanged."""
 
 import json
 import time
@@ -49,7 +49,7 @@ def test_what_is_replaced(text, wanted, kind):
     ],
 )
 def test_what_stays(text):
-    broken = "card" in text or "DE89" in text  # of which a part may well be a phone's
+    broken = "card" in text or "DE89" in text  # a part of it may look like a phone number
     kinds = [kind for kind in KINDS if kind != "phone" or not broken]
     assert redacted(text, kinds) == (text, {})
 

@@ -1,4 +1,4 @@
-"""Preparing: the rows that a run would make itself, the same bytes whatever happens on the way."""
+"""Preparing a corpus: the rows that a run would make, and the same bytes after interruptions."""
 
 import dataclasses
 import importlib.util
@@ -63,7 +63,7 @@ def test_prepared_rows_are_those_that_a_run_makes(tmp_path, corpus, name, schema
 
 
 def documents(rows):
-    """The texts of packed rows: one that is split goes on with its last token repeated."""
+    """The texts of packed rows: a split text continues with its last token repeated."""
     collected, rows = [], rows.take(np.arange(len(rows)))
     for ids, segments in zip(rows["tokens"], rows["segment_ids"]):
         for number in range(1, segments.max() + 1):
@@ -104,7 +104,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, corpus, monkeypatch):
     assert bytes_of(tmp_path / "out") == whole
     after = (tmp_path / "out" / f"train-00001-of-{count:05}.array_record").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    again = prepared_to(tmp_path / "out", corpus, config)  # there is nothing to do
+    again = prepared_to(tmp_path / "out", corpus, config)  # nothing is left to do
     assert again["splits"] == json.loads(whole["manifest.json"])["splits"]
     with pytest.raises(DataError, match=r"another data\.length"):
         prepared_to(
@@ -136,12 +136,12 @@ def test_sources_that_change_in_between_are_refused(tmp_path, corpus, change):
     source.write_text(before + "\n")
     with pytest.raises(DataError, match="has changed since"):
         prepared_to(tmp_path / "out", corpus, config)
-    source.unlink()  # it is not needed any more
+    source.unlink()  # it is no longer needed
     prepared_to(tmp_path / "out", corpus, config)
 
 
 def test_fingerprints_are_of_the_content(tmp_path, corpus):
-    """The same text elsewhere, prepared or not, has the same; another letter another."""
+    """Equal for the same text elsewhere, prepared or not; different for a changed letter."""
     by_name = {}
     for name, change in (("a", "w1 "), ("b", "w1 "), ("c", "w2 ")):
         (tmp_path / name).mkdir()
@@ -195,7 +195,7 @@ def test_a_bad_record_says_where_and_counts_over_all_parts(tmp_path, corpus):
 
 
 def test_weights_and_what_cannot_be_rendered(tmp_path, corpus):
-    """The rows that a run would make, weights of all kinds included, and the same counts."""
+    """The rows that a run would make, including weights of all kinds, and the same counts."""
     path = tmp_path / "chats.jsonl"
     records = [
         {"prompt": f"ask {i}", "response": "yes " * (1 + i % 7), "weight": i % 3 / 2, "id": i}
@@ -272,7 +272,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bytes(tmp_path):
             os.killpg(work.pid, signal.SIGKILL)
             work.wait()
             killed += 1
-        else:  # it was done before: once more from the beginning
+        else:  # it was finished before the kill: start again
             assert work.returncode == 0
             assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
             subprocess.run(["rm", "-r", str(tmp_path / "out")], check=True)

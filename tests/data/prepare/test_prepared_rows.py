@@ -74,7 +74,7 @@ def test_few_rows_are_held_and_many_are_read_one_by_one(tmp_path, corpus, schema
         np.testing.assert_array_equal(value[name], values)
         assert value[name].dtype == values.dtype
     assert held._rows and read._rows is None
-    held.take([0])["tokens"][0] = 0  # the caller's own
+    held.take([0])["tokens"][0] = 0  # a copy, owned by the caller
     np.testing.assert_array_equal(held.take(index)["tokens"], value["tokens"])
 
 
@@ -104,7 +104,7 @@ def test_shards_are_written_to_an_object_store_and_read_from_it(
 
 @pytest.mark.parametrize("few", [True, False])
 def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder, few, monkeypatch):
-    """Any byte of a shard, changed: the library's checksums see it, or it bears no data."""
+    """Any changed byte of a shard: the library's checksums detect it, or it carries no data."""
     monkeypatch.setattr(prepared_rows, "FEW_BYTES", prepared_rows.FEW_BYTES if few else 0)
     wanted = prepared_rows.PreparedRows(folder, "train")
     index = np.arange(len(wanted))

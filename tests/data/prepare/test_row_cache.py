@@ -1,4 +1,4 @@
-"""Rows that a workdir keeps: the same as those made anew, and never those of something else."""
+"""The row cache: the same rows as without it, and never those of other data."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 class Opened:
-    """`kept.open_data`, and whether it read, and what it said."""
+    """The result of `row_cache.open_data`, whether it read the source, and its messages."""
 
     def __init__(self, folder, schema, tokenizer=TOKENIZER, prompt_length=16, **settings):
         self.said, self.read = [], 0
@@ -91,7 +91,7 @@ def test_a_second_start_finds_the_same_rows_and_reads_nothing(folder, schema, na
     same(first.data, first.fresh)
     same(second.data, first.fresh)
     assert Opened(folder, schema, **settings, batch_size=3).read == 0
-    second.data.train["tokens"][0] = 0  # they are the run's own
+    second.data.train["tokens"][0] = 0  # a copy, owned by the run
 
 
 def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_damaged_file_is_made_anew(folder):
     path = folder / "rows/data.zip"
     whole, rng, said = path.read_bytes(), random.Random(0), set()
     broken = [b"", whole[:1], whole[: len(whole) // 2], whole[:-1], b"no zip"]
-    # All of the list at its end, where a changed count would hide arrays.
+    # All of the zip's directory at the end, where a changed count would hide arrays.
     for at in (*rng.sample(range(len(whole)), 60), *range(len(whole) - 22, len(whole))):
         broken.append(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
     config = DataConfig(source=source, length=64)

@@ -1,4 +1,4 @@
-"""One line of config maps each of the collections that people bring to a schema."""
+"""One line of settings maps each public data set to a schema."""
 
 import os
 import pathlib

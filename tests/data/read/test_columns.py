@@ -52,7 +52,7 @@ def test_cells_that_are_no_text_are_errors_of_their_record(tmp_path, name):
     assert texts(path, fields=fields) == (["a", "b"], {"missing_field": 1, "invalid_utf8": 1})
     fields = {"text": "{map.k}"}
     assert texts(path, fields=fields) == (["a", "b", "c"], {"duplicate_key": 1})
-    fields = {"text": "at {when}"}  # no text is made of a time, nor of one that is missing
+    fields = {"text": "at {when}"}  # neither a time nor a missing one becomes text
     assert texts(path, fields=fields) == (["at"], {"wrong_type": 1, "bad_cell": 2})
 
 
@@ -101,7 +101,7 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
     max_examples=60, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(at=st.integers(0, 400), byte=st.integers(0, 255), cut=st.integers(0, 400))
-@example(at=356, byte=0, cut=0)  # of the first row group's three rows pyarrow gives none
+@example(at=356, byte=0, cut=0)  # pyarrow reads none of the first row group's three rows
 @pytest.mark.parametrize("name", ["a.parquet", "dataset"])
 def test_a_damaged_arrow_file_is_read_whole_or_refused(tmp_path, name, at, byte, cut):
     path = tmp_path / name

@@ -1,4 +1,4 @@
-"""Every format: what it holds, parts of it, what is broken; and object stores."""
+"""Every format: records, spans, damage and limits; and object stores."""
 
 import bz2
 import gzip
@@ -89,12 +89,12 @@ def test_each_object_of_a_list_is_found_and_skipped_alone(tmp_path, monkeypatch)
     wanted = ["a", "eü", "ü𝄞" * 400, "last"]
     reasons = {"duplicate_key": 2, "not_finite": 1, "bad_json": 1, "invalid_utf8": 1}
     reasons |= {"not_an_object": 1, "too_large": 1}
-    for chunk in (1, 7, 1 << 20):  # parted anywhere, and read at once
+    for chunk in (1, 7, 1 << 20):  # divided anywhere, and in one piece
         monkeypatch.setattr(json_records, "_CHUNK", chunk)
         assert texts(path, max_record_bytes=5100) == (wanted, reasons)
 
 
-# What a file is, and how large.
+# Formats and sizes.
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_record_that_is_too_large(tmp_path, name):
     with pytest.raises(DataError, match=r"of more than 200 bytes.*data\.max_record_bytes") as error:
         read(path, "text", max_record_bytes=200)
     assert str(error.value).startswith(path)
-    if ".csv" in name:  # a quotation mark may have been forgotten: the rows behind it are unknown
+    if ".csv" in name:  # a quotation mark may be missing: the rows after it are unknown
         assert f"{path}:3: " in str(error.value) and not error.value.reason
     else:
         assert texts(path, max_record_bytes=200) == (["a", "c"], {"too_large": 1})
@@ -148,14 +148,14 @@ def test_a_whole_file_and_a_row_group_that_are_too_large(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"a\.txt:1: a record of more than 159 bytes"):
         read(str(path), "text", documents="file", max_record_bytes=159)
     path = write(tmp_path / "a.parquet", LARGE)
-    monkeypatch.setattr(columns, "_BATCH_BYTES", 50)  # more than that is not read to be looked at
+    monkeypatch.setattr(columns, "_BATCH_BYTES", 50)  # larger row groups are not read
     with pytest.raises(DataError, match=r"a\.parquet\[0\]: .* of row group 0 have \d+ on average"):
         read(path, "text", on_bad="skip", max_record_bytes=50)
 
 
 def test_a_line_that_is_too_large_is_not_held(tmp_path):
     path = tmp_path / "a.jsonl"
-    with open(path, "wb") as file:  # most of it is a hole on the disk
+    with open(path, "wb") as file:  # most of it is a hole in a sparse file
         file.write(b'{"text": "a"}\n{"text": "')
         file.seek(40 << 20, os.SEEK_CUR)
         file.write(b'"}\n{"text": "c"}\n')

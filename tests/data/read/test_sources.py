@@ -1,4 +1,4 @@
-"""Files, globs and TFDS in; examples or an error that says where."""
+"""Sources: files, globs and TFDS give examples, or an error with a location."""
 
 import gzip
 import json
@@ -66,7 +66,7 @@ def chat(prompt="hi", response="hello"):
     return {"prompt": prompt, "response": response}
 
 
-# What is read.
+# Accepted sources.
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
@@ -165,7 +165,7 @@ def test_tfds_in_a_format_without_random_access(tmp_path):
         read(name, "preference", tfds_dir=str(tmp_path))
 
 
-# What is refused, and what it says.
+# Refused sources, and their errors.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What messages may hold beside their text: kept, refused, or counted, and never lost unsaid."""
+"""Fields of messages other than text: read, refused, or counted, and never silently lost."""
 
 import functools
 import json
@@ -116,7 +116,7 @@ def test_a_record_s_weight_multiplies_its_answers():
     assert read({"text": "a", "w": 0.5}, "text", {"weight": "{w}"})[0]["weight"] == 0.5
     for value in (-1, "x", "nan", float("inf"), [1]):
         refused({"text": "a", "weight": value}, "'weight' should be 0", "text")
-    # What a template has read is no weight.
+    # A field that a template has read is not a weight.
     fields = {"prompt": "How heavy is {name}?", "response": "{weight}"}
     example, unused = read({"name": "it", "weight": 72.5}, fields=fields)
     assert example["messages"] == [user("How heavy is it?"), assistant("72.5")] and not unused
@@ -271,7 +271,7 @@ def test_a_prompt_s_reference_is_a_text():
         refused({"prompt": "Q", "answer": value}, message, "prompt")
 
 
-# Content in parts, and messages that say nothing.
+# Content in parts, and empty messages.
 
 
 def test_text_parts_are_joined():
@@ -334,7 +334,7 @@ def test_an_empty_field_leaves_the_other_form(empty):
     assert (example["messages"], example["responses"]) == ([user()], ["a", "b"])
 
 
-# What is not used.
+# Unused fields.
 
 
 def test_fields_that_are_not_used_are_counted():

@@ -1,4 +1,4 @@
-"""Records in, normalised examples out: every form that is read, and every one that is refused."""
+"""Records to normalised examples: every accepted form, and every refused one."""
 
 import pytest
 

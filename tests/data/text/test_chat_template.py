@@ -1,4 +1,4 @@
-"""Chat templates: what Jinja may do, and which characters are whose."""
+"""Chat templates: the Jinja that they use, and the origin of characters."""
 
 import jinja2
 import open_tokenizers
@@ -107,7 +107,7 @@ def test_a_template_may_change_what_is_said(cut):
     assert pieces(seen, seen.responses) == [changed.render(m=m) for m in (" 2 ", "yes")]
 
 
-# The ways of DeepSeek-R1's distillates and QwQ: asked with a thought, remembered without.
+# Like DeepSeek-R1's distillates and QwQ: the prompt opens a thought, earlier turns show none.
 OPENED = (
     "{% for m in messages %}{% if m.role == 'assistant' %}\n"
     "{{ '<A>' + m.content.split('</think>')[-1] + '</s>' }}\n"
@@ -173,7 +173,7 @@ def test_a_tool_call_beside_an_empty_answer_is_learned():
         "It is 2.",
     ]
     assert seen.authors == [1, 3]
-    # In a template that asks with a thought, the call's own sign is learned with it.
+    # In a template whose prompt opens a thought, the marker of the call is learned with it.
     asked = CALLS.replace("%}<assistant>{%", "%}<assistant><think>{%")
     seen = ChatTemplate(asked, {}).conversation(TOOL, tools)
     assert pieces(seen, seen.responses)[0].startswith('<call>{"name"')
@@ -247,7 +247,7 @@ def test_what_messages_say_is_known_however_it_is_written(shown):
 
 
 def test_what_is_joined_to_safe_text_is_escaped():
-    """As by transformers: Jinja does so although it escapes nothing else."""
+    """As in transformers: Jinja does so although it escapes nothing else."""
     source = "{% for m in messages %}{{ '<' | safe + m.content + ' &' }}{{ m.content }}{% endfor %}"
     turns = [TURNS[0] | {"content": "a<b>"}]
     seen = ChatTemplate(source, {}).plain(turns)

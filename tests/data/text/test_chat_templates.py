@@ -1,4 +1,4 @@
-"""A hundred chat templates: ids as transformers', and masks as written by hand."""
+"""A hundred chat templates: ids equal those of transformers, masks equal hand-written ones."""
 
 import json
 
@@ -39,7 +39,7 @@ def with_source(files, source):
 
 
 def conversations(name):
-    """A turn and two, with a system message and without."""
+    """One turn and two, with and without a system message."""
     firsts = [[]] if name in NO_SYSTEM else [[], [SYSTEM]]
     return [first + TURNS[:n] for first in firsts for n in (2, 4)]
 
@@ -56,7 +56,7 @@ def runs(tokenizer, ids, mask):
 
 
 def bare(text):
-    """A space may come of the tokenizer, or go with the word behind it."""
+    """Text without the space that a tokenizer adds, or joins to the next word."""
     return text.replace(" ", "")
 
 
@@ -112,7 +112,7 @@ def test_ids_are_transformers_and_masks_are_the_answers(files, reference):
             learned = runs(tokenizer, ids, mask)
             assert len(learned) == len(expected), name
             for part, form in zip(map(bare, learned), map(bare, expected), strict=True):
-                # Of an answer of the past, a token that began in the prompt is not learned.
+                # In an earlier answer, a token that begins in the prompt is not learned.
                 assert part in (form, form[1:] if form[0] == "\n" else form), name
             whole = inner.decode(theirs(messages, False), skip_special_tokens=False)
             assert bare(inner.decode(ids, skip_special_tokens=False)) == bare(whole), name
@@ -163,7 +163,7 @@ def test_marked_templates_have_transformers_masks(files, reference, name):
         ids, mask = render(tokenizer, messages)
         if ids.tolist() == theirs["input_ids"]:
             assert mask.astype(int).tolist() == theirs["assistant_masks"]
-        else:  # the last answer is cut off from the prompt, in the midst of a token
+        else:  # the last answer is separated from the prompt within a token
             assert len(ids) > len(theirs["input_ids"]) and sum(mask) >= sum(
                 theirs["assistant_masks"]
             )

@@ -1,4 +1,4 @@
-"""Fill in the middle: documents come apart as the paper says and go together again."""
+"""Fill in the middle: documents are cut as in the paper, and can be reassembled."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_the_parts_make_the_document_again(suffix_first, text):
         _, suffix, middle = signs
         between = [ids[1:suffix], ids[suffix + 1 : middle], ids[middle + 1 :]]
         first, second, last = map(tokenizer.decode, between)
-        # In order: of suffix-prefix-middle the prefix stands behind the last sign.
+        # In suffix-prefix-middle order the prefix follows the last marker.
         assert first + last + second == text if suffix_first == 0 else last + second == text
         if suffix_first:
             assert not first and second == parts.suffix
@@ -101,7 +101,7 @@ def test_the_rate_the_share_and_the_places_are_what_they_should_be():
     }
     assert documents == [fim.cut(text, 0.6, 0.25) for text in texts]
     assert all(fim.cut(text, 0.0, 0.5) is None for text in texts)
-    # More of them are cut at a higher rate, and those that were stay as they were.
+    # A higher rate cuts more of them, and the same ones in the same way.
     more = [fim.cut(text, 0.9, 0.25) for text in texts]
     assert all(b == a for a, b in zip(documents, more) if a)
 

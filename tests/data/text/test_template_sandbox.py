@@ -46,7 +46,7 @@ GROWING = (
         ),
         GROWING.replace("EXPRESSION", "[ns.x, ns.x]") + "{{ ns.x }}",
         GROWING.replace("EXPRESSION", "[ns.x, ns.x]") + "{{ ns.x | tojson }}",
-        *(  # compared or looked up, without a step of Jinja's
+        *(  # compared or looked up, without a step in Jinja
             GROWING.replace("EXPRESSION", "(ns.x, ns.x)") + "{{ " + compared + " }}"
             for compared in (
                 "(ns.x,) == (ns.x + (),)",
@@ -104,7 +104,7 @@ GROWING = (
     ],
 )
 def test_whatever_a_template_does_it_ends_and_is_an_error_of_the_data(source, monkeypatch):
-    if "range(99999) %}{% for" not in source:  # one with the real number, which takes a second
+    if "range(99999) %}{% for" not in source:  # the real limit takes a second
         monkeypatch.setattr(template_budget, "STEPS", 100_000)
     started = time.thread_time()
     with pytest.raises(TemplateError, match=r"refuses these messages( at its line 1)?: .") as e:

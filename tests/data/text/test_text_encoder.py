@@ -1,4 +1,4 @@
-"""Text and ids at the edges: between a prompt and its answer, between text and special tokens."""
+"""Encoding at boundaries: of a prompt and its answer, and of text and special tokens."""
 
 from collections import Counter
 
@@ -48,7 +48,7 @@ def test_a_space_before_an_answer_goes_with_its_first_word(scheme, turns):
     ids, mask = render(tokenizer, ANSWERED * turns)
     assert ids.tolist() == whole(tokenizer, ANSWERED * turns)
     learned = names(tokenizer, ids[mask > 0])
-    if scheme in ("always", "first"):  # the others have a token ":_", which is the prompt's
+    if scheme in ("always", "first"):  # the others have a token ":_", which belongs to the prompt
         assert learned[0].startswith("\u2581Pa")
     said = "".join(learned).replace("\u2581Paris", "Paris")
     assert said == "Paris,\u2581it\u2581is.</s>" * turns
@@ -125,7 +125,7 @@ def test_the_text_of_special_tokens_stays_text_and_the_rest_is_as_in_the_whole(k
 
 
 def test_the_unknown_token_is_no_edge():
-    """It stands for characters, though it is listed among the special ones."""
+    """It represents characters, although it is listed as special."""
     files = unigram(SPACE)
     inner = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
     inner.add_special_tokens(["<unk>"])
@@ -191,7 +191,7 @@ def test_candidates_are_tokenized_as_wholes():
 
 
 def test_prompts_of_several_turns_need_no_mask():
-    """A template that shows an answer otherwise than it asks for one, and then forgets it."""
+    """A template that shows an answer differently than in its prompt, and later omits it."""
     source = (
         "{% for m in messages %}{{ '<|User|>' + m.content if m.role == 'user' }}{% endfor %}"
         "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
