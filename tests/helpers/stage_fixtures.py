@@ -19,6 +19,9 @@ ORIGINS = {
     "sft": {"policy": "pretrain"},
     "reward": {"policy": "sft"},
     "dpo": {"policy": "sft"},
+    "kto": {"policy": "sft"},
+    "orpo": {"policy": "sft"},
+    "simpo": {"policy": "sft"},
     "ppo": {"policy": "sft", "reward": "reward"},
     "grpo": {"policy": "sft", "reward": "reward"},
 }
@@ -94,7 +97,7 @@ def recipe(
     stage: str, directory: Path | Stages, **init_from: Path | str
 ) -> ml_collections.ConfigDict:
     """The tiny recipe of a stage, on the files of `write_files`."""
-    rankings = dict.fromkeys(("reward", "dpo"), "preferences.jsonl")
+    rankings = dict.fromkeys(("reward", "dpo", "kto", "orpo", "simpo"), "preferences.jsonl")
     source = ({"pretrain": "text.txt"} | rankings).get(stage, "chats.jsonl")
     config = configs.default()
     config.stage = stage
@@ -121,6 +124,7 @@ def recipe(
     config.optimizer.name = "muon" if stage == "sft" else "adamw"
     config.optimizer.schedule = "wsd" if stage == "pretrain" else "cosine"
     config.dpo.label_smoothing = 0.1
+    config.kto.label_smoothing = config.simpo.label_smoothing = 0.1
     config.loss.ties = 0.5
     config.grpo.group_size = 4
     config.grpo.max_draws = 2
