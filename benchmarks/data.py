@@ -41,7 +41,8 @@ from data.pipeline import open_data
 from data.prepare import prepared_rows, row_format
 from data.prepare.run import prepare_corpus
 from data.read import sources
-from data.text.tokenizer import Tokenizer, load
+from data.text.base import Tokenizer
+from data.text.tokenizer import load
 
 LENGTH, BATCH, SEED = 1024, 64, 0
 STEPS = 400  # of a round of loading

@@ -32,6 +32,7 @@ from etils import epath
 
 from configs.chains import demo
 from data.pipeline import Data
+from data.text.base import Tokenizer
 from data.text.builtin import SPECIAL, BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
@@ -48,7 +49,7 @@ def write_random(
     workdir: epath.PathLike,
     role: str,
     model: TransformerConfig,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: Tokenizer,
     seed: int,
 ) -> None:
     """A workdir that holds a role's fresh weights, as a finished stage would leave it."""
@@ -63,7 +64,7 @@ def write_random(
 
 def random_prompts(
     length: int, train: int, heldout: int, seed: int = 0
-) -> Callable[[tokenizers.Tokenizer], Data]:
+) -> Callable[[Tokenizer], Data]:
     """`open_data` of `train.loop.run`: left-padded prompts of 2 to `length` random ids."""
 
     def open_data(tokenizer):

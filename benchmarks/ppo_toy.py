@@ -28,6 +28,7 @@ from absl import app, flags
 from etils import epath
 
 from data.pipeline import Data
+from data.text.base import Tokenizer
 from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from train import loop
@@ -65,7 +66,7 @@ def write_policy(workdir: epath.PathLike, seed: int) -> None:
     saver.close()
 
 
-def random_prompts(seed: int) -> Callable[[tokenizers.Tokenizer | None], Data]:
+def random_prompts(seed: int) -> Callable[[Tokenizer | None], Data]:
     """`open_data` of the race: training prompts for every rollout, and 256 held out."""
     rng = np.random.default_rng(seed)
 

@@ -7,10 +7,12 @@ Rankings are split: the answer ranked first is good, the others are not.
         --config.data.fields.good='{thumb}'
 """
 
+import ml_collections
+
 from configs import dpo
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = dpo.get_config()
     config.stage = "kto"
     return config

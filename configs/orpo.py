@@ -4,10 +4,12 @@
         --config.init_from.policy=runs/pretrain --config.data.source=preferences.jsonl
 """
 
+import ml_collections
+
 from configs import dpo
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = dpo.get_config()
     config.stage = "orpo"
     config.optimizer.peak_lr = 8e-6  # the authors'

@@ -5,10 +5,12 @@ reference.
         --config.init_from.policy=runs/sft --config.data.source=preferences.jsonl
 """
 
+import ml_collections
+
 from configs import dpo
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = dpo.get_config()
     config.stage = "simpo"
     return config

@@ -14,8 +14,8 @@ from absl import flags
 from data.errors import DataError
 from data.read import reading
 from data.schemas.normaliser import normaliser
+from data.text.base import Tokenizer
 from data.text.chat import render
-from data.text.tokenizer import Tokenizer
 from train import loop
 from train.config import run
 from train.interop import convert

@@ -28,6 +28,7 @@ from absl import app, flags
 
 from benchmarks.real import data
 from data.text import tokenizer as tokenizers
+from data.text.base import Tokenizer
 from data.text.chat import render_prompt
 from model.generate import Sampling, generate
 from train.evals.generative import win_rate
@@ -52,7 +53,7 @@ def refuses(answer: str) -> bool:
     return REFUSALS.search(answer.replace("’", "'")) is not None
 
 
-def asked(tokenizer: tokenizers.Tokenizer, prompt: str) -> np.ndarray:
+def asked(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     return render_prompt(tokenizer, [{"role": "user", "content": prompt}])
 
 

@@ -8,7 +8,7 @@ SHAPES: dict[str, tuple[str, str, str]] = {}
 NO_SYSTEM = set()
 
 
-def add(name, source, answer, last="", system=True):
+def add(name: str, source: str, answer: str, last: str = "", system: bool = True) -> None:
     assert name not in SHAPES, name
     SHAPES[name] = (source, answer, last or answer)
     if not system:
