@@ -2,7 +2,7 @@
 
     python -m benchmarks.ppo_steady [--updates=100] [--rows=128] [--json=FILE]
 
-The demo's policy, critic, reward model and judge (configs/demo.py), all with random weights, on
+The policy, critic, reward model and judge of configs/chains/demo.py, all with random weights, on
 random prompts, and every setting of its PPO. An update is a rollout and the optimizer steps on it.
 Prints at each rollout what was compiled since the one before, how many arrays are alive and their
 bytes, what malloc has handed out, and the memory of the process, in which there is also what was
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from configs import demo
+from configs.chains import demo
 from data.pipeline import Data
 from data.text.builtin import SPECIAL, BuiltinTokenizer
 from model.config import TransformerConfig

@@ -7,17 +7,20 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import ranges
+import registry
 from data.clean import duplicates, filters, redact
 from data.errors import DataError
 from data.mixture import SourceConfig, source_config
 from data.packing.base import ON_LONG
 from data.packing.text import UNCHANGED, TextChange
 from data.prepare.manifest import is_prepared
+from data.read.readers import READERS
 from data.read.reading import MAX_RECORD_BYTES
 from data.schemas.templates import one_of
 from ranges import CountOr0, NonNegative, Range, Share, Size
 
 
+@registry.open_to(READERS.fields)
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The source of examples, and how they become rows.

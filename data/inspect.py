@@ -20,17 +20,17 @@ from data.splits import read_examples
 from train.assemble import make_tokenizer
 from train.cli import EXPECTED, define_config, fail, parse_flags
 from train.config.run import RunConfig, build
-from train.objectives.registry import STAGES
+from train.objectives import registry
 
 
 def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     """Batch `step` of a recipe, with the first `rows` rows in full; the errors are those of
     training."""
     config = config if isinstance(config, RunConfig) else build(config)
-    schema, size, unit = STAGES[config.stage].schema, config.data.batch_size, "step"
-    if schema == "prompt":  # a step is a minibatch of a rollout; the rollout's prompts are read
-        size = config.rl.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
-        unit = "rollout"
+    row, size, unit = registry.find(config), config.data.batch_size, "step"
+    if row.rollouts:  # a step is a minibatch of a rollout; the rollout's prompts are read
+        size, unit = config.rl.rollout_batch // row.group_size(config), "rollout"
+    schema = row.schema
     examples = read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
     return preview_batch(
@@ -49,7 +49,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    define_config("A recipe, as configs/demo.py.")
+    define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", "", "A run whose tokenizer is used.")
     flags.DEFINE_integer("step", 0, "Which batch.", 0, 2**31 - 1)
     flags.DEFINE_integer("rows", 3, "How many rows to show in full.", 0, 2**24)

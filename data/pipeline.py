@@ -128,7 +128,9 @@ def open_data(
     sizes = examples.sizes or (len(examples.train),)
     folders = examples.prepared or ("",) * len(sizes)
     for size, folder in zip(sizes, folders, strict=True):
-        if folder:
+        if not size and not folder:  # only held-out examples were read
+            parts.append(Packed({}, (), ()))
+        elif folder:
             check_compatible(folder, schema, config, tokenizer)
             rows = PreparedRows(folder, "train")
             if not len(rows):
@@ -136,7 +138,7 @@ def open_data(
             parts.append(Packed(rows, (), ()))
         else:
             parts.append(pack(list(itertools.islice(remaining, size)), config.length))
-    counts = tuple(num_rows(part.rows) for part in parts)
+    counts = tuple(num_rows(part.rows) if part.rows else 0 for part in parts)
     train = join([part.rows for part in parts])
     train_examples = ()
     if schema == "prompt":

@@ -42,8 +42,9 @@ class Examples:
     unused: dict[str, Counter] = dataclasses.field(default_factory=dict)
 
 
-def read_examples(config: DataConfig, schema: str) -> Examples:
-    """Reads both splits. `schema`: `text`, `chat`, `preference` or `prompt` (data/schemas)."""
+def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -> Examples:
+    """Reads both splits, or that of `heldout_source` alone. `schema`: `text`, `chat`, `preference`
+    or `prompt` (data/schemas)."""
     skipped, heldout, folders = Counter(), [], config.prepared_folders()
     redacted, bad, unused = Counter(), Counter(), {}
     parts: list[list] = []  # the training examples of each source
@@ -61,10 +62,14 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
             max_record_bytes=config.max_record_bytes,
             skipped=bad,
             unused=unused.setdefault(name, Counter()),
+            settings=config,
         ).examples
         return [redact.redact(example, config.redact, redacted) for example in examples]
 
     for (name, source), folder in zip(config.sources().items(), folders, strict=True):
+        if heldout_only:
+            parts.append([])
+            continue
         if folder:
             if source.limit:
                 raise DataError(f"data.mixture.{name}.limit: the rows of {folder} are prepared")
@@ -95,7 +100,7 @@ def read_examples(config: DataConfig, schema: str) -> Examples:
         remaining = iter(reasons)
         parts = [[e for e in part if not next(remaining)] for part in parts]
     for name, part, folder in zip(config.sources(), parts, folders, strict=True):
-        if not part and not folder:
+        if not part and not folder and not heldout_only:
             missing = f"of data.mixture.{name}" if name else "example"
             raise DataError(f"{_choosing_settings(config)} leaves no training {missing}")
     return Examples(

@@ -20,7 +20,7 @@ from absl import app, flags
 from data.prepare.run import console, describe, prepare_corpus
 from train.cli import EXPECTED, define_config, fail, parse_flags
 from train.config.run import build
-from train.objectives.registry import STAGES
+from train.objectives import registry
 
 
 def main(argv):
@@ -29,7 +29,7 @@ def main(argv):
     try:
         config = build(args.config)
         manifest = prepare_corpus(
-            config.data, STAGES[config.stage].schema, args.output, processes=args.processes,
+            config.data, registry.find(config).schema, args.output, processes=args.processes,
             kind=config.tokenizer.kind, vocab_size=config.tokenizer.vocab_size,
             fim=config.tokenizer.fim, tokenizer=config.tokenizer.path,
             beam=shlex.split(args.beam_options) if args.beam else None,

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple, TypedDict
 
 from etils import epath
 
+import plugins
+import registry
 from data.atomic import write_atomically
 from data.clean import redact
 from data.config import DataConfig
 from data.errors import DataError
 from data.read import json_files, sources
+from data.read.readers import READERS
 from data.read.reading import Span
 from data.schemas.examples import example_text
 from data.text import tokenizer as tokenizers
@@ -46,6 +49,16 @@ class PrepareJob(NamedTuple):
         """The folder of intermediate files."""
         return epath.Path(self.folder) / UNFINISHED
 
+    def __reduce__(self):
+        """In another process, plugins are imported before the settings are made."""
+        values = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config)}
+        return _unpickled, (plugins.loaded(), values, self.schema, self.folder)
+
+
+def _unpickled(names: tuple[str, ...], values: dict, schema: str, folder: str) -> PrepareJob:
+    plugins.load(names)
+    return PrepareJob(registry.current(DataConfig)(**values), schema, folder)
+
 
 class Plan(TypedDict):
     """The content of plan.json. `sources`: {"name", "bytes"} of each input. `parts`: (name of the
@@ -64,7 +77,8 @@ def to_json(value) -> str:
 def settings_of(job: PrepareJob) -> dict:
     """The settings that the rows depend on, as JSON values."""
     values = dataclasses.asdict(job.config)
-    settings = {name: values[name] for name in SETTINGS} | {"schema": job.schema}
+    names = (*SETTINGS, *READERS.fields())
+    settings = {name: values[name] for name in names} | {"schema": job.schema}
     return json.loads(json.dumps(settings))
 
 
@@ -167,7 +181,7 @@ def examples_of(
         name, job.schema, fields=config.fields, documents=config.documents,
         tfds_dir=config.tfds_dir, on_bad=config.on_bad, max_bad=config.max_bad,
         max_record_bytes=config.max_record_bytes, skipped=skipped, unused=unused,
-        span=Span(*span) if span else None,
+        span=Span(*span) if span else None, settings=config,
     )  # fmt: skip
     return (redact.redact(example, config.redact, redacted) for example in examples)
 

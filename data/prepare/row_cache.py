@@ -24,6 +24,7 @@ from typing import TypedDict
 import numpy as np
 from etils import epath
 
+import plugins
 from data import pipeline
 from data.atomic import is_remote, write_atomically
 from data.config import DataConfig
@@ -146,7 +147,8 @@ def _code() -> list[str]:
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
     versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
-    return [code, platform.python_version(), np.__version__, *versions]
+    readers = [f"{name} {plugins.fingerprint(name)}" for name in plugins.loaded()]
+    return [code, platform.python_version(), np.__version__, *versions, *readers]
 
 
 # The file.

@@ -16,13 +16,14 @@ from data.errors import DataError
 _REMEDY = "Restore it, or download it again"
 
 
-def parse(text: bytes | str, location: str, kind: Any = dict) -> Any:
+def parse(text: bytes | str, location: str, kind: Any = dict, remedy: str = _REMEDY) -> Any:
     """The JSON value of `text`, with NaN and Infinity as Python reads them.
 
     Args:
       location: its name in errors, such as a path or path:line.
       kind: the type that the value must have, as msgspec reads it: TypedDict, list[int], … Keys
         that a TypedDict does not name are kept.
+      remedy: what to do where it is none, as an error's last sentence.
 
     Raises:
       DataError: the text is not UTF-8, not JSON, not of that type, or a placeholder for the file.
@@ -34,10 +35,10 @@ def parse(text: bytes | str, location: str, kind: Any = dict) -> Any:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise DataError(
-            f"{location} is not of the form that it should have: {error!s:.300}. {_REMEDY}"
+            f"{location} is not of the form that it should have: {error!s:.300}. {remedy}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{location} is not readable JSON ({error}). {_REMEDY}") from None
+        raise DataError(f"{location} is not readable JSON ({error}). {remedy}") from None
     return value
 
 

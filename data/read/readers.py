@@ -11,11 +11,12 @@
 | a folder of Hugging Face `datasets` (`save_to_disk`) | a row |
 
 All but the last two may be gzipped (.gz). To add a format, write its reader in a file of this
-folder and add its row to READERS.
+folder and add its row to READERS; the settings that a row brings become fields of `config.data`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -25,7 +26,8 @@ from etils import epath
 from data.errors import DataError
 from data.read import columns, json_records, tables, text_files
 from data.read.lines import line_spans
-from data.read.reading import ReadOptions, Span
+from data.read.reading import Span
+from registry import Registry
 
 
 class Reader(NamedTuple):
@@ -35,28 +37,34 @@ class Reader(NamedTuple):
       read: (path, span, options) -> (location, record) pairs. A location is "path:line", or
         "path[number]" counted from 0. A record is a dict; a DataError takes the place of a record
         that is bad by itself, such as one larger than `options.max_bytes`, which is never held in
-        memory. The reader raises DataError where it cannot tell where the next record begins.
+        memory. The reader raises DataError where it cannot tell where the next record begins. It
+        has a keyword `settings` if the row has settings.
       spans: path -> parts of the file that can be read separately; [None] is the whole file.
     """
 
-    read: Callable[[str, Span | None, ReadOptions], Iterator[tuple[str, dict | DataError]]]
+    read: Callable[..., Iterator[tuple[str, dict | DataError]]]
     spans: Callable[[str], list[Span | None]] = lambda path: [None]
 
 
-READERS: dict[str, Reader] = {
+READERS: Registry[Reader] = Registry("reader", "data.source")
+for _ending, _reader in {
     ".txt": Reader(text_files.read_lines, line_spans),
     ".jsonl": Reader(json_records.read_lines, line_spans),
     ".json": Reader(json_records.read_list),
     ".csv": Reader(tables.read_csv),
     ".tsv": Reader(tables.read_tsv),
     ".parquet": Reader(columns.read_parquet, columns.parquet_spans),
-}
+}.items():
+    READERS.register(_ending, _reader)
 _WHOLE_FILE = Reader(text_files.read_whole)  # a .txt with `documents="file"`
 _DATASET = Reader(columns.read_dataset)  # a folder
 
 
-def reader_of(path: str, schema: str, documents: str) -> Reader:
+def reader_of(path: str, schema: str, documents: str, settings=None) -> Reader:
     """The reader of a file.
+
+    Args:
+      settings: the group, `config.data`, that holds the settings of readers; None for defaults.
 
     Raises:
       DataError: no reader has its ending, or gives records of `schema`.
@@ -70,4 +78,7 @@ def reader_of(path: str, schema: str, documents: str) -> Reader:
             f"{path}: schema {schema!r} is read from {', '.join(endings)} (.gz of them too), by "
             "the name's ending, or from a folder that `datasets` saved"
         )
-    return _WHOLE_FILE if (ending, documents) == (".txt", "file") else READERS[ending]
+    if (ending, documents) == (".txt", "file"):
+        return _WHOLE_FILE
+    reader, arguments = READERS[ending], READERS.arguments(ending, settings)
+    return reader._replace(read=functools.partial(reader.read, **arguments))

@@ -54,6 +54,7 @@ def iterate(
     skipped: Counter | None = None,
     unused: Counter | None = None,
     span: Span | None = None,
+    settings=None,
 ) -> Iterator[dict]:
     """Examples one at a time, in the same order every time, for a source too large for a list.
 
@@ -72,6 +73,7 @@ def iterate(
       max_record_bytes: a larger record is bad, and is not held in memory.
       unused: counts the fields of records, and of their messages ("messages[].id"), that hold
         something and are not read.
+      settings: those of readers, as of data/read/readers.py's `reader_of`.
       span: read this part of the one file that `source` names (Input.spans); it may be empty.
 
     Raises:
@@ -82,7 +84,7 @@ def iterate(
     one_of("value of on_bad", on_bad, dict.fromkeys(("error", "skip")))
     options = ReadOptions(fields_used(schema, fields), max_record_bytes)
     bad, count = BadRecords(on_bad, max_bad, skipped), 0
-    for item in inputs_of(source, schema, documents, tfds_dir):
+    for item in inputs_of(source, schema, documents, tfds_dir, settings):
         has_records = False
         for location, record in item.read(span, options):
             has_records = True
@@ -115,7 +117,9 @@ class Input(NamedTuple):
     spans: Callable
 
 
-def inputs_of(source, schema: str, documents: str = "line", tfds_dir: str = "") -> list[Input]:
+def inputs_of(
+    source, schema: str, documents: str = "line", tfds_dir: str = "", settings=None
+) -> list[Input]:
     """The files and data sets of `source`, each once, in order. Arguments are those of `iterate`.
 
     Raises:
@@ -135,7 +139,7 @@ def inputs_of(source, schema: str, documents: str = "line", tfds_dir: str = "") 
             read_input = functools.partial(tfds_records.read, *args)
             spans = functools.partial(tfds_records.spans, *args)
         else:
-            reader = reader_of(name, schema, documents)
+            reader = reader_of(name, schema, documents, settings)
             read_input = functools.partial(reader.read, name)
             spans = functools.partial(reader.spans, name)
         inputs.append(Input(name, read_input, spans))

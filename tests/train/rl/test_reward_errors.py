@@ -22,7 +22,7 @@ from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.config import run as configs
-from train.config.run import GRPOConfig
+from train.objectives.grpo import GRPOConfig
 from train.rl import advantages as adv
 from train.rl import rewards, rollout
 from train.rl.rewards import RewardError

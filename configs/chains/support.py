@@ -1,6 +1,6 @@
 """The four stages on your own files, such as customer support: a small assistant, end to end.
 
-    python -m train.chain --workdir=runs/support --config=configs/support.py:\\
+    python -m train.chain --workdir=runs/support --config=configs/chains/support.py:\\
 text=PATH/articles.txt.gz,chats=PATH/support.jsonl.gz,preferences=PATH/preferences.jsonl.gz
 
 `text`: .txt, a document a line. `chats`: JSONL; `preferences`: JSONL with `chosen` and `rejected`.
@@ -15,7 +15,8 @@ and the steps for more.
 
 import ml_collections
 
-from configs import base, demo
+from configs import base
+from configs.chains import demo
 
 
 def get_config(arg=None):
@@ -24,7 +25,7 @@ def get_config(arg=None):
     if missing:
         raise ValueError(
             f"say where your files are: no {', '.join(missing)}. Type "
-            "--config=configs/support.py:text=PATH,chats=PATH,preferences=PATH"
+            "--config=configs/chains/support.py:text=PATH,chats=PATH,preferences=PATH"
         )
     stages = {
         name: demo.stages()[name].copy_and_resolve_references()

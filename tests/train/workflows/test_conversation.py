@@ -16,9 +16,9 @@ from data.text.hf_tokenizer import HFTokenizer
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.sizes import SIZES
-from train import chat
 from train.runtime import checkpoint
 from train.step import TrainState
+from train.workflows import conversation
 
 MODEL = TransformerConfig(vocab_size=263, max_length=64, **SIZES["tiny"] | {"num_layers": 1})
 SAMPLING = Sampling(8, 0.0, stop_ids=(EOS,), banned_ids=NEVER_SAMPLED)
@@ -53,7 +53,7 @@ def _greedy(params, messages) -> str:
 
 
 def test_turns_are_answered_with_the_conversation_so_far(workdir, params):
-    talk = chat.open_chat(workdir, SAMPLING)
+    talk = conversation.open_chat(workdir, SAMPLING)
     first = talk.ask("Hello")
     assert [m["content"].strip() for m in talk.messages] == ["Hello", first]
     history = [*talk.messages, {"role": "user", "content": "And"}]
@@ -65,7 +65,7 @@ def test_turns_are_answered_with_the_conversation_so_far(workdir, params):
 
 
 def test_the_oldest_turns_make_room(params):
-    talk = chat.Chat(MODEL, params, TOKENIZER, SAMPLING)
+    talk = conversation.Chat(MODEL, params, TOKENIZER, SAMPLING)
     for letter in "abcd":
         talk.ask(letter * 9)
     asked = "".join(m["content"][0] for m in talk.messages if m["role"] == "user")
@@ -76,13 +76,15 @@ def test_the_oldest_turns_make_room(params):
 
 
 def test_what_cannot_fit_is_said_and_forgets_nothing(params):
-    talk = chat.Chat(MODEL, params, TOKENIZER, SAMPLING)
+    talk = conversation.Chat(MODEL, params, TOKENIZER, SAMPLING)
     talk.ask("a")
     with pytest.raises(ValueError, match="has room for 56"):
         talk.ask("x" * 60)
     assert len(talk.messages) == 2
     with pytest.raises(ValueError, match="--max_new_tokens=60 leaves no room"):
-        chat.Chat(MODEL, params, TOKENIZER, dataclasses.replace(SAMPLING, max_new_tokens=60))
+        conversation.Chat(
+            MODEL, params, TOKENIZER, dataclasses.replace(SAMPLING, max_new_tokens=60)
+        )
 
 
 def test_templates_that_forget_thoughts_are_asked_more_than_once(params):
@@ -91,7 +93,7 @@ def test_templates_that_forget_thoughts_are_asked_more_than_once(params):
         "{% endfor %}{% if add_generation_prompt %}assistant:<think>{% endif %}"
     )
     tokenizer = HFTokenizer(open_tokenizers.files(template))
-    talk = chat.Chat(MODEL, params, tokenizer, SAMPLING)
+    talk = conversation.Chat(MODEL, params, tokenizer, SAMPLING)
     talk.messages = [
         {"role": "user", "content": "Hello"},
         {"role": "assistant", "content": "greet</think>yes"},
@@ -104,7 +106,7 @@ def test_every_turn_has_a_key_of_its_own(params):
     sampling = dataclasses.replace(SAMPLING, temperature=1.0)
 
     def two_turns(seed):
-        talk = chat.Chat(MODEL, params, TOKENIZER, sampling, seed)
+        talk = conversation.Chat(MODEL, params, TOKENIZER, sampling, seed)
         first = talk.ask("a")
         talk.reset()
         return first, talk.ask("a")
@@ -114,15 +116,15 @@ def test_every_turn_has_a_key_of_its_own(params):
 
 
 def test_lines_of_standard_input_are_turns(params, monkeypatch, capsys):
-    talk = chat.Chat(MODEL, params, TOKENIZER, SAMPLING)
+    talk = conversation.Chat(MODEL, params, TOKENIZER, SAMPLING)
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n\n/reset\nb\n/quit\nc\n"))
-    chat.converse(talk, interactive=False)
+    conversation.converse(talk, interactive=False)
     assert [m["content"] for m in talk.messages if m["role"] == "user"] == ["b"]
     assert "begins anew" in capsys.readouterr().out
 
     monkeypatch.setattr("sys.stdin", io.StringIO("x" * 99 + "\n"))
     with pytest.raises(SystemExit, match="1"):
-        chat.converse(talk, interactive=False)
+        conversation.converse(talk, interactive=False)
     assert "ask something shorter" in capsys.readouterr().err
 
 
@@ -130,7 +132,7 @@ def test_a_wrong_workdir_names_the_right_one(workdir):
     chain = workdir.parent
     (chain / "reward").mkdir()
     checkpoint.save_models(chain / "reward", {"reward": MODEL})
-    chat.check_workdir(workdir)
+    conversation.check_workdir(workdir)
     hint = f"; try --workdir={workdir}"
     for wrong, why in (
         ("reward", "holds a reward model, which does not write text"),
@@ -138,5 +140,5 @@ def test_a_wrong_workdir_names_the_right_one(workdir):
         ("sft", "does not exist"),
     ):
         with pytest.raises(ValueError) as e:
-            chat.check_workdir(chain / wrong)
+            conversation.check_workdir(chain / wrong)
         assert str(e.value) == f"--workdir={chain / wrong} {why}{hint}"

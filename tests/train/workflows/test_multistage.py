@@ -14,9 +14,9 @@ from stage_fixtures import recipe, write_files
 
 from data.errors import DataError
 from ranges import ConfigError
-from train import chain
+from train.workflows import multistage
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 RECIPE = """
 import ml_collections, pathlib, sys
@@ -45,7 +45,7 @@ def test_init_from_names_become_workdirs(tmp_path):
         "tuned": recipe("sft", tmp_path, policy="base"),
         "other": recipe("sft", tmp_path, policy="/elsewhere/run"),
     }
-    runs = chain.resolve(chain_config(stages), tmp_path / "runs")
+    runs = multistage.resolve(chain_config(stages), tmp_path / "runs")
     assert runs["tuned"].init_from == {"policy": str(tmp_path / "runs" / "base")}
     assert runs["other"].init_from == {"policy": "/elsewhere/run"}
 
@@ -56,7 +56,7 @@ def test_a_stage_starts_from_an_earlier_one(tmp_path):
         "base": recipe("pretrain", tmp_path),
     }
     with pytest.raises(ConfigError, match=r"stages.tuned.init_from.policy=base.*not before"):
-        chain.resolve(chain_config(stages), tmp_path)
+        multistage.resolve(chain_config(stages), tmp_path)
 
 
 def test_bad_input_of_a_later_stage_is_said_before_the_first_trains(tmp_path):
@@ -67,7 +67,7 @@ def test_bad_input_of_a_later_stage_is_said_before_the_first_trains(tmp_path):
         "tuned": recipe("sft", tmp_path, policy="base"),
     }
     with pytest.raises(DataError, match=r"chats\.jsonl:1: .*response"):
-        chain.run(chain_config(stages), tmp_path / "runs")
+        multistage.run(chain_config(stages), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
 

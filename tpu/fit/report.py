@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from pathlib import Path
 
-from absl import flags
-
-from train import cli
 from train.runtime import strict_json
 
 GIB = 2**30
 
 
-def facts(step, mesh, config) -> dict:
-    """What is known of one program (a `compile.Step`), as one JSON-able dict."""
+def program_report(step, mesh, config) -> dict:
+    """Memory, traffic and time of one `compile.CompiledProgram`, as a JSON-able dict."""
     from tpu import chips
     from tpu.fit import compile, cost, hlo
     from train.runtime.flops import row_length
@@ -32,7 +28,7 @@ def facts(step, mesh, config) -> dict:
     memory = step.compiled.memory_analysis()
     return {
         "fits": True,
-        **compile.report(step, mesh),
+        **compile.summary(step, mesh),
         "peak_bytes_per_chip": memory.peak_memory_in_bytes,
         "hbm_bytes_per_chip": chips.HBM_GIB[kind] * GIB,
         "state_gib": {
@@ -66,21 +62,21 @@ def _speed(step, mesh, seconds: float, busy: float) -> dict:
     }
 
 
-def together(programs: dict, mesh, config) -> dict:
-    """The report of all programs of a stage: the train step's, with the largest peak of any beside
-    everything that stays on a chip, and a step's share of a rollout in its seconds.
+def stage_report(programs: dict, mesh, config) -> dict:
+    """The report of all programs of a stage: the train step's, where the peak is the largest of any
+    program added to all that stays on a chip, and the seconds include a step's share of a rollout.
 
     Args:
-      programs: {name: `compile.Step`}, `step` first.
+      programs: {name: `compile.CompiledProgram`}, `step` first.
     """
-    reports = {name: facts(step, step.mesh, config) for name, step in programs.items()}
+    reports = {name: program_report(step, step.mesh, config) for name, step in programs.items()}
     first = reports["step"]
     if len(reports) == 1:
         return first
     held = sum(first["state_gib"].values()) * GIB
     peak = first["peak_bytes_per_chip"]
     for name, r in reports.items():
-        # What a rollout reads is among what is held, but for weights resharded for decoding.
+        # The inputs of a rollout are held anyway, except weights resharded for decoding.
         own = programs[name].mesh == mesh
         shared = r["memory_gib"]["state and batch"] * GIB if own else 0
         if name != "step":
@@ -113,7 +109,7 @@ def _gib(tree) -> float:
 
 
 def show(report: dict) -> str:
-    """The report as people read it."""
+    """The report as text for the terminal."""
     mesh = " × ".join(f"{name} {size}" for name, size in report["mesh"].items()) or "one"
     memory, state = report["memory_gib"], report["state_gib"]
     seconds, peak = report["seconds"], report["peak_bytes_per_chip"] / GIB
@@ -168,14 +164,14 @@ def show_too_large(report: dict) -> str:
     return "\n".join(lines)
 
 
-def fit(recipe, mesh_of, vocab_size: int, hlo: str = "") -> dict:
-    """The report of a recipe: `facts`, or why it does not fit.
+def recipe_report(recipe, mesh_of, vocab_size: int, hlo: str = "") -> dict:
+    """`stage_report` of a recipe, or why it does not fit.
 
     Args:
-      mesh_of: mesh settings -> mesh. hlo: a file for the program's text.
+      mesh_of: mesh settings -> mesh. hlo: a file for the programs' text.
 
     Raises:
-      ValueError: what a run would raise.
+      ValueError: as a run would.
     """
     from tpu import chips
     from tpu.fit import compile
@@ -195,43 +191,47 @@ def fit(recipe, mesh_of, vocab_size: int, hlo: str = "") -> dict:
         }
     if hlo:
         Path(hlo).write_text("\n".join(step.text for step in programs.values()))
-    return together(programs, mesh, config)
+    return stage_report(programs, mesh, config)
 
 
-def main(argv):
-    del argv
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU whose metadata to ask for
+def run(
+    recipe, topology: str, slices: int, vocab_size: int, knobs=(), hlo: str = "", json: str = ""
+) -> bool:
+    """Prints the report of a recipe on a slice; returns whether it fits and gathers no weights of
+    all layers at once.
+
+    Args:
+      topology, slices: of `chips.topology`. vocab_size: of the tokenizer, which is not read.
+      knobs: settings to try (tpu/fit/sweep.py); the report is then that of the best.
+      hlo, json: files for the optimized HLO and for the report.
+
+    Raises:
+      ValueError: there is no such slice, or a run would not start.
+    """
     import jax
 
     from model import sharding
     from tpu import chips
     from tpu.fit.sweep import sweep
 
+    if knobs and hlo:
+        raise ValueError("--hlo writes one program, and --sweep compiles many; give one of them")
     jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
-    f = flags.FLAGS
-    if f.sweep and f.hlo:
-        cli.fail("--hlo writes one program, and --sweep compiles many; give one of them")
+    devices = chips.topology(topology, slices).devices
 
-    def one(recipe, hlo=""):
-        return fit(recipe, lambda m: sharding.make_mesh(m, devices), f.vocab_size, hlo)
+    def compile_one(recipe):
+        return recipe_report(recipe, lambda m: sharding.make_mesh(m, devices), vocab_size, hlo)
 
-    try:
-        devices = chips.topology(f.topology, f.slices).devices
-        if f.sweep:
-            say = functools.partial(print, flush=True)
-            report = sweep(cli.config(), f.sweep, one, say)
-            settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
-            print(f"\nthe best of these: {settings}")
-        else:
-            report = one(cli.config(), f.hlo)
-    except cli.EXPECTED as e:
-        cli.fail(str(e))
+    if knobs:
+        report = sweep(recipe, knobs, compile_one, functools.partial(print, flush=True))
+        settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
+        print(f"\nthe best of these: {settings}")
+    else:
+        report = compile_one(recipe)
     if report["fits"]:
         print(show(report))
     else:
         print(show_too_large(report), file=sys.stderr)
-    if f.json:
-        Path(f.json).write_text(strict_json.dumps(report, indent=1))
-    if not report["fits"] or report["whole_parameter_gathers"]:
-        raise SystemExit(1)
+    if json:
+        Path(json).write_text(strict_json.dumps(report, indent=1))
+    return report["fits"] and not report["whole_parameter_gathers"]

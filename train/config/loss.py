@@ -1,4 +1,4 @@
-"""Settings of the losses and of reinforcement learning: parts of train/config/run.py."""
+"""Settings of the losses: a part of train/config/run.py."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ import dataclasses
 from typing import Annotated
 
 import ranges
-from ranges import (
-    ConfigError,
-    NonNegative,
-    Positive,
-    Range,
-    SizeOr0,
-)
+from ranges import NonNegative, Range, SizeOr0
 
 # A share of labels taken to be wrong; at a half they say nothing.
 Noise = Annotated[float, Range(0, 0.5, "[)")]
@@ -43,25 +37,3 @@ class LossConfig:
 
     def __post_init__(self):
         ranges.check(self, "loss.")
-
-
-@dataclasses.dataclass(frozen=True)
-class DPOConfig:
-    """Direct preference optimization (`preference_optimization` in train/losses.py).
-
-    Attributes:
-      beta: how dear it is to leave the reference. loss: `sigmoid` or `ipo`.
-      label_smoothing: share of the rankings taken to be the wrong way round.
-      average: log-probabilities of answers are means over their tokens, as IPO's authors advise
-        where answers differ in length; else sums.
-    """
-
-    beta: Positive = 0.1
-    loss: str = "sigmoid"
-    label_smoothing: Noise = 0.0
-    average: bool = False
-
-    def __post_init__(self):
-        ranges.check(self, "dpo.")
-        if self.loss not in ("sigmoid", "ipo"):
-            raise ConfigError(f"dpo.loss={self.loss!r:.80}; choose sigmoid or ipo")

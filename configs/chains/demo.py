@@ -1,6 +1,6 @@
 """From the documentation of your Python to a small PPO-trained assistant, in 5 to 10 minutes.
 
-    python -m train.chain --config=configs/demo.py --workdir=runs/demo
+    python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo
 
 Two laptop cores, no accelerator. A 2M-parameter model reads 0.5M tokens, learns to answer "What
 does `shutil.copytree` do?", then to answer the way two reward models prefer.

@@ -1,87 +1,12 @@
-"""Numbers that evaluation reports, worked out by hand."""
+"""Numbers that the evaluation of rankings reports, worked out by hand."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from train import losses
-from train.evals import evaluators
-from train.evals.evaluators import (
-    overlap_accuracy,
-    overlap_score,
-    ranking_metrics,
-    ranking_sums,
-    win_rate,
-)
-
-
-def test_bytes_are_weighed_as_the_loss_weighs_their_tokens(monkeypatch):
-    """Three nats a token, so bits per byte are 3/ln 2 by the weighted mean length."""
-
-    class Nothing:
-        hidden = None
-
-        def __init__(self, config):
-            pass
-
-        def apply(self, *args, **named):
-            return None, None
-
-    def loss(config, params, hidden, batch, z_loss, chunk):
-        weight = batch["loss_mask"].sum()
-        return 3 * weight, 3 * weight, weight
-
-    monkeypatch.setattr(evaluators, "Transformer", Nothing)
-    monkeypatch.setattr(evaluators.vocabulary, "next_token_loss", loss)
-    settings = SimpleNamespace(evaluate=SimpleNamespace(samples=0), loss=SimpleNamespace(chunk=0))
-    ctx = SimpleNamespace(
-        config=settings,
-        models={"policy": SimpleNamespace(padded_vocab_size=8)},
-        tokenizer=SimpleNamespace(token_bytes=[b"", b"a", b"bb", b"cccc"]),
-    )
-    ids = np.array([[0, 1, 2, 3]])
-    batch = dict(tokens=ids, positions=ids, segment_ids=ids, loss_mask=[[0, 0.5, 2.0, 0.25]])
-    batch = {name: np.asarray(x, np.float32 if name == "loss_mask" else np.int32)
-             for name, x in batch.items()}  # fmt: skip
-    sums = evaluators.NextTokenEvaluator(ctx)._sums({}, batch)
-    np.testing.assert_allclose(sums["loss"], (3 * 2.75, 2.75))
-    size = 0.5 * 1 + 2 * 2 + 0.25 * 4
-    np.testing.assert_allclose(sums["bits_per_byte"], (3 * 2.75 / math.log(2), size), rtol=1e-6)
-
-
-def test_win_rate_has_wilson_s_interval():
-    """Eight wins of ten: 49.02% to 94.33%, as tables of it have."""
-    won = np.array([1] * 8 + [0] * 2)
-    np.testing.assert_allclose(win_rate(won, 1 - won), (0.8, 0.49016, 0.94332), atol=1e-5)
-
-
-def test_win_rate_with_ties_by_hand():
-    """Wins 1, 1, 0, ½: each end is 1.96 standard errors from 5/8, by its own variance."""
-    rate, *ends = win_rate([3.0, 2.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0])
-    assert rate == 0.625 and ends[0] < rate < ends[1]
-    for end in ends:
-        variance = end * (1 - end) - 0.25 / 4
-        np.testing.assert_allclose(abs(rate - end), 1.96 * math.sqrt(variance / 4))
-
-
-def test_win_rate_of_equals_and_of_always_winning():
-    np.testing.assert_allclose(win_rate(np.ones(5), np.ones(5)), 0.5)
-    rate, low, high = win_rate(np.ones(5), np.zeros(5))
-    assert rate == 1 and high == pytest.approx(1) and high <= 1
-    np.testing.assert_allclose(low, 5 / (5 + 1.96**2))
-    rate, low, high = win_rate(np.zeros(5), np.ones(5))
-    assert rate == 0 and low == pytest.approx(0) and low >= 0
-
-
-def test_win_rate_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        rate, low, high = win_rate(*rng.integers(0, 5, (2, 200)))
-        covered += low <= 0.5 <= high
-    assert 0.92 < covered / 400 < 0.98
+from train.evals.preference import overlap_accuracy, overlap_score, ranking_metrics, ranking_sums
 
 
 @pytest.mark.parametrize(
