@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.packing import preference_rows
+from data.packing.preferences import preference_rows
 from data.text.tokenizer import train
 from train.objectives import kto, orpo, simpo
 from train.objectives.base import Stage
