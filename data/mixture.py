@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -24,6 +23,7 @@ import ranges
 from data.errors import DataError
 from data.shuffle import permute
 from ranges import CountOr0, NonNegative, Range
+from suggestions import did_you_mean, nearest
 
 # Shares are computed as fractions with denominators of up to 10^6.
 Weight = Annotated[float, Range(1e-6, 1e6, also=0)]
@@ -62,9 +62,8 @@ def source_config(name: str, settings: Mapping) -> SourceConfig:
     prefix, known = f"data.mixture.{name}", [f.name for f in dataclasses.fields(SourceConfig)]
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise DataError(f"unknown config key {prefix}.{key}; {hint}")
+            hint = did_you_mean(nearest(key, known)) or f"; known: {', '.join(known)}"
+            raise DataError(f"unknown config key {prefix}.{key}{hint}")
     if not settings.get("source"):
         raise DataError(f"{prefix}.source is missing; a path, a glob, or tfds:NAME:SPLIT")
     ranges.check_fields(SourceConfig, settings, f"{prefix}.")

@@ -1,6 +1,6 @@
-"""What stands before the first step: data, tokenizer, architectures, weights, optimizer.
+"""Preparation of a run: data, tokenizer, architectures, weights, optimizer.
 
-Everything that bad input can stop is done here, before any training.
+Everything that bad input can stop happens here, before any training.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Run(NamedTuple):
     Attributes:
       evaluations: the stage's own first, then those of `config.evals`.
       tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
-      parts: {trained role: what of it is trained}.
-      frozen: {role: parameters}, of a trained role those that are not; origins: where they came
-        from and their fingerprints, for the checkpoint. content: fingerprints of the tokenizer and
-        of the rows, by the name of their settings, for the checkpoint too.
+      parts: {trained role: its `Partition`}.
+      frozen: {role: parameters that are not trained}. origins: {role: the origin and fingerprint of
+        those}, for the checkpoint. content: fingerprints of the tokenizer and of the rows, by the
+        name of their settings, for the checkpoint too.
     """
 
     ctx: Context
@@ -63,12 +63,12 @@ class Run(NamedTuple):
 
 
 def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
-    """Opens everything a run needs but its weights, and writes nothing but what a stage prepares
-    once; call it under `jax.set_mesh(mesh)`.
+    """Opens everything that a run needs, except the trained weights. Writes only the files that a
+    stage prepares once. Call it under `jax.set_mesh(mesh)`.
 
     Args:
-      examples: of `config.data`, where they were read already.
-      open_data: (tokenizer) -> Data, in place of the files that the config names.
+      examples: of `config.data`, if they were read already.
+      open_data: (tokenizer) -> Data, instead of the files that the config names.
     """
     row = registry.check(config, mesh)
     evals.check(config, row)
@@ -155,7 +155,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
 
 def save_facts(run: Run, workdir) -> None:
-    """Writes what later stages and people read beside the checkpoints."""
+    """Writes the files next to the checkpoints: tokenizer, row caches, architectures, settings."""
     if not (workdir / "tokenizer" / "tokenizer.json").exists():
         run.ctx.tokenizer.save(workdir / "tokenizer")
     for keep in run.ctx.keeps:
@@ -169,8 +169,8 @@ def save_facts(run: Run, workdir) -> None:
 
 
 def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
-    """The run's tokenizer: its own if it has one, the one it starts from, or a new one, of the
-    training `examples()`.
+    """The run's tokenizer: its own if it has one, else that of the runs it starts from, else a new
+    one, trained on `examples()`.
 
     Raises:
       ConfigError: runs it starts from, or `tokenizer.path`, have different tokenizers.
@@ -199,7 +199,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
 
 
 def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
-    """{role: architecture}: of the runs that a stage starts from, or of `config.model`."""
+    """{role: architecture}, from the runs that a stage starts from, or from `config.model`."""
     model, models = config.model, {}
     execution = model.execution()
     for role in row.trainable:
@@ -231,39 +231,39 @@ def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
 
 
 def load_frozen(config: RunConfig, row: Objective, models, mesh, parts, whole):
-    """Frozen weights by role, and what a checkpoint keeps of them: where from, and fingerprints.
+    """({role: frozen weights}, {role: their origin and fingerprint, for the checkpoint}).
 
     A reference that the policy starts from shares the policy's frozen arrays.
 
     Args:
       parts: of the trained roles (train/trainable.py). whole: shapes of all of their parameters.
     """
-    frozen, origins, begun = {}, {}, {}
+    frozen, origins, initial = {}, {}, {}
     for role, part in parts.items():
         if part.frozen:
             base, origins[role] = load_base(config, row, role, part, whole[role])
-            begun[role], frozen[role] = part.split(base)
+            initial[role], frozen[role] = part.split(base)
             frozen[role] = part.freeze(frozen[role])
     for role in (*row.frozen, *row.optional):
         if role not in models:
             continue
         path = config.init_from.get(role) or config.init_from["policy"]
         if role == "reference" and "policy" in frozen and path == config.init_from["policy"]:
-            frozen[role] = parts_.join_trees(frozen["policy"], begun["policy"])
+            frozen[role] = parts_.join_trees(frozen["policy"], initial["policy"])
             origins[role] = origins["policy"]
             continue
         abstract = checkpoint.abstract_params(role, models[role], mesh)
         frozen[role] = checkpoint.load_params(path, role, abstract)
-        found = checkpoint.identity(path, role, frozen[role])
-        origins[role] = {"from": path, "fingerprint": found}
+        identity = checkpoint.identity(path, role, frozen[role])
+        origins[role] = {"from": path, "fingerprint": identity}
     return frozen, origins
 
 
 def load_base(config: RunConfig, row: Objective, role: str, part, abstract):
-    """The weights that a trained role with frozen ones starts from, and where they came from.
+    """(weights that a trained role with frozen ones starts from, their origin).
 
     Raises:
-      ConfigError: a frozen weight would be a new one.
+      ConfigError: a frozen weight would be random.
     """
     origin = next((o for o in row.origins[role] if o in config.init_from), None)
     if origin is None:
@@ -272,42 +272,42 @@ def load_base(config: RunConfig, row: Objective, role: str, part, abstract):
             f"model; type --config.init_from.{row.origins[role][0]}=WORKDIR"
         )
     path = config.init_from[origin]
-    base, found = checkpoint.load_base(path, origin, role, abstract)
+    base, identity = checkpoint.load_base(path, origin, role, abstract)
     for name in sorted(part.frozen - flatten_dict(base).keys()):
         raise ConfigError(
             f"{role}/{'/'.join(name)} is frozen, and init_from.{origin}={path} has no such weight: "
             "it would stay random. Let freeze.trained match it"
         )
-    return base, {"from": path, "role": origin, "fingerprint": found}
+    return base, {"from": path, "role": origin, "fingerprint": identity}
 
 
 def abstract_state(config: RunConfig, trainable, mesh, source):
-    """Shapes, dtypes and shardings of the whole `TrainState`, and the optimizer."""
+    """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
     configs = {r: config.value_optimizer if r in CRITICS else config.optimizer for r in trainable}
     tx = optimizer.make_optimizer(configs, config.steps)
-    everywhere = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)
-    placed = optimizer.opt_state_shardings(moments, trainable, shardings, everywhere)
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    placed = optimizer.opt_state_shardings(moments, trainable, shardings, replicated)
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     opt_state = checkpoint.with_shardings(moments, placed)
     state = TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init()), step)
     return state, tx
 
 
 def init_state(run: Run) -> TrainState:
-    """The state at step 0, every array made in its place."""
+    """The state at step 0, every array created with its sharding."""
     mesh, abstract = run.ctx.mesh, run.abstract
     trainable = init_trainable(run, abstract.trainable)
     shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
     opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
-    # An array each: both are donated.
+    # Two arrays, as both are donated.
     step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
     return TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
 
 
 def init_trainable(run: Run, abstract):
-    """Fresh parameters placed on the mesh, then the weights that `init_from` names."""
+    """Parameters on the mesh: those that `init_from` names, and new ones for the rest."""
     ctx, row, config, trainable = run.ctx, run.row, run.ctx.config, {}
     for number, role in enumerate(row.trainable):
         model, part = ctx.models[role], run.parts[role]
@@ -316,7 +316,7 @@ def init_trainable(run: Run, abstract):
         origin = next((o for o in row.origins[role] if o in config.init_from), None)
         wanted = flatten_dict(abstract[role])
         weights = wanted.keys() - flatten_dict(adapters).keys()
-        # Of another kind of network the backbone alone.
+        # From another kind of network only the backbone is taken.
         old = {p for p in weights if origin == role or (origin and p[0] == "backbone")}
         new = unflatten_dict({p: x for p, x in wanted.items() if p not in old})
 
@@ -341,4 +341,5 @@ def init_trainable(run: Run, abstract):
 
 
 def config_json(config: RunConfig) -> str:
+    """The settings of a run as JSON."""
     return strict_json.dumps(dataclasses.asdict(config), indent=2)

@@ -15,7 +15,7 @@ from train import cli
 def main(argv):
     del argv
     cli.start()
-    from train import multistage  # after the flags were read: importing JAX takes seconds
+    from train.workflows import multistage  # after the flags were read: importing JAX takes seconds
 
     multistage.run(
         cli.config(),

@@ -12,8 +12,9 @@ import os
 from absl import app, flags
 
 from model.generate import Sampling
-from train import cli, conversation
+from train import cli
 from train.runtime.metrics import quiet_to_file
+from train.workflows import conversation
 
 
 def main(argv):

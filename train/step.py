@@ -1,4 +1,4 @@
-"""The train step: the only `value_and_grad` in Seedpod. Every stage is trained by it."""
+"""The train step of every stage: the only `value_and_grad` in Seedpod."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from train.optimizer import global_norm
 
 
 class TrainState(NamedTuple):
-    """All that a run is. Everything here is in every checkpoint.
+    """The whole state of a run, all of which is in every checkpoint.
 
     Attributes:
       step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
-      source: what the batch source needs to go on (train/objectives/base.py). The step sees no
-      more of it
-        than {`stopped`}, where a source has that, and () where it has not. skipped: updates that
-        were left out for a gradient that was not finite.
+      source: the state of the batch source (train/objectives/base.py). The step sees only its
+        {`stopped`}, or () if it has none.
+      skipped: how many updates were left out because their gradient was not finite.
     """
 
     step: Any
@@ -34,7 +33,7 @@ class TrainState(NamedTuple):
 def split_microbatches(batch, count: int):
     """[B, …] -> [count, B / count, …] on every leaf.
 
-    Microbatch i holds rows i, i + count, …: rows stay on their device.
+    Microbatch i holds rows i, i + count, …, so that rows stay on their device.
     """
 
     def split(x):
@@ -44,7 +43,7 @@ def split_microbatches(batch, count: int):
 
 
 def ratio(total, weight):
-    """total / weight, 0 where there is no weight."""
+    """total / weight, or 0 where the weight is 0."""
     return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1), 0.0)
 
 
@@ -65,7 +64,7 @@ def first_means(stage, trainable, frozen, batch, count: int) -> dict:
 def accumulate_gradients(stage, trainable, frozen, batch, count: int):
     """Gradients of Σ Sₙ/Wₙ over all rows of a batch, `count` microbatches at a time.
 
-    The weights Wₙ of the whole batch are known first, so microbatches and devices simply add.
+    The weights Wₙ of the whole batch are computed first, so microbatches and devices simply add.
 
     Returns:
       (loss, gradients, {metric: mean over the batch}).
@@ -100,17 +99,17 @@ def accumulate_gradients(stage, trainable, frozen, batch, count: int):
 
 
 def seen_of(source):
-    """What the step sees of a source's state: {`stopped`}, or () where it has none."""
+    """The part of a source's state that the step sees: {`stopped`}, or () if it has none."""
     return {"stopped": source["stopped"]} if "stopped" in source else ()
 
 
 def make_train_step(stage, optimizer, accumulate: int):
     """Returns `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
 
-    An update with a non-finite gradient is not applied (the parameters and the optimizer stay as
-    they are); the step still counts, and the metric `skipped` is 1. Nor is one that
-    `stage.veto(metrics)` refuses, or any after that until the source sets `stopped` back to 0; the
-    metric `stopped` is how many there were.
+    An update with a non-finite gradient is not applied: parameters and optimizer state are
+    unchanged, the step still counts, and the metric `skipped` is 1. An update that
+    `stage.veto(metrics)` refuses is not applied either, nor are those after it until the source
+    resets `stopped` to 0; the metric `stopped` counts them.
     """
 
     def train_step(state: TrainState, frozen, batch):

@@ -10,7 +10,7 @@ from etils import epath
 from data.atomic import is_remote
 from data.errors import DataError
 from data.read import json_files
-from data.schemas.templates import nearest
+from suggestions import nearest
 
 
 def expand(pattern) -> list[str]:
@@ -40,7 +40,7 @@ def expand(pattern) -> list[str]:
     while not os.path.isdir(folder or "."):
         folder, last = os.path.split(folder)
     try:
-        near = nearest(last, os.listdir(folder or "."))
+        near = nearest(last, sorted(os.listdir(folder or ".")), 0)
     except OSError as error:
         raise DataError(f"{reason}; {folder} cannot be listed: {error.strerror}") from error
     if not near:

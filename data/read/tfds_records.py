@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from data.errors import DataError
 from data.read.reading import SPAN_RECORDS, ReadOptions, Span, parse_each, plain
 from data.schemas.templates import UNREAD
+from suggestions import nearest
 
 
 def open_records(name: str, tfds_dir: str) -> tuple[Any, set[str]]:
@@ -38,8 +38,8 @@ def open_records(name: str, tfds_dir: str) -> tuple[Any, set[str]]:
             )
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(builder, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near and near[0] != builder else ""
+        near = nearest(builder, known)
+        hint = f"did you mean {near!r}? " if near not in ("", builder) else ""
         raise DataError(
             f"{name}: TFDS knows no data set {dataset!r}. {hint}It looked among its own and in "
             f"{os.path.join(folder, builder)}; name another folder with tfds_dir."

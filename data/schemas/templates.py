@@ -6,13 +6,13 @@ inside a field, and `{{` and `}}` stand for braces. Nothing is evaluated.
 
 from __future__ import annotations
 
-import difflib
 import re
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from data.errors import DataError
+from suggestions import nearest
 
 # The value of a field that exists, and was not decoded because nothing reads it.
 UNREAD = object()
@@ -23,14 +23,9 @@ def one_of(what: str, value: Any, choices: Mapping) -> Any:
     if value in choices:
         return choices[value]
     raise DataError(
-        f"{value!r} is no {what}; did you mean {nearest(value, choices)!r}? "
+        f"{value!r} is no {what}; did you mean {nearest(str(value), sorted(choices), 0)!r}? "
         f"(choices: {', '.join(choices)})"
     )
-
-
-def nearest(name: Any, names: Iterable[str]) -> str:
-    """The most similar of `names`; "" if there are none."""
-    return next(iter(difflib.get_close_matches(str(name), sorted(names), 1, cutoff=0)), "")
 
 
 def parse(name: str, template: Any) -> list:
@@ -131,7 +126,7 @@ def _field(record: Mapping, field: str, name: str) -> Any:
         pass
     if not record:
         raise DataError("the record is empty: {}", "missing_field")
-    near = nearest(field, record)
+    near = nearest(str(field), sorted(record), 0)
     listed = ", ".join(repr(key)[:40] for key in list(record)[:12])
     raise DataError(
         f"no field {field!r}; the nearest is {near[:40]!r} (the record has {listed}). "

@@ -18,12 +18,13 @@ from tests.fuzz import mutate
 from tests.fuzz.data_targets import _write
 from tests.fuzz.engine import ROOT, Target
 from tpu.launch import verbs
-from train import cli, conversation
+from train import cli
 from train.config import run as configs
 from train.objectives import registry
 from train.report import collect
 from train.rl import rewards
 from train.runtime import checkpoint, goodput, metrics, profiling
+from train.workflows import conversation
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
            "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip

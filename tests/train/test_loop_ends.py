@@ -5,13 +5,14 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
-from train import loop, multistage
+from train import loop
 from train.evals.perplexity import Perplexity
 from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
 from train.runtime.checkpoint import Checkpointer
 from train.runtime.metrics import read_metrics
 from train.step import make_train_step
+from train.workflows import multistage
 
 
 @pytest.fixture

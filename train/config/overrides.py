@@ -77,7 +77,7 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
 
 
 def _prefix(key: str) -> str:
-    """`stages.NAME.` of a key of a chain (train/multistage.py)."""
+    """`stages.NAME.` of a key of a chain (train/workflows/multistage.py)."""
     return found[0] if (found := re.match(r"stages\.[^.]+\.", key)) else ""
 
 

@@ -155,7 +155,7 @@ def write(runs: dict[str, RunConfig], workdir) -> None:
     results.
 
     Args:
-      runs: a finished chain, as train.multistage.resolve returns it.
+      runs: a finished chain, as train.workflows.multistage.resolve returns it.
     """
     workdir = epath.Path(workdir)
     page, data = workdir / "report.html", workdir / "report.json"

@@ -11,10 +11,11 @@ from configs import base
 from configs.chains import demo
 from data.errors import DataError
 from ranges import ConfigError
-from train import cli, multistage
+from train import cli
 from train.config import names
 from train.config.overrides import gather
 from train.config.run import build, default, keys
+from train.workflows import multistage
 
 
 def parsed(tmp_path, *given, change=""):

@@ -18,6 +18,7 @@ from model.config import TransformerConfig
 from ranges import ConfigError
 from train import loop
 from train.config import run as configs
+from train.runtime import resume
 
 
 @pytest.fixture(scope="module")
@@ -155,20 +156,20 @@ def test_places_of_data_may_change_where_the_rows_are_known():
     rows = {"tokenizer": "t", "data": "1", "pretrain_data": "2"}
     run = types.SimpleNamespace(origins={}, content=rows)
     meta = {"frozen": {}, "config": text("here"), "content": rows}
-    assert loop.check_resume("w", meta, run, text("there")) == []
+    assert resume.check_resume("w", meta, run, text("there")) == []
     with pytest.raises(ConfigError, match=r"another config \(data\.heldout_source"):
-        loop.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"))
+        resume.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"))
     other = types.SimpleNamespace(origins={}, content=rows | {"pretrain_data": "3"})
     with pytest.raises(ConfigError, match=r"rows of pretrain_data are others"):
-        loop.check_resume("w", meta, other, text("here"))
-    assert loop.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
+        resume.check_resume("w", meta, other, text("here"))
+    assert resume.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
 
 
 def test_a_run_saved_under_older_names_is_the_same_run():
     def check(saved, now):
         run = types.SimpleNamespace(origins={}, content={})
         saved = {"frozen": {}, "config": json.dumps(saved)}
-        return loop.check_resume("w", saved, run, json.dumps(now))
+        return resume.check_resume("w", saved, run, json.dumps(now))
 
     saved = {"ppo": {"kl_coef": 0.1, "gamma": 1.0}}
     assert check(saved, {"rl": {"kl_coef": 0.1}, "ppo": {"gamma": 1.0}}) == []

@@ -16,9 +16,9 @@ from data.text.hf_tokenizer import HFTokenizer
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.sizes import SIZES
-from train import conversation
 from train.runtime import checkpoint
 from train.step import TrainState
+from train.workflows import conversation
 
 MODEL = TransformerConfig(vocab_size=263, max_length=64, **SIZES["tiny"] | {"num_layers": 1})
 SAMPLING = Sampling(8, 0.0, stop_ids=(EOS,), banned_ids=NEVER_SAMPLED)

@@ -14,9 +14,9 @@ from stage_fixtures import recipe, write_files
 
 from data.errors import DataError
 from ranges import ConfigError
-from train import multistage
+from train.workflows import multistage
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 RECIPE = """
 import ml_collections, pathlib, sys
