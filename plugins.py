@@ -8,7 +8,8 @@
         return float("please" in episode.response)
 
 `--config.plugins=mymodule` imports it, before flags and settings are checked; several are separated
-by commas. docs/extending.md shows every kind of row.
+by commas. A recipe that changes a plugin's settings imports it as any module, and names it in
+`config.plugins`. docs/extending.md shows every kind of row.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from ranges import CountOr0, NonNegative, Range, Share, Size
 @registry.open_to(READERS.fields)
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from and how they become rows.
+    """The source of examples, and how they become rows.
 
     Attributes:
       source: a path, a glob, a folder of Hugging Face `datasets` or of prepared rows
@@ -137,7 +137,7 @@ class DataConfig:
         return int(part), int(parts)
 
     def text_change(self, training: bool) -> TextChange:
-        """How documents of text are changed before packing; held-out ones are not."""
+        """The change of documents of text before packing; held-out ones are unchanged."""
         count, _, unit = (self.truncate or "0 tokens").partition(" ")
         if not count.isdecimal() or unit not in ("characters", "tokens"):
             raise DataError(

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from data.config import DataConfig
 from data.loader import Loader, make_loader
 from data.pipeline import open_data
 from data.splits import Examples
@@ -20,14 +21,14 @@ LEARNED, CONTEXT, MARKER = "green", "default", "yellow"
 
 
 def preview_batch(
-    config, schema: str, tokenizer: Tokenizer, examples: Examples, step: int, *, batch_size: int,
-    seed: int, rows: int, prompt_length: int = 0, title: str = "",
+    config: DataConfig, schema: str, tokenizer: Tokenizer, examples: Examples, step: int, *,
+    batch_size: int, seed: int, rows: int, prompt_length: int = 0, title: str = "",
 ) -> Panel:  # fmt: skip
     """Batch `step` as training reads it.
 
     Args:
-      config: DataConfig. batch_size, seed: those of the loader. rows: the number of rows to show in
-        full. prompt_length: tokens in a row of prompts.
+      batch_size, seed: those of the loader. rows: the number of rows to show in full.
+      prompt_length: tokens in a row of prompts.
 
     Raises:
       DataError: the data cannot be used as the settings ask.
@@ -41,7 +42,7 @@ def preview_batch(
 
 
 def _origins(loader: Loader, step: int, locations: Sequence[str]) -> list[str]:
-    """ "source: locations" of rows."""
+    """The source and the locations of each row, as one text."""
     pairs = zip(loader.sources(step), locations, strict=False)
     return [": ".join(filter(None, pair)) for pair in pairs]
 

@@ -132,9 +132,9 @@ def heldout_keys(keys: list[bytes], fraction: float, first_location: str = "") -
         raise DataError(f"the held-out fraction is {fraction}, and should lie between 0 and 1")
     groups = sorted(set(keys))
     if len(groups) < 2:
-        only = f"there is but one, at {first_location}" if keys else "there is none"
+        only = f"there is only one, at {first_location}" if keys else "there is none"
         raise DataError(
-            f"held-out data takes two different documents or prompts, and {only}. Add data, or "
+            f"held-out data needs two different documents or prompts, and {only}. Add data, or "
             'name a held-out source of its own. (documents="line" makes each line of a .txt one.)'
         )
     return set(groups[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])

@@ -1,4 +1,4 @@
-"""What packing has in common for all schemas."""
+"""The parts of packing that all schemas share."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Packed(NamedTuple):
     origins: list
 
     def locations(self, number: int) -> list[str]:
-        """Where the examples of a row were read."""
+        """The locations at which the examples of a row were read."""
         return [self.examples[i]["where"] for i in self.origins[number]]
 
 

@@ -16,7 +16,7 @@ from data.text.base import Tokenizer
 
 
 class TextChange(NamedTuple):
-    """How documents are changed before they are packed; by default they are not.
+    """A change of documents before they are packed; none by default.
 
     Attributes:
       characters, tokens: the most to keep of a document; 0 keeps all. fim_rate, fim_spm: the share
@@ -52,7 +52,7 @@ def pack_text(
     """
     if change.fim_rate and not tokenizer.fim_ids:
         raise DataError(
-            f"data.fim_rate={change.fim_rate} takes a tokenizer with <fim_prefix>, <fim_suffix> "
+            f"data.fim_rate={change.fim_rate} needs a tokenizer with <fim_prefix>, <fim_suffix> "
             "and <fim_middle>, and this one has none: make one with --config.tokenizer.fim=True "
             "in a new workdir, or set --config.data.fim_rate=0.0"
         )

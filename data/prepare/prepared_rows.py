@@ -49,7 +49,7 @@ class PreparedRows:
             if not epath.Path(path).exists():
                 raise DataError(
                     f"{path} is missing, and {folder / MANIFEST} names it; copy it again, or "
-                    "prepare anew: python -m data.prepare"
+                    "prepare it again: python -m data.prepare"
                 )
             size = epath.Path(path).stat().length
             if size != shard["bytes"]:
@@ -101,7 +101,7 @@ class PreparedRows:
             if digest and hashlib.sha256(content).hexdigest() != digest:
                 raise DataError(
                     f"{path} is damaged, or another than the manifest beside it says; copy it "
-                    "again, or prepare anew: python -m data.prepare"
+                    "again, or prepare it again: python -m data.prepare"
                 )
         number = row_format.token_dtype(self._length + 1)
         small = dict(tokens=self._dtype, positions=number, segment_ids=number)
@@ -184,7 +184,7 @@ def check_compatible(folder, schema: str, config: DataConfig, tokenizer: Tokeniz
     if manifest["length"] != length:
         raise DataError(
             f"{folder} was prepared with rows of {manifest['length']} tokens, and data.length is "
-            f"{length}; set --config.data.length={manifest['length']}, or prepare anew"
+            f"{length}; set --config.data.length={manifest['length']}, or prepare it again"
         )
     choosing = ("filters", "redact", "subset", "dedup", "decontaminate", "truncate", "fim_rate")
     for name in choosing:
@@ -193,11 +193,11 @@ def check_compatible(folder, schema: str, config: DataConfig, tokenizer: Tokeniz
         if value and value != prepared_value:
             raise DataError(
                 f"{folder} was prepared with data.{name}={prepared_value!r:.80}, and its "
-                f"rows cannot be chosen anew by {value!r}; leave it empty, or prepare anew"
+                f"rows cannot be chosen again by {value!r}; leave it empty, or prepare it again"
             )
     fingerprint = manifest["tokenizer"]["fingerprint"]
     if fingerprint != tokenizer.fingerprint:
         raise DataError(
             f"{folder} was prepared with another tokenizer ({fingerprint:.80}) than the run's "
-            f"({tokenizer.fingerprint}); set --config.tokenizer.path={folder}, or prepare anew"
+            f"({tokenizer.fingerprint}); set --config.tokenizer.path={folder}, or prepare it again"
         )

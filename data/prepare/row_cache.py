@@ -72,16 +72,16 @@ def open_data(
         if path.exists():
             cached = _read(path, key)
             if isinstance(cached, Data):
-                say(f"  rows as kept in {path}")
+                say(f"  rows from the cache {path}")
                 return cached, lambda: None
-            say(f"  {path} {cached}: the data is read anew")
+            say(f"  {path} {cached}: the data is read again")
     data = pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
     if caches:
         size = sum(v.nbytes for rows in (data.train, data.heldout) for v in rows.values())
         caches = size <= MAX_BYTES
         if not caches:
             size = f"{size / 2**30:.1f} GiB"
-            say(f"  {size} of rows are made anew at every start: see python -m data.prepare")
+            say(f"  {size} of rows are made again at every start; see python -m data.prepare")
 
     def write():
         # Computed again if it was not known: a TFDS data set may have been downloaded meanwhile.

@@ -1,4 +1,4 @@
-"""Readers: how the files of each ending are read, on this machine or an object store (gs://…).
+"""Readers of files by their ending, on this machine or an object store (gs://…).
 
 | ending | a record |
 |---|---|
@@ -31,7 +31,7 @@ from registry import Registry
 
 
 class Reader(NamedTuple):
-    """How files of one ending are read.
+    """A way to read the files of one ending.
 
     Attributes:
       read: (path, span, options) -> (location, record) pairs. A location is "path:line", or

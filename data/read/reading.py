@@ -1,4 +1,4 @@
-"""What all readers share: opening a file, options, and the values of a record."""
+"""The parts that all readers share: opening a file, options, and the values of a record."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from data.errors import DataError
 from data.read.paths import is_remote
 
 MAX_RECORD_BYTES = 64 << 20
-SPAN_RECORDS = (
-    50_000  # in one part, of formats whose records are numbered, when a corpus is prepared
-)
+# Records in one part when a corpus is prepared, for formats whose records are numbered.
+SPAN_RECORDS = 50_000
 PIECE_BYTES = 1 << 20  # read at a time of what is skipped, or may be too large
 # A gzip that unpacks to more than BOMB_BYTES, and to BOMB_RATIO times its size, is refused: text
 # shrinks to a third or a tenth, and the format cannot do better than 1032.
@@ -35,7 +34,7 @@ class Span(NamedTuple):
 
 
 class ReadOptions(NamedTuple):
-    """How the records of a source are read.
+    """Options for reading the records of a source.
 
     Attributes:
       fields: the names of the fields that are used; None uses all. Formats with columns decode no
@@ -96,7 +95,7 @@ def _open(path: str):
     try:
         return epath.Path(path).open("rb") if is_remote(path) else open(path, "rb")
     except ValueError as error:  # a NUL, or a lone surrogate
-        raise DataError(f"{path!r} is no name of a file: {error}") from error
+        raise DataError(f"{path!r} is not a valid file name: {error}") from error
 
 
 # First bytes of files, with the kind and the remedy. No text begins like this: all except bzip2's
@@ -128,7 +127,7 @@ def _check_gzip(path: str, file: io.BufferedReader, kind) -> None:
     if not file.peek(2) or (kind and kind[0] == "gzip"):
         return
     what, remedy = kind or ("plain file", f"rename it to {path.removesuffix('.gz')}")
-    raise DataError(f"{path} is a {what} and no gzip, whatever its name says: {remedy}")
+    raise DataError(f"{path} is a {what} and not a gzip, despite its name: {remedy}")
 
 
 class _Unzipped(io.RawIOBase):

@@ -54,8 +54,8 @@ def read_csv(
                 if parser.line_num > at:
                     raise DataError(
                         f"{path}:{at}: not a table: a quoted cell that begins here has no proper "
-                        f"end ({error}, on line {parser.line_num}), so nobody can say where the "
-                        "next row begins. A quotation mark inside of a quoted cell is written twice"
+                        f"end ({error}, on line {parser.line_num}), so it is unknown where "
+                        "the next row begins. A quotation mark in a quoted cell is written twice"
                     ) from None
                 yield f"{path}:{at}", DataError(f"not a row of a table: {error}", "bad_row")
 

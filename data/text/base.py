@@ -10,6 +10,8 @@ import numpy as np
 
 from data.text.chat_template import ChatTemplate
 
+SPACE = "\u2581"  # SentencePiece's character for a space
+
 
 class Tokenizer(abc.ABC):
     """Text and conversations to ids in [0, vocab_size), and back.

@@ -21,7 +21,7 @@ from etils import epath
 
 from data.errors import DataError
 from data.schemas.messages import ANSWER_FIELDS
-from data.text.base import Tokenizer
+from data.text.base import SPACE, Tokenizer
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT = range(len(SPECIAL))
@@ -30,10 +30,6 @@ FIM = ("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 # Never sampled: nothing may open a role or a document inside an answer.
 NEVER_SAMPLED = (PAD, UNK, BOS, SYSTEM, USER, ASSISTANT)
-
-# SentencePiece writes this for a space, so it cannot encode the character itself, nor NUL: their
-# bytes are encoded instead.
-SPACE = "\u2581"
 
 
 def fingerprint(kind: str, model: bytes, fim: bool) -> str:
@@ -100,6 +96,7 @@ class BuiltinTokenizer(Tokenizer):
                     f"{len(self._id)}; use tokenizer.kind=sentencepiece or byte, which know all"
                 ) from None
         text.encode()  # raises on a lone surrogate, with a clearer error than SentencePiece's
+        # SentencePiece cannot encode its own character for a space: its bytes are encoded instead.
         ids = []
         for i, part in enumerate(text.split(SPACE)):
             if i:

@@ -292,7 +292,7 @@ class ChatTemplate:
         return start, end
 
     def _answer_start(self, page: _Page, messages, tools, i: int, start: int) -> int:
-        """Where answer i begins: after the prompt for it. `start`: where its own text begins."""
+        """The start of answer i, after the prompt for it. `start`: where its own text begins."""
         try:
             prompt = self._page(messages[:i], True, tools, page.parts)
         except TemplateError:

@@ -8,7 +8,8 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from data.text.builtin import BOS, EOS, PAD, SPACE, SPECIAL, UNK, BuiltinTokenizer
+from data.text.base import SPACE
+from data.text.builtin import BOS, EOS, PAD, SPECIAL, UNK, BuiltinTokenizer
 from data.text.hf_tokenizer import byte_alphabet
 
 # The built-in chat format (data/text/builtin.py) as a template.

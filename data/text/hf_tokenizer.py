@@ -16,7 +16,7 @@ from etils import epath
 
 from data.errors import DataError
 from data.read import json_files
-from data.text.base import Tokenizer
+from data.text.base import SPACE, Tokenizer
 from data.text.chat_template import (
     CHATML,
     CHATML_MARKERS,
@@ -333,7 +333,7 @@ def _token_bytes(tokenizer, special: set[int]) -> list[bytes]:
         elif fallback and len(piece) == 6 and piece.startswith("<0x"):
             out[i] = bytes([int(piece[3:5], 16)])
         else:
-            out[i] = piece.replace("\u2581", " ").encode()
+            out[i] = piece.replace(SPACE, " ").encode()
     return out
 
 

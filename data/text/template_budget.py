@@ -24,7 +24,7 @@ class TooMuch(jinja2.TemplateRuntimeError):
 
 
 class Budget:
-    """What the current rendering may still take. Every method may raise TooMuch."""
+    """The budget of the current rendering. Every method may raise TooMuch."""
 
     def __init__(self):
         self.begin(0)

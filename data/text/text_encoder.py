@@ -19,8 +19,8 @@ import numpy as np
 import tokenizers
 
 from data.errors import DataError
+from data.text.base import SPACE
 
-_SPACE = "\u2581"
 # Marks the special tokens that a template wrote, where a message contains the text of one. It is a
 # Unicode noncharacter, so no text should contain it.
 _MARK = "\U0010ffff"
@@ -94,7 +94,7 @@ class Encoder:
             unchanged = opened.ids == ids[first : first + count]
         else:
             name = self._inner.id_to_token(ids[across]) or ""
-            joined = name.startswith(_SPACE) and not text[offsets[across][0] : start].strip(" ")
+            joined = name.startswith(SPACE) and not text[offsets[across][0] : start].strip(" ")
             unchanged = joined or across in added
         if unchanged:
             return tokens

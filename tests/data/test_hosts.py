@@ -1,4 +1,4 @@
-"""Whatever the data and the hosts: the same batches, each row once an epoch, from any step on."""
+"""For any data and any hosts: the same batches, each row once an epoch, from any step."""
 
 import json
 
@@ -70,19 +70,19 @@ def test_hosts_read_slices_of_the_same_batches(opened, hosts):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 3), (4, 2), (3, 1)])
 def test_a_run_goes_on_with_other_hosts(opened, before, after):
-    """Stopped at any step: what follows is what the uninterrupted run reads."""
+    """A run stopped at any step continues with the batches of the uninterrupted run."""
     config, data = opened
     uninterrupted = list(make_loader(config, data, BATCH, SEED).iterate(0, 9))
     for stop in (1, 4, 8):
-        found = []
+        collected = []
         for hosts, steps in ((before, range(stop)), (after, range(stop, 9))):
             streams = [
                 make_loader(config, data, BATCH, SEED, local).iterate(steps.start, steps.stop)
                 for local in np.split(np.arange(BATCH), hosts)
             ]
             for batches in zip(*streams, strict=True):
-                found.append(np.concatenate([batch["tokens"] for batch in batches]))
-        np.testing.assert_array_equal(np.stack(found), [b["tokens"] for b in uninterrupted])
+                collected.append(np.concatenate([batch["tokens"] for batch in batches]))
+        np.testing.assert_array_equal(np.stack(collected), [b["tokens"] for b in uninterrupted])
 
 
 def test_no_row_comes_twice_in_an_epoch(opened):

@@ -1,4 +1,4 @@
-"""Mixtures: shares, changes and ends in closed form, whatever the hosts; the config's errors."""
+"""Mixtures: shares, changes and ends in closed form, for any hosts; errors of the settings."""
 
 import json
 
@@ -90,8 +90,8 @@ def test_a_source_that_was_read_as_often_as_it_may_leaves_its_place_to_the_other
 def test_every_epoch_of_a_source_is_a_permutation():
     m = mixture([5, 7], weight=[1, 2], seed=3)
     index = m.index(np.arange(63))
-    some = np.array([40, 3, 4, 62])
-    np.testing.assert_array_equal(m.index(some), index[some])
+    numbers = np.array([40, 3, 4, 62])
+    np.testing.assert_array_equal(m.index(numbers), index[numbers])
     first, second = index[index < 5], index[index >= 5] - 5
     assert len(first) == 21 and len(second) == 42
     for epoch in np.split(second, 6):

@@ -65,11 +65,11 @@ def check(rewards) -> None:
             raise ConfigError(f"rewards.{name} needs --config.rewards.{missing[0]}=VALUE")
 
 
-# Seconds that a pattern may take on one answer: some take exponentially long, and policies find
+# The time limit of a pattern on one answer: some patterns take exponential time, and policies find
 # the answers on which they do.
 REGEX_SECONDS = 1.0
 
-# A minus is a sign where nothing is subtracted from: not in 10-3, 2010-2015, GPT-4 or (1)-2.
+# A minus after a number, a letter or a bracket is no sign: 10-3, 2010-2015, GPT-4, (1)-2.
 _MINUS = "-−–\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}\N{HYPHEN}\N{NON-BREAKING HYPHEN}"
 _CURRENCY = r"\\?[$€£¥₹]?"
 _GROUP = "[,\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}]"
@@ -88,49 +88,50 @@ _NUMBER = re.compile(
     r")"
 )
 _OPERATOR = re.compile(rf"\s{{0,3}}%?\s{{0,3}}[{_MINUS}—+*/×x÷=≈]\s{{0,3}}{_CURRENCY}")
-# "#### 42 ####" alone on its line: what follows is no answer.
+# "#### 42 ####" at the end of a line: what follows the second mark is no answer.
 _CLOSED = re.compile(r"(?<!#)####+(?!#)([^#\n]+)####+(?!#)(?=[^\S\n]*$)", re.MULTILINE)
 
 
-def _value(found: re.Match) -> Fraction:
+def _value(match: re.Match) -> Fraction:
+    """The value of a match of `_NUMBER`."""
     minus = str.maketrans(dict.fromkeys(_MINUS, "-"))
-    if found["over"]:
-        size = int(found["whole"] or 0) + Fraction(int(found["over"]), int(found["under"]))
+    if match["over"]:
+        size = int(match["whole"] or 0) + Fraction(int(match["over"]), int(match["under"]))
     else:
-        exponent = (found["e"] or found["power"] or "0").translate(minus)
-        digits = Fraction(Decimal(re.sub(_GROUP, "", found["value"])))
+        exponent = (match["e"] or match["power"] or "0").translate(minus)
+        digits = Fraction(Decimal(re.sub(_GROUP, "", match["value"])))
         size = digits * Fraction(10) ** int(exponent)
-    return -size if found["sign"] else size
+    return -size if match["sign"] else size
 
 
 def _last_of_first_run(text: str) -> Fraction | None:
-    """The first number of a text, or the last of those that operators join to it: of "42 in 3
-    boxes" 42, of "3 + 4 = 7" 7, of "2010-2015" 2015."""
-    found = _NUMBER.search(text)
-    while found:
-        operator = _OPERATOR.match(text, found.end())
+    """The first number of a text, or the last of those that operators join to it: 42 in "42 in 3
+    boxes", 7 in "3 + 4 = 7", 2015 in "2010-2015"."""
+    match = _NUMBER.search(text)
+    while match:
+        operator = _OPERATOR.match(text, match.end())
         following = operator and _NUMBER.match(text, operator.end())
         if not following:
-            return _value(found)
-        found = following
+            return _value(match)
+        match = following
     return None
 
 
 def final_number(text: str) -> Fraction | None:
-    """The number that an answer comes to; None if it has none.
+    """The final number of an answer; None if it has none.
 
-    It is the first after the last "####" that a number follows (with operators the last of its
-    terms, `_last_of_first_run`), else the last of the text. Read are minus signs of any form,
-    thousands separators, currencies, decimals, fractions and powers of ten; a percentage is its
-    number.
+    It is the first after the last "####" that a number follows (where operators join several, the
+    last of them, `_last_of_first_run`), else the last of the text. Minus signs of any form,
+    thousands separators, currencies, decimals, fractions and powers of ten are read; a percentage
+    is read as its number.
     """
     text = _CLOSED.sub(lambda m: f"####{m[1]}" if re.search(r"\d", m[1]) else m[0], text)
     before, *marked = re.split("####+", text)
     for part in reversed(marked):
         if (number := _last_of_first_run(part)) is not None:
             return number
-    found = [*_NUMBER.finditer(before)]
-    return _value(found[-1]) if found else None
+    matches = [*_NUMBER.finditer(before)]
+    return _value(matches[-1]) if matches else None
 
 
 def _has_number(answer: str) -> bool:

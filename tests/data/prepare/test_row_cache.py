@@ -1,4 +1,4 @@
-"""Rows that a workdir keeps: the same as those made anew, and never those of something else."""
+"""The row cache: the same rows as without it, and never those of other data."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 class Opened:
-    """`kept.open_data`, and whether it read, and what it said."""
+    """The result of `row_cache.open_data`, whether it read the source, and its messages."""
 
     def __init__(self, folder, schema, tokenizer=TOKENIZER, prompt_length=16, **settings):
         self.said, self.read = [], 0
@@ -87,11 +87,11 @@ def test_a_second_start_finds_the_same_rows_and_reads_nothing(folder, schema, na
         settings = {"source": "", "mixture": given}
     first, second = (Opened(folder, schema, **settings) for _ in range(2))
     assert (first.read, second.read) == (1, 0)
-    assert first.said == [] and "rows as kept in" in second.said[0]
+    assert first.said == [] and "rows from the cache" in second.said[0]
     same(first.data, first.fresh)
     same(second.data, first.fresh)
     assert Opened(folder, schema, **settings, batch_size=3).read == 0
-    second.data.train["tokens"][0] = 0  # they are the run's own
+    second.data.train["tokens"][0] = 0  # a copy, owned by the run
 
 
 def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
@@ -103,7 +103,7 @@ def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
         opened = Opened(folder, "text", **{"source": str(source)} | settings)
         same(opened.data, opened.fresh)
         if opened.read:
-            assert "other data or settings: the data is read anew" in opened.said[0]
+            assert "other data or settings: the data is read again" in opened.said[0]
         return opened.read
 
     assert not changed()
@@ -137,19 +137,19 @@ def test_a_damaged_file_is_made_anew(folder):
     path = folder / "rows/data.zip"
     whole, rng, said = path.read_bytes(), random.Random(0), set()
     broken = [b"", whole[:1], whole[: len(whole) // 2], whole[:-1], b"no zip"]
-    # All of the list at its end, where a changed count would hide arrays.
+    # All of the zip's directory at the end, where a changed count would hide arrays.
     for at in (*rng.sample(range(len(whole)), 60), *range(len(whole) - 22, len(whole))):
         broken.append(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
     config = DataConfig(source=source, length=64)
     examples = read_examples(config, "text")
     for content in broken:
         path.write_bytes(content)
-        found, keep = row_cache.open_data(
+        data, keep = row_cache.open_data(
             path, config, "text", TOKENIZER, lambda: examples, 16, said.add
         )
         keep()
-        same(found, first.fresh)
-    assert any("is damaged" in text and "read anew" in text for text in said)
+        same(data, first.fresh)
+    assert any("is damaged" in text and "read again" in text for text in said)
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
     with zipfile.ZipFile(path) as file:
         assert "train/tokens.npy" in file.namelist()

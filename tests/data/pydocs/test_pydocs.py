@@ -33,7 +33,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read(data_dir):
-    """What TFDS reads back from its files: {config: {split: [record]}}, text decoded."""
+    """The records that TFDS reads from its files: {config: {split: [record]}}, text decoded."""
 
     def decoded(value):
         if isinstance(value, dict):
@@ -54,7 +54,7 @@ def read(data_dir):
 
 @pytest.fixture(scope="module")
 def another_process(tmp_path_factory):
-    """A build in a process that can have neither TensorFlow nor a connection."""
+    """A build in a process with neither TensorFlow nor a network."""
     folder = tmp_path_factory.mktemp("another")
     program = f"""
 import hashlib, pathlib, socket, sys
@@ -152,7 +152,7 @@ def test_boilerplate_and_duplicates_are_dropped(read):
 
 
 def test_no_answer_stands_in_two_splits_of_any_config(read):
-    """Looked for as a run of words in all that a model sees of the other splits."""
+    """Searched as a run of words in everything that a model reads of the other splits."""
     answers = {
         split: {normalise(record["response"]) for record in read["chat"][split]} for split in SPLITS
     }
@@ -161,15 +161,15 @@ def test_no_answer_stands_in_two_splits_of_any_config(read):
         seen[split] += [normalise(record["text"]) for record in read["text"][split]]
         seen[split] += [normalise(record["response"]) for record in read["chat"][split]]
         for record in read["preferences"][split]:
-            # `repeated` has no words but the answer's own; at the seams of its stuttering they may
-            # by chance form another answer.
+            # `repeated` consists of the answer's own words; where repetitions meet they may form
+            # another answer by chance.
             assert record["rejected"]["kind"][3] == "repeated"
             near, far, truncated, _, scolding = record["rejected"]["text"]
             seen[split] += map(normalise, (record["chosen"], near, far, truncated, scolding))
-    # A line break is no word, so that no match runs from one text into the next.
+    # A line break is no word, so no match spans two texts.
     haystacks = {split: " \n ".join(["", *texts, ""]) for split, texts in seen.items()}
     for of_split in SPLITS:
-        # All of the two small splits; of train, which is long to look through, a part.
+        # All of the two small splits, and a part of train, which takes long to search.
         wanted = sorted(answers[of_split])[:: 1 if of_split != "train" else 4]
         for in_split in SPLITS:
             if in_split != of_split:
@@ -258,7 +258,7 @@ def test_a_build_broken_off_midway_is_built_again(tmp_path, monkeypatch):
     monkeypatch.setattr(pydocs, "records", broken)
     with pytest.raises(KeyboardInterrupt):
         pydocs.build_dataset("chat", tmp_path)
-    # What a kill leaves, which gives no one the time to clean up.
+    # The folder that a killed process leaves.
     version = str(pydocs.Pydocs.VERSION)
     left = tmp_path / "pydocs" / "chat" / f"incomplete.ABCDEF_{version}"
     left.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What messages may hold beside their text: kept, refused, or counted, and never lost unsaid."""
+"""Fields of messages other than text: read, refused, or counted, and never silently lost."""
 
 import functools
 import json
@@ -107,8 +107,8 @@ def test_a_weight_of_what_is_not_the_assistant_s():
 
 
 def test_a_record_s_weight_multiplies_its_answers():
-    found = chat(user(), assistant(weight=0.5), user(), assistant(), weight=0.5)
-    assert [m.get("weight") for m in found] == [None, 0.25, None, 0.5]
+    normalised = chat(user(), assistant(weight=0.5), user(), assistant(), weight=0.5)
+    assert [m.get("weight") for m in normalised] == [None, 0.25, None, 0.5]
     example, _ = read({"prompt": "Q", "response": "A", "weight": 0})
     assert example["messages"] == [user(), assistant(weight=0.0)]
     assert read({"text": "a", "weight": 2}, "text") == ({"text": "a", "weight": 2.0}, Counter())
@@ -116,7 +116,7 @@ def test_a_record_s_weight_multiplies_its_answers():
     assert read({"text": "a", "w": 0.5}, "text", {"weight": "{w}"})[0]["weight"] == 0.5
     for value in (-1, "x", "nan", float("inf"), [1]):
         refused({"text": "a", "weight": value}, "'weight' should be 0", "text")
-    # What a template has read is no weight.
+    # A field that a template has read is not a weight.
     fields = {"prompt": "How heavy is {name}?", "response": "{weight}"}
     example, unused = read({"name": "it", "weight": 72.5}, fields=fields)
     assert example["messages"] == [user("How heavy is it?"), assistant("72.5")] and not unused
@@ -156,9 +156,12 @@ def test_thoughts_and_tool_calls_are_compared_and_redacted_as_texts_are():
     example, _ = read({"messages": turns})
     assert "ann@example.org asks" in example_text(example) and '"mail"' in example_text(example)
     counts = Counter()
-    found = redact(example, ("email",), counts)["messages"][1]
-    assert found["thinking"] == "[EMAIL] asks" and found["weight"] == 0.5
-    assert found["tool_calls"][0]["function"] == {"name": "mail", "arguments": {"to": ["[EMAIL]"]}}
+    message = redact(example, ("email",), counts)["messages"][1]
+    assert message["thinking"] == "[EMAIL] asks" and message["weight"] == 0.5
+    assert message["tool_calls"][0]["function"] == {
+        "name": "mail",
+        "arguments": {"to": ["[EMAIL]"]},
+    }
     assert counts == {"email": 2}
 
 
@@ -182,11 +185,13 @@ def test_a_thought_beside_a_response():
     record = {"prompt": "Q", "response": None, "tool_calls": CALL}
     assert read(record)[0]["messages"][1] == assistant("", tool_calls=CALL)
     record = {"prompt": "Q", "response": "A", "why": "so"}
-    found, _ = read(record, fields={"thinking": "{why}"})
-    assert found["messages"][1] == assistant(thinking="so")
+    example, _ = read(record, fields={"thinking": "{why}"})
+    assert example["messages"][1] == assistant(thinking="so")
     fields = {"response": "<think>{reasoning_content}</think>{response}"}
-    found, unused = read({"prompt": "Q", "response": "A", "reasoning_content": "so"}, fields=fields)
-    assert found["messages"][1] == assistant("<think>so</think>A") and not unused
+    example, unused = read(
+        {"prompt": "Q", "response": "A", "reasoning_content": "so"}, fields=fields
+    )
+    assert example["messages"][1] == assistant("<think>so</think>A") and not unused
 
 
 @pytest.mark.parametrize(
@@ -246,15 +251,15 @@ def test_answers_of_rankings_are_texts_alone():
     )
     before = [user(), assistant(weight=0.5), user()]
     record = {"prompt": before, "chosen": "a", "rejected": "b"}
-    found, unused = read(record, "preference")
-    assert found["messages"] == [user(), assistant(), user()]
+    example, unused = read(record, "preference")
+    assert example["messages"] == [user(), assistant(), user()]
     assert unused == {"messages[].weight": 1}
 
 
 def test_a_prompt_s_reference_is_a_text():
     record = {"messages": [user(), assistant("42", reasoning_content="6*7", weight=0.5)]}
-    found, unused = read(record, "prompt")
-    assert found == {"messages": [user()], "answer": "42"}
+    example, unused = read(record, "prompt")
+    assert example == {"messages": [user()], "answer": "42"}
     assert unused == {"messages[].reasoning_content": 1, "messages[].weight": 1}
     refused({"messages": [user(), assistant("", tool_calls=CALL)]}, "calls tools", "prompt")
     assert read({"prompt": "Q", "answer": ""}, "prompt")[0] == {"messages": [user()]}
@@ -266,7 +271,7 @@ def test_a_prompt_s_reference_is_a_text():
         refused({"prompt": "Q", "answer": value}, message, "prompt")
 
 
-# Content in parts, and messages that say nothing.
+# Content in parts, and empty messages.
 
 
 def test_text_parts_are_joined():
@@ -325,11 +330,11 @@ def test_an_empty_field_leaves_the_other_form(empty):
     record |= {"said": [user("other"), assistant()]}
     assert read(record, fields={"messages": "{said}"})[0]["messages"][0] == user("other")
     dialogues = {"chosen": [user(), assistant("a")], "rejected": [user(), assistant("b")]}
-    found, _ = read(dialogues | {"prompt": empty, "responses": empty}, "preference")
-    assert (found["messages"], found["responses"]) == ([user()], ["a", "b"])
+    example, _ = read(dialogues | {"prompt": empty, "responses": empty}, "preference")
+    assert (example["messages"], example["responses"]) == ([user()], ["a", "b"])
 
 
-# What is not used.
+# Unused fields.
 
 
 def test_fields_that_are_not_used_are_counted():

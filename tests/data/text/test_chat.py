@@ -1,4 +1,4 @@
-"""The renderer's ids and masks, written by hand."""
+"""Rendered ids and masks, compared with hand-written ones."""
 
 import numpy as np
 import pytest

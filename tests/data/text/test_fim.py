@@ -1,4 +1,4 @@
-"""Fill in the middle: documents come apart as the paper says and go together again."""
+"""Fill in the middle: documents are cut as in the paper, and can be reassembled."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_the_parts_make_the_document_again(suffix_first, text):
         _, suffix, middle = signs
         between = [ids[1:suffix], ids[suffix + 1 : middle], ids[middle + 1 :]]
         first, second, last = map(tokenizer.decode, between)
-        # In order: of suffix-prefix-middle the prefix stands behind the last sign.
+        # In suffix-prefix-middle order the prefix follows the last marker.
         assert first + last + second == text if suffix_first == 0 else last + second == text
         if suffix_first:
             assert not first and second == parts.suffix
@@ -89,8 +89,8 @@ def test_every_token_but_the_signs_is_predicted_once_however_rows_are_split(text
 
 def test_the_rate_the_share_and_the_places_are_what_they_should_be():
     texts, n = [f"{i:08d}" for i in range(4000)], 4000
-    found = [fim.cut(text, 0.6, 0.25) for text in texts]
-    chosen = [parts for parts in found if parts]
+    documents = [fim.cut(text, 0.6, 0.25) for text in texts]
+    chosen = [parts for parts in documents if parts]
     assert abs(len(chosen) / n - 0.6) < 4 * math.sqrt(0.24 / n)
     share = np.mean([parts.suffix_first for parts in chosen])
     assert abs(share - 0.25) < 4 * math.sqrt(0.1875 / len(chosen))
@@ -99,11 +99,11 @@ def test_the_rate_the_share_and_the_places_are_what_they_should_be():
     assert {tuple(pair) for pair in lengths.tolist()} == {
         (i, j - i) for i in range(9) for j in range(i, 9)
     }
-    assert found == [fim.cut(text, 0.6, 0.25) for text in texts]
+    assert documents == [fim.cut(text, 0.6, 0.25) for text in texts]
     assert all(fim.cut(text, 0.0, 0.5) is None for text in texts)
-    # More of them are cut at a higher rate, and those that were stay as they were.
+    # A higher rate cuts more of them, and the same ones in the same way.
     more = [fim.cut(text, 0.9, 0.25) for text in texts]
-    assert all(b == a for a, b in zip(found, more) if a)
+    assert all(b == a for a, b in zip(documents, more) if a)
 
 
 # Tokenizers.
@@ -157,10 +157,10 @@ def test_heldout_text_stays_and_prepared_rows_are_those_of_a_run(corpus):
     assert manifest["settings"]["fim_rate"] == 0.5
     assert manifest["skipped"] == dict(wanted.skipped)
     there = DataConfig(source=str(corpus / "out"), **settings)
-    found = open_data(there, "text", BYTES)
+    data = open_data(there, "text", BYTES)
     for split in ("train", "heldout"):
         rows = getattr(wanted, split)
-        again = take_rows(getattr(found, split), np.arange(len(rows["tokens"])))
+        again = take_rows(getattr(data, split), np.arange(len(rows["tokens"])))
         for name, values in rows.items():
             np.testing.assert_array_equal(again[name], values)
     with pytest.raises(DataError, match=r"prepared with data\.fim_rate=0\.5"):

@@ -14,7 +14,7 @@ TEXTS = [
     "naïve café, 日本語のテキスト, and 🙂 emoji 👩‍👩‍👧",
     *(f"line {i} of the text has some words and the number {i * i}" for i in range(60)),
 ]
-# What tokenizers trip over: SentencePiece's space, NUL, white space, combining and wide characters.
+# Difficult text: SentencePiece's space, NUL, white space, combining and wide characters.
 AWKWARD = "\u2581\0\n\r\t  \u00a0\u2028é\u0301日🙂\ufeff\ufffd<|assistant>0xA"
 KINDS = ["sentencepiece", "char", "byte"]
 
@@ -100,7 +100,7 @@ def test_special_ids_are_the_first_ones():
 
 
 def test_a_long_line_trains_whole():
-    """SentencePiece would drop it: the word that only it holds must become one piece."""
+    """SentencePiece would drop it: a word that only this line contains must become one piece."""
     line = " ".join(["some common words and a zyzzyva here"] * 3000)
     assert len(line) > 100_000
     tokenizer = train("sentencepiece", [line, *TEXTS], 420)
@@ -132,7 +132,7 @@ def test_words_are_the_same_but_for_case_and_spaces():
     pieces = {piece: i for i, piece in enumerate(tokenizer.token_bytes)}
     tree = {words[pieces[variant]] for variant in (b"Tree", b" Tree", b" tree")}
     assert len(tree) == 1 and words[pieces[b" t"]] == words[pieces[b" T"]] not in tree
-    # Specials, and bytes that are no text of their own, stay themselves.
+    # Specials, and bytes that are no text by themselves, remain distinct.
     assert words[: len(SPECIAL)] == list(range(len(SPECIAL)))
     assert words[tokenizer._byte_id[b"\xff"]] == tokenizer._byte_id[b"\xff"]
 

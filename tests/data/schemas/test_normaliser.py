@@ -1,4 +1,4 @@
-"""Records in, normalised examples out: every form that is read, and every one that is refused."""
+"""Records to normalised examples: every accepted form, and every refused one."""
 
 import pytest
 
@@ -99,8 +99,8 @@ def test_a_template_reaches_inside_of_a_field_and_a_list_of_them_gives_a_list():
     ):
         refused("chat", record, "missing_field", "no field", {"prompt": wrong, "response": "a"})
     fields = {"prompt": "p", "responses": ["{turns[0].text}", "{turns[1].text}"], "best": "2"}
-    found = normaliser("preference", fields)(record)
-    assert (found["responses"], found["rank"]) == (["a", "b.c"], [1, 0])
+    example = normaliser("preference", fields)(record)
+    assert (example["responses"], example["rank"]) == (["a", "b.c"], [1, 0])
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_which_response_is_best_or_good(templates, rank):
 @pytest.mark.parametrize("value,rank", [(True, 0), ("down", 1)])
 def test_one_response_is_good_or_not_by_itself(value, rank):
     fields = {"prompt": "p", "responses": ["{output}"], "good": ["{label}"]}
-    found = normaliser("preference", fields)({"output": "a", "label": value})
-    assert (found["responses"], found["rank"], found["kinds"]) == (["a"], [rank], [""])
+    example = normaliser("preference", fields)({"output": "a", "label": value})
+    assert (example["responses"], example["rank"], example["kinds"]) == (["a"], [rank], [""])
     alone = {"prompt": "p", "responses": ["{output}"]}
     refused("preference", {"output": "a"}, "wrong_type", "two responses or more", alone)
 
@@ -145,8 +145,8 @@ def test_messages_by_the_names_that_collections_use():
         "chosen": messages[1],
         "rejected": {"from": "gpt", "value": "c"},
     }
-    found = normaliser("preference", {"prompt": "{said}"})(record)
-    assert (found["messages"], found["responses"]) == ([user("a")], ["b", "c"])
+    example = normaliser("preference", {"prompt": "{said}"})(record)
+    assert (example["messages"], example["responses"]) == ([user("a")], ["b", "c"])
 
 
 # Chats and prompts.

@@ -1,4 +1,4 @@
-"""Rows: every token once, segments apart, and what is too long is said with where it stands."""
+"""Packing: every token once, separate segments, and errors that locate what is too long."""
 
 from collections import Counter
 
@@ -76,9 +76,9 @@ def test_packed_text_predicts_every_token_exactly_once(texts, length):
         assert len(row["tokens"]) == length
         check_row(row)
         for tokens, _, mask in segments_of(row):
-            assert len(tokens) >= 2  # a lone token would be there for nothing
+            assert len(tokens) >= 2  # a single token would predict nothing
             np.testing.assert_array_equal(mask[1:], 1)
-            if tokens[0] != BOS:  # goes on with the token where the row before it stopped
+            if tokens[0] != BOS:  # continues from the last token of the row before it
                 assert tokens[0] == whole[-1]
             else:
                 whole.append(BOS)
@@ -101,7 +101,7 @@ def test_text_leaves_at_most_one_token_of_a_full_row_empty():
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
 def test_best_fit_bins_hold_everything_once_and_no_two_could_be_one(sizes):
-    """Which also bounds them: fewer than twice the least number of bins."""
+    """This bounds their number as well: less than twice the minimum."""
     bins = best_fit(sizes, 30)
     assert sorted(i for b in bins for i in b) == list(range(len(sizes)))
     full = sorted(sum(sizes[i] for i in b) for b in bins)
@@ -111,9 +111,9 @@ def test_best_fit_bins_hold_everything_once_and_no_two_could_be_one(sizes):
 
 
 def test_best_fit_finds_the_perfect_packing_that_first_come_misses():
-    sizes = [4, 6, 5, 5, 3, 7, 10, 2, 8]  # in this order one bin after another would take 6
+    sizes = [4, 6, 5, 5, 3, 7, 10, 2, 8]  # in this order next-fit would need 6 bins
     assert len(best_fit(sizes, 10)) == 5
-    assert best_fit([7, 6, 3], 10) == [[0, 2], [1]]  # to the fullest that fits
+    assert best_fit([7, 6, 3], 10) == [[0, 2], [1]]  # into the fullest with room
 
 
 # Chats.
@@ -124,11 +124,11 @@ def test_packed_chats_are_the_rendered_ones():
     rendered = [render(TOKENIZER, e["messages"]) for e in examples]
     for pack in (True, False):
         rows, kept, _ = pack_chats(examples, TOKENIZER, 24, "error", pack, Counter())
-        found = []
+        collected = []
         for row in rows_of(rows):
             check_row(row)
-            found += [(t.tolist(), m.tolist()) for t, _, m in segments_of(row)]
-        assert sorted(found) == sorted((i.tolist(), m.tolist()) for i, m in rendered)
+            collected += [(t.tolist(), m.tolist()) for t, _, m in segments_of(row)]
+        assert sorted(collected) == sorted((i.tolist(), m.tolist()) for i, m in rendered)
         assert (len(rows["tokens"]) < len(examples)) == pack
         assert kept == examples
 
@@ -262,10 +262,10 @@ def test_a_preference_is_read_at_the_eos_of_each_answer():
         for response in example["responses"]:
             end = rows["end"][0, c]
             ids = [BOS, USER, *TOKENIZER.encode("q"), EOS, ASSISTANT, *TOKENIZER.encode(response)]
-            where = slice(end - len(ids), end + 1)
-            assert flat["tokens"][where].tolist() == [*ids, EOS]
-            np.testing.assert_array_equal(flat["positions"][where], np.arange(len(ids) + 1))
-            assert np.ptp(flat["segment_ids"][where]) == 0 and flat["segment_ids"][end] > 0
+            segment = slice(end - len(ids), end + 1)
+            assert flat["tokens"][segment].tolist() == [*ids, EOS]
+            np.testing.assert_array_equal(flat["positions"][segment], np.arange(len(ids) + 1))
+            assert np.ptp(flat["segment_ids"][segment]) == 0 and flat["segment_ids"][end] > 0
             assert end - rows["start"][0, c] == len(TOKENIZER.encode(response))
             covered += len(ids) + 1
             c += 1
@@ -273,7 +273,7 @@ def test_a_preference_is_read_at_the_eos_of_each_answer():
 
 
 def test_a_ranking_never_splits():
-    rows, kept, _ = pack_preferences(PREFERENCES * 4, 10)  # two candidates or three fill a row
+    rows, kept, _ = pack_preferences(PREFERENCES * 4, 10)  # two or three candidates fill a row
     assert len(kept) == 8 and rows["tokens"].shape[0] == 8
     np.testing.assert_array_equal(np.sum(rows["rank"] >= 0, axis=1), [2, 3] * 4)
     with pytest.raises(DataError, match=r"its 3 candidates do not fit 2 rows.*sub_rows"):
@@ -315,7 +315,7 @@ def test_long_preferences():
 
 
 def test_rankings_that_are_cut_to_nothing_or_to_equals_are_left_out():
-    """Prompts take 5 tokens and their length, less 1; the rows have 12."""
+    """Prompts have 4 tokens more than their text; the rows have 12."""
     question = [{"role": "user", "content": "q" * 9}]
     examples = [
         preference(["a", "b"], [0, 1], ["", ""]) | {"messages": question},  # 13 before the answer
@@ -346,7 +346,7 @@ def prompt(text, where="prompts.jsonl:1"):
 
 
 def test_a_ranking_whose_answers_are_rendered_the_same_is_bad():
-    """A template that leaves thoughts out, as those of DeepSeek's R1."""
+    """A template that leaves thoughts out, such as those of DeepSeek's R1."""
     template = (
         "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] }}<|im_end|>"
         "{% endfor %}"

@@ -1,4 +1,4 @@
-"""A batch shown to people: what is learned, what is not, borders, padding."""
+"""Previews of batches: learned tokens and context, segments, padding."""
 
 import json
 import re
@@ -91,14 +91,14 @@ def test_a_recipe_is_shown_as_training_would_see_it(tmp_path):
     text = printed(inspect.view(config, step=2, rows=1))
     assert "sft, step 2" in text and "row 0 · mine: " in text and "<|assistant|>a" in text
     assert "row 1" not in text
-    # Line n holds question n - 1, and of each that is shown it is said.
+    # Line n holds question n - 1, and the location of each row is shown.
     lines = [int(n) for n in re.findall(r"a\.jsonl:(\d+)", text.replace("\n", ""))]
     asked = [int(n) for n in re.findall(r"<\|user\|>q(\d+)", text)]
     assert [n - 1 for n in lines] == asked and asked
 
 
 def test_every_row_says_where_it_was_read(tmp_path):
-    """Of packed text, chats, a mixture, prepared rows: the documents in it, all and no other."""
+    """For packed text, chats, a mixture and prepared rows: all documents in a row and no others."""
     texts = [f"document {i} " * (1 + i % 9) for i in range(40)]
     for name, part in (("a", texts[:25]), ("b", texts[25:])):
         records = [{"text": t, "prompt": f"q{i}", "response": t} for i, t in enumerate(part)]
@@ -120,20 +120,22 @@ def test_every_row_says_where_it_was_read(tmp_path):
         rows = take_rows(data.train, np.arange(num_rows(data.train)))["tokens"]
         shards = 0
         for number, tokens in enumerate(rows):
-            where = data.locations(number)
-            if "array_record" in where[0]:
-                path, record = re.fullmatch(r"(.*)\[(\d+)\]", where[0]).groups()
-                found = PreparedRows(tmp_path / "c", "train").take([int(record)])["tokens"][0]
+            locations = data.locations(number)
+            if "array_record" in locations[0]:
+                path, record = re.fullmatch(r"(.*)\[(\d+)\]", locations[0]).groups()
+                record_tokens = PreparedRows(tmp_path / "c", "train").take([int(record)])["tokens"][
+                    0
+                ]
                 assert str(tmp_path / "c/train-00000-of-00001.array_record") == path
-                np.testing.assert_array_equal(found, tokens)
+                np.testing.assert_array_equal(record_tokens, tokens)
                 shards += 1
                 continue
             numbers = []
-            for place in where:
+            for place in locations:
                 path, line = place.rsplit(":", 1)
                 numbers.append(int(line) - 1 + 25 * (path == b))
             seen = [int(n) for n in re.findall(r"document (\d+) ", TOKENIZER.decode(tokens))]
-            # Where a document begins or ends there may be too little to say which it is.
+            # At the beginning or end of a document there may be too few tokens to identify it.
             assert set(seen) <= set(numbers) and len(numbers) <= len(set(seen)) + 2
         assert bool(shards) == ("mixture" in settings)
     assert preview.short_list(["x:1", "x:2"]) == "x:1, x:2"
