@@ -43,7 +43,7 @@ def map_logits(config, params, function, chunk: int, hidden, *arrays):
     count = -(-T // chunk)
     width = -(-T // count)
 
-    # Part i holds the positions i, i + count, …, so that each device of a row split over several has
+    # Part i holds positions i, i + count, …, so that each device of a row split over several has
     # its share of every part.
     def split(x):
         x = jnp.pad(x, [(0, 0), (0, count * width - T)] + [(0, 0)] * (x.ndim - 2))
