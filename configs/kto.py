@@ -8,8 +8,10 @@ Rankings are split: the answer ranked first is good, the others are not. The los
 of the weights' halves, 0.5; held-out `accuracy/overall` and `margin` are to rise.
 """
 
+import ml_collections
+
 from configs import dpo
 
 
-def get_config(arg=None):
+def get_config(arg=None) -> ml_collections.ConfigDict:
     return dpo.get_config(arg, "kto", 1e-6)
