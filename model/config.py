@@ -19,7 +19,7 @@ LAYER_KINDS = ("global", "local")
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary wavelengths are stretched for a longer context (model/rotary.py).
+    """How rotary wavelengths are stretched for a longer context (model/layers/rotary.py).
 
     Attributes:
       kind: `linear`, all by `factor`; `llama3`, the long ones by `factor`.
@@ -76,8 +76,8 @@ class TransformerConfig:
       query_scale: queries are multiplied by it; 0: by 1/√N.
       attention_softcap, logit_softcap: c·tanh(x / c) bounds attention's and the vocabulary's
         logits (Gemma 2, arXiv:2408.00118); 0 does not.
-      num_experts, experts_per_token: E experts a layer (model/moe.py), of which a token has k; 0 is
-        one MLP for all. renormalize_experts: the k weights sum to 1.
+      num_experts, experts_per_token: E experts a layer (model/layers/moe.py), of which a token has
+        k; 0 is one MLP for all. renormalize_experts: the k weights sum to 1.
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers (repeats of the pattern, if there is one) one scan step holds; 0
@@ -88,9 +88,9 @@ class TransformerConfig:
         memory (`offload`). What each takes: docs/memory.md.
       replicate_kv_heads: key and value heads that the mesh axis `tensor` does not divide are held
         whole by each of its devices, which computes those of its query heads.
-      attention: backend (model/kernels.py): `xla`, `chunked`, `splash`, `cudnn`, or `auto`, the
-        platform's best. attention_block: queries and keys in a block of splash and chunked;
-        attention_compute_block: keys that splash takes at once.
+      attention: backend (model/kernels/dispatch.py): `xla`, `chunked`, `splash`, `cudnn`, or
+        `auto`, the platform's best. attention_block: queries and keys in a block of splash and
+        chunked; attention_compute_block: keys that splash takes at once.
       max_length: longest sequence allowed; data and rollouts are checked against it.
       pool: how a reward model reads one score from its number at each position: `last`, `mean`.
     """

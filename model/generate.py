@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 import ranges
-from model.attention import init_cache, repeat_rows
-from model.block import split_layers, turn_layers
+from model import cpu
 from model.config import TransformerConfig
-from model.sharding import platform
+from model.layers.kv_cache import init_cache, repeat_rows
+from model.layers.stack import split_layers, transpose_layers
 from model.transformer import Transformer
 from ranges import CountOr0, NonNegative, Range, Size
 
@@ -55,7 +55,7 @@ class Sampling:
 
 
 class Sample(NamedTuple):
-    """What `generate` returns.
+    """Responses and their log-probabilities.
 
     Attributes:
       tokens: [B·n, P + R] int32, prompt and response; `pad_id` after the stop id. Rows are ordered
@@ -96,7 +96,7 @@ def prompt_positions(mask):
 
 
 def filter_logits(logits, sampling: Sampling):
-    """Logits [B, V] with what top-k, top-p and `banned_ids` exclude at -1e30."""
+    """Logits [B, V] with what top-k, top-p and `banned_ids` exclude `MASKED`."""
     V = logits.shape[-1]
     if sampling.banned_ids:
         banned = jnp.isin(jnp.arange(V), jnp.array(sampling.banned_ids))
@@ -150,16 +150,17 @@ def _passes(ends, target):
 
 
 def prepare(config: TransformerConfig, params):
-    """Parameters as decoding reads them: where layers are unrolled, a tree a layer; in bfloat16 on
-    CPU their projections turned. (In float32 reading them takes as long either way.)
+    """Parameters in the form that decoding reads: where layers are unrolled, a tree a layer, on CPU
+    perhaps transposed.
 
-    `generate` does this with others; whoever calls it often with the same does it once.
+    `generate` does this with parameters of any other form; whoever calls it often with the same
+    parameters prepares them once.
     """
     if config.scan_unroll or "0" in params["layers"]:
         return params
     layers = split_layers(params["layers"])
-    if platform() == "cpu" and config.dtype == "bfloat16":
-        layers = turn_layers(config, layers)
+    if cpu.stores_transposed(config.activation_dtype):
+        layers = transpose_layers(config, layers)
     return {**params, "layers": layers}
 
 

@@ -68,8 +68,9 @@ class MeshConfig:
 
     Attributes:
       data: replicas that share no parameter; fsdp: shards of parameters and batch;
-      expert: shards of a mixture's experts, and of the batch (model/moe.py);
-      sequence: shards of a row's length (model/sequence.py), and with fsdp of the parameters;
+      expert: shards of the experts (model/layers/moe.py), and of the batch;
+      sequence: shards of a row's length (model/context_parallel.py), and with fsdp of the
+        parameters;
       tensor: shards of heads, mlp and vocabulary.
     """
 

@@ -58,7 +58,7 @@ def router_losses(stats, tokens, experts_per_token: int):
     """What keeps a mixture's router even and its logits small, meaned over layers.
 
     Args:
-      stats: RouterStats (model/moe.py) with leading [L]. tokens: float32, how many it counts.
+      stats: RouterStats (model/layers/moe.py) with leading [L]. tokens: float32, their count.
 
     Returns:
       (load balance, z): float32 sums over tokens. Load balance is E·Σₑ fₑ·pₑ a token, fₑ the

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 import ranges
+from model import weights
 from ranges import CountOr0, NonNegative, Range, Share
 
 # Counters and coefficients in an optimizer's state have no more numbers than this.
@@ -104,33 +105,28 @@ def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params):
-    """True on weight matrices; norm scales and biases do not decay, stacked over layers or not."""
+    """True on weights that decay (model/weights.py); an adapter, or a weight that is not in the
+    table, decays if it is a matrix."""
 
     def decays(path, leaf):
-        return leaf.ndim > 1 and not path[-1].key.endswith(("norm", "bias"))
+        row = weights.row(path[-1].key)
+        return row.decays if row else leaf.ndim > 1
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-# Input and output axes of the layers' weights, as model/block.py lays them out; axis 0 is the
-# layers, axis 1 of experts' which expert. What is not here (embeddings, heads, norms) is not
-# Muon's.
-_MATRICES = {
-    "query": MuonDimensionNumbers(1, (2, 3)),
-    "key": MuonDimensionNumbers(1, (2, 3)),
-    "value": MuonDimensionNumbers(1, (2, 3)),
-    "out": MuonDimensionNumbers((1, 2), 3),
-    "gate": MuonDimensionNumbers(1, 2),
-    "up": MuonDimensionNumbers(1, 2),
-    "down": MuonDimensionNumbers(1, 2),
-    "expert_gate": MuonDimensionNumbers(2, 3),
-    "expert_up": MuonDimensionNumbers(2, 3),
-    "expert_down": MuonDimensionNumbers(2, 3),
-}
-
-
 def muon_dimensions(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: _MATRICES.get(path[-1].key), params)
+    """Input and output axes of Muon's weights; None for those that AdamW takes."""
+
+    def dimensions(path, _):
+        row = weights.row(path[-1].key)
+        if not row or not row.muon:
+            return None
+        first, last = row.stacked, row.stacked + row.inputs
+        rank = len(row.shape.split()) + (row.part == "layers")
+        return MuonDimensionNumbers(tuple(range(first, last)), tuple(range(last, rank)))
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
 def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:

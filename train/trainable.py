@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from model import lora, quantized
+from model import lora, quantized, weights
 from model.lora import LoRA
 from ranges import ConfigError
 from train.config.run import RunConfig
@@ -126,7 +126,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
         )
     adapted = set()
     if adapters.rank:
-        able = [n for n in names if n[-1] in lora.PROJECTIONS]
+        able = [n for n in names if weights.adaptable(n[-1])]
         adapted = _select(adapters.targets, able, "lora.targets")
         for name in sorted(adapted & trained):
             raise ConfigError(

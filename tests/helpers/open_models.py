@@ -9,9 +9,9 @@ import orbax.checkpoint as ocp
 import safetensors.numpy
 
 from model.config import TransformerConfig
+from model.layers.rotary import stretch
 from model.pretrained.hf_config import config_to_hf
 from model.pretrained.mapping import slices
-from model.rotary import stretch
 from train.interop import gguf_files
 from train.runtime import checkpoint
 

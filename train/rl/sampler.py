@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import sharding
-from model.block import WEIGHTS
+from model import sharding, weights
 from model.generate import Sampling, generate
 from tpu.chips import compiler_options
 from train.rl import rewards
@@ -246,7 +245,8 @@ def cast_weights(params, dtype):
     """The matrices in the dtype they are read in; norms, a router and scales stay as they are."""
 
     def cast(path, x):
-        return x.astype(dtype) if getattr(path[-1], "key", "") in WEIGHTS else x
+        name = getattr(path[-1], "key", "")
+        return x.astype(dtype) if weights.read_in_activation_dtype(name) else x
 
     return jax.tree_util.tree_map_with_path(cast, params)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from flax.traverse_util import flatten_dict
 
-from model import lora
+from model.weights import is_layer_matrix
 from train.trainable import Parts
 
 
@@ -58,7 +58,7 @@ def trained(model, weights, part: Parts, length: int) -> PerToken:
     layers, vocabulary = attention * (1.0 if through else 1 / 3), 0.0
     table = "embedding" if model.tie_embeddings else "unembedding"
     for path, x in flat.items():
-        if path[-1] in lora.PROJECTIONS or path[-1] == "router":
+        if is_layer_matrix(path[-1]):
             layers += passes(path, through) * x.size * share(path)
         elif path == (table,):  # of a network of its own; scores and values have no vocabulary
             vocabulary += passes(path, to_hidden) * x.size

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.generate import log_probs
-from model.moe import RouterStats
+from model.layers.moe import RouterStats
 from train import losses
 
 POISONS = [1e30, -1e30, np.nan, np.inf]
