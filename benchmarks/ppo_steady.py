@@ -140,8 +140,8 @@ def demo_ppo(directory: str, updates: int, rows: int):
         path = f"{directory}/{origin}"
         write_random(path, checkpoint.ITEM_OF.get(role, role), model, tokenizer, seed)
         recipe.init_from[role] = path
-    recipe.steps = updates * recipe.ppo.epochs
-    recipe.data.batch_size = recipe.ppo.rollout_batch = recipe.ppo.eval_prompts = rows
+    recipe.steps = updates * recipe.rl.epochs
+    recipe.data.batch_size = recipe.rl.rollout_batch = recipe.rl.eval_prompts = rows
     recipe.evaluate.samples = 0
     return recipe
 
@@ -152,7 +152,7 @@ def main(argv):
         quiet_to_file(f"{directory}/log.txt")
         updates, rows = flags.FLAGS.updates, flags.FLAGS.rows
         recipe = demo_ppo(directory, updates, rows)
-        prompts = random_prompts(recipe.ppo.prompt_length, rows * updates, rows)
+        prompts = random_prompts(recipe.rl.prompt_length, rows * updates, rows)
         loop.run(recipe, f"{directory}/run", open_data=prompts)
     print("update  compiled  arrays  array MB  allocated MB  resident MB  seconds")
     for number, now in enumerate(seen, start=1):

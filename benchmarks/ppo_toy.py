@@ -88,11 +88,12 @@ def recipe_of(seed: int, stage: str):
         optimizer.warmup_steps = 0
         optimizer.b2 = 0.999
         optimizer.weight_decay = 0.0
-    recipe.ppo.update(
+    recipe.rl.update(
         dict(prompt_length=PROMPT, response_length=RESPONSE, rollout_batch=64, epochs=4,
-             kl_coef=0.02, lam=0.95, normalize_scores=False, stop_at_eos=False,
+             kl_coef=0.02, normalize_scores=False, stop_at_eos=False,
              reward_function="benchmarks.ppo_toy:count_sevens", eval_prompts=256)
     )  # fmt: skip
+    recipe.ppo.lam = 0.95
     recipe.evaluate.at_start = False
     recipe.evaluate.samples = 0
     recipe.checkpoint.every = 0

@@ -43,7 +43,7 @@ def row(name: str, report: dict) -> str:
     config = pods.get_config(f"recipe={recipe},slice={slice_},slices={slices}")
     length = config.data.length
     if config.stage == "ppo":
-        length = f"({config.ppo.prompt_length:,} + {config.ppo.response_length:,})"
+        length = f"({config.rl.prompt_length:,} + {config.rl.response_length:,})"
     elif config.stage == "reward":
         length = f"{config.data.sub_rows} × {length:,}"
     else:

@@ -9,7 +9,7 @@ weights go to the other side as a Hugging Face directory. Both are of `--dtype`,
 read `--prompt` random ids a row and sample `--new` more at temperature 1 over the whole vocabulary;
 nothing stops a row. Both use the same cores: torch as threads, ours as devices of JAX, between
 which rows are divided, or with `--tensor` heads and mlp, so that each reads its part of the weights
-alone (JAX_NUM_CPU_DEVICES with `mesh.tensor` or `ppo.decode_tensor` does the same for a run). They
+alone (JAX_NUM_CPU_DEVICES with `mesh.tensor` or `rl.decode_tensor` does the same for a run). They
 take turns, ours here and theirs in a process of its own that waits; the first turn of each, which
 compiles and warms up, is not counted, nor is loading theirs and preparing ours (once, as chat does:
 `model.generate.prepare`). Then both decode greedily, and the rows are compared.

@@ -60,7 +60,7 @@ def grpo(source, policy, steps: int):
     recipe.data.fields = {"answer": "{response}"}
     recipe.rewards.exact = 1.0
     recipe.data.batch_size = 256
-    recipe.ppo.update(
+    recipe.rl.update(
         dict(prompt_length=12, response_length=4, rollout_batch=512, epochs=1, kl_coef=0.0,
              normalize_scores=False, clip_high=0.28, eval_prompts=1000)
     )  # fmt: skip

@@ -27,14 +27,14 @@ def get_config(arg=None):
     config.data.on_long = "drop"
     config.data.batch_size = 64
     config.grpo.group_size = 8
-    config.ppo.prompt_length = 128
-    config.ppo.response_length = 256
-    config.ppo.rollout_batch = 256
-    config.ppo.epochs = 1
-    config.ppo.normalize_scores = False  # a group's own mean and std do it
-    config.ppo.kl_coef = 0.0
-    config.ppo.kl_loss_coef = 0.04
-    config.ppo.kl_loss_estimator = "k3"
+    config.rl.prompt_length = 128
+    config.rl.response_length = 256
+    config.rl.rollout_batch = 256
+    config.rl.epochs = 1
+    config.rl.normalize_scores = False  # a group's own mean and std do it
+    config.rl.kl_coef = 0.0
+    config.rl.kl_loss_coef = 0.04
+    config.rl.kl_loss_estimator = "k3"
     config.steps = 4 * 100
     config.optimizer.peak_lr = 1e-6
     config.optimizer.schedule = "constant"
@@ -44,13 +44,13 @@ def get_config(arg=None):
     if variant == "dr":
         config.grpo.scale, config.grpo.loss_mean = "none", "constant"
     elif variant == "dapo":
-        config.ppo.clip_high, config.ppo.kl_loss_coef = 0.28, 0.0
+        config.rl.clip_high, config.rl.kl_loss_coef = 0.28, 0.0
         config.grpo.loss_mean, config.grpo.max_draws = "token", 3
-        config.ppo.overlong_buffer = 64
+        config.rl.overlong_buffer = 64
     elif variant == "gspo":
         config.grpo.ratio = "sequence"
-        config.ppo.clip_low, config.ppo.clip_high, config.ppo.kl_loss_coef = 3e-4, 4e-4, 0.0
+        config.rl.clip_low, config.rl.clip_high, config.rl.kl_loss_coef = 3e-4, 4e-4, 0.0
     elif variant == "rloo":
         config.grpo.baseline, config.grpo.scale = "others", "none"
-        config.ppo.kl_coef, config.ppo.kl_loss_coef = 0.05, 0.0
+        config.rl.kl_coef, config.rl.kl_loss_coef = 0.05, 0.0
     return config

@@ -87,9 +87,9 @@ def get_config(arg=None):
         config.data.sub_rows = 2  # a pair
         config.optimizer.peak_lr = 9e-6
     else:
-        config.ppo.prompt_length = config.ppo.response_length = 1024
-        config.ppo.rollout_batch = config.ppo.eval_prompts = 512 * slices
-        config.ppo.decode_tensor = settings["decode_tensor"]
+        config.rl.prompt_length = config.rl.response_length = 1024
+        config.rl.rollout_batch = config.rl.eval_prompts = 512 * slices
+        config.rl.decode_tensor = settings["decode_tensor"]
         config.optimizer.peak_lr = 1e-6
         config.value_optimizer.peak_lr = 5e-6
     return config

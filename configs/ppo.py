@@ -15,10 +15,10 @@ def get_config():
     config.data.source = "tfds:pydocs/chat:train"
     config.data.on_long = "drop"
     config.data.batch_size = 64
-    config.ppo.prompt_length = 128
-    config.ppo.response_length = 256
-    config.ppo.rollout_batch = 256
-    config.ppo.epochs = 2
+    config.rl.prompt_length = 128
+    config.rl.response_length = 256
+    config.rl.rollout_batch = 256
+    config.rl.epochs = 2
     config.ppo.critic_warmup = 2
     config.steps = 8 * 100
     config.optimizer.peak_lr = 1e-5

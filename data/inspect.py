@@ -170,11 +170,11 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     examples = pipeline.read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
     data = pipeline.open_data(
-        config.data, schema, tokenizer, examples, config.ppo.prompt_length, trace=True
+        config.data, schema, tokenizer, examples, config.rl.prompt_length, trace=True
     )
     size = config.data.batch_size
     if schema == "prompt":  # a step is a minibatch of a rollout; its prompts are what is read
-        size = config.ppo.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
+        size = config.rl.rollout_batch // (config.grpo.group_size if config.stage == "grpo" else 1)
     loader = loading.make_loader(config.data, data, size, config.seed)
     what = "rollout" if schema == "prompt" else "step"
     title = f"{config.stage}, {what} {step}: one epoch is {loader.steps_per_epoch:.1f}"

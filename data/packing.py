@@ -325,7 +325,7 @@ def prompt_rows(
             if on_long != "drop":
                 raise DataError(
                     f"{example['where']}: a prompt of {len(ids)} tokens, and "
-                    f"ppo.prompt_length is {length}. Raise it, or set --config.data.on_long=drop"
+                    f"rl.prompt_length is {length}. Raise it, or set --config.data.on_long=drop"
                 )
             skipped[f"prompt longer than {length} tokens, drop"] += 1
             continue
@@ -336,5 +336,5 @@ def prompt_rows(
         rows.append(row)
         kept.append(example)
     if not rows:
-        raise NothingLeft(f"no prompt fits ppo.prompt_length={length}: {dict(skipped)}")
+        raise NothingLeft(f"no prompt fits rl.prompt_length={length}: {dict(skipped)}")
     return Packed(stack(rows), kept, [[i] for i in range(len(kept))])

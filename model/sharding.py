@@ -220,9 +220,9 @@ def decoding_mesh(mesh, times: int) -> jax.sharding.Mesh:
     data, fsdp, expert, seq, tensor = mesh.devices.shape
     if fsdp % times or (times > 1 and expert * seq > 1):
         raise ShardingError(
-            f"ppo.decode_tensor={times} takes its devices from mesh.fsdp={fsdp}, which it has to "
+            f"rl.decode_tensor={times} takes its devices from mesh.fsdp={fsdp}, which it has to "
             f"divide, with mesh.expert={expert} and mesh.sequence={seq} at 1; set "
-            "--config.ppo.decode_tensor=1 to sample as the mesh trains"
+            "--config.rl.decode_tensor=1 to sample as the mesh trains"
         )
     shape = (data, fsdp // times, expert, seq, tensor * times)
     return jax.sharding.Mesh(mesh.devices.reshape(shape), MESH_AXES, mesh.axis_types)

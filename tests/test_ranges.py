@@ -140,8 +140,8 @@ def test_seeds_are_different_keys():
 
 def test_the_kl_coefficient_cannot_change_its_sign():
     recipe = default()
-    recipe.ppo.kl_target, recipe.ppo.kl_horizon = 6.0, 10
-    with pytest.raises(ConfigError, match=r"ppo\.kl_horizon=10 lets a rollout of 64 .* below 0"):
+    recipe.rl.kl_target, recipe.rl.kl_horizon = 6.0, 10
+    with pytest.raises(ConfigError, match=r"rl\.kl_horizon=10 lets a rollout of 64 .* below 0"):
         build(recipe)
 
 

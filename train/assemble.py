@@ -105,7 +105,7 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
     models = resolve_models(config, row, tokenizer.vocab_size)
     longest = max(config.data.length, config.data.heldout_length)
     if row.schema == "prompt":
-        longest = config.ppo.prompt_length + config.ppo.response_length
+        longest = config.rl.prompt_length + config.rl.response_length
     for role, model in models.items():
         if longest > model.max_length:
             raise ConfigError(
@@ -116,12 +116,12 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
         data = open_data(tokenizer)
     elif examples:
         data = pipeline.open_data(
-            config.data, row.schema, tokenizer, examples, config.ppo.prompt_length
+            config.data, row.schema, tokenizer, examples, config.rl.prompt_length
         )
     else:
-        data = opened(config.data, row.schema, read, config.ppo.prompt_length)
+        data = opened(config.data, row.schema, read, config.rl.prompt_length)
     mix = None
-    if row.schema == "prompt" and config.ppo.pretrain_coef:
+    if row.schema == "prompt" and config.rl.pretrain_coef:
         text = config.pretrain_data
         mix = opened(text, "text", lambda: pipeline.read_examples(text, "text"))
     return registry.Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))

@@ -53,7 +53,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
         raise ConfigError(f"stage={config.stage!r}; best of n reads a recipe of stage grpo")
     outputs.make_folder(workdir)
     mesh, group = sharding.make_mesh(config.mesh), config.grpo.group_size
-    placing = groups(mesh, config.ppo.rollout_batch, group)
+    placing = groups(mesh, config.rl.rollout_batch, group)
     with jax.set_mesh(mesh):
         row = registry.check(config, mesh)
         ctx = assemble.open_context(config, row, workdir, mesh, None, None)
@@ -62,7 +62,7 @@ def run(config, workdir, least: float) -> tuple[int, int]:
             abstract = checkpoint.abstract_params(role, ctx.models[role], mesh)
             params[role] = checkpoint.load_params(config.init_from[role], role, abstract)
         sampler, examples = Sampler(ctx), ctx.data.train_examples
-        key, size = jax.random.key(config.seed), config.ppo.rollout_batch // group
+        key, size = jax.random.key(config.seed), config.rl.rollout_batch // group
         records = []
         for number, prompts in enumerate(heldout_batches(ctx.data.train, size, placing.prompts)):
             prompts = {name: x[placing.index] for name, x in prompts.items()}

@@ -205,7 +205,7 @@ def kl_estimate(logprobs, ref_logprobs, kind: str = "k1"):
     if kind == "k3":
         d = jnp.maximum(d, -MAX_LOG_RATIO)
         return jnp.expm1(-d) + d
-    raise ValueError(f"ppo.kl_estimator={kind!r}; choose k1, k2 or k3")
+    raise ValueError(f"rl.kl_estimator={kind!r}; choose k1, k2 or k3")
 
 
 def token_weights(mask, mean: str):

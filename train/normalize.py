@@ -53,7 +53,7 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
         raise ConfigError(f"stage={config.stage!r}; a reward is normalised for stage ppo or grpo")
     origins = {**config.init_from, "reward": str(workdir)}
     config = dataclasses.replace(config, init_from=origins)
-    mesh, size = sharding.make_mesh(config.mesh), config.ppo.rollout_batch
+    mesh, size = sharding.make_mesh(config.mesh), config.rl.rollout_batch
     with jax.set_mesh(mesh):
         row = registry.check(config, mesh)
         ctx = assemble.open_context(config, row, workdir, mesh, None, open_data)

@@ -80,10 +80,11 @@ def ppo(start: Path, paths, steps: int):
     recipe.data.batch_size = 32
     recipe.init_from.reward = str(start.parent / "reward")
     recipe.init_from.judge = str(start.parent / "judge")
-    recipe.ppo.update(
+    recipe.rl.update(
         dict(prompt_length=ASKED, response_length=ANSWER, rollout_batch=64, epochs=2,
-             shared_critic=True, kl_coef=0.05, missing_eos="penalty", eval_prompts=160)
+             kl_coef=0.05, missing_eos="penalty", eval_prompts=160)
     )  # fmt: skip
+    recipe.ppo.shared_critic = True
     recipe.value_optimizer.update(dict(peak_lr=1e-3, schedule="constant", weight_decay=0.0))
     recipe.optimizer.schedule = "constant"
     recipe.checkpoint.every = 4

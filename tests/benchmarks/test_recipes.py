@@ -50,8 +50,8 @@ def test_every_recipe_is_one(case):
     data, fsdp, expert, sequence, tensor = config.mesh.shape(chips)
     assert data == slices and config.data.batch_size % (data * fsdp * expert) == 0
     if config.stage == "ppo":
-        assert config.ppo.rollout_batch % (data * fsdp) == 0
-        assert fsdp % config.ppo.decode_tensor == 0
+        assert config.rl.rollout_batch % (data * fsdp) == 0
+        assert fsdp % config.rl.decode_tensor == 0
 
 
 @pytest.mark.parametrize("arg", ["recipe=ppo", "slice=v5e-256", "recipe=ppo,slice=v4-8", None])

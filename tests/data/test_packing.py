@@ -370,12 +370,12 @@ def test_prompts_are_padded_on_the_left():
 @pytest.mark.parametrize("on_long", ["error", "cut"])
 def test_a_long_prompt_is_never_cut(on_long):
     examples = [prompt("a"), prompt("a" * 9, "prompts.jsonl:4")]
-    message = r"prompts\.jsonl:4: a prompt of 13 tokens, and ppo\.prompt_length is 8"
+    message = r"prompts\.jsonl:4: a prompt of 13 tokens, and rl\.prompt_length is 8"
     with pytest.raises(DataError, match=message):
         packing.prompt_rows(examples, TOKENIZER, 8, on_long, Counter())
     skipped = Counter()
     rows, kept, _ = packing.prompt_rows(examples, TOKENIZER, 8, "drop", skipped)
     assert len(rows["tokens"]) == 1 and kept == examples[:1]
     assert skipped.total() == 1
-    with pytest.raises(DataError, match=r"no prompt fits ppo\.prompt_length=4"):
+    with pytest.raises(DataError, match=r"no prompt fits rl\.prompt_length=4"):
         packing.prompt_rows(examples, TOKENIZER, 4, "drop", Counter())

@@ -77,7 +77,7 @@ def _workdir(rng: Random, good, folder) -> None:
     elif name == "normalizer.json":
         config = configs.build(configs.default())
         config = SimpleNamespace(
-            init_from={"reward": str(path)}, ppo=config.ppo, rewards=config.rewards
+            init_from={"reward": str(path)}, rl=config.rl, rewards=config.rewards
         )
         rewards.normalizer(config, {"reward": {"fingerprint": "00000000"}})
     else:
@@ -102,7 +102,7 @@ WORDS = ("", "0", "1", "-1", "1e20", "1e400", "nan", "inf", "None", "True", "fal
          "email", "1/2", "5 tokens",
          "lambda: 1", "__import__('os')", "\n", "=", "a=b", "0.5")  # fmt: skip
 ODD_KEYS = ("", ".", "(1,2)", "a", "model", "data", "model.x", "optimizer.lr", "lr",
-"batch_size", "data.clean.filters.x",
+"batch_size", "data.filters.x",
             "data.mixture.a.weight", "data.keep.near", "data.fields.x", "init_from.policy",
             "[0]", "é", "x.y.z",
             "optimizer.", ".steps", "data.source.x", "steps.x", "seed-1", "rewards.model",

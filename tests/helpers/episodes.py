@@ -4,6 +4,7 @@ is cut off.
 Axes: B episodes, P prompt length (left padded), R response length.
 """
 
+import dataclasses
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from data.text.tokenizer import EOS, PAD
 from model.config import TransformerConfig
-from train.config.run import GRPOConfig, PPOConfig
+from train.config.rl import GRPOConfig, PPOConfig, RLConfig
 from train.rl import rollout
 from train.rl.sampler import place
 
@@ -28,10 +29,17 @@ RESPONSE_LENGTHS = np.array([6, 3, 1, 6])
 ENDED = np.array([True, True, True, False])
 B = len(PROMPT_LENGTHS)
 SCORES = np.array([0.7, -1.3, 2.1, 0.25], np.float32)
-PPO = PPOConfig(
-    prompt_length=P, response_length=R, rollout_batch=B, gamma=0.5, lam=1.0, kl_coef=0.1,
-    whiten_advantages=False, normalize_scores=False,
-)  # fmt: skip
+
+
+def settings(**options):
+    """(RLConfig, PPOConfig) for these episodes, each with the options that are its fields."""
+    options = dict(
+        prompt_length=P, response_length=R, rollout_batch=B, gamma=0.5, lam=1.0, kl_coef=0.1,
+        whiten_advantages=False, normalize_scores=False,
+    ) | options  # fmt: skip
+    shared = {f.name for f in dataclasses.fields(RLConfig)}
+    rl = RLConfig(**{k: v for k, v in options.items() if k in shared})
+    return rl, PPOConfig(**{k: v for k, v in options.items() if k not in shared})
 
 
 def random_params(model, seed):
@@ -71,11 +79,17 @@ def scalars(number=0, kl_coef=0.1, gain=1.0, bias=0.0):
     return {k: np.asarray(v, np.int32 if k == "rollout" else np.float32) for k, v in s.items()}
 
 
-def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size=B, jit=jax.jit,
-         grpo=None, normalizer=None):  # fmt: skip
-    """make_experience as the source calls it: (experience, scalars, metrics) as numpy."""
+def make(batch, roles, options=(), s=None, scores=SCORES, train_policy=True, batch_size=B,
+         jit=jax.jit, grpo=None, normalizer=None):  # fmt: skip
+    """make_experience as the source calls it: (experience, scalars, metrics) as numpy.
+
+    Args:
+      options: of `settings`.
+    """
+    rl, ppo = settings(**dict(options))
     ctx = SimpleNamespace(
         config=SimpleNamespace(
+            rl=rl,
             ppo=ppo,
             grpo=grpo or GRPOConfig(group_size=2),
             data=SimpleNamespace(batch_size=batch_size),
@@ -86,7 +100,7 @@ def make(batch, roles, ppo, s=None, scores=SCORES, train_policy=True, batch_size
         normalizer=normalizer,
     )
     function = jit(partial(rollout.make_experience, ctx))
-    s = s or scalars(kl_coef=ppo.kl_coef)
+    s = s or scalars(kl_coef=rl.kl_coef)
     kept = ("policy", "value", "value_head", "reference")
     roles = {n: roles[n] for n in kept if n in roles}
     return jax.device_get(function(roles, batch, jnp.asarray(scores), s, np.bool_(train_policy)))

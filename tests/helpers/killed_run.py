@@ -38,10 +38,10 @@ def main(stage, mesh, directory, workdir, when):
     config = tiny_ppo.recipe(stage, directory, rollouts=2)
     config.mesh.update(json.loads(mesh))
     config.checkpoint.every = 1
-    config.ppo.kl_target = 0.5
-    config.ppo.kl_horizon = 100
-    config.ppo.max_kl = MAX_KL
-    config.ppo.pretrain_coef = 0.1
+    config.rl.kl_target = 0.5
+    config.rl.kl_horizon = 100
+    config.rl.max_kl = MAX_KL
+    config.rl.pretrain_coef = 0.1
     next_batch, save = RolloutSource.next, Checkpointer.save
 
     def die(moment, step):

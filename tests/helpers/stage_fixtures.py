@@ -59,10 +59,10 @@ def recipe(stage: str, directory, **init_from):
     config.optimizer.warmup_steps = 2
     config.value_optimizer.peak_lr = 3e-3
     config.value_optimizer.warmup_steps = 2
-    config.ppo.prompt_length = 24
-    config.ppo.response_length = 8
-    config.ppo.rollout_batch = 32
-    config.ppo.eval_prompts = 32
+    config.rl.prompt_length = 24
+    config.rl.response_length = 8
+    config.rl.rollout_batch = 32
+    config.rl.eval_prompts = 32
     # Every branch that a setting opens: the identities must hold with all of them.
     config.optimizer.name = "muon" if stage == "sft" else "adamw"
     config.optimizer.schedule = "wsd" if stage == "pretrain" else "cosine"
@@ -72,17 +72,17 @@ def recipe(stage: str, directory, **init_from):
     config.grpo.max_draws = 2
     config.rewards.length = 0.5 if stage in ("ppo", "grpo") else 0.0
     config.rewards.target_length = 4
-    config.ppo.reward_function = "stage_fixtures:brevity" if stage in ("ppo", "grpo") else ""
-    config.ppo.kl_loss_coef = 0.05
-    config.ppo.importance_cap = 2.0
-    config.ppo.overlong_buffer = 2
-    config.ppo.kl_target = 0.5
-    config.ppo.kl_horizon = 100
-    config.ppo.missing_eos = "penalty"
+    config.rl.reward_function = "stage_fixtures:brevity" if stage in ("ppo", "grpo") else ""
+    config.rl.kl_loss_coef = 0.05
+    config.rl.importance_cap = 2.0
+    config.rl.overlong_buffer = 2
+    config.rl.kl_target = 0.5
+    config.rl.kl_horizon = 100
+    config.rl.missing_eos = "penalty"
     config.ppo.bootstrap_truncated = True
-    config.ppo.dual_clip = 3.0
-    config.ppo.max_kl = 10.0
-    config.ppo.pretrain_coef = 0.1
+    config.rl.dual_clip = 3.0
+    config.rl.max_kl = 10.0
+    config.rl.pretrain_coef = 0.1
     config.pretrain_data.source = str(directory / "text.txt")
     config.pretrain_data.length = 32
     config.steps = 8

@@ -38,10 +38,10 @@ def recipe(stage, directory, rollouts=2, roles=("policy", "reward")):
         optimizer.schedule = "constant"
         optimizer.warmup_steps = 0
         optimizer.weight_decay = 0.0
-    config.ppo.prompt_length, config.ppo.response_length = P, R
-    config.ppo.rollout_batch, config.ppo.epochs = ROWS, EPOCHS
-    config.ppo.temperature = 0.7
-    config.ppo.eval_prompts = 32
+    config.rl.prompt_length, config.rl.response_length = P, R
+    config.rl.rollout_batch, config.rl.epochs = ROWS, EPOCHS
+    config.rl.temperature = 0.7
+    config.rl.eval_prompts = 32
     config.pretrain_data.source = str(directory / "text.jsonl")
     config.pretrain_data.length = 12
     config.pretrain_data.batch_size = MINIBATCH

@@ -71,7 +71,7 @@ def abstract_batch(config, schema: str, mesh):
         "kinds": ["", ""],
     }
     examples = pipeline.Examples([example], [example], Counter())
-    data = pipeline.open_data(config.data, schema, bytes_, examples, config.ppo.prompt_length)
+    data = pipeline.open_data(config.data, schema, bytes_, examples, config.rl.prompt_length)
     sharding, rows = batch_sharding(mesh), config.data.batch_size
     return (
         {
@@ -137,7 +137,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
     tokens = batch["tokens"].size
     flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
     if row.schema == "prompt":
-        steps = config.ppo.epochs * config.ppo.rollout_batch // config.data.batch_size
+        steps = config.rl.epochs * config.rl.rollout_batch // config.data.batch_size
         flops += of_rollout(config, models) / steps
     compiled = {}
     for name, (function, args, its_mesh) in programs.items():
@@ -163,7 +163,7 @@ def rollout_programs(source, roles, prompts):
     from train.rl.rollout import CRITICS
 
     config = source.ctx.config
-    rows, size = config.ppo.rollout_batch, config.data.batch_size
+    rows, size = config.rl.rollout_batch, config.data.batch_size
 
     def many(tree, count):
         return jax.tree.map(

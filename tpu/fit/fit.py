@@ -85,7 +85,7 @@ def together(programs: dict, mesh, config) -> dict:
         shared = r["memory_gib"]["state and batch"] * GIB if own else 0
         if name != "step":
             peak = max(peak, held + r["peak_bytes_per_chip"] - shared)
-    steps = config.ppo.epochs * config.ppo.rollout_batch // config.data.batch_size
+    steps = config.rl.epochs * config.rl.rollout_batch // config.data.batch_size
     rollout = sum(r["predicted_step_seconds"] for n, r in reports.items() if n != "step") / steps
     seconds = first["predicted_step_seconds"] + rollout
     shown = ("predicted_step_seconds", "serial_step_seconds", "peak_bytes_per_chip", "kernels")

@@ -42,7 +42,7 @@ ALIASES = (
     ("num_epochs epochs num_train_epochs n_epochs max_epochs total_epochs epoch train_epochs "
      "total_episodes", ["steps"], "of data.batch_size rows; a run counts no epochs"),
     ("ppo_epochs num_ppo_epochs update_epochs noptepochs n_ppo_epochs num_iterations_per_batch",
-     ["ppo.epochs"], ""),
+     ["rl.epochs"], ""),
     ("train_batch_size global_batch_size bs batch total_batch_size bsz rows n_batch",
      ["data.batch_size"], "rows a step, over all devices and microbatches"),
     ("per_device_batch_size per_device_train_batch_size micro_batch_size mbs microbatch_size "
@@ -141,36 +141,36 @@ ALIASES = (
     ("router_aux_loss_coef aux_loss_coef load_balancing_loss moe_aux_loss_coeff",
      ["loss.load_balance"], ""),
     ("label_smoothing_factor cdpo", ["loss.label_smoothing", "dpo.label_smoothing"], ""),
-    ("beta dpo_beta", ["dpo.beta", "ppo.kl_coef"], "DPO's; the weight of the KL to the reference"),
+    ("beta dpo_beta", ["dpo.beta", "rl.kl_coef"], "DPO's; the weight of the KL to the reference"),
     ("loss_type dpo_loss", ["dpo.loss"], ""),
     ("init_kl_coef kl_coeff kl_penalty kl_ctl kl_weight kl_beta kl_loss_weight kl",
-     ["ppo.kl_coef", "ppo.kl_loss_coef"], "in the reward; in the loss"),
-    ("target target_kl_coef kl_adaptive", ["ppo.kl_target"], ""),
-    ("target_kl kl_early_stop early_stopping_kl", ["ppo.max_kl"], "skips what is past it"),
-    ("horizon kl_adapt_horizon", ["ppo.kl_horizon"], ""),
+     ["rl.kl_coef", "rl.kl_loss_coef"], "in the reward; in the loss"),
+    ("target target_kl_coef kl_adaptive", ["rl.kl_target"], ""),
+    ("target_kl kl_early_stop early_stopping_kl", ["rl.max_kl"], "skips what is past it"),
+    ("horizon kl_adapt_horizon", ["rl.kl_horizon"], ""),
     ("clip_range cliprange clip_eps epsilon_low clip_ratio epsilon_high clip_param eps_clip clip "
-     "ratio_clip ppo_clip clip_epsilon", ["ppo.clip_low", "ppo.clip_high"], ""),
+     "ratio_clip ppo_clip clip_epsilon", ["rl.clip_low", "rl.clip_high"], ""),
     ("cliprange_value clip_range_vf value_clip_range vf_clip clip_range_value",
      ["ppo.value_clip"], ""),
     ("vf_coef value_loss_coef vf_coeff critic_coef value_coeff", ["ppo.value_coef"], ""),
     ("gae_lambda lambda lam_gae lmbda", ["ppo.lam"], ""),
     ("discount discount_factor", ["ppo.gamma"], ""),
-    ("ptx_coef ptx_coeff", ["ppo.pretrain_coef"], ""),
+    ("ptx_coef ptx_coeff", ["rl.pretrain_coef"], ""),
     ("rollout_batch_size num_rollouts n_rollouts generate_batch_size train_rollout_batch",
-     ["ppo.rollout_batch"], "answers a rollout"),
-    ("max_prompt_length prompt_len max_prompt_len", ["ppo.prompt_length"], ""),
+     ["rl.rollout_batch"], "answers a rollout"),
+    ("max_prompt_length prompt_len max_prompt_len", ["rl.prompt_length"], ""),
     ("max_new_tokens max_completion_length max_response_length response_len max_tokens gen_len "
      "completion_length max_gen_len generation_max_length max_generate_length new_tokens",
-     ["ppo.response_length", "evaluate.sample_tokens"], "of rollouts; of samples at evaluation"),
+     ["rl.response_length", "evaluate.sample_tokens"], "of rollouts; of samples at evaluation"),
     ("num_generations num_return_sequences n_samples_per_prompt num_samples group n_generations "
      "samples_per_prompt num_generations_per_prompt rollout_n", ["grpo.group_size"], ""),
-    ("reward_funcs reward_fn reward_func reward", ["ppo.reward_function"], "module:function"),
+    ("reward_funcs reward_fn reward_func reward", ["rl.reward_function"], "module:function"),
     ("reward_weights", ["rewards.function", "rewards.model"], "each reward has its weight"),
     ("whiten_rewards whiten normalize_advantages normalize_advantage", ["ppo.whiten_advantages"],
      ""),
-    ("scale_rewards normalize_rewards reward_normalization", ["ppo.normalize_scores", "grpo.scale"],
+    ("scale_rewards normalize_rewards reward_normalization", ["rl.normalize_scores", "grpo.scale"],
      ""),
-    ("missing_eos_penalty non_eos_penalty", ["ppo.missing_eos", "ppo.missing_eos_value"], ""),
+    ("missing_eos_penalty non_eos_penalty", ["rl.missing_eos", "rl.missing_eos_value"], ""),
     ("random_seed rng_seed data_seed prng_seed", ["seed"], ""),
     ("save_steps save_every save_interval checkpoint_every checkpoint_interval save_freq "
      "save_strategy checkpoint_frequency ckpt_interval checkpoint_steps ckpt_every "
@@ -188,7 +188,7 @@ ALIASES = (
      "dropout_rate hidden_dropout_prob lora_dropout attn_dropout residual_dropout embed_dropout "
      "attention_probs_dropout_prob disable_dropout", [], "there is no dropout in Seedpod"),
     ("entropy_coef ent_coef entropy_bonus entropy_coeff", [],
-     "there is no entropy bonus; ppo.clip_high keeps answers diverse"),
+     "there is no entropy bonus; rl.clip_high keeps answers diverse"),
     ("early_stopping early_stopping_patience patience", [],
      "a run takes all its steps; every evaluation is in metrics.jsonl"),
     ("initializer_range init_std initializer_std", [],
@@ -215,6 +215,18 @@ ALIASES = (
     ("chat_template", [], "a template comes with its tokenizer: see train.convert"),
 )  # fmt: skip
 
+# {a setting's name in older versions: its name}; workdirs of these versions still resume.
+RENAMED = {
+    f"ppo.{name}": f"rl.{name}"
+    for name in (
+        "prompt_length", "response_length", "rollout_batch", "epochs", "prompt_buckets",
+        "temperature", "stop_at_eos", "decode_tensor", "eval_prompts", "reward_function",
+        "normalize_scores", "score_clip", "missing_eos", "missing_eos_value", "overlong_buffer",
+        "kl_coef", "kl_target", "kl_horizon", "kl_estimator", "kl_loss_coef", "kl_loss_estimator",
+        "clip_low", "clip_high", "dual_clip", "importance_cap", "max_kl", "pretrain_coef",
+    )
+}  # fmt: skip
+
 
 def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name).lower()
@@ -233,6 +245,8 @@ def suggest(key: str, known: Sequence[str], prefix: str = "") -> str:
     Args:
       known: dotted keys of all settings and of their groups. prefix: what stands before each.
     """
+    if new := RENAMED.get(key):
+        return f"; it is called {prefix}{new} now"
     if text := meant(key, known, prefix):
         return text
     group, _ = _split(key)

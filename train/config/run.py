@@ -24,7 +24,8 @@ from model.sharding import MeshConfig
 from model.sizes import SIZES
 from ranges import ConfigError, Count, CountOr0, Range, Seed, Size, SizeOr0
 from train.config.names import suggest
-from train.config.objectives import DPOConfig, GRPOConfig, LossConfig, PPOConfig, RewardsConfig
+from train.config.objectives import DPOConfig, LossConfig
+from train.config.rl import GRPOConfig, PPOConfig, RewardsConfig, RLConfig
 from train.optimizer import OptimizerConfig
 
 
@@ -162,7 +163,7 @@ class RunConfig:
       stage: a row of train/objectives/registry.py. steps: optimizer steps. accumulate:
       microbatches a step.
       init_from: {role: workdir} to start from; roles are policy, value, reward, reference, judge.
-      value_optimizer: PPO's critic; pretrain_data: PPO's pretraining mix.
+      value_optimizer: of PPO's critic; pretrain_data: PPO's pretraining mix.
     """
 
     stage: str = "pretrain"
@@ -180,6 +181,7 @@ class RunConfig:
     value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     dpo: DPOConfig = dataclasses.field(default_factory=DPOConfig)
+    rl: RLConfig = dataclasses.field(default_factory=RLConfig)
     ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
     grpo: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)
     rewards: RewardsConfig = dataclasses.field(default_factory=RewardsConfig)

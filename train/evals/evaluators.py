@@ -274,7 +274,7 @@ class PPOEvaluator:
         self._kl = jax.jit(self._sum_k1)
 
     def _sum_k1(self, policy, reference, batch):
-        R, T = self.sampler.ppo.response_length, self.sampler.ppo.temperature
+        R, T = self.sampler.rl.response_length, self.sampler.rl.temperature
         chunk = self.ctx.config.loss.chunk
 
         def one(rows):
@@ -292,22 +292,22 @@ class PPOEvaluator:
 
         In parts of a rollout's size, so that what is compiled for one serves the other.
         """
-        rows, ppo = self.ctx.data.heldout, self.sampler.ppo
+        rows, rl = self.ctx.data.heldout, self.sampler.rl
         # Few prompts are answered more than once.
-        index = np.arange(ppo.eval_prompts) % len(rows["tokens"])
+        index = np.arange(rl.eval_prompts) % len(rows["tokens"])
         parts = [
             self._some_answers(
                 policy,
                 frozen,
-                {k: v[index[start:][: ppo.rollout_batch]] for k, v in rows.items()},
+                {k: v[index[start:][: rl.rollout_batch]] for k, v in rows.items()},
                 start,
             )
-            for start in range(0, len(index), ppo.rollout_batch)
+            for start in range(0, len(index), rl.rollout_batch)
         ]
         return index, jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     def _some_answers(self, policy, frozen, prompts, first_row: int):
-        n, R = len(prompts["tokens"]), self.sampler.ppo.response_length
+        n, R = len(prompts["tokens"]), self.sampler.rl.response_length
         mine = sharding.local_rows(self.ctx.mesh, n)
         examples = self.ctx.data.heldout_examples
         known = [e.get("answer", "") for e in examples] or [""] * n

@@ -192,10 +192,10 @@ def dpo_stage(ctx: Context) -> Stage:
 def policy_stage(ctx: Context) -> Stage:
     """PPO and GRPO: a clipped policy loss over experience, with a critic the value loss too;
     optionally KL in the loss and a pretraining mix."""
-    ppo, grpo, models = ctx.config.ppo, ctx.config.grpo, ctx.models
-    R = ppo.response_length
+    rl, ppo, grpo, models = ctx.config.rl, ctx.config.ppo, ctx.config.grpo, ctx.models
+    R = rl.response_length
     critic = any(role in models for role in CRITICS)
-    settings = R, ppo.temperature, ctx.config.loss.chunk
+    settings = R, rl.temperature, ctx.config.loss.chunk
     mean, sequence = ("token", False) if critic else (grpo.loss_mean, grpo.ratio == "sequence")
     text_weights, text_loss = next_token_terms(ctx)
 
@@ -203,7 +203,7 @@ def policy_stage(ctx: Context) -> Stage:
         terms = {"policy": losses.token_weights(batch["policy_mask"], mean)[1]}
         if critic:
             terms["value"] = jnp.sum(batch["response_mask"])
-        if ppo.pretrain_coef:
+        if rl.pretrain_coef:
             # Text does not move the policy either while the critic warms up.
             teaches = jnp.any(batch["policy_mask"] > 0)
             terms["text"] = jnp.where(teaches, text_weights(batch["text"])["tokens"], 0.0)
@@ -216,7 +216,7 @@ def policy_stage(ctx: Context) -> Stage:
         token_weights, count = losses.token_weights(batch["policy_mask"], mean)
         policy, _, metrics = losses.ppo_policy_loss(
             logprobs, batch["old_logprobs"], batch["advantages"], token_weights,
-            ppo.clip_low, ppo.clip_high, ppo.dual_clip, sequence,
+            rl.clip_low, rl.clip_high, rl.dual_clip, sequence,
         )  # fmt: skip
         largest = {"ratio_max": (metrics.pop("ratio_max"), jnp.float32(1))}
         metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()} | largest
@@ -226,9 +226,9 @@ def policy_stage(ctx: Context) -> Stage:
             "kl_per_token": (losses.masked_sum(kl, mask), valid),
             "entropy": (losses.masked_sum(entropies, mask), valid),
         }
-        if ppo.kl_loss_coef:
-            kl = losses.kl_estimate(logprobs, batch["ref_logprobs"], ppo.kl_loss_estimator)
-            policy = policy + ppo.kl_loss_coef * losses.masked_sum(kl, token_weights)
+        if rl.kl_loss_coef:
+            kl = losses.kl_estimate(logprobs, batch["ref_logprobs"], rl.kl_loss_estimator)
+            policy = policy + rl.kl_loss_coef * losses.masked_sum(kl, token_weights)
         sums = {"policy": policy}
         if critic:
             value, valid = losses.value_loss(
@@ -236,14 +236,14 @@ def policy_stage(ctx: Context) -> Stage:
             )
             sums["value"] = ppo.value_coef * value
             metrics["value_loss"] = value, valid
-        if ppo.pretrain_coef:
+        if rl.pretrain_coef:
             text_sums, text_metrics = text_loss(trainable, {}, batch["text"])
-            sums["text"] = ppo.pretrain_coef * text_sums["tokens"]
+            sums["text"] = rl.pretrain_coef * text_sums["tokens"]
             metrics["text_nats_per_token"] = text_metrics["nats_per_token"]
         return sums, metrics
 
     def veto(metrics):
-        return (metrics["approx_kl"] > ppo.max_kl) & (ppo.max_kl > 0)
+        return (metrics["approx_kl"] > rl.max_kl) & (rl.max_kl > 0)
 
     sampler = Sampler(ctx)
     evaluate = PPOEvaluator(ctx, sampler)
@@ -343,7 +343,7 @@ def check(config: RunConfig, mesh) -> StageRow:
             "stage dpo reads each answer behind a prompt of its own; "
             "set --config.data.share_prompt=False"
         )
-    ppo, size = config.ppo, config.data.batch_size
+    rl, size = config.rl, config.data.batch_size
     micro = size // config.accumulate
     shards = sharding.batch_shards(mesh)
     sizes = {"the microbatch (data.batch_size / accumulate)": micro}
@@ -351,32 +351,32 @@ def check(config: RunConfig, mesh) -> StageRow:
         if not rewards.weights(config):
             raise ConfigError(
                 f"stage {config.stage} needs scores: type --config.init_from.reward=WORKDIR of a "
-                "reward stage, or --config.ppo.reward_function=module:function, or give a verifier "
+                "reward stage, or --config.rl.reward_function=module:function, or give a verifier "
                 "weight, as --config.rewards.gsm8k=1"
             )
-        if ppo.rollout_batch < 2:
+        if rl.rollout_batch < 2:
             raise ConfigError(
-                f"ppo.rollout_batch={ppo.rollout_batch}; answers are measured against others, so "
+                f"rl.rollout_batch={rl.rollout_batch}; answers are measured against others, so "
                 "it must be at least 2"
             )
-        sizes["ppo.eval_prompts"] = ppo.eval_prompts
-        if ppo.rollout_batch % size:
+        sizes["rl.eval_prompts"] = rl.eval_prompts
+        if rl.rollout_batch % size:
             raise ConfigError(
-                f"ppo.rollout_batch={ppo.rollout_batch} is not a multiple of the minibatch "
+                f"rl.rollout_batch={rl.rollout_batch} is not a multiple of the minibatch "
                 f"data.batch_size={size}"
             )
-        if config.stage == "grpo" and ppo.rollout_batch % config.grpo.group_size:
+        if config.stage == "grpo" and rl.rollout_batch % config.grpo.group_size:
             raise ConfigError(
-                f"ppo.rollout_batch={ppo.rollout_batch} counts answers, and is not a multiple of "
+                f"rl.rollout_batch={rl.rollout_batch} counts answers, and is not a multiple of "
                 f"grpo.group_size={config.grpo.group_size}"
             )
-        updates = ppo.epochs * (ppo.rollout_batch // size)
+        updates = rl.epochs * (rl.rollout_batch // size)
         if config.steps % updates:
             raise ConfigError(
                 f"steps={config.steps} is not a multiple of the {updates} optimizer steps that a "
-                "rollout is used for (ppo.epochs × ppo.rollout_batch / data.batch_size)"
+                "rollout is used for (rl.epochs × rl.rollout_batch / data.batch_size)"
             )
-        if ppo.pretrain_coef and config.pretrain_data.batch_size % config.accumulate:
+        if rl.pretrain_coef and config.pretrain_data.batch_size % config.accumulate:
             raise ConfigError("pretrain_data.batch_size is not a multiple of accumulate")
     for name, value in sizes.items():
         if value % shards:

@@ -35,7 +35,7 @@ def moments(x, valid, axis=None):
     return mean, size * jnp.sqrt(squares / jnp.maximum(count - 1, 1))
 
 
-def normalized(ppo, scores, s, length, ended, fit: bool, valid=True):
+def normalized(rl, scores, s, length, ended, fit: bool, valid=True):
     """Scores [B] as rewards: normalised, clipped, and less for what is too long or cut off.
 
     Args:
@@ -52,15 +52,15 @@ def normalized(ppo, scores, s, length, ended, fit: bool, valid=True):
     gain = jnp.where(first, 1 / jnp.where(first, std, 1.0), s["gain"])
     bias = jnp.where(first, -mean * gain, s["bias"])
     final = scores * gain + jnp.where(unset & ~first, -mean, bias)
-    if ppo.score_clip:
-        final = jnp.clip(final, -ppo.score_clip, ppo.score_clip)
-    if ppo.missing_eos == "penalty":
-        final = jnp.where(ended, final, final - ppo.missing_eos_value)
-    elif ppo.missing_eos == "replace":
-        final = jnp.where(ended, final, ppo.missing_eos_value)
-    if ppo.overlong_buffer:
-        over = length - (ppo.response_length - ppo.overlong_buffer)
-        final = final - jnp.clip(over / ppo.overlong_buffer, 0, 1)
+    if rl.score_clip:
+        final = jnp.clip(final, -rl.score_clip, rl.score_clip)
+    if rl.missing_eos == "penalty":
+        final = jnp.where(ended, final, final - rl.missing_eos_value)
+    elif rl.missing_eos == "replace":
+        final = jnp.where(ended, final, rl.missing_eos_value)
+    if rl.overlong_buffer:
+        over = length - (rl.response_length - rl.overlong_buffer)
+        final = final - jnp.clip(over / rl.overlong_buffer, 0, 1)
     return final, {"gain": gain, "bias": bias}
 
 

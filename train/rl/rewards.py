@@ -66,14 +66,14 @@ def verifiers(config) -> dict[str, Callable[[Episode], float]]:
         "regex": verifiers_.regex(settings.pattern),
         "length": verifiers_.length(settings.target_length),
     }
-    if config.ppo.reward_function:
-        found["function"] = load_function(config.ppo.reward_function)
+    if config.rl.reward_function:
+        found["function"] = load_function(config.rl.reward_function)
     return {name: function for name, function in found.items() if getattr(settings, name)}
 
 
 def weights(config) -> dict[str, float]:
     """{name: weight} of the rewards that a run's score is the weighted sum of."""
-    given = {"model": "reward" in config.init_from, "function": bool(config.ppo.reward_function)}
+    given = {"model": "reward" in config.init_from, "function": bool(config.rl.reward_function)}
     names = ("model", "function", "gsm8k", "exact", "regex", "length")
     found = {n: getattr(config.rewards, n) for n in names if given.get(n, True)}
     return {name: weight for name, weight in found.items() if weight}
@@ -123,7 +123,7 @@ def normalizer(config, origins) -> tuple[float, float] | None:
     Raises:
       ConfigError: they were measured of other weights.
     """
-    if weights(config) != {"model": 1.0} or not config.ppo.normalize_scores:
+    if weights(config) != {"model": 1.0} or not config.rl.normalize_scores:
         return None
     path = epath.Path(config.init_from["reward"]) / "normalizer.json"
     if not path.exists():
@@ -152,7 +152,7 @@ def load_function(name: str):
         raise
     except BaseException as e:  # SystemExit too, which would end the run as done
         raise ConfigError(
-            f"ppo.reward_function={name!r} cannot be imported ({type(e).__name__}: {e}); write it "
+            f"rl.reward_function={name!r} cannot be imported ({type(e).__name__}: {e}); write it "
             "as module:function"
         ) from e
     return function

@@ -104,8 +104,9 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
         out: masked wherever there is a mask. s: the source's scalars (`RolloutSource.init`).
       train_policy: bool scalar; false while the critic warms up.
     """
-    ppo, grpo, R = ctx.config.ppo, ctx.config.grpo, ctx.config.ppo.response_length
-    settings = R, ppo.temperature, ctx.config.loss.chunk
+    rl, ppo, grpo = ctx.config.rl, ctx.config.ppo, ctx.config.grpo
+    R = rl.response_length
+    settings = R, rl.temperature, ctx.config.loss.chunk
 
     def forward(rows):
         old, entropy, values = policy_and_values(ctx.models, roles, rows, settings)
@@ -123,11 +124,11 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
     answer = experience["tokens"][:, -R:]
     stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
     ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
-    fit = ppo.normalize_scores and ctx.normalizer is None
-    final, scalars = adv.normalized(ppo, scores, s, length, ended, fit, valid)
+    fit = rl.normalize_scores and ctx.normalizer is None
+    final, scalars = adv.normalized(rl, scores, s, length, ended, fit, valid)
 
     k1 = kl_estimate(old, experience["ref_logprobs"])
-    kl = kl_estimate(old, experience["ref_logprobs"], ppo.kl_estimator)
+    kl = kl_estimate(old, experience["ref_logprobs"], rl.kl_estimator)
     token_rewards = adv.token_rewards(final, kl, mask, s["kl_coef"])
     rewards = jnp.sum(token_rewards, axis=1)
 
@@ -182,18 +183,18 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
         advantages = jnp.where(mask > 0, each[:, None], 0.0)
         groups = (x.reshape(-1, grpo.group_size) for x in (scores, valid))
         metrics["equal_groups"] = jnp.mean(~adv.spread(*groups, axis=1))
-    if ppo.importance_cap:
+    if rl.importance_cap:
         # The loss is linear in an advantage, so this weighs a token's.
         likelier = jnp.exp(jnp.where(mask > 0, old - sampler_logprobs, 0.0))
-        advantages = advantages * jnp.minimum(likelier, ppo.importance_cap)
+        advantages = advantages * jnp.minimum(likelier, rl.importance_cap)
     experience["advantages"] = advantages
-    teaches = train_policy & (ended if ppo.missing_eos == "mask" else True)
+    teaches = train_policy & (ended if rl.missing_eos == "mask" else True)
     experience["policy_mask"] = jnp.where(jnp.reshape(teaches, (-1, 1)), mask, 0.0)
 
     kl_coef = s["kl_coef"]
-    if ppo.kl_target:
+    if rl.kl_target:
         count = jnp.sum(valid)
-        kl_coef = adv.adaptive_kl(kl_coef, kl_sum, ppo.kl_target, ppo.kl_horizon, count)
+        kl_coef = adv.adaptive_kl(kl_coef, kl_sum, rl.kl_target, rl.kl_horizon, count)
     return experience, scalars | {"kl_coef": kl_coef}, metrics
 
 
@@ -208,10 +209,10 @@ class RolloutSource:
     """
 
     def __init__(self, ctx, sampler: Sampler):
-        self.ctx, self.ppo, self.sampler = ctx, ctx.config.ppo, sampler
-        n, size = self.ppo.rollout_batch, ctx.config.data.batch_size
+        self.ctx, self.rl, self.sampler = ctx, ctx.config.rl, sampler
+        n, size = self.rl.rollout_batch, ctx.config.data.batch_size
         self.minibatches = n // size
-        self.per_rollout = self.ppo.epochs * self.minibatches
+        self.per_rollout = self.rl.epochs * self.minibatches
         self.key = jax.random.key(ctx.config.seed + 1)
         self.critic = any(role in ctx.models for role in CRITICS)
         self._warned = set()  # said once a process
@@ -234,7 +235,7 @@ class RolloutSource:
             out_shardings=rows,
         )
         self._text = None
-        if self.ppo.pretrain_coef:
+        if self.rl.pretrain_coef:
             text = ctx.config.pretrain_data
             local = sharding.local_rows(ctx.mesh, text.batch_size)
             self._text = make_loader(
@@ -243,8 +244,8 @@ class RolloutSource:
 
     def shapes(self):
         """{name: `jax.ShapeDtypeStruct`} of an experience."""
-        n, R = self.ppo.rollout_batch, self.ppo.response_length
-        wide = (n, self.ppo.prompt_length + R)
+        n, R = self.rl.rollout_batch, self.rl.response_length
+        wide = (n, self.rl.prompt_length + R)
         shapes = {name: (wide, jnp.int32) for name in ("tokens", "positions", "segment_ids")}
         names = ["response_mask", "old_logprobs", "ref_logprobs", "advantages", "policy_mask"]
         names += ["old_values", "returns"] if self.critic else []
@@ -264,7 +265,7 @@ class RolloutSource:
             "minibatch": np.asarray(self.per_rollout, np.int32),
             "rollout": np.asarray(0, np.int32),
             "drawn": np.asarray(0, np.int32),
-            "kl_coef": np.asarray(self.ppo.kl_coef, np.float32),
+            "kl_coef": np.asarray(self.rl.kl_coef, np.float32),
             "gain": np.asarray(gain, np.float32),
             "bias": np.asarray(bias, np.float32),
             "stopped": self._zero(),
@@ -279,17 +280,17 @@ class RolloutSource:
         """Rows of one minibatch: every epoch has a permutation of its own."""
         epoch, part = minibatch // self.minibatches, minibatch % self.minibatches
         key = jax.random.fold_in(jax.random.fold_in(self.key, rollout), epoch)
-        order = jax.random.permutation(key, self.ppo.rollout_batch)
+        order = jax.random.permutation(key, self.rl.rollout_batch)
         size = self.ctx.config.data.batch_size
         index = jax.lax.dynamic_slice(order, (part * size,), (size,))
         return jax.tree.map(lambda x: x[index], experience)
 
     def _width(self, number: int) -> int:
-        """Columns that hold the `number`-th prompts of all hosts: one of `ppo.prompt_buckets`."""
-        P, buckets = self.ppo.prompt_length, self.ppo.prompt_buckets
+        """Columns that hold the `number`-th prompts of all hosts: one of `rl.prompt_buckets`."""
+        P, buckets = self.rl.prompt_length, self.rl.prompt_buckets
         if buckets == 1:
             return P
-        count = self.ppo.rollout_batch // self.group
+        count = self.rl.rollout_batch // self.group
         rows = self.prompts.index(number * count + np.arange(count))
         longest = np.max(np.sum(self.ctx.data.train["mask"][rows], axis=1))
         return next(w for i in range(buckets) if (w := -(-P * (i + 1) // buckets)) >= longest)
@@ -297,14 +298,14 @@ class RolloutSource:
     def _draw(self, policy, frozen, number: int):
         """Answers to the `number`-th prompts and their rewards, in the order [prompt, group]."""
         prompts = self.prompts.batch(number)
-        padding = self.ppo.prompt_length - self._width(number)
+        padding = self.rl.prompt_length - self._width(number)
         prompts |= {name: prompts[name][:, padding:] for name in ("tokens", "mask")}
         known = self.ctx.data.train_examples
         prompts = {name: x[self.groups.index] for name, x in prompts.items()}
         asked, samples = prompts["example"], self.groups.samples
         answers = [known[i].get("answer", "") if known else "" for i in np.repeat(asked, samples)]
         prompts = sharding.put_batch(prompts, self.ctx.mesh)
-        first_row = np.int32(number * self.ppo.rollout_batch)
+        first_row = np.int32(number * self.rl.rollout_batch)
         batch = self.sampler.sample(policy, prompts, self.key, first_row, samples)
         return batch, self.sampler.rewards(frozen, batch, answers)
 
@@ -344,7 +345,7 @@ class RolloutSource:
             batch,
             rewards["score"],
             scalars,
-            np.bool_(not self.critic or number >= self.ppo.critic_warmup),
+            np.bool_(not self.critic or number >= self.ctx.config.ppo.critic_warmup),
         )
         valid = jnp.isfinite(rewards["score"])
         metrics |= {
@@ -362,7 +363,7 @@ class RolloutSource:
         seconds = time.perf_counter() - start
         metrics["rollout/seconds"] = seconds
         metrics["rollout/draws"] = now_drawn - drawn
-        tokens = metrics["rollout/length"] * self.ppo.rollout_batch * (now_drawn - drawn)
+        tokens = metrics["rollout/length"] * self.rl.rollout_batch * (now_drawn - drawn)
         metrics["rollout/tokens_per_second"] = tokens / seconds
         s = {k: np.asarray(v) for k, v in scalars.items()} | {
             "experience": experience,

@@ -57,15 +57,15 @@ class Sampler:
     """Samples and scores answers on the mesh; used by rollouts and by evaluation."""
 
     def __init__(self, ctx):
-        self.ctx, self.ppo = ctx, ctx.config.ppo
+        self.ctx, self.rl = ctx, ctx.config.rl
         self.sampling = Sampling(
-            self.ppo.response_length,
-            self.ppo.temperature,
-            stop_ids=ctx.tokenizer.stop_ids if self.ppo.stop_at_eos else (),
+            self.rl.response_length,
+            self.rl.temperature,
+            stop_ids=ctx.tokenizer.stop_ids if self.rl.stop_at_eos else (),
             pad_id=ctx.tokenizer.pad_id,
         )
         out = sharding.batch_sharding(ctx.mesh)
-        self.mesh = sharding.decoding_mesh(ctx.mesh, self.ppo.decode_tensor)
+        self.mesh = sharding.decoding_mesh(ctx.mesh, self.rl.decode_tensor)
         decoded = sharding.batch_sharding(self.mesh)
         options = dict(compiler_options=compiler_options(ctx.mesh.devices.flat[0]))
         self.generate = jax.jit(self._sample, static_argnums=5, out_shardings=decoded, **options)
@@ -90,7 +90,7 @@ class Sampler:
         sample = generate(config, policy, prompts, mask, keys, sampling)
         mask = jnp.repeat(mask, samples, axis=0)
         # Prompts may come without the padding that all of them have.
-        wider = (0, 0), (self.ppo.prompt_length - prompts.shape[1], 0)
+        wider = (0, 0), (self.rl.prompt_length - prompts.shape[1], 0)
         tokens = jnp.pad(sample.tokens, wider, constant_values=self.sampling.pad_id)
         positions, segment_ids = place(tokens, jnp.pad(mask, wider), sample.response_mask)
         return {
@@ -106,7 +106,7 @@ class Sampler:
         `first_row` + i of the run: its draws depend on (key, row) alone, not on the batch or the
         mesh it is in."""
         tokens, mask = prompts["tokens"], prompts["mask"]
-        if self.ppo.decode_tensor == 1:
+        if self.rl.decode_tensor == 1:
             return self.generate(policy, tokens, mask, key, first_row, samples)
         policy = self.decoding(policy)
         tokens, mask = jax.device_put((tokens, mask), sharding.batch_sharding(self.mesh))
@@ -130,7 +130,7 @@ class Sampler:
         )
 
     def _reward_model(self, config, params, batch):
-        P = batch["tokens"].shape[1] - self.ppo.response_length
+        P = batch["tokens"].shape[1] - self.rl.response_length
         end = P - 1 + jnp.sum(batch["response_mask"], axis=1).astype(jnp.int32)
         args = batch["tokens"], batch["positions"], batch["segment_ids"]
         return rewards.score(config, params, *args, jnp.full_like(end, P), end)
@@ -231,7 +231,7 @@ class Sampler:
         names = {
             "model": f"the reward model {of.init_from.get('reward')}",
             "judge": f"the judge {of.init_from.get('judge')}",
-            "function": f"ppo.reward_function={of.ppo.reward_function}",
+            "function": f"rl.reward_function={of.rl.reward_function}",
             "score": "the weighted sum of the rewards",
         }
         episode = self._episodes(batch, [""] * len(local))[row]

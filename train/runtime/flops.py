@@ -26,7 +26,7 @@ class PerToken(NamedTuple):
 def row_length(config) -> int:
     """Tokens in a row of a run's batches, over which attention goes."""
     if config.stage in ("ppo", "grpo"):
-        return config.ppo.prompt_length + config.ppo.response_length
+        return config.rl.prompt_length + config.rl.response_length
     return config.data.length
 
 
@@ -76,12 +76,12 @@ def of_step(config, models, weights, parts, tokens: int) -> float:
     length, total = row_length(config), 0.0
     answers = tokens
     if config.stage in ("ppo", "grpo"):
-        answers = tokens * config.ppo.response_length / length
+        answers = tokens * config.rl.response_length / length
     for role in weights:
         cost = trained(models[role], weights[role], parts[role], length)
         total += cost.layers * tokens if role != "value_head" else 0.0
         total += cost.vocabulary * answers
-    if config.stage in ("ppo", "grpo") and config.ppo.pretrain_coef:
+    if config.stage in ("ppo", "grpo") and config.rl.pretrain_coef:
         text = config.pretrain_data
         cost = trained(models["policy"], weights["policy"], parts["policy"], text.length)
         total += sum(cost) * text.batch_size * text.length
@@ -91,11 +91,11 @@ def of_step(config, models, weights, parts, tokens: int) -> float:
 def of_rollout(config, models, draws: float = 1) -> float:
     """Of one rollout with so many draws: sampling and scoring, then the log-probabilities and
     values that its updates need."""
-    ppo, n, length = config.ppo, config.ppo.rollout_batch, row_length(config)
+    rl, n, length = config.rl, config.rl.rollout_batch, row_length(config)
     prompts = n // config.grpo.group_size if config.stage == "grpo" else n
-    answers, tokens = n * ppo.response_length, n * length
+    answers, tokens = n * rl.response_length, n * length
     policy = forward(models["policy"], length)
-    drawn = policy.layers * (prompts * ppo.prompt_length + answers) + policy.vocabulary * answers
+    drawn = policy.layers * (prompts * rl.prompt_length + answers) + policy.vocabulary * answers
     if "reward" in models:
         drawn += forward(models["reward"], length).layers * tokens
     total = draws * drawn

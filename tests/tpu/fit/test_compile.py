@@ -65,9 +65,9 @@ def test_what_a_stage_that_samples_runs():
     recipe.model.size = "tiny"
     recipe.mesh.data, recipe.mesh.fsdp = 1, 8
     recipe.init_from = {"reward": "runs/reward"}
-    recipe.data.batch_size = recipe.ppo.rollout_batch = recipe.ppo.eval_prompts = 8
-    recipe.ppo.prompt_length, recipe.ppo.response_length = 8, 8
-    recipe.ppo.decode_tensor = 2
+    recipe.data.batch_size = recipe.rl.rollout_batch = recipe.rl.eval_prompts = 8
+    recipe.rl.prompt_length, recipe.rl.response_length = 8, 8
+    recipe.rl.decode_tensor = 2
     recipe.lora.rank = 2
     config = build(recipe)
     programs = compile.compile_programs(config, make_mesh(config.mesh), 300)

@@ -72,7 +72,7 @@ def test_the_choices_of_a_recipe():
     [
         ("stepz", 5, r"unknown config key stepz; did you mean steps\?"),
         ("optimizer__peak_rl", 1.0, r"unknown config key optimizer\.peak_rl; did you mean optim"),
-        ("ppo__kl_coeff", 0.1, r"unknown config key ppo\.kl_coeff; did you mean ppo\.kl_coef\?"),
+        ("rl__kl_coeff", 0.1, r"unknown config key rl\.kl_coeff; did you mean rl\.kl_coef\?"),
         ("data__qqqq", 1, r"unknown config key data\.qqqq; known: source, "),
         ("steps", "10", r"steps='10' is a str; it must be an int"),
         ("steps", 10.0, r"steps=10\.0 is a float; it must be an int"),
@@ -88,9 +88,9 @@ def test_the_choices_of_a_recipe():
         ("log_every", 0, r"log_every=0; it must be at least 1"),
         ("accumulate", 0, r"accumulate=0; it must be at least 1"),
         ("accumulate", 5, r"data\.batch_size=32 is not a multiple of accumulate=5"),
-        ("ppo__missing_eos", "drop", r"missing_eos='drop'; choose keep, penalty, replace or mask"),
-        ("ppo__kl_loss_estimator", "k4", r"ppo\.kl_loss_estimator='k4'; choose k1, k2 or k3"),
-        ("ppo__overlong_buffer", 65, r"ppo\.overlong_buffer=65 is more than ppo\.response_length"),
+        ("rl__missing_eos", "drop", r"missing_eos='drop'; choose keep, penalty, replace or mask"),
+        ("rl__kl_loss_estimator", "k4", r"rl\.kl_loss_estimator='k4'; choose k1, k2 or k3"),
+        ("rl__overlong_buffer", 65, r"rl\.overlong_buffer=65 is more than rl\.response_length"),
         ("rewards__regex", 1.0, r"rewards\.regex needs --config\.rewards\.pattern"),
         ("rewards__pattern", "(", r"rewards\.pattern='\(' is no regular expression"),
         ("rewards__length", 1.0, r"rewards\.length needs --config\.rewards\.target_length"),
@@ -98,11 +98,11 @@ def test_the_choices_of_a_recipe():
         ("grpo__loss_mean", "row", r"grpo\.loss_mean='row'; choose token or sequence or constant"),
         ("grpo__group_size", 1, r"grpo\.group_size=1; it must be at least 2 and at most"),
         ("grpo__max_draws", 0, r"grpo\.max_draws=0; it must be at least 1"),
-        ("ppo__kl_estimator", "k4", r"ppo\.kl_estimator='k4'; choose k1, k2 or k3"),
+        ("rl__kl_estimator", "k4", r"rl\.kl_estimator='k4'; choose k1, k2 or k3"),
         ("dpo__loss", "hinge", r"dpo\.loss='hinge'; choose sigmoid or ipo"),
         ("dpo__beta", 0.0, r"dpo\.beta=0\.0; it must be above 0"),
         ("dpo__label_smoothing", 0.5, r"dpo\.label_smoothing=0\.5; it must be at least 0 and bel"),
-        ("ppo__temperature", 0.0, r"ppo\.temperature=0\.0; it must be above 0"),
+        ("rl__temperature", 0.0, r"rl\.temperature=0\.0; it must be above 0"),
     ],
 )
 def test_a_bad_leaf_is_an_error(leaf, value, message):
@@ -153,7 +153,7 @@ def check(mesh=None, **leaves):
 
 PPO = dict(
     stage="ppo", init_from={"policy": "a", "reward": "b"}, data__batch_size=16, steps=16,
-    ppo__rollout_batch=64, ppo__epochs=2,
+    rl__rollout_batch=64, rl__epochs=2,
 )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_stages_that_can_run_pass():
     assert check() is registry.STAGES["pretrain"]
     assert check(stage="reward", init_from={"policy": "a"}).schema == "preference"
     assert check(**PPO) is registry.STAGES["ppo"]
-    check(**(PPO | {"init_from": {"policy": "a"}, "ppo__reward_function": "m:f"}))
+    check(**(PPO | {"init_from": {"policy": "a"}, "rl__reward_function": "m:f"}))
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ def test_stages_that_can_run_pass():
             PPO | dict(init_from={"policy": "a"}),
             r"stage ppo needs scores: type --config\.init_from",
         ),
-        (PPO | dict(ppo__rollout_batch=40), r"rollout_batch=40 is not a multiple of the minibatch"),
+        (PPO | dict(rl__rollout_batch=40), r"rollout_batch=40 is not a multiple of the minibatch"),
         (
             PPO | dict(stage="grpo", grpo__group_size=6),
-            r"ppo\.rollout_batch=64 counts answers, and is not a multiple of grpo\.group_size=6",
+            r"rl\.rollout_batch=64 counts answers, and is not a multiple of grpo\.group_size=6",
         ),
         (PPO | dict(steps=12), r"steps=12 is not a multiple of the 8 optimizer steps"),
-        (PPO | dict(ppo__eval_prompts=100), r"ppo\.eval_prompts is 100, which the mesh's 8 batch"),
+        (PPO | dict(rl__eval_prompts=100), r"rl\.eval_prompts is 100, which the mesh's 8 batch"),
         (
             dict(stage="sft", init_from={"policy": "a"}, model__mimetic=True),
             r"model\.mimetic starts a new model, and this one starts from a",

@@ -66,7 +66,7 @@ def test_every_alias_names_a_setting_there_is_and_stands_once():
         ("max_steps", "steps?"),
         ("optimizer.steps", "steps?"),
         ("num_epochs", "steps?"),
-        ("epochs", "steps or ppo.epochs?"),
+        ("epochs", "steps or rl.epochs?"),
         ("batch_size", "data.batch_size?"),
         ("per_device_batch_size", "data.batch_size or accumulate?"),
         ("micro_batch_size", "data.batch_size or accumulate?"),
@@ -84,10 +84,10 @@ def test_every_alias_names_a_setting_there_is_and_stands_once():
         ("num_layers", "model.num_layers?"),
         ("num_attention_heads", "model.num_heads?"),
         ("vocab_size", "tokenizer.vocab_size?"),
-        ("temperature", "ppo.temperature?"),
-        ("max_new_tokens", "ppo.response_length or evaluate.sample_tokens?"),
-        ("init_kl_coef", "ppo.kl_coef or ppo.kl_loss_coef?"),
-        ("beta", "dpo.beta or ppo.kl_coef?"),
+        ("temperature", "rl.temperature?"),
+        ("max_new_tokens", "rl.response_length or evaluate.sample_tokens?"),
+        ("init_kl_coef", "rl.kl_coef or rl.kl_loss_coef?"),
+        ("beta", "dpo.beta or rl.kl_coef?"),
         ("num_generations", "grpo.group_size?"),
         ("lora_r", "lora.rank?"),
         ("r", "lora.rank?"),
@@ -105,6 +105,8 @@ def test_every_alias_names_a_setting_there_is_and_stands_once():
         ("data.filter.min_length", "data.filters?"),
         ("stepz", "steps?"),
         ("zzzz", "; known: stage, seed, steps"),
+        ("ppo.kl_coef", "; it is called rl.kl_coef now"),
+        ("ppo.response_length", "; it is called rl.response_length now"),
     ],
 )  # fmt: skip
 def test_a_name_of_elsewhere_is_understood(key, meant):
@@ -204,9 +206,9 @@ def test_a_whole_mapping(tmp_path):
 @pytest.mark.parametrize(
     "override,message",
     [
-        ("filters.min_length=many", "data.clean.filters.min_length='many' is not a number"),
-        ("filters.min_length=nan", "data.clean.filters.min_length=nan; it must be at least 0"),
-        ("filters.min_length=", "data.clean.filters.min_length='' is not a number"),
+        ("filters.min_length=many", "data.filters.min_length='many' is not a number"),
+        ("filters.min_length=nan", "data.filters.min_length=nan; it must be at least 0"),
+        ("filters.min_length=", "data.filters.min_length='' is not a number"),
         ("keep.rude=2", "data.keep.rude=2; it must be at least 0 and at most 1"),
         ("mixture.web.weight=-1", "data.mixture.web.weight=-1; it must be"),
         ("mixture.web.limit=1.5", "data.mixture.web.limit=1.5 is a float; it must be an int"),
@@ -306,3 +308,11 @@ def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, mon
         cli.parse_flags(["train", f"--config={tmp_path}/recipe.py"])
     said = capsys.readouterr().err
     assert ended.value.code == 1 and message in said and len(said) < 2500
+
+
+def test_every_old_name_has_a_new_one():
+    assert names.RENAMED.keys().isdisjoint(KEYS) and {*names.RENAMED.values()} <= {*KEYS}
+    recipe = default()
+    recipe.ppo = {"kl_coef": 0.1}
+    with pytest.raises(ConfigError, match=r"key ppo.kl_coef; it is called rl.kl_coef now"):
+        build(recipe)

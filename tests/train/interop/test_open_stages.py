@@ -36,9 +36,9 @@ def run(runs, stage, rank=0, pool="", **init_from):
     config.data.length = 64
     config.data.sub_rows = 4
     config.data.batch_size = 8
-    config.ppo.rollout_batch = config.ppo.eval_prompts = 8
-    config.ppo.prompt_length = 40
-    config.ppo.pretrain_coef = 0.0
+    config.rl.rollout_batch = config.rl.eval_prompts = 8
+    config.rl.prompt_length = 40
+    config.rl.pretrain_coef = 0.0
     config.steps = 2
     loop.run(config, runs / name)
     return [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]

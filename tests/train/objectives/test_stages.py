@@ -157,6 +157,18 @@ def test_places_of_data_may_change_where_the_rows_are_known():
     assert loop.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
 
 
+def test_a_run_saved_under_older_names_is_the_same_run():
+    def check(saved, now):
+        run = types.SimpleNamespace(origins={}, content={})
+        saved = {"frozen": {}, "config": json.dumps(saved)}
+        return loop.check_resume("w", saved, run, json.dumps(now))
+
+    saved = {"ppo": {"kl_coef": 0.1, "gamma": 1.0}}
+    assert check(saved, {"rl": {"kl_coef": 0.1}, "ppo": {"gamma": 1.0}}) == []
+    with pytest.raises(ConfigError, match=r"another config \(rl\.kl_coef: 0\.1 -> 0\.2"):
+        check(saved, {"rl": {"kl_coef": 0.2}, "ppo": {"gamma": 1.0}})
+
+
 def test_a_replaced_tokenizer_is_refused(stages_dir, tmp_path):
     workdir = tmp_path / "pretrain"
     shutil.copytree(stages_dir / "pretrain", workdir)

@@ -1,6 +1,5 @@
 """GRPO and its variants: advantages of groups, means of losses, ratios of sequences, draws."""
 
-import dataclasses
 from collections import Counter
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from episodes import MASK, PPO, SCORES, B, R, make, make_batch
+from episodes import MASK, SCORES, B, R, make, make_batch, settings
 
 from data.pipeline import Data
 from model import sharding
@@ -86,8 +85,7 @@ def experience(monkeypatch):
     roles = {"policy": lp[0], "reference": lp[1]}
 
     def experience(scores=SCORES, grpo=None, **options):
-        ppo = dataclasses.replace(PPO, **options)
-        return make(make_batch(), roles, ppo, scores=scores, jit=lambda f: f, grpo=grpo)
+        return make(make_batch(), roles, options, scores=scores, jit=lambda f: f, grpo=grpo)
 
     return experience
 
@@ -122,13 +120,11 @@ class FakeSampler:
 
 def source(scores, width=1, buckets=1, **grpo):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    ppo = dataclasses.replace(
-        PPO, rollout_batch=scores.shape[1], prompt_length=width, prompt_buckets=buckets
-    )
+    rl, _ = settings(rollout_batch=scores.shape[1], prompt_length=width, prompt_buckets=buckets)
     # Example i has a prompt of 1 + i % width tokens, the last of them i.
     rows = {"tokens": np.repeat(np.arange(60)[:, None], width, axis=1), "example": np.arange(60)}
     rows["mask"] = np.arange(width) >= width - 1 - np.arange(60)[:, None] % width
-    config = RunConfig(stage="grpo", ppo=ppo, grpo=GRPOConfig(group_size=2, **grpo))
+    config = RunConfig(stage="grpo", rl=rl, grpo=GRPOConfig(group_size=2, **grpo))
     ctx = SimpleNamespace(
         config=config,
         models={"policy": None},

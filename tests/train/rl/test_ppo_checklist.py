@@ -47,8 +47,8 @@ def begin(directory, change=None, mesh=ONE, **options):
     """(run, its state at step 0) of a recipe that `change` alters."""
     config = tiny_ppo.recipe("ppo", directory, ROLLOUTS, **options)
     config.ppo.critic_warmup = WARMUP
-    config.ppo.kl_target, config.ppo.kl_horizon = 0.5, 100
-    config.ppo.pretrain_coef = 0.25
+    config.rl.kl_target, config.rl.kl_horizon = 0.5, 100
+    config.rl.pretrain_coef = 0.25
     if change:
         change(config)
     devices = jax.devices()[: np.prod([*mesh.values()])]
@@ -165,8 +165,8 @@ def test_as_a_loss_k2_alone_has_the_gradient_of_the_kl():
     np.testing.assert_allclose(gradient("k2"), forward, atol=1e-6)
     np.testing.assert_allclose(gradient("k1"), 0, atol=1e-6)
     np.testing.assert_allclose(gradient("k3"), backward, atol=1e-6)
-    assert configs.PPOConfig().kl_estimator == "k1"
-    assert configs.PPOConfig().kl_loss_estimator == "k2"
+    assert configs.RLConfig().kl_estimator == "k1"
+    assert configs.RLConfig().kl_loss_estimator == "k2"
 
 
 # Point 11.
@@ -335,8 +335,8 @@ def test_a_critic_starts_from_the_reward_model_unless_it_has_weights_of_its_own(
     directory, roles, origin
 ):
     def change(config):
-        config.ppo.pretrain_coef = 0.0
-        config.ppo.reward_function = "stage_fixtures:brevity"
+        config.rl.pretrain_coef = 0.0
+        config.rl.reward_function = "stage_fixtures:brevity"
 
     run, state = begin(directory, change, roles=roles)
     value, model = jax.device_get(state.trainable["value"]), run.ctx.models["value"]
@@ -391,7 +391,7 @@ def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path)
 
     def change(config):
         config.init_from.reward = str(tmp_path / "reward")
-        config.ppo.pretrain_coef = 0.0
+        config.rl.pretrain_coef = 0.0
 
     config = tiny_ppo.recipe("ppo", directory)
     config.mesh.data = 8

@@ -101,8 +101,8 @@ def loss_and_gradients(directory, workdir, stage, saved, accumulate=1, **mesh):
     """(loss, gradients) of the first minibatch of `saved` experience, and of a new one without."""
     config = tiny_ppo.recipe(stage, directory)
     config.accumulate = accumulate
-    config.ppo.kl_loss_coef = 0.05
-    config.ppo.pretrain_coef = 0.1
+    config.rl.kl_loss_coef = 0.05
+    config.rl.pretrain_coef = 0.1
     devices = jax.devices()[: np.prod([*mesh.values()])]
     mesh = sharding.make_mesh(sharding.MeshConfig(**mesh), devices)
     with jax.set_mesh(mesh):
@@ -139,7 +139,7 @@ def test_one_experience_has_one_loss_and_one_gradient(directory, tmp_path, stage
 
 def run_on(directory, workdir, devices, rollouts, rate, **mesh):
     config = tiny_ppo.recipe("ppo", directory, rollouts)
-    config.ppo.temperature = 1.0
+    config.rl.temperature = 1.0
     config.optimizer.peak_lr, config.value_optimizer.peak_lr = rate, 3 * rate
     mesh = sharding.make_mesh(sharding.MeshConfig(**mesh), jax.devices()[:devices])
     loop.run(config, workdir, mesh, open_data=tiny_ppo.OPEN_DATA)

@@ -1,7 +1,6 @@
 """Answers whose reward is no finite number: the message, the checkpoint, and what is left out."""
 
 import asyncio
-import dataclasses
 import json
 import math
 import re
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_ppo
-from episodes import PPO, SCORES, B, R, make, make_batch
+from episodes import SCORES, B, R, make, make_batch
 from local_runs import records
 
 from data.text.tokenizer import EOS, train
@@ -110,7 +109,7 @@ def test_a_module_that_cannot_be_imported_is_a_config_error(tmp_path, monkeypatc
     (tmp_path / "leaving.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "constant.py").write_text("score = 1\n")
     for name in ("leaving:score", "constant:score", "constant:other", "nowhere:f", "constant"):
-        with pytest.raises(ConfigError, match=r"ppo\.reward_function='"):
+        with pytest.raises(ConfigError, match=r"rl\.reward_function='"):
             rewards.load_function(name)
 
 
@@ -126,9 +125,9 @@ def score(episode):
 def sampler_of(devices=1, **settings):
     tokenizer = train("byte", [], 0)
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices])
-    ppo = configs.PPOConfig(reward_function="mine:score")
+    rl = configs.RLConfig(reward_function="mine:score")
     ctx = SimpleNamespace(
-        config=configs.RunConfig(ppo=ppo, rewards=configs.RewardsConfig(**settings)),
+        config=configs.RunConfig(rl=rl, rewards=configs.RewardsConfig(**settings)),
         mesh=mesh, tokenizer=tokenizer, models={},
         data=SimpleNamespace(heldout_examples=[], train_examples=[]),
     )  # fmt: skip
@@ -153,7 +152,7 @@ def test_the_message_names_function_prompt_and_value(devices):
     sampler, batch = sampler_of(devices)
     with pytest.raises(RewardError) as e:
         sampler.rewards({}, batch, [""] * 8)
-    assert "ppo.reward_function=mine:score gave nan (float)" in str(e.value)
+    assert "rl.reward_function=mine:score gave nan (float)" in str(e.value)
     assert "the answer '2' to the prompt '?'" in str(e.value)
     assert "--config.rewards.on_error=skip" in str(e.value)
 
@@ -166,7 +165,7 @@ def test_few_are_left_out_and_more_are_not(devices, capsys):
     assert np.flatnonzero(~np.isfinite(found["score"])).tolist() == [2]
     np.testing.assert_allclose(np.delete(found["score"], 2), np.delete(TABLE, 2), atol=1e-5)
     sampler.rewards({}, batch, [""] * 8)
-    assert capsys.readouterr().out.count("left out, with others like it: ppo.reward_function=") == 1
+    assert capsys.readouterr().out.count("left out, with others like it: rl.reward_function=") == 1
     sampler, batch = sampler_of(devices, on_error="skip", max_errors=0.1)
     with pytest.raises(RewardError, match=r"1 of 8 answers have no reward, .*max_errors=0\.1"):
         sampler.rewards({}, batch, [""] * 8)
@@ -207,12 +206,12 @@ def experience(monkeypatch):
     monkeypatch.setattr(rollout, "response_values", lambda c, x, *rest: jnp.asarray(x))
 
     def experience(scores, rows=slice(None), critic=True, **options):
-        ppo = dataclasses.replace(PPO, whiten_advantages=True, normalize_scores=critic, **options)
+        options |= dict(whiten_advantages=True, normalize_scores=critic)
         batch = {k: v[rows] for k, v in make_batch().items()}
         roles = {"policy": lp[0][rows], "reference": lp[1][rows]}
         if critic:
             roles["value"] = lp[2][rows]
-        return make(batch, roles, ppo, scores=scores, jit=lambda f: f, batch_size=64,
+        return make(batch, roles, options, scores=scores, jit=lambda f: f, batch_size=64,
                     grpo=GRPOConfig(group_size=2))  # fmt: skip
 
     return experience
@@ -264,7 +263,7 @@ def fragile(episode):
 def test_a_run_whose_reward_fails_is_saved_and_goes_on(tmp_path):
     tiny_ppo.write_origins(tmp_path)
     config = tiny_ppo.recipe("grpo", tmp_path, roles=("policy",))
-    config.ppo.reward_function = "mine:fragile"
+    config.rl.reward_function = "mine:fragile"
     one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     CALLS.clear()
     with pytest.raises(
@@ -294,7 +293,7 @@ def test_a_run_of_equal_rewards_is_no_success(stage, tmp_path):
     roles = ("policy",) if stage == "grpo" else ("policy", "value")
     tiny_ppo.write_origins(tmp_path)
     config = tiny_ppo.recipe(stage, tmp_path, roles=roles)
-    config.ppo.reward_function = "mine:constant"
+    config.rl.reward_function = "mine:constant"
     one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     for _ in range(2):
         with pytest.raises(RewardError, match=r"in each of 2 rollouts .* nothing to learn"):

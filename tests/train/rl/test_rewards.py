@@ -76,7 +76,7 @@ def test_an_answer_scores_in_training_what_it_scores_in_ppo(pool, share_prompt):
                  response_mask=response.astype(np.float32))  # fmt: skip
     run = settings(["reward"])
     ctx = SimpleNamespace(
-        config=dataclasses.replace(run, ppo=dataclasses.replace(run.ppo, response_length=R)),
+        config=dataclasses.replace(run, rl=dataclasses.replace(run.rl, response_length=R)),
         mesh=sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1]), tokenizer=tokenizer,
         models={"reward": config}, data=SimpleNamespace(train_examples=(), heldout_examples=[]),
     )  # fmt: skip
@@ -106,8 +106,8 @@ def test_gsm8k_compares_final_numbers(response, answer, right):
 
 
 def settings(init_from=(), reward_function="", **weights):
-    ppo, roles = configs.PPOConfig(reward_function=reward_function), dict.fromkeys(init_from, "x")
-    return configs.RunConfig(ppo=ppo, init_from=roles, rewards=configs.RewardsConfig(**weights))
+    rl, roles = configs.RLConfig(reward_function=reward_function), dict.fromkeys(init_from, "x")
+    return configs.RunConfig(rl=rl, init_from=roles, rewards=configs.RewardsConfig(**weights))
 
 
 def test_verifiers_by_name():

@@ -3,7 +3,6 @@
 Axes: B episodes, P prompt length (left padded), R response length.
 """
 
-import dataclasses
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ from episodes import (
     ENDED,
     LAST,
     MASK,
-    PPO,
     PROMPT_LENGTHS,
     RESPONSE_LENGTHS,
     SCORES,
@@ -60,8 +58,7 @@ def run(models, batch):
         key = same, batch_size, *options.items()
         if key not in made:
             roles = vars(models) | ({"reference": models.policy} if same else {})
-            ppo = dataclasses.replace(PPO, **options)
-            made[key] = make(batch, roles, ppo, batch_size=batch_size)
+            made[key] = make(batch, roles, options, batch_size=batch_size)
         return made[key]
 
     return experience
@@ -82,9 +79,8 @@ def experience(batch, monkeypatch):
     roles = {n: x.astype(np.float32) for n, x in roles.items()}
 
     def experience(s=None, scores=SCORES, train_policy=True, critic=False, **options):
-        ppo = dataclasses.replace(PPO, **options)
         given = roles | ({"value": roles["critic"]} if critic else {})
-        return make(batch, given, ppo, s, scores, train_policy, jit=lambda function: function)
+        return make(batch, given, options, s, scores, train_policy, jit=lambda function: function)
 
     return experience
 
@@ -309,7 +305,7 @@ def test_returns_without_spread_explain_nothing(experience):
 
 def test_a_scale_that_the_reward_model_brings_is_kept_from_the_first_rollout_on(batch):
     roles = {"policy": 0, "reference": 0, "value": 0}
-    ppo = dataclasses.replace(PPO, normalize_scores=True, kl_coef=0.0)
+    options = dict(normalize_scores=True, kl_coef=0.0)
     s = scalars(number=0, kl_coef=0.0, gain=0.5, bias=0.1)
 
     def experience(normalizer):
@@ -317,7 +313,7 @@ def test_a_scale_that_the_reward_model_brings_is_kept_from_the_first_rollout_on(
             zeros = jnp.zeros((B, R))
             patch.setattr(rollout, "response_logprobs", lambda *args: (zeros, zeros))
             patch.setattr(rollout, "response_values", lambda *args: zeros)
-            return make(batch, roles, ppo, s, jit=lambda f: f, normalizer=normalizer)
+            return make(batch, roles, options, s, jit=lambda f: f, normalizer=normalizer)
 
     _, kept, metrics = experience((0.5, 0.1))
     assert (kept["gain"], kept["bias"]) == (s["gain"], s["bias"])

@@ -21,14 +21,14 @@ from train.runtime import checkpoint
 B, P, R = 8, 6, 5
 
 
-def sampler_on(mesh, dtype, heads=4, **ppo):
+def sampler_on(mesh, dtype, heads=4, **rl):
     model = TransformerConfig(
         vocab_size=300, embed_dim=32, num_layers=2, num_heads=heads, num_kv_heads=2, head_dim=8,
         mlp_dim=64, max_length=32, dtype=dtype,
     )  # fmt: skip
     recipe = configs.default()
-    recipe.stage, recipe.ppo.prompt_length, recipe.ppo.response_length = "ppo", P, R
-    recipe.ppo.update(ppo)
+    recipe.stage, recipe.rl.prompt_length, recipe.rl.response_length = "ppo", P, R
+    recipe.rl.update(rl)
     ctx = SimpleNamespace(
         config=dataclasses.replace(configs.build(recipe), init_from={"reward": "runs/reward"}),
         mesh=mesh, tokenizer=train("byte", [], 0), models={"policy": model},
@@ -60,8 +60,8 @@ def prompts():
 def answers(mesh, prompts):
     """dtype -> (what is sampled as the mesh trains, what on one with two shards of heads)."""
 
-    def sampled(dtype, **ppo):
-        sampler = sampler_on(mesh, dtype, **ppo)
+    def sampled(dtype, **rl):
+        sampler = sampler_on(mesh, dtype, **rl)
         with jax.set_mesh(mesh):
             params = random_params(sampler.ctx.models["policy"], mesh)
             placed = sharding.put_batch(prompts, mesh)

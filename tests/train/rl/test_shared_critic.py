@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_ppo
-from episodes import CONFIG, MASK, PPO, B, R, make, make_batch, random_params
+from episodes import CONFIG, MASK, B, R, make, make_batch, random_params
 
 from model import sharding
 from model.heads import ValueHead, value_model
@@ -39,14 +39,14 @@ def test_values_are_the_heads_of_the_policys_hidden_states():
     head = np.random.default_rng(0).normal(size=(CONFIG.embed_dim, 1)).astype(np.float32)
     policy, reference = (random_params(Transformer(CONFIG), seed) for seed in (0, 1))
     batch, roles = make_batch(), {"policy": policy, "reference": reference}
-    experience, _, metrics = make(batch, roles | {"value_head": {"head": head}}, PPO)
+    experience, _, metrics = make(batch, roles | {"value_head": {"head": head}})
     args = batch["tokens"], batch["positions"], batch["segment_ids"]
     hidden, _ = Transformer(CONFIG).apply({"params": policy}, *args, method=Transformer.hidden)
     values = np.asarray(hidden, np.float64) @ head.astype(np.float64)
     values = values[:, -R - 1 : -1, 0]
     np.testing.assert_allclose(experience["old_values"] * MASK, values * MASK, atol=1e-5)
     assert experience["returns"].shape == (B, R) and "explained_variance" in metrics
-    alone, _, _ = make(batch, roles | {"value": random_params(value_model(CONFIG), 2)}, PPO)
+    alone, _, _ = make(batch, roles | {"value": random_params(value_model(CONFIG), 2)})
     np.testing.assert_array_equal(experience["old_logprobs"], alone["old_logprobs"])
 
 

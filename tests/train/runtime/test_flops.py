@@ -82,11 +82,11 @@ def test_a_token_has_some_of_the_experts():
 P, R, ROWS = 6, 4, 8
 
 
-def run(stage, **ppo):
-    ppo = dict(prompt_length=P, response_length=R, rollout_batch=2 * ROWS) | ppo
+def run(stage, **rl):
+    rl = dict(prompt_length=P, response_length=R, rollout_batch=2 * ROWS) | rl
     data = dataclasses.replace(configs.RunConfig().data, length=999, batch_size=ROWS)
     return configs.RunConfig(
-        stage=stage, data=data, ppo=configs.PPOConfig(**ppo),
+        stage=stage, data=data, rl=configs.RLConfig(**rl),
         grpo=configs.GRPOConfig(group_size=4),
         pretrain_data=dataclasses.replace(data, length=5, batch_size=3),
     )  # fmt: skip

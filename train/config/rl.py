@@ -1,0 +1,222 @@
+"""Settings of reinforcement learning: rollouts, PPO's critic, GRPO's groups, rewards."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Annotated
+
+import ranges
+from ranges import (
+    ConfigError,
+    Count,
+    CountOr0,
+    NonNegative,
+    Positive,
+    Range,
+    Share,
+    Signed,
+    Size,
+    SizeOr0,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+    """Rollouts, scores and the policy's loss: what PPO and GRPO share.
+
+    `data.batch_size` is the minibatch; each rollout is used for `epochs` passes.
+
+    Attributes:
+      prompt_length, response_length: P and R, in tokens. rollout_batch: episodes per rollout.
+      prompt_buckets: number of prompt lengths, up to prompt_length. A rollout's prompts are padded
+        to the shortest that holds them all; each length is compiled when it first occurs.
+      temperature: of sampling and of every log-probability.
+      stop_at_eos: an answer ends at <eos>; else all have R tokens.
+      decode_tensor: factor by which the mesh axis `tensor` grows, at the expense of `fsdp`, while
+        sampling. The policy is resharded once per rollout, and its weights are not gathered at
+        every token. 1 samples on the training mesh.
+      eval_prompts: held-out prompts that are answered at an evaluation.
+      reward_function: `module:function` that scores answers (train/rl/rewards.py).
+      normalize_scores: scores of the reference's samples get mean 0 and standard deviation 1, as
+        measured with the reward model (`python -m train.normalize`) or else in the first rollout
+        whose scores differ. score_clip: largest normalized score; 0 does not clip.
+      missing_eos: an answer cut off before its end keeps its score (`keep`), loses
+        `missing_eos_value` (`penalty`), has it as score (`replace`), or is masked out of the
+        policy's loss (`mask`).
+      overlong_buffer: an answer that reaches into the last so many tokens loses up to 1, linearly
+        (DAPO's soft overlong punishment); 0 disables it.
+      kl_coef: β of the KL penalty in the reward; with `kl_target` above 0 it adapts over
+        `kl_horizon` episodes. kl_estimator: of that KL: k1, k2 or k3.
+      kl_loss_coef: weight of a KL term in the policy's loss, by `kl_loss_estimator`. Of the three,
+        only k2 has the KL's gradient there, at the first minibatch; GRPO's authors use k3.
+      clip_low, clip_high, dual_clip: bounds of the policy's loss.
+      importance_cap: above 0, a token's policy loss is weighted by the ratio of the trainer's
+        probability to the sampler's, at most this (truncated importance sampling).
+      max_kl: once a minibatch is further than this from its rollout (mean approximate KL per
+        token), neither its update nor the rollout's later ones are applied (early stopping, called
+        target_kl elsewhere); 0 applies all.
+      pretrain_coef: weight of the next-token loss on `pretrain_data` mixed in (PPO-ptx).
+    """
+
+    prompt_length: Size = 32
+    response_length: Size = 64
+    rollout_batch: Size = 64
+    epochs: Annotated[int, Range(1, 1000)] = 2
+    prompt_buckets: Annotated[int, Range(1, 64)] = 1
+    temperature: Positive = 1.0
+    stop_at_eos: bool = True
+    decode_tensor: Count = 1
+    eval_prompts: Size = 256
+    reward_function: str = ""
+    normalize_scores: bool = True
+    score_clip: NonNegative = 0.0
+    missing_eos: str = "keep"
+    missing_eos_value: Signed = 1.0
+    overlong_buffer: SizeOr0 = 0
+    kl_coef: NonNegative = 0.05
+    kl_target: NonNegative = 0.0
+    kl_horizon: Count = 10_000
+    kl_estimator: str = "k1"
+    kl_loss_coef: NonNegative = 0.0
+    kl_loss_estimator: str = "k2"
+    clip_low: Share = 0.2
+    clip_high: NonNegative = 0.2
+    dual_clip: Annotated[float, Range(1, 1e9, "(]", also=0)] = 0.0
+    importance_cap: NonNegative = 0.0
+    max_kl: NonNegative = 0.0
+    pretrain_coef: NonNegative = 0.0
+
+    def __post_init__(self):
+        ranges.check(self, "rl.")
+        if self.missing_eos not in ("keep", "penalty", "replace", "mask"):
+            raise ConfigError(
+                f"rl.missing_eos={self.missing_eos!r:.80}; choose keep, penalty, replace or mask"
+            )
+        for name in ("kl_estimator", "kl_loss_estimator"):
+            if getattr(self, name) not in ("k1", "k2", "k3"):
+                raise ConfigError(f"rl.{name}={getattr(self, name)!r:.80}; choose k1, k2 or k3")
+        if self.overlong_buffer > self.response_length:
+            raise ConfigError(
+                f"rl.overlong_buffer={self.overlong_buffer} is more than "
+                f"rl.response_length={self.response_length}"
+            )
+        if self.kl_target and self.rollout_batch >= 5 * self.kl_horizon:
+            raise ConfigError(
+                f"rl.kl_horizon={self.kl_horizon} lets a rollout of {self.rollout_batch} episodes "
+                "take the KL coefficient below 0; set --config.rl.kl_horizon to at least "
+                f"{self.rollout_batch}"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PPOConfig:
+    """PPO's own settings: generalized advantage estimation and the critic; the rest is `rl`.
+
+    Attributes:
+      gamma, lam: discount and λ of generalized advantage estimation.
+      whiten_advantages: over the rollout.
+      value_clip, value_coef: bound and weight of the value loss.
+      bootstrap_truncated: the value after an answer cut off before its end is the critic's, not 0.
+      shared_critic: the critic is a head on the policy's last hidden states, and its loss also
+        trains the policy's layers, weighted by value_coef; else it is a network of its own.
+      critic_warmup: number of rollouts in which only the critic learns; `optimizer`'s weight decay
+        still applies to the policy.
+    """
+
+    gamma: Share = 1.0
+    lam: Share = 0.95
+    whiten_advantages: bool = True
+    value_clip: NonNegative = 0.2
+    value_coef: NonNegative = 0.1
+    bootstrap_truncated: bool = False
+    shared_critic: bool = False
+    critic_warmup: CountOr0 = 0
+
+    def __post_init__(self):
+        ranges.check(self, "ppo.")
+        if self.shared_critic and self.critic_warmup:
+            raise ConfigError(
+                f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
+                "ppo.shared_critic learns moves the policy; set --config.ppo.critic_warmup=0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOConfig:
+    """GRPO's own settings; the rest is `rl`.
+
+    Attributes:
+      group_size: answers to a prompt; `rl.rollout_batch` counts answers.
+      baseline, scale: of advantages, `mean` or `others`, `std` or `none` (`group_advantages` in
+        train/rl/advantages.py).
+      loss_mean: over a `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
+      ratio: a `token`'s or its `sequence`'s (GSPO; clip to a few 1e-4 then).
+      max_draws: draws of prompts a rollout may take until no group's scores are all equal (DAPO's
+        dynamic sampling); 1 takes them as they come.
+    """
+
+    group_size: Annotated[int, Range(2, 2**16)] = 8
+    baseline: str = "mean"
+    scale: str = "std"
+    loss_mean: str = "sequence"
+    ratio: str = "token"
+    max_draws: Annotated[int, Range(1, 1000)] = 1
+
+    def __post_init__(self):
+        ranges.check(self, "grpo.")
+        for name, known in (
+            ("baseline", ("mean", "others")),
+            ("scale", ("std", "none")),
+            ("loss_mean", ("token", "sequence", "constant")),
+            ("ratio", ("token", "sequence")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"grpo.{name}={getattr(self, name)!r:.80}; choose {' or '.join(known)}"
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardsConfig:
+    """The weight of each reward in the score of an answer (train/rl/rewards.py); 0 leaves one out.
+
+    Attributes:
+      model: of the reward model, where `init_from.reward` names one.
+      function: of `rl.reward_function`, where it names one.
+      gsm8k: 1 if the number that the answer comes to is the reference's: the first after "####",
+        else the last (`final_number` in train/rl/verifiers.py).
+      exact: 1 if the answer is the reference but for white space.
+      regex: 1 if `pattern` is found in the answer, within a second.
+      length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
+      on_error: a reward that is no finite number, or a function that raises, ends the run, saved
+        (`error`), or leaves that answer out of losses, means and baselines (`skip`), counted in
+        `reward_errors`. max_errors: share of a rollout's answers that may be left out, below 0.5;
+        more end the run all the same.
+    """
+
+    model: Signed = 1.0
+    function: Signed = 1.0
+    gsm8k: Signed = 0.0
+    exact: Signed = 0.0
+    regex: Signed = 0.0
+    length: Signed = 0.0
+    pattern: str = ""
+    target_length: SizeOr0 = 0
+    on_error: str = "error"
+    max_errors: Annotated[float, Range(0, 0.5, "[)")] = 0.1
+
+    def __post_init__(self):
+        ranges.check(self, "rewards.")
+        if self.on_error not in ("error", "skip"):
+            raise ConfigError(f"rewards.on_error={self.on_error!r:.80}; choose error or skip")
+        if self.regex and not self.pattern:
+            raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
+        try:
+            re.compile(self.pattern)
+        except re.error as e:
+            raise ConfigError(
+                f"rewards.pattern={self.pattern!r:.80} is no regular expression: {e}"
+            ) from e
+        if self.length and self.target_length < 1:
+            raise ConfigError("rewards.length needs --config.rewards.target_length, 1 or more")
