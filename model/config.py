@@ -1,4 +1,4 @@
-"""What a network is: `TransformerConfig`, checked when it is made."""
+"""The architecture of a network: `TransformerConfig`, checked when it is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import jax.numpy as jnp
 
 import ranges
-from ranges import CountOr0, NonNegative, Positive, Range, Size, SizeOr0
+from ranges import NonNegative, Positive, Range, Size, SizeOr0
 
 ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
@@ -57,13 +57,13 @@ class TransformerConfig:
       num_layers: number of blocks.
       num_heads: H, query heads.
       num_kv_heads: K, key and value heads (grouped-query attention); divides H.
-      head_dim: N, size of a head; even, as rotary positions turn pairs.
+      head_dim: N, size of a head; even, as rotary positions rotate pairs.
       mlp_dim: F, width of the gated MLP, or of each expert.
       rope_base: base of the rotary wavelengths (Su et al. 2021, arXiv:2104.09864).
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the vocabulary head is the embedding table, transposed.
       rope_scaling: RopeScaling, or None.
-      local_rope_base: base of local layers, which are not scaled then; 0: they turn like the rest.
+      local_rope_base: base of local layers, which are not scaled then; 0: that of the other layers.
       layer_pattern: kinds of layer, `local` or `global`, repeated over the depth (the last time
         maybe in part); empty: all are global.
       window: how many tokens a query of a local layer sees, itself included.
@@ -82,7 +82,7 @@ class TransformerConfig:
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers (repeats of the pattern, if there is one) one scan step holds; 0
         unrolls all (fastest on CPU).
-      remat: what the backward pass computes again: nothing (`none`), all but the results of matmuls
+      remat: what the backward pass recomputes: nothing (`none`), all but the results of matmuls
         and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
         each layer from its input (`full`), or as `qkv` with what is kept, inputs too, in the host's
         memory (`offload`). What each takes: docs/memory.md.
@@ -91,6 +91,10 @@ class TransformerConfig:
       attention: backend (model/kernels/dispatch.py): `xla`, `chunked`, `splash`, `cudnn`, or
         `auto`, the platform's best. attention_block: queries and keys in a block of splash and
         chunked; attention_compute_block: keys that splash takes at once.
+      init_scale: factor of the standard deviation 1/√fan_in from which matrices start;
+        unembedding_init_scale: a further factor, of the unembedding. embedding_std: standard
+        deviation of the embedding. depth_scaled_init: matrices whose product is added to the
+        residual stream start 1/√(2·num_layers) as large (GPT-2, Radford et al. 2019).
       max_length: longest sequence allowed; data and rollouts are checked against it.
       pool: how a reward model reads one score from its number at each position: `last`, `mean`.
     """
@@ -123,12 +127,16 @@ class TransformerConfig:
     renormalize_experts: bool = True
     vocab_multiple: Size = 128
     dtype: str = "float32"
-    scan_unroll: CountOr0 = 1
+    scan_unroll: Annotated[int, Range(0, 10_000)] = 1
     remat: str = "none"
     replicate_kv_heads: bool = False
     attention: str = "auto"
-    attention_block: Size = 1024
-    attention_compute_block: Size = 512
+    attention_block: Annotated[int, Range(128, 2**24)] = 1024
+    attention_compute_block: Annotated[int, Range(128, 2**24)] = 512
+    init_scale: Positive = 1.0
+    unembedding_init_scale: Positive = 1.0
+    embedding_std: Positive = 0.02
+    depth_scaled_init: bool = False
     max_length: Size = 2048
     pool: str = "last"
 
@@ -175,10 +183,10 @@ class TransformerConfig:
                 f"model.attention={self.attention!r:.80}; choose " + ", ".join(ATTENTION_BACKENDS)
             )
         for name in ("attention_block", "attention_compute_block"):
-            if (size := getattr(self, name)) < 128 or size % 128:
+            if (size := getattr(self, name)) % 128:
                 raise ValueError(f"model.{name}={size}; blocks are multiples of 128 tokens")
         if self.pool not in ("last", "mean"):
-            raise ValueError(f"loss.pool={self.pool!r:.80}; choose last or mean")
+            raise ValueError(f"pool={self.pool!r:.80}; choose last or mean")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype={self.dtype!r:.80}; choose float32 or bfloat16")
         if not 0 <= self.scan_unroll <= self.num_layers:

@@ -8,9 +8,11 @@ Axes: D embed, H query heads, K key/value heads, N head size, F mlp, E experts, 
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -21,8 +23,7 @@ from model.config import TransformerConfig
 _CUT_STD = 0.87962566103423978
 
 
-@dataclasses.dataclass(frozen=True)
-class Weight:
+class Weight(NamedTuple):
     """One row of the table.
 
     Attributes:
@@ -56,7 +57,7 @@ class Weight:
     float32: bool = False
     saved: str = ""
     output: str = ""
-    hf: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hf: Mapping[str, str] = MappingProxyType({})
     exists: Callable[[TransformerConfig], bool] = lambda c: True
 
     @property
@@ -65,13 +66,13 @@ class Weight:
         return (self.part == "layers") + (self.axes.split()[0] == "expert")
 
 
-def _matrix(name: str, shape: str, axes: str, hf: str = "", **changes) -> Weight:
+def matrix(name: str, shape: str, axes: str, hf: str = "", **changes) -> Weight:
     """A matrix of the layers, by which a product is taken in the activations' dtype."""
     row = dict(inputs=1, adaptable=True, muon=True, hf={"": hf} if hf else {})
     return Weight(name, shape, axes, **row | changes)
 
 
-def _vector(name: str, shape: str, axes: str, init: str, hf: str = "", **changes) -> Weight:
+def vector(name: str, shape: str, axes: str, init: str, hf: str = "", **changes) -> Weight:
     """A norm's scale or a bias."""
     row = dict(init=init, decays=False, float32=init == "norm", hf={"": hf} if hf else {})
     return Weight(name, shape, axes, **row | changes)
@@ -97,53 +98,53 @@ _GEMMAS = ("gemma2", "gemma3_text")
 _EXPERT = "mlp.experts.{expert}."
 _MIXTRAL = "block_sparse_moe.experts.{expert}."
 
-# The order of the rows of a part decides the random numbers that they start from: append.
+# The order and the number of the rows of a part determine the random numbers they start from.
 # fmt: off
 TABLE: tuple[Weight, ...] = (
     Weight("embedding", "V D", "vocab embed", "model", init="embedding",
            hf={"": "model.embed_tokens.weight"}),
-    _vector("final_norm", "D", "norm", "norm", "model.norm.weight", part="model"),
+    vector("final_norm", "D", "norm", "norm", "model.norm.weight", part="model"),
     Weight("unembedding", "D V", "embed vocab", "model", inputs=1, hf={"": "lm_head.weight"},
            exists=lambda c: not c.tie_embeddings),
-    Weight("head", "D 1", "norm scalar", "head", init="given", float32=True),
+    Weight("head", "D 1", "norm scalar", "head", init="given", inputs=1, float32=True),
 
-    _matrix("query", "D H N", "embed heads head_dim", "self_attn.q_proj.weight", saved="qkv"),
-    _matrix("key", "D K N", "embed kv_heads head_dim", "self_attn.k_proj.weight", saved="qkv"),
-    _matrix("value", "D K N", "embed kv_heads head_dim", "self_attn.v_proj.weight", saved="qkv"),
-    _matrix("out", "H N D", "heads head_dim embed", "self_attn.o_proj.weight", inputs=2,
+    matrix("query", "D H N", "embed heads head_dim", "self_attn.q_proj.weight", saved="qkv"),
+    matrix("key", "D K N", "embed kv_heads head_dim", "self_attn.k_proj.weight", saved="qkv"),
+    matrix("value", "D K N", "embed kv_heads head_dim", "self_attn.v_proj.weight", saved="qkv"),
+    matrix("out", "H N D", "heads head_dim embed", "self_attn.o_proj.weight", inputs=2,
             residual=True, saved="minimal", output="attention_out"),
-    _matrix("gate", "D F", "embed mlp", "mlp.gate_proj.weight", saved="minimal", exists=_dense),
-    _matrix("up", "D F", "embed mlp", "mlp.up_proj.weight", saved="minimal", exists=_dense),
-    _matrix("down", "F D", "mlp embed", "mlp.down_proj.weight", residual=True, exists=_dense),
-    _vector("attention_norm", "D", "norm", "norm", "input_layernorm.weight"),
-    _vector("mlp_norm", "D", "norm", "norm",
+    matrix("gate", "D F", "embed mlp", "mlp.gate_proj.weight", saved="minimal", exists=_dense),
+    matrix("up", "D F", "embed mlp", "mlp.up_proj.weight", saved="minimal", exists=_dense),
+    matrix("down", "F D", "mlp embed", "mlp.down_proj.weight", residual=True, exists=_dense),
+    vector("attention_norm", "D", "norm", "norm", "input_layernorm.weight"),
+    vector("mlp_norm", "D", "norm", "norm",
             hf={"": "post_attention_layernorm.weight"}
                | dict.fromkeys(_GEMMAS, "pre_feedforward_layernorm.weight")),
-    _vector("query_bias", "H N", "heads head_dim", "zeros", "self_attn.q_proj.bias",
+    vector("query_bias", "H N", "heads head_dim", "zeros", "self_attn.q_proj.bias",
             exists=_biased),
-    _vector("key_bias", "K N", "kv_heads head_dim", "zeros", "self_attn.k_proj.bias",
+    vector("key_bias", "K N", "kv_heads head_dim", "zeros", "self_attn.k_proj.bias",
             exists=_biased),
-    _vector("value_bias", "K N", "kv_heads head_dim", "zeros", "self_attn.v_proj.bias",
+    vector("value_bias", "K N", "kv_heads head_dim", "zeros", "self_attn.v_proj.bias",
             exists=_biased),
-    _vector("query_norm", "N", "norm", "norm", "self_attn.q_norm.weight",
+    vector("query_norm", "N", "norm", "norm", "self_attn.q_norm.weight",
             exists=lambda c: c.qk_norm),
-    _vector("key_norm", "N", "norm", "norm", "self_attn.k_norm.weight",
+    vector("key_norm", "N", "norm", "norm", "self_attn.k_norm.weight",
             exists=lambda c: c.qk_norm),
-    _vector("post_attention_norm", "D", "norm", "norm", "post_attention_layernorm.weight",
+    vector("post_attention_norm", "D", "norm", "norm", "post_attention_layernorm.weight",
             exists=_post_norms),
     # The router is read in float32: rounding near ties picks another expert.
     Weight("router", "D E", "embed router", inputs=1, float32=True, exists=_mixture,
            hf={"": "mlp.gate.weight", "mixtral": "block_sparse_moe.gate.weight"}),
-    _matrix("expert_gate", "E D F", "expert embed mlp", saved="minimal", output="gate",
+    matrix("expert_gate", "E D F", "expert embed mlp", saved="minimal", output="gate",
             hf={"": _EXPERT + "gate_proj.weight", "mixtral": _MIXTRAL + "w1.weight"},
             exists=_mixture),
-    _matrix("expert_up", "E D F", "expert embed mlp", saved="minimal", output="up",
+    matrix("expert_up", "E D F", "expert embed mlp", saved="minimal", output="up",
             hf={"": _EXPERT + "up_proj.weight", "mixtral": _MIXTRAL + "w3.weight"},
             exists=_mixture),
-    _matrix("expert_down", "E F D", "expert mlp embed", residual=True,
+    matrix("expert_down", "E F D", "expert mlp embed", residual=True,
             hf={"": _EXPERT + "down_proj.weight", "mixtral": _MIXTRAL + "w2.weight"},
             exists=_mixture),
-    _vector("post_mlp_norm", "D", "norm", "norm", "post_feedforward_layernorm.weight",
+    vector("post_mlp_norm", "D", "norm", "norm", "post_feedforward_layernorm.weight",
             exists=_post_norms),
 )
 # fmt: on
@@ -169,6 +170,17 @@ def is_layer_matrix(name: str) -> bool:
     """Whether a parameter is a matrix of the layers."""
     weight = row(name)
     return weight is not None and weight.part == "layers" and weight.inputs > 0
+
+
+def group(name: str) -> str:
+    """The kind of a parameter: `embedding`, `hidden` (a matrix of the layers, or its adapter),
+    `output` (a head) or `vector`; "" if it is in no table."""
+    weight = row(re.sub("_lora_[ab]$", "", name))
+    if weight is None:
+        return ""
+    if weight.inputs:
+        return "hidden" if weight.part == "layers" else "output"
+    return "embedding" if weight.init == "embedding" else "vector"
 
 
 def read_in_activation_dtype(name: str) -> bool:
@@ -214,10 +226,22 @@ def inner_axes(weight: Weight, config: TransformerConfig) -> tuple[tuple[str, ..
     return axes[: weight.inputs], axes[weight.inputs :]
 
 
-def kernel_init(fan_in: int):
-    """A normal distribution cut off at ±2 of its deviations, with a standard deviation of
-    1/√fan_in once it is cut."""
-    return nn.initializers.truncated_normal(stddev=fan_in**-0.5 / _CUT_STD)
+def kernel_init(std: float):
+    """A normal distribution cut off at ±2 of its deviations, with this standard deviation once it
+    is cut."""
+    return nn.initializers.truncated_normal(stddev=std / _CUT_STD)
+
+
+def init_std(weight: Weight, config: TransformerConfig) -> float:
+    """The standard deviation from which a matrix with `init="fan_in"` starts."""
+    first = weight.stacked - (weight.part == "layers")
+    fan_in = math.prod(shape(weight, config)[first : first + weight.inputs])
+    std = config.init_scale * fan_in**-0.5
+    if weight.name == "unembedding":
+        std *= config.unembedding_init_scale
+    if weight.residual and config.depth_scaled_init:
+        std *= (2 * config.num_layers) ** -0.5
+    return std
 
 
 def initializer(weight: Weight, config: TransformerConfig, std: float | None = None):
@@ -228,11 +252,10 @@ def initializer(weight: Weight, config: TransformerConfig, std: float | None = N
     """
     ones, zeros = nn.initializers.ones, nn.initializers.zeros
     if weight.init == "fan_in":
-        first = weight.stacked - (weight.part == "layers")
-        init = kernel_init(math.prod(shape(weight, config)[first : first + weight.inputs]))
+        init = kernel_init(init_std(weight, config))
     else:
         init = {
-            "embedding": nn.initializers.normal(0.02),
+            "embedding": nn.initializers.normal(config.embedding_std),
             "norm": zeros if config.norm_offset else ones,  # a norm starts without effect
             "zeros": zeros,
             "given": nn.initializers.normal(std or 0.0),

@@ -17,6 +17,7 @@ from model import sharding
 from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train.assemble import Run, config_json, init_state, save_facts, setup
+from train.config.model import read_saved
 from train.config.names import RENAMED
 from train.config.run import RunConfig, build
 from train.rl.rewards import RewardError
@@ -67,7 +68,7 @@ def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=Fa
 
     texts = config_json(RunConfig()), meta["config"], config_text
     defaults, before, now = (flatten_dict(json.loads(text), sep=".") for text in texts)
-    before = {RENAMED.get(key, key): value for key, value in before.items()}
+    before = {RENAMED.get(key, key): value for key, value in read_saved(before).items()}
     # A setting that there was not yet had the effect of its default.
     before = {key: defaults[key] for key in defaults.keys() & now.keys()} | before
     changed = [

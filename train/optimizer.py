@@ -17,6 +17,7 @@ from optax.contrib import MuonDimensionNumbers
 import ranges
 from model import weights
 from ranges import CountOr0, NonNegative, Range, Share
+from train.patterns import select
 
 # Counters and coefficients in an optimizer's state have no more numbers than this.
 _FEW = 64
@@ -40,6 +41,10 @@ class OptimizerConfig:
       momentum: of Muon's matrices, with Nesterov's look ahead.
       b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 does not clip.
+      lr_multipliers: {patterns: factor of the learning rate, and so of the decay a step} of some
+        weights (train/patterns.py); factors of several patterns multiply. A pattern may also be a
+        group of model/weights.py: `embedding`, `hidden`, `output`, `vector`. By width, as μP has it
+        (Yang et al. 2022, arXiv:2203.03466): `hidden` and `output` base width / width.
       state_dtype: how moments are kept between steps, `float32` or `bfloat16`. An update is
         computed in float32 either way.
     """
@@ -57,6 +62,9 @@ class OptimizerConfig:
     eps: Annotated[float, Range(1e-30, 1)] = 1e-8
     weight_decay: Annotated[float, Range(0, 10)] = 0.1
     clip_norm: NonNegative = 1.0
+    lr_multipliers: Mapping[str, Annotated[float, Range(0, 1e6)]] = dataclasses.field(
+        default_factory=dict
+    )
     state_dtype: str = "float32"
 
     def __post_init__(self):
@@ -161,7 +169,42 @@ def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
             )
         )
     tx = optax.chain(*parts)
+    if c.lr_multipliers:
+        tx = _multiply_rates(tx, c.lr_multipliers)
     return tx if c.state_dtype == "float32" else _keep_state_in(tx, jnp.dtype(c.state_dtype))
+
+
+def _multiply_rates(tx, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
+    """`tx` with the updates of weights that patterns match multiplied; its state is as without.
+
+    Raises:
+      ConfigError: at `init`, if a pattern matches no weight.
+    """
+
+    def factors(tree):
+        paths = [tuple(k.key for k in path) for path, _ in jax.tree.leaves_with_path(tree)]
+        groups = {path: weights.group(path[-1]) for path in paths}
+        out = dict.fromkeys(paths, 1.0)
+        for patterns, multiplier in multipliers.items():
+            for path in select(patterns, paths, "optimizer.lr_multipliers", groups):
+                out[path] *= multiplier
+        return out
+
+    def init(params):
+        factors(params)
+        return tx.init(params)
+
+    def update(updates, state, params=None):
+        updates, state = tx.update(updates, state, params)
+        by_path = factors(updates)
+
+        def scale(path, update):
+            factor = by_path[tuple(k.key for k in path)]
+            return update if factor == 1 else update * factor
+
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _keep_state_in(tx, dtype) -> optax.GradientTransformation:

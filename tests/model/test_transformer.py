@@ -222,7 +222,7 @@ def test_the_scalar_head_reads_the_hidden_state_at_each_position():
 
 def test_kernels_start_with_the_deviation_that_they_say():
     for fan_in in (16, 1024):
-        x = kernel_init(fan_in)(jax.random.key(0), (400, 400), jnp.float32)
+        x = kernel_init(fan_in**-0.5)(jax.random.key(0), (400, 400), jnp.float32)
         np.testing.assert_allclose(np.std(x), fan_in**-0.5, rtol=0.01)
         assert np.max(np.abs(x)) < 2.3 * fan_in**-0.5
 
