@@ -19,7 +19,7 @@ LAYER_KINDS = ("global", "local")
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary wavelengths are stretched for a longer context (model/layers/rotary.py).
+    """Scaling of the rotary wavelengths for a longer context (model/layers/rotary.py).
 
     Attributes:
       kind: `linear`, all by `factor`; `llama3`, the long ones by `factor`.
@@ -84,10 +84,10 @@ class TransformerConfig:
         unrolls all (fastest on CPU).
       remat: what the backward pass recomputes: nothing (`none`), all but the results of matmuls
         and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
-        each layer from its input (`full`), or as `qkv` with what is kept, inputs too, in the host's
-        memory (`offload`). What each takes: docs/memory.md.
-      replicate_kv_heads: key and value heads that the mesh axis `tensor` does not divide are held
-        whole by each of its devices, which computes those of its query heads.
+        each layer from its input (`full`), or as `qkv` with the saved arrays and the inputs in the
+        host's memory (`offload`). The memory that each takes: docs/memory.md.
+      replicate_kv_heads: where the mesh axis `tensor` does not divide key and value heads, each of
+        its devices holds all of them, and computes those of its query heads.
       attention: backend (model/kernels/dispatch.py): `xla`, `chunked`, `splash`, `cudnn`, or
         `auto`, the platform's best. attention_block: queries and keys in a block of splash and
         chunked; attention_compute_block: keys that splash takes at once.

@@ -1,8 +1,8 @@
 """Low-rank adapters: a frozen weight W acts as W + (α/r)·A·B, and only A and B are trained (Hu et
 al. 2021, arXiv:2106.09685).
 
-An adapter stands beside the weight it adapts, as `<name>_lora_a` and `<name>_lora_b`; a layer
-applies those that its parameters hold. B starts at zero, so an adapted model starts as its base.
+An adapter is stored next to the weight it adapts, as `<name>_lora_a` and `<name>_lora_b`; a layer
+applies those among its parameters. B starts at zero, so an adapted model starts as its base.
 
 Axes: L layers, E experts, r rank; a weight is [L, (E,) *inputs, *outputs].
 """

@@ -19,7 +19,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 
 def is_quantized(x) -> bool:
-    """Whether x is a `qwix.QArray`, which is imported only where it is in use."""
+    """Whether x is a `qwix.QArray` (a library that is imported only if it is used)."""
     return hasattr(x, "qvalue")
 
 
@@ -28,8 +28,8 @@ def quantize(name: str, weight):
     import qwix
 
     row = weights.adaptable(name)
-    kept = [i for i in range(weight.ndim) if not row.stacked <= i < row.stacked + row.inputs]
-    return qwix.quantize(weight, jnp.int8, channelwise_axes=kept)
+    channels = [i for i in range(weight.ndim) if not row.stacked <= i < row.stacked + row.inputs]
+    return qwix.quantize(weight, jnp.int8, channelwise_axes=channels)
 
 
 def dequantize(x, dtype):
@@ -71,7 +71,7 @@ def convert(tree, dtype: str):
 
 
 def whole(tree):
-    """Float32 weights again, as near as what `convert` made of them."""
+    """Float32 weights, with the rounding of `convert`."""
     return unflatten_dict({k: dequantize(x, jnp.float32) for k, x in flatten_dict(tree).items()})
 
 

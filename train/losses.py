@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from model.generate import log_probs
+from model.vocabulary import log_probs
 
 # exp() of more than this says nothing but "far off", and overflows soon after.
 MAX_LOG_RATIO = 20.0

@@ -1,4 +1,4 @@
-"""What the attention backends share: settings, masks, and constants."""
+"""Settings, masks and constants of all attention backends."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Settings(NamedTuple):
     Attributes:
       window: keys a query sees at most, its own included; 0 is all.
       softcap: logits x become softcap·tanh(x / softcap); 0 leaves them.
-      scale: of the queries; 0 is 1/√N.
-      block: queries and keys of a block. compute_block: keys that splash takes at once.
+      scale: factor of the queries; 0 is 1/√N.
+      block: queries and keys of a block. compute_block: keys that splash computes at once.
       interpret: run the TPU kernel in Pallas' interpreter, for tests.
     """
 

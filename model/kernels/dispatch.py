@@ -29,11 +29,11 @@ LONG = 2048
 
 
 class BackendError(ValueError):
-    """A backend that cannot run what is asked of it."""
+    """A backend that cannot run here, or not this architecture."""
 
 
 def choose(backend: str, platform: str, length: int, head_dim: int, dtype, softcap: float) -> str:
-    """The backend that runs: `backend`, or for `auto` the best one of the platform.
+    """The backend to run: `backend`, or for `auto` the platform's best.
 
     Args:
       platform: of the devices: `cpu`, `gpu`, `cuda`, `tpu`. length: queries that a device holds of
@@ -64,17 +64,18 @@ def choose(backend: str, platform: str, length: int, head_dim: int, dtype, softc
         return "xla" if obstacles["cudnn"] else "cudnn"
     if obstacles[backend]:
         raise BackendError(
-            f"model.attention={backend}: {obstacles[backend]}; "
-            "set --config.model.attention=auto to take what runs here"
+            f"model.attention={backend}: {obstacles[backend]}; set model.attention=auto to choose "
+            "one that runs here"
         )
     return backend
 
 
 def check_branches(backend: str, length: int, shards: int, window: int) -> None:
-    """Segments that fork (`branch_ids` of model/layers/attention.py) run in plain XLA alone.
+    """Checks that segments may fork (`branch_ids` of `causal_attention`), which plain XLA alone
+    computes.
 
     Raises:
-      BackendError: it would be another backend, too long a row, a split one, or a window.
+      BackendError: another backend, too long a row, a split one, or a window.
     """
     obstacles = {
         f"model.attention={backend} does not know them": backend not in ("auto", "xla"),
@@ -85,7 +86,7 @@ def check_branches(backend: str, length: int, shards: int, window: int) -> None:
     for obstacle, is_there in obstacles.items():
         if is_there:
             raise BackendError(
-                f"candidates that share a prompt: {obstacle}; set --config.data.share_prompt=False"
+                f"candidates that share a prompt: {obstacle}; set data.share_prompt=False"
             )
 
 

@@ -21,7 +21,7 @@ def fit_block(block: int, length: int) -> int:
 
 
 def splash_kernel(order: np.ndarray, length: int, group: int, settings: Settings):
-    """The kernel of one key head, for `splash`: which blocks are visible, found in advance.
+    """The kernel of one key head, for `splash`, with its visible blocks computed in advance.
 
     Args:
       order: [shards, T] int32, the index in the row of each query that a shard holds.

@@ -1,4 +1,4 @@
-"""Rotary positions, and how their wavelengths are stretched for a longer context.
+"""Rotary positions, and the scaling of their wavelengths for a longer context.
 
 Axes: B batch, T length, N head size.
 """
@@ -34,8 +34,8 @@ def stretch(frequency, scaling: RopeScaling):
         return frequency / scaling.factor
     rotations = scaling.original_length * frequency / (2 * np.pi)  # within the original context
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = jnp.clip((rotations - low) / (high - low), 0.0, 1.0)  # 1 at high frequencies
-    return frequency * (kept + (1 - kept) / scaling.factor)
+    unscaled = jnp.clip((rotations - low) / (high - low), 0.0, 1.0)  # 1 at high frequencies
+    return frequency * (unscaled + (1 - unscaled) / scaling.factor)
 
 
 def rotary_settings(config: TransformerConfig, kind: str):

@@ -101,7 +101,7 @@ def run_layers(config: TransformerConfig, params, carry, rows: Rows):
     Returns:
       (the carry, RouterStats with a leading [L] or None).
     """
-    kinds = config.layer_kinds
+    kinds, cache = config.layer_kinds, carry[1]
     P = len(kinds)
     repeats = config.num_layers // P
 
@@ -109,7 +109,7 @@ def run_layers(config: TransformerConfig, params, carry, rows: Rows):
         def run(params, carry):
             return block(config, kind, params, carry, rows, is_last)
 
-        if config.remat != "none":
+        if config.remat != "none" and cache is None:  # decoding has no backward pass
             policy = remat_policy(config.remat)
             run = jax.checkpoint(run, policy=policy, prevent_cse=not in_scan)
         return run(params, carry)

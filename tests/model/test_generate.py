@@ -17,10 +17,8 @@ from model.config import TransformerConfig
 from model.cpu import TransposedWeight
 from model.generate import (
     Sampling,
-    entropy,
     filter_logits,
     generate,
-    log_probs,
     pick,
     prepare,
     prompt_positions,
@@ -29,6 +27,7 @@ from model.layers import kv_cache
 from model.layers.kv_cache import init_cache
 from model.sharding import MeshConfig, make_mesh, put_batch
 from model.transformer import Transformer
+from model.vocabulary import entropy, log_probs
 
 CONFIG = TransformerConfig(
     vocab_size=12, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
@@ -106,6 +105,18 @@ def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, transposed
     logits = Transformer(config).apply({"params": params}, *args)[:, P - 1 : -1]
     expected = log_probs(logits, sample.tokens[:, P:], 0.7)
     np.testing.assert_allclose(sample.logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("unroll", [0, 1])
+def test_decoding_does_not_rematerialize(params, unroll):
+    """Whatever policy the model was trained with."""
+    config = dataclasses.replace(CONFIG, scan_unroll=unroll)
+    args = PROMPTS, MASK, KEYS, Sampling(2)
+    programs = [
+        str(jax.make_jaxpr(lambda p, c=c: tuple(generate(c, p, *args)))(params))
+        for c in (config, dataclasses.replace(config, remat="minimal"))
+    ]
+    assert programs[0] == programs[1] and "remat" not in programs[0]
 
 
 @pytest.mark.parametrize("kept", ["float32", "bfloat16"])

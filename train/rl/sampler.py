@@ -65,7 +65,13 @@ class Sampler:
             pad_id=ctx.tokenizer.pad_id,
         )
         out = sharding.batch_sharding(ctx.mesh)
-        self.mesh = sharding.decoding_mesh(ctx.mesh, self.rl.decode_tensor)
+        try:
+            self.mesh = sharding.decoding_mesh(ctx.mesh, self.rl.decode_tensor)
+        except sharding.ShardingError as e:
+            raise sharding.ShardingError(
+                f"rl.decode_tensor={self.rl.decode_tensor}: {e}; set --config.rl.decode_tensor=1 "
+                "to sample as the mesh trains"
+            ) from None
         decoded = sharding.batch_sharding(self.mesh)
         options = dict(compiler_options=compiler_options(ctx.mesh.devices.flat[0]))
         self.generate = jax.jit(self._sample, static_argnums=5, out_shardings=decoded, **options)
