@@ -205,19 +205,12 @@ class TransformerConfig:
         """The pattern that layers repeat, at least one kind."""
         return self.layer_pattern or ("global",)
 
-    def flops_per_token(self, length: int) -> float:
-        """Forward and backward FLOPs a token: 6 a matmul weight, plus causal attention."""
-        heads = self.embed_dim * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        mlp = 3 * self.embed_dim * self.mlp_dim
-        if self.num_experts:
-            mlp = mlp * self.experts_per_token + self.embed_dim * self.num_experts
-        weights = self.num_layers * (heads + mlp)
-        weights += self.padded_vocab_size * self.embed_dim
+    def attention_flops_per_token(self, length: int) -> float:
+        """FLOPs of one forward pass of causal attention a token of a row, without its weights."""
         kinds = self.layer_kinds
         local = sum(kinds[i % len(kinds)] == "local" for i in range(self.num_layers))
-        seen = length / 2  # keys of a query, on average
+        keys = length / 2  # that a query sees, on average
         if self.window and self.window < length:
-            within = self.window - self.window**2 / (2 * length)
-            seen = (seen * (self.num_layers - local) + within * local) / self.num_layers
-        attention = self.num_layers * 2 * self.num_heads * self.head_dim * seen
-        return 6.0 * weights + 6.0 * attention
+            local_keys = self.window - self.window**2 / (2 * length)
+            keys = (keys * (self.num_layers - local) + local_keys * local) / self.num_layers
+        return self.num_layers * 2 * self.num_heads * self.head_dim * keys

@@ -226,6 +226,18 @@ def inner_axes(weight: Weight, config: TransformerConfig) -> tuple[tuple[str, ..
     return axes[: weight.inputs], axes[weight.inputs :]
 
 
+def flops_per_token(config: TransformerConfig, length: int) -> float:
+    """Forward and backward FLOPs a token: 6 a matmul weight, plus causal attention."""
+    count = config.padded_vocab_size * config.embed_dim
+    for weight in rows(config, "layers"):
+        if weight.inputs:
+            size = math.prod(shape(weight, config))
+            if weight.stacked == 2:  # of all experts, a token has a few
+                size = size // config.num_experts * config.experts_per_token
+            count += config.num_layers * size
+    return 6.0 * count + 6.0 * config.attention_flops_per_token(length)
+
+
 def kernel_init(std: float):
     """A normal distribution cut off at ±2 of its deviations, with this standard deviation once it
     is cut."""
@@ -236,9 +248,8 @@ def init_std(weight: Weight, config: TransformerConfig) -> float:
     """The standard deviation from which a matrix with `init="fan_in"` starts."""
     first = weight.stacked - (weight.part == "layers")
     fan_in = math.prod(shape(weight, config)[first : first + weight.inputs])
-    std = config.init_scale * fan_in**-0.5
-    if weight.name == "unembedding":
-        std *= config.unembedding_init_scale
+    scale = {"unembedding": config.unembedding_init_scale}.get(weight.name, 1.0)
+    std = config.init_scale * scale * fan_in**-0.5
     if weight.residual and config.depth_scaled_init:
         std *= (2 * config.num_layers) ** -0.5
     return std

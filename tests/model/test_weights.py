@@ -83,6 +83,10 @@ def test_a_new_weight_is_a_row_and_its_use(row):
     assert weights.read_in_activation_dtype("mixer") and weights.is_layer_matrix("mixer")
     assert "mixer" in weights.saved_outputs("minimal") - weights.saved_outputs("qkv")
 
+    matrices = sum(math.prod(x.shape) for x in jax.tree.leaves(layers) if x.ndim > 2)
+    head = CONFIG.padded_vocab_size * CONFIG.embed_dim
+    assert weights.flops_per_token(CONFIG, 0) == 6 * (matrices + head)
+
     (part,) = (p for p in slices(CONFIG) if p.path == ("layers", "mixer") and p.index == (1,))
     assert part.name == "model.layers.1.self_attn.mixer.weight" and part.shape == (4, 16)
     np.testing.assert_array_equal(part.to_hf(layers["mixer"][1]), layers["mixer"][1].T)

@@ -9,7 +9,7 @@ import pytest
 from data.batch import segment_row, stack
 from data.packing import best_fit
 from model.config import TransformerConfig
-from model.layers.attention import CHUNK
+from model.kernels.plain import CHUNK
 from model.transformer import Transformer
 from train.losses import next_token_loss
 

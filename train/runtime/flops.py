@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from flax.traverse_util import flatten_dict
 
-from model.weights import is_layer_matrix
+from model.weights import flops_per_token, is_layer_matrix
 from train.trainable import Parts
 
 
@@ -33,7 +33,7 @@ def row_length(config) -> int:
 def forward(model, length: int) -> PerToken:
     """Of a forward pass of an architecture over rows of `length` tokens."""
     vocabulary = 2.0 * model.padded_vocab_size * model.embed_dim
-    return PerToken(model.flops_per_token(length) / 3 - vocabulary, vocabulary)
+    return PerToken(flops_per_token(model, length) / 3 - vocabulary, vocabulary)
 
 
 def trained(model, weights, part: Parts, length: int) -> PerToken:
@@ -54,7 +54,7 @@ def trained(model, weights, part: Parts, length: int) -> PerToken:
         """Of the tokens, how many read a weight."""
         return model.experts_per_token / model.num_experts if "expert" in path[-1] else 1.0
 
-    attention = model.flops_per_token(length) - model.flops_per_token(0)
+    attention = flops_per_token(model, length) - flops_per_token(model, 0)
     layers, vocabulary = attention * (1.0 if through else 1 / 3), 0.0
     table = "embedding" if model.tie_embeddings else "unembedding"
     for path, x in flat.items():
