@@ -18,30 +18,30 @@ from model.kernels.base import MASKED, RESIDUALS, Settings, einsum32, visible
 
 
 def visible_blocks(order: np.ndarray, length: int, settings: Settings) -> np.ndarray:
-    """Which blocks of keys each block of queries sees, with no regard to segments.
+    """The blocks of keys that each block of queries sees, whatever the segments are.
 
     Args:
       order: [shards, T], as in `splash_kernel`. length: S.
 
     Returns:
-      [shards, P, 3] int32: (block of queries, block of keys, 1), filled up with (0, 0, 0).
+      [shards, P, 3] int32: (block of queries, block of keys, 1), padded with (0, 0, 0).
     """
     b = settings.block
     starts = np.arange(0, length, b)
-    ends = np.minimum(starts + b, length) - 1
+    last_keys = np.minimum(starts + b, length) - 1
     lists = []
     for row in order:
         pairs = []
         for i in range(-(-len(row) // b)):
             queries = row[i * b : (i + 1) * b]
-            seen = starts <= queries.max()
+            is_seen = starts <= queries.max()
             if settings.window:
-                seen &= queries.min() - ends < settings.window
-            pairs += [(i, j, 1) for j in np.flatnonzero(seen)]
+                is_seen &= queries.min() - last_keys < settings.window
+            pairs += [(i, j, 1) for j in np.flatnonzero(is_seen)]
         lists.append(pairs)
     longest = max(map(len, lists))
-    filled = [pairs + [(0, 0, 0)] * (longest - len(pairs)) for pairs in lists]
-    return np.array(filled, np.int32)
+    padded = [pairs + [(0, 0, 0)] * (longest - len(pairs)) for pairs in lists]
+    return np.array(padded, np.int32)
 
 
 def chunked(q, k, v, q_segments, kv_segments, order, blocks, settings: Settings):
@@ -56,14 +56,14 @@ def chunked(q, k, v, q_segments, kv_segments, order, blocks, settings: Settings)
     T_full, S_full = -(-T // b) * b, -(-S // b) * b
 
     def blocked(x, full, fill):
-        """[B, T, …] -> [T / b, B, b, …], the last block filled up."""
+        """[B, T, …] -> [T / b, B, b, …], the last block padded."""
         width = [(0, 0)] * x.ndim
         width[1] = (0, full - x.shape[1])
         x = jnp.pad(x, width, constant_values=fill)
         return x.reshape(B, full // b, b, *x.shape[2:]).swapaxes(0, 1)
 
     queries = blocked(q.reshape(B, T, K, H // K, N), T_full, 0)
-    # What fills up has segments that no token has, so that nothing sees it.
+    # Padding has segments that no token has, so that nothing sees it.
     out = _flash(
         (queries, blocked(k, S_full, 0), blocked(v, S_full, 0)),
         blocked(q_segments, T_full, -1),
@@ -76,7 +76,7 @@ def chunked(q, k, v, q_segments, kv_segments, order, blocks, settings: Settings)
 
 
 def _logits(pair, qkv, q_segments, kv_segments, order, settings):
-    """Of one pair of blocks: (q, k, v, float32 logits [B, K, G, b, b], who sees whom [B, b, b])."""
+    """(q, k, v, float32 logits [B, K, G, b, b], mask [B, 1, 1, b, b]) of one pair of blocks."""
     (i, j, valid), b = pair, settings.block
     q, k, v = qkv[0][i], qkv[1][j], qkv[2][j]
     logits = einsum32("btkgn,bskn->bkgts", q, k)
@@ -112,7 +112,7 @@ def _flash_fwd(qkv, q_segments, kv_segments, order, blocks, settings):
     zeros = jnp.zeros((nq, B, K, G, b), jnp.float32)
     start = jnp.zeros((nq, B, K, G, b, N), jnp.float32), zeros + MASKED, zeros
     (out, top, total), _ = jax.lax.scan(step, start, blocks)
-    total = jnp.where(total > 0, total, 1.0)  # what fills up the last block sees nothing
+    total = jnp.where(total > 0, total, 1.0)  # padding of the last block sees nothing
     out = jnp.einsum("ibkgtn->ibtkgn", out / total[..., None]).astype(qkv[0].dtype)
     out = checkpoint_name(out, RESIDUALS)
     log_total = checkpoint_name(top + jnp.log(total), RESIDUALS)

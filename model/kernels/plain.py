@@ -17,11 +17,10 @@ CHUNK = 64
 
 
 def softmax_parts(logits, mask):
-    """A softmax of what `mask` shows, float32, in two parts: e^logits [..., S] and one over their
-    sum [..., 1].
+    """A float32 softmax over the keys in `mask`, as (e^logits [..., S], 1 / their sum [..., 1]).
 
-    The second is for the product with the values, which has fewer columns than there are keys; and
-    no gradient then sums over the keys.
+    The caller multiplies the second into the product with the values, which has fewer columns than
+    there are keys; no gradient then sums over the keys.
     """
     logits = jnp.where(mask, logits, MASKED)
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
@@ -36,7 +35,7 @@ def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
       q: [B, T, H, N]; k, v: [B, S, K, N].
       mask: [B, T, S] bool, True where the query sees the key.
       softcap: logits x become softcap·tanh(x / softcap); 0 leaves them.
-      scale: of the queries; 0 is 1/√N.
+      scale: factor of the queries; 0 is 1/√N.
 
     Returns:
       [B, T, H, N] in q's dtype.
@@ -75,8 +74,8 @@ def causal_attention(
         mask = visible(index[start:end], index[first:end], window)
         mask = mask[None] & (segment_ids[:, start:end, None] == segment_ids[:, None, first:end])
         if branch_ids is not None:
-            theirs = branch_ids[:, None, first:end]
-            mask &= (theirs == 0) | (theirs == branch_ids[:, start:end, None])
+            key_branches = branch_ids[:, None, first:end]
+            mask &= (key_branches == 0) | (key_branches == branch_ids[:, start:end, None])
         args = q[:, start:end], k[:, first:end], v[:, first:end], mask
         out.append(attend(*args, softcap=softcap, scale=scale))
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)
