@@ -35,6 +35,10 @@ class _Model:
     that `init_from` names. `mimetic` starts a new model for little text (model/mimetic.py).
     """
 
+    size: str
+    rope_scaling: Mapping[str, object] | None
+    mimetic: bool
+
     def __post_init__(self):
         ranges.check(self, "model.")
 
