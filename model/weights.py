@@ -66,15 +66,23 @@ class Weight(NamedTuple):
         return (self.part == "layers") + (self.axes.split()[0] == "expert")
 
 
-def matrix(name: str, shape: str, axes: str, hf: str = "", **changes) -> Weight:
+def _hf_names(hf: str | Mapping[str, str]) -> Mapping[str, str]:
+    if isinstance(hf, str):
+        return {"": hf} if hf else {}
+    return hf
+
+
+def matrix(name: str, shape: str, axes: str, hf: str | Mapping[str, str] = "", **changes) -> Weight:
     """A matrix of the layers, by which a product is taken in the activations' dtype."""
-    row = dict(inputs=1, adaptable=True, muon=True, hf={"": hf} if hf else {})
+    row = dict(inputs=1, adaptable=True, muon=True, hf=_hf_names(hf))
     return Weight(name, shape, axes, **row | changes)
 
 
-def vector(name: str, shape: str, axes: str, init: str, hf: str = "", **changes) -> Weight:
+def vector(
+    name: str, shape: str, axes: str, init: str, hf: str | Mapping[str, str] = "", **changes
+) -> Weight:
     """A norm's scale or a bias."""
-    row = dict(init=init, decays=False, float32=init == "norm", hf={"": hf} if hf else {})
+    row = dict(init=init, decays=False, float32=init == "norm", hf=_hf_names(hf))
     return Weight(name, shape, axes, **row | changes)
 
 
