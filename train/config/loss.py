@@ -8,21 +8,23 @@ from typing import Annotated
 import ranges
 from ranges import NonNegative, Range, SizeOr0
 
-# A share of labels taken to be wrong; at a half they say nothing.
+# The share of labels assumed to be wrong; at one half, labels carry no information.
 Noise = Annotated[float, Range(0, 0.5, "[)")]
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Attributes:
-    z_loss: weight of log Z² in pretraining and SFT.
-    chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
-      take less memory and a second pass through the vocabulary head.
-    load_balance, router_z: weights of a mixture's router losses there (`router_losses` in
-      train/losses.py).
-    margin, center, label_smoothing, ties: of reward models (`bradley_terry` in train/losses.py).
-    pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
-      train/rl/rewards.py).
+    """Settings of next-token prediction and of reward models.
+
+    Attributes:
+      z_loss: weight of log Z² in pretraining and SFT.
+      chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
+        take less memory and a second pass through the vocabulary head.
+      load_balance, router_z: weights of a mixture of experts' router losses in pretraining and SFT
+        (`router_losses` in train/losses.py).
+      margin, center, label_smoothing, ties: of reward models (`bradley_terry` in train/losses.py).
+      pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
+        train/rl/rewards.py).
     """
 
     z_loss: NonNegative = 1e-4

@@ -1,6 +1,6 @@
-"""What other libraries call our settings, for "did you mean".
+"""Other libraries' names for settings, for suggestions in errors.
 
-A name is looked up without regard to case, `-` and `_`: learningRate is learning_rate.
+Names are compared regardless of case, `-` and `_`: learningRate is learning_rate.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ ALIASES = (
     ("cp sp context_parallel context_parallel_size sequence_parallel sequence_parallel_size "
      "context_parallelism", ["mesh.sequence"], ""),
     ("ep ep_size expert_parallel expert_parallel_size expert_parallelism", ["mesh.expert"], ""),
-    ("n_experts num_local_experts moe", ["model.size"], "sizes such as mixtral-8x7b have experts"),
+    ("n_experts num_local_experts moe", ["model.num_experts"], ""),
     ("z_loss_weight z_loss_coef", ["loss.z_loss"], ""),
     ("router_aux_loss_coef aux_loss_coef load_balancing_loss moe_aux_loss_coeff",
      ["loss.load_balance"], ""),
@@ -192,11 +192,13 @@ ALIASES = (
      "there is no entropy bonus; rl.clip_high keeps answers diverse"),
     ("early_stopping early_stopping_patience patience", [],
      "a run takes all its steps; every evaluation is in metrics.jsonl"),
-    ("initializer_range init_std initializer_std", [],
-     "there is no such setting: a weight's scale follows from its fan-in"),
-    ("norm_eps rms_norm_eps layer_norm_eps layernorm_epsilon tie_word_embeddings tie_embeddings "
-     "hidden_act activation activation_function qk_norm window sliding_window attention_bias "
-     "rope_scaling", [], "it belongs to the named sizes: choose a --config.model.size"),
+    ("initializer_range init_std initializer_std", ["model.init_scale", "model.embedding_std"],
+     "a matrix starts with a deviation of init_scale/√fan_in"),
+    ("rms_norm_eps layer_norm_eps layernorm_epsilon", ["model.norm_eps"], ""),
+    ("tie_word_embeddings tie_weights", ["model.tie_embeddings"], ""),
+    ("hidden_act hidden_activation activation_function", ["model.activation"], ""),
+    ("sliding_window", ["model.window"], "of the `local` layers of model.layer_pattern"),
+    ("lr_mult lr_mults layer_lr layerwise_lr mup", ["optimizer.lr_multipliers"], ""),
     ("top_p top_k min_p repetition_penalty", [],
      "rollouts draw from the whole distribution; train.chat has --top_p"),
     ("output_dir out_dir save_dir logdir log_dir output_path checkpoint_dir ckpt_dir results_dir "
@@ -236,15 +238,15 @@ def _plain(name: str) -> str:
 _BY_NAME = {
     _plain(name): (targets, note) for names, targets, note in ALIASES for name in names.split()
 }
-# The second group of the same settings as a first, which is meant where neither is named.
+# Groups with the settings of another group, which is suggested if neither is named.
 _SECOND = ("value_optimizer.", "pretrain_data.")
 
 
 def suggest(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """What follows "unknown config key KEY": the setting that is meant, or why there is none.
+    """The end of "unknown config key KEY…": the setting that is meant, or why there is none.
 
     Args:
-      known: dotted keys of all settings and of their groups. prefix: what stands before each.
+      known: dotted keys of all settings and of their groups. prefix: to print before each.
     """
     if new := RENAMED.get(key):
         return f"; it is called {prefix}{new} now"
@@ -266,13 +268,13 @@ def _beside(group: str, known: Sequence[str]) -> list[str]:
 
 
 def _near(leaf: str, group: str, known: Sequence[str], cutoff: float) -> list[str]:
-    """The key in a group that looks most like a name."""
+    """[the key in a group that is spelled most like a name], or [] if none is like it enough."""
     near = nearest(leaf, _beside(group, known), cutoff)
     return [group + near] if near else []
 
 
 def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """As `suggest`; "" where nothing is like the key."""
+    """As `suggest`, but "" if nothing is like the key."""
     group, leaf = _split(key)
     if near := _near(leaf, group, known, 0.85 if group else 1.0):
         return _question(near, "", prefix)
