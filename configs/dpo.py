@@ -10,10 +10,12 @@ Choice: `smoke`, 40 steps of 2 rows on the documentation of the running Python, 
 cores for the model of `configs/pretrain.py:smoke`.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config(arg=None, stage="dpo", peak_lr=1e-6):
+def get_config(arg=None, stage="dpo", peak_lr=1e-6) -> ml_collections.ConfigDict:
     """The recipe of an objective that learns from preferences."""
     chosen = base.choices(arg, smoke=False)
     config = base.get_config()

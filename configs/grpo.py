@@ -12,12 +12,14 @@
                                             reward
 """
 
+import ml_collections
+
 from configs import base
 
 VARIANTS = ("grpo", "dr", "dapo", "gspo", "rloo")
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     variant = base.choices(arg, variant="grpo")["variant"]
     if variant not in VARIANTS:
         raise ValueError(f"variant={variant}; choose {', '.join(VARIANTS)}")

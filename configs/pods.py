@@ -10,6 +10,8 @@ docs/recipes.md. Learning rates of the two Llama models are those of arXiv:2407.
 others are places to start from.
 """
 
+import ml_collections
+
 from configs import base, ppo, pretrain, reward, sft
 
 SLICES = ("v5e-256", "v5p-128", "v6e-256")
@@ -55,7 +57,7 @@ RECIPES = {
 }
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = base.choices(arg, recipe="", slice="", slices=1)
     name, slices = chosen["recipe"], chosen["slices"]
     if name not in RECIPES or chosen["slice"] not in SLICES or slices < 1:

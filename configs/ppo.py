@@ -6,10 +6,12 @@
 A judge, `--config.init_from.judge=WORKDIR` of a second reward stage, decides the win rate.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "ppo"
     config.data.source = "tfds:pydocs/chat:train"

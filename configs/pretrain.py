@@ -7,10 +7,12 @@ Choices: `size` (model/sizes.py), `smoke` (a few steps of a tiny model, to see t
 Without `data.source` it reads the documentation of the running Python.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = base.choices(arg, size="125m", smoke=False)
     config = base.get_config()
     config.stage = "pretrain"
@@ -29,7 +31,7 @@ def get_config(arg=None):
     return config
 
 
-def smoke(config):
+def smoke(config: ml_collections.ConfigDict) -> None:
     """Shrinks a pretraining recipe so that it ends within a minute on a laptop."""
     config.model.size = "tiny"
     config.model.remat = "none"

@@ -4,10 +4,12 @@
         --config.init_from.policy=runs/sft --config.data.source=preferences.jsonl
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "reward"
     config.data.source = "tfds:pydocs/preferences:train"

@@ -10,10 +10,12 @@ README gives a validation loss of 1.88 nats a character for it; what to expect h
 docs/benchmarks.md.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "pretrain"
     config.model.size = "1m"  # a gate's three matrices have as many weights as nanoGPT's two

@@ -7,10 +7,12 @@
 Choice: `smoke` (few and short rows, for a model of 135M parameters on a laptop's two cores).
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = base.choices(arg, smoke=False)
     config = base.get_config()
     config.stage = "sft"
@@ -38,7 +40,7 @@ def get_config(arg=None):
     return config
 
 
-def smoke(config):
+def smoke(config: ml_collections.ConfigDict) -> None:
     """Shrinks it so that a model of 135M parameters ends in minutes on two laptop cores."""
     config.model.dtype = "float32"
     config.model.remat = "none"

@@ -6,12 +6,14 @@ Two laptop cores, no accelerator. A 2M-parameter model reads 0.5M tokens, learns
 does `shutil.copytree` do?", then to answer the way two reward models prefer.
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import base
 
 
-def stage(**settings):
+def stage(**settings: Any) -> ml_collections.ConfigDict:
     """What all stages of the demo share."""
     config = base.get_config()
     config.model.scan_unroll = 0  # fastest on CPU
@@ -25,7 +27,7 @@ def stage(**settings):
     return config
 
 
-def stages():
+def stages() -> dict[str, ml_collections.ConfigDict]:
     """{name: recipe}, in the order they run."""
     pretrain = stage(stage="pretrain", steps=165)
     pretrain.model.size = "demo"
@@ -98,6 +100,6 @@ def stages():
     return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     recipes = stages()
     return ml_collections.ConfigDict({"order": tuple(recipes), "stages": recipes}, type_safe=False)
