@@ -15,7 +15,7 @@ import ml_collections
 from configs import base, dpo
 
 
-def get_config(arg=None) -> ml_collections.ConfigDict:
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config = dpo.get_config(arg, "kto", 1e-6)
     if base.choices(arg, smoke=False)["smoke"]:
         config.kto.desirable_weight = 5.0  # one of six answers of the built-in rankings is good
