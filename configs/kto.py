@@ -4,14 +4,19 @@
         --config.init_from.policy=runs/sft --config.data.source=ratings.jsonl \\
         --config.data.fields.good='{thumb}'
 
-Rankings are split: the answer ranked first is good, the others are not. The loss begins at the mean
-of the weights' halves, 0.5; held-out `accuracy/overall` and `margin` are to rise.
+Rankings are split: the answer ranked first is good, the others are not. The loss begins at half the
+mean of the answers' weights, 0.5 by default; held-out `margin` and `accuracy/overall` are to rise.
+With `:smoke` and `--config.init_from.policy=WORKDIR` of `configs/pretrain.py:smoke`, three minutes
+on two busy CPU cores: loss 0.83 → 0.80, margin 0 → 0.25, accuracy 0.54 → 0.55.
 """
 
 import ml_collections
 
-from configs import dpo
+from configs import base, dpo
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    return dpo.get_config(arg, "kto", 1e-6)
+    config = dpo.get_config(arg, "kto", 1e-6)
+    if base.choices(arg, smoke=False)["smoke"]:
+        config.kto.desirable_weight = 5.0  # one of six answers of the built-in rankings is good
+    return config
