@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -178,7 +178,7 @@ def _choosing_settings(config: DataConfig) -> str:
     return " with ".join([f"data.subset={config.subset!r:.80}", *named])
 
 
-def thin_rankings(examples, keep: Mapping[str, float]) -> list:
+def thin_rankings(examples: Iterable[dict], keep: Mapping[str, float]) -> list:
     """Rankings with a share of their candidates, drawn with a fixed seed (`DataConfig.keep`). A
     ranking that is left with nothing to compare is left out.
 

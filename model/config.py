@@ -197,7 +197,7 @@ class TransformerConfig:
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
-    def activation_dtype(self):
+    def activation_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
 
     @property

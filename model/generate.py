@@ -10,11 +10,13 @@ V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 import ranges
 from model import cpu
@@ -69,17 +71,17 @@ class Sample(NamedTuple):
         gives that of temperature 1.
     """
 
-    tokens: jax.Array
-    response_mask: jax.Array
-    logprobs: jax.Array
+    tokens: Array
+    response_mask: Array
+    logprobs: Array
 
 
-def prompt_positions(mask):
+def prompt_positions(mask: Array) -> Array:
     """[B, P] bool -> int32 positions that count real tokens only, whatever side the padding is."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
-def filter_logits(logits, sampling: Sampling):
+def filter_logits(logits: Array, sampling: Sampling) -> Array:
     """Logits [B, V], `MASKED` at ids that top-k, top-p and `banned_ids` exclude."""
     V = logits.shape[-1]
     if sampling.banned_ids:
@@ -97,7 +99,7 @@ def filter_logits(logits, sampling: Sampling):
     return logits
 
 
-def pick(logits, uniform):
+def pick(logits: Array, uniform: Array) -> tuple[Array, Array]:
     """Draws an index of each row: where the cumulative sum of probabilities passes a number.
 
     It takes one random number a row in place of one a logit, and sums in two steps, over blocks and
@@ -133,7 +135,7 @@ def _first_above(sums, target):
     return index, target - jnp.where(index > 0, before, 0.0)
 
 
-def prepare(config: TransformerConfig, params):
+def prepare(config: TransformerConfig, params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Parameters in the form that decoding reads: where layers are unrolled, a tree a layer, on CPU
     perhaps transposed.
 
@@ -149,8 +151,9 @@ def prepare(config: TransformerConfig, params):
 
 
 def generate(
-    config: TransformerConfig, params, prompts, prompt_mask, row_keys, sampling: Sampling
-) -> Sample:
+    config: TransformerConfig, params: Mapping[str, Any], prompts: Array, prompt_mask: Array,
+    row_keys: Array, sampling: Sampling,
+) -> Sample:  # fmt: skip
     """Samples n responses a prompt. Trace it under `jit`, with `config` and `sampling` static.
 
     Args:

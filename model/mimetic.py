@@ -7,14 +7,18 @@ million it is most of what is learned at all.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 # Correlation of the embeddings of one word's variants (" Tree", "tree").
 CORRELATION = 0.9
 
 
-def mimetic(params, word_of, key):
+def mimetic(params: dict[str, Any], word_of: Array | np.ndarray, key: Array) -> dict[str, Any]:
     """Parameters of a fresh Transformer, changed so that attention starts as a look-up by content.
 
     The first query head of every group starts equal to its key head, so that a token attends to

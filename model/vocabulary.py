@@ -9,8 +9,12 @@ Axes: B batch, T length, D embed, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model import cpu
 from model.config import TransformerConfig
@@ -18,7 +22,7 @@ from model.kernels.base import MASKED
 from model.sharding import constrain
 
 
-def logits(config: TransformerConfig, table, hidden, decoding: bool = False):
+def logits(config: TransformerConfig, table: Array, hidden: Array, decoding: bool = False) -> Array:
     """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it are `MASKED`.
 
     Args:
@@ -39,7 +43,7 @@ def logits(config: TransformerConfig, table, hidden, decoding: bool = False):
     return jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits, MASKED)
 
 
-def log_probs(logits, ids, temperature: float):
+def log_probs(logits: Array, ids: Array, temperature: float) -> Array:
     """log softmax(logits / temperature) at `ids`, in float32: rollout and training both use this.
 
     Args:
@@ -51,13 +55,16 @@ def log_probs(logits, ids, temperature: float):
     return picked - jax.nn.logsumexp(scaled, axis=-1)
 
 
-def entropy(logits, temperature: float = 1.0):
+def entropy(logits: Array, temperature: float = 1.0) -> Array:
     """Entropy in nats of softmax(logits / temperature), [..., V] -> [...] float32."""
     logp = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
     return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
-def map_logits(config, params, function, chunk: int, hidden, *arrays):
+def map_logits(
+    config: TransformerConfig, params: Mapping[str, Any], function: Callable, chunk: int,
+    hidden: Array, *arrays: Array
+) -> Any:  # fmt: skip
     """function(logits, *arrays), with the logits of `hidden`.
 
     Args:

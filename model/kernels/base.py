@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
 # Far below any logit, and finite: a row with no visible key (padding) softmaxes to a mean, not NaN.
 MASKED = -1e30
@@ -37,7 +38,7 @@ class Settings(NamedTuple):
     interpret: bool = False
 
 
-def visible(queries, keys, window: int):
+def visible(queries: Array, keys: Array, window: int) -> Array:
     """[T, S] bool: whether queries [T] see keys [S], both by index: a key is not after its query,
     nor `window` or more before it; a window of 0 is unlimited."""
     queries, keys = queries[:, None], keys[None, :]

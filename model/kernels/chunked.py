@@ -12,6 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from model.kernels.base import MASKED, RESIDUALS, Settings, einsum32, visible
@@ -44,7 +45,10 @@ def visible_blocks(order: np.ndarray, length: int, settings: Settings) -> np.nda
     return np.array(padded, np.int32)
 
 
-def chunked(q, k, v, q_segments, kv_segments, order, blocks, settings: Settings):
+def chunked(
+    q: Array, k: Array, v: Array, q_segments: Array, kv_segments: Array, order: Array,
+    blocks: Array, settings: Settings,
+) -> Array:  # fmt: skip
     """As `splash`: online softmax over the visible blocks (Rabe & Staats 2021, arXiv:2112.05682;
     the gradient as in Dao et al. 2022, arXiv:2205.14135). Memory grows with T and S, not T·S.
 

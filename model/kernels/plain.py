@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model.kernels.base import MASKED, einsum32, visible
 
@@ -16,7 +17,7 @@ from model.kernels.base import MASKED, einsum32, visible
 CHUNK = 64
 
 
-def softmax_parts(logits, mask):
+def softmax_parts(logits: Array, mask: Array) -> tuple[Array, Array]:
     """A float32 softmax over the keys in `mask`, as (e^logits [..., S], 1 / their sum [..., 1]).
 
     The caller multiplies the second into the product with the values, which has fewer columns than
@@ -28,7 +29,9 @@ def softmax_parts(logits, mask):
     return weights, 1 / jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
+def attend(
+    q: Array, k: Array, v: Array, mask: Array, *, softcap: float = 0.0, scale: float = 0.0
+) -> Array:
     """Softmax attention with grouped heads; the softmax is float32.
 
     Args:
@@ -52,9 +55,9 @@ def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
 
 
 def causal_attention(
-    q, k, v, segment_ids, branch_ids=None,
+    q: Array, k: Array, v: Array, segment_ids: Array, branch_ids: Array | None = None,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
-):  # fmt: skip
+) -> Array:  # fmt: skip
     """Causal attention within segments, in chunks of queries that skip the keys they cannot see.
 
     Args:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import jax
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from model import cpu
@@ -13,10 +15,15 @@ from model.config import TransformerConfig
 from model.layers.projection import adapter, project
 from model.sharding import constrain
 
-ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+Activation: TypeAlias = Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
-def mlp(config: TransformerConfig, params: Mapping, x, length_axis: str):
+def mlp(config: TransformerConfig, params: Mapping, x: Array, length_axis: str) -> Array:
     """down(activation(gate(x)) · up(x)), [B, T, D] -> [B, T, D].
 
     Args:

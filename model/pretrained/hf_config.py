@@ -7,7 +7,8 @@ model/pretrained/families.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from model.config import RopeScaling, TransformerConfig
 from model.pretrained.families import FAMILIES, KEYS_OF, Family, family_of, query_scalar
@@ -186,7 +187,7 @@ def _rope_settings(given: Mapping, label: str, base: float, keys: Mapping):
     if kind == "llama3":
         # The model's own key, else the scaling's, else the longest context.
         outer = keys["original_max_position_embeddings"]
-        given = {"original_max_position_embeddings": keys["max_position_embeddings"]} | given
+        given = {"original_max_position_embeddings": keys["max_position_embeddings"], **given}
         if outer not in (None, given["original_max_position_embeddings"]):
             raise ValueError(
                 f"config.json has original_max_position_embeddings={outer}, and another in {label}"
@@ -202,6 +203,7 @@ def _windows(keys: Mapping, kind: str, family: Family):
     layers, window = keys["num_hidden_layers"], keys.get("sliding_window")
     if not keys.get("use_sliding_window", True):
         window = None
+    local: Collection[int]  # the numbers of the local layers
     if family.windows == "none":
         local = []
     elif family.windows == "all":
@@ -247,7 +249,7 @@ def config_to_hf(config: TransformerConfig) -> dict:
     kind = family_of(config)
     family, c = FAMILIES[kind], config
     gate = next(theirs for theirs, ours in ACTIVATION_NAMES.items() if ours == c.activation)
-    hf = dict(
+    hf: dict[str, Any] = dict(
         architectures=[family.architecture],
         model_type=kind,
         vocab_size=c.vocab_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from model.pretrained.families import FAMILIES, Family
 
@@ -98,7 +99,7 @@ def read(hf: Mapping, kind: str, family: Family) -> dict:
     return keys
 
 
-def check_unread(key: str, value, kind: str, neutral: Mapping) -> None:
+def check_unread(key: str, value: Any, kind: str, neutral: Mapping) -> None:
     """Raises ValueError for a key that is not read, unless it changes nothing."""
     if key in IGNORED or _IGNORED.search(key) or value in neutral.get(key, (None,)):
         return
@@ -119,7 +120,7 @@ def check_unread(key: str, value, kind: str, neutral: Mapping) -> None:
     )
 
 
-def check_value(name: str, value, key: str) -> None:
+def check_value(name: str, value: Any, key: str) -> None:
     """Raises ValueError for a value that is not of a key's type or range.
 
     Args:
@@ -150,6 +151,6 @@ def check_value(name: str, value, key: str) -> None:
         raise ValueError(f"config.json has {key}={short(value)}, which is not {what}")
 
 
-def short(value) -> str:
+def short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -41,7 +41,7 @@ def adapters_of(shapes):
     """Adapters of every projection, with a B that is not zero."""
     flat = {}
     for path, like in flatten_dict(shapes).items():
-        if weights.adaptable(path[-1]):
+        if weights.is_adaptable(path[-1]):
             pair = lora.abstract(path[-1], like, SETTINGS.rank)
             for end, x in zip((lora.A, lora.B), pair, strict=True):
                 flat[*path[:-1], path[-1] + end] = x
@@ -121,7 +121,7 @@ def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
     plain = quantized.whole(held)
     for path, x in flatten_dict(plain).items():
         w = flatten_dict(params)[path]
-        if not weights.adaptable(path[-1]):
+        if not weights.is_adaptable(path[-1]):
             np.testing.assert_array_equal(x, w)
             continue
         assert 0 < np.abs(x - w).max() <= np.abs(w).max() / 120
