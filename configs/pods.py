@@ -5,9 +5,9 @@
 
 Choices: `recipe`, a key of `RECIPES` (`sft`, `reward` and `ppo` are of Llama 3.1 8B, and take
 `--config.init_from.…` as configs/sft.py, reward.py and ppo.py do); `slice`, a key of `SLICES`;
-`slices` of these, joined by `mesh.data`. What each takes of a chip and how fast it should be is in
-docs/recipes.md. Learning rates of the two Llama models are those of arXiv:2407.21783, table 3; the
-others are places to start from.
+`slices` of these, joined by `mesh.data`. Memory and predicted speed of each are in docs/recipes.md.
+Learning rates of the two Llama models are those of arXiv:2407.21783, table 3; the others are places
+to start from.
 """
 
 import ml_collections
@@ -16,8 +16,8 @@ from configs import base, ppo, pretrain, reward, sft
 
 SLICES = ("v5e-256", "v5p-128", "v6e-256")
 
-# recipe -> slice -> rows a step, and what else differs there. What the mesh does not name, fsdp
-# takes.
+# recipe -> slice -> rows a step, and the settings that differ there. fsdp takes the
+# devices that the named mesh axes leave.
 RECIPES = {
     "llama3.1-8b": {
         "v5e-256": dict(rows=256, remat="qkv", chunk=1024),

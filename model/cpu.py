@@ -26,15 +26,16 @@ class TransposedWeight(NamedTuple):
 
 
 def fence(x: Array) -> Array:
-    """x [n, …], which XLA on CPU fuses and folds with nothing before or after it.
+    """x [n, …], unchanged; on CPU, XLA does not fuse operations across it.
 
-    There it is a gather of all rows: XLA on CPU drops an optimization barrier before it fuses.
+    On CPU it is a gather of all rows, because XLA there drops an optimization barrier before it
+    fuses.
     """
     return x[jnp.arange(x.shape[0])] if platform() == "cpu" else x
 
 
 def compute_once(x: Array) -> Array:
-    """x [B, T, …], which XLA on CPU would otherwise compute again for each of its readers."""
+    """x [B, T, …], unchanged; without it XLA on CPU recomputes x in each of its consumers."""
     # XLA sees through a gather of one row, so with T = 1 the fence is one axis further in.
     return jax.vmap(fence if x.shape[1] > 1 else jax.vmap(fence))(x)
 
@@ -136,7 +137,7 @@ def gated(
     Args:
       activation: a function of an array.
       next_weight: the weight [F, …] by which the result is multiplied, or None. Where `matmul`
-        computes a transpose, the result is computed transposed, as `matmul` left its arguments.
+        computes a transpose, the result is computed transposed too, in the layout of its arguments.
     """
     if gate.dtype == jnp.float32 or platform() != "cpu":
         return activation(gate) * up

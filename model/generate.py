@@ -34,15 +34,15 @@ _BLOCK = 128
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to sample; hashable, so that it can be a static argument.
+    """Settings of sampling; hashable, so that they can be a static argument.
 
     Attributes:
       max_new_tokens: R. temperature: 0 takes the likeliest id.
       top_k: keep the k likeliest ids; 0 keeps all. top_p: keep the smallest set of likeliest ids
         with this much probability (Holtzman et al. 2020, arXiv:1904.09751); 1 keeps all.
-      stop_ids: ids that end a response, themselves part of it. pad_id: what follows.
+      stop_ids: ids that end a response and belong to it. pad_id: fills the row after them.
       banned_ids: ids never sampled, such as padding and role markers.
-      samples: n, answers a prompt; the prompt is read once for all of them.
+      samples: n, responses a prompt; the prompt is prefilled once for all of them.
     """
 
     max_new_tokens: Size
@@ -77,7 +77,8 @@ class Sample(NamedTuple):
 
 
 def prompt_positions(mask: Array) -> Array:
-    """[B, P] bool -> int32 positions that count real tokens only, whatever side the padding is."""
+    """[B, P] bool -> int32 positions that count real tokens only, on whichever side the padding
+    is."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
@@ -139,7 +140,7 @@ def prepare(config: TransformerConfig, params: Mapping[str, Any]) -> Mapping[str
     """Parameters in the form that decoding reads: where layers are unrolled, a tree a layer, on CPU
     perhaps transposed.
 
-    `generate` does this with parameters of any other form; whoever calls it often with the same
+    `generate` applies it to parameters of any other form; a caller that samples often from the same
     parameters prepares them once.
     """
     if config.scan_unroll or "0" in params["layers"]:
@@ -178,7 +179,7 @@ def generate(
         logits, prompts, segments = (jnp.repeat(x, n, axis=0) for x in (logits, prompts, segments))
         cache = repeat_rows(cache, n)
     prompt_length = jnp.sum(segments, axis=-1)
-    # All numbers at once: a hash in every step takes longer than they take memory.
+    # All random numbers at once: they take little memory, and a hash in every step takes time.
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(row_keys, jnp.arange(R))
     uniform = jax.vmap(jax.vmap(jax.random.uniform))(keys)  # [R, B·n]
 

@@ -47,7 +47,7 @@ class ValueHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Array) -> Array:
-        """[..., D] -> [...] float32. It starts at 0, as a value model's."""
+        """[..., D] -> [...] float32. The weight starts at 0, as in a value model."""
         return _numbers(self, hidden, 0.0)
 
 

@@ -98,10 +98,11 @@ def scaled(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
 
 
 def merge(params: Mapping[str, Any], adapters: Mapping[str, Any], settings: LoRA) -> dict[str, Any]:
-    """Parameters without adapters that compute what base and adapters do.
+    """Parameters without adapters, equivalent to the base with its adapters.
 
     Args:
-      params: of a model, without adapters. adapters: tree of A and B beside their weights.
+      params: of a model, without adapters. adapters: tree of A and B, each at the place of its
+        weight.
 
     Returns:
       W + (α/r)·A·B for adapted weights, added in float32, in the dtype of W; the others unchanged.

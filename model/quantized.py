@@ -1,4 +1,4 @@
-"""Frozen weights in fewer bits: bfloat16, or int8 with a scale a layer and output (qwix).
+"""Frozen weights in fewer bits: bfloat16, or int8 with a scale for each layer and output (qwix).
 
 Axes: D inputs, F outputs.
 """
@@ -24,7 +24,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 
 def is_quantized(x: Any) -> bool:
-    """Whether x is a `qwix.QArray` (a library that is imported only if it is used)."""
+    """Whether x is a `qwix.QArray`; qwix is imported only where it is used."""
     return hasattr(x, "qvalue")
 
 

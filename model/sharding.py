@@ -109,7 +109,7 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over `devices` (all visible ones by default), with axes `MESH_AXES`.
 
-    Of several TPU slices `data` alone reaches over the data-center network between them.
+    With several TPU slices, only `data` spans the data-center network between them.
 
     Raises:
       ShardingError: sizes that do not make these devices; `data` that the slices do not divide.
@@ -118,13 +118,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     shape = config.shape(len(devices))
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     # Explicit axes, JAX's default, break Linen's partitioned init.
-    # A mesh axis may be part of a side of the slice: 16x16 chips make fsdp 64 × tensor 4.
+    # A mesh axis may take part of a physical axis: 16x16 chips make fsdp 64 × tensor 4.
     split = dict(allow_split_physical_axes=True)
     if slices == 1:
         grid = mesh_utils.create_device_mesh(shape, devices, **split)
     elif shape[0] % slices:
         raise ShardingError(
-            f"mesh.data={shape[0]} on {slices} slices: between slices runs `data` alone; set "
+            f"mesh.data={shape[0]} on {slices} slices: only mesh.data spans slices; set "
             f"mesh.data to a multiple of {slices}"
         )
     else:
@@ -170,8 +170,7 @@ def constrain(x: jax.Array, *names: str) -> jax.Array:
 
 
 def platform() -> str:
-    """The platform of the current mesh: ahead-of-time compilation is for another than this
-    machine's."""
+    """The platform of the current mesh: with ahead-of-time compilation, not this machine's."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return device.platform if device else jax.default_backend()
@@ -219,7 +218,7 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
 
 
 def decoding_mesh(mesh: Mesh, times: int) -> Mesh:
-    """The same devices with `times` as many shards of heads and mlp, taken from `fsdp`.
+    """A mesh of the same devices with `times` as many shards of heads and mlp, taken from `fsdp`.
 
     Raises:
       ShardingError: fsdp is not a multiple, or `expert` or `sequence` is not 1.

@@ -1,4 +1,4 @@
-"""The vocabulary head: logits, log-probabilities, and both a part of a row at a time.
+"""The vocabulary head: logits and log-probabilities, of whole rows or in chunks.
 
 Float32 logits [B, T, V] are by far the largest array of a step: at 8,192 tokens and 128k ids one
 row of them takes 4 GiB. `map_logits` computes `chunk` positions of each row at once, forwards and
@@ -88,8 +88,8 @@ def map_logits(
     count = -(-T // chunk)
     width = -(-T // count)
 
-    # Part i holds the positions i, i + count, …: where a row is split over devices, each has its
-    # share of every part.
+    # Part i holds the positions i, i + count, …, so that each part of a row that is split over
+    # devices stays evenly split.
     def split(x):
         x = jnp.pad(x, [(0, 0), (0, count * width - T)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, width, count, *x.shape[2:]), 2, 0)

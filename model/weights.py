@@ -20,7 +20,7 @@ from jax import Array
 
 from model.config import TransformerConfig
 
-# Standard deviation of a unit normal cut off at ±2.
+# Standard deviation of a unit normal truncated at ±2.
 _CUT_STD = 0.87962566103423978
 
 
@@ -32,8 +32,8 @@ class Weight(NamedTuple):
       shape: its axes as letters of the legend above, of one layer.
       axes: their logical names (model/sharding.py).
       part: `layers` (stacked over layers in the tree), `model`, or `head` (model/heads.py).
-      init: `fan_in`, `embedding`, `norm`, `zeros`, or `given` by whoever creates it.
-      inputs: how many leading axes (after an expert's) a product sums over; 0: it is no matrix.
+      init: `fan_in`, `embedding`, `norm`, `zeros`, or `given` by the caller of `create`.
+      inputs: number of leading axes (after an expert's) that a product sums over; 0: not a matrix.
       residual: its product is added to the residual stream.
       decays: weight decay applies. adaptable: LoRA may adapt it, and freezing quantize it.
       muon: the optimizer `muon` takes it. float32: it is read in float32, whatever the
@@ -63,7 +63,7 @@ class Weight(NamedTuple):
 
     @property
     def stacked(self) -> int:
-        """How many leading axes are stacked in the tree: layers, experts."""
+        """The number of leading axes that are stacked in the tree: layers, experts."""
         return (self.part == "layers") + (self.axes.split()[0] == "expert")
 
 
@@ -254,15 +254,15 @@ def flops_per_token(config: TransformerConfig, length: int) -> float:
     for weight in rows(config, "layers"):
         if weight.inputs:
             size = math.prod(shape(weight, config))
-            if weight.stacked == 2:  # of all experts, a token has a few
+            if weight.stacked == 2:  # a token uses a few of the experts
                 size = size // config.num_experts * config.experts_per_token
             count += config.num_layers * size
     return 6.0 * count + 6.0 * config.attention_flops_per_token(length)
 
 
 def kernel_init(std: float) -> nn.initializers.Initializer:
-    """A normal distribution cut off at ±2 of its deviations, with this standard deviation once it
-    is cut."""
+    """A normal distribution truncated at ±2 standard deviations, scaled to have this standard
+    deviation after truncation."""
     return nn.initializers.truncated_normal(stddev=std / _CUT_STD)
 
 

@@ -39,8 +39,8 @@ class Settings(NamedTuple):
 
 
 def visible(queries: Array, keys: Array, window: int) -> Array:
-    """[T, S] bool: whether queries [T] see keys [S], both by index: a key is not after its query,
-    nor `window` or more before it; a window of 0 is unlimited."""
+    """[T, S] bool: whether queries [T] see keys [S], both by index: a key is at or before its
+    query, and less than `window` before it; a window of 0 is unlimited."""
     queries, keys = queries[:, None], keys[None, :]
     mask = queries >= keys
     if window:

@@ -19,7 +19,7 @@ from model.kernels.base import MASKED, RESIDUALS, Settings, einsum32, visible
 
 
 def visible_blocks(order: np.ndarray, length: int, settings: Settings) -> np.ndarray:
-    """The blocks of keys that each block of queries sees, whatever the segments are.
+    """The blocks of keys that each block of queries may see, segments aside.
 
     Args:
       order: [shards, T], as in `splash_kernel`. length: S.
@@ -49,8 +49,9 @@ def chunked(
     q: Array, k: Array, v: Array, q_segments: Array, kv_segments: Array, order: Array,
     blocks: Array, settings: Settings,
 ) -> Array:  # fmt: skip
-    """As `splash`: online softmax over the visible blocks (Rabe & Staats 2021, arXiv:2112.05682;
-    the gradient as in Dao et al. 2022, arXiv:2205.14135). Memory grows with T and S, not T·S.
+    """Attention with an online softmax over the visible blocks of keys (Rabe & Staats 2021,
+    arXiv:2112.05682; the gradient as in Dao et al. 2022, arXiv:2205.14135). Memory grows with T and
+    S, not T·S.
 
     Args:
       order: [T] int32, the index in the row of each query. blocks: [P, 3] of `visible_blocks`.

@@ -16,7 +16,8 @@ def cudnn(
     q: Array, k: Array, v: Array, q_segments: Array, kv_segments: Array, order: Array,
     settings: Settings,
 ) -> Array:  # fmt: skip
-    """As `splash`. Segments reach cuDNN as a bias, [B, 1, T, S] in the activations' dtype.
+    """Attention by cuDNN; arguments as for `splash`. Segments reach cuDNN as a bias, [B, 1, T, S]
+    in the activations' dtype.
 
     Args:
       order: [T] int32, the index in the row of each query.

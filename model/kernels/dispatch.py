@@ -83,7 +83,7 @@ def check_branches(backend: str, length: int, shards: int, window: int) -> None:
       BackendError: another backend, too long a row, a split one, or a window.
     """
     obstacles = {
-        f"model.attention={backend} does not know them": backend not in ("auto", "xla"),
+        f"model.attention={backend} does not support them": backend not in ("auto", "xla"),
         f"rows of {length} tokens are longer than {LONG}": length > LONG,
         "mesh.sequence splits rows": shards > 1,
         "this architecture has a sliding window": window > 0,
@@ -128,7 +128,7 @@ def attention(
     if backend == "xla" and shards == 1:
         out = causal_attention(q, k, v, segment_ids, window=window, softcap=softcap, scale=scale)
         return checkpoint_name(out, RESIDUALS)
-    # Blocks within one run of neighbours see the fewest keys.
+    # Blocks within one run of consecutive tokens see the fewest keys.
     block = min(config.attention_block, length // 2 if shards > 1 else length)
     settings = Settings(window, softcap, scale, block, config.attention_compute_block)
     order = context_parallel.order(T, shards)
@@ -143,7 +143,8 @@ def attention(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return run(q, k, v, segment_ids, plan)
-    # Rows that the mesh does not divide (a last batch, a single prompt) every device computes.
+    # Rows that the mesh does not divide (a last batch, a single prompt) are computed on every
+    # device.
     rows = P(None) if B % batch_shards(mesh) else partition_spec(("act_batch",), ACTIVATION_AXES)
 
     def spec(*names):
@@ -185,7 +186,7 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
 def prompt_attention(
     q: Array, k: Array, v: Array, segment_ids: Array, config: TransformerConfig, **settings
 ) -> Array:
-    """`attention` of a prompt that is the first in a cache: over itself alone.
+    """`attention` of a prompt in prefill: over itself alone, as the cache is empty.
 
     Prompts are of any length, so it takes the platform's best backend for theirs. They are not
     split over the mesh axis `sequence`.

@@ -62,7 +62,7 @@ def causal_attention(
 
     Args:
       q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32, 0 is padding. A segment's
-        tokens are neighbours, so that an index counts its positions.
+        tokens are consecutive, so that differences of index are differences of position.
       branch_ids: [B, T] int32, or None. A segment may fork: branch 0 is its trunk, and a token sees
         the keys of the trunk and of its own branch.
       window: keys a query sees at most, its own included; 0 is all.

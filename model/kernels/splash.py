@@ -40,7 +40,8 @@ def splash_kernel(
     window = (settings.window - 1 if settings.window else None, 0)
     mask = masks.LocalMask((shards * T, length), window, 0)
     mask.q_sequence = order.reshape(-1).astype(np.int32)
-    # A shard holds two runs of neighbours (model/context_parallel.py): a block is within one.
+    # A shard holds two runs of consecutive tokens (model/context_parallel.py): a block is within
+    # one.
     queries = fit_block(settings.block, T // 2 if shards > 1 and T % (2 * LANES) == 0 else T)
     keys = fit_block(settings.block, length)
     compute = fit_block(settings.compute_block, keys)

@@ -22,7 +22,7 @@ from model.sharding import constrain
 
 
 class Rows(NamedTuple):
-    """Where the tokens of a call are in their rows.
+    """Places of the tokens of a call in their rows.
 
     Attributes:
       positions: [B, T] int32 within a segment. segment_ids: [B, T] int32; 0 is padding.

@@ -23,7 +23,7 @@ def block(
     Args:
       kind: `global` or `local`. params: {name: weight} of this layer.
       carry: (x [B, T, D], the cache or None, the layer's index).
-      rows: where the tokens of x are in their rows.
+      rows: the places of the tokens of x in their rows.
       is_last: it is the final layer; in prefill it then computes only the last position.
 
     Returns:

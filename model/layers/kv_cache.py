@@ -36,7 +36,7 @@ class KVCache(NamedTuple):
 
 
 def kv_repeats(config: TransformerConfig) -> int:
-    """How many copies of each key and value head there are, so that the mesh axis `tensor` divides
+    """The number of copies of each key and value head, such that the mesh axis `tensor` divides
     them; 1 without `config.replicate_kv_heads`."""
     shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
     return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
@@ -78,7 +78,7 @@ def init_cache(
 
 
 def repeat_rows(cache: KVCache, times: int) -> KVCache:
-    """Every row of a cache `times` times, one after another."""
+    """A cache with every row repeated `times` times, copies adjacent."""
 
     def repeat(x):
         # Transposed keys have the same sharding: neither slots nor head sizes are ever split.
@@ -115,7 +115,7 @@ def cached_attention(
     config: TransformerConfig,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
 ) -> Array:  # fmt: skip
-    """Attention of T queries at `slot` to all slots so far; the same as `attend` computes.
+    """Attention of T queries at `slot` to all slots so far; equal to `attend` over them.
 
     Args:
       q: [B, T, H, N]; layer, slot: int32 scalars.

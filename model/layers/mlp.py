@@ -31,7 +31,8 @@ def mlp(config: TransformerConfig, params: Mapping, x: Array, length_axis: str) 
     """
     gate = checkpoint_name(project(params, "gate", x), "gate")  # [B, T, F]
     up = checkpoint_name(project(params, "up", x), "up")
-    # An adapter would read a transposed result: XLA on CPU has no such bfloat16 product.
+    # With an adapter the result is not transposed: XLA on CPU has no bfloat16 product for its
+    # matrices.
     next_weight = None if adapter(params, "down", x.dtype) else params["down"]
     hidden = cpu.gated(ACTIVATIONS[config.activation], gate, up, next_weight)
     hidden = constrain(hidden, "act_batch", length_axis, "act_mlp")

@@ -1,4 +1,4 @@
-"""Mixtures of experts: each token goes through the MLPs of the few experts that the router picks.
+"""Mixtures of experts: each token passes through the MLPs of the few experts that the router picks.
 
 No token is dropped: rows are sorted by expert and multiplied group by group, by
 `jax.lax.ragged_dot` or on TPU JAX's Pallas kernel. Experts are split over the mesh axis `expert`,
@@ -35,11 +35,11 @@ Matrix: TypeAlias = tuple[Array, ...]
 
 
 class RouterStats(NamedTuple):
-    """Sums over the real tokens of a batch, of which the router's losses are made.
+    """Sums over the real tokens of a batch, from which the router's losses are computed.
 
     Attributes (each with a leading [L] when of all layers):
-      chosen: [E] float32, how often each expert was picked.
-      probability: [E] float32, what the router gave it.
+      chosen: [E] float32, counts of the tokens that picked each expert.
+      probability: [E] float32, sums of its router probabilities.
       z: float32 scalar, of logsumexp(logits)².
     """
 
@@ -78,9 +78,9 @@ def route(
 def dispatch(x: Array, order: Array, place: Array) -> Array:
     """x [M, D] -> [R, D], the rows of (token, choice) pairs `order` [R]; pair i has token i // k.
 
-    `place` [M, k] is its inverse: the row of each pair, R for one that has none. Only rows and
-    places that belong together are ever read, so that what is in the other rows does not matter;
-    the gradients of `dispatch` and `collect` are each other, gathers in place of scatters.
+    `place` [M, k] is its inverse: the row of each pair, R for one that has none. Rows that no
+    pair points to are never read, so their content does not matter. The gradient of `dispatch` is
+    `collect`, and the reverse: gathers in place of scatters.
     """
     return x[order // place.shape[1]]
 
@@ -192,7 +192,7 @@ def experts(
     x: Array, ids: Array, weights: Array, gate: Matrix, up: Matrix, down: Matrix,
     activation: Activation, split_length: bool,
 ) -> Array:  # fmt: skip
-    """`expert_mlps` of all experts, wherever they are in the mesh in use.
+    """`expert_mlps` of all experts, however the current mesh divides them.
 
     Args:
       x: [B, T, D]; ids, weights: [B, T, k]; gate, up: ([E, D, F],); down: ([E, F, D],), each with
@@ -214,7 +214,7 @@ def experts(
         tokens, ids, weights = flat(x, ids, weights)
         out = expert_mlps(tokens, ids, weights, gate, up, down, 0, activation, product)
         return out.reshape(x.shape)
-    # Rows that the mesh does not divide (a last batch, a single prompt) every device has.
+    # Rows that the mesh does not divide (a last batch, a single prompt) are on every device.
     split_rows = B % batch_shards(mesh) == 0
 
     def on_device(x, ids, weights, gate, up, down):

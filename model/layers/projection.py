@@ -1,4 +1,4 @@
-"""Products with the weights of a layer, quantized or adapted as they may be.
+"""Products with the weights of a layer, which may be quantized or have adapters.
 
 Axes: B batch, T length, D inputs, F outputs (of several axes, flat).
 """
@@ -16,7 +16,7 @@ from model import cpu, lora, quantized
 
 
 def read(params: Mapping, name: str, dtype: jnp.dtype) -> Any:
-    """A weight in the activations' dtype; as it is if it is quantized or stored transposed."""
+    """A weight in the activations' dtype; unchanged if it is quantized or stored transposed."""
     weight = params[name]
     if quantized.is_quantized(weight) or isinstance(weight, cpu.TransposedWeight):
         return weight

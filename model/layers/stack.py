@@ -25,7 +25,8 @@ from model.sharding import constrain
 
 
 def remat_policy(name: str) -> Callable:
-    """What the backward pass finds saved of a layer (config.remat), for `jax.checkpoint`.
+    """The `jax.checkpoint` policy of a value of config.remat: the arrays of a layer that are saved
+    for the backward pass.
 
     Outputs are saved by name: a policy that looks for matmuls does not see those in
     `cpu.matmul`.
@@ -130,8 +131,9 @@ def run_layers(
         return (x, cache, config.num_layers), None
 
     def sequence(kinds, carry, params):
-        """Layers of these kinds, of params [len(kinds), …]. Neighbours of one kind are one scan, so
-        that one layer is compiled for each run of neighbours, not for each place of the pattern."""
+        """Layers of these kinds, of params [len(kinds), …]. Consecutive layers of one kind are
+        one scan, so that one layer is compiled for each such run, not for each place of the
+        pattern."""
         stats, start = [], 0
         for kind, neighbours in itertools.groupby(kinds):
             count = len(list(neighbours))

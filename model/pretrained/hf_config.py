@@ -22,11 +22,11 @@ from model.pretrained.hf_keys import (
     short,
 )
 
-# Keys of a Gemma 3 beside its text model's: of images, or read here.
+# Keys of a Gemma 3 outside its text model: those of images, and those that are read here.
 _MULTIMODAL = ("text_config", "vision_config", "mm_tokens_per_image", "boi_token_index",
                "eoi_token_index", "image_token_index", "tie_word_embeddings")  # fmt: skip
 
-# The fields of RopeScaling, by kind, and what config.json calls them.
+# The fields of RopeScaling, by kind, and their names in config.json.
 ROPE_KEYS = {
     "linear": {"factor": "factor"},
     "llama3": {
@@ -127,7 +127,7 @@ def _rope(keys: Mapping):
     base = keys["rope_theta"]
     given, scaling = keys["rope_parameters"] or {}, keys["rope_scaling"] or {}
     if "rope_local_base_freq" not in keys:
-        if scaling:  # as transformers has it: then nothing of the other counts
+        if scaling:  # as in transformers, it replaces `rope_parameters`
             return *_rope_settings(scaling, "rope_scaling", base, keys), 0.0
         return *_rope_settings(given, "rope_parameters", base, keys), 0.0
     for name, value in given.items():

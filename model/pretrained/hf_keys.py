@@ -8,8 +8,8 @@ from typing import Any
 
 from model.pretrained.families import FAMILIES, Family
 
-# Keys that change nothing that is computed from the weights: of training, of generation, of files,
-# of how transformers runs a model.
+# Keys that do not change what is computed from the weights: those of training, generation and
+# files, and of how transformers runs a model.
 IGNORED = frozenset((
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "auto_map",
     "tokenizer_class", "name_or_path", "_name_or_path", "_commit_hash", "license", "language",
@@ -36,9 +36,9 @@ IGNORED = frozenset((
     "diversity_penalty", "penalty_alpha",
 ))  # fmt: skip
 _IGNORED = re.compile(r"(_token_id|^unsloth_.*)$")
-# Such as say in what form weights are stored that are not numbers of their own.
+# Keys of quantized weights.
 _QUANTIZED = ("quantization_config", "quantization", "compression_config")
-# Keys that change what is computed, with the values under which it is computed here.
+# Keys that change what is computed, with the values that Seedpod supports.
 NEUTRAL = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -73,7 +73,7 @@ _MOST = 1e38  # about float32's largest
 _NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
              "num_key_value_heads")  # fmt: skip
 
-# Values that are read, and what they are here. The first of a kind is what is written.
+# Values of config.json and ours. Of several names for one value, the first is written.
 ACTIVATION_NAMES = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 LAYER_NAMES = {"sliding_attention": "local", "full_attention": "global"}
 
@@ -81,7 +81,7 @@ LAYER_NAMES = {"sliding_attention": "local", "full_attention": "global"}
 def read(hf: Mapping, kind: str, family: Family) -> dict:
     """The keys of a family, each as given or its default; all others are checked."""
     keys = dict(family.keys)
-    neutral = NEUTRAL | {  # other names of what a family has or has not
+    neutral = NEUTRAL | {  # other names of settings of the family
         "use_qk_norm": (family.settings.get("qk_norm", False), None),
         "qkv_bias": (family.settings.get("attention_bias", False), None),
     }
@@ -124,7 +124,7 @@ def check_value(name: str, value: Any, key: str) -> None:
     """Raises ValueError for a value that is not of a key's type or range.
 
     Args:
-      key: what the message calls it.
+      key: its name in the message.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     whole = number and isinstance(value, int)

@@ -39,18 +39,18 @@ class Slice:
 
 
 def _same(shape):
-    """Vectors, and biases, which lose only the split into heads."""
+    """The mapping of vectors and biases, which differ only in the split into heads."""
     return (int(np.prod(shape)),), lambda x: x.reshape(shape), lambda x: x.reshape(-1)
 
 
 def _matrix(inputs, outputs):
-    """Ours [*inputs, *outputs]; theirs [outputs, inputs], each flat."""
+    """The mapping of a matrix: ours [*inputs, *outputs]; theirs [outputs, inputs], each flat."""
     i, o = int(np.prod(inputs)), int(np.prod(outputs))
     return (o, i), lambda x: x.T.reshape(*inputs, *outputs), lambda x: x.reshape(i, o).T
 
 
 def _table(c: TransformerConfig, transposed: bool):
-    """A vocabulary's rows: ours are padded with zeros to a multiple, and `logits` masks them."""
+    """The mapping of a vocabulary table: ours has more rows, zeros that `logits` masks."""
     padding = c.padded_vocab_size - c.vocab_size
 
     def to_ours(x):

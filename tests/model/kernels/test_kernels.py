@@ -208,7 +208,7 @@ def test_a_split_row_equals_a_whole_one(rows, backend, case):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("splash", 64, 1, 0), "model.attention=splash does not know them"),
+        (("splash", 64, 1, 0), "model.attention=splash does not support them"),
         (("auto", 4096, 1, 0), "rows of 4096 tokens are longer than 2048"),
         (("xla", 64, 2, 0), "mesh.sequence splits rows"),
         (("auto", 64, 1, 8), "sliding window"),
