@@ -22,14 +22,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import app, flags
-from etils import epath
 
+from benchmarks.random_models import write_random
 from configs.chains import demo
 from data.pipeline import Data
 from data.text.base import Tokenizer
@@ -40,26 +38,8 @@ from train import loop
 from train.rl.rollout import RolloutSource
 from train.runtime import checkpoint
 from train.runtime.metrics import quiet_to_file
-from train.step import TrainState
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-def write_random(
-    workdir: epath.PathLike,
-    role: str,
-    model: TransformerConfig,
-    tokenizer: Tokenizer,
-    seed: int,
-) -> None:
-    """Writes a workdir with random weights of a role, as a finished stage leaves one."""
-    tokenizer.save(f"{workdir}/tokenizer")
-    checkpoint.save_models(workdir, {role: model})
-    params = jax.jit(lambda key: nn.unbox(checkpoint.init_params(role, model, key)))
-    zero = {"step": np.asarray(0, np.int32)}
-    saver = checkpoint.Checkpointer(workdir, keep=1)
-    saver.save(TrainState(jnp.int32(0), {role: params(jax.random.key(seed))}, zero, zero), {})
-    saver.close()
 
 
 def random_prompts(

@@ -19,14 +19,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import app, flags
 from etils import epath
 
+from benchmarks.random_models import write_random
 from data.pipeline import Data
 from data.text.base import Tokenizer
 from data.text.builtin import BuiltinTokenizer
@@ -34,9 +32,7 @@ from model.config import TransformerConfig
 from train import loop
 from train.config import run
 from train.rl.rewards import Episode
-from train.runtime import checkpoint
 from train.runtime.metrics import quiet_to_file, read_metrics
-from train.step import TrainState
 
 UPDATES, PROMPT, RESPONSE = 25, 6, 8
 
@@ -53,17 +49,12 @@ def count_sevens(episode: Episode) -> float:
 
 def write_policy(workdir: epath.PathLike, seed: int) -> None:
     """Writes a workdir with a random policy over 32 ids: 7 special ones and 25 letters."""
-    BuiltinTokenizer("char", b"abcdefghijklmnopqrstuvwxy").save(f"{workdir}/tokenizer")
+    tokenizer = BuiltinTokenizer("char", b"abcdefghijklmnopqrstuvwxy")
     model = TransformerConfig(
         vocab_size=32, embed_dim=64, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=16,
         mlp_dim=256, vocab_multiple=32,
     )  # fmt: skip
-    checkpoint.save_models(workdir, {"policy": model})
-    params = jax.jit(lambda key: nn.unbox(checkpoint.init_params("policy", model, key)))
-    saver = checkpoint.Checkpointer(workdir, keep=1)
-    zero = {"step": np.asarray(0, np.int32)}
-    saver.save(TrainState(jnp.int32(0), {"policy": params(jax.random.key(seed))}, zero, zero), {})
-    saver.close()
+    write_random(workdir, "policy", model, tokenizer, seed)
 
 
 def random_prompts(seed: int) -> Callable[[Tokenizer | None], Data]:

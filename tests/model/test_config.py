@@ -65,7 +65,8 @@ def test_every_named_size_is_valid(name):
 
 
 def test_flops_are_six_a_weight_and_causal_attention():
-    """By hand for GOOD with 128 rows of vocabulary: two matmuls of T/2 keys a head and layer."""
+    """Computed by hand for GOOD with 128 rows of vocabulary: two matmuls of T/2 keys a head and
+    layer."""
     weights = 2 * (16 * 8 * 4 * 2 + 16 * 8 * 2 * 2 + 3 * 16 * 32) + 128 * 16
     attention = 2 * 4 * (10 / 2) * 8 * 2  # layers, heads, keys, head size, scores and values
     assert flops_per_token(TransformerConfig(**GOOD), 10) == 6 * (weights + attention)

@@ -1,4 +1,4 @@
-"""Adapters and quantized weights against the weights they stand for."""
+"""Adapters and quantized weights against equivalent plain weights."""
 
 import dataclasses
 
@@ -63,7 +63,8 @@ def beside(params, adapters):
     [pytest.param(DENSE, id="dense"), pytest.param(MIXTURE, id="mixture", marks=pytest.mark.slow)],
 )
 def test_an_adapted_model_is_the_merged_one(config):
-    """Forward, its gradient by A and B, and (with the other model) cached decoding."""
+    """The forward pass, its gradient with respect to A and B, and (with the other model) cached
+    decoding."""
     params, shapes = whole_model(config)
     adapters = adapters_of(shapes)
     model = Transformer(config)
@@ -113,7 +114,7 @@ def test_adapters_that_are_new_change_nothing():
 )
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
 def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
-    """And so is its gradient by the adapters."""
+    """The same for the gradient with respect to the adapters."""
     params, shapes = whole_model(config)
     adapters, model = adapters_of(shapes), Transformer(config)
     held = quantized.convert(jax.tree.map(jax.device_put, params, jax.tree.map(
@@ -145,7 +146,7 @@ def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
 
 @pytest.mark.slow
 def test_no_float_copy_of_an_int8_base_is_kept():
-    """Without rematerialisation: what the backward pass finds is the int8 values."""
+    """Without rematerialisation, the backward pass saves the int8 values."""
     config = dataclasses.replace(DENSE, embed_dim=128, head_dim=32, mlp_dim=512, num_layers=8)
     params, shapes = whole_model(config)
     adapters = adapters_of(shapes)

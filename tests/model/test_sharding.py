@@ -58,7 +58,7 @@ def test_a_bad_mesh_is_an_error(sizes, message):
 
 def test_a_name_without_a_rule_is_an_error():
     with pytest.raises(ShardingError, match=r"parameter layers/w .*no sharding rule for 'embd'"):
-        partition_spec(("embd", "mlp"), where="parameter layers/w")
+        partition_spec(("embd", "mlp"), label="parameter layers/w")
     with pytest.raises(ShardingError, match=r"no sharding rule for 'embed'"):  # a parameter's name
         sharding.constrain(jnp.zeros((2, 2)), "act_batch", "embed")
 
@@ -109,8 +109,8 @@ def test_the_parameters_of_every_family_stand_in_the_table(size):
         "expert_gate": P(None, "expert", ("fsdp", "sequence"), "tensor"),
         "expert_down": P(None, "expert", "tensor", ("fsdp", "sequence")),
     }
-    found = {name: s.spec for name, s in layers.items() if name in expected}
-    assert found and all(expected[name] == spec for name, spec in found.items())
+    specs = {name: s.spec for name, s in layers.items() if name in expected}
+    assert specs and all(expected[name] == spec for name, spec in specs.items())
 
 
 def test_a_size_that_the_mesh_does_not_divide_is_an_error():

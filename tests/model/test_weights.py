@@ -74,8 +74,8 @@ def test_a_new_weight_is_a_row_and_its_use(row):
     np.testing.assert_allclose(run(adapted), run(merged), atol=1e-4)
     assert np.abs(run(adapted) - run(params)).max() > 1e-3
 
-    one = make_mesh(MeshConfig(), jax.devices()[:1])
-    placed = jax.tree.map(jax.device_put, params, parameter_shardings(boxed, one))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    placed = jax.tree.map(jax.device_put, params, parameter_shardings(boxed, mesh))
     assert quantized.convert(placed, "int8")["layers"]["mixer"].qvalue.dtype == jnp.int8
     decoding = dataclasses.replace(CONFIG, dtype="bfloat16", scan_unroll=0)
     prepared = prepare(decoding, params)["layers"]["1"]["mixer"]

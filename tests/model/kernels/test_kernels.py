@@ -1,4 +1,4 @@
-"""Every backend of attention against plain XLA, with gradients; what runs where."""
+"""Every backend of attention against plain XLA, with gradients; the choice of a backend."""
 
 import dataclasses
 
@@ -89,7 +89,7 @@ def test_splash_equals_plain(rows, case):
 
 
 def test_splash_reads_the_places_of_a_shard(rows):
-    """With half of the queries, out of order, and all keys."""
+    """Half of the queries, out of order, and all keys."""
     q, k, v, _, segments = rows
     order = context_parallel.order(T, 2)
     settings = Settings(window=70, block=128, compute_block=128, interpret=True)

@@ -107,10 +107,10 @@ RENAMED = ("rope", "window", "layer_types", "dtype", "head_dim", "original_max")
 
 def values_of(value):
     """Others that a key might have: of its own type, and of others."""
-    found = [None, "a string", True, False, 0, -1, 2.0, [], {}]
+    values = [None, "a string", True, False, 0, -1, 2.0, [], {}]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        found += [value + 1, value / 2, float(value)]
-    return found
+        values += [value + 1, value / 2, float(value)]
+    return values
 
 
 def changes(kind):

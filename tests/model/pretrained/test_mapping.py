@@ -45,13 +45,13 @@ def assemble(config, tensors):
 
 def disassemble(config, params):
     """{tensor name: array} from our parameters."""
-    found = {}
+    tensors = {}
     for s in slices(config):
         leaf = params
         for key in s.path:
             leaf = leaf[key]
-        found[s.name] = s.to_hf(np.asarray(leaf)[s.index])
-    return found
+        tensors[s.name] = s.to_hf(np.asarray(leaf)[s.index])
+    return tensors
 
 
 def drawn(fixture, name, salt=""):
