@@ -27,7 +27,7 @@ CLOCK_GHZ = {"TPU v5 lite": 1.5, "TPU v5": 1.75, "TPU v5p": 1.75, "TPU v6 lite":
 LINK_GB = {"TPU v5 lite": 50, "TPU v5": 100, "TPU v5p": 100, "TPU v6 lite": 100}
 DCN_GB = {"TPU v5 lite": 3.125, "TPU v5": 6.25, "TPU v5p": 6.25, "TPU v6 lite": 12.5}
 
-# Vector memory, KiB, that one instruction of a program may take: as MaxText sets it, so that
+# Vector memory, KiB, that one instruction of a program may take: as MaxText sets it in its v6e recipes, so that
 # the tiles of a matmul are large.
 _SCOPED_VMEM = {"TPU v5 lite": 65472, "TPU v5": 65472, "TPU v5p": 65472, "TPU v6 lite": 98304}
 
