@@ -1,0 +1,52 @@
+"""docs/config.md is what train/config/reference.py writes, and says something of every setting."""
+
+import dataclasses
+
+from documentation import ROOT
+
+from train.config import reference
+from train.config.run import keys
+
+
+def test_the_page_is_current():
+    path = ROOT / "docs/config.md"
+    assert path.read_text() == reference.page(), (
+        "docs/config.md is out of date: python -m train.config.reference > docs/config.md"
+    )
+
+
+def test_every_setting_has_a_meaning():
+    rows = [
+        [cell.strip() for cell in line.replace("\\|", "¦").split("|")[1:-1]]
+        for line in reference.page().splitlines()
+        if line.startswith("| `")
+    ]
+    assert [row[0] for row in rows if not row[-1]] == []
+    named = {row[0].strip("`") for row in rows}
+    groups = ("pretrain_data.", "value_optimizer.")  # refer to data and optimizer
+    leaves = {k for k in keys() if not any(other.startswith(f"{k}.") for other in keys())}
+    assert {key for key in leaves if not key.startswith(groups)} <= named
+
+
+def test_attributes_of_a_docstring():
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        """Settings of a kettle.
+
+        Attributes:
+          rate: watts: of the coil. low, high: bounds of the
+            temperature, in °C; lid: `open` or `closed`.
+          unknown: stays part of the entry before it.
+        """
+
+        rate: int = 1
+        low: int = 1
+        high: int = 1
+        lid: str = ""
+
+    assert reference.attributes(Settings.__doc__, ["rate", "low", "high", "lid"]) == {
+        "rate": "watts: of the coil",
+        "low": "bounds of the temperature, in °C",
+        "high": "bounds of the temperature, in °C",
+        "lid": "`open` or `closed`. unknown: stays part of the entry before it",
+    }
