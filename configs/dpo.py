@@ -3,8 +3,12 @@
     python -m train --config=configs/dpo.py --workdir=runs/dpo \\
         --config.init_from.policy=runs/sft --config.data.source=preferences.jsonl
 
-The reference is the policy it starts from, or `--config.init_from.reference=WORKDIR`. The loss
-begins at log 2 = 0.693; held-out `accuracy/overall` and `margin` are to rise.
+The reference is the policy it starts from, or `--config.init_from.reference=WORKDIR`.
+
+Hardware: an accelerator; two cores for SmolLM2-135M with adapters.
+Time: not measured by itself; 50 steps of SmolLM2-135M in bfloat16 took 7 minutes on two Xeon cores.
+Expect: a loss that begins at log 2 = 0.693, and rising held-out `accuracy/overall` and `margin`. In
+that run a judge preferred 85.3% of the answers to the start's (docs/benchmarks.md).
 """
 
 from configs import base
