@@ -41,8 +41,12 @@ def blocks(text: str) -> list[Block]:
 
 def spans(text: str) -> list[str]:
     """The inline code of a page or docstring, a line break in it as a space."""
-    prose = _FENCE.sub("", text)
-    return [" ".join(span.split()) for span in _SPAN.findall(prose)]
+    return [" ".join(span.split()) for span in _SPAN.findall(_FENCE.sub("", text))]
+
+
+def prose(text: str) -> str:
+    """A page without its code."""
+    return _SPAN.sub("", _FENCE.sub("", text))
 
 
 def docstring(path: Path) -> str:
