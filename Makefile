@@ -31,7 +31,7 @@ setup:
 
 demo: setup
 	@echo "demo: training every stage into $(DEMO) (stop with Ctrl-C; 'make demo' goes on from there)"
-	@XLA_FLAGS="$$XLA_FLAGS $(QUICK_COMPILE)" $(KEEP_MEMORY) $(PY) -m train.chain --config=configs/demo.py --workdir=$(DEMO)
+	@XLA_FLAGS="$$XLA_FLAGS $(QUICK_COMPILE)" $(KEEP_MEMORY) $(PY) -m train.chain --config=configs/chains/demo.py --workdir=$(DEMO)
 
 # Two at a time, a module to each: compiling, most of what tests do, is single-threaded.
 test: setup

@@ -1,4 +1,4 @@
-"""The values that a setting takes, declared beside its type and checked where a dataclass is made.
+"""Ranges of settings, declared with their types and checked when a dataclass is created.
 
     keep: Count = 2
     b1: Annotated[float, Range(0, 1, "[)")] = 0.9
@@ -32,8 +32,8 @@ class Range:
     """An interval of numbers; NaN and the infinities are in none.
 
     Attributes:
-      low, high: its ends. ends: whether they belong to it, as in mathematics: "[]", "(]", "[)".
-      also: a number outside of it that is taken too, such as 0 where that turns something off.
+      low, high: its bounds. ends: whether they belong to it, as in mathematics: "[]", "(]", "[)".
+      also: a number outside of it that is allowed too, such as 0 to turn something off.
     """
 
     low: float
@@ -73,7 +73,7 @@ class Number(NamedTuple):
 
     Attributes:
       kind: int or float. allowed: None where no range is declared.
-      mapping: the field is a mapping, of names to such numbers.
+      mapping: whether the field is a mapping of names to such numbers.
     """
 
     kind: type
@@ -84,7 +84,7 @@ class Number(NamedTuple):
 @functools.cache
 def fields_of(cls) -> dict[str, Number]:
     """The numeric fields of a class by name."""
-    found = {}
+    fields = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         mapping = typing.get_origin(hint) is Mapping
         if mapping:
@@ -92,12 +92,12 @@ def fields_of(cls) -> dict[str, Number]:
         kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
         if kind in (int, float):
             allowed = next((e for e in extras if isinstance(e, Range)), None)
-            found[name] = Number(kind, allowed, mapping)
-    return found
+            fields[name] = Number(kind, allowed, mapping)
+    return fields
 
 
 def check_value(key: str, value, number: Number) -> None:
-    """Raises ConfigError for a value of another type, or outside of its range."""
+    """Raises ConfigError for a value of another type or outside of its range."""
     kind = numbers.Integral if number.kind is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "an int" if number.kind is int else "a float"
@@ -107,10 +107,10 @@ def check_value(key: str, value, number: Number) -> None:
 
 
 def check_fields(cls, values: Mapping, where: str = "") -> None:
-    """Raises ConfigError for a number in `values` that its field of `cls` does not take.
+    """Raises ConfigError for a number in `values` that its field of `cls` does not allow.
 
     Args:
-      where: what stands before a field's name in its key, such as `optimizer.`.
+      where: the prefix of a field's name in its key, such as `optimizer.`.
     """
     for name, number in fields_of(cls).items():
         if name not in values or number.allowed is None:

@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-# ranges.py, which all of them import, stands beside them.
+# The modules at the root, which all packages may import, are listed apart.
 PACKAGES = ["model", "train", "data", "configs", "tpu", "benchmarks"]
 
 setup(
@@ -12,7 +12,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    py_modules=["ranges"],
+    py_modules=["plugins", "ranges", "registry", "suggestions"],
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

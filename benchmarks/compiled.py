@@ -24,10 +24,10 @@ def define_flags() -> None:
 
 
 def compile_one(arguments) -> dict:
-    """The report of tpu/fit/fit.py; with `error`, why there is none, where a run would not start.
+    """The report of `python -m tpu.fit`; with `error` where a run would not start.
 
     Raises:
-      RuntimeError: libtpu did not compile at all, or fit.py broke.
+      RuntimeError: libtpu did not compile at all, or tpu.fit broke.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "report.json")
@@ -46,8 +46,7 @@ def write(table: str, runs: Mapping[str, list[str]], row: Callable, document: Ca
     file and docs/TABLE.md.
 
     Args:
-      runs: {name: arguments of tpu/fit/fit.py}. row: (name, report) -> a line; document: {name:
-      report}
+      runs: {name: arguments of tpu.fit}. row: (name, report) -> a line; document: {name: report}
         -> the page.
     """
     kept = DOCS / f"{table}.json"

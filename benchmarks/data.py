@@ -34,9 +34,11 @@ import numpy as np
 from absl import app, flags
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from data.config import DataConfig
 from data.loader import Loader, make_loader
-from data.pipeline import DataConfig, open_data
-from data.prepare import prepare, prepared
+from data.pipeline import open_data
+from data.prepare import prepared_rows, row_format
+from data.prepare.run import prepare_corpus
 from data.read import sources
 from data.text.tokenizer import load
 
@@ -66,7 +68,7 @@ def ours_prepare(source: str, out: str, tokenizer: str, processes: int) -> float
     shutil.rmtree(out, ignore_errors=True)
     begin = time.perf_counter()
     config = DataConfig(source=source, length=LENGTH)
-    prepare.run(config, "text", out, processes=processes, tokenizer=tokenizer)
+    prepare_corpus(config, "text", out, processes=processes, tokenizer=tokenizer)
     return time.perf_counter() - begin
 
 
@@ -77,15 +79,15 @@ def open_ours(folder: str, tokenizer):
 
 def open_as_large(folder: str):
     """Rows of which a record is read when it is wanted, however few they are."""
-    few, prepared.FEW_BYTES = prepared.FEW_BYTES, 0
-    rows = prepared.PreparedRows(folder, "train")
-    prepared.FEW_BYTES = few
+    few, prepared_rows.FEW_BYTES = prepared_rows.FEW_BYTES, 0
+    rows = prepared_rows.PreparedRows(folder, "train")
+    prepared_rows.FEW_BYTES = few
     return Loader(rows, BATCH, SEED)
 
 
 def open_in_memory(folder: str):
     """The same rows, as data tokenized on the fly has them."""
-    rows = prepared.PreparedRows(folder, "train")
+    rows = prepared_rows.PreparedRows(folder, "train")
     return Loader(rows.take(np.arange(len(rows))), BATCH, SEED)
 
 
@@ -99,12 +101,12 @@ def rate(batches, steps: int) -> float:
 
 
 def grain_batches(folder: str):
-    rows = prepared.PreparedRows(folder, "train")
+    rows = prepared_rows.PreparedRows(folder, "train")
     manifest = rows.manifest
     dtype = np.dtype(manifest["token_dtype"])
 
     def parse(record):
-        row = prepared.decode([record], LENGTH, dtype, False)
+        row = row_format.decode([record], LENGTH, dtype, False)
         return {name: values[0] for name, values in row.items()}
 
     source = ArrayRecordDataSource(rows._paths)
@@ -152,7 +154,7 @@ def main(argv):
     with tempfile.TemporaryDirectory() as folder:
         source = write_corpus(f"{folder}/corpus", flags.FLAGS.copies)
         config = DataConfig(source=source, length=LENGTH)
-        prepare.run(config, "text", f"{folder}/first", kind="sentencepiece", vocab_size=8192)
+        prepare_corpus(config, "text", f"{folder}/first", kind="sentencepiece", vocab_size=8192)
         tokenizer, model = load(f"{folder}/first"), f"{folder}/first/tokenizer/tokenizer.model"
         found = {"ours": [], "datasets": []}
         for _ in range(rounds):
@@ -162,7 +164,7 @@ def main(argv):
                 found["datasets"].append(other(python, "prepare", *arguments))
         if python:
             results["prepare"] = compare("prepare", found, "s", more_is_better=False)
-        rows = prepared.PreparedRows(f"{folder}/ours", "train")
+        rows = prepared_rows.PreparedRows(f"{folder}/ours", "train")
         np.save(f"{folder}/rows.npy", rows.take(np.arange(len(rows)))["tokens"])
         np.save(f"{folder}/segments.npy", rows.take(np.arange(len(rows)))["segment_ids"])
         print(f"{len(rows):,} rows of {LENGTH}, {BATCH} a batch")

@@ -29,7 +29,7 @@ MIXTRAL = [
     "--config=configs/pretrain.py:size=mixtral-8x7b", *V6E, "--vocab_size=32000",
     "--config.data.batch_size=256", "--config.mesh.fsdp=32", "--config.mesh.expert=8",
 ]  # fmt: skip
-# {name: arguments of tpu/fit/fit.py}
+# {name: arguments of tpu.fit}
 RUNS = {
     f"llama-{policy}": [*LLAMA, f"--config.model.remat={policy}"] for policy in REMAT_POLICIES
 } | {"Gemma 3 12B": GEMMA, "Mixtral 8x7B": MIXTRAL}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.ppo_steady [--updates=100] [--rows=128] [--json=FILE]
 
-The demo's policy, critic, reward model and judge (configs/demo.py), all with random weights, on
+The policy, critic, reward model and judge of configs/chains/demo.py, all with random weights, on
 random prompts, and every setting of its PPO. An update is a rollout and the optimizer steps on it.
 Prints at each rollout what was compiled since the one before, how many arrays are alive and their
 bytes, what malloc has handed out, and the memory of the process, in which there is also what was
@@ -27,9 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from configs import demo
+from configs.chains import demo
 from data.pipeline import Data
-from data.text import tokenizer as tokenizers
+from data.text.builtin import SPECIAL, BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
 from train import loop
@@ -60,7 +60,7 @@ def random_prompts(length: int, train: int, heldout: int, seed: int = 0):
 
         def rows(n):
             size = rng.integers(2, length + 1, (n, 1))
-            tokens = rng.integers(len(tokenizers.SPECIAL), tokenizer.vocab_size, (n, length))
+            tokens = rng.integers(len(SPECIAL), tokenizer.vocab_size, (n, length))
             mask = np.arange(length) >= length - size
             tokens = np.where(mask, tokens, tokenizer.pad_id).astype(np.int32)
             return {"tokens": tokens, "mask": mask, "example": np.zeros(n, np.int32)}
@@ -132,8 +132,8 @@ def watched():
 def demo_ppo(directory: str, updates: int, rows: int):
     """The demo's PPO, `rows` answers a rollout, from random models that it writes there."""
     recipe = demo.stages()["ppo"]
-    letters = "".join(chr(0x4E00 + i) for i in range(4096 - len(tokenizers.SPECIAL)))
-    tokenizer = tokenizers.Tokenizer("char", letters.encode())
+    letters = "".join(chr(0x4E00 + i) for i in range(4096 - len(SPECIAL)))
+    tokenizer = BuiltinTokenizer("char", letters.encode())
     model = TransformerConfig(vocab_size=tokenizer.vocab_size, **SIZES["demo"])
     origins = {role: origin for role, origin in recipe.init_from.items() if origin}
     for seed, (role, origin) in enumerate(origins.items()):

@@ -25,7 +25,7 @@ import numpy as np
 from absl import app, flags
 
 from data.pipeline import Data
-from data.text import tokenizer as tokenizers
+from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from train import loop
 from train.config import run
@@ -48,7 +48,7 @@ def count_sevens(episode) -> float:
 
 def write_policy(workdir, seed: int) -> None:
     """A workdir with a random policy over 32 ids: 7 special ones and 25 letters."""
-    tokenizers.Tokenizer("char", b"abcdefghijklmnopqrstuvwxy").save(f"{workdir}/tokenizer")
+    BuiltinTokenizer("char", b"abcdefghijklmnopqrstuvwxy").save(f"{workdir}/tokenizer")
     model = TransformerConfig(
         vocab_size=32, embed_dim=64, num_layers=2, num_heads=4, num_kv_heads=4, head_dim=16,
         mlp_dim=256, vocab_multiple=32,

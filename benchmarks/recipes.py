@@ -12,13 +12,14 @@ from absl import app
 
 from benchmarks import compiled
 from configs import pods
+from train.objectives import registry
 
 GIB = 2**30
 VOCABULARIES = {"gemma3-12b": 262_144, "mixtral-8x7b": 32_000}
 
 
 def arguments(recipe: str, slice_: str, slices: int) -> list[str]:
-    """Of tpu/fit/fit.py."""
+    """Flags of `tpu.fit`."""
     return [
         f"--config=configs/pods.py:recipe={recipe},slice={slice_},slices={slices}",
         f"--topology={slice_}", f"--slices={slices}",
@@ -42,9 +43,9 @@ def row(name: str, report: dict) -> str:
     recipe, slice_, slices = CASES[name]
     config = pods.get_config(f"recipe={recipe},slice={slice_},slices={slices}")
     length = config.data.length
-    if config.stage == "ppo":
+    if registry.STAGES[config.stage].rollouts:
         length = f"({config.rl.prompt_length:,} + {config.rl.response_length:,})"
-    elif config.stage == "reward":
+    elif registry.STAGES[config.stage].schema == "preference":
         length = f"{config.data.sub_rows} × {length:,}"
     else:
         length = f"{length:,}"

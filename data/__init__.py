@@ -1,1 +1,1 @@
-"""Corpora and conversations in, batches out: read, tokenize, render, mask, pack, index by step."""
+"""Data: reading, tokenizing, rendering, packing, and batches indexed by step."""

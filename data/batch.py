@@ -1,7 +1,7 @@
 """The schema of every batch: the contract between data/ and train/.
 
 A batch is a dict of arrays whose first dimension is rows (B), split over the mesh's batch axes and
-into microbatches by row. Nothing else about a row is ever split.
+into microbatches. A row itself is never split.
 
 | name | shape | dtype | meaning |
 |---|---|---|---|
@@ -11,22 +11,22 @@ into microbatches by row. Nothing else about a row is ever split.
 | loss_mask | [B, T] | float32 | weight, 0 or more, of predicting `tokens[b, t]`; 0 at starts |
 
 Preferences: a row holds the candidates of a few rankings, packed into S sub-rows, so that a ranking
-never splits. `tokens`, `positions` and `segment_ids` are [B, S, T], one segment a candidate. Where
-candidates share their prompt (data.share_prompt) a segment is the prompt and the answers to it, one
-after the other, each with the positions that follow the prompt, and `branch_ids` [B, S, T] int32 is
-0 in the prompt and 1, 2, … in the answers. With
+is never split. `tokens`, `positions` and `segment_ids` are [B, S, T], one segment a candidate.
+Where candidates share their prompt (data.share_prompt), a segment is the prompt followed by its
+answers, each with the positions that follow the prompt, and `branch_ids` [B, S, T] int32 is 0 in
+the prompt and 1, 2, … in the answers. In addition:
 
 | name | shape | dtype | meaning |
 |---|---|---|---|
-| start | [B, C] | int32 | index into S·T of a candidate's answer's first token |
-| end | [B, C] | int32 | and of its last token |
-| rank | [B, C] | int32 | lower is better; equal a tie; -1 is none; of one alone 0 is good, 1 not |
-| group | [B, C] | int32 | which ranking of the row a candidate belongs to |
+| start | [B, C] | int32 | index into S·T of the first token of a candidate's answer |
+| end | [B, C] | int32 | index into S·T of its last token |
+| rank | [B, C] | int32 | lower is better, equal is a tie, -1 is no candidate; alone 0 good, 1 not |
+| group | [B, C] | int32 | the ranking of the row that a candidate belongs to |
 | kind | [B, C] | int32 | index into the data set's kinds of candidate |
-| doubt | [B, C] | float32 | how likely its ranking is the wrong way round, 0 unless a record says |
+| doubt | [B, C] | float32 | probability that its ranking is reversed; 0 unless a record gives one |
 
-Prompts: `tokens` [B, P] left padded, `mask` [B, P] bool and `example` [B] int32, which example of
-its split a row is. Rollouts: train/rl/rollout.py.
+Prompts: `tokens` [B, P] padded on the left, `mask` [B, P] bool and `example` [B] int32, the index
+of the example in its split. Rollouts are described in train/rl/rollout.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy as np
 
 
 def segment_row(segments, length: int) -> dict[str, np.ndarray]:
-    """Lays (ids, loss mask) pairs side by side in one row of `length`, padding the rest.
+    """One row [length] of (ids, loss mask) segments, one after the other, padded at the end.
 
     A segment's first token is never predicted: its mask is set to 0.
     """
@@ -60,5 +60,5 @@ def segment_row(segments, length: int) -> dict[str, np.ndarray]:
 
 
 def stack(rows) -> dict[str, np.ndarray]:
-    """A list of equal dicts of arrays -> one dict of arrays with a leading dimension."""
+    """A list of dicts of arrays of equal shapes -> one dict of arrays with a leading dimension."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

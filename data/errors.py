@@ -2,12 +2,13 @@
 
 
 class DataError(ValueError):
-    """Bad input data. The message is for the person: what, where (file:line), why, what to type.
+    """Bad input data. The message says what is wrong, where (file:line), why, and what to type.
 
-    `reason` is a short stable name where one record is at fault, so that it can be counted and
-    skipped; it is "" where the source itself is at fault.
+    Attributes:
+      reason: a short stable name if one record is bad, so that it can be counted and skipped; "" if
+        the source itself is at fault.
     """
 
-    def __init__(self, message, reason=""):
+    def __init__(self, message: str, reason: str = ""):
         super().__init__(message)
         self.reason = reason

@@ -1,4 +1,4 @@
-"""Batches that are a function of the step: this host's rows of batch k, whatever k was before."""
+"""The loader: this host's rows of batch k, a function of the step k alone."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from collections.abc import Iterator
 import grain
 import numpy as np
 
+from data.config import DataConfig
 from data.errors import DataError
 from data.mixture import Mixture
-from data.pipeline import Data, DataConfig
-from data.prepare import prepared
+from data.pipeline import Data
+from data.rows import num_rows, row_bytes, take_rows
 from data.shuffle import permute
 
-# What is prepared in one go, and how many such pieces at a time: where storage is slow to answer,
-# several wait for it together; where cores are few, threads are in each other's way.
+# The size of a block of batches that one thread reads, and the number of threads: with slow storage
+# several wait for it at once; with few cores, threads slow each other down.
 READ_BYTES, THREADS = 8 << 20, max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class Loader:
     """Batches indexed by step. Row j of global batch k is row k·B + j of an endless sequence of
-    shuffled epochs, or of a mixture of such, so it depends on (seed, k, j) alone, whichever host
-    reads it.
+    shuffled epochs, or of a mixture of such sequences, so it depends on (seed, k, j) alone,
+    whichever host reads it.
 
     Args:
-      rows: of all sources. mixture: of them, where there are several; its `index` says which row.
-      local: the rows of each batch (j) that this host reads; by default all.
+      rows: the rows of all sources. mixture: the order of rows, where there are several sources.
+      local: the rows j of each batch that this host reads; by default all.
     """
 
     def __init__(
         self, rows, batch_size: int, seed: int, local=None, mixture: Mixture | None = None
     ):
-        self._size, self._seed = prepared.size_of(rows), seed
+        self._size, self._seed = num_rows(rows), seed
         self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
         self._local = np.arange(batch_size) if local is None else np.asarray(local, np.int64)
         self.steps_per_epoch = self._size / batch_size
 
     def index(self, numbers) -> np.ndarray:
-        """Which of the rows are those `numbers` [n] of the endless sequence."""
+        """The rows at positions `numbers` [n] of the endless sequence."""
         if self._mixture:
             return self._mixture.index(numbers)
         return permute(numbers, self._size, self._seed)
@@ -48,29 +49,30 @@ class Loader:
         """This host's rows of each of the batches `steps`."""
         numbers = np.asarray(steps)[:, None] * self._batch_size + self._local
         index = self.index(numbers.reshape(-1)).reshape(numbers.shape)
-        return [prepared.take(self._rows, rows) for rows in index]
+        return [take_rows(self._rows, rows) for rows in index]
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's rows of batch `step`."""
         return self.batches(range(step, step + 1))[0]
 
     def shares(self, steps: int) -> dict[str, float]:
-        """{`share/NAME`: which part of the first `steps` batches is of a mixture's source}."""
-        found = self._mixture.shares(steps * self._batch_size) if self._mixture else {}
-        return {f"share/{name}": share for name, share in found.items()}
+        """{`share/NAME`: share of a mixture's source in the first `steps` batches}."""
+        shares = self._mixture.shares(steps * self._batch_size) if self._mixture else {}
+        return {f"share/{name}": share for name, share in shares.items()}
 
     def rows(self, step: int) -> list[int]:
-        """Which of all sources' rows are this host's of batch `step`."""
+        """The indices of this host's rows of batch `step` among the rows of all sources."""
         return self.index(step * self._batch_size + self._local).tolist()
 
     def sources(self, step: int) -> list[str]:
-        """The source of each of this host's rows, "" where there is one."""
+        """The name of the source of each of this host's rows of batch `step`; "" without a
+        mixture."""
         rows = (step * self._batch_size + self._local).tolist()
         return self._mixture.names_of(rows) if self._mixture else [""] * len(rows)
 
     def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
-        """Batches start..stop-1, prepared ahead in threads; of small ones several at a time."""
-        size = max(1, len(self._local)) * prepared.row_bytes(self._rows)
+        """Batches start..stop-1, read ahead in threads; several small ones at a time."""
+        size = max(1, len(self._local)) * row_bytes(self._rows)
         several = max(1, READ_BYTES // size)
         firsts = range(start, stop, several)
         blocks = grain.MapDataset.source(firsts).map(
@@ -83,13 +85,13 @@ class Loader:
 def make_loader(
     config: DataConfig, data: Data, batch_size: int, seed: int, local=None, steps: int = 0
 ) -> Loader:
-    """The loader of a split's training rows, `batch_size` of them a step.
+    """The loader of the training rows, `batch_size` rows a step.
 
     Args:
-      local: as of `Loader`. steps: how many batches will be wanted; 0 if nobody knows.
+      local: as of `Loader`. steps: the number of batches that will be read; 0 if unknown.
 
     Raises:
-      DataError: the sources of a mixture are used up before.
+      DataError: the sources of a mixture are used up earlier.
     """
     mixture = None
     if data.sizes:
@@ -105,8 +107,8 @@ def make_loader(
 
 
 def heldout_batches(rows, batch_size: int, local=None):
-    """Yields this host's rows of every batch (`local` as of `Loader`), each row once, in order; the
-    last batch is filled up with empty rows (weight 0)."""
+    """Yields this host's rows (`local` as of `Loader`) of every batch, each row once, in order; the
+    last batch is padded with empty rows (weight 0)."""
     size = len(next(iter(rows.values())))
     mine = slice(None) if local is None else local
     for start in range(0, size, batch_size):

@@ -1,18 +1,17 @@
-"""Several sources as one sequence of rows that is a function of the row's number alone.
+"""Mixtures: several sources as one sequence of rows, each a function of its number alone.
 
-Among the first j rows every source has its share, but for a few rows (no more than there are
-sources), and how many that are is computed from j, not counted. So a run may stop at any step and
-go on with another number of hosts.
+Among the first j rows every source has its share, up to a few rows (no more than there are
+sources), and the count is computed from j, so a run may stop at any step and resume with another
+number of hosts.
 
-A sequence consists of phases within which shares do not change: a new one begins where a weight
-changes, and where a source that may be read only so often has been.
+A sequence consists of phases with constant shares: a new one begins where a weight changes, and
+where a source reaches its number of epochs.
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -24,8 +23,9 @@ import ranges
 from data.errors import DataError
 from data.shuffle import permute
 from ranges import CountOr0, NonNegative, Range
+from suggestions import did_you_mean, nearest
 
-# Shares are computed as fractions of so many parts.
+# Shares are computed as fractions with denominators of up to 10^6.
 Weight = Annotated[float, Range(1e-6, 1e6, also=0)]
 
 
@@ -34,12 +34,12 @@ class SourceConfig:
     """One source of a mixture.
 
     Attributes:
-      source: as `data.source`. fields: as `data.fields`, which serve where there are none.
-      weight: its share of the rows, in proportion to the other sources' weights.
-      changes: {step: weight}: its weight from that step on.
-      epochs: passes over its rows at most (they need not be whole); then the others go on without
-        it. 0 is any number.
-      limit: examples of it that are used, before filters; 0 is all.
+      source: as `data.source`. fields: as `data.fields`, the default if empty.
+      weight: its share of the rows, relative to the other sources' weights.
+      changes: {step: weight from that step on}.
+      epochs: the largest number of passes over its rows, which need not be whole; then the other
+        sources continue without it. 0 is no limit.
+      limit: the number of its examples to use, before filters; 0 uses all.
     """
 
     source: str | tuple[str, ...]
@@ -54,29 +54,29 @@ class SourceConfig:
 
 
 def source_config(name: str, settings: Mapping) -> SourceConfig:
-    """`data.mixture.NAME` of a recipe.
+    """The settings `data.mixture.NAME` of a recipe, checked.
 
     Raises:
-      DataError: an unknown setting, none of where it is, or a number that is none.
+      DataError: a setting is unknown or out of range, or `source` is missing.
     """
-    where, known = f"data.mixture.{name}", [f.name for f in dataclasses.fields(SourceConfig)]
+    prefix, known = f"data.mixture.{name}", [f.name for f in dataclasses.fields(SourceConfig)]
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise DataError(f"unknown config key {where}.{key}; {hint}")
+            hint = did_you_mean(nearest(key, known)) or f"; known: {', '.join(known)}"
+            raise DataError(f"unknown config key {prefix}.{key}{hint}")
     if not settings.get("source"):
-        raise DataError(f"{where}.source is missing; a path, a glob, or tfds:NAME:SPLIT")
-    ranges.check_fields(SourceConfig, settings, f"{where}.")
+        raise DataError(f"{prefix}.source is missing; a path, a glob, or tfds:NAME:SPLIT")
+    ranges.check_fields(SourceConfig, settings, f"{prefix}.")
     config = SourceConfig(**settings)
     for step in config.changes:
         if not str(step).isdecimal():
-            raise DataError(f"{where}.changes: {step!r:.80} is no step; write {{1000: 0.5}}")
+            raise DataError(f"{prefix}.changes: {step!r:.80} is no step; write {{1000: 0.5}}")
     return config
 
 
 class _Phase(NamedTuple):
-    """From row `start` on, when `counts` rows of each source have gone by, shares are `parts`."""
+    """A phase from row `start` on, with shares proportional to `parts`. `counts`: how many rows of
+    each source come before it."""
 
     start: int
     counts: tuple[int, ...]
@@ -84,10 +84,11 @@ class _Phase(NamedTuple):
 
 
 def split(rows: int, parts: Sequence[int]) -> list[int]:
-    """How many of the first `rows` rows each source has, whose shares are as `parts`.
+    """The number of rows of each source among the first `rows`, with shares proportional to
+    `parts`.
 
-    The first source has the floor of its share, the next the floor of its share of what is left,
-    and so on. Each count grows by at most one a row, and they add up to `rows`.
+    The first source has the floor of its share, the next the floor of its share of the rest, and
+    so on. Each count grows by at most one a row, and they add up to `rows`.
     """
     counts, left = [], sum(parts)
     for part in parts:
@@ -98,24 +99,24 @@ def split(rows: int, parts: Sequence[int]) -> list[int]:
 
 
 def _rows_until(parts: Sequence[int], source: int, count: int) -> int:
-    """The smallest number of rows of which `count` are of a source."""
+    """The smallest number of rows that includes `count` rows of a source."""
     bound = (count + len(parts)) * sum(parts) // parts[source] + 1
     return bisect.bisect_left(range(bound), count, key=lambda rows: split(rows, parts)[source])
 
 
 class Mixture:
-    """Which row of which source row j of a run is.
+    """The source of each row of a run, and the row within that source.
 
     Args:
-      names: of the sources, for messages. sizes: rows of each. configs: one a source.
-      batch_size: rows a step, in which `changes` are counted.
-      seed: source i's rows are shuffled, every epoch anew, by `seed` + i.
+      names: of the sources. sizes: the number of rows of each. configs: one for each source.
+      batch_size: rows a step; converts the steps of `changes` to rows.
+      seed: the rows of source i are shuffled, each epoch differently, with seed `seed` + i.
 
     Attributes:
-      rows: how many there are before every source is used up; None if that never happens.
+      rows: the number of rows until every source is used up; None if that never happens.
 
     Raises:
-      DataError: all weights are 0.
+      DataError: all weights are 0 in some phase.
     """
 
     def __init__(self, names, sizes, configs: Sequence[SourceConfig], batch_size: int, seed: int):
@@ -129,7 +130,7 @@ class Mixture:
             weights = [_weight(c, step) for c in configs]
             if not any(weights):
                 raise DataError(f"data.mixture: every source has a weight of 0 from step {step} on")
-            # Whole numbers in the weights' proportion: 0.7 is 7 tenths, not the nearest float.
+            # Integers in proportion to the weights: 0.7 is 7 tenths, not the nearest float.
             exact = [Fraction(w).limit_denominator(10**6) for w in weights]
             common = math.lcm(*(f.denominator for f in exact))
             parts = [int(f * common) for f in exact]
@@ -138,8 +139,8 @@ class Mixture:
         self._starts = [phase.start for phase in self._phases]
 
     def _extend(self, parts, most, end: int | None) -> bool:
-        """Gives the last phase its shares up to row `end`, and begins the next; more of them where
-        a source is used up. False if all are."""
+        """Sets the shares of the last phase, up to row `end`, and appends the next phase; more of
+        them where a source is used up. Returns False if all sources are."""
         while True:
             start, counts, _ = self._phases[-1]
             parts = [0 if c == m else p for p, c, m in zip(parts, counts, most)]
@@ -160,17 +161,17 @@ class Mixture:
                 return True
 
     def counts(self, row: int) -> list[int]:
-        """How many of the first `row` rows are of each source."""
+        """The number of rows of each source among the first `row`."""
         phase = self._phases[bisect.bisect_right(self._starts, row) - 1]
         return [c + n for c, n in zip(phase.counts, split(row - phase.start, phase.parts))]
 
     def locate(self, rows: Sequence[int]) -> list[tuple[int, int]]:
-        """(source, how many of its rows came before) of each of `rows`.
+        """(source, number of its earlier rows) of each of `rows`.
 
         Raises:
-          DataError: they are past the end.
+          DataError: a row is past the end.
         """
-        found, last, after = [], None, ()
+        places, last, after = [], None, ()
         for row in rows:
             if self.rows is not None and row >= self.rows:
                 raise DataError(
@@ -179,29 +180,29 @@ class Mixture:
             before = after if last == row - 1 else self.counts(row)
             last, after = row, self.counts(row + 1)
             source = next(i for i, (a, b) in enumerate(zip(before, after)) if b > a)
-            found.append((source, before[source]))
-        return found
+            places.append((source, before[source]))
+        return places
 
     def index(self, rows) -> np.ndarray:
-        """The places [n] of `rows` [n] among all sources' rows, one source after the other."""
-        found = np.array(self.locate(np.asarray(rows).tolist()), np.int64).reshape(-1, 2)
-        out = np.empty(len(found), np.int64)
-        for source in np.unique(found[:, 0]).tolist():
-            mine = found[:, 0] == source
-            order = permute(found[mine, 1], self._sizes[source], self._seed + source)
-            out[mine] = self._offsets[source] + order
+        """The positions [n] of `rows` [n] in the concatenation of all sources' rows."""
+        places = np.array(self.locate(np.asarray(rows).tolist()), np.int64).reshape(-1, 2)
+        out = np.empty(len(places), np.int64)
+        for source in np.unique(places[:, 0]).tolist():
+            of_source = places[:, 0] == source
+            order = permute(places[of_source, 1], self._sizes[source], self._seed + source)
+            out[of_source] = self._offsets[source] + order
         return out
 
     def names_of(self, rows: Sequence[int]) -> list[str]:
-        """Of the source of each of `rows`."""
+        """The name of the source of each of `rows`."""
         return [self.names[source] for source, _ in self.locate(rows)]
 
     def shares(self, rows: int) -> dict[str, float]:
-        """{name: which part of the first `rows` rows is of that source}."""
+        """{name: share of the source among the first `rows` rows}."""
         return {name: n / max(rows, 1) for name, n in zip(self.names, self.counts(rows))}
 
 
 def _weight(config: SourceConfig, step: int) -> float:
-    """Of a source at a step."""
+    """The weight of a source at a step."""
     before = [int(s) for s in config.changes if int(s) <= step]
     return {int(s): w for s, w in config.changes.items()}[max(before)] if before else config.weight

@@ -1,8 +1,8 @@
-"""The order of an epoch in closed form: which row comes when, for many rows at once.
+"""The shuffled order of an epoch in closed form, for many rows at once.
 
-A keyed permutation of [0, size): no buffer, no list of a whole epoch, and any place of it costs the
-same. In NumPy, so that the rows of several batches cost little more than one: Grain's
-`index_shuffle`, called for each, took a third of the time of loading.
+A keyed permutation of [0, size): no buffer, no list of a whole epoch, and every position costs the
+same. Vectorized in NumPy, so that the rows of several batches cost little more than one row:
+Grain's `index_shuffle`, called for each row, took a third of the time of loading.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import math
 
 import numpy as np
 
-ROUNDS = 12  # with 8 the rows of a tiny set keep their neighbours more often than by chance
+ROUNDS = 12  # with 8, neighbours in a tiny set stay neighbours more often than by chance
 
 
 def _mix(x):
-    """uint64 -> uint64, every bit of it (SplitMix64; Steele, Lea & Flood 2014)."""
+    """A hash uint64 -> uint64 (SplitMix64; Steele, Lea & Flood 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -23,13 +23,13 @@ def _mix(x):
 
 
 def _network(x, a: int, b: int, keys):
-    """A permutation of [0, a·b): x is a pair of digits, and each is moved in turn by a function of
-    the other (the generalized Feistel cipher of Black & Rogaway 2002, "Ciphers with Arbitrary
+    """A permutation of [0, a·b): x is a pair of digits, and each in turn is shifted by a function
+    of the other (the generalized Feistel cipher of Black & Rogaway 2002, "Ciphers with Arbitrary
     Finite Domains")."""
     low, high = x % a, x // a
     for number in range(1, ROUNDS + 1):
         salt = keys ^ np.uint64(number << 48)  # digits are below 2^32
-        if number % 2:  # half of what _mix gives, so that the sum stays below 2^64
+        if number % 2:  # without the lowest bit of _mix, so that the sum stays below 2^64
             low = (low + (_mix(high ^ salt) >> np.uint64(1))) % a
         else:
             high = (high + (_mix(low ^ salt) >> np.uint64(1))) % b
@@ -37,15 +37,15 @@ def _network(x, a: int, b: int, keys):
 
 
 def permute(numbers, size: int, seed: int) -> np.ndarray:
-    """Rows `numbers` [n] of an endless sequence of shuffled epochs of `size` rows: [n] int64 in
-    [0, size). Every epoch is a permutation of its own, by `seed` and its number alone."""
+    """Elements `numbers` [n] of an endless sequence of shuffled epochs of `size` rows: [n] int64 in
+    [0, size). Each epoch is its own permutation, a function of `seed` and its number alone."""
     numbers = np.asarray(numbers, np.uint64)
     a = math.isqrt(size - 1) + 1
     a, b = np.uint64(a), np.uint64(-(-size // a))
     epochs, x = np.divmod(numbers, np.uint64(size))
     keys = _mix(_mix(np.full(1, seed % 2**64, np.uint64)) + epochs)
     x = _network(x, a, b, keys)
-    # Of a·b < size + a numbers the few past the end go on until they are inside.
+    # Of the a·b < size + a numbers, the few past the end are permuted again until they are inside.
     while (outside := np.flatnonzero(x >= size)).size:
         x[outside] = _network(x[outside], a, b, keys[outside])
     return x.astype(np.int64)

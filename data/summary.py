@@ -1,22 +1,21 @@
-"""Lines of the log on what reading data left out, cut, replaced and passed over."""
+"""Summary of reading data, for the log: what was left out, cut, replaced and not read."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
 
-from data.packing import CUT
+from data.packing.base import CUT
+from data.text.base import Tokenizer
 from data.text.chat_template import ChatTemplate, TemplateError
-from data.text.hf_tokenizer import HFTokenizer
-from data.text.tokenizer import Tokenizer
 
-MOST_FIELDS = 12  # that are named
-# Fields of messages that a chat format may do without.
-_BESIDE = ("name", "tool_call_id")
+MAX_FIELDS = 12  # that are named
+# Fields of messages that a chat format may ignore.
+_OPTIONAL = ("name", "tool_call_id")
 
 
 def lines(skipped: Mapping, redacted: Mapping, unused: Mapping[str, Mapping]) -> list[str]:
-    """Arguments as of `Data` in data/pipeline.py."""
+    """Lines on the counts of data/pipeline.py's `Data`."""
     out = []
     for reason, count in skipped.items():
         if reason.endswith(CUT):
@@ -27,40 +26,40 @@ def lines(skipped: Mapping, redacted: Mapping, unused: Mapping[str, Mapping]) ->
     for source, fields in unused.items():
         if not fields:
             continue
-        most = sorted(fields.items(), key=lambda item: (-item[1], item[0]))
-        named = [f"{name[:40]} ({count:,})" for name, count in most[:MOST_FIELDS]]
-        more = f" and {len(most) - MOST_FIELDS} more" if len(most) > MOST_FIELDS else ""
+        by_count = sorted(fields.items(), key=lambda item: (-item[1], item[0]))
+        named = [f"{name[:40]} ({count:,})" for name, count in by_count[:MAX_FIELDS]]
+        more = f" and {len(by_count) - MAX_FIELDS} more" if len(by_count) > MAX_FIELDS else ""
         out.append(f"{source}: fields not used: {', '.join(named)}{more}")
     return out
 
 
 def unread(tokenizer: Tokenizer, examples) -> Counter:
-    """{field: count} of what messages hold beside and the format does not read."""
-    template = tokenizer.template if isinstance(tokenizer, HFTokenizer) else None
-    keys = [key for key in _BESIDE if template is None or key not in template.source]
-    found = Counter()
+    """{field: count} of the fields of messages that the chat format does not read."""
+    template = tokenizer.template
+    keys = [key for key in _OPTIONAL if template is None or key not in template.source]
+    counts = Counter()
     for example in examples:
         messages = example.get("messages", ())
-        found.update(f"messages[].{key}" for m in messages for key in keys if key in m)
-        if any("</think>" in answer for answer in _new_answers(example)):
-            found["the thought before </think>"] += 1
+        counts.update(f"messages[].{key}" for m in messages for key in keys if key in m)
+        if any("</think>" in answer for answer in _last_answers(example)):
+            counts["the thought before </think>"] += 1
     if template is None or _shows_thoughts(template):
-        del found["the thought before </think>"]
-    return found
+        del counts["the thought before </think>"]
+    return counts
 
 
-def _new_answers(example):
-    """The texts that a template shows as new: of past ones many leave the thoughts out."""
+def _last_answers(example) -> list[str]:
+    """The texts of the last turn: many templates leave the thoughts of earlier turns out."""
     if "responses" in example:
         return example["responses"]
     return [m["content"] for m in example.get("messages", ())[-1:] if m["role"] == "assistant"]
 
 
 def _shows_thoughts(template: ChatTemplate) -> bool:
-    """Whether an answer's thought that stands in its content is in the text; many templates, as
-    those of DeepSeek's R1, leave it out of every answer."""
+    """Whether a template renders a thought inside an answer's content; many, such as those of
+    DeepSeek's R1, leave it out of every answer."""
     answer = {"role": "assistant", "content": "<think>\nthought\n</think>\n\nb"}
     try:
         return "thought" in template.text([{"role": "user", "content": "a"}, answer], False)
     except TemplateError:
-        return True  # that is said where it is used
+        return True  # reported where the template is used

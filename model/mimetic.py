@@ -23,7 +23,7 @@ def mimetic(params, word_of, key):
 
     Args:
       params: of a Transformer or a ScalarModel, as it initialises them.
-      word_of: [V] int32, the lowest id of the same word for each id (data/text/tokenizer.py).
+      word_of: [V] int32, the lowest id of the same word for each id (data/text/base.py).
       key: PRNG key of the variants' own parts.
 
     Returns:

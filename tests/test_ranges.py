@@ -19,7 +19,7 @@ from model import sharding
 from model.generate import Sampling
 from ranges import ConfigError, Range
 from train import loop, optimizer
-from train.config.run import RunConfig, build, default
+from train.config.run import RunConfig, build, build_group, default, keys
 from train.runtime.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +114,7 @@ def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, where):
     for name, number in ranges.fields_of(cls).items():
         for value in () if number.mapping else NEVER:
             with pytest.raises(ConfigError) as error:
-                build(recipe | {name: value}, cls, where)
+                build_group(recipe | {name: value}, cls, where, keys())
             assert str(error.value).startswith(f"{where}{name}={value!r}"[:30])
             assert "\n" not in str(error.value)
 

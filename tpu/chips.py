@@ -1,4 +1,4 @@
-"""Facts about accelerators, by JAX's `device_kind`; the slices that can be compiled for."""
+"""Specifications of accelerators by JAX's `device_kind`, and topologies to compile for."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
 }
 
-# Memory of one device, GiB, from Google's system architecture pages. A program gets a little less.
+# Memory of one device, GiB, from Google's system architecture pages; programs get a little less.
 HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
 
-# Clock of the TensorCore, GHz: what turns libtpu's cycles into seconds.
+# Clock of the TensorCore, GHz, which converts libtpu's cycles to seconds.
 CLOCK_GHZ = {"TPU v5 lite": 1.5, "TPU v5": 1.75, "TPU v5p": 1.75, "TPU v6 lite": 1.75}
 
-# Gigabytes a second that a chip sends over one link to a neighbour, one way; a torus gives it two
-# links a dimension. And over the data-center network between slices, its share of the host's cards.
-# From the same pages: 1,600 Gbit/s over 4 links, 1,200 GB/s over 6 both ways, 3,200 Gbit/s over 4;
+# Gigabytes a second that a chip sends over one link to a neighbour, one way (a torus has two per
+# dimension), and over the data-center network between slices (its share of the host's cards). From
+# the same pages: 1,600 Gbit/s over 4 links, 1,200 GB/s over 6 both ways, 3,200 Gbit/s over 4;
 # 6.4 Tbit/s a pod of 256, 50 Gbit/s a chip, 25.6 Tbit/s a pod of 256.
 LINK_GB = {"TPU v5 lite": 50, "TPU v5": 100, "TPU v5p": 100, "TPU v6 lite": 100}
 DCN_GB = {"TPU v5 lite": 3.125, "TPU v5": 6.25, "TPU v5p": 6.25, "TPU v6 lite": 12.5}
 
-# Vector memory, KiB, that one instruction of a program may take: as MaxText sets it in its v6e recipes, so that
-# the tiles of a matmul are large.
+# Vector memory, KiB, that one instruction of a program may take: as in MaxText's v6e recipes, for
+# large tiles in matmuls.
 _SCOPED_VMEM = {"TPU v5 lite": 65472, "TPU v5": 65472, "TPU v5p": 65472, "TPU v6 lite": 98304}
 
 
 def compiler_options(device, models=()) -> dict[str, str]:
-    """How the programs of a run are compiled for a device.
+    """Compiler options of a run's programs for a device.
 
-    On TPU the lookup of embeddings and of the loss's logits stays on the TensorCore: handed to the
+    On TPU the lookup of embeddings and of the loss's logits stays on the TensorCore: on the
     SparseCore it takes more memory, and the compiled program cannot be read.
 
     Args:
-      models: `TransformerConfig`s of the networks in the program, where it has their gradients.
-        Between slices XLA sums those of a layer while the next is computed, and for that writes the
-        first turn of a loop before it once more. Layers with a pattern are a loop within a loop,
-        and would be written four times; they do without.
+      models: `TransformerConfig`s of the networks whose gradients are in the program. Between
+        slices XLA sums the gradients of a layer while it computes the next one, for which it peels
+        the first iteration of the loop. Layers with a pattern are a nested loop, which it would
+        copy four times; for them this is disabled.
     """
     if device.platform != "tpu":
         return {}
@@ -55,11 +55,11 @@ def compiler_options(device, models=()) -> dict[str, str]:
 
 
 def topology(name: str, slices: int = 1):
-    """The devices of a slice that is not there, as libtpu describes them.
+    """The devices of a slice that need not exist, as libtpu describes them.
 
     Args:
-      name: generation and grid of chips, `v5e:4x4`, `v5p:4x4x4`, `v6e:16x16`; or what the cloud
-        calls it, `v5e-16`, `v5p-128`, `v6e-256`.
+      name: generation and grid of chips, `v5e:4x4`, `v5p:4x4x4`, `v6e:16x16`; or the cloud's name,
+        `v5e-16`, `v5p-128`, `v6e-256`.
       slices: how many of them, joined by the data-center network.
 
     Returns:

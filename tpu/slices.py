@@ -6,10 +6,12 @@ import math
 from typing import NamedTuple
 
 
-class Slice(NamedTuple):
-    """Attributes:
-    accelerator: of gcloud. runtime: software version of its machines. topology: grid of chips.
-    gke: the node label. hosts, chips: of one slice; a host has chips / hosts of them.
+class TpuSlice(NamedTuple):
+    """A kind of slice.
+
+    Attributes:
+      accelerator: gcloud's name. runtime: software version of its machines. topology: grid of
+        chips. gke: the node label. hosts, chips: of one slice; a host has chips / hosts of them.
     """
 
     accelerator: str
@@ -20,7 +22,7 @@ class Slice(NamedTuple):
     chips: int
 
 
-# gcloud's prefix, runtime version, GKE's node label, cores that the name counts a chip.
+# {generation: (gcloud's prefix, runtime version, GKE's node label, cores per chip in the name)}
 _GENERATIONS = {
     "v5e": ("v5litepod", "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", 1),
     "v5p": ("v5p", "v2-alpha-tpuv5", "tpu-v5p-slice", 2),
@@ -31,11 +33,11 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"
           "8x16x16")  # fmt: skip
 
 
-def parse(name: str, flag: str = "--accelerator") -> Slice:
-    """A slice by its name: `v5e-16` (or `v5litepod-16`), `v5p-128` (cores, two a chip), `v6e-256`.
+def parse(name: str, flag: str = "--accelerator") -> TpuSlice:
+    """The slice of a name: `v5e-16` (or `v5litepod-16`), `v5p-128` (cores, two a chip), `v6e-256`.
 
     Raises:
-      ValueError: there is no such slice; says which there are.
+      ValueError: there is no such slice; the message lists those that exist.
     """
     generation, _, size = name.replace("v5litepod", "v5e").partition("-")
     if generation not in _GENERATIONS:
@@ -49,4 +51,4 @@ def parse(name: str, flag: str = "--accelerator") -> Slice:
         raise ValueError(f"{flag}={name}: {generation} comes with {', '.join(grids)}")
     chips = int(size) // cores
     hosts = 1 if chips <= 4 or (chips == 8 and cores == 1) else chips // 4
-    return Slice(f"{prefix}-{size}", runtime, grids[size], gke, hosts, chips)
+    return TpuSlice(f"{prefix}-{size}", runtime, grids[size], gke, hosts, chips)

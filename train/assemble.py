@@ -1,6 +1,6 @@
-"""What stands before the first step: data, tokenizer, architectures, weights, optimizer.
+"""Preparation of a run: data, tokenizer, architectures, weights, optimizer.
 
-Everything that bad input can stop is done here, before any training.
+Everything that bad input can stop happens here, before any training.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from data import pipeline
-from data.clean.duplicates import text_of
-from data.fingerprint import fingerprint
+from data import pipeline, splits
+from data.atomic import write_atomically
 from data.prepare import row_cache
-from data.prepare.prepared import write_whole
+from data.schemas.examples import example_text
 from data.text import tokenizer as tokenizers
+from data.text.base import Tokenizer
 from model import lora, sharding
 from model.mimetic import mimetic
 from ranges import ConfigError
 from train import optimizer
 from train import trainable as parts_
 from train.config.run import RunConfig
+from train.evals import registry as evals
 from train.objectives import registry
+from train.objectives.base import Context, Objective, Stage
 from train.rl import rewards
 from train.rl.rollout import CRITICS
 from train.runtime import checkpoint, outputs, strict_json
@@ -40,62 +42,79 @@ class Run(NamedTuple):
     """A stage that is ready to train.
 
     Attributes:
+      evaluations: the stage's own first, then those of `config.evals`.
       tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
-      parts: {trained role: what of it is trained}.
-      frozen: {role: parameters}, of a trained role those that are not; origins: where they came
-        from and their fingerprints, for the checkpoint. content: fingerprints of the tokenizer and
-        of the rows, by the name of their settings, for the checkpoint too.
+      parts: {trained role: its `Partition`}.
+      frozen: {role: parameters that are not trained}. origins: {role: the origin and fingerprint of
+        those}, for the checkpoint. content: fingerprints of the tokenizer and of the rows, by the
+        name of their settings, for the checkpoint too.
     """
 
-    ctx: registry.Context
-    row: registry.StageRow
-    stage: registry.Stage
+    ctx: Context
+    row: Objective
+    stage: Stage
+    evaluations: tuple[evals.Scheduled, ...]
     tx: Any
     abstract: TrainState
-    parts: dict[str, parts_.Parts]
+    parts: dict[str, parts_.Partition]
     frozen: dict
     origins: dict
     content: dict[str, str]
 
 
 def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
-    """Opens everything a run needs but its weights, and writes nothing but what a stage prepares
-    once; call it under `jax.set_mesh(mesh)`.
+    """Opens everything that a run needs, except the trained weights. Writes only the files that a
+    stage prepares once. Call it under `jax.set_mesh(mesh)`.
 
     Args:
-      examples: of `config.data`, where they were read already.
-      open_data: (tokenizer) -> Data, in place of the files that the config names.
+      examples: of `config.data`, if they were read already.
+      open_data: (tokenizer) -> Data, instead of the files that the config names.
     """
     row = registry.check(config, mesh)
+    evals.check(config, row)
     ctx = open_context(config, row, workdir, mesh, examples, open_data)
-    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": fingerprint(ctx.data)}
+    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
     if ctx.pretrain_data:
-        content["pretrain_data"] = fingerprint(ctx.pretrain_data)
+        content["pretrain_data"] = ctx.pretrain_data.fingerprint()
+    content |= {f"evals.{name}": data.fingerprint() for name, data in ctx.evals.items()}
     whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
     if "reward" in frozen:
         ctx = dataclasses.replace(ctx, normalizer=rewards.normalizer(config, origins))
+    sets = dict(ctx.evals)
     if row.prepare:
+        for name, data in sets.items():
+            if evals.schema_of(name, config.evals[name], row) == row.schema:
+                alone = dataclasses.replace(ctx, data=dataclasses.replace(data, train=data.heldout))
+                folder = epath.Path(workdir) / "evals" / name
+                outputs.make_folder(folder)
+                sets[name] = row.prepare(alone, frozen, origins, folder)[0].data
         ctx, frozen = row.prepare(ctx, frozen, origins, workdir)
-    stage = parts_.joined(row.build(ctx), parts)
+    stage = row.build(ctx)
+    evaluations = tuple(
+        e._replace(evaluate=parts_.joined_evaluation(e.evaluate, parts))
+        for e in evals.build(ctx, stage, sets)
+    )
+    stage = parts_.joined(stage, parts)
     trainable = {r: parts[r].trained(whole[r]) for r in row.trainable}
     abstract, tx = abstract_state(config, trainable, mesh, stage.source)
-    return Run(ctx, row, stage, tx, abstract, parts, frozen, origins, content)
+    return Run(ctx, row, stage, evaluations, tx, abstract, parts, frozen, origins, content)
 
 
-def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> registry.Context:
+def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> Context:
     """Data, tokenizer and architectures: everything that bad input can stop."""
 
     @functools.cache
     def read():
-        return examples or pipeline.read_examples(config.data, row.schema)
+        return examples or splits.read_examples(config.data, row.schema)
 
     keeps = []
 
-    def opened(settings, schema, found, prompt_length=0):
+    def opened(name, settings, schema, found):
+        prompt_length = config.rl.prompt_length if schema == "prompt" else 0
         data, keep = row_cache.open_data(
-            epath.Path(workdir) / "rows" / f"{schema}.zip", settings, schema, tokenizer, found,
+            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer, found,
             prompt_length, console.print if jax.process_index() == 0 else lambda text: None,
         )  # fmt: skip
         keeps.append(keep)
@@ -103,8 +122,9 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
 
     tokenizer = make_tokenizer(config, workdir, lambda: () if open_data else read().train)
     models = resolve_models(config, row, tokenizer.vocab_size)
-    longest = max(config.data.length, config.data.heldout_length)
-    if row.schema == "prompt":
+    lengths = [entry.length for entry in config.evals.values()]
+    longest = max(config.data.length, config.data.heldout_length, *lengths)
+    if row.rollouts:
         longest = config.rl.prompt_length + config.rl.response_length
     for role, model in models.items():
         if longest > model.max_length:
@@ -119,16 +139,23 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
             config.data, row.schema, tokenizer, examples, config.rl.prompt_length
         )
     else:
-        data = opened(config.data, row.schema, read, config.rl.prompt_length)
+        data = opened(row.schema, config.data, row.schema, read)
     mix = None
-    if row.schema == "prompt" and config.rl.pretrain_coef:
+    if row.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
-        mix = opened(text, "text", lambda: pipeline.read_examples(text, "text"))
-    return registry.Context(config, models, tokenizer, data, mesh, mix, keeps=tuple(keeps))
+        mix = opened("text", text, "text", lambda: splits.read_examples(text, "text"))
+    sets = {}
+    for name, entry in config.evals.items():
+        if entry.source:
+            schema = evals.schema_of(name, entry, row)
+            settings = evals.data_config(config, entry, schema, row)
+            read_set = functools.partial(splits.read_examples, settings, schema, True)
+            sets[name] = opened(f"evals-{name}", settings, schema, read_set)
+    return Context(config, models, tokenizer, data, mesh, mix, sets, keeps=tuple(keeps))
 
 
 def save_facts(run: Run, workdir) -> None:
-    """Writes what later stages and people read beside the checkpoints."""
+    """Writes the files next to the checkpoints: tokenizer, row caches, architectures, settings."""
     if not (workdir / "tokenizer" / "tokenizer.json").exists():
         run.ctx.tokenizer.save(workdir / "tokenizer")
     for keep in run.ctx.keeps:
@@ -138,12 +165,12 @@ def save_facts(run: Run, workdir) -> None:
             outputs.failed("rows", error, "rows are made anew at the next start")
     checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
     checkpoint.save_parts(workdir, run.parts, run.origins)
-    write_whole(workdir / "config.json", config_json(run.ctx.config) + "\n")
+    write_atomically(workdir / "config.json", config_json(run.ctx.config) + "\n")
 
 
-def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer:
-    """The run's tokenizer: its own if it has one, the one it starts from, or a new one, of the
-    training `examples()`.
+def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
+    """The run's tokenizer: its own if it has one, else that of the runs it starts from, else a new
+    one, trained on `examples()`.
 
     Raises:
       ConfigError: runs it starts from, or `tokenizer.path`, have different tokenizers.
@@ -151,7 +178,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
     own = (epath.Path(workdir) / "tokenizer").exists()
     tokenizer = tokenizers.load(workdir) if own else None
     origins = {f"init_from.{role}": path for role, path in config.init_from.items()}
-    prepared = [folder for folder in config.data.prepared() if folder]
+    prepared = [folder for folder in config.data.prepared_folders() if folder]
     origins |= {f"the prepared source {folder}": folder for folder in prepared}
     if config.tokenizer.path:
         origins["tokenizer.path"] = config.tokenizer.path
@@ -166,13 +193,13 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> tokenizers.Tokenizer
         tokenizer = tokenizer or other
     if tokenizer is None:
         settings = config.tokenizer
-        texts = [text_of(example) for example in examples()]
+        texts = [example_text(example) for example in examples()]
         tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size, settings.fim)
     return tokenizer
 
 
-def resolve_models(config: RunConfig, row: registry.StageRow, vocab_size: int):
-    """{role: architecture}: of the runs that a stage starts from, or of `config.model`."""
+def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
+    """{role: architecture}, from the runs that a stage starts from, or from `config.model`."""
     model, models = config.model, {}
     execution = model.execution()
     for role in row.trainable:
@@ -203,40 +230,40 @@ def resolve_models(config: RunConfig, row: registry.StageRow, vocab_size: int):
     return models
 
 
-def load_frozen(config: RunConfig, row: registry.StageRow, models, mesh, parts, whole):
-    """Frozen weights by role, and what a checkpoint keeps of them: where from, and fingerprints.
+def load_frozen(config: RunConfig, row: Objective, models, mesh, parts, whole):
+    """({role: frozen weights}, {role: their origin and fingerprint, for the checkpoint}).
 
     A reference that the policy starts from shares the policy's frozen arrays.
 
     Args:
       parts: of the trained roles (train/trainable.py). whole: shapes of all of their parameters.
     """
-    frozen, origins, begun = {}, {}, {}
+    frozen, origins, initial = {}, {}, {}
     for role, part in parts.items():
         if part.frozen:
             base, origins[role] = load_base(config, row, role, part, whole[role])
-            begun[role], frozen[role] = part.split(base)
+            initial[role], frozen[role] = part.split(base)
             frozen[role] = part.freeze(frozen[role])
     for role in (*row.frozen, *row.optional):
         if role not in models:
             continue
         path = config.init_from.get(role) or config.init_from["policy"]
         if role == "reference" and "policy" in frozen and path == config.init_from["policy"]:
-            frozen[role] = parts_.join_trees(frozen["policy"], begun["policy"])
+            frozen[role] = parts_.join_trees(frozen["policy"], initial["policy"])
             origins[role] = origins["policy"]
             continue
         abstract = checkpoint.abstract_params(role, models[role], mesh)
         frozen[role] = checkpoint.load_params(path, role, abstract)
-        found = checkpoint.identity(path, role, frozen[role])
-        origins[role] = {"from": path, "fingerprint": found}
+        identity = checkpoint.identity(path, role, frozen[role])
+        origins[role] = {"from": path, "fingerprint": identity}
     return frozen, origins
 
 
-def load_base(config: RunConfig, row: registry.StageRow, role: str, part, abstract):
-    """The weights that a trained role with frozen ones starts from, and where they came from.
+def load_base(config: RunConfig, row: Objective, role: str, part, abstract):
+    """(weights that a trained role with frozen ones starts from, their origin).
 
     Raises:
-      ConfigError: a frozen weight would be a new one.
+      ConfigError: a frozen weight would be random.
     """
     origin = next((o for o in row.origins[role] if o in config.init_from), None)
     if origin is None:
@@ -245,42 +272,42 @@ def load_base(config: RunConfig, row: registry.StageRow, role: str, part, abstra
             f"model; type --config.init_from.{row.origins[role][0]}=WORKDIR"
         )
     path = config.init_from[origin]
-    base, found = checkpoint.load_base(path, origin, role, abstract)
+    base, identity = checkpoint.load_base(path, origin, role, abstract)
     for name in sorted(part.frozen - flatten_dict(base).keys()):
         raise ConfigError(
             f"{role}/{'/'.join(name)} is frozen, and init_from.{origin}={path} has no such weight: "
             "it would stay random. Let freeze.trained match it"
         )
-    return base, {"from": path, "role": origin, "fingerprint": found}
+    return base, {"from": path, "role": origin, "fingerprint": identity}
 
 
 def abstract_state(config: RunConfig, trainable, mesh, source):
-    """Shapes, dtypes and shardings of the whole `TrainState`, and the optimizer."""
+    """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
     configs = {r: config.value_optimizer if r in CRITICS else config.optimizer for r in trainable}
     tx = optimizer.make_optimizer(configs, config.steps)
-    everywhere = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)
-    placed = optimizer.opt_state_shardings(moments, trainable, shardings, everywhere)
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    placed = optimizer.opt_state_shardings(moments, trainable, shardings, replicated)
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     opt_state = checkpoint.with_shardings(moments, placed)
     state = TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init()), step)
     return state, tx
 
 
 def init_state(run: Run) -> TrainState:
-    """The state at step 0, every array made in its place."""
+    """The state at step 0, every array created with its sharding."""
     mesh, abstract = run.ctx.mesh, run.abstract
     trainable = init_trainable(run, abstract.trainable)
     shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
     opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
-    # An array each: both are donated.
+    # Two arrays, as both are donated.
     step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
     return TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
 
 
 def init_trainable(run: Run, abstract):
-    """Fresh parameters placed on the mesh, then the weights that `init_from` names."""
+    """Parameters on the mesh: those that `init_from` names, and new ones for the rest."""
     ctx, row, config, trainable = run.ctx, run.row, run.ctx.config, {}
     for number, role in enumerate(row.trainable):
         model, part = ctx.models[role], run.parts[role]
@@ -289,7 +316,7 @@ def init_trainable(run: Run, abstract):
         origin = next((o for o in row.origins[role] if o in config.init_from), None)
         wanted = flatten_dict(abstract[role])
         weights = wanted.keys() - flatten_dict(adapters).keys()
-        # Of another kind of network the backbone alone.
+        # From another kind of network only the backbone is taken.
         old = {p for p in weights if origin == role or (origin and p[0] == "backbone")}
         new = unflatten_dict({p: x for p, x in wanted.items() if p not in old})
 
@@ -314,4 +341,5 @@ def init_trainable(run: Run, abstract):
 
 
 def config_json(config: RunConfig) -> str:
+    """The settings of a run as JSON."""
     return strict_json.dumps(dataclasses.asdict(config), indent=2)

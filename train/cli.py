@@ -1,8 +1,8 @@
-"""What the command lines share: flags, messages instead of tracebacks, a quiet terminal."""
+"""Shared parts of the commands: flags, messages instead of tracebacks, a quiet terminal."""
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import importlib.util
 import os
 import re
@@ -15,16 +15,17 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+import plugins
+from suggestions import did_you_mean, nearest
 from train.runtime import outputs, processes
 
-BEGUN = time.time()  # of this process, nearly
-MOST_SHOWN = 2000  # characters of an error
-# Errors that say what is wrong with what was given; DataError and ConfigError are ValueErrors.
+BEGUN = time.time()  # the start of this process, nearly
+MOST_SHOWN = 2000  # characters of an error message
+# Errors whose message explains what is wrong with the input; DataError and ConfigError are
+# ValueErrors.
 EXPECTED = (ValueError, OSError, FloatingPointError)
-_log = ""  # this process's log file; empty where the workdir is in a bucket
-
-
-# The command line as config_flags is to read it (train/config/overrides.py).
+_log = ""  # this process's log file; "" if the workdir is in a bucket
+# The command line for config_flags, as train/config/overrides.py rewrites it.
 _ARGV: list[str] = []
 
 
@@ -34,7 +35,7 @@ def define_config(help: str) -> None:
 
 
 def define_flags() -> None:
-    define_config("A recipe, as configs/demo.py.")
+    define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
     flags.DEFINE_string(
@@ -52,7 +53,7 @@ def define_flags() -> None:
 
 
 def define_run_flags() -> None:
-    """Of what trains, beside `define_flags`: how it is watched."""
+    """The flags of commands that train, beyond `define_flags`."""
     flags.DEFINE_string(
         "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
     )
@@ -71,20 +72,21 @@ def define_run_flags() -> None:
 
 
 def fail(message: str):
+    """Prints an error and ends the process with exit code 1."""
     print(f"error: {short(message)}", file=sys.stderr)
     raise SystemExit(1)
 
 
 def short(message: str) -> str:
-    """A message of a few lines, whatever it quotes."""
+    """A message cut to a few lines, whatever it quotes."""
     return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
 
 
 def parse_flags(argv, words: int = 0):
-    """Parses the command line; what is wrong with it is one line, not a traceback.
+    """Parses the command line; an error in it is one line, not a traceback.
 
     Args:
-      words: the most that may stand beside flags.
+      words: how many words may be given besides flags.
     """
     outputs.guard()
     try:
@@ -97,7 +99,7 @@ def parse_flags(argv, words: int = 0):
         fail(_unknown_flag(e))
     except flags.Error as e:
         fail(str(e))
-    except Exception as e:  # ml_collections raises what Python does for a strange override
+    except Exception as e:  # ml_collections raises any error of Python for a malformed override
         given = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
         fail(f"{given}: no override that can be read, as --config.steps=9 is ({outputs.reason(e)})")
     if unread := rest[1 + words :]:
@@ -107,12 +109,12 @@ def parse_flags(argv, words: int = 0):
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
-    """Names the setting that a flag such as --learning_rate means."""
+    """The error about an unknown flag; for one such as --learning_rate it names the setting."""
     if "config" in flags.FLAGS:
         from train.config.names import meant
-        from train.config.run import KEYS
+        from train.config.run import keys
 
-        text = meant(error.flagname, KEYS)
+        text = meant(error.flagname, keys())
         if text and f"--{error.flagname}=" not in text:  # of another command
             end = "" if text.endswith("?") else "."
             return f"there is no flag --{error.flagname}{text}{end} A setting is --config.KEY=VALUE"
@@ -120,8 +122,8 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
 
 
 def _check_recipe(argv) -> list[str]:
-    """Loads the recipe before absl does, to say plainly what is wrong with it or an override;
-    returns the command line that absl is to parse."""
+    """Loads the plugins and the recipe before absl does, for plain messages about errors in them or
+    in an override; returns the command line for absl to parse."""
     named = re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join([*argv[1:], ""]))
     if not named:
         return list(argv)
@@ -133,9 +135,8 @@ def _check_recipe(argv) -> list[str]:
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
-        near = difflib.get_close_matches(os.path.basename(path), names, 1)
-        hint = f"; did you mean {os.path.join(folder, near[0])}?" if near else ""
-        fail(f"there is no recipe {path}{hint}")
+        near = nearest(os.path.basename(path), names)
+        fail(f"there is no recipe {path}{did_you_mean(near and os.path.join(folder, near))}")
     from train.config import overrides
 
     if os.path.isdir(path):
@@ -144,29 +145,37 @@ def _check_recipe(argv) -> list[str]:
     if spec is None:
         fail(f"{path} is no recipe: a Python file (NAME.py) with a function get_config")
     module = importlib.util.module_from_spec(spec)
+    arguments = [argument] if argument else []
+    try:
+        plugins.load(overrides.plugins_of(argv, {}))
+    except ValueError as e:
+        fail(str(e))
     try:
         spec.loader.exec_module(module)
-        found = hasattr(module, "get_config")
-        recipe = (module.get_config(argument) if argument else module.get_config()) if found else 0
+        is_recipe = hasattr(module, "get_config")
+        recipe = module.get_config(*arguments) if is_recipe else None
     except ValueError as e:
         fail(f"{path}: {e}")
     except TypeError as e:
         fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
     except (Exception, SystemExit) as e:  # the latter would end the command as done
         fail(f"{path}: {type(e).__name__}: {outputs.reason(e)}")
-    if not found:
+    if not is_recipe:
         fail(f"{path} is no recipe: it has no function get_config")
     if not isinstance(recipe, ml_collections.ConfigDict):
         fail(f"{path}: get_config returns a {type(recipe).__name__}, and not an ml_collections "
              "ConfigDict")  # fmt: skip
     try:
+        if named := overrides.plugins_of([""], recipe.to_dict()):
+            plugins.load(named)
+            recipe = module.get_config(*arguments)  # with the plugins' settings
         return overrides.gather(argv, recipe.to_dict())
     except ValueError as e:
         fail(str(e))
 
 
 def config():
-    """The recipe with the command line's changes."""
+    """The recipe with the command line's overrides."""
     return flags.FLAGS.config
 
 
@@ -178,8 +187,9 @@ def profile_steps() -> range:
 
 
 def start() -> None:
-    """Quiets libraries into <workdir>/log.txt, and joins the other hosts where asked; of what
-    trains (`define_run_flags`) also serves profiles, and keeps what is compiled."""
+    """Sends the log messages of libraries to <workdir>/log.txt, and joins the other hosts if asked;
+    for commands that train (`define_run_flags`) also serves profiles and enables the compilation
+    cache."""
     from train.runtime.metrics import quiet_to_file
 
     global _log
@@ -202,18 +212,27 @@ def start() -> None:
     from train.runtime import compilation, profiling
 
     if f.profiler_port:
-        # Processes of one machine, which are those with numbers, have a port each.
+        # Processes with numbers are on one machine, so each has its own port.
         profiling.serve(f.profiler_port + f.process_id)
-    compilation.keep(f.compilation_cache, f.workdir)
+    compilation.enable(f.compilation_cache, f.workdir)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Of the host, or of a device, of which XLA says so in words alone."""
+    """Whether memory ran out on the host, or on a device, which XLA only says in the message."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
 
 
+@contextlib.contextmanager
+def expected_errors():
+    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised."""
+    try:
+        yield
+    except EXPECTED as e:
+        fail(str(e))
+
+
 def guarded(main, argv) -> None:
-    """Runs `main`; bad input is a message with exit code 1, its traceback goes to log.txt. The exit
+    """Runs `main`. Bad input ends with a message and exit code 1, and a traceback in log.txt; exit
     codes are those of train/runtime/processes.py."""
     try:
         main(argv)

@@ -8,12 +8,24 @@ from it. An export (train/interop/export.py) loads in `transformers` unchanged.
 """
 
 import functools
+import os
 
 from absl import app, flags
 
 from train import cli
-from train.interop import weights
-from train.interop.convert import main
+from train.interop import convert, weights
+from train.runtime.metrics import quiet_to_file
+
+FLAGS = ("from", "workdir", "to", "item", "dtype", "shard_size", "adapter", "chat_template")
+
+
+def main(argv):
+    given = {name: flags.FLAGS[name].value for name in FLAGS}
+    with cli.expected_errors():
+        convert.check_command(argv[1:], given, {n for n in FLAGS if flags.FLAGS[n].present})
+        quiet_to_file(os.devnull)
+        convert.run(argv[1], given)
+
 
 if __name__ == "__main__":
     flags.DEFINE_string("from", None, "A Hugging Face directory, a .gguf file, or OWNER/MODEL.")

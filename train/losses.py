@@ -144,31 +144,24 @@ def label_noise(smoothing: float, doubt):
     return smoothing + doubt - 2 * smoothing * doubt
 
 
-def preference_optimization(rewards, rank, group, beta: float, kind: str, smoothing):
-    """DPO over every pair in which candidate i is ranked before j; h = (r_i - r_j)/β is the
-    difference of their log-ratios to the reference.
-
-    `sigmoid`: -(1-ε)·log σ(βh) - ε·log σ(-βh) (Rafailov et al. 2023, arXiv:2305.18290, eq. 7; ε is
-    the share of labels taken to be wrong, its appendix's conservative form). `ipo`: (h - 1/(2β))²
-    (Azar et al. 2023, arXiv:2310.12036, eq. 17), in which ε mixes in the pair turned round.
+def over_pairs(scores, rank, group, loss, smoothing):
+    """A loss summed over every pair in which candidate i is ranked before j.
 
     Args:
-      rewards: [B, C] float32, implicit: β·log(π/π_ref). rank, group: as in `bradley_terry`.
-      smoothing: ε, a number or [B, C] as there.
+      scores: [B, C] float32. rank, group: as in `bradley_terry`.
+      loss: r_i - r_j -> the loss of a pair, elementwise.
+      smoothing: ε, the share of labels assumed to be wrong, a number or [B, C]: the loss of the
+        pair the other way round is mixed in with weight ε.
 
     Returns:
       (sum over pairs, number of pairs).
     """
     weights = pairs(rank, group)
-    rewards = jnp.where(rank >= 0, rewards, 0.0)
-    difference = rewards[:, :, None] - rewards[:, None, :]
-    one = {
-        "sigmoid": lambda d: -jax.nn.log_sigmoid(d),
-        "ipo": lambda d: ((d - 0.5) / beta) ** 2,
-    }[kind]
+    scores = jnp.where(rank >= 0, scores, 0.0)
+    difference = scores[:, :, None] - scores[:, None, :]
     smoothing = jnp.broadcast_to(smoothing, rank.shape)[:, :, None]
-    loss = (1 - smoothing) * one(difference) + smoothing * one(-difference)
-    return masked_sum(loss, weights), jnp.sum(weights)
+    mixed = (1 - smoothing) * loss(difference) + smoothing * loss(-difference)
+    return masked_sum(mixed, weights), jnp.sum(weights)
 
 
 def told_right(scores, rank):

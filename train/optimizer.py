@@ -1,9 +1,13 @@
-"""Optimizers: schedules, clipping, decay masks, and one part for each trained model."""
+"""Optimizers: schedules, clipping, decay masks, and one part for each trained model.
+
+An optimizer is one function and its row in OPTIMIZERS, a schedule one in SCHEDULES; the settings
+that a row brings become fields of `config.optimizer` and `config.value_optimizer`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import jax
@@ -15,25 +19,31 @@ from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 import ranges
+import registry
 from ranges import CountOr0, NonNegative, Range, Share
+from registry import Registry
 
 # Counters and coefficients in an optimizer's state have no more numbers than this.
 _FEW = 64
 
+# (OptimizerConfig, learning rate[, settings]) -> the transforms that follow the clipping
+OPTIMIZERS: Registry[Callable] = Registry("optimizer", "optimizer.name")
+Transforms = Sequence[optax.GradientTransformation]
+# (OptimizerConfig, steps of warm-up, all steps[, settings]) -> the learning rate as a function of
+# the steps since the warm-up
+SCHEDULES: Registry[Callable] = Registry("schedule", "optimizer.schedule")
 
+
+@registry.open_to(lambda: registry.merged(OPTIMIZERS.fields(), SCHEDULES.fields()))
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, Adafactor, or Muon for the weight matrices of the layers and AdamW for the rest.
+    """An optimizer and its learning rate.
 
     Attributes:
-      name: `adamw`; `adafactor`, whose second moment is a row and a column a matrix (Shazeer &
-        Stern 2018, arXiv:1804.04235; without momentum, and with AdamW's learning rates and decay
-        rather than rates relative to the parameters); or `muon`
-        (https://kellerjordan.github.io/posts/muon/), scaled so that AdamW's learning rates serve it
-        too (Liu et al. 2025, arXiv:2502.16982).
-      peak_lr: learning rate after warm-up; 0 freezes.
-      schedule: after `warmup_steps` of linear warm-up, `cosine` to `final_fraction` of the peak,
-        `wsd` (constant, then linear decay over the last `decay_fraction`), or `constant`.
+      name: a row of OPTIMIZERS. peak_lr: learning rate after warm-up; 0 freezes.
+      schedule: after `warmup_steps` of linear warm-up, a row of SCHEDULES: `cosine` to
+        `final_fraction` of the peak, `wsd` (constant, then linear decay over the last
+        `decay_fraction`), or `constant`.
       ns_steps: Newton-Schulz iterations of Muon; five bring every singular value near 1, three cost
         less and bring the large ones there.
       momentum: of Muon's matrices, with Nesterov's look ahead.
@@ -60,8 +70,9 @@ class OptimizerConfig:
 
     def __post_init__(self):
         ranges.check(self, "optimizer.")
-        if self.name not in ("adamw", "adafactor", "muon"):
-            raise ValueError(f"optimizer.name={self.name!r:.80}; choose adamw, adafactor or muon")
+        for rows, name in ((OPTIMIZERS, self.name), (SCHEDULES, self.schedule)):
+            rows.find(name)
+            rows.arguments(name, self)
         if self.state_dtype not in ("float32", "bfloat16"):
             raise ValueError(
                 f"optimizer.state_dtype={self.state_dtype!r:.80}; choose float32 or bfloat16"
@@ -79,28 +90,37 @@ class OptimizerConfig:
                 f"optimizer.peak_lr={self.peak_lr} times optimizer.weight_decay={self.weight_decay}"
                 " is 1 or more: one step's decay would turn every weight round; lower one of them"
             )
-        if self.schedule not in ("cosine", "wsd", "constant"):
-            raise ValueError(
-                f"optimizer.schedule={self.schedule!r:.80}; choose cosine, wsd, constant"
-            )
+
+
+@SCHEDULES.register("cosine")
+def cosine(c: OptimizerConfig, warmup: int, steps: int) -> optax.Schedule:
+    """Cosine decay to `final_fraction` of the peak."""
+    return optax.cosine_decay_schedule(c.peak_lr, max(steps - warmup, 1), c.final_fraction)
+
+
+@SCHEDULES.register("wsd")
+def wsd(c: OptimizerConfig, warmup: int, steps: int) -> optax.Schedule:
+    """Warm-up, stable, decay: the peak, then linear to `final_fraction` of it over the last
+    `decay_fraction` of all steps."""
+    decay = max(int(steps * c.decay_fraction), 1)
+    stable = max(steps - decay - warmup, 0)
+    down = optax.linear_schedule(c.peak_lr, c.peak_lr * c.final_fraction, decay)
+    return optax.join_schedules([optax.constant_schedule(c.peak_lr), down], [stable])
+
+
+@SCHEDULES.register("constant")
+def constant(c: OptimizerConfig, warmup: int, steps: int) -> optax.Schedule:
+    """The peak."""
+    del warmup, steps
+    return optax.constant_schedule(c.peak_lr)
 
 
 def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step -> learning rate, over `steps` optimizer steps."""
+    """Step -> learning rate, over `steps` optimizer steps: linear warm-up, then `c.schedule`."""
     warmup = min(c.warmup_steps, steps)
-    final = c.peak_lr * c.final_fraction
     ramp = optax.linear_schedule(c.peak_lr / max(warmup, 1), c.peak_lr, max(warmup - 1, 1))
-    rest = steps - warmup
-    if c.schedule == "constant":
-        return optax.join_schedules([ramp, optax.constant_schedule(c.peak_lr)], [warmup])
-    if c.schedule == "cosine":
-        cosine = optax.cosine_decay_schedule(c.peak_lr, max(rest, 1), c.final_fraction)
-        return optax.join_schedules([ramp, cosine], [warmup])
-    decay = max(int(steps * c.decay_fraction), 1)
-    stable = max(steps - decay, warmup)
-    down = optax.linear_schedule(c.peak_lr, final, decay)
-    constant = optax.constant_schedule(c.peak_lr)
-    return optax.join_schedules([ramp, constant, down], [warmup, stable])
+    after = SCHEDULES[c.schedule](c, warmup, steps, **SCHEDULES.arguments(c.schedule, c))
+    return optax.join_schedules([ramp, after], [warmup])
 
 
 def decay_mask(params):
@@ -133,37 +153,52 @@ def muon_dimensions(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: _MATRICES.get(path[-1].key), params)
 
 
+@OPTIMIZERS.register("adamw")
+def adamw(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
+    return [optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask)]
+
+
+@OPTIMIZERS.register("adafactor")
+def adafactor(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
+    """Adafactor, whose second moment is a row and a column of each matrix (Shazeer & Stern 2018,
+    arXiv:1804.04235), without momentum, and with AdamW's learning rates and decay in place of rates
+    relative to the parameters."""
+    return [
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.add_decayed_weights(c.weight_decay, decay_mask),
+        optax.scale_by_learning_rate(rate),
+    ]
+
+
+@OPTIMIZERS.register("muon")
+def muon(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
+    """Muon for the weight matrices of the layers (https://kellerjordan.github.io/posts/muon/),
+    scaled so that AdamW's learning rates suit it (Liu et al. 2025, arXiv:2502.16982); AdamW for the
+    rest."""
+    return [
+        optax.contrib.muon(
+            rate,
+            ns_steps=c.ns_steps,
+            beta=c.momentum,
+            eps=c.eps,
+            weight_decay=c.weight_decay,
+            weight_decay_mask=decay_mask,
+            adam_b1=c.b1,
+            adam_b2=c.b2,
+            adam_weight_decay=c.weight_decay,
+            muon_weight_dimension_numbers=muon_dimensions,
+            consistent_rms=0.2,
+        )
+    ]
+
+
 def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping, then the optimizer, of one model's parameters."""
     parts = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm else []
     rate = make_schedule(c, steps)
-    if c.name == "adamw":
-        parts.append(
-            optax.adamw(rate, c.b1, c.b2, c.eps, weight_decay=c.weight_decay, mask=decay_mask)
-        )
-    elif c.name == "adafactor":
-        parts += [
-            optax.scale_by_factored_rms(),
-            optax.clip_by_block_rms(1.0),
-            optax.add_decayed_weights(c.weight_decay, decay_mask),
-            optax.scale_by_learning_rate(rate),
-        ]
-    else:
-        parts.append(
-            optax.contrib.muon(
-                rate,
-                ns_steps=c.ns_steps,
-                beta=c.momentum,
-                eps=c.eps,
-                weight_decay=c.weight_decay,
-                weight_decay_mask=decay_mask,
-                adam_b1=c.b1,
-                adam_b2=c.b2,
-                adam_weight_decay=c.weight_decay,
-                muon_weight_dimension_numbers=muon_dimensions,
-                consistent_rms=0.2,
-            )
-        )
+    parts += OPTIMIZERS[c.name](c, rate, **OPTIMIZERS.arguments(c.name, c))
     tx = optax.chain(*parts)
     return tx if c.state_dtype == "float32" else _keep_state_in(tx, jnp.dtype(c.state_dtype))
 

@@ -1,7 +1,8 @@
-"""The train step: the only `value_and_grad` in Seedpod. Every stage is trained by it."""
+"""The train step of every stage: the only `value_and_grad` in Seedpod."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +14,13 @@ from train.optimizer import global_norm
 
 
 class TrainState(NamedTuple):
-    """All that a run is. Everything here is in every checkpoint.
+    """The whole state of a run, all of which is in every checkpoint.
 
     Attributes:
       step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
-      source: what the batch source needs to go on (train/objectives/registry.py). The step sees no
-      more of it
-        than {`stopped`}, where a source has that, and () where it has not. skipped: updates that
-        were left out for a gradient that was not finite.
+      source: the state of the batch source (train/objectives/base.py). The step sees only its
+        {`stopped`}, or () if it has none.
+      skipped: how many updates were left out because their gradient was not finite.
     """
 
     step: Any
@@ -33,7 +33,7 @@ class TrainState(NamedTuple):
 def split_microbatches(batch, count: int):
     """[B, …] -> [count, B / count, …] on every leaf.
 
-    Microbatch i holds rows i, i + count, …: rows stay on their device.
+    Microbatch i holds rows i, i + count, …, so that rows stay on their device.
     """
 
     def split(x):
@@ -43,22 +43,37 @@ def split_microbatches(batch, count: int):
 
 
 def ratio(total, weight):
-    """total / weight, 0 where there is no weight."""
+    """total / weight, or 0 where the weight is 0."""
     return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1), 0.0)
+
+
+def first_means(stage, trainable, frozen, batch, count: int) -> dict:
+    """{name: mean over all rows of a batch} of `stage.first_pass`, `count` microbatches at a time;
+    empty where the stage has none."""
+    if not stage.first_pass:
+        return {}
+    first_pass = functools.partial(stage.first_pass, trainable, frozen)
+    if count == 1:
+        totals = first_pass(batch)
+    else:
+        parts = jax.lax.map(first_pass, split_microbatches(batch, count))
+        totals = jax.tree.map(lambda x: jnp.sum(x, axis=0), parts)
+    return {name: ratio(total, weight) for name, (total, weight) in totals.items()}
 
 
 def accumulate_gradients(stage, trainable, frozen, batch, count: int):
     """Gradients of Σ Sₙ/Wₙ over all rows of a batch, `count` microbatches at a time.
 
-    The weights Wₙ of the whole batch are known first, so microbatches and devices simply add.
+    The weights Wₙ of the whole batch are computed first, so microbatches and devices simply add.
 
     Returns:
       (loss, gradients, {metric: mean over the batch}).
     """
     weights = stage.weights(batch)
+    means = first_means(stage, trainable, frozen, batch, count)
 
     def loss(trainable, micro):
-        sums, metrics = stage.loss(trainable, frozen, micro)
+        sums, metrics = stage.loss(trainable, frozen, micro | means)
         if sums.keys() != weights.keys():
             raise ValueError(f"loss terms {sorted(sums)} and weights {sorted(weights)} differ")
         return sum(ratio(sums[n], weights[n]) for n in sums), metrics
@@ -84,17 +99,17 @@ def accumulate_gradients(stage, trainable, frozen, batch, count: int):
 
 
 def seen_of(source):
-    """What the step sees of a source's state: {`stopped`}, or () where it has none."""
+    """The part of a source's state that the step sees: {`stopped`}, or () if it has none."""
     return {"stopped": source["stopped"]} if "stopped" in source else ()
 
 
 def make_train_step(stage, optimizer, accumulate: int):
     """Returns `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
 
-    An update with a non-finite gradient is not applied (the parameters and the optimizer stay as
-    they are); the step still counts, and the metric `skipped` is 1. Nor is one that
-    `stage.veto(metrics)` refuses, or any after that until the source sets `stopped` back to 0; the
-    metric `stopped` is how many there were.
+    An update with a non-finite gradient is not applied: parameters and optimizer state are
+    unchanged, the step still counts, and the metric `skipped` is 1. An update that
+    `stage.veto(metrics)` refuses is not applied either, nor are those after it until the source
+    resets `stopped` to 0; the metric `stopped` counts them.
     """
 
     def train_step(state: TrainState, frozen, batch):

@@ -1,16 +1,16 @@
-"""Which weights of a model are trained and which are frozen, and the adapters beside frozen ones.
+"""The partition of a model's weights into trained and frozen ones, with adapters for frozen ones.
 
-What is trained is in `TrainState.trainable`, and so in the optimizer and in checkpoints; what is
-frozen is read from where it came from at every start. A stage sees whole models: `joined` puts both
-together before its functions are called.
+Trained weights are in `TrainState.trainable`, and so in the optimizer and in checkpoints; frozen
+ones are read from their origin at every start. A stage sees whole models: `joined` joins both
+before its functions are called.
 
-Patterns are regular expressions, separated by commas. One matches a parameter if it matches its
-whole path or the end of it from some name on: `query`, `layers/.*`, `value/backbone/embedding`.
+Patterns are regular expressions, separated by commas. A pattern matches a parameter if it matches
+its whole path, or the end of the path from some name on: `query`, `layers/.*`,
+`value/backbone/embedding`.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Iterable, Mapping
@@ -22,16 +22,18 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from model import lora, quantized
 from model.lora import LoRA
 from ranges import ConfigError
+from suggestions import nearest
 from train.config.run import RunConfig
 
 Path = tuple[str, ...]
 
 
-class Parts(NamedTuple):
-    """How the parameters of one trained model are divided.
+class Partition(NamedTuple):
+    """The partition of one trained model's parameters.
 
     Attributes:
-      frozen: paths of the weights that are not trained. adapted: those of them with an adapter.
+      frozen: paths of the weights that are not trained. adapted: paths of frozen weights with an
+        adapter.
       lora: the adapters' settings. dtype: of frozen weights.
     """
 
@@ -41,27 +43,27 @@ class Parts(NamedTuple):
     dtype: str = "float32"
 
     def split(self, tree):
-        """(what is trained, what is frozen) of a model's parameters, without adapters."""
+        """(trained, frozen) trees of a model's parameters, without adapters."""
         flat = flatten_dict(tree)
         trained = {k: v for k, v in flat.items() if k not in self.frozen}
         frozen = {k: v for k, v in flat.items() if k in self.frozen}
         return unflatten_dict(trained), unflatten_dict(frozen)
 
     def adapters(self, abstract):
-        """Shapes and shardings of the adapters, of those of the model's parameters."""
-        flat, found = flatten_dict(abstract), {}
+        """Shapes and shardings of the adapters, given those of the model's parameters."""
+        flat, adapters = flatten_dict(abstract), {}
         for path in self.adapted:
             *above, name = path
             a, b = lora.abstract(name, flat[path], self.lora.rank)
-            found[*above, name + lora.A], found[*above, name + lora.B] = a, b
-        return unflatten_dict(found)
+            adapters[*above, name + lora.A], adapters[*above, name + lora.B] = a, b
+        return unflatten_dict(adapters)
 
     def trained(self, abstract):
-        """Shapes and shardings of all that is trained, adapters among it."""
+        """Shapes and shardings of everything that is trained, including adapters."""
         return join_trees(self.split(abstract)[0], self.adapters(abstract))
 
     def freeze(self, tree):
-        """Frozen weights (a tree, or shapes of one) in the dtype they are held in."""
+        """Frozen weights (a tree of arrays or of shapes) in their storage dtype."""
         return quantized.convert(tree, self.dtype)
 
     def whole(self, trained, frozen):
@@ -71,7 +73,7 @@ class Parts(NamedTuple):
         return join_trees(frozen, trained)
 
     def merge(self, trained, frozen):
-        """The same model in the form of a model without adapters."""
+        """The parameters of the equivalent model without adapters."""
         flat = flatten_dict(trained)
         adapters = {k: v for k, v in flat.items() if k[-1].endswith((lora.A, lora.B))}
         weights = {k: v for k, v in flat.items() if k not in adapters}
@@ -83,29 +85,30 @@ _scaled = jax.jit(lora.scaled, static_argnums=1)
 
 
 def join_trees(*trees):
-    """One nested dict of several that share no leaf."""
+    """The union of nested dicts that share no leaf."""
     flat = {}
     for tree in trees:
         flat |= flatten_dict(tree)
     return unflatten_dict(flat)
 
 
-def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
-    """How each trained model is divided.
+def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
+    """{role: partition} of the trained models.
 
     Args:
-      models: {role: tree of its parameters}; only the names are looked at.
+      models: {role: tree of its parameters}, of which only the names are read.
 
     Raises:
-      ConfigError: a pattern matches nothing, weights are frozen and trained or neither, an adapted
-        weight is trained, a model has nothing to train, or a dtype is given for nothing.
+      ConfigError: a pattern matches nothing, a weight is both frozen and trained or neither, an
+        adapted weight is trained, a model has nothing to train, or `freeze.dtype` applies to
+        nothing.
     """
     settings, adapters = config.freeze, config.lora
     names = [(role, *path) for role, tree in models.items() for path in flatten_dict(tree)]
     trained = _select(settings.trained, names, "freeze.trained")
     frozen = _select(settings.frozen, names, "freeze.frozen")
     if not trained and not frozen:
-        # Heads of scores and values are small, and new where a stage begins.
+        # Heads of scores and values are small, and new when a stage starts.
         trained = {n for n in names if n[-1] == "head"} if adapters.rank else set(names)
         frozen = set(names) - trained
     elif not trained:
@@ -142,7 +145,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Parts]:
                 f"nothing of the {role} is trained: all of it is frozen, and no adapter stands "
                 "beside it. Set --config.lora.rank, or train a part with --config.freeze.trained"
             )
-        parts[role] = Parts(own, beside, adapters, settings.dtype)
+        parts[role] = Partition(own, beside, adapters, settings.dtype)
     return parts
 
 
@@ -156,27 +159,27 @@ def _select(patterns: str, names: Iterable[Path], setting: str) -> set[Path]:
     Raises:
       ConfigError: one matches none, or is no regular expression.
     """
-    ends = {name: [_text(name[i:]) for i in range(len(name))] for name in names}
-    found = set()
+    suffixes = {name: [_text(name[i:]) for i in range(len(name))] for name in names}
+    selected = set()
     for pattern in filter(None, (p.strip() for p in patterns.split(","))):
         try:
             expression = re.compile(pattern)
         except re.error as e:
             raise ConfigError(f"{setting}: {pattern!r} is no regular expression: {e}") from e
-        matched = {n for n, texts in ends.items() if any(map(expression.fullmatch, texts))}
+        matched = {n for n, texts in suffixes.items() if any(map(expression.fullmatch, texts))}
         if not matched:
-            every = {text: n for n, texts in ends.items() for text in texts}
-            near = difflib.get_close_matches(pattern, every, 1, cutoff=0.0)
+            by_suffix = {text: n for n, texts in suffixes.items() for text in texts}
+            near = nearest(pattern, by_suffix, cutoff=0)
             raise ConfigError(
                 f"{setting}: {pattern!r} matches no parameter"
-                + (f"; the nearest is {_text(every[near[0]])}" if near else "")
+                + (f"; the nearest is {_text(by_suffix[near])}" if near else "")
             )
-        found |= matched
-    return found
+        selected |= matched
+    return selected
 
 
-def joined(stage, parts: Mapping[str, Parts]):
-    """A stage whose functions are given the trained parts, and see whole models."""
+def joined(stage, parts: Mapping[str, Partition]):
+    """A stage whose functions take the trained parts, and pass whole models to those of `stage`."""
     if not any(p.frozen for p in parts.values()):
         return stage
     join = functools.partial(join_models, parts)
@@ -184,18 +187,30 @@ def joined(stage, parts: Mapping[str, Parts]):
     def loss(trainable, frozen, batch):
         return stage.loss(join(trainable, frozen), frozen, batch)
 
-    def evaluate(trainable, frozen):
-        return stage.evaluate(join(trainable, frozen), frozen)
+    def first_pass(trainable, frozen, batch):
+        return stage.first_pass(join(trainable, frozen), frozen, batch)
 
-    return stage._replace(loss=loss, evaluate=evaluate, source=JoinedSource(stage.source, join))
+    return stage._replace(
+        loss=loss,
+        source=JoinedSource(stage.source, join),
+        first_pass=stage.first_pass and first_pass,
+    )
+
+
+def joined_evaluation(evaluate, parts: Mapping[str, Partition]):
+    """An evaluation that is given the trained parts, and sees whole models."""
+    if not any(p.frozen for p in parts.values()):
+        return evaluate
+    return lambda trainable, frozen: evaluate(join_models(parts, trainable, frozen), frozen)
 
 
 def join_models(parts, trainable, frozen):
+    """{role: whole parameters} of the trained models."""
     return {r: p.whole(trainable[r], frozen.get(r, {})) for r, p in parts.items()}
 
 
 class JoinedSource:
-    """A source that reads whole models, of a state that holds their trained parts."""
+    """A source that sees whole models, given a state with their trained parts."""
 
     def __init__(self, source, join):
         self._source, self._join = source, join

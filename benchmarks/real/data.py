@@ -11,7 +11,7 @@ from absl import flags
 
 from data.errors import DataError
 from data.read import reading
-from data.read.schemas import normaliser
+from data.schemas.normaliser import normaliser
 from data.text.chat import render
 from train import loop
 from train.config import run

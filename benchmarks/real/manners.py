@@ -100,7 +100,7 @@ def measure(policy: Path, start: Path, paths, dtype: str) -> dict:
     mesh = sharding.make_mesh(settings.mesh)
     with jax.set_mesh(mesh):
         run = setup(settings, policy / "measured", mesh)
-        values, _ = run.stage.evaluate(init_state(run).trainable, run.frozen)
+        values, _ = run.evaluations[0](init_state(run).trainable, run.frozen)
     return {name: values[name] for name in SHOWN if name in values}
 
 

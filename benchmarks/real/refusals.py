@@ -29,7 +29,7 @@ from benchmarks.real import data
 from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model.generate import Sampling, generate
-from train.evals.evaluators import win_rate
+from train.evals.generative import win_rate
 from train.rl.sampler import cast_weights
 from train.runtime import checkpoint
 from train.runtime.metrics import console

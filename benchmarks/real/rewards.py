@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.real import data
-from data import pipeline
+from data import pipeline, splits
 from data.text import tokenizer as tokenizers
 from train.config import run as config
 from train.rl import rewards
@@ -113,7 +113,7 @@ def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int, dt
     # Four answers to a question stand in two sub-rows, each behind a copy of it.
     recipe.data.update(dict(length=2 * length - 64, sub_rows=2, batch_size=4, share_prompt=True))
     settings = config.build(recipe)
-    examples = pipeline.read_examples(settings.data, "preference")
+    examples = splits.read_examples(settings.data, "preference")
     tokenizer = tokenizers.load(settings.init_from["policy"])
     rows = pipeline.open_data(settings.data, "preference", tokenizer, examples).train["tokens"]
     recipe.steps = epochs * -(-len(rows) // settings.data.batch_size)

@@ -1,1 +1,1 @@
-"""What is left out or replaced: filters, personal data, copies."""
+"""Cleaning of examples: filters, personal data, duplicates and contamination."""

@@ -1,13 +1,13 @@
-"""Words, as near duplicates and decontamination compare texts.
+"""Words, the units in which near duplicates and decontamination compare texts.
 
-Case, white space and punctuation are ignored, and text is compared in Unicode's NFC, so it makes no
-difference whether an accent is a character of its own.
+Case, white space and punctuation are ignored, and text is compared in Unicode's NFC, so that a
+composed and a decomposed accent are the same.
 
 - A word is letters, digits and underscores with their combining marks: the vowel signs of
-  Devanagari or Arabic belong to it. A number keeps its decimal point: 3.5 is one word.
+  Devanagari or Arabic belong to it. A number includes its decimal point: 3.5 is one word.
 - Operators, other mathematical symbols and emoji are words: `3+4`, `3-4` and `3*4` differ. Hyphens
   and slashes between longer words (well-known, and/or), dashes, bullets and **emphasis** are
-  punctuation, and so are signs of currency, as $ also opens a formula.
+  punctuation, and so are currency signs, because $ also opens a formula.
 - In scripts without spaces every character with its marks is a word. In Thai, Lao, Khmer and
   Burmese, whose words are longer, two characters count as one word (`runs`).
 """
@@ -28,11 +28,11 @@ _IS_SYLLABIC = re.compile(f"[{_SYLLABIC}]")
 
 
 def _class(*kinds: str) -> str:
-    """The inside of a regular expression's [] for Unicode's general categories."""
-    # No letter, mark or symbol is beyond, but for variation selectors.
-    found = [i for i in range(0x323B0) if unicodedata.category(chr(i)) in kinds]
-    starts = sorted({*found} - {i + 1 for i in found})
-    stops = sorted({*found} - {i - 1 for i in found})
+    """The content of a regular expression's [] for Unicode's general categories."""
+    # Beyond this code point there are no letters, marks or symbols except variation selectors.
+    points = [i for i in range(0x323B0) if unicodedata.category(chr(i)) in kinds]
+    starts = sorted({*points} - {i + 1 for i in points})
+    stops = sorted({*points} - {i - 1 for i in points})
     return "".join(f"\\U{a:08x}-\\U{b:08x}" for a, b in zip(starts, stops, strict=True))
 
 
@@ -46,7 +46,7 @@ def _word() -> re.Pattern:
         | [^\W{unspaced}] (?: [^\W{unspaced}] | [{marks}] | (?<=\d)[.,:](?=\d) )*
         | != | [{symbols}]+
         | (?<=[\w)\]}}])\*+(?=[\w([{{]) | (?<=[\w)\]}}][^\S\n])\*+(?=\s)   # 3*4, 3 * 4
-        # Beside a number, a bracket or a letter that stands alone: 3-4, -5, x / y.
+        # Next to a number, a bracket or a single letter: 3-4, -5, x / y.
         | (?: (?<=[\d)\]}}]) | (?<=[\d)\]}}][^\S\n]) | (?<=\b\w) | (?<=\b\w[^\S\n]) ) [-/]+
         | [-/]+ (?= [^\S\n]? (?: [\d([{{] | \w\b ) )
         """,
@@ -60,7 +60,7 @@ def words_of(text: str) -> list[str]:
 
 
 def runs(words: Sequence[str], n: int) -> Iterator[str]:
-    """All runs of n words; none of a shorter text."""
+    """Yields every run of n words; none for a shorter text."""
     sizes = [1 if _IS_SYLLABIC.match(word) else 2 for word in words]
     end = size = 0
     for start in range(len(words)):

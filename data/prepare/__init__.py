@@ -1,1 +1,1 @@
-"""A corpus prepared once: packed shards, their manifest, and the row cache."""
+"""Prepared corpora: packed shards with a manifest, and the row cache."""

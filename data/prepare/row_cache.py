@@ -1,9 +1,9 @@
-"""Rows of small data, kept in a workdir, so that a start reads and tokenizes only what is new.
+"""Row cache: the rows of small data in a workdir, so that a restart does not tokenize them again.
 
-One file, whole or not there: a check sum, then a zip of arrays and of what is known beside them,
-under a hash of all that decides the rows: settings, tokenizer, the code of data/ and of the
-tokenizers' libraries, and name, size and times of every file that is read: when it was written, and
-when anything about it changed, which nobody can set back.
+One file, written atomically, keyed by a hash of everything that determines the rows: settings,
+tokenizer, the code of data/ and of the tokenizers' libraries, and name, size and times of every
+file that is read (the time of writing and the time of the last change, which cannot be set back).
+The file is a checksum followed by a zip of arrays and a header.
 """
 
 from __future__ import annotations
@@ -17,122 +17,146 @@ import os
 import platform
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from etils import epath
 
+import plugins
 from data import pipeline
+from data.atomic import is_remote, write_atomically
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import Data, DataConfig
-from data.prepare import prepared
-from data.read import paths, sources
+from data.pipeline import Data
+from data.read import json_files, sources
+from data.text.base import Tokenizer
 
 LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
-FREE = ("batch_size",)  # asked for when there are rows
-FACTS = "facts.json"
-LARGEST = 1 << 30  # bytes of rows in memory that are kept
+IGNORED = ("batch_size",)  # settings that do not change the rows
+HEADER = "facts.json"
+MAX_BYTES = 1 << 30  # of rows in memory that are cached
+
+
+class Header(TypedDict):
+    """The part of `Data` besides the rows, and the key."""
+
+    key: str
+    heldout_examples: list[dict]
+    train_examples: list[dict]
+    skipped: dict[str, int]
+    redacted: dict[str, int]
+    unused: dict[str, dict[str, int]]
+    kinds: list[str]
+    sizes: list[int]
 
 
 def open_data(
-    path, config: DataConfig, schema: str, tokenizer, examples: Callable, prompt_length: int = 0,
-    say: Callable = lambda text: None,
+    path, config: DataConfig, schema: str, tokenizer: Tokenizer, examples: Callable,
+    prompt_length: int = 0, say: Callable = lambda text: None,
 ) -> tuple[Data, Callable]:  # fmt: skip
-    """(data as of `pipeline.open_data`, from the file `path` where that holds it; () -> None, which
-    keeps it there if it was made anew). Prepared rows are not copied, nor many.
+    """The data of `pipeline.open_data`, from the cache `path` if it holds that. Prepared rows are
+    not cached, nor rows of more than MAX_BYTES.
 
     Args:
-      examples: () -> those of both splits, asked for where there is something to do.
-      say: told what was found.
+      examples: () -> the examples of both splits; called only if the cache does not serve.
+      say: called with messages for the log.
+
+    Returns:
+      (data, a function () -> None that writes the cache if the data is not in it).
     """
-    path, kept, found = epath.Path(path), not any(config.prepared()), ""
-    if kept:
+    path, caches = epath.Path(path), not any(config.prepared_folders())
+    if caches:
         key = _key(config, schema, tokenizer, prompt_length)
-        found = _read(path, key) if path.exists() else ""
-    if isinstance(found, Data):
-        say(f"  rows as kept in {path}")
-        return found, lambda: None
-    if found:
-        say(f"  {path} {found}: the data is read anew")
+        if path.exists():
+            cached = _read(path, key)
+            if isinstance(cached, Data):
+                say(f"  rows from the cache {path}")
+                return cached, lambda: None
+            say(f"  {path} {cached}: the data is read again")
     data = pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
-    if kept:
+    if caches:
         size = sum(v.nbytes for rows in (data.train, data.heldout) for v in rows.values())
-        kept = size <= LARGEST
-        if not kept:
+        caches = size <= MAX_BYTES
+        if not caches:
             size = f"{size / 2**30:.1f} GiB"
-            say(f"  {size} of rows are made anew at every start: see python -m data.prepare")
+            say(f"  {size} of rows are made again at every start; see python -m data.prepare")
 
-    def keep():
-        # A data set of TFDS may have been downloaded meanwhile.
-        if kept and (now := key or _key(config, schema, tokenizer, prompt_length)):
+    def write():
+        # Computed again if it was not known: a TFDS data set may have been downloaded meanwhile.
+        if caches and (new_key := key or _key(config, schema, tokenizer, prompt_length)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            prepared.write_whole(path, _packed(data, now))
+            write_atomically(path, _pack(data, new_key))
 
-    return data, keep
-
-
-# What decides the rows.
+    return data, write
 
 
-def _key(config: DataConfig, schema: str, tokenizer, prompt_length: int) -> str:
-    """Of the rows; "" where a source is not there yet, or cannot be told apart from another."""
+# The key.
+
+
+def _key(config: DataConfig, schema: str, tokenizer: Tokenizer, prompt_length: int) -> str:
+    """The hash of everything that determines the rows; "" if a source does not exist yet, or
+    cannot be identified."""
     named = [(source.source, schema) for source in config.sources().values()]
     named += [(config.heldout_source, schema)] if config.heldout_source else []
-    named += [(given["source"], "text") for given in config.decontaminate.values()]
+    named += [(settings["source"], "text") for settings in config.decontaminate.values()]
     try:
-        read = [
-            _identity(part.name, config.tfds_dir)
-            for source, read_as in named
-            for part in sources.parts_of(source, read_as, config.documents, config.tfds_dir)
+        files = [
+            _identity(item.name, config.tfds_dir)
+            for source, source_schema in named
+            for item in sources.inputs_of(source, source_schema, config.documents, config.tfds_dir)
         ]
     except (DataError, OSError):
-        return ""  # reading says what is wrong
-    if not all(read):
+        return ""  # reading reports the error
+    if not all(files):
         return ""
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
-    decides = [settings, schema, prompt_length, tokenizer.fingerprint, read, _code()]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in IGNORED}
+    parts = [settings, schema, prompt_length, tokenizer.fingerprint, files, _code()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _identity(name: str, tfds_dir: str) -> list:
-    """[file, size, times of change] of each file of a source; nothing where there is none."""
+    """[file, size, times of change] of each file of a source; [] if there is none."""
     path = epath.Path(name)
     if name.startswith("tfds:"):
         data_set = name.removeprefix("tfds:").partition(":")[0].partition("/")[0]
         if not tfds_dir:
-            return []  # TFDS knows where
+            return []  # in a folder that only TFDS knows
         path = epath.Path(os.path.expanduser(tfds_dir)) / data_set
-    found = list(_inside(path)) if path.exists() else []
-    if paths.is_remote(name):
-        return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in found]
+    files = list(_files_in(path)) if path.exists() else []
+    if is_remote(name):
+        return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in files]
     return [
         [os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        for file in found
+        for file in files
     ]
 
 
-def _inside(path):
-    """The files of a folder and its folders; of a file that one."""
+def _files_in(path) -> Iterator[epath.Path]:
+    """The files of a folder and its subfolders; a file itself."""
     if not path.is_dir():
         yield path
         return
     for entry in sorted(path.iterdir()):
-        yield from _inside(entry)
+        yield from _files_in(entry)
 
 
 def _code() -> list[str]:
-    here = sorted(Path(__file__).parents[1].rglob("*.py"))
-    code = hashlib.sha256(b"\0".join(path.read_bytes() for path in here)).hexdigest()
+    """Identifies the code that makes rows."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
     versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
-    return [code, platform.python_version(), np.__version__, *versions]
+    readers = [f"{name} {plugins.fingerprint(name)}" for name in plugins.loaded()]
+    return [code, platform.python_version(), np.__version__, *versions, *readers]
 
 
 # The file.
 
 
-def _packed(data: Data, key: str) -> bytes:
-    facts = {
+def _pack(data: Data, key: str) -> bytes:
+    """The content of the file."""
+    header = {
         "key": key,
         "heldout_examples": data.heldout_examples,
         "train_examples": data.train_examples,
@@ -144,18 +168,18 @@ def _packed(data: Data, key: str) -> bytes:
     }
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        file.writestr(FACTS, json.dumps(facts))
+        file.writestr(HEADER, json.dumps(header))
         for split in ("train", "heldout"):
             for name, values in getattr(data, split).items():
                 array = io.BytesIO()
                 np.save(array, values, allow_pickle=False)
                 file.writestr(f"{split}/{name}.npy", array.getbuffer())
-    # A zip has check sums of what it lists, and none of its list.
+    # A zip has checksums of its members, and none of its directory.
     return hashlib.sha256(out.getvalue()).digest() + out.getvalue()
 
 
-def _read(path, key: str) -> Data | str:
-    """What the file holds, or why that is of no use."""
+def _read(path: epath.Path, key: str) -> Data | str:
+    """The data in the file, or the reason why it cannot be used."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -164,22 +188,23 @@ def _read(path, key: str) -> Data | str:
     if hashlib.sha256(content).digest() != digest:
         return "is damaged"
     with zipfile.ZipFile(io.BytesIO(content)) as file:
-        facts = json.loads(file.read(FACTS))
-        if facts["key"] != key:
+        text = file.read(HEADER)
+        if json_files.parse(text, f"{path}: {HEADER}").get("key") != key:
             return "is of other data or settings"
+        header = json_files.parse(text, f"{path}: {HEADER}", Header)
         rows: dict[str, dict] = {"train": {}, "heldout": {}}
         for name in file.namelist():
-            if name != FACTS:
+            if name != HEADER:
                 split, _, array = name.removesuffix(".npy").partition("/")
                 rows[split][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
     return Data(
         rows["train"],
         rows["heldout"],
-        facts["heldout_examples"],
-        Counter(facts["skipped"]),
-        tuple(facts["kinds"]),
-        tuple(facts["train_examples"]),
-        tuple(facts["sizes"]),
-        Counter(facts["redacted"]),
-        facts["unused"],
+        header["heldout_examples"],
+        Counter(header["skipped"]),
+        tuple(header["kinds"]),
+        tuple(header["train_examples"]),
+        tuple(header["sizes"]),
+        Counter(header["redacted"]),
+        header["unused"],
     )

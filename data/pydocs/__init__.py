@@ -1,22 +1,23 @@
 """pydocs, the built-in corpus: the documentation of the Python that runs Seedpod.
 
-Real text on every machine, with no download: about 2.7 MB of prose and more than 7,000 questions
+Real text on every machine, without a download: about 2.7 MB of prose and more than 7,000 questions
 with answers, in a few seconds. Importing this module registers the TFDS builder, so that
 
     import data.pydocs
     tfds.data_source("pydocs/chat", split="train", data_dir=DIR)
 
-reads like any other data set; `prepare` builds the ArrayRecord files first, quietly. TensorFlow
-is needed for neither. Three configs, each with train, validation and test (about 90 / 5 / 5):
+reads it like any other data set; `build_dataset` writes the ArrayRecord files first, without
+output. Neither needs TensorFlow. Three configs, each with train, validation and test splits (about
+90 / 5 / 5):
 
 text         name, text: a docstring or a chapter of the language reference, under its name
-chat         name, kind, prompt, response: What does `shutil.copytree` do? and the first paragraph
-             of its docstring
+chat         name, kind, prompt, response: "What does `shutil.copytree` do?" and the first
+             paragraph of its docstring
 preferences  name, prompt, chosen, rejected: the right answer, and for each kind of mistake in
-             `pydocs_preferences.KINDS` one worse reply ({"kind": [...], "text": [...]}); each
-             training question stands there three times, with other worse replies
+             data/pydocs/preferences.py's KINDS one worse reply ({"kind": [...], "text": [...]});
+             each training question occurs three times, with different worse replies
 
-No answer stands in two splits, of one config or of different ones (see `pydocs_corpus`).
+No answer is in two splits, of one config or of different ones (data/pydocs/corpus.py).
 """
 
 import contextlib
@@ -41,7 +42,7 @@ CONFIGS = {
 
 
 class _LocalInfo(tfds.core.DatasetInfo):
-    """Information that is made here: TFDS would look on Google Cloud Storage first."""
+    """Information made here; TFDS would look for it on Google Cloud Storage first."""
 
     def initialize_from_bucket(self) -> None:
         pass
@@ -50,8 +51,8 @@ class _LocalInfo(tfds.core.DatasetInfo):
 class Pydocs(tfds.core.GeneratorBasedBuilder):
     """The documentation of the running Python, as text, questions and preferences."""
 
-    # The first number is of this code: raise it when the records change. The others are Python's,
-    # whose documentation this is, so that no interpreter reads what another one wrote.
+    # The first number is this code's: raise it when the records change. The others are Python's,
+    # because the records are its documentation and differ between versions.
     VERSION = tfds.core.Version(f"2.{sys.version_info.minor}.{sys.version_info.micro}")
     BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name=name, description=description)
@@ -123,16 +124,16 @@ def records(config_name: str, split: str) -> Iterator[dict]:
             yield record
 
 
-def prepare(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a config of pydocs, its ArrayRecord files written under `data_dir`.
+def build_dataset(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
+    """Writes the ArrayRecord files of a config of pydocs under `data_dir`; returns its builder.
 
-    The first call takes some seconds; later ones find the files. It prints nothing and uses no
+    The first call takes some seconds; later ones use the files. It prints nothing and uses no
     network. A call that is killed leaves an `incomplete.*` folder, which nothing reads, and the
-    next call starts anew; several processes may call it at once.
+    next call starts again; several processes may call it at once.
 
     Args:
         config_name: "text", "chat" or "preferences".
-        data_dir: the folder in which TFDS keeps its data sets; made if need be.
+        data_dir: the folder in which TFDS keeps its data sets; created if necessary.
 
     Raises:
         ValueError: there is no such config.
@@ -147,8 +148,8 @@ def prepare(config_name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetB
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
         except FileExistsError:
-            # Another process finished the same build while this one was at it. TFDS renames a
-            # whole folder into place, so what stands there is complete, and equal to ours.
+            # Another process has finished the same build meanwhile. TFDS renames a whole folder
+            # into place, so the files there are complete, and equal to these.
             builder = _builder(config_name, data_dir)
     return builder
 
@@ -161,7 +162,7 @@ def _builder(config_name: str, data_dir: str | os.PathLike) -> tfds.core.Dataset
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what TFDS says while it writes: two lines, progress bars and its log."""
+    """Suppresses the output of TFDS while it writes: two lines, progress bars and its log."""
     verbosity = logging.get_verbosity()
     tfds.disable_progress_bar()
     logging.set_verbosity(logging.ERROR)

@@ -1,17 +1,17 @@
 """From docstrings to the three pydocs corpora, each in splits that share no answer.
 
-Everything here is a pure function of the entries of `pydocs_extract`; every choice comes from a
-hash of a name or of a text (`hashlib`, never `hash`, which changes from run to run).
+Everything here is a pure function of the entries of data/pydocs/extract.py; every choice comes from
+a hash of a name or of a text (`hashlib`, never `hash`, which changes from run to run).
 
-The rule of the splits: an *answer* is the first paragraph of a docstring, and belongs to the split
-that the hash of its normalised words says. Then it may stand in no other split, in no config:
+An *answer* is the first paragraph of a docstring, and belongs to the split given by the hash of its
+normalised words. It is then in no other split, of any config:
 
-- of several names with the same paragraph one keeps it, and a paragraph that stands under many
-  names is boilerplate and nobody's answer;
-- an answer that quotes a shorter one goes where that goes; one that quotes two of different
-  splits is dropped;
-- a text document stands where its answer does, and loses the paragraphs that quote an answer of
-  another split; validation and test documents also lose the paragraphs that train has.
+- of several names with the same paragraph one keeps it, and a paragraph under many names is
+  boilerplate and not an answer;
+- an answer that quotes a shorter one is in the same split; one that quotes two of different splits
+  is dropped;
+- a text document is in the split of its answer, without the paragraphs that quote an answer of
+  another split; validation and test documents also lose the paragraphs that are in train.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from data.pydocs.extract import Entry, is_public, normalise, summary, tidy
 
 SPLITS = ("train", "validation", "test")
 
-# A paragraph that stands under this many names says nothing about any of them.
+# A paragraph under this many names says nothing about any of them.
 BOILERPLATE = 8
 # Paragraphs of fewer words ("Return code:", "For example:") may repeat between splits.
 REPEATABLE_WORDS = 8
@@ -49,7 +49,7 @@ class Answer(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """All that the three configs are made of; answers and documents sorted by name."""
+    """The data of all three configs; answers and documents sorted by name."""
 
     answers: list[Answer]
     documents: list[Document]
@@ -73,15 +73,15 @@ def split_of(paragraph: str) -> str:
 
 
 class Quotes:
-    """Finds which known answers stand, word for word, inside a longer text."""
+    """Finds known answers, word for word, inside a longer text."""
 
     def __init__(self):
         self._by_start: dict[tuple[str, ...], list[tuple[tuple[str, ...], str]]] = defaultdict(list)
 
     def add(self, words: Sequence[str], split: str) -> None:
-        """Makes an answer known. Raises ValueError for fewer than 3 words: too common to find."""
+        """Adds a known answer. Raises ValueError for fewer than 3 words: too common to find."""
         if len(words) < 3:
-            raise ValueError(f"an answer needs 3 words, to be told from a turn of phrase: {words}")
+            raise ValueError(f"an answer needs 3 words, to differ from a common phrase: {words}")
         self._by_start[tuple(words[:3])].append((tuple(words), split))
 
     def find(self, words: Sequence[str]) -> Iterator[tuple[int, int, str]]:
@@ -109,11 +109,11 @@ def answers_of(entries: Sequence[Entry]) -> list[Answer]:
             continue
         response = summary(entry.name, entry.doc)
         paragraph = normalise(response)
-        if paragraph.count(" ") >= 2:  # `Quotes` tells nothing shorter from a turn of phrase
+        if paragraph.count(" ") >= 2:  # `Quotes` accepts no shorter answers
             candidates[paragraph].append((entry, response))
 
     answers, known = [], Quotes()
-    # Shorter ones first, so that those which quote them find them known.
+    # Shorter ones first, so that they are known to those that quote them.
     for paragraph in sorted(candidates, key=lambda text: (text.count(" "), text)):
         if len(candidates[paragraph]) >= BOILERPLATE:
             continue
@@ -123,7 +123,7 @@ def answers_of(entries: Sequence[Entry]) -> list[Answer]:
             continue
         split = quoted.pop() if quoted else split_of(paragraph)
         known.add(words, split)
-        # The name nearest the top of the library is the one that readers know.
+        # The name nearest the top of the library is the best known.
         entry, response = min(candidates[paragraph], key=lambda c: (c[0].name.count("."), c[0]))
         answers.append(Answer(split, entry.name, entry.kind, prompt(entry.name), response))
     return sorted(answers, key=lambda answer: answer.name)
@@ -133,7 +133,7 @@ def answers_of(entries: Sequence[Entry]) -> list[Answer]:
 
 
 def documents_of(entries: Sequence[Entry], answers: Iterable[Answer]) -> list[Document]:
-    """Returns one document for each distinct docstring and topic, private names' too.
+    """Returns one document for each distinct docstring and topic, including those of private names.
 
     A document that keeps no paragraph is left out.
     """
@@ -155,7 +155,7 @@ def documents_of(entries: Sequence[Entry], answers: Iterable[Answer]) -> list[Do
         placed[split].append((entry, re.split(r"\n\s*\n", text)))
 
     documents, seen_paragraphs = [], set()
-    for split in SPLITS:  # train first: the others give way to it
+    for split in SPLITS:  # train first: it takes precedence
         kept_here = set()
         for entry, paragraphs in placed[split]:
             heading = entry.name if entry.kind == "topic" else f"{entry.kind} {entry.name}"
@@ -174,10 +174,10 @@ def documents_of(entries: Sequence[Entry], answers: Iterable[Answer]) -> list[Do
 
 
 def _without_foreign(heading: str, paragraphs: list[str], split: str, known: Quotes) -> list[str]:
-    """Returns the paragraphs without those that hold a part of an answer of another split.
+    """Returns the paragraphs without those that contain a part of an answer of another split.
 
-    An answer may run over a blank line, and taking a paragraph out brings its neighbours together,
-    so the whole document is searched, again after each change.
+    An answer may span a blank line, and removing a paragraph makes its neighbours adjacent, so the
+    whole document is searched again after each change.
     """
     while True:
         words, owners = [], []

@@ -1,14 +1,14 @@
-"""The docstrings of the Python that runs this, found without importing the standard library.
+"""The docstrings of the running Python, extracted without importing the whole standard library.
 
-Three places hold them, and `entries()` reads all three:
+`entries()` reads three places:
 
 - the source files of the standard library, parsed with `ast` (importing every module would run
-  code, open displays and need libraries that are not there);
-- the modules written in C, which have no source here: a fixed list is imported and inspected;
+  code, open displays and need libraries that may be missing);
+- the modules written in C, which have no Python source: a fixed list is imported and inspected;
 - `pydoc_data.topics`, the chapters of the language reference behind `help("assert")`.
 
-Nothing here needs anything but the standard library, and the result depends on nothing but it:
-the same Python gives the same entries in the same order.
+This file needs only the standard library, and the result depends on it alone: the same Python gives
+the same entries in the same order.
 """
 
 import ast
@@ -36,14 +36,14 @@ class Entry(NamedTuple):
     doc: str
 
 
-# Folders of the standard library that are not its public documentation: tests, what pip put
-# there, and caches.
+# Folders of the standard library that are not its public documentation: tests, packages that pip
+# installed, and caches.
 SKIPPED_FOLDERS = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 )
 
-# Pure-Python twins of C modules, and files that a public module is assembled from: what they
-# document is known under the public name. A key stands for the module and all that is in it.
+# Pure-Python versions of C modules, and files that a public module is assembled from: their
+# documentation is listed under the public name. A key stands for a module and its submodules.
 PUBLIC_MODULES = {
     "_collections_abc": "collections.abc",
     "_py_abc": "abc",
@@ -61,100 +61,27 @@ PUBLIC_MODULES = {
     "pathlib._local": "pathlib",
 }
 
-# Modules with parts in C, by their public names. Not every Python has each of them (`audioop`
-# left in 3.13, `resource` is not on Windows); `c_entries` takes those that are there.
-C_MODULES = tuple(
-    [
-        "abc",
-        "array",
-        "asyncio",
-        "atexit",
-        "audioop",
-        "binascii",
-        "bisect",
-        "builtins",
-        "bz2",
-        "cmath",
-        "codecs",
-        "collections",
-        "contextvars",
-        "crypt",
-        "csv",
-        "ctypes",
-        "curses",
-        "curses.panel",
-        "datetime",
-        "dbm.gnu",
-        "decimal",
-        "errno",
-        "faulthandler",
-        "fcntl",
-        "functools",
-        "gc",
-        "grp",
-        "hashlib",
-        "heapq",
-        "hmac",
-        "imp",
-        "io",
-        "itertools",
-        "json.decoder",
-        "json.encoder",
-        "locale",
-        "lzma",
-        "marshal",
-        "math",
-        "mmap",
-        "multiprocessing.synchronize",
-        "nis",
-        "operator",
-        "os",
-        "ossaudiodev",
-        "pickle",
-        "posixpath",
-        "pwd",
-        "pyexpat",
-        "queue",
-        "random",
-        "re",
-        "readline",
-        "resource",
-        "select",
-        "signal",
-        "socket",
-        "spwd",
-        "sqlite3",
-        "ssl",
-        "stat",
-        "statistics",
-        "string",
-        "struct",
-        "symtable",
-        "sys",
-        "syslog",
-        "termios",
-        "threading",
-        "time",
-        "tracemalloc",
-        "types",
-        "typing",
-        "unicodedata",
-        "uuid",
-        "warnings",
-        "weakref",
-        "xml.etree.ElementTree",
-        "zipimport",
-        "zlib",
-        "zoneinfo",
-    ]
-)
+# Modules with parts in C, by their public names. Not every Python has each of them (`audioop` was
+# removed in 3.13, `resource` is not on Windows); `c_entries` uses those that exist.
+C_MODULES = (
+    "abc", "array", "asyncio", "atexit", "audioop", "binascii", "bisect", "builtins", "bz2",
+    "cmath", "codecs", "collections", "contextvars", "crypt", "csv", "ctypes", "curses",
+    "curses.panel", "datetime", "dbm.gnu", "decimal", "errno", "faulthandler", "fcntl",
+    "functools", "gc", "grp", "hashlib", "heapq", "hmac", "imp", "io", "itertools",
+    "json.decoder", "json.encoder", "locale", "lzma", "marshal", "math", "mmap",
+    "multiprocessing.synchronize", "nis", "operator", "os", "ossaudiodev", "pickle", "posixpath",
+    "pwd", "pyexpat", "queue", "random", "re", "readline", "resource", "select", "signal",
+    "socket", "spwd", "sqlite3", "ssl", "stat", "statistics", "string", "struct", "symtable",
+    "sys", "syslog", "termios", "threading", "time", "tracemalloc", "types", "typing",
+    "unicodedata", "uuid", "warnings", "weakref", "xml.etree.ElementTree", "zipimport", "zlib",
+    "zoneinfo",
+)  # fmt: skip
 
 
 def entries(stdlib: pathlib.Path | None = None) -> list[Entry]:
     """Returns every documented name of the standard library, sorted by name, each name once.
 
-    Where both find a name, the source wins over introspection: its docstring is the same or
-    longer.
+    The source takes precedence over introspection: its docstring is the same or longer.
 
     Args:
         stdlib: the folder of the standard library's source; by default, this Python's.
@@ -169,11 +96,11 @@ def entries(stdlib: pathlib.Path | None = None) -> list[Entry]:
             "Run with a Python that ships its source: the ones from python.org, conda, uv, pyenv "
             "and Linux distributions do."
         )
-    found: dict[str, Entry] = {}
+    by_name: dict[str, Entry] = {}
     for source in (source_entries(stdlib), c_entries(), topic_entries()):
         for entry in source:
-            found.setdefault(entry.name, entry)
-    return [found[name] for name in sorted(found)]
+            by_name.setdefault(entry.name, entry)
+    return [by_name[name] for name in sorted(by_name)]
 
 
 # --- Source files ---------------------------------------------------------------------------
@@ -188,18 +115,18 @@ def source_entries(stdlib: pathlib.Path) -> Iterator[Entry]:
         if parts[-1] == "__init__":
             parts = parts[:-1]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old escapes in the source are not our business
+            warnings.simplefilter("ignore")  # of invalid escapes in the source
             try:
                 tree = ast.parse(path.read_bytes())
             except SyntaxError:
-                continue  # files kept broken on purpose, as examples for tools
+                continue  # a file that is invalid on purpose, as an example for tools
         yield from _node_entries(tree, public_name(".".join(parts)), "module")
 
 
 def _node_entries(node: ast.AST, name: str, kind: str) -> Iterator[Entry]:
     """Yields the docstring of `node`, then those of the definitions inside it.
 
-    Definitions inside a function are left out: no one can reach them by the dotted name.
+    Definitions inside a function are left out: they cannot be reached by a dotted name.
     """
     doc = ast.get_docstring(node)
     if doc and doc.strip():
@@ -237,30 +164,30 @@ def public_name(module: str) -> str:
 
 
 def c_entries() -> Iterator[Entry]:
-    """Yields the docstrings of what is written in C in `C_MODULES`, under public names.
+    """Yields the docstrings of the parts of `C_MODULES` written in C, under public names.
 
-    A name of `builtins` stands without its module, as one writes it: `str.find`.
+    A name of `builtins` is written without its module, as in code: `str.find`.
     """
     seen: set[int] = set()
     for module_name in C_MODULES:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # several are deprecated, and say so on import
+            warnings.simplefilter("ignore")  # several are deprecated, and warn on import
             try:
                 module = importlib.import_module(module_name)
             except ImportError:
                 continue  # not part of this Python or of this operating system
         yield from _documented(module, module_name, "module")
         prefix = "" if module_name == "builtins" else module_name + "."
-        # An alias (`array.ArrayType`, `EnvironmentError`) comes after the name that a class calls
-        # itself, and finds it seen.
+        # An alias (`array.ArrayType`, `EnvironmentError`) is sorted after the class's own name, and
+        # is then already in `seen`.
         members = sorted(
             vars(module).items(), key=lambda m: (getattr(m[1], "__name__", None) != m[0], m[0])
         )
         for attribute, value in members:
-            # Programs put their own functions into `sys.excepthook` and its like, and Python keeps
-            # the first ones as `__excepthook__`.
+            # Programs replace `sys.excepthook` and the like, and Python keeps the originals as
+            # `__excepthook__`.
             value = vars(module).get(f"__{attribute}__", value)
-            # What another module owns is told there; a module's C half is `_name`, or, for os,
+            # What another module owns is listed there; a module's C part is `_name`, or, for os,
             # `posix` or `nt`.
             owner = getattr(value, "__module__", None)
             if attribute.startswith("_") or id(value) in seen or not _owned(owner, module_name):
@@ -274,11 +201,11 @@ def c_entries() -> Iterator[Entry]:
 
 
 def _owned(owner: str | None, module_name: str) -> bool:
-    """Whether what says it is from `owner` is told under `module_name`."""
+    """Whether an object whose `__module__` is `owner` is listed under `module_name`."""
     if not isinstance(owner, str) or owner == "__main__":
         return False
-    halves = {"os": ("posix", "nt"), "threading": ("_thread",), "types": ("builtins",)}
-    allowed = (module_name, "_" + module_name, *halves.get(module_name, ()))
+    c_parts = {"os": ("posix", "nt"), "threading": ("_thread",), "types": ("builtins",)}
+    allowed = (module_name, "_" + module_name, *c_parts.get(module_name, ()))
     return owner.startswith("_") or owner in allowed or owner.split(".")[0] == module_name
 
 
@@ -294,10 +221,9 @@ def _class_entries(cls: type, name: str) -> Iterator[Entry]:
 
 
 def _documented(value: object, name: str, kind: str) -> Iterator[Entry]:
-    # `value.__doc__`, not `inspect.getdoc`: the latter would hand down the documentation of a
-    # base class under a name that it does not speak of.
+    # `value.__doc__`, not `inspect.getdoc`, which inherits the documentation of a base class.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some classes warn of their end when they are touched
+        warnings.simplefilter("ignore")  # some classes warn on access that they are deprecated
         doc = value.__doc__
     if isinstance(doc, str) and doc.strip():
         yield Entry(name, kind, inspect.cleandoc(doc))
@@ -334,7 +260,7 @@ def summary(name: str, doc: str) -> str:
     """Returns the first paragraph of prose of a docstring in one line, or "" if it has none.
 
     Docstrings of C functions often open with the signature ("getattr(object, name) -> value"),
-    and some modules with their own name; those lines are passed over.
+    and some modules with their own name; those lines are skipped.
     """
     for paragraph in re.split(r"\n\s*\n", tidy(doc)):
         text = " ".join(" ".join(_without_signature(paragraph, name)).split())
@@ -346,7 +272,7 @@ def summary(name: str, doc: str) -> str:
 def _without_signature(paragraph: str, name: str) -> list[str]:
     """Returns the lines of a paragraph after the signature lines at its top.
 
-    A signature's continuation lines are indented deeper than it is, or inside its brackets.
+    A signature's continuation lines are indented more than it is, or inside its brackets.
     """
     last = name.rpartition(".")[2]
     lines = paragraph.splitlines()
@@ -360,8 +286,8 @@ def _without_signature(paragraph: str, name: str) -> list[str]:
         open_brackets += line.count("(") - line.count(")")
         start += 1
     if start == len(lines) and signatures == 1:
-        # "L.count(value) -> integer -- return number of occurrences": the sentence is the tail.
-        # Where it is shorter, it names what is returned, and the sentence comes below.
+        # "L.count(value) -> integer -- return number of occurrences": the sentence is the tail. A
+        # shorter tail names the type of the result, and the sentence follows below.
         tail = re.split(r"->|\s--?\s|\):\s", " ".join(lines))[-1].strip()
         return [tail] if tail != paragraph and len(tail.split()) >= 6 else []
     return lines[start:]
@@ -376,7 +302,7 @@ def is_prose(text: str) -> bool:
 
 
 def normalise(text: str) -> str:
-    """Returns the lower-case words of a text, one space between: what makes two texts the same."""
+    """Returns the lower-case words of a text, joined by single spaces, to compare texts."""
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 

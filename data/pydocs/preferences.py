@@ -1,16 +1,16 @@
 """Preferences over the pydocs answers: the right one, and five that are worse in known ways.
 
-A reward model that learns from these can be asked, kind by kind, what it learned:
+A reward model that learns from these can be evaluated on each kind:
 
-near        the summary of a neighbour: right in tone and subject, wrong in substance
+near        the summary of a neighbour: right in tone and subject, wrong in content
 far         the summary of something from another package
-truncated   the right answer, cut off on the way
-repeated    the right answer, stuttering
+truncated   the right answer, cut short
+repeated    the right answer, with repetitions
 scolding    a reply that is rude and says nothing
 
 Every choice comes from a hash of the name, and every neighbour from the answer's own split. The
-training split asks each question `DRAWS` times, with other worse replies: there are few functions
-and many wrong answers, and a model that meets the same ones again learns them by heart.
+training split asks each question `DRAWS` times, with different worse replies: there are few
+functions and many wrong answers, and a model that sees the same ones again memorizes them.
 """
 
 import builtins
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from data.pydocs.corpus import SPLITS, Answer, fraction
 
 KINDS = ("near", "far", "truncated", "repeated", "scolding")
-DRAWS = 3  # of worse replies to a training question
+DRAWS = 3  # sets of worse replies to a training question
 
 SCOLDINGS = (
     "You should know what that does. Read the manual before wasting my time.",
@@ -66,20 +66,20 @@ def preferences_of(answers: Sequence[Answer]) -> list[Preference]:
     and `DRAWS` of them, sorted by draw, where it is for training.
 
     Raises:
-        ValueError: a split has answers from one package alone, so that nothing is far.
+        ValueError: all answers of a split are from one package, so that nothing is far.
     """
     preferences = []
     for split in SPLITS:
-        of_split = [answer for answer in answers if answer.split == split]
-        of_split.sort(key=lambda answer: answer.name)
-        neighbours = _Neighbours(of_split)
+        split_answers = [answer for answer in answers if answer.split == split]
+        split_answers.sort(key=lambda answer: answer.name)
+        neighbours = _Neighbours(split_answers)
         for draw in range(DRAWS if split == "train" else 1):
-            for answer in of_split:
+            for answer in split_answers:
                 seed = f"{answer.name} {draw}" if draw else answer.name
                 truncated = truncate(answer.response, seed)
                 if not truncated:
                     continue
-                far = neighbours.far(answer, seed)  # raises where there is no other answer at all
+                far = neighbours.far(answer, seed)  # raises if there is no other answer
                 texts = (
                     neighbours.near(answer, seed).response,
                     far.response,
@@ -102,18 +102,18 @@ def _pick(options: Sequence, seed: str):
 
 
 def package(name: str) -> str:
-    """Returns the top-level package of a name; builtins stand without theirs."""
+    """Returns the top-level package of a name; names of builtins are written without theirs."""
     first = name.partition(".")[0]
     return "builtins" if hasattr(builtins, first) else first
 
 
 def _home(answer: Answer) -> str:
-    """The module or class in which the name is defined; a module stands with its own contents."""
+    """The module or class in which the name is defined; for a module itself its own name."""
     return answer.name if answer.kind == "module" else answer.name.rpartition(".")[0]
 
 
 class _Neighbours:
-    """Finds the other answers of one split that are near to an answer, or far from it."""
+    """Finds other answers of one split that are near an answer, or far from it."""
 
     def __init__(self, answers: Sequence[Answer]):
         self._answers = answers
@@ -126,12 +126,12 @@ class _Neighbours:
         self._grams = {answer.name: _grams(answer.name) for answer in answers}
 
     def near(self, answer: Answer, seed: str) -> Answer:
-        """One of the same module or class; if there is none, the one most alike in name."""
+        """One of the same module or class; if there is none, the one with the most similar name."""
         siblings = [a for a in self._by_home[_home(answer)] if a.name != answer.name]
         if siblings:
             return _pick(siblings, seed + " near")
         in_package = self._by_package[package(answer.name)]
-        return self._most_alike(answer, in_package if len(in_package) > 1 else self._answers)
+        return self._most_similar(answer, in_package if len(in_package) > 1 else self._answers)
 
     def far(self, answer: Answer, seed: str) -> Answer:
         """One of another package."""
@@ -150,29 +150,29 @@ class _Neighbours:
             )
         return _pick(self._outside[inside], seed + " far")
 
-    def _most_alike(self, answer: Answer, others: Sequence[Answer]) -> Answer:
+    def _most_similar(self, answer: Answer, others: Sequence[Answer]) -> Answer:
         grams = self._grams[answer.name]
 
-        def likeness(other: Answer) -> tuple[float, str]:
-            theirs = self._grams[other.name]
-            return len(grams & theirs) / len(grams | theirs), other.name
+        def similarity(other: Answer) -> tuple[float, str]:
+            other_grams = self._grams[other.name]
+            return len(grams & other_grams) / len(grams | other_grams), other.name
 
-        return max((other for other in others if other.name != answer.name), key=likeness)
+        return max((other for other in others if other.name != answer.name), key=similarity)
 
 
 def _grams(name: str) -> set[str]:
-    """The runs of three characters in a name: names that share many are alike."""
+    """The runs of three characters in a name: similar names share many."""
     padded = f" {name.lower()} "
     return {padded[i : i + 3] for i in range(len(padded) - 2)}
 
 
-# --- Spoilt answers -------------------------------------------------------------------------
+# --- Worse answers --------------------------------------------------------------------------
 
 
 def truncate(text: str, seed: str) -> str:
-    """Returns the first 30-60% of the words of a text, or "" where that cannot be told as cut.
+    """Returns the first 30-60% of the words of a text, or "" where the cut would not be noticeable.
 
-    That is so for fewer than 4 words, and where each cut would fall at the end of a sentence: a
+    That is so for fewer than 4 words, and where every cut would be at the end of a sentence: a
     shorter right answer is not a worse one.
     """
     words = text.split()
@@ -184,7 +184,7 @@ def truncate(text: str, seed: str) -> str:
 
 
 def repeat(text: str, seed: str) -> str:
-    """Returns a text said twice or three times over, or caught on a phrase of 2-4 words."""
+    """Returns a text two or three times over, or with a phrase of 2-4 words repeated."""
     words = text.split()
     times = _pick((2, 3), seed + " times")
     if fraction(seed + " whole") < 0.5 or len(words) < 4:

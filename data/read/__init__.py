@@ -1,1 +1,1 @@
-"""Files and data sets to records."""
+"""Files and data sets to records, one file a format."""

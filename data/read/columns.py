@@ -1,4 +1,4 @@
-"""Rows of Parquet and of Arrow streams, of the columns that are used alone."""
+"""Rows of Parquet files and Arrow streams; only the columns that are used are decoded."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from etils import epath
 
 from data.errors import DataError
 from data.read import json_files
-from data.read.reading import Reading, Span, opened
+from data.read.reading import SPAN_RECORDS, ReadOptions, Span, opened, parse_each, plain
 from data.read.tables import check_names
-from data.read.templates import UNREAD
+from data.schemas.templates import UNREAD
 
 _BATCH_ROWS, _BATCH_BYTES = 1024, 64 << 20
-_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's; without it nobody misses a lost part
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # Arrow's; without it a lost end would go unnoticed
 
 
 def _errors() -> tuple:
-    """Exceptions of pyarrow at a damaged file; a DataError is one of them too."""
+    """The exceptions of pyarrow for a damaged file; DataError is a ValueError and included."""
     import pyarrow
 
     return (pyarrow.ArrowException, OSError, ValueError, MemoryError)
@@ -33,48 +33,56 @@ def _as_data_error(path: str, error: Exception) -> DataError:
 # Parquet.
 
 
-def read_parquet(path: str, span: Span | None, reading: Reading) -> Iterator[tuple]:
-    """(where, record, or the DataError that it is) pairs; a span counts row groups."""
+def read_parquet(
+    path: str, span: Span | None, options: ReadOptions
+) -> Iterator[tuple[str, dict | DataError]]:
+    """(location, row) pairs of a Parquet file; a span counts row groups."""
+    return parse_each(_parquet_rows(path, span, options), plain)
+
+
+def _parquet_rows(path: str, span: Span | None, options: ReadOptions) -> Iterator[tuple]:
     from pyarrow import parquet
 
     with opened(path) as file:
         try:
             table = parquet.ParquetFile(file)
-            names, used = _columns(path, table.schema_arrow, reading)
+            names, used = _columns(path, table.schema_arrow, options)
             sizes = _group_sizes(table.metadata)
             start, stop = (span.start, span.stop) if span else (0, len(sizes))
             number = sum(sizes[:start])
             for group in range(start, stop):
                 end = number + sizes[group]
-                facts, most = table.metadata.row_group(group), max(reading.max_bytes, _BATCH_BYTES)
-                mean = facts.total_byte_size // max(sizes[group], 1)
-                # pyarrow aborts the process where the facts of a column are damaged, so that they
-                # are asked for only if it may be a column that is not used.
+                metadata = table.metadata.row_group(group)
+                most = max(options.max_bytes, _BATCH_BYTES)
+                mean = metadata.total_byte_size // max(sizes[group], 1)
+                # pyarrow aborts the process where a column's metadata is damaged, so it is read
+                # only if the size may be that of columns that are not used.
                 if mean > most:
-                    mean = _bytes_of(facts, used) // max(sizes[group], 1)
-                if mean > most:  # known before it is in memory
+                    mean = _bytes_of(metadata, used) // max(sizes[group], 1)
+                if mean > most:  # refused before it is in memory
                     hint = f": the rows of row group {group} have {mean:,} on average"
-                    raise DataError(f"{path}[{number}]: {reading.too_large(hint)}")
+                    raise DataError(f"{path}[{number}]: {options.too_large(hint)}")
                 rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(mean, 1)))
                 for batch in table.iter_batches(rows, row_groups=[group], columns=used):
-                    for record in _records(batch, names, reading):
+                    for record in _records(batch, names, options):
                         yield f"{path}[{number}]", record
                         number += 1
-                if number != end:  # pyarrow takes a damaged page for the last one
+                if number != end:  # pyarrow stops at a damaged page without an error
                     raise ValueError(f"row group {group} lacks {end - number} rows")
         except _errors() as error:
             raise _as_data_error(path, error) from error
 
 
-def _group_sizes(facts) -> list[int]:
-    sizes = [facts.row_group(g).num_rows for g in range(facts.num_row_groups)]
-    if sum(sizes) != facts.num_rows:
-        raise ValueError(f"its row groups hold {sum(sizes)} rows, and it says {facts.num_rows}")
+def _group_sizes(metadata) -> list[int]:
+    """The number of rows in each row group."""
+    sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+    if sum(sizes) != metadata.num_rows:
+        raise ValueError(f"its row groups hold {sum(sizes)} rows, and it says {metadata.num_rows}")
     return sizes
 
 
 def _bytes_of(group, used: list[str]) -> int:
-    """Bytes of the used columns of a row group, not compressed."""
+    """The uncompressed size of the used columns of a row group, in bytes."""
     columns = (group.column(i) for i in range(group.num_columns))
     return sum(
         column.total_uncompressed_size
@@ -83,8 +91,8 @@ def _bytes_of(group, used: list[str]) -> int:
     )
 
 
-def parquet_spans(path: str, rows: int) -> list[Span | None]:
-    """Parts of row groups, of `rows` rows or a little more."""
+def parquet_spans(path: str) -> list[Span | None]:
+    """Spans of whole row groups, of SPAN_RECORDS rows or a little more."""
     from pyarrow import parquet
 
     with opened(path) as file:
@@ -95,7 +103,7 @@ def parquet_spans(path: str, rows: int) -> list[Span | None]:
     spans, start, count = [], 0, 0
     for group, size in enumerate(sizes):
         count += size
-        if count >= rows or group == len(sizes) - 1:
+        if count >= SPAN_RECORDS or group == len(sizes) - 1:
             spans.append(Span(start, group + 1))
             start, count = group + 1, 0
     return spans or [None]
@@ -104,12 +112,18 @@ def parquet_spans(path: str, rows: int) -> list[Span | None]:
 # Arrow.
 
 
-def read_dataset(path: str, span: Span | None, reading: Reading) -> Iterator[tuple]:
-    """(where, record, or the DataError that it is) pairs of what `datasets` saved: Arrow streams,
-    in the order of state.json."""
+def read_dataset(
+    path: str, span: Span | None, options: ReadOptions
+) -> Iterator[tuple[str, dict | DataError]]:
+    """(location, row) pairs of a folder that `datasets` saved: Arrow streams, in the order of
+    state.json."""
+    del span  # the streams have no spans
+    return parse_each(_dataset_rows(path, options), plain)
+
+
+def _dataset_rows(path: str, options: ReadOptions) -> Iterator[tuple]:
     import pyarrow
 
-    del span  # the streams have no parts
     entries = json_files.read(epath.Path(path) / "state.json").get("_data_files")
     entries = entries if isinstance(entries, list) else []
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
@@ -121,11 +135,11 @@ def read_dataset(path: str, span: Span | None, reading: Reading) -> Iterator[tup
         with opened(file_path) as file:
             try:
                 stream = pyarrow.ipc.open_stream(file)
-                columns, used = _columns(file_path, stream.schema, reading)
+                columns, used = _columns(file_path, stream.schema, options)
                 for batch in stream:
                     batch = batch.select(used)
-                    _check(batch)
-                    for record in _records(batch, columns, reading):
+                    _validate(batch)
+                    for record in _records(batch, columns, options):
                         yield f"{path}[{number}]", record
                         number += 1
                 rest = file.read(1)
@@ -136,9 +150,9 @@ def read_dataset(path: str, span: Span | None, reading: Reading) -> Iterator[tup
                 raise _as_data_error(file_path, error) from error
 
 
-def _check(batch) -> None:
-    """Raises ArrowInvalid for a damaged batch, which would lead outside of its memory. Text that is
-    not UTF-8 passes: it is one record's fault."""
+def _validate(batch) -> None:
+    """Raises ArrowInvalid for a damaged batch, whose offsets would lead outside its memory. Text
+    that is not UTF-8 passes: only one record is bad."""
     import pyarrow
 
     try:
@@ -149,7 +163,7 @@ def _check(batch) -> None:
 
 
 def _as_bytes(kind):
-    """An Arrow type with bytes in the place of text."""
+    """An Arrow type with text replaced by bytes."""
     import pyarrow
 
     def inside(field):
@@ -177,43 +191,44 @@ def _as_bytes(kind):
     return kind
 
 
-# Columns of both.
+# Columns of both formats.
 
 
-def _columns(path: str, schema, reading: Reading) -> tuple[list[str], list[str]]:
-    """(the names of the columns, of those that are used).
+def _columns(path: str, schema, options: ReadOptions) -> tuple[list[str], list[str]]:
+    """(the names of all columns, the names of those that are used).
 
     Raises:
-      DataError: two have the same name, or two fields of a used one.
+      DataError: two columns, or two fields of a used one, have the same name.
     """
     check_names(path, schema.names)
-    used = [name for name in schema.names if reading.uses(name)]
+    used = [name for name in schema.names if options.uses(name)]
     for name in used:
         _check_fields(f"{path}: column {name[:60]!r}", schema.field(name).type)
     return schema.names, used
 
 
-def _check_fields(where: str, kind) -> None:
-    inside = [kind.field(i) for i in range(kind.num_fields)]
-    check_names(where, [field.name for field in inside], "fields")
-    for field in inside:
-        _check_fields(where, field.type)
+def _check_fields(location: str, kind) -> None:
+    """Raises DataError if two fields of an Arrow type have the same name."""
+    fields = [kind.field(i) for i in range(kind.num_fields)]
+    check_names(location, [field.name for field in fields], "fields")
+    for field in fields:
+        _check_fields(location, field.type)
 
 
-def _records(batch, names: list[str], reading: Reading) -> Iterator:
-    """The records of a batch, each a dict or the DataError that it is."""
+def _records(batch, names: list[str], options: ReadOptions) -> Iterator[dict | DataError]:
+    """The records of a batch; a DataError in place of a bad one."""
     columns = {name: _values(name, batch.column(name)) for name in batch.schema.names}
-    large = batch.nbytes > reading.max_bytes
+    large = batch.nbytes > options.max_bytes
     for i in range(batch.num_rows):
         values = {name: column[i] for name, column in columns.items()}
         bad = next((value for value in values.values() if isinstance(value, DataError)), None)
-        if bad is None and large and batch.slice(i, 1).nbytes > reading.max_bytes:
-            bad = reading.too_large()
+        if bad is None and large and batch.slice(i, 1).nbytes > options.max_bytes:
+            bad = options.too_large()
         yield bad or dict.fromkeys(names, UNREAD) | values
 
 
 def _values(name: str, column) -> list:
-    """The values of a column; a DataError in the place of one that there is not in Python."""
+    """The values of a column; a DataError in place of a value that Python cannot represent."""
     try:
         return column.to_pylist(maps_as_pydicts="strict")
     except (ValueError, OverflowError, KeyError):
@@ -230,5 +245,5 @@ def _value(name: str, cell):
         )
     except KeyError as error:  # of a map
         return DataError(f"{name!r} is a map with a key twice: {error.args[0]}", "duplicate_key")
-    except (ValueError, OverflowError) as error:  # of a time beyond microseconds, or year 9999
+    except (ValueError, OverflowError) as error:  # a time finer than microseconds, or year 10000
         return DataError(f"{name!r} cannot be read: {error}", "bad_cell")

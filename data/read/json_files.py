@@ -1,7 +1,7 @@
 """JSON files of Seedpod and of open models, read with their structure checked.
 
-A file may be truncated, edited by hand or damaged on disk; what is wrong is then one line that
-names the file and the place in it.
+A file may be truncated, edited by hand or damaged on disk; the error is then one line that names
+the file and the place in it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from data.errors import DataError
 _REMEDY = "Restore it, or download it again"
 
 
-def parse(text: bytes | str, where: str, kind: Any = dict) -> Any:
-    """The JSON value of `text`, with NaN and Infinity as Python has them.
+def parse(text: bytes | str, location: str, kind: Any = dict, remedy: str = _REMEDY) -> Any:
+    """The JSON value of `text`, with NaN and Infinity as Python reads them.
 
     Args:
-      where: what errors call it, such as a path or path:line.
+      location: its name in errors, such as a path or path:line.
       kind: the type that the value must have, as msgspec reads it: TypedDict, list[int], … Keys
         that a TypedDict does not name are kept.
+      remedy: what to do where it is none, as an error's last sentence.
 
     Raises:
-      DataError: it is not UTF-8, not JSON, not of that type, or a stand-in for the file.
+      DataError: the text is not UTF-8, not JSON, not of that type, or a placeholder for the file.
     """
     if isinstance(text, bytes):
-        check_content(text, where)
+        check_content(text, location)
     try:
         value = json.loads(text.decode() if isinstance(text, bytes) else text)
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise DataError(
-            f"{where} is not of the form that it should have: {error!s:.300}. {_REMEDY}"
+            f"{location} is not of the form that it should have: {error!s:.300}. {remedy}"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not readable JSON ({error}). {_REMEDY}") from None
+        raise DataError(f"{location} is not readable JSON ({error}). {remedy}") from None
     return value
 
 
 def read(path, kind: Any = dict) -> Any:
-    """The JSON value of the file `path` (epath.Path). Arguments and errors: see `parse`; a file
-    that cannot be opened is a DataError too."""
+    """The JSON value of the file `path` (epath.Path). Arguments and errors are those of `parse`;
+    a file that cannot be opened is a DataError as well."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -52,7 +53,7 @@ def read(path, kind: Any = dict) -> Any:
 
 
 def read_lines(path, kind: Any = dict) -> list[Any]:
-    """The values of a file of JSON lines; a damaged line is a DataError that names it."""
+    """The values of a file of JSON lines; the DataError for a damaged line names it."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -64,8 +65,8 @@ def read_lines(path, kind: Any = dict) -> list[Any]:
     ]
 
 
-def check_content(start: bytes, where) -> None:
-    """Refuses the stand-ins that downloads leave in a file's place.
+def check_content(start: bytes, location) -> None:
+    """Refuses the placeholders that downloads leave in a file's place.
 
     Args:
       start: the file's first 64 bytes, or more.
@@ -74,11 +75,11 @@ def check_content(start: bytes, where) -> None:
       DataError: it is empty, a pointer of Git LFS or git-annex, or a web page.
     """
     if not start:
-        raise DataError(f"{where} is empty; download it again")
+        raise DataError(f"{location} is empty; download it again")
     if start.startswith((b"version https://git-lfs", b"/annex/objects/")):
         raise DataError(
-            f"{where} is a pointer of Git LFS or git-annex, not the file itself; type "
+            f"{location} is a pointer of Git LFS or git-annex, not the file itself; type "
             "`git lfs pull` (`git annex get .`) in its directory, or download it with `hf download`"
         )
     if start[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise DataError(f"{where} is a web page; download the file again, logged in if it asks")
+        raise DataError(f"{location} is a web page; download the file again, logged in if it asks")

@@ -1,7 +1,7 @@
-"""JSON as records: strict where `json.loads` would lose something in silence.
+"""Records of .jsonl and .json files, decoded strictly where `json.loads` silently loses something.
 
-A key that is twice in one object is an error, NaN is null, and what else is no finite number is an
-error, as in 1e999.
+A duplicate key in an object is an error, NaN is read as null, and any other number that is not
+finite is an error, such as 1e999.
 """
 
 from __future__ import annotations
@@ -13,7 +13,16 @@ import re
 from collections.abc import Iterator
 
 from data.errors import DataError
-from data.read.reading import Reading, Span, check_escaped, decode, not_finite, opened
+from data.read.lines import read_raw_lines
+from data.read.reading import (
+    ReadOptions,
+    Span,
+    check_escaped,
+    decode,
+    not_finite,
+    opened,
+    parse_each,
+)
 
 _CHUNK = 1 << 20
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -45,7 +54,7 @@ def _constant(name: str) -> None:
 
 
 STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant)
-# Finds the end of an object that the other refuses.
+# Finds the end of an object that STRICT refuses.
 _LENIENT = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
@@ -53,7 +62,7 @@ def _unreadable(error: Exception) -> DataError:
     return DataError(f"not readable JSON: {error}", "bad_json")  # 5000 digits; 2000 brackets
 
 
-def as_object(record) -> dict:
+def _as_object(record) -> dict:
     if not isinstance(record, dict):
         raise DataError(
             f"a JSON {type(record).__name__} where an object should be: {{...}}",
@@ -62,13 +71,20 @@ def as_object(record) -> dict:
     return record
 
 
+def read_lines(
+    path: str, span: Span | None, options: ReadOptions
+) -> Iterator[tuple[str, dict | DataError]]:
+    """(location, object) pairs of a .jsonl; blank lines are skipped."""
+    return parse_each(read_raw_lines(path, span, options), parse_line)
+
+
 def parse_line(raw: bytes) -> dict | None:
-    """The object of one line; None where that is blank."""
+    """The object on a line; None for a blank line."""
     line = decode(raw).strip()
     if not line:
         return None
     try:
-        return as_object(STRICT.decode(line))
+        return _as_object(STRICT.decode(line))
     except DataError:
         raise
     except json.JSONDecodeError as error:
@@ -85,31 +101,36 @@ def parse_line(raw: bytes) -> dict | None:
 # A file that is one list.
 
 
-def read_list(path: str, span: Span | None, reading: Reading) -> Iterator[tuple]:
-    """(where, object, or the DataError that it is) pairs of a .json, which may be larger than
-    memory.
+def read_list(
+    path: str, span: Span | None, options: ReadOptions
+) -> Iterator[tuple[str, dict | DataError]]:
+    """(location, object) pairs of a .json, which may be larger than memory.
 
     Raises:
-      DataError: the file is no list, or is broken: nobody could say how many objects it has.
+      DataError: the file is no list, or is malformed, so that its objects cannot be counted.
     """
-    del span  # a list has no parts
-    with opened(path) as file:
-        for number, item in enumerate(_List(path, file, reading).items()):
-            yield f"{path}[{number}]", item
+    del span  # a list has no spans
+
+    def raw():
+        with opened(path) as file:
+            for number, item in enumerate(_List(path, file, options).items()):
+                yield f"{path}[{number}]", item
+
+    return parse_each(raw(), _as_object)
 
 
 class _List:
-    """Reads the items of a JSON list as they come, with a text of one item and some more."""
+    """Reads the items of a JSON list one by one, holding little more text than one item."""
 
-    def __init__(self, path: str, file, reading: Reading):
-        self._path, self._file, self._reading = path, file, reading
+    def __init__(self, path: str, file, options: ReadOptions):
+        self._path, self._file, self._options = path, file, options
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         self._text, self._at, self._ended = "", 0, False
         self._line, self._column = 1, 1  # of the first character of _text
 
     def _more(self) -> None:
-        """Drops what is done with, and reads as much as is left, so that retries add up to
-        little."""
+        """Drops the text that was read, and reads as much again as is left, so that retries cost
+        little in all."""
         line, column = self._place(self._at)
         rest = self._text[self._at :]
         data = self._file.read(max(_CHUNK, len(rest)))
@@ -117,14 +138,14 @@ class _List:
         self._text = rest + self._decoder.decode(data, final=self._ended)
 
     def _place(self, at: int) -> tuple[int, int]:
-        """(line, column) of a character of _text."""
+        """(line, column) of a position in _text."""
         breaks = self._text.count("\n", 0, at)
         if breaks:
             return self._line + breaks, at - self._text.rindex("\n", 0, at)
         return self._line, self._column + at
 
     def _next(self) -> str:
-        """The first character that is not blank, which is where _at is then; "" at the end."""
+        """Moves _at to the next character that is not blank and returns it; "" at the end."""
         while True:
             self._at = _BLANK.match(self._text, self._at).end()
             if self._at < len(self._text) or self._ended:
@@ -152,22 +173,22 @@ class _List:
             raise self._broken("Extra data", self._at)
 
     def _item(self):
-        limit = self._reading.max_bytes
+        limit = self._options.max_bytes
         while True:
             error = None
             try:
                 item, end = self._parse()
-            except json.JSONDecodeError as found:
-                error, end = found, len(self._text)
-            except (ValueError, RecursionError) as found:
-                raise DataError(f"{self._path}: {_unreadable(found)}") from None
+            except json.JSONDecodeError as malformed:
+                error, end = malformed, len(self._text)
+            except (ValueError, RecursionError) as unreadable:
+                raise DataError(f"{self._path}: {_unreadable(unreadable)}") from None
             cut = end == len(self._text) and not self._ended and not _is_final(error, end)
             if cut and end - self._at <= limit:
                 self._more()
                 continue
             if cut:
                 line, _ = self._place(self._at)
-                raise DataError(f"{self._path}:{line}: {self._reading.too_large()}")
+                raise DataError(f"{self._path}:{line}: {self._options.too_large()}")
             if error:
                 raise self._broken(error.msg, error.pos)
             text, self._at = self._text[self._at : end], end
@@ -176,10 +197,10 @@ class _List:
             except DataError as bad:
                 return bad
             size = len(text) if text.isascii() else len(text.encode("utf-8"))
-            return self._reading.too_large() if size > limit else item
+            return self._options.too_large() if size > limit else item
 
     def _parse(self):
-        """(item, end) of what begins at _at; the item may be the error that it is."""
+        """(item, end) of the item that begins at _at; a DataError in place of a bad item."""
         try:
             return STRICT.raw_decode(self._text, self._at)
         except DataError as error:
@@ -210,6 +231,6 @@ class _List:
 
 
 def _is_final(error: json.JSONDecodeError | None, end: int) -> bool:
-    """Whether more text would not mend what a parser says of a text that ends at `end`: it stopped
-    before that, and not for want of a closing quotation mark."""
+    """Whether more text would not change a parser's error on text that ends at `end`: it stopped
+    earlier, and not because a closing quotation mark is missing."""
     return bool(error) and error.pos < end - 12 and not error.msg.startswith("Unterminated")

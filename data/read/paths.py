@@ -1,4 +1,4 @@
-"""What a path or a glob names, on this machine or on an object store (gs://…)."""
+"""Paths and globs, on this machine or on an object store (gs://…)."""
 
 from __future__ import annotations
 
@@ -7,48 +7,45 @@ import os
 
 from etils import epath
 
+from data.atomic import is_remote
 from data.errors import DataError
 from data.read import json_files
-from data.read.templates import nearest
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
+from suggestions import nearest
 
 
 def expand(pattern) -> list[str]:
-    """The files and `datasets` folders that a path or a glob stands for, sorted.
+    """The files and `datasets` folders that a path or a glob matches, sorted.
 
     Raises:
-      DataError: there is none.
+      DataError: there are none.
     """
-    path = os.path.expanduser(os.fspath(pattern))
-    here = epath.Path(path)
+    name = os.path.expanduser(os.fspath(pattern))
+    path = epath.Path(name)
     try:
-        if here.is_dir():
-            return [_dataset_folder(path, here)]
-        if here.exists():
-            return [path]
-        found = _glob(path) if glob.escape(path) != path else []
+        if path.is_dir():
+            return [_dataset_folder(name, path)]
+        if path.exists():
+            return [name]
+        matches = _glob(name) if glob.escape(name) != name else []
     except ImportError as error:
-        raise DataError(f"{path}: {error}. Type: pip install gcsfs (for gs://)") from error
+        raise DataError(f"{name}: {error}. Type: pip install gcsfs (for gs://)") from error
     except OSError as error:
-        raise DataError(f"there is no file {path} ({error.strerror or error})") from error
-    if found:
-        return found
-    what = f"no file matches {path}" if glob.escape(path) != path else f"there is no file {path}"
-    if is_remote(path):
-        raise DataError(what)
-    folder, name = os.path.split(path)
+        raise DataError(f"there is no file {name} ({error.strerror or error})") from error
+    if matches:
+        return matches
+    reason = f"no file matches {name}" if glob.escape(name) != name else f"there is no file {name}"
+    if is_remote(name):
+        raise DataError(reason)
+    folder, last = os.path.split(name)
     while not os.path.isdir(folder or "."):
-        folder, name = os.path.split(folder)
+        folder, last = os.path.split(folder)
     try:
-        near = nearest(name, os.listdir(folder or "."))
+        near = nearest(last, sorted(os.listdir(folder or ".")), 0)
     except OSError as error:
-        raise DataError(f"{what}; {folder} cannot be listed: {error.strerror}") from error
+        raise DataError(f"{reason}; {folder} cannot be listed: {error.strerror}") from error
     if not near:
-        raise DataError(f"{what}; {folder or 'the current directory'} is empty")
-    raise DataError(f"{what}; the nearest there is is {os.path.join(folder, near)}")
+        raise DataError(f"{reason}; {folder or 'the current directory'} is empty")
+    raise DataError(f"{reason}; the nearest is {os.path.join(folder, near)}")
 
 
 def _glob(path: str) -> list[str]:
@@ -58,15 +55,15 @@ def _glob(path: str) -> list[str]:
         raise DataError(f"{path}: ** is not searched on an object store; name its folders with *")
     scheme, _, rest = path.partition("://")
     bucket, _, inside = rest.partition("/")
-    found = epath.Path(f"{scheme}://{bucket}").glob(inside)
-    return sorted(os.fspath(p) for p in found if not p.is_dir())
+    matches = epath.Path(f"{scheme}://{bucket}").glob(inside)
+    return sorted(os.fspath(p) for p in matches if not p.is_dir())
 
 
 def _dataset_folder(path: str, folder) -> str:
-    """`path`, if it is what `datasets` saved.
+    """`path`, if it is a folder that `datasets` saved.
 
     Raises:
-      DataError: it is another folder, or one of several splits.
+      DataError: it is another folder, or a folder of several splits.
     """
     if (folder / "state.json").exists():
         return path

@@ -1,4 +1,4 @@
-"""Opening files of records, and bounds on what one record may hold: the ground of files.py."""
+"""The parts that all readers share: opening a file, options, and the values of a record."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -16,26 +16,29 @@ from data.errors import DataError
 from data.read.paths import is_remote
 
 MAX_RECORD_BYTES = 64 << 20
-_PIECE = 1 << 20  # bytes read at a time of what is only passed over or may be too large
-# A gzip that unpacks to more than BOMB_BYTES, and to BOMB_RATIO times its size, is no text: text
+# Records in one part when a corpus is prepared, for formats whose records are numbered.
+SPAN_RECORDS = 50_000
+PIECE_BYTES = 1 << 20  # read at a time of what is skipped, or may be too large
+# A gzip that unpacks to more than BOMB_BYTES, and to BOMB_RATIO times its size, is refused: text
 # shrinks to a third or a tenth, and the format cannot do better than 1032.
 BOMB_BYTES, BOMB_RATIO = 4 << 20, 200
 
 
 class Span(NamedTuple):
-    """A part of a file: [start, stop) in bytes or in records; `line` is the number of its first."""
+    """A part of a file: [start, stop) in bytes or in records. `line`: the number of its first
+    line."""
 
     start: int
     stop: int
     line: int = 1
 
 
-class Reading(NamedTuple):
-    """How the records of a source are read.
+class ReadOptions(NamedTuple):
+    """Options for reading the records of a source.
 
     Attributes:
-      fields: the names of the fields that are used; None uses all. Of formats with columns no other
-        column is decoded.
+      fields: the names of the fields that are used; None uses all. Formats with columns decode no
+        others.
       max_bytes: the largest record, in bytes.
     """
 
@@ -43,9 +46,11 @@ class Reading(NamedTuple):
     max_bytes: int = MAX_RECORD_BYTES
 
     def uses(self, name: str) -> bool:
+        """Whether a field is used."""
         return self.fields is None or name in self.fields
 
     def too_large(self, hint: str = "") -> DataError:
+        """The error for a record of more than `max_bytes`."""
         return DataError(
             f"a record of more than {self.max_bytes:,} bytes{hint}. If that is right, raise the "
             "limit: --config.data.max_record_bytes=N",
@@ -58,14 +63,16 @@ class Reading(NamedTuple):
 
 @contextlib.contextmanager
 def opened(path: str):
-    """The file in binary, buffered and unzipped; errors while reading it become a DataError.
+    """Opens a file in binary mode, buffered and unzipped; errors while reading become a DataError.
 
     Raises:
-      DataError: it cannot be read, or its first bytes say that it is in another format.
+      DataError: it cannot be read, or its first bytes are those of another format.
     """
     try:
         with _open(path) as raw:
-            file = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, _PIECE)
+            file = (
+                raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, PIECE_BYTES)
+            )
             kind = _kind_of(path, file)
             if path.endswith(".gz"):
                 _check_gzip(path, file, kind)
@@ -87,12 +94,12 @@ def opened(path: str):
 def _open(path: str):
     try:
         return epath.Path(path).open("rb") if is_remote(path) else open(path, "rb")
-    except ValueError as error:  # a NUL, or half a surrogate pair
-        raise DataError(f"{path!r} is no name of a file: {error}") from error
+    except ValueError as error:  # a NUL, or a lone surrogate
+        raise DataError(f"{path!r} is not a valid file name: {error}") from error
 
 
-# The first bytes of files, the kind and the remedy. No text begins like this: all but bzip2's and
-# the pointer's hold control characters.
+# First bytes of files, with the kind and the remedy. No text begins like this: all except bzip2's
+# and the pointer's contain control characters.
 _GZIP = b"\x1f\x8b"
 _KINDS = (
     (_GZIP, "gzip", "add .gz to its name, or unzip it with gunzip"),
@@ -109,22 +116,22 @@ _KINDS = (
 
 
 def _kind_of(path: str, file: io.BufferedReader) -> tuple[str, str] | None:
-    """(kind, remedy) of what is no file of records by its first bytes."""
+    """(kind, remedy) of a file that holds no records, by its first bytes; else None."""
     head, parquet = file.peek(64), path.removesuffix(".gz").endswith(".parquet")
     kinds = (kind for magic, *kind in _KINDS if head.startswith(magic))
     return next((kind for kind in kinds if not (parquet and kind[0] == "Parquet file")), None)
 
 
 def _check_gzip(path: str, file: io.BufferedReader, kind) -> None:
-    """Raises DataError where the ending .gz is wrong."""
+    """Raises DataError if the ending .gz is wrong."""
     if not file.peek(2) or (kind and kind[0] == "gzip"):
         return
     what, remedy = kind or ("plain file", f"rename it to {path.removesuffix('.gz')}")
-    raise DataError(f"{path} is a {what} and no gzip, whatever its name says: {remedy}")
+    raise DataError(f"{path} is a {what} and not a gzip, despite its name: {remedy}")
 
 
 class _Unzipped(io.RawIOBase):
-    """The content of a gzip, which is refused where it is out of all proportion."""
+    """The content of a gzip; raises DataError where it is out of proportion to the file."""
 
     def __init__(self, path: str, raw: io.BufferedReader):
         self._path, self._raw, self._file = path, raw, gzip.GzipFile(fileobj=raw)
@@ -152,52 +159,27 @@ class _Unzipped(io.RawIOBase):
         return count
 
 
-def lines(
-    file: io.BufferedReader, max_bytes: int, span: Span | None = None
-) -> Iterator[tuple[int, bytes | None]]:
-    """(number, line) pairs of a file or a part of it; None stands for one of more than `max_bytes`,
-    line end aside, which is passed over without being held in memory."""
-    start, stop, number = span or (0, None, 1)
-    if start:
-        file.seek(start)
-    while line := file.readline(max_bytes + 2):
-        start += len(line)
-        if len(line) > max_bytes and len(line.rstrip(b"\r\n")) > max_bytes:
-            yield number, None
-            start += 0 if line.endswith(b"\n") else pass_line(file)
-        else:
-            yield number, line
-        number += 1
-        if stop is not None and start >= stop:
-            return
-
-
-def pass_line(file: io.BufferedReader) -> int:
-    """Reads to the end of the line; returns how many bytes that were."""
-    count = 0
-    while piece := file.readline(_PIECE):
-        count += len(piece)
-        if piece.endswith(b"\n"):
-            break
-    return count
-
-
-def whole(file: io.BufferedReader, max_bytes: int) -> bytes | None:
-    """All that the file holds, or None where that is more than `max_bytes`."""
-    pieces, size = [], 0
-    while piece := file.read(_PIECE):
-        pieces.append(piece)
-        size += len(piece)
-        if size > max_bytes:
-            return None
-    return b"".join(pieces)
+def parse_each(
+    pairs: Iterable[tuple[str, Any]], parse: Callable[[Any], dict | None]
+) -> Iterator[tuple[str, dict | DataError]]:
+    """Yields (location, parse(raw)) for (location, raw) pairs. A DataError, as raw or raised by
+    `parse`, takes the record's place; a pair whose record is None (a blank line) is left out."""
+    for location, raw in pairs:
+        record = raw
+        if not isinstance(raw, DataError):
+            try:
+                record = parse(raw)
+            except DataError as error:
+                record = error
+        if record is not None:
+            yield location, record
 
 
 # Values.
 
 
 def decode(raw: bytes) -> str:
-    """Bytes as text, without a byte order mark and with Unix line ends."""
+    """UTF-8 bytes as text, without a byte order mark and with Unix line ends."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -212,20 +194,19 @@ def decode(raw: bytes) -> str:
 
 
 def check_escaped(text: str) -> None:
-    """Raises what `decode` does for text that was decoded with `surrogateescape`."""
+    """Raises the error of `decode` for text that was decoded with `surrogateescape`."""
     if not text.isascii():
         decode(text.encode("utf-8", "surrogateescape"))
 
 
-def plain(value):
-    """Values of TFDS or Arrow as JSON would give them: NaN is None, and bytes are text if they are
-    UTF-8.
+def plain(value: Any) -> Any:
+    """A value of TFDS or Arrow as JSON represents it: NaN is None, and UTF-8 bytes are text.
 
-    Bytes that are no text stay bytes, which are an error (`templates.wrong_type`) only where they
-    are used: an image beside its caption is no one's fault.
+    Other bytes stay bytes, and are an error (`templates.wrong_type`) only where they are used: an
+    image beside its caption does no harm.
 
     Raises:
-      DataError: an infinite number.
+      DataError: a number is infinite.
     """
     if isinstance(value, str):
         return value
@@ -246,6 +227,7 @@ def plain(value):
 
 
 def not_finite(shown: str) -> DataError:
+    """The error for a number that is not finite."""
     return DataError(
         f"the number {shown[:40]} is not finite; write null where a value is missing", "not_finite"
     )

@@ -1,19 +1,20 @@
-"""Records of TFDS data sets, without TensorFlow: those prepared as ArrayRecord, and our own."""
+"""Records of TFDS data sets, without TensorFlow: those stored as ArrayRecord, and pydocs."""
 
 from __future__ import annotations
 
-import difflib
 import os
+from collections.abc import Iterator
+from typing import Any
 
 from data.errors import DataError
-from data.read.files import SPAN_RECORDS
-from data.read.reading import Reading, Span, plain
-from data.read.templates import UNREAD
+from data.read.reading import SPAN_RECORDS, ReadOptions, Span, parse_each, plain
+from data.schemas.templates import UNREAD
+from suggestions import nearest
 
 
-def open_records(name: str, tfds_dir: str):
-    """(random access to the records of "tfds:name/config:split", its features that are lists of
-    dicts: TFDS gives these as dicts of lists).
+def open_records(name: str, tfds_dir: str) -> tuple[Any, set[str]]:
+    """(random access to the records of "tfds:name/config:split", the names of its features that
+    are lists of dicts, which TFDS gives as dicts of lists).
 
     Raises:
       DataError: there is no such data set, or it has no random access.
@@ -29,16 +30,16 @@ def open_records(name: str, tfds_dir: str):
         if builder == "pydocs":
             from data import pydocs
 
-            records = pydocs.prepare(config, folder).as_data_source(split)
+            records = pydocs.build_dataset(config, folder).as_data_source(split)
         else:
-            array_record = {"file_format": "array_record"}  # the default takes TensorFlow
+            array_record = {"file_format": "array_record"}  # the default needs TensorFlow
             records = tfds.data_source(
                 dataset, split=split, data_dir=folder, builder_kwargs=array_record
             )
     except tfds.core.DatasetNotFoundError as error:
         known = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(builder, known, 1)
-        hint = f"did you mean {near[0]!r}? " if near and near[0] != builder else ""
+        near = nearest(builder, known)
+        hint = f"did you mean {near!r}? " if near not in ("", builder) else ""
         raise DataError(
             f"{name}: TFDS knows no data set {dataset!r}. {hint}It looked among its own and in "
             f"{os.path.join(folder, builder)}; name another folder with tfds_dir."
@@ -48,7 +49,7 @@ def open_records(name: str, tfds_dir: str):
         if "file format" in str(error).lower():
             hint = (
                 "\nIt was prepared in a format without random access. Delete it there, or set "
-                "tfds_dir to another folder, and it is prepared anew as ArrayRecord."
+                "tfds_dir to another folder; it is then prepared again as ArrayRecord."
             )
         raise DataError(f"{name}: TFDS cannot open it in {folder}: {error}{hint}") from error
     features = records.dataset_info.features
@@ -61,37 +62,38 @@ def open_records(name: str, tfds_dir: str):
     return records, lists
 
 
-def read(name: str, tfds_dir: str, span: Span | None, reading: Reading):
-    """(where, raw) pairs for `parse`; features that are not used are not decoded."""
+def read(
+    name: str, tfds_dir: str, span: Span | None, options: ReadOptions
+) -> Iterator[tuple[str, dict | DataError]]:
+    """(location, record) pairs; features that are not used are not decoded."""
     import tensorflow_datasets as tfds
 
     records, lists = open_records(name, tfds_dir)
     features = records.dataset_info.features
-    used = {key: feature for key, feature in features.items() if reading.uses(key)}
+    used = {key: feature for key, feature in features.items() if options.uses(key)}
     used = tfds.features.FeaturesDict(used)
     records.deserialize_method = tfds.decode.DeserializeMethod.RAW_BYTES
     start, stop = (span.start, span.stop) if span else (0, len(records))
-    for i in range(start, stop):
-        raw = records[i]
-        if len(raw) > reading.max_bytes:
-            yield f"{name}[{i}]", reading.too_large()
-        else:
-            record = dict.fromkeys(features, UNREAD) | used.deserialize_example_np(raw)
-            yield f"{name}[{i}]", (record, lists & used.keys())
+
+    def raw():
+        for i in range(start, stop):
+            raw = records[i]
+            yield f"{name}[{i}]", options.too_large() if len(raw) > options.max_bytes else raw
+
+    def parse(raw: bytes) -> dict:
+        record = dict.fromkeys(features, UNREAD) | used.deserialize_example_np(raw)
+        record = {key: plain(value) for key, value in record.items()}
+        for key in lists & used.keys():
+            columns = record[key]
+            rows = zip(*columns.values(), strict=True)
+            record[key] = [dict(zip(columns, row, strict=True)) for row in rows]
+        return record
+
+    yield from parse_each(raw(), parse)
 
 
 def spans(name: str, tfds_dir: str) -> list[Span | None]:
-    """Parts of SPAN_RECORDS records."""
+    """Spans of SPAN_RECORDS records."""
     size = len(open_records(name, tfds_dir)[0])
     starts = range(0, size, SPAN_RECORDS)
     return [Span(start, min(start + SPAN_RECORDS, size)) for start in starts]
-
-
-def parse(raw) -> dict:
-    record, lists = raw
-    record = {key: plain(value) for key, value in record.items()}
-    for key in lists:
-        columns = record[key]
-        rows = zip(*columns.values(), strict=True)
-        record[key] = [dict(zip(columns, row, strict=True)) for row in rows]
-    return record

@@ -1,1 +1,1 @@
-"""Text and conversations to token ids."""
+"""Tokenizers, chat templates, and fill in the middle."""

@@ -1,4 +1,4 @@
-"""Our own tokenizers in Hugging Face's form, for models that leave Seedpod."""
+"""Built-in tokenizers as Hugging Face files, for exported models."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from data.text.base import SPACE
+from data.text.builtin import BOS, EOS, PAD, SPECIAL, UNK, BuiltinTokenizer
 from data.text.hf_tokenizer import byte_alphabet
-from data.text.tokenizer import BOS, EOS, PAD, SPECIAL, UNK, Tokenizer
 
-# The renderer of data/text/chat.py as a template.
+# The built-in chat format (data/text/builtin.py) as a template.
 _TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] + eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-_SPACE = "\u2581"
 
 
-def hf_files(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
-    """{name: bytes} of `tokenizer.json` and what belongs to it; ids and chats are the same.
+def hf_files(tokenizer: BuiltinTokenizer, max_length: int) -> dict[str, bytes]:
+    """{name: bytes} of `tokenizer.json` and the files beside it, with the same ids and chats.
 
-    But for these: SentencePiece's sign for a space is read as one, and what a `char` tokenizer does
-    not know becomes <unk> rather than an error.
+    Two exceptions: a literal ▁ (SentencePiece's character for a space) is read as a space, and a
+    character that a `char` tokenizer does not know becomes <unk> rather than an error.
     """
     make = {"sentencepiece": _sentencepiece, "char": _char, "byte": _byte}[tokenizer.kind]
     inner = make(tokenizer)
@@ -33,7 +33,7 @@ def hf_files(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
     inner.post_processor = processors.TemplateProcessing(
         single=f"{bos} $A", special_tokens=[(bos, BOS)]
     )
-    facts = dict(
+    config = dict(
         bos_token=bos,
         eos_token=SPECIAL[EOS],
         pad_token=SPECIAL[PAD],
@@ -45,14 +45,14 @@ def hf_files(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
     )
     return {
         "tokenizer.json": inner.to_str().encode(),
-        "tokenizer_config.json": json.dumps(facts, indent=2).encode(),
+        "tokenizer_config.json": json.dumps(config, indent=2).encode(),
         "generation_config.json": json.dumps({"bos_token_id": BOS, "eos_token_id": EOS}).encode(),
     }
 
 
 def _sentencepiece(tokenizer):
-    """SentencePiece joins the neighbours whose whole scores highest, however it is split; BPE has
-    a rank for each pair, so every split of a piece becomes a merge, in the order of the scores."""
+    """SentencePiece merges the neighbours whose concatenation scores highest, however it splits;
+    BPE ranks pairs, so every split of a piece becomes a merge, in order of the scores."""
     sp = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
     vocab = {sp.id_to_piece(i): i for i in range(sp.get_piece_size())}
     words = [p for p, i in vocab.items() if not (sp.is_byte(i) or sp.is_control(i) or i == UNK)]
@@ -64,9 +64,9 @@ def _sentencepiece(tokenizer):
     inner = tokenizers.Tokenizer(
         models.BPE(vocab, merges, unk_token=SPECIAL[UNK], fuse_unk=True, byte_fallback=True)
     )
-    inner.normalizer = normalizers.Replace(" ", _SPACE)
+    inner.normalizer = normalizers.Replace(" ", SPACE)
     inner.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     )
     return inner
 

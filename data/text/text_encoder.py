@@ -1,10 +1,10 @@
-"""Text -> ids by a tokenizer of the `tokenizers` library: plain text, text that goes on where
-another ended, and rendered conversations.
+"""Encoding with the `tokenizers` library: plain text, text that continues other text, and rendered
+conversations.
 
-A conversation is tokenized as a whole, as `transformers` does, and its parts are found by offsets.
-Two things are done to it that `transformers` does not: the text of a special token in a message
-stays text, and where the last answer would change the tokens that it is sampled after, it is cut
-off there (`Encoder.page`).
+A conversation is tokenized as a whole, as `transformers` does, and its parts are located by
+offsets. Two things differ from `transformers`: the text of a special token in a message stays plain
+text, and if the last answer would change the tokens of the prompt before it, the two are tokenized
+separately (`Encoder.page`).
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ import numpy as np
 import tokenizers
 
 from data.errors import DataError
+from data.text.base import SPACE
 
-_SPACE = "\u2581"
-# Stands before special tokens that a template wrote, where a message holds the text of one. It is
-# no character, so no text should hold it.
-_WRITTEN = "\U0010ffff"
+# Marks the special tokens that a template wrote, where a message contains the text of one. It is a
+# Unicode noncharacter, so no text should contain it.
+_MARK = "\U0010ffff"
 
 
 class Tokens(NamedTuple):
-    """ids, and (start, end) of each in the text, in characters."""
+    """Ids, and the (start, end) of each in the text, in characters."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
 
 
 class Encoder:
-    """Args: inner: a tokenizer, which is changed. special_ids: {text: id} of its special tokens."""
+    """An encoder around a tokenizer of the library.
+
+    Args:
+      inner: the tokenizer; it is modified. special_ids: {text: id} of its special tokens.
+    """
 
     def __init__(self, inner: tokenizers.Tokenizer, special_ids: Mapping[str, int]):
         self._inner, self._special_ids = inner, dict(special_ids)
@@ -42,38 +46,38 @@ class Encoder:
         self._added = set(inner.get_added_tokens_decoder()) | self._control
         inner.no_padding()
         inner.no_truncation()
-        inner.post_processor = None  # it may trim the offsets by the spaces
+        inner.post_processor = None  # it may exclude spaces from the offsets
         names = sorted(self._special_ids, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def text(self, text: str) -> list[int]:
-        """Ids of plain text; no special one comes out of it."""
+        """Ids of plain text, none of them special."""
         ids = _encode(self._inner, text, parse=False).ids
-        # The text of a special token may be a piece like any other (Unigram).
+        # In a Unigram model the text of a special token may also be an ordinary piece.
         return ids if self._control.isdisjoint(ids) else _encode(self._guarded, text, False).ids
 
     def further(self, text: str) -> list[int]:
-        """Ids of text that goes on where other text ended: without the space that some tokenizers
-        put before a text."""
+        """Ids of text that continues other text, without the space that some tokenizers put before
+        a text."""
         return _encode(self._unprefixed, text, parse=False).ids
 
     def page(
         self, text: str, content: Collection[tuple[int, int]], start: int | None = None
     ) -> Tokens:
-        """A rendered conversation, as a whole.
+        """Tokens of a rendered conversation.
 
         Args:
-          content: (start, end) of what did not come from the template: no special token is read
-            there. start: where the last answer begins. Where a token stands across that, it has
-            text of the prompt and of the answer: a space that SentencePiece joins to a word
-            (`▁Paris`) goes with the word, as in the whole; what a special token swallows (`rstrip`)
-            is the special token's; any other is cut there, so that the tokens before the answer
-            are those of the prompt that it is sampled after.
+          content: (start, end) of the text that did not come from the template: no special token is
+            recognized there.
+          start: where the last answer begins. A token may straddle this position. A space that
+            SentencePiece joins to a word (`▁Paris`) stays with the word, as in the whole; text that
+            a special token absorbs (`rstrip`) stays with it; any other token is split there, so
+            that the tokens before the answer are those of the prompt that it is sampled after.
         """
-        tokens = self._whole(text, self._written(text, content))
+        tokens = self._whole(text, self._template_specials(text, content))
         if start is None:
             return tokens
-        # From the added token before the answer to the next: either side of one is on its own.
+        # Added tokens separate pieces of text: compare the piece around the start of the answer.
         ids, offsets = tokens
         added = [n for n in range(len(ids)) if self._is_added(text, ids[n], offsets[n])]
         first = max((n for n in added if offsets[n][0] < start), default=-1)
@@ -87,12 +91,12 @@ class Encoder:
         across = next((n for n in piece if offsets[n][0] < start < offsets[n][1]), None)
         if across is None:
             count = sum(offsets[n][1] <= start for n in piece)
-            stays = opened.ids == ids[first : first + count]
+            unchanged = opened.ids == ids[first : first + count]
         else:
             name = self._inner.id_to_token(ids[across]) or ""
-            joined = name.startswith(_SPACE) and not text[offsets[across][0] : start].strip(" ")
-            stays = joined or across in added
-        if stays:
+            joined = name.startswith(SPACE) and not text[offsets[across][0] : start].strip(" ")
+            unchanged = joined or across in added
+        if unchanged:
             return tokens
         answer = _encode(self._unprefixed, text[start:end], parse=False)
         return Tokens(
@@ -104,32 +108,33 @@ class Encoder:
         )
 
     def _is_added(self, text: str, index: int, offsets) -> bool:
-        """Whether a token is an added one that is in the text: the unknown token stands for any
-        character."""
+        """Whether a token is an added one whose text is there: the unknown token may be added, and
+        stands for any character."""
         return index in self._added and self._inner.id_to_token(index) in text[slice(*offsets)]
 
-    def _written(self, text: str, content) -> list[tuple[int, int]]:
-        """(start, end) of the special tokens that the template wrote, all of them its own text."""
+    def _template_specials(self, text: str, content) -> list[tuple[int, int]]:
+        """(start, end) of the special tokens that the template itself wrote."""
         inside = np.zeros(len(text), bool)
         for start, end in content:
             inside[start:end] = True
         spans, at = [], 0
         while match := self._pattern.search(text, at):
-            written = not inside[slice(*match.span())].any()
-            if written:
+            from_template = not inside[slice(*match.span())].any()
+            if from_template:
                 spans.append(match.span())
-            at = match.end() if written else match.start() + 1
+            at = match.end() if from_template else match.start() + 1
         return spans
 
     def _whole(self, text: str, specials) -> Tokens:
+        """Tokens of a text in which only `specials` (start, end) are special tokens."""
         if [m.span() for m in self._pattern.finditer(text)] == specials:
             encoding = _encode(self._inner, text, parse=True)
             return Tokens(encoding.ids, encoding.offsets)
-        if _WRITTEN in text:
+        if _MARK in text:
             raise DataError("a message holds U+10FFFF, which is no character", "bad_character")
         parts, origin, at = [], [], 0
         for start, end in [*specials, (len(text), len(text))]:
-            parts.append(text[at:start] + _WRITTEN * (start < end) + text[start:end])
+            parts.append(text[at:start] + _MARK * (start < end) + text[start:end])
             origin += [*range(at, start), *[start] * (start < end), *range(start, end)]
             at = end
         origin.append(len(text))
@@ -138,9 +143,9 @@ class Encoder:
 
     @functools.cached_property
     def _guarded_spec(self) -> dict:
-        """The tokenizer with other names for its special tokens, _WRITTEN before them."""
+        """The tokenizer.json with _MARK before the names of its special tokens."""
         spec = json.loads(self._inner.to_str())
-        renamed = {name: _WRITTEN + name for name in self._special_ids}
+        renamed = {name: _MARK + name for name in self._special_ids}
         for token in spec["added_tokens"]:
             if token["content"] in renamed:
                 token |= {"content": renamed[token["content"]], "special": False}
@@ -175,6 +180,7 @@ def _pair(merge) -> list[str]:
 
 
 def _encode(inner: tokenizers.Tokenizer, text: str, parse: bool) -> tokenizers.Encoding:
+    """Encodes text; `parse` recognizes special tokens in it."""
     inner.encode_special_tokens = not parse
     return inner.encode(text, add_special_tokens=False)
 

@@ -1,8 +1,8 @@
-"""Text that remembers which of its characters came from where.
+"""Tracked text: a str that records which of its characters come from which message.
 
-A chat template cuts, trims and joins what messages say. `Tracked` is a str that a template cannot
-tell from any other, and whose methods carry along the spans of what came from a message; so the
-rendered text is exactly what it would be without it, and says whose every character is.
+A chat template cuts, trims and joins the text of messages. `Tracked` behaves as any str to a
+template, and its methods propagate the spans that come from messages; so the rendered text is
+unchanged, and the origin of each of its characters is known.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"}
 
 
 class Source(NamedTuple):
-    """Where characters came from: a field of a message, by its number."""
+    """The origin of characters: a field of the message with this index."""
 
     message: int
     field: str
 
 
 class Tracked(str):
-    """Text and [(start, end, Source)] of the parts that came from somewhere; spans may overlap, and
-    an empty one marks the place of an empty text. Names begin with _ where the sandbox is to hide
-    them."""
+    """Text with [(start, end, Source)] of the parts with a known origin. Spans may overlap; an
+    empty span marks the place of an empty text. Names that the sandbox must hide from templates
+    begin with _."""
 
     __slots__ = ("_spans",)
 
@@ -44,16 +44,17 @@ class Tracked(str):
         return type(self)(super().__getitem__(slice(start, end)), kept)
 
     def _located(self, pieces, sep: str | None):
-        """Pieces of this text, `sep` or white space (None) between them."""
-        found, at = [], 0
+        """Pieces of this text, separated by `sep` or by white space (None), tracked."""
+        tracked, at = [], 0
         for piece in pieces:
             at = self.find(piece, at) if sep is None else at
-            found.append(self._cut(at, at + len(piece)))
+            tracked.append(self._cut(at, at + len(piece)))
             at += len(piece) + len(sep or "")
-        return found
+        return tracked
 
     def _like(self, text: str) -> Tracked:
-        """Another text made of this one: character by character, or as a whole."""
+        """A text made from this one, tracked: by character if the length is the same, else as a
+        whole."""
         return Tracked(text, self._spans) if len(text) == len(self) else smear(text, sources(self))
 
     def __getitem__(self, key):
@@ -161,8 +162,8 @@ class Tracked(str):
 
 
 class Safe(Tracked):
-    """Text that a template called safe HTML: what `+` joins to it is escaped, as Jinja does even
-    where it escapes nothing else."""
+    """Text that a template declared safe HTML. Text joined to it with `+` is escaped, as Jinja does
+    even with autoescaping off."""
 
     __slots__ = ()
 
@@ -178,7 +179,7 @@ class Safe(Tracked):
 
 
 def escaped(text: str) -> Safe:
-    """Text with what HTML reads as markup written out."""
+    """Text with the characters of HTML markup escaped."""
     if not isinstance(text, Safe):
         text = as_tracked(text)
         for sign, entity in _ENTITIES.items():
@@ -191,23 +192,24 @@ def as_tracked(text: str) -> Tracked:
 
 
 def sources(text: str) -> set[Source]:
-    """All that a text came from."""
+    """The origins of a text."""
     return {source for _, _, source in text._spans} if isinstance(text, Tracked) else set()
 
 
-def smear(text: str, found: Iterable[Source]) -> Tracked:
-    """A text as coming from all of these as a whole, where nobody knows which part from which."""
-    return Tracked(text, [(0, len(text), source) for source in sorted(found)])
+def smear(text: str, origins: Iterable[Source]) -> Tracked:
+    """A text that as a whole comes from all of `origins`, for lack of exact spans."""
+    return Tracked(text, [(0, len(text), source) for source in sorted(origins)])
 
 
 def concat(parts: Iterable[str]) -> Tracked:
+    """The parts joined, with their spans."""
     parts = list(parts)
     spans, at = [], 0
     for part in parts:
         if isinstance(part, Tracked):
             for a, b, source in part._spans:
                 a, b = a + at, b + at
-                if spans and spans[-1][1:] == (a, source):  # goes on where the last one ended
+                if spans and spans[-1][1:] == (a, source):  # continues the last span
                     a = spans.pop()[0]
                 spans.append((a, b, source))
         at += len(part)
@@ -215,7 +217,7 @@ def concat(parts: Iterable[str]) -> Tracked:
 
 
 def track(value, source: Source):
-    """A value of JSON in which every text is tracked."""
+    """A JSON value with every text tracked as coming from `source`."""
     if isinstance(value, str):
         return Tracked(value, [(0, len(value), source)])
     if isinstance(value, dict):

@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import sums
-from data import pipeline
+from data import splits
 from train.config import run
 
 
@@ -15,7 +15,7 @@ def test_every_sum_is_there_and_both_stages_hold_the_same_ones_out(tmp_path):
     assert all(sum(map(int, r["prompt"][:-1].split("+"))) == int(r["response"]) for r in records)
     stages = run.build(sums.sft(path, 8)), run.build(sums.grpo(path, tmp_path, 8))
     read = [
-        pipeline.read_examples(s.data, schema)
+        splits.read_examples(s.data, schema)
         for s, schema in zip(stages, ("chat", "prompt"), strict=True)
     ]
     asked = [{e["messages"][0]["content"] for e in examples.heldout} for examples in read]

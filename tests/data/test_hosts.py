@@ -1,14 +1,15 @@
-"""Whatever the data and the hosts: the same batches, each row once an epoch, from any step on."""
+"""For any data and any hosts: the same batches, each row once an epoch, from any step."""
 
 import json
 
 import numpy as np
 import pytest
 
+from data.config import DataConfig
 from data.loader import make_loader
-from data.pipeline import DataConfig, open_data
-from data.prepare import prepare
-from data.prepare.prepared import size_of
+from data.pipeline import open_data
+from data.prepare.run import prepare_corpus
+from data.rows import num_rows
 from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0, fim=True)
@@ -39,7 +40,7 @@ def opened(request, tmp_path_factory):
         settings |= {"fim_rate": 0.7, "truncate": "40 characters"}
     if request.param in ("prepared", "both"):
         out = str(folder / "out")
-        prepare.run(DataConfig(source=path, length=64), "text", out, tokenizer=str(folder))
+        prepare_corpus(DataConfig(source=path, length=64), "text", out, tokenizer=str(folder))
         settings = {"source": out}
     if request.param in ("mixed", "both"):
         sources = {
@@ -69,25 +70,25 @@ def test_hosts_read_slices_of_the_same_batches(opened, hosts):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 3), (4, 2), (3, 1)])
 def test_a_run_goes_on_with_other_hosts(opened, before, after):
-    """Stopped at any step: what follows is what the uninterrupted run reads."""
+    """A run stopped at any step continues with the batches of the uninterrupted run."""
     config, data = opened
     uninterrupted = list(make_loader(config, data, BATCH, SEED).iterate(0, 9))
     for stop in (1, 4, 8):
-        found = []
+        collected = []
         for hosts, steps in ((before, range(stop)), (after, range(stop, 9))):
             streams = [
                 make_loader(config, data, BATCH, SEED, local).iterate(steps.start, steps.stop)
                 for local in np.split(np.arange(BATCH), hosts)
             ]
             for batches in zip(*streams, strict=True):
-                found.append(np.concatenate([batch["tokens"] for batch in batches]))
-        np.testing.assert_array_equal(np.stack(found), [b["tokens"] for b in uninterrupted])
+                collected.append(np.concatenate([batch["tokens"] for batch in batches]))
+        np.testing.assert_array_equal(np.stack(collected), [b["tokens"] for b in uninterrupted])
 
 
 def test_no_row_comes_twice_in_an_epoch(opened):
     config, data = opened
     loader = make_loader(config, data, BATCH, SEED)
-    size = size_of(data.train)
+    size = num_rows(data.train)
     sizes = data.sizes or (size,)
     numbers = loader.index(np.arange(min(2 * size, 12 * BATCH))).tolist()
     begin = 0

@@ -1,4 +1,4 @@
-"""Mixtures: shares, changes and ends in closed form, whatever the hosts; the config's errors."""
+"""Mixtures: shares, changes and ends in closed form, for any hosts; errors of the settings."""
 
 import json
 
@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.config import DataConfig
 from data.errors import DataError
 from data.loader import Loader, make_loader
 from data.mixture import Mixture, SourceConfig, source_config, split
-from data.pipeline import DataConfig, open_data, read_examples
+from data.pipeline import open_data
+from data.splits import read_examples
 from data.text.tokenizer import train
 from ranges import ConfigError
 
@@ -88,8 +90,8 @@ def test_a_source_that_was_read_as_often_as_it_may_leaves_its_place_to_the_other
 def test_every_epoch_of_a_source_is_a_permutation():
     m = mixture([5, 7], weight=[1, 2], seed=3)
     index = m.index(np.arange(63))
-    some = np.array([40, 3, 4, 62])
-    np.testing.assert_array_equal(m.index(some), index[some])
+    numbers = np.array([40, 3, 4, 62])
+    np.testing.assert_array_equal(m.index(numbers), index[numbers])
     first, second = index[index < 5], index[index >= 5] - 5
     assert len(first) == 21 and len(second) == 42
     for epoch in np.split(second, 6):

@@ -1,4 +1,4 @@
-"""Batches as a function of the step, whatever the number of processes, and the config's errors."""
+"""Batches as a function of the step, for any number of processes; errors of the settings."""
 
 import json
 from collections import Counter
@@ -8,9 +8,11 @@ import open_tokenizers
 import pytest
 
 from data import summary
+from data.config import DataConfig
 from data.errors import DataError
 from data.loader import Loader, heldout_batches
-from data.pipeline import DataConfig, Examples, open_data, read_examples, thin_rankings
+from data.pipeline import open_data
+from data.splits import Examples, read_examples, thin_rankings
 from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import train
 from ranges import ConfigError
@@ -35,7 +37,7 @@ def test_rows_stay_together():
 
 
 def test_every_epoch_is_a_permutation_of_its_own():
-    """Of 22 rows in batches of 8: epochs end within batches."""
+    """22 rows in batches of 8: epochs end within batches."""
     loader = Loader(ROWS, 8, seed=3)
     ids = np.concatenate([loader.batch(step)["id"] for step in range(11)])
     epochs = ids.reshape(4, SIZE)
@@ -214,11 +216,11 @@ def test_open_data_counts_what_it_left_out_of_both_splits():
     assert (len(data.train["tokens"]), len(data.heldout["tokens"])) == (2, 1)
     assert data.heldout_examples == heldout[:1]  # those of the rows
     assert data.skipped == {"empty_text": 1, "longer than 16 tokens, drop": 2}
-    assert examples.skipped == {"empty_text": 1}  # not changed behind the caller's back
+    assert examples.skipped == {"empty_text": 1}  # the caller's counter is not modified
 
 
 def test_bad_records_are_counted_over_reading_and_rendering(tmp_path):
-    """Two that cannot be read and two that the format has no place for."""
+    """Two that cannot be read and two that the format cannot express."""
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     records = [{"messages": [turns[0] | {"content": f"q{i}"}, turns[1]], "id": i} for i in range(9)]
     records += [{"messages": turns, "tools": [{"name": "f"}]}] * 2 + [{"messages": []}, {"a": 1}]

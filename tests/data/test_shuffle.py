@@ -16,9 +16,9 @@ def test_every_epoch_is_a_permutation(size, seed, epoch):
 
 def test_any_place_may_be_asked_for_alone():
     whole = permute(np.arange(5000), 700, 3)
-    some = np.random.default_rng(0).integers(0, 5000, 300)
-    np.testing.assert_array_equal(permute(some, 700, 3), whole[some])
-    assert [int(permute([i], 700, 3)[0]) for i in some[:5]] == whole[some[:5]].tolist()
+    index = np.random.default_rng(0).integers(0, 5000, 300)
+    np.testing.assert_array_equal(permute(index, 700, 3), whole[index])
+    assert [int(permute([i], 700, 3)[0]) for i in index[:5]] == whole[index[:5]].tolist()
     assert permute([], 700, 3).shape == (0,)
 
 
@@ -34,7 +34,7 @@ def test_epochs_and_seeds_differ():
     rows = np.arange(100)
     orders = [permute(e * 100 + rows, 100, s).tolist() for e in range(10) for s in range(10)]
     assert len(set(map(tuple, orders))) == 100
-    # Not what another seed has an epoch later, as with seed + epoch.
+    # Not the order of another seed one epoch later, as with seed + epoch.
     assert permute(100 + rows, 100, 3).tolist() != permute(rows, 100, 4).tolist()
 
 
@@ -58,5 +58,5 @@ def test_rows_come_anywhere_and_neighbours_part():
 
 
 def test_the_order_is_this_one():
-    """Whatever changes it would change the batches of a run that is resumed."""
+    """A change of this order would change the batches of a resumed run."""
     assert permute(np.arange(12), 6, 0).tolist() == [2, 1, 3, 4, 0, 5, 1, 4, 3, 0, 2, 5]

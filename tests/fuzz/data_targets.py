@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow
 from pyarrow import parquet
 
-from data import pipeline
+from data import pipeline, splits
 from data.clean import duplicates, filters, redact
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig
-from data.prepare import prepare, row_cache
+from data.prepare import row_cache
+from data.prepare.run import prepare_corpus
 from data.read import sources
+from data.schemas.normaliser import normaliser
 from data.text import tokenizer as tokenizers
 from tests.fuzz import mutate
 from tests.fuzz.engine import Target
@@ -119,7 +121,7 @@ def _read(rng: Random, path, schema: str) -> None:
         length=rng.choice((8, 64, 512)),
         filters=rng.choice(({}, {"max_symbols": 0.9})),
     )
-    examples = pipeline.read_examples(config, schema)
+    examples = splits.read_examples(config, schema)
     pipeline.open_data(config, schema, BYTE, examples, prompt_length=rng.choice((4, 64)))
 
 
@@ -190,7 +192,7 @@ def _template(rng: Random, good, folder) -> None:
         if rng.random() < 0.2:
             value = rng.choice(([value], [value, value], 5, None, {"a": value}, []))
         fields[rng.choice(names)] = value
-    normalise = sources.schemas.normaliser(schema, fields)
+    normalise = normaliser(schema, fields)
     for _ in range(5):
         record = mutate.damaged_value(rng, rng.choice(RECORDS[schema]))
         if isinstance(record, dict):
@@ -207,7 +209,7 @@ def _good_corpus(folder):
     source.write_bytes(_lines(RECORDS["text"] * 2))
     BYTE.save(folder / "tokenizer")
     config = DataConfig(source=str(source), length=32, heldout_fraction=0.2)
-    prepare.run(config, "text", str(folder / "corpus"), tokenizer=str(folder))
+    prepare_corpus(config, "text", str(folder / "corpus"), tokenizer=str(folder))
     files = sorted(p for p in (folder / "corpus").rglob("*") if p.is_file())
     return {str(p.relative_to(folder / "corpus")): p.read_bytes() for p in files}
 
@@ -232,7 +234,7 @@ def _good_rows(folder):
     source.write_bytes(_lines(RECORDS["text"]))
     config = DataConfig(source=str(source), length=32, heldout_fraction=0.2, tfds_dir=str(folder))
     path = folder / "rows.zip"
-    examples = pipeline.read_examples(config, "text")
+    examples = splits.read_examples(config, "text")
     row_cache.open_data(path, config, "text", BYTE, lambda: examples)[1]()
     return config, path.read_bytes(), examples
 

@@ -17,16 +17,17 @@ from flax.traverse_util import flatten_dict
 from tests.fuzz import mutate
 from tests.fuzz.data_targets import _write
 from tests.fuzz.engine import ROOT, Target
-from tpu.launch import launch
-from train import chat, cli
+from tpu.launch import verbs
+from train import cli
 from train.config import run as configs
 from train.objectives import registry
 from train.report import collect
 from train.rl import rewards
 from train.runtime import checkpoint, goodput, metrics, profiling
+from train.workflows import conversation
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
-           "specialise.py:smoke", "demo.py", "shakespeare.py")  # fmt: skip
+           "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
 
 
 def _good_workdir(folder):
@@ -65,11 +66,11 @@ def _workdir(rng: Random, good, folder) -> None:
     path = _write(folder / "run" / "pretrain", good, name, damage(rng, good[name]))
     if name == "models.json":
         checkpoint.model_config(path, "policy")
-        chat.check_workdir(path)
+        conversation.check_workdir(path)
     elif name == "parts.json":
         checkpoint.read_parts(path, "policy")
     elif name == "config.json":
-        chat.stage_of(path)
+        conversation.answers(path)
     elif name == "goodput.json":
         with goodput.Goodput(path) as clock:
             clock.step(1)
@@ -210,10 +211,10 @@ def _launch(rng: Random, good, folder) -> None:
             "-m"))]  # fmt: skip
     # No process is started, here or elsewhere.
     with (
-        mock.patch.object(launch.local, "run", return_value=0),
-        mock.patch.object(launch.supervise, "supervise", return_value=0),
+        mock.patch.object(verbs.local, "run", return_value=0),
+        mock.patch.object(verbs.supervise, "supervise", return_value=0),
     ):
-        launch.main(argv)
+        verbs.main(argv)
 
 
 COMMANDS = (

@@ -13,9 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.text.tokenizer import EOS, PAD
+from data.text.builtin import EOS, PAD
 from model.config import TransformerConfig
-from train.config.rl import GRPOConfig, PPOConfig, RLConfig
+from train.config.rl import RLConfig
+from train.objectives import grpo as grpo_
+from train.objectives import ppo as ppo_
+from train.objectives.grpo import GRPOConfig
+from train.objectives.ppo import PPOConfig
 from train.rl import rollout
 from train.rl.sampler import place
 
@@ -99,7 +103,10 @@ def make(batch, roles, options=(), s=None, scores=SCORES, train_policy=True, bat
         tokenizer=SimpleNamespace(stop_ids=(EOS,)),
         normalizer=normalizer,
     )
-    function = jit(partial(rollout.make_experience, ctx))
+    advantages_of = partial(ppo_.advantages, ppo)
+    if not {"value", "value_head"} & roles.keys():
+        advantages_of = partial(grpo_.advantages, ctx.config.grpo)
+    function = jit(partial(rollout.make_experience, ctx, advantages_of))
     s = s or scalars(kl_coef=rl.kl_coef)
     kept = ("policy", "value", "value_head", "reference")
     roles = {n: roles[n] for n in kept if n in roles}

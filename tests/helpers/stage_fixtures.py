@@ -1,14 +1,68 @@
 """Tiny files and recipes for tests that run whole stages: the byte tokenizer, 2 layers, 16 rows."""
 
+import contextlib
+import fcntl
 import json
 import random
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
 
 from train.config import run as configs
 
 WORDS = ("copy", "move", "file", "list", "tree", "open", "close", "read", "path", "name", "of")
+# {stage: {role: the stage whose run it starts from}}
+ORIGINS = {
+    "pretrain": {},
+    "sft": {"policy": "pretrain"},
+    "reward": {"policy": "sft"},
+    "dpo": {"policy": "sft"},
+    "kto": {"policy": "sft"},
+    "orpo": {"policy": "sft"},
+    "simpo": {"policy": "sft"},
+    "ppo": {"policy": "sft", "reward": "reward"},
+    "grpo": {"policy": "sft", "reward": "reward"},
+}
 
 
-def write_files(directory) -> None:
+@contextlib.contextmanager
+def locked(path: Path):
+    """Holds an exclusive lock on a file: pytest's workers take turns."""
+    with path.open("w") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+class Stages:
+    """A directory of `write_files` in which each stage is trained when it is first asked for.
+
+    `stages / "dpo"` is the workdir of a finished DPO run, for which pretraining and SFT are run too
+    but no other stage; `stages / "text.txt"` is a file. All workers of pytest share the directory.
+    """
+
+    def __init__(self, directory: Path, train: Callable[[str, "Stages"], None]):
+        """`train(stage, stages)` trains a stage in a directory of its name."""
+        self.directory, self._train = directory, train
+        directory.mkdir(exist_ok=True)
+        with locked(directory / "files.lock"):
+            if not (directory / "text.txt").exists():
+                write_files(directory)
+
+    def __truediv__(self, name: str) -> Path:
+        path = self.directory / name
+        if name in ORIGINS:
+            for origin in ORIGINS[name].values():
+                self / origin
+            done = self.directory / f"{name}.done"
+            with locked(self.directory / f"{name}.lock"):
+                if not done.exists():
+                    self._train(name, self)
+                    done.touch()
+        return path
+
+
+def write_files(directory: Path) -> None:
     """Text, chats, preferences and prompts of a few words each, the same every time."""
     rng = random.Random(0)
 
@@ -38,9 +92,11 @@ def brevity(episode) -> float:
     return -0.01 * len(episode.response)
 
 
-def recipe(stage: str, directory, **init_from):
+def recipe(
+    stage: str, directory: Path | Stages, **init_from: Path | str
+) -> ml_collections.ConfigDict:
     """The tiny recipe of a stage, on the files of `write_files`."""
-    rankings = dict.fromkeys(("reward", "dpo"), "preferences.jsonl")
+    rankings = dict.fromkeys(("reward", "dpo", "kto", "orpo", "simpo"), "preferences.jsonl")
     source = ({"pretrain": "text.txt"} | rankings).get(stage, "chats.jsonl")
     config = configs.default()
     config.stage = stage
@@ -67,6 +123,7 @@ def recipe(stage: str, directory, **init_from):
     config.optimizer.name = "muon" if stage == "sft" else "adamw"
     config.optimizer.schedule = "wsd" if stage == "pretrain" else "cosine"
     config.dpo.label_smoothing = 0.1
+    config.kto.label_smoothing = config.simpo.label_smoothing = 0.1
     config.loss.ties = 0.5
     config.grpo.group_size = 4
     config.grpo.max_draws = 2

@@ -2,22 +2,14 @@
 
 import jax
 import numpy as np
-from stage_fixtures import recipe
+from stage_fixtures import ORIGINS, recipe
 
 from model import sharding
 from train.assemble import init_state, setup
 from train.config import run as configs
 from train.step import accumulate_gradients, make_train_step
 
-STAGES = ("pretrain", "sft", "reward", "dpo", "ppo", "grpo")
-ORIGINS = {
-    "pretrain": {},
-    "sft": {"policy": "pretrain"},
-    "reward": {"policy": "sft"},
-    "dpo": {"policy": "sft"},
-    "ppo": {"policy": "sft", "reward": "reward"},
-    "grpo": {"policy": "sft", "reward": "reward"},
-}
+STAGES = tuple(ORIGINS)
 MESHES = {
     "one": dict(data=1),
     "data": dict(data=8),

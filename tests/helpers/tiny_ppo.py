@@ -3,11 +3,11 @@
 import json
 
 from benchmarks.ppo_steady import random_prompts, write_random
-from data.text.tokenizer import Tokenizer
+from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from train.config import run as configs
 
-TOKENIZER = Tokenizer("char", b"abcdefghijklmnopqrstuvwxy")
+TOKENIZER = BuiltinTokenizer("char", b"abcdefghijklmnopqrstuvwxy")
 MODEL = TransformerConfig(
     vocab_size=TOKENIZER.vocab_size, embed_dim=32, num_layers=2, num_heads=4, num_kv_heads=2,
     head_dim=8, mlp_dim=64, vocab_multiple=32,

@@ -6,7 +6,7 @@ import fake_gcloud
 import pytest
 
 from tpu.launch import queued
-from tpu.launch.supervise import Told
+from tpu.launch.supervise import StopSignal
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def play(tmp_path, monkeypatch):
         program.write_text(f'#!/bin/sh\n{python} {path} {name} "$@"\n')
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr(Told, "sleep", lambda self, seconds: None)
+    monkeypatch.setattr(StopSignal, "sleep", lambda self, seconds: None)
     monkeypatch.setattr(queued, "sync", lambda job, gcloud: "c0ffee")
 
     def play(**plan):

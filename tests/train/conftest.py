@@ -1,11 +1,13 @@
 import dataclasses
+import json
+import os
 import sys
 import typing
 
 import jax
 import jax.numpy as jnp
 import pytest
-from stage_fixtures import recipe, write_files
+from stage_fixtures import ORIGINS, Stages, recipe
 
 from model import sharding
 from model.config import TransformerConfig
@@ -57,28 +59,30 @@ def trace_other_branches() -> None:
 
 
 @pytest.fixture(scope="session")
-def fields_read():
-    return set()
+def stages_dir(tmp_path_factory):
+    """Every stage trained for 8 steps on one device when a test first asks for it; tests of stages
+    start from them. Beside each, STAGE.fields.json names the settings that its run read."""
+
+    def train(stage, stages):
+        one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+        paths = {role: stages / origin for role, origin in ORIGINS[stage].items()}
+        with pytest.MonkeyPatch.context() as patch:
+            reads = record_reads(patch)
+            loop.run(recipe(stage, stages, **paths), stages.directory / stage, one)
+        (stages.directory / f"{stage}.fields.json").write_text(json.dumps(sorted(reads)))
+
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent  # which the workers share
+    return Stages(directory / "stages", train)
 
 
 @pytest.fixture(scope="session")
-def stages_dir(tmp_path_factory, fields_read):
-    """Every stage trained once for 8 steps on one device; tests of stages start from them."""
-    directory = tmp_path_factory.mktemp("stages")
-    write_files(directory)
+def fields_read(stages_dir):
+    """The settings that the stages read, all of them trained."""
     with pytest.MonkeyPatch.context() as patch:
         reads = record_reads(patch)
-        one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-        for stage, roles in (
-            ("pretrain", {}),
-            ("sft", {"policy": "pretrain"}),
-            ("reward", {"policy": "sft"}),
-            ("dpo", {"policy": "sft"}),
-            ("ppo", {"policy": "sft", "reward": "reward"}),
-            ("grpo", {"policy": "sft", "reward": "reward"}),
-        ):
-            paths = {role: directory / origin for role, origin in roles.items()}
-            loop.run(recipe(stage, directory, **paths), directory / stage, one)
         trace_other_branches()
-        fields_read |= reads
-    return directory
+    for stage in ORIGINS:
+        reads |= {*json.loads((stages_dir / stage).with_suffix(".fields.json").read_text())}
+    return reads

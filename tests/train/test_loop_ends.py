@@ -5,12 +5,14 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
-from train import chain, loop
-from train.objectives import registry
+from train import loop
+from train.evals.perplexity import Perplexity
+from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
 from train.runtime.checkpoint import Checkpointer
 from train.runtime.metrics import read_metrics
 from train.step import make_train_step
+from train.workflows import multistage
 
 
 @pytest.fixture
@@ -50,17 +52,17 @@ def test_a_run_of_skipped_updates_is_no_success_and_is_none_again(tiny, tmp_path
     chained = ml_collections.ConfigDict({"order": ("a",), "stages": {"a": tiny}}, type_safe=False)
     run, message = tmp_path / "runs" / "a", "2 of 4 updates had no finite gradient"
     with pytest.raises(FloatingPointError, match=message):
-        chain.run(chained, tmp_path / "runs")
+        multistage.run(chained, tmp_path / "runs")
     assert Checkpointer(run, 1).latest() == 4 and not (run / "DONE").exists()
     with pytest.raises(FloatingPointError, match=message):
-        chain.run(chained, tmp_path / "runs")  # all that is left to do is to say so again
+        multistage.run(chained, tmp_path / "runs")  # all that is left to do is to say so again
     assert [Checkpointer(run, 9).meta(step)["skipped"] for step in (2, 4)] == [2, 2]
 
 
 def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypatch, capsys):
     tiny.steps, tiny.checkpoint.every = 3, 0
     mesh = sharding.make_mesh(ONE, sharding.jax.devices()[:1])
-    next_batch = registry.LoaderSource.next
+    next_batch = LoaderSource.next
 
     def fails(self, state, frozen, s, step):
         if step == 1:
@@ -68,7 +70,7 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
         return next_batch(self, state, frozen, s, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry.LoaderSource, "next", fails)
+        patch.setattr(LoaderSource, "next", fails)
         with pytest.raises(RewardError, match="no number\nThe run is saved at step 1; the same"):
             loop.run(tiny, tmp_path / "run", mesh)
     assert Checkpointer(tmp_path / "run", 1).latest() == 1
@@ -78,7 +80,7 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
         raise RewardError("none here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry.NextTokenEvaluator, "__call__", unfit)
+        patch.setattr(Perplexity, "__call__", unfit)
         with pytest.raises(RewardError, match="none here\nThe run is saved at step 3"):
             loop.run(tiny, tmp_path / "run", mesh)
     assert "from step 1" in capsys.readouterr().out

@@ -11,7 +11,8 @@ from model import sharding
 from model.config import TransformerConfig
 from model.sizes import SIZES
 from train.config.run import LossConfig
-from train.objectives.registry import next_token_terms
+from train.objectives.base import Stage
+from train.objectives.next_token import next_token_terms
 from train.runtime import checkpoint
 from train.step import accumulate_gradients
 
@@ -35,7 +36,7 @@ def gradients(settings: LossConfig, sizes=None, accumulate: int = 1):
     """(loss, gradients, metrics) of one batch."""
     run = SimpleNamespace(models={"policy": CONFIG}, config=SimpleNamespace(loss=settings))
     weights, loss = next_token_terms(run)
-    stage = SimpleNamespace(weights=weights, loss=loss)
+    stage = Stage(weights, loss, source=None, evaluation=None)
     devices = jax.devices() if sizes else jax.devices()[:1]
     mesh = sharding.make_mesh(sharding.MeshConfig(**sizes or {}), devices)
     with jax.set_mesh(mesh):

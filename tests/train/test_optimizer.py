@@ -244,7 +244,7 @@ def test_bfloat16_moments_take_half_and_train_alike(name):
         (dict(ns_steps=0), r"optimizer\.ns_steps=0; it must be at least 1"),
         (dict(name="muon", state_dtype="bfloat16", momentum=0.995), r"momentum=0\.995 moves a mom"),
         (dict(momentum=1.0), r"optimizer\.momentum=1\.0; it must be at least 0 and below 1"),
-        (dict(name="lion"), r"optimizer\.name='lion'; choose adamw, adafactor or muon"),
+        (dict(name="lion"), r"optimizer\.name='lion'; choose adamw, adafactor, muon"),
     ],
 )
 def test_what_an_optimizer_cannot_do_is_an_error(options, message):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.batch import segment_row, stack
-from data.packing import best_fit
+from data.packing.chats import best_fit
 from model.attention import CHUNK
 from model.config import TransformerConfig
 from model.transformer import Transformer

@@ -1,7 +1,7 @@
-"""Compiles a recipe's train step for a TPU slice that is not there, and says what it takes.
+"""Ahead-of-time compilation of a recipe's train step for a TPU slice that need not exist.
 
 The step is the one that `python -m train` runs: same loss, optimizer, shardings and compiler
-options. tpu/fit/fit.py is the command.
+options.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class DoesNotFit(ValueError):
     """The program needs more memory than a device has.
 
     Attributes:
-      needed: GiB that it needs, where the compiler said. largest: [(GiB, the arrays that share
-        it)] of its largest buffers.
+      needed: GiB that it needs, or None where the compiler did not report it. largest: [(GiB, the
+        arrays that share it)] of its largest buffers.
     """
 
     def __init__(self, message, needed=None, largest=()):
@@ -31,14 +31,14 @@ class DoesNotFit(ValueError):
         self.needed, self.largest = needed, list(largest)
 
 
-class Step(NamedTuple):
+class CompiledProgram(NamedTuple):
     """A compiled program of a run.
 
     Attributes:
       text: its HLO. state, frozen: of the run, trees of `jax.ShapeDtypeStruct` with shardings.
-      model: the architecture of the first trained role. tokens: of a train step, padding included.
-      flops_per_token: of a train step, with its share of a rollout. seconds: that it took to
-        compile. mesh: it runs on.
+      model: the architecture of the first trained role. tokens: in a train step, padding included.
+      flops_per_token: of a train step, with its share of a rollout. seconds: of compilation.
+      mesh: the one it runs on.
     """
 
     compiled: object
@@ -83,38 +83,38 @@ def abstract_batch(config, schema: str, mesh):
     )
 
 
-def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
-    """Compiles what a `RunConfig` runs over and over, for the devices of `mesh`: the train `step`,
-    and of the stages that sample also `sample`, `score` and `experience`.
+def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram]:
+    """Compiles the programs that a `RunConfig` runs in its loop, for the devices of `mesh`: the
+    train `step`, and for stages that sample also `sample`, `score` and `experience`.
 
     Args:
-      config: its `init_from` is not read; roles that the stage needs are taken for granted.
+      config: its `init_from` is not read; roles that the stage needs are assumed to be there.
       vocab_size: of the tokenizer, which is not read.
 
     Raises:
-      DoesNotFit: the compiler says so. ConfigError, ShardingError: as a run would.
+      DoesNotFit: by the compiler. ConfigError, ShardingError: as a run would.
     """
     import jax
 
     from train import assemble
     from train import trainable as parts_
     from train.objectives import registry
+    from train.objectives.base import Context
     from train.runtime import checkpoint
     from train.runtime.flops import of_rollout, of_step
     from train.step import make_train_step, seen_of
 
-    row = registry.STAGES.get(config.stage)
-    if row:
-        granted = {role: "a workdir" for role in row.required}
-        config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
+    granted = {role: "a workdir" for role in registry.find(config).required}
+    config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
     row = registry.check(config, mesh)
     batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
+    batch |= row.prepared(batch)
     roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
     models = {role: config.model.build(vocab_size) for role in roles}
-    # What a stage prepares besides the step runs here, so not under the mesh.
+    # Other preparations of a stage run on this machine, so they are outside of the mesh.
     whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
     parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
-    built = row.build(registry.Context(config, models, tokenizer, data, mesh))
+    built = row.build(Context(config, models, tokenizer, data, mesh))
     stage = parts_.joined(built, parts)
     trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
     frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
@@ -122,13 +122,10 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
     state, tx = assemble.abstract_state(config, trainable, mesh, SimpleNamespace(init=dict))
 
     programs, source = {}, ()
-    if row.schema == "prompt":
+    if row.rollouts:
         stopped = jax.ShapeDtypeStruct((), "int32", sharding=state.step.sharding)
         source = seen_of({"stopped": stopped})
         programs, batch = rollout_programs(built.source, whole, batch)
-    elif config.stage == "dpo":
-        like = batch["rank"]
-        batch["ref_logprobs"] = jax.ShapeDtypeStruct(like.shape, "float32", sharding=like.sharding)
     train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
     first = train_step, (state._replace(source=source), frozen, batch), mesh
     programs = {"step": first, **programs}
@@ -136,14 +133,14 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, Step]:
     model = models[row.trainable[0]]
     tokens = batch["tokens"].size
     flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
-    if row.schema == "prompt":
+    if row.rollouts:
         steps = config.rl.epochs * config.rl.rollout_batch // config.data.batch_size
         flops += of_rollout(config, models) / steps
     compiled = {}
     for name, (function, args, its_mesh) in programs.items():
         with jax.set_mesh(its_mesh):
             program, text, seconds = _compile(function, args, its_mesh, models.values())
-        compiled[name] = Step(
+        compiled[name] = CompiledProgram(
             program, text, state, frozen, model, tokens, flops / tokens, seconds, its_mesh
         )
     return compiled
@@ -199,14 +196,14 @@ def rollout_programs(source, roles, prompts):
 
 
 def _compile(function, args, mesh, models):
-    """(compiled, its text, seconds) of a jitted function, as a run compiles it."""
+    """(compiled program, its HLO, seconds) of a jitted function, with a run's compiler options."""
     import jax
 
     from tpu.chips import compiler_options
 
     options = compiler_options(mesh.devices.flat[0], models)
     with tempfile.TemporaryDirectory() as dump:
-        # The compiler's dump, as `as_text()` fails on programs that libtpu 0.0.52 cannot send back.
+        # HLO comes from a dump: `as_text()` fails on programs that libtpu 0.0.52 cannot return.
         options = options | {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
         start = time.perf_counter()
         try:
@@ -219,9 +216,9 @@ def _compile(function, args, mesh, models):
 
 
 def dumped(folder) -> str:
-    """The text of the program that XLA wrote into an empty `--xla_dump_to` folder.
+    """The HLO of the program that XLA wrote into an empty `--xla_dump_to` folder.
 
-    libtpu writes it once more with its estimates of cycles, which the optimized program lacks.
+    Prefers libtpu's second copy, which has its estimates of cycles; the optimized program has none.
     """
     files = [
         *Path(folder).rglob("*after_codegen.txt"),
@@ -237,13 +234,13 @@ def _too_large(message: str, mesh, dump) -> DoesNotFit:
     sizes = f"{used[1]} of the {used[2]}" if used else f"({message.splitlines()[0]}) more than what"
     units = {"T": 1024, "G": 1, "M": 2**-10, "K": 2**-20}
     needed = float(used[1][:-1]) * units[used[1][-1]] if used else None
-    found = list(Path(dump).rglob("*memory-usage-report.txt"))
+    reports = list(Path(dump).rglob("*memory-usage-report.txt"))
     return DoesNotFit(
         f"out of memory: the step takes {sizes} a {kind} has. Raise --config.mesh.fsdp, raise "
         "--config.accumulate or lower --config.data.batch_size, or recompute more "
         "(--config.model.remat=full)",
         needed,
-        largest_buffers(found[0].read_text()) if found else (),
+        largest_buffers(reports[0].read_text()) if reports else (),
     )
 
 
@@ -253,8 +250,9 @@ def largest_buffers(text: str, count: int = 5) -> list[tuple[float, str]]:
     return [(float(size), arrays) for size, arrays in lines[:count]]
 
 
-def report(step: Step, mesh) -> dict:
-    """Memory of a device in GiB, collectives, kernels, and the checks, as one JSON-able dict."""
+def summary(step: CompiledProgram, mesh) -> dict:
+    """Memory of a device in GiB, collectives, kernels and gathers of whole parameters, as a
+    JSON-able dict."""
     from tpu.chips import HBM_GIB
     from tpu.fit import hlo
 

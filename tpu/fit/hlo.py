@@ -1,8 +1,8 @@
-"""What a compiled program does, read from its HLO text: collectives, kernels, estimated cycles.
+"""Collectives, kernels and estimated cycles of a compiled program, parsed from its HLO text.
 
 `cost_analysis()` counts the body of a loop once; here every computation counts as often as it runs.
 The loops of a train step are `lax.scan`s: they count from 0 to a constant in their condition, or
-from 1, where the compiler has put the first turn before the loop.
+from 1, where the compiler peeled the first iteration.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHAPE = re.compile(r"\b([a-z]+\d*(?:e\d\w*)?)\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
-# Between slices a collective is a transfer through the host, each chip's own share of it.
+# Between slices a collective is a transfer through the host, of each chip's own share.
 _BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 BETWEEN_SLICES = "between slices"
 _CALLED_LISTS = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
@@ -28,14 +28,16 @@ _CHANNEL = re.compile(r"channel_id=(\d+)")
 _BOUND = re.compile(r"^(\d+)\)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _LISTS = r"\{(?:\{[\d,]*\},?)*\}"
-_WHERE = re.compile(
+_GROUPS = re.compile(
     r"replica_groups=(?:mesh\[[^\]]*\] ?\{[^}]*\}"
     rf"|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?|{_LISTS})|source_target_pairs={_LISTS}"
 )
-_UNKNOWN = 2**63 - 1  # the estimate of what is offloaded to the SparseCore
+_UNKNOWN = 2**63 - 1  # the estimate of an instruction that is offloaded to the SparseCore
 
 
 class Shape(NamedTuple):
+    """An array's dtype in HLO's name, and its dimensions."""
+
     dtype: str
     dims: tuple[int, ...]
 
@@ -47,20 +49,26 @@ class Shape(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective: its kind, the largest array it reads or writes on a device, how often, and
-    the text that says among which devices."""
+    """One collective.
+
+    Attributes:
+      kind: one of `COLLECTIVES`. shape: the largest array that it reads or writes on a device.
+      times: how often it runs. groups: HLO's text of the devices in it, or `BETWEEN_SLICES`.
+    """
 
     kind: str
     shape: Shape
     times: int
-    where: str = ""
+    groups: str = ""
 
 
 class Program(NamedTuple):
-    """Attributes:
-    collectives: of the whole program. kernels: {name of a Pallas kernel: how often it runs}.
-    kernel_arrays: {its name: the arrays it reads and writes}.
-    cycles: estimated for one device, but for kernels and waiting for collectives.
+    """A parsed program.
+
+    Attributes:
+      collectives: of the whole program. kernels: {name of a Pallas kernel: how often it runs}.
+      cycles: estimated for one device, without kernels and waiting for collectives.
+      kernel_arrays: {name of a kernel: the arrays it reads and writes}.
     """
 
     collectives: list[Collective]
@@ -70,48 +78,48 @@ class Program(NamedTuple):
 
 
 def read(text: str) -> Program:
-    """Reads the text of an optimized module (`compiled.as_text()`)."""
+    """Parses the text of an optimized module (`compiled.as_text()`)."""
     computations, entry, name = defaultdict(list), None, None
     shapes = {}
     for line in text.splitlines():
         if header := _HEADER.match(line):
             name = header[2]
             entry = name if header[1] else entry
-        elif name and (found := _INSTRUCTION.match(line)):
-            result, kind, rest = found[2], found[3], found[4]
-            shapes[name, found[1]] = [
+        elif name and (match := _INSTRUCTION.match(line)):
+            result, kind, rest = match[2], match[3], match[4]
+            shapes[name, match[1]] = [
                 Shape(d, tuple(int(n) for n in dims.split(",") if n))
                 for d, dims in _SHAPE.findall(result)
             ]
-            computations[name].append((found[1], kind, rest))
+            computations[name].append((match[1], kind, rest))
     if entry is None:
-        raise ValueError("this is no HLO module: it has no ENTRY computation")
+        raise ValueError("this is not an HLO module: it has no ENTRY computation")
 
     times = _how_often(computations, entry)
     collectives, kernels, arrays_of, cycles = {}, defaultdict(int), {}, 0
     for name, instructions in computations.items():
         for result, kind, rest in instructions:
-            if (found := _CYCLES.search(rest)) and int(found[1]) != _UNKNOWN:
-                cycles += times[name] * int(found[1])
+            if (match := _CYCLES.search(rest)) and int(match[1]) != _UNKNOWN:
+                cycles += times[name] * int(match[1])
             base, arrays = kind.removesuffix("-start"), []
             if base in COLLECTIVES or kind == "custom-call":
                 operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
                 arrays = [s for n in (result, *operands) for s in shapes.get((name, n), [])]
             if base in COLLECTIVES:
                 largest = max(arrays, key=lambda s: s.bytes)
-                # One that overlaps with computation stands in each of the fusions it overlaps with.
+                # A collective that overlaps with computation is in each of the overlapping fusions.
                 channel = _CHANNEL.search(rest)
                 key = channel[1] if channel else (name, result)
                 seen = collectives.get(key)
                 if seen is None or seen.times * seen.shape.bytes < times[name] * largest.bytes:
-                    where = _WHERE.search(rest)
-                    where = where[0] if where else ""
-                    collectives[key] = Collective(base, largest, times[name], where)
-            if kind == "send" and (found := _BETWEEN.search(rest)):
+                    groups = _GROUPS.search(rest)
+                    groups = groups[0] if groups else ""
+                    collectives[key] = Collective(base, largest, times[name], groups)
+            if kind == "send" and (match := _BETWEEN.search(rest)):
                 largest = max(shapes[name, result], key=lambda s: s.bytes)
-                moved = found[1].lower().replace("_", "-")
-                at = name, result
-                collectives[at] = Collective(moved, largest, times[name], BETWEEN_SLICES)
+                transfer = match[1].lower().replace("_", "-")
+                key = name, result
+                collectives[key] = Collective(transfer, largest, times[name], BETWEEN_SLICES)
             if kind == "custom-call" and 'custom_call_target="tpu_custom_call"' in rest:
                 kernel = re.sub(r"\.\d+$", "", result)
                 kernels[kernel] += times[name]
@@ -121,7 +129,7 @@ def read(text: str) -> Program:
 
 
 def _how_often(computations, entry: str) -> dict[str, int]:
-    """How often each computation runs. XLA writes a computation before those that call it."""
+    """{computation: how often it runs}. XLA prints a computation before those that call it."""
     times = defaultdict(int, {entry: 1})
     for name in reversed(list(computations)):
         for _, kind, rest in computations[name]:
@@ -135,7 +143,7 @@ def _how_often(computations, entry: str) -> dict[str, int]:
 
 
 def _trips(computations, caller: str, rest: str) -> int:
-    """Of a while loop: the constant that its condition compares the counter to, less its start."""
+    """Iterations of a while loop: the constant in its condition, less the start of its counter."""
     condition = computations[re.search(r"condition=%?([\w.\-]+)", rest)[1]]
     bounds = [_BOUND.match(r) for _, kind, r in condition if kind == "constant"]
     bounds = [int(b[1]) for b in bounds if b]
@@ -160,7 +168,7 @@ def _trips(computations, caller: str, rest: str) -> int:
 
 
 def gathers_of_whole_parameters(program: Program, params, num_layers: int) -> list[Collective]:
-    """All-gathers that yield a parameter of all layers at once, wholly or over some mesh axes.
+    """All-gathers that return a parameter of all layers at once, over some or all mesh axes.
 
     Args:
       params: tree of `jax.ShapeDtypeStruct` with shardings; those that start with `num_layers` are
@@ -178,13 +186,13 @@ def gathers_of_whole_parameters(program: Program, params, num_layers: int) -> li
 
 
 def _sorted(dims) -> tuple[int, ...]:
-    """Dimensions without regard to their order, which the compiler chooses."""
+    """Dimensions regardless of their order, which the compiler chooses."""
     return tuple(sorted(d for d in dims if d > 1))
 
 
 def _gathered_forms(leaf) -> set[tuple[int, ...]]:
-    """Dimensions that a gather of a stacked parameter may yield: some of its split dimensions
-    whole again, and neighbours but for the layers maybe merged into one."""
+    """Dimensions that a gather of a stacked parameter may return: some sharded ones are whole, and
+    neighbours other than the layers may be merged."""
     split = leaf.sharding.shard_shape(leaf.shape)
     forms = set()
     for dims in itertools.product(*zip(leaf.shape, split, strict=True)):

@@ -1,7 +1,7 @@
-"""Tries other settings of a recipe on a slice, one knob after another: `tpu.fit --sweep`.
+"""A sweep over settings of a recipe on a slice, one knob after another: `tpu.fit --sweep`.
 
-Each knob starts from the best that the ones before it found: the most tokens a second of those that
-fit. A try is a compilation.
+Each knob starts from the best settings so far: those that fit with the most tokens a second. Every
+setting is one compilation.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from model.config import REMAT_POLICIES
 
 
 def remat(config, fits) -> Iterator:
+    """Every policy of rematerialization."""
     for policy in REMAT_POLICIES:
         yield _with(config, {"model.remat": policy})
 
@@ -43,14 +44,14 @@ KNOBS = {"remat": remat, "mesh": mesh, "batch": batch}
 
 
 def sweep(config, knobs, compile_one: Callable, say: Callable) -> dict:
-    """Tries the knobs' settings.
+    """Compiles the settings of some knobs.
 
     Args:
-      config: a recipe. knobs: names of `KNOBS`, in the order they are tried.
-      compile_one: recipe -> report of tpu/fit/fit.py. say: is given each line of the table.
+      config: a recipe. knobs: names of `KNOBS`, in their order.
+      compile_one: recipe -> `report.recipe_report`. say: called with each line of the table.
 
     Returns:
-      The report of the best try, with `settings`; that of the recipe if nothing fits.
+      The best report, with its `settings`; that of the recipe if nothing fits.
 
     Raises:
       ValueError: an unknown knob.
@@ -85,6 +86,7 @@ HEAD = "   remat  fsdp tensor   rows  peak GiB   s/step  tok/s/chip"
 
 
 def row(report: dict) -> str:
+    """A line of the table."""
     s, peak = report["settings"], report["peak_bytes_per_chip"]
     line = f"{s['remat']:>8} {s['fsdp']:5} {s['tensor']:6} {s['rows']:6} "
     line += f"{peak / 2**30:9.1f}" if peak else f"{'':9}"

@@ -1,50 +1,83 @@
-"""What a job on Cloud TPU needs, looked at one by one: each is well, or says what to type."""
+"""Preflight checks of a job on Cloud TPU: each prints ok, or how to fix it."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
-from tpu.launch.gcloud import Gcloud, LaunchError
-from tpu.launch.queued import Job
+import msgspec
+
+from tpu.launch.commands import QueuedJob
+from tpu.launch.gcloud import Gcloud, LaunchError, parse_answer
 
 LOCK = "/tmp/libtpu_lockfile"
-# How the quotas of the TPU API begin, by gcloud's name of a generation: TPUV6EPreemptiblePer…
+# {gcloud's name of a generation: how its quotas of the TPU API begin}, as TPUV6EPreemptiblePer…
 _QUOTAS = {"v5litepod": "TPUV5s", "v5p": "TPUV5P", "v6e": "TPUV6E"}
 
 
-class Wrong(Exception):
-    """What is wrong with something that was looked at."""
+class Problem(Exception):
+    """A check that failed, and why."""
 
 
-class Unknown(Exception):
-    """Why it cannot be told."""
+class Inconclusive(Exception):
+    """A check whose result cannot be known, and why."""
 
 
 class Check(NamedTuple):
-    """Attributes:
-    command: what is asked. read: its output -> what was found; raises `Wrong`, `Unknown`.
-    do: what to type if it is wrong.
+    """A command, and what its output must say.
+
+    Attributes:
+      name: of the thing that is checked. read: the command's output -> a description of the thing;
+        raises `Problem` or `Inconclusive`. remedy: what to type if there is a problem.
     """
 
-    what: str
+    name: str
     command: list[str]
     read: Callable[[str], str]
-    do: str
+    remedy: str
+
+
+class Namespace(TypedDict, total=False):
+    enabled: bool
+
+
+class Bucket(TypedDict, total=False):
+    """As `gcloud storage buckets describe --raw` prints it; only what is read."""
+
+    location: str
+    hierarchicalNamespace: Namespace
+
+
+class QuotaDetails(TypedDict, total=False):
+    value: Annotated[str, msgspec.Meta(pattern=r"^-?\d+$")]
+
+
+class Dimensions(TypedDict, total=False):
+    applicableLocations: list[str]
+    details: QuotaDetails
+
+
+class Quota(TypedDict, total=False):
+    """As `gcloud beta quotas info list` prints it; only what is read."""
+
+    quotaId: str
+    dimensionsInfos: list[Dimensions]
 
 
 def expect(wanted: str, otherwise: str) -> Callable[[str], str]:
-    """A `read` that wants a line of the output to be `wanted`; any, if that is empty."""
+    """A `read` that accepts an output with a word `wanted`, or if that is "" with any word.
+
+    Args:
+      otherwise: the problem with any other output.
+    """
 
     def read(output: str) -> str:
         lines = [line for line in output.split() if line != "(unset)"]
         if not lines or (wanted and wanted not in lines):
-            raise Wrong(otherwise)
+            raise Problem(otherwise)
         return wanted or lines[0]
 
     return read
@@ -64,23 +97,27 @@ PROJECT = Check(
 )
 
 
-def read_bucket(job: Job) -> Callable[[str], str]:
+def read_bucket(job: QueuedJob) -> Callable[[str], str]:
+    """A `read` that wants a bucket near the machines, with a hierarchical namespace."""
     region = job.zone.rsplit("-", 1)[0]
 
     def read(output: str) -> str:
-        facts = json.loads(output)
-        place = facts.get("location", "").lower()
-        if not facts.get("hierarchicalNamespace", {}).get("enabled"):
-            raise Wrong("has no hierarchical namespace, in which a checkpoint is committed")
-        if region != place and not (len(place) == 2 and region.startswith(place)):
-            raise Wrong(f"is in {place}, the machines in {region}: slow, and each byte is paid")
-        return f"{job.bucket} in {place}"
+        bucket = parse_answer(output, ["gcloud", "storage", "buckets", "describe"], Bucket)
+        location = bucket.get("location", "").lower()
+        if not bucket.get("hierarchicalNamespace", {}).get("enabled"):
+            raise Problem("has no hierarchical namespace, in which a checkpoint is committed")
+        if region != location and not (len(location) == 2 and region.startswith(location)):
+            raise Problem(
+                f"is in {location}, the machines in {region}: slow, and each byte is paid"
+            )
+        return f"{job.bucket} in {location}"
 
     return read
 
 
-def read_quota(job: Job) -> Callable[[str], str]:
-    """Quotas count as the accelerator's name does: chips, of v5p cores."""
+def read_quota(job: QueuedJob) -> Callable[[str], str]:
+    """A `read` that wants enough quota, which counts as the accelerator's name does: chips, and
+    cores of v5p."""
     prefix, size = job.slice.accelerator.split("-")
     needed = int(size) * job.slices
 
@@ -91,26 +128,28 @@ def read_quota(job: Job) -> Callable[[str], str]:
             int(size) <= 8)  # fmt: skip
 
     def read(output: str) -> str:
-        for quota in json.loads(output or "[]"):
+        command = ["gcloud", "beta", "quotas", "info", "list"]
+        for quota in parse_answer(output or "[]", command, list[Quota]):
             name = quota.get("quotaId", "")
             if not name.startswith(_QUOTAS[prefix]) or kind(name) != mine:
                 continue
-            for place in quota.get("dimensionsInfos", ()):
-                if job.zone in place.get("applicableLocations", ()):
-                    value = int(place.get("details", {}).get("value", 0))
+            for dimensions in quota.get("dimensionsInfos", ()):
+                if job.zone in dimensions.get("applicableLocations", ()):
+                    value = int(dimensions.get("details", {}).get("value", 0))
                     if 0 <= value < needed:
-                        raise Wrong(f"{name} is {value} in {job.zone}, and {needed} are needed")
+                        raise Problem(f"{name} is {value} in {job.zone}, and {needed} are needed")
                     return f"{name} is {'unlimited' if value < 0 else value}, needed {needed}"
-        raise Unknown("gcloud names none for this accelerator here")
+        raise Inconclusive("gcloud names none for this accelerator here")
 
     return read
 
 
-def checks(job: Job, project: str) -> list[Check]:
-    where = [f"--zone={job.zone}", f"--project={project}"]
+def checks(job: QueuedJob, project: str) -> list[Check]:
+    """The checks of a job in a project, once an account is logged in."""
+    place = [f"--zone={job.zone}", f"--project={project}"]
     tpus = ["gcloud", "compute", "tpus"]
-    mark = f"{job.bucket}/code/doctor.txt"
-    make = (
+    probe = f"{job.bucket}/code/doctor.txt"
+    create_bucket = (
         f"gcloud storage buckets create {job.bucket} --location={job.zone.rsplit('-', 1)[0]} "
         "--uniform-bucket-level-access --enable-hierarchical-namespace"
     )
@@ -124,13 +163,13 @@ def checks(job: Job, project: str) -> list[Check]:
         ),
         Check(
             "zone",
-            [*tpus, "accelerator-types", "list", *where, "--format=value(type)"],
+            [*tpus, "accelerator-types", "list", *place, "--format=value(type)"],
             expect(job.slice.accelerator, f"{job.zone} has no {job.slice.accelerator}"),
             "another --zone: cloud.google.com/tpu/docs/regions-zones",
         ),
         Check(
             "TPU software",
-            [*tpus, "versions", "list", *where, "--format=value(version)"],
+            [*tpus, "versions", "list", *place, "--format=value(version)"],
             expect(job.slice.runtime, f"{job.zone} has no {job.slice.runtime}"),
             "another --zone",
         ),
@@ -145,66 +184,76 @@ def checks(job: Job, project: str) -> list[Check]:
             "bucket",
             ["gcloud", "storage", "buckets", "describe", job.bucket, "--raw", "--format=json"],
             read_bucket(job),
-            make,
+            create_bucket,
         ),
         Check(
             "writing there",
-            ["gcloud", "storage", "cp", "-", mark],
+            ["gcloud", "storage", "cp", "-", probe],
             lambda output: "is allowed",
             f"gcloud storage buckets add-iam-policy-binding {job.bucket} "
             "--member=user:YOU --role=roles/storage.objectAdmin",
         ),
-        Check("deleting there", ["gcloud", "storage", "rm", mark], lambda output: "is allowed",
-              f"gcloud storage rm {mark}"),
+        Check("deleting there", ["gcloud", "storage", "rm", probe], lambda output: "is allowed",
+              f"gcloud storage rm {probe}"),
     ]  # fmt: skip
 
 
-def here(home: Path) -> list[tuple[str, str, str]]:
-    """(what, what was found, what to type or nothing) of this machine."""
+class Finding(NamedTuple):
+    """The result of a check of this machine; `remedy` is "" where there is no problem."""
+
+    name: str
+    text: str
+    remedy: str = ""
+
+
+def check_machine(home: Path) -> list[Finding]:
+    """The checks of this machine, whose user has the home directory `home`."""
     key = home / ".ssh" / "google_compute_engine"
-    found = [
-        ("ssh key", str(key), "")
-        if key.exists()
-        else ("ssh key", f"there is no {key}", f"ssh-keygen -t rsa -N '' -f {key}"),
-        ("Python", ".".join(map(str, sys.version_info[:3])), "")
-        if sys.version_info >= (3, 11)
-        else ("Python", sys.version.split()[0], "make setup, with Python 3.11 or later"),
-    ]
+    ssh_key = Finding("ssh key", str(key))
+    if not key.exists():
+        ssh_key = Finding("ssh key", f"there is no {key}", f"ssh-keygen -t rsa -N '' -f {key}")
+    findings = [ssh_key]
     if os.path.exists(LOCK) and not os.access(LOCK, os.W_OK):
-        found.append(("TPU of this machine", f"{LOCK} is another user's", f"sudo rm {LOCK}"))
-    return found
+        text = f"{LOCK} is another user's"
+        findings.append(Finding("TPU of this machine", text, f"sudo rm {LOCK}"))
+    return findings
 
 
-def examine(job: Job, gcloud: Gcloud, say: Callable[[str], None], home: Path | None = None) -> int:
-    """Says one line for each thing; returns 1 if one of them is wrong."""
-    wrong = []
+def examine(
+    job: QueuedJob,
+    gcloud: Gcloud,
+    say: Callable[[str], None],
+    home: Path | None = None,
+) -> int:
+    """Says one line for each check; returns 1 if one of them found a problem."""
+    problems = []
 
-    def look(check: Check) -> str:
-        """What was found; empty if that is wrong, or only the command was shown."""
+    def run(check: Check) -> str:
+        """The check's description; "" after a problem, or where its command was only printed."""
         try:
             output = gcloud(check.command, b"seedpod")
             if gcloud.dry_run:
                 return ""
-            found = check.read(output)
-            say(f"ok     {check.what}: {found}")
-            return found
-        except Unknown as e:
-            say(f"?      {check.what}: {e}")
-        except (Wrong, LaunchError) as e:
-            wrong.append(check.what)
-            say(f"wrong  {check.what}: {e}; type {check.do}")
+            text = check.read(output)
+            say(f"ok     {check.name}: {text}")
+            return text
+        except Inconclusive as e:
+            say(f"?      {check.name}: {e}")
+        except (Problem, LaunchError) as e:
+            problems.append(check.name)
+            say(f"wrong  {check.name}: {e}; type {check.remedy}")
         return ""
 
     if not shutil.which("gcloud") and not gcloud.dry_run:
         say("wrong  gcloud: is not installed; see cloud.google.com/sdk/docs/install")
         return 1
     project = job.project or ("PROJECT" if gcloud.dry_run else "")
-    look(ACCOUNT)
-    if not wrong and not job.project:
-        project = look(PROJECT) or project
-    for check in () if wrong else checks(job, project):
-        look(check)
-    for what, found, do in () if gcloud.dry_run else here(home or Path.home()):
-        say(f"{'wrong' if do else 'ok   '}  {what}: {found}" + (f"; type {do}" if do else ""))
-        wrong += [what] * bool(do)
-    return int(bool(wrong))
+    run(ACCOUNT)
+    if not problems and not job.project:
+        project = run(PROJECT) or project
+    for check in () if problems else checks(job, project):
+        run(check)
+    for name, text, remedy in () if gcloud.dry_run else check_machine(home or Path.home()):
+        say(f"{'wrong' if remedy else 'ok   '}  {name}: {text}" + (remedy and f"; type {remedy}"))
+        problems += [name] * bool(remedy)
+    return int(bool(problems))

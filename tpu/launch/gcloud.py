@@ -1,17 +1,22 @@
-"""gcloud and kubectl, run or only shown, and what they refuse in one line with what to do."""
+"""gcloud and kubectl, run or only printed; their errors in one line, with what to do."""
 
 from __future__ import annotations
 
 import shlex
 import subprocess
+from typing import Any
 
-LOST = 137  # as of a process that was killed: the machine it ran on is gone
+from data.errors import DataError
+from data.read import json_files
+
+LOST = 137  # exit code of a killed process: the machine it ran on is gone
 
 
 class LaunchError(ValueError):
-    """What gcloud refused, in one line with what to do.
+    """A refusal by gcloud, in one line with what to do.
 
-    `code` says whether it helps to try again (tpu/launch/supervise.py).
+    Attributes:
+      code: an exit code, which says whether to try again (tpu/launch/supervise.py).
     """
 
     def __init__(self, message: str, code: int = 1):
@@ -20,13 +25,16 @@ class LaunchError(ValueError):
 
 
 class Gcloud:
-    """Runs commands, or with `dry_run` prints them and takes all to be well."""
+    """Runs commands, or with `dry_run` prints them and assumes that they succeed."""
 
     def __init__(self, dry_run: bool = False):
         self.dry_run = dry_run
 
     def __call__(self, command: list[str], data: bytes | None = None) -> str:
-        """Its output. `data` is its standard input; a question there is answered with none.
+        """The output of a command.
+
+        Args:
+          data: its standard input; by default empty, so that it asks no question.
 
         Raises:
           LaunchError: it failed.
@@ -45,8 +53,24 @@ class Gcloud:
         return done.stdout.decode(errors="replace")
 
 
+def parse_answer(output: str, command: list[str], kind: Any) -> Any:
+    """The JSON that a command printed.
+
+    Args:
+      kind: its type (data/read/json_files.py).
+
+    Raises:
+      LaunchError: it is not of that type.
+    """
+    remedy = "Update it: gcloud components update"
+    try:
+        return json_files.parse(output, f"the answer of {shlex.join(command[:5])}", kind, remedy)
+    except DataError as e:
+        raise LaunchError(str(e)) from e
+
+
 def explain(text: str, command: list[str]) -> LaunchError:
-    """One line of what gcloud said, and what to do about it."""
+    """The error that gcloud printed, in one line with what to do about it."""
     lines = [line for line in text.strip().splitlines() if line.strip()] or ["no message"]
     said = next((line for line in lines if "ERROR" in line), lines[-1]).strip()
     if "NOT_FOUND" in text:

@@ -1,25 +1,29 @@
-"""The JobSet that runs a command on GKE's TPU slices, and the xpk command that does the same."""
+"""The JobSet that runs a command on GKE's TPU slices, and the equivalent xpk command."""
 
 from __future__ import annotations
 
 import json
 import shlex
 
-from tpu.slices import Slice
+from tpu.slices import TpuSlice
 
 _TPU = "google.com/tpu"
 MOUNT = "/bucket"
 
 
 def manifest(
-    name: str, slice_: Slice, slices: int, image: str, command: list[str], *,
+    name: str, slice_: TpuSlice, slices: int, image: str, command: list[str], *,
     spot: bool, bucket: str = "", queue: str = "", max_restarts: int = 10,
 ) -> dict:  # fmt: skip
-    """The JobSet object. `image` holds Seedpod and its packages; a bucket, `gs://NAME`, is mounted
-    at `MOUNT`, by the cluster's Cloud Storage FUSE driver, and so written in the command.
+    """The JobSet object.
 
-    A pod that exits with 42 or 127 to 255 is started again, any other error fails the JobSet. The
-    program is the container's first process, so that SIGTERM reaches it with no shell between.
+    A pod that exits with 42 or 127 to 255 is restarted, any other error fails the JobSet. The
+    program is the container's first process, so that SIGTERM reaches it directly.
+
+    Args:
+      image: a container with Seedpod and its packages. command: [module, flags…].
+      bucket: `gs://NAME`, mounted at `MOUNT` by the cluster's Cloud Storage FUSE driver; paths in
+        the command are under that.
     """
     container = {
         "name": "seedpod",
@@ -38,9 +42,12 @@ def manifest(
     annotations = {}
     if bucket:
         annotations["gke-gcsfuse/volumes"] = "true"
-        facts = {"bucketName": bucket.removeprefix("gs://"), "mountOptions": "implicit-dirs"}
+        name_only = bucket.removeprefix("gs://")
+        attributes = {"bucketName": name_only, "mountOptions": "implicit-dirs"}
         driver = "gcsfuse.csi.storage.gke.io"
-        volumes.append({"name": "bucket", "csi": {"driver": driver, "volumeAttributes": facts}})
+        volumes.append(
+            {"name": "bucket", "csi": {"driver": driver, "volumeAttributes": attributes}}
+        )
         container["volumeMounts"].append({"name": "bucket", "mountPath": MOUNT})
     pod = {
         "restartPolicy": "Never",
@@ -49,7 +56,7 @@ def manifest(
         "containers": [container],
         "volumes": volumes,
     }
-    again = [42, *range(127, 256)]
+    restarted = [42, *range(127, 256)]
     job = {
         "completionMode": "Indexed",
         "parallelism": slice_.hosts,
@@ -59,11 +66,11 @@ def manifest(
             "rules": [
                 {
                     "action": "FailJob",
-                    # Not of what mounts the bucket beside it.
+                    # The sidecar that mounts the bucket does not count.
                     "onExitCodes": {
                         "containerName": "seedpod",
                         "operator": "NotIn",
-                        "values": again,
+                        "values": restarted,
                     },
                 }
             ]
@@ -97,11 +104,11 @@ def manifest(
 
 
 def text(jobset: dict) -> str:
-    """As kubectl reads it: JSON is YAML."""
+    """The JobSet for kubectl, as JSON, which is YAML."""
     return json.dumps(jobset, indent=2) + "\n"
 
 
-def xpk(name: str, slice_: Slice, slices: int, image: str, command: list[str], *,
+def xpk(name: str, slice_: TpuSlice, slices: int, image: str, command: list[str], *,
         cluster: str, zone: str, spot: bool, max_restarts: int = 10) -> list[str]:  # fmt: skip
     return [
         "xpk", "workload", "create", f"--workload={name}", f"--cluster={cluster}", f"--zone={zone}",

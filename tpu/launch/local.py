@@ -1,7 +1,7 @@
-"""Several processes on this machine, joined over loopback as the hosts of a slice are.
+"""Several processes on this machine, joined over loopback like the hosts of a slice.
 
-Each has its own CPU devices; collectives go through gloo. What runs, and how it ends, is what runs
-on a pod: the same command on each, the same exit codes (train/runtime/processes.py).
+Each has its own CPU devices; collectives use gloo. As on a pod, all run the same command, with the
+same exit codes (train/runtime/processes.py).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
+    """A TCP port that no program has."""
     with socket.socket() as s:
         s.bind((HOST, 0))
         return s.getsockname()[1]
 
 
 def environment(devices: int) -> dict[str, str]:
-    """Of a worker with so many CPU devices."""
+    """The environment variables of a worker with so many CPU devices."""
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
     env["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
@@ -35,27 +36,28 @@ def environment(devices: int) -> dict[str, str]:
 
 
 def exit_code(codes) -> int:
-    """The group's exit code: an error that would come again before a lost process before 42."""
+    """The group's exit code: a deterministic error before a lost process before 42."""
     codes = [128 - code if code < 0 else code for code in codes]
-    wrong = [code for code in codes if 0 < code < 128 and code != PREEMPTED]
+    errors = [code for code in codes if 0 < code < 128 and code != PREEMPTED]
     lost = [code for code in codes if code >= 128]
-    return next(iter(wrong + lost), PREEMPTED if PREEMPTED in codes else 0)
+    return next(iter(errors + lost), PREEMPTED if PREEMPTED in codes else 0)
 
 
 class Printer:
-    """Worker 0's lines as they are; another's with its number, once if they all say the same."""
+    """Prints worker 0's lines as they are, and the others' with their number, equal lines once."""
 
     def __init__(self):
-        self._said, self._lock = set(), threading.Lock()
+        self._printed, self._lock = set(), threading.Lock()
 
     def relay(self, number: int, stream) -> None:
+        """Prints the lines of a worker's stream until it ends."""
         for line in stream:
             if line.startswith("[Gloo]"):
                 continue
             with self._lock:
-                if number == 0 or line not in self._said:
+                if number == 0 or line not in self._printed:
                     print(line if number == 0 else f"[{number}] {line}", end="", flush=True)
-                self._said.add(line)
+                self._printed.add(line)
 
 
 def run(
@@ -66,11 +68,11 @@ def run(
     peer_timeout: int = 60,
     heartbeat: int = 10,
 ) -> int:
-    """Runs a module of ours, `[module, flags…]`, in joined processes; returns `exit_code`.
+    """Runs a command, `[module, flags…]`, in joined processes; returns `exit_code`.
 
-    SIGTERM and SIGINT are passed on, SIGTERM to the handler before ours too. When a worker has
-    ended badly, the others get the heartbeat and a little to notice; then they are killed, a frozen
-    one too.
+    SIGTERM and SIGINT are passed on to the workers, SIGTERM also to the previous handler. When a
+    worker has failed, the others have the heartbeat and 10 seconds to notice; then they are killed,
+    also one that is frozen.
 
     Raises:
       ValueError: the port is taken.
@@ -88,7 +90,7 @@ def run(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # a Ctrl-C comes through us, once
+            start_new_session=True,  # a Ctrl-C reaches them once, through this process
         )
         for number in range(processes)
     ]
@@ -122,7 +124,7 @@ def run(
 
 
 def _wait(workers, patience: float) -> list[int]:
-    """Exit codes of the workers that ended by themselves."""
+    """Exit codes of the workers that ended by themselves, within `patience` of a failure."""
     deadline = None
     while True:
         codes = [worker.poll() for worker in workers]

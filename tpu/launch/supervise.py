@@ -1,8 +1,8 @@
-"""Starts a run again while that helps, by its exit code (train/runtime/processes.py).
+"""Restarts of a run, decided by its exit code (train/runtime/processes.py).
 
-0 and an error that would come again end it. 42 (told to leave, saved) and 128 or more (a signal, a
-lost peer, a lost machine) start the same command again, which goes on from the last checkpoint.
-Told to leave itself, the supervisor lets the run save and starts nothing more.
+0 and a deterministic error end it. 42 (preempted and saved) and 128 or more (a signal, a lost peer,
+a lost machine) start the same command again, which resumes from the last checkpoint. On SIGTERM the
+supervisor lets the run save and starts nothing more.
 """
 
 from __future__ import annotations
@@ -18,40 +18,45 @@ from train.runtime.processes import PREEMPTED
 INTERRUPTED = 130  # Ctrl-C
 
 
-class Told:
-    """Whether this process was told to leave: `yes` once SIGTERM came while it was entered."""
+class StopSignal:
+    """A request to terminate: a context in which SIGTERM is noted instead of ending the process.
 
-    yes = False
+    Attributes:
+      requested: whether SIGTERM came.
+    """
+
+    requested = False
 
     def __enter__(self):
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._previous = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def __exit__(self, *error):
-        signal.signal(signal.SIGTERM, self._before)
+        signal.signal(signal.SIGTERM, self._previous)
 
     def _note(self, number, frame):
         del number, frame
-        self.yes = True
+        self.requested = True
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps; SIGTERM ends it early."""
-        before = self.yes
-        while seconds > 0 and self.yes == before:
+        """Sleeps until `seconds` have passed or SIGTERM comes."""
+        before = self.requested
+        while seconds > 0 and self.requested == before:
             time.sleep(min(seconds, 0.2))
             seconds -= 0.2
 
 
 def restarts(code: int) -> bool:
+    """Whether a run that ended with an exit code is started again."""
     return code != INTERRUPTED and (code == PREEMPTED or code >= 128)
 
 
 def committed_steps(workdir) -> int:
-    """Steps in the newest committed checkpoint; of a chain, the sum over its stages."""
+    """The step of the newest committed checkpoint; of a chain, the sum over its stages."""
     workdir, newest = epath.Path(workdir), {}
     for pattern in ("checkpoints/*", "*/checkpoints/*"):
         for path in workdir.glob(pattern) if workdir.exists() else ():
-            if path.name.isdigit():  # one that is being written has a longer name
+            if path.name.isdigit():  # an uncommitted checkpoint has a longer name
                 newest[path.parent] = max(newest.get(path.parent, 0), int(path.name))
     return sum(newest.values())
 
@@ -64,20 +69,21 @@ def supervise(
     give_up_after: int = 3,
     first_wait: float = 1.0,
     longest_wait: float = 300.0,
-    told: Told | None = None,
+    stop: StopSignal | None = None,
 ) -> int:
     """Runs `attempt` until it ends for good.
 
     Args:
-      attempt: runs once and returns its exit code. progress: steps that are safe.
-      give_up_after: so many attempts in a row that gained no step end it.
-      first_wait: seconds before the next attempt, doubled for each that gained nothing.
-      told: ends it with the attempt that is running, which sees the signal too, or while it waits.
+      attempt: runs once and returns its exit code. progress: steps that are committed.
+      give_up_after: how many attempts in a row without progress end it.
+      first_wait: seconds before the next attempt, doubled for each without progress.
+      stop: a request ends it after the current attempt, which gets the signal too, or while
+        it waits.
 
     Returns:
       The last exit code.
     """
-    fruitless, number, told = 0, 1, told or Told()
+    fruitless, number, stop = 0, 1, stop or StopSignal()
     while True:
         before = progress()
         code = attempt()
@@ -86,7 +92,7 @@ def supervise(
         after = progress()
         fruitless = 0 if after > before else fruitless + 1
         what = "was told to leave and saved" if code == PREEMPTED else f"ended with {code}"
-        if told.yes:
+        if stop.requested:
             say(f"attempt {number} {what}; step {after} is safe, and so this ends, as it was told")
             return code
         if fruitless >= give_up_after:
@@ -97,8 +103,8 @@ def supervise(
             return code
         wait = min(longest_wait, first_wait * 2**fruitless)
         say(f"attempt {number} {what}; step {after} is safe, starting again in {wait:g} s")
-        told.sleep(wait)
-        if told.yes:
+        stop.sleep(wait)
+        if stop.requested:
             say("told to leave before the next attempt")
             return code
         number += 1

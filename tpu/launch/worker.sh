@@ -1,6 +1,6 @@
 #!/bin/sh
 # On each TPU worker: brings an interpreter and the locked packages, mounts the bucket, runs the
-# command and leaves its exit code. tpu/launch/launch.py starts it, detached, from the code it unpacked.
+# command and leaves its exit code. tpu/launch/queued.py starts it, detached, from the code it unpacked.
 #
 #   sh tpu/launch/worker.sh ATTEMPT BUCKET MODULE FLAGS…
 #

@@ -5,9 +5,10 @@ A name is looked up without regard to case, `-` and `_`: learningRate is learnin
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
+
+from suggestions import did_you_mean, nearest
 
 # (names elsewhere, settings here, a note)
 ALIASES = (
@@ -141,7 +142,7 @@ ALIASES = (
     ("router_aux_loss_coef aux_loss_coef load_balancing_loss moe_aux_loss_coeff",
      ["loss.load_balance"], ""),
     ("label_smoothing_factor cdpo", ["loss.label_smoothing", "dpo.label_smoothing"], ""),
-    ("beta dpo_beta", ["dpo.beta", "rl.kl_coef"], "DPO's; the weight of the KL to the reference"),
+    ("beta dpo_beta", ["dpo.beta", "rl.kl_coef"], "the strength of the KL penalty"),
     ("loss_type dpo_loss", ["dpo.loss"], ""),
     ("init_kl_coef kl_coeff kl_penalty kl_ctl kl_weight kl_beta kl_loss_weight kl",
      ["rl.kl_coef", "rl.kl_loss_coef"], "in the reward; in the loss"),
@@ -266,8 +267,8 @@ def _beside(group: str, known: Sequence[str]) -> list[str]:
 
 def _near(leaf: str, group: str, known: Sequence[str], cutoff: float) -> list[str]:
     """The key in a group that looks most like a name."""
-    near = difflib.get_close_matches(leaf, _beside(group, known), 1, cutoff)
-    return [group + name for name in near]
+    near = nearest(leaf, _beside(group, known), cutoff)
+    return [group + near] if near else []
 
 
 def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
@@ -283,14 +284,13 @@ def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
         return _question(here or targets[:3], note, prefix)
     if note:
         return f"; {note}"
-    near = _near(leaf, group, known, 0.6) or difflib.get_close_matches(key, known, 1, 0.75)
-    if near:
+    near = _near(leaf, group, known, 0.6) or [nearest(key, known, 0.75)]
+    if near[0]:
         return _question(near, "", prefix)
     leaves = {k.split(".")[-1]: k for k in reversed(known)}
-    near = difflib.get_close_matches(leaf, [*leaves, *_BY_NAME], 1, cutoff=0.75)
-    return meant(near[0], known, prefix) if near else ""
+    near = nearest(leaf, [*leaves, *_BY_NAME], 0.75)
+    return meant(near, known, prefix) if near else ""
 
 
 def _question(keys: Sequence[str], note: str, prefix: str) -> str:
-    keys = " or ".join(prefix + key for key in keys)
-    return f"; did you mean {keys}?" + (f" ({note})" if note else "")
+    return did_you_mean(*(prefix + key for key in keys)) + (f" ({note})" if note else "")

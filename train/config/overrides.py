@@ -15,12 +15,29 @@ from typing import Annotated
 
 from flax.traverse_util import flatten_dict
 
+import plugins
 from data.mixture import SourceConfig
 from ranges import ConfigError, Number, Range, check_value
 from train.config import names
-from train.config.run import KEYS, RunConfig
+from train.config.run import keys, run_class
+from train.evals.base import EvalConfig
+from train.evals.registry import EVALS, entry_class
 
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+_PLUGINS = re.compile(r"--?config\.(?:stages\.[^.=]+\.)?plugins(?:=(.*))?", re.DOTALL)
+
+
+def plugins_of(argv: Sequence[str], recipe: Mapping) -> tuple[str, ...]:
+    """The plugins that a command line and a recipe, or the stages of a chain, name."""
+    words, named = iter(argv[1:]), []
+    for word in words:
+        if flag := _PLUGINS.fullmatch(word):
+            text = next(words, "") if flag[1] is None else flag[1]
+            named += re.findall(r"[^\s,()\[\]'\"]+", text)  # a,b or ('a', 'b')
+    for run in (recipe, *recipe.get("stages", {}).values()):
+        if isinstance(value := run.get("plugins", ()), str | list | tuple):
+            named += plugins.split(value)
+    return tuple(named)
 
 
 def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
@@ -60,13 +77,13 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
 
 
 def _prefix(key: str) -> str:
-    """`stages.NAME.` of a key of a chain (train/chain.py)."""
+    """`stages.NAME.` of a key of a chain (train/workflows/multistage.py)."""
     return found[0] if (found := re.match(r"stages\.[^.]+\.", key)) else ""
 
 
 def _locate(key: str):
     """(the mapping that a key is in or None, the type of the key's value if it is known)."""
-    prefix, hint, mapping = _prefix(key), RunConfig, None
+    prefix, hint, mapping = _prefix(key), run_class(), None
     path = prefix[:-1]
     for name in key.removeprefix(prefix).split("."):
         if dataclasses.is_dataclass(hint):
@@ -77,6 +94,8 @@ def _locate(key: str):
             hint = None
         # The values of `mixture` and `decontaminate`; the latter are checked where they are read.
         hint = SourceConfig if hint is Mapping else hint
+        # Of any type: `build` knows which.
+        hint = entry_class(EVALS) if hint is EvalConfig else hint
         path = f"{path}.{name}".strip(".")
         if mapping is None and typing.get_origin(hint) is Mapping:
             mapping = path
@@ -140,12 +159,12 @@ def _unknown(key: str, recipe: Mapping) -> str:
     bare = key.removeprefix(prefix)
     stages = recipe.get("stages", {})
     if prefix and not stages:
-        return f"unknown config key {key}: no chain{names.suggest(bare, KEYS)}"
+        return f"unknown config key {key}: no chain{names.suggest(bare, keys())}"
     if prefix and prefix.split(".")[1] not in stages:
         return f"unknown config key {key}; its stages are {', '.join(stages)}"
-    if bare in KEYS and (prefix or not stages):
+    if bare in keys() and (prefix or not stages):
         return f"{key} is a group of settings; set its fields, as --config.{key}.NAME=VALUE"
     if stages and not prefix:
-        text = names.suggest(bare, KEYS, "stages.NAME.")
+        text = names.suggest(bare, keys(), "stages.NAME.")
         return f"unknown config key {key}{text}; NAME is {', '.join(stages)}"
-    return f"unknown config key {key}{names.suggest(bare, KEYS, prefix)}"
+    return f"unknown config key {key}{names.suggest(bare, keys(), prefix)}"

@@ -1,16 +1,15 @@
-"""Settings of reinforcement learning: rollouts, PPO's critic, GRPO's groups, rewards."""
+"""Settings of reinforcement learning: rollouts and rewards."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Annotated
 
 import ranges
+import registry
 from ranges import (
     ConfigError,
     Count,
-    CountOr0,
     NonNegative,
     Positive,
     Range,
@@ -19,6 +18,7 @@ from ranges import (
     Size,
     SizeOr0,
 )
+from train.rl import verifiers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,86 +109,15 @@ class RLConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class PPOConfig:
-    """PPO's own settings: generalized advantage estimation and the critic; the rest is `rl`.
-
-    Attributes:
-      gamma, lam: discount and λ of generalized advantage estimation.
-      whiten_advantages: over the rollout.
-      value_clip, value_coef: bound and weight of the value loss.
-      bootstrap_truncated: the value after an answer cut off before its end is the critic's, not 0.
-      shared_critic: the critic is a head on the policy's last hidden states, and its loss also
-        trains the policy's layers, weighted by value_coef; else it is a network of its own.
-      critic_warmup: number of rollouts in which only the critic learns; `optimizer`'s weight decay
-        still applies to the policy.
-    """
-
-    gamma: Share = 1.0
-    lam: Share = 0.95
-    whiten_advantages: bool = True
-    value_clip: NonNegative = 0.2
-    value_coef: NonNegative = 0.1
-    bootstrap_truncated: bool = False
-    shared_critic: bool = False
-    critic_warmup: CountOr0 = 0
-
-    def __post_init__(self):
-        ranges.check(self, "ppo.")
-        if self.shared_critic and self.critic_warmup:
-            raise ConfigError(
-                f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
-                "ppo.shared_critic learns moves the policy; set --config.ppo.critic_warmup=0"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class GRPOConfig:
-    """GRPO's own settings; the rest is `rl`.
-
-    Attributes:
-      group_size: answers to a prompt; `rl.rollout_batch` counts answers.
-      baseline, scale: of advantages, `mean` or `others`, `std` or `none` (`group_advantages` in
-        train/rl/advantages.py).
-      loss_mean: over a `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
-      ratio: a `token`'s or its `sequence`'s (GSPO; clip to a few 1e-4 then).
-      max_draws: draws of prompts a rollout may take until no group's scores are all equal (DAPO's
-        dynamic sampling); 1 takes them as they come.
-    """
-
-    group_size: Annotated[int, Range(2, 2**16)] = 8
-    baseline: str = "mean"
-    scale: str = "std"
-    loss_mean: str = "sequence"
-    ratio: str = "token"
-    max_draws: Annotated[int, Range(1, 1000)] = 1
-
-    def __post_init__(self):
-        ranges.check(self, "grpo.")
-        for name, known in (
-            ("baseline", ("mean", "others")),
-            ("scale", ("std", "none")),
-            ("loss_mean", ("token", "sequence", "constant")),
-            ("ratio", ("token", "sequence")),
-        ):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"grpo.{name}={getattr(self, name)!r:.80}; choose {' or '.join(known)}"
-                )
-
-
+@registry.open_to(verifiers.fields)
 @dataclasses.dataclass(frozen=True)
 class RewardsConfig:
     """The weight of each reward in the score of an answer (train/rl/rewards.py); 0 leaves one out.
+    Verifiers add their weights, under their names, and their settings (train/rl/verifiers.py).
 
     Attributes:
-      model: of the reward model, where `init_from.reward` names one.
-      function: of `rl.reward_function`, where it names one.
-      gsm8k: 1 if the number that the answer comes to is the reference's: the first after "####",
-        else the last (`final_number` in train/rl/verifiers.py).
-      exact: 1 if the answer is the reference but for white space.
-      regex: 1 if `pattern` is found in the answer, within a second.
-      length: 1 at `target_length` tokens, falling to 0 at none and at twice as many.
+      model: the weight of the reward model, where `init_from.reward` names one.
+      function: the weight of `rl.reward_function`, where it names one.
       on_error: a reward that is no finite number, or a function that raises, ends the run, saved
         (`error`), or leaves that answer out of losses, means and baselines (`skip`), counted in
         `reward_errors`. max_errors: share of a rollout's answers that may be left out, below 0.5;
@@ -197,12 +126,6 @@ class RewardsConfig:
 
     model: Signed = 1.0
     function: Signed = 1.0
-    gsm8k: Signed = 0.0
-    exact: Signed = 0.0
-    regex: Signed = 0.0
-    length: Signed = 0.0
-    pattern: str = ""
-    target_length: SizeOr0 = 0
     on_error: str = "error"
     max_errors: Annotated[float, Range(0, 0.5, "[)")] = 0.1
 
@@ -210,13 +133,4 @@ class RewardsConfig:
         ranges.check(self, "rewards.")
         if self.on_error not in ("error", "skip"):
             raise ConfigError(f"rewards.on_error={self.on_error!r:.80}; choose error or skip")
-        if self.regex and not self.pattern:
-            raise ConfigError("rewards.regex needs --config.rewards.pattern='...'")
-        try:
-            re.compile(self.pattern)
-        except re.error as e:
-            raise ConfigError(
-                f"rewards.pattern={self.pattern!r:.80} is no regular expression: {e}"
-            ) from e
-        if self.length and self.target_length < 1:
-            raise ConfigError("rewards.length needs --config.rewards.target_length, 1 or more")
+        verifiers.check(self)

@@ -10,22 +10,27 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import ml_collections
 
+import plugins
 import ranges
-from data.pipeline import DataConfig
+import registry
+from data.config import DataConfig
 from model.config import TransformerConfig
 from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from model.sizes import SIZES
 from ranges import ConfigError, Count, CountOr0, Range, Seed, Size, SizeOr0
+from train.config.loss import LossConfig
 from train.config.names import suggest
-from train.config.objectives import DPOConfig, LossConfig
-from train.config.rl import GRPOConfig, PPOConfig, RewardsConfig, RLConfig
+from train.config.rl import RewardsConfig, RLConfig
+from train.evals import registry as evals
+from train.evals.base import EvalConfig
+from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
 
@@ -155,15 +160,18 @@ class CheckpointConfig:
 PYDOCS = DataConfig(source="tfds:pydocs/text:train")
 
 
+@registry.open_to(objectives.fields)
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """One stage.
+    """Settings of one run: those below, and those of each objective under the name of its stage.
 
     Attributes:
-      stage: a row of train/objectives/registry.py. steps: optimizer steps. accumulate:
-      microbatches a step.
-      init_from: {role: workdir} to start from; roles are policy, value, reward, reference, judge.
+      stage: a row of train/objectives/registry.py. steps: optimizer steps.
+      accumulate: microbatches a step.
+      init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic; pretrain_data: PPO's pretraining mix.
+      evals: {name: evaluation} beside the stage's own (train/evals/base.py).
+      plugins: modules to import first, which add rows to registries (plugins.py).
     """
 
     stage: str = "pretrain"
@@ -180,18 +188,18 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     value_optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
-    dpo: DPOConfig = dataclasses.field(default_factory=DPOConfig)
     rl: RLConfig = dataclasses.field(default_factory=RLConfig)
-    ppo: PPOConfig = dataclasses.field(default_factory=PPOConfig)
-    grpo: GRPOConfig = dataclasses.field(default_factory=GRPOConfig)
     rewards: RewardsConfig = dataclasses.field(default_factory=RewardsConfig)
     lora: LoRA = dataclasses.field(default_factory=LoRA)
     freeze: FreezeConfig = dataclasses.field(default_factory=FreezeConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    plugins: str | tuple[str, ...] = ()
 
     def __post_init__(self):
         ranges.check(self)
+        object.__setattr__(self, "plugins", plugins.split(self.plugins))
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "
@@ -200,7 +208,7 @@ class RunConfig:
 
 
 # Mappings whose keys the user chooses.
-_FREE = ("init_from", "fields", "keep", "filters", "mixture", "decontaminate")
+_FREE = ("init_from", "fields", "keep", "filters", "mixture", "decontaminate", "evals")
 
 
 def _keys(cls, where: str = ""):
@@ -210,15 +218,21 @@ def _keys(cls, where: str = ""):
             yield from _keys(kind, f"{where}{name}.")
 
 
-# Every setting and group of settings of a run, as `optimizer` and `optimizer.peak_lr`.
-KEYS = tuple(_keys(RunConfig))
+def run_class() -> type[RunConfig]:
+    """RunConfig with the settings of all registered rows, those of loaded plugins included."""
+    return registry.current(RunConfig)
+
+
+def keys() -> tuple[str, ...]:
+    """Every setting and group of settings of a run, as `optimizer` and `optimizer.peak_lr`."""
+    return tuple(_keys(run_class()))
 
 
 def default() -> ml_collections.ConfigDict:
     """Every field of a run with its default, as a recipe to change."""
-    config = ml_collections.ConfigDict(dataclasses.asdict(RunConfig()), type_safe=False)
+    config = ml_collections.ConfigDict(dataclasses.asdict(run_class()()), type_safe=False)
     # Named, so that a command line may set them in any recipe; empty ones are not set.
-    config.init_from = dict.fromkeys(("policy", "value", "reward", "reference", "judge"), "")
+    config.init_from = dict.fromkeys(objectives.roles(), "")
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
     fields += ("confidence", "answer")
     config.data.fields = dict.fromkeys(fields, "")
@@ -249,12 +263,34 @@ def _check_free(mapping: str, key: str, value) -> None:
             )
 
 
-def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
-    """A recipe -> frozen dataclasses.
+def build(config: Mapping) -> RunConfig:
+    """A recipe -> frozen dataclasses; imports the plugins that it names.
 
     Raises:
       ConfigError: an unknown key (with the nearest known one) or a value of the wrong type.
     """
+    if isinstance(config, Mapping | ml_collections.ConfigDict) and config.get("plugins"):
+        _check_text("plugins", config["plugins"])
+        plugins.load(config["plugins"])
+    return build_group(config, run_class(), "", keys())
+
+
+def _build_evals(entries: Mapping) -> dict[str, EvalConfig]:
+    """`config.evals`, each entry with the settings of its type."""
+    built = {}
+    for name, entry in entries.items():
+        where = f"evals.{name}"
+        if not isinstance(entry, Mapping | ml_collections.ConfigDict):
+            raise ConfigError(f"{where}={_plain(entry)!r:.80}; set --config.{where}.type=TYPE")
+        evals.EVALS.find(entry.get("type", ""), f"{where}.type")
+        cls = evals.entry_class([entry["type"]])
+        known = [f"{where}.{field.name}" for field in dataclasses.fields(cls)]
+        built[name] = build_group(entry, cls, f"{where}.", known)
+    return built
+
+
+def build_group(config: Mapping, cls, where: str, known: Sequence[str]):
+    """A group of settings -> its frozen dataclass. `known`: all keys, for suggestions."""
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
         raise ConfigError(
             f"{where[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
@@ -264,10 +300,10 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
     for key in config:
         value = config[key]
         if key not in types:
-            raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, KEYS)}")
+            raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, known)}")
         kind = types[key]
         if dataclasses.is_dataclass(kind):
-            value = build(value, kind, f"{where}{key}.")
+            value = build_group(value, kind, f"{where}{key}.", known)
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:
                 ranges.check_fields(cls, {key: value}, where)
@@ -285,6 +321,7 @@ def build(config: Mapping, cls=RunConfig, where: str = "") -> RunConfig:
             value = {str(k): _plain(v) for k, v in value.items() if v != ""}
             for name, inside in value.items():
                 _check_free(key, f"{where}{key}.{name}", inside)
+            value = _build_evals(value) if key == "evals" else value
         else:
             _check_text(f"{where}{key}", value)
             value = value if isinstance(value, str) else tuple(value)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import os
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import flags
 from etils import epath
 
 from data.read import json_files
@@ -22,25 +21,24 @@ from model.config import TransformerConfig
 from model.pretrained import families, hf_config
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
-from train import cli
 from train.interop import export, unfinished, weights
 from train.runtime import checkpoint
-from train.runtime.metrics import console, quiet_to_file
+from train.runtime.metrics import console
 
 
-class Source(NamedTuple):
-    """An open model that was found, before its weights are read."""
+class OpenModel(NamedTuple):
+    """An open model whose weights are not read yet."""
 
     config: TransformerConfig
     reader: weights.Reader
     tokenizer: HFTokenizer
 
 
-def open_source(origin: str, need_tokenizer: bool = True) -> Source:
-    """Finds a model: a Hugging Face directory, a `.gguf` file, or a name on the hub.
+def open_source(origin: str, need_tokenizer: bool = True) -> OpenModel:
+    """Opens a Hugging Face directory, a `.gguf` file, or a name on the hub.
 
     Raises:
-      ConfigError: there is none, or it is of a kind that Seedpod does not read, or damaged.
+      ConfigError: there is none, or it is damaged or of a kind that Seedpod does not read.
     """
     try:
         return _open_source(origin, need_tokenizer)
@@ -50,15 +48,15 @@ def open_source(origin: str, need_tokenizer: bool = True) -> Source:
         raise ConfigError(str(e)) from e
 
 
-def _open_source(origin: str, need_tokenizer: bool) -> Source:
+def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
     if origin.endswith(".gguf"):
-        from train.interop.gguf_files import GGUFModel  # the package is large, and seldom needed
+        from train.interop.gguf_files import GGUFModel  # a large package, seldom needed
 
         if not epath.Path(origin).exists():
             raise ConfigError(f"--from={origin}: there is no such file")
         model = GGUFModel(origin)
         tokenizer = HFTokenizer(model.tokenizer_files, origin)
-        return Source(_config(model.config, origin), model, tokenizer)
+        return OpenModel(_config(model.config, origin), model, tokenizer)
     directory = epath.Path(origin)
     if not directory.exists():
         directory = epath.Path(_download(origin))
@@ -75,11 +73,11 @@ def _open_source(origin: str, need_tokenizer: bool) -> Source:
     config = _config(hf, path)
     tokenizer = tokenizers.load(directory) if need_tokenizer else None
     reader = weights.SafetensorsReader(directory)
-    return Source(_tied_or_not(config, reader), reader, tokenizer)
+    return OpenModel(_tied_or_not(config, reader), reader, tokenizer)
 
 
 def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
-    """The config with `tie_embeddings` as the weights are: transformers does not tie a vocabulary
+    """The config with `tie_embeddings` as in the weights: transformers does not tie a vocabulary
     head that is in the files and differs from the embeddings, whatever config.json says."""
     head, table = "lm_head.weight", "model.embed_tokens.weight"
     if not config.tie_embeddings or not {head, table} <= set(reader.names):
@@ -91,7 +89,7 @@ def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> Transform
 
 
 def _instead(directory) -> str:
-    """What to import in place of a directory without a config.json."""
+    """The end of an error about a directory without config.json: what to import instead."""
     files = sorted(directory.glob("*.gguf"))
     if files:
         return f"; import its file: --from={files[0]}"
@@ -112,23 +110,25 @@ def _quantised(hf: dict) -> str:
     text = hf.get("text_config")
     for part in (hf, text if isinstance(text, dict) else {}):
         for key in ("quantization_config", "compression_config"):
-            if facts := part.get(key):
-                facts = facts if isinstance(facts, dict) else {}
-                kind = "bitsandbytes" if "load_in_4bit" in facts else "by its config"
-                return str(facts.get("quant_method", kind))[:40]
+            if settings := part.get(key):
+                settings = settings if isinstance(settings, dict) else {}
+                kind = "bitsandbytes" if "load_in_4bit" in settings else "by its config"
+                return str(settings.get("quant_method", kind))[:40]
     return ""
 
 
-def _config(hf: dict, where) -> TransformerConfig:
+def _config(hf: dict, path) -> TransformerConfig:
+    """The architecture of a config.json, which errors call `path`."""
     try:
         return hf_config.config_from_hf(hf)
     except ValueError as e:
-        raise ConfigError(f"{where}: {e}") from e
+        raise ConfigError(f"{path}: {e}") from e
     except (TypeError, ArithmeticError, LookupError, AttributeError) as e:
-        raise ConfigError(f"{where} is damaged, a value is not of its kind: {e!r:.200}") from e
+        raise ConfigError(f"{path} is damaged, a value is not of its kind: {e!r:.200}") from e
 
 
 def _download(name: str) -> str:
+    """The directory of a snapshot from the hub."""
     import huggingface_hub  # comes with tokenizers
 
     if name.count("/") != 1 or name.startswith((".", "/")):
@@ -151,7 +151,7 @@ def load(origin, mesh=None, dtype: str = "float32"):
     """Opens a Hugging Face directory, a GGUF file or a name on the hub.
 
     Args:
-      mesh: where the weights go; by default one device. dtype: of the parameters.
+      mesh: the devices that the weights go to; by default one. dtype: of the parameters.
 
     Returns:
       (TransformerConfig, params) for `Transformer(config)`.
@@ -166,7 +166,8 @@ def load(origin, mesh=None, dtype: str = "float32"):
     )
 
 
-def _abstract(source: Source, mesh, dtype: str):
+def _abstract(source: OpenModel, mesh, dtype: str):
+    """Shapes and shardings of an open model's parameters in a dtype."""
     try:
         abstract = checkpoint.abstract_params("policy", source.config, mesh)
     except (TypeError, OverflowError) as e:
@@ -183,18 +184,19 @@ def import_model(
     """Makes a workdir of an open model.
 
     Args:
-      dtype: of the weights in the checkpoint; training reads them as float32 either way.
-      chat_template: "" keeps the model's; `chatml`, or a Jinja file. Markers that the vocabulary
-        lacks are added, and begin as the mean of the embeddings there are.
+      dtype: of the weights in the checkpoint; training reads them as float32 in any case.
+      chat_template: "" for the model's own, `chatml`, or a Jinja file. Markers that the vocabulary
+        lacks are added, with the mean of the embeddings.
 
     Raises:
       ConfigError: it cannot be read, or the workdir holds a run.
     """
     mesh = weights.whole_mesh(mesh)
-    facts = {"stage": "import", "from": str(origin), "dtype": dtype, "chat_template": chat_template}
+    record = {"stage": "import", "from": str(origin), "dtype": dtype}
+    record |= {"chat_template": chat_template}
     if (epath.Path(workdir) / "checkpoints").exists() and not unfinished.is_marked(workdir):
         raise ConfigError(f"{workdir} holds a run already; give another --workdir")
-    unfinished.check_free(workdir, "workdir", facts)
+    unfinished.check_free(workdir, "workdir", record)
     source = open_source(origin)
     tokenizer, config = source.tokenizer, source.config
     if not isinstance(tokenizer, HFTokenizer):
@@ -218,12 +220,12 @@ def import_model(
     if grown:
         old = min(before, config.vocab_size)
         config, params = add_rows(config, params, old, tokenizer.vocab_size, mesh)
-    with unfinished.directory(workdir, "workdir", facts) as workdir:
+    with unfinished.directory(workdir, "workdir", record) as workdir:
         tokenizer.save(workdir / "tokenizer")
         checkpoint.save_models(workdir, {"policy": config})
-        facts |= {"source_dtype": source.reader.dtype}
-        (workdir / "config.json").write_text(json.dumps(facts, indent=2) + "\n")
-        _save(workdir, params, facts)
+        record |= {"source_dtype": source.reader.dtype}
+        (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
+        _save(workdir, params, record)
     return config
 
 
@@ -241,10 +243,10 @@ def _template(path) -> str:
 
 
 def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> list[str]:
-    """The added tokens that the embedding has no row for, as Gemma 3's small models have one.
+    """The added tokens without a row in the embedding; small Gemma 3 models have one such token.
 
     Raises:
-      ConfigError: tokens of the vocabulary itself, or the one that ends a text, have none.
+      ConfigError: tokens of the vocabulary itself, or the one that ends a text, have no row.
     """
     rows = config.vocab_size
     if tokenizer.vocab_size <= rows:
@@ -261,9 +263,9 @@ def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> 
     )
 
 
-def _save(workdir, params, facts) -> None:
-    """Checkpoint 0. Orbax would fetch all arrays to the host before it writes one, to let a run go
-    on; nothing goes on here, so it fetches a few GB at a time."""
+def _save(workdir, params, meta) -> None:
+    """Writes checkpoint 0, fetching a few GB at a time. By default Orbax fetches all arrays to the
+    host before it writes one, so that a run can continue; here there is none."""
     handlers = {
         "policy": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=8),
         "meta": ocp.JsonCheckpointHandler(),
@@ -271,18 +273,18 @@ def _save(workdir, params, facts) -> None:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     directory = (workdir / "checkpoints").resolve()
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
-        items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(facts))
+        items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(meta))
         manager.save(0, args=ocp.args.Composite(**items))
 
 
 def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
     """A model with ids old..new-1 added: their rows are the mean of rows 0..old-1.
 
-    A new row at the mean starts with about the chance of an average token (Hewitt 2021,
+    A row at the mean gives its token about the probability of an average one (Hewitt 2021,
     "Initializing new word embeddings for pretrained language models").
 
     Returns:
-      (config, params), the vocabulary no smaller than it was: some models keep spare rows.
+      (config, params). The vocabulary does not shrink: some models have spare rows.
     """
     grown = dataclasses.replace(config, vocab_size=max(config.vocab_size, new))
     abstract = checkpoint.abstract_params("policy", grown, mesh)
@@ -303,7 +305,8 @@ def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
     return grown, params
 
 
-# What each command reads.
+# {command: flags it needs}, {command: flags it reads}.
+_NEEDED = {"import": ("from", "workdir"), "export": ("workdir", "to")}
 _READ = {
     "import": ("from", "workdir", "dtype", "chat_template"),
     "export": ("workdir", "to", "item", "dtype", "shard_size", "adapter"),
@@ -311,39 +314,49 @@ _READ = {
 }
 
 
-def unread(what: str, given: set[str]) -> list[str]:
-    """The flags among those given that only another command than `what` reads."""
+def unread(command: str, given: set[str]) -> list[str]:
+    """The flags among those given that only commands other than `command` read."""
     known = {name for names in _READ.values() for name in names}
-    return sorted(given & known - {*_READ[what]})
+    return sorted(given & known - {*_READ[command]})
 
 
-def main(argv) -> None:
-    given = flags.FLAGS
-    wanted = {"import": ("from", "workdir"), "export": ("workdir", "to")}
-    if len(argv) != 2 or argv[1] not in wanted:
-        cli.fail("type `python -m train.convert import --from=… --workdir=…`, or export")
-    for name in wanted[argv[1]]:
-        if not given[name].value:
-            cli.fail(f"{argv[1]} needs --{name}=…")
-    what = "export --adapter" if argv[1] == "export" and given.adapter else argv[1]
-    if names := unread(what, {name for name in given if given[name].present}):
-        cli.fail(f"{what} does not read --{names[0]}; leave it out")
-    quiet_to_file(os.devnull)
-    try:
-        if argv[1] == "import":
-            origin = given["from"].value
-            dtype = given.dtype or "float32"
-            config = import_model(origin, given.workdir, dtype, given.chat_template)
-            kind = f"{families.family_of(config)}, {config.num_layers} layers"
-            console.print(f"{origin} ({kind}) -> {given.workdir}", markup=False)
-        elif given.adapter:
-            export.export_adapter(given.workdir, given.to)
-            console.print(f"{given.workdir} -> {given.to}", markup=False)
-        else:
-            limit = export.shard_bytes(given.shard_size)
-            dtype = export.export_model(
-                given.workdir, given.to, given.item, given.dtype or "", limit=limit
-            )
-            console.print(f"{given.workdir} -> {given.to} ({dtype})", markup=False)
-    except cli.EXPECTED as e:
-        cli.fail(str(e))
+def check_command(words: Sequence[str], values: Mapping[str, Any], given: set[str]) -> None:
+    """Refuses a command line without a command, without a flag it needs, or with one it ignores.
+
+    Args:
+      words: of the command line, beside flags. values: of all flags. given: names of those that
+        were given.
+
+    Raises:
+      ConfigError: naming the flag.
+    """
+    if len(words) != 1 or words[0] not in _NEEDED:
+        raise ConfigError("type `python -m train.convert import --from=… --workdir=…`, or export")
+    (command,) = words
+    for name in _NEEDED[command]:
+        if not values[name]:
+            raise ConfigError(f"{command} needs --{name}=…")
+    command += " --adapter" if command == "export" and values["adapter"] else ""
+    if names := unread(command, given):
+        raise ConfigError(f"{command} does not read --{names[0]}; leave it out")
+
+
+def run(command: str, values: Mapping[str, Any]) -> None:
+    """Imports or exports by the values of the command's flags, and prints one line.
+
+    Raises:
+      ConfigError: as `import_model`, `export.export_model` and `export.export_adapter`.
+    """
+    workdir, to = values["workdir"], values["to"]
+    if command == "import":
+        origin, dtype = values["from"], values["dtype"] or "float32"
+        config = import_model(origin, workdir, dtype, values["chat_template"])
+        text = f"{origin} ({families.family_of(config)}, {config.num_layers} layers) -> {workdir}"
+    elif values["adapter"]:
+        export.export_adapter(workdir, to)
+        text = f"{workdir} -> {to}"
+    else:
+        limit = export.shard_bytes(values["shard_size"])
+        dtype = export.export_model(workdir, to, values["item"], values["dtype"] or "", limit=limit)
+        text = f"{workdir} -> {to} ({dtype})"
+    console.print(text, markup=False)

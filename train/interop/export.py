@@ -1,7 +1,8 @@
-"""A workdir's model as a Hugging Face directory, or its adapters as one of `peft`.
+"""Export of a workdir's model as a Hugging Face directory, or of its adapters as one of `peft`.
 
-A policy is a causal language model there, a reward model a sequence classifier (its score is read
-at the last token, which has to be the one that ends the answer), a critic a token classifier.
+A policy becomes a causal language model, a reward model a sequence classifier (which reads its
+score at the last token, so that this must be the one that ends the answer), a critic a token
+classifier.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from train.runtime import checkpoint
 from train.runtime.leaves import Leaves
 from train.runtime.metrics import console
 
-# What a role is in transformers.
+# {role: the end of its class's name in transformers}
 _CLASSES = {
     "policy": "CausalLM",
     "reward": "SequenceClassification",
@@ -40,26 +41,26 @@ _CLASSES = {
 def export_model(
     workdir, to, item: str = "", dtype: str = "", mesh=None, limit: int = weights.SHARD_BYTES
 ) -> str:
-    """Writes a workdir's model as a Hugging Face directory, adapters merged, a parameter at a time.
+    """Writes a workdir's model, adapters merged, as a Hugging Face directory, weight by weight.
 
     Args:
       item: `policy`, `value` or `reward`; by default the first that the run trained.
-      dtype: of the weights; by default that of the open model it began as, or float32.
+      dtype: of the weights; by default that of the open model it started from, or float32.
       limit: bytes of weights in one file.
 
     Returns:
       The dtype.
 
     Raises:
-      ConfigError: there is no such model, or transformers has none like it, or `to` is in use.
+      ConfigError: there is no such model, transformers has no class for it, or `to` is in use.
     """
     mesh = weights.whole_mesh(mesh)
     item = item or next(iter(checkpoint.read_models(workdir)))
     if item not in _CLASSES:
         raise ConfigError(f"--item={item} is no model on its own; choose {', '.join(_CLASSES)}")
     dtype = dtype or source_dtype(workdir)
-    facts = {"export": str(workdir), "item": item, "dtype": dtype, "shard_size": limit}
-    unfinished.check_free(to, "to", facts)
+    record = {"export": str(workdir), "item": item, "dtype": dtype, "shard_size": limit}
+    unfinished.check_free(to, "to", record)
     config = checkpoint.model_config(workdir, item)
     if item == "reward" and config.pool != "last":
         raise ConfigError(
@@ -72,7 +73,7 @@ def export_model(
     except ValueError as e:
         raise ConfigError(f"{workdir}: {e}") from e
     abstract = checkpoint.abstract_params(item, config, mesh)
-    # float16 is cast as it is written, which refuses what is too large for it.
+    # float16 is cast while writing, where values beyond its range are refused.
     leaves = Leaves(workdir, item, abstract, jnp.bfloat16 if dtype == "bfloat16" else None)
     try:
         mapping.check_covered(config, leaves.shapes(), scalar=item != "policy")
@@ -82,23 +83,23 @@ def export_model(
     if item != "policy":
         hf["architectures"] = [hf["architectures"][0].replace("CausalLM", _CLASSES[item])]
         hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    with contextlib.closing(leaves), unfinished.directory(to, "to", facts) as to:
+    with contextlib.closing(leaves), unfinished.directory(to, "to", record) as to:
         save_tokenizer(tokenizer, to, hf["pad_token_id"])
         tensors = _tensors(config, leaves.read, item)
         weights.write_safetensors(to, tensors, dtype, limit=limit)
-        # Last: without it nothing loads the directory.
+        # Written last: without it nothing loads the directory.
         (to / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     return dtype
 
 
 def shard_bytes(text: str) -> int:
-    """Bytes of `5GB`, `500MB`, `20KB` or a number, in powers of 1000 as transformers counts.
+    """Bytes of `5GB`, `500MB`, `20KB` or a number, in powers of 1000 as in transformers.
 
     Raises:
-      ConfigError: it is none of these, or nothing.
+      ConfigError: the text has another form, or is 0.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    size = int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
     if size < 1:
         raise ConfigError(f"--shard_size={text}; give bytes, as 5GB or 500MB")
     return size
@@ -108,10 +109,10 @@ def export_adapter(workdir, to, mesh=None) -> None:
     """Writes the adapters of a workdir's policy as a directory that `peft` reads.
 
     Raises:
-      ConfigError: it has none, or more than adapters was trained.
+      ConfigError: there are none, or other weights were trained too.
     """
-    mesh, facts = weights.whole_mesh(mesh), {"export": str(workdir), "item": "adapter"}
-    unfinished.check_free(to, "to", facts)
+    mesh, record = weights.whole_mesh(mesh), {"export": str(workdir), "item": "adapter"}
+    unfinished.check_free(to, "to", record)
     config = checkpoint.model_config(workdir, "policy")
     part, origin = checkpoint.read_parts(workdir, "policy")
     if not part or not part.adapted:
@@ -125,37 +126,37 @@ def export_adapter(workdir, to, mesh=None) -> None:
             )
     adapters = checkpoint.restore_item(workdir, "policy", abstract)
     tokenizer = _hf_tokenizer(workdir, config)
-    with unfinished.directory(to, "to", facts) as to:
+    with unfinished.directory(to, "to", record) as to:
         save_tokenizer(tokenizer, to, tokenizer.pad_id)
         peft.write(to, config, adapters, part.lora, origin_of(origin["from"]))
 
 
 def origin_of(workdir) -> str:
-    """What an imported workdir was made of; of another one, itself."""
-    facts = _facts(workdir)
-    return facts.get("from", str(workdir)) if facts.get("stage") == "import" else str(workdir)
+    """The open model that a workdir was imported from; the workdir itself if it was not."""
+    record = _config_json(workdir)
+    return record.get("from", str(workdir)) if record.get("stage") == "import" else str(workdir)
 
 
-def _facts(workdir) -> dict:
+def _config_json(workdir) -> dict:
     path = epath.Path(workdir) / "config.json"
     return json_files.read(path) if path.exists() else {}
 
 
 def source_dtype(workdir) -> str:
-    """The dtype of the open model that a workdir began as, runs between included; else float32."""
+    """The dtype of the open model that a workdir goes back to, through any runs; else float32."""
     seen = set()
     while str(workdir) not in seen:
         seen.add(str(workdir))
-        facts = _facts(workdir)
-        if facts.get("stage") == "import":
-            dtype = facts.get("source_dtype")
+        record = _config_json(workdir)
+        if record.get("stage") == "import":
+            dtype = record.get("source_dtype")
             return dtype if dtype in weights.DTYPES else "float32"
-        origins = facts.get("init_from") or {}
-        before = workdir
-        workdir = origins.get("policy") or next(iter(origins.values()), before)
+        origins = record.get("init_from") or {}
+        child = workdir
+        workdir = origins.get("policy") or next(iter(origins.values()), child)
         if not epath.Path(workdir).exists():
             console.print(
-                f"{before} began as {workdir}, which is not there to tell the dtype of its "
+                f"{child} began as {workdir}, which is not there to tell the dtype of its "
                 "weights: exported as float32; --dtype=bfloat16 for another",
                 markup=False,
             )
@@ -163,6 +164,7 @@ def source_dtype(workdir) -> str:
 
 
 def _hf_tokenizer(workdir, config) -> HFTokenizer:
+    """A workdir's tokenizer as one of Hugging Face."""
     tokenizer = tokenizers.load(workdir)
     if isinstance(tokenizer, HFTokenizer):
         return tokenizer
@@ -170,7 +172,7 @@ def _hf_tokenizer(workdir, config) -> HFTokenizer:
 
 
 def _tensors(config, read, item: str) -> list[weights.Tensor]:
-    """What is written of a role: a reward model and a critic have a `score` head.
+    """The tensors of a role; those of a reward model and a critic have a `score` head.
 
     Args:
       read: (path) -> parameter.
@@ -181,15 +183,16 @@ def _tensors(config, read, item: str) -> list[weights.Tensor]:
     tensors = [t for t in tensors if t.name != "lm_head.weight"]
     head = np.asarray(jax.device_get(read(("head",))), np.float32)  # [D, 1]
     tensors.append(weights.Tensor("score.weight", head.T.shape, lambda: head.T))
-    if item == "value":  # token classifiers of transformers have a bias
+    if item == "value":  # transformers' token classifiers have a bias
         tensors.append(weights.Tensor("score.bias", (1,), lambda: np.zeros(1, np.float32)))
     return tensors
 
 
 def _special_ids(tokenizer: HFTokenizer, item: str) -> dict[str, Any]:
+    """The ids of special tokens, for config.json."""
     pad = tokenizer.pad_id
     if item == "reward" and pad in tokenizer.stop_ids:
-        # The classifier reads the last token that is no padding: not the one that ends an answer.
+        # The classifier reads the last token that is not padding, so padding must not end answers.
         if not tokenizer.banned_ids:
             raise ConfigError(
                 "the tokenizer pads with the token that ends an answer, at which the score is "
@@ -202,13 +205,13 @@ def _special_ids(tokenizer: HFTokenizer, item: str) -> dict[str, Any]:
 
 
 def save_tokenizer(tokenizer: HFTokenizer, directory, pad_id: int) -> None:
-    """The tokenizer's files, with all that stops an answer in generation_config.json."""
+    """Writes the tokenizer's files, with all stop ids in generation_config.json."""
     files = dict(tokenizer.files)
-    facts = json.loads(files.get("tokenizer_config.json", b"{}"))
+    config = json.loads(files.get("tokenizer_config.json", b"{}"))
     for ours in (DATE, ROWS):
-        facts.pop(ours, None)
-    facts["pad_token"] = tokenizer.token_of(pad_id)
-    files["tokenizer_config.json"] = json.dumps(facts, indent=2, ensure_ascii=False).encode()
+        config.pop(ours, None)
+    config["pad_token"] = tokenizer.token_of(pad_id)
+    files["tokenizer_config.json"] = json.dumps(config, indent=2, ensure_ascii=False).encode()
     generation = json.loads(files.get("generation_config.json", b"{}"))
     generation |= {"eos_token_id": list(tokenizer.stop_ids), "pad_token_id": pad_id}
     files["generation_config.json"] = json.dumps(generation, indent=2).encode()

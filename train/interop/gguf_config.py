@@ -1,6 +1,6 @@
-"""The settings of a GGUF file in the form of a config.json, with llama.cpp's defaults.
+"""Settings of a GGUF file converted to a config.json, with llama.cpp's defaults.
 
-Every key of the architecture is read, known to change nothing, or refused by name.
+Every key of the architecture is read, known to have no effect, or refused by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from model.config import RopeScaling
 from model.rotary import stretch
 
-# {key: (key of config.json, default)}; `...` has none. None stands for another key's value.
+# {key: (key of config.json, default)}; `...` is no default, and None is another key's value.
 KEYS = {
     "embedding_length": ("hidden_size", ...),
     "feed_forward_length": ("intermediate_size", ...),
@@ -24,11 +24,11 @@ KEYS = {
     "attention.layer_norm_rms_epsilon": ("rms_norm_eps", ...),
     "rope.freq_base": ("rope_theta", 10_000.0),
 }
-# Stored as float32, of which the decimal that was meant is taken.
+# Keys stored as float32, which are read as the shortest decimal of that value.
 _DECIMALS = ("attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor",
              "rope.scale_linear")  # fmt: skip
 ROPE_KEYS = ("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear")
-# Keys that change what is computed, with the values under which it is computed here.
+# {key that changes the computation: values under which it has no effect}
 NEUTRAL = {
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -44,20 +44,20 @@ NEUTRAL = {
     "use_parallel_residual": (False,),
     "rope.scaling.attn_factor": (1.0,),
 }
-# Of files, of embeddings made of a model, and of yarn, which is refused.
+# Keys about files, about embeddings made of a model, and about yarn, which is refused by its type.
 IGNORED = ("vocab_size", "tensor_data_layout", "pooling_type", "rope.scaling.finetuned",
            "rope.scaling.original_context_length")  # fmt: skip
 
 
 def config_of(kind: str, fields: Mapping, rope_factors: np.ndarray | None = None) -> dict:
-    """A config.json's content, but for the vocabulary and whether it is tied.
+    """The content of a config.json, without the vocabulary's size and whether it is tied.
 
     Args:
       kind: `general.architecture`. fields: {key without that prefix: value}.
-      rope_factors: [N/2], what each rotary frequency is divided by, if the file has them.
+      rope_factors: [N/2], divisors of the rotary frequencies, if the file has them.
 
     Raises:
-      ValueError: a key is missing, or says what Seedpod does not compute; it is named.
+      ValueError: naming a key that is missing, or asks for a computation that Seedpod lacks.
     """
     fields = {k: _decimal(v) if k in _DECIMALS else v for k, v in fields.items()}
     config = {"model_type": kind}
@@ -89,7 +89,7 @@ def _decimal(value):
 
 
 def _check_rest(kind: str, fields: Mapping, head_dim: int) -> None:
-    """Raises ValueError for a key that changes what is computed, and is not in `KEYS`."""
+    """Raises ValueError for a key outside of `KEYS` that changes the computation."""
     neutral = NEUTRAL | {
         "rope.dimension_count": (head_dim,),
         "attention.value_length": (head_dim,),
@@ -105,7 +105,7 @@ def _check_rest(kind: str, fields: Mapping, head_dim: int) -> None:
 
 
 def _linear(kind: str, fields: Mapping) -> dict | None:
-    """Positions divided by a factor. llama.cpp does so with a factor that has no type."""
+    """Linear scaling: positions divided by a factor, also where llama.cpp gives no type."""
     factor = fields.get("rope.scaling.factor", fields.get("rope.scale_linear", 0.0))
     way = fields.get("rope.scaling.type", "linear")
     if way == "none" or (way == "linear" and factor in (0.0, 1.0)):
@@ -116,7 +116,7 @@ def _linear(kind: str, fields: Mapping) -> dict | None:
 
 
 def _llama3(factors: np.ndarray, base: float) -> dict:
-    """Llama 3.1's settings, of which the file keeps what each frequency is divided by."""
+    """Llama 3.1's scaling, which the file holds as a divisor for each frequency."""
     half = len(factors)
     if not half or not isinstance(base, float) or not base > 0:
         raise ValueError(f"{half} factors of rotary positions, and rope.freq_base={base!r:.60}")

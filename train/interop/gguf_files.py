@@ -1,7 +1,7 @@
-"""GGUF files: the architecture, tokenizer and weights of one, in the form of a Hugging Face model.
+"""GGUF files: architecture, tokenizer and weights, converted to those of a Hugging Face model.
 
-The `gguf` package knows the names of tensors and how to dequantize them.
-Architectures: Llama, Qwen 2 and Qwen 3 with a byte-level BPE tokenizer.
+The `gguf` package maps the names of tensors and dequantizes them. Architectures: Llama, Qwen 2 and
+Qwen 3 with a byte-level BPE tokenizer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DTYPES = {
     gguf.GGMLQuantizationType.F16: "float16",
     gguf.GGMLQuantizationType.BF16: "bfloat16",
 }
-# How text is cut before BPE, by what GGUF calls `tokenizer.ggml.pre`.
+# Pre-tokenizers, which GGUF names in `tokenizer.ggml.pre`.
 _GPT2_LIKE = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{numbers}"
@@ -64,15 +64,15 @@ def _pre_tokenizer(name: str):
 
 
 class GGUFModel:
-    """One GGUF file. A reader (train/interop/weights.py) under Hugging Face's names.
+    """One GGUF file: a reader (train/interop/weights.py) under Hugging Face's names.
 
     Attributes:
-      config: what config.json would say. tokenizer_files: {name: bytes}
-      (data/text/hf_tokenizer.py).
-      dtype: that most weights are stored in; quantised ones are read as float32.
+      config: the content of config.json. tokenizer_files: {name: bytes} of a tokenizer
+        (data/text/hf_tokenizer.py). dtype: the one that most weights are stored in; quantised ones
+        are read as float32.
 
     Raises:
-      ConfigError: an architecture, tokenizer or tensor that is not read; it is named.
+      ConfigError: naming an architecture, tokenizer or tensor that Seedpod does not read.
     """
 
     def __init__(self, path):
@@ -82,7 +82,7 @@ class GGUFModel:
             self._open()
         except ConfigError:
             raise
-        except Exception as e:  # fields of other kinds or values; `tokenizers` raises plain ones
+        except Exception as e:  # fields of other types; `tokenizers` raises plain `Exception`s
             raise ConfigError(
                 f"{path} is damaged: its fields do not fit each other ({e!r:.200}). Download it "
                 "again, or import the model's safetensors"
@@ -186,21 +186,21 @@ class GGUFModel:
         names = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token",
                  "unknown": "unk_token"}  # fmt: skip
         ids = {ours: self._field(f"tokenizer.ggml.{n}_token_id", None) for n, ours in names.items()}
-        facts = {name: tokens[i] for name, i in ids.items() if i is not None}
+        settings = {name: tokens[i] for name, i in ids.items() if i is not None}
         if self._field("tokenizer.ggml.add_bos_token", pre in ("llama-bpe", "llama3")):
-            bos = facts["bos_token"]
+            bos = settings["bos_token"]
             inner.post_processor = processors.TemplateProcessing(
                 single=f"{bos} $A", special_tokens=[(bos, ids["bos_token"])]
             )
         if template := self._field("tokenizer.chat_template", None):
-            facts["chat_template"] = template
-        facts["tokenizer_class"] = "PreTrainedTokenizerFast"
-        facts["model_max_length"] = self._field(f"{self._kind}.context_length")
+            settings["chat_template"] = template
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings["model_max_length"] = self._field(f"{self._kind}.context_length")
         stops = [ids["eos_token"], self._field("tokenizer.ggml.eot_token_id", None)]
         stops = list(dict.fromkeys(i for i in stops if i is not None))
         return {
             "tokenizer.json": inner.to_str(pretty=True).encode(),
-            "tokenizer_config.json": json.dumps(facts, indent=2).encode(),
+            "tokenizer_config.json": json.dumps(settings, indent=2).encode(),
             "generation_config.json": json.dumps({"eos_token_id": stops}).encode(),
         }
 
@@ -210,14 +210,14 @@ class GGUFModel:
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
         for part, count in heads.items():
             if self._kind == "llama" and f".{part}." in name:
-                # llama.cpp turns neighbours (2i, 2i+1) where Hugging Face turns (i, i+N/2).
+                # llama.cpp rotates neighbours (2i, 2i+1), Hugging Face (i, i+N/2).
                 pairs = value.reshape(self.config[count], -1, 2, *value.shape[1:])
                 value = pairs.swapaxes(1, 2).reshape(value.shape)
         return np.asarray(value, np.float32)
 
     def _dequantize(self, name: str, tensor) -> np.ndarray:
         try:
-            with np.errstate(all="ignore"):  # what is not finite then is refused by name
+            with np.errstate(all="ignore"):  # values that are not finite are refused later, by name
                 return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as e:
             raise ConfigError(
@@ -230,7 +230,7 @@ class GGUFModel:
 
 
 def _hf_names(layers: int):
-    """Every name that a tensor of these architectures may have."""
+    """Hugging Face's names of all tensors that these architectures may have."""
     yield from ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     for i in range(layers):
         for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):

@@ -1,7 +1,7 @@
-"""The layout of a GGUF file: its fields, and where its tensors are.
+"""The layout of a GGUF file: its fields, and the places of its tensors.
 
-The `gguf` package reads a vocabulary of 150,000 tokens in minutes, as it makes arrays of each
-string; this reads it in a second. Layout: ggml's docs/gguf.md.
+The `gguf` package takes minutes to read a vocabulary of 150,000 tokens, as it makes arrays of each
+string; this module takes a second. Layout: ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from etils import epath
 from data.read.json_files import check_content
 from ranges import ConfigError
 
-# Types of fields: how `struct` reads one, by its number.
+# Format characters of `struct` for the types of fields, by their numbers.
 _SCALARS = ("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")
 _STRING, _ARRAY = 8, 9
 
@@ -26,8 +26,8 @@ class Stored(NamedTuple):
     """A tensor in the file.
 
     Attributes:
-      data: of the file, [rows…, bytes or values of a row]. tensor_type: how values are stored.
-      shape: in numpy's order.
+      data: a view of the file, [rows…, bytes or values of a row]. tensor_type: encoding of the
+        values. shape: in numpy's order.
     """
 
     data: np.ndarray
@@ -36,18 +36,19 @@ class Stored(NamedTuple):
 
 
 class _Cursor:
-    """Reads from the front of a buffer; `struct.error` where it ends."""
+    """A position in a buffer, moved by each read; raises `struct.error` at the end."""
 
     def __init__(self, buffer):
         self.buffer, self.at = buffer, 0
 
     def take(self, kind: str, count: int = 1):
-        """(values…), little-endian."""
-        found = struct.unpack_from(f"<{count}{kind}", self.buffer, self.at)
+        """A tuple of values, little-endian."""
+        values = struct.unpack_from(f"<{count}{kind}", self.buffer, self.at)
         self.at += struct.calcsize(f"<{count}{kind}")
-        return found
+        return values
 
     def string(self) -> str:
+        """A string with its length before it."""
         (size,) = struct.unpack_from("<Q", self.buffer, self.at)
         start, self.at = self.at + 8, self.at + 8 + size
         if self.at > len(self.buffer):
@@ -55,6 +56,7 @@ class _Cursor:
         return str(self.buffer[start : self.at], "utf-8")
 
     def value(self, kind: int) -> Any:
+        """A field's value of the type with this number."""
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY:
@@ -68,10 +70,10 @@ class _Cursor:
 
 
 def read(path) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """(fields, tensors) of a file, by name. Tensors are mapped, and read when asked for.
+    """(fields, tensors) of a file, by name. Tensors are memory-mapped.
 
     Raises:
-      ConfigError: it is no GGUF file, or not a whole one.
+      ConfigError: it is not a complete GGUF file.
     """
     path = epath.Path(path)
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Adapters on their own, as a directory that the `peft` library reads beside the base model.
+"""Export of adapters as a directory that the `peft` library applies to the base model.
 
 Axes: L layers, r rank.
 """
@@ -31,7 +31,7 @@ def tensors_of(config: TransformerConfig, adapters, rank: int) -> dict[str, list
       ConfigError: experts are adapted, which transformers holds as one tensor, not as modules; or
         a weight that no module has.
     """
-    flat, found = flatten_dict(adapters), {}
+    flat, modules = flatten_dict(adapters), {}
     known = {(*s.path[:-1], s.path[-1] + end) for s in slices(config) for end in (lora.A, lora.B)}
     for path in sorted(flat.keys() - known):
         raise ConfigError(
@@ -58,22 +58,22 @@ def tensors_of(config: TransformerConfig, adapters, rank: int) -> dict[str, list
             return np.asarray(jax.device_get(b[index]), np.float32).reshape(rank, -1).T
 
         prefix, (outputs, inputs) = f"base_model.model.{module}", part.shape
-        found[module] = [
+        modules[module] = [
             weights.Tensor(f"{prefix}.lora_A.weight", (rank, inputs), first),
             weights.Tensor(f"{prefix}.lora_B.weight", (outputs, rank), second),
         ]
-    return found
+    return modules
 
 
 def write(directory, config: TransformerConfig, adapters, settings: LoRA, base: str) -> None:
     """Writes adapter_config.json and adapter_model.safetensors.
 
     Args:
-      base: what the adapter is to be put on, for `base_model_name_or_path`.
+      base: the model that is adapted, for `base_model_name_or_path`.
     """
     directory = epath.Path(directory)
-    found = tensors_of(config, adapters, settings.rank)
-    facts = dict(
+    modules = tensors_of(config, adapters, settings.rank)
+    adapter_config = dict(
         peft_type="LORA",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
@@ -83,8 +83,8 @@ def write(directory, config: TransformerConfig, adapters, settings: LoRA, base: 
         bias="none",
         fan_in_fan_out=False,
         inference_mode=True,
-        target_modules=sorted(found),
+        target_modules=sorted(modules),
     )
-    (directory / "adapter_config.json").write_text(json.dumps(facts, indent=2) + "\n")
-    every = [tensor for pair in found.values() for tensor in pair]
-    weights.write_safetensors(directory, every, "float32", "adapter_model", limit=2**62)
+    (directory / "adapter_config.json").write_text(json.dumps(adapter_config, indent=2) + "\n")
+    tensors = [tensor for pair in modules.values() for tensor in pair]
+    weights.write_safetensors(directory, tensors, "float32", "adapter_model", limit=2**62)

@@ -1,5 +1,5 @@
-"""Safetensors files: which ones a directory's weights are in, opened with what is wrong said by
-file, and written one tensor at a time."""
+"""Safetensors files: chosen in a directory, opened with errors that name the file, and written one
+tensor at a time."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from data.read.json_files import check_content
 from ranges import ConfigError
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-# The format's names of the dtypes that are read and written as parameters.
+# {name in the format: dtype of the parameter that it is read as and written from}
 DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PICKLED = ("*.bin", "*.bin.index.json", "*.pth", "*.pt")
 
 
 def weight_files(directory) -> tuple[list, dict[str, str]]:
-    """The files of a model's weights, chosen as transformers chooses.
+    """The files of a model's weights, chosen as by transformers.
 
     Returns:
-      (paths, {tensor: name of the file that the index says it is in}); {} without an index.
+      (paths, {tensor: name of its file by the index}); {} without an index.
 
     Raises:
-      ConfigError: there are none, or the index is damaged, or names files that are not there.
+      ConfigError: there are none, or the index is damaged, or names missing files.
     """
     directory = epath.Path(directory)
     if (directory / _WHOLE).exists():
@@ -56,6 +56,7 @@ def weight_files(directory) -> tuple[list, dict[str, str]]:
 
 
 def _no_weights(directory) -> str:
+    """The error about a directory without the files that transformers reads."""
     others = sorted(p.name for p in directory.glob("*.safetensors"))
     pickled = sorted(p.name for kind in _PICKLED for p in directory.glob(kind))
     if "adapter_model.safetensors" in others and not others[1:]:
@@ -84,17 +85,17 @@ def _more(names) -> str:
 
 
 def open_file(path):
-    """A file as `safetensors` opens it: mapped, and read when asked for.
+    """A file opened by `safetensors`: memory-mapped, its tensors read on request.
 
     Raises:
-      ConfigError: it is not a whole safetensors file.
+      ConfigError: it is not a complete safetensors file.
     """
     path = epath.Path(path)
     with path.open("rb") as file:
         check_content(file.read(64), path)
     try:
         return safetensors.safe_open(path, "np")
-    except Exception as e:  # SafetensorError is a plain Exception, and not the only kind
+    except Exception as e:  # SafetensorError is a direct subclass, and not the only kind
         raise ConfigError(
             f"{path} is not a whole safetensors file of {path.stat().length:,} bytes ({e!s:.300}); "
             "the download broke off or the file is damaged: download it again"
@@ -105,18 +106,18 @@ def write(path, tensors: Sequence, dtype: str) -> None:
     """Writes a file, holding one tensor at a time.
 
     Args:
-      tensors: with `name`, `shape` and `read()`, which gives an array of `dtype`.
-      dtype: of the values of `DTYPES`.
+      tensors: objects with `name`, `shape` and `read()`, which returns an array of `dtype`.
+      dtype: one of the values of `DTYPES`.
     """
     kind = {v: k for k, v in DTYPES.items()}[dtype]
     size = {"F32": 4}.get(kind, 2)
-    # The format's readers in torch look for this.
+    # Readers of the format in torch require this entry.
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for t in tensors:
         start, end = end, end + math.prod(t.shape) * size
         header[t.name] = {"dtype": kind, "shape": list(t.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    text += b" " * (-len(text) % 8)  # aligns the tensors
     with epath.Path(path).open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for t in tensors:

@@ -1,5 +1,5 @@
-"""Directories that an import or an export makes: marked until they are whole, so that the same
-command finishes what a kill cut off, and no other directory is written over."""
+"""Directories of an import or an export, marked until they are complete: the same command finishes
+one that a kill interrupted, and no other directory is overwritten."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ MARK = ".unfinished.json"
 
 
 @contextlib.contextmanager
-def directory(path, flag: str, facts: dict):
-    """A new directory to fill, which is emptied first of what the same command left there.
+def directory(path, flag: str, record: dict):
+    """A context with an empty directory, in which the remains of the same command were deleted.
 
     Args:
-      flag: that named it, for messages. facts: what is made, as JSON; the same command has the
-        same.
+      flag: the flag that named it, for messages. record: the command's settings as JSON, which
+        identify it.
 
     Raises:
-      ConfigError: it holds something else, or cannot be made.
+      ConfigError: the directory holds something else, or cannot be made.
     """
     path = epath.Path(path)
-    check_free(path, flag, facts)
+    check_free(path, flag, record)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / MARK).write_text(json.dumps(facts))
+        (path / MARK).write_text(json.dumps(record))
         for child in path.iterdir():
             if child.is_dir():
                 child.rmtree()
@@ -39,20 +39,21 @@ def directory(path, flag: str, facts: dict):
     try:
         yield path
     except Exception:
-        path.rmtree()  # refused, not killed: nothing is left to finish
+        path.rmtree()  # refused, not killed: there is nothing to finish
         raise
     (path / MARK).unlink()
 
 
 def is_marked(path) -> bool:
+    """Whether a directory is incomplete."""
     return (epath.Path(path) / MARK).exists()
 
 
-def check_free(path, flag: str, facts: dict) -> None:
-    """Refuses a directory that holds anything but what the same command left unfinished.
+def check_free(path, flag: str, record: dict) -> None:
+    """Refuses a directory with anything but the remains of the same command.
 
     Raises:
-      ConfigError: it does.
+      ConfigError: it is not empty.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -65,11 +66,11 @@ def check_free(path, flag: str, facts: dict) -> None:
     if MARK not in names:
         raise ConfigError(f"--{flag}={path} is not empty; give another directory")
     try:
-        before = json.loads((path / MARK).read_text())
-    except ValueError:  # killed while it was written, before anything else was
-        before = facts if names == {MARK} else None
-    if before != facts:
+        marked = json.loads((path / MARK).read_text())
+    except ValueError:  # killed while the mark was written, before anything else was
+        marked = record if names == {MARK} else None
+    if marked != record:
         raise ConfigError(
-            f"--{flag}={path} holds what another command left unfinished: {before}. Type that "
+            f"--{flag}={path} holds what another command left unfinished: {marked}. Type that "
             "command again, or remove the directory"
         )

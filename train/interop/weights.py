@@ -1,7 +1,7 @@
 """Weights of open models: files read and written one tensor at a time.
 
-A reader has `names` and `read(name) -> numpy array`. `place` puts what it reads straight onto the
-mesh, so the host never holds more than a tensor; `write_safetensors` goes the other way.
+A reader has `names` and `read(name) -> numpy array`. `place` puts each tensor on the mesh as it is
+read, so that the host never holds more than one; `write_safetensors` is the other direction.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ DTYPES = {
     "bfloat16": np.dtype(jnp.bfloat16),
     "float16": np.dtype(np.float16),
 }
-SHARD_BYTES = 5 * 10**9  # of a file, as transformers splits them
+SHARD_BYTES = 5 * 10**9  # per file, as in transformers
 
-# Tensors that a checkpoint may hold beside its parameters: buffers, and the halves of a model, of
-# whose text half alone is read. transformers 5 puts those under `model.`.
+# Tensors that a checkpoint may hold besides the parameters that are read: buffers, and the encoders
+# of multimodal models, which transformers 5 puts under `model.`.
 _BUFFER = re.compile(r"rotary_emb\.inv_freq$")
 _TOWER = re.compile(
     r"^(?:model\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector)\."
 )
 _PREFIX = re.compile(r"^(?:model\.)?language_model\.")
-# What the scales, zero points and packed values of quantised weights are called.
+# Names of the scales, zero points and packed values of quantised weights.
 _QUANTISED = re.compile(
     r"weight_scale|scale_inv$|\.(qweight|qzeros|scales|g_idx|weight_packed|SCB|absmax)$|quant_state"
 )
@@ -54,10 +54,10 @@ UNQUANTISED = (
 
 
 class Reader(Protocol):
-    """Where tensors come from.
+    """A source of tensors.
 
     Attributes:
-      names: those it can read. where: what messages call it.
+      names: of its tensors. where: its path, for messages.
     """
 
     names: Iterable[str]
@@ -72,10 +72,10 @@ class SafetensorsReader:
     """The tensors of a Hugging Face directory, one file or many.
 
     Attributes:
-      dtype: of `DTYPES`, the one that most of the weights are stored in.
+      dtype: the one of `DTYPES` that most of the weights are stored in.
 
     Raises:
-      ConfigError: there are none, a file is damaged, or the index is not that of the files.
+      ConfigError: there are none, a file is damaged, or the index does not fit the files.
     """
 
     def __init__(self, directory):
@@ -89,15 +89,15 @@ class SafetensorsReader:
                 if listed.get(name, path.name) == path.name:
                     self._add(file, name, path)
                 stored_in.setdefault(name, path.name)
-        lost = next((n for n in listed if n not in stored_in), None)
-        wrong = next(
+        missing = next((n for n in listed if n not in stored_in), None)
+        misplaced = next(
             (n for n in listed if n in stored_in and _own_name(n) not in self._places), None
         )
-        if name := lost or wrong:
-            where = "none of its files does" if lost else f"{stored_in[name]} holds it"
+        if name := missing or misplaced:
+            actual = "none of its files does" if missing else f"{stored_in[name]} holds it"
             raise ConfigError(
                 f"{directory}: model.safetensors.index.json puts {name:.80} in {listed[name]}, and "
-                f"{where}; the index and the files are of different downloads: download all again"
+                f"{actual}; the index and the files are of different downloads: download all again"
             )
         self.names = self._places.keys()
         self.dtype = self._dtype()
@@ -105,10 +105,10 @@ class SafetensorsReader:
     def _add(self, file, name, path) -> None:
         own = _own_name(name)
         if own in self._places:
-            _, other, before = self._places[own]
+            _, other_name, other_path = self._places[own]
             raise ConfigError(
-                f"{path} holds {name}, and {before} holds {other}: the same weight twice. Leave "
-                "the files of one model in the directory"
+                f"{path} holds {name}, and {other_path} holds {other_name}: the same weight twice. "
+                "Leave the files of one model in the directory"
             )
         self._places[own] = file, name, path
 
@@ -134,18 +134,18 @@ class SafetensorsReader:
 
 
 def _own_name(name: str) -> str:
-    """Text models inside larger ones are named as they are alone."""
-    found = _PREFIX.match(name)
-    if not found:
+    """The name of a tensor without the prefix of a text model inside a larger one."""
+    match = _PREFIX.match(name)
+    if not match:
         return name
-    rest = name[found.end() :]
+    rest = name[match.end() :]
     return rest if rest.startswith(("model.", "lm_head.")) else f"model.{rest}"
 
 
 def check_names(config: TransformerConfig, reader: Reader) -> None:
-    """Every parameter must be in the files, and every tensor of theirs must be a parameter.
+    """Checks that every parameter is in the files, and that every tensor there is a parameter.
 
-    Buffers and the halves of a model that are not text are left out, and counted in the log.
+    Buffers and the parts of a model that are not for text are left out, and counted in the log.
 
     Raises:
       ConfigError: naming the first that is not.
@@ -193,7 +193,7 @@ def place(config: TransformerConfig, reader: Reader, abstract):
       abstract: shapes, dtypes and shardings of the parameters.
 
     Raises:
-      ConfigError: a tensor is missing, left over, or of another shape.
+      ConfigError: a tensor is missing, has no place, or has another shape.
     """
     check_names(config, reader)
     leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
@@ -206,10 +206,10 @@ def place(config: TransformerConfig, reader: Reader, abstract):
 
 
 def _fill(reader, parts, leaf):
-    """One parameter. Its parts go to their shards one by one, into a buffer that is reused."""
+    """One parameter, whose parts are written one by one into their shards of a donated buffer."""
     depth = len(parts[0].index)
     spec = P(*(tuple(leaf.sharding.spec) + (None,) * len(leaf.shape))[depth : len(leaf.shape)])
-    where = NamedSharding(leaf.sharding.mesh, spec)
+    sharding = NamedSharding(leaf.sharding.mesh, spec)
 
     def part_of(part):
         tensor = reader.read(part.name)
@@ -218,9 +218,9 @@ def _fill(reader, parts, leaf):
                 f"{reader.where}: {part.name} is {list(tensor.shape)}, and the architecture of its "
                 f"config.json makes it {list(part.shape)}"
             )
-        with np.errstate(over="ignore"):  # in a cast: infinite, and refused below
+        with np.errstate(over="ignore"):  # an overflow in the cast is infinite, and refused below
             value = np.asarray(part.to_ours(tensor), leaf.dtype)
-        return jax.device_put(value, where)
+        return jax.device_put(value, sharding)
 
     filled = None
     for part in parts:
@@ -228,7 +228,7 @@ def _fill(reader, parts, leaf):
         if not depth:
             filled = value
             continue
-        if filled is None:  # after the first was read, as a damaged config.json names any shape
+        if filled is None:  # allocated after a part's shape was checked against config.json
             zeros = functools.partial(jnp.zeros, leaf.shape, leaf.dtype)
             filled = jax.jit(zeros, out_shardings=leaf.sharding)()
         filled = _set(filled, value, np.array(part.index, np.int32))
@@ -253,11 +253,8 @@ def whole_mesh(mesh=None):
     return mesh or make_mesh(MeshConfig(data=1, fsdp=-1))
 
 
-# Out
-
-
 class Tensor(NamedTuple):
-    """A tensor to write: its name and shape, and `read()`, which makes it when its turn comes."""
+    """A tensor to write: its name and shape, and `read()`, which computes it when it is written."""
 
     name: str
     shape: tuple[int, ...]
@@ -265,20 +262,20 @@ class Tensor(NamedTuple):
 
 
 def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[Tensor]:
-    """The Hugging Face tensors of parameters; those of one parameter follow each other.
+    """The Hugging Face tensors of parameters, grouped by parameter.
 
     Args:
-      read: (path of a parameter) -> array. Called once a parameter where tensors are read in order,
-        so that the host holds one.
+      read: (path of a parameter) -> array. It is called once per parameter if tensors are read in
+        order, so that the host holds one at a time.
     """
-    held = [None, None]  # a path, and its parameter
+    held = [None, None]  # [path, parameter]
 
     def value_of(part):
         if held[0] != part.path:
             large = held[1] is not None and held[1].nbytes > 1 << 24
-            held[:] = None, None  # before the next is read
+            held[:] = None, None  # free it before the next is read
             if large:
-                gc.collect()  # Orbax leaves cycles that hold what it restored
+                gc.collect()  # Orbax leaves reference cycles that hold restored arrays
             held[:] = part.path, np.asarray(jax.device_get(read(part.path)))
         return part.to_hf(held[1][part.index])
 
@@ -293,9 +290,8 @@ def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[
 def write_safetensors(
     directory, tensors: list[Tensor], dtype: str, stem: str = "model", limit: int = SHARD_BYTES
 ) -> None:
-    """Writes tensors in order; more than `limit` bytes make several files and an index.
-
-    The host holds one tensor at a time.
+    """Writes tensors in order, one at a time; more than `limit` bytes make several files and an
+    index.
 
     Raises:
       ConfigError: one is not finite in `dtype`.

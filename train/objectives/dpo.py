@@ -1,60 +1,81 @@
-"""What DPO reads of a policy and of its reference: log-probabilities of whole answers.
-
-Those of the reference never change: they are computed once, when a run is set up, kept in its
-workdir, and go into the rows of the data; the reference leaves memory before training begins.
-
-Axes: B rows, S sub-rows of T tokens, C candidates, N rows of a split.
-"""
+"""Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290)."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from etils import epath
 
-from data.loader import heldout_batches
-from model import sharding
-from model.transformer import Transformer
-from ranges import ConfigError
-from train.rl import rewards
-from train.runtime import outputs
-from train.runtime.metrics import ProgressLine, console
-from train.vocabulary import token_logprobs
-
-_FILE = "reference_logprobs.npz"
+import ranges
+from ranges import ConfigError, Positive
+from train import losses
+from train.config.loss import Noise
+from train.objectives import preferences, reference
+from train.objectives.base import Context, Objective, Stage
 
 
-def answer_logprobs(config, params, batch, chunk: int, average: bool):
-    """log π(answer | prompt) of each candidate of a preference batch (data/batch.py), [B, C]
-    float32: the sum over the answer's tokens, through the <eos> that ends it, or their mean.
+@dataclasses.dataclass(frozen=True)
+class DPOConfig:
+    """Settings of direct preference optimization (`pair_loss`).
 
-    `chunk`: as in train/vocabulary.py. The candidates may not share their prompts' tokens: an
-    answer's first token is predicted from the column left of it.
+    Attributes:
+      beta: β, the strength of the KL penalty to the reference. loss: `sigmoid` or `ipo`.
+      label_smoothing: ε, the share of rankings assumed to be the wrong way round.
+      average: log-probabilities of answers are means over their tokens, as IPO's authors advise
+        where answers differ in length; else sums.
     """
-    B, S, T = batch["tokens"].shape
-    rows = [batch[n].reshape(B * S, T) for n in ("tokens", "positions", "segment_ids")]
-    hidden, _ = Transformer(config).apply({"params": params}, *rows, method=Transformer.hidden)
-    logprobs, _ = token_logprobs(config, params, hidden[:, :-1], rows[0][:, 1:], 1.0, chunk)
-    logprobs = jnp.pad(logprobs, ((0, 0), (1, 0))).reshape(B, S * T)
-    mean = rewards.read_scores(logprobs, batch["start"], batch["end"], "mean")
-    return mean if average else mean * (batch["end"] - batch["start"] + 1)
+
+    beta: Positive = 0.1
+    loss: str = "sigmoid"
+    label_smoothing: Noise = 0.0
+    average: bool = False
+
+    def __post_init__(self):
+        ranges.check(self, "dpo.")
+        if self.loss not in ("sigmoid", "ipo"):
+            raise ConfigError(f"dpo.loss={self.loss!r:.80}; choose sigmoid or ipo")
 
 
-def implicit_rewards(ctx, params, batch):
-    """β·log(π(answer)/π_ref(answer)) of each candidate, [B, C] (arXiv:2305.18290, section 4)."""
-    dpo, chunk = ctx.config.dpo, ctx.config.loss.chunk
-    logprobs = answer_logprobs(ctx.models["policy"], params, batch, chunk, dpo.average)
-    return dpo.beta * (logprobs - batch["ref_logprobs"])
+def pair_loss(rewards, rank, group, beta: float, kind: str, smoothing):
+    """The loss over every pair in which candidate i is ranked before j; h = (r_i - r_j)/β is the
+    difference of their log-ratios to the reference.
+
+    `sigmoid`: -(1-ε)·log σ(βh) - ε·log σ(-βh) (Rafailov et al., eq. 7; ε: its appendix's
+    conservative form). `ipo`: (h - 1/(2β))² (Azar et al. 2023, arXiv:2310.12036, eq. 17), in which
+    ε mixes in the pair the other way round.
+
+    Args:
+      rewards: [B, C] float32, implicit: β·log(π/π_ref). rank, group, smoothing: as in
+        `losses.over_pairs`.
+
+    Returns:
+      (sum over pairs, number of pairs).
+    """
+    one = {
+        "sigmoid": lambda d: -jax.nn.log_sigmoid(d),
+        "ipo": lambda d: ((d - 0.5) / beta) ** 2,
+    }[kind]
+    return losses.over_pairs(rewards, rank, group, one, smoothing)
 
 
-def prepare(ctx, frozen, origins, workdir):
-    """Puts the reference's log-probabilities, `ref_logprobs` [N, C], into the rows of both splits,
-    from the workdir's file if it holds those of this reference and these rows.
+def build(ctx: Context) -> Stage:
+    settings, chunk, model = ctx.config.dpo, ctx.config.loss.chunk, ctx.models["policy"]
+
+    def implicit_rewards(params, batch):
+        """β·log(π(answer)/π_ref(answer)) of each candidate, [B, C] (Rafailov et al., section 4)."""
+        logprobs = preferences.answer_logprobs(model, params, batch, chunk, settings.average)
+        return settings.beta * (logprobs - batch["ref_logprobs"])
+
+    def loss(rewards, batch):
+        noise = losses.label_noise(settings.label_smoothing, batch["doubt"])
+        args = batch["rank"], batch["group"], settings.beta, settings.loss
+        return pair_loss(rewards, *args, noise)
+
+    return preferences.pairwise_stage(ctx, implicit_rewards, loss)
+
+
+def prepare(ctx: Context, frozen, origins, workdir):
+    """Adds the reference's log-probabilities, `ref_logprobs` [N, C], to the rows of both splits.
 
     Returns:
       (the context with those rows, frozen models without the reference).
@@ -62,71 +83,24 @@ def prepare(ctx, frozen, origins, workdir):
     Raises:
       ConfigError: no prompt has two answers to compare.
     """
-    config, data = ctx.config, ctx.data
-    real, group = data.train["rank"] >= 0, data.train["group"]
-    if not np.any(real.sum(1) > np.where(real, group, -1).max(1) + 1):
-        raise ConfigError(
-            "stage dpo compares answers to one prompt, and these are good or not by themselves; "
-            "they train a reward model: --config.stage=reward"
-        )
-    key = hashlib.sha256(f"{origins['reference']['fingerprint']} {config.dpo.average}".encode())
-    for rows in (data.train, data.heldout):
-        for name in sorted(rows):
-            key.update(rows[name].tobytes())
-    path = epath.Path(workdir) / _FILE
-    found = _kept(path)
-    if found["key"] != key.hexdigest():
-        score = _scorer(ctx)
-        found = {"key": key.hexdigest()} | {
-            name: _over_rows(ctx, score, frozen["reference"], rows)
-            for name, rows in (("train", data.train), ("heldout", data.heldout))
-        }
-        if jax.process_index() == 0:
-            file = io.BytesIO()
-            np.savez(file, **found)
-            temporary = path.with_name(_FILE + ".tmp")
-            temporary.write_bytes(file.getvalue())
-            temporary.replace(path)
-    data = dataclasses.replace(
-        data,
-        train=data.train | {"ref_logprobs": found["train"]},
-        heldout=data.heldout | {"ref_logprobs": found["heldout"]},
-    )
-    rest = {role: params for role, params in frozen.items() if role != "reference"}
-    return dataclasses.replace(ctx, data=data), rest
+    preferences.check_comparisons(ctx)
+    rows = {"train": ctx.data.train, "heldout": ctx.data.heldout}
+    measured = reference.logprobs(ctx, frozen, origins, workdir, rows, ctx.config.dpo.average)
+    added = {name: split | {"ref_logprobs": measured[name]} for name, split in rows.items()}
+    data = dataclasses.replace(ctx.data, **added)
+    return dataclasses.replace(ctx, data=data), reference.without(frozen)
 
 
-def _kept(path) -> dict:
-    """What an earlier start left in the file; no key where it is of no use."""
-    if not path.exists():
-        return {"key": ""}
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-            return {name: found[name] for name in ("key", "train", "heldout")}
-    except Exception as e:  # NumPy and zipfile raise many kinds
-        console.print(f"{path} is damaged ({outputs.reason(e)}): measured anew", markup=False)
-        return {"key": ""}
-
-
-def _scorer(ctx):
-    """A compiled (reference, batch) -> [B, C] float32, whole on every host."""
-    model, config = ctx.models["reference"], ctx.config
-    return jax.jit(
-        lambda params, batch: answer_logprobs(
-            model, params, batch, config.loss.chunk, config.dpo.average
-        ),
-        out_shardings=sharding.replicated(ctx.mesh),
-    )
-
-
-def _over_rows(ctx, score, reference, rows):
-    """`score` of all rows of a split, [N, C] float32, a microbatch at a time."""
-    size = ctx.config.data.batch_size // ctx.config.accumulate
-    local, count = sharding.local_rows(ctx.mesh, size), len(rows["tokens"])
-    line = ProgressLine("reference", -(-count // size), writes=jax.process_index() == 0)
-    parts = []
-    for batch in heldout_batches(rows, size, local):
-        parts.append(jax.device_get(score(reference, sharding.put_batch(batch, ctx.mesh))))
-        line.update(len(parts), "log-probabilities")
-    line.close()
-    return np.concatenate(parts)[:count]
+OBJECTIVE = Objective(
+    schema="preference",
+    trainable=("policy",),
+    build=build,
+    origins={"policy": ("policy",)},
+    frozen=("reference",),
+    required=("policy",),
+    settings=DPOConfig,
+    check=preferences.check_own_prompts,
+    prepare=prepare,
+    prepared=reference.prepared,
+    report=preferences.report("DPO", "its log-probability relative to the reference"),
+)

@@ -1,29 +1,29 @@
-"""The end of a chain: what each stage was measured at and how the models answer, on one page.
+"""The report of a chain: held-out metrics of every run, and answers of every policy, on one page.
 
-`report.json` holds the numbers: two runs of a recipe on one machine differ in its `seconds` alone.
+`report.json` has the numbers; two runs of a recipe on one machine differ only in its `seconds`.
 `report.html` (train/report/html.py) adds curves, and held-out questions answered by every policy.
 """
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 import jax
 from etils import epath
 from rich.table import Table
 
 from data.read import json_files
-from data.read.templates import is_number
 from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model import sharding
 from train.config.run import RunConfig
-from train.evals.evaluators import TextSampler
+from train.evals.generative import TextSampler
+from train.objectives import registry
+from train.objectives.base import Objective
+from train.objectives.reporting import Finished, Result, null_as_nan
 from train.report import html
-from train.report.html import Answered, Result
-from train.rl.advantages import EQUAL
+from train.report.html import Answered
 from train.runtime import checkpoint, strict_json
 from train.runtime.metrics import console, duration, read_metrics, read_records
 
@@ -31,60 +31,28 @@ QUESTIONS = 8
 
 
 class Done(TypedDict):
-    """What the file DONE of a finished stage says."""
+    """The content of DONE, which a finished run of a chain leaves."""
 
     seconds: float
 
 
-class Finished(NamedTuple):
-    """A finished run. `role` is its stage, or `judge`; `train` and `evals` are its metrics."""
-
-    name: str
-    role: str
-    config: RunConfig
-    workdir: epath.Path
-    train: list[dict]
-    evals: list[dict]
-    seconds: float
-
-    def _measured(self, first: bool = False) -> dict[str, float]:
-        """The numbers of the last evaluation, or of one before the first step; NaN where one was
-        not finite."""
-        if not self.evals or (first and self.evals[0]["step"]):
-            return {}
-        record = _number(self.evals[0 if first else -1])
-        return {name: x for name, x in record.items() if is_number(x)}
-
-    def metric(self, name: str, first: bool = False) -> float | None:
-        """A held-out metric at the end, or before the first step; None if not measured."""
-        return self._measured(first).get(name)
-
-    def family(self, prefix: str) -> dict[str, float]:
-        """The last held-out metrics named `prefix/…`, the overall one first."""
-        found = {
-            name.removeprefix(f"{prefix}/"): value
-            for name, value in self._measured().items()
-            if name.startswith(f"{prefix}/")
-        }
-        overall = {k: found.pop(k) for k in ("overall",) if k in found}
-        return overall | dict(sorted(found.items()))
-
-
-def _number(value):
-    """A value of metrics.jsonl or report.json, in which null is NaN or infinite."""
-    if isinstance(value, dict):
-        return {name: _number(x) for name, x in value.items()}
-    return math.nan if value is None else value
+def row_of(run: Finished) -> Objective:
+    """The objective of a run."""
+    return registry.STAGES[run.config.stage]
 
 
 def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
-    """What the finished runs of a chain left in their workdirs, in order."""
-    origins = [run.init_from for run in runs.values() if run.stage == "ppo"]
+    """The finished runs of a chain, in order.
+
+    A judge is a run that one with rollouts names as its judge, and none as its reward model.
+    """
+    rollouts = [run for run in runs.values() if registry.STAGES[run.stage].rollouts]
+    origins = [run.init_from for run in rollouts]
     judges = {o["judge"] for o in origins if "judge" in o} - {o.get("reward") for o in origins}
-    found = []
+    finished = []
     for name, config in runs.items():
         path = epath.Path(workdir) / name
-        found.append(
+        finished.append(
             Finished(
                 name,
                 "judge" if str(path) in judges else config.stage,
@@ -95,135 +63,54 @@ def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
                 json_files.read(path / "DONE", Done)["seconds"],
             )
         )
-    return found
+    return finished
 
 
 def numbers(finished: list[Finished]) -> dict:
-    """The content of report.json. A stage that did not run, or a metric it lacks, has no key."""
-    roles = {run.role: run for run in finished}  # of two runs of a role, the later counts
-    out = {}
-    if run := roles.get("pretrain"):
-        out["pretrain"] = {"bits_per_byte": run.metric("bits_per_byte")}
-    if run := roles.get("sft"):
-        out["sft"] = {
-            "response_loss": run.metric("loss"),
-            "response_loss_pretrained": run.metric("loss", first=True),
-        }
-    if run := roles.get("reward"):
-        out["reward"] = {
-            "heldout_accuracy": run.family("accuracy"),
-            "word_overlap_accuracy": run.family("overlap_accuracy"),
-        }
-    if run := roles.get("judge"):
-        out["judge"] = {"heldout_accuracy": run.family("accuracy")}
-    if run := roles.get("ppo"):
-        out["ppo"] = {
-            "score_before": run.metric("score", first=True),
-            "score_std_before": run.metric("score_std", first=True),
-            "score_after": run.metric("score"),
-            "kl": run.metric("kl"),
-            "win_rate_vs_sft": {
-                "value": run.metric("win_rate"),
-                "low": run.metric("win_rate_low"),
-                "high": run.metric("win_rate_high"),
-            },
-        }
-    out = {
-        role: {name: value for name, value in values.items() if value is not None}
-        for role, values in out.items()
-    }
-    return out | {"seconds": {run.name: run.seconds for run in finished}}
+    """The content of report.json: {role: its numbers}, and `seconds` by the name of each run.
+
+    A stage that did not run, or a metric it lacks, has no key. Of two runs of a role, the later
+    counts.
+    """
+    report = {}
+    for run in finished:
+        values = row_of(run).report.numbers(run)
+        report[run.role] = {name: x for name, x in values.items() if x is not None}
+    return report | {"seconds": {run.name: run.seconds for run in finished}}
 
 
-def results(found: dict) -> list[Result]:
-    """The content of report.json, in words; of a stage that was not measured there is none."""
-    out = []
-    if values := found.get("pretrain"):
-        out.append(
-            Result(
-                "Pretraining",
-                f"{values['bits_per_byte']:.2f} bits per byte",
-                "lower is better",
-                "What the model needs to write down each byte of text it has never seen. Knowing "
-                "nothing would take 8.",
-            )
-        )
-    if "response_loss" in (values := found.get("sft", {})):
-        loss, before = values["response_loss"], values.get("response_loss_pretrained")
-        headline = f"response loss {loss:.2f}"
-        choice = f"a choice among {math.exp(loss):,.1f} tokens"
-        if before is not None:
-            headline = f"response loss {before:.2f} → {loss:.2f}"
-            choice += f"; before fine-tuning, among {math.exp(before):,.1f}"
-        out.append(
-            Result(
-                "Fine-tuning",
-                headline,
-                "lower is better",
-                "Surprise, in nats a token, at the reference answers to held-out questions. The "
-                f"model is now as unsure of each token as in {choice}.",
-            )
-        )
-    values = found.get("reward", {})
-    if all("overall" in values.get(f"{name}_accuracy", {}) for name in ("heldout", "word_overlap")):
-        right = values["heldout_accuracy"]["overall"]
-        beside = f"word overlap {values['word_overlap_accuracy']['overall']:.1%}"
-        text = (
-            "Of two answers that it has never seen, how often it scores the better one higher: "
-            "the plain mean over the ways in which the other is worse. Guessing gets 50%; word "
-            "overlap prefers the answer that shares more words with the question."
-        )
-        if (
-            judged := found.get("judge", {}).get("heldout_accuracy", {}).get("overall")
-        ) is not None:
-            beside += f", judge {judged:.1%}"
-            text += " The judge is a second reward model, against which PPO does not train."
-        out.append(Result("Reward model", f"{right:.1%} of pairs right", beside, text))
-    values = found.get("ppo", {})
-    won = values.get("win_rate_vs_sft", {})
-    if "kl" in values and won and None not in won.values():
-        by = "the judge prefers" if "judge" in found else "the score that PPO trains on prefers"
-        text = (
-            f"How often {by} its answer to that of the model it started from, on held-out "
-            "questions, ties counted half; 50% would be no change."
-        )
-        if {"score_before", "score_after", "score_std_before"} <= values.keys():
-            before, after = values["score_before"], values["score_after"]
-            text += f" The score it trains on went from {before:.2f} to {after:.2f}"
-            if values["score_std_before"] > EQUAL * abs(before):
-                spread = (after - before) / values["score_std_before"]
-                text += f", {spread:+.1f} standard deviations"
-            text += "."
-        text += f" It moved {values['kl']:.1f} nats an answer (KL) from where it started."
-        beside = f"95% interval {won['low']:.0%} to {won['high']:.0%}"
-        out.append(Result("PPO", f"{won['value']:.0%} of answers preferred", beside, text))
-    return out
+def results(report: dict) -> list[Result]:
+    """The content of report.json in words; a stage that was not measured has none."""
+    measured = [(stage, values) for stage, values in report.items() if stage in registry.STAGES]
+    words = (registry.STAGES[s].report.result(values, report) for s, values in measured if values)
+    return [result for result in words if result]
 
 
 def last_samples(run: Finished) -> list[dict]:
-    """The texts that a run's last evaluation wrote to samples.jsonl."""
-    samples = read_records(run.workdir / "samples.jsonl")
+    """The texts that the stage's own last evaluation wrote to samples.jsonl."""
+    samples = [s for s in read_records(run.workdir / "samples.jsonl") if "eval" not in s]
     return [s for s in samples if s["step"] == samples[-1]["step"]]
 
 
 def answer(finished: list[Finished]) -> list[Answered]:
     """Held-out questions, answered by the policy of each run at temperature 0."""
-    roles = {run.role: run for run in finished}
-    asked = roles.get("sft") or roles.get("ppo")
-    # Loading is a joint act of all hosts, and process 0 alone writes the report.
-    if asked is None or jax.process_count() > 1:
+    answering = [run for run in finished if row_of(run).answers]
+    # All processes load together, and only process 0 writes the report.
+    if not answering or jax.process_count() > 1:
         return []
+    # The last run on conversations, which have reference answers; else the last run.
+    *_, asked = sorted(answering, key=lambda run: row_of(run).schema == "chat")
     samples = last_samples(asked)[:QUESTIONS]
     if not samples:
         return []
     mesh, samplers, answers = sharding.make_mesh(asked.config.mesh), {}, {}
     with jax.set_mesh(mesh):
         for run in finished:
-            if run.config.stage not in ("pretrain", "sft", "ppo"):
+            if "policy" not in row_of(run).trainable:
                 continue
             model, params = checkpoint.load(run.workdir, "policy", mesh)
             tokenizer = tokenizers.load(run.workdir)
-            key = model, tokenizer.fingerprint  # one compilation serves all that share these
+            key = model, tokenizer.fingerprint  # policies with the same share a compilation
             if key not in samplers:
                 ctx = SimpleNamespace(models={"policy": model}, tokenizer=tokenizer, mesh=mesh)
                 samplers[key] = TextSampler(ctx, asked.config.evaluate.sample_tokens)
@@ -247,15 +134,15 @@ def is_fresh(files, done) -> bool:
     return min(f.stat().mtime for f in files) >= max(d.stat().mtime for d in done)
 
 
-def show(found: dict, chat_with, page) -> None:
+def show(report: dict, chat_with, page) -> None:
     """The results as a table, and what to do next."""
     table = Table(title="Measured on held-out data", title_justify="left")
     for heading in ("stage", "result", ""):
         table.add_column(heading)
-    for result in results(found):
+    for result in results(report):
         table.add_row(result.stage, result.headline, result.beside)
     console.print(table)
-    console.print(f"Took:               {duration(sum(found['seconds'].values()))}")
+    console.print(f"Took:               {duration(sum(report['seconds'].values()))}")
     console.print(f"Curves and answers: {page}", markup=False)
     if chat_with:
         console.print(
@@ -264,18 +151,19 @@ def show(found: dict, chat_with, page) -> None:
 
 
 def write(runs: dict[str, RunConfig], workdir) -> None:
-    """Writes report.json and report.html, unless they are newer than every run, and says what is
-    in them.
+    """Writes report.json and report.html, unless they are newer than every run, and prints the
+    results.
 
     Args:
-      runs: a finished chain, as train.chain.resolve gives it.
+      runs: a finished chain, as train.workflows.multistage.resolve returns it.
     """
     workdir = epath.Path(workdir)
     page, data = workdir / "report.html", workdir / "report.json"
     if not is_fresh((page, data), [workdir / name / "DONE" for name in runs]):
         finished = read(runs, workdir)
-        found = numbers(finished)
-        page.write_text(html.page(finished, found, results(found), answer(finished)))
-        data.write_text(strict_json.dumps(found, indent=2) + "\n")
-    policies = [name for name, run in runs.items() if run.stage in ("pretrain", "sft", "ppo")]
-    show(_number(json_files.read(data)), workdir / policies[-1] if policies else None, page)
+        report = numbers(finished)
+        page.write_text(html.page(finished, report, results(report), answer(finished)))
+        data.write_text(strict_json.dumps(report, indent=2) + "\n")
+    rows = {name: registry.STAGES[run.stage] for name, run in runs.items()}
+    policies = [name for name, row in rows.items() if "policy" in row.trainable]
+    show(null_as_nan(json_files.read(data)), workdir / policies[-1] if policies else None, page)

@@ -1,6 +1,6 @@
 """Draws report.html: one self-contained page, its charts inline SVG.
 
-What train/report/collect.py collects goes in; everything that is text is escaped here.
+Its input is what train/report/collect.py collects; all text is escaped here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import jax
 
-from train.config.run import RunConfig
+from train.config.run import run_class
+from train.objectives import registry
+from train.objectives.reporting import Finished, Result
 from train.report.page import PAGE
 from train.runtime import checkpoint
 from train.runtime.metrics import duration
@@ -23,16 +25,7 @@ from train.runtime.metrics import duration
 # A chart's size and margins, in SVG units: about pixels.
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36
-MAX_POINTS = 400  # more than a chart is wide would only make the file larger
-
-
-class Result(NamedTuple):
-    """The number of a stage, what to hold beside it, and what it means in plain words."""
-
-    stage: str
-    headline: str
-    beside: str
-    meaning: str
+MAX_POINTS = 400  # more points than a chart is wide only make the file larger
 
 
 class Answered(NamedTuple):
@@ -44,7 +37,7 @@ class Answered(NamedTuple):
 
 
 def prose(text: str) -> str:
-    """Text as HTML; what stands in backticks is code."""
+    """Text as HTML; text in backticks becomes code."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
@@ -71,15 +64,8 @@ def against(records: Iterable[Mapping], across: str, metric: str) -> list[tuple[
 
 
 def thin(points: list) -> list:
-    """At most MAX_POINTS of them, the last included."""
+    """At most MAX_POINTS of the points, with the last one."""
     return points[::-1][:: -(-len(points) // MAX_POINTS) or 1][::-1]
-
-
-_PPO_CURVES = {
-    "score": "score of the answers",
-    "kl": "KL (nats an answer)",
-    "length": "length (tokens)",
-}
 
 
 def chart(
@@ -129,9 +115,9 @@ def chart(
             f'<circle class="heldout" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5">'
             f"<title>held out, {across} {x:.4g}: {y:.4g}</title></circle>"
         )
-    told = [f"{y:.1%}" if percent else f"{y:.3g}" for _, y in dots]
-    ends = told[:1] + told[-1:] if len(told) > 1 else told
-    note = f"held out {' → '.join(ends)}" if ends else ""
+    values = [f"{y:.1%}" if percent else f"{y:.3g}" for _, y in dots]
+    first_and_last = values[:1] + values[-1:] if len(values) > 1 else values
+    note = f"held out {' → '.join(first_and_last)}" if values else ""
     return (
         f"<figure><figcaption>{escape(title)}<span>{note}</span></figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by {across}">'
@@ -139,41 +125,23 @@ def chart(
     )
 
 
-def charts(run) -> str:
-    """The curves of a run, by what its stage measures."""
-    if run.config.stage == "reward":
-        line, dots = curve(run.train, "accuracy"), curve(run.evals, "accuracy/overall")
-        drawn = [
-            chart(
-                f"{run.name}: loss (nats a pair)",
-                curve(run.train, "loss"),
-                curve(run.evals, "loss"),
-            ),
-            chart(f"{run.name}: pairs ranked right", line, dots, percent=True),
-        ]
-    elif run.config.stage in ("ppo", "grpo"):
-        # A rollout is sampled before the step whose record it is in.
-        drawn = [
-            chart(
-                f"{run.name}: {title}",
-                curve(run.train, f"rollout/{name}", -1),
-                curve(run.evals, name),
-            )
-            for name, title in _PPO_CURVES.items()
-        ]
-        line, dots = (
-            against(run.train, "rollout/kl", "rollout/score"),
-            against(run.evals, "kl", "score"),
-        )
-        drawn.append(chart(f"{run.name}: score by KL", line, dots, across="KL (nats an answer)"))
-    else:
-        line, dots = curve(run.train, "nats_per_token"), curve(run.evals, "loss")
-        drawn = [chart(f"{run.name}: loss (nats a token)", line, dots)]
+def charts(run: Finished) -> str:
+    """The curves of a run, by its objective."""
+    drawn = []
+    for c in registry.STAGES[run.config.stage].report.curves:
+        title = f"{run.name}: {c.title}"
+        if c.across:
+            label, train, heldout = c.across
+            line, dots = against(run.train, train, c.train), against(run.evals, heldout, c.heldout)
+            drawn.append(chart(title, line, dots, c.percent, label))
+        else:
+            line, dots = curve(run.train, c.train, c.shift), curve(run.evals, c.heldout)
+            drawn.append(chart(title, line, dots, c.percent))
     return "".join(drawn)
 
 
 def bars(accuracies: Mapping[str, Mapping[str, float]]) -> str:
-    """Accuracies {who: {kind: value}} as bars, the kinds of the first one after another."""
+    """Accuracies {who: {kind: value}} as bars, grouped by the kinds of the first."""
     groups = []
     for kind in next(iter(accuracies.values())):
         rows = "".join(
@@ -187,19 +155,20 @@ def bars(accuracies: Mapping[str, Mapping[str, float]]) -> str:
     return "".join(groups)
 
 
-def reward_section(found: Mapping) -> str:
-    if "reward" not in found:
-        return ""
-    shown = {"reward model": found["reward"]["heldout_accuracy"]}
-    if "judge" in found:
-        shown["judge"] = found["judge"]["heldout_accuracy"]
-    shown["word overlap"] = found["reward"]["word_overlap_accuracy"]
-    return (
-        "<section><h2>What the reward model learned</h2><p>Held-out pairs ranked right, by what is "
-        "wrong with the worse answer. The line is 50%, a coin’s; word overlap prefers the answer "
-        "that shares more words with the question.</p>"
-        f'<div class="bars">{bars(shown)}</div></section>'
-    )
+def bars_sections(report: Mapping) -> str:
+    """The accuracies of the objectives that show some.
+
+    Args:
+      report: the content of report.json.
+    """
+    sections = []
+    for stage in (name for name in report if name in registry.STAGES):
+        if report[stage] and (shown := registry.STAGES[stage].report.bars(report[stage], report)):
+            sections.append(
+                f"<section><h2>{escape(shown.title)}</h2><p>{escape(shown.text)}</p>"
+                f'<div class="bars">{bars(shown.accuracies)}</div></section>'
+            )
+    return "".join(sections)
 
 
 def answers_section(answered: Sequence[Answered]) -> str:
@@ -240,15 +209,15 @@ def differences(config, default, prefix: str = "") -> list[str]:
     """`key = value` of every leaf of a config that is not the default."""
     out = []
     for field in dataclasses.fields(config):
-        value, usual = getattr(config, field.name), getattr(default, field.name)
+        value, unset = getattr(config, field.name), getattr(default, field.name)
         if dataclasses.is_dataclass(value):
-            out += differences(value, usual, f"{prefix}{field.name}.")
-        elif value != usual:
-            out.append(f"{prefix}{field.name} = {json.dumps(value)}")
+            out += differences(value, unset, f"{prefix}{field.name}.")
+        elif value != unset:
+            out.append(f"{prefix}{field.name} = {json.dumps(value, default=dataclasses.asdict)}")
     return out
 
 
-def settings_section(finished: Sequence) -> str:
+def settings_section(finished: Sequence[Finished]) -> str:
     rows, lists = [], []
     for run in finished:
         counts = parameters(run.workdir)
@@ -261,7 +230,7 @@ def settings_section(finished: Sequence) -> str:
             duration(run.seconds),
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-        text = "\n".join(differences(run.config, RunConfig()))
+        text = "\n".join(differences(run.config, run_class()()))
         lists.append(f"<h4>{escape(run.name)}</h4><pre>{escape(text)}</pre>")
     heads = ("stage", "steps", "rows a step", "parameters trained", "time")
     return (
@@ -273,12 +242,15 @@ def settings_section(finished: Sequence) -> str:
 
 
 def page(
-    finished: Sequence, found: Mapping, results: Sequence[Result], answered: Sequence[Answered]
+    finished: Sequence[Finished],
+    report: Mapping,
+    results: Sequence[Result],
+    answered: Sequence[Answered],
 ) -> str:
     """The whole page.
 
     Args:
-      finished: runs in order (train.report.collect.Finished). found: the content of report.json.
+      finished: runs in order. report: the content of report.json.
     """
     size = next(iter(parameters(finished[0].workdir).values()))
     total = duration(sum(run.seconds for run in finished))
@@ -296,7 +268,7 @@ def page(
         total=f"{total} {'hours' if total.count(':') == 2 else 'minutes'}",
         times=times,
         results=cards,
-        reward=reward_section(found),
+        bars=bars_sections(report),
         curves="".join(charts(run) for run in finished),
         answers=answers_section(answered),
         settings=settings_section(finished),

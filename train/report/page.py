@@ -102,7 +102,7 @@ $device, in <b>$total</b>.</p>
 <p>All measured on held-out data.</p>
 <div class="cards">$results</div>
 </section>
-$reward
+$bars
 <section>
 <h2>Curves</h2>
 <p class="key"><b>Line</b>: training data. <b>Dots</b>: held-out data.</p>

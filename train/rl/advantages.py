@@ -6,12 +6,37 @@ response. All sums are over the global batch, so 1 and 8 devices agree.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 # A sample whose largest and smallest number differ by less than this share of the largest size is
 # of equal numbers, and rounding.
 EQUAL = 1e-6
+
+
+class Episodes(NamedTuple):
+    """The scored answers of a rollout, in the order [prompt, group], from which advantages are
+    computed.
+
+    Attributes:
+      token_rewards: [B, R], the KL penalty of each token and, at the last one, the score.
+      mask: [B, R]. scores: [B], raw. valid: [B] bool, whether an answer has a score.
+      ended: [B] bool, whether it was not cut off. values: [B, R] of the critic, or None.
+    """
+
+    token_rewards: jax.Array
+    mask: jax.Array
+    scores: jax.Array
+    valid: jax.Array
+    ended: jax.Array
+    values: jax.Array | None = None
+
+
+def masked_mean(x, mask):
+    """Mean of x where mask is above 0."""
+    return jnp.sum(jnp.where(mask > 0, x, 0.0)) / jnp.sum(mask)
 
 
 def spread(x, valid, axis=None):
@@ -108,7 +133,7 @@ def gae(rewards, values, mask, gamma: float, lam: float, bootstrap=None):
 
 
 def group_advantages(rewards, size: int, baseline: str, scale: str, valid=True):
-    """What each answer is better than the others to its prompt.
+    """Group-relative advantages.
 
     Args:
       rewards: [B] in the order [prompt, group]: `size` answers to one prompt, then the next's.

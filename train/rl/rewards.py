@@ -5,6 +5,7 @@ Axes: B episodes or rows, T length, C candidates a row, P prompt length, R respo
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import numbers
@@ -19,11 +20,10 @@ import numpy as np
 from etils import epath
 
 from data.read import json_files
-from data.text.tokenizer import Tokenizer
+from data.text.base import Tokenizer
 from model.heads import reward_model
 from ranges import ConfigError
-from train.rl import verifiers as verifiers_
-from train.rl.verifiers import exact, final_number, gsm8k
+from train.rl.verifiers import VERIFIERS
 
 
 class Episode(NamedTuple):
@@ -58,25 +58,23 @@ class RewardError(ValueError):
 
 
 def verifiers(config) -> dict[str, Callable[[Episode], float]]:
-    """The functions that score text, by name, of a run's settings (`RewardsConfig`)."""
-    settings = config.rewards
-    found = {
-        "gsm8k": gsm8k,
-        "exact": exact,
-        "regex": verifiers_.regex(settings.pattern),
-        "length": verifiers_.length(settings.target_length),
-    }
-    if config.rl.reward_function:
-        found["function"] = load_function(config.rl.reward_function)
-    return {name: function for name, function in found.items() if getattr(settings, name)}
+    """{name: function} of the functions that score text in a run."""
+    functions: dict[str, Callable[[Episode], float]] = {}
+    for name, row in VERIFIERS.items():
+        if getattr(config.rewards, name, 0.0):
+            settings = VERIFIERS.arguments(name, config.rewards)
+            functions[name] = functools.partial(row.function, **settings)
+    if config.rl.reward_function and config.rewards.function:
+        functions["function"] = load_function(config.rl.reward_function)
+    return functions
 
 
 def weights(config) -> dict[str, float]:
     """{name: weight} of the rewards that a run's score is the weighted sum of."""
     given = {"model": "reward" in config.init_from, "function": bool(config.rl.reward_function)}
-    names = ("model", "function", "gsm8k", "exact", "regex", "length")
-    found = {n: getattr(config.rewards, n) for n in names if given.get(n, True)}
-    return {name: weight for name, weight in found.items() if weight}
+    names = ("model", "function", *VERIFIERS)
+    weights = {n: getattr(config.rewards, n, 0.0) for n in names if given.get(n, True)}
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def check_answers(config, answers) -> None:
@@ -86,27 +84,27 @@ def check_answers(config, answers) -> None:
       answers: of all prompts, "" where there is none.
 
     Raises:
-      ConfigError: one is missing, or has no number where numbers are compared.
+      ConfigError: one is missing, or is none that a verifier can compare with.
     """
-    needing = [n for n in ("gsm8k", "exact") if getattr(config.rewards, n)]
-    missing = sum(not a.strip() for a in answers)
-    if needing and missing:
-        raise ConfigError(
-            f"rewards.{needing[0]} compares with a reference, and {missing} of {len(answers)} "
-            "prompts have none; give records a field `answer`, or say which holds it: "
-            "--config.data.fields.answer='{FIELD}'"
-        )
-    wordy = [a for a in answers if config.rewards.gsm8k and final_number(a) is None]
-    if wordy:
-        raise ConfigError(
-            f"rewards.gsm8k compares numbers, and {len(wordy)} of {len(answers)} references have "
-            f"none, as {shown(wordy[0])}; leave these prompts out, or compare text with "
-            "--config.rewards.exact=1"
-        )
+    for name, row in VERIFIERS.items():
+        if row.answer is None or not getattr(config.rewards, name, 0.0):
+            continue
+        if missing := sum(not a.strip() for a in answers):
+            raise ConfigError(
+                f"rewards.{name} compares with a reference, and {missing} of {len(answers)} "
+                "prompts have none; give records a field `answer`, or say which holds it: "
+                "--config.data.fields.answer='{FIELD}'"
+            )
+        if useless := [a for a in answers if not row.answer(a)]:
+            raise ConfigError(
+                f"rewards.{name} cannot compare with {len(useless)} of {len(answers)} references, "
+                f"as {shown(useless[0])}; leave these prompts out, or choose another verifier, as "
+                "--config.rewards.exact=1"
+            )
 
 
 class Normalizer(TypedDict):
-    """What normalizer.json says (train/normalize.py)."""
+    """What normalizer.json says (train/rl/score_scale.py)."""
 
     gain: Annotated[float, msgspec.Meta(gt=0)]
     bias: float
@@ -114,8 +112,8 @@ class Normalizer(TypedDict):
 
 
 def normalizer(config, origins) -> tuple[float, float] | None:
-    """(gain, bias) kept with the reward model (train/normalize.py); None if there are none, or a
-    score is more than the reward model's.
+    """(gain, bias) kept with the reward model (train/rl/score_scale.py); None if there are none, or
+    a score is more than the reward model's.
 
     Args:
       origins: {role: {`fingerprint`}} of the frozen models.

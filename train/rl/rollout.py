@@ -95,17 +95,17 @@ def by_rows(function, batch, rows: int):
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(total, *x.shape[2:]), out)
 
 
-def make_experience(ctx, roles, batch, scores, s, train_policy):
+def make_experience(ctx, advantages_of, roles, batch, scores, s, train_policy):
     """Everything an update needs of a rollout, and what to log of it. Traced under `jit`.
 
     Args:
+      advantages_of: as of `RolloutSource`.
       roles: {role: parameters} of `policy`, `reference` and, of PPO, one of `CRITICS`.
       batch: of `Sampler.sample`. scores: [B] raw; an episode whose score is not finite is left
         out: masked wherever there is a mask. s: the source's scalars (`RolloutSource.init`).
       train_policy: bool scalar; false while the critic warms up.
     """
-    rl, ppo, grpo = ctx.config.rl, ctx.config.ppo, ctx.config.grpo
-    R = rl.response_length
+    rl, R = ctx.config.rl, ctx.config.rl.response_length
     settings = R, rl.temperature, ctx.config.loss.chunk
 
     def forward(rows):
@@ -133,7 +133,7 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
     rewards = jnp.sum(token_rewards, axis=1)
 
     def mean(x):
-        return jnp.sum(jnp.where(mask > 0, x, 0.0)) / jnp.sum(mask)
+        return adv.masked_mean(x, mask)
 
     def row_mean(x):
         return adv.moments(x, valid)[0]
@@ -156,33 +156,9 @@ def make_experience(ctx, roles, batch, scores, s, train_policy):
         "logprob_gap_max": jnp.max(gap),
         "logprob_gap_mean": mean(gap),
     }
-    if "old_values" in experience:
-        values = experience["old_values"]
-        bootstrap = None
-        if ppo.bootstrap_truncated:
-            # The value after the last token is not computed; the one before it is the nearest.
-            bootstrap = jnp.where(ended, 0.0, jnp.sum(adv.last_token(mask) * values, axis=1))
-        advantages, returns = adv.gae(token_rewards, values, mask, ppo.gamma, ppo.lam, bootstrap)
-        if ppo.whiten_advantages:
-            advantages = adv.whiten(advantages, mask)
-        experience["returns"] = returns
-        error = jnp.where(mask > 0, returns - values, 0.0)
-        variance = mean((returns - mean(returns)) ** 2)
-        unexplained = mean((error - mean(error)) ** 2)
-        # Of returns that differ by rounding alone nothing is to be explained.
-        size = jnp.max(jnp.where(mask > 0, jnp.maximum(jnp.abs(returns), jnp.abs(values)), 0.0))
-        varies = jnp.sqrt(variance) > adv.EQUAL * size
-        metrics |= {
-            "return_mean": mean(returns),
-            "return_std": jnp.sqrt(variance),
-            "explained_variance": jnp.where(varies, 1 - unexplained / variance, 0.0),
-        }
-    else:
-        # Over the whole rollout, in the order it was sampled in: groups are still together.
-        each = adv.group_advantages(rewards, grpo.group_size, grpo.baseline, grpo.scale, valid)
-        advantages = jnp.where(mask > 0, each[:, None], 0.0)
-        groups = (x.reshape(-1, grpo.group_size) for x in (scores, valid))
-        metrics["equal_groups"] = jnp.mean(~adv.spread(*groups, axis=1))
+    episodes = adv.Episodes(token_rewards, mask, scores, valid, ended, experience.get("old_values"))
+    advantages, more, more_metrics = advantages_of(episodes)
+    experience, metrics = experience | more, metrics | more_metrics
     if rl.importance_cap:
         # The loss is linear in an advantage, so this weighs a token's.
         likelier = jnp.exp(jnp.where(mask > 0, old - sampler_logprobs, 0.0))
@@ -206,24 +182,32 @@ class RolloutSource:
     `kl_coef`, the score's `gain` and `bias` (1 and 0 until scores differ), `stopped`, how many of
     this experience's updates the early stop on KL has left out (train/step.py counts them), and
     `first`, the first rollout's figures that warnings compare with (train/rl/hacking.py).
+
+    Args:
+      advantages_of: `advantages.Episodes` -> (advantages [B, R], {name: [B, R]} more to put into
+        the experience, {metric: number}).
+      group: answers to a prompt. draws: draws of prompts that a rollout can take until no group's
+        scores are all equal. critic_warmup: rollouts that do not train the policy.
     """
 
-    def __init__(self, ctx, sampler: Sampler):
+    def __init__(
+        self, ctx, sampler: Sampler, advantages_of, group: int = 1, draws: int = 1,
+        critic_warmup: int = 0,
+    ):  # fmt: skip
         self.ctx, self.rl, self.sampler = ctx, ctx.config.rl, sampler
+        self.group, self.draws, self.critic_warmup = group, draws, critic_warmup
         n, size = self.rl.rollout_batch, ctx.config.data.batch_size
         self.minibatches = n // size
         self.per_rollout = self.rl.epochs * self.minibatches
         self.key = jax.random.key(ctx.config.seed + 1)
         self.critic = any(role in ctx.models for role in CRITICS)
         self._warned = set()  # said once a process
-        grpo = ctx.config.grpo
-        self.group, self.draws = (1, 1) if self.critic else (grpo.group_size, grpo.max_draws)
         seed, self.groups = ctx.config.seed, groups(ctx.mesh, n, self.group)
         count, local = n // self.group, self.groups.prompts
         self.prompts = make_loader(ctx.config.data, ctx.data, count, seed, local)
         rows = sharding.batch_sharding(ctx.mesh)
         self.make_experience = jax.jit(
-            partial(make_experience, ctx),
+            partial(make_experience, ctx, advantages_of),
             out_shardings=(rows, None, None),
             compiler_options=compiler_options(ctx.mesh.devices.flat[0]),
         )
@@ -300,20 +284,14 @@ class RolloutSource:
         prompts = self.prompts.batch(number)
         padding = self.rl.prompt_length - self._width(number)
         prompts |= {name: prompts[name][:, padding:] for name in ("tokens", "mask")}
-        known = self.ctx.data.train_examples
-        prompts = {name: x[self.groups.index] for name, x in prompts.items()}
-        asked, samples = prompts["example"], self.groups.samples
-        answers = [known[i].get("answer", "") if known else "" for i in np.repeat(asked, samples)]
-        prompts = sharding.put_batch(prompts, self.ctx.mesh)
-        first_row = np.int32(number * self.rl.rollout_batch)
-        batch = self.sampler.sample(policy, prompts, self.key, first_row, samples)
-        return batch, self.sampler.rewards(frozen, batch, answers)
+        examples, first_row = self.ctx.data.train_examples, number * self.rl.rollout_batch
+        return self.sampler.sample_and_score(
+            policy, frozen, prompts, examples, self.key, first_row, self.groups
+        )
 
     def _unequal(self, rewards):
         """Which groups have something to compare, on every host alike."""
-        everywhere = sharding.replicated(self.ctx.mesh)
-        scores = jax.device_get(jax.device_put(rewards["score"], everywhere))
-        groups = scores.reshape(-1, self.group)
+        groups = self.sampler.fetch(rewards["score"]).reshape(-1, self.group)
         return np.asarray(adv.spread(groups, np.isfinite(groups), axis=1))
 
     def _sample(self, policy, frozen, drawn: int):
@@ -345,7 +323,7 @@ class RolloutSource:
             batch,
             rewards["score"],
             scalars,
-            np.bool_(not self.critic or number >= self.ctx.config.ppo.critic_warmup),
+            np.bool_(number >= self.critic_warmup),
         )
         valid = jnp.isfinite(rewards["score"])
         metrics |= {

@@ -162,8 +162,31 @@ class Sampler:
                 failures |= {row: (name, failure) for row, failure in failed.items()}
         score = sum(weight * found[name] for name, weight in self.weights.items())
         found["score"] = jnp.where(jnp.abs(score) <= rewards.LARGEST, score, jnp.inf)
-        self.check(found, batch, failures)
+        self.check_scores(found, batch, failures)
         return found
+
+    def sample_and_score(self, policy, frozen, prompts, examples, key, first_row, groups=None):
+        """(batch of `sample`, scores of `rewards`) of answers to this process's prompts.
+
+        Args:
+          prompts: numpy arrays [k, …], with `example`, the index of each prompt's example.
+          examples: may have an `answer`, the reference that verifiers compare with.
+          key, first_row: as in `sample`.
+          groups: `Groups` of `prompts`; by default each is answered once.
+        """
+        samples = 1
+        if groups:
+            prompts = {name: x[groups.index] for name, x in prompts.items()}
+            samples = groups.samples
+        asked = np.repeat(prompts["example"], samples)
+        answers = [examples[i].get("answer", "") if examples else "" for i in asked]
+        placed = sharding.put_batch(prompts, self.ctx.mesh)
+        batch = self.sample(policy, placed, key, np.int32(first_row), samples)
+        return batch, self.rewards(frozen, batch, answers)
+
+    def fetch(self, tree):
+        """A tree of arrays on the host, whole on every process."""
+        return jax.device_get(jax.device_put(tree, sharding.replicated(self.ctx.mesh)))
 
     def _episodes(self, batch, answers):
         tokens, segments, mask = (
@@ -186,7 +209,7 @@ class Sampler:
                 break
         return values, failures
 
-    def check(self, found, batch, failures=None) -> None:
+    def check_scores(self, found, batch, failures=None) -> None:
         """Answers with a reward that is not finite are few enough to be left out, and said once.
 
         Args:
@@ -195,8 +218,7 @@ class Sampler:
         Raises:
           RewardError: they are not.
         """
-        everywhere = sharding.replicated(self.ctx.mesh)
-        found = jax.device_get(jax.device_put(found, everywhere))
+        found = self.fetch(found)
         bad = ~np.all([np.isfinite(values) for values in found.values()], axis=0)
         if not bad.any():
             return

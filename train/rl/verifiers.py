@@ -1,19 +1,75 @@
-"""Verifiers: functions that score the text of an episode (train/rl/rewards.py) without a model."""
+"""Verifiers: functions that score the text of an episode (train/rl/rewards.py) without a model.
+
+Each is one decorated function. `config.rewards.NAME` is its weight in the score of an answer, and
+its settings stand beside it in `config.rewards`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import signal
 import threading
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from typing import NamedTuple
 
-# Seconds that a pattern may take on one answer: some take exponentially long, and policies find
+import ranges
+import registry
+from ranges import ConfigError, Signed, SizeOr0
+from registry import Registry
+
+
+class Verifier(NamedTuple):
+    """A row of VERIFIERS.
+
+    Attributes:
+      function: episode -> score; (episode, settings) -> score if it has settings.
+      answer: whether a prompt's reference, never "", can be compared with; None if the verifier
+        reads no reference.
+      needs: the settings that have to be given where the verifier has a weight.
+    """
+
+    function: Callable
+    answer: Callable[[str], bool] | None = None
+    needs: tuple[str, ...] = ()
+
+
+VERIFIERS: Registry[Verifier] = Registry("verifier", "rewards")
+
+
+def verifier(name: str, settings: type | None = None, answer=None, needs: tuple[str, ...] = ()):
+    """Decorates a function that is a verifier. Arguments: see Verifier; `settings` is a frozen
+    dataclass."""
+
+    def decorate(function):
+        VERIFIERS.register(name, Verifier(function, answer, needs), settings)
+        return function
+
+    return decorate
+
+
+def fields() -> dict:
+    """The fields of `config.rewards` that verifiers add: the weight of each, and its settings."""
+    return registry.merged(dict.fromkeys(VERIFIERS, (Signed, 0.0)), VERIFIERS.fields())
+
+
+def check(rewards) -> None:
+    """Raises ConfigError for settings of `config.rewards` that a verifier cannot work with."""
+    for name, row in VERIFIERS.items():
+        VERIFIERS.arguments(name, rewards)
+        missing = [need for need in row.needs if not getattr(rewards, need, None)]
+        if missing and getattr(rewards, name, 0.0):
+            raise ConfigError(f"rewards.{name} needs --config.rewards.{missing[0]}=VALUE")
+
+
+# The time limit of a pattern on one answer: some patterns take exponential time, and policies find
 # the answers on which they do.
 REGEX_SECONDS = 1.0
 
-# A minus is a sign where nothing is subtracted from: not in 10-3, 2010-2015, GPT-4 or (1)-2.
+# A minus after a number, a letter or a bracket is no sign: 10-3, 2010-2015, GPT-4, (1)-2.
 _MINUS = "-−–\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}\N{HYPHEN}\N{NON-BREAKING HYPHEN}"
 _CURRENCY = r"\\?[$€£¥₹]?"
 _GROUP = "[,\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}]"
@@ -32,85 +88,116 @@ _NUMBER = re.compile(
     r")"
 )
 _OPERATOR = re.compile(rf"\s{{0,3}}%?\s{{0,3}}[{_MINUS}—+*/×x÷=≈]\s{{0,3}}{_CURRENCY}")
-# "#### 42 ####" alone on its line: what follows is no answer.
+# "#### 42 ####" at the end of a line: what follows the second mark is no answer.
 _CLOSED = re.compile(r"(?<!#)####+(?!#)([^#\n]+)####+(?!#)(?=[^\S\n]*$)", re.MULTILINE)
 
 
-def _value(found: re.Match) -> Fraction:
+def _value(match: re.Match) -> Fraction:
+    """The value of a match of `_NUMBER`."""
     minus = str.maketrans(dict.fromkeys(_MINUS, "-"))
-    if found["over"]:
-        size = int(found["whole"] or 0) + Fraction(int(found["over"]), int(found["under"]))
+    if match["over"]:
+        size = int(match["whole"] or 0) + Fraction(int(match["over"]), int(match["under"]))
     else:
-        exponent = (found["e"] or found["power"] or "0").translate(minus)
-        digits = Fraction(Decimal(re.sub(_GROUP, "", found["value"])))
+        exponent = (match["e"] or match["power"] or "0").translate(minus)
+        digits = Fraction(Decimal(re.sub(_GROUP, "", match["value"])))
         size = digits * Fraction(10) ** int(exponent)
-    return -size if found["sign"] else size
+    return -size if match["sign"] else size
 
 
 def _last_of_first_run(text: str) -> Fraction | None:
-    """The first number of a text, or the last of those that operators join to it: of "42 in 3
-    boxes" 42, of "3 + 4 = 7" 7, of "2010-2015" 2015."""
-    found = _NUMBER.search(text)
-    while found:
-        operator = _OPERATOR.match(text, found.end())
+    """The first number of a text, or the last of those that operators join to it: 42 in "42 in 3
+    boxes", 7 in "3 + 4 = 7", 2015 in "2010-2015"."""
+    match = _NUMBER.search(text)
+    while match:
+        operator = _OPERATOR.match(text, match.end())
         following = operator and _NUMBER.match(text, operator.end())
         if not following:
-            return _value(found)
-        found = following
+            return _value(match)
+        match = following
     return None
 
 
 def final_number(text: str) -> Fraction | None:
-    """The number that an answer comes to; None if it has none.
+    """The final number of an answer; None if it has none.
 
-    It is the first after the last "####" that a number follows (with operators the last of its
-    terms, `_last_of_first_run`), else the last of the text. Read are minus signs of any form,
-    thousands separators, currencies, decimals, fractions and powers of ten; a percentage is its
-    number.
+    It is the first after the last "####" that a number follows (where operators join several, the
+    last of them, `_last_of_first_run`), else the last of the text. Minus signs of any form,
+    thousands separators, currencies, decimals, fractions and powers of ten are read; a percentage
+    is read as its number.
     """
     text = _CLOSED.sub(lambda m: f"####{m[1]}" if re.search(r"\d", m[1]) else m[0], text)
     before, *marked = re.split("####+", text)
     for part in reversed(marked):
         if (number := _last_of_first_run(part)) is not None:
             return number
-    found = [*_NUMBER.finditer(before)]
-    return _value(found[-1]) if found else None
+    matches = [*_NUMBER.finditer(before)]
+    return _value(matches[-1]) if matches else None
 
 
+def _has_number(answer: str) -> bool:
+    return final_number(answer) is not None
+
+
+@verifier("gsm8k", answer=_has_number)
 def gsm8k(episode) -> float:
-    """1 if answer and reference end in the same number (GSM8K, Cobbe et al. 2021)."""
+    """1 if answer and reference end in the same number (`final_number`; GSM8K, Cobbe et al. 2021,
+    arXiv:2110.14168)."""
     number = final_number(episode.response)
     return float(number is not None and number == final_number(episode.answer))
 
 
+@verifier("exact", answer=bool)
 def exact(episode) -> float:
-    """1 if the answer is the reference but for white space; 0 without a reference."""
+    """1 if the answer equals the reference up to white space; 0 without a reference."""
     words = episode.answer.split()
     return float(bool(words) and episode.response.split() == words)
 
 
-def regex(pattern: str):
-    """A verifier: 1 if `pattern` is found in the answer.
+@dataclasses.dataclass(frozen=True)
+class Regex:
+    """Attributes:
+    pattern: a regular expression.
+    """
+
+    pattern: str = ""
+
+    def __post_init__(self):
+        try:
+            re.compile(self.pattern, re.DOTALL)
+        except re.error as e:
+            raise ConfigError(
+                f"rewards.pattern={self.pattern!r:.80} is no regular expression: {e}"
+            ) from e
+
+
+@verifier("regex", settings=Regex, needs=("pattern",))
+def regex(episode, settings: Regex) -> float:
+    """1 if `pattern` is found in the answer.
 
     Raises:
-      TimeoutError: by the verifier, if the search takes longer than `REGEX_SECONDS`.
+      TimeoutError: the search takes longer than `REGEX_SECONDS`.
     """
-    expression = re.compile(pattern, re.DOTALL)
-
-    def verifier(episode) -> float:
-        with _time_limit(REGEX_SECONDS, f"rewards.pattern took longer than {REGEX_SECONDS:g} s"):
-            return float(bool(expression.search(episode.response)))
-
-    return verifier
+    with _time_limit(REGEX_SECONDS, f"rewards.pattern took longer than {REGEX_SECONDS:g} s"):
+        return float(bool(re.search(settings.pattern, episode.response, re.DOTALL)))
 
 
-def length(target: int):
-    """A verifier: 1 at `target` tokens, falling to 0 at none and at twice as many."""
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """Attributes:
+    target_length: in tokens.
+    """
 
-    def verifier(episode) -> float:
-        return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
+    target_length: SizeOr0 = 0
 
-    return verifier
+    def __post_init__(self):
+        ranges.check(self, "rewards.")
+
+
+@verifier("length", settings=Length, needs=("target_length",))
+def length(episode, settings: Length) -> float:
+    """1 at `target_length` tokens, falling to 0 at none and at twice as many."""
+    target = settings.target_length
+    return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
 
 
 @contextlib.contextmanager

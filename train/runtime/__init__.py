@@ -1,1 +1,1 @@
-"""A run on machines: checkpoints, logs, processes, profiles, time."""
+"""A run on machines: checkpoints, output, processes, profiles, goodput."""

@@ -1,9 +1,9 @@
-"""Checkpoints: the whole `TrainState`, one Orbax item a trained model, so that a later stage reads
-just the model it starts from.
+"""Checkpoints: the whole `TrainState`, with one Orbax item per trained model, so that a later stage
+reads only the model that it starts from.
 
 A workdir holds `checkpoints/<step>/{<role>…, opt_state, source, meta}` and `models.json`, the
-architecture of each role. Where weights are frozen, a role's item holds what was trained alone, and
-`parts.json` says where the rest came from; loading puts both together.
+architecture of each role. Where weights are frozen, a role's item holds only the trained ones, and
+`parts.json` names the origin of the frozen ones; loading joins both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from data.prepare.prepared import write_whole
+from data.atomic import write_atomically
 from data.read import json_files
 from model.config import TransformerConfig
 from model.heads import ValueHead, reward_model, value_model
@@ -29,11 +29,12 @@ from model.quantized import DTYPES
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
 from ranges import ConfigError
-from train.runtime import finite, outputs
+from train.runtime import outputs
+from train.runtime.finite import require_finite
 from train.step import TrainState
-from train.trainable import Parts
+from train.trainable import Partition
 
-# What kind of network a role is.
+# {role: its network}
 NETWORKS = {
     "policy": Transformer,
     "reference": Transformer,
@@ -48,8 +49,8 @@ Models = Annotated[dict[str, dict], msgspec.Meta(min_length=1)]
 Origin = TypedDict("Origin", {"from": str, "role": str, "fingerprint": str})
 
 
-class PartsFacts(TypedDict):
-    """What parts.json says of a model with frozen weights (`save_parts`)."""
+class PartitionRecord(TypedDict):
+    """The entry of parts.json for a model with frozen weights (`save_parts`)."""
 
     origin: Origin
     frozen: list[str]
@@ -58,47 +59,48 @@ class PartsFacts(TypedDict):
     dtype: Literal[tuple(DTYPES)]
 
 
-# The item of a checkpoint that holds a role's weights.
+# {role: the item of a checkpoint that holds its weights}, where it is not the role's own.
 ITEM_OF = {"reference": "policy", "judge": "reward"}
 
 
 def init_params(role: str, config: TransformerConfig, key):
     """Fresh parameters of a role's network, boxed with their logical axes."""
     tokens, hidden = jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, config.embed_dim))
-    read = hidden if role == "value_head" else tokens
-    return NETWORKS[role](config).init(key, read)["params"]
+    inputs = hidden if role == "value_head" else tokens
+    return NETWORKS[role](config).init(key, inputs)["params"]
 
 
 def abstract_params(role: str, config: TransformerConfig, mesh):
-    """Shapes, dtypes and shardings of a role's parameters, without making any."""
+    """A tree of `jax.ShapeDtypeStruct` with the shardings of a role's parameters."""
     boxed = jax.eval_shape(lambda key: init_params(role, config, key), jax.random.key(0))
     return with_shardings(nn.unbox(boxed), parameter_shardings(boxed, mesh))
 
 
 def with_shardings(abstract, shardings):
+    """A tree of `jax.ShapeDtypeStruct` with a tree of shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
 
 
 @jax.jit
-def _fingerprint(tree):
-    def one(x):
+def _checksums(tree):
+    def checksum(x):
         bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(-1)
-        place = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) | 1
-        return jnp.sum((bits ^ (bits >> 15)) * place, dtype=jnp.uint32)
+        factors = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) | 1
+        return jnp.sum((bits ^ (bits >> 15)) * factors, dtype=jnp.uint32)
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(checksum, tree)
 
 
 def fingerprint(tree) -> str:
-    """A checksum of parameters, eight hex digits; the same on any mesh, other for any other bit."""
+    """A checksum of parameters, eight hex digits: independent of the mesh, sensitive to any bit."""
     return fold(checksums(tree))
 
 
 def checksums(tree) -> list:
-    """A number a parameter, in the order of the tree."""
-    return jax.tree.leaves(_fingerprint(tree))
+    """One checksum per parameter, in the order of the tree."""
+    return jax.tree.leaves(_checksums(tree))
 
 
 def fold(sums) -> str:
@@ -122,7 +124,7 @@ class Checkpointer:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, meta: dict) -> None:
-        """Starts to save; training may go on. `meta` is JSON kept beside the arrays."""
+        """Starts to save, while training continues. `meta` is JSON, saved with the arrays."""
         items = {name: ocp.args.StandardSave(tree) for name, tree in state.trainable.items()}
         self._manager.save(
             int(state.step),
@@ -132,18 +134,18 @@ class Checkpointer:
                 source=ocp.args.StandardSave(state.source),
                 meta=ocp.args.JsonSave(meta | {"skipped": int(state.skipped)}),
             ),
-            force=True,  # the loop decides; asked, Orbax also moves the preemption service's count
+            force=True,  # asking Orbax whether to save would advance the preemption service's count
         )
 
     def meta(self, step: int) -> dict:
-        """What was saved as `meta` at `step`."""
+        """The `meta` that was saved at `step`."""
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         return self._manager.restore(step, args=args).meta
 
     def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state saved at `step`, placed as `abstract` says."""
+        """The state saved at `step`, with the shardings of `abstract`."""
         items = {name: ocp.args.StandardRestore(t) for name, t in abstract.trainable.items()}
-        found = self._manager.restore(
+        restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 **items,
@@ -151,12 +153,12 @@ class Checkpointer:
                 source=ocp.args.StandardRestore(abstract.source),
             ),
         )
-        trainable = {name: found[name] for name in abstract.trainable}
-        state = {**trainable, "opt_state": found.opt_state}
-        finite.check(state, f"{self._directory}/{step}", "weights or optimizer state")
+        trainable = {name: restored[name] for name in abstract.trainable}
+        arrays = {**trainable, "opt_state": restored.opt_state}
+        require_finite(arrays, f"{self._directory}/{step}", "weights or optimizer state")
         counts = (jnp.asarray(n, jnp.int32) for n in (step, self.meta(step).get("skipped", 0)))
         step_array, skipped = counts
-        return TrainState(step_array, trainable, found.opt_state, found.source, skipped)
+        return TrainState(step_array, trainable, restored.opt_state, restored.source, skipped)
 
     def wait(self) -> None:
         self._manager.wait_until_finished()
@@ -167,8 +169,9 @@ class Checkpointer:
 
 
 def save_models(workdir, models: dict[str, TransformerConfig]) -> None:
-    facts = {r: dataclasses.asdict(c) for r, c in models.items()}
-    write_whole(epath.Path(workdir) / "models.json", json.dumps(facts, indent=2) + "\n")
+    """Writes the architectures of the roles that a run trains, which `read_models` reads."""
+    settings = {role: dataclasses.asdict(config) for role, config in models.items()}
+    write_atomically(epath.Path(workdir) / "models.json", json.dumps(settings, indent=2) + "\n")
 
 
 def model_config(workdir, role: str, **execution) -> TransformerConfig:
@@ -185,29 +188,29 @@ def model_config(workdir, role: str, **execution) -> TransformerConfig:
     return _settings(TransformerConfig, models[item] | execution, f"{workdir}/models.json: {item}")
 
 
-def _settings(cls, given: dict, where: str):
-    """A dataclass of settings that a workdir keeps.
+def _settings(cls, given: dict, label: str):
+    """A dataclass of the settings `given` in a workdir's file, which errors call `label`.
 
     Raises:
-      ConfigError: one is unknown, or not of its range.
+      ConfigError: one is unknown, or out of its range.
     """
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(given.keys() - known):
         raise ConfigError(
-            f"{where} has a setting {unknown[0]!r:.80}, which this Seedpod does not know; it may "
+            f"{label} has a setting {unknown[0]!r:.80}, which this Seedpod does not know; it may "
             "be of a later version"
         )
     try:
         return cls(**given)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{label}: {error}") from None
 
 
 def read_models(workdir) -> dict[str, dict]:
     """{role: settings of its architecture} of the models that a run trained.
 
     Raises:
-      ConfigError: it is no workdir. DataError: models.json is damaged.
+      ConfigError: this is not a workdir. DataError: models.json is damaged.
     """
     path = epath.Path(workdir) / "models.json"
     if not path.exists():
@@ -215,9 +218,9 @@ def read_models(workdir) -> dict[str, dict]:
     return json_files.read(path, Models)
 
 
-def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
-    """Writes how the models with frozen weights are divided, and where those came from."""
-    facts = {
+def save_parts(workdir, parts: dict[str, Partition], origins) -> None:
+    """Writes the partitions of the models with frozen weights, and the origins of those weights."""
+    records = {
         role: {
             "origin": origins[role],
             "frozen": sorted("/".join(p) for p in part.frozen),
@@ -228,45 +231,46 @@ def save_parts(workdir, parts: dict[str, Parts], origins) -> None:
         for role, part in parts.items()
         if part.frozen
     }
-    if facts:
-        write_whole(epath.Path(workdir) / "parts.json", json.dumps(facts, indent=2) + "\n")
+    if records:
+        write_atomically(epath.Path(workdir) / "parts.json", json.dumps(records, indent=2) + "\n")
 
 
 def read_parts(workdir, item: str):
-    """(Parts, origin) of a model with frozen weights; (None, None) of one without."""
+    """(Partition, origin) of a model with frozen weights; (None, None) of one without."""
     path = epath.Path(workdir) / "parts.json"
-    facts = json_files.read(path, dict[str, PartsFacts]).get(item) if path.exists() else None
-    if not facts:
+    records = json_files.read(path, dict[str, PartitionRecord]) if path.exists() else {}
+    if item not in records:
         return None, None
-    paths = (frozenset(tuple(p.split("/")) for p in facts[k]) for k in ("frozen", "adapted"))
-    origin = {key: facts["origin"][key] for key in ("from", "role", "fingerprint")}
-    adapters = _settings(LoRA, facts["lora"], f"{path}: {item}.lora")
-    return Parts(*paths, adapters, facts["dtype"]), origin
+    record = records[item]
+    paths = (frozenset(tuple(p.split("/")) for p in record[k]) for k in ("frozen", "adapted"))
+    origin = {key: record["origin"][key] for key in ("from", "role", "fingerprint")}
+    adapters = _settings(LoRA, record["lora"], f"{path}: {item}.lora")
+    return Partition(*paths, adapters, record["dtype"]), origin
 
 
 def load_params(workdir, role: str, abstract):
-    """A role's newest weights in a workdir, adapters merged, placed as `abstract` says.
+    """A role's newest weights in a workdir, adapters merged, with the shardings of `abstract`.
 
     Raises:
-      ConfigError: it holds no finished checkpoint, or its frozen weights are others now.
+      ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
     item = ITEM_OF.get(role, role)
     part, origin = read_parts(workdir, item)
     if not part:
         return restore_item(workdir, item, abstract)
     trained = restore_item(workdir, item, part.trained(abstract))
-    base, found = load_base(origin["from"], origin["role"], item, abstract)
-    check_origin(workdir, origin, found)
+    base, base_fingerprint = load_base(origin["from"], origin["role"], item, abstract)
+    check_origin(workdir, origin, base_fingerprint)
     frozen = part.freeze(part.split(base)[1])
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(part.merge, out_shardings=shardings)(trained, frozen)
 
 
 def check_origin(workdir, origin, found: str) -> None:
-    """Refuses frozen weights with another fingerprint than those that were trained beside.
+    """Refuses frozen weights whose fingerprint `found` is not the one that was trained with.
 
     Raises:
-      ConfigError: they are others.
+      ConfigError: it is another.
     """
     if found != origin["fingerprint"]:
         raise ConfigError(
@@ -276,28 +280,28 @@ def check_origin(workdir, origin, found: str) -> None:
 
 
 def load_base(workdir, origin: str, role: str, abstract):
-    """What a role takes of another run's weights.
+    """Another run's weights for a role to start from.
 
     Args:
-      origin: the role of those weights; of another kind of network the backbone is taken.
-      abstract: of `role`'s parameters.
+      origin: the role of those weights; from another kind of network only the backbone is taken.
+      abstract: shapes and shardings of `role`'s parameters.
 
     Returns:
-      (parameters, their fingerprint).
+      (parameters, fingerprint of the whole model they are from).
     """
     params = load_params(workdir, origin, origin_shapes(workdir, origin, role, abstract))
-    found = identity(workdir, origin, params)
-    return (params if origin == role else _backbone(params, abstract)), found
+    whole = identity(workdir, origin, params)
+    return (params if origin == role else _backbone(params, abstract)), whole
 
 
 def load_from(workdir, origin: str, role: str, abstract):
-    """The parameters of `load_base` alone."""
+    """The parameters of `load_base`, without the fingerprint."""
     params = load_params(workdir, origin, origin_shapes(workdir, origin, role, abstract))
     return params if origin == role else _backbone(params, abstract)
 
 
 def origin_shapes(workdir, origin: str, role: str, abstract):
-    """Shapes of the parameters of `origin` in a workdir, from which `role` starts."""
+    """Shapes and shardings of the parameters of `origin` in a workdir, from which `role` starts."""
     if origin == role:
         return abstract
     mesh = jax.tree.leaves(abstract)[0].sharding.mesh
@@ -310,8 +314,8 @@ def _backbone(params, abstract):
 
 
 def identity(workdir, role: str, params) -> str:
-    """The fingerprint of a role's loaded weights; of merged ones, those of what was merged, which
-    do not depend on how a mesh rounds the sum."""
+    """The fingerprint of a role's loaded weights. For merged weights it joins those of the base and
+    of the trained part, which do not depend on how a mesh rounds the sum."""
     part, origin = read_parts(workdir, ITEM_OF.get(role, role))
     if not part:
         return fingerprint(params)
@@ -323,7 +327,7 @@ def newest(workdir):
     """(Orbax's manager of a workdir's checkpoints, the newest finished step).
 
     Raises:
-      ConfigError: it holds none.
+      ConfigError: there is no checkpoint.
     """
     directory = epath.Path(workdir) / "checkpoints"
     manager = ocp.CheckpointManager(directory.resolve()) if directory.exists() else None
@@ -337,25 +341,25 @@ def restore_item(workdir, role: str, abstract):
     """The item of a role in a workdir's newest checkpoint."""
     item = ITEM_OF.get(role, role)
     manager, step = newest(workdir)
-    found = manager.restore(
+    restored = manager.restore(
         step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
     )
     manager.close()
-    check_finite(found[item], workdir, step, item)
-    return found[item]
+    check_finite(restored[item], workdir, step, item)
+    return restored[item]
 
 
 def check_finite(params, workdir, step: int, item: str) -> None:
     """Refuses weights with a NaN or an infinity (train/runtime/finite.py)."""
-    finite.check({item: params}, f"{workdir}, checkpoint {step},", "weights")
+    require_finite({item: params}, f"{workdir}, checkpoint {step},", "weights")
 
 
 def load(workdir, item: str = "", mesh=None):
-    """Opens a workdir for a notebook, whatever mesh it was saved on.
+    """Loads a model of a workdir, whatever mesh it was saved on.
 
     Args:
       item: `policy`, `value` or `reward`; by default the first that the run trained.
-      mesh: where the weights go; by default one device.
+      mesh: the devices that the weights go to; by default one device.
 
     Returns:
       (TransformerConfig, params) for `Transformer(config)`, `value_model(config)` or
@@ -368,7 +372,7 @@ def load(workdir, item: str = "", mesh=None):
 
 
 def to_abstract(tree):
-    """Arrays -> what a restore needs to know of them; host arrays stay themselves."""
+    """Device arrays -> `jax.ShapeDtypeStruct` with shardings; host arrays stay as they are."""
     return jax.tree.map(
         lambda x: (
             x

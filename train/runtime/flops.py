@@ -13,7 +13,8 @@ from typing import NamedTuple
 from flax.traverse_util import flatten_dict
 
 from model import lora
-from train.trainable import Parts
+from train.objectives import registry
+from train.trainable import Partition
 
 
 class PerToken(NamedTuple):
@@ -25,7 +26,7 @@ class PerToken(NamedTuple):
 
 def row_length(config) -> int:
     """Tokens in a row of a run's batches, over which attention goes."""
-    if config.stage in ("ppo", "grpo"):
+    if registry.find(config).rollouts:
         return config.rl.prompt_length + config.rl.response_length
     return config.data.length
 
@@ -36,7 +37,7 @@ def forward(model, length: int) -> PerToken:
     return PerToken(model.flops_per_token(length) / 3 - vocabulary, vocabulary)
 
 
-def trained(model, weights, part: Parts, length: int) -> PerToken:
+def trained(model, weights, part: Partition, length: int) -> PerToken:
     """Of a forward and a backward pass.
 
     Args:
@@ -74,14 +75,16 @@ def of_step(config, models, weights, parts, tokens: int) -> float:
       models, weights, parts: {trained role: architecture, shapes of all its parameters, parts}.
     """
     length, total = row_length(config), 0.0
-    answers = tokens
-    if config.stage in ("ppo", "grpo"):
+    answers, row = tokens, registry.find(config)
+    if row.rollouts:
         answers = tokens * config.rl.response_length / length
     for role in weights:
         cost = trained(models[role], weights[role], parts[role], length)
         total += cost.layers * tokens if role != "value_head" else 0.0
         total += cost.vocabulary * answers
-    if config.stage in ("ppo", "grpo") and config.rl.pretrain_coef:
+    for role, passes in row.forwards.items():
+        total += passes * sum(forward(models[role], length)) * tokens
+    if row.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
         cost = trained(models["policy"], weights["policy"], parts["policy"], text.length)
         total += sum(cost) * text.batch_size * text.length
@@ -92,7 +95,7 @@ def of_rollout(config, models, draws: float = 1) -> float:
     """Of one rollout with so many draws: sampling and scoring, then the log-probabilities and
     values that its updates need."""
     rl, n, length = config.rl, config.rl.rollout_batch, row_length(config)
-    prompts = n // config.grpo.group_size if config.stage == "grpo" else n
+    prompts = n // registry.find(config).group_size(config)
     answers, tokens = n * rl.response_length, n * length
     policy = forward(models["policy"], length)
     drawn = policy.layers * (prompts * rl.prompt_length + answers) + policy.vocabulary * answers

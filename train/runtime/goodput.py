@@ -1,10 +1,10 @@
-"""Where a run's time goes, over all its attempts: `goodput.json` in its workdir.
+"""Goodput: how a run's time is spent, over all its attempts, in its workdir's `goodput.json`.
 
-Every second of a process counts as one of `PARTS`. Steps that an attempt takes again, because the
-one before it was killed after its last checkpoint, are `lost`. What passes between two attempts is
-counted beside, from the last record of the one to the start of the other. Records are written at
-most every 10 seconds, since on a mounted bucket each is an upload; of a process that was killed,
-what came after counts as between.
+Every second of a process counts as one of `PARTS`. Steps that an attempt repeats, because the one
+before it was killed after its last checkpoint, are `lost`. The time between two attempts, from the
+last record of the one to the start of the other, is counted apart. Records are written at most
+every 10 seconds, since on a mounted bucket each is an upload; the time of a killed process after
+its last record counts as time between attempts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax
 import msgspec
 from etils import epath
 
+from data.atomic import write_atomically
 from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs, strict_json
@@ -28,8 +29,8 @@ from train.runtime.metrics import duration
 PARTS = ("init", "compile", "restore", "data_wait", "rollout", "step", "evaluate", "checkpoint",
          "lost")  # fmt: skip
 GOOD = ("step", "rollout")
-# What JAX says that it compiled, wherever that happened. Tracing counts where it happens: its
-# events lie in one another.
+# JAX's events of compilation, wherever it happens. Tracing counts in the part where it happens, as
+# its events are nested.
 _COMPILED = (
     "/jax/core/compile/jaxpr_to_mlir_module_duration",
     "/jax/core/compile/backend_compile_duration",
@@ -40,8 +41,8 @@ EVERY = 10.0
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
 
-class Kept(TypedDict, total=False):
-    """What goodput.json keeps for the next attempt."""
+class Record(TypedDict, total=False):
+    """The entries of goodput.json that the next attempt reads."""
 
     seconds: dict[Literal[PARTS], Seconds]
     attempts: Annotated[int, msgspec.Meta(ge=0)]
@@ -52,13 +53,13 @@ class Kept(TypedDict, total=False):
 
 
 class Goodput:
-    """The clock of one attempt, entered as a context, which begins in `init`.
+    """The clock of one attempt: a context, which begins in the part `init`.
 
     Args:
-      begun: when the attempt did (time.time()); by default now. writes: whether it keeps the file.
+      begun: start of the attempt (time.time()); by default now. writes: whether to write the file.
 
     Attributes:
-      seconds: {part: of all attempts}. part: what time counts as now.
+      seconds: {part: seconds in all attempts}. part: the part that time counts as now.
     """
 
     def __init__(self, workdir, begun: float | None = None, writes: bool = True):
@@ -80,14 +81,14 @@ class Goodput:
     def __exit__(self, *error):
         jax.monitoring.unregister_event_duration_listener(self._compiled)
 
-    def _compiled(self, event: str, seconds: float, **facts) -> None:
-        del facts
+    def _compiled(self, event: str, seconds: float, **details) -> None:
+        del details
         if event in _COMPILED and threading.current_thread() is threading.main_thread():
             self.seconds[self.part] -= seconds
             self.seconds["compile"] += seconds
 
     def enter(self, part: str) -> str:
-        """From now on time counts as `part`; returns what it counted as."""
+        """Counts time as `part` from now on; returns the part before."""
         now, before = time.time(), self.part
         self.seconds[before] += now - self._since
         self._since, self.part = now, part
@@ -95,6 +96,7 @@ class Goodput:
 
     @contextlib.contextmanager
     def time(self, part: str):
+        """A context whose time counts as `part`."""
         before = self.enter(part)
         try:
             yield
@@ -102,23 +104,23 @@ class Goodput:
             self.enter(before)
 
     def step(self, number: int) -> None:
-        """Step `number`, from 0, begins: a new one, or one that an earlier attempt took already."""
-        again = number < self._known
-        self._lost_steps += again
-        self.enter("lost" if again else "step")
+        """Begins step `number`, from 0, which counts as lost if an earlier attempt took it."""
+        repeated = number < self._known
+        self._lost_steps += repeated
+        self.enter("lost" if repeated else "step")
 
     def record(self, steps: int) -> None:
-        """`steps` are done; keeps the file now and then."""
+        """Notes that `steps` are done; writes the file at most every `EVERY` seconds."""
         self._reached = max(self._reached, steps)
         if time.time() - self._written >= EVERY:
             self.write()
 
     def write(self) -> None:
-        """Keeps the file."""
+        """Writes the file."""
         self.enter(self.part)
         self._written = self._since
         if self._writes:
-            facts = {
+            record = {
                 "goodput": round(self._share(), 4),
                 "seconds": {part: round(s, 3) for part, s in self.seconds.items()},
                 "attempts": self._attempts,
@@ -127,10 +129,8 @@ class Goodput:
                 "lost_steps": self._lost_steps,
                 "written_at": self._since,
             }
-            temporary = self._path.with_name(self._path.name + ".tmp")
             try:
-                temporary.write_text(strict_json.dumps(facts, indent=2) + "\n")
-                temporary.replace(self._path)
+                write_atomically(self._path, strict_json.dumps(record, indent=2) + "\n")
             except OSError as error:
                 outputs.failed(self._path.name, error, "it is left as it was")
 
@@ -138,7 +138,7 @@ class Goodput:
         return sum(self.seconds[part] for part in GOOD) / (sum(self.seconds.values()) or 1.0)
 
     def summary(self) -> str:
-        """One line: the share of the time that went into new steps, and where all of it went."""
+        """One line: the share of the time that went into new steps, and the time of each part."""
         self.enter(self.part)
         shown = [
             f"{part.replace('_', ' ')} {_time(s)}"
@@ -153,9 +153,9 @@ class Goodput:
 
 
 def _read(path) -> dict:
-    """The content of goodput.json; nothing if it is damaged: no run stops for its clock."""
+    """The content of goodput.json; empty if it is damaged, as no run stops for its clock."""
     try:
-        return json_files.read(path, Kept) if path.exists() and path.stat().length else {}
+        return json_files.read(path, Record) if path.exists() and path.stat().length else {}
     except (OSError, DataError) as error:
         logging.warning("%s; its earlier attempts are not counted", error)
         return {}

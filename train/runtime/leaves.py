@@ -1,4 +1,4 @@
-"""A workdir's weights one parameter at a time, for what need not hold a whole model."""
+"""A workdir's weights read one parameter at a time, without ever holding a whole model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ class Leaves:
 
     Args:
       abstract: shapes, dtypes and shardings of its parameters.
-      dtype: of parameters that are read as they were saved; those with adapters are as `abstract`.
+      dtype: of parameters that are read as they were saved; those with adapters have that of
+        `abstract`.
 
     Raises:
-      ConfigError: it holds no finished checkpoint, or its frozen weights are others now.
+      ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
 
     def __init__(self, workdir, role: str, abstract, dtype=None):
@@ -51,7 +52,7 @@ class Leaves:
         return self._fingerprint
 
     def shapes(self) -> dict[tuple[str, ...], tuple[int, ...]]:
-        """{path: shape} of all that is saved, adapters merged, whatever the abstract has."""
+        """{path: shape} of all saved parameters, adapters merged, whether the abstract has them."""
         if not self._part:
             directory = self._manager.directory / str(self._step) / self._item
             saved = ocp.PyTreeCheckpointHandler().metadata(directory).tree
@@ -64,7 +65,7 @@ class Leaves:
         return base | {path: x.shape for path, x in plain.items()}
 
     def read(self, path: tuple[str, ...]):
-        """One parameter, placed as its abstract says."""
+        """One parameter, with the sharding of its abstract."""
         if not self._part:
             return self._restore(path)
         if path in self._trained:
@@ -74,8 +75,9 @@ class Leaves:
         names = (path[-1] + suffix for suffix in (lora.A, lora.B))
         beside = {(*path[:-1], name): self._trained.get((*path[:-1], name)) for name in names}
         trained = unflatten_dict({k: v for k, v in beside.items() if v is not None})
-        where = unflatten_dict({path: self._abstract[path].sharding})
-        return flatten_dict(jax.jit(self._part.merge, out_shardings=where)(trained, frozen))[path]
+        sharding = unflatten_dict({path: self._abstract[path].sharding})
+        merge = jax.jit(self._part.merge, out_shardings=sharding)
+        return flatten_dict(merge(trained, frozen))[path]
 
     def _restore(self, path):
         like = self._abstract[path]
@@ -86,8 +88,8 @@ class Leaves:
             restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
             partial_restore=True,
         )
-        found = self._manager.restore(
+        restored = self._manager.restore(
             self._step, args=ocp.args.Composite(**{self._item: arguments})
-        )
-        checkpoint.check_finite(found[self._item], self._workdir, self._step, self._item)
-        return flatten_dict(found[self._item])[path]
+        )[self._item]
+        checkpoint.check_finite(restored, self._workdir, self._step, self._item)
+        return flatten_dict(restored)[path]

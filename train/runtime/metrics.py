@@ -1,8 +1,8 @@
-"""What a run says: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
+"""Output of a run: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
 
-Only process 0 writes. Records of steps that a resumed run takes again are dropped first, so that
-every step stands once in metrics.jsonl. An object store (gs://…) cannot append: there the files are
-written on this machine, and all of them go up at every checkpoint and at the end.
+Only process 0 writes. Records of steps that a resumed run repeats are dropped first, so that every
+step is once in metrics.jsonl. An object store (gs://…) cannot append: for it the files are written
+on this machine, and uploaded whole at every checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from data.atomic import is_remote, write_atomically
 from data.errors import DataError
 from data.read import json_files
-from data.read.paths import is_remote
 from train.runtime import outputs, strict_json
 
 console = Console(highlight=False, soft_wrap=True)
@@ -39,10 +39,10 @@ LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
 def quiet_to_file(path) -> str:
-    """Sends the chatter of libraries, C++ ones included, to a file; the console stays ours.
+    """Sends the log messages of libraries, C++ ones included, to a file instead of the console.
 
-    Python's own stderr goes on to the terminal, so tracebacks are seen. Returns the file's path,
-    which is another one if this cannot be written.
+    Python's own stderr stays on the terminal, for tracebacks. Returns the file's path, which is
+    another if `path` cannot be written.
     """
     log, path = outputs.open_log(path)
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
@@ -56,7 +56,7 @@ def quiet_to_file(path) -> str:
 
 
 class Record(TypedDict):
-    """What every record of metrics.jsonl and samples.jsonl has."""
+    """The entries that every record of metrics.jsonl and samples.jsonl has."""
 
     step: Annotated[int, msgspec.Meta(ge=0)]
     kind: NotRequired[str]
@@ -64,9 +64,9 @@ class Record(TypedDict):
 
 
 def _records(path) -> Iterator[tuple[bytes, dict]]:
-    """(line, record) pairs of a file of records; a damaged line is named and left out, and so is a
-    half-written last one."""
-    if not path.exists() or not path.stat().length:  # of a device, too, whose end never comes
+    """(line, record) pairs of a file of records, without an incomplete last line; a damaged line is
+    named and left out."""
+    if not path.exists() or not path.stat().length:  # a device has no length, and no end
         return
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
@@ -80,15 +80,13 @@ def _records(path) -> Iterator[tuple[bytes, dict]]:
 
 
 def truncate_jsonl(path, last_step: int) -> list[dict]:
-    """Keeps the records up to `last_step` (a half-written last line goes too) and returns them."""
+    """Removes records after `last_step` and an incomplete last line; returns the others."""
     path = epath.Path(path)
     kept = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
     if not path.exists() or not path.stat().length:
         return []
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(b"".join(line for line, _ in kept))
-        temporary.replace(path)
+        write_atomically(path, b"".join(line for line, _ in kept))
     except OSError as error:
         outputs.failed(path.name, error, "its records of steps that are taken again stay")
     return [record for _, record in kept]
@@ -106,13 +104,14 @@ def read_records(path) -> list[dict]:
 
 
 def settings_table(settings: dict) -> str:
-    """Settings {name: value} as TSV in a Markdown block of code, which TensorBoard shows as it is.
-    Values are JSON, so that none holds a tab or a line's end."""
+    """Settings {name: value} as TSV in a Markdown code block, which TensorBoard shows verbatim.
+    Values are JSON, so that none holds a tab or a line break."""
     lines = [f"{name}\t{strict_json.dumps(x, ensure_ascii=False)}" for name, x in settings.items()]
     return "\n".join(["```", "setting\tvalue", *lines, "```"])
 
 
 def duration(seconds: float) -> str:
+    """`H:MM:SS`, or `M:SS` below an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -122,7 +121,7 @@ class ProgressLine:
     """`name done/total text · left`: a bar on a terminal, else a line at most every 10 s.
 
     Args:
-      start: how many are done before. writes: whether anything is shown.
+      start: how many are done at the start. writes: whether anything is shown.
     """
 
     def __init__(self, name: str, total: int, start: int = 0, writes: bool = True):
@@ -142,8 +141,8 @@ class ProgressLine:
         if not self._writes:
             return
         if done > self._start:
-            passed = (time.time() - self._started) / (done - self._start)
-            text = f"{text} · {duration(passed * (self._total - done))} left"
+            seconds_each = (time.time() - self._started) / (done - self._start)
+            text = f"{text} · {duration(seconds_each * (self._total - done))} left"
         if self._bar:
             self._bar.update(self._task, completed=done, text=text)
         elif time.time() - self._last > 10 or done == self._total:
@@ -156,10 +155,10 @@ class ProgressLine:
 
 
 class _Mirror:
-    """A folder on this machine whose files go up to one in an object store.
+    """A folder on this machine whose files are uploaded to one in an object store.
 
     Attributes:
-      local: the folder, with the logs that are in the store.
+      local: the folder, which starts with the logs that are in the store.
     """
 
     def __init__(self, remote):
@@ -171,15 +170,15 @@ class _Mirror:
                 (self.local / name).write_bytes((self._remote / name).read_bytes())
 
     def upload(self) -> None:
-        """Every file that grew since, whole."""
+        """Uploads every file that has grown, whole."""
         for path in sorted(self.local.rglob("*")):
             if path.is_dir() or self._sizes.get(path) == path.stat().st_size:
                 continue
             content = path.read_bytes()
-            there = self._remote / path.relative_to(self.local)
+            target = self._remote / path.relative_to(self.local)
             try:
-                there.parent.mkdir(parents=True, exist_ok=True)
-                there.write_bytes(content)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
             except OSError as error:
                 outputs.failed(path.name, error, "it goes up with the next checkpoint")
             else:
@@ -191,11 +190,11 @@ class _Mirror:
 
 
 class Metrics:
-    """Writers of one run.
+    """The outputs of one run.
 
     Args:
-      start: the step that the run goes on from; records after it are dropped.
-      steps: where it ends. name: what the progress line is called.
+      name: of the progress line. start: the step that the run resumes from; records after it are
+        dropped. steps: the last step. writes: whether this process writes.
     """
 
     def __init__(self, workdir, name: str, start: int, steps: int, writes: bool = True):
@@ -203,10 +202,10 @@ class Metrics:
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
-        if is_remote(os.fspath(workdir)):
+        if is_remote(workdir):
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
-        last = start or -1  # from step 0 the first evaluation is done again too
+        last = start or -1  # a run from step 0 repeats its first evaluation too
         kept = truncate_jsonl(workdir / "metrics.jsonl", last)
         truncate_jsonl(workdir / "samples.jsonl", last)
         self._before = kept[-1].get("elapsed_seconds", 0.0) if kept else 0.0
@@ -220,12 +219,12 @@ class Metrics:
         self._line, self._start = ProgressLine(name, steps, start), start
 
     def elapsed(self) -> float:
-        """Seconds of work on this run so far; of an interrupted process, to its last record."""
+        """Seconds of work on this run so far, of interrupted processes up to their last records."""
         return self._before + time.time() - self._started
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """Adds a record to metrics.jsonl and TensorBoard; it is on disk when this returns. Values
-        that are not finite are null in the file, and counted there as `not_finite`."""
+        """Adds a record to metrics.jsonl and TensorBoard, unbuffered. Values that are not finite
+        are null in the file, and counted there as `not_finite`."""
         if not self._writes:
             return
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
@@ -255,14 +254,15 @@ class Metrics:
         self._add_event(step=self._start, summary=Summary(value=[value]))
 
     def write_samples(self, step: int, samples: list[dict]) -> None:
+        """Adds records of text to samples.jsonl."""
         if self._writes:
             for sample in samples:
                 line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
                 self._samples.write(line.encode(errors="replace"))
 
     def sync(self) -> None:
-        """Before a checkpoint: what was written up to it must not be lost if it is not. A mounted
-        bucket has lines of an open file only then."""
+        """Flushes to disk and uploads, before a checkpoint: records up to it must outlive a crash.
+        A mounted bucket receives the lines of an open file only on this."""
         if self._writes:
             self._jsonl.sync()
             self._samples.sync()
@@ -275,6 +275,7 @@ class Metrics:
             self._line.update(step, text)
 
     def say(self, text: str) -> None:
+        """Prints a line."""
         if self._writes:
             console.print(text, markup=False)
 

@@ -1,8 +1,9 @@
-"""Output that never ends a run: closed pipes, full disks, logs that cannot be written.
+"""Output whose failure never ends a run: closed pipes, full disks, logs that cannot be written.
 
-What fails is said once on standard error, counted, and said again at the end (`report`). What went
-to a closed standard stream goes to the log, a log that cannot be opened to a temporary file, and
-records of a file wait in memory until they can be written. Checkpoints are not output: they raise.
+A failure is reported once on standard error, counted, and reported again at the end (`report`).
+Text for a closed standard stream goes to the log, a log that cannot be opened is replaced by a
+temporary file, and records for a file wait in memory until they can be written. Checkpoints are not
+output: their failures raise.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-# Records that wait for a file: some minutes to days of a run's metrics.
+# Records that may wait for a file: minutes to days of a run's metrics.
 MOST_WAITING = 10_000
 
-_failed: Counter[str] = Counter()  # how often each output could not be written
-_said: set[str] = set()
+_failed: Counter[str] = Counter()  # {output: failures since the last report}
+_reported: set[str] = set()
 
 
 def failed(name: str, error: Exception, instead: str, count: int = 1) -> None:
-    """Counts an output that could not be written; the first time it says so."""
+    """Counts a failure of the output `name`, and prints the first, with what happens `instead`."""
     _failed[name] += count
-    if name not in _said:
-        _said.add(name)
+    if name not in _reported:
+        _reported.add(name)
         atexit.register(report)
         _say(f"warning: {name} cannot be written ({reason(error)}): {instead}")
 
@@ -40,7 +41,7 @@ def reason(error: Exception) -> str:
 
 
 def report() -> None:
-    """Says how often which output could not be written since it was last said."""
+    """Prints how often each output has failed since the last report."""
     for name, count in _failed.items():
         if count:
             _say(f"warning: {name} could not be written, {count} times in all")
@@ -53,11 +54,11 @@ def _say(text: str) -> None:
 
 
 class Stream:
-    """A text stream whose failures are counted instead of raised; of a standard stream, what comes
-    after the first goes to the log.
+    """A text stream whose failures are counted instead of raised; after the first failure of a
+    standard stream, its text goes to the log.
 
     Args:
-      lasting: whether a failure is for good, as of a closed pipe; else every write is tried.
+      lasting: whether a failure is permanent, as of a closed pipe; else every write is tried.
     """
 
     def __init__(self, stream, name: str, lasting: bool):
@@ -93,18 +94,18 @@ class Stream:
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._gone = self._lasting and not isinstance(error, BlockingIOError)
             instead = "it goes to the log, if there is one" if self._lasting else "it is left out"
-            # A flush that fails for good lost what was buffered; else text is counted once.
+            # A flush that fails permanently lost the buffer; else text is counted once.
             failed(self._name, error, instead, int(bool(text) != self._gone))
             if self._gone:
                 self._drain()
                 self._lose(text)
 
     def _drain(self) -> None:
-        """Lets what is buffered go nowhere, or Python would complain of it at its end."""
+        """Redirects the buffer to the null device, or Python would report it at exit."""
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
 
     def _lose(self, text: str) -> None:
         if text.strip():
@@ -113,8 +114,8 @@ class Stream:
 
 
 def guard() -> None:
-    """From here on a standard stream that is closed or full ends nothing."""
-    # What is closed from the start would be the number of the next file that is opened.
+    """Makes standard streams safe: from now on a closed or full one does not end the process."""
+    # A standard stream that is closed from the start would share its number with the next file.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
@@ -125,8 +126,8 @@ def guard() -> None:
 
 
 def open_log(path: str):
-    """(a text stream that appends to the log file `path`, or to another if that cannot be, its
-    path)."""
+    """(text stream that appends to the log file, its path): `path`, or another file if that cannot
+    be opened."""
     try:
         return Stream(open(path, "a", buffering=1), path, lasting=False), path
     except OSError as error:
@@ -151,8 +152,8 @@ def append(path: str, text: str) -> bool:
 
 
 class Records:
-    """A local file that grows by whole records. What cannot be written waits in memory, and is
-    tried again with the next record; the file never holds half of one."""
+    """A local file that grows by whole records, never by a part of one. Records that cannot be
+    written wait in memory and are tried again with the next."""
 
     def __init__(self, path):
         self._path, self._file, self._waiting = Path(path), None, []
@@ -166,7 +167,7 @@ class Records:
             _failed[self._path.name] += 1
 
     def sync(self) -> None:
-        """Waits until what was written is on the disk."""
+        """Waits until everything that was written is on the disk."""
 
         def sync():
             self._write()
@@ -209,10 +210,10 @@ class Records:
 
 
 def make_folder(path) -> None:
-    """Makes a folder of a run, unless it is there.
+    """Makes a folder of a run, unless it exists.
 
     Raises:
-      ValueError: it cannot be made, as where a file is in its place.
+      ValueError: it cannot be made, as where a file has its path.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

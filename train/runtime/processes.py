@@ -1,8 +1,7 @@
-"""Several processes as one run: they join, agree on a step to leave at, and notice a lost peer.
+"""Several processes as one run: they join, agree on a step to stop at, and notice a lost peer.
 
-Exit codes are the contract with whoever started the run (tpu/launch/supervise.py): 0 done, 1 an
-error that
-would come again, `PREEMPTED` saved and left when told to, 128 and more a signal or a lost peer.
+Exit codes are the contract with the program that started the run (tpu/launch/supervise.py): 0 done,
+1 a deterministic error, `PREEMPTED` preempted and saved, 128 and more a signal or a lost peer.
 """
 
 from __future__ import annotations
@@ -16,29 +15,29 @@ import sys
 import threading
 
 PREEMPTED = 42
-LOST = 134  # as when JAX's coordination service aborts a process whose peer is gone
+LOST = 134  # as if JAX's coordination service had aborted a process whose peer is gone
 
 _terminated = threading.Event()
 _calls = itertools.count(1)
 
 
 class Preempted(Exception):
-    """The run was told to leave, and everything up to here is saved."""
+    """The run was asked to stop, and everything up to here is saved."""
 
 
 def watch_for_preemption() -> None:
-    """Of a process that has no others: SIGTERM is noted for `preempted` rather than deadly."""
+    """Notes SIGTERM for `preempted`, instead of ending the process; for a process without peers."""
     signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
 
 def preempted() -> bool:
-    """Whether to save and leave now. Called once a step by all processes, it is true in all of them
-    at the same step, soon after one of them got SIGTERM."""
+    """Whether to save and stop now. All processes call it once a step; it is true in all of them at
+    the same step, soon after one of them got SIGTERM."""
     from jax.experimental import multihost_utils
 
     if not joined():
         return _terminated.is_set()
-    # Not the step: a chain of stages begins again at 0, and the service wants numbers that grow.
+    # Not the step: each stage of a chain begins at 0, and the service wants increasing numbers.
     return multihost_utils.reached_preemption_sync_point(next(_calls))
 
 
@@ -49,6 +48,7 @@ def joined() -> bool:
 
 
 def port_is_free(port: int, host: str = "") -> bool:
+    """Whether a TCP port can be bound."""
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left is free
         try:
@@ -59,15 +59,16 @@ def port_is_free(port: int, host: str = "") -> bool:
 
 
 def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat: int) -> None:
-    """Joins the other processes; on TPU all but the last two arguments are empty, JAX finds them.
+    """Joins the other processes. On TPU all but the last two arguments are empty: JAX finds them.
 
     Args:
-      coordinator: host:port of process 0. peer_timeout: seconds to wait for all.
-      heartbeat: seconds after which a silent process counts as lost, and the others leave.
+      coordinator: host:port of process 0. count, number: of processes, and of this one from 0.
+      peer_timeout: seconds to wait for all.
+      heartbeat: seconds after which a silent process counts as lost, and the others exit.
 
     Raises:
-      ValueError: the port is taken, or the numbers cannot be. A peer that does not come ends the
-      process with `LOST`: JAX aborts there, which cannot be caught.
+      ValueError: the port is taken, or the numbers are inconsistent. A peer that does not come ends
+        the process with `LOST`: JAX aborts there, which cannot be caught.
     """
     import jax
 
@@ -80,16 +81,16 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
             f"port {coordinator.rsplit(':', 1)[1]} is taken by another program, perhaps by an "
             "earlier run; end that, or choose another port"
         )
-    came = threading.Event()
+    all_joined = threading.Event()
 
     def watch():
-        if not came.wait(peer_timeout):
-            who = f"process {number} of {count}" if coordinator else "this process"
-            where = f" at {coordinator}" if coordinator else ""
+        if not all_joined.wait(peer_timeout):
+            process = f"process {number} of {count}" if coordinator else "this process"
+            address = f" at {coordinator}" if coordinator else ""
             leave(
                 LOST,
-                f"{who} waited {peer_timeout} s{where} and not all processes came; one is not "
-                "running, or cannot reach the first",
+                f"{process} waited {peer_timeout} s{address} and not all processes came; one is "
+                "not running, or cannot reach the first",
             )
 
     threading.Thread(target=watch, daemon=True).start()
@@ -99,21 +100,21 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
                         cluster_detection_method="deactivate")  # fmt: skip
     jax.distributed.initialize(
         **settings,
-        initialization_timeout=peer_timeout + 60,  # ours comes first, with a message
+        initialization_timeout=peer_timeout + 60,  # after `watch`, which has a message
         heartbeat_timeout_seconds=heartbeat,
     )
-    came.set()
+    all_joined.set()
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error says that another process is gone, not that this one did wrong. One that
-    quotes what others wrote says so with `of_this_process`."""
+    """Whether an error means that another process is gone, not that this one is at fault. An error
+    whose message quotes text of others, such as answers, has a true `of_this_process`."""
     if getattr(error, "of_this_process", False):
         return False
     signs = ("Gloo", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "coordination service",
              "Connection reset", "Connection closed", "heartbeat")  # fmt: skip
     while error is not None:
-        # XLA's status UNKNOWN, as of Gloo, comes as a ValueError.
+        # JAX raises XLA's status UNKNOWN, as of Gloo, as a ValueError.
         if isinstance(error, RuntimeError | ValueError) and any(
             sign in str(error) for sign in signs
         ):
@@ -123,7 +124,7 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def leave(code: int, message: str):
-    """Ends this process at once. An ordinary exit would wait for processes that are gone."""
+    """Ends this process at once: an ordinary exit would wait for processes that are gone."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)

@@ -1,6 +1,6 @@
-"""Profiles for xprof and TensorBoard: of some steps of a run, or whenever someone asks.
+"""Profiles for xprof and TensorBoard: of chosen steps of a run, or on request over a port.
 
-`xprof --logdir=WORKDIR/profile` (pip install xprof) shows where the steps' time went.
+`xprof --logdir=WORKDIR/profile` (pip install xprof) shows the time of each operation.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from train.runtime.processes import port_is_free
 
 
 def parse_steps(text: str) -> range:
-    """`10:13` -> the steps after the 10th up to the 13th; empty -> none.
+    """`10:13` -> the steps after the 10th up to the 13th; "" -> none.
 
     Raises:
-      ConfigError: it says something else.
+      ConfigError: the text has another form.
     """
-    found = re.fullmatch(r"(\d+):(\d+)", text or "0:0")
-    if not found or (text and int(found[1]) >= int(found[2])):
+    match = re.fullmatch(r"(\d+):(\d+)", text or "0:0")
+    if not match or (text and int(match[1]) >= int(match[2])):
         raise ConfigError(
             f"--profile_steps={text}: write FROM:TO, as 10:13 for steps 11, 12 and 13"
         )
-    return range(int(found[1]), int(found[2]))
+    return range(int(match[1]), int(match[2]))
 
 
 def serve(port: int) -> None:
-    """Lets `python -m jax.collect_profile PORT MILLISECONDS` and TensorBoard's capture ask.
+    """Serves profiles to `python -m jax.collect_profile PORT MILLISECONDS` and TensorBoard.
 
     Raises:
       ConfigError: the port is taken.
@@ -41,18 +41,18 @@ def serve(port: int) -> None:
 
 class Profile:
     """Traces the steps of a run that are in `steps`, from before the first to the end of the last,
-    into `<workdir>/profile`. Process 0 traces; so may all, but on one machine they overwrite each
-    other."""
+    into `<workdir>/profile`. Only process 0 traces: processes of one machine would overwrite each
+    other's files."""
 
     def __init__(self, workdir, steps: range):
         self._directory, self._steps = epath.Path(workdir) / "profile", steps
         self._tracing, self._writes = False, jax.process_index() == 0
 
     def step(self, number: int, state):
-        """Called before step `number`, from 0; returns the context it runs in.
+        """The context of step `number`, from 0; starts and ends the trace.
 
         Args:
-          state: what steps before it compute: that is waited for, so that it is not traced.
+          state: the result of earlier steps, which is awaited so that they are not traced.
         """
         if self._writes and (number in self._steps) != self._tracing:
             jax.block_until_ready(state)
@@ -64,7 +64,7 @@ class Profile:
         self._tracing = True
 
     def close(self) -> None:
-        """Writes what is being traced."""
+        """Ends the trace, and writes it."""
         if self._tracing:
             jax.profiler.stop_trace()
             self._tracing = False

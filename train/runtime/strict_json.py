@@ -1,4 +1,4 @@
-"""JSON as the standard has it: without NaN and Infinity, which are written as null."""
+"""JSON by the standard: NaN and Infinity, which it does not have, are written as null."""
 
 from __future__ import annotations
 
@@ -16,4 +16,5 @@ def finite(value):
 
 
 def dumps(value, **options) -> str:
+    """`json.dumps` of a value with null in place of every float that is not finite."""
     return json.dumps(finite(value), allow_nan=False, **options)

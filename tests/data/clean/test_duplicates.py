@@ -1,16 +1,17 @@
-"""Copies, near copies and what stands in an evaluation set are left out, and nothing else."""
+"""Duplicates, near duplicates and contaminated documents are left out, and nothing else."""
 
 import json
 import random
 
 import pytest
 
-from data.clean.duplicates import NGRAM, check, copy_groups, decide, evaluation_runs, note
+from data.clean.duplicates import NGRAM, check_settings, copy_groups, decide, evaluation_runs, note
 from data.clean.words import words_of
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, read_examples
-from data.prepare import prepare
-from data.read.sources import content_key
+from data.prepare.run import prepare_corpus
+from data.schemas.examples import content_key
+from data.splits import read_examples
 
 
 def words(seed, count=200):
@@ -48,8 +49,8 @@ def test_exact_compares_roles_answers_and_ranks():
         chat("a", "b c", responses=["x"], rank=[0]), chat("a", "b c", responses=["x"], rank=[1]),
     ]  # fmt: skip
     again = first | {"where": "elsewhere"}
-    found = decide([note(e, "exact", {}) for e in [first, *others, again]], "exact")
-    assert found == [""] * 6 + ["duplicate"]
+    reasons = decide([note(e, "exact", {}) for e in [first, *others, again]], "exact")
+    assert reasons == [""] * 6 + ["duplicate"]
 
 
 def test_near_ignores_case_and_punctuation_alone():
@@ -64,7 +65,7 @@ def test_near_ignores_case_and_punctuation_alone():
 
 @pytest.mark.parametrize("first", [0x4E00, 0x0E01, 0x3042], ids=["Chinese", "Thai", "Japanese"])
 def test_scripts_without_spaces(tmp_path, first):
-    """Two hundred characters in a row: one changed is a near copy, twenty are not."""
+    """Two hundred characters in a row: a near duplicate with one changed, not with twenty."""
 
     def text(seed, count=200):
         rng = random.Random(seed)
@@ -122,10 +123,10 @@ def write_texts(path, texts):
 
 @pytest.mark.parametrize("kind", ["exact", "near"])
 def test_copies_follow_the_held_out_side(tmp_path, kind):
-    """Of sixty pairs a tenth is held out, in whatever order they come, and never one of a pair."""
+    """A tenth of sixty pairs is held out, in any order, and never only one of a pair."""
     ends = (" ", "!") if kind == "near" else ("", "  ")
     texts = [" ".join(words(seed, 60)) + end for seed in range(60) for end in ends]
-    found = []
+    collected = []
     for name, order in (("a", texts), ("b", texts[::-1])):
         source = write_texts(tmp_path / f"{name}.jsonl", order)
         config = DataConfig(source=source, heldout_fraction=0.1, dedup=kind)
@@ -136,15 +137,15 @@ def test_copies_follow_the_held_out_side(tmp_path, kind):
         )
         assert not train & heldout and len(train) == len(examples.train) == 54
         assert len(examples.heldout) == 12 and examples.skipped.total() == 54
-        manifest = prepare.run(config, "text", str(tmp_path / f"out-{name}"), kind="byte")
+        manifest = prepare_corpus(config, "text", str(tmp_path / f"out-{name}"), kind="byte")
         counts = {"train": 54, "heldout": 12}
         assert manifest["documents"] == counts | dict(examples.skipped)
-        found.append(sorted(e["text"] for e in examples.heldout))
-    assert found[0] == found[1]
+        collected.append(sorted(e["text"] for e in examples.heldout))
+    assert collected[0] == collected[1]
 
 
 def test_a_chain_of_near_copies_stays_together(tmp_path):
-    """Each is a near copy of the next, and the first is not one of the last."""
+    """Each is a near duplicate of the next, and the first is not one of the last."""
     chain = [words(0, 120)]
     for i in range(8):
         chain.append([*chain[-1][:i * 12], f"other{i}", *chain[-1][i * 12 + 1:]])  # fmt: skip
@@ -167,23 +168,23 @@ def test_training_copies_of_a_held_out_source_leave(tmp_path):
     exact, near = "duplicate of a held-out document", "near duplicate of a held-out document"
     for kind, counts in (("", {}), ("exact", {exact: 4}), ("near", {exact: 4, near: 1})):
         config = DataConfig(source=source, heldout_source=held, dedup=kind)
-        found = read_examples(config, "text")
-        assert found.skipped == counts and len(found.heldout) == 3
-        manifest = prepare.run(config, "text", str(tmp_path / f"out{kind}"), kind="byte")
-        assert manifest["documents"] == {"train": len(found.train), "heldout": 3} | counts
+        examples = read_examples(config, "text")
+        assert examples.skipped == counts and len(examples.heldout) == 3
+        manifest = prepare_corpus(config, "text", str(tmp_path / f"out{kind}"), kind="byte")
+        assert manifest["documents"] == {"train": len(examples.train), "heldout": 3} | counts
 
 
 def test_no_source_of_a_mixture_trains_on_what_another_holds_out(tmp_path):
-    """Sources of other sizes hold out other shares of what they have in common."""
+    """Sources of different sizes hold out different shares of what they have in common."""
     chats = [{"prompt": f"ask {i}", "response": f"say {i}"} for i in range(60)]
     mixture = {}
     for name, part in (("a", chats), ("b", chats[:7]), ("c", chats[30:])):
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(c) + "\n" for c in part))
         mixture[name] = {"source": str(path)}
-    found = read_examples(DataConfig(source="", mixture=mixture, heldout_fraction=0.1), "chat")
+    examples = read_examples(DataConfig(source="", mixture=mixture, heldout_fraction=0.1), "chat")
     train, heldout = (
-        {e["messages"][0]["content"] for e in side} for side in (found.train, found.heldout)
+        {e["messages"][0]["content"] for e in side} for side in (examples.train, examples.heldout)
     )
     assert heldout and train and not train & heldout
     assert len(train | heldout) == 60
@@ -212,10 +213,10 @@ def test_a_run_of_an_evaluation_set_contaminates(tmp_path):
     sets = {"sums": {"source": str(path), "fields": {"text": "{question}"}}}
     runs = evaluation_runs(sets)
     assert len(runs) == 20 - NGRAM + 1
-    some = question.split()
+    question_words = question.split()
     texts = [
-        "before " + " ".join(some[2 : 2 + NGRAM]).upper() + ", after",
-        " ".join(some[2 : 1 + NGRAM]) + " other",
+        "before " + " ".join(question_words[2 : 2 + NGRAM]).upper() + ", after",
+        " ".join(question_words[2 : 1 + NGRAM]) + " other",
         "it is too short to tell",
     ]
     assert decided(texts, "", runs) == ["contaminated: sums", "", ""]
@@ -232,9 +233,9 @@ def test_a_recipe_leaves_them_out_and_counts(tmp_path):
         dedup="near",
         decontaminate={"eval": {"source": str(tmp_path / "eval.txt")}},
     )
-    found = read_examples(config, "text")
-    assert found.skipped == {"duplicate": 1, "near duplicate": 2, "contaminated: eval": 1}
-    assert [e["text"] for e in found.train] == texts[:6] + texts[7:20]
+    examples = read_examples(config, "text")
+    assert examples.skipped == {"duplicate": 1, "near duplicate": 2, "contaminated: eval": 1}
+    assert [e["text"] for e in examples.train] == texts[:6] + texts[7:20]
 
 
 def test_the_largest_record_is_a_setting_that_reaches_every_source(tmp_path):
@@ -251,8 +252,8 @@ def test_the_largest_record_is_a_setting_that_reaches_every_source(tmp_path):
         with pytest.raises(DataError, match=f"{where}: a record of more than 40 bytes"):
             read_examples(DataConfig(**given, max_record_bytes=40, heldout_fraction=0.4), "text")
     config = DataConfig(source=source, on_bad="skip", max_record_bytes=40, heldout_fraction=0.4)
-    found = read_examples(config, "text")
-    assert found.skipped == {"too_large": 1} and len(found.train + found.heldout) == 2
+    examples = read_examples(config, "text")
+    assert examples.skipped == {"too_large": 1} and len(examples.train + examples.heldout) == 2
 
 
 def test_a_source_of_copies_alone_is_an_error(tmp_path):
@@ -279,4 +280,4 @@ def test_a_source_of_copies_alone_is_an_error(tmp_path):
 )
 def test_settings(kind, sets, message):
     with pytest.raises(DataError, match=message):
-        check(kind, sets)
+        check_settings(kind, sets)

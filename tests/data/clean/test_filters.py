@@ -1,10 +1,13 @@
+"""Quality filters: what they measure, and which documents they leave."""
+
 from collections import Counter
 
 import pytest
 
 from data.clean import filters
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, read_examples
+from data.splits import read_examples
 
 
 def test_measures():
@@ -40,10 +43,10 @@ def source(tmp_path):
 
 def test_training_is_filtered_and_the_heldout_set_stays(source):
     plain = read_examples(DataConfig(source), "text")
-    found = read_examples(DataConfig(source, filters={"max_symbols": 0.5}), "text")
-    assert found.heldout == plain.heldout
-    assert found.train == [e for e in plain.train if "?" not in e["text"]]
-    assert found.skipped["filter_max_symbols"] == len(plain.train) - len(found.train) > 0
+    examples = read_examples(DataConfig(source, filters={"max_symbols": 0.5}), "text")
+    assert examples.heldout == plain.heldout
+    assert examples.train == [e for e in plain.train if "?" not in e["text"]]
+    assert examples.skipped["filter_max_symbols"] == len(plain.train) - len(examples.train) > 0
 
 
 def test_nothing_left_is_an_error(source):

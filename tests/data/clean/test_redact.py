@@ -1,4 +1,4 @@
-"""Personal data is replaced where its form and check digits say so; other text stays."""
+"""Personal data with a valid form and check digits is replaced; other text is unchanged."""
 
 import json
 import time
@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from data.clean.redact import KINDS, redact, redact_text
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, open_data
-from data.prepare import prepare
+from data.pipeline import open_data
+from data.prepare.run import prepare_corpus
 from data.text.tokenizer import train
 
 
@@ -48,7 +49,7 @@ def test_what_is_replaced(text, wanted, kind):
     ],
 )
 def test_what_stays(text):
-    broken = "card" in text or "DE89" in text  # of which a part may well be a phone's
+    broken = "card" in text or "DE89" in text  # a part of it may look like a phone number
     kinds = [kind for kind in KINDS if kind != "phone" or not broken]
     assert redacted(text, kinds) == (text, {})
 
@@ -61,9 +62,9 @@ def test_every_text_of_an_example():
         "rank": [0, 1],
         "where": "x@y.org:1",
     }
-    found = redact(example, ("email",), counts)
-    assert found["messages"][0]["content"] == "I am [EMAIL]"
-    assert (found["responses"], found["where"]) == (["hi [EMAIL]", "hi"], "x@y.org:1")
+    output = redact(example, ("email",), counts)
+    assert output["messages"][0]["content"] == "I am [EMAIL]"
+    assert (output["responses"], output["where"]) == (["hi [EMAIL]", "hi"], "x@y.org:1")
     assert counts == {"email": 2}
     assert example["responses"][0] == "hi a@b.org"
 
@@ -86,7 +87,7 @@ def test_a_recipe_redacts_and_counts_prepared_or_not(tmp_path):
     assert "of [EMAIL]" in tokenizer.decode(data.train["tokens"].flatten())
     tokenizer.save(tmp_path / "tokenizer")
     out = str(tmp_path / "out")
-    manifest = prepare.run(config, "text", out, tokenizer=str(tmp_path))
+    manifest = prepare_corpus(config, "text", out, tokenizer=str(tmp_path))
     assert manifest["redacted"] == {"email": 20}
     there = DataConfig(source=out, redact=("email",), length=32)
     again = open_data(there, "text", tokenizer).train

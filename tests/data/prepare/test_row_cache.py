@@ -1,4 +1,4 @@
-"""Rows that a workdir keeps: the same as those made anew, and never those of something else."""
+"""The row cache: the same rows as without it, and never those of other data."""
 
 import json
 import os
@@ -9,9 +9,12 @@ import zipfile
 import numpy as np
 import pytest
 
+from data.config import DataConfig
 from data.errors import DataError
-from data.pipeline import DataConfig, open_data, read_examples
-from data.prepare import prepare, row_cache
+from data.pipeline import open_data
+from data.prepare import row_cache
+from data.prepare.run import prepare_corpus
+from data.splits import read_examples
 from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
@@ -35,7 +38,7 @@ def folder(tmp_path):
 
 
 class Opened:
-    """`kept.open_data`, and whether it read, and what it said."""
+    """The result of `row_cache.open_data`, whether it read the source, and its messages."""
 
     def __init__(self, folder, schema, tokenizer=TOKENIZER, prompt_length=16, **settings):
         self.said, self.read = [], 0
@@ -84,11 +87,11 @@ def test_a_second_start_finds_the_same_rows_and_reads_nothing(folder, schema, na
         settings = {"source": "", "mixture": given}
     first, second = (Opened(folder, schema, **settings) for _ in range(2))
     assert (first.read, second.read) == (1, 0)
-    assert first.said == [] and "rows as kept in" in second.said[0]
+    assert first.said == [] and "rows from the cache" in second.said[0]
     same(first.data, first.fresh)
     same(second.data, first.fresh)
     assert Opened(folder, schema, **settings, batch_size=3).read == 0
-    second.data.train["tokens"][0] = 0  # they are the run's own
+    second.data.train["tokens"][0] = 0  # a copy, owned by the run
 
 
 def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
@@ -100,7 +103,7 @@ def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
         opened = Opened(folder, "text", **{"source": str(source)} | settings)
         same(opened.data, opened.fresh)
         if opened.read:
-            assert "other data or settings: the data is read anew" in opened.said[0]
+            assert "other data or settings: the data is read again" in opened.said[0]
         return opened.read
 
     assert not changed()
@@ -134,19 +137,19 @@ def test_a_damaged_file_is_made_anew(folder):
     path = folder / "rows/data.zip"
     whole, rng, said = path.read_bytes(), random.Random(0), set()
     broken = [b"", whole[:1], whole[: len(whole) // 2], whole[:-1], b"no zip"]
-    # All of the list at its end, where a changed count would hide arrays.
+    # All of the zip's directory at the end, where a changed count would hide arrays.
     for at in (*rng.sample(range(len(whole)), 60), *range(len(whole) - 22, len(whole))):
         broken.append(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
     config = DataConfig(source=source, length=64)
     examples = read_examples(config, "text")
     for content in broken:
         path.write_bytes(content)
-        found, keep = row_cache.open_data(
+        data, keep = row_cache.open_data(
             path, config, "text", TOKENIZER, lambda: examples, 16, said.add
         )
         keep()
-        same(found, first.fresh)
-    assert any("is damaged" in text and "read anew" in text for text in said)
+        same(data, first.fresh)
+    assert any("is damaged" in text and "read again" in text for text in said)
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
     with zipfile.ZipFile(path) as file:
         assert "train/tokens.npy" in file.namelist()
@@ -165,7 +168,7 @@ def test_nothing_is_written_before_it_is_asked_for_and_errors_come_through(folde
 
 
 def test_many_rows_are_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(row_cache, "LARGEST", 10_000)
+    monkeypatch.setattr(row_cache, "MAX_BYTES", 10_000)
     opened = Opened(folder, "text", source=str(folder / "text.jsonl"))
     assert "python -m data.prepare" in opened.said[0] and not (folder / "rows").exists()
 
@@ -173,6 +176,6 @@ def test_many_rows_are_not_kept(folder, monkeypatch):
 def test_prepared_rows_are_not_copied(folder):
     config = DataConfig(source=str(folder / "text.jsonl"), length=64)
     TOKENIZER.save(folder / "tokenizer")
-    prepare.run(config, "text", str(folder / "out"), tokenizer=str(folder))
+    prepare_corpus(config, "text", str(folder / "out"), tokenizer=str(folder))
     assert Opened(folder, "text", source=str(folder / "out")).read == 1
     assert not (folder / "rows").exists()

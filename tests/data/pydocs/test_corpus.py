@@ -1,4 +1,4 @@
-"""The rule of the splits, in cases small enough to check by eye."""
+"""The splits of pydocs, in cases small enough to check by eye."""
 
 from data.pydocs import corpus
 from data.pydocs.extract import Entry, normalise

@@ -1,4 +1,4 @@
-"""Which docstrings are found, under which names, and what their first paragraphs are."""
+"""Extraction of docstrings, their names, and their first paragraphs."""
 
 import pytest
 

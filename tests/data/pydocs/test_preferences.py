@@ -1,4 +1,4 @@
-"""The replies that are worse than the right one."""
+"""The worse replies of pydocs."""
 
 import pytest
 

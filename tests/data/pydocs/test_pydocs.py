@@ -27,13 +27,13 @@ def data_dir(tmp_path_factory):
     """A folder with the three configs, built once."""
     folder = tmp_path_factory.mktemp("pydocs")
     for config in pydocs.CONFIGS:
-        pydocs.prepare(config, folder)
+        pydocs.build_dataset(config, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def read(data_dir):
-    """What TFDS reads back from its files: {config: {split: [record]}}, text decoded."""
+    """The records that TFDS reads from its files: {config: {split: [record]}}, text decoded."""
 
     def decoded(value):
         if isinstance(value, dict):
@@ -54,7 +54,7 @@ def read(data_dir):
 
 @pytest.fixture(scope="module")
 def another_process(tmp_path_factory):
-    """A build in a process that can have neither TensorFlow nor a connection."""
+    """A build in a process with neither TensorFlow nor a network."""
     folder = tmp_path_factory.mktemp("another")
     program = f"""
 import hashlib, pathlib, socket, sys
@@ -70,7 +70,7 @@ socket.socket.connect = socket.getaddrinfo = no_network
 from absl import logging
 logging.set_verbosity(logging.INFO)
 from data import pydocs
-builder = pydocs.prepare("chat", {str(folder)!r})
+builder = pydocs.build_dataset("chat", {str(folder)!r})
 assert len(builder.as_data_source("train")) > 6_000
 assert logging.get_verbosity() == logging.INFO
 assert "tensorflow" not in sys.modules
@@ -152,7 +152,7 @@ def test_boilerplate_and_duplicates_are_dropped(read):
 
 
 def test_no_answer_stands_in_two_splits_of_any_config(read):
-    """Looked for as a run of words in all that a model sees of the other splits."""
+    """Searched as a run of words in everything that a model reads of the other splits."""
     answers = {
         split: {normalise(record["response"]) for record in read["chat"][split]} for split in SPLITS
     }
@@ -161,15 +161,15 @@ def test_no_answer_stands_in_two_splits_of_any_config(read):
         seen[split] += [normalise(record["text"]) for record in read["text"][split]]
         seen[split] += [normalise(record["response"]) for record in read["chat"][split]]
         for record in read["preferences"][split]:
-            # `repeated` has no words but the answer's own; at the seams of its stuttering they may
-            # by chance form another answer.
+            # `repeated` consists of the answer's own words; where repetitions meet they may form
+            # another answer by chance.
             assert record["rejected"]["kind"][3] == "repeated"
             near, far, truncated, _, scolding = record["rejected"]["text"]
             seen[split] += map(normalise, (record["chosen"], near, far, truncated, scolding))
-    # A line break is no word, so that no match runs from one text into the next.
+    # A line break is no word, so no match spans two texts.
     haystacks = {split: " \n ".join(["", *texts, ""]) for split, texts in seen.items()}
     for of_split in SPLITS:
-        # All of the two small splits; of train, which is long to look through, a part.
+        # All of the two small splits, and a part of train, which takes long to search.
         wanted = sorted(answers[of_split])[:: 1 if of_split != "train" else 4]
         for in_split in SPLITS:
             if in_split != of_split:
@@ -245,7 +245,7 @@ def test_tensorflow_and_network_are_not_needed_and_nothing_is_printed(another_pr
 
 
 def test_the_version_is_this_pythons(data_dir):
-    version = pydocs.prepare("chat", data_dir).info.version
+    version = pydocs.build_dataset("chat", data_dir).info.version
     assert (version.minor, version.patch) == sys.version_info[1:3]
 
 
@@ -257,29 +257,29 @@ def test_a_build_broken_off_midway_is_built_again(tmp_path, monkeypatch):
     pydocs_records = pydocs.records
     monkeypatch.setattr(pydocs, "records", broken)
     with pytest.raises(KeyboardInterrupt):
-        pydocs.prepare("chat", tmp_path)
-    # What a kill leaves, which gives no one the time to clean up.
+        pydocs.build_dataset("chat", tmp_path)
+    # The folder that a killed process leaves.
     version = str(pydocs.Pydocs.VERSION)
     left = tmp_path / "pydocs" / "chat" / f"incomplete.ABCDEF_{version}"
     left.mkdir(parents=True)
     (left / "pydocs-train.array_record-00000-of-00001").write_bytes(b"half")
     monkeypatch.setattr(pydocs, "records", pydocs_records)
-    assert len(pydocs.prepare("chat", tmp_path).as_data_source("train")) > 6_000
+    assert len(pydocs.build_dataset("chat", tmp_path).as_data_source("train")) > 6_000
 
 
 def test_the_slower_of_two_builds_reads_what_the_faster_wrote(tmp_path, monkeypatch):
     def overtaken(config_name, split):
         monkeypatch.setattr(pydocs, "records", pydocs_records)
-        pydocs.prepare(config_name, tmp_path)
+        pydocs.build_dataset(config_name, tmp_path)
         yield from pydocs_records(config_name, split)
 
     pydocs_records = pydocs.records
     monkeypatch.setattr(pydocs, "records", overtaken)
-    assert len(pydocs.prepare("chat", tmp_path).as_data_source("train")) > 6_000
+    assert len(pydocs.build_dataset("chat", tmp_path).as_data_source("train")) > 6_000
 
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no config 'chats'; it has text, chat, preferences"):
-        pydocs.prepare("chats", tmp_path)
+        pydocs.build_dataset("chats", tmp_path)
     with pytest.raises(ValueError, match="no split 'dev'"):
         next(pydocs.records("chat", "dev"))

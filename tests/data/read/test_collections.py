@@ -1,4 +1,4 @@
-"""One line of config maps each of the collections that people bring to a schema."""
+"""One line of settings maps each public data set to a schema."""
 
 import os
 import pathlib
@@ -65,5 +65,5 @@ INSTANCES = {"prompt": "{instruction}\n{instances[0].input}", "response": "{inst
     ],
 )
 def test_one_line_reads_a_collection(path, schema, fields, least):
-    found = read(str(HERE / path), schema, fields=fields, on_bad="skip", max_bad=10**6)
-    assert len(found.examples) >= least, dict(found.skipped)
+    result = read(str(HERE / path), schema, fields=fields, on_bad="skip", max_bad=10**6)
+    assert len(result.examples) >= least, dict(result.skipped)

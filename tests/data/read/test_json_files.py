@@ -1,4 +1,4 @@
-"""JSON files of Seedpod's own: what is damaged is one line that names the file and the place."""
+"""JSON files of Seedpod: the error for a damaged one names the file and the place in one line."""
 
 from typing import NotRequired, TypedDict
 

@@ -1,4 +1,4 @@
-"""Files, globs and TFDS in; examples or an error that says where."""
+"""Sources: files, globs and TFDS give examples, or an error with a location."""
 
 import gzip
 import json
@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.read.sources import content_key, heldout_keys, iterate, read
+from data.read.sources import iterate, read
+from data.schemas.examples import content_key
+from data.splits import heldout_keys
 
 
 class SeedpodTiny(tfds.core.GeneratorBasedBuilder):
@@ -64,7 +66,7 @@ def chat(prompt="hi", response="hello"):
     return {"prompt": prompt, "response": response}
 
 
-# What is read.
+# Accepted sources.
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
@@ -113,17 +115,17 @@ def test_iterate_reads_no_further_than_asked(write):
 def test_tfds(tmp_path):
     options = {"tfds_dir": str(tmp_path)}
     name = "tfds:seedpod_tiny:train"
-    found = read(name, "preference", **options).examples
-    assert sorted(example["messages"][0]["content"] for example in found) == [
+    examples = read(name, "preference", **options).examples
+    assert sorted(example["messages"][0]["content"] for example in examples) == [
         "p0",
         "p1",
         "p2",
         "p3",
     ]
-    assert found[1]["responses"] == ["c", "a", "é"]
-    assert found[1]["kinds"] == ["chosen", "short", "wrong"]
-    assert found[1]["where"] == f"{name}[1]"
-    assert found == read(name, "preference", **options).examples
+    assert examples[1]["responses"] == ["c", "a", "é"]
+    assert examples[1]["kinds"] == ["chosen", "short", "wrong"]
+    assert examples[1]["where"] == f"{name}[1]"
+    assert examples == read(name, "preference", **options).examples
     assert len(read(f"{name}[:50%]", "prompt", **options).examples) == 2
     with pytest.raises(DataError, match=r"no field 'response'.*the nearest is.*'image'") as error:
         read(name, "chat", **options)
@@ -163,7 +165,7 @@ def test_tfds_in_a_format_without_random_access(tmp_path):
         read(name, "preference", tfds_dir=str(tmp_path))
 
 
-# What is refused, and what it says.
+# Refused sources, and their errors.
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_bytes_that_are_no_text_are_found_in_a_whole_file(write):
 def test_a_missing_file_names_the_nearest(write, tmp_path, monkeypatch):
     path = write("train.jsonl", [chat()])
     for wrong in ("trian.jsonl", "train.json", "*.josnl", "*/train.jsonl"):
-        with pytest.raises(DataError, match=f"nearest there is is {path}"):
+        with pytest.raises(DataError, match=f"the nearest is {path}"):
             read(str(tmp_path / wrong), "chat")
     (tmp_path / "corpus").mkdir()
     with pytest.raises(DataError, match=f"no file {tmp_path}/corpsu/a/b.txt; .* {tmp_path}/corpus"):
@@ -275,9 +277,9 @@ def test_wrong_arguments_name_the_nearest(write, schema, options, message):
 def test_skipping_counts_by_reason_up_to_a_limit(write):
     good, bad = json.dumps(chat()), ["{", "[]", '{"prompt": "a"}', "{"]
     path = write("a.jsonl", "\n".join([good, *bad, good]))
-    found = read(path, "chat", on_bad="skip", max_bad=4)
-    assert [example["where"] for example in found.examples] == [f"{path}:1", f"{path}:6"]
-    assert found.skipped == {"bad_json": 2, "not_an_object": 1, "missing_field": 1}
+    result = read(path, "chat", on_bad="skip", max_bad=4)
+    assert [example["where"] for example in result.examples] == [f"{path}:1", f"{path}:6"]
+    assert result.skipped == {"bad_json": 2, "not_an_object": 1, "missing_field": 1}
     with pytest.raises(DataError) as error:
         read(path, "chat", on_bad="skip", max_bad=3)
     for part in ("max_bad=3", "bad_json: 2, missing_field: 1", f"{path}:2: not JSON", f"{path}:4:"):
@@ -325,12 +327,12 @@ def test_anything_in_a_file_gives_examples_or_a_data_error(tmp_path, data, schem
     path = tmp_path / f"junk{suffix}"
     path.write_bytes(data)
     try:
-        found = read(str(path), schema, on_bad=on_bad)
+        result = read(str(path), schema, on_bad=on_bad)
     except DataError as error:
         assert str(path) in str(error)
     else:
-        assert found.examples
-        json.dumps(found.examples, ensure_ascii=False).encode()
+        assert result.examples
+        json.dumps(result.examples, ensure_ascii=False).encode()
 
 
 # Held-out data.
@@ -389,7 +391,7 @@ def test_a_fraction_is_between_0_and_1(fraction):
 
 
 def test_one_document_cannot_be_split():
-    with pytest.raises(DataError, match=r"there is but one, at a\.txt:1"):
+    with pytest.raises(DataError, match=r"there is only one, at a\.txt:1"):
         split_heldout([{"text": "a", "where": "a.txt:1"}] * 3, 0.5)
     with pytest.raises(DataError, match="there is none"):
         split_heldout([], 0.5)

@@ -1,11 +1,12 @@
-"""The renderer's ids and masks, written by hand."""
+"""Rendered ids and masks, compared with hand-written ones."""
 
 import numpy as np
 import pytest
 
 from data.errors import DataError
+from data.text.builtin import ASSISTANT, BOS, EOS, SYSTEM, USER
 from data.text.chat import render, render_prompt
-from data.text.tokenizer import ASSISTANT, BOS, EOS, SYSTEM, USER, train
+from data.text.tokenizer import train
 
 TOKENIZER = train("char", ["abcdefgh"], 0)
 A, B, C, D, E, F, G, H = TOKENIZER.encode("abcdefgh")

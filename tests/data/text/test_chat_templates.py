@@ -1,10 +1,11 @@
-"""A hundred chat templates: ids as transformers', and masks as written by hand."""
+"""A hundred chat templates: ids equal those of transformers, masks equal hand-written ones."""
 
 import json
 
-import chat_templates
 import numpy as np
 import pytest
+from chat_templates.shapes import NO_SYSTEM, SHAPES
+from chat_templates.tokenizer_files import byte_level, metaspace
 
 from data.text.chat import render, render_prompt
 from data.text.chat_template import ChatTemplate, TemplateError
@@ -18,13 +19,12 @@ TURNS = [
     {"role": "assistant", "content": "Lyon is not."},
 ]
 KINDS = {
-    "byte-level": chat_templates.byte_level,
-    "metaspace": chat_templates.metaspace,
-    "prefix everywhere": lambda: chat_templates.metaspace(scheme="always"),
-    "prefix nowhere": lambda: chat_templates.metaspace(scheme="never", split=False),
-    "prefix by normalizer": lambda: chat_templates.metaspace(scheme="normalizer"),
+    "byte-level": byte_level,
+    "metaspace": metaspace,
+    "prefix everywhere": lambda: metaspace(scheme="always"),
+    "prefix nowhere": lambda: metaspace(scheme="never", split=False),
+    "prefix by normalizer": lambda: metaspace(scheme="normalizer"),
 }
-SHAPES = chat_templates.SHAPES
 ALL = list(enumerate(SHAPES))
 
 
@@ -34,13 +34,13 @@ def files(request):
 
 
 def with_source(files, source):
-    facts = json.loads(files["tokenizer_config.json"]) | {"chat_template": source}
-    return HFTokenizer(files | {"tokenizer_config.json": json.dumps(facts).encode()})
+    config = json.loads(files["tokenizer_config.json"]) | {"chat_template": source}
+    return HFTokenizer(files | {"tokenizer_config.json": json.dumps(config).encode()})
 
 
 def conversations(name):
-    """A turn and two, with a system message and without."""
-    firsts = [[]] if name in chat_templates.NO_SYSTEM else [[], [SYSTEM]]
+    """One turn and two, with and without a system message."""
+    firsts = [[]] if name in NO_SYSTEM else [[], [SYSTEM]]
     return [first + TURNS[:n] for first in firsts for n in (2, 4)]
 
 
@@ -56,7 +56,7 @@ def runs(tokenizer, ids, mask):
 
 
 def bare(text):
-    """A space may come of the tokenizer, or go with the word behind it."""
+    """Text without the space that a tokenizer adds, or joins to the next word."""
     return text.replace(" ", "")
 
 
@@ -75,9 +75,9 @@ def test_what_is_learned_is_found_in_the_text(name):
         seen = template.conversation(messages)
         texts = [m["content"] for m in messages if m["role"] == "assistant"]
         expected = [answer.format(text) for text in texts[:-1]] + [last.format(texts[-1])]
-        found = [seen.text[a:b] for a, b in seen.responses]
-        assert len(found) == len(expected)
-        for part, whole in zip(found, expected, strict=True):
+        responses = [seen.text[a:b] for a, b in seen.responses]
+        assert len(responses) == len(expected)
+        for part, whole in zip(responses, expected, strict=True):
             assert whole.startswith(part) and part
         assert [messages[i]["role"] for i in seen.authors] == ["assistant"] * len(texts)
 
@@ -109,10 +109,10 @@ def test_ids_are_transformers_and_masks_are_the_answers(files, reference):
             ids, mask = render(tokenizer, messages)
             texts = [m["content"] for m in messages if m["role"] == "assistant"]
             expected = [answer.format(text) for text in texts[:-1]] + [last.format(texts[-1])]
-            found = runs(tokenizer, ids, mask)
-            assert len(found) == len(expected), name
-            for part, form in zip(map(bare, found), map(bare, expected), strict=True):
-                # Of an answer of the past, a token that began in the prompt is not learned.
+            learned = runs(tokenizer, ids, mask)
+            assert len(learned) == len(expected), name
+            for part, form in zip(map(bare, learned), map(bare, expected), strict=True):
+                # In an earlier answer, a token that begins in the prompt is not learned.
                 assert part in (form, form[1:] if form[0] == "\n" else form), name
             whole = inner.decode(theirs(messages, False), skip_special_tokens=False)
             assert bare(inner.decode(ids, skip_special_tokens=False)) == bare(whole), name
@@ -163,7 +163,7 @@ def test_marked_templates_have_transformers_masks(files, reference, name):
         ids, mask = render(tokenizer, messages)
         if ids.tolist() == theirs["input_ids"]:
             assert mask.astype(int).tolist() == theirs["assistant_masks"]
-        else:  # the last answer is cut off from the prompt, in the midst of a token
+        else:  # the last answer is separated from the prompt within a token
             assert len(ids) > len(theirs["input_ids"]) and sum(mask) >= sum(
                 theirs["assistant_masks"]
             )

@@ -1,4 +1,4 @@
-"""Fill in the middle: documents come apart as the paper says and go together again."""
+"""Fill in the middle: documents are cut as in the paper, and can be reassembled."""
 
 import json
 import math
@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import packing
+from data.config import DataConfig
 from data.errors import DataError
-from data.packing import TextChange
-from data.pipeline import DataConfig, open_data
-from data.prepare import prepare, prepared
+from data.packing.text import TextChange, pack_text
+from data.pipeline import open_data
+from data.prepare.run import prepare_corpus
+from data.rows import take_rows
 from data.text import fim
+from data.text.builtin import BOS, EOS, FIM, SPECIAL
 from data.text.hf_files import hf_files
 from data.text.hf_tokenizer import HFTokenizer
-from data.text.tokenizer import BOS, EOS, FIM, SPECIAL, load, train
+from data.text.tokenizer import load, train
 from ranges import ConfigError
 
 TEXTS = ["the cat sat on the mat, and the other cat that sat there sat too\n" * 4, "0123 aaaa é"]
@@ -27,9 +29,7 @@ KNOWN = st.text(st.sampled_from(sorted(set("".join(TEXTS)))))
 
 
 def rows_of(texts, length, tokenizer=BYTES, **change):
-    rows, *_ = packing.pack_text(
-        [{"text": t} for t in texts], tokenizer, length, TextChange(**change)
-    )
+    rows, *_ = pack_text([{"text": t} for t in texts], tokenizer, length, TextChange(**change))
     return rows
 
 
@@ -45,7 +45,7 @@ def test_the_parts_make_the_document_again(suffix_first, text):
         _, suffix, middle = signs
         between = [ids[1:suffix], ids[suffix + 1 : middle], ids[middle + 1 :]]
         first, second, last = map(tokenizer.decode, between)
-        # In order: of suffix-prefix-middle the prefix stands behind the last sign.
+        # In suffix-prefix-middle order the prefix follows the last marker.
         assert first + last + second == text if suffix_first == 0 else last + second == text
         if suffix_first:
             assert not first and second == parts.suffix
@@ -89,8 +89,8 @@ def test_every_token_but_the_signs_is_predicted_once_however_rows_are_split(text
 
 def test_the_rate_the_share_and_the_places_are_what_they_should_be():
     texts, n = [f"{i:08d}" for i in range(4000)], 4000
-    found = [fim.cut(text, 0.6, 0.25) for text in texts]
-    chosen = [parts for parts in found if parts]
+    documents = [fim.cut(text, 0.6, 0.25) for text in texts]
+    chosen = [parts for parts in documents if parts]
     assert abs(len(chosen) / n - 0.6) < 4 * math.sqrt(0.24 / n)
     share = np.mean([parts.suffix_first for parts in chosen])
     assert abs(share - 0.25) < 4 * math.sqrt(0.1875 / len(chosen))
@@ -99,11 +99,11 @@ def test_the_rate_the_share_and_the_places_are_what_they_should_be():
     assert {tuple(pair) for pair in lengths.tolist()} == {
         (i, j - i) for i in range(9) for j in range(i, 9)
     }
-    assert found == [fim.cut(text, 0.6, 0.25) for text in texts]
+    assert documents == [fim.cut(text, 0.6, 0.25) for text in texts]
     assert all(fim.cut(text, 0.0, 0.5) is None for text in texts)
-    # More of them are cut at a higher rate, and those that were stay as they were.
+    # A higher rate cuts more of them, and the same ones in the same way.
     more = [fim.cut(text, 0.9, 0.25) for text in texts]
-    assert all(b == a for a, b in zip(found, more) if a)
+    assert all(b == a for a, b in zip(documents, more) if a)
 
 
 # Tokenizers.
@@ -153,14 +153,14 @@ def test_heldout_text_stays_and_prepared_rows_are_those_of_a_run(corpus):
     assert np.isin(wanted.train["tokens"], BYTES.fim_ids).sum() > 100
     assert not np.isin(wanted.heldout["tokens"], BYTES.fim_ids).any()
     assert wanted.skipped["longer than 40 characters, cut"] > 10
-    manifest = prepare.run(config, "text", str(corpus / "out"), tokenizer=str(corpus))
+    manifest = prepare_corpus(config, "text", str(corpus / "out"), tokenizer=str(corpus))
     assert manifest["settings"]["fim_rate"] == 0.5
     assert manifest["skipped"] == dict(wanted.skipped)
     there = DataConfig(source=str(corpus / "out"), **settings)
-    found = open_data(there, "text", BYTES)
+    data = open_data(there, "text", BYTES)
     for split in ("train", "heldout"):
         rows = getattr(wanted, split)
-        again = prepared.take(getattr(found, split), np.arange(len(rows["tokens"])))
+        again = take_rows(getattr(data, split), np.arange(len(rows["tokens"])))
         for name, values in rows.items():
             np.testing.assert_array_equal(again[name], values)
     with pytest.raises(DataError, match=r"prepared with data\.fim_rate=0\.5"):
@@ -181,7 +181,7 @@ def test_what_cannot_be_filled_in_is_said(corpus):
 
 
 def packing_examples():
-    from data.pipeline import Examples
+    from data.splits import Examples
 
     return Examples([], [], Counter())
 
@@ -192,7 +192,7 @@ def packing_examples():
 def test_documents_are_cut_and_counted_and_do_not_end():
     texts, skipped = ["abcdefgh", "abc", "é" * 9], Counter()
     examples = [{"text": text} for text in texts]
-    rows, *_ = packing.pack_text(examples, BYTES, 64, TextChange(characters=5), skipped)
+    rows, *_ = pack_text(examples, BYTES, 64, TextChange(characters=5), skipped)
     ids = [
         [BOS, *BYTES.encode("abcde")],
         [BOS, *BYTES.encode("abc"), EOS],
@@ -201,10 +201,10 @@ def test_documents_are_cut_and_counted_and_do_not_end():
     assert rows["tokens"][0].tolist()[: sum(map(len, ids))] == [i for part in ids for i in part]
     assert skipped == {"longer than 5 characters, cut": 2}
     skipped = Counter()
-    rows, *_ = packing.pack_text(examples, BYTES, 64, TextChange(tokens=5), skipped)
+    rows, *_ = pack_text(examples, BYTES, 64, TextChange(tokens=5), skipped)
     ids[2] = [BOS, *BYTES.encode("é" * 2)]  # not half of the third
     assert rows["tokens"][0].tolist()[: sum(map(len, ids))] == [i for part in ids for i in part]
     assert skipped == {"longer than 5 tokens, cut": 2}
-    whole = packing.pack_text(examples, BYTES, 64)[0]
-    longer = packing.pack_text(examples, BYTES, 64, TextChange(characters=9))[0]
+    whole = pack_text(examples, BYTES, 64)[0]
+    longer = pack_text(examples, BYTES, 64, TextChange(characters=9))[0]
     np.testing.assert_array_equal(whole["tokens"], longer["tokens"])

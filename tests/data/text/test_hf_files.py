@@ -1,4 +1,4 @@
-"""A tokenizer of our own is the same one in Hugging Face's form."""
+"""A built-in tokenizer and its Hugging Face files give the same ids."""
 
 import pytest
 from hypothesis import given

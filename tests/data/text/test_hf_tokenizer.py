@@ -1,4 +1,4 @@
-"""Tokenizers of open models behind our interface: text, special ids, conversations and masks."""
+"""Tokenizers of open models: text, special ids, conversations and masks."""
 
 import json
 from collections import Counter
@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.bad_records import BadRecords
 from data.errors import DataError
-from data.packing import pack_chats, pack_text, preference_rows
+from data.packing.chats import pack_chats
+from data.packing.preferences import preference_rows
+from data.packing.text import pack_text
+from data.read.bad_records import BadRecords
 from data.text import tokenizer as tokenizers
 from data.text.chat import render, render_prompt
 from data.text.chat_template import TemplateError
@@ -66,7 +68,7 @@ def test_ids_of_the_interface():
     files = open_tokenizers.files(bos=True, eos_token="<|endoftext|>", pad_token="<|im_start|>")
     files["generation_config.json"] = json.dumps({"eos_token_id": [0]}).encode()
     other = HFTokenizer(files)
-    # The end of a turn that the template writes stops an answer, though no file names it.
+    # The token with which the template ends a turn stops an answer, though no file names it.
     assert (other.eos_id, other.stop_ids, other.pad_id) == (END_OF_TEXT, (END_OF_TEXT, END), START)
     assert other.prefix == (END_OF_TEXT,)
     rows, *_ = pack_text([{"text": "hello"}], other, 16)
@@ -86,7 +88,7 @@ def test_the_mask_is_what_the_assistant_writes_and_the_prompt_ends_before_it(nam
     assert learnt(tokenizer, TURNS) == expected
     ids, mask = render(tokenizer, TURNS)
     prompt = render_prompt(tokenizer, TURNS[:-1])
-    if name != "THINK":  # which shows the earlier answer otherwise once it is not the last
+    if name != "THINK":  # it shows an earlier answer differently from the last
         np.testing.assert_array_equal(ids[: len(prompt)], prompt)
         assert mask[len(prompt)] == 1 and mask[len(prompt) - 1] == 0
 
@@ -158,7 +160,7 @@ def test_records_with_tools_have_a_template_of_their_own():
     for ids in (render(tokenizer, TURNS, tools)[0], render_prompt(tokenizer, TURNS[:3], tools)):
         text = shown(tokenizer, ids)
         assert text.startswith('[{"name": "sum<|im_end|>"}]<|im_start|>user')
-        assert END not in ids[:20]  # what a record's tools say is no control token
+        assert END not in ids[:20]  # no text of a record's tools is a control token
     plain = HFTokenizer(open_tokenizers.files(open_tokenizers.CHATML))
     assert render(tokenizer, TURNS)[0].tolist() == render(plain, TURNS)[0].tolist()
     with pytest.raises(TemplateError, match="no place for the record's tools"):

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.text import tokenizer as tokenizers
-from data.text.tokenizer import SPECIAL, Tokenizer, train
+from data.text.builtin import EOS, NEVER_SAMPLED, PAD, ROLES, SPECIAL, BuiltinTokenizer
+from data.text.tokenizer import train
 
 TEXTS = [
     "def read(path):\n    return open(path).read()\n",
@@ -13,7 +14,7 @@ TEXTS = [
     "naïve café, 日本語のテキスト, and 🙂 emoji 👩‍👩‍👧",
     *(f"line {i} of the text has some words and the number {i * i}" for i in range(60)),
 ]
-# What tokenizers trip over: SentencePiece's space, NUL, white space, combining and wide characters.
+# Difficult text: SentencePiece's space, NUL, white space, combining and wide characters.
 AWKWARD = "\u2581\0\n\r\t  \u00a0\u2028é\u0301日🙂\ufeff\ufffd<|assistant>0xA"
 KINDS = ["sentencepiece", "char", "byte"]
 
@@ -93,13 +94,13 @@ def test_special_ids_decode_to_nothing_and_broken_bytes_to_the_replacement(maker
 
 def test_special_ids_are_the_first_ones():
     names = {name: i for i, name in enumerate(SPECIAL)}
-    assert (names["<pad>"], names["<eos>"]) == (tokenizers.PAD, tokenizers.EOS)
-    assert names["<|assistant|>"] == tokenizers.ROLES["assistant"]
-    assert set(range(len(SPECIAL))) - set(tokenizers.NEVER_SAMPLED) == {tokenizers.EOS}
+    assert (names["<pad>"], names["<eos>"]) == (PAD, EOS)
+    assert names["<|assistant|>"] == ROLES["assistant"]
+    assert set(range(len(SPECIAL))) - set(NEVER_SAMPLED) == {EOS}
 
 
 def test_a_long_line_trains_whole():
-    """SentencePiece would drop it: the word that only it holds must become one piece."""
+    """SentencePiece would drop it: a word that only this line contains must become one piece."""
     line = " ".join(["some common words and a zyzzyva here"] * 3000)
     assert len(line) > 100_000
     tokenizer = train("sentencepiece", [line, *TEXTS], 420)
@@ -110,18 +111,18 @@ def test_a_long_line_trains_whole():
 @pytest.mark.parametrize("character", ["x", "é", "日", "🙂"])
 def test_a_long_line_without_spaces_is_cut_between_characters(character):
     text = "a" + character * 9000
-    pieces = list(tokenizers._pieces([text]))
-    assert "".join(pieces) == text
-    assert max(len(p.encode()) for p in pieces) <= 4192
-    assert len(pieces) < 3 + len(text.encode()) / 4000  # nearly full
+    lines = list(tokenizers._lines([text]))
+    assert "".join(lines) == text
+    assert max(len(line.encode()) for line in lines) <= 4192
+    assert len(lines) < 3 + len(text.encode()) / 4000  # nearly full
 
 
 def test_long_lines_are_cut_at_spaces():
     text = "word " * 2000
-    pieces = list(tokenizers._pieces([text, "b"]))
-    assert "".join(pieces) == text + "b"
-    assert len(pieces) > 2
-    assert {word for piece in pieces[:-1] for word in piece.split()} == {"word"}
+    lines = list(tokenizers._lines([text, "b"]))
+    assert "".join(lines) == text + "b"
+    assert len(lines) > 2
+    assert {word for line in lines[:-1] for word in line.split()} == {"word"}
 
 
 def test_words_are_the_same_but_for_case_and_spaces():
@@ -131,7 +132,7 @@ def test_words_are_the_same_but_for_case_and_spaces():
     pieces = {piece: i for i, piece in enumerate(tokenizer.token_bytes)}
     tree = {words[pieces[variant]] for variant in (b"Tree", b" Tree", b" tree")}
     assert len(tree) == 1 and words[pieces[b" t"]] == words[pieces[b" T"]] not in tree
-    # Specials, and bytes that are no text of their own, stay themselves.
+    # Specials, and bytes that are no text by themselves, remain distinct.
     assert words[: len(SPECIAL)] == list(range(len(SPECIAL)))
     assert words[tokenizer._byte_id[b"\xff"]] == tokenizer._byte_id[b"\xff"]
 
@@ -187,4 +188,4 @@ def test_too_large_a_vocabulary_says_what_to_type():
 
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(ValueError, match=r"tokenizer\.kind='words'; choose"):
-        Tokenizer("words", b"")
+        BuiltinTokenizer("words", b"")

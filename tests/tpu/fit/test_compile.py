@@ -12,7 +12,8 @@ import pytest
 from configs import ppo, pretrain
 from model.sharding import MeshConfig, decoding_mesh, make_mesh
 from tpu import chips
-from tpu.fit import compile, fit, hlo
+from tpu.fit import compile, hlo
+from tpu.fit import report as fit_report
 from train.config.run import build
 
 needs_libtpu = pytest.mark.skipif(
@@ -50,7 +51,7 @@ def test_the_report_of_a_step_for_the_devices_here():
     mesh = make_mesh(config.mesh)
     step = compile.compile_programs(config, mesh, vocab_size=300)["step"]
     assert step.model.num_layers == 2 and step.tokens == config.data.batch_size * config.data.length
-    facts = compile.report(step, mesh)
+    facts = compile.summary(step, mesh)
     assert facts["mesh"] == {"fsdp": 8} and facts["whole_parameter_gathers"] == []
     # Seven matrices a layer, forward and backward, at least.
     assert facts["collectives"]["all-gather"]["count"] >= 7 * 2
@@ -86,7 +87,7 @@ def test_programs_of_a_stage_are_one_report(monkeypatch):
 
     def program(peak, arguments, seconds, mesh=one, gathers=()):
         report = {
-            "peak_bytes_per_chip": peak * fit.GIB,
+            "peak_bytes_per_chip": peak * fit_report.GIB,
             "memory_gib": {"state and batch": arguments},
             "state_gib": {"parameters": 2.0, "frozen weights": 3.0},
             "predicted_step_seconds": seconds,
@@ -99,7 +100,7 @@ def test_programs_of_a_stage_are_one_report(monkeypatch):
         }
         return SimpleNamespace(mesh=mesh, report=report, flops_per_token=1.0, tokens=64)
 
-    monkeypatch.setattr(fit, "facts", lambda step, mesh, config: step.report)
+    monkeypatch.setattr(fit_report, "program_report", lambda step, mesh, config: step.report)
     monkeypatch.setitem(chips.PEAK_FLOPS, "cpu", 1.0)
     recipe = ppo.get_config()
     recipe.init_from = {"reward": "runs/reward"}  # 256 answers twice in minibatches of 64
@@ -108,13 +109,14 @@ def test_programs_of_a_stage_are_one_report(monkeypatch):
         "sample": program(4, 3, 16.0, other),
         "score": program(4, 3, 8.0, gathers=["bf16[2, 8]"]),
     }
-    report = fit.together(programs, one, build(recipe))
-    assert report["peak_bytes_per_chip"] == (5 + 4) * fit.GIB
+    report = fit_report.stage_report(programs, one, build(recipe))
+    assert report["peak_bytes_per_chip"] == (5 + 4) * fit_report.GIB
     assert report["steps_per_rollout"] == 8
     assert report["predicted_step_seconds"] == 1 + (16 + 8) / 8
     assert report["whole_parameter_gathers"] == ["bf16[2, 8]"]
     programs["sample"] = program(4, 3, 16.0)
-    assert fit.together(programs, one, build(recipe))["peak_bytes_per_chip"] == 7 * fit.GIB
+    report = fit_report.stage_report(programs, one, build(recipe))
+    assert report["peak_bytes_per_chip"] == 7 * fit_report.GIB
 
 
 def test_of_a_dump_the_text_with_cycles_is_read(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 
 from model.config import TransformerConfig
 from tpu import chips
-from tpu.fit import compile, cost, fit
+from tpu.fit import compile, cost
+from tpu.fit import report as fit_report
 from tpu.fit.hlo import BETWEEN_SLICES, Collective, Program, Shape, read
 
 
@@ -37,10 +38,10 @@ def slices(count, x, y, shape, kind="TPU v5 lite"):
     ],
 )
 def test_who_takes_part_in_a_collective(text, expected):
-    assert cost.groups(text, 4).tolist() == expected
+    assert cost.device_groups(text, 4).tolist() == expected
     line = f"  %c = f32[4] all-reduce(%x), channel_id=1, {text}, use_global_device_ids=true"
     module = f"HloModule m\n\nENTRY %main (x: f32[4]) -> f32[4] {{\n{line}\n}}\n"
-    assert [c.where for c in read(module).collectives] == [text]
+    assert [c.groups for c in read(module).collectives] == [text]
 
 
 def test_links_and_networks_by_hand():
@@ -125,7 +126,7 @@ Total bytes: 481593725440 (448.52GiB)
     assert largest == [(32.0, "bf16[2048,1023,1,2048], 5×f32[2,8]"),
                        (8.0, "5×f32[2,2048,1024,2048]")]  # fmt: skip
     report = {"error": "out of memory", "largest_buffers_gib": largest}
-    assert "32.00  bf16[2048,1023,1,2048]" in fit.show_too_large(report)
+    assert "32.00  bf16[2048,1023,1,2048]" in fit_report.show_too_large(report)
 
 
 def test_what_people_read():
@@ -140,7 +141,7 @@ def test_what_people_read():
         "predicted_step_seconds": 2.0, "serial_step_seconds": 3.5, "predicted_mfu": 0.3,
         "mfu_bound": 0.4, "tokens_per_second_per_chip": 256.0, "whole_parameter_gathers": [],
     }  # fmt: skip
-    text = fit.show(report)
+    text = fit_report.show(report)
     assert "8 × TPU v5 (fsdp 8), 4,096 tokens a step" in text
     assert "20.00 of 95 (21%)" in text and "0.50" in text and "frozen" not in text
     assert text.count("fsdp all-gather") == 1 and "4.00 GB" in text
@@ -148,7 +149,8 @@ def test_what_people_read():
     sampled = report | {
         "programs": {"step": {}, "sample": {"predicted_step_seconds": 7.5}}, "steps_per_rollout": 4,
     }  # fmt: skip
-    assert "sample, a rollout" in fit.show(sampled) and "once in 4 steps" in fit.show(sampled)
+    text = fit_report.show(sampled)
+    assert "sample, a rollout" in text and "once in 4 steps" in text
 
 
 def test_loops_within_loops_are_not_pipelined():

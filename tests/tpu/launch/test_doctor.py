@@ -6,10 +6,11 @@ import shlex
 import fake_gcloud
 import pytest
 
-from tpu.launch import doctor, launch, queued
+from tpu.launch import commands, doctor, verbs
+from tpu.launch.gcloud import Gcloud
 
 FLAGS = ["--name=q", "--accelerator=v5e-16", "--zone=us-west4-a", "--bucket=gs://b"]
-JOB = queued.Job("q", "us-west4-a", "v5e-16", "gs://b")
+JOB = commands.QueuedJob("q", "us-west4-a", "v5e-16", "gs://b")
 
 
 def quota(name, value, zone="us-west4-a"):
@@ -42,7 +43,7 @@ def examine(play, tmp_path):
     def examine(changes=(), **job):
         play(answers=WELL | dict(changes))
         said = []
-        code = doctor.examine(JOB._replace(**job), queued.Gcloud(), said.append, tmp_path)
+        code = doctor.examine(JOB._replace(**job), Gcloud(), said.append, tmp_path)
         return code, said
 
     return examine
@@ -73,6 +74,10 @@ def test_all_is_well(examine, play):
          "create gs://b --location=us-west4 --uniform-bucket-level-access --enable-hierarchical"),
         ("storage buckets describe", json.dumps({"location": "US-WEST4"}), "bucket: has no hierar"),
         ("storage buckets describe", json.dumps(BUCKET | {"location": "EU"}), "bucket: is in eu"),
+        ("storage buckets describe", "[]", "bucket: the answer of gcloud storage buckets describe "
+         "is not of the form that it should have: Expected `object`, got `array`. Update it: gcloud"
+         " components update; type"),
+        ("beta quotas info list", '[{"quotaId": 5}]', "quota: the answer of gcloud beta quotas"),
         ("storage cp", [1, "ERROR: HTTPError 403: me does not have storage.objects.create access"],
          "writing there: ERROR: HTTPError 403: me does not have storage.objects.create access; type"
          " gcloud storage buckets add-iam-policy-binding gs://b --member=user:YOU"),
@@ -100,7 +105,7 @@ def test_no_gcloud_ends_it(examine, monkeypatch, tmp_path):
 def test_a_missing_ssh_key_is_asked_for(examine, tmp_path):
     """gcloud would ask for a passphrase, of someone who is not there."""
     (tmp_path / ".ssh" / "google_compute_engine").unlink()
-    assert "type ssh-keygen -t rsa -N '' -f" in examine()[1][-2]
+    assert "type ssh-keygen -t rsa -N '' -f" in examine()[1][-1]
 
 
 def test_quota_that_gcloud_does_not_tell_is_neither(examine):
@@ -129,10 +134,10 @@ def test_a_bucket_of_a_whole_continent_will_do(examine):
 
 def test_the_verb_and_its_dry_run(play, capsys):
     play(answers=WELL | {"services list": ""})
-    assert launch.main(["doctor", *FLAGS]) == 1
+    assert verbs.main(["doctor", *FLAGS]) == 1
     assert "wrong  TPU API" in capsys.readouterr().out
     play()
-    assert launch.main(["doctor", *FLAGS, "--dry_run"]) == 0
+    assert verbs.main(["doctor", *FLAGS, "--dry_run"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert not play.calls() and len(shown) == 9
     for words in map(shlex.split, shown):

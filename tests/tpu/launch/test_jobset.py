@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from tpu.launch import jobset, launch
+from tpu.launch import jobset, verbs
 from tpu.slices import parse
 
 COMMAND = ["train", "--config=configs/pretrain.py", "--workdir=/data/runs/q"]
@@ -139,7 +139,7 @@ FLAGS = ["--name=q", "--zone=us-east5-a", "--accelerator=v5p-128", "--slices=2",
 
 
 def test_the_bucket_is_mounted_for_the_workdir(capsys):
-    assert launch.main(["manifest", *FLAGS, "--bucket=gs://b/", "--", *IN_BUCKET]) == 0
+    assert verbs.main(["manifest", *FLAGS, "--bucket=gs://b/", "--", *IN_BUCKET]) == 0
     out, err = capsys.readouterr()
     template = json.loads(out)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     assert template["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
@@ -153,12 +153,12 @@ def test_the_bucket_is_mounted_for_the_workdir(capsys):
 
 
 def test_a_workdir_in_a_bucket_that_is_not_mounted_is_refused(capsys):
-    assert launch.main(["manifest", *FLAGS, "--", *IN_BUCKET]) == 1
+    assert verbs.main(["manifest", *FLAGS, "--", *IN_BUCKET]) == 1
     assert "type --bucket=gs://NAME, and it will be mounted" in capsys.readouterr().err
 
 
 def test_apply_hands_the_manifest_to_the_cluster(play, capsys):
-    assert launch.main(["manifest", *FLAGS, "--apply", "--", *COMMAND[1:]]) == 0
+    assert verbs.main(["manifest", *FLAGS, "--apply", "--", *COMMAND[1:]]) == 0
     assert play.calls() == [["apply", "-f", "-"]]
     check(json.loads(play.stdin()["kubectl"]), JOBSET)
     out, err = capsys.readouterr()
@@ -167,12 +167,12 @@ def test_apply_hands_the_manifest_to_the_cluster(play, capsys):
 
 def test_what_the_cluster_refuses_is_one_line(play, capsys):
     play(answers={"kubectl": [1, 'error: no matches for kind "JobSet" in version "v1alpha2"\n']})
-    assert launch.main(["manifest", *FLAGS, "--apply", "--", *COMMAND[1:]]) == 1
+    assert verbs.main(["manifest", *FLAGS, "--apply", "--", *COMMAND[1:]]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: error: no matches for kind")
 
 
 def test_the_verb_prints_the_manifest_and_the_xpk_command(capsys):
-    assert launch.main(["manifest", *FLAGS, "--apply", "--dry_run", "--", *COMMAND[1:]]) == 0
+    assert verbs.main(["manifest", *FLAGS, "--apply", "--dry_run", "--", *COMMAND[1:]]) == 0
     out, err = capsys.readouterr()
     check(json.loads(out), JOBSET)
     xpk = shlex.split(next(line for line in err.splitlines() if "xpk workload" in line)[2:])

@@ -204,7 +204,7 @@ def test_an_error_that_would_come_again_is_not_tried_again(directory):
 
 
 def test_a_busy_port_is_one_line(capsys):
-    from tpu.launch import launch as command
+    from tpu.launch import verbs as command
 
     with socket.socket() as s:
         s.bind(("", 0))
@@ -223,7 +223,7 @@ def test_a_missing_peer_is_one_line_in_bounded_time(number):
     """The second does not come, or the first."""
     call = f"processes.join('127.0.0.1:{local.free_port()}', 2, {number}, 1, 10)"
     done = subprocess.run(
-        [sys.executable, "-c", f"from train import processes; {call}"],
+        [sys.executable, "-c", f"from train.runtime import processes; {call}"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, env=local.environment(1),
     )  # fmt: skip
     assert done.returncode == processes.LOST

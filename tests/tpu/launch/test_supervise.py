@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tpu.launch.supervise import Told, committed_steps, restarts, supervise
+from tpu.launch.supervise import StopSignal, committed_steps, restarts, supervise
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,9 @@ def play(outcomes, **settings):
         code, steps[0] = left.pop(0)
         return code
 
-    told = Told()
-    told.sleep = waits.append
-    code = supervise(attempt, lambda: steps[0], said.append, told=told, **settings)
+    stop = StopSignal()
+    stop.sleep = waits.append
+    code = supervise(attempt, lambda: steps[0], said.append, stop=stop, **settings)
     assert not left
     return code, said, waits
 
@@ -58,20 +58,20 @@ def test_an_error_that_would_come_again_ends_it():
 
 def test_told_to_leave_it_ends_with_the_attempt_or_while_it_waits():
     said = []
-    with Told() as told:
+    with StopSignal() as stop:
 
         def attempt():
             os.kill(os.getpid(), signal.SIGTERM)
             return 42
 
-        assert supervise(attempt, lambda: 7, said.append, told=told) == 42
+        assert supervise(attempt, lambda: 7, said.append, stop=stop) == 42
     assert said == [
         "attempt 1 was told to leave and saved; step 7 is safe, and so this ends, as it was told"
     ]
-    with Told() as told:
+    with StopSignal() as stop:
         begun = time.monotonic()
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        assert supervise(lambda: 137, lambda: 7, said.append, told=told, first_wait=60) == 137
+        assert supervise(lambda: 137, lambda: 7, said.append, stop=stop, first_wait=60) == 137
         assert time.monotonic() - begun < 10
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tpu.launch import launch, queued
+from tpu.launch import commands
 
-JOB = queued.Job("q", "us-west4-a", "v5e-16", "gs://b")
+JOB = commands.QueuedJob("q", "us-west4-a", "v5e-16", "gs://b")
 
 
 def remote(command, home):
@@ -30,26 +30,28 @@ def test_what_logs_asks_of_a_worker(tmp_path):
     log = tmp_path / "seedpod" / "log.txt"
     log.write_text("step 1\nValueError: no disk\nerror: no disk\nbye\n")
     error = f"ERROR {int(log.stat().st_mtime)} t-2:ValueError: no disk\n"
-    assert remote(queued.remote_logs("2", 2), tmp_path) == f"{error}t-2: error: no disk\nt-2: bye\n"
-    assert remote(queued.remote_logs("0", 2), tmp_path) == error
-    assert remote(queued.remote_logs("all", 1), tmp_path) == f"{error}t-2: bye\n"
+    assert (
+        remote(commands.remote_logs("2", 2), tmp_path) == f"{error}t-2: error: no disk\nt-2: bye\n"
+    )
+    assert remote(commands.remote_logs("0", 2), tmp_path) == error
+    assert remote(commands.remote_logs("all", 1), tmp_path) == f"{error}t-2: bye\n"
 
 
 def test_what_a_worker_says_of_itself(tmp_path):
     state = tmp_path / "seedpod"
     state.mkdir()
-    assert remote(queued.REMOTE_RUNNING, tmp_path) == "none\n"
+    assert remote(commands.REMOTE_RUNNING, tmp_path) == "none\n"
     (state / "exit-1").write_text("134\n")
-    assert remote(queued.REMOTE_STATE, tmp_path) == "t-2: ended with 134\n"
+    assert remote(commands.REMOTE_STATE, tmp_path) == "t-2: ended with 134\n"
     (state / "pid").write_text(f"{os.getpid()}\n")
     (state / "attempt").write_text("7\n")
-    assert remote(queued.REMOTE_STATE, tmp_path) == "t-2: running\n"
-    assert remote(queued.REMOTE_RUNNING, tmp_path) == "7\n"
+    assert remote(commands.REMOTE_STATE, tmp_path) == "t-2: running\n"
+    assert remote(commands.REMOTE_RUNNING, tmp_path) == "7\n"
 
 
 def test_what_is_in_the_bucket_is_found_below_home():
     command = ["train", "--a=gs://b/x y", "--c=('gs://b/d','gs://b/e')", "--f=it's", "gs://other/g"]
-    remote = queued.remote_start(JOB, "c0ffee", "1", command)
+    remote = commands.remote_start(JOB, "c0ffee", "1", command)
     words = remote[remote.index(" b train") + 8 : remote.index(" --distributed")]
     done = subprocess.run(["sh", "-c", f"printf '%s\\n' {words}"], env={"HOME": "/h"},
                           capture_output=True, text=True)  # fmt: skip
@@ -62,7 +64,7 @@ def test_what_is_in_the_bucket_is_found_below_home():
 def worker(tmp_path):
     """worker(attempt): starts worker.sh, with its set-up left out, on a program that saves when it
     is told to leave; the bucket is a directory."""
-    source = (Path(launch.__file__).parent / "worker.sh").read_text()
+    source = (Path(commands.__file__).parent / "worker.sh").read_text()
     start = source.index("setup() {")
     stop = source.index("# As cloud.google.com")
     (tmp_path / "tpu").mkdir()
@@ -105,7 +107,7 @@ def test_the_worker_leaves_the_exit_code_and_passes_sigterm_on(worker, tmp_path,
     if how == "the machine shuts down":
         os.killpg(process.pid, signal.SIGTERM)
     else:
-        remote(queued.REMOTE_STOP, tmp_path)
+        remote(commands.REMOTE_STOP, tmp_path)
     process.wait(20)
     assert (state / "exit-7").read_text() == "42\n" and not (state / "pid").exists()
     (log,) = (tmp_path / "bucket" / "logs" / "7").iterdir()
@@ -117,7 +119,7 @@ def test_a_worker_that_is_asked_while_it_sets_up_does_not_start(worker, tmp_path
     process, state = worker("8"), tmp_path / "seedpod"
     until((state / "attempt").exists)
     time.sleep(0.2)  # it forgets older requests first
-    remote(queued.REMOTE_STOP, tmp_path)
+    remote(commands.REMOTE_STOP, tmp_path)
     (tmp_path / "wait").unlink()
     process.wait(20)
     assert (state / "exit-8").read_text() == "42\n" and (state / "log.txt").read_text() == ""

@@ -16,7 +16,10 @@ from train.config.run import ModelConfig, RunConfig, build, default
 from train.objectives import registry
 from train.runtime import checkpoint
 
-RECIPES = sorted(p.stem for p in Path(__file__).resolve().parents[3].glob("configs/[a-z]*.py"))
+ROOT = Path(__file__).resolve().parents[3]
+RECIPES = sorted(
+    ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in ROOT.glob("configs/**/[a-z]*.py")
+)
 
 
 def changed(**leaves):
@@ -45,9 +48,9 @@ def test_the_default_recipe_is_the_dataclass_default():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_builds(recipe):
-    choices = {"support": ["text=a.txt,chats=b.jsonl,preferences=c.jsonl"]}
-    choices["pods"] = ["recipe=llama3-70b,slice=v5p-128"]
-    config = importlib.import_module(f"configs.{recipe}").get_config(*choices.get(recipe, []))
+    choices = {"configs.chains.support": ["text=a.txt,chats=b.jsonl,preferences=c.jsonl"]}
+    choices["configs.pods"] = ["recipe=llama3-70b,slice=v5p-128"]
+    config = importlib.import_module(recipe).get_config(*choices.get(recipe, []))
     runs = config.stages if "stages" in config else {recipe: config}
     for name in runs:
         run = build(runs[name])
@@ -56,7 +59,8 @@ def test_every_recipe_builds(recipe):
 
 
 def test_the_choices_of_a_recipe():
-    from configs import pretrain, support
+    from configs import pretrain
+    from configs.chains import support
 
     run = build(pretrain.get_config("size=1b"))
     assert (run.model.size, run.steps) == ("1b", 10_000)
@@ -167,7 +171,7 @@ def test_stages_that_can_run_pass():
 @pytest.mark.parametrize(
     "leaves,message",
     [
-        (dict(stage="pretraining"), r"stage='pretraining'; the stages are pretrain, sft, reward"),
+        (dict(stage="pretraining"), r"stage='pretraining'; choose pretrain, sft, reward"),
         (
             dict(stage="sft", init_from={"reward": "x"}),
             r"init_from\.reward: stage sft reads policy",

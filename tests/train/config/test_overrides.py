@@ -7,13 +7,15 @@ from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
-from configs import base, demo
+from configs import base
+from configs.chains import demo
 from data.errors import DataError
 from ranges import ConfigError
-from train import chain, cli
+from train import cli
 from train.config import names
 from train.config.overrides import gather
-from train.config.run import KEYS, build, default
+from train.config.run import build, default, keys
+from train.workflows import multistage
 
 
 def parsed(tmp_path, *given, change=""):
@@ -43,7 +45,10 @@ def refusal(*given, recipe=None):
 
 
 def test_every_alias_names_a_setting_there_is_and_stands_once():
-    known, seen = {*flatten_dict(default().to_dict(), keep_empty_nodes=True, sep="."), *KEYS}, set()
+    known, seen = (
+        {*flatten_dict(default().to_dict(), keep_empty_nodes=True, sep="."), *keys()},
+        set(),
+    )
     for aliases, targets, note in names.ALIASES:
         assert targets or note
         assert set(targets) <= known, targets
@@ -87,7 +92,7 @@ def test_every_alias_names_a_setting_there_is_and_stands_once():
         ("temperature", "rl.temperature?"),
         ("max_new_tokens", "rl.response_length or evaluate.sample_tokens?"),
         ("init_kl_coef", "rl.kl_coef or rl.kl_loss_coef?"),
-        ("beta", "dpo.beta or rl.kl_coef?"),
+        ("beta", "dpo.beta or rl.kl_coef"),
         ("num_generations", "grpo.group_size?"),
         ("lora_r", "lora.rank?"),
         ("r", "lora.rank?"),
@@ -132,15 +137,15 @@ def test_a_chain_has_settings_by_stage():
     argv = gather(["x", "--config.stages.reward.data.keep.near=0.5"], recipe.to_dict())
     recipe.stages.sft.lr = 3
     with pytest.raises(ConfigError, match=r"stages\.sft: unknown config key lr; did you mean opt"):
-        chain.resolve(recipe, "runs")
+        multistage.resolve(recipe, "runs")
     with pytest.raises(ConfigError, match=r"no chain, of order and stages: type python -m train"):
-        chain.resolve(default(), "runs")
+        multistage.resolve(default(), "runs")
     with pytest.raises(ConfigError, match=r"several stages are run by python -m train\.chain"):
         build(recipe)
     assert "no chain; did you mean optimizer.peak_lr?" in refusal("--config.stages.sft.lr=1")
     recipe.steps = 3
     with pytest.raises(ConfigError, match=r"key steps of a chain.*stages\.NAME\.steps\?"):
-        chain.resolve(recipe, "runs")
+        multistage.resolve(recipe, "runs")
     wanted = "{'repeated': 0.8, 'scolding': 0.15, 'near': 0.5}"
     assert argv[1] == f"--config.stages.reward.data.keep={wanted}"
 
@@ -311,7 +316,7 @@ def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, mon
 
 
 def test_every_old_name_has_a_new_one():
-    assert names.RENAMED.keys().isdisjoint(KEYS) and {*names.RENAMED.values()} <= {*KEYS}
+    assert names.RENAMED.keys().isdisjoint(keys()) and {*names.RENAMED.values()} <= {*keys()}
     recipe = default()
     recipe.ppo = {"kl_coef": 0.1}
     with pytest.raises(ConfigError, match=r"key ppo.kl_coef; it is called rl.kl_coef now"):

@@ -16,16 +16,16 @@ from etils import epath
 from stage_fixtures import recipe
 from stage_steps import make_mesh
 
-from data.packing import preference_rows
+from data.packing.preferences import preference_rows
 from data.text.chat import render
 from data.text.tokenizer import train
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from ranges import ConfigError
-from train import loop, losses
+from train import loop
 from train.assemble import setup
 from train.config import run as configs
-from train.objectives import dpo
+from train.objectives import dpo, preferences, reference
 from train.runtime.metrics import read_metrics
 
 RANK = np.array([[0, 2, 1, 1], [0, 1, 1, 0], [1, -1, 0, -1]])
@@ -36,7 +36,7 @@ def test_answers_alone_are_refused():
     """Three answers to three prompts in one row, and no second one to any."""
     rows = {"rank": np.array([[0, 1, 0, -1]]), "group": np.array([[0, 1, 2, 0]])}
     ctx = SimpleNamespace(config=None, data=SimpleNamespace(train=rows))
-    with pytest.raises(ConfigError, match="compares answers to one prompt"):
+    with pytest.raises(ConfigError, match="answers are good or not by themselves"):
         dpo.prepare(ctx, {}, {}, None)
 
 
@@ -63,7 +63,7 @@ def test_the_loss_is_the_loop_over_ranked_pairs(kind, smoothing):
                     count += 1
     rewards = np.where(RANK >= 0, 0.3 * h, np.nan).astype(np.float32)
     given = noise if smoothing == "by ranking" else smoothing
-    got = losses.preference_optimization(jnp.asarray(rewards), RANK, GROUP, 0.3, kind, given)
+    got = dpo.pair_loss(jnp.asarray(rewards), RANK, GROUP, 0.3, kind, given)
     np.testing.assert_allclose(got, (total, count), rtol=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_answers_packed_among_others_have_the_logprobs_they_have_alone():
     expected, lengths = values.sum(1), mask.sum(1)
     assert np.ptp(expected) > 1
     for chunk, average in ((0, False), (5, False), (0, True)):
-        score = jax.jit(partial(dpo.answer_logprobs, config, chunk=chunk, average=average))
+        score = jax.jit(partial(preferences.answer_logprobs, config, chunk=chunk, average=average))
         wanted = expected / lengths if average else expected
         np.testing.assert_allclose(score(params, rows)[0], wanted, rtol=1e-4)
 
@@ -122,9 +122,9 @@ def test_the_reference_is_scored_once_and_again_only_if_it_changes(
     """Its log-probabilities come from the workdir, and it is not kept beside what is trained."""
     shutil.copytree(stages_dir / "dpo", tmp_path / "dpo")
     scored = []
-    score = dpo._over_rows
+    score = reference._over_rows
     monkeypatch.setattr(
-        dpo, "_over_rows", lambda *a: scored.append(len(a[3]["tokens"])) or score(*a)
+        reference, "_over_rows", lambda *a: scored.append(len(a[3]["tokens"])) or score(*a)
     )
     config = recipe("dpo", stages_dir, policy=stages_dir / "sft")
     mesh = make_mesh("one")
@@ -163,7 +163,9 @@ def test_damaged_logprobs_are_measured_anew(content, tmp_path, capsys):
     np.savez(whole, key="k", train=np.ones(99, np.float32), heldout=np.ones(9))
     bytes_ = whole.getvalue()
     path.write_bytes(bytes_)
-    assert dpo._kept(path)["key"] == "k" and not capsys.readouterr().out
+    assert (
+        reference._cached(path, ("train", "heldout"))["key"] == "k" and not capsys.readouterr().out
+    )
     other = io.BytesIO()
     np.save(other, np.ones(3)) if content == "array" else np.savez(other, key="k")
     at = bytes_.index(np.ones(99, np.float32).tobytes())
@@ -174,5 +176,5 @@ def test_damaged_logprobs_are_measured_anew(content, tmp_path, capsys):
         "other": other.getvalue(),
     }
     path.write_bytes(damaged.get(content, content))
-    assert dpo._kept(path) == {"key": ""}
+    assert reference._cached(path, ("train", "heldout")) == {"key": ""}
     assert "reference_logprobs.npz is damaged (" in capsys.readouterr().out

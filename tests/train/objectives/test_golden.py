@@ -9,6 +9,7 @@ import pytest
 
 from model.generate import entropy, log_probs
 from train import losses
+from train.objectives.dpo import pair_loss
 from train.rl import advantages as adv
 
 GOLDEN = np.load(Path(__file__).resolve().parents[2] / "golden" / "rlhf.npz")
@@ -74,7 +75,7 @@ def dpo(i):
 
     implicit = 0.1 * (answers(i["dpo_pol"]) - answers(i["dpo_ref"]))
     rank = jnp.tile(jnp.array([0, 1]), (4, 1))
-    total, weight = losses.preference_optimization(implicit, rank, 0 * rank, 0.1, "sigmoid", 0.0)
+    total, weight = pair_loss(implicit, rank, 0 * rank, 0.1, "sigmoid", 0.0)
     return total / weight
 
 

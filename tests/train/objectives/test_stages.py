@@ -1,6 +1,7 @@
 """The identities that every stage must hold, on 8 virtual devices and one tiny shape."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -17,29 +18,36 @@ from model.config import TransformerConfig
 from ranges import ConfigError
 from train import loop
 from train.config import run as configs
+from train.runtime import resume
 
 
 @pytest.fixture(scope="module")
 def reference(stages_dir, tmp_path_factory):
-    """{stage: five steps on one device}."""
-    return {s: five_steps(s, "one", stages_dir, tmp_path_factory.mktemp(s)) for s in STAGES}
+    """reference(stage): its five steps on one device."""
+
+    @functools.cache
+    def steps(stage):
+        return five_steps(stage, "one", stages_dir, tmp_path_factory.mktemp(stage))
+
+    return steps
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_move(reference, stage):
-    gradients, losses = reference[stage]
+    gradients, losses = reference(stage)
     assert np.all(np.isfinite(losses)) and np.ptp(losses) > 1e-4
     assert max(np.abs(g).max() for g in jax.tree.leaves(gradients)) > 1e-4
 
 
-LIKE_OTHERS = ("dpo", "grpo")  # their steps differ little from the reward stage's and PPO's
+# Their steps differ little from those of the reward stage, KTO and PPO.
+LIKE_OTHERS = ("dpo", "orpo", "simpo", "grpo")
 
 
 @pytest.mark.parametrize(
     "stage", [pytest.param(s, marks=pytest.mark.slow) if s in LIKE_OTHERS else s for s in STAGES]
 )
 def test_accumulated_equals_big_batch(reference, stages_dir, tmp_path, stage):
-    assert_same(five_steps(stage, "one", stages_dir, tmp_path, accumulate=4), reference[stage])
+    assert_same(five_steps(stage, "one", stages_dir, tmp_path, accumulate=4), reference(stage))
 
 
 QUICK = {("pretrain", "data"), ("pretrain", "fsdp"), ("pretrain", "tensor")}
@@ -56,7 +64,7 @@ QUICK |= {(s, "all") for s in STAGES if s not in LIKE_OTHERS} | {("pretrain", "s
     ],
 )
 def test_one_device_equals_eight(reference, stages_dir, tmp_path, stage, mesh):
-    one, change = reference[stage], None
+    one, change = reference(stage), None
     if (stage, mesh) == ("reward", "sequence"):  # rows of shared prompts are not split
 
         def change(config):
@@ -148,20 +156,20 @@ def test_places_of_data_may_change_where_the_rows_are_known():
     rows = {"tokenizer": "t", "data": "1", "pretrain_data": "2"}
     run = types.SimpleNamespace(origins={}, content=rows)
     meta = {"frozen": {}, "config": text("here"), "content": rows}
-    assert loop.check_resume("w", meta, run, text("there")) == []
+    assert resume.check_resume("w", meta, run, text("there")) == []
     with pytest.raises(ConfigError, match=r"another config \(data\.heldout_source"):
-        loop.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"))
+        resume.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"))
     other = types.SimpleNamespace(origins={}, content=rows | {"pretrain_data": "3"})
     with pytest.raises(ConfigError, match=r"rows of pretrain_data are others"):
-        loop.check_resume("w", meta, other, text("here"))
-    assert loop.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
+        resume.check_resume("w", meta, other, text("here"))
+    assert resume.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
 
 
 def test_a_run_saved_under_older_names_is_the_same_run():
     def check(saved, now):
         run = types.SimpleNamespace(origins={}, content={})
         saved = {"frozen": {}, "config": json.dumps(saved)}
-        return loop.check_resume("w", saved, run, json.dumps(now))
+        return resume.check_resume("w", saved, run, json.dumps(now))
 
     saved = {"ppo": {"kl_coef": 0.1, "gamma": 1.0}}
     assert check(saved, {"rl": {"kl_coef": 0.1}, "ppo": {"gamma": 1.0}}) == []
@@ -197,7 +205,7 @@ def test_the_first_minibatch_of_a_rollout_has_ratio_one(stages_dir, stage):
     assert rollouts == [1, 5], "two epochs of two minibatches a rollout"
 
 
-def test_every_config_field_is_read(stages_dir, fields_read):
+def test_every_config_field_is_read(fields_read):
     """A setting that nothing reads is a lie; the stages of the fixture open every branch."""
 
     def names(cls):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.text.tokenizer import Tokenizer
+from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
 from train.config import run as config
@@ -47,7 +47,12 @@ METRICS = {
 for values in METRICS["reward"][2:]:
     values[2].update({f"accuracy/{k}": v for k, v in KINDS.items()})
     values[2].update({f"overlap_accuracy/{k}": 0.5 for k in KINDS})
-METRICS["judge"] = METRICS["reward"]
+METRICS["judge"], METRICS["grpo"] = METRICS["reward"], METRICS["ppo"]
+METRICS["simpo"] = [
+    (0, "eval", {"loss": 0.9, "accuracy/overall": 0.4, "accuracy/all": 0.4, "margin": -0.1}),
+    (2, "train", {"loss": 0.8, "accuracy": 0.5, "margin": 0.0}),
+    (4, "eval", {"loss": 0.7, "accuracy/overall": 0.8, "accuracy/all": 0.8, "margin": 0.5}),
+]
 SAMPLES = [
     {"step": 0, "prompt": "an old one", "response": "x", "reference": "y"},
     {"step": 4, "prompt": "What does `a<b` & <script> do?", "response": "x", "reference": "<b>no"},
@@ -65,7 +70,7 @@ def policy(tmp_path_factory):
     source = {"step": np.asarray(4, np.int32)}
     saver.save(TrainState(jnp.int32(4), {"policy": params}, {"count": jnp.zeros(1)}, source), {})
     saver.close()
-    Tokenizer("byte", b"").save(workdir / "tokenizer")
+    BuiltinTokenizer("byte", b"").save(workdir / "tokenizer")
     return workdir
 
 
@@ -173,6 +178,31 @@ def test_a_chain_without_a_judge(make_chain):
     page = (workdir / "report.html").read_text()
     assert "the score that PPO trains on prefers" in page and "judge prefers" not in page
     assert "<span>judge</span>" not in page
+
+
+def test_a_chain_that_ends_in_preferences_or_in_grpo_reports_its_result(make_chain, capsys):
+    runs, workdir = make_chain("sft", "simpo", "grpo")
+    collect.write(runs, workdir)
+    report = json.loads((workdir / "report.json").read_text())
+    assert list(report) == ["sft", "simpo", "grpo", "seconds"]
+    assert report["simpo"] == {
+        "accuracy_before": 0.4,
+        "heldout_accuracy": {"overall": 0.8, "all": 0.8},
+        "loss_before": 0.9,
+        "loss": 0.7,
+        "margin": 0.5,
+    }
+    assert report["grpo"]["win_rate_vs_sft"] == {"value": 0.7, "low": 0.6, "high": 0.8}
+    printed = capsys.readouterr().out
+    assert re.search(r"SimPO .*80\.0% of pairs right .*before training 40\.0%", printed)
+    assert re.search(r"GRPO .*70% of answers preferred", printed)
+    assert f"train.chat --workdir={workdir}/grpo" in printed
+    page = (workdir / "report.html").read_text()
+    assert "The loss went from 0.900 to 0.700." in page and "score that GRPO trains on" in page
+    for title in ("simpo: pairs ranked right", "simpo: margin", "grpo: score by KL"):
+        assert f"<figcaption>{title}<span>" in page
+    for name in ("sft", "simpo", "grpo", "reference"):
+        assert f"<h4>{name}</h4>" in page
 
 
 def test_a_judge_that_is_the_reward_model_counts_as_the_reward_model(make_chain):

@@ -8,18 +8,18 @@ from stage_fixtures import recipe, write_files
 
 from data.read.sources import read
 from ranges import ConfigError
-from train import best_of
+from train.rl import best_of
 
 STOP = 2
 TOKENIZER = SimpleNamespace(stop_ids=(STOP,), decode=lambda ids: "".join(map(str, ids[:-1])))
 
 
 def record(rows, scores):
-    """`best` of one prompt's answers, behind a prompt of one id."""
+    """`best_answer` of one prompt's answers, behind a prompt of one id."""
     mask = np.array([[1.0] * len(r) + [0.0] * (3 - len(r)) for r in rows])
     tokens = np.array([[9, *r, *[0] * (3 - len(r))] for r in rows])
     found = {"tokens": tokens, "response_mask": mask, "score": np.array(scores)}
-    return best_of.best(TOKENIZER, found, len(rows))((0, {"messages": []}))
+    return best_of.best_answer(TOKENIZER, found, {"messages": []})
 
 
 def test_the_best_answer_that_ended_is_taken():

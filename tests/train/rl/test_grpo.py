@@ -1,6 +1,7 @@
 """GRPO and its variants: advantages of groups, means of losses, ratios of sequences, draws."""
 
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +13,8 @@ from episodes import MASK, SCORES, B, R, make, make_batch, settings
 from data.pipeline import Data
 from model import sharding
 from train import losses
-from train.config.run import GRPOConfig, RunConfig
+from train.config.run import RunConfig
+from train.objectives.grpo import GRPOConfig, advantages
 from train.rl import advantages as adv
 from train.rl import hacking, rollout
 
@@ -131,7 +133,10 @@ def source(scores, width=1, buckets=1, **grpo):
         data=Data(rows, rows, [], Counter()),
         mesh=mesh,
     )
-    return rollout.RolloutSource(ctx, FakeSampler(scores))
+    settings_ = config.grpo
+    advantages_of = partial(advantages, settings_)
+    sizes = settings_.group_size, settings_.max_draws
+    return rollout.RolloutSource(ctx, FakeSampler(scores), advantages_of, *sizes)
 
 
 SCORE_TABLE = np.array([

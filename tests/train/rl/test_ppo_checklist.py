@@ -17,15 +17,17 @@ from flax.traverse_util import flatten_dict
 from tiny_ppo import EPOCHS, MINIBATCH, PER_ROLLOUT, ROWS, P, R
 
 from benchmarks.ppo_steady import write_random
-from data.text.tokenizer import EOS, PAD
+from data.text.builtin import EOS, PAD
 from model import sharding
 from model.heads import reward_model
 from ranges import ConfigError
-from train import losses, normalize, vocabulary
+from train import losses, vocabulary
 from train.assemble import init_state, setup
 from train.config import run as configs
-from train.objectives.registry import Stage
+from train.objectives.base import Stage
+from train.objectives.ppo import PPOConfig
 from train.rl import advantages as adv
+from train.rl import score_scale
 from train.rl.sampler import Sampler
 from train.runtime import checkpoint
 from train.step import TrainState, make_train_step
@@ -217,7 +219,7 @@ def test_the_terms_of_the_loss_have_their_coefficients(begun, steps):
         return run.stage.loss(trainable, frozen, batch), nats[0], run.stage.weights(batch)
 
     (sums, metrics), nats, weights = terms(state.trainable, run.frozen, batch)
-    assert configs.PPOConfig().value_coef == 0.1
+    assert PPOConfig().value_coef == 0.1
     np.testing.assert_allclose(sums["value"], 0.1 * metrics["value_loss"][0], rtol=1e-6)
     np.testing.assert_allclose(sums["text"], 0.25 * nats, rtol=1e-5)
     assert sums.keys() == weights.keys() == {"policy", "value", "text"}
@@ -258,7 +260,7 @@ def test_an_early_stop_leaves_out_the_rest_of_the_rollout_and_counts_its_steps()
         loss=lambda trainable, frozen, batch: (
             {"all": trainable["policy"]["w"]}, {"approx_kl": (batch["kl"], jnp.float32(1))}
         ),
-        source=None, evaluate=None, veto=lambda metrics: metrics["approx_kl"] > 1,
+        source=None, evaluation=None, veto=lambda metrics: metrics["approx_kl"] > 1,
     )  # fmt: skip
 
     class Descent(NamedTuple):
@@ -395,7 +397,7 @@ def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path)
 
     config = tiny_ppo.recipe("ppo", directory)
     config.mesh.data = 8
-    facts = normalize.run(config, tmp_path / "reward", 60, tiny_ppo.OPEN_DATA)
+    facts = score_scale.run(config, tmp_path / "reward", 60, tiny_ppo.OPEN_DATA)
     assert facts["answers"] == 60
     run, state = begin(directory, change)
     gain, bias = run.ctx.normalizer

@@ -16,12 +16,13 @@ import tiny_ppo
 from episodes import SCORES, B, R, make, make_batch
 from local_runs import records
 
-from data.text.tokenizer import EOS, train
+from data.text.builtin import EOS
+from data.text.tokenizer import train
 from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.config import run as configs
-from train.config.run import GRPOConfig
+from train.objectives.grpo import GRPOConfig
 from train.rl import advantages as adv
 from train.rl import rewards, rollout
 from train.rl.rewards import RewardError

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.packing import preference_rows, prompt_rows
-from data.text.tokenizer import EOS, train
+from data.packing.preferences import preference_rows
+from data.packing.prompts import prompt_rows
+from data.text.builtin import EOS
+from data.text.tokenizer import train
 from model import sharding
 from model.config import TransformerConfig
 from model.heads import reward_model
 from ranges import ConfigError
 from train.config import run as configs
-from train.rl import rewards
+from train.rl import rewards, verifiers
 from train.rl.sampler import Sampler, place
 
 # Two answers of one row, columns 4 to 6 and 10 to 11; the third is the first, cut short.
@@ -102,7 +104,7 @@ def episode(response, answer="", n=4):
     ],
 )
 def test_gsm8k_compares_final_numbers(response, answer, right):
-    assert rewards.gsm8k(episode(response, answer)) == right
+    assert verifiers.gsm8k(episode(response, answer)) == right
 
 
 def settings(init_from=(), reward_function="", **weights):

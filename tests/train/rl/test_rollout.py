@@ -27,7 +27,7 @@ from episodes import (
     scalars,
 )  # fmt: skip
 
-from data.text.tokenizer import EOS, PAD
+from data.text.builtin import EOS, PAD
 from model.generate import Sampling, entropy, generate, log_probs
 from model.heads import value_model
 from model.transformer import Transformer

@@ -30,7 +30,7 @@ def test_a_second_run_finds_what_the_first_compiled_and_ends_alike(tmp_path, set
     write_files(tmp_path)
     config = recipe("pretrain", tmp_path)
     config.steps = 4
-    compilation.keep(str(tmp_path / "cache"), tmp_path)
+    compilation.enable(str(tmp_path / "cache"), tmp_path)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     counts = collections.Counter()

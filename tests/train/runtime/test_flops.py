@@ -11,8 +11,10 @@ from model import sharding
 from model.config import TransformerConfig
 from model.lora import LoRA
 from train.config import run as configs
+from train.objectives.grpo import GRPOConfig
+from train.objectives.ppo import PPOConfig
 from train.runtime import checkpoint, flops
-from train.trainable import Parts, divide
+from train.trainable import Partition, divide
 
 MODEL = TransformerConfig(
     vocab_size=32, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,
@@ -36,7 +38,7 @@ def parts(tree, role="policy", **settings):
 
 
 def test_all_trained():
-    got = flops.trained(MODEL, whole(), Parts(), LENGTH)
+    got = flops.trained(MODEL, whole(), Partition(), LENGTH)
     assert got == (6 * LAYERS + 6 * PAIRS, 6 * VOCABULARY)
     assert sum(got) == MODEL.flops_per_token(LENGTH)
     assert flops.forward(MODEL, LENGTH) == pytest.approx((2 * LAYERS + 2 * PAIRS, 2 * VOCABULARY))
@@ -66,7 +68,7 @@ def test_frozen_weights_by_pattern():
 
 def test_scores_and_values_have_no_vocabulary():
     for role in ("reward", "value"):
-        got = flops.trained(MODEL, whole(role), Parts(), LENGTH)
+        got = flops.trained(MODEL, whole(role), Partition(), LENGTH)
         assert got == (6 * LAYERS + 6 * PAIRS, 0)
     tree = whole("reward")
     got = flops.trained(MODEL, tree, parts(tree, "reward", trained="head"), LENGTH)
@@ -75,26 +77,26 @@ def test_scores_and_values_have_no_vocabulary():
 
 def test_a_token_has_some_of_the_experts():
     mixture = dataclasses.replace(MODEL, num_experts=4, experts_per_token=2)
-    got = flops.trained(mixture, whole(model=mixture), Parts(), LENGTH)
+    got = flops.trained(mixture, whole(model=mixture), Partition(), LENGTH)
     np.testing.assert_allclose(sum(got), mixture.flops_per_token(LENGTH))
 
 
 P, R, ROWS = 6, 4, 8
 
 
-def run(stage, **rl):
+def run(stage, shared_critic=False, **rl):
     rl = dict(prompt_length=P, response_length=R, rollout_batch=2 * ROWS) | rl
     data = dataclasses.replace(configs.RunConfig().data, length=999, batch_size=ROWS)
     return configs.RunConfig(
         stage=stage, data=data, rl=configs.RLConfig(**rl),
-        grpo=configs.GRPOConfig(group_size=4),
+        ppo=PPOConfig(shared_critic=shared_critic), grpo=GRPOConfig(group_size=4),
         pretrain_data=dataclasses.replace(data, length=5, batch_size=3),
     )  # fmt: skip
 
 
 def test_a_step_of_ppo_reads_prompt_and_response_and_has_logits_of_the_response():
     trees = {"policy": whole(), "value": whole("value")}
-    divided = dict.fromkeys(trees, Parts())
+    divided = dict.fromkeys(trees, Partition())
     models = dict.fromkeys(("policy", "value", "reference", "reward"), MODEL)
     tokens, answers = ROWS * (P + R), ROWS * R
     layers = 6 * (LAYERS + PAIRS)  # P + R is LENGTH
@@ -106,7 +108,7 @@ def test_a_step_of_ppo_reads_prompt_and_response_and_has_logits_of_the_response(
     shared = {"policy": trees["policy"], "value_head": whole("value_head")}
     models |= {"value_head": MODEL}
     got = flops.of_step(run("ppo", shared_critic=True), models, shared,
-                        dict.fromkeys(shared, Parts()), tokens)  # fmt: skip
+                        dict.fromkeys(shared, Partition()), tokens)  # fmt: skip
     assert got == layers * tokens + 6 * VOCABULARY * answers
 
 

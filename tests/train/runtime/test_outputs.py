@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(outputs, "_said", set())
+    monkeypatch.setattr(outputs, "_reported", set())
     outputs._failed.clear()
     yield
     outputs._failed.clear()
@@ -146,7 +146,7 @@ def test_metrics_of_a_full_disk(tmp_path, capsys):
 
 SPEAKS = """
 import logging, sys
-from train import outputs
+from train.runtime import outputs
 outputs.guard()
 from rich.console import Console
 console = Console()
@@ -173,8 +173,8 @@ def test_a_program_goes_on_without_its_streams(tmp_path, where):
 
 def test_a_program_goes_on_where_streams_are_closed_from_the_start(tmp_path):
     program = (
-        "import sys; from train import outputs; outputs.guard(); print('x', flush=True);"
-        "from train.metrics import quiet_to_file; quiet_to_file(sys.argv[1]);"
+        "import sys; from train.runtime import outputs; outputs.guard(); print('x', flush=True);"
+        "from train.runtime.metrics import quiet_to_file; quiet_to_file(sys.argv[1]);"
         "import logging; logging.info('logged')"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "log")]

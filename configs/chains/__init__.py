@@ -1,0 +1,1 @@
+"""Recipes of several stages, for `python -m train.chain`."""

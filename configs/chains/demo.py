@@ -1,0 +1,103 @@
+"""From the documentation of your Python to a small PPO-trained assistant, in 5 to 10 minutes.
+
+    python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo
+
+Two laptop cores, no accelerator. A 2M-parameter model reads 0.5M tokens, learns to answer "What
+does `shutil.copytree` do?", then to answer the way two reward models prefer.
+"""
+
+import ml_collections
+
+from configs import base
+
+
+def stage(**settings):
+    """What all stages of the demo share."""
+    config = base.get_config()
+    config.model.scan_unroll = 0  # fastest on CPU
+    config.data.on_long = "drop"
+    config.optimizer.name = "muon"
+    config.optimizer.ns_steps = 3
+    config.optimizer.warmup_steps = 10
+    config.checkpoint.every = 50
+    config.evaluate.samples = 8
+    config.update(settings)
+    return config
+
+
+def stages():
+    """{name: recipe}, in the order they run."""
+    pretrain = stage(stage="pretrain", steps=165)
+    pretrain.model.size = "demo"
+    pretrain.model.mimetic = True
+    pretrain.data.source = "tfds:pydocs/text:train"
+    pretrain.data.heldout_source = "tfds:pydocs/text:test"
+    pretrain.data.heldout_limit = 600
+    pretrain.data.batch_size = 24
+    pretrain.data.length = 128
+    pretrain.optimizer.peak_lr = 6e-3
+    pretrain.optimizer.schedule = "wsd"
+    pretrain.optimizer.decay_fraction = 0.4
+    pretrain.evaluate.at_start = False
+
+    sft = stage(stage="sft", steps=215, init_from={"policy": "pretrain"})
+    sft.data.source = "tfds:pydocs/chat:train"
+    sft.data.heldout_source = "tfds:pydocs/chat:test"
+    sft.data.length = 128
+    sft.data.batch_size = 24
+    sft.optimizer.peak_lr = 9e-3
+
+    reward = stage(stage="reward", steps=260, init_from={"policy": "sft"})
+    reward.data.source = "tfds:pydocs/preferences:train"
+    reward.data.heldout_source = "tfds:pydocs/preferences:test"
+    reward.loss.pool = "mean"
+    reward.data.subset = "0/2"
+    # Rude and stuttering replies are soon known, and long.
+    reward.data.keep = {"repeated": 0.8, "scolding": 0.15}
+    reward.data.length = 192
+    reward.data.heldout_length = 320  # every held-out function is scored, however long
+    reward.data.batch_size = 4
+    reward.data.sub_rows = 5
+    reward.data.share_prompt = True  # half of the tokens of these rankings
+    reward.optimizer.peak_lr = 3e-3
+    reward.evaluate.at_start = False
+
+    judge = reward.copy_and_resolve_references()
+    judge.seed = 1
+    judge.init_from.policy = "pretrain"
+    judge.data.subset = "1/2"
+    judge.data.heldout_limit = 64
+    judge.steps = 145
+
+    ppo = stage(
+        stage="ppo",
+        steps=68,
+        init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
+    )
+    ppo.data.source = "tfds:pydocs/chat:train"
+    ppo.data.heldout_source = "tfds:pydocs/chat:test"
+    ppo.data.batch_size = 128
+    ppo.rl.prompt_length = 28
+    ppo.rl.response_length = 24
+    ppo.rl.rollout_batch = 128
+    ppo.rl.epochs = 2
+    ppo.rl.kl_coef = 0.033
+    ppo.rl.score_clip = 2.0  # past that there is little but phrases that fool the reward model
+    ppo.ppo.value_clip = 1.0
+    ppo.optimizer.peak_lr = 1.7e-3
+    ppo.optimizer.b2 = 0.99
+    ppo.optimizer.name = "adamw"
+    ppo.optimizer.schedule = "cosine"
+    ppo.optimizer.weight_decay = 0.0
+    ppo.value_optimizer.peak_lr = 3e-3
+    ppo.value_optimizer.schedule = "constant"
+    ppo.value_optimizer.weight_decay = 0.0
+    ppo.log_every = 2
+    ppo.checkpoint.every = 8
+
+    return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
+
+
+def get_config():
+    recipes = stages()
+    return ml_collections.ConfigDict({"order": tuple(recipes), "stages": recipes}, type_safe=False)

@@ -1,0 +1,81 @@
+"""Rows of a split (data/batch.py), in memory or on disk, behind three functions.
+
+Rows in memory are a dict of arrays with a leading dimension. Other rows (PreparedRows, JoinedRows)
+have `__len__`, `take` and `row_bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def num_rows(rows) -> int:
+    """The number of rows."""
+    return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+
+
+def row_bytes(rows) -> int:
+    """The size of one row in memory, in bytes."""
+    return rows.row_bytes if not isinstance(rows, dict) else sum(v[0].nbytes for v in rows.values())
+
+
+def take_rows(rows, index) -> dict[str, np.ndarray]:
+    """The rows of numbers `index` [n], as arrays with a leading dimension n."""
+    if isinstance(rows, dict):
+        return {name: values[index] for name, values in rows.items()}
+    return rows.take(index)
+
+
+def concatenate(parts) -> dict[str, np.ndarray]:
+    """Rows in memory, one part after the other; rankings are padded to the same number of
+    candidates."""
+    out = {}
+    for name in parts[0]:
+        columns = [part[name] for part in parts]
+        if len({x.shape[1:] for x in columns}) > 1:
+            most = max(x.shape[1] for x in columns)
+            fill = -1 if name == "rank" else 0
+            columns = [
+                np.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=fill) for x in columns
+            ]
+        out[name] = columns[0] if len(columns) == 1 else np.concatenate(columns)
+    return out
+
+
+class JoinedRows:
+    """The rows of several sources, one source after the other."""
+
+    def __init__(self, parts):
+        self.parts = parts
+        self._ends = np.cumsum([num_rows(part) for part in parts])
+        self.row_bytes = max(map(row_bytes, parts))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def take(self, index) -> dict[str, np.ndarray]:
+        """The rows of numbers `index` [n], as arrays with a leading dimension n."""
+        index = np.asarray(index)
+        out: dict[str, np.ndarray] = {}
+        for part, at, numbers in self._by_part(index):
+            for name, values in take_rows(self.parts[part], numbers).items():
+                if name not in out:
+                    out[name] = np.empty((len(index), *values.shape[1:]), values.dtype)
+                out[name][at] = values
+        return out
+
+    def _by_part(self, index) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yields (part, positions in `index` of its rows, their numbers within the part)."""
+        part_of = np.searchsorted(self._ends, index, side="right")
+        for part in np.unique(part_of).tolist():
+            at = np.flatnonzero(part_of == part)
+            yield part, at, index[at] - (self._ends[part - 1] if part else 0)
+
+
+def join(parts):
+    """The rows of several sources, one source after the other."""
+    if all(isinstance(part, dict) for part in parts):
+        return concatenate(parts)
+    return parts[0] if len(parts) == 1 else JoinedRows(parts)

@@ -1,0 +1,26 @@
+"""A small corpus and its preparation."""
+
+import random
+
+from data.config import DataConfig
+from data.prepare.run import prepare_corpus
+from data.text.tokenizer import train
+
+TOKENIZER = train("byte", [], 0)
+
+
+def text(seed, count):
+    rng = random.Random(seed)
+    return " ".join(f"w{rng.randrange(900)}" for _ in range(count))
+
+
+def config_of(corpus, name, **settings):
+    return DataConfig(source=str(corpus / name), **{"length": 96} | settings)
+
+
+def prepared_to(folder, corpus, config, schema="text", **settings):
+    return prepare_corpus(config, schema, str(folder), tokenizer=str(corpus), **settings)
+
+
+def bytes_of(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file()}

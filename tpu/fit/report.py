@@ -1,0 +1,237 @@
+"""The report of `tpu.fit`: memory, traffic and time of a recipe's programs on a TPU slice."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+from train.runtime import strict_json
+
+GIB = 2**30
+
+
+def program_report(step, mesh, config) -> dict:
+    """Memory, traffic and time of one `compile.CompiledProgram`, as a JSON-able dict."""
+    from tpu import chips
+    from tpu.fit import compile, cost, hlo
+    from train.runtime.flops import row_length
+
+    kind, model = mesh.devices.flat[0].device_kind, step.model
+    length = row_length(config)
+    pairs = model.flops_per_token(length) - model.flops_per_token(0)
+    whole = 12.0 * model.num_layers * model.num_heads * model.head_dim * length
+    spent = cost.estimate(hlo.read(step.text), mesh, pairs / whole)
+    by_axis = {}
+    for t in spent.traffic:
+        by_axis[t.axes] = by_axis.get(t.axes, 0.0) + t.bytes
+    memory = step.compiled.memory_analysis()
+    return {
+        "fits": True,
+        **compile.summary(step, mesh),
+        "peak_bytes_per_chip": memory.peak_memory_in_bytes,
+        "hbm_bytes_per_chip": chips.HBM_GIB[kind] * GIB,
+        "state_gib": {
+            "parameters": _gib(step.state.trainable),
+            "optimizer state": _gib(step.state.opt_state),
+            "frozen weights": _gib(step.frozen),
+        },
+        "predicted_step_seconds": spent.step,
+        "serial_step_seconds": spent.serial,
+        "seconds": {
+            "compute": spent.compute,
+            "kernels": spent.kernels,
+            "ici": spent.ici,
+            "dcn": spent.dcn,
+        },
+        "collective_bytes": by_axis,
+        "traffic": [t._asdict() for t in spent.traffic],
+    } | _speed(step, mesh, spent.step, spent.compute + spent.kernels)
+
+
+def _speed(step, mesh, seconds: float, busy: float) -> dict:
+    from tpu import chips
+
+    flops = step.flops_per_token * step.tokens / mesh.size
+    peak = chips.PEAK_FLOPS[mesh.devices.flat[0].device_kind]
+    return {
+        "flops_per_step_per_chip": flops,
+        "mfu_bound": flops / peak / busy,
+        "predicted_mfu": flops / peak / seconds,
+        "tokens_per_second_per_chip": step.tokens / mesh.size / seconds,
+    }
+
+
+def stage_report(programs: dict, mesh, config) -> dict:
+    """The report of all programs of a stage: the train step's, where the peak is the largest of any
+    program added to all that stays on a chip, and the seconds include a step's share of a rollout.
+
+    Args:
+      programs: {name: `compile.CompiledProgram`}, `step` first.
+    """
+    reports = {name: program_report(step, step.mesh, config) for name, step in programs.items()}
+    first = reports["step"]
+    if len(reports) == 1:
+        return first
+    held = sum(first["state_gib"].values()) * GIB
+    peak = first["peak_bytes_per_chip"]
+    for name, r in reports.items():
+        # The inputs of a rollout are held anyway, except weights resharded for decoding.
+        own = programs[name].mesh == mesh
+        shared = r["memory_gib"]["state and batch"] * GIB if own else 0
+        if name != "step":
+            peak = max(peak, held + r["peak_bytes_per_chip"] - shared)
+    steps = config.rl.epochs * config.rl.rollout_batch // config.data.batch_size
+    rollout = sum(r["predicted_step_seconds"] for n, r in reports.items() if n != "step") / steps
+    seconds = first["predicted_step_seconds"] + rollout
+    shown = ("predicted_step_seconds", "serial_step_seconds", "peak_bytes_per_chip", "kernels")
+    shown += ("collective_bytes", "whole_parameter_gathers", "compile_seconds")
+    gathers = {g for r in reports.values() for g in r["whole_parameter_gathers"]}
+    merged = first | {
+        "whole_parameter_gathers": sorted(gathers),
+        "peak_bytes_per_chip": int(peak),
+        "predicted_step_seconds": seconds,
+        "serial_step_seconds": first["serial_step_seconds"] + rollout,
+        "steps_per_rollout": steps,
+        "programs": {n: {k: r[k] for k in shown} for n, r in reports.items()},
+    }
+    busy = first["seconds"]["compute"] + first["seconds"]["kernels"] + rollout
+    return merged | _speed(programs["step"], mesh, seconds, busy)
+
+
+def _gib(tree) -> float:
+    """GiB that one device holds of a tree of `jax.ShapeDtypeStruct` with shardings."""
+    import jax
+    import numpy as np
+
+    shards = ((x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree))
+    return sum(float(np.prod(shape)) * size for shape, size in shards) / GIB
+
+
+def show(report: dict) -> str:
+    """The report as text for the terminal."""
+    mesh = " × ".join(f"{name} {size}" for name, size in report["mesh"].items()) or "one"
+    memory, state = report["memory_gib"], report["state_gib"]
+    seconds, peak = report["seconds"], report["peak_bytes_per_chip"] / GIB
+    other = memory["state and batch"] - sum(state.values())
+    lines = [
+        f"{report['devices']} × {report['device']} ({mesh}), {report['tokens_per_step']:,} tokens "
+        f"a step, compiled in {report['compile_seconds']} s",
+        "",
+        "memory of a chip, GiB",
+        *(f"  {name:32}{size:9.2f}" for name, size in state.items() if size),
+        f"  {'batch and the rest of the state':32}{max(other, 0):9.2f}",
+        f"  {'activations and temporaries':32}{memory['temporaries']:9.2f}",
+        *([f"  {'on the host':32}{memory['host']:9.2f}"] if memory["host"] else []),
+        f"  {'peak':32}{peak:9.2f} of {memory['device has']} ({peak / memory['device has']:.0%})",
+        "",
+        "collectives of a step, what a chip sends",
+        *(
+            f"  {t['axes'] + ' ' + t['kind']:32}{t['count']:7,} × {t['bytes'] / 1e9:9.2f} GB "
+            f"{t['seconds']:8.3f} s {t['network']}"
+            for t in report["traffic"]
+            if t["bytes"] > 1e6
+        ),
+        "",
+        "seconds of a step, predicted",
+        f"  {'instructions':32}{seconds['compute']:9.3f}",
+        f"  {'Pallas kernels':32}{seconds['kernels']:9.3f}   "
+        + (", ".join(f"{n} × {t}" for n, t in report["kernels"].items()) or "none"),
+        f"  {'links within a slice':32}{seconds['ici']:9.3f}",
+        f"  {'network between slices':32}{seconds['dcn']:9.3f}",
+        *(
+            f"  {name + ', a rollout':32}{program['predicted_step_seconds']:9.3f}   once in "
+            f"{report['steps_per_rollout']} steps"
+            for name, program in report.get("programs", {}).items()
+            if name != "step"
+        ),
+        f"  {'all at once':32}{report['predicted_step_seconds']:9.3f}   "
+        f"one after another {report['serial_step_seconds']:.3f}",
+        "",
+        f"MFU {report['predicted_mfu']:.1%} (at most {report['mfu_bound']:.1%} were links free), "
+        f"{report['tokens_per_second_per_chip']:,.0f} tokens/s a chip",
+    ]
+    for shape in report["whole_parameter_gathers"]:
+        lines.append(f"gathers the weights of all layers at once: {shape}")
+    return "\n".join(lines)
+
+
+def show_too_large(report: dict) -> str:
+    lines = [f"error: {report['error']}"]
+    if report.get("largest_buffers_gib"):
+        lines += ["the largest buffers, GiB, and the arrays that share each:"]
+        lines += [f"  {size:8.2f}  {a[:100]}" for size, a in report["largest_buffers_gib"]]
+    return "\n".join(lines)
+
+
+def recipe_report(recipe, mesh_of, vocab_size: int, hlo: str = "") -> dict:
+    """`stage_report` of a recipe, or why it does not fit.
+
+    Args:
+      mesh_of: mesh settings -> mesh. hlo: a file for the programs' text.
+
+    Raises:
+      ValueError: as a run would.
+    """
+    from tpu import chips
+    from tpu.fit import compile
+    from train.config.run import build
+
+    config = build(recipe)
+    mesh = mesh_of(config.mesh)
+    try:
+        programs = compile.compile_programs(config, mesh, vocab_size)
+    except compile.DoesNotFit as e:
+        return {
+            "fits": False,
+            "error": str(e),
+            "peak_bytes_per_chip": e.needed and int(e.needed * GIB),
+            "hbm_bytes_per_chip": chips.HBM_GIB[mesh.devices.flat[0].device_kind] * GIB,
+            "largest_buffers_gib": e.largest,
+        }
+    if hlo:
+        Path(hlo).write_text("\n".join(step.text for step in programs.values()))
+    return stage_report(programs, mesh, config)
+
+
+def run(
+    recipe, topology: str, slices: int, vocab_size: int, knobs=(), hlo: str = "", json: str = ""
+) -> bool:
+    """Prints the report of a recipe on a slice; returns whether it fits and gathers no weights of
+    all layers at once.
+
+    Args:
+      topology, slices: of `chips.topology`. vocab_size: of the tokenizer, which is not read.
+      knobs: settings to try (tpu/fit/sweep.py); the report is then that of the best.
+      hlo, json: files for the optimized HLO and for the report.
+
+    Raises:
+      ValueError: there is no such slice, or a run would not start.
+    """
+    import jax
+
+    from model import sharding
+    from tpu import chips
+    from tpu.fit.sweep import sweep
+
+    if knobs and hlo:
+        raise ValueError("--hlo writes one program, and --sweep compiles many; give one of them")
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
+    devices = chips.topology(topology, slices).devices
+
+    def compile_one(recipe):
+        return recipe_report(recipe, lambda m: sharding.make_mesh(m, devices), vocab_size, hlo)
+
+    if knobs:
+        report = sweep(recipe, knobs, compile_one, functools.partial(print, flush=True))
+        settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
+        print(f"\nthe best of these: {settings}")
+    else:
+        report = compile_one(recipe)
+    if report["fits"]:
+        print(show(report))
+    else:
+        print(show_too_large(report), file=sys.stderr)
+    if json:
+        Path(json).write_text(strict_json.dumps(report, indent=1))
+    return report["fits"] and not report["whole_parameter_gathers"]

@@ -1,0 +1,165 @@
+"""The verbs of `python -m tpu.launch`: each turns parsed flags into a local run, a job on queued
+resources, or a JobSet for GKE."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+
+from tpu.launch import commands, doctor, jobset, local, queued, supervise
+from tpu.launch.arguments import check_names, parser, split_command, workdir_of
+from tpu.launch.gcloud import Gcloud
+from tpu.slices import parse
+
+
+def say(text: str) -> None:
+    print(f"launch: {text}", flush=True)
+
+
+def run_local(args, command) -> int:
+    """Several processes on this machine; returns their exit code."""
+    workdir = workdir_of(command)
+
+    def attempt():
+        return local.run(
+            command, args.processes, args.devices, args.port, args.peer_timeout, args.heartbeat
+        )
+
+    if not args.supervise:
+        return attempt()
+    with supervise.StopSignal() as stop:
+        return supervise.supervise(
+            attempt,
+            lambda: supervise.committed_steps(workdir),
+            say,
+            give_up_after=args.give_up_after,
+            stop=stop,
+        )
+
+
+def job_of(args) -> commands.QueuedJob:
+    """The job that the flags describe.
+
+    Raises:
+      ValueError: Google Cloud would refuse a flag's value.
+    """
+    # Of several slices each has the name and its number.
+    check_names(args, f"-{args.slices - 1}" if args.slices > 1 else "")
+    job = commands.QueuedJob(
+        args.name,
+        args.zone,
+        args.accelerator,
+        args.bucket.rstrip("/"),
+        args.project,
+        args.slices,
+        args.capacity,
+    )
+    parse(job.accelerator)
+    return job
+
+
+def in_bucket(job: commands.QueuedJob, command) -> str:
+    """The workdir of a command. Raises ValueError unless it is in the job's bucket."""
+    workdir = workdir_of(command)
+    if not workdir.startswith(job.bucket + "/"):
+        raise ValueError(
+            f"--workdir={workdir}: on a pod all workers must see it; type "
+            f"--workdir={job.bucket}/runs/{job.name}"
+        )
+    return workdir
+
+
+def run_queued(args, command) -> int:
+    """A verb on queued resources; returns an exit code."""
+    job, gcloud = job_of(args), Gcloud(args.dry_run)
+    stop = supervise.StopSignal()
+    match args.verb:
+        case "up":
+            queued.up(job, gcloud, say, stop)
+        case "sync":
+            say(f"{job.bucket}/code/{queued.sync(job, gcloud)}.tar.gz")
+        case "run":
+            workdir = in_bucket(job, command)
+            if attempt := queued.running(job, gcloud):
+                raise ValueError(f"attempt {attempt} runs there already; type logs to see it")
+            attempt = queued.run(job, gcloud, command, workdir)
+            say(f"attempt {attempt} runs on {job.workers} workers")
+        case "supervise":
+            workdir = in_bucket(job, command)
+            with stop:
+                return supervise.supervise(
+                    lambda: queued.attempt_once(job, gcloud, command, workdir, say, stop),
+                    lambda: queued.committed_steps(workdir, gcloud),
+                    say,
+                    give_up_after=args.give_up_after,
+                    first_wait=30,
+                    stop=stop,
+                )
+        case "status":
+            state, cause = queued.state(job, gcloud)
+            say(f"{job.name} is {state or 'not there'}" + (f": {cause}" if cause else ""))
+            if state == "ACTIVE":
+                print(gcloud(commands.ssh(job, commands.REMOTE_STATE)), end="")
+            if args.workdir:
+                say(queued.progress(args.workdir, gcloud) or "no step was recorded yet")
+                say(f"{queued.committed_steps(args.workdir, gcloud)} steps are committed")
+        case "logs":
+            remote = commands.remote_logs(args.worker, args.lines)
+            print(commands.first_error_first(gcloud(commands.ssh(job, remote))))
+        case "ssh":
+            return _interactive(commands.shell(job, args.node, args.worker), args.dry_run)
+        case "doctor":
+            return doctor.examine(job, gcloud, print)
+        case "down":
+            queued.down(job, gcloud, say, stop)
+    return 0
+
+
+def _interactive(command: list[str], dry_run: bool) -> int:
+    if dry_run:
+        print(shlex.join(command))
+        return 0
+    return subprocess.run(command).returncode
+
+
+def run_manifest(args, command) -> int:
+    """The JobSet for GKE, printed or applied, with the equivalent xpk command."""
+    workdir = workdir_of(command)
+    bucket = args.bucket.rstrip("/")
+    if workdir.startswith("gs://") and not (bucket and workdir.startswith(bucket + "/")):
+        raise ValueError(f"--workdir={workdir}: type --bucket=gs://NAME, and it will be mounted")
+    if bucket:
+        command = [a.replace(f"{bucket}/", f"{jobset.MOUNT}/") for a in command]
+    slice_, spot = parse(args.accelerator), args.capacity == "spot"
+    # Kubernetes names the last pod so.
+    check_names(args, f"-slice-{args.slices - 1}-{slice_.hosts - 1}-xxxxx")
+    settings = args.name, slice_, args.slices, args.image, command
+    text = jobset.text(jobset.manifest(*settings, spot=spot, bucket=bucket, queue=args.queue))
+    xpk = jobset.xpk(*settings, cluster=args.cluster, zone=args.zone, spot=spot)
+    attached = f", {bucket} attached at {jobset.MOUNT} (xpk storage attach)" if bucket else ""
+    print(f"# the same with xpk{attached}:\n# {shlex.join(xpk)}", file=sys.stderr)
+    if args.apply and not args.dry_run:
+        Gcloud()(["kubectl", "apply", "-f", "-"], text.encode())
+        say(f"{args.name} was handed to the cluster")
+    else:
+        print(text, end="")
+        if args.apply:
+            print("# kubectl apply -f -", file=sys.stderr)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command line without its program's name; returns an exit code."""
+    ours, command = split_command(argv)
+    args = parser().parse_args(ours)
+    run = {"local": run_local, "manifest": run_manifest}.get(args.verb, run_queued)
+    try:
+        return run(args, command)
+    except ValueError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; what runs on machines elsewhere goes on, and the same command waits "
+              "for it again", file=sys.stderr)  # fmt: skip
+        return supervise.INTERRUPTED

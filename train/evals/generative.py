@@ -1,0 +1,218 @@
+"""Text that a policy generates for held-out prompts: samples to read, and scored answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ranges
+from data.text.chat import render_prompt
+from model import sharding
+from model.generate import Sampling, generate
+from ranges import Size
+from train import losses
+from train.evals.base import SEED, spread
+from train.rl.rollout import by_rows, response_logprobs
+
+
+class TextSampler:
+    """Answers to a few prompts given as ids, for people to read."""
+
+    def __init__(self, ctx, max_new_tokens: int, temperature: float = 0.0):
+        self.ctx = ctx
+        ids = dict(stop_ids=ctx.tokenizer.stop_ids, banned_ids=ctx.tokenizer.banned_ids)
+        sampling = Sampling(max_new_tokens, temperature, pad_id=ctx.tokenizer.pad_id, **ids)
+        config = ctx.models["policy"]
+        self._generate = jax.jit(
+            lambda params, tokens, mask, keys: generate(
+                config, params, tokens, mask, keys, sampling
+            ),
+            out_shardings=sharding.replicated(ctx.mesh),
+        )
+
+    def __call__(self, params, prompts: list[np.ndarray]) -> list[str]:
+        shards = sharding.batch_shards(self.ctx.mesh)
+        rows = -(-len(prompts) // shards) * shards
+        width = -(-max(map(len, prompts)) // 16) * 16  # few shapes, few compilations
+        tokens, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
+        for row, prompt in enumerate(prompts):
+            tokens[row, width - len(prompt) :] = prompt
+            mask[row, width - len(prompt) :] = True
+        keys = jax.random.split(jax.random.key(SEED), rows)
+        sample = jax.device_get(self._generate(params, tokens, mask, keys))
+        decode = self.ctx.tokenizer.decode
+        return [
+            decode(sample.tokens[i, width:][sample.response_mask[i]]) for i in range(len(prompts))
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplesConfig:
+    """Attributes:
+    samples: texts a time. sample_tokens: tokens of each at most.
+    """
+
+    samples: Size = 4
+    sample_tokens: Size = 64
+
+    def __post_init__(self):
+        ranges.check(self)
+
+
+class Samples:
+    """A few texts for people to read, at temperature 0: continuations of documents, or answers to
+    prompts and conversations.
+
+    Args:
+      settings: has `samples`, where 0 is none, and `sample_tokens`; as SamplesConfig and
+        EvaluateConfig do.
+    """
+
+    def __init__(self, ctx, data, settings):
+        self.ctx, self.data, self.settings = ctx, data, settings
+        self._sampler = TextSampler(ctx, settings.sample_tokens) if settings.samples else None
+
+    def _prompts(self) -> Iterator[tuple[dict, np.ndarray]]:
+        """Yields ({`prompt`, and `reference` if there is one}, the prompt's ids)."""
+        tokenizer, examples = self.ctx.tokenizer, self.data.heldout_examples
+        for index in spread(len(examples), self.settings.samples):
+            example = examples[index]
+            if "messages" in example:
+                messages, reference = example["messages"], {}
+                if messages[-1]["role"] == "assistant":
+                    *messages, answer = messages
+                    reference = {"reference": answer["content"]}
+                ids = render_prompt(tokenizer, messages, example.get("tools"))
+                yield {"prompt": messages[-1]["content"]} | reference, ids
+            else:
+                ids = tokenizer.encode(example["text"][:200])[:24]
+                text = tokenizer.decode(ids)
+                rest = example["text"][len(text) :][:400]
+                ids = np.array([*tokenizer.prefix, *ids], np.int32)
+                yield {"prompt": text, "reference": rest}, ids
+
+    def __call__(self, trainable, frozen):
+        del frozen
+        if not self._sampler:
+            return {}, []
+        prompts, ids = zip(*self._prompts(), strict=True)
+        responses = self._sampler(trainable["policy"], list(ids))
+        return {}, [
+            {"prompt": prompt["prompt"], "response": response} | prompt
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+
+def win_rate(scores, other) -> tuple[float, float, float]:
+    """Share of prompts where `scores` beats `other`, ties half, and its 95% interval.
+
+    Wilson's (1927): the rates μ with (rate - μ)² ≤ 1.96²·variance(μ)/n. With a share t of ties the
+    variance is μ(1 - μ) - t/4.
+    """
+    sign = np.sign(np.asarray(scores) - np.asarray(other))
+    rate, ties, k = float(np.mean(1 + sign)) / 2, float(np.mean(sign == 0)), 1.96**2 / len(sign)
+    middle = (rate + k / 2) / (1 + k)
+    inside = k * (4 * rate * (1 - rate) - ties) + k * k * (1 - ties)
+    half = math.sqrt(max(inside, 0.0)) / (2 * (1 + k))
+    return rate, max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+class ScoredAnswers:
+    """A policy's answers to held-out prompts: their score, the KL to the reference (the mean over
+    answers of the sum of k1), and the win rate against the reference's answers to the same prompts,
+    by the judge if there is one.
+
+    Args:
+      data: its held-out rows are prompts. sampler: train/rl/sampler.py's.
+      prompts: how many are answered; of fewer held-out prompts some are answered again.
+      samples: answers a time that people can read.
+    """
+
+    def __init__(self, ctx, data, sampler, prompts: int, samples: int):
+        self.ctx, self.data, self.sampler, self.samples = ctx, data, sampler, samples
+        self._index = np.arange(prompts) % len(data.heldout["tokens"])
+        self._reference = None
+        self._kl = jax.jit(self._sum_k1)
+
+    def _sum_k1(self, policy, reference, batch):
+        rl, chunk = self.sampler.rl, self.ctx.config.loss.chunk
+        R, T = rl.response_length, rl.temperature
+
+        def kl_of_rows(rows):
+            mask = rows["response_mask"]
+            old, ref = (
+                response_logprobs(self.ctx.models[role], params, rows, R, T, chunk)[0]
+                for role, params in (("policy", policy), ("reference", reference))
+            )
+            return jnp.sum(jnp.where(mask > 0, losses.kl_estimate(old, ref), 0.0), axis=1)
+
+        return by_rows(kl_of_rows, batch, self.ctx.config.data.batch_size)
+
+    def _answers(self, policy, frozen):
+        """One answer to each prompt: its tokens and mask, score, rewards, judge's score and KL.
+
+        In parts of a rollout's size, so that a program compiled for one serves the other.
+        """
+        rows, size = self.data.heldout, self.sampler.rl.rollout_batch
+        parts = [
+            self._some_answers(
+                policy, frozen, {k: v[self._index[start:][:size]] for k, v in rows.items()}, start
+            )
+            for start in range(0, len(self._index), size)
+        ]
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+    def _some_answers(self, policy, frozen, prompts, first_row: int):
+        n, R = len(prompts["tokens"]), self.sampler.rl.response_length
+        local = sharding.local_rows(self.ctx.mesh, n)
+        prompts = {name: x[local] for name, x in prompts.items()}
+        examples, key = self.data.heldout_examples, jax.random.key(SEED)
+        batch, rewards = self.sampler.sample_and_score(
+            policy, frozen, prompts, examples, key, first_row
+        )
+        out = {"score": rewards.pop("score"), "rewards": rewards}
+        out["judge"] = out["score"]
+        if "judge" in frozen:
+            out["judge"] = self.sampler.score(frozen, batch, "judge")
+            self.sampler.check_scores({"judge": out["judge"]}, batch)
+        out["kl"] = self._kl(policy, frozen["reference"], batch)
+        out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
+        return self.sampler.fetch(out)
+
+    def __call__(self, trainable, frozen):
+        if self._reference is None:
+            self._reference = self._answers(frozen["reference"], frozen)
+        reference = self._reference
+        now = self._answers(trainable["policy"], frozen)
+        valid = np.isfinite(now["score"])  # others are left out (rewards.on_error)
+        judged = np.isfinite(now["judge"]) & np.isfinite(reference["judge"])
+        rate, low, high = win_rate(now["judge"][judged], reference["judge"][judged])
+        stops = np.isin(now["tokens"], self.ctx.tokenizer.stop_ids)
+        ended = np.any(stops & (now["mask"] > 0), axis=1)
+        metrics = {
+            "score": float(np.mean(now["score"][valid])),
+            "score_std": float(np.std(now["score"][valid], ddof=1)) if sum(valid) > 1 else 0.0,
+            "reward_errors": float(np.sum(~valid)),
+            "kl": float(np.mean(now["kl"][valid])),
+            **{f"reward/{k}": float(np.mean(v[valid])) for k, v in now["rewards"].items()},
+            "win_rate": rate,
+            "win_rate_low": low,
+            "win_rate_high": high,
+            "length": float(np.mean(np.sum(now["mask"], axis=1)[valid])),
+            "eos_rate": float(np.mean(ended[valid])),
+        }
+        decode = self.ctx.tokenizer.decode
+        samples = []
+        for i in spread(len(self._index), self.samples):
+            prompt = self.data.heldout_examples[self._index[i]]["messages"][-1]["content"]
+            texts = [decode(x["tokens"][i][x["mask"][i] > 0]) for x in (now, reference)]
+            samples.append(
+                {"prompt": prompt, "response": texts[0], "reference_response": texts[1]}
+                | {"score": float(now["score"][i]), "kl": float(now["kl"][i])}
+            )
+        return metrics, samples

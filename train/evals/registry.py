@@ -1,0 +1,178 @@
+"""The types of evaluation that `config.evals` may name, and the evaluations of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import registry
+from data.config import DataConfig
+from data.pipeline import Data
+from ranges import ConfigError
+from registry import Registry
+from train.evals.base import EvalConfig, Evaluation
+from train.evals.generative import Samples, SamplesConfig
+from train.evals.perplexity import Perplexity
+
+
+class EvalType(NamedTuple):
+    """A row of EVALS.
+
+    Attributes:
+      build: (ctx, data, stage) -> Evaluation, with a keyword `settings` if it has settings. ctx:
+        the run's Context. data: has the held-out rows. stage: the run's Stage.
+      schemas: of the data that it reads, the default first; empty for the stage's own.
+      role: the model that the run has to train; "" for any.
+    """
+
+    build: Callable[..., Evaluation]
+    schemas: tuple[str, ...] = ()
+    role: str = "policy"
+
+
+EVALS: Registry[EvalType] = Registry("evaluation", "evals.NAME.type")
+
+
+def evaluation(
+    name: str, schemas: tuple[str, ...] = (), role: str = "policy", settings: type | None = None
+):
+    """Decorates the `build` of an EvalType; `settings` is a frozen dataclass."""
+
+    def decorate(build):
+        EVALS.register(name, EvalType(build, schemas, role), settings)
+        return build
+
+    return decorate
+
+
+@evaluation("perplexity", ("text", "chat"))
+def perplexity(ctx, data: Data, stage) -> Evaluation:
+    """The loss a token and bits per byte."""
+    del stage
+    return Perplexity(ctx, data)
+
+
+@evaluation("samples", ("text", "chat"), settings=SamplesConfig)
+def samples(ctx, data: Data, stage, settings: SamplesConfig) -> Evaluation:
+    """Texts to read."""
+    del stage
+    return Samples(ctx, data, settings)
+
+
+@evaluation("stage", role="")
+def of_stage(ctx, data: Data, stage) -> Evaluation:
+    """The stage's own evaluation: next-token loss of text and conversations, the ranking of
+    preferences, score, KL and win rate of answers to prompts."""
+    del ctx
+    return stage.evaluation(data)
+
+
+def entry_class(types: Iterable[str]) -> type:
+    """EvalConfig with the settings of these types."""
+    fields: dict = {}
+    for name in types:
+        fields = EVALS.fields_of(name) | fields
+    return registry.with_fields(EvalConfig, fields)
+
+
+def check(config, objective) -> None:
+    """Checks `config.evals` before any data is read.
+
+    Raises:
+      ConfigError: an evaluation does not fit the stage or has no data that it can read.
+    """
+    for name, entry in config.evals.items():
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ConfigError(
+                f"evals.{name!r:.80}: a name has letters, digits, _ and -, as "
+                "--config.evals.wiki.type=perplexity"
+            )
+        role = EVALS[entry.type].role
+        if role and role not in objective.trainable:
+            fitting = [k for k, t in EVALS.items() if t.role in ("", *objective.trainable)]
+            raise ConfigError(
+                f"evals.{name}.type={entry.type} reads a {role}, and stage {config.stage} trains "
+                f"none; choose --config.evals.{name}.type={' or '.join(fitting)}"
+            )
+        schema_of(name, entry, objective)
+
+
+def schema_of(name: str, entry: EvalConfig, objective) -> str:
+    """The schema (data/schemas) of an evaluation's data.
+
+    Raises:
+      ConfigError: the type does not read it.
+    """
+    readable = EVALS[entry.type].schemas or (objective.schema,)
+    if not entry.source and objective.schema not in readable:
+        raise ConfigError(
+            f"evals.{name} has no source, and {entry.type} does not read the run's own held-out "
+            f"data, of schema {objective.schema}; set --config.evals.{name}.source=PATH"
+        )
+    schema = entry.schema or (readable[0] if entry.source else objective.schema)
+    if schema not in readable:
+        raise ConfigError(
+            f"evals.{name}.schema={schema!r:.80}; {entry.type} reads {' or '.join(readable)}"
+        )
+    return schema
+
+
+def data_config(config, entry: EvalConfig, schema: str, objective) -> DataConfig:
+    """The settings by which an evaluation's data is read: all of its source is held out, and
+    nothing is left out but what `limit` and the run's `data.on_long` and `data.on_bad` say."""
+    run, same = config.data, schema == objective.schema
+    return dataclasses.replace(
+        run,
+        source=entry.source,
+        mixture={},
+        heldout_source=entry.source,
+        heldout_limit=entry.limit,
+        fields=entry.fields or (run.fields if same else {}),
+        documents=entry.documents,
+        length=entry.length or run.heldout_length or run.length,
+        heldout_length=0,
+        subset="",
+        keep={},
+        filters={},
+        dedup="",
+        decontaminate={},
+        truncate="",
+        fim_rate=0.0,
+    )
+
+
+class Scheduled(NamedTuple):
+    """An evaluation of a run; the stage's own has the name ""."""
+
+    name: str
+    evaluate: Evaluation
+    every: int
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether it is evaluated after `step` of `steps` steps."""
+        return step in (0, steps) or (self.every > 0 and step % self.every == 0)
+
+    def __call__(self, trainable, frozen) -> tuple[dict[str, float], list[dict]]:
+        """Metrics and samples, under its name."""
+        metrics, samples = self.evaluate(trainable, frozen)
+        if not self.name:
+            return metrics, samples
+        metrics = {f"{self.name}/{key}": value for key, value in metrics.items()}
+        return metrics, [{"eval": self.name, **sample} for sample in samples]
+
+
+def build(ctx, stage, sets: Mapping[str, Data]) -> tuple[Scheduled, ...]:
+    """The evaluations of a run, the stage's own first.
+
+    Args:
+      sets: {name: data} of those evaluations that have a source.
+    """
+    every = ctx.config.evaluate.every
+    evaluations = [Scheduled("", stage.evaluation(ctx.data), every)]
+    for name, entry in ctx.config.evals.items():
+        settings = EVALS.arguments(entry.type, entry)
+        evaluate = EVALS[entry.type].build(ctx, sets.get(name, ctx.data), stage, **settings)
+        evaluations.append(Scheduled(name, evaluate, entry.every or every))
+    return tuple(evaluations)

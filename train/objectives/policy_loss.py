@@ -1,0 +1,179 @@
+"""What PPO and GRPO share: a clipped policy loss over experience, optionally a KL term and a
+pretraining mix; their checks; and what the report says of a policy that learns from its answers.
+
+Axes: B episodes, R response length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from data.pipeline import Data
+from ranges import ConfigError
+from train import losses
+from train.evals.base import Evaluation
+from train.evals.generative import ScoredAnswers
+from train.objectives.base import Context, Stage
+from train.objectives.next_token import next_token_terms
+from train.objectives.reporting import Curve, Finished, Report, Result
+from train.rl import rewards
+from train.rl.advantages import EQUAL
+from train.rl.rollout import RolloutSource, policy_and_values
+
+
+def policy_stage(
+    ctx: Context,
+    source: RolloutSource,
+    mean: str = "token",
+    sequence: bool = False,
+    value_loss: Callable | None = None,
+) -> Stage:
+    """The stage of a policy that learns from rollouts.
+
+    Args:
+      mean: what the policy loss is a mean over (`token_weights` in train/losses.py).
+      sequence: the ratio is a sequence's, not a token's.
+      value_loss: (values, batch) -> (sum, {metric: (sum, weight)}) of the critic, or None.
+    """
+    rl, models = ctx.config.rl, ctx.models
+    settings = rl.response_length, rl.temperature, ctx.config.loss.chunk
+    text_weights, text_loss = next_token_terms(ctx)
+
+    def weights(batch):
+        terms = {"policy": losses.token_weights(batch["policy_mask"], mean)[1]}
+        if value_loss:
+            terms["value"] = jnp.sum(batch["response_mask"])
+        if rl.pretrain_coef:
+            # Text does not move the policy either while the critic warms up.
+            teaches = jnp.any(batch["policy_mask"] > 0)
+            terms["text"] = jnp.where(teaches, text_weights(batch["text"])["tokens"], 0.0)
+        return terms
+
+    def loss(trainable, frozen, batch):
+        del frozen
+        mask = batch["response_mask"]
+        logprobs, entropies, values = policy_and_values(models, trainable, batch, settings)
+        token_weights, count = losses.token_weights(batch["policy_mask"], mean)
+        policy, _, metrics = losses.ppo_policy_loss(
+            logprobs, batch["old_logprobs"], batch["advantages"], token_weights,
+            rl.clip_low, rl.clip_high, rl.dual_clip, sequence,
+        )  # fmt: skip
+        largest = {"ratio_max": (metrics.pop("ratio_max"), jnp.float32(1))}
+        metrics = {k: (v, jnp.sum(batch["policy_mask"])) for k, v in metrics.items()} | largest
+        kl, valid = losses.kl_estimate(logprobs, batch["ref_logprobs"]), jnp.sum(mask)
+        metrics |= {
+            "policy_loss": (policy, count),
+            "kl_per_token": (losses.masked_sum(kl, mask), valid),
+            "entropy": (losses.masked_sum(entropies, mask), valid),
+        }
+        if rl.kl_loss_coef:
+            kl = losses.kl_estimate(logprobs, batch["ref_logprobs"], rl.kl_loss_estimator)
+            policy = policy + rl.kl_loss_coef * losses.masked_sum(kl, token_weights)
+        sums = {"policy": policy}
+        if value_loss:
+            sums["value"], value_metrics = value_loss(values, batch)
+            metrics |= value_metrics
+        if rl.pretrain_coef:
+            text_sums, text_metrics = text_loss(trainable, {}, batch["text"])
+            sums["text"] = rl.pretrain_coef * text_sums["tokens"]
+            metrics["text_nats_per_token"] = text_metrics["nats_per_token"]
+        return sums, metrics
+
+    def veto(metrics):
+        return (metrics["approx_kl"] > rl.max_kl) & (rl.max_kl > 0)
+
+    def evaluation(data: Data) -> Evaluation:
+        rows, samples = rl.eval_prompts, ctx.config.evaluate.samples
+        return ScoredAnswers(ctx, data, source.sampler, rows, samples)
+
+    return Stage(weights, loss, source, evaluation, veto)
+
+
+def check(config) -> None:
+    """The checks of every objective with rollouts.
+
+    Raises:
+      ConfigError: there is nothing to score answers with, or sizes that do not divide.
+    """
+    rl, size = config.rl, config.data.batch_size
+    if not rewards.weights(config):
+        raise ConfigError(
+            f"stage {config.stage} needs scores: type --config.init_from.reward=WORKDIR of a "
+            "reward stage, or --config.rl.reward_function=module:function, or give a verifier "
+            "weight, as --config.rewards.gsm8k=1"
+        )
+    if rl.rollout_batch < 2:
+        raise ConfigError(
+            f"rl.rollout_batch={rl.rollout_batch}; answers are measured against others, so "
+            "it must be at least 2"
+        )
+    if rl.rollout_batch % size:
+        raise ConfigError(
+            f"rl.rollout_batch={rl.rollout_batch} is not a multiple of the minibatch "
+            f"data.batch_size={size}"
+        )
+    updates = rl.epochs * (rl.rollout_batch // size)
+    if config.steps % updates:
+        raise ConfigError(
+            f"steps={config.steps} is not a multiple of the {updates} optimizer steps that a "
+            "rollout is used for (rl.epochs × rl.rollout_batch / data.batch_size)"
+        )
+    if rl.pretrain_coef and config.pretrain_data.batch_size % config.accumulate:
+        raise ConfigError("pretrain_data.batch_size is not a multiple of accumulate")
+
+
+def divisible(config) -> dict[str, int]:
+    """Numbers that the mesh's batch shards have to divide."""
+    return {"rl.eval_prompts": config.rl.eval_prompts}
+
+
+# A rollout is sampled before the step whose record it is in.
+CURVES = (
+    Curve("score of the answers", "rollout/score", "score", shift=-1),
+    Curve("KL (nats an answer)", "rollout/kl", "kl", shift=-1),
+    Curve("length (tokens)", "rollout/length", "length", shift=-1),
+    Curve(
+        "score by KL", "rollout/score", "score", across=("KL (nats an answer)", "rollout/kl", "kl")
+    ),
+)
+
+
+def report(title: str) -> Report:
+    """The report of an objective with rollouts."""
+
+    def numbers(run: Finished) -> dict:
+        return {
+            "score_before": run.metric("score", first=True),
+            "score_std_before": run.metric("score_std", first=True),
+            "score_after": run.metric("score"),
+            "kl": run.metric("kl"),
+            "win_rate_vs_sft": {
+                "value": run.metric("win_rate"),
+                "low": run.metric("win_rate_low"),
+                "high": run.metric("win_rate_high"),
+            },
+        }
+
+    def result(values, report) -> Result | None:
+        won = values["win_rate_vs_sft"]
+        if "kl" not in values or None in won.values():
+            return None
+        by = "judge" if "judge" in report else f"score that {title} trains on"
+        text = (
+            f"How often the {by} prefers its answer to that of the model it started from, on "
+            "held-out questions, ties counted half; 50% would be no change."
+        )
+        if {"score_before", "score_after", "score_std_before"} <= values.keys():
+            before, after = values["score_before"], values["score_after"]
+            text += f" The score it trains on went from {before:.2f} to {after:.2f}"
+            if values["score_std_before"] > EQUAL * abs(before):
+                spread = (after - before) / values["score_std_before"]
+                text += f", {spread:+.1f} standard deviations"
+            text += "."
+        text += f" It moved {values['kl']:.1f} nats an answer (KL) from where it started."
+        beside = f"95% interval {won['low']:.0%} to {won['high']:.0%}"
+        return Result(title, f"{won['value']:.0%} of answers preferred", beside, text)
+
+    return Report(numbers, result, CURVES)

@@ -1,0 +1,89 @@
+"""A chain of stages in one process: each starts from earlier ones, and a report ends it.
+
+The recipe has `order`, names of stages, and `stages`, a recipe for each; `init_from` names earlier
+entries. A stage that has finished leaves a DONE file and is not run again; an interrupted one
+resumes from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+
+import jax
+from etils import epath
+
+from data import splits
+from model import sharding
+from ranges import ConfigError
+from train import loop
+from train.config.names import suggest
+from train.config.run import build, keys
+from train.objectives import registry
+from train.report import collect
+from train.runtime.metrics import console, duration, read_metrics
+
+
+def resolve(config, workdir):
+    """{name: RunConfig} in order, with workdirs in place of the names in `init_from`.
+
+    Raises:
+      ConfigError: an unknown key, `order` and `stages` differ, a stage starts from one that is not
+        before it, or has settings that cannot be.
+    """
+    if "stages" not in config or "order" not in config:
+        raise ConfigError("this recipe is no chain, of order and stages: type python -m train")
+    for key in (key for key in config if key not in ("order", "stages")):
+        hint = suggest(key, keys(), "stages.NAME.")
+        raise ConfigError(f"unknown config key {key} of a chain, which has order and stages{hint}")
+    if not isinstance(config["order"], list | tuple):
+        raise ConfigError(f"order={config['order']!r}; it must be a tuple of names")
+    order = tuple(config["order"])
+    if set(order) != set(config["stages"]):
+        raise ConfigError(f"order {order} and stages {tuple(config['stages'])} are not the same")
+    runs = {}
+    for name in order:
+        recipe = config["stages"][name].copy_and_resolve_references()
+        for role, origin in recipe.init_from.items():
+            if origin in order and origin not in runs:
+                raise ConfigError(
+                    f"stages.{name}.init_from.{role}={origin}, which is not before it"
+                )
+            if origin in runs:
+                recipe.init_from[role] = str(epath.Path(workdir) / origin)
+        try:
+            runs[name] = build(recipe)
+        except ValueError as e:
+            raise ConfigError(f"stages.{name}: {e}") from e
+    return runs
+
+
+def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) -> None:
+    """Runs the stages that are not done yet, then writes the report. Other arguments as of
+    `loop.run`, for every stage."""
+    workdir = epath.Path(workdir)
+    runs = resolve(config, workdir)
+    examples = {}
+    for name, run_config in runs.items():  # bad input stops before the first stage trains
+        row = registry.check(run_config, sharding.make_mesh(run_config.mesh))
+        if not (workdir / name / "DONE").exists():
+            examples[name] = splits.read_examples(run_config.data, row.schema)
+    for name, run_config in runs.items():
+        done = workdir / name / "DONE"
+        if done.exists():
+            console.print(f"[green]✓[/] {name}: done")
+            continue
+        console.print(f"[bold]▸ {name}[/]")
+        since, begun = begun or time.time(), None
+        loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
+                 profile=profile, allow_data_change=allow_data_change)  # fmt: skip
+        if jax.process_index() == 0:
+            seconds = time.time() - since
+            with contextlib.suppress(OSError, IndexError):  # it may be missing
+                evaluation = read_metrics(workdir / name, "eval")[-1]
+                seconds = max(seconds, evaluation["elapsed_seconds"])
+            done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+            console.print(f"[green]✓[/] {name}: {duration(seconds)}")
+    if jax.process_index() == 0:
+        collect.write(runs, workdir)
