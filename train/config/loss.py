@@ -14,15 +14,19 @@ Noise = Annotated[float, Range(0, 0.5, "[)")]
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Attributes:
-    z_loss: weight of log Z² in pretraining and SFT.
-    chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
-      take less memory and a second pass through the vocabulary head.
-    load_balance, router_z: weights of a mixture's router losses there (`router_losses` in
-      train/losses.py).
-    margin, center, label_smoothing, ties: of reward models (`bradley_terry` in train/losses.py).
-    pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
-      train/rl/rewards.py).
+    """Settings of the losses of pretraining, SFT and reward models.
+
+    Attributes:
+      z_loss: weight of log Z² in pretraining and SFT.
+      chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
+        take less memory and a second pass through the vocabulary head.
+      load_balance, router_z: weights of the router losses of a mixture of experts in pretraining
+        and SFT (`router_losses` in train/losses.py).
+      margin: by which the better answer's reward is to be larger. center: weight of the penalty
+        that keeps rewards near 0. label_smoothing: share of rankings assumed to be wrong.
+        ties: weight of tied pairs. All are of reward models (`bradley_terry` in train/losses.py).
+      pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
+        train/rl/rewards.py).
     """
 
     z_loss: NonNegative = 1e-4

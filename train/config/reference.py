@@ -2,9 +2,8 @@
 
     python -m train.config.reference > docs/config.md
 
-It is computed from the dataclasses of train/config/run.py: types, defaults and ranges from their
-fields, meanings from the `Attributes:` of their docstrings, and from those of the rows of registries
-that add settings.
+Types, defaults and ranges are those of the fields of the dataclasses of train/config/run.py, meanings
+those of the `Attributes:` of their docstrings; rows of registries that add settings are read alike.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 
 from data.mixture import SourceConfig
+from data.read.readers import READERS
 from model.config import RopeScaling, TransformerConfig
 from ranges import LARGEST, LARGEST_INT, LARGEST_SIZE, Range, without_none
 from registry import Registry
@@ -31,10 +31,10 @@ _INTRODUCTION = """\
 
 Every setting of a run, written by `python -m train.config.reference > docs/config.md`.
 
-A recipe sets them as `config.KEY = value`, a command line as `--config.KEY=VALUE`, and for a stage of
-a chain as `--config.stages.NAME.KEY=VALUE`. An unknown key, a value of another type and a number
-outside its range are refused before any training. A range such as `[0, 1)` includes 0 and excludes 1;
-upper bounds that only prevent overflow are left out.
+A recipe sets them as `config.KEY = value`, a command line as `--config.KEY=VALUE`, and for a stage
+of a chain as `--config.stages.NAME.KEY=VALUE`. An unknown key, a value of another type and a number
+outside its range are refused before any training. A range such as `[0, 1)` includes 0 and excludes
+1; upper bounds that only prevent overflow are left out.
 """
 # Bounds that only prevent overflow.
 _UNBOUNDED = (LARGEST, LARGEST_INT, LARGEST_SIZE, 1e12, 10**12)
@@ -42,7 +42,8 @@ _UNBOUNDED = (LARGEST, LARGEST_INT, LARGEST_SIZE, 1e12, 10**12)
 
 def page() -> str:
     """The text of docs/config.md."""
-    sections, shown = [_INTRODUCTION], {}
+    sections: list[str] = [_INTRODUCTION]
+    shown: dict[type, str] = {}
     for key, cls, default in _groups(run_class(), "", run_class()()):
         if cls in shown:
             sections.append(f"## {key}\n\nThe settings of `{shown[cls]}`.\n")
@@ -111,7 +112,7 @@ def _meanings(cls: type) -> dict[str, str]:
         name: f"weight of the verifier: {_first_sentence(row.function)}"
         for name, row in VERIFIERS.items()
     }
-    tables: tuple[Registry, ...] = (OPTIMIZERS, SCHEDULES, VERIFIERS, EVALS)
+    tables: tuple[Registry, ...] = (OPTIMIZERS, SCHEDULES, VERIFIERS, EVALS, READERS)
     for table in tables:
         for name in table:
             if settings := table.settings_of(name):
