@@ -17,7 +17,8 @@ from train.config.run import build, default, keys
 CURRENT = [
     path
     for path in documentation.pages()
-    if path.name not in ("extending.md", "decisions.md", "log.md", "benchmarks.md")
+    if path.name
+    not in ("extending.md", "decisions.md", "log.md", "benchmarks.md", "ppo_checklist.md")
 ]
 GROUPS = {name for name, value in default().items() if hasattr(value, "items")}
 

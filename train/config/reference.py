@@ -2,8 +2,8 @@
 
     python -m train.config.reference > docs/config.md
 
-Types, defaults and ranges are those of the fields of the dataclasses of train/config/run.py, meanings
-those of the `Attributes:` of their docstrings; rows of registries that add settings are read alike.
+Types, defaults and ranges are those of the dataclasses of train/config/run.py, meanings those of
+the `Attributes:` of their docstrings; rows of registries that add settings are read alike.
 """
 
 from __future__ import annotations
