@@ -13,13 +13,9 @@ from configs import base
 from train.config.run import build, default, keys
 
 # docs/extending.md is tested by doing what it says: test_extending.py. Decisions, log and
-# benchmarks also speak of what was once.
-CURRENT = [
-    path
-    for path in documentation.pages()
-    if path.name
-    not in ("extending.md", "decisions.md", "log.md", "benchmarks.md", "ppo_checklist.md")
-]
+# benchmarks also speak of what was once, and the checklist of functions.
+OTHERS = ("extending.md", "decisions.md", "log.md", "benchmarks.md", "ppo_checklist.md")
+CURRENT = [path for path in documentation.pages() if path.name not in OTHERS]
 GROUPS = {name for name, value in default().items() if hasattr(value, "items")}
 
 
