@@ -9,7 +9,7 @@
 
 `--config.plugins=mymodule` imports it, before flags and settings are checked; several are separated
 by commas. A recipe that changes a plugin's settings imports it as any module, and names it in
-`config.plugins`. docs/extending.md shows every kind of row.
+`config.plugins`. tests/test_plugins.py has one row of each kind.
 """
 
 from __future__ import annotations

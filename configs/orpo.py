@@ -1,18 +1,20 @@
-"""ORPO: fine-tuning and preferences in one stage, without a reference.
+"""ORPO: fine-tuning and preferences in one stage, without a reference; it starts from a pretrained
+policy.
 
     python -m train --config=configs/orpo.py --workdir=runs/orpo \\
         --config.init_from.policy=runs/pretrain --config.data.source=preferences.jsonl
 
-Hardware: an accelerator for models of 125M parameters and more.
-Time: not measured; tests take a few steps of a tiny model.
-Expect: a falling held-out loss and rising held-out `accuracy/overall` and `margin`.
+Choice: `smoke`, as in configs/dpo.py.
+
+Hardware: an accelerator; two CPU cores for `smoke`.
+Time: three minutes for `smoke` on two busy cores; not measured without it.
+Expect: a held-out loss that falls at first by fine-tuning, while `accuracy/overall` rises more
+slowly. `smoke` from the model of `configs/pretrain.py:smoke`: loss 5.16 → 5.00, accuracy
+0.50 → 0.53.
 """
 
 from configs import dpo
 
 
-def get_config():
-    config = dpo.get_config()
-    config.stage = "orpo"
-    config.optimizer.peak_lr = 8e-6  # the authors'
-    return config
+def get_config(arg=None):
+    return dpo.get_config(arg, "orpo", 8e-6)  # the authors' rate

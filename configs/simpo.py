@@ -4,15 +4,16 @@ reference.
     python -m train --config=configs/simpo.py --workdir=runs/simpo \\
         --config.init_from.policy=runs/sft --config.data.source=preferences.jsonl
 
-Hardware: an accelerator for models of 125M parameters and more.
-Time: not measured; tests take a few steps of a tiny model.
-Expect: a falling held-out loss and rising held-out `accuracy/overall` and `margin`.
+Choice: `smoke`, as in configs/dpo.py.
+
+Hardware: an accelerator; two CPU cores for `smoke`.
+Time: four minutes for `smoke` on two busy cores; not measured without it.
+Expect: rising held-out `accuracy/overall` and `margin`. `smoke` from the model of
+`configs/pretrain.py:smoke`: accuracy 0.50 → 0.60, margin 0.05 → 0.13, loss 1.29 → 1.24.
 """
 
 from configs import dpo
 
 
-def get_config():
-    config = dpo.get_config()
-    config.stage = "simpo"
-    return config
+def get_config(arg=None):
+    return dpo.get_config(arg, "simpo", 1e-6)

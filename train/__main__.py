@@ -1,10 +1,10 @@
 """Trains one stage: `python -m train --config=configs/sft.py --workdir=runs/sft`.
 
-A workdir that holds a checkpoint is resumed. Exit codes: 0 done, 1 an error that would come again,
-42 told to leave by SIGTERM and saved, 130 interrupted, 134 another process of the run is gone.
+A workdir that holds a checkpoint is resumed. Exit codes: 0 done, 1 a deterministic error, 42
+preempted by SIGTERM and saved, 130 interrupted, 134 another process of the run is gone.
 """
 
-from absl import app, flags
+from absl import app
 
 from train import cli
 
@@ -14,13 +14,7 @@ def main(argv):
     cli.start()
     from train import loop  # after the flags were read: importing JAX takes seconds
 
-    loop.run(
-        cli.config(),
-        flags.FLAGS.workdir,
-        begun=cli.BEGUN,
-        profile=cli.profile_steps(),
-        allow_data_change=flags.FLAGS.allow_data_change,
-    )
+    loop.run(**cli.run_arguments())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ entries. A stage that has finished leaves a DONE file and is not run again; an i
 resumes from its checkpoint.
 """
 
-from absl import app, flags
+from absl import app
 
 from train import cli
 
@@ -17,13 +17,7 @@ def main(argv):
     cli.start()
     from train.workflows import multistage  # after the flags were read: importing JAX takes seconds
 
-    multistage.run(
-        cli.config(),
-        flags.FLAGS.workdir,
-        begun=cli.BEGUN,
-        profile=cli.profile_steps(),
-        allow_data_change=flags.FLAGS.allow_data_change,
-    )
+    multistage.run(**cli.run_arguments())
 
 
 if __name__ == "__main__":

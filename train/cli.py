@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -179,11 +180,18 @@ def config():
     return flags.FLAGS.config
 
 
-def profile_steps() -> range:
-    """The steps, from 0, that --profile_steps names."""
+def run_arguments() -> dict[str, Any]:
+    """The keyword arguments of `loop.run` and `multistage.run` by the flags."""
     from train.runtime.profiling import parse_steps
 
-    return parse_steps(flags.FLAGS.profile_steps)
+    f = flags.FLAGS
+    return dict(
+        config=config(),
+        workdir=f.workdir,
+        begun=BEGUN,
+        profile=parse_steps(f.profile_steps),
+        allow_data_change=f.allow_data_change,
+    )
 
 
 def start() -> None:

@@ -1,4 +1,4 @@
-"""Losses as array functions. Each returns (sum, weight): the caller divides, once a step.
+"""Losses as array functions. Each returns (sum, weight); the caller divides once per step.
 
 Masks are applied with `where`, so that nothing at a masked position, not even NaN or 1e30, reaches
 a sum. Axes: B batch, T length, V vocabulary, C candidates.
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from model.generate import log_probs
 
-# exp() of more than this says nothing but "far off", and overflows soon after.
+# exp() of more than this only means "far off", and soon overflows.
 MAX_LOG_RATIO = 20.0
 
 
@@ -36,7 +36,7 @@ def next_token_loss(logits, tokens, loss_mask, z_loss: float = 0.0):
 
 
 def token_nats(logits, targets, mask):
-    """(-log p(target), log Z), both [B, T] float32; at masked positions of no meaning, but finite.
+    """(-log p(target), log Z), both [B, T] float32; finite but meaningless at masked positions.
 
     Args:
       logits: [B, T, V] float32; targets: [B, T] int32; mask: [B, T].
@@ -47,7 +47,7 @@ def token_nats(logits, targets, mask):
 
 
 def sum_nats(nats, log_z, mask, z_loss: float):
-    """`next_token_loss` of what `token_nats` gives."""
+    """`next_token_loss` of the output of `token_nats`."""
     total = nats
     if z_loss:
         total = total + z_loss * log_z**2
@@ -55,10 +55,11 @@ def sum_nats(nats, log_z, mask, z_loss: float):
 
 
 def router_losses(stats, tokens, experts_per_token: int):
-    """What keeps a mixture's router even and its logits small, meaned over layers.
+    """Router losses of a mixture of experts, averaged over layers, which balance the experts and
+    keep the router's logits small.
 
     Args:
-      stats: RouterStats (model/moe.py) with leading [L]. tokens: float32, how many it counts.
+      stats: RouterStats (model/moe.py) with leading [L]. tokens: float32, the number of tokens.
 
     Returns:
       (load balance, z): float32 sums over tokens. Load balance is E·Σₑ fₑ·pₑ a token, fₑ the
@@ -107,18 +108,18 @@ def bradley_terry(
     ties: float = 0.0,
 ):
     """-log σ(r_i - r_j - margin) over every pair in which i is ranked before j (arXiv:2203.02155),
-    and -log σ(r) or -log σ(-r) of an answer alone, as it is good or not.
+    and -log σ(r) of a single answer that is good, -log σ(-r) of one that is not.
 
     Args:
       rewards: [B, C] float32; rank: [B, C] int32, lower is better, equal is a tie, -1 none;
         group: [B, C] int32, pairs are made within a group.
       center: weight of (r_i + r_j)², which keeps rewards near 0 (arXiv:2312.09244).
-      smoothing: share ε of labels taken to be wrong: the target of a pair is 1-ε, not 1, and so
-        that of an answer alone. A number, or [B, C]: of each candidate's ranking (`label_noise`).
+      smoothing: share ε of labels assumed to be wrong: the target of a pair and of a single answer
+        is 1-ε instead of 1. A number, or [B, C]: of each candidate's ranking (`label_noise`).
       ties: weight of a tied pair, whose target is ½.
 
     Returns:
-      (sum over pairs and answers alone, their weight: each 1, or `ties`).
+      (sum over pairs and single answers, their weight: 1 each, or `ties`).
     """
     weights, alike, single = pairs(rank, group), ties * tied(rank, group), alone(rank, group)
     rewards = jnp.where(rank >= 0, rewards, 0.0)
@@ -133,14 +134,14 @@ def bradley_terry(
     if center:
         extra = center * (rewards[:, :, None] + rewards[:, None, :]) ** 2
         loss, even = loss + extra, even + extra
-    by_itself = cross_entropy(rewards, jnp.where(rank == 0, 1 - smoothing, smoothing))
-    total = masked_sum(loss, weights) + masked_sum(even, alike) + masked_sum(by_itself, single)
+    alone_loss = cross_entropy(rewards, jnp.where(rank == 0, 1 - smoothing, smoothing))
+    total = masked_sum(loss, weights) + masked_sum(even, alike) + masked_sum(alone_loss, single)
     return total, jnp.sum(weights) + jnp.sum(alike) + jnp.sum(single)
 
 
 def label_noise(smoothing: float, doubt):
-    """The probability that a label is wrong of which a share `smoothing` is turned round, and of
-    what is left each as likely as `doubt` [B, C] says (data/batch.py)."""
+    """The probability that a label is wrong, where a share `smoothing` of all labels is flipped and
+    a label was wrong with probability `doubt` [B, C] before (data/batch.py)."""
     return smoothing + doubt - 2 * smoothing * doubt
 
 
@@ -165,13 +166,14 @@ def over_pairs(scores, rank, group, loss, smoothing):
 
 
 def told_right(scores, rank):
-    """[B, C], 1 where the sign of an answer's score is that of its thumb; 0 counts half."""
+    """[B, C], 1 where an answer's score is positive as it is good, or negative as it is not; a
+    score of 0 counts half."""
     return (1 + jnp.sign(jnp.where(rank == 0, scores, -scores))) / 2
 
 
 def pair_metrics(scores, rank, group):
     """{`accuracy`, `margin`} of scores [B, C], each (sum over pairs, number of pairs); ties count
-    half. Accuracy is also over answers alone, whose score's sign says whether they are good."""
+    half. Accuracy also counts single answers, whose score's sign says whether they are good."""
     weights, single = pairs(rank, group), alone(rank, group)
     gap = scores[:, :, None] - scores[:, None, :]
     count = jnp.sum(weights)

@@ -14,7 +14,7 @@ Noise = Annotated[float, Range(0, 0.5, "[)")]
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Settings of the losses of pretraining, SFT and reward models.
+    """Settings of next-token prediction and of reward models.
 
     Attributes:
       z_loss: weight of log Z² in pretraining and SFT.

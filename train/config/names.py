@@ -1,6 +1,6 @@
-"""What other libraries call our settings, for "did you mean".
+"""Other libraries' names for settings, for suggestions in errors.
 
-A name is looked up without regard to case, `-` and `_`: learningRate is learning_rate.
+Names are compared regardless of case, `-` and `_`: learningRate is learning_rate.
 """
 
 from __future__ import annotations
@@ -236,15 +236,15 @@ def _plain(name: str) -> str:
 _BY_NAME = {
     _plain(name): (targets, note) for names, targets, note in ALIASES for name in names.split()
 }
-# The second group of the same settings as a first, which is meant where neither is named.
+# Groups with the settings of another group, which is suggested if neither is named.
 _SECOND = ("value_optimizer.", "pretrain_data.")
 
 
 def suggest(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """What follows "unknown config key KEY": the setting that is meant, or why there is none.
+    """The end of "unknown config key KEY…": the setting that is meant, or why there is none.
 
     Args:
-      known: dotted keys of all settings and of their groups. prefix: what stands before each.
+      known: dotted keys of all settings and of their groups. prefix: to print before each.
     """
     if new := RENAMED.get(key):
         return f"; it is called {prefix}{new} now"
@@ -266,13 +266,13 @@ def _beside(group: str, known: Sequence[str]) -> list[str]:
 
 
 def _near(leaf: str, group: str, known: Sequence[str], cutoff: float) -> list[str]:
-    """The key in a group that looks most like a name."""
+    """[the key in a group that is spelled most like a name], or [] if none is like it enough."""
     near = nearest(leaf, _beside(group, known), cutoff)
     return [group + near] if near else []
 
 
 def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """As `suggest`; "" where nothing is like the key."""
+    """As `suggest`, but "" if nothing is like the key."""
     group, leaf = _split(key)
     if near := _near(leaf, group, known, 0.85 if group else 1.0):
         return _question(near, "", prefix)

@@ -77,8 +77,8 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
 
 
 def _prefix(key: str) -> str:
-    """`stages.NAME.` of a key of a chain (train/workflows/multistage.py)."""
-    return found[0] if (found := re.match(r"stages\.[^.]+\.", key)) else ""
+    """`stages.NAME.` of a key of a chain (train/workflows/multistage.py), else ""."""
+    return match[0] if (match := re.match(r"stages\.[^.]+\.", key)) else ""
 
 
 def _locate(key: str):
@@ -104,12 +104,12 @@ def _locate(key: str):
 
 def _lookup(recipe: Mapping, mapping: str, key: str) -> dict:
     """A copy of a mapping of the recipe."""
-    found = recipe
+    group = recipe
     for name in mapping.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    if not isinstance(found, Mapping):
+        group = group.get(name) if isinstance(group, Mapping) else None
+    if not isinstance(group, Mapping):
         raise ConfigError(_unknown(key, recipe))
-    return dict(found)
+    return dict(group)
 
 
 def _set(tree: Mapping, path: Sequence[str], value) -> dict:
@@ -122,10 +122,10 @@ def _set(tree: Mapping, path: Sequence[str], value) -> dict:
 
 
 def _value(key: str, text: str, hint):
-    """The value that a flag's text stands for.
+    """The value of a flag's text.
 
     Raises:
-      ConfigError: it is none of the setting's type, or out of its range.
+      ConfigError: it does not have the setting's type, or is out of its range.
     """
     kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
     if kind in (int, float):
@@ -154,7 +154,7 @@ def _value(key: str, text: str, hint):
 
 
 def _unknown(key: str, recipe: Mapping) -> str:
-    """Says of a key that is no setting what is."""
+    """The error about a key that is not a setting."""
     prefix = _prefix(key)
     bare = key.removeprefix(prefix)
     stages = recipe.get("stages", {})

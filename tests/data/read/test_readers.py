@@ -230,7 +230,7 @@ def test_a_format_is_a_function_and_its_row(tmp_path, monkeypatch):
             location = f"{path}[{number}]"
             yield location, {"text": word} if word else DataError("an empty word", "empty_word")
 
-    monkeypatch.setitem(readers.READERS, ".dots", readers.Reader(read_dots))
+    monkeypatch.setitem(readers.READERS._rows, ".dots", readers.Reader(read_dots))
     path = tmp_path / "a.dots"
     path.write_text("one.two..four")
     assert texts(path) == (["one", "two", "four"], {"empty_word": 1})

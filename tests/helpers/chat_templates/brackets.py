@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 (templates are long)
 
-from chat_templates.shapes import add
+from chat_templates.registry import add
 
 # Instruction brackets.
 

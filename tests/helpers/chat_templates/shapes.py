@@ -1,15 +1,17 @@
-"""The registry of templates.
+"""A hundred chat templates of the shapes that occur, each written for these tests.
 
 `SHAPES[name]` is (template, form of an answer that is learned, form of the last one); "{}" stands
 for the answer. Those in `NO_SYSTEM` refuse a system message.
 """
 
-SHAPES: dict[str, tuple[str, str, str]] = {}
-NO_SYSTEM = set()
+from chat_templates import (  # noqa: F401, they fill the registry
+    brackets,
+    chatml,
+    others,
+    registry,
+    roles,
+    thoughts,
+    tools,
+)
 
-
-def add(name, source, answer, last="", system=True):
-    assert name not in SHAPES, name
-    SHAPES[name] = (source, answer, last or answer)
-    if not system:
-        NO_SYSTEM.add(name)
+SHAPES, NO_SYSTEM = registry.SHAPES, registry.NO_SYSTEM

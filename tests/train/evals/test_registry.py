@@ -1,6 +1,7 @@
 """`config.evals`: which settings an entry takes, which stages it fits, and what it reports."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -12,6 +13,7 @@ from train import assemble
 from train.config import overrides
 from train.config.run import build, default
 from train.evals import registry
+from train.loop import check_resume
 from train.objectives.registry import STAGES
 
 
@@ -153,3 +155,14 @@ def test_what_is_due():
     assert [own.due(step, 6) for step in (0, 3, 6)] == [True, False, True]
     assert [own._replace(every=2).due(step, 5) for step in range(6)] == [1, 0, 1, 0, 1, 1]
     assert dataclasses.asdict(entry(type="stage"))["source"] == ""
+
+
+def test_other_data_of_an_evaluation_is_allowed_on_resume_and_named():
+    recipe = default()
+    text = assemble.config_json(build(recipe))
+    recipe.evals = {"wiki": dict(type="perplexity", source="a.txt")}
+    content = {"tokenizer": "t", "data": "d", "evals.wiki": "new"}
+    run = SimpleNamespace(origins={}, content=content)
+    meta = {"frozen": {}, "config": text, "content": content | {"evals.wiki": "old"}}
+    now = assemble.config_json(build(recipe))
+    assert check_resume("run", meta, run, now) == ["evals.wiki"]

@@ -2,18 +2,20 @@
 rows from which KTO estimates its reference point."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.packing import preference_rows
+from data.packing.preferences import preference_rows
 from data.text.tokenizer import train
 from train.objectives import kto, orpo, simpo
 from train.objectives.base import Stage
 from train.runtime.metrics import read_metrics
 from train.step import accumulate_gradients
+from train.trainable import Partition, joined
 
 # Several candidates, ties, two rankings in a row, candidates missing, answers alone.
 RANK = np.array([[0, 2, 1, 1], [0, 1, 1, 0], [1, -1, 0, -1], [0, 1, -1, -1]])
@@ -177,23 +179,46 @@ def test_a_short_training_improves_what_is_held_out(stages_dir, stage):
         assert abs(begin["kl"]) < 1e-3 and abs(begin["loss"] - 0.5) < 1e-3
 
 
-def test_means_of_the_first_pass_are_over_the_whole_step():
-    """The loss sees Σ sums / Σ weights of all microbatches, and no gradient goes through them."""
+def test_the_shapes_that_are_prepared_are_those_of_the_rows():
+    """Without the reference, as when a program is compiled for a TPU that is not there."""
+    _, rows = rows_of([("why", ["so", "because"]), ("and?", ["that is it", "well"])])
+    numbers = np.zeros(rows["rank"].shape, np.float32)
+    added = {f"kl_{name}": x for name, x in kto.unrelated_rows(rows).items()}
+    added |= {"ref_logprobs": numbers, "kl_ref_logprobs": numbers}
+    shapes = kto.prepared({name: jnp.asarray(x) for name, x in rows.items()})
+    assert {k: (x.shape, x.dtype) for k, x in shapes.items()} == {
+        k: (x.shape, x.dtype) for k, x in added.items()
+    }
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_means_of_the_first_pass_are_over_the_whole_step(frozen):
+    """The loss sees Σ sums / Σ weights of all microbatches, and no gradient goes through them;
+    beside frozen weights too, which both see."""
     batch = {"x": jnp.arange(1.0, 9.0), "w": jnp.asarray([1, 0, 1, 1, 2, 1, 0, 3.0])}
+
+    def slope(trainable):
+        return trainable["policy"]["a"] * trainable["policy"]["b"]
+
     stage = Stage(
         weights=lambda batch: {"rows": jnp.float32(len(batch["x"]))},
         loss=lambda trainable, frozen, batch: (
-            {"rows": jnp.sum(trainable * batch["x"] * batch["mean"])},
+            {"rows": jnp.sum(slope(trainable) * batch["x"] * batch["mean"])},
             {"mean": (batch["mean"], jnp.float32(1))},
         ),
-        source=None,
+        source=SimpleNamespace(init=None, shares=None),
         evaluation=None,
         first_pass=lambda trainable, frozen, batch: {
-            "mean": (jnp.sum(trainable * batch["x"] * batch["w"]), jnp.sum(batch["w"]))
+            "mean": (jnp.sum(slope(trainable) * batch["x"] * batch["w"]), jnp.sum(batch["w"]))
         },
     )
-    mean = 3.0 * np.sum(batch["x"] * batch["w"]) / np.sum(batch["w"])
+    weights = {"a": jnp.float32(3), "b": jnp.float32(2)}
+    rest = {}
+    if frozen:
+        stage = joined(stage, {"policy": Partition(frozenset({("b",)}))})
+        rest = {"policy": {"b": weights.pop("b")}}
+    mean = 6.0 * np.sum(batch["x"] * batch["w"]) / np.sum(batch["w"])
     for count in (1, 2, 4):
-        loss, gradient, _ = accumulate_gradients(stage, jnp.float32(3), {}, batch, count)
-        np.testing.assert_allclose(loss, 3 * 4.5 * mean, rtol=1e-6)
-        np.testing.assert_allclose(gradient, 4.5 * mean, rtol=1e-6)
+        loss, gradients, _ = accumulate_gradients(stage, {"policy": weights}, rest, batch, count)
+        np.testing.assert_allclose(loss, 6 * 4.5 * mean, rtol=1e-6)
+        np.testing.assert_allclose(gradients["policy"]["a"], 2 * 4.5 * mean, rtol=1e-6)

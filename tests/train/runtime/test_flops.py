@@ -112,6 +112,12 @@ def test_a_step_of_ppo_reads_prompt_and_response_and_has_logits_of_the_response(
     assert got == layers * tokens + 6 * VOCABULARY * answers
 
 
+def test_a_step_of_kto_reads_as_many_tokens_without_a_gradient():
+    args = {"policy": MODEL}, {"policy": whole()}, {"policy": Partition()}, 100
+    extra = flops.of_step(run("kto"), *args) - flops.of_step(run("dpo"), *args)
+    assert extra == pytest.approx(100 * sum(flops.forward(MODEL, 999)))
+
+
 def test_a_rollout_samples_scores_and_values():
     n, layers = 2 * ROWS, 2 * (LAYERS + PAIRS)
     tokens, answers = n * (P + R), n * R
