@@ -1,16 +1,16 @@
-"""docs/config.md is what train/config/reference.py writes, and says something of every setting."""
+"""docs/config.md is what train/config/settings_page.py writes, and says something of every setting."""
 
 import dataclasses
 
 from documentation import ROOT
 
-from train.config import reference
+from train.config import settings_page
 from train.config.run import keys
 
 
 def test_the_page_is_current():
     path = ROOT / "docs/config.md"
-    assert path.read_text() == reference.page(), (
+    assert path.read_text() == settings_page.page(), (
         "docs/config.md is out of date: python -m train.config.reference > docs/config.md"
     )
 
@@ -18,7 +18,7 @@ def test_the_page_is_current():
 def test_every_setting_has_a_meaning():
     rows = [
         [cell.strip() for cell in line.replace("\\|", "¦").split("|")[1:-1]]
-        for line in reference.page().splitlines()
+        for line in settings_page.page().splitlines()
         if line.startswith("| `")
     ]
     assert [row[0] for row in rows if not row[-1]] == []
@@ -44,7 +44,7 @@ def test_attributes_of_a_docstring():
         high: int = 1
         lid: str = ""
 
-    assert reference.attributes(Settings.__doc__, ["rate", "low", "high", "lid"]) == {
+    assert settings_page.attributes(Settings.__doc__, ["rate", "low", "high", "lid"]) == {
         "rate": "watts: of the coil",
         "low": "bounds of the temperature, in °C",
         "high": "bounds of the temperature, in °C",
