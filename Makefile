@@ -20,7 +20,7 @@ help:
 	@echo "make demo      pretraining, SFT, reward model and PPO, small, on this machine -> $(DEMO)"
 	@echo "make test      the tests (ARGS='-k sharding' picks some)"
 	@echo "make test-all  the slow tests too"
-	@echo "make lint      ruff: rules and formatting; 'make format' repairs what it can"
+	@echo "make lint      ruff: rules and formatting, 'make format' repairs what it can; mypy: types"
 	@echo "make setup     only what the others do first: .venv, with the dependencies"
 	@echo "make clean     removes .venv and caches; keeps runs/"
 	@echo
@@ -43,15 +43,16 @@ test-all: setup
 	@$(PY) -m pytest -m "slow or not slow" $(ARGS)
 
 lint: setup
-	@echo "lint: ruff check, ruff format --check"
+	@echo "lint: ruff check, ruff format --check, mypy"
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
 
 format: setup
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "clean: runs/ is kept; 'rm -r runs' removes the training runs"

@@ -82,7 +82,7 @@ class Number(NamedTuple):
 
 
 @functools.cache
-def fields_of(cls) -> dict[str, Number]:
+def fields_of(cls: type) -> dict[str, Number]:
     """The numeric fields of a class by name."""
     fields = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
@@ -96,17 +96,17 @@ def fields_of(cls) -> dict[str, Number]:
     return fields
 
 
-def check_value(key: str, value, number: Number) -> None:
+def check_value(key: str, value: object, number: Number) -> None:
     """Raises ConfigError for a value of another type or outside of its range."""
     kind = numbers.Integral if number.kind is int else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "an int" if number.kind is int else "a float"
         raise ConfigError(f"{key}={value!r:.80} is a {type(value).__name__}; it must be {wanted}")
-    if value not in number.allowed:
+    if number.allowed is not None and value not in number.allowed:
         raise ConfigError(f"{key}={value!r:.80}; it must be {number.allowed}")
 
 
-def check_fields(cls, values: Mapping, where: str = "") -> None:
+def check_fields(cls: type, values: Mapping, where: str = "") -> None:
     """Raises ConfigError for a number in `values` that its field of `cls` does not allow.
 
     Args:
@@ -124,6 +124,6 @@ def check_fields(cls, values: Mapping, where: str = "") -> None:
             check_value(where + name, values[name], number)
 
 
-def check(settings, where: str = "") -> None:
+def check(settings: object, where: str = "") -> None:
     """`check_fields` of a dataclass instance."""
     check_fields(type(settings), vars(settings), where)

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -23,7 +23,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("fresh", False, "Compile again what is there.")
 
 
-def compile_one(arguments) -> dict:
+def compile_one(arguments: Sequence[str]) -> dict:
     """The report of `python -m tpu.fit`; with `error` where a run would not start.
 
     Raises:

@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -40,6 +41,7 @@ from data.pipeline import open_data
 from data.prepare import prepared_rows, row_format
 from data.prepare.run import prepare_corpus
 from data.read import sources
+from data.text.base import Tokenizer
 from data.text.tokenizer import load
 
 LENGTH, BATCH, SEED = 1024, 64, 0
@@ -72,12 +74,12 @@ def ours_prepare(source: str, out: str, tokenizer: str, processes: int) -> float
     return time.perf_counter() - begin
 
 
-def open_ours(folder: str, tokenizer):
+def open_ours(folder: str, tokenizer: Tokenizer) -> Loader:
     config = DataConfig(source=folder, length=LENGTH, heldout_limit=64)
     return make_loader(config, open_data(config, "text", tokenizer), BATCH, SEED)
 
 
-def open_as_large(folder: str):
+def open_as_large(folder: str) -> Loader:
     """Rows of which a record is read when it is wanted, however few they are."""
     few, prepared_rows.FEW_BYTES = prepared_rows.FEW_BYTES, 0
     rows = prepared_rows.PreparedRows(folder, "train")
@@ -85,13 +87,13 @@ def open_as_large(folder: str):
     return Loader(rows, BATCH, SEED)
 
 
-def open_in_memory(folder: str):
+def open_in_memory(folder: str) -> Loader:
     """The same rows, as data tokenized on the fly has them."""
     rows = prepared_rows.PreparedRows(folder, "train")
     return Loader(rows.take(np.arange(len(rows))), BATCH, SEED)
 
 
-def rate(batches, steps: int) -> float:
+def rate(batches: Iterator[dict[str, np.ndarray]], steps: int) -> float:
     """Tokens a second of an iterator, its first batches aside."""
     for _ in range(5):
         next(batches)
@@ -100,7 +102,7 @@ def rate(batches, steps: int) -> float:
     return tokens / (time.perf_counter() - begin)
 
 
-def grain_batches(folder: str):
+def grain_batches(folder: str) -> Iterator[dict[str, np.ndarray]]:
     rows = prepared_rows.PreparedRows(folder, "train")
     manifest = rows.manifest
     dtype = np.dtype(manifest["token_dtype"])
@@ -127,7 +129,7 @@ def resident_mb() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def growth(folder: str, tokenizer) -> float:
+def growth(folder: str, tokenizer: Tokenizer) -> float:
     """MB from batch 1,000 to 100,000 of eight rows."""
     config = DataConfig(source=folder, length=LENGTH, heldout_limit=64)
     loader = make_loader(config, open_data(config, "text", tokenizer), 8, SEED)
@@ -138,7 +140,9 @@ def growth(folder: str, tokenizer) -> float:
     return resident_mb() - before
 
 
-def compare(name: str, found: dict[str, list[float]], unit: str, more_is_better: bool = True):
+def compare(
+    name: str, found: dict[str, list[float]], unit: str, more_is_better: bool = True
+) -> dict[str, float]:
     medians = {who: statistics.median(values) for who, values in found.items()}
     (ours, mine), (who, theirs) = medians.items()
     ratio = mine / theirs if more_is_better else theirs / mine
@@ -147,10 +151,10 @@ def compare(name: str, found: dict[str, list[float]], unit: str, more_is_better:
     return {"ratio": ratio} | medians
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     python, rounds = flags.FLAGS.other_python, flags.FLAGS.rounds
-    results = {}
+    results: dict[str, dict[str, float] | float] = {}
     with tempfile.TemporaryDirectory() as folder:
         source = write_corpus(f"{folder}/corpus", flags.FLAGS.copies)
         config = DataConfig(source=source, length=LENGTH)
@@ -160,7 +164,7 @@ def main(argv):
         for _ in range(rounds):
             found["ours"].append(ours_prepare(source, f"{folder}/ours", f"{folder}/first", 2))
             if python:
-                arguments = source, model, f"{folder}/hf", str(LENGTH), "2"
+                arguments: tuple[str, ...] = source, model, f"{folder}/hf", str(LENGTH), "2"
                 found["datasets"].append(other(python, "prepare", *arguments))
         if python:
             results["prepare"] = compare("prepare", found, "s", more_is_better=False)

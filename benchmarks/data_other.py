@@ -17,7 +17,7 @@ import sentencepiece
 datasets.disable_progress_bars()
 
 
-def prepare(source, model, out, length, processes):
+def prepare(source: str, model: str, out: str, length: str | int, processes: str | int) -> float:
     length, processes = int(length), int(processes)
     cache = tempfile.mkdtemp()
     shutil.rmtree(out, ignore_errors=True)
@@ -45,7 +45,7 @@ def prepare(source, model, out, length, processes):
     return took
 
 
-def load(rows, segments, batch, steps, kind):
+def load(rows: str, segments: str, batch: str | int, steps: str | int, kind: str) -> float:
     batch, steps = int(batch), int(steps)
     tokens, segment_ids = np.load(rows), np.load(segments)
     starts = np.diff(segment_ids, axis=1, prepend=0) != 0

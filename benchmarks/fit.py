@@ -36,7 +36,9 @@ class Run(NamedTuple):
     differs: str
 
 
-def pretrain(size, topology, chips, rows, length, remat, vocab_size):
+def pretrain(
+    size: str, topology: str, chips: int, rows: int, length: int, remat: str, vocab_size: int
+) -> list[str]:
     return [
         f"--config=configs/pretrain.py:size={size}", f"--topology={topology}",
         f"--vocab_size={vocab_size}", f"--config.data.length={length}",

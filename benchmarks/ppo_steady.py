@@ -19,16 +19,20 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import app, flags
+from etils import epath
 
 from configs.chains import demo
 from data.pipeline import Data
+from data.text.base import Tokenizer
 from data.text.builtin import SPECIAL, BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
@@ -41,7 +45,13 @@ from train.step import TrainState
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def write_random(workdir, role: str, model: TransformerConfig, tokenizer, seed: int) -> None:
+def write_random(
+    workdir: epath.PathLike,
+    role: str,
+    model: TransformerConfig,
+    tokenizer: Tokenizer,
+    seed: int,
+) -> None:
     """A workdir that holds a role's fresh weights, as a finished stage would leave it."""
     tokenizer.save(f"{workdir}/tokenizer")
     checkpoint.save_models(workdir, {role: model})
@@ -52,7 +62,9 @@ def write_random(workdir, role: str, model: TransformerConfig, tokenizer, seed: 
     saver.close()
 
 
-def random_prompts(length: int, train: int, heldout: int, seed: int = 0):
+def random_prompts(
+    length: int, train: int, heldout: int, seed: int = 0
+) -> Callable[[Tokenizer], Data]:
     """`open_data` of `train.loop.run`: left-padded prompts of 2 to `length` random ids."""
 
     def open_data(tokenizer):
@@ -95,13 +107,13 @@ def resident_bytes() -> int:
 
 
 @contextlib.contextmanager
-def watched():
+def watched() -> Iterator[list[dict]]:
     """Yields a list that grows by {compiled, arrays, array_bytes, allocated_bytes, resident_bytes,
     seconds} with every rollout: programs compiled since the rollout before, and what is alive."""
     seen, compiled = [], collections.Counter()
     rollout = RolloutSource.rollout
 
-    def count(event, seconds, **facts):
+    def count(event: str, duration_secs: float, **facts: str | int) -> None:
         compiled[event] += 1
 
     def watch(self, *args):
@@ -129,7 +141,7 @@ def watched():
         jax.monitoring.unregister_event_duration_listener(count)
 
 
-def demo_ppo(directory: str, updates: int, rows: int):
+def demo_ppo(directory: str, updates: int, rows: int) -> ml_collections.ConfigDict:
     """The demo's PPO, `rows` answers a rollout, from random models that it writes there."""
     recipe = demo.stages()["ppo"]
     letters = "".join(chr(0x4E00 + i) for i in range(4096 - len(SPECIAL)))
@@ -146,7 +158,7 @@ def demo_ppo(directory: str, updates: int, rows: int):
     return recipe
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     with tempfile.TemporaryDirectory() as directory, watched() as seen:
         quiet_to_file(f"{directory}/log.txt")

@@ -17,18 +17,23 @@ import json
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from absl import app, flags
+from etils import epath
 
 from data.pipeline import Data
+from data.text.base import Tokenizer
 from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from train import loop
 from train.config import run
+from train.rl.rewards import Episode
 from train.runtime import checkpoint
 from train.runtime.metrics import quiet_to_file, read_metrics
 from train.step import TrainState
@@ -40,13 +45,13 @@ UPDATES, PROMPT, RESPONSE = 25, 6, 8
 CLOCK: list[float] = []
 
 
-def count_sevens(episode) -> float:
+def count_sevens(episode: Episode) -> float:
     """The score of an episode (train/rl/rewards.py)."""
     CLOCK.append(time.process_time())
     return (np.sum(episode.prompt_ids == 7) + np.sum(episode.response_ids == 7)) / RESPONSE
 
 
-def write_policy(workdir, seed: int) -> None:
+def write_policy(workdir: epath.PathLike, seed: int) -> None:
     """A workdir with a random policy over 32 ids: 7 special ones and 25 letters."""
     BuiltinTokenizer("char", b"abcdefghijklmnopqrstuvwxy").save(f"{workdir}/tokenizer")
     model = TransformerConfig(
@@ -61,7 +66,7 @@ def write_policy(workdir, seed: int) -> None:
     saver.close()
 
 
-def random_prompts(seed: int):
+def random_prompts(seed: int) -> Callable[[Tokenizer | None], Data]:
     """`open_data` of the race: training prompts for every rollout, and 256 held out."""
     rng = np.random.default_rng(seed)
 
@@ -75,7 +80,7 @@ def random_prompts(seed: int):
     return lambda tokenizer: Data(rows(64 * UPDATES), rows(256), [], Counter())
 
 
-def recipe_of(seed: int, stage: str):
+def recipe_of(seed: int, stage: str) -> ml_collections.ConfigDict:
     """The settings of the race; GRPO's has groups of 8."""
     recipe = run.default()
     recipe.stage, recipe.seed = stage, seed
@@ -100,7 +105,7 @@ def recipe_of(seed: int, stage: str):
     return recipe
 
 
-def train(directory, seed: int, stage: str = "ppo") -> dict:
+def train(directory: epath.PathLike, seed: int, stage: str = "ppo") -> dict:
     """One race from `directory`/policy, in `directory`/ppo.
 
     Returns:
@@ -133,7 +138,7 @@ def race(seed: int, stage: str = "ppo") -> dict:
         return train(directory, seed, stage)
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     result = race(flags.FLAGS.seed, flags.FLAGS.stage)
     score, kl = result["scores"][-1], result["kls"][-1]

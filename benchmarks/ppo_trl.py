@@ -24,8 +24,10 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,7 @@ from absl import app, flags
 
 from benchmarks import ppo_toy
 from benchmarks.sampling import write_model
+from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.transformer import Transformer
 from train.interop import convert
@@ -45,23 +48,26 @@ HELDOUT, WARM = 1024, 5
 
 
 @partial(jax.jit, static_argnames="config")
-def judge(config, policy, reference, prompts):
+def judge(
+    config: TransformerConfig, policy: Any, reference: Any, prompts: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(scores, KLs to the reference) of an answer to each of prompts [B, P]; both [B]."""
     P, R = prompts.shape[1], ppo_toy.RESPONSE
     keys = jax.random.split(jax.random.key(0), len(prompts))
     mask = jnp.ones_like(prompts, bool)
     tokens = generate(config, policy, prompts, mask, keys, Sampling(R)).tokens
+    apply: Any = Transformer(config).apply
     ours, theirs = (
-        jax.nn.log_softmax(Transformer(config).apply({"params": p}, tokens)[:, P - 1 : -1])
-        for p in (policy, reference)
+        jax.nn.log_softmax(apply({"params": p}, tokens)[:, P - 1 : -1]) for p in (policy, reference)
     )
     return jnp.sum(tokens == 7, axis=1) / R, jnp.sum(jnp.exp(ours) * (ours - theirs), (1, 2))
 
 
-def run_trl(python: str, directory, seed: int, schedule: str, threads: int) -> dict:
+def run_trl(python: str, directory: Path, seed: int, schedule: str, threads: int) -> dict:
     """Trains `directory`/policy (a Hugging Face directory) there; what the worker prints."""
+    rows: Any = ppo_toy.random_prompts(seed)(None).train
     race = {
-        "prompts": ppo_toy.random_prompts(seed)(None).train["tokens"].tolist(),
+        "prompts": rows["tokens"].tolist(),
         "response": ppo_toy.RESPONSE, "updates": ppo_toy.UPDATES, "schedule": schedule,
         "seed": seed, "threads": threads,
     }  # fmt: skip
@@ -78,7 +84,7 @@ def run_trl(python: str, directory, seed: int, schedule: str, threads: int) -> d
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def one_seed(python: str, seed: int, schedules, threads: int) -> dict[str, dict]:
+def one_seed(python: str, seed: int, schedules: Sequence[str], threads: int) -> dict[str, dict]:
     """{side: score, kl, j, train_seconds, an update's update_seconds and processor_seconds,
     versions}."""
     heldout = np.random.default_rng([seed, 1]).integers(0, 32, (HELDOUT, ppo_toy.PROMPT), np.int32)
@@ -121,7 +127,7 @@ def summary(runs: list[dict[str, dict]]) -> dict[str, dict]:
     """{side: mean `j` over seeds, its standard `error`, and `times`}; of the others what ours is to
     them: `ahead` (J, in their standard errors), and `speedup`, how many times as fast by each of
     the times."""
-    found = {}
+    found: dict[str, dict] = {}
     for name in runs[0]:
         j = [run[name]["j"] for run in runs]
         error = float(np.std(j, ddof=1) / len(j) ** 0.5)
@@ -141,7 +147,7 @@ def milliseconds(seconds: dict[str, float]) -> str:
     )
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
     # Before JAX starts: its threads are as many as the cores it may use, and a child inherits them.

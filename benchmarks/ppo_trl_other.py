@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import datasets
 import torch
@@ -29,12 +30,12 @@ class CountSevens(torch.nn.Module):
 
     base_model_prefix = "count"
 
-    def count(self, input_ids, **settings):
+    def count(self, input_ids: torch.Tensor, **settings) -> SimpleNamespace:
         del settings
         counts = torch.cumsum((input_ids == 7).float(), 1)[..., None]
         return SimpleNamespace(hidden_states=[counts])
 
-    def score(self, counts):
+    def score(self, counts: torch.Tensor) -> torch.Tensor:
         return counts / self.response
 
     def __init__(self, response: int):
@@ -48,14 +49,14 @@ class Clock(transformers.TrainerCallback):
     def __init__(self):
         self.times, self.processor = [], []
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs) -> None:
         self.times.append(time.perf_counter())
         self.processor.append(time.process_time())
 
     on_step_end = on_train_begin
 
 
-def collate(rows):
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.tensor([row["input_ids"] for row in rows])}
 
 
@@ -91,11 +92,11 @@ def train(directory: Path, race: dict) -> Clock:
     return clock
 
 
-def gaps(times):
+def gaps(times: list[float]) -> list[float]:
     return [b - a for a, b in zip(times, times[1:])]  # noqa: RUF007
 
 
-def main(directory):
+def main(directory: str | Path) -> None:
     directory = Path(directory)
     race = json.loads((directory / "race.json").read_text())
     torch.set_num_threads(race["threads"])

@@ -25,13 +25,16 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from absl import app, flags
+from etils import epath
 from flax.traverse_util import flatten_dict
 
 from model import sharding
@@ -46,18 +49,18 @@ from train.runtime import checkpoint
 WORKER = Path(__file__).with_name("sampling_transformers.py")
 
 
-def random_params(config):
+def random_params(config: TransformerConfig) -> Any:
     init = jax.jit(lambda key: nn.unbox(checkpoint.init_params("policy", config, key)))
     return init(jax.random.key(0))
 
 
-def random_model():
+def random_model() -> tuple[TransformerConfig, Any]:
     """(TransformerConfig, params) of a random Llama of size 10m."""
     config = TransformerConfig(vocab_size=4096, **SIZES["10m"])
     return config, random_params(config)
 
 
-def write_model(directory, config, params) -> None:
+def write_model(directory: epath.PathLike, config: TransformerConfig, params: Any) -> None:
     """The model as transformers reads it, without a tokenizer."""
     facts = hf_config.config_to_hf(config) | {"dtype": config.dtype}
     Path(directory, "config.json").write_text(json.dumps(facts))
@@ -72,7 +75,9 @@ class Ours:
     divides them.
     """
 
-    def __init__(self, config, params, devices, tensor=1):
+    def __init__(
+        self, config: TransformerConfig, params: Any, devices: Sequence[jax.Device], tensor: int = 1
+    ):
         self.config = dataclasses.replace(config, scan_unroll=0)  # as our recipes for CPU have it
         self.mesh, self.runs = sharding.make_mesh(sharding.MeshConfig(tensor=tensor), devices), 0
         shapes = jax.eval_shape(
@@ -88,7 +93,7 @@ class Ours:
             generate, static_argnames=("config", "sampling"), out_shardings=rows
         )
 
-    def run(self, prompts, new, temperature):
+    def run(self, prompts: np.ndarray, new: int, temperature: float) -> tuple[float, np.ndarray]:
         self.runs += 1
         keys = jax.random.split(jax.random.key(self.runs), len(prompts))
         mask = np.ones_like(prompts, bool)
@@ -104,11 +109,12 @@ class Ours:
 class Theirs:
     """The same of `transformers`, in a process of another Python that waits between runs."""
 
-    def __init__(self, python, directory, threads: int, attention: str):
+    def __init__(self, python: str, directory: epath.PathLike, threads: int, attention: str):
         command = [python, str(WORKER), str(directory), str(threads), attention]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen(command, env=environment, **pipes)
+        self.process: Any = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.versions = self._read()["versions"]
 
     def _read(self):
@@ -120,26 +126,26 @@ class Theirs:
             )
         return json.loads(line)
 
-    def run(self, prompts, new, temperature):
+    def run(self, prompts: np.ndarray, new: int, temperature: float) -> tuple[float, np.ndarray]:
         asked = {"prompts": prompts.tolist(), "new": new, "temperature": temperature}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         found = self._read()
         return found["seconds"], np.asarray(found["tokens"])
 
-    def close(self):
+    def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
 
 
-def race(ours, theirs, prompts, new: int, repeats: int) -> dict:
+def race(ours: Ours, theirs: Theirs, prompts: np.ndarray, new: int, repeats: int) -> dict:
     """Both take turns; see the top of the file.
 
     Returns:
       `ours`, `theirs`: tokens a second of every repeat; `ratio` of their medians; `greedy_equal`,
       the rows of the batch that both decode alike.
     """
-    sides = {"ours": ours, "theirs": theirs}
+    sides: dict[str, Ours | Theirs] = {"ours": ours, "theirs": theirs}
     speed = {name: [] for name in sides}
     for turn in range(repeats + 1):
         for name, side in sides.items():
@@ -156,7 +162,7 @@ def race(ours, theirs, prompts, new: int, repeats: int) -> dict:
     }
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
     if given.threads % given.tensor or given.batch % (given.threads // given.tensor):

@@ -10,27 +10,30 @@ temperature}, with one of {seconds, tokens: [B][new] ids}.
 import json
 import sys
 import time
+from typing import Any
 
 import torch
 import transformers
 
 
-def answer(model, prompts, new, temperature):
+def answer(
+    model: Any, prompts: list[list[int]], new: int, temperature: float
+) -> tuple[float, list[list[int]]]:
     """(seconds, ids [B][new]) of `generate`; nothing ends a row early."""
-    prompts = torch.tensor(prompts)
+    ids = torch.tensor(prompts)
     drawn = dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
     settings = drawn if temperature else dict(do_sample=False)
     start = time.perf_counter()
     with torch.no_grad():
         tokens = model.generate(
-            prompts, attention_mask=torch.ones_like(prompts), use_cache=True,
+            ids, attention_mask=torch.ones_like(ids), use_cache=True,
             min_new_tokens=new, max_new_tokens=new, **settings,
         )  # fmt: skip
     seconds = time.perf_counter() - start
-    return seconds, tokens[:, prompts.shape[1] :].tolist()
+    return seconds, tokens[:, ids.shape[1] :].tolist()
 
 
-def main(directory, threads, attention):
+def main(directory: str, threads: str, attention: str) -> None:
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)

@@ -11,8 +11,10 @@ neither stage has seen. A few minutes on two cores; run it again and it goes on 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import ml_collections
 from absl import app, flags
 
 from train import loop
@@ -20,7 +22,7 @@ from train.config import run as config
 from train.runtime.metrics import console, quiet_to_file, read_metrics
 
 
-def write_sums(path) -> None:
+def write_sums(path: Path) -> None:
     """Every a+b with a and b below 100, as records with `prompt` and `response`."""
     records = [
         {"prompt": f"{a}+{b}=", "response": str(a + b)} for a in range(100) for b in range(100)
@@ -28,7 +30,7 @@ def write_sums(path) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
-def stage(name: str, source, steps: int):
+def stage(name: str, source: Path, steps: int) -> ml_collections.ConfigDict:
     recipe = config.default()
     recipe.stage, recipe.steps = name, steps
     recipe.data.source = str(source)
@@ -40,7 +42,7 @@ def stage(name: str, source, steps: int):
     return recipe
 
 
-def sft(source, steps: int):
+def sft(source: Path, steps: int) -> ml_collections.ConfigDict:
     recipe = stage("sft", source, steps)
     recipe.tokenizer.kind = "char"
     recipe.model.size = "tiny"
@@ -54,7 +56,7 @@ def sft(source, steps: int):
     return recipe
 
 
-def grpo(source, policy, steps: int):
+def grpo(source: Path, policy: Path, steps: int) -> ml_collections.ConfigDict:
     recipe = stage("grpo", source, steps)
     recipe.init_from = {"policy": str(policy)}
     recipe.data.fields = {"answer": "{response}"}
@@ -72,7 +74,7 @@ def grpo(source, policy, steps: int):
     return recipe
 
 
-def run(workdir, sft_steps: int, grpo_steps: int) -> list[float]:
+def run(workdir: Path | str, sft_steps: int, grpo_steps: int) -> list[float]:
     """Accuracy before GRPO, at each of its evaluations, and after it."""
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def run(workdir, sft_steps: int, grpo_steps: int) -> list[float]:
     return [r["reward/exact"] for r in read_metrics(workdir / "grpo", "eval")]
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     workdir = flags.FLAGS.workdir
     Path(workdir).mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,15 @@
 """The base of every recipe: all fields with their defaults (their meaning: train/config/run.py)."""
 
+import ml_collections
+
 from train.config.run import default
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     return default()
 
 
-def choices(arg: str | None, **known):
+def choices(arg: str | None, **known) -> dict:
     """Parses a recipe's argument, `--config=configs/sft.py:size=1b,smoke`.
 
     Args:

@@ -14,10 +14,12 @@ Expect: a loss that begins at log 2 = 0.693, and rising held-out `accuracy/overa
 that run a judge preferred 85.3% of the answers to the start's (docs/benchmarks.md).
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config(arg=None, stage="dpo", peak_lr=1e-6):
+def get_config(arg=None, stage="dpo", peak_lr=1e-6) -> ml_collections.ConfigDict:
     """The recipe of an objective that learns from preferences."""
     chosen = base.choices(arg, smoke=False)
     config = base.get_config()

@@ -17,12 +17,14 @@ GRPO in five and a half minutes on two cores that other work shared.
 Expect: a rising held-out `score`. In that run the share of right sums goes from 23.1% to 32.2%.
 """
 
+import ml_collections
+
 from configs import base
 
 VARIANTS = ("grpo", "dr", "dapo", "gspo", "rloo")
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     variant = base.choices(arg, variant="grpo")["variant"]
     if variant not in VARIANTS:
         raise ValueError(f"variant={variant}; choose {', '.join(VARIANTS)}")

@@ -13,8 +13,10 @@ Expect: a loss that begins at the mean of the weights' halves, 0.5, and rising h
 `accuracy/overall` and `margin`.
 """
 
+import ml_collections
+
 from configs import dpo
 
 
-def get_config(arg=None):
+def get_config(arg=None) -> ml_collections.ConfigDict:
     return dpo.get_config(arg, "kto", 1e-6)

@@ -13,8 +13,10 @@ slowly. `smoke` from the model of `configs/pretrain.py:smoke`: loss 5.16 → 5.0
 0.50 → 0.53.
 """
 
+import ml_collections
+
 from configs import dpo
 
 
-def get_config(arg=None):
+def get_config(arg=None) -> ml_collections.ConfigDict:
     return dpo.get_config(arg, "orpo", 8e-6)  # the authors' rate

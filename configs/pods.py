@@ -14,6 +14,8 @@ Time: predicted by the compiler, in docs/recipes.md: Llama 3.1 8B on v5p-128 tak
 Expect: no loss has been measured, as no recipe has run on a TPU yet.
 """
 
+import ml_collections
+
 from configs import base, ppo, pretrain, reward, sft
 
 SLICES = ("v5e-256", "v5p-128", "v6e-256")
@@ -59,7 +61,7 @@ RECIPES = {
 }
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = base.choices(arg, recipe="", slice="", slices=1)
     name, slices = chosen["recipe"], chosen["slices"]
     if name not in RECIPES or chosen["slice"] not in SLICES or slices < 1:

@@ -11,10 +11,12 @@ Expect: a rising held-out `score` and `win_rate`. The demo's stage goes from a s
 at a KL of 11.7 nats an answer, and its judge prefers 64% of the answers to the start's.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "ppo"
     config.data.source = "tfds:pydocs/chat:train"

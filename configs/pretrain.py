@@ -13,10 +13,12 @@ token, 4.15 bits per byte. Not measured with 125m; the demo's model (configs/cha
 1.88 bits per byte on the same text.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = base.choices(arg, size="125m", smoke=False)
     config = base.get_config()
     config.stage = "pretrain"
@@ -35,7 +37,7 @@ def get_config(arg=None):
     return config
 
 
-def smoke(config):
+def smoke(config: ml_collections.ConfigDict) -> None:
     """Shrinks a pretraining recipe so that it ends within a minute on a laptop."""
     config.model.size = "tiny"
     config.model.remat = "none"

@@ -10,10 +10,12 @@ pairs right, word overlap 55%; SmolLM2-135M ranks 66.7% of GSM8K solutions right
 (docs/benchmarks.md).
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "reward"
     config.data.source = "tfds:pydocs/preferences:train"

@@ -8,10 +8,12 @@ Time: not measured by itself; the demo's stage took 73 s on two quiet cores.
 Expect: a falling held-out loss. The demo's stage goes from 4.94 to 3.68 nats a token of answers.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "sft"
     config.data.source = "tfds:pydocs/chat:train"

@@ -13,10 +13,12 @@ Expect: a held-out loss of 1.646 nats a character. nanoGPT's README gives 1.88 f
 size; docs/benchmarks.md says what differs.
 """
 
+import ml_collections
+
 from configs import base
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     config = base.get_config()
     config.stage = "pretrain"
     config.model.size = "1m"  # a gate's three matrices have as many weights as nanoGPT's two

@@ -12,8 +12,10 @@ Expect: rising held-out `accuracy/overall` and `margin`. `smoke` from the model 
 `configs/pretrain.py:smoke`: accuracy 0.50 → 0.60, margin 0.05 → 0.13, loss 1.29 → 1.24.
 """
 
+import ml_collections
+
 from configs import dpo
 
 
-def get_config(arg=None):
+def get_config(arg=None) -> ml_collections.ConfigDict:
     return dpo.get_config(arg, "simpo", 1e-6)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import ml_collections
 import numpy as np
 from absl import flags
 
 from data.errors import DataError
 from data.read import reading
 from data.schemas.normaliser import normaliser
+from data.text.base import Tokenizer
 from data.text.chat import render
 from train import loop
 from train.config import run
@@ -37,7 +40,7 @@ def open_workdir() -> Path:
     return workdir
 
 
-def records(path) -> list[dict]:
+def records(path: Path | str) -> list[dict]:
     with reading.opened(str(path)) as lines:
         return [json.loads(line) for line in lines]
 
@@ -47,7 +50,7 @@ def heldout(key: str, share: float) -> bool:
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
-def examples(path, read, tokenizer, length: int) -> list[dict]:
+def examples(path: Path | str, read: Callable, tokenizer: Tokenizer, length: int) -> list[dict]:
     """Rankings that fit, in the form that training reads: `messages`, `responses`, `rank`."""
     found, as_example = [], normaliser("preference")
     for record in records(path):
@@ -60,7 +63,7 @@ def examples(path, read, tokenizer, length: int) -> list[dict]:
     return found
 
 
-def rendered(example, tokenizer) -> list[np.ndarray]:
+def rendered(example: dict, tokenizer: Tokenizer) -> list[np.ndarray]:
     """Ids of the prompt with each answer, to the sign that ends it."""
     every = []
     for text in example["responses"]:
@@ -70,12 +73,14 @@ def rendered(example, tokenizer) -> list[np.ndarray]:
     return every
 
 
-def key(example) -> str:
+def key(example: dict) -> str:
     """What an example is put aside by: the first thing that was asked."""
     return next(m["content"] for m in example["messages"] if m["role"] == "user")
 
 
-def divide(every, share: float, workdir: Path):
+def divide(
+    every: Sequence[dict], share: float, workdir: Path
+) -> tuple[dict[str, Path], list[dict]]:
     """Rankings with a share of the questions put aside.
 
     Returns:
@@ -93,7 +98,7 @@ def divide(every, share: float, workdir: Path):
     return paths, sides["heldout"]
 
 
-def write(path: Path, rows) -> Path:
+def write(path: Path, rows: Iterable[dict]) -> Path:
     """JSON lines; a file that is there is left, since a run that goes on must see the same."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +114,15 @@ def base(model: str, workdir: Path) -> Path:
     return path
 
 
-def fit(recipe, workdir: Path, dtype: str) -> None:
+def fit(recipe: ml_collections.ConfigDict, workdir: Path, dtype: str) -> None:
     """Trains; what is trained is there afterwards, or goes on where it was."""
     recipe.model.dtype = dtype
     loop.run(recipe, workdir)
 
 
-def recipe(stage: str, policy, train: Path, other: Path, steps: int, rate: float):
+def recipe(
+    stage: str, policy: Path, train: Path, other: Path, steps: int, rate: float
+) -> ml_collections.ConfigDict:
     """Adapters beside every projection of an open model, on a CPU."""
     settings = run.default()
     settings.stage, settings.steps = stage, steps

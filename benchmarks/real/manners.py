@@ -18,9 +18,11 @@ same command goes on.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import ml_collections
 from absl import app, flags
 
 from benchmarks.real import data
@@ -33,7 +35,7 @@ ASKED, ANSWER = 80, 48  # tokens of an instruction with the template's own, and 
 SHOWN = ("score", "win_rate", "win_rate_low", "win_rate_high", "kl", "length")
 
 
-def prepare(file, workdir: Path) -> dict[str, Path]:
+def prepare(file: str, workdir: Path) -> dict[str, Path]:
     """The files of each stage: {"chats", "chats_heldout", "rankings", "rankings_heldout"}."""
     rows = {False: [], True: []}
     for record in data.records(file):
@@ -53,26 +55,28 @@ def prepare(file, workdir: Path) -> dict[str, Path]:
     return paths
 
 
-def sft(base, paths):
+def sft(base: Path, paths: dict[str, Path]) -> ml_collections.ConfigDict:
     recipe = data.recipe("sft", base, paths["chats"], paths["chats_heldout"], 90, 5e-4)
     recipe.data.update(dict(length=256, batch_size=4))
     return recipe
 
 
-def rankings(stage: str, policy, paths, steps: int, rate: float):
+def rankings(
+    stage: str, policy: Path, paths: dict[str, Path], steps: int, rate: float
+) -> ml_collections.ConfigDict:
     both = paths["rankings"], paths["rankings_heldout"]
     recipe = data.recipe(stage, policy, *both, steps, rate)
     recipe.data.update(dict(length=128, sub_rows=2, batch_size=8))
     return recipe
 
 
-def reward(policy, paths, half: int):
+def reward(policy: Path, paths: dict[str, Path], half: int) -> ml_collections.ConfigDict:
     recipe = rankings("reward", policy, paths, 25, 5e-4)
     recipe.data.update(dict(subset=f"{half}/2", share_prompt=True))
     return recipe
 
 
-def ppo(start: Path, paths, steps: int):
+def ppo(start: Path, paths: dict[str, Path], steps: int) -> ml_collections.ConfigDict:
     both = paths["rankings"], paths["rankings_heldout"]
     recipe = data.recipe("ppo", start, *both, steps, 3e-4)
     recipe.data.fields = {"prompt": "{prompt}"}
@@ -91,7 +95,7 @@ def ppo(start: Path, paths, steps: int):
     return recipe
 
 
-def measure(policy: Path, start: Path, paths, dtype: str) -> dict:
+def measure(policy: Path, start: Path, paths: dict[str, Path], dtype: str) -> dict:
     """What PPO's evaluation says of a policy, with the start as its reference."""
     recipe = ppo(start, paths, 4)  # of which none is taken
     recipe.init_from.policy, recipe.init_from.reference = str(policy), str(start)
@@ -104,7 +108,7 @@ def measure(policy: Path, start: Path, paths, dtype: str) -> dict:
     return {name: values[name] for name in SHOWN if name in values}
 
 
-def run(file, model, workdir: Path, dpo_steps: int, ppo_steps: int, dtype: str) -> dict:
+def run(file: str, model: str, workdir: Path, dpo_steps: int, ppo_steps: int, dtype: str) -> dict:
     base, paths = data.base(model, workdir), prepare(file, workdir)
     start = workdir / "sft"
     data.fit(sft(base, paths), start, dtype)
@@ -115,7 +119,7 @@ def run(file, model, workdir: Path, dpo_steps: int, ppo_steps: int, dtype: str) 
     return {name: measure(workdir / name, start, paths, dtype) for name in ("sft", "dpo", "ppo")}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
     workdir = data.open_workdir()

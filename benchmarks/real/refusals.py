@@ -19,6 +19,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ from absl import app, flags
 
 from benchmarks.real import data
 from data.text import tokenizer as tokenizers
+from data.text.base import Tokenizer
 from data.text.chat import render_prompt
 from model.generate import Sampling, generate
 from train.evals.generative import win_rate
@@ -51,11 +53,11 @@ def refuses(answer: str) -> bool:
     return REFUSALS.search(answer.replace("’", "'")) is not None
 
 
-def asked(tokenizer, prompt: str) -> np.ndarray:
+def asked(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     return render_prompt(tokenizer, [{"role": "user", "content": prompt}])
 
 
-def answers(workdir, prompts: list[str], dtype: str) -> list[str]:
+def answers(workdir: Path, prompts: list[str], dtype: str) -> list[str]:
     """Greedy answers of the policy of a workdir."""
     config, params = checkpoint.load(workdir, "policy")
     config = dataclasses.replace(config, dtype=dtype)
@@ -80,14 +82,14 @@ def answers(workdir, prompts: list[str], dtype: str) -> list[str]:
     return found
 
 
-def mcnemar(before, after) -> float:
+def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
     """Two-sided p of as many changes to one side, were both sides as likely (exact)."""
     gained, lost = int(np.sum(~before & after)), int(np.sum(before & ~after))
     n, k = gained + lost, min(gained, lost)
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
 
 
-def run(file, model, workdir: Path, steps: int, most: int, dtype: str) -> dict:
+def run(file: str, model: str, workdir: Path, steps: int, most: int, dtype: str) -> dict:
     base = data.base(model, workdir)
     tokenizer = tokenizers.load(base)
     every = data.examples(file, dict, tokenizer, LENGTH)
@@ -106,7 +108,7 @@ def run(file, model, workdir: Path, steps: int, most: int, dtype: str) -> dict:
     return found | {"p": mcnemar(said["before"], said["after"])}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
     workdir = data.open_workdir()

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,13 +51,13 @@ def solutions(record: dict) -> dict:
 
 
 # What a record is read as, tokens of a prompt with one answer, share held out, epochs, rate.
-SETS = {
+SETS: dict[str, tuple[Callable[[dict], dict], int, float, int, float]] = {
     "gsm8k-solutions": (solutions, 384, 0.4, 1, 5e-4),
     "hh-rlhf-harmless": (dict, 256, 0.4, 1, 5e-4),
 }
 
 
-def score(workdir, every: list[np.ndarray], length: int) -> np.ndarray:
+def score(workdir: Path, every: list[np.ndarray], length: int) -> np.ndarray:
     """The trained model's scores of token sequences."""
     config, params = checkpoint.load(workdir, "reward")
     scores = jax.jit(rewards.score, static_argnums=0)
@@ -75,7 +77,7 @@ def score(workdir, every: list[np.ndarray], length: int) -> np.ndarray:
     return out
 
 
-def pairs(example) -> list[tuple[int, int]]:
+def pairs(example: dict) -> list[tuple[int, int]]:
     rank = example["rank"]
     return [(i, j) for i, a in enumerate(rank) for j, b in enumerate(rank) if a < b]
 
@@ -93,7 +95,7 @@ def compare(right: dict[str, np.ndarray], questions: np.ndarray, seed: int = 0) 
     drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
     means = sums[:, drawn].sum(-1) / sizes[drawn].sum(-1)
     gap = means[0] - means[1]
-    found = {
+    found: dict[str, Any] = {
         name: (float(right[name].mean()), *np.percentile(mean, [2.5, 97.5]))
         for name, mean in zip(names, means, strict=True)
     }
@@ -106,17 +108,18 @@ def compare(right: dict[str, np.ndarray], questions: np.ndarray, seed: int = 0) 
     return found
 
 
-def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int, dtype) -> Path:
+def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int, dtype: str) -> Path:
     """Trains the reward model to its end; its workdir."""
     _, _, _, epochs, rate = SETS[name]
-    recipe = data.recipe("reward", workdir / "base", *sides.values(), steps=1, rate=rate)
+    base = workdir / "base"
+    recipe = data.recipe("reward", base, sides["train"], sides["heldout"], steps=1, rate=rate)
     # Four answers to a question stand in two sub-rows, each behind a copy of it.
     recipe.data.update(dict(length=2 * length - 64, sub_rows=2, batch_size=4, share_prompt=True))
     settings = config.build(recipe)
     examples = splits.read_examples(settings.data, "preference")
     tokenizer = tokenizers.load(settings.init_from["policy"])
-    rows = pipeline.open_data(settings.data, "preference", tokenizer, examples).train["tokens"]
-    recipe.steps = epochs * -(-len(rows) // settings.data.batch_size)
+    rows: Any = pipeline.open_data(settings.data, "preference", tokenizer, examples).train
+    recipe.steps = epochs * -(-len(rows["tokens"]) // settings.data.batch_size)
     data.fit(recipe, workdir / name / "reward", dtype)
     return workdir / name / "reward"
 
@@ -127,11 +130,11 @@ def train_other(python: str, sides: dict[str, Path]) -> dict:
     return json.loads(done.stdout)
 
 
-def told_right(gaps) -> np.ndarray:
+def told_right(gaps: Sequence[float]) -> np.ndarray:
     return (1 + np.sign(np.asarray(gaps))) / 2
 
 
-def run(name, file, model, workdir: Path, other_python, dtype: str) -> dict:
+def run(name: str, file: str, model: str, workdir: Path, other_python: str, dtype: str) -> dict:
     read, length, share, _, _ = SETS[name]
     tokenizer = tokenizers.load(data.base(model, workdir))
     every = data.examples(file, read, tokenizer, length)
@@ -151,7 +154,7 @@ def run(name, file, model, workdir: Path, other_python, dtype: str) -> dict:
     return found | {"pairs": len(gaps), "questions": len(numbers), "strength": other["C"]}
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
     workdir = data.open_workdir()

@@ -18,7 +18,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 STRENGTHS = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 
 
-def read(path):
+def read(path: str) -> tuple[list, list, list[int]]:
     """(better answers, worse answers, the number of each pair's ranking)."""
     better, worse, groups = [], [], []
     with open(path, encoding="utf-8") as lines:
@@ -34,7 +34,7 @@ def read(path):
     return better, worse, groups
 
 
-def main(train, heldout):
+def main(train: str, heldout: str) -> None:
     better, worse, groups = read(train)
     # Signs count as words: they are what arithmetic is made of.
     counts = CountVectorizer(token_pattern=r"[^\s\w]|\w+").fit(better + worse)

@@ -12,12 +12,14 @@ ranked right by the reward model, 79% by the judge; PPO's score 0.25 → 1.57, a
 its answers preferred to SFT's by the judge.
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import base
 
 
-def stage(**settings):
+def stage(**settings: Any) -> ml_collections.ConfigDict:
     """What all stages of the demo share."""
     config = base.get_config()
     config.model.scan_unroll = 0  # fastest on CPU
@@ -31,7 +33,7 @@ def stage(**settings):
     return config
 
 
-def stages():
+def stages() -> dict[str, ml_collections.ConfigDict]:
     """{name: recipe}, in the order they run."""
     pretrain = stage(stage="pretrain", steps=165)
     pretrain.model.size = "demo"
@@ -104,6 +106,6 @@ def stages():
     return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
 
 
-def get_config():
+def get_config() -> ml_collections.ConfigDict:
     recipes = stages()
     return ml_collections.ConfigDict({"order": tuple(recipes), "stages": recipes}, type_safe=False)

@@ -22,7 +22,7 @@ from configs import base
 from configs.chains import demo
 
 
-def get_config(arg=None):
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     chosen = base.choices(arg, text="", chats="", preferences="")
     missing = [name for name, path in chosen.items() if not path]
     if missing:

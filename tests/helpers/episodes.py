@@ -5,8 +5,10 @@ Axes: B episodes, P prompt length (left padded), R response length.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -35,7 +37,7 @@ B = len(PROMPT_LENGTHS)
 SCORES = np.array([0.7, -1.3, 2.1, 0.25], np.float32)
 
 
-def settings(**options):
+def settings(**options: Any) -> tuple[RLConfig, PPOConfig]:
     """(RLConfig, PPOConfig) for these episodes, each with the options that are its fields."""
     options = dict(
         prompt_length=P, response_length=R, rollout_batch=B, gamma=0.5, lam=1.0, kl_coef=0.1,
@@ -46,7 +48,7 @@ def settings(**options):
     return rl, PPOConfig(**{k: v for k, v in options.items() if k not in shared})
 
 
-def random_params(model, seed):
+def random_params(model: nn.Module, seed: int) -> Any:
     """Parameters away from their initial values, heads and norms included."""
     rng = np.random.default_rng(seed)
     tokens = jnp.zeros((1, 2), jnp.int32)
@@ -54,7 +56,7 @@ def random_params(model, seed):
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), x.dtype), shapes)
 
 
-def make_batch():
+def make_batch() -> dict[str, jax.Array]:
     """What a sampler returns of them; padding holds odd ids."""
     rng = np.random.default_rng(0)
     prompt_mask = np.arange(P) >= P - PROMPT_LENGTHS[:, None]
@@ -78,13 +80,25 @@ MASK = np.arange(R) < RESPONSE_LENGTHS[:, None]
 LAST = RESPONSE_LENGTHS - 1
 
 
-def scalars(number=0, kl_coef=0.1, gain=1.0, bias=0.0):
+def scalars(
+    number: int = 0, kl_coef: float = 0.1, gain: float = 1.0, bias: float = 0.0
+) -> dict[str, np.ndarray]:
     s = {"rollout": np.int32(number), "kl_coef": kl_coef, "gain": gain, "bias": bias}
     return {k: np.asarray(v, np.int32 if k == "rollout" else np.float32) for k, v in s.items()}
 
 
-def make(batch, roles, options=(), s=None, scores=SCORES, train_policy=True, batch_size=B,
-         jit=jax.jit, grpo=None, normalizer=None):  # fmt: skip
+def make(
+    batch: dict,
+    roles: dict,
+    options: Any = (),
+    s: dict | None = None,
+    scores: np.ndarray = SCORES,
+    train_policy: bool = True,
+    batch_size: int = B,
+    jit: Callable = jax.jit,
+    grpo: GRPOConfig | None = None,
+    normalizer: Any = None,
+) -> tuple:
     """make_experience as the source calls it: (experience, scalars, metrics) as numpy.
 
     Args:

@@ -55,7 +55,7 @@ class Ended(Exception):
     """Exit code, standard output, standard error."""
 
 
-def check(command, words):
+def check(command: str, words: list[str]) -> None:
     unknown = [w for w in words if w.startswith("--") and w.split("=")[0] not in FLAGS[command]]
     if unknown:
         raise Ended(2, "", f"ERROR: (gcloud.{command}) unrecognized arguments: {unknown[0]}")
@@ -69,7 +69,7 @@ def check(command, words):
         raise Ended(1, "", "ERROR: (gcloud.ssh) Cannot target multiple workers: no --command")
 
 
-def queued_resources(plan, verb):
+def queued_resources(plan: dict, verb: str) -> None:
     if verb == "create":
         if plan["create_errors"] and (error := plan["create_errors"].pop(0)):
             raise Ended(1, "", "Create request issued\n" + error)
@@ -96,7 +96,7 @@ def queued_resources(plan, verb):
         raise Ended(0, said, "")
 
 
-def gcloud(plan, words):
+def gcloud(plan: dict, words: list[str]) -> None:
     command = next((c for c in FLAGS if words[: len(c.split())] == c.split()), None)
     if command is None:
         raise Ended(2, "", f"ERROR: (gcloud) Invalid choice: {words}")
@@ -118,7 +118,7 @@ def gcloud(plan, words):
         raise Ended(0, plan["cat"][words[2]], "")
 
 
-def kubectl(plan, words):
+def kubectl(plan: dict, words: list[str]) -> None:
     if words != ["apply", "-f", "-"]:
         raise Ended(1, "", f"error: unknown command {words}")
     plan["stdin"]["kubectl"] = sys.stdin.read()
@@ -128,7 +128,7 @@ def kubectl(plan, words):
     raise Ended(0, f"jobset.jobset.x-k8s.io/{name} created\n", "")
 
 
-def main(path, program, *words):
+def main(path: str, program: str, *words: str) -> None:
     plan = json.loads(Path(path).read_text())
     plan["calls"].append(list(words))
     try:

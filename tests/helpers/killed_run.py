@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,11 +20,12 @@ from etils import epath
 from train import loop
 from train.rl.rollout import RolloutSource
 from train.runtime.checkpoint import Checkpointer
+from train.step import TrainState
 
 MAX_KL = 0.004  # some updates are refused
 
 
-def state_hash(state) -> str:
+def state_hash(state: TrainState) -> str:
     """Of every bit of the weights, the optimizer's state and the source's."""
     found = hashlib.sha256()
     tree = (state.trainable, state.opt_state, state.source)
@@ -33,9 +35,9 @@ def state_hash(state) -> str:
     return found.hexdigest()
 
 
-def main(stage, mesh, directory, workdir, when):
-    directory, workdir = epath.Path(directory), epath.Path(workdir)
-    config = tiny_ppo.recipe(stage, directory, rollouts=2)
+def main(stage: str, mesh: str, directory: str, workdir: str, when: str) -> None:
+    workdir = epath.Path(workdir)
+    config = tiny_ppo.recipe(stage, Path(directory), rollouts=2)
     config.mesh.update(json.loads(mesh))
     config.checkpoint.every = 1
     config.rl.kl_target = 0.5

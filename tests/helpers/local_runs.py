@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -42,9 +44,12 @@ TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds"
           "rollout/tokens_per_second", "mfu")  # fmt: skip
 
 
-def start(arguments, **settings):
+def start(arguments: Iterable[object], **settings: Any) -> subprocess.Popen[str]:
     """`python <arguments>` with the tests' helpers to import, and compiled in a hurry."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = (
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false"
+    )
     env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"
     return subprocess.Popen(
@@ -53,7 +58,7 @@ def start(arguments, **settings):
     )  # fmt: skip
 
 
-def launch(*arguments, timeout=600):
+def launch(*arguments: object, timeout: float = 600) -> tuple[int, str]:
     """(exit code, output) of `python -m tpu.launch <arguments>`."""
     process = start(["-m", "tpu.launch", *arguments])
     try:
@@ -63,20 +68,20 @@ def launch(*arguments, timeout=600):
     return process.returncode, output
 
 
-def records(workdir):
+def records(workdir: Path | str) -> list[dict]:
     """metrics.jsonl without what differs between two runs of the same numbers."""
     lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in r.items() if k not in TIMING} for r in map(json.loads, lines)]
 
 
-def last_step(workdir) -> int:
+def last_step(workdir: Path | str) -> int:
     """The last step that a run which may be at work has logged."""
     path = Path(workdir) / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return max((json.loads(line)["step"] for line in lines), default=0)
 
 
-def workers(workdir) -> dict[int, int]:
+def workers(workdir: Path | str) -> dict[int, int]:
     """{number: pid} of the processes of the run in `workdir`."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):

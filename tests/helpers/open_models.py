@@ -1,17 +1,22 @@
 """Small open models on disk, written without Seedpod's own writer."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import open_tokenizers
 import orbax.checkpoint as ocp
+import pytest
 import safetensors.numpy
 
 from model.config import TransformerConfig
 from model.pretrained.hf_config import config_to_hf
 from model.pretrained.mapping import slices
 from model.rotary import stretch
+from ranges import ConfigError
 from train.interop import gguf_files
 from train.runtime import checkpoint
 
@@ -21,7 +26,12 @@ CONFIG = TransformerConfig(
 )  # fmt: skip
 
 
-def tensors(config=CONFIG, dtype=np.float32, seed=0):
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 942000000\n"
+
+
+def tensors(
+    config: TransformerConfig = CONFIG, dtype: Any = np.float32, seed: int = 0
+) -> dict[str, np.ndarray]:
     """{name: array} under Hugging Face's names."""
     rng = np.random.default_rng(seed)
     return {
@@ -30,7 +40,30 @@ def tensors(config=CONFIG, dtype=np.float32, seed=0):
     }
 
 
-def write(directory, values, config=CONFIG, files=1, tokenizer_files=None):
+VALUES = tensors()
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def refused(function: Callable, *args: Any, **settings: Any) -> str:
+    """The message with which a call is refused: a short one."""
+    with pytest.raises(ConfigError) as e:
+        function(*args, **settings)
+    assert str(e.value).count("\n") < 3 and len(str(e.value)) < 700
+    return str(e.value)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Changes keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def write(
+    directory: Path,
+    values: dict[str, np.ndarray],
+    config: TransformerConfig = CONFIG,
+    files: int = 1,
+    tokenizer_files: dict[str, bytes] | None = None,
+) -> Path:
     """A Hugging Face directory, its tensors spread over `files` files."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_to_hf(config)))
@@ -48,14 +81,14 @@ def write(directory, values, config=CONFIG, files=1, tokenizer_files=None):
     return directory
 
 
-def save_role(workdir, role, params, config=CONFIG):
+def save_role(workdir: Path, role: str, params: Any, config: TransformerConfig = CONFIG) -> None:
     """A workdir as a stage that trained `role` leaves it."""
     checkpoint.save_models(workdir, {role: config})
     with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
         manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
 
 
-def stored(directory):
+def stored(directory: Path) -> dict[str, np.ndarray]:
     """{name: array} of all safetensors files of a directory."""
     found = {}
     for path in sorted(directory.glob("*.safetensors")):
@@ -63,7 +96,13 @@ def stored(directory):
     return found
 
 
-def write_gguf(path, kind, config, values, extra=None):
+def write_gguf(
+    path: Path,
+    kind: str,
+    config: TransformerConfig,
+    values: dict[str, np.ndarray],
+    extra: dict[str, float] | None = None,
+) -> None:
     """The model as llama.cpp converts one: other names, and Llama's rotary pairs side by side."""
     tokenizer = json.loads(open_tokenizers.files()["tokenizer.json"])
     vocab, merges = tokenizer["model"]["vocab"], tokenizer["model"]["merges"]
@@ -96,7 +135,9 @@ def write_gguf(path, kind, config, values, extra=None):
             value = value.reshape(-1, config.embed_dim)
         if "down_proj" in name:
             value = value.astype(np.float16)
-        writer.add_tensor(table.get_name(name, (".weight", ".bias")), value)
+        full_name = table.get_name(name, (".weight", ".bias"))
+        assert full_name, name
+        writer.add_tensor(full_name, value)
     if config.rope_scaling:
         plain = config.rope_base ** (-np.arange(4, dtype=np.float32) / 4)
         factors = plain / np.asarray(stretch(plain, config.rope_scaling))

@@ -1,6 +1,7 @@
 """Small tokenizers in the form of open models: byte-level BPE, special tokens, a chat template."""
 
 import json
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
@@ -51,7 +52,9 @@ TEXTS = [
 ]
 
 
-def files(template: str | None = CHATML, bos: bool = False, vocab_size: int = 320, **config):
+def files(
+    template: str | None = CHATML, bos: bool = False, vocab_size: int = 320, **config: Any
+) -> dict[str, bytes]:
     """{name: bytes} as `HFTokenizer` takes them. `bos` puts <|endoftext|> before a text."""
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -63,7 +63,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def draw(name: str, shape, offset_norms: bool, salt: str = "") -> np.ndarray:
+def draw(name: str, shape: tuple[int, ...], offset_norms: bool, salt: str = "") -> np.ndarray:
     """The weights of one tensor, from its name alone: float32, and large enough to matter.
 
     Args:
@@ -81,7 +81,7 @@ def draw(name: str, shape, offset_norms: bool, salt: str = "") -> np.ndarray:
     return x * np.float32(1.2 * shape[-1] ** -0.5)
 
 
-def directions(name: str, shape) -> np.ndarray:
+def directions(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """[PROJECTIONS, *shape] float32 on which gradients are projected."""
     rng = np.random.default_rng(zlib.crc32(b"direction " + name.encode()))
     return rng.standard_normal((PROJECTIONS, *shape)).astype(np.float32)
@@ -95,7 +95,7 @@ def summary(name: str, gradient: np.ndarray) -> np.ndarray:
     )
 
 
-def inputs():
+def inputs() -> dict[str, np.ndarray]:
     """The tokens of all families' fixtures.
 
     Returns:

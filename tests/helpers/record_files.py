@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from pathlib import Path
+from typing import Any
 
 import pyarrow
 from pyarrow import parquet
@@ -11,7 +13,7 @@ from data.read.sources import read
 ROWS = [{"text": f"text {i} ü", "n": i} for i in range(7)]
 
 
-def write_dataset(folder, rows, parts=2):
+def write_dataset(folder: Path, rows: Any, parts: int = 2) -> str:
     """As Hugging Face `datasets` saves one."""
     folder.mkdir(parents=True)
     size, names = -(-len(rows) // parts), []
@@ -25,7 +27,7 @@ def write_dataset(folder, rows, parts=2):
     return str(folder)
 
 
-def write(path, rows):
+def write(path: Path, rows: Any) -> str:
     """The rows in the format that the path's ending names."""
     ending = "".join(path.suffixes).removesuffix(".gz")
     if ending == "":
@@ -52,7 +54,7 @@ NAMES = ["a.txt", "a.jsonl", "a.json", "a.csv", "a.tsv", "a.parquet", "dataset"]
 NAMES += ["a.txt.gz", "a.jsonl.gz", "a.json.gz", "a.csv.gz"]
 
 
-def texts(path, **options):
+def texts(path: Path | str, **options: Any) -> tuple[list[str], dict[str, int]]:
     """(texts, what was skipped) of a file."""
     result = read(str(path), "text", on_bad="skip", **options)
     return [example["text"] for example in result.examples], dict(result.skipped)

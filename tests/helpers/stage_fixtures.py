@@ -4,12 +4,13 @@ import contextlib
 import fcntl
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ml_collections
 
 from train.config import run as configs
+from train.rl.rewards import Episode
 
 WORDS = ("copy", "move", "file", "list", "tree", "open", "close", "read", "path", "name", "of")
 # {stage: {role: the stage whose run it starts from}}
@@ -27,7 +28,7 @@ ORIGINS = {
 
 
 @contextlib.contextmanager
-def locked(path: Path):
+def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file: pytest's workers take turns."""
     with path.open("w") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
@@ -38,7 +39,7 @@ class Stages:
     """A directory of `write_files` in which each stage is trained when it is first asked for.
 
     `stages / "dpo"` is the workdir of a finished DPO run, for which pretraining and SFT are run too
-    but no other stage; `stages / "text.txt"` is a file. All workers of pytest share the directory.
+    but no other stage; `stages / "text.txt"` is a file. pytest's workers share the directory.
     """
 
     def __init__(self, directory: Path, train: Callable[[str, "Stages"], None]):
@@ -87,7 +88,7 @@ def write_files(directory: Path) -> None:
     )
 
 
-def brevity(episode) -> float:
+def brevity(episode: Episode) -> float:
     """A reward function (train/rl/rewards.py)."""
     return -0.01 * len(episode.response)
 

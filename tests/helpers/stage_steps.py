@@ -1,13 +1,19 @@
 """The first steps of a stage on a mesh, for tests that compare meshes."""
 
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import jax
+import ml_collections
 import numpy as np
-from stage_fixtures import ORIGINS, recipe
+from stage_fixtures import ORIGINS, Stages, recipe
 
 from model import sharding
 from train.assemble import init_state, setup
 from train.config import run as configs
-from train.step import accumulate_gradients, make_train_step
+from train.step import make_train_step
 
 STAGES = tuple(ORIGINS)
 MESHES = {
@@ -20,12 +26,12 @@ MESHES = {
 }
 
 
-def make_mesh(name):
+def make_mesh(name: str) -> jax.sharding.Mesh:
     config = sharding.MeshConfig(**MESHES[name])
     return sharding.make_mesh(config, jax.devices()[: 1 if name == "one" else 8])
 
 
-def stage_recipe(stage, directory):
+def stage_recipe(stage: str, directory: Stages) -> ml_collections.ConfigDict:
     roles = {role: directory / origin for role, origin in ORIGINS[stage].items()}
     config = recipe(stage, directory, **roles)
     return config
@@ -34,7 +40,14 @@ def stage_recipe(stage, directory):
 _saved_experience = {}
 
 
-def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1, change=None):
+def five_steps(
+    stage: str,
+    mesh_name: str,
+    directory: Stages,
+    tmp_path: Path,
+    accumulate: int = 1,
+    change: Callable[[ml_collections.ConfigDict], None] | None = None,
+) -> tuple[Any, np.ndarray]:
     """(gradients of the first batch, losses of five steps) of a stage on a mesh.
 
     `change` alters the recipe.
@@ -60,11 +73,15 @@ def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1, change=None)
             source["experience"] = sharding.put_batch(source["experience"], mesh)
 
         def step(state, frozen, batch):
-            _, grads, _ = accumulate_gradients(
-                run.stage, state.trainable, frozen, batch, accumulate
-            )
-            state, metrics = make_train_step(run.stage, run.tx, accumulate)(state, frozen, batch)
-            return state, metrics["loss"], grads
+            given = []
+
+            def update(grads, *args):
+                given.append(grads)
+                return run.tx.update(grads, *args)
+
+            optimizer = SimpleNamespace(update=update)
+            state, metrics = make_train_step(run.stage, optimizer, accumulate)(state, frozen, batch)
+            return state, metrics["loss"], given[0]
 
         step, losses = jax.jit(step), []
         for k in range(5):
@@ -78,7 +95,7 @@ def five_steps(stage, mesh_name, directory, tmp_path, accumulate=1, change=None)
         return first, np.array(losses)
 
 
-def assert_same(got, want):
+def assert_same(got: tuple[Any, np.ndarray], want: tuple[Any, np.ndarray]) -> None:
     for (path, a), b in zip(
         jax.tree_util.tree_flatten_with_path(got[0])[0], jax.tree.leaves(want[0]), strict=True
     ):

@@ -1,6 +1,10 @@
 """PPO and GRPO of tiny random models on random prompts, without the stages before them."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
 
 from benchmarks.ppo_steady import random_prompts, write_random
 from data.text.builtin import BuiltinTokenizer
@@ -17,7 +21,7 @@ PER_ROLLOUT = EPOCHS * ROWS // MINIBATCH
 OPEN_DATA = random_prompts(P, 16 * ROWS, 32)
 
 
-def write_origins(directory) -> None:
+def write_origins(directory: Path) -> None:
     """What a run starts from: a policy, a reward model, a critic, and text to mix in."""
     for seed, role in enumerate(("policy", "reward", "value")):
         write_random(directory / role, role, MODEL, TOKENIZER, seed)
@@ -25,7 +29,9 @@ def write_origins(directory) -> None:
     (directory / "text.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def recipe(stage, directory, rollouts=2, roles=("policy", "reward")):
+def recipe(
+    stage: str, directory: Path, rollouts: int = 2, roles: Sequence[str] = ("policy", "reward")
+) -> ml_collections.ConfigDict:
     """Rollouts of 32 answers of at most 8 tokens, 2 epochs of 2 minibatches each."""
     config = configs.default()
     config.stage = stage

@@ -1,5 +1,6 @@
 """Frozen weights and adapters: what is trained, what is saved, and what comes back."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from open_models import CONFIG
 from stage_fixtures import recipe
 from stage_steps import assert_same, five_steps, make_mesh
 
+from configs import specialise
 from model import lora
 from model.config import TransformerConfig
 from model.lora import LoRA
@@ -273,3 +276,19 @@ def test_only_patterns_train_and_the_rest_stays(stages_dir, tmp_path):
     for path in before:
         same = np.array_equal(before[path], after[path])
         assert same != (path[-1] in ("gate", "up", "down")), path
+
+
+def test_specialise_adapts_dense_models_and_mixtures():
+    mesh = make_mesh("one")
+    recipe = specialise.get_config()
+    settings = LoRA(**recipe.lora)
+    for more in ({}, dict(num_experts=4, experts_per_token=2)):
+        config = dataclasses.replace(CONFIG, **more)
+        whole = checkpoint.abstract_params("policy", config, mesh)
+        run = configs.default()
+        run.lora = recipe.lora
+        part = divide(configs.build(run), {"policy": whole})["policy"]
+        names = {path[-1] for path in part.adapted}
+        mlp = ("gate", "up", "down")
+        wanted = {f"expert_{n}" for n in mlp} if more else set(mlp)
+        assert part.lora == settings and names == wanted | {"query", "key", "value", "out"}

@@ -63,7 +63,9 @@ TEXTS = [
 ]
 
 
-def byte_level(source=None, vocab_size=480, trim_offsets=True):
+def byte_level(
+    source: str | None = None, vocab_size: int = 480, trim_offsets: bool = True
+) -> dict[str, bytes]:
     """Files of a byte-level BPE with `SPECIALS`."""
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -73,7 +75,9 @@ def byte_level(source=None, vocab_size=480, trim_offsets=True):
     return as_files(inner, source)
 
 
-def metaspace(source=None, vocab_size=480, scheme="first", split=True):
+def metaspace(
+    source: str | None = None, vocab_size: int = 480, scheme: str = "first", split: bool = True
+) -> dict[str, bytes]:
     """Files of a BPE that writes spaces as SentencePiece does, with bytes for unknown characters.
 
     Args:
@@ -113,7 +117,7 @@ def _train(inner, vocab_size, alphabet, first=()):
     return inner
 
 
-def as_files(inner, source):
+def as_files(inner: tokenizers.Tokenizer, source: str | None) -> dict[str, bytes]:
     """{name: bytes} of a tokenizer; `source`: its chat template, or None."""
     config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     if source is not None:

@@ -21,16 +21,15 @@ from data.text.builtin import EOS, PAD
 from model import sharding
 from model.heads import reward_model
 from ranges import ConfigError
-from train import losses, vocabulary
+from train import vocabulary
 from train.assemble import init_state, setup
 from train.config import run as configs
-from train.objectives.base import Stage
 from train.objectives.ppo import PPOConfig
 from train.rl import advantages as adv
 from train.rl import score_scale
 from train.rl.sampler import Sampler
 from train.runtime import checkpoint
-from train.step import TrainState, make_train_step
+from train.step import make_train_step
 
 ROLLOUTS, WARMUP, TEMPERATURE = 3, 1, 0.7
 
@@ -142,35 +141,6 @@ def test_the_reward_model_reads_the_answer_cut_after_its_end(begun, rollouts):
         np.testing.assert_allclose(scores[b], values[0, len(row) - 1], atol=1e-5)
 
 
-# Point 8.
-
-
-def test_as_a_loss_k2_alone_has_the_gradient_of_the_kl():
-    """In expectation over what is sampled: k1's gradient is 0, k3's is that of KL(ref ‖ policy)."""
-    rng = np.random.default_rng(0)
-    logits, ref = rng.normal(size=(2, 9)).astype(np.float32)
-
-    def kl(p, q):
-        return jnp.sum(jnp.exp(p) * (p - q))
-
-    def gradient(kind):
-        def loss(x):
-            logp = jax.nn.log_softmax(x)
-            estimates = losses.kl_estimate(logp, jax.nn.log_softmax(ref), kind)
-            return jnp.sum(jax.lax.stop_gradient(jnp.exp(logp)) * estimates)
-
-        return jax.grad(loss)(logits)
-
-    q = jax.nn.log_softmax(ref)
-    forward = jax.grad(lambda x: kl(jax.nn.log_softmax(x), q))(logits)
-    backward = jax.grad(lambda x: kl(q, jax.nn.log_softmax(x)))(logits)
-    np.testing.assert_allclose(gradient("k2"), forward, atol=1e-6)
-    np.testing.assert_allclose(gradient("k1"), 0, atol=1e-6)
-    np.testing.assert_allclose(gradient("k3"), backward, atol=1e-6)
-    assert configs.RLConfig().kl_estimator == "k1"
-    assert configs.RLConfig().kl_loss_estimator == "k2"
-
-
 # Point 11.
 
 
@@ -251,37 +221,6 @@ def test_every_epoch_takes_every_episode_once_in_another_order(steps):
         assert sorted(taken) == sorted(whole)
         orders.append(tuple(whole.index(row) for row in taken))
     assert len(set(orders)) == len(orders) == ROLLOUTS * EPOCHS
-
-
-def test_an_early_stop_leaves_out_the_rest_of_the_rollout_and_counts_its_steps():
-    """Updates of -1 a step; the KL of the second is too far, that of the third is not."""
-    stage = Stage(
-        weights=lambda batch: {"all": jnp.float32(1)},
-        loss=lambda trainable, frozen, batch: (
-            {"all": trainable["policy"]["w"]}, {"approx_kl": (batch["kl"], jnp.float32(1))}
-        ),
-        source=None, evaluation=None, veto=lambda metrics: metrics["approx_kl"] > 1,
-    )  # fmt: skip
-
-    class Descent(NamedTuple):
-        init: Any = None
-
-        def update(self, grads, state, params):
-            return jax.tree.map(jnp.negative, grads), state + 1
-
-    step = make_train_step(stage, Descent(), 1)
-    state = TrainState(jnp.int32(0), {"policy": {"w": jnp.float32(0)}}, jnp.int32(0), ())
-    stopped, seen = jnp.int32(0), []
-    for kl in (0.5, 2.0, 0.5, np.nan):
-        state, metrics = step(
-            state._replace(source={"stopped": stopped}), {}, {"kl": jnp.float32(kl)}
-        )
-        stopped = state.source["stopped"]
-        seen.append((int(metrics["stopped"]), int(metrics["skipped"])))
-    assert seen == [(0, 0), (1, 0), (2, 0), (3, 0)]
-    assert state.step == 4 and state.opt_state == 1 and state.trainable["policy"]["w"] == -1
-    state, metrics = step(state._replace(source={"stopped": jnp.int32(0)}), {}, {"kl": 0.5})
-    assert state.trainable["policy"]["w"] == -2 and metrics["stopped"] == 0
 
 
 # Point 16.

@@ -10,6 +10,7 @@ import pytest
 from model.generate import log_probs
 from model.moe import RouterStats
 from train import losses
+from train.config import run as configs
 
 POISONS = [1e30, -1e30, np.nan, np.inf]
 B, R, V, C = 3, 5, 11, 4
@@ -280,3 +281,29 @@ def test_k3_s_exponent_is_bounded():
     np.testing.assert_allclose(value[:3], np.expm1(20) - 20, rtol=1e-6)
     exact = np.expm1(-np.float64(far[3:])) + far[3:]
     np.testing.assert_allclose(value[3:], exact, rtol=1e-6)
+
+
+def test_as_a_loss_k2_alone_has_the_gradient_of_the_kl():
+    """In expectation over what is sampled: k1's gradient is 0, k3's is that of KL(ref ‖ policy)."""
+    rng = np.random.default_rng(0)
+    logits, ref = rng.normal(size=(2, 9)).astype(np.float32)
+
+    def kl(p, q):
+        return jnp.sum(jnp.exp(p) * (p - q))
+
+    def gradient(kind):
+        def loss(x):
+            logp = jax.nn.log_softmax(x)
+            estimates = losses.kl_estimate(logp, jax.nn.log_softmax(ref), kind)
+            return jnp.sum(jax.lax.stop_gradient(jnp.exp(logp)) * estimates)
+
+        return jax.grad(loss)(logits)
+
+    q = jax.nn.log_softmax(ref)
+    forward = jax.grad(lambda x: kl(jax.nn.log_softmax(x), q))(logits)
+    backward = jax.grad(lambda x: kl(q, jax.nn.log_softmax(x)))(logits)
+    np.testing.assert_allclose(gradient("k2"), forward, atol=1e-6)
+    np.testing.assert_allclose(gradient("k1"), 0, atol=1e-6)
+    np.testing.assert_allclose(gradient("k3"), backward, atol=1e-6)
+    assert configs.RLConfig().kl_estimator == "k1"
+    assert configs.RLConfig().kl_loss_estimator == "k2"
