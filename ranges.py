@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import numbers
+import types
 import typing
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
@@ -73,12 +74,22 @@ class Number(NamedTuple):
 
     Attributes:
       kind: int or float. allowed: None where no range is declared.
-      mapping: whether the field is a mapping of names to such numbers.
+      mapping: whether the field is a mapping of names to such numbers. optional: whether it may be
+        None.
     """
 
     kind: type
     allowed: Range | None
     mapping: bool = False
+    optional: bool = False
+
+
+def without_none(hint) -> tuple[object, bool]:
+    """(the type without None, whether None was part of it)."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+    if len(kinds) == 1 and types.NoneType in typing.get_args(hint):
+        return kinds[0], True
+    return hint, False
 
 
 @functools.cache
@@ -86,13 +97,14 @@ def fields_of(cls: type) -> dict[str, Number]:
     """The numeric fields of a class by name."""
     fields = {}
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        hint, optional = without_none(hint)
         mapping = typing.get_origin(hint) is Mapping
         if mapping:
             hint = typing.get_args(hint)[1]
         kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
         if kind in (int, float):
             allowed = next((e for e in extras if isinstance(e, Range)), None)
-            fields[name] = Number(kind, allowed, mapping)
+            fields[name] = Number(kind, allowed, mapping, optional)
     return fields
 
 
@@ -114,6 +126,8 @@ def check_fields(cls: type, values: Mapping, where: str = "") -> None:
     """
     for name, number in fields_of(cls).items():
         if name not in values or number.allowed is None:
+            continue
+        if number.optional and values[name] is None:
             continue
         if number.mapping:
             if not isinstance(values[name], Mapping):

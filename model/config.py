@@ -1,4 +1,4 @@
-"""What a network is: `TransformerConfig`, checked when it is made."""
+"""The architecture of a network: `TransformerConfig`, checked when it is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import jax.numpy as jnp
 
 import ranges
-from ranges import CountOr0, NonNegative, Positive, Range, Size, SizeOr0
+from ranges import NonNegative, Positive, Range, Size, SizeOr0
 
 ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
@@ -19,7 +19,7 @@ LAYER_KINDS = ("global", "local")
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary wavelengths are stretched for a longer context (model/rotary.py).
+    """Scaling of the rotary wavelengths for a longer context (model/layers/rotary.py).
 
     Attributes:
       kind: `linear`, all by `factor`; `llama3`, the long ones by `factor`.
@@ -57,13 +57,13 @@ class TransformerConfig:
       num_layers: number of blocks.
       num_heads: H, query heads.
       num_kv_heads: K, key and value heads (grouped-query attention); divides H.
-      head_dim: N, size of a head; even, as rotary positions turn pairs.
+      head_dim: N, size of a head; even, as rotary positions rotate pairs.
       mlp_dim: F, width of the gated MLP, or of each expert.
       rope_base: base of the rotary wavelengths (Su et al. 2021, arXiv:2104.09864).
       norm_eps: epsilon of RMSNorm.
       tie_embeddings: the vocabulary head is the embedding table, transposed.
       rope_scaling: RopeScaling, or None.
-      local_rope_base: base of local layers, which are not scaled then; 0: they turn like the rest.
+      local_rope_base: base of local layers, which are not scaled then; 0: that of the other layers.
       layer_pattern: kinds of layer, `local` or `global`, repeated over the depth (the last time
         maybe in part); empty: all are global.
       window: how many tokens a query of a local layer sees, itself included.
@@ -76,21 +76,25 @@ class TransformerConfig:
       query_scale: queries are multiplied by it; 0: by 1/√N.
       attention_softcap, logit_softcap: c·tanh(x / c) bounds attention's and the vocabulary's
         logits (Gemma 2, arXiv:2408.00118); 0 does not.
-      num_experts, experts_per_token: E experts a layer (model/moe.py), of which a token has k; 0 is
-        one MLP for all. renormalize_experts: the k weights sum to 1.
+      num_experts, experts_per_token: E experts a layer (model/layers/moe.py), of which a token has
+        k; 0 is one MLP for all. renormalize_experts: the k weights sum to 1.
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
       scan_unroll: how many layers (repeats of the pattern, if there is one) one scan step holds; 0
         unrolls all (fastest on CPU).
-      remat: what the backward pass computes again: nothing (`none`), all but the results of matmuls
+      remat: what the backward pass recomputes: nothing (`none`), all but the results of matmuls
         and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
-        each layer from its input (`full`), or as `qkv` with what is kept, inputs too, in the host's
-        memory (`offload`). What each takes: docs/memory.md.
-      replicate_kv_heads: key and value heads that the mesh axis `tensor` does not divide are held
-        whole by each of its devices, which computes those of its query heads.
-      attention: backend (model/kernels.py): `xla`, `chunked`, `splash`, `cudnn`, or `auto`, the
-        platform's best. attention_block: queries and keys in a block of splash and chunked;
-        attention_compute_block: keys that splash takes at once.
+        each layer from its input (`full`), or as `qkv` with the saved arrays and the inputs in the
+        host's memory (`offload`). The memory that each takes: docs/memory.md.
+      replicate_kv_heads: where the mesh axis `tensor` does not divide key and value heads, each of
+        its devices holds all of them, and computes those of its query heads.
+      attention: backend (model/kernels/dispatch.py): `xla`, `chunked`, `splash`, `cudnn`, or
+        `auto`, the platform's best. attention_block: queries and keys in a block of splash and
+        chunked; attention_compute_block: keys that splash takes at once.
+      init_scale: factor of the standard deviation 1/√fan_in from which matrices start;
+        unembedding_init_scale: a further factor, of the unembedding. embedding_std: standard
+        deviation of the embedding. depth_scaled_init: matrices whose product is added to the
+        residual stream start 1/√(2·num_layers) as large (GPT-2, Radford et al. 2019).
       max_length: longest sequence allowed; data and rollouts are checked against it.
       pool: how a reward model reads one score from its number at each position: `last`, `mean`.
     """
@@ -123,12 +127,16 @@ class TransformerConfig:
     renormalize_experts: bool = True
     vocab_multiple: Size = 128
     dtype: str = "float32"
-    scan_unroll: CountOr0 = 1
+    scan_unroll: Annotated[int, Range(0, 10_000)] = 1
     remat: str = "none"
     replicate_kv_heads: bool = False
     attention: str = "auto"
-    attention_block: Size = 1024
-    attention_compute_block: Size = 512
+    attention_block: Annotated[int, Range(128, 2**24)] = 1024
+    attention_compute_block: Annotated[int, Range(128, 2**24)] = 512
+    init_scale: Positive = 1.0
+    unembedding_init_scale: Positive = 1.0
+    embedding_std: Positive = 0.02
+    depth_scaled_init: bool = False
     max_length: Size = 2048
     pool: str = "last"
 
@@ -175,10 +183,10 @@ class TransformerConfig:
                 f"model.attention={self.attention!r:.80}; choose " + ", ".join(ATTENTION_BACKENDS)
             )
         for name in ("attention_block", "attention_compute_block"):
-            if (size := getattr(self, name)) < 128 or size % 128:
+            if (size := getattr(self, name)) % 128:
                 raise ValueError(f"model.{name}={size}; blocks are multiples of 128 tokens")
         if self.pool not in ("last", "mean"):
-            raise ValueError(f"loss.pool={self.pool!r:.80}; choose last or mean")
+            raise ValueError(f"pool={self.pool!r:.80}; choose last or mean")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"model.dtype={self.dtype!r:.80}; choose float32 or bfloat16")
         if not 0 <= self.scan_unroll <= self.num_layers:
@@ -197,19 +205,12 @@ class TransformerConfig:
         """The pattern that layers repeat, at least one kind."""
         return self.layer_pattern or ("global",)
 
-    def flops_per_token(self, length: int) -> float:
-        """Forward and backward FLOPs a token: 6 a matmul weight, plus causal attention."""
-        heads = self.embed_dim * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
-        mlp = 3 * self.embed_dim * self.mlp_dim
-        if self.num_experts:
-            mlp = mlp * self.experts_per_token + self.embed_dim * self.num_experts
-        weights = self.num_layers * (heads + mlp)
-        weights += self.padded_vocab_size * self.embed_dim
+    def attention_flops_per_token(self, length: int) -> float:
+        """FLOPs of one forward pass of causal attention a token of a row, without its weights."""
         kinds = self.layer_kinds
         local = sum(kinds[i % len(kinds)] == "local" for i in range(self.num_layers))
-        seen = length / 2  # keys of a query, on average
+        keys = length / 2  # that a query sees, on average
         if self.window and self.window < length:
-            within = self.window - self.window**2 / (2 * length)
-            seen = (seen * (self.num_layers - local) + within * local) / self.num_layers
-        attention = self.num_layers * 2 * self.num_heads * self.head_dim * seen
-        return 6.0 * weights + 6.0 * attention
+            local_keys = self.window - self.window**2 / (2 * length)
+            keys = (keys * (self.num_layers - local) + local_keys * local) / self.num_layers
+        return self.num_layers * 2 * self.num_heads * self.head_dim * keys

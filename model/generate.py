@@ -1,7 +1,7 @@
 """Sampling with a key-value cache: one prefill, then one token a step until every row has stopped.
 
-Ids in, ids out: the caller supplies the ids that stop a row. PPO's rollouts, evaluation and chat
-all use `generate`.
+Ids in, ids out: the caller supplies the ids that stop a row. Rollouts, evaluation and chat all use
+`generate`.
 
 Axes: B prompts, n samples a prompt, P prompt length (left padded), R response length,
 V vocabulary.
@@ -17,11 +17,13 @@ import jax
 import jax.numpy as jnp
 
 import ranges
-from model.attention import init_cache, repeat_rows
-from model.block import split_layers, turn_layers
+from model import cpu
 from model.config import TransformerConfig
-from model.sharding import platform
+from model.kernels.base import MASKED
+from model.layers.kv_cache import init_cache, repeat_rows
+from model.layers.stack import split_layers, transpose_layers
 from model.transformer import Transformer
+from model.vocabulary import log_probs
 from ranges import CountOr0, NonNegative, Range, Size
 
 # Ids in a block of `pick`.
@@ -55,7 +57,7 @@ class Sampling:
 
 
 class Sample(NamedTuple):
-    """What `generate` returns.
+    """Responses and their log-probabilities.
 
     Attributes:
       tokens: [B·n, P + R] int32, prompt and response; `pad_id` after the stop id. Rows are ordered
@@ -72,52 +74,34 @@ class Sample(NamedTuple):
     logprobs: jax.Array
 
 
-def log_probs(logits, ids, temperature: float):
-    """log softmax(logits / temperature) at `ids`, in float32: rollout and training both use this.
-
-    Args:
-      logits: [..., V]; ids: [...] int32; temperature: positive, no default on purpose: mixing two
-        of them makes every KL wrong.
-    """
-    scaled = logits.astype(jnp.float32) / temperature
-    picked = jnp.take_along_axis(scaled, ids[..., None], axis=-1)[..., 0]
-    return picked - jax.nn.logsumexp(scaled, axis=-1)
-
-
-def entropy(logits, temperature: float = 1.0):
-    """Entropy in nats of softmax(logits / temperature), [..., V] -> [...] float32."""
-    logp = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
-    return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-
-
 def prompt_positions(mask):
     """[B, P] bool -> int32 positions that count real tokens only, whatever side the padding is."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
 def filter_logits(logits, sampling: Sampling):
-    """Logits [B, V] with what top-k, top-p and `banned_ids` exclude at -1e30."""
+    """Logits [B, V], `MASKED` at ids that top-k, top-p and `banned_ids` exclude."""
     V = logits.shape[-1]
     if sampling.banned_ids:
         banned = jnp.isin(jnp.arange(V), jnp.array(sampling.banned_ids))
-        logits = jnp.where(banned, -1e30, logits)
+        logits = jnp.where(banned, MASKED, logits)
     if sampling.top_k:
         kth = jax.lax.top_k(logits, min(sampling.top_k, V))[0][:, -1:]
-        logits = jnp.where(logits < kth, -1e30, logits)
+        logits = jnp.where(logits < kth, MASKED, logits)
     if sampling.top_p < 1:
         order = jnp.sort(logits, axis=-1)[:, ::-1]
         before = jnp.cumsum(jax.nn.softmax(order, axis=-1), axis=-1)
-        kept = before - jax.nn.softmax(order, axis=-1) < sampling.top_p
-        least = jnp.min(jnp.where(kept, order, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits < least, -1e30, logits)
+        is_kept = before - jax.nn.softmax(order, axis=-1) < sampling.top_p
+        least = jnp.min(jnp.where(is_kept, order, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits < least, MASKED, logits)
     return logits
 
 
 def pick(logits, uniform):
-    """An index of each row, by probability: where the running sum of probabilities passes a number.
+    """Draws an index of each row: where the cumulative sum of probabilities passes a number.
 
-    One random number a row in place of one a logit, and the sum in two steps, over blocks and then
-    within one, so that no [B, V] sum runs.
+    It takes one random number a row in place of one a logit, and sums in two steps, over blocks and
+    then within one, so that there is no cumulative sum over [B, V].
 
     Args:
       logits: [B, V] float32. uniform: [B] in [0, 1).
@@ -129,37 +113,38 @@ def pick(logits, uniform):
     top = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - top)
     blocks = jnp.pad(weights, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
-    ends = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
-    total = ends[:, -1]
-    block, rest = _passes(ends, uniform * total)
+    sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+    total = sums[:, -1]
+    block, rest = _first_above(sums, uniform * total)
     inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    place, _ = _passes(jnp.cumsum(inside, axis=-1), rest)
-    ids = block * _BLOCK + place
+    offset, _ = _first_above(jnp.cumsum(inside, axis=-1), rest)
+    ids = block * _BLOCK + offset
     picked = jnp.take_along_axis(logits - top, ids[:, None], axis=-1)[:, 0]
     return ids, picked - jnp.log(total)
 
 
-def _passes(ends, target):
-    """Of each row of running sums [B, n], (the first that passes `target` [B], how far it is past
-    the sum before)."""
-    # Rounding may have brought the target to the last sum, which nothing passes.
-    target = jnp.minimum(target, jnp.nextafter(ends[:, -1], -1.0))
-    index = jnp.sum(ends <= target[:, None], axis=-1, dtype=jnp.int32)
-    before = jnp.take_along_axis(ends, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
+def _first_above(sums, target):
+    """(The index of the first of each row of cumulative sums [B, n] above `target` [B], the target
+    less the sum before it)."""
+    # Rounding may have brought the target to the last sum, which none is above.
+    target = jnp.minimum(target, jnp.nextafter(sums[:, -1], -1.0))
+    index = jnp.sum(sums <= target[:, None], axis=-1, dtype=jnp.int32)
+    before = jnp.take_along_axis(sums, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
     return index, target - jnp.where(index > 0, before, 0.0)
 
 
 def prepare(config: TransformerConfig, params):
-    """Parameters as decoding reads them: where layers are unrolled, a tree a layer; in bfloat16 on
-    CPU their projections turned. (In float32 reading them takes as long either way.)
+    """Parameters in the form that decoding reads: where layers are unrolled, a tree a layer, on CPU
+    perhaps transposed.
 
-    `generate` does this with others; whoever calls it often with the same does it once.
+    `generate` does this with parameters of any other form; whoever calls it often with the same
+    parameters prepares them once.
     """
     if config.scan_unroll or "0" in params["layers"]:
         return params
     layers = split_layers(params["layers"])
-    if platform() == "cpu" and config.dtype == "bfloat16":
-        layers = turn_layers(config, layers)
+    if cpu.stores_transposed(config.activation_dtype):
+        layers = transpose_layers(config, layers)
     return {**params, "layers": layers}
 
 
@@ -171,7 +156,7 @@ def generate(
     Args:
       params: of `Transformer(config)`, or of `prepare`.
       prompts: [B, P] int32, left padded; prompt_mask: [B, P] bool, true on real tokens.
-      row_keys: [B·n] random keys, one a response, so that its draw depends on its key alone.
+      row_keys: [B·n] random keys, one a response: a draw depends on its key alone.
     """
     B, P = prompts.shape
     R, n = sampling.max_new_tokens, sampling.samples
@@ -190,12 +175,12 @@ def generate(
         logits, prompts, segments = (jnp.repeat(x, n, axis=0) for x in (logits, prompts, segments))
         cache = repeat_rows(cache, n)
     prompt_length = jnp.sum(segments, axis=-1)
-    # All at once: a hash a step costs more than their room.
+    # All numbers at once: a hash in every step takes longer than they take memory.
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(row_keys, jnp.arange(R))
     uniform = jax.vmap(jax.vmap(jax.random.uniform))(keys)  # [R, B·n]
 
     def draw(logits, t):
-        """The next id of each row, and its log-probability under what it was drawn from."""
+        """The next id of each row, and its log-probability in the distribution it is drawn from."""
         if sampling.temperature == 0:
             ids = jnp.argmax(filter_logits(logits, sampling), axis=-1).astype(jnp.int32)
             return ids, log_probs(logits, ids, 1.0)
@@ -203,7 +188,8 @@ def generate(
         return pick(logits, jax.lax.dynamic_index_in_dim(uniform, t, keepdims=False))
 
     def write(t, logits, alive, response, mask, logps):
-        """Draws token t of every row that goes on; returns which do after it."""
+        """Draws token t of every row that has not stopped: (ids, rows still alive, the response,
+        its mask, its log-probabilities)."""
         ids, logp = draw(logits, t)
         ids = jnp.where(alive, ids, sampling.pad_id)
         put = partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=1)
@@ -225,10 +211,10 @@ def generate(
     )
     state = jnp.int32(1), cache, *write(0, logits, jnp.ones(B * n, bool), *empty)
 
-    def goes_on(state):
-        # What nothing stops need not ask all devices.
+    def is_running(state):
+        # Without stop ids there is nothing to reduce over all devices.
         return (state[0] < R) & (jnp.any(state[3]) if sampling.stop_ids else True)
 
-    final = jax.lax.while_loop(goes_on, body, state)
+    final = jax.lax.while_loop(is_running, body, state)
     response, mask, logps = final[4:]
     return Sample(jnp.concatenate([prompts, response], axis=1), mask, logps)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from model import weights
 from model.config import TransformerConfig
-from model.linear import linear
+from model.cpu import matmul
 from model.transformer import Transformer
 
 
@@ -47,9 +48,9 @@ class ValueHead(nn.Module):
 
 
 def _numbers(module, hidden, std: float):
-    init = nn.with_logical_partitioning(nn.initializers.normal(std), ("norm", "scalar"))
-    head = module.param("head", init, (module.config.embed_dim, 1), jnp.float32)
-    return linear(hidden.astype(jnp.float32), head)[..., 0]
+    (row,) = weights.rows(module.config, "head")
+    head = weights.create(module, row, module.config, std)
+    return matmul(hidden.astype(jnp.float32), head)[..., 0]
 
 
 def reward_model(config: TransformerConfig) -> ScalarModel:

@@ -1,8 +1,8 @@
 """Low-rank adapters: a frozen weight W acts as W + (α/r)·A·B, and only A and B are trained (Hu et
 al. 2021, arXiv:2106.09685).
 
-An adapter stands beside the weight it adapts, as `<name>_lora_a` and `<name>_lora_b`; a layer
-applies those that its parameters hold. B starts at zero, so an adapted model starts as its base.
+An adapter is stored next to the weight it adapts, as `<name>_lora_a` and `<name>_lora_b`; a layer
+applies those among its parameters. B starts at zero, so an adapted model starts as its base.
 
 Axes: L layers, E experts, r rank; a weight is [L, (E,) *inputs, *outputs].
 """
@@ -20,21 +20,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import ranges
+from model import weights
 from ranges import Positive, Range
 
-# What can be adapted: how many axes of a weight are stacked (layers, experts), and how many inputs.
-PROJECTIONS = {
-    "query": (1, 1),
-    "key": (1, 1),
-    "value": (1, 1),
-    "out": (1, 2),
-    "gate": (1, 1),
-    "up": (1, 1),
-    "down": (1, 1),
-    "expert_gate": (2, 1),
-    "expert_up": (2, 1),
-    "expert_down": (2, 1),
-}
 A, B = "_lora_a", "_lora_b"
 
 
@@ -44,7 +32,7 @@ class LoRA:
 
     Attributes:
       rank: r; 0 has no adapters. alpha: α; A·B is multiplied by α/r.
-      targets: patterns of the weights to adapt (train/trainable.py), of `PROJECTIONS`.
+      targets: patterns of the weights to adapt (train/trainable.py).
     """
 
     rank: Annotated[int, Range(0, 2**16)] = 0
@@ -63,10 +51,11 @@ def abstract(name: str, weight, rank: int):
     """Shapes and shardings of an adapter: (A [L, (E,) *inputs, r], B [L, (E,) r, *outputs]).
 
     Args:
-      name: of `PROJECTIONS`. weight: ShapeDtypeStruct with a NamedSharding.
+      name: of an adaptable weight (model/weights.py). weight: its ShapeDtypeStruct, with a
+        NamedSharding.
     """
-    stacked, inputs = PROJECTIONS[name]
-    middle = stacked + inputs
+    row = weights.adaptable(name)
+    stacked, middle = row.stacked, row.stacked + row.inputs
     shape, mesh = weight.shape, weight.sharding.mesh
     spec = (*weight.sharding.spec, *[None] * weight.ndim)[: weight.ndim]
 
@@ -91,8 +80,8 @@ def init(key, adapters):
         if path[-1].endswith(B):
             flat[path] = jnp.zeros(like.shape, like.dtype)
         else:
-            stacked, inputs = PROJECTIONS[path[-1].removesuffix(A)]
-            fan_in = math.prod(like.shape[stacked : stacked + inputs])
+            row = weights.adaptable(path[-1].removesuffix(A))
+            fan_in = math.prod(like.shape[row.stacked : row.stacked + row.inputs])
             draw = jax.random.normal(jax.random.fold_in(key, number), like.shape, like.dtype)
             flat[path] = draw * fan_in**-0.5
     return unflatten_dict(flat)
@@ -105,7 +94,7 @@ def scaled(params, scale: float):
 
 
 def merge(params, adapters, settings: LoRA):
-    """Parameters of the base's form that compute what base and adapters do.
+    """Parameters without adapters that compute what base and adapters do.
 
     Args:
       params: of a model, without adapters. adapters: tree of A and B beside their weights.
@@ -118,13 +107,13 @@ def merge(params, adapters, settings: LoRA):
         if not path[-1].endswith(A):
             continue
         name = path[-1].removesuffix(A)
-        stacked, where = PROJECTIONS[name][0], (*path[:-1], name)
-        a, b, w = flat[path], flat[*path[:-1], name + B], merged[where]
-        lead, rank = w.shape[:stacked], a.shape[-1]
+        weight_path = *path[:-1], name
+        a, b, w = flat[path], flat[*path[:-1], name + B], merged[weight_path]
+        lead, rank = w.shape[: weights.adaptable(name).stacked], a.shape[-1]
         product = jnp.matmul(
             a.astype(jnp.float32).reshape(*lead, -1, rank),
             b.astype(jnp.float32).reshape(*lead, rank, -1),
             precision=jax.lax.Precision.HIGHEST,
         ).reshape(w.shape)
-        merged[where] = (w.astype(jnp.float32) + settings.scale * product).astype(w.dtype)
+        merged[weight_path] = (w.astype(jnp.float32) + settings.scale * product).astype(w.dtype)
     return unflatten_dict(merged)

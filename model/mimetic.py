@@ -1,8 +1,8 @@
-"""A start that helps a small model on little text: what trained models come to anyway.
+"""An initialisation for small models on little text, in the form that trained models reach.
 
-From random weights a transformer first has to find out that attention can look for the same word
-again, and which tokens are the same word. With billions of tokens that is soon learned; with one
-million it is most of what there is to learn.
+From random weights a transformer first has to learn that attention can look for the same word
+again, and which tokens are the same word. With billions of tokens that is learned early; with one
+million it is most of what is learned at all.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ CORRELATION = 0.9
 
 
 def mimetic(params, word_of, key):
-    """Parameters of a fresh Transformer, changed so that attention begins by content.
+    """Parameters of a fresh Transformer, changed so that attention starts as a look-up by content.
 
     The first query head of every group starts equal to its key head, so that a token attends to
-    its like (after Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers",
+    similar ones (after Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers",
     arXiv:2305.09828), and the embeddings of the variants of a word start `CORRELATION` correlated.
 
     Args:

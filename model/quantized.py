@@ -12,24 +12,24 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model.linear import product
-from model.lora import PROJECTIONS
+from model import weights
+from model.cpu import forward_matmul
 
 DTYPES = ("float32", "bfloat16", "int8")
 
 
 def is_quantized(x) -> bool:
-    """Whether x is a `qwix.QArray`, which is imported only where it is in use."""
+    """Whether x is a `qwix.QArray` (a library that is imported only if it is used)."""
     return hasattr(x, "qvalue")
 
 
 def quantize(name: str, weight):
-    """int8 values of a weight of `PROJECTIONS`, with one float32 scale for all of its inputs."""
+    """int8 values of an adaptable weight, with one float32 scale for all of its inputs."""
     import qwix
 
-    stacked, inputs = PROJECTIONS[name]
-    kept = [i for i in range(weight.ndim) if not stacked <= i < stacked + inputs]
-    return qwix.quantize(weight, jnp.int8, channelwise_axes=kept)
+    row = weights.adaptable(name)
+    channels = [i for i in range(weight.ndim) if not row.stacked <= i < row.stacked + row.inputs]
+    return qwix.quantize(weight, jnp.int8, channelwise_axes=channels)
 
 
 def dequantize(x, dtype):
@@ -49,7 +49,7 @@ def convert(tree, dtype: str):
     flat = flatten_dict(tree)
     for path, x in flat.items():
         name = path[-1]
-        if dtype == "float32" or name not in PROJECTIONS:
+        if dtype == "float32" or not weights.adaptable(name):
             continue
 
         def make(x, name=name):
@@ -57,41 +57,41 @@ def convert(tree, dtype: str):
 
         def place(like, x=x):
             spec = (*x.sharding.spec, *[None] * x.ndim)[: x.ndim]
-            held = (s if n > 1 else None for s, n in zip(spec, like.shape, strict=True))
-            sharding = NamedSharding(x.sharding.mesh, P(*held))
+            axes = (s if n > 1 else None for s, n in zip(spec, like.shape, strict=True))
+            sharding = NamedSharding(x.sharding.mesh, P(*axes))
             return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=sharding)
 
         abstract = jax.tree.map(place, jax.eval_shape(make, x))
         if isinstance(x, jax.ShapeDtypeStruct):
             flat[path] = abstract
         else:
-            where = jax.tree.map(lambda like: like.sharding, abstract)
-            flat[path] = jax.jit(make, out_shardings=where)(x)
+            shardings = jax.tree.map(lambda like: like.sharding, abstract)
+            flat[path] = jax.jit(make, out_shardings=shardings)(x)
     return unflatten_dict(flat)
 
 
 def whole(tree):
-    """Float32 weights again, as near as what `convert` made of them."""
+    """Float32 weights, with the rounding of `convert`."""
     return unflatten_dict({k: dequantize(x, jnp.float32) for k, x in flatten_dict(tree).items()})
 
 
 @jax.custom_vjp
-def linear(x, w):
-    """x [..., D] @ w [D, F], a QArray -> [..., F]. Nothing but w itself is kept for the backward
-    pass, which computes no gradient of it."""
-    return product(x, dequantize(w, x.dtype))
+def matmul(x, w):
+    """x [..., D] @ w [D, F], a QArray -> [..., F]. The backward pass saves w alone, and
+    computes no gradient of it."""
+    return forward_matmul(x, dequantize(w, x.dtype))
 
 
-def _linear_fwd(x, w):
-    return linear(x, w), w
+def _matmul_fwd(x, w):
+    return matmul(x, w), w
 
 
-def _linear_bwd(w, g):
+def _matmul_bwd(w, g):
     def nothing(leaf):
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 
-    return product(g, dequantize(w, g.dtype).T), jax.tree.map(nothing, w)
+    return forward_matmul(g, dequantize(w, g.dtype).T), jax.tree.map(nothing, w)
 
 
-linear.defvjp(_linear_fwd, _linear_bwd)
+matmul.defvjp(_matmul_fwd, _matmul_bwd)

@@ -1,8 +1,8 @@
 """The mesh, the one table from logical axes to mesh axes, and the checks around them.
 
 Modules name logical axes only. Parameters use `PARAMETER_AXES`, activations `ACTIVATION_AXES`; the
-tables say which mesh axes shard each. A name that stands in no table is an error, as is an array
-with two dimensions on one mesh axis. `None` in a table is replication, written down.
+tables say which mesh axes shard each. A name that is in no table is an error, as is an array with
+two dimensions on one mesh axis. `None` in a table means replicated.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ ACTIVATION_AXES = {
 }
 
 
+KV_HINT = (
+    ", or set model.replicate_kv_heads=True: each device then holds all key and value heads and "
+    "computes those it needs"
+)
+
+
 class ShardingError(ValueError):
     """A name without a rule, a mesh axis used twice, or a size the mesh does not divide."""
 
@@ -62,14 +68,15 @@ Axis = Annotated[int, Range(1, 2**24, also=-1)]
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes. At most one is -1: what is left of the devices.
+    """Sizes of the mesh axes. At most one is -1: the remaining devices.
 
-    By default all of it is `fsdp`: a replica of a large model and its optimizer fits no chip.
+    By default that is `fsdp`: a replica of a large model and its optimizer fits no single chip.
 
     Attributes:
       data: replicas that share no parameter; fsdp: shards of parameters and batch;
-      expert: shards of a mixture's experts, and of the batch (model/moe.py);
-      sequence: shards of a row's length (model/sequence.py), and with fsdp of the parameters;
+      expert: shards of the experts (model/layers/moe.py), and of the batch;
+      sequence: shards of a row's length (model/context_parallel.py), and with fsdp of the
+        parameters;
       tensor: shards of heads, mlp and vocabulary.
     """
 
@@ -92,8 +99,8 @@ class MeshConfig:
             sizes[sizes.index(-1)] = num_devices // known
         if math.prod(sizes) != num_devices:
             raise ShardingError(
-                f"mesh {text} does not make {num_devices} devices; set --config.mesh.<axis> so "
-                "that the product is the number of devices, or one axis to -1"
+                f"mesh {text} does not make {num_devices} devices; set its axes so that "
+                "their product is the number of devices, or one axis to -1"
             )
         return tuple(sizes)
 
@@ -117,7 +124,7 @@ def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     elif shape[0] % slices:
         raise ShardingError(
             f"mesh.data={shape[0]} on {slices} slices: between slices runs `data` alone; set "
-            f"--config.mesh.data to a multiple of {slices}"
+            f"mesh.data to a multiple of {slices}"
         )
     else:
         within, between = (shape[0] // slices, *shape[1:]), (slices, *[1] * (len(shape) - 1))
@@ -125,7 +132,7 @@ def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(grid, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
 
 
-def partition_spec(names, table=PARAMETER_AXES, where: str = "an array") -> P:
+def partition_spec(names, table=PARAMETER_AXES, label: str = "an array") -> P:
     """The PartitionSpec of an array whose dimensions have these logical names.
 
     Raises:
@@ -135,14 +142,14 @@ def partition_spec(names, table=PARAMETER_AXES, where: str = "an array") -> P:
     for name in names:
         if name not in table:
             raise ShardingError(
-                f"{where} {tuple(names)}: no sharding rule for {name!r}; add a row to "
+                f"{label} {tuple(names)}: no sharding rule for {name!r}; add a row to "
                 "model/sharding.py (None replicates)"
             )
         entry = table[name]
         for axis in (entry,) if isinstance(entry, str) else entry or ():
             if axis in used:
                 raise ShardingError(
-                    f"{where} {tuple(names)}: {used[axis]!r} and {name!r} both want mesh axis "
+                    f"{label} {tuple(names)}: {used[axis]!r} and {name!r} both want mesh axis "
                     f"{axis!r}; an array can use a mesh axis once"
                 )
             used[axis] = name
@@ -151,7 +158,7 @@ def partition_spec(names, table=PARAMETER_AXES, where: str = "an array") -> P:
 
 
 def constrain(x: jax.Array, *names: str) -> jax.Array:
-    """Pins an activation to its place in the mesh in use (`jax.set_mesh`); without one, nothing."""
+    """Constrains the sharding of an activation on the current mesh (`jax.set_mesh`), if any."""
     spec = partition_spec(names, ACTIVATION_AXES, "activation")
     if jax.sharding.get_abstract_mesh().empty:
         return x
@@ -159,26 +166,21 @@ def constrain(x: jax.Array, *names: str) -> jax.Array:
 
 
 def platform() -> str:
-    """Of the mesh in use: when compiling ahead of time it is not this machine's."""
+    """The platform of the current mesh: ahead-of-time compilation is for another than this
+    machine's."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return device.platform if device else jax.default_backend()
 
 
-KV_HINT = (
-    ", or type --config.model.replicate_kv_heads=True: each device then holds all key and value "
-    "heads and computes those it needs"
-)
-
-
-def check_divisible(shape, spec: P, mesh, where: str, names=()) -> None:
+def check_divisible(shape, spec: P, mesh, label: str, names=()) -> None:
     for i, (size, entry) in enumerate(zip(shape, spec, strict=False)):
         axes = (entry,) if isinstance(entry, str) else entry or ()
         parts = math.prod(mesh.shape[a] for a in axes)
         if size % parts:
             raise ShardingError(
-                f"{where}: dimension {i} of {tuple(shape)} is {size}, which mesh axes "
-                f"{'×'.join(axes)} = {parts} do not divide; change the size or --config.mesh"
+                f"{label}: dimension {i} of {tuple(shape)} is {size}, which mesh axes "
+                f"{'×'.join(axes)} = {parts} do not divide; change the size or the mesh"
                 + (KV_HINT if "kv_heads" in names[i : i + 1] else "")
             )
 
@@ -198,11 +200,11 @@ def parameter_shardings(boxed, mesh):
     """
 
     def place(path, leaf):
-        where = "parameter " + jax.tree_util.keystr(path, simple=True, separator="/")
+        label = "parameter " + jax.tree_util.keystr(path, simple=True, separator="/")
         if not isinstance(leaf, nn.Partitioned):
-            raise ShardingError(f"{where} has no logical axes; use nn.with_logical_partitioning")
-        spec = partition_spec(leaf.names, PARAMETER_AXES, where)
-        check_divisible(leaf.value.shape, spec, mesh, where, leaf.names)
+            raise ShardingError(f"{label} has no logical axes; use nn.with_logical_partitioning")
+        spec = partition_spec(leaf.names, PARAMETER_AXES, label)
+        check_divisible(leaf.value.shape, spec, mesh, label, leaf.names)
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(
@@ -214,40 +216,42 @@ def decoding_mesh(mesh, times: int) -> jax.sharding.Mesh:
     """The same devices with `times` as many shards of heads and mlp, taken from `fsdp`.
 
     Raises:
-      ShardingError: fsdp is not a multiple, or `expert` or `sequence` stand between the two.
+      ShardingError: fsdp is not a multiple, or `expert` or `sequence` is not 1.
     """
     data, fsdp, expert, seq, tensor = mesh.devices.shape
     if fsdp % times or (times > 1 and expert * seq > 1):
         raise ShardingError(
-            f"rl.decode_tensor={times} takes its devices from mesh.fsdp={fsdp}, which it has to "
-            f"divide, with mesh.expert={expert} and mesh.sequence={seq} at 1; set "
-            "--config.rl.decode_tensor=1 to sample as the mesh trains"
+            f"{times} times as many shards for decoding take their devices from mesh.fsdp={fsdp}, "
+            f"which is no multiple, or mesh.expert={expert} and mesh.sequence={seq} are not 1"
         )
     shape = (data, fsdp // times, expert, seq, tensor * times)
     return jax.sharding.Mesh(mesh.devices.reshape(shape), MESH_AXES, mesh.axis_types)
 
 
 def decoding_shardings(params, mesh):
-    """Of a tree of parameters (arrays, or shapes with shardings) as decoding holds them: split
-    over `tensor` and `expert` alone, as nothing is gathered at every token then.
+    """Shardings for decoding: over `tensor` and `expert` alone, so that no weight is gathered at
+    every token.
+
+    Args:
+      params: tree of arrays, or shapes with shardings.
 
     Raises:
       ShardingError: `tensor` does not divide heads, key heads or the mlp.
     """
-    kept = ("tensor", "expert")
+    decoding_axes = ("tensor", "expert")
 
     def place(path, x):
         axes = ((a,) if isinstance(a, str) else a or () for a in x.sharding.spec)
-        spec = P(*(tuple(n for n in names if n in kept) or None for names in axes))
-        where = "for decoding, " + jax.tree_util.keystr(path, simple=True, separator="/")
-        check_divisible(x.shape, spec, mesh, where)
+        spec = P(*(tuple(n for n in names if n in decoding_axes) or None for names in axes))
+        label = "for decoding, " + jax.tree_util.keystr(path, simple=True, separator="/")
+        check_divisible(x.shape, spec, mesh, label)
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, params)
 
 
 def batch_sharding(mesh) -> NamedSharding:
-    """Rows over the batch axes, everything else whole."""
+    """Rows split over the batch axes; other dimensions are not split."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
@@ -262,11 +266,11 @@ def batch_shards(mesh) -> int:
 def local_rows(mesh, rows: int) -> np.ndarray:
     """Which of a batch's `rows` rows this process's devices hold, ascending.
 
-    Processes hold the same rows where `tensor` or `sequence` reaches over several of them, and rows
-    that are no run where a mesh follows the links of a slice.
+    Processes hold the same rows where `tensor` or `sequence` spans several of them, and rows that
+    are not contiguous where a mesh follows the links of a slice.
     """
-    held = batch_sharding(mesh).addressable_devices_indices_map((rows,))
-    return np.unique(np.concatenate([np.arange(rows)[index] for index in held.values()]))
+    indices = batch_sharding(mesh).addressable_devices_indices_map((rows,))
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in indices.values()]))
 
 
 def put_batch(batch, mesh):

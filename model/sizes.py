@@ -1,10 +1,12 @@
-"""The table of named sizes: what a name stands for, as fields of `TransformerConfig`.
+"""The table of named sizes, as fields of `TransformerConfig`.
 
 The vocabulary is not among them: it comes from the tokenizer. The open models' rows are those of
-their released config.json, so that one can be trained anew, compiled for, or imported into.
+their released config.json, so that one can be trained from scratch, compiled for, or imported into.
 """
 
 from __future__ import annotations
+
+from model.pretrained.families import GEMMA
 
 _SHAPE = ("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
 
@@ -46,7 +48,7 @@ def _qwen3(tied: bool) -> dict:
 
 
 _QWEN3_MOE = _qwen3(False) | dict(num_experts=128, experts_per_token=8)
-_GEMMA = dict(activation="gelu_tanh", post_norms=True, norm_offset=True, embedding_scale=True)
+_GEMMA = GEMMA | dict(activation="gelu_tanh")
 
 
 def _gemma2(query_scale: float = 0.0) -> dict:

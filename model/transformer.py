@@ -1,4 +1,4 @@
-"""A decoder-only transformer: embedding, layers (model/block.py), vocabulary head.
+"""A decoder-only transformer: embedding, layers (model/layers/stack.py), vocabulary head.
 
 Axes: B batch, T length, D embed, V vocabulary.
 """
@@ -9,11 +9,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model import sequence
-from model.attention import KVCache
-from model.block import init_layers, kernel_init, norm_init, rms_norm, run_layers
+from model import context_parallel, vocabulary, weights
 from model.config import TransformerConfig
-from model.linear import Turned, linear
+from model.layers.attention import Rows
+from model.layers.kv_cache import KVCache
+from model.layers.norm import rms_norm
+from model.layers.stack import init_layers, run_layers
 from model.sharding import constrain
 
 
@@ -27,14 +28,9 @@ class Transformer(nn.Module):
 
     def setup(self):
         c = self.config
-        table = (c.padded_vocab_size, c.embed_dim)
-        init = nn.with_logical_partitioning(nn.initializers.normal(stddev=0.02), ("vocab", "embed"))
-        self.embedding = self.param("embedding", init, table, jnp.float32)
+        for weight in weights.rows(c, "model"):
+            setattr(self, weight.name, weights.create(self, weight, c))
         self.layers = init_layers(c)
-        self.final_norm = self.param("final_norm", norm_init(c), (c.embed_dim,), jnp.float32)
-        if not c.tie_embeddings:
-            init = nn.with_logical_partitioning(kernel_init(c.embed_dim), ("embed", "vocab"))
-            self.unembedding = self.param("unembedding", init, table[::-1], jnp.float32)
 
     def hidden(
         self, tokens, positions=None, segment_ids=None, cache=None, slot=None, branch_ids=None
@@ -47,7 +43,8 @@ class Transformer(nn.Module):
           segment_ids: [B, T] int32; 0 is padding; one segment by default.
           cache: a KVCache to extend, or None. slot: the column of the first token in the cache;
             None: the cache is empty, and the tokens go to its first columns.
-          branch_ids: [B, T] int32 where segments fork (model/attention.py), or None; not cached.
+          branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None; not with a
+            cache.
 
         Returns:
           ([B, T, D] activation dtype, the extended cache or None).
@@ -61,46 +58,37 @@ class Transformer(nn.Module):
             start = (0, 0 if slot is None else slot)
             segments = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, start)
             cache = cache._replace(segment_ids=segments)
-        split = cache is None and sequence.shards() > 1 and not self.is_initializing()
+        split = cache is None and context_parallel.shards() > 1 and not self.is_initializing()
         if split:
-            tokens, positions, segment_ids = map(sequence.split, (tokens, positions, segment_ids))
-        # The model's table is sharded over its width; gathering rows then needs no one-hot.
+            tokens, positions, segment_ids = map(
+                context_parallel.split, (tokens, positions, segment_ids)
+            )
+        # The table is sharded over D, so that gathering rows needs no one-hot product.
         x = jnp.take(self.embedding.astype(c.activation_dtype), tokens, axis=0)
         if c.embedding_scale:
             x = x * jnp.asarray(c.embed_dim**0.5, x.dtype)
         length = "act_length" if cache is None else "act_slot"
         x = constrain(x, "act_batch", length, "act_embed")
-        carry, args = (x, cache, jnp.int32(0)), (positions, segment_ids, slot, branch_ids)
         if self.is_initializing():
-            carry, _ = self.layers(carry, *args)
+            self.layers(None)  # creates their parameters; nothing need be computed
         else:
             params = nn.unbox(self.layers.variables["params"])
-            carry, stats = run_layers(c, params, carry, *args)
+            rows = Rows(positions, segment_ids, slot, branch_ids)
+            (x, cache, _), stats = run_layers(c, params, (x, cache, jnp.int32(0)), rows)
             if c.num_experts:  # for a caller with `mutable=["router"]`
                 self.sow("router", "stats", stats, reduce_fn=lambda _, new: new)
-        x, cache, _ = carry
-        x = sequence.join(x) if split else x
+        x = context_parallel.join(x) if split else x
         return rms_norm(x, self.final_norm, c), cache
 
     def logits(self, hidden, decoding: bool = False):
-        """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it get -1e30.
+        """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it are `MASKED`.
 
         Args:
-          decoding: without a gradient, for which a tied table serves as it lies.
+          decoding: no gradient is taken.
         """
         c = self.config
         table = self.embedding if c.tie_embeddings else self.unembedding
-        table = table.astype(c.activation_dtype)
-        if c.tie_embeddings:
-            table = Turned(table) if decoding else table.T
-        logits = linear(hidden, table).astype(jnp.float32)
-        if c.logit_softcap:
-            logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
-        if logits.ndim == 3:
-            logits = constrain(logits, "act_batch", "act_length", "act_vocab")
-        if c.padded_vocab_size == c.vocab_size:
-            return logits
-        return jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits, -1e30)
+        return vocabulary.logits(c, table, hidden, decoding)
 
     def __call__(self, tokens, positions=None, segment_ids=None):
         """Float32 logits [B, T, V] of the token after each."""

@@ -116,6 +116,8 @@ def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, where):
         recipe = recipe[name]
     for name, number in ranges.fields_of(cls).items():
         for value in () if number.mapping else NEVER:
+            if value is None and number.optional:
+                continue
             with pytest.raises(ConfigError) as error:
                 build_group(recipe | {name: value}, cls, where, keys())
             assert str(error.value).startswith(f"{where}{name}={value!r}"[:30])
@@ -157,7 +159,7 @@ def test_an_optimizer_works_at_the_ends_of_its_ranges(name):
         given = {}
         for field, number in ranges.fields_of(optimizer.OptimizerConfig).items():
             value = number.allowed.low if lowest == "low" else 0
-            if field != "peak_lr" and value in number.allowed:
+            if field != "peak_lr" and not number.mapping and value in number.allowed:
                 given[field] = number.kind(value)
         config = optimizer.OptimizerConfig(name=name, **given)
         tx = optimizer.one_model(config, 3)

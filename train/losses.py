@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from model.generate import log_probs
+from model.vocabulary import log_probs
 
 # exp() of more than this only means "far off", and soon overflows.
 MAX_LOG_RATIO = 20.0
@@ -59,7 +59,8 @@ def router_losses(stats, tokens, experts_per_token: int):
     keep the router's logits small.
 
     Args:
-      stats: RouterStats (model/moe.py) with leading [L]. tokens: float32, the number of tokens.
+      stats: RouterStats (model/layers/moe.py) with leading [L]. tokens: float32, the number of
+        tokens.
 
     Returns:
       (load balance, z): float32 sums over tokens. Load balance is E·Σₑ fₑ·pₑ a token, fₑ the

@@ -20,8 +20,10 @@ from optax.contrib import MuonDimensionNumbers
 
 import ranges
 import registry
+from model import weights
 from ranges import CountOr0, NonNegative, Range, Share
 from registry import Registry
+from train.patterns import select
 
 # Counters and coefficients in an optimizer's state have no more numbers than this.
 _FEW = 64
@@ -49,6 +51,10 @@ class OptimizerConfig:
       momentum: of Muon's matrices, with Nesterov's look ahead.
       b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 does not clip.
+      lr_multipliers: {patterns: factor of the learning rate, and so of the decay a step} of some
+        weights (train/patterns.py); factors of several patterns multiply. A pattern may also be a
+        group of model/weights.py: `embedding`, `hidden`, `output`, `vector`. By width, as μP has it
+        (Yang et al. 2022, arXiv:2203.03466): `hidden` and `output` base width / width.
       state_dtype: how moments are kept between steps, `float32` or `bfloat16`. An update is
         computed in float32 either way.
     """
@@ -66,6 +72,9 @@ class OptimizerConfig:
     eps: Annotated[float, Range(1e-30, 1)] = 1e-8
     weight_decay: Annotated[float, Range(0, 10)] = 0.1
     clip_norm: NonNegative = 1.0
+    lr_multipliers: Mapping[str, Annotated[float, Range(0, 1e6)]] = dataclasses.field(
+        default_factory=dict
+    )
     state_dtype: str = "float32"
 
     def __post_init__(self):
@@ -124,33 +133,28 @@ def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params):
-    """True on weight matrices; norm scales and biases do not decay, stacked over layers or not."""
+    """True on weights that decay (model/weights.py); an adapter, or a weight that is not in the
+    table, decays if it is a matrix."""
 
     def decays(path, leaf):
-        return leaf.ndim > 1 and not path[-1].key.endswith(("norm", "bias"))
+        row = weights.row(path[-1].key)
+        return row.decays if row else leaf.ndim > 1
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-# Input and output axes of the layers' weights, as model/block.py lays them out; axis 0 is the
-# layers, axis 1 of experts' which expert. What is not here (embeddings, heads, norms) is not
-# Muon's.
-_MATRICES = {
-    "query": MuonDimensionNumbers(1, (2, 3)),
-    "key": MuonDimensionNumbers(1, (2, 3)),
-    "value": MuonDimensionNumbers(1, (2, 3)),
-    "out": MuonDimensionNumbers((1, 2), 3),
-    "gate": MuonDimensionNumbers(1, 2),
-    "up": MuonDimensionNumbers(1, 2),
-    "down": MuonDimensionNumbers(1, 2),
-    "expert_gate": MuonDimensionNumbers(2, 3),
-    "expert_up": MuonDimensionNumbers(2, 3),
-    "expert_down": MuonDimensionNumbers(2, 3),
-}
-
-
 def muon_dimensions(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: _MATRICES.get(path[-1].key), params)
+    """Input and output axes of Muon's weights; None for those that AdamW takes."""
+
+    def dimensions(path, _):
+        row = weights.row(path[-1].key)
+        if not row or not row.muon:
+            return None
+        first, last = row.stacked, row.stacked + row.inputs
+        rank = len(row.shape.split()) + (row.part == "layers")
+        return MuonDimensionNumbers(tuple(range(first, last)), tuple(range(last, rank)))
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
 @OPTIMIZERS.register("adamw")
@@ -200,7 +204,42 @@ def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     rate = make_schedule(c, steps)
     parts += OPTIMIZERS[c.name](c, rate, **OPTIMIZERS.arguments(c.name, c))
     tx = optax.chain(*parts)
+    if c.lr_multipliers:
+        tx = _multiply_rates(tx, c.lr_multipliers)
     return tx if c.state_dtype == "float32" else _keep_state_in(tx, jnp.dtype(c.state_dtype))
+
+
+def _multiply_rates(tx, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
+    """`tx` with the updates of weights that patterns match multiplied; its state is as without.
+
+    Raises:
+      ConfigError: at `init`, if a pattern matches no weight.
+    """
+
+    def factors(tree):
+        paths = [tuple(k.key for k in path) for path, _ in jax.tree.leaves_with_path(tree)]
+        groups = {path: weights.group(path[-1]) for path in paths}
+        out = dict.fromkeys(paths, 1.0)
+        for patterns, multiplier in multipliers.items():
+            for path in select(patterns, paths, "optimizer.lr_multipliers", groups):
+                out[path] *= multiplier
+        return out
+
+    def init(params):
+        factors(params)
+        return tx.init(params)
+
+    def update(updates, state, params=None):
+        updates, state = tx.update(updates, state, params)
+        by_path = factors(updates)
+
+        def scale(path, update):
+            factor = by_path[tuple(k.key for k in path)]
+            return update if factor == 1 else update * factor
+
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def _keep_state_in(tx, dtype) -> optax.GradientTransformation:

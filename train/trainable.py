@@ -4,28 +4,23 @@ Trained weights are in `TrainState.trainable`, and so in the optimizer and in ch
 ones are read from their origin at every start. A stage sees whole models: `joined` joins both
 before its functions are called.
 
-Patterns are regular expressions, separated by commas. A pattern matches a parameter if it matches
-its whole path, or the end of the path from some name on: `query`, `layers/.*`,
-`value/backbone/embedding`.
+Patterns of weights: train/patterns.py.
 """
 
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from model import lora, quantized
+from model import lora, quantized, weights
 from model.lora import LoRA
 from ranges import ConfigError
-from suggestions import nearest
 from train.config.run import RunConfig
-
-Path = tuple[str, ...]
+from train.patterns import Path, path_text, select
 
 
 class Partition(NamedTuple):
@@ -105,8 +100,8 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
     """
     settings, adapters = config.freeze, config.lora
     names = [(role, *path) for role, tree in models.items() for path in flatten_dict(tree)]
-    trained = _select(settings.trained, names, "freeze.trained")
-    frozen = _select(settings.frozen, names, "freeze.frozen")
+    trained = select(settings.trained, names, "freeze.trained")
+    frozen = select(settings.frozen, names, "freeze.frozen")
     if not trained and not frozen:
         # Heads of scores and values are small, and new when a stage starts.
         trained = {n for n in names if n[-1] == "head"} if adapters.rank else set(names)
@@ -119,7 +114,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
         if (name in trained) == (name in frozen):
             both = "both freeze.trained and" if name in trained else "neither freeze.trained nor"
             raise ConfigError(
-                f"{_text(name)} matches {both} freeze.frozen; with both given, every parameter "
+                f"{path_text(name)} matches {both} freeze.frozen; with both given, every parameter "
                 "has to match one of them. Change a pattern, or give one of the two alone"
             )
     if settings.dtype != "float32" and not frozen:
@@ -129,11 +124,11 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
         )
     adapted = set()
     if adapters.rank:
-        able = [n for n in names if n[-1] in lora.PROJECTIONS]
-        adapted = _select(adapters.targets, able, "lora.targets")
+        able = [n for n in names if weights.adaptable(n[-1])]
+        adapted = select(adapters.targets, able, "lora.targets")
         for name in sorted(adapted & trained):
             raise ConfigError(
-                f"lora.targets adapts {_text(name)}, which is trained itself; leave it out of "
+                f"lora.targets adapts {path_text(name)}, which is trained itself; leave it out of "
                 "lora.targets, or freeze it with --config.freeze.frozen"
             )
     parts = {}
@@ -147,35 +142,6 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
             )
         parts[role] = Partition(own, beside, adapters, settings.dtype)
     return parts
-
-
-def _text(name: Path) -> str:
-    return "/".join(name)
-
-
-def _select(patterns: str, names: Iterable[Path], setting: str) -> set[Path]:
-    """The names that patterns match.
-
-    Raises:
-      ConfigError: one matches none, or is no regular expression.
-    """
-    suffixes = {name: [_text(name[i:]) for i in range(len(name))] for name in names}
-    selected = set()
-    for pattern in filter(None, (p.strip() for p in patterns.split(","))):
-        try:
-            expression = re.compile(pattern)
-        except re.error as e:
-            raise ConfigError(f"{setting}: {pattern!r} is no regular expression: {e}") from e
-        matched = {n for n, texts in suffixes.items() if any(map(expression.fullmatch, texts))}
-        if not matched:
-            by_suffix = {text: n for n, texts in suffixes.items() for text in texts}
-            near = nearest(pattern, by_suffix, cutoff=0)
-            raise ConfigError(
-                f"{setting}: {pattern!r} matches no parameter"
-                + (f"; the nearest is {_text(by_suffix[near])}" if near else "")
-            )
-        selected |= matched
-    return selected
 
 
 def joined(stage, parts: Mapping[str, Partition]):

@@ -36,9 +36,10 @@ KEYS_OF = {
     "renormalize_experts": ("norm_topk_prob",),
     "max_length": ("max_position_embeddings",),
 }
-# How a model is computed, not what: no family needs a key for these. A reward model's `pool` is
-# checked where it is exported.
+# How a model is computed or initialised, not what it computes: no family needs a key for these. A
+# reward model's `pool` is checked where it is exported.
 EXECUTION = (
+    "init_scale", "unembedding_init_scale", "embedding_std", "depth_scaled_init",
     "vocab_multiple", "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention",
     "attention_block", "attention_compute_block", "pool",
 )  # fmt: skip

@@ -74,7 +74,7 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
         if size < 1 or size % 2:
             raise ValueError(
                 f"config.json has hidden_size={keys['hidden_size']} and num_attention_heads={heads}"
-                f", which makes heads of {size}; rotary positions turn pairs"
+                f", which makes heads of {size}; rotary positions rotate pairs"
             )
     fields["activation"] = ACTIVATION_NAMES[fields["activation"]]
     fields["layer_pattern"], fields["window"] = _windows(keys, kind, family)
@@ -84,9 +84,9 @@ def config_from_hf(hf: Mapping) -> TransformerConfig:
         scalar = keys["query_pre_attn_scalar"]
         fields["query_scale"] = 0.0 if scalar == fields["head_dim"] else scalar**-0.5
     if "rope_local_base_freq" in keys:
-        # 0, the field's default, says that local layers turn as the others do.
-        alike = not fields["rope_scaling"] and local_base == fields["rope_base"]
-        fields["local_rope_base"] = 0.0 if alike or not fields["window"] else local_base
+        # 0, the field's default, is the base of the other layers.
+        same_base = not fields["rope_scaling"] and local_base == fields["rope_base"]
+        fields["local_rope_base"] = 0.0 if same_base or not fields["window"] else local_base
     for field in ("norm_eps", "attention_softcap", "logit_softcap"):
         if field in fields:
             fields[field] = float(fields[field] or 0.0)
@@ -127,8 +127,8 @@ def _rope(keys: Mapping):
     given, scaling = keys["rope_parameters"] or {}, keys["rope_scaling"] or {}
     if "rope_local_base_freq" not in keys:
         if scaling:  # as transformers has it: then nothing of the other counts
-            return *_turning(scaling, "rope_scaling", base, keys), 0.0
-        return *_turning(given, "rope_parameters", base, keys), 0.0
+            return *_rope_settings(scaling, "rope_scaling", base, keys), 0.0
+        return *_rope_settings(given, "rope_parameters", base, keys), 0.0
     for name, value in given.items():
         if name not in LAYER_NAMES:
             raise ValueError(
@@ -144,7 +144,7 @@ def _rope(keys: Mapping):
             "look at in this family; call it rope_type if it is meant"
         )
     local = given.get("sliding_attention") or {}
-    local_base, local_scaling = _turning(
+    local_base, local_scaling = _rope_settings(
         local, "rope_parameters.sliding_attention", keys["rope_local_base_freq"], keys
     )
     if local_scaling:
@@ -153,19 +153,19 @@ def _rope(keys: Mapping):
             f"sliding_attention.rope_type={local_scaling.kind!r}; Seedpod does not"
         )
     name = "rope_scaling" if scaling else "rope_parameters.full_attention"
-    return *_turning(full, name, base, keys), local_base
+    return *_rope_settings(full, name, base, keys), local_base
 
 
-def _turning(given: Mapping, where: str, base: float, keys: Mapping):
+def _rope_settings(given: Mapping, label: str, base: float, keys: Mapping):
     """(base, RopeScaling or None) of one JSON object of rotary settings.
 
     Args:
-      where: its name. base: what it has if it says none.
+      label: its name in messages. base: the value if it has none.
     """
     kind = given.get("rope_type", given.get("type", "default"))
     if not isinstance(kind, str) or (kind != "default" and kind not in ROPE_KEYS):
         raise ValueError(
-            f"config.json scales rotary positions with {where}.rope_type={short(kind)}; Seedpod "
+            f"config.json scales rotary positions with {label}.rope_type={short(kind)}; Seedpod "
             f"computes default, {', '.join(ROPE_KEYS)}"
         )
     names = ROPE_KEYS.get(kind, {})
@@ -176,24 +176,24 @@ def _turning(given: Mapping, where: str, base: float, keys: Mapping):
             continue
         if key != "rope_theta" and key not in names.values():
             raise ValueError(
-                f"config.json has {where}.{key}={short(value)}, which Seedpod does not compute "
+                f"config.json has {label}.{key}={short(value)}, which Seedpod does not compute "
                 f"with rope_type={kind!r}"
             )
-        check_value(key, value, f"{where}.{key}")
+        check_value(key, value, f"{label}.{key}")
     base = float(given.get("rope_theta", base))
     if kind == "default":
         return base, None
     if kind == "llama3":
-        # Of the model if it says so there, else of the scaling, else all that it is made for.
+        # The model's own key, else the scaling's, else the longest context.
         outer = keys["original_max_position_embeddings"]
         given = {"original_max_position_embeddings": keys["max_position_embeddings"]} | given
         if outer not in (None, given["original_max_position_embeddings"]):
             raise ValueError(
-                f"config.json has original_max_position_embeddings={outer}, and another in {where}"
+                f"config.json has original_max_position_embeddings={outer}, and another in {label}"
             )
     for key in names.values():
         if key not in given:
-            raise ValueError(f"config.json has {where} with rope_type={kind!r} and no {key!r}")
+            raise ValueError(f"config.json has {label} with rope_type={kind!r} and no {key!r}")
     return base, RopeScaling(kind, **{ours: given[theirs] for ours, theirs in names.items()})
 
 
@@ -281,7 +281,7 @@ def config_to_hf(config: TransformerConfig) -> dict:
         hf["hidden_activation"] = gate
         hf["query_pre_attn_scalar"] = query_scalar(c)
         hf["final_logit_softcapping"] = float(c.logit_softcap) or None
-        # Its mask of local layers is made even where there are none.
+        # transformers builds its mask of local layers even where there are none.
         hf["sliding_window"] = c.window or family.keys["sliding_window"]
     if "attn_logit_softcapping" in family.keys:
         hf["attn_logit_softcapping"] = float(c.attention_softcap) or None

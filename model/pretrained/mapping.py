@@ -1,10 +1,10 @@
 """Open weights: the pure mapping of names and shapes between Hugging Face checkpoints and ours.
 
 Nothing here reads or writes a file (train/interop/convert.py does). The families:
-model/pretrained/families.py; their
-config.json: model/pretrained/hf_config.py.
+model/pretrained/families.py; their config.json:
+model/pretrained/hf_config.py. The names: model/weights.py.
 
-Axes: D embed, H query heads, K key/value heads, N head size, F mlp, V vocabulary, L layers.
+
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from model import weights
 from model.config import TransformerConfig
 from model.pretrained.families import family_of
-
-# What the projections of an expert are called.
-EXPERT_NAMES = {
-    "mixtral": {"expert_gate": "w1", "expert_up": "w3", "expert_down": "w2"},
-    "qwen3_moe": {f"expert_{n}": f"{n}_proj" for n in ("gate", "up", "down")},
-}
+from model.weights import Weight
 
 
 class Slice(NamedTuple):
@@ -44,7 +40,7 @@ class Slice(NamedTuple):
 
 
 def _same(shape):
-    """Vectors, and biases that only lose the split into heads."""
+    """Vectors, and biases, which lose only the split into heads."""
     return (int(np.prod(shape)),), lambda x: x.reshape(shape), lambda x: x.reshape(-1)
 
 
@@ -71,61 +67,40 @@ def _table(c: TransformerConfig, transposed: bool):
 def slices(config: TransformerConfig) -> tuple[Slice, ...]:
     """Every tensor of a Hugging Face checkpoint of this architecture.
 
-    Together they fill every parameter of `Transformer(config)` once.
+    Together they fill every parameter of `Transformer(config)` that has a name there once.
 
     Raises:
       ValueError: no family of transformers computes this.
     """
-    kind, c = family_of(config), config
-    D, H, K, N, F = c.embed_dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim
-    layer = {
-        "query": ("self_attn.q_proj.weight", _matrix((D,), (H, N))),
-        "key": ("self_attn.k_proj.weight", _matrix((D,), (K, N))),
-        "value": ("self_attn.v_proj.weight", _matrix((D,), (K, N))),
-        "out": ("self_attn.o_proj.weight", _matrix((H, N), (D,))),
-        "gate": ("mlp.gate_proj.weight", _matrix((D,), (F,))),
-        "up": ("mlp.up_proj.weight", _matrix((D,), (F,))),
-        "down": ("mlp.down_proj.weight", _matrix((F,), (D,))),
-        "attention_norm": ("input_layernorm.weight", _same((D,))),
-        "mlp_norm": ("post_attention_layernorm.weight", _same((D,))),
-    }
-    if c.attention_bias:
-        layer |= {
-            "query_bias": ("self_attn.q_proj.bias", _same((H, N))),
-            "key_bias": ("self_attn.k_proj.bias", _same((K, N))),
-            "value_bias": ("self_attn.v_proj.bias", _same((K, N))),
-        }
-    if c.qk_norm:
-        layer |= {
-            "query_norm": ("self_attn.q_norm.weight", _same((N,))),
-            "key_norm": ("self_attn.k_norm.weight", _same((N,))),
-        }
-    if c.post_norms:
-        layer |= {
-            "post_attention_norm": ("post_attention_layernorm.weight", _same((D,))),
-            "mlp_norm": ("pre_feedforward_layernorm.weight", _same((D,))),
-            "post_mlp_norm": ("post_feedforward_layernorm.weight", _same((D,))),
-        }
-    experts = {}
-    if c.num_experts:
-        for name in ("gate", "up", "down"):
-            experts[f"expert_{name}"] = layer.pop(name)
-        block = "block_sparse_moe" if kind == "mixtral" else "mlp"
-        layer["router"] = (f"{block}.gate.weight", _matrix((D,), (c.num_experts,)))
-    found = [
-        Slice(("embedding",), (), "model.embed_tokens.weight", *_table(c, False)),
-        Slice(("final_norm",), (), "model.norm.weight", *_same((D,))),
-    ]
-    if not c.tie_embeddings:
-        found.append(Slice(("unembedding",), (), "lm_head.weight", *_table(c, True)))
-    for i in range(c.num_layers):
-        for name, (theirs, how) in layer.items():
-            found.append(Slice(("layers", name), (i,), f"model.layers.{i}.{theirs}", *how))
-        for name, (_, how) in experts.items():
-            for e in range(c.num_experts):
-                theirs = f"model.layers.{i}.{block}.experts.{e}.{EXPERT_NAMES[kind][name]}.weight"
-                found.append(Slice(("layers", name), (i, e), theirs, *how))
-    return tuple(found)
+    kind, parts = family_of(config), []
+    for weight in (row for row in weights.rows(config, "model") if row.hf):
+        parts.append(Slice((weight.name,), (), _hf_name(weight, kind), *_how(weight, config)))
+    for layer in range(config.num_layers):
+        for weight in (row for row in weights.rows(config, "layers") if row.hf):
+            name, how = f"model.layers.{layer}.{_hf_name(weight, kind)}", _how(weight, config)
+            path = "layers", weight.name
+            if weight.stacked == 1:
+                parts.append(Slice(path, (layer,), name, *how))
+                continue
+            for expert in range(config.num_experts):
+                index = layer, expert
+                parts.append(Slice(path, index, name.format(expert=expert), *how))
+    return tuple(parts)
+
+
+def _hf_name(weight: Weight, kind: str) -> str:
+    return weight.hf.get(kind, weight.hf[""])
+
+
+def _how(weight: Weight, c: TransformerConfig):
+    """(shape, to_ours, to_hf) of a `Slice` of a weight."""
+    axes = weights.logical_axes(weight, c)
+    if "vocab" in axes:
+        return _table(c, transposed=axes[-1] == "vocab")
+    shape = weights.shape(weight, c)[weight.stacked - 1 if weight.part == "layers" else 0 :]
+    if weight.inputs:
+        return _matrix(shape[: weight.inputs], shape[weight.inputs :])
+    return _same(shape)
 
 
 def check_covered(config: TransformerConfig, shapes: Mapping, scalar: bool = False) -> None:
@@ -156,13 +131,13 @@ def check_covered(config: TransformerConfig, shapes: Mapping, scalar: bool = Fal
             )
         raise ValueError(f"the model has no weight {name}, which a {family_of(c)} model needs")
     padding = (c.padded_vocab_size - c.vocab_size) * c.embed_dim
-    for path, found in parts.items():
+    for path, path_parts in parts.items():
         shape = shapes[path]
-        depth = len(found[0].index) if found else 0
-        size = math.prod(found[0].shape) if found else c.embed_dim
+        depth = len(path_parts[0].index) if path_parts else 0
+        size = math.prod(path_parts[0].shape) if path_parts else c.embed_dim
         if path[-1] in ("embedding", "unembedding"):
             size += padding
-        stacked = {part.index for part in found} or {()}
+        stacked = {part.index for part in path_parts} or {()}
         if stacked != set(np.ndindex(*shape[:depth])) or math.prod(shape[depth:]) != size:
             raise ValueError(
                 f"the model's weight {'/'.join(path)} is {list(shape)}, and not all of it has a "

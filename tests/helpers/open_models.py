@@ -13,9 +13,9 @@ import pytest
 import safetensors.numpy
 
 from model.config import TransformerConfig
+from model.layers.rotary import stretch
 from model.pretrained.hf_config import config_to_hf
 from model.pretrained.mapping import slices
-from model.rotary import stretch
 from ranges import ConfigError
 from train.interop import gguf_files
 from train.runtime import checkpoint

@@ -12,21 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import attention
+from model import cpu
 from model.config import TransformerConfig
+from model.cpu import TransposedWeight
 from model.generate import (
     Sampling,
-    entropy,
     filter_logits,
     generate,
-    log_probs,
     pick,
     prepare,
     prompt_positions,
 )
-from model.linear import Turned
+from model.layers import kv_cache
+from model.layers.kv_cache import init_cache
 from model.sharding import MeshConfig, make_mesh, put_batch
 from model.transformer import Transformer
+from model.vocabulary import entropy, log_probs
 
 CONFIG = TransformerConfig(
     vocab_size=12, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
@@ -86,12 +87,12 @@ def test_cached_decoding_equals_the_full_forward(run, full, temperature):
     np.testing.assert_array_equal(sample.tokens[:, :P], PROMPTS)
 
 
-@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("unroll", [0, 1])
-def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, turned, monkeypatch):
+def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, transposed, monkeypatch):
     """Windows shorter than the prompts, a cache of all layers or one a layer, its keys as CPU has
     them or as accelerators do, two samples each."""
-    monkeypatch.setattr(attention, "keys_turned", lambda config: turned)
+    monkeypatch.setattr(kv_cache, "keys_transposed", lambda config: transposed)
     config = dataclasses.replace(
         CONFIG, layer_pattern=("local", "global"), window=3, scan_unroll=unroll
     )
@@ -106,13 +107,25 @@ def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, turned, mo
     np.testing.assert_allclose(sample.logprobs, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("unroll", [0, 1])
+def test_decoding_does_not_rematerialize(params, unroll):
+    """Whatever policy the model was trained with."""
+    config = dataclasses.replace(CONFIG, scan_unroll=unroll)
+    args = PROMPTS, MASK, KEYS, Sampling(2)
+    programs = [
+        str(jax.make_jaxpr(lambda p, c=c: tuple(generate(c, p, *args)))(params))
+        for c in (config, dataclasses.replace(config, remat="minimal"))
+    ]
+    assert programs[0] == programs[1] and "remat" not in programs[0]
+
+
 @pytest.mark.parametrize("kept", ["float32", "bfloat16"])
 def test_cached_decoding_in_bfloat16(params, kept, monkeypatch):
     """With a cache as CPU has it, and as accelerators do."""
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     if kept == "bfloat16":
-        monkeypatch.setattr(attention, "cache_dtype", lambda config: config.activation_dtype)
-    assert attention.init_cache(config, 1, 8).values.dtype == kept
+        monkeypatch.setattr(cpu, "cache_dtype", lambda dtype: dtype)
+    assert init_cache(config, 1, 8).values.dtype == kept
     sample = jax.jit(partial(generate, config), static_argnums=4)(
         params, PROMPTS, MASK, KEYS, Sampling(R)
     )
@@ -124,8 +137,8 @@ def test_cached_decoding_in_bfloat16(params, kept, monkeypatch):
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_turned_weights_of_unrolled_layers_in_bfloat16(params, adapted):
-    """Made once by `prepare`, or by `generate` every time; adapters beside them are not turned."""
+def test_transposed_weights_of_unrolled_layers_in_bfloat16(params, adapted):
+    """Made once by `prepare`, or by `generate` every time; adapters are not transposed."""
     config = dataclasses.replace(CONFIG, dtype="bfloat16", scan_unroll=0)
     if adapted:
         rng, L, r = np.random.default_rng(1), config.num_layers, 2
@@ -134,7 +147,7 @@ def test_turned_weights_of_unrolled_layers_in_bfloat16(params, adapted):
         adapters = {k: jnp.asarray(rng.normal(0, 0.2, s), jnp.float32) for k, s in shapes.items()}
         params = {**params, "layers": params["layers"] | adapters}
     prepared = jax.jit(prepare, static_argnums=0)(config, params)
-    assert isinstance(prepared["layers"]["0"]["down"], Turned)
+    assert isinstance(prepared["layers"]["0"]["down"], TransposedWeight)
     run = jax.jit(partial(generate, config), static_argnums=4)
     sample, again = (run(p, PROMPTS, MASK, KEYS, Sampling(R)) for p in (prepared, params))
     jax.tree.map(np.testing.assert_array_equal, sample, again)
@@ -145,9 +158,9 @@ def test_turned_weights_of_unrolled_layers_in_bfloat16(params, adapted):
     np.testing.assert_allclose(sample.logprobs, expected, atol=0.1)
 
 
-def test_keys_are_turned_on_cpu_where_query_heads_share_them():
+def test_keys_are_transposed_on_cpu_where_query_heads_share_them():
     single = dataclasses.replace(CONFIG, num_kv_heads=CONFIG.num_heads)
-    shapes = [attention.init_cache(c, B, P + R).keys.shape[-2:] for c in (CONFIG, single)]
+    shapes = [init_cache(c, B, P + R).keys.shape[-2:] for c in (CONFIG, single)]
     assert shapes == [(CONFIG.head_dim, P + R), (P + R, CONFIG.head_dim)]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from model import lora, quantized
+from model import lora, quantized, weights
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.lora import LoRA
@@ -41,7 +41,7 @@ def adapters_of(shapes):
     """Adapters of every projection, with a B that is not zero."""
     flat = {}
     for path, like in flatten_dict(shapes).items():
-        if path[-1] in lora.PROJECTIONS:
+        if weights.adaptable(path[-1]):
             pair = lora.abstract(path[-1], like, SETTINGS.rank)
             for end, x in zip((lora.A, lora.B), pair, strict=True):
                 flat[*path[:-1], path[-1] + end] = x
@@ -121,12 +121,13 @@ def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
     plain = quantized.whole(held)
     for path, x in flatten_dict(plain).items():
         w = flatten_dict(params)[path]
-        if path[-1] not in lora.PROJECTIONS:
+        if not weights.adaptable(path[-1]):
             np.testing.assert_array_equal(x, w)
             continue
         assert 0 < np.abs(x - w).max() <= np.abs(w).max() / 120
         if dtype == "int8":
-            stacked, inputs = lora.PROJECTIONS[path[-1]]
+            row = weights.adaptable(path[-1])
+            stacked, inputs = row.stacked, row.inputs
             scale = flatten_dict(held)[path].scale
             assert flatten_dict(held)[path].qvalue.dtype == jnp.int8
             kept = w.shape[:stacked] + (1,) * inputs + w.shape[stacked + inputs :]

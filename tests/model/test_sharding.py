@@ -44,7 +44,7 @@ def test_the_rest_of_the_devices_go_to_the_axis_of_minus_one():
     "sizes,message",
     [
         (dict(data=-1, fsdp=3), r"data=-1, fsdp=3, expert=1, .* does not make 8 devices"),
-        (dict(data=2, fsdp=2, tensor=1), r"does not make 8 devices; set --config\.mesh"),
+        (dict(data=2, fsdp=2, tensor=1), r"does not make 8 devices; set its axes"),
         (dict(data=-1, fsdp=-1), r"at most one of them is -1"),
         (dict(data=8, fsdp=0), r"mesh\.fsdp=0; it must be at least 1 .*, or -1"),
         (dict(data=-2, fsdp=-4), r"mesh\.data=-2; it must"),
@@ -117,7 +117,7 @@ def test_a_size_that_the_mesh_does_not_divide_is_an_error():
     mesh = make_mesh(MeshConfig(data=2, fsdp=1, tensor=4))
     message = (
         r"parameter layers/key: dimension 2 of \(2, 16, 2, 8\) is 2, which mesh axes tensor = 4 "
-        r"do not divide; .* or type --config\.model\.replicate_kv_heads=True"
+        r"do not divide; .* or set model\.replicate_kv_heads=True"
     )
     with pytest.raises(ShardingError, match=message):
         sharding.parameter_shardings(boxed(Transformer(CONFIG)), mesh)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.generate import log_probs
-from model.moe import RouterStats
+from model.layers.moe import RouterStats
+from model.vocabulary import log_probs
 from train import losses
 from train.config import run as configs
 

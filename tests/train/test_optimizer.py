@@ -80,12 +80,12 @@ def test_matrices_decay_and_norms_do_not():
 
 
 def test_decay_shrinks_weights_and_leaves_norms():
-    params = {"policy": {"w": jnp.ones((2, 2)), "a_norm": jnp.ones((3, 2))}}
+    params = {"policy": {"query": jnp.ones((2, 2)), "key_norm": jnp.ones((3, 2))}}
     optimizer = make_optimizer({"policy": dataclasses.replace(PLAIN, weight_decay=0.5)}, 10)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-    np.testing.assert_allclose(updates["policy"]["w"], -0.1 * 0.5, rtol=1e-6)
-    np.testing.assert_array_equal(updates["policy"]["a_norm"], 0)
+    np.testing.assert_allclose(updates["policy"]["query"], -0.1 * 0.5, rtol=1e-6)
+    np.testing.assert_array_equal(updates["policy"]["key_norm"], 0)
 
 
 def test_each_model_has_its_own_rate_and_its_own_clipping():
@@ -268,3 +268,26 @@ def test_a_factored_moment_lies_as_its_parameter_does():
     assert specs[(2, 2, 128)] == (None, "tensor", None)
     assert specs[(2, 256, 2)] == (None, "fsdp", "tensor")
     jax.jit(tx.init, out_shardings=found)(params)
+
+
+def test_learning_rates_of_some_weights_are_multiplied():
+    """Patterns and groups; factors multiply, the decay of a step too, and the state is the same."""
+    params = {"policy": {"query": jnp.full((2, 3, 4), 2.0), "final_norm": jnp.ones(3)}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    config = dataclasses.replace(PLAIN, weight_decay=0.1)
+
+    def step(**settings):
+        tx = make_optimizer({"policy": dataclasses.replace(config, **settings)}, 10)
+        return tx.update(grads, tx.init(params), params)
+
+    plain, state = step()
+    ours, same = step(lr_multipliers={"hidden": 0.5, "policy/query,final_norm": 0.25})
+    np.testing.assert_allclose(ours["policy"]["query"], plain["policy"]["query"] / 8, rtol=1e-6)
+    np.testing.assert_allclose(
+        ours["policy"]["final_norm"], plain["policy"]["final_norm"] / 4, rtol=1e-6
+    )
+    jax.tree.map(np.testing.assert_array_equal, state, same)
+    with pytest.raises(ValueError, match=r"lr_multipliers: 'quary' matches no parameter; the near"):
+        step(lr_multipliers={"quary": 0.5})
+    with pytest.raises(ValueError, match=r"lr_multipliers\.query=-1"):
+        OptimizerConfig(lr_multipliers={"query": -1.0})

@@ -8,8 +8,8 @@ import pytest
 
 from data.batch import segment_row, stack
 from data.packing.chats import best_fit
-from model.attention import CHUNK
 from model.config import TransformerConfig
+from model.kernels.plain import CHUNK
 from model.transformer import Transformer
 from train.losses import next_token_loss
 

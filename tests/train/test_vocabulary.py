@@ -12,6 +12,7 @@ import pytest
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh, parameter_shardings, put_batch
 from model.transformer import Transformer
+from model.vocabulary import map_logits
 from train import losses, vocabulary
 
 CONFIG = TransformerConfig(
@@ -105,7 +106,7 @@ def test_a_poisoned_masked_position_does_not_reach_a_chunked_gradient(boxed, bat
     mask = jnp.array([[1.0, 0.0, 1.0]])
 
     def loss(params):
-        out = vocabulary.map_logits(
+        out = map_logits(
             CONFIG, params, losses.token_nats, 2, hidden, jnp.zeros((1, 3), jnp.int32), mask
         )
         return losses.sum_nats(*out, mask, 0.1)[0]

@@ -13,13 +13,14 @@ GIB = 2**30
 
 def program_report(step, mesh, config) -> dict:
     """Memory, traffic and time of one `compile.CompiledProgram`, as a JSON-able dict."""
+    from model.weights import flops_per_token
     from tpu import chips
     from tpu.fit import compile, cost, hlo
     from train.runtime.flops import row_length
 
     kind, model = mesh.devices.flat[0].device_kind, step.model
     length = row_length(config)
-    pairs = model.flops_per_token(length) - model.flops_per_token(0)
+    pairs = flops_per_token(model, length) - flops_per_token(model, 0)
     whole = 12.0 * model.num_layers * model.num_heads * model.head_dim * length
     spent = cost.estimate(hlo.read(step.text), mesh, pairs / whole)
     by_axis = {}

@@ -137,7 +137,7 @@ ALIASES = (
     ("cp sp context_parallel context_parallel_size sequence_parallel sequence_parallel_size "
      "context_parallelism", ["mesh.sequence"], ""),
     ("ep ep_size expert_parallel expert_parallel_size expert_parallelism", ["mesh.expert"], ""),
-    ("n_experts num_local_experts moe", ["model.size"], "sizes such as mixtral-8x7b have experts"),
+    ("n_experts num_local_experts moe", ["model.num_experts"], ""),
     ("z_loss_weight z_loss_coef", ["loss.z_loss"], ""),
     ("router_aux_loss_coef aux_loss_coef load_balancing_loss moe_aux_loss_coeff",
      ["loss.load_balance"], ""),
@@ -192,11 +192,13 @@ ALIASES = (
      "there is no entropy bonus; rl.clip_high keeps answers diverse"),
     ("early_stopping early_stopping_patience patience", [],
      "a run takes all its steps; every evaluation is in metrics.jsonl"),
-    ("initializer_range init_std initializer_std", [],
-     "there is no such setting: a weight's scale follows from its fan-in"),
-    ("norm_eps rms_norm_eps layer_norm_eps layernorm_epsilon tie_word_embeddings tie_embeddings "
-     "hidden_act activation activation_function qk_norm window sliding_window attention_bias "
-     "rope_scaling", [], "it belongs to the named sizes: choose a --config.model.size"),
+    ("initializer_range init_std initializer_std", ["model.init_scale", "model.embedding_std"],
+     "a matrix starts with a deviation of init_scale/√fan_in"),
+    ("rms_norm_eps layer_norm_eps layernorm_epsilon", ["model.norm_eps"], ""),
+    ("tie_word_embeddings tie_weights", ["model.tie_embeddings"], ""),
+    ("hidden_act hidden_activation activation_function", ["model.activation"], ""),
+    ("sliding_window", ["model.window"], "of the `local` layers of model.layer_pattern"),
+    ("lr_mult lr_mults layer_lr layerwise_lr mup", ["optimizer.lr_multipliers"], ""),
     ("top_p top_k min_p repetition_penalty", [],
      "rollouts draw from the whole distribution; train.chat has --top_p"),
     ("output_dir out_dir save_dir logdir log_dir output_path checkpoint_dir ckpt_dir results_dir "

@@ -13,15 +13,35 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+from absl import flags
 from flax.traverse_util import flatten_dict
+from ml_collections import config_flags
 
 import plugins
 from data.mixture import SourceConfig
-from ranges import ConfigError, Number, Range, check_value
+from ranges import ConfigError, Number, Range, check_value, without_none
 from train.config import names
 from train.config.run import keys, run_class
 from train.evals.base import EvalConfig
 from train.evals.registry import EVALS, entry_class
+
+
+def _literal(text: str):
+    """The Python value that a text stands for, or the text."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+class _UnsetParser(flags.ArgumentParser):
+    """Parses a flag of a setting that is None, whose type is checked where the run is built."""
+
+    def parse(self, argument):
+        return _literal(argument)
+
+
+config_flags.register_flag_parser_for_type(type(None), _UnsetParser())
 
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
 _PLUGINS = re.compile(r"--?config\.(?:stages\.[^.=]+\.)?plugins(?:=(.*))?", re.DOTALL)
@@ -92,6 +112,7 @@ def _locate(key: str):
             hint = typing.get_args(hint)[1]
         else:
             hint = None
+        hint, _ = without_none(hint)
         # The values of `mixture` and `decontaminate`; the latter are checked where they are read.
         hint = SourceConfig if hint is Mapping else hint
         # Of any type: `build` knows which.
@@ -107,6 +128,8 @@ def _lookup(recipe: Mapping, mapping: str, key: str) -> dict:
     group = recipe
     for name in mapping.split("."):
         group = group.get(name) if isinstance(group, Mapping) else None
+    if group is None and mapping.removeprefix(_prefix(mapping)) in keys():  # one that is not set
+        group = {}
     if not isinstance(group, Mapping):
         raise ConfigError(_unknown(key, recipe))
     return dict(group)
@@ -136,6 +159,8 @@ def _value(key: str, text: str, hint):
         for allowed in (e for e in extras if isinstance(e, Range)):
             check_value(key, value, Number(kind, allowed))
         return value
+    if kind is object:
+        return _literal(text)
     group = typing.get_origin(kind) is Mapping or dataclasses.is_dataclass(kind)
     several = text[:1] in ("(", "[") and tuple[str, ...] in typing.get_args(kind)
     if not group and not several:

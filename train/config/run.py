@@ -7,11 +7,8 @@ recipe into a `RunConfig`, rejects unknown keys and names the nearest.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
 import ml_collections
 
@@ -19,82 +16,18 @@ import plugins
 import ranges
 import registry
 from data.config import DataConfig
-from model.config import TransformerConfig
 from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
-from model.sizes import SIZES
-from ranges import ConfigError, Count, CountOr0, Range, Seed, Size, SizeOr0
+from ranges import ConfigError, Count, CountOr0, Seed, Size, SizeOr0
 from train.config.loss import LossConfig
+from train.config.model import ModelConfig
 from train.config.names import suggest
 from train.config.rl import RewardsConfig, RLConfig
 from train.evals import registry as evals
 from train.evals.base import EvalConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
-
-
-def _letters(name: str) -> str:
-    """A size's name but for what is written differently: llama3.1-8b, llama3_1_8b."""
-    return re.sub(r"[._-]", "", name)
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """A named size, and what differs from it: a field that is 0 is the size's.
-
-    `llama3_1_8b` is `llama3.1-8b`. An empty `size` takes the whole architecture from the run that
-    `init_from` names. `mimetic` starts a new model for little text (model/mimetic.py).
-    """
-
-    size: str = ""
-    embed_dim: SizeOr0 = 0
-    num_layers: Annotated[int, Range(0, 10_000)] = 0
-    num_heads: SizeOr0 = 0
-    num_kv_heads: SizeOr0 = 0
-    head_dim: SizeOr0 = 0
-    mlp_dim: SizeOr0 = 0
-    vocab_multiple: SizeOr0 = 0
-    max_length: SizeOr0 = 0
-    rope_base: Annotated[float, Range(1, 1e12, "(]", also=0)] = 0.0
-    dtype: str = "float32"
-    scan_unroll: Annotated[int, Range(0, 10_000)] = 1
-    remat: str = "none"
-    replicate_kv_heads: bool = False
-    attention: str = "auto"
-    attention_block: Annotated[int, Range(128, 2**24)] = 1024
-    attention_compute_block: Annotated[int, Range(128, 2**24)] = 512
-    mimetic: bool = False
-
-    def __post_init__(self):
-        ranges.check(self, "model.")
-
-    def build(self, vocab_size: int) -> TransformerConfig:
-        if not self.size:
-            raise ConfigError(
-                "model.size is empty: type --config.model.size=NAME, or start from a run with "
-                "--config.init_from.policy=WORKDIR"
-            )
-        size = next((name for name in SIZES if _letters(name) == _letters(self.size)), "")
-        if not size:
-            near = difflib.get_close_matches(self.size, SIZES, 1)
-            raise ConfigError(
-                f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
-                + (f" (did you mean {near[0]}?)" if near else "")
-            )
-        fields = SIZES[size] | self.execution() | self.changes()
-        return TransformerConfig(vocab_size=vocab_size, **fields)
-
-    def changes(self) -> dict:
-        """What differs from the size."""
-        others = {"size", "mimetic", *self.execution()}
-        return {k: v for k, v in dataclasses.asdict(self).items() if v and k not in others}
-
-    def execution(self) -> dict:
-        """Settings that do not change the parameters."""
-        names = ("dtype", "scan_unroll", "remat", "replicate_kv_heads")
-        names += ("attention", "attention_block", "attention_compute_block")
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +156,10 @@ class RunConfig:
 
 
 # Mappings whose keys the user chooses.
-_FREE = ("init_from", "fields", "keep", "filters", "mixture", "decontaminate", "evals")
+_FREE = (
+    "init_from", "fields", "keep", "filters", "mixture", "decontaminate", "evals", "rope_scaling",
+    "lr_multipliers",
+)  # fmt: skip
 
 
 def _keys(cls, where: str = ""):
@@ -316,8 +252,10 @@ def build_group(config: Mapping, cls, where: str, known: Sequence[str]):
         value = config[key]
         if key not in types:
             raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, known)}")
-        kind = types[key]
-        if dataclasses.is_dataclass(kind):
+        kind, optional = ranges.without_none(types[key])
+        if optional and value is None:
+            pass
+        elif dataclasses.is_dataclass(kind):
             value = build_group(value, kind, f"{where}{key}.", known)
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:
@@ -339,6 +277,8 @@ def build_group(config: Mapping, cls, where: str, known: Sequence[str]):
             value = _build_evals(value) if key == "evals" else value
         else:
             _check_text(f"{where}{key}", value)
+            if kind == tuple[str, ...] and isinstance(value, str):
+                value = (value,) if value else ()
             value = value if isinstance(value, str) else tuple(value)
         given[key] = value
     for field in dataclasses.fields(cls):

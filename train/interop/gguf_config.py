@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from model.config import RopeScaling
-from model.rotary import stretch
+from model.layers.rotary import stretch
 
 # {key: (key of config.json, default)}; `...` is no default, and None is another key's value.
 KEYS = {

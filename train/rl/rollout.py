@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.loader import make_loader
-from model import sequence, sharding
+from model import context_parallel, sharding
 from model.heads import ValueHead, value_model
 from model.sharding import platform
 from model.transformer import Transformer
@@ -40,7 +40,7 @@ CRITICS = ("value", "value_head")
 def _inputs(batch):
     """Tokens, positions and segment ids; on CPU without the last token, which predicts none here.
     Kernels elsewhere, and the mesh axis `sequence`, want whole blocks of tokens."""
-    end = -1 if platform() == "cpu" and sequence.shards() == 1 else None
+    end = -1 if platform() == "cpu" and context_parallel.shards() == 1 else None
     return [batch[name][:, :end] for name in ("tokens", "positions", "segment_ids")]
 
 

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import sharding
-from model.block import WEIGHTS
+from model import sharding, weights
 from model.generate import Sampling, generate
 from tpu.chips import compiler_options
 from train.rl import rewards
@@ -66,7 +65,13 @@ class Sampler:
             pad_id=ctx.tokenizer.pad_id,
         )
         out = sharding.batch_sharding(ctx.mesh)
-        self.mesh = sharding.decoding_mesh(ctx.mesh, self.rl.decode_tensor)
+        try:
+            self.mesh = sharding.decoding_mesh(ctx.mesh, self.rl.decode_tensor)
+        except sharding.ShardingError as e:
+            raise sharding.ShardingError(
+                f"rl.decode_tensor={self.rl.decode_tensor}: {e}; set --config.rl.decode_tensor=1 "
+                "to sample as the mesh trains"
+            ) from None
         decoded = sharding.batch_sharding(self.mesh)
         options = dict(compiler_options=compiler_options(ctx.mesh.devices.flat[0]))
         self.generate = jax.jit(self._sample, static_argnums=5, out_shardings=decoded, **options)
@@ -268,7 +273,8 @@ def cast_weights(params, dtype):
     """The matrices in the dtype they are read in; norms, a router and scales stay as they are."""
 
     def cast(path, x):
-        return x.astype(dtype) if getattr(path[-1], "key", "") in WEIGHTS else x
+        name = getattr(path[-1], "key", "")
+        return x.astype(dtype) if weights.read_in_activation_dtype(name) else x
 
     return jax.tree_util.tree_map_with_path(cast, params)
 

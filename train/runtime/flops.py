@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from flax.traverse_util import flatten_dict
 
-from model import lora
+from model.weights import flops_per_token, is_layer_matrix
 from train.objectives import registry
 from train.trainable import Partition
 
@@ -34,7 +34,7 @@ def row_length(config) -> int:
 def forward(model, length: int) -> PerToken:
     """Of a forward pass of an architecture over rows of `length` tokens."""
     vocabulary = 2.0 * model.padded_vocab_size * model.embed_dim
-    return PerToken(model.flops_per_token(length) / 3 - vocabulary, vocabulary)
+    return PerToken(flops_per_token(model, length) / 3 - vocabulary, vocabulary)
 
 
 def trained(model, weights, part: Partition, length: int) -> PerToken:
@@ -55,11 +55,11 @@ def trained(model, weights, part: Partition, length: int) -> PerToken:
         """Of the tokens, how many read a weight."""
         return model.experts_per_token / model.num_experts if "expert" in path[-1] else 1.0
 
-    attention = model.flops_per_token(length) - model.flops_per_token(0)
+    attention = flops_per_token(model, length) - flops_per_token(model, 0)
     layers, vocabulary = attention * (1.0 if through else 1 / 3), 0.0
     table = "embedding" if model.tie_embeddings else "unembedding"
     for path, x in flat.items():
-        if path[-1] in lora.PROJECTIONS or path[-1] == "router":
+        if is_layer_matrix(path[-1]):
             layers += passes(path, through) * x.size * share(path)
         elif path == (table,):  # of a network of its own; scores and values have no vocabulary
             vocabulary += passes(path, to_hidden) * x.size

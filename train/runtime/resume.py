@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from ranges import ConfigError
 from train.assemble import Run, config_json
+from train.config.model import read_saved
 from train.config.names import RENAMED
 from train.config.run import run_class
 
@@ -50,7 +51,7 @@ def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=Fa
 
     texts = config_json(run_class()()), meta["config"], config_text
     defaults, before, now = (flatten_dict(json.loads(text), sep=".") for text in texts)
-    before = {RENAMED.get(key, key): value for key, value in before.items()}
+    before = {RENAMED.get(key, key): value for key, value in read_saved(before).items()}
     # A setting that did not exist yet had the effect of its default.
     before = {key: defaults[key] for key in defaults.keys() & now.keys()} | before
     differences = [

@@ -15,8 +15,8 @@ import numpy as np
 import open_weights as ow
 import pytest
 
-from model.attention import init_cache
 from model.generate import Sampling, generate, prompt_positions
+from model.layers.kv_cache import init_cache
 from model.pretrained.families import family_of
 from model.pretrained.hf_config import config_from_hf, config_to_hf
 from model.pretrained.mapping import slices

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.generate import entropy, log_probs
+from model.vocabulary import entropy, log_probs
 from train import losses
 from train.objectives.dpo import pair_loss
 from train.rl import advantages as adv

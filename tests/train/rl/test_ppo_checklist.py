@@ -20,6 +20,7 @@ from benchmarks.ppo_steady import write_random
 from data.text.builtin import EOS, PAD
 from model import sharding
 from model.heads import reward_model
+from model.transformer import Transformer
 from ranges import ConfigError
 from train import vocabulary
 from train.assemble import init_state, setup
@@ -181,9 +182,9 @@ def test_the_terms_of_the_loss_have_their_coefficients(begun, steps):
     @jax.jit
     def terms(trainable, frozen, batch):
         params = trainable["policy"]
-        hidden, _ = vocabulary.Transformer(run.ctx.models["policy"]).apply(
+        hidden, _ = Transformer(run.ctx.models["policy"]).apply(
             {"params": params}, text["tokens"], text["positions"], text["segment_ids"],
-            method=vocabulary.Transformer.hidden,
+            method=Transformer.hidden,
         )  # fmt: skip
         nats = vocabulary.next_token_loss(run.ctx.models["policy"], params, hidden, text, 1e-4, 0)
         return run.stage.loss(trainable, frozen, batch), nats[0], run.stage.weights(batch)

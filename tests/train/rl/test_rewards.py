@@ -44,7 +44,7 @@ def test_mean_passes_over_what_is_not_a_number_elsewhere():
 def test_an_unknown_pool_is_an_error():
     config = TransformerConfig(vocab_size=8, embed_dim=8, num_layers=1, num_heads=2,
                                num_kv_heads=1, head_dim=4, mlp_dim=8)  # fmt: skip
-    with pytest.raises(ValueError, match=r"loss\.pool='max'; choose last or mean"):
+    with pytest.raises(ValueError, match=r"pool='max'; choose last or mean"):
         dataclasses.replace(config, pool="max")
 
 

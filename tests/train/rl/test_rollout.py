@@ -28,9 +28,10 @@ from episodes import (
 )  # fmt: skip
 
 from data.text.builtin import EOS, PAD
-from model.generate import Sampling, entropy, generate, log_probs
+from model.generate import Sampling, generate
 from model.heads import value_model
 from model.transformer import Transformer
+from model.vocabulary import entropy, log_probs
 from train.rl import rollout
 from train.rl.sampler import place
 

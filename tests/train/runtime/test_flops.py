@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 from model import sharding
 from model.config import TransformerConfig
 from model.lora import LoRA
+from model.weights import flops_per_token
 from train.config import run as configs
 from train.objectives.grpo import GRPOConfig
 from train.objectives.ppo import PPOConfig
@@ -40,7 +41,7 @@ def parts(tree, role="policy", **settings):
 def test_all_trained():
     got = flops.trained(MODEL, whole(), Partition(), LENGTH)
     assert got == (6 * LAYERS + 6 * PAIRS, 6 * VOCABULARY)
-    assert sum(got) == MODEL.flops_per_token(LENGTH)
+    assert sum(got) == flops_per_token(MODEL, LENGTH)
     assert flops.forward(MODEL, LENGTH) == pytest.approx((2 * LAYERS + 2 * PAIRS, 2 * VOCABULARY))
 
 
@@ -78,7 +79,7 @@ def test_scores_and_values_have_no_vocabulary():
 def test_a_token_has_some_of_the_experts():
     mixture = dataclasses.replace(MODEL, num_experts=4, experts_per_token=2)
     got = flops.trained(mixture, whole(model=mixture), Partition(), LENGTH)
-    np.testing.assert_allclose(sum(got), mixture.flops_per_token(LENGTH))
+    np.testing.assert_allclose(sum(got), flops_per_token(mixture, LENGTH))
 
 
 P, R, ROWS = 6, 4, 8
@@ -103,7 +104,7 @@ def test_a_step_of_ppo_reads_prompt_and_response_and_has_logits_of_the_response(
     got = flops.of_step(run("ppo"), models, trees, divided, tokens)
     assert got == 2 * layers * tokens + 6 * VOCABULARY * answers
     got = flops.of_step(run("ppo", pretrain_coef=0.1), models, trees, divided, tokens)
-    text = MODEL.flops_per_token(5) * 3 * 5
+    text = flops_per_token(MODEL, 5) * 3 * 5
     assert got == 2 * layers * tokens + 6 * VOCABULARY * answers + text
     shared = {"policy": trees["policy"], "value_head": whole("value_head")}
     models |= {"value_head": MODEL}

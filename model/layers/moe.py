@@ -1,15 +1,16 @@
 """Mixtures of experts: each token goes through the MLPs of the few experts that the router picks.
 
 No token is dropped: rows are sorted by expert and multiplied group by group, by
-`jax.lax.ragged_dot` or on TPU JAX's Pallas kernel. Experts are spread over the mesh axis `expert`,
-as the batch is: the tokens of all devices of that axis are gathered, each device computes what its
-experts have to do with them, and the results go back to where the tokens came from.
+`jax.lax.ragged_dot` or on TPU JAX's Pallas kernel. Experts are split over the mesh axis `expert`,
+as the batch is: the tokens of all devices of that axis are gathered, each device computes its
+experts' part of them, and the results are summed and scattered back.
 
 Axes: B batch, T length, D embed, F mlp, E experts, k experts a token, M tokens, R rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,8 +19,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jax.sharding import PartitionSpec as P
 
+from model import cpu, quantized
 from model.config import TransformerConfig
-from model.kernels import LANES
+from model.kernels.base import LANES
+from model.layers.mlp import ACTIVATIONS
+from model.layers.projection import adapter, read
 from model.sharding import BATCH_AXES, batch_shards, platform
 
 # Blocks of the Pallas kernel, in VMEM twice with their float32 sums: about 10 MiB in bfloat16.
@@ -78,8 +82,8 @@ def dispatch(x, order, place):
 @jax.custom_vjp
 def collect(rows, order, place):
     """rows [R, D] -> [M, k, D], of each pair; 0 for one that has none."""
-    found = rows[jnp.minimum(place, rows.shape[0] - 1)]
-    return jnp.where((place < rows.shape[0])[..., None], found, 0)
+    picked = rows[jnp.minimum(place, rows.shape[0] - 1)]
+    return jnp.where((place < rows.shape[0])[..., None], picked, 0)
 
 
 def _dispatch_bwd(saved, g):
@@ -96,7 +100,7 @@ collect.defvjp(lambda rows, *index: (collect(rows, *index), index), _collect_bwd
 
 
 def expert_mlps(x, ids, weights, gate, up, down, first, activation, product):
-    """The weighted sum of what the experts held here make of each token.
+    """The weighted sum of the outputs of this device's experts for each token.
 
     Args:
       x: [M, D]; ids: [M, k] int32 over all experts; weights: [M, k] float32.
@@ -148,6 +152,29 @@ def grouped_matmul(rows, w, sizes, interpret: bool = False):
     rows = jnp.pad(rows, ((0, -R % tile), (0, 0)))
     tiling = tile, min(TILE, -(-D // LANES) * LANES), min(TILE, -(-F // LANES) * LANES)
     return gmm(rows, w, sizes, rows.dtype, tiling, None, None, False, interpret)[:R]
+
+
+def mixture(config: TransformerConfig, params: Mapping, x, segment_ids, split_length: bool):
+    """A mixture of experts in place of the MLP.
+
+    Args:
+      x: [B, T, D]. params: {name: weight} of the layer. segment_ids: [B, T] int32, 0 is padding.
+      split_length: T is split over the mesh axis `sequence`.
+
+    Returns:
+      ([B, T, D], RouterStats).
+    """
+    logits = cpu.matmul(x.astype(jnp.float32), params["router"])
+    ids, weights, stats = route(config, logits, segment_ids > 0)
+    gate, up, down = (
+        (
+            quantized.dequantize(read(params, name, x.dtype), x.dtype),
+            *adapter(params, name, x.dtype),
+        )
+        for name in ("expert_gate", "expert_up", "expert_down")
+    )
+    activation = ACTIVATIONS[config.activation]
+    return experts(x, ids, weights, gate, up, down, activation, split_length), stats
 
 
 def experts(x, ids, weights, gate, up, down, activation, split_length: bool):

@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import attention, kernels, sequence
+from model import context_parallel
 from model.config import TransformerConfig
+from model.kernels.base import Settings
+from model.kernels.chunked import visible_blocks
+from model.kernels.cudnn import cudnn
+from model.kernels.dispatch import BackendError, attention, check_branches, choose
+from model.kernels.plain import causal_attention
+from model.kernels.splash import splash, splash_kernel
 from model.sharding import MeshConfig, ShardingError, make_mesh
 
 B, T, H, K, N = 2, 256, 4, 2, 16
@@ -47,7 +53,7 @@ def results(function, rows):
 
 
 def plain(rows, case):
-    return results(lambda *args: attention.causal_attention(*args, **case), rows)
+    return results(lambda *args: causal_attention(*args, **case), rows)
 
 
 def same(ours, theirs, atol=2e-5):
@@ -58,14 +64,14 @@ def same(ours, theirs, atol=2e-5):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_chunked_equals_plain(rows, case):
     config = dataclasses.replace(CONFIG, attention="chunked")
-    ours = results(lambda *args: attention.attention(*args, config, **case), rows)
+    ours = results(lambda *args: attention(*args, config, **case), rows)
     same(ours, plain(rows, case))
 
 
 def test_chunked_takes_any_length(rows):
     short = [x[:, :201] for x in rows]
     config = dataclasses.replace(CONFIG, attention="chunked")
-    ours = results(lambda *args: attention.attention(*args, config, window=70), short)
+    ours = results(lambda *args: attention(*args, config, window=70), short)
     same(ours, plain(short, dict(window=70)))
 
 
@@ -73,10 +79,10 @@ def test_chunked_takes_any_length(rows):
 def test_splash_equals_plain(rows, case):
     """The TPU kernel, in Pallas' interpreter."""
     case = CASES[case]
-    settings = kernels.Settings(block=128, compute_block=128, interpret=True, **case)
-    kernel = kernels.splash_kernel(sequence.order(T, 1), T, H // K, settings)
+    settings = Settings(block=128, compute_block=128, interpret=True, **case)
+    kernel = splash_kernel(context_parallel.order(T, 1), T, H // K, settings)
     ours = results(
-        lambda q, k, v, segments: kernels.splash(q, k, v, segments, segments, kernel, settings),
+        lambda q, k, v, segments: splash(q, k, v, segments, segments, kernel, settings),
         rows,
     )
     same(ours, plain(rows, case))
@@ -85,13 +91,13 @@ def test_splash_equals_plain(rows, case):
 def test_splash_reads_the_places_of_a_shard(rows):
     """With half of the queries, out of order, and all keys."""
     q, k, v, _, segments = rows
-    order = sequence.order(T, 2)
-    settings = kernels.Settings(window=70, block=128, compute_block=128, interpret=True)
-    kernel = kernels.splash_kernel(order[1:], T, H // K, settings)
+    order = context_parallel.order(T, 2)
+    settings = Settings(window=70, block=128, compute_block=128, interpret=True)
+    kernel = splash_kernel(order[1:], T, H // K, settings)
     mine = order[1]
-    run = jax.jit(lambda *args: kernels.splash(*args, kernel, settings))
+    run = jax.jit(lambda *args: splash(*args, kernel, settings))
     out = run(q[:, mine], k, v, segments[:, mine], segments)
-    whole = attention.causal_attention(q, k, v, segments, window=70)
+    whole = causal_attention(q, k, v, segments, window=70)
     np.testing.assert_allclose(out, whole[:, mine], atol=2e-5)
 
 
@@ -106,8 +112,8 @@ def test_cudnn_traces_to_its_custom_call(monkeypatch, rows):
 
     def run(q, k, v):
         order = jnp.arange(T)
-        call = lambda *qkv: kernels.cudnn(  # noqa: E731
-            *qkv, segments, segments, order, kernels.Settings(window=70)
+        call = lambda *qkv: cudnn(  # noqa: E731
+            *qkv, segments, segments, order, Settings(window=70)
         )
         out, pull = jax.vjp(call, q, k, v)
         return out, *pull(cotangent)
@@ -131,8 +137,8 @@ def test_memory_does_not_grow_with_the_square_of_the_length():
         grad = jax.jit(jax.grad(loss, (0, 1, 2)))
         return grad.lower(q, k, k, segments).compile().memory_analysis().temp_size_in_bytes
 
-    ours = [temporaries(lambda *a: attention.attention(*a, config), t) for t in (512, 1024)]
-    whole = temporaries(attention.causal_attention, 1024)
+    ours = [temporaries(lambda *a: attention(*a, config), t) for t in (512, 1024)]
+    whole = temporaries(causal_attention, 1024)
     assert ours[1] < 2.2 * ours[0]
     assert ours[1] < whole / 4, (ours, whole)
 
@@ -152,7 +158,7 @@ CHOICES = [
 
 @pytest.mark.parametrize(("asked", "runs"), CHOICES)
 def test_auto_takes_what_runs_and_stays_in_memory(asked, runs):
-    assert kernels.choose(*asked) == runs
+    assert choose(*asked) == runs
 
 
 @pytest.mark.parametrize(
@@ -167,18 +173,18 @@ def test_auto_takes_what_runs_and_stays_in_memory(asked, runs):
     ],
 )
 def test_a_backend_that_cannot_run_is_an_error(asked, why):
-    with pytest.raises(kernels.BackendError, match=why):
-        kernels.choose(*asked)
+    with pytest.raises(BackendError, match=why):
+        choose(*asked)
 
 
 def test_the_zigzag_order_loads_every_shard_alike():
-    order = sequence.order(32, 4)
+    order = context_parallel.order(32, 4)
     assert sorted(order.reshape(-1)) == list(range(32))
     assert len({int(row.sum()) for row in order}) == 1  # keys seen by causal queries
-    blocks = kernels.visible_blocks(order, 32, kernels.Settings(block=4))
+    blocks = visible_blocks(order, 32, Settings(block=4))
     assert np.all(blocks[..., 2].sum(1) == blocks.shape[1])  # nothing to fill up
     with pytest.raises(ShardingError, match=r"rows of 20 tokens do not split into .* = 8 runs"):
-        sequence.order(20, 4)
+        context_parallel.order(20, 4)
 
 
 @pytest.mark.parametrize("backend", ["xla", "chunked"])
@@ -188,11 +194,11 @@ def test_a_split_row_equals_a_whole_one(rows, backend, case):
     case, config = CASES[case], dataclasses.replace(CONFIG, attention=backend)
 
     def split(x):
-        return x[:, sequence.order(T, 2).reshape(-1)]
+        return x[:, context_parallel.order(T, 2).reshape(-1)]
 
     def run(q, k, v, segments):
-        out = attention.attention(*map(split, (q, k, v)), sequence.split(segments), config, **case)
-        return sequence.join(out.reshape(B, T, H * N)).reshape(out.shape)
+        out = attention(*map(split, (q, k, v)), context_parallel.split(segments), config, **case)
+        return context_parallel.join(out.reshape(B, T, H * N)).reshape(out.shape)
 
     with jax.set_mesh(make_mesh(MeshConfig(data=2, sequence=2, tensor=2))):
         ours = results(run, rows)
@@ -209,6 +215,6 @@ def test_a_split_row_equals_a_whole_one(rows, backend, case):
     ],
 )
 def test_segments_that_fork_are_refused_where_they_cannot_run(arguments, why):
-    with pytest.raises(kernels.BackendError, match=why + r".*data\.share_prompt=False"):
-        kernels.check_branches(*arguments)
-    kernels.check_branches("auto", 64, 1, 0)
+    with pytest.raises(BackendError, match=why + r".*data\.share_prompt=False"):
+        check_branches(*arguments)
+    check_branches("auto", 64, 1, 0)

@@ -1,16 +1,15 @@
-"""Rotary positions, and how their wavelengths are stretched for a longer context.
+"""Rotary positions, and the scaling of their wavelengths for a longer context.
 
 Axes: B batch, T length, N head size.
 """
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from model.config import RopeScaling, TransformerConfig
-from model.linear import materialized
+from model.cpu import compute_once
 
 
 def rope(x, positions, base: float, scaling: RopeScaling | None = None):
@@ -20,10 +19,7 @@ def rope(x, positions, base: float, scaling: RopeScaling | None = None):
     if scaling:
         frequency = stretch(frequency, scaling)
     angle = positions[..., None].astype(jnp.float32) * frequency  # [B, T, N/2]
-    # Or else XLA on CPU computes them anew for each head, in all that reads them. It sees through
-    # a gather of one row.
-    keep = jax.vmap(materialized if angle.shape[1] > 1 else jax.vmap(materialized))
-    cos, sin = (keep(f(angle))[:, :, None] for f in (jnp.cos, jnp.sin))
+    cos, sin = (compute_once(f(angle))[:, :, None] for f in (jnp.cos, jnp.sin))
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
@@ -36,10 +32,10 @@ def stretch(frequency, scaling: RopeScaling):
     """
     if scaling.kind == "linear":
         return frequency / scaling.factor
-    turns = scaling.original_length * frequency / (2 * np.pi)  # within the original context
+    rotations = scaling.original_length * frequency / (2 * np.pi)  # within the original context
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)  # 1 at high frequencies
-    return frequency * (kept + (1 - kept) / scaling.factor)
+    unscaled = jnp.clip((rotations - low) / (high - low), 0.0, 1.0)  # 1 at high frequencies
+    return frequency * (unscaled + (1 - unscaled) / scaling.factor)
 
 
 def rotary_settings(config: TransformerConfig, kind: str):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import attention
-from model.attention import CHUNK, attend, causal_attention
-from model.rotary import rope
+from model.kernels import plain
+from model.kernels.plain import CHUNK, attend, causal_attention
+from model.layers.rotary import rope
 
 # One row: a segment of 3, one of 2, padding. Who (row) sees whom (column).
 SEGMENTS = [1, 1, 1, 2, 2, 0, 0]
@@ -83,7 +83,7 @@ def test_chunked_equals_unchunked(monkeypatch, T):
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
 
     chunked = run()
-    monkeypatch.setattr(attention, "CHUNK", T)
+    monkeypatch.setattr(plain, "CHUNK", T)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5), chunked, run())
 
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import moe, sharding
+from model import sharding
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
+from model.layers import moe
 from model.transformer import Transformer
 
 CONFIG = TransformerConfig(

@@ -1,0 +1,160 @@
+"""Workarounds for XLA on CPU. On every other platform each function is the plain operation.
+
+Axes: D inputs, F outputs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model.sharding import batch_shards, platform
+
+# Rows on a device up to which a product is faster as the transpose of its transpose.
+FEW = 32
+
+
+class TransposedWeight(NamedTuple):
+    """A weight [D, F] stored as [F, D], for `matmul` with few rows. It has no gradient."""
+
+    rows: jax.Array
+
+
+def fence(x):
+    """x [n, …], which XLA on CPU fuses and folds with nothing before or after it.
+
+    There it is a gather of all rows: XLA on CPU drops an optimization barrier before it fuses.
+    """
+    return x[jnp.arange(x.shape[0])] if platform() == "cpu" else x
+
+
+def compute_once(x):
+    """x [B, T, …], which XLA on CPU would otherwise compute again for each of its readers."""
+    # XLA sees through a gather of one row, so with T = 1 the fence is one axis further in.
+    return jax.vmap(fence if x.shape[1] > 1 else jax.vmap(fence))(x)
+
+
+def forward_matmul(x, w):
+    """x [..., D] @ w [D, F] without the gradient of `matmul`.
+
+    bfloat16 on CPU is summed in float32 and rounded: XLA has fast instructions for that form alone.
+    """
+    if x.dtype == jnp.bfloat16 and platform() == "cpu":
+        return jnp.matmul(x, w, preferred_element_type=jnp.float32).astype(x.dtype)
+    return jnp.matmul(x, w)
+
+
+def matmul(x, w):
+    """x [..., D] @ w [D, F], an array or a `TransposedWeight` -> [..., F]."""
+    if not isinstance(w, TransposedWeight):
+        return _matmul(x, w)
+    if platform() != "cpu":
+        return forward_matmul(x, w.rows.T)
+    x2d = x.reshape(-1, x.shape[-1])
+    # With `.T` in place of these axes XLA on CPU does not use its instructions for bfloat16.
+    contract_last = partial(
+        jax.lax.dot_general,
+        dimension_numbers=(((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    if not computes_transpose(x, w):
+        out = contract_last(x2d, w.rows)
+    elif len(w.rows) % 2:
+        out = fence(contract_last(w.rows, x2d)).T
+    else:  # XLA would fold a plain `.T` into the product; a gather takes longer than this.
+        out = contract_last(w.rows, x2d).reshape(2, len(w.rows) // 2, -1)
+        out = out.transpose(2, 0, 1).reshape(len(x2d), -1)
+    return out.astype(x.dtype).reshape(*x.shape[:-1], len(w.rows))
+
+
+@jax.custom_vjp
+def _matmul(x, w):
+    """The product with an array.
+
+    The gradient is written out because XLA's fast matmuls on CPU transpose the right operand but
+    not the left: for a weight's gradient the left operand is transposed first. The mathematics is
+    the ordinary product's.
+    """
+    return forward_matmul(x, w)
+
+
+def _matmul_fwd(x, w):
+    return _matmul(x, w), (x, w)
+
+
+def _matmul_bwd(saved, g):
+    x, w = saved
+    x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    if x2d.shape[1] > g2d.shape[1] and platform() == "cpu":
+        # The smaller operand is transposed.
+        dw = fence(forward_matmul(fence(g2d.T), x2d)).T
+    else:
+        dw = forward_matmul(fence(x2d.T), g2d)
+    return forward_matmul(g, w.T), dw
+
+
+_matmul.defvjp(_matmul_fwd, _matmul_bwd)
+
+
+def stores_transposed(dtype) -> bool:
+    """Whether decoding in this dtype is faster with a `TransposedWeight` for each weight. In
+    float32 either layout is read equally fast."""
+    return platform() == "cpu" and dtype == jnp.bfloat16
+
+
+def transposed_weight(w):
+    """The rows [F, D] of a weight [D, F], for a `TransposedWeight`."""
+    return fence(w.T)
+
+
+def computes_transpose(x, w) -> bool:
+    """Whether `matmul(x, w)` computes the transpose of the product.
+
+    XLA's fast matmuls on CPU copy the right operand into tiles at every call, and read the left
+    operand in place. With few rows, as in decoding, the weight is better the left operand.
+    """
+    if not isinstance(w, TransposedWeight) or platform() != "cpu":
+        return False
+    mesh = jax.sharding.get_abstract_mesh()
+    return x.size <= FEW * x.shape[-1] * (1 if mesh.empty else batch_shards(mesh))
+
+
+def gated(activation, gate, up, next_weight):
+    """activation(gate) · up, both [..., F].
+
+    bfloat16 on CPU is computed in float32 and rounded once: XLA takes longer to round there than
+    to compute.
+
+    Args:
+      activation: a function of an array.
+      next_weight: the weight [F, …] by which the result is multiplied, or None. Where `matmul`
+        computes a transpose, the result is computed transposed, as `matmul` left its arguments.
+    """
+    if gate.dtype == jnp.float32 or platform() != "cpu":
+        return activation(gate) * up
+    shape, dtype = gate.shape, gate.dtype
+    transposed = computes_transpose(gate, next_weight)
+    if transposed:
+        gate, up = (x.reshape(-1, shape[-1]).T for x in (gate, up))
+    out = activation(gate.astype(jnp.float32)) * up.astype(jnp.float32)
+    out = out.astype(dtype)
+    return out.T.reshape(shape) if transposed else out
+
+
+def cache_dtype(dtype):
+    """The dtype of cached keys and values: the activations'; on CPU float32, where XLA updates a
+    bfloat16 array by converting all of it to float32 and back, at every token."""
+    return jnp.float32 if platform() == "cpu" else dtype
+
+
+def caches_keys_transposed(queries_per_key: int) -> bool:
+    """Whether cached keys are [..., N, S] in place of [..., S, N].
+
+    On CPU, where several query heads read a key head: a core then sums the products of many slots
+    side by side, where the sum of one slot would run along its registers. A single query head
+    gains nothing from it, and writing a key to N places costs more.
+    """
+    return queries_per_key > 1 and platform() == "cpu"

@@ -1,0 +1,1 @@
+"""Attention backends, and the function that chooses one (dispatch.py)."""

@@ -1,0 +1,24 @@
+"""Attention by cuDNN's flash attention on NVIDIA GPUs.
+
+Axes: B batch, T query length, S key length, H query heads, K key/value heads, N head size.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from model.kernels.base import Settings, visible
+
+
+def cudnn(q, k, v, q_segments, kv_segments, order, settings: Settings):
+    """As `splash`. Segments reach cuDNN as a bias, [B, 1, T, S] in the activations' dtype.
+
+    Args:
+      order: [T] int32, the index in the row of each query.
+    """
+    mask = visible(order, jnp.arange(k.shape[1]), settings.window)
+    mask = mask[None] & (q_segments[:, :, None] == kv_segments[:, None, :])
+    return jax.nn.dot_product_attention(
+        q, k, v, mask=mask[:, None], scale=settings.scale or None, implementation="cudnn"
+    )

@@ -1,0 +1,81 @@
+"""Attention in plain XLA, which holds the [T, S] weights of a chunk of queries.
+
+Axes: B batch, T query length, S key length, H query heads, K key/value heads, G = H // K query
+heads a key head, N head size.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from model.kernels.base import MASKED, einsum32, visible
+
+# Queries in a chunk. A chunk reads only the keys up to its end, which saves causal attention half
+# of its work; on accelerators the matmuls of short rows would only get smaller.
+CHUNK = 64
+
+
+def softmax_parts(logits, mask):
+    """A float32 softmax over the keys in `mask`, as (e^logits [..., S], 1 / their sum [..., 1]).
+
+    The caller multiplies the second into the product with the values, which has fewer columns than
+    there are keys; no gradient then sums over the keys.
+    """
+    logits = jnp.where(mask, logits, MASKED)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.exp(logits - top)
+    return weights, 1 / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
+    """Softmax attention with grouped heads; the softmax is float32.
+
+    Args:
+      q: [B, T, H, N]; k, v: [B, S, K, N].
+      mask: [B, T, S] bool, True where the query sees the key.
+      softcap: logits x become softcap·tanh(x / softcap); 0 leaves them.
+      scale: factor of the queries; 0 is 1/√N.
+
+    Returns:
+      [B, T, H, N] in q's dtype.
+    """
+    B, T, H, N = q.shape
+    K = k.shape[2]
+    q = q.reshape(B, T, K, H // K, N) * (scale or N**-0.5)
+    logits = einsum32("btkgn,bskn->bkgts", q, k)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
+    weights, inverse = softmax_parts(logits, mask[:, None, None])
+    out = einsum32("bkgts,bskn->bkgtn", weights.astype(v.dtype), v) * inverse
+    return out.astype(v.dtype).transpose(0, 3, 1, 2, 4).reshape(B, T, H, N)
+
+
+def causal_attention(
+    q, k, v, segment_ids, branch_ids=None,
+    *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
+):  # fmt: skip
+    """Causal attention within segments, in chunks of queries that skip the keys they cannot see.
+
+    Args:
+      q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32, 0 is padding. A segment's
+        tokens are neighbours, so that an index counts its positions.
+      branch_ids: [B, T] int32, or None. A segment may fork: branch 0 is its trunk, and a token sees
+        the keys of the trunk and of its own branch.
+      window: keys a query sees at most, its own included; 0 is all.
+      softcap, scale: of `attend`.
+    """
+    T = q.shape[1]
+    index = jnp.arange(T)
+    out = []
+    for start in range(0, T, CHUNK):
+        end = min(start + CHUNK, T)
+        first = max(start + 1 - window, 0) if window else 0
+        mask = visible(index[start:end], index[first:end], window)
+        mask = mask[None] & (segment_ids[:, start:end, None] == segment_ids[:, None, first:end])
+        if branch_ids is not None:
+            key_branches = branch_ids[:, None, first:end]
+            mask &= (key_branches == 0) | (key_branches == branch_ids[:, start:end, None])
+        args = q[:, start:end], k[:, first:end], v[:, first:end], mask
+        out.append(attend(*args, softcap=softcap, scale=scale))
+    return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)

@@ -1,0 +1,94 @@
+"""Self-attention of one layer: projections, rotary positions, a backend or the cache.
+
+Axes: B batch, T length, D embed, H query heads, K key/value heads, N head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from model.config import TransformerConfig
+from model.kernels.dispatch import attention, prompt_attention
+from model.layers.kv_cache import KVCache, cached_attention, extend, kv_repeats
+from model.layers.norm import rms_norm
+from model.layers.projection import project
+from model.layers.rotary import rope, rotary_settings
+from model.sharding import constrain
+
+
+class Rows(NamedTuple):
+    """Where the tokens of a call are in their rows.
+
+    Attributes:
+      positions: [B, T] int32 within a segment. segment_ids: [B, T] int32; 0 is padding.
+      slot: the cache's column of the first token; None: the cache is empty, or there is none.
+      branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None.
+    """
+
+    positions: jax.Array
+    segment_ids: jax.Array
+    slot: jax.Array | int | None = None
+    branch_ids: jax.Array | None = None
+
+
+def self_attention(
+    config: TransformerConfig, kind: str, params: Mapping, x, cache: KVCache | None, layer,
+    rows: Rows, last_only: bool,
+):  # fmt: skip
+    """[B, T, D] -> ([B, T, D], the extended cache or None).
+
+    Args:
+      kind: `global` or `local`. layer: index of the layer in the cache.
+      last_only: in prefill, compute only the last position: the result is [B, 1, D].
+    """
+    c = config
+    B, T, _ = x.shape
+    H, K, N = c.num_heads, c.num_kv_heads, c.head_dim
+    length = "act_length" if cache is None else "act_slot"
+    kv_heads = "act_replicated_kv_heads" if c.replicate_kv_heads else "act_kv_heads"
+    positions, segment_ids, slot, branch_ids = rows
+
+    query_x, query_positions, query_segments = x, positions, segment_ids
+    if last_only:
+        query_x, query_positions, query_segments = (a[:, -1:] for a in (x, positions, segment_ids))
+    q = project(params, "query", query_x).reshape(B, -1, H, N)
+    k = project(params, "key", x).reshape(B, T, K, N)
+    v = project(params, "value", x).reshape(B, T, K, N)
+    if c.attention_bias:
+        q = q + params["query_bias"].astype(x.dtype)
+        k = k + params["key_bias"].astype(x.dtype)
+        v = v + params["value_bias"].astype(x.dtype)
+    q = constrain(q, "act_batch", length, "act_heads", "act_head_dim")
+    k = constrain(k, "act_batch", length, kv_heads, "act_head_dim")
+    v = constrain(v, "act_batch", length, kv_heads, "act_head_dim")
+    if c.qk_norm:
+        q, k = rms_norm(q, params["query_norm"], c), rms_norm(k, params["key_norm"], c)
+    base, scaling = rotary_settings(c, kind)
+    q, k = rope(q, query_positions, base, scaling), rope(k, positions, base, scaling)
+    if (repeats := kv_repeats(c)) > 1:
+        k, v = (
+            constrain(jnp.repeat(a, repeats, axis=2),
+                      "act_batch", length, "act_kv_heads", "act_head_dim")
+            for a in (k, v)
+        )  # fmt: skip
+    q, k, v = map(checkpoint_name, (q, k, v), ("query", "key", "value"))
+    settings = dict(
+        window=c.window if kind == "local" else 0,
+        softcap=c.attention_softcap,
+        scale=c.query_scale,
+    )
+    if cache is None:
+        out = attention(q, k, v, segment_ids, c, branch_ids, **settings)
+    else:
+        cache = extend(cache, k, v, layer, 0 if slot is None else slot, c)
+        if slot is None and not last_only:
+            out = prompt_attention(q, k, v, segment_ids, c, **settings)
+        else:
+            first = T - 1 if last_only else slot
+            out = cached_attention(q, cache, layer, first, query_segments, c, **settings)
+    return project(params, "out", out.reshape(B, -1, H * N)), cache

@@ -1,0 +1,56 @@
+"""One layer of the transformer. Axes: B batch, T length, D embed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jax.ad_checkpoint import checkpoint_name
+
+from model.config import TransformerConfig
+from model.layers import moe
+from model.layers.attention import Rows, self_attention
+from model.layers.mlp import mlp
+from model.layers.norm import fence_norm, rms_norm
+from model.sharding import constrain
+
+
+def block(
+    config: TransformerConfig, kind: str, params: Mapping, carry, rows: Rows, is_last: bool = False
+):
+    """Attention and MLP, each between norms and added to the residual stream.
+
+    Args:
+      kind: `global` or `local`. params: {name: weight} of this layer.
+      carry: (x [B, T, D], the cache or None, the layer's index).
+      rows: where the tokens of x are in their rows.
+      is_last: it is the final layer; in prefill it then computes only the last position.
+
+    Returns:
+      (carry, RouterStats or None).
+    """
+    x, cache, layer = carry
+    c, length = config, "act_length" if cache is None else "act_slot"  # a cached step is not split
+    last_only = is_last and cache is not None and rows.slot is None
+
+    def norm(name, x):
+        return rms_norm(x, params[name], c)
+
+    def add(x, out, post_norm):
+        x = x + (norm(post_norm, fence_norm(c, out)) if c.post_norms else out)
+        return constrain(x, "act_batch", length, "act_embed")
+
+    x = checkpoint_name(x, "layer_input")
+    h = fence_norm(c, norm("attention_norm", x))
+    out, cache = self_attention(c, kind, params, h, cache, layer, rows, last_only)
+    out = checkpoint_name(out, "attention_out")
+    segment_ids = rows.segment_ids
+    if last_only:
+        x, segment_ids = x[:, -1:], segment_ids[:, -1:]
+    x = add(x, out, "post_attention_norm")
+
+    h = fence_norm(c, norm("mlp_norm", x))
+    if c.num_experts:
+        out, stats = moe.mixture(c, params, h, segment_ids, split_length=length == "act_length")
+    else:
+        out, stats = mlp(c, params, h, length), None
+    return (add(x, out, "post_mlp_norm"), cache, layer + 1), stats

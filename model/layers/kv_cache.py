@@ -1,0 +1,142 @@
+"""The key-value cache: an explicit pytree that decoding extends, and attention over it.
+
+Axes: B batch, T query length, S slots of the cache, H query heads, K key/value heads, N head size,
+L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model import cpu
+from model.config import TransformerConfig
+from model.kernels.base import einsum32, visible
+from model.kernels.plain import softmax_parts
+from model.sharding import constrain
+
+
+class KVCache(NamedTuple):
+    """Keys and values of all layers for decoding. Slots are columns of the padded row.
+
+    Attributes:
+      keys, values: [L, B, K, S, N] in `cpu.cache_dtype`, or L of [B, K, S, N]; on CPU keys may be
+        [..., N, S] (`keys_transposed`). A head's slots are contiguous, as decoding reads them: in
+        any other order XLA on CPU copies the whole cache at every step.
+      segment_ids: [B, S] int32; 0 is an empty slot or padding, never attended to.
+    """
+
+    keys: jax.Array | tuple[jax.Array, ...]
+    values: jax.Array | tuple[jax.Array, ...]
+    segment_ids: jax.Array
+
+
+def kv_repeats(config: TransformerConfig) -> int:
+    """How many copies of each key and value head there are, so that the mesh axis `tensor` divides
+    them; 1 without `config.replicate_kv_heads`."""
+    shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+    return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
+
+
+def keys_transposed(config: TransformerConfig) -> bool:
+    """Whether the cache's keys are [..., N, S] (model/cpu.py)."""
+    return cpu.caches_keys_transposed(
+        config.num_heads // (config.num_kv_heads * kv_repeats(config))
+    )
+
+
+def _cache_axes(transposed: bool):
+    slot_axes = ("act_slot", "act_head_dim")
+    return ("act_batch", "act_kv_heads", *(reversed(slot_axes) if transposed else slot_axes))
+
+
+def init_cache(
+    config: TransformerConfig, batch: int, length: int, split_layers: bool = False
+) -> KVCache:
+    """An empty cache for `batch` rows of at most `length` slots.
+
+    Args:
+      split_layers: an array a layer, for parameters that are split too (model/layers/stack.py).
+    """
+    dtype = cpu.cache_dtype(config.activation_dtype)
+
+    def zeros(transposed):
+        slots = (config.head_dim, length) if transposed else (length, config.head_dim)
+        shape = (batch, config.num_kv_heads * kv_repeats(config), *slots)
+        if split_layers:
+            layer = constrain(jnp.zeros(shape, dtype), *_cache_axes(transposed))
+            return (layer,) * config.num_layers
+        layers = jnp.zeros((config.num_layers, *shape), dtype)
+        return constrain(layers, "act_layers", *_cache_axes(transposed))
+
+    segments = constrain(jnp.zeros((batch, length), jnp.int32), "act_batch", "act_slot")
+    return KVCache(zeros(keys_transposed(config)), zeros(False), segments)
+
+
+def repeat_rows(cache: KVCache, times: int) -> KVCache:
+    """Every row of a cache `times` times, one after another."""
+
+    def repeat(x):
+        # Transposed keys have the same sharding: neither slots nor head sizes are ever split.
+        axes = ("act_layers", *_cache_axes(transposed=False))[-x.ndim :]
+        return constrain(jnp.repeat(x, times, axis=x.ndim - 4), *axes)
+
+    keys, values = (jax.tree.map(repeat, x) for x in (cache.keys, cache.values))
+    segments = jnp.repeat(cache.segment_ids, times, axis=0)
+    return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
+
+
+def extend(cache: KVCache, k, v, layer, slot, config: TransformerConfig) -> KVCache:
+    """The cache with k, v [B, T, K, N] at the slots from `slot` on of one layer."""
+
+    def write(old, new, transposed):
+        new = new.transpose(0, 2, 3, 1) if transposed else new.swapaxes(1, 2)
+        new = new.astype(old[layer].dtype if isinstance(old, tuple) else old.dtype)
+        start = (0, 0, 0, slot) if transposed else (0, 0, slot, 0)
+        if isinstance(old, tuple):
+            updated = jax.lax.dynamic_update_slice(old[layer], new, start)
+            return (*old[:layer], updated, *old[layer + 1 :])
+        return jax.lax.dynamic_update_slice(old, new[None], (layer, *start))
+
+    keys = write(cache.keys, k, keys_transposed(config))
+    values = write(cache.values, v, transposed=False)
+    return cache._replace(keys=keys, values=values)
+
+
+def cached_attention(
+    q, cache: KVCache, layer, slot, segment_ids, config: TransformerConfig,
+    *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
+):  # fmt: skip
+    """Attention of T queries at `slot` to all slots so far; the same as `attend` computes.
+
+    Args:
+      q: [B, T, H, N]; layer, slot: int32 scalars.
+      segment_ids: [B, T] of the queries; the cache holds theirs, and their keys and values.
+      window, softcap, scale: as for `causal_attention`.
+
+    Returns:
+      [B, T, H, N].
+    """
+    B, T, H, N = q.shape
+    keys, values = (
+        x[layer] if isinstance(x, tuple) else jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+        for x in (cache.keys, cache.values)
+    )  # [B, K, S, N]; keys perhaps [B, K, N, S]
+    K, S = values.shape[1:3]
+    mask = visible(slot + jnp.arange(T), jnp.arange(S), window)
+    mask = mask[None] & (segment_ids[:, :, None] == cache.segment_ids[:, None, :])
+    # One matrix a key head, of all its queries: M = T·G rows.
+    dtype = q.dtype
+    q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N)
+    q = q.astype(keys.dtype) * (scale or N**-0.5)
+    product = "bkmn,bkns->bkms" if keys_transposed(config) else "bkmn,bksn->bkms"
+    logits = einsum32(product, q, keys)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
+    mask = jnp.repeat(mask, H // K, axis=1)[:, None]  # [B, 1, M, S]
+    weights, inverse = softmax_parts(logits, mask)
+    out = einsum32("bkms,bksn->bkmn", weights.astype(values.dtype), values) * inverse
+    return out.astype(dtype).reshape(B, K, T, -1, N).swapaxes(1, 2).reshape(B, T, H, N)

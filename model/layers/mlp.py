@@ -1,0 +1,31 @@
+"""The gated MLP (Shazeer 2020, arXiv:2002.05202). Axes: B batch, T length, D embed, F mlp."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from model import cpu
+from model.config import TransformerConfig
+from model.layers.projection import adapter, project
+from model.sharding import constrain
+
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+def mlp(config: TransformerConfig, params: Mapping, x, length_axis: str):
+    """down(activation(gate(x)) · up(x)), [B, T, D] -> [B, T, D].
+
+    Args:
+      length_axis: the logical name of T (model/sharding.py).
+    """
+    gate = checkpoint_name(project(params, "gate", x), "gate")  # [B, T, F]
+    up = checkpoint_name(project(params, "up", x), "up")
+    # An adapter would read a transposed result: XLA on CPU has no such bfloat16 product.
+    next_weight = None if adapter(params, "down", x.dtype) else params["down"]
+    hidden = cpu.gated(ACTIVATIONS[config.activation], gate, up, next_weight)
+    hidden = constrain(hidden, "act_batch", length_axis, "act_mlp")
+    return project(params, "down", hidden)

@@ -1,0 +1,26 @@
+"""RMSNorm. Axes: D size of the normalised axis."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from model.config import TransformerConfig
+
+
+def rms_norm(x, scale, config: TransformerConfig):
+    """x [..., D] / rms(x) * scale [D], in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
+    if config.norm_offset:
+        scale = 1.0 + scale
+    return (x32 * inverse * scale).astype(x.dtype)
+
+
+def fence_norm(config: TransformerConfig, x):
+    """An optimization barrier between a norm and a matmul, in models of Gemma's form.
+
+    Without it XLA:TPU computes the norm within each matmul, which is no faster and takes twice as
+    long to compile.
+    """
+    return jax.lax.optimization_barrier(x) if config.post_norms else x

@@ -1,0 +1,39 @@
+"""Products with the weights of a layer, quantized or adapted as they may be.
+
+Axes: B batch, T length, D inputs, F outputs (of several axes, flat).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from model import cpu, lora, quantized
+
+
+def read(params: Mapping, name: str, dtype):
+    """A weight in the activations' dtype; as it is if it is quantized or stored transposed."""
+    weight = params[name]
+    if quantized.is_quantized(weight) or isinstance(weight, cpu.TransposedWeight):
+        return weight
+    return weight.astype(dtype)
+
+
+def adapter(params: Mapping, name: str, dtype) -> tuple:
+    """(A, B) of the adapter of a weight in the activations' dtype; () if it has none."""
+    if name + lora.A not in params:
+        return ()
+    return tuple(params[name + end].astype(dtype) for end in (lora.A, lora.B))
+
+
+def project(params: Mapping, name: str, x):
+    """x [B, T, D] @ the weight `name` [*inputs, *outputs], plus its adapter: [B, T, F]."""
+    w = read(params, name, x.dtype)
+    if not isinstance(w, cpu.TransposedWeight):
+        w = w.reshape(x.shape[-1], math.prod(w.shape) // x.shape[-1])
+    out = quantized.matmul(x, w) if quantized.is_quantized(w) else cpu.matmul(x, w)
+    if pair := adapter(params, name, x.dtype):
+        a, b = pair
+        rank = a.shape[-1]
+        out = out + cpu.matmul(cpu.matmul(x, a.reshape(-1, rank)), b.reshape(rank, -1))
+    return out

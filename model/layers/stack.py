@@ -1,0 +1,155 @@
+"""All layers: their parameters, stacked, and the scan over them.
+
+Axes: B batch, T length, D embed, L layers.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from model import cpu, quantized, weights
+from model.config import TransformerConfig
+from model.kernels.base import RESIDUALS
+from model.layers.attention import Rows
+from model.layers.block import block
+from model.sharding import constrain
+
+
+def remat_policy(name: str):
+    """What the backward pass finds saved of a layer (config.remat), for `jax.checkpoint`.
+
+    Outputs are saved by name: a policy that looks for matmuls does not see those in
+    `cpu.matmul`.
+    """
+    policies = jax.checkpoint_policies
+    if name == "full":
+        return policies.nothing_saveable
+    if name == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[
+                "layer_input", *sorted(weights.saved_outputs("qkv")), RESIDUALS
+            ],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )  # fmt: skip
+    return policies.save_only_these_names(*weights.saved_outputs(name), RESIDUALS)
+
+
+class _LayerWeights(nn.Module):
+    """Declares the parameters of one layer."""
+
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, carry):
+        for weight in weights.rows(self.config, "layers"):
+            weights.create(self, weight, self.config)
+        return carry, None
+
+
+def init_layers(config: TransformerConfig) -> nn.Module:
+    """A module that creates the parameters of all layers, stacked: `name` [L, …].
+
+    Kinds of layer differ in what they compute, not in their parameters.
+    """
+    return nn.scan(
+        _LayerWeights,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=config.num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config)
+
+
+def split_layers(params):
+    """Stacked parameters as one tree a layer, {"0": …}: where layers are unrolled, a loop around
+    them then slices no weights in every iteration."""
+    count = len(jax.tree.leaves(params)[0])
+    return {str(i): jax.tree.map(lambda x, i=i: x[i], params) for i in range(count)}
+
+
+def transpose_layers(config: TransformerConfig, layers):
+    """`split_layers` with each projection a `cpu.TransposedWeight` in the activations' dtype,
+    except experts and int8 weights."""
+
+    def transpose(name, w):
+        weight = weights.adaptable(name)
+        if not weight or weight.stacked > 1 or quantized.is_quantized(w):
+            return w
+        D = math.prod(w.shape[: weight.inputs])
+        rows = cpu.transposed_weight(w.reshape(D, -1).astype(config.activation_dtype))
+        # Split over heads and mlp as before: over the embedding, the gather would leave it whole.
+        inputs, outputs = weights.inner_axes(weight, config)
+        return cpu.TransposedWeight(constrain(rows, f"act_{outputs[0]}", f"act_{inputs[0]}"))
+
+    return {i: {name: transpose(name, w) for name, w in own.items()} for i, own in layers.items()}
+
+
+def run_layers(config: TransformerConfig, params, carry, rows: Rows):
+    """All layers: a scan over the repeats of the layer pattern, then the layers left over.
+
+    Args:
+      params: tree of [L, …], or of `split_layers`. carry, rows: of `block`.
+
+    Returns:
+      (the carry, RouterStats with a leading [L] or None).
+    """
+    kinds, cache = config.layer_kinds, carry[1]
+    P = len(kinds)
+    repeats = config.num_layers // P
+
+    def layer(kind, carry, params, in_scan, is_last=False):
+        def run(params, carry):
+            return block(config, kind, params, carry, rows, is_last)
+
+        if config.remat != "none" and cache is None:  # decoding has no backward pass
+            policy = remat_policy(config.remat)
+            run = jax.checkpoint(run, policy=policy, prevent_cse=not in_scan)
+        return run(params, carry)
+
+    if "0" in params:
+        x, cache, _ = carry
+        for i in range(config.num_layers):
+            kind, is_last = kinds[i % P], i == config.num_layers - 1
+            carry = x, cache, i
+            (x, cache, _), _ = layer(kind, carry, params[str(i)], in_scan=False, is_last=is_last)
+        return (x, cache, config.num_layers), None
+
+    def sequence(kinds, carry, params):
+        """Layers of these kinds, of params [len(kinds), …]. Neighbours of one kind are one scan, so
+        that one layer is compiled for each run of neighbours, not for each place of the pattern."""
+        stats, start = [], 0
+        for kind, neighbours in itertools.groupby(kinds):
+            count = len(list(neighbours))
+            run_params = jax.tree.map(lambda x, a=start, b=start + count: x[a:b], params)
+            unroll = 1 if config.scan_unroll else count
+            run = functools.partial(layer, kind, in_scan=True)
+            carry, run_stats = jax.lax.scan(run, carry, run_params, unroll=unroll)
+            stats.append(run_stats)
+            start += count
+        return carry, jax.tree.map(lambda *x: jnp.concatenate(x), *stats)
+
+    def period(carry, params):
+        if P == 1:
+            return layer(kinds[0], carry, params, in_scan=True)
+        return sequence(kinds, carry, params)
+
+    scanned, rest = params, config.num_layers - repeats * P
+    if P > 1:
+        scanned = jax.tree.map(lambda x: x[: repeats * P].reshape(repeats, P, *x.shape[1:]), params)
+    unroll = min(config.scan_unroll or repeats, repeats)
+    carry, stats = jax.lax.scan(period, carry, scanned, unroll=unroll)
+    if P > 1:
+        stats = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
+    if rest:
+        rest_params = jax.tree.map(lambda x: x[repeats * P :], params)
+        carry, rest_stats = sequence(kinds[:rest], carry, rest_params)
+        stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), stats, rest_stats)
+    return carry, stats

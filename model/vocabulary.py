@@ -1,0 +1,95 @@
+"""The vocabulary head: logits, log-probabilities, and both a part of a row at a time.
+
+Float32 logits [B, T, V] are by far the largest array of a step: at 8,192 tokens and 128k ids one
+row of them takes 4 GiB. `map_logits` computes `chunk` positions of each row at once, forwards and
+backwards, so that the whole array never exists.
+
+Axes: B batch, T length, D embed, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from model import cpu
+from model.config import TransformerConfig
+from model.kernels.base import MASKED
+from model.sharding import constrain
+
+
+def logits(config: TransformerConfig, table, hidden, decoding: bool = False):
+    """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it are `MASKED`.
+
+    Args:
+      table: the embedding [V, D] if `tie_embeddings`, else the unembedding [D, V].
+      decoding: no gradient is taken, so a tied table is used without a transpose.
+    """
+    c = config
+    table = table.astype(c.activation_dtype)
+    if c.tie_embeddings:
+        table = cpu.TransposedWeight(table) if decoding else table.T
+    logits = cpu.matmul(hidden, table).astype(jnp.float32)
+    if c.logit_softcap:
+        logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
+    if logits.ndim == 3:
+        logits = constrain(logits, "act_batch", "act_length", "act_vocab")
+    if c.padded_vocab_size == c.vocab_size:
+        return logits
+    return jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits, MASKED)
+
+
+def log_probs(logits, ids, temperature: float):
+    """log softmax(logits / temperature) at `ids`, in float32: rollout and training both use this.
+
+    Args:
+      logits: [..., V]; ids: [...] int32; temperature: positive, no default on purpose: mixing two
+        of them makes every KL wrong.
+    """
+    scaled = logits.astype(jnp.float32) / temperature
+    picked = jnp.take_along_axis(scaled, ids[..., None], axis=-1)[..., 0]
+    return picked - jax.nn.logsumexp(scaled, axis=-1)
+
+
+def entropy(logits, temperature: float = 1.0):
+    """Entropy in nats of softmax(logits / temperature), [..., V] -> [...] float32."""
+    logp = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+    return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+
+
+def map_logits(config, params, function, chunk: int, hidden, *arrays):
+    """function(logits, *arrays), with the logits of `hidden`.
+
+    Args:
+      config, params: of the Transformer whose head it is.
+      function: (float32 logits [B, c, V], *arrays [B, c]) -> tree of [B, c]; position by position.
+      chunk: positions of each row whose logits exist at once; 0 is all of them. The backward pass
+        computes them again.
+      hidden: [B, T, D]. arrays: [B, T].
+
+    Returns:
+      Tree of [B, T].
+    """
+    table = params["embedding" if config.tie_embeddings else "unembedding"]
+
+    def apply(hidden, *arrays):
+        return function(logits(config, table, hidden), *arrays)
+
+    B, T = hidden.shape[:2]
+    if not chunk or chunk >= T:
+        return apply(hidden, *arrays)
+    count = -(-T // chunk)
+    width = -(-T // count)
+
+    # Part i holds the positions i, i + count, …: where a row is split over devices, each has its
+    # share of every part.
+    def split(x):
+        x = jnp.pad(x, [(0, 0), (0, count * width - T)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(B, width, count, *x.shape[2:]), 2, 0)
+
+    def join(x):
+        return jnp.moveaxis(x, 0, 2).reshape(B, count * width)[:, :T]
+
+    parts = tuple(map(split, (hidden, *arrays)))
+    _, out = jax.lax.scan(lambda _, part: (None, jax.checkpoint(apply)(*part)), None, parts)
+    return jax.tree.map(join, out)

@@ -1,0 +1,122 @@
+"""The architecture's settings: a named size, and any field of `TransformerConfig` that differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Mapping
+
+import ranges
+from model.config import RopeScaling, TransformerConfig
+from model.sizes import SIZES
+from ranges import ConfigError
+
+# Settings of the execution, which start with TransformerConfig's defaults, whatever the size.
+EXECUTION = (
+    "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention", "attention_block",
+    "attention_compute_block",
+)  # fmt: skip
+# Fields that a run sets elsewhere: the tokenizer has the vocabulary, `loss` the pool.
+_ELSEWHERE = ("vocab_size", "pool")
+# Settings in which 0 meant "as the size says" before None did. None of them can be 0.
+_ONCE_ZERO = (
+    "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
+    "vocab_multiple", "max_length", "rope_base",
+)  # fmt: skip
+
+
+class _Model:
+    """A named size, and the settings in which the model differs from it.
+
+    A setting that is None is the size's; 0, False or an empty value switches the size's setting
+    off. `llama3_1_8b` is `llama3.1-8b`. An empty `size` takes the whole architecture from the run
+    that `init_from` names. `mimetic` starts a new model for little text (model/mimetic.py).
+    """
+
+    size: str
+    rope_scaling: Mapping[str, object] | None
+    mimetic: bool
+
+    def __post_init__(self):
+        ranges.check(self, "model.")
+
+    def build(self, vocab_size: int) -> TransformerConfig:
+        if not self.size:
+            raise ConfigError(
+                "model.size is empty: type --config.model.size=NAME, or start from a run with "
+                "--config.init_from.policy=WORKDIR"
+            )
+        size = next((name for name in SIZES if _letters(name) == _letters(self.size)), "")
+        if not size:
+            near = difflib.get_close_matches(self.size, SIZES, 1)
+            raise ConfigError(
+                f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
+                + (f" (did you mean {near[0]}?)" if near else "")
+            )
+        fields = SIZES[size] | self.execution() | self.changes(SIZES[size].get("rope_scaling"))
+        return TransformerConfig(vocab_size=vocab_size, **fields)
+
+    def changes(self, rope_scaling: Mapping | None = None) -> dict:
+        """The settings that are given in place of the size's.
+
+        Args:
+          rope_scaling: the size's, which given settings of it change.
+        """
+        others = {"size", "mimetic", *EXECUTION}
+        given = {k: v for k, v in vars(self).items() if v is not None and k not in others}
+        if settings := given.get("rope_scaling"):
+            given["rope_scaling"] = _rope_scaling({**(rope_scaling or {}), **settings})
+        elif "rope_scaling" in given:
+            given["rope_scaling"] = None
+        return given
+
+    def execution(self) -> dict:
+        """Settings that change neither the parameters nor the architecture."""
+        return {name: getattr(self, name) for name in EXECUTION}
+
+
+def _letters(name: str) -> str:
+    """A size's name without its punctuation: llama3.1-8b and llama3_1_8b are one."""
+    return re.sub(r"[._-]", "", name)
+
+
+def _rope_scaling(settings: Mapping) -> RopeScaling:
+    known = [field.name for field in dataclasses.fields(RopeScaling)]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(
+                f"unknown config key model.rope_scaling.{key}; known: {', '.join(known)}"
+            )
+    for key in ("kind", "factor"):
+        if key not in settings:
+            raise ConfigError(f"model.rope_scaling.{key} is missing, and has no default")
+    return RopeScaling(**settings)
+
+
+def _fields():
+    """The fields of `ModelConfig`: (name, type, default)."""
+    hints = typing.get_type_hints(TransformerConfig, include_extras=True)
+    yield "size", str, ""
+    for field in dataclasses.fields(TransformerConfig):
+        if field.name in EXECUTION:
+            yield field.name, hints[field.name], field.default
+        elif field.name == "rope_scaling":
+            yield field.name, Mapping[str, object] | None, None
+        elif field.name not in _ELSEWHERE:
+            yield field.name, hints[field.name] | None, None
+    yield "mimetic", bool, False
+
+
+ModelConfig = dataclasses.make_dataclass(
+    "ModelConfig", _fields(), bases=(_Model,), frozen=True, namespace={"__doc__": _Model.__doc__}
+)
+
+
+def read_saved(settings: Mapping) -> dict:
+    """{dotted key: value} of a run's saved config, in which 0 may still stand for None."""
+    return {
+        key: None if value == 0 and key in {f"model.{name}" for name in _ONCE_ZERO} else value
+        for key, value in settings.items()
+    }
