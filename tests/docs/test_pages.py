@@ -83,3 +83,17 @@ def test_paths_in_code_exist():
         if not (ROOT / name).exists()
     }
     assert not missing
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs/architecture.md"], ids=ids)
+def test_trees_show_what_there_is(path):
+    trees = [b.text for b in documentation.blocks(path.read_text()) if b.text.startswith("model/")]
+    assert len(trees) == 1
+    folder = ROOT
+    for line in trees[0].splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = ROOT / name
+            assert folder.exists(), name
+        elif line.startswith("  ") and not line.startswith("   "):
+            assert (folder / name).exists(), f"{folder.name}/{name}"

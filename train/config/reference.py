@@ -1,6 +1,6 @@
 """Prints docs/config.md, the page of all settings.
 
-    python -m train.config.reference > docs/config.md
+python -m train.config.reference > docs/config.md
 """
 
 from train.config.settings_page import page

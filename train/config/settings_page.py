@@ -190,4 +190,3 @@ def _type_text(kind) -> str:
 
 def _value_text(value) -> str:
     return repr(dict(value)) if isinstance(value, Mapping) else repr(value).replace("'", '"')
-
