@@ -84,7 +84,7 @@ class Number(NamedTuple):
     optional: bool = False
 
 
-def without_none(hint) -> tuple[object, bool]:
+def without_none(hint: object) -> tuple[object, bool]:
     """(the type without None, whether None was part of it)."""
     kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
     if len(kinds) == 1 and types.NoneType in typing.get_args(hint):

@@ -19,7 +19,9 @@ import ml_collections
 from configs import base
 
 
-def get_config(arg=None, stage="dpo", peak_lr=1e-6) -> ml_collections.ConfigDict:
+def get_config(
+    arg: str | None = None, stage: str = "dpo", peak_lr: float = 1e-6
+) -> ml_collections.ConfigDict:
     """The recipe of an objective that learns from preferences."""
     chosen = base.choices(arg, smoke=False)
     config = base.get_config()

@@ -18,5 +18,5 @@ import ml_collections
 from configs import dpo
 
 
-def get_config(arg=None) -> ml_collections.ConfigDict:
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return dpo.get_config(arg, "orpo", 8e-6)  # the authors' rate

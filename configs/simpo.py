@@ -17,5 +17,5 @@ import ml_collections
 from configs import dpo
 
 
-def get_config(arg=None) -> ml_collections.ConfigDict:
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     return dpo.get_config(arg, "simpo", 1e-6)

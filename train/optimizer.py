@@ -23,7 +23,7 @@ import registry
 from model import weights
 from ranges import CountOr0, NonNegative, Range, Share
 from registry import Registry
-from train.patterns import select
+from train.config.patterns import select
 
 # Counters and coefficients in an optimizer's state have no more numbers than this.
 _FEW = 64
@@ -52,9 +52,9 @@ class OptimizerConfig:
       b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 does not clip.
       lr_multipliers: {patterns: factor of the learning rate, and so of the decay a step} of some
-        weights (train/patterns.py); factors of several patterns multiply. A pattern may also be a
-        group of model/weights.py: `embedding`, `hidden`, `output`, `vector`. By width, as μP has it
-        (Yang et al. 2022, arXiv:2203.03466): `hidden` and `output` base width / width.
+        weights (train/config/patterns.py); factors of several patterns multiply. A pattern may also
+        be a group of model/weights.py: `embedding`, `hidden`, `output`, `vector`. By width, as μP
+        has it (Yang et al. 2022, arXiv:2203.03466): `hidden` and `output` base width / width.
       state_dtype: how moments are kept between steps, `float32` or `bfloat16`. An update is
         computed in float32 either way.
     """

@@ -4,7 +4,7 @@ Trained weights are in `TrainState.trainable`, and so in the optimizer and in ch
 ones are read from their origin at every start. A stage sees whole models: `joined` joins both
 before its functions are called.
 
-Patterns of weights: train/patterns.py.
+Patterns of weights: train/config/patterns.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from model import lora, quantized, weights
 from model.lora import LoRA
 from ranges import ConfigError
+from train.config.patterns import Path, path_text, select
 from train.config.run import RunConfig
-from train.patterns import Path, path_text, select
 
 
 class Partition(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 import typing
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import ranges
 from model.config import RopeScaling, TransformerConfig
 from model.sizes import SIZES
 from ranges import ConfigError
+from suggestions import did_you_mean, nearest
 
 # Settings of the execution, which start with TransformerConfig's defaults, whatever the size.
 EXECUTION = (
@@ -55,10 +55,9 @@ class _Model:
             )
         size = next((name for name in SIZES if _letters(name) == _letters(self.size)), "")
         if not size:
-            near = difflib.get_close_matches(self.size, SIZES, 1)
             raise ConfigError(
                 f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
-                + (f" (did you mean {near[0]}?)" if near else "")
+                + did_you_mean(nearest(self.size, SIZES))
             )
         fields = SIZES[size] | self.execution() | self.changes(SIZES[size].get("rope_scaling"))
         return TransformerConfig(vocab_size=vocab_size, **fields)
