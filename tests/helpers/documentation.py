@@ -10,6 +10,7 @@ import re
 import runpy
 import shlex
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -112,13 +113,17 @@ def check_command(words: list[str]) -> None:
                 raise Refused(f"there is no make target {word}")
         return
     module, arguments = words[2], words[3:]
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
-        raise Refused(f"there is no module {module}")
+    package = module.partition(".")[0]
+    if package not in PACKAGES:
+        try:
+            metadata.version(package)  # find_spec("pip") would replace distutils in this process
+        except metadata.PackageNotFoundError as error:
+            raise Refused(f"there is no package {package}") from error
     if module == "pytest":
         for word in arguments:
             if word.startswith("tests/") and not (ROOT / word).exists():
                 raise Refused(f"there is no {word}")
-    if module.partition(".")[0] not in PACKAGES:
+    if package not in PACKAGES:
         return
     if importlib.util.find_spec(module) is None:
         raise Refused(f"there is no module {module}")
