@@ -52,7 +52,7 @@ setup(
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "ruff>=0.14",
-            "mypy>=1.18",  # `make lint`: types
+            "mypy>=2.4",  # `make lint`: types
         ],
         "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8"],
     },

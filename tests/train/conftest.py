@@ -64,10 +64,10 @@ def stages_dir(tmp_path_factory):
     start from them. Beside each, STAGE.fields.json names the settings that its run read."""
 
     def train(stage, stages):
-        one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
         paths = {role: stages / origin for role, origin in ORIGINS[stage].items()}
         with pytest.MonkeyPatch.context() as patch:
             reads = record_reads(patch)
+            one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
             loop.run(recipe(stage, stages, **paths), stages.directory / stage, one)
         (stages.directory / f"{stage}.fields.json").write_text(json.dumps(sorted(reads)))
 
