@@ -38,11 +38,15 @@ class Settings(NamedTuple):
     interpret: bool = False
 
 
-def visible(queries: Array, keys: Array, window: int) -> Array:
-    """[T, S] bool: whether queries [T] see keys [S], both by index: a key is at or before its
-    query, and less than `window` before it; a window of 0 is unlimited."""
-    queries, keys = queries[:, None], keys[None, :]
+def sees(queries: Array, keys: Array, window: int) -> Array:
+    """Whether queries see keys, both by index: a key is at or before its query, and less than
+    `window` before it; a window of 0 is unlimited."""
     mask = queries >= keys
     if window:
         mask &= queries - keys < window
     return mask
+
+
+def visible(queries: Array, keys: Array, window: int) -> Array:
+    """[T, S] bool: `sees` of queries [T] and keys [S]."""
+    return sees(queries[:, None], keys[None, :], window)
