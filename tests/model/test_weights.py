@@ -34,7 +34,7 @@ def init(config):
 
 @pytest.fixture
 def row(monkeypatch):
-    """A weight that no file of the package knows, and the line that uses it."""
+    """A weight that is not in the package's table, and the line that uses it."""
     row = weights.matrix("mixer", "D H", "embed heads", "self_attn.mixer.weight", saved="minimal")
     monkeypatch.setattr(weights, "TABLE", (*weights.TABLE, row))
 

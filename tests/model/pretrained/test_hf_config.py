@@ -134,7 +134,7 @@ def test_rope_scaling_comes_before_rope_parameters():
     config = config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
     assert (config.rope_base, config.local_rope_base) == (700.0, 50.0)
     assert config.rope_scaling == RopeScaling("linear", 2.0)
-    # Beside nothing it has a `rope_type` already, and transformers does not look at the `type`.
+    # Without other settings it has a `rope_type` already, and transformers ignores `type`.
     given |= dict(rope_parameters=None, rope_scaling=dict(type="linear", factor=2.0))
     with pytest.raises(ValueError, match=r"rope_scaling.type='linear'.*rope_type"):
         config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
@@ -173,7 +173,7 @@ def test_released_config_files_are_read():
     )  # fmt: skip
     assert (llama.head_dim, llama.rope_base) == (128, 500_000.0)
     assert llama.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
-    # Layers from `max_window_layers` on, unless nobody uses the window.
+    # Layers from `max_window_layers` on, unless the window is not in use.
     qwen = dict(
         model_type="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864,
         num_hidden_layers=4, num_attention_heads=14, num_key_value_heads=2, sliding_window=512,
@@ -182,7 +182,7 @@ def test_released_config_files_are_read():
     assert config_from_hf(qwen).layer_pattern == ()
     qwen = config_from_hf(qwen | dict(use_sliding_window=True))
     assert (qwen.layer_pattern, qwen.window) == (("global",) * 2 + ("local",) * 2, 512)
-    # The 4B's: a text model inside a multimodal one, which leaves out what it has by default.
+    # The 4B's: a text model inside a multimodal one, which omits default values.
     gemma = dict(
         model_type="gemma3", vision_config=dict(hidden_size=1152), mm_tokens_per_image=256,
         text_config=dict(
