@@ -152,7 +152,7 @@ def test_configs_and_tensors_survive_the_way_there_and_back(name):
 
 @pytest.fixture(scope="module")
 def generator():
-    """The fixtures, made again by tests/model/fixtures/make_fixtures.py."""
+    """The module tests/model/fixtures/make_fixtures.py, where it runs."""
     reason = "needs torch and transformers, which Seedpod itself does not"
     pytest.importorskip("torch", reason=reason)
     pytest.importorskip("transformers", reason=reason)
