@@ -47,5 +47,5 @@ def test_the_answers_are_conversations(stages_dir, tmp_path):
 
 def test_it_reads_a_recipe_with_groups_of_answers(tmp_path):
     write_files(tmp_path)
-    with pytest.raises(ConfigError, match="best of n reads a recipe with groups"):
+    with pytest.raises(ConfigError, match="best of n needs a recipe with groups"):
         best_of.run(recipe("ppo", tmp_path), tmp_path, 0.0)

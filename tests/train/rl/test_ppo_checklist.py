@@ -349,7 +349,7 @@ def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path)
     )
     shutil.rmtree(tmp_path / "reward" / "checkpoints")
     write_random(tmp_path / "reward", "reward", tiny_ppo.MODEL, tiny_ppo.TOKENIZER, seed=5)
-    with pytest.raises(ConfigError, match=r"normalizer\.json was measured of other"):
+    with pytest.raises(ConfigError, match=r"normalizer\.json was measured with other"):
         begin(directory, change)
 
 

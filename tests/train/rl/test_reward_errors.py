@@ -166,7 +166,7 @@ def test_few_are_left_out_and_more_are_not(devices, capsys):
     assert np.flatnonzero(~np.isfinite(found["score"])).tolist() == [2]
     np.testing.assert_allclose(np.delete(found["score"], 2), np.delete(TABLE, 2), atol=1e-5)
     sampler.rewards({}, batch, [""] * 8)
-    assert capsys.readouterr().out.count("left out, with others like it: rl.reward_function=") == 1
+    assert capsys.readouterr().out.count("skipped, with others like it: rl.reward_function=") == 1
     sampler, batch = sampler_of(devices, on_error="skip", max_errors=0.1)
     with pytest.raises(RewardError, match=r"1 of 8 answers have no reward, .*max_errors=0\.1"):
         sampler.rewards({}, batch, [""] * 8)

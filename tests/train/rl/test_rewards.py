@@ -135,9 +135,9 @@ def test_which_rewards_count():
 
 
 def test_a_verifier_without_references_is_an_error():
-    rewards.check_answers(settings(length=1.0, target_length=3), ["", "4"])
+    rewards.validate_answers(settings(length=1.0, target_length=3), ["", "4"])
     with pytest.raises(ConfigError, match=r"rewards\.gsm8k .* 1 of 2 prompts have none"):
-        rewards.check_answers(settings(gsm8k=1.0), ["", "4"])
+        rewards.validate_answers(settings(gsm8k=1.0), ["", "4"])
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -32,7 +32,7 @@ from model.generate import Sampling, generate
 from model.heads import value_model
 from model.transformer import Transformer
 from model.vocabulary import entropy, log_probs
-from train.rl import rollout
+from train.rl import forward, rollout
 from train.rl.sampler import place
 
 
@@ -119,12 +119,12 @@ def full(models):
 
 def test_response_token_t_is_read_at_column_p_minus_1_plus_t(models, batch, full):
     logits, values = full(batch["tokens"], batch["positions"], batch["segment_ids"])
-    logprobs = jax.jit(rollout.response_logprobs, static_argnums=(0, 3, 4, 5))
+    logprobs = jax.jit(forward.response_logprobs, static_argnums=(0, 3, 4, 5))
     ours, entropies = logprobs(CONFIG, models.policy, batch, R, 0.7, 0)
     in_chunks = logprobs(CONFIG, models.policy, batch, R, 0.7, 4)
     np.testing.assert_allclose(in_chunks[0], ours, atol=1e-6)
     np.testing.assert_allclose(in_chunks[1], entropies, atol=1e-6)
-    critic = jax.jit(rollout.response_values, static_argnums=(0, 3))
+    critic = jax.jit(forward.response_values, static_argnums=(0, 3))
     critic = critic(CONFIG, models.value, batch, R)
     for t in range(R):
         before, ids = logits[:, P - 1 + t], batch["tokens"][:, P + t]
@@ -179,7 +179,7 @@ def test_by_rows_takes_any_number_of_rows(total, rows):
         seen.append(len(part["x"]))
         return part["x"] * 10, part["y"]
 
-    x, y = rollout.by_rows(function, batch, rows)
+    x, y = forward.by_rows(function, batch, rows)
     np.testing.assert_array_equal(x, np.arange(total) * 10)
     np.testing.assert_array_equal(y, batch["y"])
     assert max(seen) <= rows
@@ -386,7 +386,7 @@ def test_the_sampler_and_the_trainer_agree_on_logprobs(models):
         sample = generate(CONFIG, policy, prompts, prompt_mask, keys, sampling)
         positions, segments = place(sample.tokens, prompt_mask, sample.response_mask)
         rows = {"tokens": sample.tokens, "positions": positions, "segment_ids": segments}
-        return sample, rollout.response_logprobs(CONFIG, policy, rows, R, 0.7, 0)[0]
+        return sample, forward.response_logprobs(CONFIG, policy, rows, R, 0.7, 0)[0]
 
     sample, trained = both(models.policy)
     gap = jnp.where(sample.response_mask, sample.logprobs - trained, 0)
