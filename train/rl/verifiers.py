@@ -215,7 +215,7 @@ def length(episode: Any, settings: Length) -> float:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float, message: str):
-    """Raises TimeoutError after `seconds`, but only in the main thread, which alone gets signals."""
+    """Raises TimeoutError after `seconds`, but only in the main thread, which gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

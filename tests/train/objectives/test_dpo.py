@@ -35,7 +35,7 @@ GROUP = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
 def test_answers_alone_are_refused():
     """Three answers to three prompts in one row, and no second one to any."""
     rows = {"rank": np.array([[0, 1, 0, -1]]), "group": np.array([[0, 1, 2, 0]])}
-    ctx = SimpleNamespace(config=None, data=SimpleNamespace(train=rows))
+    ctx = SimpleNamespace(config=None, data=SimpleNamespace(train=rows, heldout={}))
     with pytest.raises(ConfigError, match="answers are labelled good or not one by one"):
         dpo.precompute(ctx, {}, {}, None)
 
