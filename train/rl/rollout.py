@@ -28,8 +28,7 @@ from model import sharding
 from tpu.chips import compiler_options
 from train.losses import kl_estimate
 from train.rl import advantages as adv
-from train.rl import hacking
-from train.rl.forward import CRITICS, by_rows, policy_and_values, response_logprobs
+from train.rl import forward, hacking
 from train.rl.sampler import Sampler, groups
 
 
@@ -46,7 +45,7 @@ def make_experience(
 
     Args:
       advantages_of: as in `RolloutSource`.
-      roles: {role: parameters} of `policy`, `reference` and, for PPO, one of `CRITICS`.
+      roles: {role: parameters} of `policy`, `reference` and, for PPO, one of `forward.CRITICS`.
       batch: from `Sampler.sample`. scores: [B], raw; an episode whose score is not finite is
         skipped: its masks are 0. s: the source's scalars (`RolloutSource.init`).
       train_policy: bool scalar; false while the critic warms up.
@@ -57,14 +56,14 @@ def make_experience(
     rl, R = ctx.config.rl, ctx.config.rl.response_length
     settings = R, rl.temperature, ctx.config.loss.chunk
 
-    def forward(rows):
-        old, entropy, values = policy_and_values(ctx.models, roles, rows, settings)
+    def forward_rows(rows):
+        old, entropy, values = forward.policy_and_values(ctx.models, roles, rows, settings)
         reference = ctx.models["reference"], roles["reference"]
         out = {"old_logprobs": old, "entropy": entropy}
-        out["ref_logprobs"], _ = response_logprobs(*reference, rows, *settings)
+        out["ref_logprobs"], _ = forward.response_logprobs(*reference, rows, *settings)
         return out if values is None else out | {"old_values": values}
 
-    experience = dict(batch) | by_rows(forward, batch, ctx.config.data.batch_size)
+    experience = dict(batch) | forward.by_rows(forward_rows, batch, ctx.config.data.batch_size)
     entropy, sampler_logprobs = (experience.pop(k) for k in ("entropy", "sampler_logprobs"))
     valid, old = jnp.isfinite(scores), experience["old_logprobs"]
     mask = jnp.where(valid[:, None], experience["response_mask"], 0.0)
@@ -155,7 +154,7 @@ class RolloutSource:
         self.minibatches = n // size
         self.per_rollout = self.rl.epochs * self.minibatches
         self.key = jax.random.key(ctx.config.seed + 1)
-        self.critic = any(role in ctx.models for role in CRITICS)
+        self.critic = any(role in ctx.models for role in forward.CRITICS)
         self._warned: set[str] = set()  # each warning is given once per process
         seed, self.groups = ctx.config.seed, groups(ctx.mesh, n, self.group)
         count, local = n // self.group, self.groups.prompts

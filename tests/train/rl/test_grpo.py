@@ -16,7 +16,7 @@ from train import losses
 from train.config.run import RunConfig
 from train.objectives.grpo import GRPOConfig, advantages
 from train.rl import advantages as adv
-from train.rl import hacking, rollout
+from train.rl import forward, hacking, rollout
 
 GROUPS = np.array([[1.0, 0.0, 0.5, 3.0], [2.0, 2.0, 2.0, 2.0], [-1.0, 4.0, 0.0, 0.0]], np.float32)
 
@@ -83,7 +83,7 @@ def experience(monkeypatch):
     def table(config, logprobs, *rest):
         return jnp.asarray(logprobs), jnp.ones((B, R))
 
-    monkeypatch.setattr(rollout, "response_logprobs", table)
+    monkeypatch.setattr(forward, "response_logprobs", table)
     roles = {"policy": lp[0], "reference": lp[1]}
 
     def experience(scores=SCORES, grpo=None, **options):

@@ -24,7 +24,7 @@ from train import loop
 from train.config import run as configs
 from train.objectives.grpo import GRPOConfig
 from train.rl import advantages as adv
-from train.rl import rewards, rollout
+from train.rl import forward, rewards
 from train.rl.rewards import RewardError
 from train.rl.sampler import Sampler
 from train.runtime import processes
@@ -202,9 +202,9 @@ def experience(monkeypatch):
     """`make_experience` with tables for networks, of some of the four episodes."""
     lp = np.random.default_rng(1).normal(size=(3, B, R)).astype(np.float32)
     monkeypatch.setattr(
-        rollout, "response_logprobs", lambda c, x, *rest: (jnp.asarray(x), jnp.ones(x.shape))
+        forward, "response_logprobs", lambda c, x, *rest: (jnp.asarray(x), jnp.ones(x.shape))
     )
-    monkeypatch.setattr(rollout, "response_values", lambda c, x, *rest: jnp.asarray(x))
+    monkeypatch.setattr(forward, "response_values", lambda c, x, *rest: jnp.asarray(x))
 
     def experience(scores, rows=slice(None), critic=True, **options):
         options |= dict(whiten_advantages=True, normalize_scores=critic)

@@ -32,7 +32,7 @@ from model.generate import Sampling, generate
 from model.heads import value_model
 from model.transformer import Transformer
 from model.vocabulary import entropy, log_probs
-from train.rl import forward, rollout
+from train.rl import forward
 from train.rl.sampler import place
 
 
@@ -72,8 +72,8 @@ def experience(batch, monkeypatch):
     def of_logits(config, logits, rows, R, temperature, chunk):
         return log_probs(jnp.asarray(logits), rows["tokens"][:, -R:], temperature), jnp.ones((B, R))
 
-    monkeypatch.setattr(rollout, "response_logprobs", of_logits)
-    monkeypatch.setattr(rollout, "response_values", lambda config, params, rows, R: params)
+    monkeypatch.setattr(forward, "response_logprobs", of_logits)
+    monkeypatch.setattr(forward, "response_values", lambda config, params, rows, R: params)
     rng = np.random.default_rng(2)
     roles = {n: rng.normal(size=(B, R, CONFIG.vocab_size)) for n in ("policy", "reference")}
     roles |= {"value": np.zeros((B, R)), "critic": rng.normal(size=(B, R))}
@@ -312,8 +312,8 @@ def test_a_scale_that_the_reward_model_brings_is_kept_from_the_first_rollout_on(
     def experience(normalizer):
         with pytest.MonkeyPatch.context() as patch:
             zeros = jnp.zeros((B, R))
-            patch.setattr(rollout, "response_logprobs", lambda *args: (zeros, zeros))
-            patch.setattr(rollout, "response_values", lambda *args: zeros)
+            patch.setattr(forward, "response_logprobs", lambda *args: (zeros, zeros))
+            patch.setattr(forward, "response_values", lambda *args: zeros)
             return make(batch, roles, options, s, jit=lambda f: f, normalizer=normalizer)
 
     _, kept, metrics = experience((0.5, 0.1))
