@@ -248,7 +248,7 @@ def _row_cache(rng: Random, good, folder) -> None:
 def _text(rng: Random, good, folder) -> None:
     """What looks at text: it may not fail, whatever the text is."""
     del good, folder
-    from train.rl import rewards
+    from train.rl import rewards, verifiers
 
     text, other = mutate.text(rng), mutate.text(rng)
     example = {"text": text, "where": "x:1"}
@@ -259,7 +259,7 @@ def _text(rng: Random, good, folder) -> None:
     assert all(words)
     assert BYTE.decode(BYTE.encode(text)) == text
     episode = rewards.Episode(text, text, np.arange(3), np.arange(3), other)
-    assert rewards.gsm8k(episode) in (0.0, 1.0) and rewards.exact(episode) in (0.0, 1.0)
+    assert verifiers.gsm8k(episode) in (0.0, 1.0) and verifiers.exact(episode) in (0.0, 1.0)
 
 
 TARGETS = [

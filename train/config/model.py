@@ -31,8 +31,13 @@ class _Model:
     """A named size, and the settings in which the model differs from it.
 
     A setting that is None is the size's; 0, False or an empty value switches the size's setting
-    off. `llama3_1_8b` is `llama3.1-8b`. An empty `size` takes the whole architecture from the run
-    that `init_from` names. `mimetic` starts a new model for little text (model/mimetic.py).
+    off.
+
+    Attributes:
+      size: a row of model/sizes.py; `llama3_1_8b` is `llama3.1-8b`. Empty takes the whole
+        architecture from the run that `init_from` names.
+      rope_scaling: settings of RopeScaling (model/config.py); empty switches it off.
+      mimetic: initial weights for little text (model/mimetic.py).
     """
 
     size: str

@@ -32,8 +32,14 @@ from train.optimizer import OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """`path`: a workdir with a tokenizer; empty trains one of `kind` on the run's own text, with
-    the signs that `data.fim_rate` needs if `fim`."""
+    """The tokenizer of a run that does not start from another.
+
+    Attributes:
+      path: a workdir with a tokenizer; empty trains one on the run's own text.
+      kind: of one that is trained: `sentencepiece`, `char` or `byte`.
+      vocab_size: the largest number of its ids.
+      fim: it has the special tokens that `data.fim_rate` needs.
+    """
 
     path: str = ""
     kind: str = "sentencepiece"
@@ -46,12 +52,12 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    """What is trained of the models that are (train/trainable.py).
+    """Trained and frozen weights of the models that a run trains (train/trainable.py).
 
     Attributes:
       frozen, trained: patterns of weights. With one given, the rest is the other; with both, every
         weight has to match one; with neither all is trained, or, beside adapters, only heads.
-      dtype: in which the layers' frozen weights are held (model/quantized.py).
+      dtype: of the layers' frozen weights, such as `int8` (model/quantized.py).
     """
 
     frozen: str = ""
@@ -65,9 +71,12 @@ class FreezeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """`every` steps (0: only at the ends), before the first step too if `at_start`.
+    """The stage's own evaluation.
 
-    `samples` texts are written to samples.jsonl, of at most `sample_tokens` tokens.
+    Attributes:
+      every: steps between evaluations; 0 evaluates at the start and the end only.
+      at_start: evaluate before the first step, too.
+      samples: texts written to samples.jsonl each time. sample_tokens: the longest, in tokens.
     """
 
     every: CountOr0 = 0
@@ -81,7 +90,11 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Saves `every` steps (0: only at the end) and keeps the newest `keep`."""
+    """What is saved (train/runtime/checkpoint.py).
+
+    Attributes:
+      every: steps between checkpoints; 0 saves at the end only. keep: how many of the newest stay.
+    """
 
     every: CountOr0 = 100
     keep: Count = 2
@@ -99,8 +112,10 @@ class RunConfig:
     """Settings of one run: those below, and those of each objective under the name of its stage.
 
     Attributes:
-      stage: a row of train/objectives/registry.py. steps: optimizer steps.
-      accumulate: microbatches a step.
+      stage: a row of train/objectives/registry.py.
+      seed: of the initial weights, of the order of the data and of sampling.
+      steps: optimizer steps. accumulate: microbatches a step.
+      log_every: steps between records of training metrics.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic; pretrain_data: PPO's pretraining mix.
       evals: {name: evaluation} beside the stage's own (train/evals/base.py).
