@@ -139,7 +139,7 @@ def test_evaluations_of_the_same_rows_agree(tmp_path):
     ],
 )
 def test_a_stage_s_own_evaluation_of_other_data(stage, roles, stages_dir, tmp_path):
-    """Of the same rows it reports the same, whatever the objective adds to them."""
+    """On the same rows it reports the same metrics, whatever the objective adds to them."""
     roles = STAGES[stage].required
     config = recipe(stage, stages_dir, **{role: stages_dir / "sft" for role in roles})
     config.data.source = config.data.heldout_source = str(stages_dir / "preferences.jsonl")

@@ -56,7 +56,7 @@ def test_gae_is_the_double_sum_of_its_definition(inputs, bootstrapped):
 
 
 def test_gae_at_lambda_one_is_the_discounted_return(inputs):
-    """Whatever the values are."""
+    """For any values."""
     _, returns = adv.gae(inputs["rewards"], inputs["values"], MASK, 0.9, 1.0)
     for b, last in enumerate(LAST):
         expected = sum(0.9**t * inputs["rewards"][b, t] for t in range(last + 1))
