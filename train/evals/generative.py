@@ -199,7 +199,7 @@ class ScoredAnswers:
             self._reference = self._answers(frozen["reference"], frozen)
         reference = self._reference
         answers = self._answers(trainable["policy"], frozen)
-        valid = np.isfinite(answers["score"])  # answers without a reward (rewards.on_error) are not
+        valid = np.isfinite(answers["score"])  # false without a reward (rewards.on_error)
         judged = np.isfinite(answers["judge"]) & np.isfinite(reference["judge"])
         rate, low, high = win_rate(answers["judge"][judged], reference["judge"][judged])
         stops = np.isin(answers["tokens"], self.ctx.tokenizer.stop_ids)
