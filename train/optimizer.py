@@ -49,7 +49,7 @@ class OptimizerConfig:
         `decay_fraction`), or `constant`.
       ns_steps: Newton-Schulz iterations of Muon; five bring every singular value near 1, three cost
         less and bring the large ones there.
-      momentum: Muon's, of the Nesterov kind.
+      momentum: Muon's, with Nesterov's look-ahead.
       b1, b2, eps, weight_decay: AdamW's; weight matrices decay, norms and biases do not.
       clip_norm: largest global gradient norm; 0 disables clipping.
       lr_multipliers: {patterns: factor of the learning rate, and thus of the decay per step} of the
