@@ -1,28 +1,33 @@
-"""Preparation of a run: data, tokenizer, architectures, weights, optimizer.
+"""Assembly of a run: data, tokenizer, architectures, weights, optimizer.
 
-Everything that bad input can stop happens here, before any training.
+Everything that can fail on bad input happens here, before any training.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data import pipeline, splits
 from data.atomic import write_atomically
+from data.pipeline import Data
 from data.prepare import row_cache
 from data.schemas.examples import example_text
+from data.splits import Examples
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
 from model import lora, sharding
+from model.config import TransformerConfig
 from model.mimetic import mimetic
 from ranges import ConfigError
 from train import optimizer
@@ -32,10 +37,11 @@ from train.evals import registry as evals
 from train.objectives import registry
 from train.objectives.base import Context, Objective, Stage
 from train.rl import rewards
-from train.rl.rollout import CRITICS
+from train.rl.forward import CRITICS
 from train.runtime import checkpoint, outputs, strict_json
 from train.runtime.metrics import console
 from train.step import TrainState
+from train.trainable import Partition
 
 
 class Run(NamedTuple):
@@ -45,86 +51,101 @@ class Run(NamedTuple):
       evaluations: the stage's own first, then those of `config.evals`.
       tx: the optimizer. abstract: shapes, dtypes and shardings of the state.
       parts: {trained role: its `Partition`}.
-      frozen: {role: parameters that are not trained}. origins: {role: the origin and fingerprint of
-        those}, for the checkpoint. content: fingerprints of the tokenizer and of the rows, by the
-        name of their settings, for the checkpoint too.
+      frozen: {role: frozen parameters}. origins: {role: their origin and fingerprint}, saved in
+        checkpoints. content: {setting: fingerprint} of the tokenizer and of the rows, also saved in
+        checkpoints.
     """
 
     ctx: Context
-    row: Objective
+    objective: Objective
     stage: Stage
     evaluations: tuple[evals.Scheduled, ...]
     tx: Any
     abstract: TrainState
-    parts: dict[str, parts_.Partition]
+    parts: dict[str, Partition]
     frozen: dict
     origins: dict
     content: dict[str, str]
 
 
-def setup(config: RunConfig, workdir, mesh, examples=None, open_data=None) -> Run:
-    """Opens everything that a run needs, except the trained weights. Writes only the files that a
-    stage prepares once. Call it under `jax.set_mesh(mesh)`.
+def setup(
+    config: RunConfig,
+    workdir: epath.PathLike,
+    mesh: jax.sharding.Mesh,
+    examples: Examples | None = None,
+    open_data: Callable[[Tokenizer], Data] | None = None,
+) -> Run:
+    """Opens everything that a run needs, except the trained weights. Writes only the files that the
+    objective precomputes. Call it under `jax.set_mesh(mesh)`.
 
     Args:
-      examples: of `config.data`, if they were read already.
+      examples: the examples of `config.data`, if they have been read already.
       open_data: (tokenizer) -> Data, instead of the files that the config names.
     """
-    row = registry.check(config, mesh)
-    evals.check(config, row)
-    ctx = open_context(config, row, workdir, mesh, examples, open_data)
+    objective = registry.validate(config, mesh)
+    evals.validate(config, objective)
+    ctx = open_context(config, objective, workdir, mesh, examples, open_data)
     content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
     if ctx.pretrain_data:
         content["pretrain_data"] = ctx.pretrain_data.fingerprint()
     content |= {f"evals.{name}": data.fingerprint() for name, data in ctx.evals.items()}
-    whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in row.trainable}
+    whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in objective.trainable}
     parts = parts_.divide(config, whole)
-    frozen, origins = load_frozen(config, row, ctx.models, mesh, parts, whole)
+    frozen, origins = load_frozen(config, objective, ctx.models, mesh, parts, whole)
     if "reward" in frozen:
         ctx = dataclasses.replace(ctx, normalizer=rewards.normalizer(config, origins))
     sets = dict(ctx.evals)
-    if row.prepare:
+    if objective.precompute:
         for name, data in sets.items():
-            if evals.schema_of(name, config.evals[name], row) == row.schema:
-                alone = dataclasses.replace(ctx, data=dataclasses.replace(data, train=data.heldout))
+            if evals.schema_of(name, config.evals[name], objective) == objective.schema:
+                heldout_only = dataclasses.replace(data, train=data.heldout)
+                eval_ctx = dataclasses.replace(ctx, data=heldout_only)
                 folder = epath.Path(workdir) / "evals" / name
                 outputs.make_folder(folder)
-                sets[name] = row.prepare(alone, frozen, origins, folder)[0].data
-        ctx, frozen = row.prepare(ctx, frozen, origins, workdir)
-    stage = row.build(ctx)
+                sets[name] = objective.precompute(eval_ctx, frozen, origins, folder)[0].data
+        ctx, frozen = objective.precompute(ctx, frozen, origins, workdir)
+    stage = objective.build(ctx)
     evaluations = tuple(
         e._replace(evaluate=parts_.joined_evaluation(e.evaluate, parts))
         for e in evals.build(ctx, stage, sets)
     )
     stage = parts_.joined(stage, parts)
-    trainable = {r: parts[r].trained(whole[r]) for r in row.trainable}
+    trainable = {r: parts[r].trained(whole[r]) for r in objective.trainable}
     abstract, tx = abstract_state(config, trainable, mesh, stage.source)
-    return Run(ctx, row, stage, evaluations, tx, abstract, parts, frozen, origins, content)
+    return Run(ctx, objective, stage, evaluations, tx, abstract, parts, frozen, origins, content)
 
 
-def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> Context:
-    """Data, tokenizer and architectures: everything that bad input can stop."""
+def open_context(
+    config: RunConfig,
+    objective: Objective,
+    workdir: epath.PathLike,
+    mesh: jax.sharding.Mesh,
+    examples: Examples | None,
+    open_data: Callable[[Tokenizer], Data] | None,
+) -> Context:
+    """Opens data, tokenizer and architectures, with every check of the input."""
 
     @functools.cache
     def read():
-        return examples or splits.read_examples(config.data, row.schema)
+        return examples or splits.read_examples(config.data, objective.schema)
 
-    keeps = []
+    save_rows: list[Callable[[], None]] = []
 
-    def opened(name, settings, schema, found):
+    def open_rows(name, settings, schema, read_examples) -> Data:
         prompt_length = config.rl.prompt_length if schema == "prompt" else 0
-        data, keep = row_cache.open_data(
-            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer, found,
-            prompt_length, console.print if jax.process_index() == 0 else lambda text: None,
+        data, save = row_cache.open_data(
+            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer,
+            read_examples, prompt_length,
+            console.print if jax.process_index() == 0 else lambda text: None,
         )  # fmt: skip
-        keeps.append(keep)
+        save_rows.append(save)
         return data
 
     tokenizer = make_tokenizer(config, workdir, lambda: () if open_data else read().train)
-    models = resolve_models(config, row, tokenizer.vocab_size)
+    models = resolve_models(config, objective, tokenizer.vocab_size)
     lengths = [entry.length for entry in config.evals.values()]
     longest = max(config.data.length, config.data.heldout_length, *lengths)
-    if row.rollouts:
+    if objective.rollouts:
         longest = config.rl.prompt_length + config.rl.response_length
     for role, model in models.items():
         if longest > model.max_length:
@@ -136,47 +157,52 @@ def open_context(config: RunConfig, row, workdir, mesh, examples, open_data) -> 
         data = open_data(tokenizer)
     elif examples:
         data = pipeline.open_data(
-            config.data, row.schema, tokenizer, examples, config.rl.prompt_length
+            config.data, objective.schema, tokenizer, examples, config.rl.prompt_length
         )
     else:
-        data = opened(row.schema, config.data, row.schema, read)
-    mix = None
-    if row.rollouts and config.rl.pretrain_coef:
+        data = open_rows(objective.schema, config.data, objective.schema, read)
+    pretrain_data = None
+    if objective.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
-        mix = opened("text", text, "text", lambda: splits.read_examples(text, "text"))
+        read_text = functools.partial(splits.read_examples, text, "text")
+        pretrain_data = open_rows("text", text, "text", read_text)
     sets = {}
     for name, entry in config.evals.items():
         if entry.source:
-            schema = evals.schema_of(name, entry, row)
-            settings = evals.data_config(config, entry, schema, row)
+            schema = evals.schema_of(name, entry, objective)
+            settings = evals.data_config(config, entry, schema, objective)
             read_set = functools.partial(splits.read_examples, settings, schema, True)
-            sets[name] = opened(f"evals-{name}", settings, schema, read_set)
-    return Context(config, models, tokenizer, data, mesh, mix, sets, keeps=tuple(keeps))
+            sets[name] = open_rows(f"evals-{name}", settings, schema, read_set)
+    return Context(
+        config, models, tokenizer, data, mesh, pretrain_data, sets, save_rows=tuple(save_rows)
+    )
 
 
-def save_facts(run: Run, workdir) -> None:
-    """Writes the files next to the checkpoints: tokenizer, row caches, architectures, settings."""
+def save_run_files(run: Run, workdir: epath.Path) -> None:
+    """Writes the files beside the checkpoints: tokenizer, row caches, architectures, settings."""
     if not (workdir / "tokenizer" / "tokenizer.json").exists():
         run.ctx.tokenizer.save(workdir / "tokenizer")
-    for keep in run.ctx.keeps:
+    for save in run.ctx.save_rows:
         try:
-            keep()
+            save()
         except OSError as error:
-            outputs.failed("rows", error, "rows are made anew at the next start")
-    checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.row.trainable})
+            outputs.failed("rows", error, "rows are computed again at the next start")
+    checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.objective.trainable})
     checkpoint.save_parts(workdir, run.parts, run.origins)
     write_atomically(workdir / "config.json", config_json(run.ctx.config) + "\n")
 
 
-def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
-    """The run's tokenizer: its own if it has one, else that of the runs it starts from, else a new
-    one, trained on `examples()`.
+def make_tokenizer(
+    config: RunConfig, workdir: epath.PathLike, examples: Callable[[], Iterable[Mapping]]
+) -> Tokenizer:
+    """The run's tokenizer: the one saved in its workdir, else that of the runs it starts from, else
+    a new one, trained on `examples()`.
 
     Raises:
-      ConfigError: runs it starts from, or `tokenizer.path`, have different tokenizers.
+      ConfigError: the runs it starts from, its workdir and `tokenizer.path` differ in tokenizers.
     """
-    own = (epath.Path(workdir) / "tokenizer").exists()
-    tokenizer = tokenizers.load(workdir) if own else None
+    saved = (epath.Path(workdir) / "tokenizer").exists()
+    tokenizer = tokenizers.load(workdir) if saved else None
     origins = {f"init_from.{role}": path for role, path in config.init_from.items()}
     prepared = [folder for folder in config.data.prepared_folders() if folder]
     origins |= {f"the prepared source {folder}": folder for folder in prepared}
@@ -187,7 +213,7 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
         if tokenizer is not None and other.fingerprint != tokenizer.fingerprint:
             raise ConfigError(
                 f"{name}={path} has another tokenizer ({other.fingerprint}) than this run "
-                f"({tokenizer.fingerprint}); ids would mean other text. Start from runs that "
+                f"({tokenizer.fingerprint}), so ids would mean other text. Start from runs that "
                 "share one, or leave tokenizer.path empty"
             )
         tokenizer = tokenizer or other
@@ -198,13 +224,16 @@ def make_tokenizer(config: RunConfig, workdir, examples) -> Tokenizer:
     return tokenizer
 
 
-def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
-    """{role: architecture}, from the runs that a stage starts from, or from `config.model`."""
-    model, models = config.model, {}
+def resolve_models(
+    config: RunConfig, objective: Objective, vocab_size: int
+) -> dict[str, TransformerConfig]:
+    """{role: architecture}, of the runs that a stage starts from, else of `config.model`."""
+    model: Any = config.model  # its class is created at run time (train/config/model.py)
+    models = {}
     execution = model.execution()
-    for role in row.trainable:
+    for role in objective.trainable:
         pool = dict(pool=config.loss.pool) if role == "reward" else {}
-        origin = next((o for o in row.origins[role] if o in config.init_from), None)
+        origin = _origin(config, objective, role)
         if origin is None:
             models[role] = dataclasses.replace(model.build(vocab_size), **pool)
             continue
@@ -221,7 +250,7 @@ def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
                     f"has {theirs} and keeps it; leave model.{key} out"
                 )
         models[role] = inherited
-    for role in (*row.frozen, *row.optional):
+    for role in (*objective.frozen, *objective.optional):
         path = config.init_from.get(role)
         if role == "reference":
             path = path or config.init_from["policy"]
@@ -230,21 +259,34 @@ def resolve_models(config: RunConfig, row: Objective, vocab_size: int):
     return models
 
 
-def load_frozen(config: RunConfig, row: Objective, models, mesh, parts, whole):
+def _origin(config: RunConfig, objective: Objective, role: str) -> str | None:
+    """The role of `init_from` that a trained role starts from, or None."""
+    return next((o for o in objective.origins[role] if o in config.init_from), None)
+
+
+def load_frozen(
+    config: RunConfig,
+    objective: Objective,
+    models: Mapping[str, TransformerConfig],
+    mesh: jax.sharding.Mesh,
+    parts: Mapping[str, Partition],
+    whole: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, dict]]:
     """({role: frozen weights}, {role: their origin and fingerprint, for the checkpoint}).
 
-    A reference that the policy starts from shares the policy's frozen arrays.
+    If the policy starts from the reference, both share the policy's frozen arrays.
 
     Args:
-      parts: of the trained roles (train/trainable.py). whole: shapes of all of their parameters.
+      parts: partitions of the trained roles (train/trainable.py). whole: shapes of all of their
+        parameters.
     """
     frozen, origins, initial = {}, {}, {}
     for role, part in parts.items():
         if part.frozen:
-            base, origins[role] = load_base(config, row, role, part, whole[role])
+            base, origins[role] = load_base(config, objective, role, part, whole[role])
             initial[role], frozen[role] = part.split(base)
             frozen[role] = part.freeze(frozen[role])
-    for role in (*row.frozen, *row.optional):
+    for role in (*objective.frozen, *objective.optional):
         if role not in models:
             continue
         path = config.init_from.get(role) or config.init_from["policy"]
@@ -259,17 +301,19 @@ def load_frozen(config: RunConfig, row: Objective, models, mesh, parts, whole):
     return frozen, origins
 
 
-def load_base(config: RunConfig, row: Objective, role: str, part, abstract):
-    """(weights that a trained role with frozen ones starts from, their origin).
+def load_base(
+    config: RunConfig, objective: Objective, role: str, part: Partition, abstract: Mapping[str, Any]
+) -> tuple[dict, dict[str, str]]:
+    """(weights from which a partly frozen role starts, their origin).
 
     Raises:
       ConfigError: a frozen weight would be random.
     """
-    origin = next((o for o in row.origins[role] if o in config.init_from), None)
+    origin = _origin(config, objective, role)
     if origin is None:
         raise ConfigError(
             f"weights of the {role} are frozen (freeze.*, lora.*), and it starts from no trained "
-            f"model; type --config.init_from.{row.origins[role][0]}=WORKDIR"
+            f"model; type --config.init_from.{objective.origins[role][0]}=WORKDIR"
         )
     path = config.init_from[origin]
     base, identity = checkpoint.load_base(path, origin, role, abstract)
@@ -281,7 +325,9 @@ def load_base(config: RunConfig, row: Objective, role: str, part, abstract):
     return base, {"from": path, "role": origin, "fingerprint": identity}
 
 
-def abstract_state(config: RunConfig, trainable, mesh, source):
+def abstract_state(
+    config: RunConfig, trainable: Mapping[str, Any], mesh: jax.sharding.Mesh, source: Any
+) -> tuple[TrainState, optax.GradientTransformation]:
     """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
     configs = {r: config.value_optimizer if r in CRITICS else config.optimizer for r in trainable}
     tx = optimizer.make_optimizer(configs, config.steps)
@@ -301,22 +347,22 @@ def init_state(run: Run) -> TrainState:
     trainable = init_trainable(run, abstract.trainable)
     shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
     opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
-    # Two arrays, as both are donated.
+    # Two arrays, because both are donated.
     step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
     return TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
 
 
-def init_trainable(run: Run, abstract):
-    """Parameters on the mesh: those that `init_from` names, and new ones for the rest."""
-    ctx, row, config, trainable = run.ctx, run.row, run.ctx.config, {}
-    for number, role in enumerate(row.trainable):
+def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters on the mesh: loaded where `init_from` names them, else newly initialized."""
+    ctx, config, trainable = run.ctx, run.ctx.config, {}
+    for number, role in enumerate(run.objective.trainable):
         model, part = ctx.models[role], run.parts[role]
         whole = checkpoint.abstract_params(role, model, ctx.mesh)
         adapters = part.adapters(whole)
-        origin = next((o for o in row.origins[role] if o in config.init_from), None)
+        origin = _origin(config, run.objective, role)
         wanted = flatten_dict(abstract[role])
         weights = wanted.keys() - flatten_dict(adapters).keys()
-        # From another kind of network only the backbone is taken.
+        # An origin of another kind of network gives only its backbone.
         old = {p for p in weights if origin == role or (origin and p[0] == "backbone")}
         new = unflatten_dict({p: x for p, x in wanted.items() if p not in old})
 
@@ -324,15 +370,15 @@ def init_trainable(run: Run, abstract):
             params = nn.unbox(checkpoint.init_params(role, model, key))
             if config.model.mimetic:
                 params = mimetic(params, np.array(ctx.tokenizer.words()), key)
-            made = flatten_dict(params) | flatten_dict(lora.init(key, adapters))
-            return unflatten_dict({p: made[p] for p in flatten_dict(new)})
+            params = flatten_dict(params) | flatten_dict(lora.init(key, adapters))
+            return unflatten_dict({p: params[p] for p in flatten_dict(new)})
 
         params = {}
         if new:
             shardings = jax.tree.map(lambda x: x.sharding, new)
             key = jax.random.fold_in(jax.random.key(config.seed), number)
             params = flatten_dict(jax.jit(init, out_shardings=shardings)(key))
-        if old:
+        if origin is not None and old:
             path = config.init_from[origin]
             base = flatten_dict(checkpoint.load_from(path, origin, role, whole))
             params |= {p: base[p] for p in old}

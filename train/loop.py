@@ -1,9 +1,10 @@
-"""The training loop of every stage: it sets a run up, takes its steps, evaluates and saves."""
+"""The training loop of every stage: sets a run up, takes its steps, evaluates and saves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -12,10 +13,13 @@ from jax.experimental import multihost_utils
 
 import plugins
 from data import summary
+from data.pipeline import Data
+from data.splits import Examples
+from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train.assemble import Run, config_json, init_state, save_facts, setup
+from train.assemble import Run, config_json, init_state, save_run_files, setup
 from train.config.run import RunConfig, build
 from train.rl.rewards import RewardError
 from train.runtime import flops as flops_
@@ -27,20 +31,20 @@ from train.runtime.metrics import Metrics
 from train.runtime.profiling import Profile
 from train.runtime.resume import check_resume
 from train.runtime.throughput import Throughput
-from train.step import TrainState, make_train_step, seen_of
+from train.step import TrainState, make_train_step, step_view
 
 
 def describe(run: Run, state: TrainState, tokens_per_step: int, flops: float) -> str:
     """One line: the sizes of the models, the cost of a step, the number of steps, the devices."""
     config, sizes = run.ctx.config, []
-    for role in run.row.trainable:
+    for role in run.objective.trainable:
         size = f"{role} {_count(state.trainable[role]) / 1e6:.2f}M parameters"
         if role in run.frozen:
-            size += f" beside {_count(run.frozen[role]) / 1e6:.2f}M frozen"
+            size += f" and {_count(run.frozen[role]) / 1e6:.2f}M frozen"
         sizes.append(size)
     rollout = ""
-    if run.row.rollouts:
-        rollout = f" beside {flops_.of_rollout(config, run.ctx.models):.3g} a rollout"
+    if run.objective.rollouts:
+        rollout = f" and {flops_.of_rollout(config, run.ctx.models):.3g} a rollout"
     return (
         f"{config.stage}: {', '.join(sizes)}; {tokens_per_step:,} tokens and "
         f"{flops:.3g} FLOPs a step{rollout}, {config.steps} steps on "
@@ -54,7 +58,7 @@ def _count(tree) -> int:
 
 
 def progress_text(values: Mapping[str, float]) -> str:
-    """A step's metrics in a few words, for the progress line."""
+    """A summary of a step's metrics for the progress line."""
     texts = [f"loss {values['loss']:.4f}", f"{values['tokens_per_second']:,.0f} tok/s"]
     if "mfu" in values:
         texts.append(f"MFU {values['mfu']:.1%}")
@@ -64,18 +68,24 @@ def progress_text(values: Mapping[str, float]) -> str:
 
 
 def run(
-    config: Mapping, workdir, mesh=None, examples=None, open_data=None, begun=None,
-    profile=range(0), allow_data_change=False,
-) -> None:  # fmt: skip
-    """Trains one stage to its end in `workdir`, from its newest checkpoint if it has one.
+    config: Mapping,
+    workdir: epath.PathLike,
+    mesh: jax.sharding.Mesh | None = None,
+    examples: Examples | None = None,
+    open_data: Callable[[Tokenizer], Data] | None = None,
+    begun: float | None = None,
+    profile: range = range(0),
+    allow_data_change: bool = False,
+) -> None:
+    """Trains one stage to its end in `workdir`, resuming from its newest checkpoint if it has one.
 
     Args:
       config: a recipe (configs/), or a RunConfig. mesh: by default over all devices.
-      examples: of `config.data`, if they were read already.
+      examples: the examples of `config.data`, if they have been read already.
       open_data: (tokenizer) -> Data, instead of the files that the config names.
-      begun: start of the time that counts (time.time()); by default now.
-      profile: the steps, from 0, to trace (train/runtime/profiling.py).
-      allow_data_change: lets a resumed run continue with changed rows.
+      begun: time.time() at which the run's wall time starts; by default now.
+      profile: the steps, counted from 0, to trace (train/runtime/profiling.py).
+      allow_data_change: whether a resumed run may continue with changed rows.
 
     Raises:
       ConfigError, DataError, ShardingError: before any training, where possible.
@@ -109,7 +119,7 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change:
     meta = {"frozen": run.origins, "config": text, "content": run.content, "plugins": hashes}
     multihost_utils.sync_global_devices("set up")  # before files that other processes read
     if jax.process_index() == 0:
-        save_facts(run, workdir)
+        save_run_files(run, workdir)
 
     metrics = Metrics(workdir, workdir.name, start, config.steps, jax.process_index() == 0)
     metrics.write_settings(flatten_dict(json.loads(text), sep="."))
@@ -119,12 +129,12 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change:
     if start:
         metrics.say(f"resuming {workdir} from step {start}")
     hashes_before = checkpoints.meta(start).get("plugins", {}) if start else {}
-    for name, now in hashes.items():
-        metrics.say(f"  plugin {name}: {plugins.file_of(name)} ({now})")
-        if (before := hashes_before.get(name, now)) != now:
-            metrics.say(f"  warning: plugin {name} is another file than before ({before})")
+    for name, new_hash in hashes.items():
+        metrics.say(f"  plugin {name}: {plugins.file_of(name)} ({new_hash})")
+        if (before := hashes_before.get(name, new_hash)) != new_hash:
+            metrics.say(f"  warning: plugin {name} has changed since the checkpoint ({before})")
     for name in changed:
-        metrics.say(f"  warning: {name} has other rows than before")
+        metrics.say(f"  warning: {name} has changed rows since the checkpoint")
     tracer = Profile(workdir, profile)
     try:
         train(run, state, checkpoints, meta, metrics, start, goodput, tracer)
@@ -136,17 +146,26 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change:
         tracer.close()
 
 
-def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, tracer) -> None:
+def train(
+    run: Run,
+    state: TrainState,
+    checkpoints: Checkpointer,
+    meta: dict[str, Any],
+    metrics: Metrics,
+    start: int,
+    goodput: Goodput,
+    tracer: Profile,
+) -> None:
     """Takes the steps from `start` to the end.
 
     Args:
-      state: a `TrainState`. meta: JSON for every checkpoint. tracer: a `Profile`.
+      meta: JSON values that every checkpoint holds.
 
     Raises:
-      processes.Preempted: the run was asked to stop, and is saved.
-      RewardError: an answer has no reward, and the steps before are saved; or no rollout had
-        answers with different scores.
-      FloatingPointError: too many updates were left out.
+      processes.Preempted: the run was asked to stop, and has been saved.
+      RewardError: an answer has no reward, and the steps before it have been saved; or no rollout
+        had answers with different scores.
+      FloatingPointError: too many updates were skipped.
     """
     ctx, stage, frozen, config = run.ctx, run.stage, run.frozen, run.ctx.config
     step_fn = jax.jit(
@@ -176,7 +195,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
                 checkpoints.wait()
 
     def save_before_error(step, function, *args):
-        """function(*args); if a reward fails in it, the `step` steps before are saved."""
+        """function(*args); if a reward fails in it, saves the state after `step` steps first."""
         try:
             return function(*args)
         except RewardError as e:
@@ -185,15 +204,15 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             if step != checkpoints.latest():
                 save(wait=True, evaluate=function in run.evaluations)
             raise RewardError(
-                f"{e}\nThe run is saved at step {step}; the same command goes on from there"
+                f"{e}\nThe run is saved at step {step}; run the same command to resume"
             ) from e.__cause__
 
     saved_meta = checkpoints.meta(start) if start else {}
     rollouts = saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
-    # An evaluation in which a reward failed is repeated.
+    # The checkpoint's note `evaluate` says that a reward failed in its evaluation: repeat it.
     if saved_meta.get("evaluate") if start else config.evaluate.at_start:
         evaluate(start)
-    drawing = "rollout" if run.row.rollouts else "data_wait"
+    drawing = "rollout" if run.objective.rollouts else "data_wait"
     throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
     skipped, source_state = SkippedUpdates(int(state.skipped), start), state.source
     for step in range(start, config.steps):
@@ -205,10 +224,11 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
                     step, stage.source.next, state, frozen, source_state, step
                 )
             throughput.add(waited=goodput.seconds[drawing] - waited_before)
-            # The step must not donate the source's arrays: the next minibatch reads them again.
+            # The step does not see, and so does not donate, the arrays of the source: the next
+            # minibatch reads them again.
             with goodput.time("compile" if step == start else goodput.part):
-                seen = seen_of(source_state)
-                state, values = step_fn(state._replace(source=seen), frozen, batch)
+                visible = step_view(source_state)
+                state, values = step_fn(state._replace(source=visible), frozen, batch)
         source_state = {**source_state, **(state.source or {})}
         state = state._replace(source=source_state)
         for warning in extra.pop("warnings", ()):
@@ -236,13 +256,13 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
             metrics.progress(done, progress_text(values))
             skipped.record(int(state.skipped), done)
         preempted = processes.preempted()
-        if preempted:  # before the evaluation, as there may be no time for more
+        if preempted:  # before the evaluation, which there may be no time for
             save(wait=True)
         with throughput.paused():
             evaluate(done)
         if preempted:
             raise processes.Preempted(
-                f"told to leave: saved at step {done}; the same command goes on from there"
+                f"preempted: saved at step {done}; run the same command to resume"
             )
         if done == config.steps or (
             config.checkpoint.every and done % config.checkpoint.every == 0
@@ -253,7 +273,7 @@ def train(run: Run, state, checkpoints, meta, metrics, start: int, goodput, trac
         raise RewardError(
             f"in each of {rollouts['taken']} rollouts all answers that are compared had the same "
             "score, so there was nothing to learn. Look at the answers in samples.jsonl and at the "
-            "reward, then use a new --workdir"
+            "reward, then start again in a new --workdir"
         )
     if count := int(state.skipped):
-        metrics.say(f"  left out {count} of {config.steps} updates: no finite gradient")
+        metrics.say(f"  skipped {count} of {config.steps} updates: gradient not finite")

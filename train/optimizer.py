@@ -1,4 +1,5 @@
-"""Optimizers: schedules, clipping, decay masks, and one part for each trained model.
+"""Optimizers and learning-rate schedules, gradient clipping, decay masks; one optimizer per trained
+model.
 
 An optimizer is one function and its row in OPTIMIZERS, a schedule one in SCHEDULES; the settings
 that a row brings become fields of `config.optimizer` and `config.value_optimizer`.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from ranges import CountOr0, NonNegative, Range, Share
 from registry import Registry
 from train.config.patterns import select
 
-# Counters and coefficients in an optimizer's state have no more numbers than this.
+# The most numbers that a counter or a coefficient in an optimizer's state has.
 _FEW = 64
 
 # (OptimizerConfig, learning rate[, settings]) -> the transforms that follow the clipping
@@ -48,14 +49,15 @@ class OptimizerConfig:
         `decay_fraction`), or `constant`.
       ns_steps: Newton-Schulz iterations of Muon; five bring every singular value near 1, three cost
         less and bring the large ones there.
-      momentum: of Muon's matrices, with Nesterov's look ahead.
-      b1, b2, eps, weight_decay: of AdamW; weight matrices decay, norms and biases do not.
-      clip_norm: largest global gradient norm; 0 does not clip.
-      lr_multipliers: {patterns: factor of the learning rate, and so of the decay a step} of some
-        weights (train/config/patterns.py); factors of several patterns multiply. A pattern may also
-        be a group of model/weights.py: `embedding`, `hidden`, `output`, `vector`. By width, as μP
-        has it (Yang et al. 2022, arXiv:2203.03466): `hidden` and `output` base width / width.
-      state_dtype: how moments are kept between steps, `float32` or `bfloat16`. An update is
+      momentum: Muon's, with Nesterov's look-ahead.
+      b1, b2, eps, weight_decay: AdamW's; weight matrices decay, norms and biases do not.
+      clip_norm: largest global gradient norm; 0 disables clipping.
+      lr_multipliers: {patterns: factor of the learning rate, and thus of the decay per step} of the
+        weights that match (train/config/patterns.py); factors of several patterns multiply. A
+        pattern may also be a group of model/weights.py: `embedding`, `hidden`, `output`, `vector`.
+        For μP (Yang et al. 2022, arXiv:2203.03466) set `hidden` and `output` to
+        base width / width.
+      state_dtype: storage dtype of moments between steps, `float32` or `bfloat16`. Updates are
         computed in float32 either way.
     """
 
@@ -91,13 +93,13 @@ class OptimizerConfig:
             if self.state_dtype == "bfloat16" and 1 - rate < 2**-7:
                 raise ValueError(
                     f"optimizer.{name}={rate} moves a {'second ' * (name == 'b2')}moment by less "
-                    "than bfloat16 can tell (1/128); lower it to 0.99, or keep "
+                    "than bfloat16 resolves (1/128); lower it to 0.99, or keep "
                     "optimizer.state_dtype=float32"
                 )
         if self.peak_lr * self.weight_decay >= 1:
             raise ValueError(
                 f"optimizer.peak_lr={self.peak_lr} times optimizer.weight_decay={self.weight_decay}"
-                " is 1 or more: one step's decay would turn every weight round; lower one of them"
+                " is 1 or more: one step's decay would flip every weight's sign; lower one of them"
             )
 
 
@@ -119,22 +121,23 @@ def wsd(c: OptimizerConfig, warmup: int, steps: int) -> optax.Schedule:
 
 @SCHEDULES.register("constant")
 def constant(c: OptimizerConfig, warmup: int, steps: int) -> optax.Schedule:
-    """The peak."""
+    """A constant learning rate, the peak."""
     del warmup, steps
     return optax.constant_schedule(c.peak_lr)
 
 
 def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step -> learning rate, over `steps` optimizer steps: linear warm-up, then `c.schedule`."""
+    """The learning rate as a function of the step, over `steps` optimizer steps: linear warm-up,
+    then `c.schedule`."""
     warmup = min(c.warmup_steps, steps)
     ramp = optax.linear_schedule(c.peak_lr / max(warmup, 1), c.peak_lr, max(warmup - 1, 1))
     after = SCHEDULES[c.schedule](c, warmup, steps, **SCHEDULES.arguments(c.schedule, c))
     return optax.join_schedules([ramp, after], [warmup])
 
 
-def decay_mask(params):
-    """True on weights that decay (model/weights.py); an adapter, or a weight that is not in the
-    table, decays if it is a matrix."""
+def decay_mask(params: Any) -> Any:
+    """Mask of the weights that decay, by the table of model/weights.py. An adapter, or a weight
+    that is not in the table, decays if it is a matrix."""
 
     def decays(path, leaf):
         row = weights.row(path[-1].key)
@@ -143,8 +146,8 @@ def decay_mask(params):
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def muon_dimensions(params):
-    """Input and output axes of Muon's weights; None for those that AdamW takes."""
+def muon_dimensions(params: Any) -> Any:
+    """Input and output axes of the weights that Muon updates; None for those that AdamW updates."""
 
     def dimensions(path, _):
         row = weights.row(path[-1].key)
@@ -165,9 +168,9 @@ def adamw(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
 
 @OPTIMIZERS.register("adafactor")
 def adafactor(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
-    """Adafactor, whose second moment is a row and a column of each matrix (Shazeer & Stern 2018,
-    arXiv:1804.04235), without momentum, and with AdamW's learning rates and decay in place of rates
-    relative to the parameters."""
+    """Adafactor, with a factored second moment, a row and a column per matrix (Shazeer & Stern
+    2018, arXiv:1804.04235), without momentum, and with AdamW's learning rates and decay instead of
+    rates relative to the parameters."""
     return [
         optax.scale_by_factored_rms(),
         optax.clip_by_block_rms(1.0),
@@ -179,8 +182,8 @@ def adafactor(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
 @OPTIMIZERS.register("muon")
 def muon(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
     """Muon for the weight matrices of the layers (https://kellerjordan.github.io/posts/muon/),
-    scaled so that AdamW's learning rates suit it (Liu et al. 2025, arXiv:2502.16982); AdamW for the
-    rest."""
+    scaled so that AdamW's learning rates fit it (Liu et al. 2025, arXiv:2502.16982); AdamW for all
+    other weights."""
     return [
         optax.contrib.muon(
             rate,
@@ -199,18 +202,18 @@ def muon(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
 
 
 def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clipping, then the optimizer, of one model's parameters."""
+    """The optimizer of one model's parameters: clipping, then the update rule `c.name`."""
     parts = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm else []
     rate = make_schedule(c, steps)
     parts += OPTIMIZERS[c.name](c, rate, **OPTIMIZERS.arguments(c.name, c))
     tx = optax.chain(*parts)
     if c.lr_multipliers:
         tx = _multiply_rates(tx, c.lr_multipliers)
-    return tx if c.state_dtype == "float32" else _keep_state_in(tx, jnp.dtype(c.state_dtype))
+    return tx if c.state_dtype == "float32" else _store_state_as(tx, jnp.dtype(c.state_dtype))
 
 
 def _multiply_rates(tx, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
-    """`tx` with the updates of weights that patterns match multiplied; its state is as without.
+    """`tx` with the updates of the weights that patterns match multiplied; the state is unchanged.
 
     Raises:
       ConfigError: at `init`, if a pattern matches no weight.
@@ -242,14 +245,14 @@ def _multiply_rates(tx, multipliers: Mapping[str, float]) -> optax.GradientTrans
     return optax.GradientTransformation(init, update)
 
 
-def _keep_state_in(tx, dtype) -> optax.GradientTransformation:
-    """`tx` with its moments rounded to `dtype` between steps; coefficients stay as they are."""
+def _store_state_as(tx, dtype) -> optax.GradientTransformation:
+    """`tx` with its moments rounded to `dtype` between steps; coefficients are unchanged."""
 
     def cast(state, to):
-        def one(x):
+        def cast_leaf(x):
             return x.astype(to) if x.size > _FEW and x.dtype in (jnp.float32, dtype) else x
 
-        return jax.tree.map(one, state)
+        return jax.tree.map(cast_leaf, state)
 
     def update(updates, state, params=None):
         updates, state = tx.update(updates, cast(state, jnp.float32), params)
@@ -258,8 +261,10 @@ def _keep_state_in(tx, dtype) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: cast(tx.init(params), dtype), update)
 
 
-def make_optimizer(configs: Mapping[str, OptimizerConfig], steps: int):
-    """One optimizer a trained model: the top level of the parameters names which is which."""
+def make_optimizer(
+    configs: Mapping[str, OptimizerConfig], steps: int
+) -> optax.GradientTransformation:
+    """One optimizer for each trained model; the top level of the parameters is the model's role."""
     parts = {name: one_model(c, steps) for name, c in configs.items()}
 
     def labels(params):
@@ -268,12 +273,14 @@ def make_optimizer(configs: Mapping[str, OptimizerConfig], steps: int):
     return optax.partition(parts, labels)
 
 
-def opt_state_shardings(abstract_state, params, param_shardings, replicated):
-    """Shardings of an optimizer state: a leaf that stands where a parameter would has its sharding.
+def opt_state_shardings(
+    abstract_state: Any, params: Any, param_shardings: Any, replicated: NamedSharding
+) -> Any:
+    """Shardings of an optimizer state: a leaf has the sharding of the parameter it belongs to.
 
-    Moments are trees that end in the parameter's own path, so the longest such ending decides; a
-    factored one lacks an axis, and lies as the others do; counters and coefficients (a few numbers)
-    are replicated.
+    The path of a moment ends in its parameter's path, and the longest such suffix decides. A
+    factored moment lacks one axis, and is sharded over the others as the parameter is; counters and
+    coefficients (a few numbers) are replicated.
     """
     by_path = {
         tuple(map(str, path)): (leaf.shape, sharding)
@@ -303,5 +310,6 @@ def opt_state_shardings(abstract_state, params, param_shardings, replicated):
     return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
-def global_norm(tree) -> jax.Array:
+def global_norm(tree: Any) -> jax.Array:
+    """The Euclidean norm over all leaves, accumulated in float32."""
     return optax.tree.norm(jax.tree.map(lambda x: x.astype(jnp.float32), tree))

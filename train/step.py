@@ -1,8 +1,9 @@
-"""The train step of every stage: the only `value_and_grad` in Seedpod."""
+"""The train step of every stage, with the only `value_and_grad` in Seedpod."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from train.objectives.base import Stage
 from train.optimizer import global_norm
 
 
@@ -17,10 +19,11 @@ class TrainState(NamedTuple):
     """The whole state of a run, all of which is in every checkpoint.
 
     Attributes:
-      step: optimizer steps taken. trainable: {model name: parameters}. opt_state: of optax.
-      source: the state of the batch source (train/objectives/base.py). The step sees only its
-        {`stopped`}, or () if it has none.
-      skipped: how many updates were left out because their gradient was not finite.
+      step: number of optimizer steps taken. trainable: {role: trained parameters}. opt_state: the
+        optax state.
+      source: the state of the batch source (train/objectives/base.py). The step reads only its
+        {`stopped`}, or () if it has none (`step_view`).
+      skipped: number of updates that were skipped because their gradient was not finite.
     """
 
     step: Any
@@ -30,10 +33,10 @@ class TrainState(NamedTuple):
     skipped: Any = np.int32(0)
 
 
-def split_microbatches(batch, count: int):
-    """[B, …] -> [count, B / count, …] on every leaf.
+def split_microbatches(batch: Any, count: int) -> Any:
+    """Reshapes every leaf of a tree from [B, …] to [count, B / count, …].
 
-    Microbatch i holds rows i, i + count, …, so that rows stay on their device.
+    Microbatch i holds rows i, i + count, …, so that every row stays on its device.
     """
 
     def split(x):
@@ -42,14 +45,20 @@ def split_microbatches(batch, count: int):
     return jax.tree.map(split, batch)
 
 
-def ratio(total, weight):
+def ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
     """total / weight, or 0 where the weight is 0."""
     return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1), 0.0)
 
 
-def first_means(stage, trainable, frozen, batch, count: int) -> dict:
-    """{name: mean over all rows of a batch} of `stage.first_pass`, `count` microbatches at a time;
-    empty where the stage has none."""
+def first_means(
+    stage: Stage,
+    trainable: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    batch: Mapping[str, jax.Array],
+    count: int,
+) -> dict:
+    """{name: mean over all rows of a batch} of `stage.first_pass`, accumulated over `count`
+    microbatches; empty if the stage has none."""
     if not stage.first_pass:
         return {}
     first_pass = functools.partial(stage.first_pass, trainable, frozen)
@@ -61,8 +70,14 @@ def first_means(stage, trainable, frozen, batch, count: int) -> dict:
     return {name: ratio(total, weight) for name, (total, weight) in totals.items()}
 
 
-def accumulate_gradients(stage, trainable, frozen, batch, count: int):
-    """Gradients of Σ Sₙ/Wₙ over all rows of a batch, `count` microbatches at a time.
+def accumulate_gradients(
+    stage: Stage,
+    trainable: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    batch: dict[str, jax.Array],
+    count: int,
+) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+    """Gradients of Σ Sₙ/Wₙ over all rows of a batch, accumulated over `count` microbatches.
 
     The weights Wₙ of the whole batch are computed first, so microbatches and devices simply add.
 
@@ -98,17 +113,19 @@ def accumulate_gradients(stage, trainable, frozen, batch, count: int):
     return total, grads, {name: ratio(s, w) for name, (s, w) in metrics.items()}
 
 
-def seen_of(source):
-    """The part of a source's state that the step sees: {`stopped`}, or () if it has none."""
+def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
+    """The part of a source's state that the step reads: {`stopped`}, or () if it has none."""
     return {"stopped": source["stopped"]} if "stopped" in source else ()
 
 
-def make_train_step(stage, optimizer, accumulate: int):
-    """Returns `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
+def make_train_step(
+    stage: Stage, optimizer: optax.GradientTransformation, accumulate: int
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The function `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
 
     An update with a non-finite gradient is not applied: parameters and optimizer state are
     unchanged, the step still counts, and the metric `skipped` is 1. An update that
-    `stage.veto(metrics)` refuses is not applied either, nor are those after it until the source
+    `stage.veto(metrics)` rejects is not applied either, nor are the following ones until the source
     resets `stopped` to 0; the metric `stopped` counts them.
     """
 
@@ -120,14 +137,14 @@ def make_train_step(stage, optimizer, accumulate: int):
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss)
-        refused, source = stage.veto(metrics), state.source
+        rejected, source = stage.veto(metrics), state.source
         if source:
-            refused |= source["stopped"] > 0
-            source = {"stopped": source["stopped"] + refused}
+            rejected |= source["stopped"] > 0
+            source = {"stopped": source["stopped"] + rejected}
             metrics |= source
-        keep = finite & ~refused
+        applied = finite & ~rejected
         trainable, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(keep, new, old),
+            lambda new, old: jnp.where(applied, new, old),
             (trainable, opt_state),
             (state.trainable, state.opt_state),
         )

@@ -1,8 +1,8 @@
 """The partition of a model's weights into trained and frozen ones, with adapters for frozen ones.
 
-Trained weights are in `TrainState.trainable`, and so in the optimizer and in checkpoints; frozen
-ones are read from their origin at every start. A stage sees whole models: `joined` joins both
-before its functions are called.
+Trained weights are in `TrainState.trainable`, and therefore in the optimizer and in checkpoints;
+frozen ones are read from their origin at every start. A stage works on whole models: `joined` wraps
+its functions to merge both parts before each call.
 
 Patterns of weights: train/config/patterns.py.
 """
@@ -10,8 +10,8 @@ Patterns of weights: train/config/patterns.py.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -21,6 +21,9 @@ from model.lora import LoRA
 from ranges import ConfigError
 from train.config.patterns import Path, path_text, select
 from train.config.run import RunConfig
+from train.evals.base import Evaluation
+from train.objectives.base import Stage
+from train.step import TrainState
 
 
 class Partition(NamedTuple):
@@ -29,7 +32,7 @@ class Partition(NamedTuple):
     Attributes:
       frozen: paths of the weights that are not trained. adapted: paths of frozen weights with an
         adapter.
-      lora: the adapters' settings. dtype: of frozen weights.
+      lora: the adapters' settings. dtype: the storage dtype of frozen weights.
     """
 
     frozen: frozenset[Path] = frozenset()
@@ -37,14 +40,14 @@ class Partition(NamedTuple):
     lora: LoRA = LoRA()
     dtype: str = "float32"
 
-    def split(self, tree):
+    def split(self, tree: Mapping[str, Any]) -> tuple[dict, dict]:
         """(trained, frozen) trees of a model's parameters, without adapters."""
         flat = flatten_dict(tree)
         trained = {k: v for k, v in flat.items() if k not in self.frozen}
         frozen = {k: v for k, v in flat.items() if k in self.frozen}
         return unflatten_dict(trained), unflatten_dict(frozen)
 
-    def adapters(self, abstract):
+    def adapters(self, abstract: Mapping[str, Any]) -> dict:
         """Shapes and shardings of the adapters, given those of the model's parameters."""
         flat, adapters = flatten_dict(abstract), {}
         for path in self.adapted:
@@ -53,22 +56,22 @@ class Partition(NamedTuple):
             adapters[*above, name + lora.A], adapters[*above, name + lora.B] = a, b
         return unflatten_dict(adapters)
 
-    def trained(self, abstract):
+    def trained(self, abstract: Mapping[str, Any]) -> dict:
         """Shapes and shardings of everything that is trained, including adapters."""
         return join_trees(self.split(abstract)[0], self.adapters(abstract))
 
-    def freeze(self, tree):
+    def freeze(self, tree: Mapping[str, Any]) -> Any:
         """Frozen weights (a tree of arrays or of shapes) in their storage dtype."""
         return quantized.convert(tree, self.dtype)
 
-    def whole(self, trained, frozen):
-        """The parameters that layers read: weights, and adapters with their scale."""
+    def whole(self, trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
+        """The parameters as layers read them: weights, and adapters multiplied by their scale."""
         if self.adapted:
             trained = _scaled(trained, self.lora.scale)
         return join_trees(frozen, trained)
 
-    def merge(self, trained, frozen):
-        """The parameters of the equivalent model without adapters."""
+    def merge(self, trained: Mapping[str, Any], frozen: Mapping[str, Any]) -> dict:
+        """The parameters of the equivalent model without adapters: adapters merged into weights."""
         flat = flatten_dict(trained)
         adapters = {k: v for k, v in flat.items() if k[-1].endswith((lora.A, lora.B))}
         weights = {k: v for k, v in flat.items() if k not in adapters}
@@ -79,7 +82,7 @@ class Partition(NamedTuple):
 _scaled = jax.jit(lora.scaled, static_argnums=1)
 
 
-def join_trees(*trees):
+def join_trees(*trees: Mapping[str, Any]) -> dict:
     """The union of nested dicts that share no leaf."""
     flat = {}
     for tree in trees:
@@ -91,7 +94,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
     """{role: partition} of the trained models.
 
     Args:
-      models: {role: tree of its parameters}, of which only the names are read.
+      models: {role: tree of its parameters}; only the paths are read.
 
     Raises:
       ConfigError: a pattern matches nothing, a weight is both frozen and trained or neither, an
@@ -103,7 +106,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
     trained = select(settings.trained, names, "freeze.trained")
     frozen = select(settings.frozen, names, "freeze.frozen")
     if not trained and not frozen:
-        # Heads of scores and values are small, and new when a stage starts.
+        # Heads of scores and values are small, and newly initialized when a stage starts.
         trained = {n for n in names if n[-1] == "head"} if adapters.rank else set(names)
         frozen = set(names) - trained
     elif not trained:
@@ -119,13 +122,13 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
             )
     if settings.dtype != "float32" and not frozen:
         raise ConfigError(
-            f"freeze.dtype={settings.dtype} is of frozen weights, and none are; set "
+            f"freeze.dtype={settings.dtype} applies to frozen weights, and there are none; set "
             "--config.lora.rank or --config.freeze.frozen"
         )
     adapted = set()
     if adapters.rank:
-        able = [n for n in names if weights.is_adaptable(n[-1])]
-        adapted = select(adapters.targets, able, "lora.targets")
+        adaptable = [n for n in names if weights.is_adaptable(n[-1])]
+        adapted = select(adapters.targets, adaptable, "lora.targets")
         for name in sorted(adapted & trained):
             raise ConfigError(
                 f"lora.targets adapts {path_text(name)}, which is trained itself; leave it out of "
@@ -133,55 +136,56 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
             )
     parts = {}
     for role in models:
-        own = frozenset(n[1:] for n in frozen if n[0] == role)
-        beside = frozenset(n[1:] for n in adapted if n[0] == role)
-        if not beside and not any(n[0] == role for n in trained):
+        own_frozen = frozenset(n[1:] for n in frozen if n[0] == role)
+        own_adapted = frozenset(n[1:] for n in adapted if n[0] == role)
+        if not own_adapted and not any(n[0] == role for n in trained):
             raise ConfigError(
-                f"nothing of the {role} is trained: all of it is frozen, and no adapter stands "
-                "beside it. Set --config.lora.rank, or train a part with --config.freeze.trained"
+                f"nothing of the {role} is trained: all of its weights are frozen and it has no "
+                "adapter. Set --config.lora.rank, or train a part with --config.freeze.trained"
             )
-        parts[role] = Partition(own, beside, adapters, settings.dtype)
+        parts[role] = Partition(own_frozen, own_adapted, adapters, settings.dtype)
     return parts
 
 
-def joined(stage, parts: Mapping[str, Partition]):
-    """A stage whose functions take the trained parts, and pass whole models to those of `stage`."""
+def joined(stage: Stage, parts: Mapping[str, Partition]) -> Stage:
+    """A stage whose functions take the trained parts and pass whole models on to `stage`."""
     if not any(p.frozen for p in parts.values()):
         return stage
     join = functools.partial(join_models, parts)
 
-    def loss(trainable, frozen, batch):
-        return stage.loss(join(trainable, frozen), frozen, batch)
-
-    def first_pass(trainable, frozen, batch):
-        return stage.first_pass(join(trainable, frozen), frozen, batch)
+    def on_whole_models(function):
+        return lambda trainable, frozen, batch: function(join(trainable, frozen), frozen, batch)
 
     return stage._replace(
-        loss=loss,
+        loss=on_whole_models(stage.loss),
         source=JoinedSource(stage.source, join),
-        first_pass=stage.first_pass and first_pass,
+        first_pass=stage.first_pass and on_whole_models(stage.first_pass),
     )
 
 
-def joined_evaluation(evaluate, parts: Mapping[str, Partition]):
-    """An evaluation that is given the trained parts, and sees whole models."""
+def joined_evaluation(evaluate: Evaluation, parts: Mapping[str, Partition]) -> Evaluation:
+    """An evaluation that takes the trained parts and passes whole models on to `evaluate`."""
     if not any(p.frozen for p in parts.values()):
         return evaluate
     return lambda trainable, frozen: evaluate(join_models(parts, trainable, frozen), frozen)
 
 
-def join_models(parts, trainable, frozen):
+def join_models(
+    parts: Mapping[str, Partition], trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+) -> dict[str, dict]:
     """{role: whole parameters} of the trained models."""
     return {r: p.whole(trainable[r], frozen.get(r, {})) for r, p in parts.items()}
 
 
 class JoinedSource:
-    """A source that sees whole models, given a state with their trained parts."""
+    """A batch source that takes a state with the trained parts and passes whole models on."""
 
-    def __init__(self, source, join):
+    def __init__(self, source: Any, join: Callable[[Mapping, Mapping], dict]):
         self._source, self._join = source, join
         self.init, self.shares = source.init, source.shares
 
-    def next(self, state, frozen, s, step: int):
+    def next(
+        self, state: TrainState, frozen: Mapping[str, Any], s: Any, step: int
+    ) -> tuple[dict, Any, dict]:
         whole = state._replace(trainable=self._join(state.trainable, frozen))
         return self._source.next(whole, frozen, s, step)

@@ -1,26 +1,48 @@
-"""Losses of the vocabulary head, over chunks of positions (`map_logits` in model/vocabulary.py).
+"""Losses of the vocabulary head, computed over chunks of positions (`map_logits` in
+model/vocabulary.py), so that logits are never materialized whole.
 
 Axes: B batch, T length, D embed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from model.config import TransformerConfig
 from model.vocabulary import entropy, log_probs, map_logits
 from train import losses
 
 
-def next_token_loss(config, params, hidden, batch, z_loss: float, chunk: int):
-    """`losses.next_token_loss` of rows (data/batch.py) whose hidden states [B, T, D] these are."""
+def next_token_loss(
+    config: TransformerConfig,
+    params: Mapping[str, Any],
+    hidden: jax.Array,
+    batch: Mapping[str, jax.Array],
+    z_loss: float,
+    chunk: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`losses.next_token_loss` of a batch of rows (data/batch.py), from their hidden states
+    [B, T, D]."""
     mask = batch["loss_mask"][:, 1:]
     arrays = hidden[:, :-1], batch["tokens"][:, 1:], mask
     nats, log_z = map_logits(config, params, losses.token_nats, chunk, *arrays)
     return losses.sum_nats(nats, log_z, mask, z_loss)
 
 
-def token_logprobs(config, params, hidden, ids, temperature: float, chunk: int):
-    """log π(ids) and the entropy, both [B, T] float32, of the distributions after `hidden`."""
+def token_logprobs(
+    config: TransformerConfig,
+    params: Mapping[str, Any],
+    hidden: jax.Array,
+    ids: jax.Array,
+    temperature: float,
+    chunk: int,
+) -> tuple[jax.Array, jax.Array]:
+    """(log π(ids), entropy) of the next-token distributions at `hidden`, both [B, T] float32."""
 
-    def function(logits, ids):
+    def logprobs_and_entropy(logits, ids):
         return log_probs(logits, ids, temperature), entropy(logits, temperature)
 
-    return map_logits(config, params, function, chunk, hidden, ids)
+    return map_logits(config, params, logprobs_and_entropy, chunk, hidden, ids)

@@ -1,4 +1,4 @@
-"""How a run ends that did not go well, on a tiny one whose loss or source is spoiled."""
+"""The ends of failing runs, tested on a tiny run whose loss or source is spoiled."""
 
 import ml_collections
 import pytest
@@ -71,7 +71,9 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(LoaderSource, "next", fails)
-        with pytest.raises(RewardError, match="no number\nThe run is saved at step 1; the same"):
+        with pytest.raises(
+            RewardError, match="no number\nThe run is saved at step 1; run the same command"
+        ):
             loop.run(tiny, tmp_path / "run", mesh)
     assert Checkpointer(tmp_path / "run", 1).latest() == 1
     tiny.rewards.on_error = "skip"

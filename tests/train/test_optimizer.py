@@ -197,7 +197,7 @@ def test_muon_is_its_formula(steps):
 
 
 def test_muon_s_momentum_is_its_own():
-    """Of its matrices; the rest is AdamW's, with b2. The second update tells."""
+    """Muon's matrices use it; other weights use AdamW with b2. The second update shows it."""
     grads = [jax.tree.map(lambda x, i=i: jnp.sin(jnp.arange(x.size) + i).reshape(x.shape), MATRIX)
              for i in (0, 7)]  # fmt: skip
 

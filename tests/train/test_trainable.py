@@ -75,7 +75,7 @@ def test_patterns_match_the_end_of_a_path():
         (dict(frozen="embedding", trained="layers/.*,head"), r"policy/final_norm matches neither"),
         (dict(frozen=".*", trained="head"), r"value/head matches both"),
         (dict(frozen="policy/.*"), r"nothing of the policy is trained"),
-        (dict(dtype="int8"), r"freeze\.dtype=int8 is of frozen weights, and none are"),
+        (dict(dtype="int8"), r"freeze\.dtype=int8 applies to frozen weights, and there are none"),
         (dict(rank=1, trained="query,head"), r"lora\.targets adapts policy/layers/query, which is"),
     ],
 )  # fmt: skip

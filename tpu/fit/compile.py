@@ -102,13 +102,13 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram
     from train.objectives.base import Context
     from train.runtime import checkpoint
     from train.runtime.flops import of_rollout, of_step
-    from train.step import make_train_step, seen_of
+    from train.step import make_train_step, step_view
 
     granted = {role: "a workdir" for role in registry.find(config).required}
     config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
-    row = registry.check(config, mesh)
+    row = registry.validate(config, mesh)
     batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
-    batch |= row.prepared(batch)
+    batch |= row.precomputed(batch)
     roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
     models = {role: config.model.build(vocab_size) for role in roles}
     # Other preparations of a stage run on this machine, so they are outside of the mesh.
@@ -124,7 +124,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram
     programs, source = {}, ()
     if row.rollouts:
         stopped = jax.ShapeDtypeStruct((), "int32", sharding=state.step.sharding)
-        source = seen_of({"stopped": stopped})
+        source = step_view({"stopped": stopped})
         programs, batch = rollout_programs(built.source, whole, batch)
     train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
     first = train_step, (state._replace(source=source), frozen, batch), mesh
@@ -157,7 +157,7 @@ def rollout_programs(source, roles, prompts):
     import jax.numpy as jnp
 
     from model.sharding import batch_sharding
-    from train.rl.rollout import CRITICS
+    from train.rl.forward import CRITICS
 
     config = source.ctx.config
     rows, size = config.rl.rollout_batch, config.data.batch_size

@@ -134,4 +134,4 @@ class RewardsConfig:
         ranges.check(self, "rewards.")
         if self.on_error not in ("error", "skip"):
             raise ConfigError(f"rewards.on_error={self.on_error!r:.80}; choose error or skip")
-        verifiers.check(self)
+        verifiers.validate(self)

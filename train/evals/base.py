@@ -1,25 +1,26 @@
-"""The parts that evaluations share: their settings, means over held-out rows, what they return.
+"""The parts that evaluations share: their type, their settings, means over held-out rows.
 
-An evaluation is `(trainable, frozen) -> (metrics, samples)`: metrics are floats over all of its
-held-out rows, samples are dicts of text for samples.jsonl. Every draw uses fixed keys, so that two
-evaluations of the same weights agree.
+An evaluation is a function `(trainable, frozen) -> (metrics, samples)`: metrics are floats over all
+of its held-out rows, samples are dicts of text for samples.jsonl. Random draws use fixed keys, so
+two evaluations of the same weights agree.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 
 import ranges
 from data.loader import heldout_batches
+from data.pipeline import Data
 from model import sharding
 from ranges import CountOr0, Range
 
-SEED = 20_240  # of evaluation; a run's own seed must not change what it is measured on
+SEED = 20_240  # of evaluations, whatever the run's seed, so that runs are comparable
 
 # (trainable, frozen) -> (metrics, samples)
 Evaluation = Callable[[Mapping, Mapping], tuple[dict[str, float], list[dict]]]
@@ -27,17 +28,17 @@ Evaluation = Callable[[Mapping, Mapping], tuple[dict[str, float], list[dict]]]
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    """An evaluation beside the stage's own, an entry of `config.evals`. Its metrics are logged as
-    `NAME/metric`; its samples carry its name as `eval`.
+    """An evaluation in addition to the stage's own, an entry of `config.evals`. Its metrics are
+    logged as `NAME/metric`; its samples carry its name as `eval`.
 
     Attributes:
       type: a row of train/evals/registry.py.
-      source: held-out data, as `data.source`; empty is the run's own held-out split. fields,
+      source: held-out data, as in `data.source`; empty for the run's own held-out split. fields,
         documents: as in `data`.
-      schema: of the source, for a type that reads several; empty is the type's first.
-      every: steps between evaluations; 0 is `evaluate.every`.
-      limit: the largest number of examples; 0 uses all.
-      length: tokens a row; 0 is that of the run's held-out rows.
+      schema: the source's, for a type that reads several; empty for the type's first.
+      every: steps between evaluations; 0 for `evaluate.every`.
+      limit: the most examples to use; 0 uses all.
+      length: tokens per row; 0 for that of the run's held-out rows.
     """
 
     type: str = ""
@@ -53,8 +54,10 @@ class EvalConfig:
         ranges.check(self)
 
 
-def mean_over_heldout(ctx, data, sums, *args) -> dict[str, float]:
-    """The means of a data set's held-out rows.
+def mean_over_heldout(
+    ctx: Any, data: Data, sums: Callable[..., Mapping[str, tuple]], *args: Any
+) -> dict[str, float]:
+    """{metric: mean over a data set's held-out rows}.
 
     Args:
       sums: (*args, batch) -> {metric: (sum, weight)}.
@@ -68,22 +71,22 @@ def mean_over_heldout(ctx, data, sums, *args) -> dict[str, float]:
     return {name: float(s / w) for name, (s, w) in totals.items() if w}
 
 
-def spread(size: int, count: int) -> list[int]:
-    """`count` indices, or `size` if fewer, evenly over range(size)."""
+def evenly_spaced(size: int, count: int) -> list[int]:
+    """min(count, size) indices, evenly spaced over range(size)."""
     count = min(count, size)
     return [i * size // count for i in range(count)]
 
 
 def combined(*evaluations: Evaluation) -> Evaluation:
-    """Several evaluations as one."""
+    """One evaluation with the metrics and samples of several."""
 
     def evaluate(trainable, frozen):
         metrics: dict[str, float] = {}
         samples: list[dict] = []
         for evaluation in evaluations:
-            more, texts = evaluation(trainable, frozen)
-            metrics |= more
-            samples += texts
+            new_metrics, new_samples = evaluation(trainable, frozen)
+            metrics |= new_metrics
+            samples += new_samples
         return metrics, samples
 
     return evaluate

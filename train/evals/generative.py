@@ -1,29 +1,32 @@
-"""Text that a policy generates for held-out prompts: samples to read, and scored answers."""
+"""Text that a policy generates for held-out prompts: samples for people to read, and scored
+answers."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import ranges
+from data.pipeline import Data
 from data.text.chat import render_prompt
 from model import sharding
 from model.generate import Sampling, generate
 from ranges import Size
 from train import losses
-from train.evals.base import SEED, spread
-from train.rl.rollout import by_rows, response_logprobs
+from train.evals.base import SEED, evenly_spaced
+from train.rl.forward import by_rows, response_logprobs
 
 
 class TextSampler:
-    """Answers to a few prompts given as ids, for people to read."""
+    """Samples texts for a few prompts, given as ids."""
 
-    def __init__(self, ctx, max_new_tokens: int, temperature: float = 0.0):
+    def __init__(self, ctx: Any, max_new_tokens: int, temperature: float = 0.0):
         self.ctx = ctx
         ids = dict(stop_ids=ctx.tokenizer.stop_ids, banned_ids=ctx.tokenizer.banned_ids)
         sampling = Sampling(max_new_tokens, temperature, pad_id=ctx.tokenizer.pad_id, **ids)
@@ -35,10 +38,10 @@ class TextSampler:
             out_shardings=sharding.replicated(ctx.mesh),
         )
 
-    def __call__(self, params, prompts: list[np.ndarray]) -> list[str]:
+    def __call__(self, params: Mapping[str, Any], prompts: list[np.ndarray]) -> list[str]:
         shards = sharding.batch_shards(self.ctx.mesh)
         rows = -(-len(prompts) // shards) * shards
-        width = -(-max(map(len, prompts)) // 16) * 16  # few shapes, few compilations
+        width = -(-max(map(len, prompts)) // 16) * 16  # few shapes, so few compilations
         tokens, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), bool)
         for row, prompt in enumerate(prompts):
             tokens[row, width - len(prompt) :] = prompt
@@ -53,8 +56,10 @@ class TextSampler:
 
 @dataclasses.dataclass(frozen=True)
 class SamplesConfig:
-    """Attributes:
-    samples: texts a time. sample_tokens: tokens of each at most.
+    """Settings of `Samples`.
+
+    Attributes:
+      samples: number of texts per evaluation. sample_tokens: the most tokens of each.
     """
 
     samples: Size = 4
@@ -69,18 +74,18 @@ class Samples:
     prompts and conversations.
 
     Args:
-      settings: has `samples`, where 0 is none, and `sample_tokens`; as SamplesConfig and
-        EvaluateConfig do.
+      settings: a SamplesConfig, or an EvaluateConfig (train/config/run.py), whose `samples` may be
+        0 for none.
     """
 
-    def __init__(self, ctx, data, settings):
+    def __init__(self, ctx: Any, data: Data, settings: Any):
         self.ctx, self.data, self.settings = ctx, data, settings
         self._sampler = TextSampler(ctx, settings.sample_tokens) if settings.samples else None
 
     def _prompts(self) -> Iterator[tuple[dict, np.ndarray]]:
         """Yields ({`prompt`, and `reference` if there is one}, the prompt's ids)."""
         tokenizer, examples = self.ctx.tokenizer, self.data.heldout_examples
-        for index in spread(len(examples), self.settings.samples):
+        for index in evenly_spaced(len(examples), self.settings.samples):
             example = examples[index]
             if "messages" in example:
                 messages, reference = example["messages"], {}
@@ -96,7 +101,9 @@ class Samples:
                 ids = np.array([*tokenizer.prefix, *ids], np.int32)
                 yield {"prompt": text, "reference": rest}, ids
 
-    def __call__(self, trainable, frozen):
+    def __call__(
+        self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[dict[str, float], list[dict]]:
         del frozen
         if not self._sampler:
             return {}, []
@@ -108,11 +115,12 @@ class Samples:
         ]
 
 
-def win_rate(scores, other) -> tuple[float, float, float]:
-    """Share of prompts where `scores` beats `other`, ties half, and its 95% interval.
+def win_rate(scores: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
+    """(share of prompts where `scores` beats `other`, low, high) with its 95% interval; ties count
+    half.
 
-    Wilson's (1927): the rates μ with (rate - μ)² ≤ 1.96²·variance(μ)/n. With a share t of ties the
-    variance is μ(1 - μ) - t/4.
+    Wilson's interval (1927): the rates μ with (rate - μ)² ≤ 1.96²·variance(μ)/n. With a share t of
+    ties the variance is μ(1 - μ) - t/4.
     """
     sign = np.sign(np.asarray(scores) - np.asarray(other))
     rate, ties, k = float(np.mean(1 + sign)) / 2, float(np.mean(sign == 0)), 1.96**2 / len(sign)
@@ -123,20 +131,20 @@ def win_rate(scores, other) -> tuple[float, float, float]:
 
 
 class ScoredAnswers:
-    """A policy's answers to held-out prompts: their score, the KL to the reference (the mean over
-    answers of the sum of k1), and the win rate against the reference's answers to the same prompts,
-    by the judge if there is one.
+    """Scored answers of a policy to held-out prompts: their score, the KL to the reference (the
+    mean over answers of the sum of k1), and the win rate against the reference's answers to the
+    same prompts, by the judge's scores if there is one.
 
     Args:
-      data: its held-out rows are prompts. sampler: train/rl/sampler.py's.
-      prompts: how many are answered; of fewer held-out prompts some are answered again.
-      samples: answers a time that people can read.
+      data: prompts. sampler: a Sampler (train/rl/sampler.py).
+      prompts: number of prompts to answer; fewer held-out prompts are answered repeatedly.
+      samples: number of answers per evaluation for people to read.
     """
 
-    def __init__(self, ctx, data, sampler, prompts: int, samples: int):
+    def __init__(self, ctx: Any, data: Data, sampler: Any, prompts: int, samples: int):
         self.ctx, self.data, self.sampler, self.samples = ctx, data, sampler, samples
         self._index = np.arange(prompts) % len(data.heldout["tokens"])
-        self._reference = None
+        self._reference: dict[str, Any] | None = None  # the reference's answers, cached
         self._kl = jax.jit(self._sum_k1)
 
     def _sum_k1(self, policy, reference, batch):
@@ -156,18 +164,18 @@ class ScoredAnswers:
     def _answers(self, policy, frozen):
         """One answer to each prompt: its tokens and mask, score, rewards, judge's score and KL.
 
-        In parts of a rollout's size, so that a program compiled for one serves the other.
+        Computed in batches of a rollout's size, so that both use the same compiled program.
         """
         rows, size = self.data.heldout, self.sampler.rl.rollout_batch
         parts = [
-            self._some_answers(
+            self._answer_batch(
                 policy, frozen, {k: v[self._index[start:][:size]] for k, v in rows.items()}, start
             )
             for start in range(0, len(self._index), size)
         ]
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
-    def _some_answers(self, policy, frozen, prompts, first_row: int):
+    def _answer_batch(self, policy, frozen, prompts, first_row: int):
         n, R = len(prompts["tokens"]), self.sampler.rl.response_length
         local = sharding.local_rows(self.ctx.mesh, n)
         prompts = {name: x[local] for name, x in prompts.items()}
@@ -184,35 +192,37 @@ class ScoredAnswers:
         out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
         return self.sampler.fetch(out)
 
-    def __call__(self, trainable, frozen):
+    def __call__(
+        self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[dict[str, float], list[dict]]:
         if self._reference is None:
             self._reference = self._answers(frozen["reference"], frozen)
         reference = self._reference
-        now = self._answers(trainable["policy"], frozen)
-        valid = np.isfinite(now["score"])  # others are left out (rewards.on_error)
-        judged = np.isfinite(now["judge"]) & np.isfinite(reference["judge"])
-        rate, low, high = win_rate(now["judge"][judged], reference["judge"][judged])
-        stops = np.isin(now["tokens"], self.ctx.tokenizer.stop_ids)
-        ended = np.any(stops & (now["mask"] > 0), axis=1)
+        answers = self._answers(trainable["policy"], frozen)
+        valid = np.isfinite(answers["score"])  # false without a reward (rewards.on_error)
+        judged = np.isfinite(answers["judge"]) & np.isfinite(reference["judge"])
+        rate, low, high = win_rate(answers["judge"][judged], reference["judge"][judged])
+        stops = np.isin(answers["tokens"], self.ctx.tokenizer.stop_ids)
+        ended = np.any(stops & (answers["mask"] > 0), axis=1)
         metrics = {
-            "score": float(np.mean(now["score"][valid])),
-            "score_std": float(np.std(now["score"][valid], ddof=1)) if sum(valid) > 1 else 0.0,
+            "score": float(np.mean(answers["score"][valid])),
+            "score_std": float(np.std(answers["score"][valid], ddof=1)) if sum(valid) > 1 else 0.0,
             "reward_errors": float(np.sum(~valid)),
-            "kl": float(np.mean(now["kl"][valid])),
-            **{f"reward/{k}": float(np.mean(v[valid])) for k, v in now["rewards"].items()},
+            "kl": float(np.mean(answers["kl"][valid])),
+            **{f"reward/{k}": float(np.mean(v[valid])) for k, v in answers["rewards"].items()},
             "win_rate": rate,
             "win_rate_low": low,
             "win_rate_high": high,
-            "length": float(np.mean(np.sum(now["mask"], axis=1)[valid])),
+            "length": float(np.mean(np.sum(answers["mask"], axis=1)[valid])),
             "eos_rate": float(np.mean(ended[valid])),
         }
         decode = self.ctx.tokenizer.decode
         samples = []
-        for i in spread(len(self._index), self.samples):
+        for i in evenly_spaced(len(self._index), self.samples):
             prompt = self.data.heldout_examples[self._index[i]]["messages"][-1]["content"]
-            texts = [decode(x["tokens"][i][x["mask"][i] > 0]) for x in (now, reference)]
+            texts = [decode(x["tokens"][i][x["mask"][i] > 0]) for x in (answers, reference)]
             samples.append(
                 {"prompt": prompt, "response": texts[0], "reference_response": texts[1]}
-                | {"score": float(now["score"][i]), "kl": float(now["kl"][i])}
+                | {"score": float(answers["score"][i]), "kl": float(answers["kl"][i])}
             )
         return metrics, samples

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.pipeline import Data
 from model.transformer import Transformer
 from train import losses, vocabulary
 from train.evals.base import mean_over_heldout
 
 
 class Perplexity:
-    """The policy's `loss`, nats a token where the mask is not 0, and `bits_per_byte`.
+    """The policy's `loss`, in nats per token weighted by the mask, and `bits_per_byte`.
 
     Args:
-      ctx: the run's Context. data: its held-out rows are those of text or of conversations.
+      ctx: the run's Context. data: text or conversations.
     """
 
-    def __init__(self, ctx, data):
+    def __init__(self, ctx: Any, data: Data):
         self.ctx, self.data = ctx, data
         config, chunk = ctx.models["policy"], ctx.config.loss.chunk
         lengths = np.array([len(b) for b in ctx.tokenizer.token_bytes])
@@ -38,6 +41,8 @@ class Perplexity:
 
         self._sums = jax.jit(sums)
 
-    def __call__(self, trainable, frozen):
+    def __call__(
+        self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[dict[str, float], list[dict]]:
         del frozen
         return mean_over_heldout(self.ctx, self.data, self._sums, trainable["policy"]), []

@@ -1,4 +1,4 @@
-"""How scores rank held-out answers: of a reward model, or the implicit rewards of a policy.
+"""Rankings of held-out answers by scores: a reward model's, or the implicit rewards of a policy.
 
 Axes: B rows, C candidates.
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.pipeline import Data
 from train import losses
 from train.evals.base import mean_over_heldout
 
 
 def overlap_score(prompt: str, response: str) -> float:
-    """The share of a response's words that the prompt has too: the baseline of a reward model."""
+    """The share of a response's words that the prompt contains: a baseline for reward models."""
 
     def words(text):
         return set(re.findall(r"[a-z0-9]+", re.sub(r"[_.]", " ", text.lower())))
@@ -27,58 +29,61 @@ def overlap_score(prompt: str, response: str) -> float:
     return len(words(prompt) & response_words) / max(len(response_words), 1)
 
 
-def overlap_accuracy(examples) -> dict[str, float]:
+def overlap_accuracy(examples: Iterable[Mapping]) -> dict[str, float]:
     """{kind: accuracy} of `overlap_score` on preferences; a tie counts half."""
-    right: dict[str, list[float]] = {}
+    by_kind: dict[str, list[float]] = {}
     for example in examples:
         prompt = example["messages"][-1]["content"]
         scores = [overlap_score(prompt, r) for r in example["responses"]]
         for i, better in enumerate(example["rank"]):
             for j, worse in enumerate(example["rank"]):
                 if better < worse:
-                    won = (1 + np.sign(scores[i] - scores[j])) / 2
-                    right.setdefault(example["kinds"][j], []).append(won)
-    return {kind: float(np.mean(won)) for kind, won in right.items()}
+                    correct = (1 + np.sign(scores[i] - scores[j])) / 2
+                    by_kind.setdefault(example["kinds"][j], []).append(correct)
+    return {kind: float(np.mean(correct)) for kind, correct in by_kind.items()}
 
 
-# Upper edges of the margins by which accuracy is divided, and the number of bins of calibration.
+# Upper edges of the margin ranges of `accuracy_by_margin`; the number of bins of calibration.
 _MARGINS, _BINS = (0.5, 1.0, 2.0, math.inf), 10
 
 
-def ranking_sums(scores, batch, kinds):
+def ranking_sums(
+    scores: jax.Array, batch: Mapping[str, jax.Array], kinds: Sequence[str]
+) -> dict[str, tuple]:
     """{metric: (sum, weight)} of scores [B, C] on the pairs of a preference batch.
 
     The Bradley-Terry loss, the margin, the accuracy by kind of the worse candidate and by size of
-    the margin, and the bins of which `ranking_metrics` computes the calibration error. Ties count
-    half. `accuracy/alone` is of single answers: whether the score's sign says that they are good.
+    the margin, and the bins from which `ranking_metrics` computes the calibration error. Ties count
+    half. `accuracy/alone` is the accuracy of single answers (`sign_accuracy` in train/losses.py).
     """
     rank, group = batch["rank"], batch["group"]
     pairs = losses.pairs(rank, group)
     gap = scores[:, :, None] - scores[:, None, :]
-    size, right, count = jnp.abs(gap), (1 + jnp.sign(gap)) / 2, jnp.sum(pairs)
+    size, correct, count = jnp.abs(gap), (1 + jnp.sign(gap)) / 2, jnp.sum(pairs)
     out = {
         "loss": losses.bradley_terry(scores, rank, group),
         "margin": losses.pair_metrics(scores, rank, group)["margin"],
     }
     for number, kind in enumerate(kinds):
         of_kind = pairs * (batch["kind"] == number)[:, None, :]
-        out[f"accuracy/{kind or 'all'}"] = jnp.sum(right * of_kind), jnp.sum(of_kind)
-    single = losses.alone(rank, group)
-    out["accuracy/alone"] = jnp.sum(losses.told_right(scores, rank) * single), jnp.sum(single)
+        out[f"accuracy/{kind or 'all'}"] = jnp.sum(correct * of_kind), jnp.sum(of_kind)
+    single = losses.singles(rank, group)
+    out["accuracy/alone"] = jnp.sum(losses.sign_accuracy(scores, rank) * single), jnp.sum(single)
     for low, high in zip((0.0, *_MARGINS), _MARGINS, strict=False):
         inside = pairs * ((size >= low) & (size < high))
-        out[f"accuracy_by_margin/{low:g}-{high:g}"] = jnp.sum(right * inside), jnp.sum(inside)
+        out[f"accuracy_by_margin/{low:g}-{high:g}"] = jnp.sum(correct * inside), jnp.sum(inside)
     confidence = jax.nn.sigmoid(size)  # the probability that the model gives its own choice
     bins = jnp.minimum(((confidence - 0.5) * 2 * _BINS).astype(jnp.int32), _BINS - 1)
     for number in range(_BINS):
-        error = jnp.where(bins == number, right - confidence, 0.0)
+        error = jnp.where(bins == number, correct - confidence, 0.0)
         out[f"_bin/{number}"] = jnp.sum(error * pairs), count
     return out
 
 
-def ranking_metrics(means):
-    """Held-out means of `ranking_sums` with the expected calibration error (Guo et al. 2017,
-    arXiv:1706.04599, eq. 3) in place of its bins, and the plain mean of the kinds' accuracies."""
+def ranking_metrics(means: Mapping[str, float]) -> dict[str, float]:
+    """Metrics from the held-out means of `ranking_sums`: the same, with the expected calibration
+    error (Guo et al. 2017, arXiv:1706.04599, eq. 3) in place of its bins, and `accuracy/overall`,
+    the unweighted mean over kinds."""
     metrics = {k: v for k, v in means.items() if not k.startswith("_bin/")}
     metrics["calibration_error"] = sum(abs(v) for k, v in means.items() if k.startswith("_bin/"))
     by_kind = [v for k, v in metrics.items() if k.startswith("accuracy/")]
@@ -89,15 +94,15 @@ class Ranking:
     """The ranking of held-out answers by scores (`ranking_sums`).
 
     Args:
-      data: its held-out rows are preferences. role: the model that is read.
+      data: preferences. role: the role of the model that scores.
       scores: (params, batch) -> [B, C], the scores of a preference batch.
       loss: (scores, batch) -> (sum, weight), reported in place of the Bradley-Terry loss.
-      first_pass: (params, batch) -> {name: (sum, weight)}; `scores` and `loss` find their means
-        over the held-out rows in their batch, and they are reported.
+      first_pass: (params, batch) -> {name: (sum, weight)}; the means over the held-out rows are
+        added to the batch of `scores` and `loss`, and reported.
     """
 
     def __init__(
-        self, ctx, data, role: str, scores: Callable, loss: Callable | None = None,
+        self, ctx: Any, data: Data, role: str, scores: Callable, loss: Callable | None = None,
         first_pass: Callable | None = None,
     ):  # fmt: skip
         self.ctx, self.data, self.role = ctx, data, role
@@ -109,7 +114,9 @@ class Ranking:
 
         self._sums, self._first_pass = jax.jit(sums), first_pass and jax.jit(first_pass)
 
-    def __call__(self, trainable, frozen):
+    def __call__(
+        self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[dict[str, float], list[dict]]:
         del frozen
         params, means = trainable[self.role], {}
         if self._first_pass:
@@ -123,15 +130,17 @@ class Ranking:
 
 
 class WordOverlap:
-    """The ranking of held-out answers by the words that they share with their prompt, a baseline
+    """The ranking of held-out answers by the words that they share with their prompt: a baseline
     that needs no model: `overlap_accuracy`."""
 
-    def __init__(self, data):
+    def __init__(self, data: Data):
         accuracies = overlap_accuracy(data.heldout_examples)
         self._metrics = {f"overlap_accuracy/{kind or 'all'}": v for kind, v in accuracies.items()}
         if accuracies:
             self._metrics["overlap_accuracy/overall"] = float(np.mean(list(accuracies.values())))
 
-    def __call__(self, trainable, frozen):
+    def __call__(
+        self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[dict[str, float], list[dict]]:
         del trainable, frozen
         return dict(self._metrics), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import registry
 from data.config import DataConfig
@@ -22,9 +22,9 @@ class EvalType(NamedTuple):
 
     Attributes:
       build: (ctx, data, stage) -> Evaluation, with a keyword `settings` if it has settings. ctx:
-        the run's Context. data: has the held-out rows. stage: the run's Stage.
-      schemas: of the data that it reads, the default first; empty for the stage's own.
-      role: the model that the run has to train; "" for any.
+        the run's Context. data: the Data with its held-out rows. stage: the run's Stage.
+      schemas: the schemas of data that it reads, the default first; empty for the stage's own.
+      role: the role that the run has to train; "" for any.
     """
 
     build: Callable[..., Evaluation]
@@ -37,7 +37,7 @@ EVALS: Registry[EvalType] = Registry("evaluation", "evals.NAME.type")
 
 def evaluation(
     name: str, schemas: tuple[str, ...] = (), role: str = "policy", settings: type | None = None
-):
+) -> Callable[[Callable], Callable]:
     """Decorates the `build` of an EvalType; `settings` is a frozen dataclass."""
 
     def decorate(build):
@@ -48,45 +48,45 @@ def evaluation(
 
 
 @evaluation("perplexity", ("text", "chat"))
-def perplexity(ctx, data: Data, stage) -> Evaluation:
-    """The loss a token and bits per byte."""
+def perplexity(ctx: Any, data: Data, stage: Any) -> Evaluation:
+    """The loss per token and bits per byte."""
     del stage
     return Perplexity(ctx, data)
 
 
 @evaluation("samples", ("text", "chat"), settings=SamplesConfig)
-def samples(ctx, data: Data, stage, settings: SamplesConfig) -> Evaluation:
-    """Texts to read."""
+def samples(ctx: Any, data: Data, stage: Any, settings: SamplesConfig) -> Evaluation:
+    """Generated texts for people to read."""
     del stage
     return Samples(ctx, data, settings)
 
 
 @evaluation("stage", role="")
-def of_stage(ctx, data: Data, stage) -> Evaluation:
-    """The stage's own evaluation: next-token loss of text and conversations, the ranking of
-    preferences, score, KL and win rate of answers to prompts."""
+def stage_evaluation(ctx: Any, data: Data, stage: Any) -> Evaluation:
+    """The stage's own evaluation: next-token loss on text and conversations, the ranking of
+    preferences, or the score, KL and win rate of answers to prompts."""
     del ctx
     return stage.evaluation(data)
 
 
 def entry_class(types: Iterable[str]) -> type:
-    """EvalConfig with the settings of these types."""
+    """EvalConfig with the settings of some types as further fields."""
     fields: dict = {}
     for name in types:
         fields = EVALS.fields_of(name) | fields
     return registry.with_fields(EvalConfig, fields)
 
 
-def check(config, objective) -> None:
-    """Checks `config.evals` before any data is read.
+def validate(config: Any, objective: Any) -> None:
+    """Validates `config.evals` before any data is read.
 
     Raises:
-      ConfigError: an evaluation does not fit the stage or has no data that it can read.
+      ConfigError: an evaluation does not fit the stage, or cannot read its data.
     """
     for name, entry in config.evals.items():
         if not re.fullmatch(r"[\w-]+", name):
             raise ConfigError(
-                f"evals.{name!r:.80}: a name has letters, digits, _ and -, as "
+                f"evals.{name!r:.80}: a name consists of letters, digits, _ and -, as "
                 "--config.evals.wiki.type=perplexity"
             )
         role = EVALS[entry.type].role
@@ -99,7 +99,7 @@ def check(config, objective) -> None:
         schema_of(name, entry, objective)
 
 
-def schema_of(name: str, entry: EvalConfig, objective) -> str:
+def schema_of(name: str, entry: EvalConfig, objective: Any) -> str:
     """The schema (data/schemas) of an evaluation's data.
 
     Raises:
@@ -119,9 +119,9 @@ def schema_of(name: str, entry: EvalConfig, objective) -> str:
     return schema
 
 
-def data_config(config, entry: EvalConfig, schema: str, objective) -> DataConfig:
-    """The settings by which an evaluation's data is read: all of its source is held out, and
-    nothing is left out but what `limit` and the run's `data.on_long` and `data.on_bad` say."""
+def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> DataConfig:
+    """The settings with which an evaluation's data is read. All of its source is held out, and only
+    `limit` and the run's `data.on_long` and `data.on_bad` omit examples."""
     run, same = config.data, schema == objective.schema
     return dataclasses.replace(
         run,
@@ -144,18 +144,20 @@ def data_config(config, entry: EvalConfig, schema: str, objective) -> DataConfig
 
 
 class Scheduled(NamedTuple):
-    """An evaluation of a run; the stage's own has the name ""."""
+    """An evaluation of a run and its interval; the stage's own has the name ""."""
 
     name: str
     evaluate: Evaluation
     every: int
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether it is evaluated after `step` of `steps` steps."""
+        """Whether to evaluate after `step` of `steps` steps: also at the start and at the end."""
         return step in (0, steps) or (self.every > 0 and step % self.every == 0)
 
-    def __call__(self, trainable, frozen) -> tuple[dict[str, float], list[dict]]:
-        """Metrics and samples, under its name."""
+    def __call__(
+        self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+    ) -> tuple[dict[str, float], list[dict]]:
+        """Metrics and samples, prefixed or marked with its name."""
         metrics, samples = self.evaluate(trainable, frozen)
         if not self.name:
             return metrics, samples
@@ -163,11 +165,11 @@ class Scheduled(NamedTuple):
         return metrics, [{"eval": self.name, **sample} for sample in samples]
 
 
-def build(ctx, stage, sets: Mapping[str, Data]) -> tuple[Scheduled, ...]:
+def build(ctx: Any, stage: Any, sets: Mapping[str, Data]) -> tuple[Scheduled, ...]:
     """The evaluations of a run, the stage's own first.
 
     Args:
-      sets: {name: data} of those evaluations that have a source.
+      sets: {name: data} of the evaluations that have a source.
     """
     every = ctx.config.evaluate.every
     evaluations = [Scheduled("", stage.evaluation(ctx.data), every)]

@@ -1,1 +1,1 @@
-"""Objectives: what each stage trains, on which data, with which loss."""
+"""Objectives: the weights, loss, data and report of each stage."""

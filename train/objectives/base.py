@@ -1,12 +1,12 @@
-"""An objective as data: what it trains, from what it starts, and the functions that train it.
+"""An objective as data: the roles it trains, their origins, and the functions that train them.
 
-Each objective is one file of this folder, and one row of train/objectives/registry.py.
+Each objective is one file of this folder and one row of train/objectives/registry.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,8 +31,9 @@ class Context:
       models: the architecture of each role that the objective uses.
       data: rows of both splits. pretrain_data: rows of the text that is mixed in, or None.
       evals: {name: held-out rows} of the evaluations that have a source.
-      normalizer: (gain, bias) of scores that the reward model brings, or None.
-      keeps: functions that write newly computed rows to the workdir, once the run is accepted.
+      normalizer: (gain, bias) that normalize the reward model's scores, saved with it, or None.
+      save_rows: functions that write newly computed rows to the workdir, called once the run has
+        passed all checks.
     """
 
     config: Any
@@ -43,7 +44,7 @@ class Context:
     pretrain_data: Data | None = None
     evals: Mapping[str, Data] = dataclasses.field(default_factory=dict)
     normalizer: tuple[float, float] | None = None
-    keeps: tuple[Callable[[], None], ...] = ()
+    save_rows: tuple[Callable[[], None], ...] = ()
 
 
 class Stage(NamedTuple):
@@ -52,14 +53,14 @@ class Stage(NamedTuple):
     Attributes:
       weights: batch -> {term: weight}, from masks alone.
       loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}); a metric named
-        `…_max` is (the largest, 1).
-      source: has `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`, and
-        `shares(s) -> {metric: share}` of a mixture's sources so far.
-      evaluation: data -> its own evaluation on the held-out rows of that data.
-      first_pass: (trainable, frozen, batch) -> {name: (sum, weight)}, or None. `loss` finds their
-        means over the whole optimizer step in its batch, under these names and without gradient.
-      veto: metrics -> bool array, true to leave an update out, and those after it until the
-        source says otherwise (train/step.py).
+        `…_max` is (the maximum, 1).
+      source: an object with `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`
+        and `shares(s) -> {metric: share}` of a mixture's sources so far.
+      evaluation: data -> the stage's own evaluation, on the held-out rows of that data.
+      first_pass: (trainable, frozen, batch) -> {name: (sum, weight)}, or None. Their means over the
+        whole optimizer step are in the batch of `loss` under these names, without gradient.
+      veto: metrics -> bool array, true to skip an update and the following ones until the source
+        resets `stopped` (train/step.py).
     """
 
     weights: Callable
@@ -75,24 +76,25 @@ class Objective:
     """A row of train/objectives/registry.py; every function has a default that does nothing.
 
     Attributes:
-      schema: of its data (data/schemas).
+      schema: the schema of its data (data/schemas).
       trainable: roles that it trains. frozen: roles that it reads. optional: roles that it reads
         if `init_from` names them.
       build: Context -> Stage.
       origins: {trained role: roles of `init_from` that it can start from, the preferred one
         first}. A role that starts from another kind of network takes its backbone.
-      report: what the report of a chain says of it.
-      required: roles of `init_from` without which it cannot start.
+      report: its part of a chain's report.
+      required: roles that `init_from` has to name.
       settings: the frozen dataclass of its own settings, the group `config.<stage>`; or None.
-      configure: (objective, config) -> the objective with what depends on settings.
-      check: config -> None; raises ConfigError.
+      configure: (objective, config) -> the objective with the fields that depend on settings.
+      validate: config -> None; raises ConfigError if the settings do not fit together.
       divisible: config -> {setting: number that the mesh's batch shards have to divide}.
-      prepare: (ctx, frozen, origins, workdir) -> (ctx, frozen), called once before `build`; it
-        computes with frozen models what is kept in their place.
-      prepared: {name: array or shape} of a batch -> {name: shape} of what `prepare` adds to it.
+      precompute: (ctx, frozen, origins, workdir) -> (ctx, frozen), or None; called once before
+        `build`. It adds to the rows what frozen models compute, and drops the models that are not
+        needed afterwards.
+      precomputed: {name: array or shape} of a batch -> {name: shape} that `precompute` adds to it.
       group_size: config -> answers to each prompt of a rollout.
-      forwards: {role: forward passes over as many tokens as a batch has}, of an optimizer step,
-        besides the one with a gradient.
+      forwards: {role: number of forward passes over a batch's tokens} in an optimizer step, besides
+        the one with a gradient.
     """
 
     schema: str
@@ -105,10 +107,10 @@ class Objective:
     required: tuple[str, ...] = ()
     settings: type | None = None
     configure: Callable[[Objective, Any], Objective] = lambda objective, config: objective
-    check: Callable[[Any], None] = lambda config: None
+    validate: Callable[[Any], None] = lambda config: None
     divisible: Callable[[Any], Mapping[str, int]] = lambda config: {}
-    prepare: Callable | None = None
-    prepared: Callable[[Mapping], Mapping] = lambda batch: {}
+    precompute: Callable | None = None
+    precomputed: Callable[[Mapping], Mapping] = lambda batch: {}
     group_size: Callable[[Any], int] = lambda config: 1
     forwards: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -130,7 +132,7 @@ class Objective:
 
 
 class LoaderSource:
-    """Batches of a data set; the step is their whole state."""
+    """A source of the batches of a data set; its whole state is the step."""
 
     def __init__(self, ctx: Context):
         config = ctx.config
@@ -138,18 +140,22 @@ class LoaderSource:
         self._loader = make_loader(
             config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps
         )
-        self._mesh, self._steps, self._batches, self._at = ctx.mesh, ctx.config.steps, None, None
+        self._mesh, self._steps = ctx.mesh, ctx.config.steps
+        self._batches: Iterator[dict[str, np.ndarray]] = iter(())
+        self._next_step = -1  # the step of the next of `_batches`
 
-    def init(self):
+    def init(self) -> dict[str, np.ndarray]:
         return {"step": np.asarray(0, np.int32)}
 
-    def next(self, state, frozen, s, step: int):
+    def next(
+        self, state: Any, frozen: Mapping[str, Any], s: Mapping[str, Any], step: int
+    ) -> tuple[dict[str, jax.Array], dict[str, np.ndarray], dict]:
         del state, frozen
-        if self._at != step:
-            self._batches, self._at = self._loader.iterate(step, self._steps), step
+        if self._next_step != step:
+            self._batches, self._next_step = self._loader.iterate(step, self._steps), step
         batch = sharding.put_batch(next(self._batches), self._mesh)
-        self._at += 1
-        return batch, {"step": np.asarray(self._at, np.int32)}, {}
+        self._next_step += 1
+        return batch, {"step": np.asarray(self._next_step, np.int32)}, {}
 
-    def shares(self, s):
+    def shares(self, s: Mapping[str, Any]) -> dict[str, float]:
         return self._loader.shares(int(s["step"]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 
 import ranges
@@ -21,16 +22,17 @@ from train.rl.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True)
 class GRPOConfig:
-    """GRPO's own settings; the rest is `rl`.
+    """Settings of GRPO alone; those shared with PPO are in `rl`.
 
     Attributes:
-      group_size: answers to a prompt; `rl.rollout_batch` counts answers.
-      baseline, scale: of advantages, `mean` or `others`, `std` or `none` (`group_advantages` in
-        train/rl/advantages.py).
-      loss_mean: over a `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
-      ratio: a `token`'s or its `sequence`'s (GSPO; clip to a few 1e-4 then).
-      max_draws: draws of prompts a rollout may take until no group's scores are all equal (DAPO's
-        dynamic sampling); 1 takes them as they come.
+      group_size: number of answers to each prompt; `rl.rollout_batch` counts answers.
+      baseline: of advantages, `mean` or `others`. scale: of advantages, `std` or `none`. Both as in
+        `group_advantages` (train/rl/advantages.py).
+      loss_mean: `token`, `sequence` or `constant` (`token_weights` in train/losses.py).
+      ratio: the probability ratio is that of a `token` or of its `sequence` (GSPO; set the clip to
+        a few 1e-4 then).
+      max_draws: the most draws of prompts for a rollout, repeated until no group's scores are all
+        equal (DAPO's dynamic sampling); 1 accepts every group.
     """
 
     group_size: Annotated[int, Range(2, 2**16)] = 8
@@ -42,30 +44,36 @@ class GRPOConfig:
 
     def __post_init__(self):
         ranges.check(self, "grpo.")
-        for name, known in (
+        for name, choices in (
             ("baseline", ("mean", "others")),
             ("scale", ("std", "none")),
             ("loss_mean", ("token", "sequence", "constant")),
             ("ratio", ("token", "sequence")),
         ):
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in choices:
                 raise ConfigError(
-                    f"grpo.{name}={getattr(self, name)!r:.80}; choose {' or '.join(known)}"
+                    f"grpo.{name}={getattr(self, name)!r:.80}; choose {' or '.join(choices)}"
                 )
 
 
-def advantages(settings: GRPOConfig, episodes: Episodes):
-    """Group-relative advantages, as `RolloutSource` takes them: over the whole rollout, in which
-    groups are still together."""
+def advantages(
+    settings: GRPOConfig, episodes: Episodes
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
+    """Group-relative advantages of a whole rollout, in which each group's rows are adjacent.
+
+    Returns:
+      (advantages [B, R], no further arrays, metrics), as `RolloutSource` takes them.
+    """
     rewards, valid = jnp.sum(episodes.token_rewards, axis=1), episodes.valid
     size, baseline, scale = settings.group_size, settings.baseline, settings.scale
-    each = adv.group_advantages(rewards, size, baseline, scale, valid)
-    groups = (x.reshape(-1, size) for x in (episodes.scores, valid))
-    metrics = {"equal_groups": jnp.mean(~adv.spread(*groups, axis=1))}
-    return jnp.where(episodes.mask > 0, each[:, None], 0.0), {}, metrics
+    by_answer = adv.group_advantages(rewards, size, baseline, scale, valid)
+    scores, valid = (x.reshape(-1, size) for x in (episodes.scores, valid))
+    metrics = {"equal_groups": jnp.mean(~adv.varies(scores, valid, axis=1))}
+    return jnp.where(episodes.mask > 0, by_answer[:, None], 0.0), {}, metrics
 
 
 def build(ctx: Context) -> Stage:
+    """The stage of GRPO."""
     settings = ctx.config.grpo
     source = RolloutSource(
         ctx, Sampler(ctx), partial(advantages, settings), settings.group_size, settings.max_draws
@@ -74,8 +82,9 @@ def build(ctx: Context) -> Stage:
     return policy_loss.policy_stage(ctx, source, settings.loss_mean, sequence)
 
 
-def check(config) -> None:
-    policy_loss.check(config)
+def validate(config: Any) -> None:
+    """Validates the settings of a run (`policy_loss.validate`), and that groups divide rollouts."""
+    policy_loss.validate(config)
     if config.rl.rollout_batch % config.grpo.group_size:
         raise ConfigError(
             f"rl.rollout_batch={config.rl.rollout_batch} counts answers, and is not a multiple "
@@ -92,7 +101,7 @@ OBJECTIVE = Objective(
     optional=("reward", "judge"),
     required=("policy",),
     settings=GRPOConfig,
-    check=check,
+    validate=validate,
     divisible=policy_loss.divisible,
     group_size=lambda config: config.grpo.group_size,
     report=policy_loss.report("GRPO"),

@@ -1,9 +1,9 @@
-"""KTO: answers that are good or not, one by one, by the gain over the reference relative to a
-reference point (Ethayarajh et al. 2024, arXiv:2402.01306).
+"""KTO: a loss over single answers, good or not, of their gain over the reference model relative to
+a reference point (Ethayarajh et al. 2024, arXiv:2402.01306).
 
 The reference point is the KL divergence of the policy from the reference. It is estimated on
-prompts with answers to other prompts, which are laid into rows when a run is set up; its mean over
-a whole optimizer step is known before the loss (`Stage.first_pass`).
+prompts with answers to other prompts, which are packed into rows when a run is set up; its mean
+over a whole optimizer step is computed before the loss (`Stage.first_pass`).
 
 Axes: N rows of a split, B rows, S sub-rows of T tokens, C candidates.
 """
@@ -11,19 +11,22 @@ Axes: N rows of a split, B rows, S sub-rows of T tokens, C candidates.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 import ranges
 from ranges import Positive
 from train import losses
 from train.config.loss import Noise
 from train.objectives import preferences, reference
-from train.objectives.base import Context, LoaderSource, Objective, Stage
+from train.objectives.base import Context, LoaderSource, Stage
 
-# The arrays of rows for the reference point, which stand in a batch as `kl_…`.
+# The arrays of the rows for the reference point, named `kl_…` in a batch.
 _KL_ROWS = ("tokens", "positions", "segment_ids", "start", "end", "mask")
 
 
@@ -32,7 +35,7 @@ class KTOConfig:
     """Settings of KTO (`answer_loss`).
 
     Attributes:
-      beta: β, how fast the value of a gain saturates.
+      beta: β, the rate at which the value of a gain saturates.
       desirable_weight, undesirable_weight: λ_D and λ_U. With n_D good and n_U other answers, the
         authors advise λ_D·n_D/(λ_U·n_U) between 1 and 4/3.
       label_smoothing: ε, the share of labels assumed to be wrong.
@@ -47,9 +50,15 @@ class KTOConfig:
         ranges.check(self, "kto.")
 
 
-def answer_loss(gains, rank, desirable_weight: float, undesirable_weight: float, smoothing):
-    """λ_D·(1 - σ(g)) of a good answer and λ_U·(1 - σ(-g)) of another (eq. 8); the answer ranked
-    first is good, as is one alone that people found good.
+def answer_loss(
+    gains: jax.Array,
+    rank: jax.Array,
+    desirable_weight: float,
+    undesirable_weight: float,
+    smoothing: float | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """λ_D·(1 - σ(g)) of a good answer and λ_U·(1 - σ(-g)) of any other (eq. 8). An answer is good
+    if it is ranked first of its group, or if it is single and labelled good: rank 0.
 
     Args:
       gains: [B, C] float32, g = β·(log π/π_ref - z), z the reference point. rank: as in
@@ -67,6 +76,7 @@ def answer_loss(gains, rank, desirable_weight: float, undesirable_weight: float,
 
 
 def build(ctx: Context) -> Stage:
+    """The stage of KTO."""
     settings, chunk, model = ctx.config.kto, ctx.config.loss.chunk, ctx.models["policy"]
 
     def log_ratios(params, batch):
@@ -105,11 +115,12 @@ def build(ctx: Context) -> Stage:
     )
 
 
-def unrelated_rows(rows) -> dict[str, np.ndarray]:
+def unrelated_rows(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows of prompts with answers to other prompts, as many and as large as preference rows.
 
-    Each prompt has the answers to the next prompt, cut where a sub-row ends. They are packed in
-    order; rows that are left over repeat the first ones. `mask` [N, C] float32 is 1 for an answer.
+    Each prompt has the answers to the next prompt, truncated at the end of a sub-row. They are
+    packed in order, and the remaining rows repeat the first ones. `mask` [N, C] float32 is 1 for an
+    answer.
     """
     N, S, T = rows["tokens"].shape
     C = rows["rank"].shape[1]
@@ -154,14 +165,16 @@ def _rankings(rows):
         yield from rankings.values()
 
 
-def prepare(ctx: Context, frozen, origins, workdir):
+def precompute(
+    ctx: Context, frozen: Mapping[str, Any], origins: Mapping[str, Any], workdir: epath.PathLike
+) -> tuple[Context, dict[str, Any]]:
     """Adds the rows for the reference point, `kl_…`, and the reference's log-probabilities of both
     kinds of rows.
 
     Returns:
-      (the context with those rows, frozen models without the reference).
+      (the context with those rows, the frozen models without the reference).
     """
-    splits = {"train": ctx.data.train, "heldout": ctx.data.heldout}
+    splits = preferences.splits(ctx.data)
     unrelated = {f"kl_{name}": unrelated_rows(rows) for name, rows in splits.items()}
     rows = splits | unrelated
     logprobs = reference.logprobs(ctx, frozen, origins, workdir, rows, average=False)
@@ -170,28 +183,18 @@ def prepare(ctx: Context, frozen, origins, workdir):
         other = unrelated[f"kl_{name}"] | {"ref_logprobs": logprobs[f"kl_{name}"]}
         other = {f"kl_{key}": x for key, x in other.items()}
         added[name] = split | {"ref_logprobs": logprobs[name]} | other
-    data = dataclasses.replace(ctx.data, **added)
-    return dataclasses.replace(ctx, data=data), reference.without(frozen)
+    return preferences.with_splits(ctx, added), reference.without(frozen)
 
 
-def prepared(batch):
-    """Shapes of what `prepare` adds to a batch."""
-    numbers = reference.prepared(batch)["ref_logprobs"]
+def precomputed(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """{name: shape} of the arrays that `precompute` adds to a batch."""
+    numbers = reference.precomputed(batch)["ref_logprobs"]
     other = {f"kl_{name}": batch[name] for name in _KL_ROWS[:-1]}
     return {"ref_logprobs": numbers, "kl_ref_logprobs": numbers, "kl_mask": numbers} | other
 
 
-OBJECTIVE = Objective(
-    schema="preference",
-    trainable=("policy",),
-    build=build,
-    origins={"policy": ("policy",)},
-    frozen=("reference",),
-    required=("policy",),
-    settings=KTOConfig,
-    check=preferences.check_own_prompts,
-    prepare=prepare,
-    prepared=prepared,
+OBJECTIVE = preferences.objective(
+    build, KTOConfig, "KTO", "its log-probability relative to the reference",
+    frozen=("reference",), precompute=precompute, precomputed=precomputed,
     forwards={"policy": 1},
-    report=preferences.report("KTO", "its log-probability relative to the reference"),
-)
+)  # fmt: skip

@@ -1,11 +1,12 @@
 """Next-token prediction: pretraining on text, and supervised fine-tuning on conversations.
 
-The two differ in their data and in what the report says of them.
+The two differ in their data and in their reports.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
@@ -19,10 +20,10 @@ from train.objectives.base import Context, LoaderSource, Objective, Stage
 from train.objectives.reporting import Curve, Finished, Report, Result
 
 
-def next_token_terms(ctx: Context):
-    """`weights` and `loss` of next-token prediction where `loss_mask` is not 0.
+def next_token_terms(ctx: Context) -> tuple[Callable, Callable]:
+    """(`weights`, `loss`) of next-token prediction, as of Stage; weighted by `loss_mask`.
 
-    A mixture of experts also has the term `router`, over all tokens.
+    A mixture of experts has a second term, `router`, over all tokens.
     """
     config, settings = ctx.models["policy"], ctx.config.loss
     balance_coef, router_coef = settings.load_balance, settings.router_z
@@ -58,6 +59,7 @@ def next_token_terms(ctx: Context):
 
 
 def build(ctx: Context) -> Stage:
+    """The stage of next-token prediction, for pretraining and for fine-tuning."""
     weights, loss = next_token_terms(ctx)
 
     def evaluation(data: Data) -> Evaluation:
@@ -74,8 +76,8 @@ def _pretrain_result(values, report) -> Result:
         "Pretraining",
         f"{values['bits_per_byte']:.2f} bits per byte",
         "lower is better",
-        "What the model needs to write down each byte of text it has never seen. Knowing "
-        "nothing would take 8.",
+        "The information that the model needs to encode each byte of text it has never seen. "
+        "Without any knowledge it would be 8.",
     )
 
 

@@ -1,9 +1,10 @@
-"""ORPO: fine-tuning on the preferred answer and a penalty by the odds ratio of both answers, in one
-stage and without a reference (Hong et al. 2024, arXiv:2403.07691)."""
+"""ORPO: fine-tuning on the preferred answer plus a penalty on the odds ratio of both answers, in
+one stage and without a reference (Hong et al. 2024, arXiv:2403.07691)."""
 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ranges import Positive
 from train import losses
 from train.config.loss import Noise
 from train.objectives import preferences
-from train.objectives.base import Context, Objective, Stage
+from train.objectives.base import Context, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,8 @@ class ORPOConfig:
     """Settings of ORPO (`pair_loss`).
 
     Attributes:
-      odds_weight: λ, the weight of the odds ratio's loss beside that of fine-tuning.
-      label_smoothing: ε, the share of rankings assumed to be the wrong way round.
+      odds_weight: λ, the weight of the odds ratio's loss relative to that of fine-tuning.
+      label_smoothing: ε, the share of rankings assumed to be reversed.
     """
 
     odds_weight: Positive = 0.1
@@ -32,13 +33,19 @@ class ORPOConfig:
         ranges.check(self, "orpo.")
 
 
-def log_odds(logprobs):
-    """log(P/(1 - P)) of log P. P is kept below 1 by a float32's resolution, where odds end."""
+def log_odds(logprobs: jax.Array) -> jax.Array:
+    """log(P/(1 - P)), given log P. log P is at most -1e-6, so that the odds stay finite."""
     logprobs = jnp.minimum(logprobs, -1e-6)
     return logprobs - jnp.log(-jnp.expm1(logprobs))
 
 
-def pair_loss(logprobs, rank, group, odds_weight: float, smoothing):
+def pair_loss(
+    logprobs: jax.Array,
+    rank: jax.Array,
+    group: jax.Array,
+    odds_weight: float,
+    smoothing: float | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
     """-log P_i - λ·log σ(log odds_i - log odds_j) over every pair in which candidate i is ranked
     before j (eqs. 6 and 7); the first term is fine-tuning on the preferred answer.
 
@@ -50,36 +57,26 @@ def pair_loss(logprobs, rank, group, odds_weight: float, smoothing):
       (sum over pairs, number of pairs).
     """
 
-    def one(difference):
+    def loss_of_difference(difference):
         return -jax.nn.log_sigmoid(difference)
 
-    ratio, count = losses.over_pairs(log_odds(logprobs), rank, group, one, smoothing)
+    ratio, count = losses.over_pairs(log_odds(logprobs), rank, group, loss_of_difference, smoothing)
     noise = jnp.broadcast_to(smoothing, rank.shape)[:, :, None]
     nats = (noise - 1) * logprobs[:, :, None] - noise * logprobs[:, None, :]
     return losses.masked_sum(nats, losses.pairs(rank, group)) + odds_weight * ratio, count
 
 
 def build(ctx: Context) -> Stage:
+    """The stage of ORPO."""
     settings, chunk, model = ctx.config.orpo, ctx.config.loss.chunk, ctx.models["policy"]
 
     def score(params, batch):
         return preferences.answer_logprobs(model, params, batch, chunk, True)
 
-    def loss(logprobs, batch):
-        noise = losses.label_noise(settings.label_smoothing, batch["doubt"])
-        return pair_loss(logprobs, batch["rank"], batch["group"], settings.odds_weight, noise)
-
-    return preferences.pairwise_stage(ctx, score, loss)
+    loss = partial(pair_loss, odds_weight=settings.odds_weight)
+    return preferences.pairwise_stage(ctx, score, loss, settings.label_smoothing)
 
 
-OBJECTIVE = Objective(
-    schema="preference",
-    trainable=("policy",),
-    build=build,
-    origins={"policy": ("policy",)},
-    required=("policy",),
-    settings=ORPOConfig,
-    check=preferences.check_own_prompts,
-    prepare=preferences.compare,
-    report=preferences.report("ORPO", "its average log-probability"),
+OBJECTIVE = preferences.objective(
+    build, ORPOConfig, "ORPO", "its average log-probability", precompute=preferences.only_validate
 )

@@ -1,5 +1,5 @@
-"""What PPO and GRPO share: a clipped policy loss over experience, optionally a KL term and a
-pretraining mix; their checks; and what the report says of a policy that learns from its answers.
+"""The code that PPO and GRPO share: the clipped policy loss over experience, with an optional KL
+term and an optional pretraining mix; the validation of settings; and the report.
 
 Axes: B episodes, R response length.
 """
@@ -7,6 +7,7 @@ Axes: B episodes, R response length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -19,8 +20,9 @@ from train.objectives.base import Context, Stage
 from train.objectives.next_token import next_token_terms
 from train.objectives.reporting import Curve, Finished, Report, Result
 from train.rl import rewards
-from train.rl.advantages import EQUAL
-from train.rl.rollout import RolloutSource, policy_and_values
+from train.rl.advantages import ROUNDING
+from train.rl.forward import policy_and_values
+from train.rl.rollout import RolloutSource
 
 
 def policy_stage(
@@ -33,8 +35,8 @@ def policy_stage(
     """The stage of a policy that learns from rollouts.
 
     Args:
-      mean: what the policy loss is a mean over (`token_weights` in train/losses.py).
-      sequence: the ratio is a sequence's, not a token's.
+      mean: the kind of mean of the policy loss (`token_weights` in train/losses.py).
+      sequence: whether the probability ratio is per sequence, instead of per token.
       value_loss: (values, batch) -> (sum, {metric: (sum, weight)}) of the critic, or None.
     """
     rl, models = ctx.config.rl, ctx.models
@@ -46,9 +48,9 @@ def policy_stage(
         if value_loss:
             terms["value"] = jnp.sum(batch["response_mask"])
         if rl.pretrain_coef:
-            # Text does not move the policy either while the critic warms up.
-            teaches = jnp.any(batch["policy_mask"] > 0)
-            terms["text"] = jnp.where(teaches, text_weights(batch["text"])["tokens"], 0.0)
+            # While the critic warms up, text does not train the policy either.
+            trains_policy = jnp.any(batch["policy_mask"] > 0)
+            terms["text"] = jnp.where(trains_policy, text_weights(batch["text"])["tokens"], 0.0)
         return terms
 
     def loss(trainable, frozen, batch):
@@ -91,11 +93,11 @@ def policy_stage(
     return Stage(weights, loss, source, evaluation, veto)
 
 
-def check(config) -> None:
-    """The checks of every objective with rollouts.
+def validate(config: Any) -> None:
+    """Validates the settings of an objective with rollouts.
 
     Raises:
-      ConfigError: there is nothing to score answers with, or sizes that do not divide.
+      ConfigError: nothing scores the answers, or sizes do not divide.
     """
     rl, size = config.rl, config.data.batch_size
     if not rewards.weights(config):
@@ -106,7 +108,7 @@ def check(config) -> None:
         )
     if rl.rollout_batch < 2:
         raise ConfigError(
-            f"rl.rollout_batch={rl.rollout_batch}; answers are measured against others, so "
+            f"rl.rollout_batch={rl.rollout_batch}; answers are compared with others, so "
             "it must be at least 2"
         )
     if rl.rollout_batch % size:
@@ -124,12 +126,12 @@ def check(config) -> None:
         raise ConfigError("pretrain_data.batch_size is not a multiple of accumulate")
 
 
-def divisible(config) -> dict[str, int]:
-    """Numbers that the mesh's batch shards have to divide."""
+def divisible(config: Any) -> dict[str, int]:
+    """{setting: number that the mesh's batch shards have to divide}."""
     return {"rl.eval_prompts": config.rl.eval_prompts}
 
 
-# A rollout is sampled before the step whose record it is in.
+# Shifted by -1: a rollout is sampled before the step whose record holds its metrics.
 CURVES = (
     Curve("score of the answers", "rollout/score", "score", shift=-1),
     Curve("KL (nats an answer)", "rollout/kl", "kl", shift=-1),
@@ -168,9 +170,9 @@ def report(title: str) -> Report:
         if {"score_before", "score_after", "score_std_before"} <= values.keys():
             before, after = values["score_before"], values["score_after"]
             text += f" The score it trains on went from {before:.2f} to {after:.2f}"
-            if values["score_std_before"] > EQUAL * abs(before):
-                spread = (after - before) / values["score_std_before"]
-                text += f", {spread:+.1f} standard deviations"
+            if values["score_std_before"] > ROUNDING * abs(before):
+                change = (after - before) / values["score_std_before"]
+                text += f", {change:+.1f} standard deviations"
             text += "."
         text += f" It moved {values['kl']:.1f} nats an answer (KL) from where it started."
         beside = f"95% interval {won['low']:.0%} to {won['high']:.0%}"

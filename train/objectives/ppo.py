@@ -1,11 +1,13 @@
-"""PPO: the clipped policy loss over rollouts, with advantages of a learned critic
+"""PPO: the clipped policy loss over rollouts, with advantages from a learned critic
 (Schulman et al. 2017, arXiv:1707.06347)."""
 
 from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 import ranges
@@ -21,15 +23,16 @@ from train.rl.sampler import Sampler
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
-    """PPO's own settings: generalized advantage estimation and the critic; the rest is `rl`.
+    """Settings of PPO alone, on advantages and the critic; those shared with GRPO are in `rl`.
 
     Attributes:
       gamma, lam: discount and λ of generalized advantage estimation.
-      whiten_advantages: over the rollout.
-      value_clip, value_coef: bound and weight of the value loss.
-      bootstrap_truncated: the value after an answer cut off before its end is the critic's, not 0.
-      shared_critic: the critic is a head on the policy's last hidden states, and its loss also
-        trains the policy's layers, weighted by value_coef; else it is a network of its own.
+      whiten_advantages: whether advantages are whitened over the rollout.
+      value_clip: bound of the value's change (`value_loss` in train/losses.py). value_coef: weight
+        of the value loss.
+      bootstrap_truncated: whether the value after a truncated answer is the critic's, instead of 0.
+      shared_critic: whether the critic is a head on the policy's last hidden states, whose loss
+        also trains the policy's layers, weighted by value_coef; else it is a separate network.
       critic_warmup: number of rollouts in which only the critic learns; `optimizer`'s weight decay
         still applies to the policy.
     """
@@ -47,23 +50,31 @@ class PPOConfig:
         ranges.check(self, "ppo.")
         if self.shared_critic and self.critic_warmup:
             raise ConfigError(
-                f"ppo.critic_warmup={self.critic_warmup} is for a critic of its own: what "
-                "ppo.shared_critic learns moves the policy; set --config.ppo.critic_warmup=0"
+                f"ppo.critic_warmup={self.critic_warmup} needs a separate critic: with "
+                "ppo.shared_critic, training the critic moves the policy; set "
+                "--config.ppo.critic_warmup=0"
             )
 
 
-def advantages(settings: PPOConfig, episodes: Episodes):
-    """Generalized advantage estimation with the critic's values, as `RolloutSource` takes it."""
+def advantages(
+    settings: PPOConfig, episodes: Episodes
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
+    """Generalized advantage estimation with the critic's values.
+
+    Returns:
+      (advantages [B, R], {`returns`: [B, R]}, metrics), as `RolloutSource` takes them.
+    """
     mask, values, bootstrap = episodes.mask, episodes.values, None
+    assert values is not None, "PPO's episodes have a critic's values"
     if settings.bootstrap_truncated:
         # The value after the last token is not computed; the one before it is the nearest.
         last = jnp.sum(adv.last_token(mask) * values, axis=1)
         bootstrap = jnp.where(episodes.ended, 0.0, last)
-    each, returns = adv.gae(
+    advantages, returns = adv.gae(
         episodes.token_rewards, values, mask, settings.gamma, settings.lam, bootstrap
     )
     if settings.whiten_advantages:
-        each = adv.whiten(each, mask)
+        advantages = adv.whiten(advantages, mask)
 
     def mean(x):
         return adv.masked_mean(x, mask)
@@ -71,18 +82,19 @@ def advantages(settings: PPOConfig, episodes: Episodes):
     error = jnp.where(mask > 0, returns - values, 0.0)
     variance = mean((returns - mean(returns)) ** 2)
     unexplained = mean((error - mean(error)) ** 2)
-    # Of returns that differ by rounding alone nothing is to be explained.
+    # Returns that differ only by rounding have no variance to explain.
     size = jnp.max(jnp.where(mask > 0, jnp.maximum(jnp.abs(returns), jnp.abs(values)), 0.0))
-    varies = jnp.sqrt(variance) > adv.EQUAL * size
+    varies = jnp.sqrt(variance) > adv.ROUNDING * size
     metrics = {
         "return_mean": mean(returns),
         "return_std": jnp.sqrt(variance),
         "explained_variance": jnp.where(varies, 1 - unexplained / variance, 0.0),
     }
-    return each, {"returns": returns}, metrics
+    return advantages, {"returns": returns}, metrics
 
 
 def build(ctx: Context) -> Stage:
+    """The stage of PPO."""
     settings = ctx.config.ppo
     source = RolloutSource(
         ctx, Sampler(ctx), partial(advantages, settings), critic_warmup=settings.critic_warmup
@@ -98,8 +110,8 @@ def build(ctx: Context) -> Stage:
     return policy_loss.policy_stage(ctx, source, value_loss=value_loss)
 
 
-def configure(objective: Objective, config) -> Objective:
-    """A shared critic is a head on the policy, not a network of its own."""
+def configure(objective: Objective, config: Any) -> Objective:
+    """The objective with the roles of a shared critic, a head on the policy, if it is set."""
     if not config.ppo.shared_critic:
         return objective
     trainable = "policy", "value_head"
@@ -117,7 +129,7 @@ OBJECTIVE = Objective(
     required=("policy",),
     settings=PPOConfig,
     configure=configure,
-    check=policy_loss.check,
+    validate=policy_loss.validate,
     divisible=policy_loss.divisible,
     report=policy_loss.report("PPO"),
 )

@@ -1,34 +1,49 @@
-"""Policies learned from preferences: what DPO, KTO, ORPO and SimPO share.
+"""The code that DPO, KTO, ORPO and SimPO share: policies learned from preferences.
 
 Axes: B rows, S sub-rows of T tokens, C candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from data.pipeline import Data
+from model.config import TransformerConfig
 from model.transformer import Transformer
 from ranges import ConfigError
 from train import losses
 from train.evals.base import Evaluation, combined
 from train.evals.generative import Samples
 from train.evals.preference import Ranking
-from train.objectives.base import Context, LoaderSource, Stage
+from train.objectives.base import Context, LoaderSource, Objective, Stage
 from train.objectives.reporting import Curve, Finished, Report, Result
 from train.rl import rewards
 from train.vocabulary import token_logprobs
 
 
-def answer_logprobs(config, params, batch, chunk: int, average: bool):
-    """log π(answer | prompt) of each candidate of a preference batch (data/batch.py), [B, C]
-    float32: the sum over the answer's tokens, through the <eos> that ends it, or their mean.
+def answer_logprobs(
+    config: TransformerConfig,
+    params: Mapping[str, Any],
+    batch: Mapping[str, jax.Array],
+    chunk: int,
+    average: bool,
+) -> jax.Array:
+    """log π(answer | prompt) of each candidate of a preference batch (data/batch.py).
 
-    `chunk`: as in train/vocabulary.py. The candidates may not share their prompts' tokens: an
-    answer's first token is predicted from the column left of it.
+    Args:
+      batch: rows in which candidates do not share their prompt's tokens, as an answer's first token
+        is predicted from the column before it.
+      chunk: as in train/vocabulary.py. average: the mean over the answer's tokens, not the sum.
+
+    Returns:
+      [B, C] float32, over the tokens of each answer through the <eos> that ends it.
     """
     B, S, T = batch["tokens"].shape
     rows = [batch[n].reshape(B * S, T) for n in ("tokens", "positions", "segment_ids")]
@@ -39,13 +54,20 @@ def answer_logprobs(config, params, batch, chunk: int, average: bool):
     return mean if average else mean * (batch["end"] - batch["start"] + 1)
 
 
-def pairwise_stage(ctx: Context, score: Callable, loss: Callable) -> Stage:
+def pairwise_stage(
+    ctx: Context, score: Callable, pair_loss: Callable, label_smoothing: float
+) -> Stage:
     """The stage of a loss over pairs of ranked candidates.
 
     Args:
       score: (params, batch) -> [B, C], the scores by which the policy ranks candidates.
-      loss: (scores, batch) -> (sum over pairs, number of pairs).
+      pair_loss: (scores, rank, group, smoothing=noise) -> (sum over pairs, number of pairs), with
+        the noise of `losses.label_noise`. label_smoothing: its share of reversed rankings.
     """
+
+    def loss(scores, batch):
+        noise = losses.label_noise(label_smoothing, batch["doubt"])
+        return pair_loss(scores, batch["rank"], batch["group"], smoothing=noise)
 
     def weights(batch):
         return {"pairs": jnp.sum(losses.pairs(batch["rank"], batch["group"]))}
@@ -59,8 +81,8 @@ def pairwise_stage(ctx: Context, score: Callable, loss: Callable) -> Stage:
     return Stage(weights, loss_terms, LoaderSource(ctx), heldout(ctx, score, loss))
 
 
-def score_metrics(scores, batch) -> dict:
-    """{metric: (sum, weight)} of training batches."""
+def score_metrics(scores: jax.Array, batch: Mapping[str, jax.Array]) -> dict:
+    """{metric: (sum, weight)} of a training batch."""
     rank, group = batch["rank"], batch["group"]
     beats = losses.pairs(rank, group)
     # A preferred answer can still become less likely; this metric shows it.
@@ -71,8 +93,11 @@ def score_metrics(scores, batch) -> dict:
 def heldout(
     ctx: Context, score: Callable, loss: Callable, first_pass: Callable | None = None
 ) -> Callable[[Data], Evaluation]:
-    """`Stage.evaluation`: the ranking of held-out answers by `score`, as in `pairwise_stage`, and a
-    few answers of the policy's own. `first_pass`: as of Ranking."""
+    """`Stage.evaluation`: the ranking of held-out answers by `score`, and samples of the policy.
+
+    Args:
+      score: as in `pairwise_stage`. loss, first_pass: as in train/evals/preference.py's Ranking.
+    """
 
     def evaluation(data: Data) -> Evaluation:
         ranking = Ranking(ctx, data, "policy", score, loss, first_pass)
@@ -81,29 +106,52 @@ def heldout(
     return evaluation
 
 
-def check_own_prompts(config) -> None:
-    """Raises ConfigError if candidates share the tokens of their prompt."""
+def validate_own_prompts(config: Any) -> None:
+    """Validates that candidates do not share the tokens of their prompt.
+
+    Raises:
+      ConfigError: they do.
+    """
     if config.data.share_prompt:
         raise ConfigError(
-            f"stage {config.stage} reads each answer behind a prompt of its own; "
+            f"stage {config.stage} reads each answer after its own copy of the prompt; "
             "set --config.data.share_prompt=False"
         )
 
 
-def check_comparisons(ctx: Context) -> None:
-    """Raises ConfigError if no prompt has two answers to compare."""
-    real, group = ctx.data.train["rank"] >= 0, ctx.data.train["group"]
+def splits(data: Data) -> dict[str, dict[str, np.ndarray]]:
+    """{`train`, `heldout`}: the preference rows of both splits. They are in memory, as shards on
+    disk (data/prepare) hold text or conversations only."""
+    return {"train": cast("dict[str, np.ndarray]", data.train), "heldout": data.heldout}
+
+
+def with_splits(ctx: Context, rows: Mapping[str, dict[str, np.ndarray]]) -> Context:
+    """The context with other rows: {`train`, `heldout`}, as `splits` returns them."""
+    data = dataclasses.replace(ctx.data, train=rows["train"], heldout=rows["heldout"])
+    return dataclasses.replace(ctx, data=data)
+
+
+def validate_comparisons(ctx: Context) -> None:
+    """Validates that some prompt has two answers to compare.
+
+    Raises:
+      ConfigError: none has.
+    """
+    train = splits(ctx.data)["train"]
+    real, group = train["rank"] >= 0, train["group"]
     if not np.any(real.sum(1) > np.where(real, group, -1).max(1) + 1):
         raise ConfigError(
-            "these answers are good or not by themselves, and the stage compares answers to one "
-            "prompt; train a reward model on them: --config.stage=reward"
+            "these answers are labelled good or not one by one, and the stage compares answers to "
+            "one prompt; train a reward model on them: --config.stage=reward"
         )
 
 
-def compare(ctx: Context, frozen, origins, workdir):
-    """`Objective.prepare` of objectives without a reference: the check of the data alone."""
+def only_validate(
+    ctx: Context, frozen: Mapping[str, Any], origins: Mapping[str, Any], workdir: epath.PathLike
+) -> tuple[Context, Mapping[str, Any]]:
+    """`Objective.precompute` of an objective without a reference: validates the data, adds none."""
     del origins, workdir
-    check_comparisons(ctx)
+    validate_comparisons(ctx)
     return ctx, frozen
 
 
@@ -111,7 +159,7 @@ def report(title: str, scores: str) -> Report:
     """The report of an objective whose policy ranks answers.
 
     Args:
-      scores: what the policy ranks by, as `its log-probability of the answer`.
+      scores: the name of the scores that rank the answers, as `its average log-probability`.
     """
 
     def numbers(run: Finished) -> dict:
@@ -142,3 +190,24 @@ def report(title: str, scores: str) -> Report:
         Curve("margin", "margin", "margin"),
     )
     return Report(numbers, result, curves)
+
+
+def objective(
+    build: Callable[[Context], Stage], settings: type, title: str, scores: str, **others: Any
+) -> Objective:
+    """The registry's row of an objective whose policy learns from preferences.
+
+    Args:
+      title, scores: as in `report`. others: further fields of the row.
+    """
+    return Objective(
+        schema="preference",
+        trainable=("policy",),
+        build=build,
+        origins={"policy": ("policy",)},
+        required=("policy",),
+        settings=settings,
+        validate=validate_own_prompts,
+        report=report(title, scores),
+        **others,
+    )

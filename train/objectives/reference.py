@@ -1,7 +1,7 @@
 """Log-probabilities of a frozen reference, computed once.
 
-They never change: they are computed when a run is set up, cached in its workdir, and added to the
-rows of the data; the reference leaves memory before training begins.
+They are constant, so they are computed when a run is set up, cached in its workdir and added to the
+rows of the data, and the reference is freed before training begins.
 
 Axes: B rows, C candidates, N rows of a split.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,12 +28,19 @@ from train.runtime.metrics import ProgressLine, console
 _FILE = "reference_logprobs.npz"
 
 
-def logprobs(ctx: Context, frozen, origins, workdir, rows: Mapping, average: bool) -> dict:
-    """The reference's log-probability of each candidate, from the workdir's file if it holds those
-    of this reference and these rows.
+def logprobs(
+    ctx: Context,
+    frozen: Mapping[str, Any],
+    origins: Mapping[str, Any],
+    workdir: epath.PathLike,
+    rows: Mapping,
+    average: bool,
+) -> dict:
+    """The reference's log-probability of each candidate, read from the workdir if the file there is
+    of the same reference and the same rows.
 
     Args:
-      frozen, origins: as of `Objective.prepare`; both have the role `reference`.
+      frozen, origins: as in `Objective.precompute`; both have the role `reference`.
       rows: {name: preference rows (data/batch.py)}. average: as in `answer_logprobs`.
 
     Returns:
@@ -56,31 +64,31 @@ def logprobs(ctx: Context, frozen, origins, workdir, rows: Mapping, average: boo
     return {name: cached[name] for name in rows}
 
 
-def without(frozen) -> dict:
-    """The frozen models but the reference, which is not needed any more."""
+def without(frozen: Mapping[str, Any]) -> dict:
+    """The frozen models without the reference."""
     return {role: params for role, params in frozen.items() if role != "reference"}
 
 
-def prepared(batch) -> dict:
-    """The shape of `ref_logprobs` of a batch."""
+def precomputed(batch: Mapping[str, Any]) -> dict:
+    """{`ref_logprobs`: its shape in a batch}."""
     rank = batch["rank"]
     return {"ref_logprobs": jax.ShapeDtypeStruct(rank.shape, np.float32, sharding=rank.sharding)}
 
 
 def _cached(path, names) -> dict:
-    """The arrays `names` and the `key` of the file; an empty key if the file cannot be used."""
+    """The arrays `names` and the `key` in the file; the key is empty if the file cannot be read."""
     if not path.exists():
         return {"key": ""}
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in ("key", *names)}
     except Exception as e:  # NumPy and zipfile raise many kinds
-        console.print(f"{path} is damaged ({outputs.reason(e)}): computed again", markup=False)
+        console.print(f"{path} is damaged ({outputs.reason(e)}); computing it again", markup=False)
         return {"key": ""}
 
 
 def _scorer(ctx, average: bool):
-    """A compiled (reference, batch) -> [B, C] float32, whole on every host."""
+    """A compiled function (reference, batch) -> [B, C] float32, replicated on every host."""
     model, config = ctx.models["reference"], ctx.config
     return jax.jit(
         lambda params, batch: answer_logprobs(model, params, batch, config.loss.chunk, average),
@@ -89,7 +97,7 @@ def _scorer(ctx, average: bool):
 
 
 def _over_rows(ctx, score, reference, rows):
-    """`score` of all rows of a split, [N, C] float32, a microbatch at a time."""
+    """`score` of all rows of a split, [N, C] float32, computed in microbatches."""
     size = ctx.config.data.batch_size // ctx.config.accumulate
     local, count = sharding.local_rows(ctx.mesh, size), len(rows["tokens"])
     line = ProgressLine("reference", -(-count // size), writes=jax.process_index() == 0)

@@ -1,8 +1,12 @@
 """The objectives by the name of their stage. No other file of model/, train/, data/ or tpu/ tests
-for one of these names; what differs between objectives is in their rows (train/objectives/base.py).
-"""
+for one of these names; the differences between objectives are in their rows
+(train/objectives/base.py)."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import jax
 
 from model import sharding
 from ranges import ConfigError
@@ -31,33 +35,33 @@ def fields() -> dict[str, tuple]:
 
 
 def roles() -> tuple[str, ...]:
-    """The roles that `init_from` may name in one stage or another."""
+    """The roles that `init_from` may name in any stage."""
     return tuple(dict.fromkeys(role for row in STAGES.values() for role in row.roles))
 
 
-def find(config) -> Objective:
+def find(config: Any) -> Objective:
     """The objective of a run, configured by its settings.
 
     Raises:
       ConfigError: an unknown stage.
     """
-    row = STAGES.find(config.stage)
-    return row.configure(row, config)
+    objective = STAGES.find(config.stage)
+    return objective.configure(objective, config)
 
 
-def check(config, mesh) -> Objective:
-    """The objective of a run, after the checks that need no data.
+def validate(config: Any, mesh: jax.sharding.Mesh) -> Objective:
+    """The objective of a run, once its settings pass every check that needs no data.
 
     Raises:
       ConfigError: an unknown stage or role, a role that is missing, sizes that do not divide.
     """
-    row = find(config)
+    objective = find(config)
     for role in config.init_from:
-        if role not in row.roles:
+        if role not in objective.roles:
             raise ConfigError(
-                f"init_from.{role}: stage {config.stage} reads {', '.join(sorted(row.roles))}"
+                f"init_from.{role}: stage {config.stage} reads {', '.join(sorted(objective.roles))}"
             )
-    for role in row.required:
+    for role in objective.required:
         if role not in config.init_from:
             raise ConfigError(
                 f"stage {config.stage} starts from a trained {role}; "
@@ -65,12 +69,12 @@ def check(config, mesh) -> Objective:
             )
     if config.model.mimetic and config.init_from:
         raise ConfigError(
-            "model.mimetic starts a new model, and this one starts from "
+            "model.mimetic initializes a new model, and this one starts from "
             f"{', '.join(config.init_from.values())}; set --config.model.mimetic=False"
         )
-    row.check(config)
+    objective.validate(config)
     micro = config.data.batch_size // config.accumulate
-    sizes = {"the microbatch (data.batch_size / accumulate)": micro, **row.divisible(config)}
+    sizes = {"the microbatch (data.batch_size / accumulate)": micro, **objective.divisible(config)}
     shards = sharding.batch_shards(mesh)
     for name, value in sizes.items():
         if value % shards:
@@ -78,4 +82,4 @@ def check(config, mesh) -> Objective:
                 f"{name} is {value}, which the mesh's {shards} batch shards (data × fsdp × "
                 "expert) do not divide; change it or --config.mesh"
             )
-    return row
+    return objective

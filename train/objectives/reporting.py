@@ -1,6 +1,7 @@
-"""What an objective says in the report of a chain: its numbers, their meaning in words, its curves.
+"""The types of an objective's part of a chain's report: its numbers, their meaning in words, its
+curves.
 
-train/report/ collects and draws; this file has the types, and imports nothing that trains.
+train/report/ collects the numbers and draws the page; this file imports nothing that trains.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Finished(NamedTuple):
 
     Attributes:
       role: its stage, or `judge`. config: its RunConfig.
-      train, evals: the records of metrics.jsonl.
+      train, evals: the records of metrics.jsonl. seconds: its wall time.
     """
 
     name: str
@@ -31,8 +32,8 @@ class Finished(NamedTuple):
     seconds: float
 
     def _measured(self, first: bool = False) -> dict[str, float]:
-        """The numbers of the last evaluation, or of one before the first step; NaN where one was
-        not finite."""
+        """{metric: value} of the last evaluation, or with `first` of the one before the first step;
+        NaN in place of a value that was not finite."""
         if not self.evals or (first and self.evals[0]["step"]):
             return {}
         record = null_as_nan(self.evals[0 if first else -1])
@@ -53,15 +54,16 @@ class Finished(NamedTuple):
         return overall | dict(sorted(values.items()))
 
 
-def null_as_nan(value):
-    """A value of metrics.jsonl or report.json, in which null is NaN or infinite."""
+def null_as_nan(value: Any) -> Any:
+    """A value read from metrics.jsonl or report.json, with NaN for null, which is written in place
+    of NaN and infinities."""
     if isinstance(value, dict):
         return {name: null_as_nan(x) for name, x in value.items()}
     return math.nan if value is None else value
 
 
 class Result(NamedTuple):
-    """One number of a run, another to compare it with, and its meaning in plain words."""
+    """One number of a run, another to compare it with (`beside`), and its meaning in words."""
 
     stage: str
     headline: str
@@ -73,10 +75,10 @@ class Curve(NamedTuple):
     """A chart: a metric of training records as a line, and one of evaluations as dots.
 
     Attributes:
-      train, heldout: names of the metrics. percent: they are shares.
-      shift: added to the step of training records.
-      across: what the x axis shows instead of the step: (its label, the metric of training
-        records, the metric of evaluations).
+      train, heldout: names of the metrics. percent: whether they are shares.
+      shift: an offset added to the step of training records.
+      across: the x axis, if it is not the step: (its label, the metric of training records, the
+        metric of evaluations).
     """
 
     title: str
@@ -88,7 +90,7 @@ class Curve(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """A section of accuracies as bars: {who: {kind: accuracy}}."""
+    """A section of the report with accuracies as bars: {who: {kind: accuracy}}."""
 
     title: str
     text: str
@@ -96,14 +98,14 @@ class Bars(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the report says of runs of an objective.
+    """The report of runs of an objective.
 
     Attributes:
-      numbers: a finished run -> its values in report.json; those that are None are left out.
-      result: (these values, the whole of report.json) -> the values in words, or None where too
-        little was measured.
-      curves: what is drawn.
-      bars: (values, the whole of report.json) -> a section of accuracies, or None.
+      numbers: finished run -> its values in report.json; values that are None are omitted.
+      result: (these values, all of report.json) -> the values in words, or None if too little was
+        measured.
+      curves: the charts to draw.
+      bars: (these values, all of report.json) -> a section of accuracies, or None.
     """
 
     numbers: Callable[[Finished], dict]

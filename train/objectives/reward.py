@@ -1,4 +1,5 @@
-"""A reward model: Bradley-Terry over pairs and rankings, and over single answers, good or not."""
+"""A reward model: the Bradley-Terry loss over pairs and rankings, and over single answers labelled
+good or not."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from train.rl import rewards
 
 
 def build(ctx: Context) -> Stage:
+    """The stage of a reward model."""
     config, settings = ctx.models["reward"], ctx.config.loss
 
     def score(params, batch):
@@ -21,9 +23,9 @@ def build(ctx: Context) -> Stage:
 
     def weights(batch):
         rank, group = batch["rank"], batch["group"]
-        alike = settings.ties * jnp.sum(losses.tied(rank, group))
-        single = jnp.sum(losses.alone(rank, group))
-        return {"pairs": jnp.sum(losses.pairs(rank, group)) + alike + single}
+        ties = settings.ties * jnp.sum(losses.tied(rank, group))
+        singles = jnp.sum(losses.singles(rank, group))
+        return {"pairs": jnp.sum(losses.pairs(rank, group)) + ties + singles}
 
     def loss(trainable, frozen, batch):
         del frozen
@@ -41,7 +43,7 @@ def build(ctx: Context) -> Stage:
 
 
 def _numbers(run: Finished) -> dict:
-    """Accuracies by kind; a judge is not compared with word overlap a second time."""
+    """Accuracies by kind; word overlap is measured for the reward model only, not for the judge."""
     values = {"heldout_accuracy": run.family("accuracy")}
     if run.role != "judge":
         values["word_overlap_accuracy"] = run.family("overlap_accuracy")
@@ -55,7 +57,7 @@ def _judge(report) -> dict:
 def _result(values, report) -> Result | None:
     if any("overall" not in values[f"{n}_accuracy"] for n in ("heldout", "word_overlap")):
         return None
-    right = values["heldout_accuracy"]["overall"]
+    accuracy = values["heldout_accuracy"]["overall"]
     beside = f"word overlap {values['word_overlap_accuracy']['overall']:.1%}"
     text = (
         "Of two answers that it has never seen, how often it scores the better one higher: "
@@ -65,7 +67,7 @@ def _result(values, report) -> Result | None:
     if (judged := _judge(report).get("overall")) is not None:
         beside += f", judge {judged:.1%}"
         text += " The judge is a second reward model, against which no policy is trained."
-    return Result("Reward model", f"{right:.1%} of pairs right", beside, text)
+    return Result("Reward model", f"{accuracy:.1%} of pairs right", beside, text)
 
 
 def _bars(values, report) -> Bars:

@@ -1,1 +1,1 @@
-"""The report at the end of a chain."""
+"""The report of a chain: numbers, curves and answers of its runs."""

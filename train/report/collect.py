@@ -1,11 +1,12 @@
-"""The report of a chain: held-out metrics of every run, and answers of every policy, on one page.
+"""The report of a chain: held-out metrics of every run and answers of every policy, on one page.
 
-`report.json` has the numbers; two runs of a recipe on one machine differ only in its `seconds`.
-`report.html` (train/report/html.py) adds curves, and held-out questions answered by every policy.
+`report.json` has the numbers; two runs of a recipe on one machine differ only in `seconds`.
+`report.html` (train/report/html.py) adds curves, and every policy's answers to held-out questions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import TypedDict
 
@@ -31,20 +32,20 @@ QUESTIONS = 8
 
 
 class Done(TypedDict):
-    """The content of DONE, which a finished run of a chain leaves."""
+    """The content of the file DONE, which marks a finished run of a chain."""
 
     seconds: float
 
 
-def row_of(run: Finished) -> Objective:
+def objective_of(run: Finished) -> Objective:
     """The objective of a run."""
     return registry.STAGES[run.config.stage]
 
 
-def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
+def read(runs: dict[str, RunConfig], workdir: epath.PathLike) -> list[Finished]:
     """The finished runs of a chain, in order.
 
-    A judge is a run that one with rollouts names as its judge, and none as its reward model.
+    A judge is a run that a run with rollouts names as its judge, and none as its reward model.
     """
     rollouts = [run for run in runs.values() if registry.STAGES[run.stage].rollouts]
     origins = [run.init_from for run in rollouts]
@@ -69,51 +70,51 @@ def read(runs: dict[str, RunConfig], workdir) -> list[Finished]:
 def numbers(finished: list[Finished]) -> dict:
     """The content of report.json: {role: its numbers}, and `seconds` by the name of each run.
 
-    A stage that did not run, or a metric it lacks, has no key. Of two runs of a role, the later
-    counts.
+    A stage that did not run, or a metric it lacks, has no key. The later of two runs of a role
+    replaces the earlier one.
     """
     report = {}
     for run in finished:
-        values = row_of(run).report.numbers(run)
+        values = objective_of(run).report.numbers(run)
         report[run.role] = {name: x for name, x in values.items() if x is not None}
     return report | {"seconds": {run.name: run.seconds for run in finished}}
 
 
 def results(report: dict) -> list[Result]:
-    """The content of report.json in words; a stage that was not measured has none."""
+    """The content of report.json in words; stages without measurements are omitted."""
     measured = [(stage, values) for stage, values in report.items() if stage in registry.STAGES]
     words = (registry.STAGES[s].report.result(values, report) for s, values in measured if values)
     return [result for result in words if result]
 
 
 def last_samples(run: Finished) -> list[dict]:
-    """The texts that the stage's own last evaluation wrote to samples.jsonl."""
+    """The samples of the last evaluation of the stage's own, from samples.jsonl."""
     samples = [s for s in read_records(run.workdir / "samples.jsonl") if "eval" not in s]
     return [s for s in samples if s["step"] == samples[-1]["step"]]
 
 
 def answer(finished: list[Finished]) -> list[Answered]:
-    """Held-out questions, answered by the policy of each run at temperature 0."""
-    answering = [run for run in finished if row_of(run).answers]
-    # All processes load together, and only process 0 writes the report.
+    """Held-out questions with the answer of each run's policy at temperature 0."""
+    answering = [run for run in finished if objective_of(run).answers]
+    # Loading a model needs all processes, and only process 0 writes the report.
     if not answering or jax.process_count() > 1:
         return []
-    # The last run on conversations, which have reference answers; else the last run.
-    *_, asked = sorted(answering, key=lambda run: row_of(run).schema == "chat")
-    samples = last_samples(asked)[:QUESTIONS]
+    # Questions of the last run on conversations, which have reference answers; else the last run's.
+    *_, source = sorted(answering, key=lambda run: objective_of(run).schema == "chat")
+    samples = last_samples(source)[:QUESTIONS]
     if not samples:
         return []
-    mesh, samplers, answers = sharding.make_mesh(asked.config.mesh), {}, {}
+    mesh, samplers, answers = sharding.make_mesh(source.config.mesh), {}, {}
     with jax.set_mesh(mesh):
         for run in finished:
-            if "policy" not in row_of(run).trainable:
+            if "policy" not in objective_of(run).trainable:
                 continue
             model, params = checkpoint.load(run.workdir, "policy", mesh)
             tokenizer = tokenizers.load(run.workdir)
-            key = model, tokenizer.fingerprint  # policies with the same share a compilation
+            key = model, tokenizer.fingerprint  # policies with the same key share a compilation
             if key not in samplers:
                 ctx = SimpleNamespace(models={"policy": model}, tokenizer=tokenizer, mesh=mesh)
-                samplers[key] = TextSampler(ctx, asked.config.evaluate.sample_tokens)
+                samplers[key] = TextSampler(ctx, source.config.evaluate.sample_tokens)
             messages = ([{"role": "user", "content": s["prompt"]}] for s in samples)
             prompts = [render_prompt(tokenizer, m) for m in messages]
             answers[run.name] = samplers[key](params, prompts)
@@ -127,15 +128,15 @@ def answer(finished: list[Finished]) -> list[Answered]:
     ]
 
 
-def is_fresh(files, done) -> bool:
-    """Whether all `files` exist and none is older than a file of `done`."""
+def is_fresh(files: Iterable[epath.Path], done: Iterable[epath.Path]) -> bool:
+    """Whether all `files` exist and each is at least as new as every file of `done`."""
     if not all(file.exists() for file in files):
         return False
     return min(f.stat().mtime for f in files) >= max(d.stat().mtime for d in done)
 
 
-def show(report: dict, chat_with, page) -> None:
-    """The results as a table, and what to do next."""
+def show(report: dict, chat_with: epath.Path | None, page: epath.Path) -> None:
+    """Prints the results as a table, and the next command to run."""
     table = Table(title="Measured on held-out data", title_justify="left")
     for heading in ("stage", "result", ""):
         table.add_column(heading)
@@ -150,7 +151,7 @@ def show(report: dict, chat_with, page) -> None:
         )
 
 
-def write(runs: dict[str, RunConfig], workdir) -> None:
+def write(runs: dict[str, RunConfig], workdir: epath.PathLike) -> None:
     """Writes report.json and report.html, unless they are newer than every run, and prints the
     results.
 

@@ -1,6 +1,6 @@
-"""Draws report.html: one self-contained page, its charts inline SVG.
+"""Draws report.html: one self-contained page with charts as inline SVG.
 
-Its input is what train/report/collect.py collects; all text is escaped here.
+Its input comes from train/report/collect.py; all text is escaped here.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 
 from train.config.run import run_class
 from train.objectives import registry
@@ -25,11 +26,11 @@ from train.runtime.metrics import duration
 # A chart's size and margins, in SVG units: about pixels.
 WIDTH, HEIGHT = 340, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36
-MAX_POINTS = 400  # more points than a chart is wide only make the file larger
+MAX_POINTS = 400  # above the width of a chart, more points only make the file larger
 
 
 class Answered(NamedTuple):
-    """A held-out question, {run: its answer}, and the reference answer ("" if there is none)."""
+    """A held-out question, {run: its answer}, and the reference answer, or ""."""
 
     question: str
     answers: dict[str, str]
@@ -57,22 +58,22 @@ def curve(records: Iterable[Mapping], metric: str, shift: int = 0) -> list[tuple
 
 
 def against(records: Iterable[Mapping], across: str, metric: str) -> list[tuple[float, float]]:
-    """(`across`, `metric`) of the records that have both, finite."""
-    points = [(r.get(across), r.get(metric)) for r in records]
-    points = [p for p in points if None not in p]
-    return [p for p in points if all(map(math.isfinite, p))]
+    """(`across`, `metric`) of the records in which both are finite numbers."""
+    pairs = [(r.get(across), r.get(metric)) for r in records]
+    points = [(x, y) for x, y in pairs if x is not None and y is not None]
+    return [point for point in points if all(map(math.isfinite, point))]
 
 
 def thin(points: list) -> list:
-    """At most MAX_POINTS of the points, with the last one."""
+    """At most MAX_POINTS of the points, including the last one."""
     return points[::-1][:: -(-len(points) // MAX_POINTS) or 1][::-1]
 
 
 def chart(
     title: str, line: Sequence, dots: Sequence, percent: bool = False, across: str = "step"
 ) -> str:
-    """A figure of training (`line`) and held-out data (`dots`), both (x, value), where x is
-    `across`; "" if empty."""
+    """A figure of training data (`line`) and held-out data (`dots`), both of points (x, value),
+    where x is `across`; "" if there are none."""
     points = [*line, *dots]
     if not points:
         return ""
@@ -126,22 +127,22 @@ def chart(
 
 
 def charts(run: Finished) -> str:
-    """The curves of a run, by its objective."""
-    drawn = []
+    """The charts of a run, as its objective's report defines them."""
+    figures = []
     for c in registry.STAGES[run.config.stage].report.curves:
         title = f"{run.name}: {c.title}"
         if c.across:
             label, train, heldout = c.across
             line, dots = against(run.train, train, c.train), against(run.evals, heldout, c.heldout)
-            drawn.append(chart(title, line, dots, c.percent, label))
+            figures.append(chart(title, line, dots, c.percent, label))
         else:
             line, dots = curve(run.train, c.train, c.shift), curve(run.evals, c.heldout)
-            drawn.append(chart(title, line, dots, c.percent))
-    return "".join(drawn)
+            figures.append(chart(title, line, dots, c.percent))
+    return "".join(figures)
 
 
 def bars(accuracies: Mapping[str, Mapping[str, float]]) -> str:
-    """Accuracies {who: {kind: value}} as bars, grouped by the kinds of the first."""
+    """Accuracies {who: {kind: value}} as bars, grouped by the kinds of the first entry."""
     groups = []
     for kind in next(iter(accuracies.values())):
         rows = "".join(
@@ -156,31 +157,32 @@ def bars(accuracies: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def bars_sections(report: Mapping) -> str:
-    """The accuracies of the objectives that show some.
+    """The sections with accuracies, of the objectives that have one.
 
     Args:
       report: the content of report.json.
     """
     sections = []
     for stage in (name for name in report if name in registry.STAGES):
-        if report[stage] and (shown := registry.STAGES[stage].report.bars(report[stage], report)):
+        if report[stage] and (section := registry.STAGES[stage].report.bars(report[stage], report)):
             sections.append(
-                f"<section><h2>{escape(shown.title)}</h2><p>{escape(shown.text)}</p>"
-                f'<div class="bars">{bars(shown.accuracies)}</div></section>'
+                f"<section><h2>{escape(section.title)}</h2><p>{escape(section.text)}</p>"
+                f'<div class="bars">{bars(section.accuracies)}</div></section>'
             )
     return "".join(sections)
 
 
 def answers_section(answered: Sequence[Answered]) -> str:
+    """The section with held-out questions and each model's answer; "" if there are none."""
     if not answered:
         return ""
     cards = []
     for question, answers, reference in answered:
-        shown = answers | ({"reference": reference} if reference else {})
+        texts = answers | ({"reference": reference} if reference else {})
         cells = "".join(
             f'<div class="answer{" wanted" if name == "reference" else ""}">'
             f"<h4>{escape(name)}</h4><p>{prose(text.strip()) or '<em>(nothing)</em>'}</p></div>"
-            for name, text in shown.items()
+            for name, text in texts.items()
         )
         cards.append(
             f'<article><h3>{prose(question)}</h3><div class="answers">{cells}</div></article>'
@@ -192,7 +194,7 @@ def answers_section(answered: Sequence[Answered]) -> str:
     )
 
 
-def parameters(workdir) -> dict[str, int]:
+def parameters(workdir: epath.PathLike) -> dict[str, int]:
     """{role: number of parameters} of the models that a run trained."""
     counts = {}
     for role in checkpoint.read_models(workdir):
@@ -205,8 +207,8 @@ def parameters(workdir) -> dict[str, int]:
     return counts
 
 
-def differences(config, default, prefix: str = "") -> list[str]:
-    """`key = value` of every leaf of a config that is not the default."""
+def differences(config: Any, default: Any, prefix: str = "") -> list[str]:
+    """`key = value` for every leaf of a config that differs from the default."""
     out = []
     for field in dataclasses.fields(config):
         value, unset = getattr(config, field.name), getattr(default, field.name)
@@ -218,6 +220,7 @@ def differences(config, default, prefix: str = "") -> list[str]:
 
 
 def settings_section(finished: Sequence[Finished]) -> str:
+    """The section with sizes, times and non-default settings of every run."""
     rows, lists = [], []
     for run in finished:
         counts = parameters(run.workdir)
@@ -237,7 +240,8 @@ def settings_section(finished: Sequence[Finished]) -> str:
         "<details><summary>Settings</summary>"
         f'<div class="scroll"><table><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr>'
         f"{''.join(rows)}</table></div>"
-        f"<p>What differs from the defaults (train/config/run.py):</p>{''.join(lists)}</details>"
+        "<p>Settings that differ from the defaults (train/config/run.py):</p>"
+        f"{''.join(lists)}</details>"
     )
 
 
@@ -247,7 +251,7 @@ def page(
     results: Sequence[Result],
     answered: Sequence[Answered],
 ) -> str:
-    """The whole page.
+    """The content of report.html.
 
     Args:
       finished: runs in order. report: the content of report.json.

@@ -1,4 +1,4 @@
-"""The frame of report.html: its styles, and the places that train/report/html.py fills."""
+"""The template of report.html: its styles, and the placeholders that train/report/html.py fills."""
 
 from string import Template
 

@@ -1,1 +1,1 @@
-"""Reinforcement learning: sampling, scores, advantages, rollouts."""
+"""Reinforcement learning: sampling, rewards, advantages and rollouts."""

@@ -1,6 +1,10 @@
-"""Best of n: the best of several answers to each prompt, as conversations to fine-tune on."""
+"""Best-of-n sampling: conversations with the best of several answers to each prompt, for
+fine-tuning."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,6 +12,7 @@ from etils import epath
 
 from data.atomic import write_atomically
 from data.loader import heldout_batches
+from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from train.config.run import build
@@ -18,24 +23,24 @@ from train.runtime import outputs, strict_json
 from train.runtime.metrics import console
 
 
-def run(config, workdir, least: float) -> tuple[int, int]:
+def run(config: Any, workdir: epath.PathLike, least: float) -> tuple[int, int]:
     """Writes `answers.jsonl` into the workdir: `messages`, the answer's `score` and the `mean` of
     its group's scores.
 
     Args:
-      config: a recipe of stage grpo. least: prompts whose best answer scores less are left out.
+      config: a recipe of stage grpo. least: the lowest score of a best answer that is written.
 
     Returns:
       (conversations written, prompts).
 
     Raises:
-      ConfigError, RewardError: as a grpo stage would.
+      ConfigError, RewardError: as in a grpo stage.
     """
     config, workdir = build(config), epath.Path(workdir)
     group = registry.find(config).group_size(config)
     if group == 1:
         raise ConfigError(
-            f"stage={config.stage!r} answers each prompt once; best of n reads a recipe with "
+            f"stage={config.stage!r} answers each prompt once; best of n needs a recipe with "
             "groups of answers, as configs/grpo.py"
         )
     outputs.make_folder(workdir)
@@ -54,8 +59,8 @@ def run(config, workdir, least: float) -> tuple[int, int]:
             )
             answers = {name: batch[name] for name in ("tokens", "response_mask")}
             answers = sampler.fetch(answers | {"score": rewards["score"]})
-            asked = examples[number * size : (number + 1) * size]
-            for index, example in enumerate(asked):
+            batch_examples = examples[number * size : (number + 1) * size]
+            for index, example in enumerate(batch_examples):
                 rows = slice(index * group, (index + 1) * group)
                 group_answers = {name: x[rows] for name, x in answers.items()}
                 if record := best_answer(tokenizer, group_answers, example):
@@ -70,16 +75,19 @@ def run(config, workdir, least: float) -> tuple[int, int]:
     return len(records), len(examples)
 
 
-def best_answer(tokenizer, answers, example) -> dict | None:
-    """The record of the best answer to one prompt that ended and says something, or None.
+def best_answer(
+    tokenizer: Tokenizer, answers: Mapping[str, np.ndarray], example: Mapping[str, Any]
+) -> dict | None:
+    """The record of the best answer to one prompt among those that ended; None if there is none, or
+    if its text is empty.
 
     Args:
-      answers: numpy arrays `tokens` [G, P + R], `response_mask` [G, R] and `score` [G]; an answer
-        whose score is not finite was left out (rewards.on_error).
+      answers: arrays `tokens` [G, P + R], `response_mask` [G, R] and `score` [G]; an answer whose
+        score is not finite has no reward (rewards.on_error) and is not eligible.
     """
     mask, scores = answers["response_mask"] > 0, answers["score"]
     responses = answers["tokens"][:, -mask.shape[1] :]
-    ids = [tokens[kept] for tokens, kept in zip(responses, mask, strict=True)]
+    ids = [tokens[valid] for tokens, valid in zip(responses, mask, strict=True)]
     valid = np.isfinite(scores)
     ended = np.array([x[-1] in tokenizer.stop_ids for x in ids]) & valid
     if not ended.any():
@@ -89,5 +97,5 @@ def best_answer(tokenizer, answers, example) -> dict | None:
     if not message["content"].strip():
         return None
     tools = {"tools": example["tools"]} if "tools" in example else {}
-    figures = {"score": float(scores[best]), "mean": float(scores[valid].mean())}
-    return {"messages": [*example["messages"], message]} | tools | figures
+    scores_of_group = {"score": float(scores[best]), "mean": float(scores[valid].mean())}
+    return {"messages": [*example["messages"], message]} | tools | scores_of_group

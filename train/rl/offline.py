@@ -1,7 +1,14 @@
-"""Sampling outside of training: the prompts, the policy and the rewards of a recipe."""
+"""Sampling outside of training, with the prompts, the policy and the rewards of a recipe."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import jax
+from etils import epath
+
+from data.pipeline import Data
+from data.text.base import Tokenizer
 from train import assemble
 from train.config.run import RunConfig
 from train.objectives import registry
@@ -10,18 +17,22 @@ from train.runtime import checkpoint
 
 
 def open_sampler(
-    config: RunConfig, workdir, mesh, roles, open_data=None
+    config: RunConfig,
+    workdir: epath.PathLike,
+    mesh: jax.sharding.Mesh,
+    roles: Iterable[str],
+    open_data: Callable[[Tokenizer], Data] | None = None,
 ) -> tuple[Sampler, dict[str, dict]]:
     """(a sampler, {role: parameters}); call it under `jax.set_mesh(mesh)`.
 
     Args:
-      roles: those of `config.init_from` whose weights are loaded. open_data: as in train/loop.py.
+      roles: the roles of `config.init_from` to load weights of. open_data: as in train/loop.py.
 
     Raises:
       ConfigError, DataError: as the recipe's stage would.
     """
-    row = registry.check(config, mesh)
-    ctx = assemble.open_context(config, row, workdir, mesh, None, open_data)
+    objective = registry.validate(config, mesh)
+    ctx = assemble.open_context(config, objective, workdir, mesh, None, open_data)
     params = {}
     for role in roles:
         abstract = checkpoint.abstract_params(role, ctx.models[role], mesh)

@@ -1,4 +1,4 @@
-"""Where scores come from: a reward model, verifiers, a Python function, or a weighted sum of them.
+"""Rewards of answers: a reward model, verifiers, a Python function, or a weighted sum of them.
 
 Axes: B episodes or rows, T length, C candidates a row, P prompt length, R response length.
 """
@@ -10,10 +10,11 @@ import importlib
 import math
 import numbers
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Annotated, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
+import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
@@ -21,17 +22,18 @@ from etils import epath
 
 from data.read import json_files
 from data.text.base import Tokenizer
+from model.config import TransformerConfig
 from model.heads import reward_model
 from ranges import ConfigError
 from train.rl.verifiers import VERIFIERS
 
 
 class Episode(NamedTuple):
-    """What a reward function is given, one an episode.
+    """The argument of a reward function: one prompt and one answer.
 
     Attributes:
-      prompt, response: text. prompt_ids, response_ids: int32 arrays without padding, the response
-        through and including the id that ended it. answer: the prompt's reference, or "".
+      prompt, response: text. prompt_ids, response_ids: int32 arrays without padding; the response
+        includes the id that ended it. answer: the prompt's reference answer, or "".
     """
 
     prompt: str
@@ -41,24 +43,24 @@ class Episode(NamedTuple):
     answer: str = ""
 
 
-# Of a reward: float32 holds the squares of such numbers, and their sums.
+# The largest absolute value of a reward, such that squares and their sums are finite in float32.
 LARGEST = 1e15
 
 
 class RewardError(ValueError):
-    """An answer whose reward is no finite number, the message naming the function, the prompt and
-    the value; or rewards that tell no answer from another.
+    """An answer whose reward is not a finite number, with the function, the prompt and the value in
+    the message; or rewards that are equal for all answers.
 
     Attributes:
-      of_this_process: whatever it quotes, no other process is to blame
-      (train/runtime/processes.py).
+      of_this_process: the failure is this process's own, even if the message quotes another's
+        (train/runtime/processes.py).
     """
 
     of_this_process = True
 
 
-def verifiers(config) -> dict[str, Callable[[Episode], float]]:
-    """{name: function} of the functions that score text in a run."""
+def verifiers(config: Any) -> dict[str, Callable[[Episode], float]]:
+    """{name: function} of the verifiers and the reward function with a weight in a run."""
     functions: dict[str, Callable[[Episode], float]] = {}
     for name, row in VERIFIERS.items():
         if getattr(config.rewards, name, 0.0):
@@ -69,22 +71,22 @@ def verifiers(config) -> dict[str, Callable[[Episode], float]]:
     return functions
 
 
-def weights(config) -> dict[str, float]:
-    """{name: weight} of the rewards that a run's score is the weighted sum of."""
-    given = {"model": "reward" in config.init_from, "function": bool(config.rl.reward_function)}
+def weights(config: Any) -> dict[str, float]:
+    """{name: weight} of the rewards whose weighted sum is a run's score, without weights of 0."""
+    available = {"model": "reward" in config.init_from, "function": bool(config.rl.reward_function)}
     names = ("model", "function", *VERIFIERS)
-    weights = {n: getattr(config.rewards, n, 0.0) for n in names if given.get(n, True)}
+    weights = {n: getattr(config.rewards, n, 0.0) for n in names if available.get(n, True)}
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def check_answers(config, answers) -> None:
-    """Verifiers that compare need something to compare with.
+def validate_answers(config: Any, answers: Sequence[str]) -> None:
+    """Validates the references of all prompts for the verifiers that compare answers with them.
 
     Args:
-      answers: of all prompts, "" where there is none.
+      answers: the reference of each prompt, "" for none.
 
     Raises:
-      ConfigError: one is missing, or is none that a verifier can compare with.
+      ConfigError: a reference is missing, or a verifier cannot compare with it.
     """
     for name, row in VERIFIERS.items():
         if row.answer is None or not getattr(config.rewards, name, 0.0):
@@ -92,51 +94,51 @@ def check_answers(config, answers) -> None:
         if missing := sum(not a.strip() for a in answers):
             raise ConfigError(
                 f"rewards.{name} compares with a reference, and {missing} of {len(answers)} "
-                "prompts have none; give records a field `answer`, or say which holds it: "
+                "prompts have none; give records a field `answer`, or name the field with it: "
                 "--config.data.fields.answer='{FIELD}'"
             )
-        if useless := [a for a in answers if not row.answer(a)]:
+        if unusable := [a for a in answers if not row.answer(a)]:
             raise ConfigError(
-                f"rewards.{name} cannot compare with {len(useless)} of {len(answers)} references, "
-                f"as {shown(useless[0])}; leave these prompts out, or choose another verifier, as "
+                f"rewards.{name} cannot compare with {len(unusable)} of {len(answers)} references, "
+                f"as {short_repr(unusable[0])}; drop these prompts, or choose another verifier, as "
                 "--config.rewards.exact=1"
             )
 
 
 class Normalizer(TypedDict):
-    """What normalizer.json says (train/rl/score_scale.py)."""
+    """The fields that are read from normalizer.json (train/rl/score_scale.py)."""
 
     gain: Annotated[float, msgspec.Meta(gt=0)]
     bias: float
     fingerprint: str
 
 
-def normalizer(config, origins) -> tuple[float, float] | None:
-    """(gain, bias) kept with the reward model (train/rl/score_scale.py); None if there are none, or
-    a score is more than the reward model's.
+def normalizer(config: Any, origins: Mapping[str, Mapping[str, Any]]) -> tuple[float, float] | None:
+    """(gain, bias) saved with the reward model (train/rl/score_scale.py); None if there are none,
+    or if the score has other terms than the reward model's.
 
     Args:
       origins: {role: {`fingerprint`}} of the frozen models.
 
     Raises:
-      ConfigError: they were measured of other weights.
+      ConfigError: they were measured with other weights.
     """
     if weights(config) != {"model": 1.0} or not config.rl.normalize_scores:
         return None
     path = epath.Path(config.init_from["reward"]) / "normalizer.json"
     if not path.exists():
         return None
-    facts = json_files.read(path, Normalizer)
-    if facts["fingerprint"] != origins["reward"]["fingerprint"]:
+    saved = json_files.read(path, Normalizer)
+    if saved["fingerprint"] != origins["reward"]["fingerprint"]:
         raise ConfigError(
-            f"{path} was measured of other weights than the reward model has now; measure again "
+            f"{path} was measured with other weights than the reward model has now; measure again "
             "with python -m train.normalize, or remove it"
         )
-    return facts["gain"], facts["bias"]
+    return saved["gain"], saved["bias"]
 
 
-def load_function(name: str):
-    """`module:function` -> the function, `(Episode) -> float`.
+def load_function(name: str) -> Callable[[Episode], Any]:
+    """Imports `module:function`, a function `(Episode) -> float`.
 
     Raises:
       ConfigError: it cannot be imported.
@@ -148,7 +150,7 @@ def load_function(name: str):
             raise TypeError(f"{attribute} is not callable")
     except KeyboardInterrupt:
         raise
-    except BaseException as e:  # SystemExit too, which would end the run as done
+    except BaseException as e:  # includes SystemExit, which would end the run as if it were done
         raise ConfigError(
             f"rl.reward_function={name!r} cannot be imported ({type(e).__name__}: {e}); write it "
             "as module:function"
@@ -156,11 +158,11 @@ def load_function(name: str):
     return function
 
 
-def number(value) -> float:
-    """A reward as a float: a number, a bool, or an array or tensor of no dimensions.
+def as_number(value: Any) -> float:
+    """A reward as a float: from a number, a bool, or an array or tensor without dimensions.
 
     Raises:
-      RewardError: it is none, or not finite, or beyond `LARGEST`.
+      RewardError: it is none of these, not finite, or larger than `LARGEST`.
     """
     plain = value
     if np.ma.is_masked(value) or getattr(value, "shape", ()) != ():
@@ -174,87 +176,106 @@ def number(value) -> float:
             plain = math.nan
         if abs(plain) <= LARGEST:
             return plain
-    raise RewardError(f"gave {shown(value)} ({type(value).__name__})")
+    raise RewardError(f"gave {short_repr(value)} ({type(value).__name__})")
 
 
-def shown(value, most: int = 80) -> str:
-    """A value in a message: one line, shortened, whatever it is."""
+def short_repr(value: Any, max_length: int = 80) -> str:
+    """A short representation of any value for a message, in one line."""
     try:
-        text = repr(value[:most] if isinstance(value, str) else reprlib.repr(value))
-    except Exception:  # anybody's __repr__; an int of thousands of digits
+        text = repr(value[:max_length] if isinstance(value, str) else reprlib.repr(value))
+    except Exception:  # from a user's __repr__, or for an int of thousands of digits
         return f"<{type(value).__name__}>"
     if not isinstance(value, str):
         text = text[1:-1]
-        return text if len(text) <= most else text[:most] + "…"
-    return text if len(value) <= most else text + "…"
+        return text if len(text) <= max_length else text[:max_length] + "…"
+    return text if len(value) <= max_length else text + "…"
 
 
 class Failure(NamedTuple):
-    """What was wrong with a reward: a few words, and the exception if one was raised."""
+    """A failed reward: a description, and the exception if one was raised."""
 
     text: str
     error: BaseException | None = None
 
 
-def call(function, episode: Episode) -> float | Failure:
-    """A function's reward of an episode."""
+def call(function: Callable[[Episode], Any], episode: Episode) -> float | Failure:
+    """A function's reward for an episode, or why it has none."""
     try:
         value = function(episode)
     except KeyboardInterrupt:
         raise
-    except BaseException as e:  # SystemExit too, which would end the run as done
+    except BaseException as e:  # includes SystemExit, which would end the run as if it were done
         try:
             text = str(e)
         except Exception:
             text = ""
-        return Failure(f"raised {type(e).__name__}" + (f" ({shown(text)})" if text else ""), e)
+        return Failure(f"raised {type(e).__name__}" + (f" ({short_repr(text)})" if text else ""), e)
     try:
-        return number(value)
+        return as_number(value)
     except KeyboardInterrupt:
         raise
     except RewardError as e:
         return Failure(str(e))
-    except BaseException as e:  # of anybody's `item` and `__float__`
-        return Failure(f"gave {shown(value)} ({type(e).__name__})", e)
+    except BaseException as e:  # from a user's `item` or `__float__`
+        return Failure(f"gave {short_repr(value)} ({type(e).__name__})", e)
 
 
-def episodes(tokenizer: Tokenizer, tokens, prompt_mask, response_mask, answers) -> list[Episode]:
-    """This process's episodes, of numpy arrays [B, P + R], [B, P], [B, R] and B references."""
-    P, found = prompt_mask.shape[1], []
+def episodes(
+    tokenizer: Tokenizer,
+    tokens: np.ndarray,
+    prompt_mask: np.ndarray,
+    response_mask: np.ndarray,
+    answers: Sequence[str],
+) -> list[Episode]:
+    """This process's episodes, from arrays [B, P + R], [B, P], [B, R] and B reference answers."""
+    P, episodes = prompt_mask.shape[1], []
     rows = zip(tokens, prompt_mask, response_mask, answers, strict=True)
     for row, prompt, response, answer in rows:
         prompt_ids, response_ids = row[:P][prompt], row[P:][response]
         text = tokenizer.decode(prompt_ids), tokenizer.decode(response_ids)
-        found.append(Episode(*text, prompt_ids, response_ids, answer))
-    return found
+        episodes.append(Episode(*text, prompt_ids, response_ids, answer))
+    return episodes
 
 
-def score(config, params, tokens, positions, segment_ids, start, end):
-    """The reward model's score of each row's answer, columns `start` to `end`; [B, T], …, [B] ->
-    [B] float32."""
-    values = reward_model(config).apply({"params": params}, tokens, positions, segment_ids)
+def score(
+    config: TransformerConfig,
+    params: Mapping[str, Any],
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    start: jax.Array,
+    end: jax.Array,
+) -> jax.Array:
+    """The reward model's score of each row's answer, [B] float32.
+
+    Args:
+      tokens, positions, segment_ids: [B, T]. start, end: [B], the answer's first and last column.
+    """
+    values: Any = reward_model(config).apply({"params": params}, tokens, positions, segment_ids)
     return read_scores(values, start[:, None], end[:, None], config.pool)[:, 0]
 
 
-def score_candidates(config, params, batch):
-    """Scores [B, C] of the candidates of a preference batch (data/batch.py), read as `score` reads
-    them."""
+def score_candidates(
+    config: TransformerConfig, params: Mapping[str, Any], batch: Mapping[str, jax.Array]
+) -> jax.Array:
+    """The reward model's scores [B, C] of the candidates of a preference batch (data/batch.py)."""
     B, S, T = batch["tokens"].shape
     names = ("tokens", "positions", "segment_ids", "branch_ids")
     rows = [batch[n].reshape(B * S, T) for n in names if n in batch]
-    values = reward_model(config).apply({"params": params}, *rows).reshape(B, S * T)
+    values: Any = reward_model(config).apply({"params": params}, *rows)
+    values = values.reshape(B, S * T)
     return read_scores(values, batch["start"], batch["end"], config.pool)
 
 
-def read_scores(values, start, end, pool: str):
-    """One number an answer, of the numbers at each position.
+def read_scores(values: jax.Array, start: jax.Array, end: jax.Array, pool: str) -> jax.Array:
+    """One number for each answer, pooled from the numbers at each position.
 
     Args:
       values: [B, T] float32.
       start, end: [B, C] int32, the columns of each answer's first token and of its last: the <eos>
-        that ends it, or where it was cut short.
-      pool: `last` reads at `end` (Stiennon et al. 2020, arXiv:2009.01325); `mean` is the mean over
-        the answer.
+        that ends it, or the last one before it was truncated.
+      pool: `last` takes the value at `end` (Stiennon et al. 2020, arXiv:2009.01325); `mean` is
+        the mean over the answer.
 
     Returns:
       [B, C] float32.

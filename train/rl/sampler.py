@@ -1,4 +1,4 @@
-"""Answers to prompts and their scores, on the mesh; used by rollouts and by evaluation.
+"""Sampling and scoring of answers to prompts on the mesh, for rollouts and evaluations.
 
 Axes: B episodes, P prompt length (left padded), R response length.
 """
@@ -6,8 +6,9 @@ Axes: B episodes, P prompt length (left padded), R response length.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,13 @@ from model import sharding, weights
 from model.generate import Sampling, generate
 from tpu.chips import compiler_options
 from train.rl import rewards
+from train.rl.rewards import Failure
 from train.runtime.metrics import console
 
 
-def place(tokens, prompt_mask, response_mask):
+def place(
+    tokens: jax.Array, prompt_mask: jax.Array | np.ndarray, response_mask: jax.Array | np.ndarray
+) -> tuple[jax.Array, jax.Array]:
     """Positions and segment ids of [prompt | response] rows, both [B, P + R] int32."""
     valid = jnp.concatenate([prompt_mask, response_mask.astype(bool)], axis=1)
     count = jnp.cumsum(valid.astype(jnp.int32), axis=1)
@@ -28,35 +32,35 @@ def place(tokens, prompt_mask, response_mask):
 
 
 class Groups(NamedTuple):
-    """How a batch's prompts are placed to be answered several times each.
+    """The placement of a batch's prompts, of which each is answered several times.
 
     Attributes:
-      prompts: [k] int, which of the batch's prompts this process reads.
-      index: [m] int, of which of these k each row is that it places.
-      samples: answers a row.
+      prompts: [k] int, the batch's prompts that this process reads.
+      rows: [m] int, the one of these k prompts in each row that this process places.
+      samples: number of answers to each row.
     """
 
     prompts: np.ndarray
-    index: np.ndarray
+    rows: np.ndarray
     samples: int
 
 
-def groups(mesh, answers: int, group: int) -> Groups:
-    """Of `answers` answers, `group` to a prompt, in the order [prompt, answer].
+def groups(mesh: jax.sharding.Mesh, answers: int, group: int) -> Groups:
+    """The placement of prompts for `answers` answers, `group` to each, ordered [prompt, answer].
 
-    A prompt is read once for its group, or a few times where the mesh divides a batch into more
-    parts than there are prompts.
+    A prompt has one row for its group, or a few if the mesh has more batch shards than there are
+    prompts.
     """
     prompts, shards = answers // group, sharding.batch_shards(mesh)
-    readings = next(n for n in range(1, group + 1) if group % n == 0 and prompts * n % shards == 0)
-    local = sharding.local_rows(mesh, prompts * readings)
-    return Groups(*np.unique(local // readings, return_inverse=True), group // readings)
+    copies = next(n for n in range(1, group + 1) if group % n == 0 and prompts * n % shards == 0)
+    local = sharding.local_rows(mesh, prompts * copies)
+    return Groups(*np.unique(local // copies, return_inverse=True), group // copies)
 
 
 class Sampler:
-    """Samples and scores answers on the mesh; used by rollouts and by evaluation."""
+    """Samples and scores answers on the mesh, for rollouts and evaluations."""
 
-    def __init__(self, ctx):
+    def __init__(self, ctx: Any):
         self.ctx, self.rl = ctx, ctx.config.rl
         self.sampling = Sampling(
             self.rl.response_length,
@@ -70,21 +74,23 @@ class Sampler:
         except sharding.ShardingError as e:
             raise sharding.ShardingError(
                 f"rl.decode_tensor={self.rl.decode_tensor}: {e}; set --config.rl.decode_tensor=1 "
-                "to sample as the mesh trains"
+                "to sample on the mesh of training"
             ) from None
         decoded = sharding.batch_sharding(self.mesh)
-        options = dict(compiler_options=compiler_options(ctx.mesh.devices.flat[0]))
-        self.generate = jax.jit(self._sample, static_argnums=5, out_shardings=decoded, **options)
+        options = compiler_options(ctx.mesh.devices.flat[0])
+        self.generate = jax.jit(
+            self._sample, static_argnums=5, out_shardings=decoded, compiler_options=options
+        )
         self.score_rows = jax.jit(
-            self._reward_model, static_argnums=0, out_shardings=out, **options
+            self._reward_model, static_argnums=0, out_shardings=out, compiler_options=options
         )
         self.weights = rewards.weights(ctx.config)
         self.verifiers = rewards.verifiers(ctx.config)
         self._skips = ctx.config.rewards.on_error == "skip"
-        self._most_errors = ctx.config.rewards.max_errors * self._skips
-        self._said = set()
+        self._max_errors = ctx.config.rewards.max_errors * self._skips
+        self._reported: set[str] = set()  # rewards whose failures have been reported
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
-        rewards.check_answers(ctx.config, [e.get("answer", "") for e in examples])
+        rewards.validate_answers(ctx.config, [e.get("answer", "") for e in examples])
 
     def _sample(self, policy, prompts, mask, key, first_row, samples=1):
         rows = first_row + jnp.arange(len(prompts) * samples)
@@ -95,10 +101,10 @@ class Sampler:
         )
         sample = generate(config, policy, prompts, mask, keys, sampling)
         mask = jnp.repeat(mask, samples, axis=0)
-        # Prompts may come without the padding that all of them have.
-        wider = (0, 0), (self.rl.prompt_length - prompts.shape[1], 0)
-        tokens = jnp.pad(sample.tokens, wider, constant_values=self.sampling.pad_id)
-        positions, segment_ids = place(tokens, jnp.pad(mask, wider), sample.response_mask)
+        # The padding that all prompts of a batch share may have been cut off (`prompt_buckets`).
+        padding = (0, 0), (self.rl.prompt_length - prompts.shape[1], 0)
+        tokens = jnp.pad(sample.tokens, padding, constant_values=self.sampling.pad_id)
+        positions, segment_ids = place(tokens, jnp.pad(mask, padding), sample.response_mask)
         return {
             "tokens": tokens,
             "positions": positions,
@@ -107,10 +113,23 @@ class Sampler:
             "sampler_logprobs": sample.logprobs,
         }
 
-    def sample(self, policy, prompts, key, first_row, samples: int = 1):
-        """`samples` answers a prompt, in the order [prompt, sample]. Row i of these is row
-        `first_row` + i of the run: its draws depend on (key, row) alone, not on the batch or the
-        mesh it is in."""
+    def sample(
+        self,
+        policy: Mapping[str, Any],
+        prompts: Mapping[str, Any],
+        key: jax.Array,
+        first_row: Any,
+        samples: int = 1,
+    ) -> dict[str, jax.Array]:
+        """Samples `samples` answers to each prompt, in the order [prompt, sample].
+
+        Row i of them is row `first_row` + i of the run: its random draws depend only on key and
+        row, not on the batch or the mesh.
+
+        Returns:
+          {`tokens`, `positions`, `segment_ids`: [B, P + R], `response_mask`, `sampler_logprobs`:
+          [B, R]}.
+        """
         tokens, mask = prompts["tokens"], prompts["mask"]
         if self.rl.decode_tensor == 1:
             return self.generate(policy, tokens, mask, key, first_row, samples)
@@ -121,14 +140,14 @@ class Sampler:
             batch = self.generate(policy, tokens, mask, key, first_row, samples)
         return jax.device_put(batch, sharding.batch_sharding(self.ctx.mesh))
 
-    def decoding(self, policy):
-        """The policy's weights as decoding holds them: in the activations' dtype, and split over
-        heads, mlp and vocabulary of the decoding mesh alone."""
+    def decoding(self, policy: Mapping[str, Any]) -> Any:
+        """The policy's weights for decoding: in the activations' dtype, sharded only over heads,
+        mlp and vocabulary on the decoding mesh."""
         small = cast_weights(policy, self.ctx.models["policy"].activation_dtype)
         return jax.device_put(small, sharding.decoding_shardings(small, self.mesh))
 
-    def abstract_decoding(self, policy):
-        """The same of shapes with shardings."""
+    def abstract_decoding(self, policy: Mapping[str, Any]) -> Any:
+        """`decoding` for shapes with shardings."""
         small = jax.eval_shape(cast_weights, policy, self.ctx.models["policy"].activation_dtype)
         places = sharding.decoding_shardings(policy, self.mesh)
         return jax.tree.map(
@@ -141,56 +160,70 @@ class Sampler:
         args = batch["tokens"], batch["positions"], batch["segment_ids"]
         return rewards.score(config, params, *args, jnp.full_like(end, P), end)
 
-    def score(self, frozen, batch, role: str = "reward"):
+    def score(
+        self, frozen: Mapping[str, Any], batch: Mapping[str, jax.Array], role: str = "reward"
+    ) -> jax.Array:
         """A reward model's raw scores, [B] float32."""
         return self.score_rows(self.ctx.models[role], frozen[role], batch)
 
-    def rewards(self, frozen, batch, answers):
-        """{name: raw scores [B] float32} of every reward that counts, and `score`, their weighted
-        sum; of an answer that is left out (`rewards.on_error=skip`) the score is not finite.
+    def rewards(
+        self, frozen: Mapping[str, Any], batch: Mapping[str, jax.Array], answers: Sequence[str]
+    ) -> dict[str, jax.Array]:
+        """{name: raw scores [B] float32} of every reward with a weight, and `score`, their weighted
+        sum, which is not finite for an answer that is skipped (`rewards.on_error=skip`).
 
         Args:
-          answers: references of this process's rows of the batch, "" where there is none.
+          answers: references of this process's rows of the batch, "" for none.
 
         Raises:
-          RewardError: in all processes alike, for more answers than may be left out.
+          RewardError: in all processes, if more answers fail than may be skipped.
         """
-        found, failures = {}, {}
+        scores: dict[str, jax.Array] = {}
+        failures: dict[int, tuple[str, Failure]] = {}
         if "model" in self.weights:
-            found["model"] = self.score(frozen, batch)
+            scores["model"] = self.score(frozen, batch)
         if self.verifiers:
-            # Rows in the order of this process's slice of the batch: each host scores its own.
+            # Each host scores its own rows, in the order of its slice of the batch.
             episodes = self._episodes(batch, answers)
             for name, function in self.verifiers.items():
                 values, failed = self._call(function, episodes)
-                found[name] = sharding.put_batch(values, self.ctx.mesh)
+                scores[name] = sharding.put_batch(values, self.ctx.mesh)
                 failures |= {row: (name, failure) for row, failure in failed.items()}
-        score = sum(weight * found[name] for name, weight in self.weights.items())
-        found["score"] = jnp.where(jnp.abs(score) <= rewards.LARGEST, score, jnp.inf)
-        self.check_scores(found, batch, failures)
-        return found
+        score = sum(weight * scores[name] for name, weight in self.weights.items())
+        scores["score"] = jnp.where(jnp.abs(score) <= rewards.LARGEST, score, jnp.inf)
+        self.check_scores(scores, batch, failures)
+        return scores
 
-    def sample_and_score(self, policy, frozen, prompts, examples, key, first_row, groups=None):
-        """(batch of `sample`, scores of `rewards`) of answers to this process's prompts.
+    def sample_and_score(
+        self,
+        policy: Mapping[str, Any],
+        frozen: Mapping[str, Any],
+        prompts: Mapping[str, Any],
+        examples: Sequence[Mapping[str, Any]],
+        key: jax.Array,
+        first_row: Any,
+        groups: Groups | None = None,
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """(the batch of `sample`, the scores of `rewards`) of answers to this process's prompts.
 
         Args:
           prompts: numpy arrays [k, …], with `example`, the index of each prompt's example.
-          examples: may have an `answer`, the reference that verifiers compare with.
+          examples: dicts that may have an `answer`, the reference that verifiers compare with.
           key, first_row: as in `sample`.
-          groups: `Groups` of `prompts`; by default each is answered once.
+          groups: the placement of `prompts`; by default each is answered once.
         """
         samples = 1
         if groups:
-            prompts = {name: x[groups.index] for name, x in prompts.items()}
+            prompts = {name: x[groups.rows] for name, x in prompts.items()}
             samples = groups.samples
-        asked = np.repeat(prompts["example"], samples)
-        answers = [examples[i].get("answer", "") if examples else "" for i in asked]
+        indices = np.repeat(prompts["example"], samples)
+        answers = [examples[i].get("answer", "") if examples else "" for i in indices]
         placed = sharding.put_batch(prompts, self.ctx.mesh)
         batch = self.sample(policy, placed, key, np.int32(first_row), samples)
         return batch, self.rewards(frozen, batch, answers)
 
-    def fetch(self, tree):
-        """A tree of arrays on the host, whole on every process."""
+    def fetch(self, tree: Any) -> Any:
+        """A tree of arrays copied to the host, whole on every process."""
         return jax.device_get(jax.device_put(tree, sharding.replicated(self.ctx.mesh)))
 
     def _episodes(self, batch, answers):
@@ -202,75 +235,81 @@ class Sampler:
         return rewards.episodes(self.ctx.tokenizer, *rows)
 
     def _call(self, function, episodes):
-        """(a function's rewards, NaN where there is none, {row: what was wrong})."""
+        """(a function's rewards, NaN where it failed, {row: its Failure})."""
         values, failures = np.full(len(episodes), np.nan, np.float32), {}
         for row, episode in enumerate(episodes):
             value = rewards.call(function, episode)
-            if not isinstance(value, rewards.Failure):
+            if not isinstance(value, Failure):
                 values[row] = value
                 continue
             failures[row] = value
-            if not self._most_errors:  # one ends the run
+            if not self._max_errors:  # the first failure ends the run
                 break
         return values, failures
 
-    def check_scores(self, found, batch, failures=None) -> None:
-        """Answers with a reward that is not finite are few enough to be left out, and said once.
+    def check_scores(
+        self,
+        scores: Mapping[str, jax.Array],
+        batch: Mapping[str, jax.Array],
+        failures: Mapping[int, tuple[str, Failure]] | None = None,
+    ) -> None:
+        """Checks that few enough answers have a reward that is not finite to be skipped, and
+        reports the first of them once.
 
         Args:
-          found: {name: [B]}. failures: {this process's row: (name, what was wrong)}, of functions.
+          scores: {name: [B]}. failures: {this process's row: (name, Failure)} of functions.
 
         Raises:
-          RewardError: they are not.
+          RewardError: too many answers have none.
         """
-        found = self.fetch(found)
-        bad = ~np.all([np.isfinite(values) for values in found.values()], axis=0)
+        scores = self.fetch(scores)
+        bad = ~np.all([np.isfinite(values) for values in scores.values()], axis=0)
         if not bad.any():
             return
-        message, error = self._first_failure(found, batch, failures or {}, bad)
-        if bad.mean() > self._most_errors:
+        message, error = self._first_failure(scores, batch, failures or {}, bad)
+        if bad.mean() > self._max_errors:
             if self._skips:
                 message = (
                     f"{bad.sum()} of {len(bad)} answers have no reward, more than the share "
-                    f"rewards.max_errors={self._most_errors:g}; the first: {message}"
+                    f"rewards.max_errors={self._max_errors:g}; the first: {message}"
                 )
             else:
                 message += (
                     f". A reward is one finite number, {rewards.LARGEST:g} at most; "
-                    "--config.rewards.on_error=skip leaves out answers that have none"
+                    "--config.rewards.on_error=skip skips answers that have none"
                 )
             raise rewards.RewardError(message) from error
-        if self._said.isdisjoint(found):
-            self._said |= found.keys()
-            console.print(f"  left out, with others like it: {message}", markup=False)
+        if self._reported.isdisjoint(scores):
+            self._reported |= scores.keys()
+            console.print(f"  skipped, with others like it: {message}", markup=False)
 
-    def _first_failure(self, found, batch, failures, bad):
-        """(text, exception or None) of the first answer of this process without a reward."""
-        of, local = self.ctx.config, _local_index(batch["tokens"])
+    def _first_failure(self, scores, batch, failures, bad):
+        """(message, exception or None) of this process's first answer without a reward."""
+        config, local = self.ctx.config, _local_index(batch["tokens"])
         row = next((i for i in range(len(local)) if bad[local[i]]), None)
         if row is None:
             return "an answer that another process scored has no reward", None
         name, value = next(
-            (n, x[local[row]]) for n, x in found.items() if not np.isfinite(x[local[row]])
+            (n, x[local[row]]) for n, x in scores.items() if not np.isfinite(x[local[row]])
         )
-        failure = rewards.Failure(f"gave {value}")
+        failure = Failure(f"gave {value}")
         if row in failures:
             name, failure = failures[row]
         names = {
-            "model": f"the reward model {of.init_from.get('reward')}",
-            "judge": f"the judge {of.init_from.get('judge')}",
-            "function": f"rl.reward_function={of.rl.reward_function}",
+            "model": f"the reward model {config.init_from.get('reward')}",
+            "judge": f"the judge {config.init_from.get('judge')}",
+            "function": f"rl.reward_function={config.rl.reward_function}",
             "score": "the weighted sum of the rewards",
         }
         episode = self._episodes(batch, [""] * len(local))[row]
-        said = rewards.shown(episode.response), rewards.shown(episode.prompt)
-        text = f"{names.get(name, f'rewards.{name}')} {failure.text} for the answer {said[0]}"
-        return f"{text} to the prompt {said[1]}", failure.error
+        response, prompt = map(rewards.short_repr, (episode.response, episode.prompt))
+        text = f"{names.get(name, f'rewards.{name}')} {failure.text} for the answer {response}"
+        return f"{text} to the prompt {prompt}", failure.error
 
 
 @partial(jax.jit, static_argnums=1)
-def cast_weights(params, dtype):
-    """The matrices in the dtype they are read in; norms, a router and scales stay as they are."""
+def cast_weights(params: Mapping[str, Any], dtype: Any) -> Any:
+    """Parameters with their matrices cast to `dtype`; norms, a router and scales are unchanged."""
 
     def cast(path, x):
         name = getattr(path[-1], "key", "")
@@ -280,16 +319,17 @@ def cast_weights(params, dtype):
 
 
 def _local_shards(x):
-    """[(first row, rows)] that this process holds of an array sharded by row alone (replicas once),
-    in order."""
+    """[(first row, rows)] of this process's shards, in order, of an array that is sharded only by
+    row; replicas are listed once."""
     shards = {s.index[0].start or 0: s for s in x.addressable_shards}
     return [(start, np.asarray(shards[start].data)) for start in sorted(shards)]
 
 
 def _local_rows(x) -> np.ndarray:
+    """This process's rows of a sharded array."""
     return np.concatenate([rows for _, rows in _local_shards(x)])
 
 
 def _local_index(x) -> np.ndarray:
-    """Which rows of all those of `_local_rows` are."""
+    """The indices of `_local_rows` among all rows."""
     return np.concatenate([start + np.arange(len(rows)) for start, rows in _local_shards(x)])

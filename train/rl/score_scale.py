@@ -1,8 +1,10 @@
-"""The scale of a reward model: gain and bias that normalize the scores of a policy's answers."""
+"""The scale of a reward model: gain and bias that normalize its scores of a policy's answers."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +12,8 @@ from etils import epath
 
 from data.atomic import write_atomically
 from data.loader import heldout_batches
+from data.pipeline import Data
+from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from train.config.run import build
@@ -20,26 +24,30 @@ from train.runtime import checkpoint, strict_json
 from train.runtime.metrics import console
 
 
-def run(config, workdir, answers: int, open_data=None) -> dict:
-    """Samples `answers` of the policy to training prompts, at most one each, and writes
+def run(
+    config: Any,
+    workdir: epath.PathLike,
+    answers: int,
+    open_data: Callable[[Tokenizer], Data] | None = None,
+) -> dict:
+    """Samples `answers` answers of the policy to training prompts, at most one each, and writes
     `normalizer.json` into the reward model's workdir.
 
     Args:
       config: a recipe of stage ppo or grpo. open_data: as in train/loop.py.
 
     Returns:
-      The file's content: `gain`, `bias`, the statistics they were computed from (`mean`, `std` with
-      n - 1, `answers`), the `policy` that gave the answers, and the `fingerprint` of the reward
-      model.
+      The file's content: `gain`, `bias`, the statistics they are computed from (`mean`, `std` with
+      n - 1, `answers`), the `policy` that answered, and the `fingerprint` of the reward model.
 
     Raises:
-      ConfigError: as such a stage would, or no two scores differ.
+      ConfigError: as in such a stage, or no two scores differ.
       RewardError: a score is not finite.
     """
     config, workdir = build(config), epath.Path(workdir)
     if not registry.find(config).rollouts:
         raise ConfigError(
-            f"stage={config.stage!r}; a reward is normalised for a stage with rollouts, as ppo"
+            f"stage={config.stage!r}; a reward is normalized for a stage with rollouts, as ppo"
         )
     config = dataclasses.replace(config, init_from={**config.init_from, "reward": str(workdir)})
     mesh, size = sharding.make_mesh(config.mesh), config.rl.rollout_batch
@@ -57,10 +65,10 @@ def run(config, workdir, answers: int, open_data=None) -> dict:
             scores.append(sampler.fetch(batch_scores))
         scores = np.concatenate([*scores, []])[:count].astype(np.float64)
         scores = scores[np.isfinite(scores)]
-        if len(scores) < 2 or not adv.spread(scores, True):
+        if len(scores) < 2 or not adv.varies(scores, True):
             raise ConfigError(
-                f"{workdir} scores all of {len(scores)} answers alike, which has no scale; give "
-                "more prompts, or train the reward model first"
+                f"{workdir} gives all of {len(scores)} answers the same score, so it has no scale; "
+                "give more prompts, or train the reward model first"
             )
         mean, std = float(scores.mean()), float(scores.std(ddof=1))
         scale = {

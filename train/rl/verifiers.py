@@ -1,7 +1,7 @@
 """Verifiers: functions that score the text of an episode (train/rl/rewards.py) without a model.
 
-Each is one decorated function. `config.rewards.NAME` is its weight in the score of an answer, and
-its settings stand beside it in `config.rewards`.
+Each is one decorated function. `config.rewards.NAME` is its weight in the score of an answer; its
+settings are fields of `config.rewards` too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ranges
 import registry
@@ -27,9 +27,9 @@ class Verifier(NamedTuple):
 
     Attributes:
       function: episode -> score; (episode, settings) -> score if it has settings.
-      answer: whether a prompt's reference, never "", can be compared with; None if the verifier
-        reads no reference.
-      needs: the settings that have to be given where the verifier has a weight.
+      answer: reference -> whether the verifier can compare with it, for a reference that is not "";
+        None if the verifier reads no reference.
+      needs: the settings that are required if the verifier has a weight.
     """
 
     function: Callable
@@ -40,9 +40,14 @@ class Verifier(NamedTuple):
 VERIFIERS: Registry[Verifier] = Registry("verifier", "rewards")
 
 
-def verifier(name: str, settings: type | None = None, answer=None, needs: tuple[str, ...] = ()):
-    """Decorates a function that is a verifier. Arguments: see Verifier; `settings` is a frozen
-    dataclass."""
+def verifier(
+    name: str,
+    settings: type | None = None,
+    answer: Callable[[str], bool] | None = None,
+    needs: tuple[str, ...] = (),
+) -> Callable[[Callable], Callable]:
+    """Decorates the function of a Verifier. `settings` is a frozen dataclass; see Verifier for the
+    other arguments."""
 
     def decorate(function):
         VERIFIERS.register(name, Verifier(function, answer, needs), settings)
@@ -52,24 +57,28 @@ def verifier(name: str, settings: type | None = None, answer=None, needs: tuple[
 
 
 def fields() -> dict:
-    """The fields of `config.rewards` that verifiers add: the weight of each, and its settings."""
+    """The fields that verifiers add to `config.rewards`: the weight of each, and its settings."""
     return registry.merged(dict.fromkeys(VERIFIERS, (Signed, 0.0)), VERIFIERS.fields())
 
 
-def check(rewards) -> None:
-    """Raises ConfigError for settings of `config.rewards` that a verifier cannot work with."""
+def validate(rewards: Any) -> None:
+    """Validates the settings of verifiers in `config.rewards`.
+
+    Raises:
+      ConfigError: a verifier cannot work with them.
+    """
     for name, row in VERIFIERS.items():
         VERIFIERS.arguments(name, rewards)
-        missing = [need for need in row.needs if not getattr(rewards, need, None)]
-        if missing and getattr(rewards, name, 0.0):
+        missing = [setting for setting in row.needs if not getattr(rewards, setting, None)]
+        if getattr(rewards, name, 0.0) and missing:
             raise ConfigError(f"rewards.{name} needs --config.rewards.{missing[0]}=VALUE")
 
 
-# The time limit of a pattern on one answer: some patterns take exponential time, and policies find
-# the answers on which they do.
+# The time limit of a pattern on one answer: some patterns take exponential time on some answers,
+# and policies find these answers.
 REGEX_SECONDS = 1.0
 
-# A minus after a number, a letter or a bracket is no sign: 10-3, 2010-2015, GPT-4, (1)-2.
+# A minus after a number, a letter or a bracket is not a sign: 10-3, 2010-2015, GPT-4, (1)-2.
 _MINUS = "-−–\N{SMALL HYPHEN-MINUS}\N{FULLWIDTH HYPHEN-MINUS}\N{HYPHEN}\N{NON-BREAKING HYPHEN}"
 _CURRENCY = r"\\?[$€£¥₹]?"
 _GROUP = "[,\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}]"
@@ -88,7 +97,7 @@ _NUMBER = re.compile(
     r")"
 )
 _OPERATOR = re.compile(rf"\s{{0,3}}%?\s{{0,3}}[{_MINUS}—+*/×x÷=≈]\s{{0,3}}{_CURRENCY}")
-# "#### 42 ####" at the end of a line: what follows the second mark is no answer.
+# "#### 42 ####" at the end of a line: the text after the second mark is not the answer.
 _CLOSED = re.compile(r"(?<!#)####+(?!#)([^#\n]+)####+(?!#)(?=[^\S\n]*$)", re.MULTILINE)
 
 
@@ -105,8 +114,8 @@ def _value(match: re.Match) -> Fraction:
 
 
 def _last_of_first_run(text: str) -> Fraction | None:
-    """The first number of a text, or the last of those that operators join to it: 42 in "42 in 3
-    boxes", 7 in "3 + 4 = 7", 2015 in "2010-2015"."""
+    """The first number of a text, or if operators join it to others, the last of these: 42 in "42
+    in 3 boxes", 7 in "3 + 4 = 7", 2015 in "2010-2015"."""
     match = _NUMBER.search(text)
     while match:
         operator = _OPERATOR.match(text, match.end())
@@ -120,10 +129,10 @@ def _last_of_first_run(text: str) -> Fraction | None:
 def final_number(text: str) -> Fraction | None:
     """The final number of an answer; None if it has none.
 
-    It is the first after the last "####" that a number follows (where operators join several, the
-    last of them, `_last_of_first_run`), else the last of the text. Minus signs of any form,
-    thousands separators, currencies, decimals, fractions and powers of ten are read; a percentage
-    is read as its number.
+    It is the first number after the last "####" that is followed by one (`_last_of_first_run`, if
+    operators join several), else the last number of the text. Minus signs of any form, thousands
+    separators, currencies, decimals, fractions and powers of ten are parsed; the value of a
+    percentage is its number.
     """
     text = _CLOSED.sub(lambda m: f"####{m[1]}" if re.search(r"\d", m[1]) else m[0], text)
     before, *marked = re.split("####+", text)
@@ -139,7 +148,7 @@ def _has_number(answer: str) -> bool:
 
 
 @verifier("gsm8k", answer=_has_number)
-def gsm8k(episode) -> float:
+def gsm8k(episode: Any) -> float:
     """1 if answer and reference end in the same number (`final_number`; GSM8K, Cobbe et al. 2021,
     arXiv:2110.14168)."""
     number = final_number(episode.response)
@@ -147,16 +156,18 @@ def gsm8k(episode) -> float:
 
 
 @verifier("exact", answer=bool)
-def exact(episode) -> float:
-    """1 if the answer equals the reference up to white space; 0 without a reference."""
+def exact(episode: Any) -> float:
+    """1 if the answer equals the reference up to white space, else 0; 0 without a reference."""
     words = episode.answer.split()
     return float(bool(words) and episode.response.split() == words)
 
 
 @dataclasses.dataclass(frozen=True)
 class Regex:
-    """Attributes:
-    pattern: a regular expression.
+    """Settings of the verifier `regex`.
+
+    Attributes:
+      pattern: a regular expression.
     """
 
     pattern: str = ""
@@ -166,13 +177,13 @@ class Regex:
             re.compile(self.pattern, re.DOTALL)
         except re.error as e:
             raise ConfigError(
-                f"rewards.pattern={self.pattern!r:.80} is no regular expression: {e}"
+                f"rewards.pattern={self.pattern!r:.80} is not a regular expression: {e}"
             ) from e
 
 
 @verifier("regex", settings=Regex, needs=("pattern",))
-def regex(episode, settings: Regex) -> float:
-    """1 if `pattern` is found in the answer.
+def regex(episode: Any, settings: Regex) -> float:
+    """1 if `pattern` matches anywhere in the answer, else 0.
 
     Raises:
       TimeoutError: the search takes longer than `REGEX_SECONDS`.
@@ -183,8 +194,10 @@ def regex(episode, settings: Regex) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """Attributes:
-    target_length: in tokens.
+    """Settings of the verifier `length`.
+
+    Attributes:
+      target_length: in tokens.
     """
 
     target_length: SizeOr0 = 0
@@ -194,15 +207,15 @@ class Length:
 
 
 @verifier("length", settings=Length, needs=("target_length",))
-def length(episode, settings: Length) -> float:
-    """1 at `target_length` tokens, falling to 0 at none and at twice as many."""
+def length(episode: Any, settings: Length) -> float:
+    """1 at `target_length` tokens, decreasing linearly to 0 at 0 tokens and at twice the target."""
     target = settings.target_length
     return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
 
 
 @contextlib.contextmanager
 def _time_limit(seconds: float, message: str):
-    """Raises TimeoutError in what takes longer; in threads, which get no signals, it does not."""
+    """Raises TimeoutError after `seconds`, but only in the main thread, which gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

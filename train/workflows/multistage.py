@@ -66,7 +66,7 @@ def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) 
     runs = resolve(config, workdir)
     examples = {}
     for name, run_config in runs.items():  # bad input stops before the first stage trains
-        row = registry.check(run_config, sharding.make_mesh(run_config.mesh))
+        row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
         if not (workdir / name / "DONE").exists():
             examples[name] = splits.read_examples(run_config.data, row.schema)
     for name, run_config in runs.items():

@@ -96,7 +96,7 @@ def test_the_choices_of_a_recipe():
         ("rl__kl_loss_estimator", "k4", r"rl\.kl_loss_estimator='k4'; choose k1, k2 or k3"),
         ("rl__overlong_buffer", 65, r"rl\.overlong_buffer=65 is more than rl\.response_length"),
         ("rewards__regex", 1.0, r"rewards\.regex needs --config\.rewards\.pattern"),
-        ("rewards__pattern", "(", r"rewards\.pattern='\(' is no regular expression"),
+        ("rewards__pattern", "(", r"rewards\.pattern='\(' is not a regular expression"),
         ("rewards__length", 1.0, r"rewards\.length needs --config\.rewards\.target_length"),
         ("grpo__baseline", "best", r"grpo\.baseline='best'; choose mean or others"),
         ("grpo__loss_mean", "row", r"grpo\.loss_mean='row'; choose token or sequence or constant"),
@@ -152,7 +152,7 @@ def test_a_named_size_and_what_differs_from_it():
 
 
 def check(mesh=None, **leaves):
-    return registry.check(build(changed(**leaves)), make_mesh(mesh or MeshConfig()))
+    return registry.validate(build(changed(**leaves)), make_mesh(mesh or MeshConfig()))
 
 
 PPO = dict(
@@ -198,7 +198,7 @@ def test_stages_that_can_run_pass():
         (PPO | dict(rl__eval_prompts=100), r"rl\.eval_prompts is 100, which the mesh's 8 batch"),
         (
             dict(stage="sft", init_from={"policy": "a"}, model__mimetic=True),
-            r"model\.mimetic starts a new model, and this one starts from a",
+            r"model\.mimetic initializes a new model, and this one starts from a",
         ),
         (dict(data__batch_size=12), r"microbatch .* is 12, which the mesh's 8 batch shards"),
         (dict(data__batch_size=16, accumulate=4), r"microbatch .* is 4, which the mesh's 8"),

@@ -16,9 +16,9 @@ def test_win_rate_has_wilson_s_interval():
 
 def test_win_rate_with_ties_by_hand():
     """Wins 1, 1, 0, ½: each end is 1.96 standard errors from 5/8, by its own variance."""
-    rate, *ends = win_rate([3.0, 2.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0])
-    assert rate == 0.625 and ends[0] < rate < ends[1]
-    for end in ends:
+    rate, *interval = win_rate([3.0, 2.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0])
+    assert rate == 0.625 and interval[0] < rate < interval[1]
+    for end in interval:
         variance = end * (1 - end) - 0.25 / 4
         np.testing.assert_allclose(abs(rate - end), 1.96 * math.sqrt(variance / 4))
 

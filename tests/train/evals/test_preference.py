@@ -65,7 +65,7 @@ def test_ranking_metrics_by_hand():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, err_msg=name)
 
 
-def test_answers_alone_are_told_right_by_their_sign():
+def test_the_sign_of_a_score_ranks_a_single_answer():
     """Up, up, down and down; the last two candidates are a pair and count as one."""
     scores = np.array([[0.4, -1.0, -2.0, 3.0, 0.2, 0.1]], np.float32)
     rank, group = np.array([[0, 0, 1, 1, 0, 1]]), np.array([[0, 1, 2, 3, 4, 4]])

@@ -52,8 +52,8 @@ def test_an_entry_is_a_group_with_a_name_for_metrics():
     with pytest.raises(ConfigError, match=r"evals\.wiki='a.txt'; set --config\.evals\.wiki\.type"):
         build(recipe)
     recipe.evals = {"a/b": dict(type="perplexity")}
-    with pytest.raises(ConfigError, match=r"evals\.'a/b': a name has letters, digits"):
-        registry.check(build(recipe), STAGES["pretrain"])
+    with pytest.raises(ConfigError, match=r"evals\.'a/b': a name consists of letters, digits"):
+        registry.validate(build(recipe), STAGES["pretrain"])
 
 
 def test_entries_come_from_the_command_line():
@@ -86,7 +86,7 @@ def test_an_evaluation_that_does_not_fit_the_stage_is_refused(stage, settings, m
     recipe = default()
     recipe.stage, recipe.evals = stage, {"wiki": settings}
     with pytest.raises(ConfigError, match=message):
-        registry.check(build(recipe), STAGES[stage])
+        registry.validate(build(recipe), STAGES[stage])
 
 
 def test_schemas_follow_from_types():
@@ -139,7 +139,7 @@ def test_evaluations_of_the_same_rows_agree(tmp_path):
     ],
 )
 def test_a_stage_s_own_evaluation_of_other_data(stage, roles, stages_dir, tmp_path):
-    """Of the same rows it reports the same, whatever the objective adds to them."""
+    """On the same rows it reports the same metrics, whatever the objective adds to them."""
     roles = STAGES[stage].required
     config = recipe(stage, stages_dir, **{role: stages_dir / "sft" for role in roles})
     config.data.source = config.data.heldout_source = str(stages_dir / "preferences.jsonl")

@@ -1,4 +1,4 @@
-"""DPO: the loss over rankings, log-probabilities of packed answers, the reference's kept ones."""
+"""DPO: the loss over rankings, log-probabilities of packed answers, the reference's cached ones."""
 
 import io
 import json
@@ -35,9 +35,9 @@ GROUP = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])
 def test_answers_alone_are_refused():
     """Three answers to three prompts in one row, and no second one to any."""
     rows = {"rank": np.array([[0, 1, 0, -1]]), "group": np.array([[0, 1, 2, 0]])}
-    ctx = SimpleNamespace(config=None, data=SimpleNamespace(train=rows))
-    with pytest.raises(ConfigError, match="answers are good or not by themselves"):
-        dpo.prepare(ctx, {}, {}, None)
+    ctx = SimpleNamespace(config=None, data=SimpleNamespace(train=rows, heldout={}))
+    with pytest.raises(ConfigError, match="answers are labelled good or not one by one"):
+        dpo.precompute(ctx, {}, {}, None)
 
 
 @pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
@@ -85,12 +85,12 @@ def test_answers_packed_among_others_have_the_logprobs_they_have_alone():
     assert rows["tokens"].shape[0] == 1 and np.sum(rows["rank"] >= 0) == 5
 
     alone = np.zeros((2, 5, 48))  # ids and masks, each answer in a row of its own
-    said = [
+    segments = [
         render(tokenizer, [*e["messages"], {"role": "assistant", "content": answer}])
         for e in examples
         for answer in e["responses"]
     ]
-    for c, (ids, mask) in enumerate(said):
+    for c, (ids, mask) in enumerate(segments):
         alone[:, c, : len(ids)] = ids, mask
     ids, mask = alone[0].astype(int), alone[1]
     logits = jax.jit(lambda ids: model.apply({"params": params}, ids))(ids)
@@ -119,7 +119,7 @@ def test_it_begins_at_the_reference_and_learns(stages_dir):
 def test_the_reference_is_scored_once_and_again_only_if_it_changes(
     stages_dir, tmp_path, monkeypatch
 ):
-    """Its log-probabilities come from the workdir, and it is not kept beside what is trained."""
+    """Its log-probabilities come from the workdir, and it is not in memory during training."""
     shutil.copytree(stages_dir / "dpo", tmp_path / "dpo")
     scored = []
     score = reference._over_rows
@@ -158,7 +158,7 @@ def test_beside_adapters_the_reference_is_the_base(stages_dir, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 99, b"PK\3\4", "cut", "array", "other", "flip"])
-def test_damaged_logprobs_are_measured_anew(content, tmp_path, capsys):
+def test_damaged_logprobs_are_computed_again(content, tmp_path, capsys):
     path, whole = epath.Path(tmp_path) / "reference_logprobs.npz", io.BytesIO()
     np.savez(whole, key="k", train=np.ones(99, np.float32), heldout=np.ones(9))
     bytes_ = whole.getvalue()

@@ -185,7 +185,7 @@ def test_the_shapes_that_are_prepared_are_those_of_the_rows():
     numbers = np.zeros(rows["rank"].shape, np.float32)
     added = {f"kl_{name}": x for name, x in kto.unrelated_rows(rows).items()}
     added |= {"ref_logprobs": numbers, "kl_ref_logprobs": numbers}
-    shapes = kto.prepared({name: jnp.asarray(x) for name, x in rows.items()})
+    shapes = kto.precomputed({name: jnp.asarray(x) for name, x in rows.items()})
     assert {k: (x.shape, x.dtype) for k, x in shapes.items()} == {
         k: (x.shape, x.dtype) for k, x in added.items()
     }

@@ -41,11 +41,11 @@ def named_stages(path: Path):
 def test_no_other_file_tests_for_a_stage():
     this = ROOT / "train" / "objectives" / "registry.py"
     files = [p for room in ROOMS for p in sorted((ROOT / room).rglob("*.py")) if p != this]
-    found = [
+    comparisons = [
         f"{p.relative_to(ROOT)}:{line}: {name}" for p in files for line, name in named_stages(p)
     ]
-    assert not found, "a row of train/objectives/registry.py says what differs:\n" + "\n".join(
-        found
+    assert not comparisons, (
+        "a row of train/objectives/registry.py says what differs:\n" + "\n".join(comparisons)
     )
     assert {name for _, name in named_stages(this)} == set(registry.STAGES) - ROLES
 

@@ -64,14 +64,14 @@ QUICK |= {(s, "all") for s in STAGES if s not in LIKE_OTHERS} | {("pretrain", "s
     ],
 )
 def test_one_device_equals_eight(reference, stages_dir, tmp_path, stage, mesh):
-    one, change = reference(stage), None
+    expected, change = reference(stage), None
     if (stage, mesh) == ("reward", "sequence"):  # rows of shared prompts are not split
 
         def change(config):
             config.data.share_prompt = False
 
-        one = five_steps(stage, "one", stages_dir, tmp_path / "one", change=change)
-    assert_same(five_steps(stage, mesh, stages_dir, tmp_path, change=change), one)
+        expected = five_steps(stage, "one", stages_dir, tmp_path / "one", change=change)
+    assert_same(five_steps(stage, mesh, stages_dir, tmp_path, change=change), expected)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -151,7 +151,7 @@ def test_the_demo_chain_gives_every_number_and_the_page(make_chain, capsys):
     assert not re.search(r"(src|href)=|url\(|@import|\$[a-z]", page)
 
 
-def test_a_second_call_reads_and_a_newer_run_writes_anew(make_chain, monkeypatch, capsys):
+def test_a_second_call_reads_and_a_newer_run_writes_again(make_chain, monkeypatch, capsys):
     runs, workdir = make_chain("pretrain")
     collect.write(runs, workdir)
     before = (workdir / "report.json").read_bytes()

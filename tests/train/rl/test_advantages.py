@@ -56,7 +56,7 @@ def test_gae_is_the_double_sum_of_its_definition(inputs, bootstrapped):
 
 
 def test_gae_at_lambda_one_is_the_discounted_return(inputs):
-    """Whatever the values are."""
+    """For any values."""
     _, returns = adv.gae(inputs["rewards"], inputs["values"], MASK, 0.9, 1.0)
     for b, last in enumerate(LAST):
         expected = sum(0.9**t * inputs["rewards"][b, t] for t in range(last + 1))
@@ -102,7 +102,7 @@ def test_equal_rewards_have_no_advantage_at_all(value, scale, baseline):
     rounded = groups.at[3].set(np.nextafter(np.float32(value), np.float32(np.inf)))
     assert not np.any(adv.group_advantages(rounded, 8, baseline, scale))
     assert not np.any(adv.whiten(jnp.full((B, R), value, jnp.float32), MASK))
-    assert not adv.spread(groups, True) and adv.spread(groups.at[3].multiply(1.001), True)
+    assert not adv.varies(groups, True) and adv.varies(groups.at[3].multiply(1.001), True)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])

@@ -18,8 +18,8 @@ def record(rows, scores):
     """`best_answer` of one prompt's answers, behind a prompt of one id."""
     mask = np.array([[1.0] * len(r) + [0.0] * (3 - len(r)) for r in rows])
     tokens = np.array([[9, *r, *[0] * (3 - len(r))] for r in rows])
-    found = {"tokens": tokens, "response_mask": mask, "score": np.array(scores)}
-    return best_of.best_answer(TOKENIZER, found, {"messages": []})
+    answers = {"tokens": tokens, "response_mask": mask, "score": np.array(scores)}
+    return best_of.best_answer(TOKENIZER, answers, {"messages": []})
 
 
 def test_the_best_answer_that_ended_is_taken():
@@ -35,10 +35,10 @@ def test_the_answers_are_conversations(stages_dir, tmp_path):
     written, prompts = best_of.run(config, tmp_path, least=-np.inf)
     path = tmp_path / "answers.jsonl"
     first = path.read_text()
-    found = read(str(path), "chat").examples
-    assert 0 < written == len(found) <= prompts
+    answers = read(str(path), "chat").examples
+    assert 0 < written == len(answers) <= prompts
     asked = {e["messages"][-1]["content"] for e in read(config.data.source, "prompt").examples}
-    assert all(e["messages"][-2]["content"] in asked for e in found)
+    assert all(e["messages"][-2]["content"] in asked for e in answers)
     again, _ = best_of.run(config, tmp_path, least=-np.inf)
     assert again == written and path.read_text() == first
     none, _ = best_of.run(config, tmp_path, least=np.inf)
@@ -47,5 +47,5 @@ def test_the_answers_are_conversations(stages_dir, tmp_path):
 
 def test_it_reads_a_recipe_with_groups_of_answers(tmp_path):
     write_files(tmp_path)
-    with pytest.raises(ConfigError, match="best of n reads a recipe with groups"):
+    with pytest.raises(ConfigError, match="best of n needs a recipe with groups"):
         best_of.run(recipe("ppo", tmp_path), tmp_path, 0.0)

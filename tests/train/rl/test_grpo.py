@@ -16,7 +16,7 @@ from train import losses
 from train.config.run import RunConfig
 from train.objectives.grpo import GRPOConfig, advantages
 from train.rl import advantages as adv
-from train.rl import hacking, rollout
+from train.rl import forward, hacking, rollout
 from train.rl.sampler import Sampler
 
 GROUPS = np.array([[1.0, 0.0, 0.5, 3.0], [2.0, 2.0, 2.0, 2.0], [-1.0, 4.0, 0.0, 0.0]], np.float32)
@@ -38,7 +38,7 @@ def test_an_answer_is_compared_with_the_others_to_its_prompt():
 def test_the_means_of_a_loss():
     x = np.random.default_rng(0).normal(size=(B, R)).astype(np.float32)
     mask = MASK.astype(np.float32)
-    mask[3] = 0  # an answer that teaches nothing
+    mask[3] = 0  # an answer without weight
     rows = [x[b][mask[b] > 0] for b in range(3)]
     expected = {
         "token": np.concatenate(rows).mean(),
@@ -84,7 +84,7 @@ def experience(monkeypatch):
     def table(config, logprobs, *rest):
         return jnp.asarray(logprobs), jnp.ones((B, R))
 
-    monkeypatch.setattr(rollout, "response_logprobs", table)
+    monkeypatch.setattr(forward, "response_logprobs", table)
     roles = {"policy": lp[0], "reference": lp[1]}
 
     def experience(scores=SCORES, grpo=None, **options):
@@ -95,12 +95,12 @@ def experience(monkeypatch):
 
 def test_an_answer_s_reward_less_its_kl_is_the_advantage_of_its_tokens(experience):
     grpo = GRPOConfig(group_size=2, baseline="others", scale="none")
-    made, _, metrics = experience(kl_coef=0.3, grpo=grpo)
-    kl = np.sum((made["old_logprobs"] - made["ref_logprobs"]) * MASK, axis=1)
+    arrays, _, metrics = experience(kl_coef=0.3, grpo=grpo)
+    kl = np.sum((arrays["old_logprobs"] - arrays["ref_logprobs"]) * MASK, axis=1)
     rewards = SCORES - 0.3 * kl
     expected = rewards - rewards[[1, 0, 3, 2]]  # two answers a prompt
-    np.testing.assert_allclose(made["advantages"], expected[:, None] * MASK, atol=1e-5)
-    assert made.keys() >= {"policy_mask"} and not made.keys() & {"returns", "old_values"}
+    np.testing.assert_allclose(arrays["advantages"], expected[:, None] * MASK, atol=1e-5)
+    assert arrays.keys() >= {"policy_mask"} and not arrays.keys() & {"returns", "old_values"}
     assert metrics["equal_groups"] == 0
     _, _, metrics = experience(scores=np.array([1, 1, 0, 2], np.float32), grpo=grpo)
     assert metrics["equal_groups"] == 0.5
@@ -205,6 +205,6 @@ def test_signs_of_hacking():
     first = {"length": 10.0, "repetition": 0.05, "entropy": 2.0}
     assert not hacking.signs(first, first)
     assert not hacking.signs(first, {"length": 19.0, "repetition": 0.2, "entropy": 0.6})
-    found = hacking.signs(first, {"length": 21.0, "repetition": 0.3, "entropy": 0.4})
-    assert found.keys() == first.keys() and "2.1 times as long" in found["length"]
+    warnings = hacking.signs(first, {"length": 21.0, "repetition": 0.3, "entropy": 0.4})
+    assert warnings.keys() == first.keys() and "2.1 times as long" in warnings["length"]
     assert hacking.signs(first, first | {"length": 4.0}).keys() == {"length"}

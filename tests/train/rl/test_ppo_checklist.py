@@ -1,4 +1,4 @@
-"""What is easily wrong in PPO, on a live run of tiny models: docs/ppo_checklist.md says which test
+"""Common errors in PPO, on a live run of tiny models: docs/ppo_checklist.md says which test
 watches which point.
 
 Axes: B episodes, P prompt length (left padded), R response length, V vocabulary.
@@ -79,17 +79,17 @@ def begun(directory):
 def steps(begun):
     """All steps of a run of three rollouts, in the first of which the critic alone learns."""
     run, state = begun
-    step_fn, source, found = jax.jit(make_train_step(run.stage, run.tx, 1)), state.source, []
+    step_fn, source, records = jax.jit(make_train_step(run.stage, run.tx, 1)), state.source, []
     with jax.set_mesh(run.ctx.mesh):
         for step in range(ROLLOUTS * PER_ROLLOUT):
             batch, source, rollout = run.stage.source.next(state, run.frozen, source, step)
             state, metrics = step_fn(state._replace(source=()), run.frozen, batch)
             assert state.step == step + 1
-            found.append(
+            records.append(
                 Step(*jax.device_get((batch, metrics)), rollout,
                      *jax.device_get((state.trainable, source)))
             )  # fmt: skip
-    return found
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,8 @@ def test_an_answer_is_valid_through_its_first_eos_and_padding_may_be_sampled(rol
         experience = step.source["experience"]
         answers, mask = experience["tokens"][:, P:], experience["response_mask"]
         for ids, valid in zip(answers, mask, strict=True):
-            ends = np.flatnonzero(ids == EOS)
-            length = ends[0] + 1 if len(ends) else R
+            eos_columns = np.flatnonzero(ids == EOS)
+            length = eos_columns[0] + 1 if len(eos_columns) else R
             np.testing.assert_array_equal(valid, np.arange(R) < length)
             padding += np.sum(ids[:length] == PAD)
         np.testing.assert_array_equal(experience["segment_ids"][:, P:], mask)
@@ -150,7 +150,7 @@ def test_what_is_made_of_a_rollout_is_the_same_on_one_device_and_on_eight(direct
     names = ("tokens", "positions", "segment_ids", "response_mask")
     batch = {name: experience[name] for name in names}
     batch["sampler_logprobs"] = experience["old_logprobs"]
-    made = []
+    outputs = []
     for run, state in (begun, begin(directory, mesh=EIGHT)):
         mesh, source = run.ctx.mesh, run.stage.source
         with jax.set_mesh(mesh):
@@ -159,14 +159,20 @@ def test_what_is_made_of_a_rollout_is_the_same_on_one_device_and_on_eight(direct
             scalars = {k: state.source[k] for k in ("kl_coef", "gain", "bias", "rollout")}
             roles = {**state.trainable, "reference": run.frozen["reference"]}
             out = source.make_experience(roles, rows, scores, scalars, np.bool_(False))
-            made.append(jax.device_get(out))
-    one, eight = made
-    assert one[0].keys() == experience.keys()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5), one, eight)
+            outputs.append(jax.device_get(out))
+    one_device, eight_devices = outputs
+    assert one_device[0].keys() == experience.keys()
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5), experience, eight[0]
+        lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5),
+        one_device,
+        eight_devices,
     )
-    advantages = eight[0]["advantages"][batch["response_mask"] > 0]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5),
+        experience,
+        eight_devices[0],
+    )
+    advantages = eight_devices[0]["advantages"][batch["response_mask"] > 0]
     np.testing.assert_allclose([advantages.mean(), advantages.std(ddof=1)], [0, 1], atol=1e-4)
 
 
@@ -239,8 +245,8 @@ def test_nothing_in_ppo_is_random_but_the_sampler(begun, steps):
     rows["sampler_logprobs"] = rows.pop("old_logprobs")
     scalars = {k: steps[0].source[k] for k in ("kl_coef", "gain", "bias", "rollout")}
     roles = {**state.trainable, "reference": run.frozen["reference"]}
-    made = jax.make_jaxpr(source.make_experience)(roles, rows, np.zeros(ROWS), scalars, True)
-    assert not random.search(str(made))
+    outputs = jax.make_jaxpr(source.make_experience)(roles, rows, np.zeros(ROWS), scalars, True)
+    assert not random.search(str(outputs))
     assert random.search(str(jax.make_jaxpr(source._take)(rows, 0, 0)))  # would be found
 
 
@@ -337,19 +343,19 @@ def test_a_scale_that_is_kept_with_the_reward_model_is_used(directory, tmp_path)
 
     config = tiny_ppo.recipe("ppo", directory)
     config.mesh.data = 8
-    facts = score_scale.run(config, tmp_path / "reward", 60, tiny_ppo.OPEN_DATA)
-    assert facts["answers"] == 60
+    scale = score_scale.run(config, tmp_path / "reward", 60, tiny_ppo.OPEN_DATA)
+    assert scale["answers"] == 60
     run, state = begin(directory, change)
     gain, bias = run.ctx.normalizer
     np.testing.assert_allclose(
-        [facts["mean"] * gain + bias, facts["std"] * gain], [0, 1], atol=1e-6
+        [scale["mean"] * gain + bias, scale["std"] * gain], [0, 1], atol=1e-6
     )
     np.testing.assert_allclose(
         (state.source["gain"], state.source["bias"]), (gain, bias), rtol=1e-6
     )
     shutil.rmtree(tmp_path / "reward" / "checkpoints")
     write_random(tmp_path / "reward", "reward", tiny_ppo.MODEL, tiny_ppo.TOKENIZER, seed=5)
-    with pytest.raises(ConfigError, match=r"normalizer\.json was measured of other"):
+    with pytest.raises(ConfigError, match=r"normalizer\.json was measured with other"):
         begin(directory, change)
 
 

@@ -1,4 +1,4 @@
-"""Whole runs of PPO and GRPO: killed and gone on with, on one device and on eight; long ones."""
+"""Whole runs of PPO and GRPO: killed and resumed, on one device and on eight; long ones."""
 
 import json
 import os
@@ -125,10 +125,10 @@ def loss_and_gradients(directory, workdir, stage, saved, accumulate=1, **mesh):
 def test_one_experience_has_one_loss_and_one_gradient(directory, tmp_path, stage):
     """To 1e-5 of their size, on one device, in microbatches, and on eight devices."""
     saved, loss, grads = loss_and_gradients(directory, tmp_path, stage, None, data=1)
-    found = {"microbatches": loss_and_gradients(directory, tmp_path, stage, saved, 4, data=1)}
+    by_setup = {"microbatches": loss_and_gradients(directory, tmp_path, stage, saved, 4, data=1)}
     for name, mesh in MESHES.items():
-        found[name] = loss_and_gradients(directory, tmp_path, stage, saved, **mesh)
-    for name, (_, other, others) in found.items():
+        by_setup[name] = loss_and_gradients(directory, tmp_path, stage, saved, **mesh)
+    for name, (_, other, others) in by_setup.items():
         np.testing.assert_allclose(other, loss, rtol=1e-5, err_msg=name)
         for (path, a), b in zip(
             jax.tree_util.tree_flatten_with_path(grads)[0], jax.tree.leaves(others), strict=True
@@ -147,14 +147,14 @@ def run_on(directory, workdir, devices, rollouts, rate, **mesh):
 
 
 def test_ten_live_updates_are_alike_on_one_device_and_on_eight(directory, tmp_path):
-    """Every rollout is sampled anew: a draw that rounding turns shows here, one of the 32 answers
-    in the mean. At ten times the learning rate one did, in the tenth rollout."""
-    one = run_on(directory, tmp_path / "one", 1, 10, 1e-3)
-    assert len(one) == 10
+    """Each rollout is sampled by its own policy: a draw that rounding changes shows here, as one of
+    the 32 answers in the mean. At ten times the learning rate one did, in the tenth rollout."""
+    one_device = run_on(directory, tmp_path / "one", 1, 10, 1e-3)
+    assert len(one_device) == 10
     for name in ("fsdp", "all"):
-        eight = run_on(directory, tmp_path / name, 8, 10, 1e-3, **MESHES[name])
+        eight_devices = run_on(directory, tmp_path / name, 8, 10, 1e-3, **MESHES[name])
         for metric in ("rollout/score", "rollout/kl"):
-            a, b = (np.array([r[metric] for r in run]) for run in (one, eight))
+            a, b = (np.array([r[metric] for r in run]) for run in (one_device, eight_devices))
             np.testing.assert_allclose(b, a, rtol=0.02, atol=1e-4, err_msg=f"{name} {metric}")
 
 
@@ -162,7 +162,7 @@ def test_a_hundred_updates_compile_nothing_new_and_leave_nothing(directory, tmp_
     with watched() as seen:
         run_on(directory, tmp_path / "run", 1, 100, 1e-2)
     assert len(seen) == 100
-    assert seen[0]["compiled"] > 0 and not any(now["compiled"] for now in seen[2:])
+    assert seen[0]["compiled"] > 0 and not any(record["compiled"] for record in seen[2:])
     for what in ("arrays", "array_bytes"):
-        assert len({now[what] for now in seen[2:]}) == 1, what
+        assert len({record[what] for record in seen[2:]}) == 1, what
     assert seen[-1]["resident_bytes"] - seen[9]["resident_bytes"] < 20e6

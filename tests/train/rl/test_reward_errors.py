@@ -24,7 +24,7 @@ from train import loop
 from train.config import run as configs
 from train.objectives.grpo import GRPOConfig
 from train.rl import advantages as adv
-from train.rl import rewards, rollout
+from train.rl import forward, rewards
 from train.rl.rewards import RewardError
 from train.rl.sampler import Sampler
 from train.runtime import processes
@@ -77,7 +77,7 @@ def test_what_is_none(value, text):
     assert len(failure.text) < 200 and "\n" not in failure.text
 
 
-class Untold(Exception):
+class NoText(Exception):
     def __str__(self):
         raise RuntimeError("no text")
 
@@ -85,7 +85,7 @@ class Untold(Exception):
 @pytest.mark.parametrize(
     "error",
     [ValueError("a\nb"), SystemExit(0), SystemExit(), GeneratorExit(), asyncio.CancelledError(),
-     StopIteration(), KeyError("x"), RecursionError(), MemoryError(), AssertionError(), Untold()],
+     StopIteration(), KeyError("x"), RecursionError(), MemoryError(), AssertionError(), NoText()],
     ids=repr,
 )  # fmt: skip
 def test_what_is_raised(error):
@@ -132,9 +132,9 @@ def sampler_of(devices=1, **settings):
         mesh=mesh, tokenizer=tokenizer, models={},
         data=SimpleNamespace(heldout_examples=[], train_examples=[]),
     )  # fmt: skip
-    said = [tokenizer.encode(str(i)) for i in range(8)]
+    responses = [tokenizer.encode(str(i)) for i in range(8)]
     prompt = tokenizer.encode("?")[0]
-    tokens = np.array([[prompt, *ids, EOS, 0] for ids in said], np.int32)
+    tokens = np.array([[prompt, *ids, EOS, 0] for ids in responses], np.int32)
     batch = {"tokens": tokens, "segment_ids": np.array([[1, 1, 1, 0]] * 8),
              "response_mask": np.array([[1.0, 1.0, 0.0]] * 8)}  # fmt: skip
     return Sampler(ctx), sharding.put_batch(batch, mesh)
@@ -142,7 +142,7 @@ def sampler_of(devices=1, **settings):
 
 @pytest.fixture(autouse=True)
 def mine(monkeypatch):
-    """What is imported by the name of `mine:FUNCTION`."""
+    """The functions that are imported as `mine:FUNCTION`."""
     load = rewards.load_function
     own = {"mine:score": score, "mine:fragile": fragile, "mine:constant": constant}
     monkeypatch.setattr(rewards, "load_function", lambda name: own.get(name) or load(name))
@@ -162,11 +162,13 @@ def test_the_message_names_function_prompt_and_value(devices):
 def test_few_are_left_out_and_more_are_not(devices, capsys):
     sampler, batch = sampler_of(devices, on_error="skip", max_errors=1 / 8, length=1e-6,
                                 target_length=2)  # fmt: skip
-    found = sampler.rewards({}, batch, [""] * 8)
-    assert np.flatnonzero(~np.isfinite(found["score"])).tolist() == [2]
-    np.testing.assert_allclose(np.delete(found["score"], 2), np.delete(TABLE, 2), atol=1e-5)
+    rewards_of_batch = sampler.rewards({}, batch, [""] * 8)
+    assert np.flatnonzero(~np.isfinite(rewards_of_batch["score"])).tolist() == [2]
+    np.testing.assert_allclose(
+        np.delete(rewards_of_batch["score"], 2), np.delete(TABLE, 2), atol=1e-5
+    )
     sampler.rewards({}, batch, [""] * 8)
-    assert capsys.readouterr().out.count("left out, with others like it: rl.reward_function=") == 1
+    assert capsys.readouterr().out.count("skipped, with others like it: rl.reward_function=") == 1
     sampler, batch = sampler_of(devices, on_error="skip", max_errors=0.1)
     with pytest.raises(RewardError, match=r"1 of 8 answers have no reward, .*max_errors=0\.1"):
         sampler.rewards({}, batch, [""] * 8)
@@ -202,9 +204,9 @@ def experience(monkeypatch):
     """`make_experience` with tables for networks, of some of the four episodes."""
     lp = np.random.default_rng(1).normal(size=(3, B, R)).astype(np.float32)
     monkeypatch.setattr(
-        rollout, "response_logprobs", lambda c, x, *rest: (jnp.asarray(x), jnp.ones(x.shape))
+        forward, "response_logprobs", lambda c, x, *rest: (jnp.asarray(x), jnp.ones(x.shape))
     )
-    monkeypatch.setattr(rollout, "response_values", lambda c, x, *rest: jnp.asarray(x))
+    monkeypatch.setattr(forward, "response_values", lambda c, x, *rest: jnp.asarray(x))
 
     def experience(scores, rows=slice(None), critic=True, **options):
         options |= dict(whiten_advantages=True, normalize_scores=critic)
@@ -225,15 +227,15 @@ OTHERS = np.array([0, 2, 3])
 def test_an_episode_without_a_reward_is_as_if_it_were_not_there(experience, bad):
     options = dict(kl_target=0.5, kl_horizon=100, missing_eos="penalty")
     scores = np.where(np.arange(B) == 1, np.float32(bad), SCORES)
-    made, s, metrics = experience(scores, **options)
+    arrays, s, metrics = experience(scores, **options)
     wanted, s_wanted, metrics_wanted = experience(SCORES[OTHERS], OTHERS, **options)
     assert metrics.pop("reward_errors") == 1 and metrics_wanted.pop("reward_errors") == 0
     for got, want in ((s, s_wanted), (metrics, metrics_wanted)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, want)
     for name in ("advantages", "returns", "response_mask", "policy_mask"):
-        np.testing.assert_allclose(made[name][OTHERS], wanted[name], atol=1e-5, err_msg=name)
-    assert not any(made[n][1].any() for n in ("advantages", "response_mask", "policy_mask"))
-    assert all(np.all(np.isfinite(x)) for x in made.values())
+        np.testing.assert_allclose(arrays[name][OTHERS], wanted[name], atol=1e-5, err_msg=name)
+    assert not any(arrays[n][1].any() for n in ("advantages", "response_mask", "policy_mask"))
+    assert all(np.all(np.isfinite(x)) for x in arrays.values())
 
 
 def test_a_group_s_baseline_is_of_those_with_a_reward():

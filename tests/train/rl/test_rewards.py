@@ -1,4 +1,4 @@
-"""How a score is read from a reward model's numbers."""
+"""Rewards: a reward model's score of an answer, verifiers, and their settings."""
 
 import dataclasses
 import math
@@ -114,14 +114,14 @@ def settings(init_from=(), reward_function="", **weights):
 
 def test_verifiers_by_name():
     config = settings(exact=1.0, regex=2.0, length=0.5, pattern="^yes.*no$", target_length=8)
-    found = rewards.verifiers(config)
-    assert found.keys() == {"exact", "regex", "length"}
-    assert found["exact"](episode(" a  b\n", "a b")) == 1
-    assert found["exact"](episode("a B", "a b")) == 0
-    assert found["regex"](episode("yes\nand no")) == 1
-    assert found["regex"](episode("and yes\nand no")) == 0
+    functions = rewards.verifiers(config)
+    assert functions.keys() == {"exact", "regex", "length"}
+    assert functions["exact"](episode(" a  b\n", "a b")) == 1
+    assert functions["exact"](episode("a B", "a b")) == 0
+    assert functions["regex"](episode("yes\nand no")) == 1
+    assert functions["regex"](episode("and yes\nand no")) == 0
     for n, score in ((8, 1.0), (6, 0.75), (12, 0.5), (16, 0.0), (99, 0.0)):
-        assert found["length"](episode("", n=n)) == score
+        assert functions["length"](episode("", n=n)) == score
     assert rewards.weights(config) == {"exact": 1.0, "regex": 2.0, "length": 0.5}
 
 
@@ -135,9 +135,9 @@ def test_which_rewards_count():
 
 
 def test_a_verifier_without_references_is_an_error():
-    rewards.check_answers(settings(length=1.0, target_length=3), ["", "4"])
+    rewards.validate_answers(settings(length=1.0, target_length=3), ["", "4"])
     with pytest.raises(ConfigError, match=r"rewards\.gsm8k .* 1 of 2 prompts have none"):
-        rewards.check_answers(settings(gsm8k=1.0), ["", "4"])
+        rewards.validate_answers(settings(gsm8k=1.0), ["", "4"])
 
 
 @pytest.mark.parametrize("devices", [1, 8])

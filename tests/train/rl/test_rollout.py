@@ -32,7 +32,7 @@ from model.generate import Sampling, generate
 from model.heads import value_model
 from model.transformer import Transformer
 from model.vocabulary import entropy, log_probs
-from train.rl import rollout
+from train.rl import forward
 from train.rl.sampler import place
 
 
@@ -53,27 +53,27 @@ def batch():
 @pytest.fixture(scope="module")
 def run(models, batch):
     """run(options, roles) -> what `make` returns of the real networks, once a set of options."""
-    made = {}
+    arrays = {}
 
     def experience(same=False, batch_size=B, **options):
         key = same, batch_size, *options.items()
-        if key not in made:
+        if key not in arrays:
             roles = vars(models) | ({"reference": models.policy} if same else {})
-            made[key] = make(batch, roles, options, batch_size=batch_size)
-        return made[key]
+            arrays[key] = make(batch, roles, options, batch_size=batch_size)
+        return arrays[key]
 
     return experience
 
 
 @pytest.fixture
 def experience(batch, monkeypatch):
-    """The same, with tables of logits and values in place of the networks, uncompiled."""
+    """`make_experience`, uncompiled, with tables of logits and values in place of the networks."""
 
     def of_logits(config, logits, rows, R, temperature, chunk):
         return log_probs(jnp.asarray(logits), rows["tokens"][:, -R:], temperature), jnp.ones((B, R))
 
-    monkeypatch.setattr(rollout, "response_logprobs", of_logits)
-    monkeypatch.setattr(rollout, "response_values", lambda config, params, rows, R: params)
+    monkeypatch.setattr(forward, "response_logprobs", of_logits)
+    monkeypatch.setattr(forward, "response_values", lambda config, params, rows, R: params)
     rng = np.random.default_rng(2)
     roles = {n: rng.normal(size=(B, R, CONFIG.vocab_size)) for n in ("policy", "reference")}
     roles |= {"value": np.zeros((B, R)), "critic": rng.normal(size=(B, R))}
@@ -119,12 +119,12 @@ def full(models):
 
 def test_response_token_t_is_read_at_column_p_minus_1_plus_t(models, batch, full):
     logits, values = full(batch["tokens"], batch["positions"], batch["segment_ids"])
-    logprobs = jax.jit(rollout.response_logprobs, static_argnums=(0, 3, 4, 5))
+    logprobs = jax.jit(forward.response_logprobs, static_argnums=(0, 3, 4, 5))
     ours, entropies = logprobs(CONFIG, models.policy, batch, R, 0.7, 0)
     in_chunks = logprobs(CONFIG, models.policy, batch, R, 0.7, 4)
     np.testing.assert_allclose(in_chunks[0], ours, atol=1e-6)
     np.testing.assert_allclose(in_chunks[1], entropies, atol=1e-6)
-    critic = jax.jit(rollout.response_values, static_argnums=(0, 3))
+    critic = jax.jit(forward.response_values, static_argnums=(0, 3))
     critic = critic(CONFIG, models.value, batch, R)
     for t in range(R):
         before, ids = logits[:, P - 1 + t], batch["tokens"][:, P + t]
@@ -152,14 +152,14 @@ def test_logits_and_values_do_not_depend_on_padding(batch, full):
 
 
 def test_logprobs_and_values_are_of_the_sampled_ids_at_the_temperature(run, models, batch, full):
-    made, _, _ = run(temperature=0.7)
+    arrays, _, _ = run(temperature=0.7)
     logits, values = full(batch["tokens"], batch["positions"], batch["segment_ids"])
     ids = np.asarray(batch["tokens"][:, P:, None])
     logp = jax.nn.log_softmax(logits[:, P - 1 : -1] / 0.7)
     expected = np.take_along_axis(np.asarray(logp), ids, -1)[..., 0]
-    np.testing.assert_allclose(made["old_logprobs"], expected, atol=1e-5)
-    np.testing.assert_allclose(made["old_values"], values[:, P - 1 : -1], atol=1e-5)
-    assert np.all(np.abs(made["ref_logprobs"] - expected)[MASK] > 1e-4)  # another network
+    np.testing.assert_allclose(arrays["old_logprobs"], expected, atol=1e-5)
+    np.testing.assert_allclose(arrays["old_values"], values[:, P - 1 : -1], atol=1e-5)
+    assert np.all(np.abs(arrays["ref_logprobs"] - expected)[MASK] > 1e-4)  # another network
 
 
 def test_parts_of_a_rollout_give_what_the_whole_gives(run):
@@ -179,7 +179,7 @@ def test_by_rows_takes_any_number_of_rows(total, rows):
         seen.append(len(part["x"]))
         return part["x"] * 10, part["y"]
 
-    x, y = rollout.by_rows(function, batch, rows)
+    x, y = forward.by_rows(function, batch, rows)
     np.testing.assert_array_equal(x, np.arange(total) * 10)
     np.testing.assert_array_equal(y, batch["y"])
     assert max(seen) <= rows
@@ -190,16 +190,16 @@ def test_by_rows_takes_any_number_of_rows(total, rows):
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_the_reference_itself_gives_a_kl_of_exactly_zero(run, temperature):
-    made, _, metrics = run(same=True, temperature=temperature)
-    np.testing.assert_array_equal(made["old_logprobs"], made["ref_logprobs"])
+    arrays, _, metrics = run(same=True, temperature=temperature)
+    np.testing.assert_array_equal(arrays["old_logprobs"], arrays["ref_logprobs"])
     assert metrics["kl"] == metrics["kl_per_token"] == 0
-    np.testing.assert_allclose(made["returns"], score_returns(SCORES), atol=1e-5)
+    np.testing.assert_allclose(arrays["returns"], score_returns(SCORES), atol=1e-5)
 
 
 def test_the_score_lands_on_the_token_that_ends_the_answer(experience):
-    made, _, metrics = experience(kl_coef=0.0)
-    np.testing.assert_allclose(made["returns"], score_returns(SCORES), atol=1e-6)
-    assert np.all(made["returns"][~MASK] == 0)
+    arrays, _, metrics = experience(kl_coef=0.0)
+    np.testing.assert_allclose(arrays["returns"], score_returns(SCORES), atol=1e-6)
+    assert np.all(arrays["returns"][~MASK] == 0)
     np.testing.assert_allclose(metrics["reward"], SCORES.mean(), atol=1e-6)
     np.testing.assert_allclose(metrics["eos_rate"], ENDED.mean())
     np.testing.assert_allclose(metrics["length"], RESPONSE_LENGTHS.mean())
@@ -207,15 +207,15 @@ def test_the_score_lands_on_the_token_that_ends_the_answer(experience):
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_the_kl_is_taken_off_token_by_token(experience, estimator):
-    made, _, metrics = experience(kl_estimator=estimator, kl_coef=0.3)
-    d = (made["old_logprobs"] - made["ref_logprobs"]).astype(float)
+    arrays, _, metrics = experience(kl_estimator=estimator, kl_coef=0.3)
+    d = (arrays["old_logprobs"] - arrays["ref_logprobs"]).astype(float)
     kl = {"k1": d, "k2": d**2 / 2, "k3": np.exp(-d) - 1 + d}[estimator]
     rewards = np.where(MASK, -0.3 * kl, 0)
     rewards[range(B), LAST] += SCORES
     expected, after = np.zeros((B, R)), np.zeros(B)
     for t in reversed(range(R)):
         after = expected[:, t] = rewards[:, t] + 0.5 * after
-    np.testing.assert_allclose(made["returns"], np.where(MASK, expected, 0), atol=1e-5)
+    np.testing.assert_allclose(arrays["returns"], np.where(MASK, expected, 0), atol=1e-5)
     np.testing.assert_allclose(metrics["kl"], (d * MASK).sum(1).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["kl_per_token"], d[MASK].mean(), rtol=1e-5)
 
@@ -229,58 +229,58 @@ def test_the_kl_is_taken_off_token_by_token(experience, estimator):
     ],
 )
 def test_missing_eos(experience, option, expected):
-    made, _, metrics = experience(missing_eos=option, missing_eos_value=1.5, kl_coef=0.0)
-    np.testing.assert_allclose(made["returns"], score_returns(expected), atol=1e-6)
+    arrays, _, metrics = experience(missing_eos=option, missing_eos_value=1.5, kl_coef=0.0)
+    np.testing.assert_allclose(arrays["returns"], score_returns(expected), atol=1e-6)
     np.testing.assert_allclose(metrics["score_normalized"], np.mean(expected), atol=1e-6)
     np.testing.assert_allclose(metrics["score"], SCORES.mean(), atol=1e-6)  # raw
 
 
 def test_an_answer_that_is_cut_off_may_teach_the_policy_nothing(experience):
-    made, _, _ = experience(missing_eos="mask", kl_coef=0.0)
-    np.testing.assert_array_equal(made["policy_mask"], MASK & ENDED[:, None])
-    np.testing.assert_array_equal(made["response_mask"], MASK)  # the critic still learns from it
-    np.testing.assert_allclose(made["returns"], score_returns(SCORES), atol=1e-6)
+    arrays, _, _ = experience(missing_eos="mask", kl_coef=0.0)
+    np.testing.assert_array_equal(arrays["policy_mask"], MASK & ENDED[:, None])
+    np.testing.assert_array_equal(arrays["response_mask"], MASK)  # the critic still learns from it
+    np.testing.assert_allclose(arrays["returns"], score_returns(SCORES), atol=1e-6)
 
 
 def test_an_answer_loses_what_it_takes_of_the_last_tokens(experience):
     """R = 6, the last four of them dear: lengths 6, 3, 1, 6 lose 1, 1/4, 0, 1."""
-    made, _, _ = experience(overlong_buffer=4, kl_coef=0.0)
+    arrays, _, _ = experience(overlong_buffer=4, kl_coef=0.0)
     expected = SCORES - np.array([1, 0.25, 0, 1])
-    np.testing.assert_allclose(made["returns"], score_returns(expected), atol=1e-6)
+    np.testing.assert_allclose(arrays["returns"], score_returns(expected), atol=1e-6)
 
 
 def test_the_sampler_s_tokens_are_weighed_by_importance(experience, batch):
     """Its log-probabilities are 0 in these episodes, so the ratio is the trainer's probability."""
     plain, _, _ = experience(kl_coef=0.0)
-    made, _, _ = experience(kl_coef=0.0, importance_cap=0.05)
+    arrays, _, _ = experience(kl_coef=0.0, importance_cap=0.05)
     weight = np.minimum(np.exp(plain["old_logprobs"]), np.float32(0.05))
     assert 0 < np.mean(weight[MASK] == np.float32(0.05)) < 1
-    np.testing.assert_allclose(made["advantages"], plain["advantages"] * weight, rtol=1e-5)
-    np.testing.assert_array_equal(made["returns"], plain["returns"])
+    np.testing.assert_allclose(arrays["advantages"], plain["advantages"] * weight, rtol=1e-5)
+    np.testing.assert_array_equal(arrays["returns"], plain["returns"])
 
 
 def test_scores_are_clipped_after_normalising_and_before_the_penalty(experience):
-    made, _, _ = experience(score_clip=1.0, kl_coef=0.0, missing_eos="penalty")
+    arrays, _, _ = experience(score_clip=1.0, kl_coef=0.0, missing_eos="penalty")
     expected = np.clip(SCORES, -1, 1) - 1.0 * ~ENDED
-    np.testing.assert_allclose(made["returns"], score_returns(expected), atol=1e-6)
+    np.testing.assert_allclose(arrays["returns"], score_returns(expected), atol=1e-6)
     s = scalars(number=3, kl_coef=0.0, gain=0.5, bias=0.1)
-    made, _, _ = experience(s=s, score_clip=1.0, kl_coef=0.0, missing_eos="penalty")
+    arrays, _, _ = experience(s=s, score_clip=1.0, kl_coef=0.0, missing_eos="penalty")
     expected = np.clip(SCORES * 0.5 + 0.1, -1, 1) - 1.0 * ~ENDED
-    np.testing.assert_allclose(made["returns"], score_returns(expected), atol=1e-6)
+    np.testing.assert_allclose(arrays["returns"], score_returns(expected), atol=1e-6)
 
 
 def test_the_first_rollout_sets_the_normaliser_and_later_ones_keep_it(experience):
     options = dict(normalize_scores=True, kl_coef=0.0)
-    made, s, _ = experience(**options)
+    arrays, s, _ = experience(**options)
     white = (SCORES - SCORES.mean()) / SCORES.std(ddof=1)
-    np.testing.assert_allclose(made["returns"], score_returns(white), atol=1e-5)
+    np.testing.assert_allclose(arrays["returns"], score_returns(white), atol=1e-5)
     np.testing.assert_allclose(SCORES * s["gain"] + s["bias"], white, atol=1e-6)
     later = SCORES * 2 + 1
     s = s | {"rollout": np.int32(1)}
-    made, kept, _ = experience(s=s, scores=later, **options)
-    assert (kept["gain"], kept["bias"]) == (s["gain"], s["bias"])
+    arrays, later_scalars, _ = experience(s=s, scores=later, **options)
+    assert (later_scalars["gain"], later_scalars["bias"]) == (s["gain"], s["bias"])
     np.testing.assert_allclose(
-        made["returns"], score_returns(later * s["gain"] + s["bias"]), atol=1e-5
+        arrays["returns"], score_returns(later * s["gain"] + s["bias"]), atol=1e-5
     )
 
 
@@ -289,16 +289,16 @@ def test_equal_scores_set_no_scale_and_the_next_that_differ_do(experience, score
     options = dict(normalize_scores=True, kl_coef=0.0)
     for number in (0, 1):
         equal = np.full(B, score, np.float32)
-        made, s, metrics = experience(s=scalars(number, 0.0), scores=equal, **options)
+        arrays, s, metrics = experience(s=scalars(number, 0.0), scores=equal, **options)
         assert (s["gain"], s["bias"]) == (1, 0) and abs(metrics["score_normalized"]) < 1e-6
     _, s, _ = experience(s=scalars(2, 0.0), **options)
     np.testing.assert_allclose(s["gain"], 1 / SCORES.std(ddof=1), rtol=1e-5)
-    _, kept, _ = experience(s=s | {"rollout": np.int32(3)}, scores=SCORES * 2, **options)
-    assert (kept["gain"], kept["bias"]) == (s["gain"], s["bias"])
+    _, later_scalars, _ = experience(s=s | {"rollout": np.int32(3)}, scores=SCORES * 2, **options)
+    assert (later_scalars["gain"], later_scalars["bias"]) == (s["gain"], s["bias"])
 
 
 def test_returns_without_spread_explain_nothing(experience):
-    made, _, metrics = experience(
+    arrays, _, metrics = experience(
         scores=np.zeros(B, np.float32), critic=True, kl_coef=0.0, gamma=1.0, lam=1.0
     )
     assert metrics["return_std"] < 1e-6 and metrics["explained_variance"] == 0
@@ -312,30 +312,32 @@ def test_a_scale_that_the_reward_model_brings_is_kept_from_the_first_rollout_on(
     def experience(normalizer):
         with pytest.MonkeyPatch.context() as patch:
             zeros = jnp.zeros((B, R))
-            patch.setattr(rollout, "response_logprobs", lambda *args: (zeros, zeros))
-            patch.setattr(rollout, "response_values", lambda *args: zeros)
+            patch.setattr(forward, "response_logprobs", lambda *args: (zeros, zeros))
+            patch.setattr(forward, "response_values", lambda *args: zeros)
             return make(batch, roles, options, s, jit=lambda f: f, normalizer=normalizer)
 
-    _, kept, metrics = experience((0.5, 0.1))
-    assert (kept["gain"], kept["bias"]) == (s["gain"], s["bias"])
+    _, later_scalars, metrics = experience((0.5, 0.1))
+    assert (later_scalars["gain"], later_scalars["bias"]) == (s["gain"], s["bias"])
     np.testing.assert_allclose(metrics["score_normalized"], SCORES.mean() * 0.5 + 0.1, rtol=1e-5)
     _, other, metrics = experience(None)
     assert other["gain"] != s["gain"] and abs(metrics["score_normalized"]) < 1e-6
 
 
 def test_equal_scores_normalise_to_zero(experience):
-    made, s, _ = experience(scores=np.full(B, 3.0, np.float32), normalize_scores=True, kl_coef=0.0)
-    assert np.all(np.isfinite(made["returns"]))
-    np.testing.assert_allclose(made["returns"], 0, atol=1e-5)
+    arrays, s, _ = experience(
+        scores=np.full(B, 3.0, np.float32), normalize_scores=True, kl_coef=0.0
+    )
+    assert np.all(np.isfinite(arrays["returns"]))
+    np.testing.assert_allclose(arrays["returns"], 0, atol=1e-5)
 
 
 def test_a_cut_off_answer_may_be_bootstrapped(experience):
     """γ = 0.5: the last token's return gains half of the critic's last value, in that row alone."""
-    made, _, _ = experience(critic=True, kl_coef=0.0)
-    np.testing.assert_allclose(made["returns"], score_returns(SCORES), atol=1e-5)
-    made, _, _ = experience(critic=True, kl_coef=0.0, bootstrap_truncated=True)
-    expected = SCORES + np.where(ENDED, 0, 0.5 * made["old_values"][range(B), LAST])
-    np.testing.assert_allclose(made["returns"], score_returns(expected), atol=1e-5)
+    arrays, _, _ = experience(critic=True, kl_coef=0.0)
+    np.testing.assert_allclose(arrays["returns"], score_returns(SCORES), atol=1e-5)
+    arrays, _, _ = experience(critic=True, kl_coef=0.0, bootstrap_truncated=True)
+    expected = SCORES + np.where(ENDED, 0, 0.5 * arrays["old_values"][range(B), LAST])
+    np.testing.assert_allclose(arrays["returns"], score_returns(expected), atol=1e-5)
 
 
 # What the update is given.
@@ -343,22 +345,22 @@ def test_a_cut_off_answer_may_be_bootstrapped(experience):
 
 def test_advantages_are_whitened_over_the_rollout_and_returns_are_not(experience):
     raw, _, _ = experience(critic=True)
-    made, _, _ = experience(critic=True, whiten_advantages=True)
-    np.testing.assert_allclose(made["returns"], raw["returns"], atol=1e-5)
+    arrays, _, _ = experience(critic=True, whiten_advantages=True)
+    np.testing.assert_allclose(arrays["returns"], raw["returns"], atol=1e-5)
     np.testing.assert_allclose(
         raw["returns"][MASK], (raw["advantages"] + raw["old_values"])[MASK], atol=1e-5
     )
     valid = raw["advantages"][MASK]
     white = (valid - valid.mean()) / valid.std(ddof=1)
-    np.testing.assert_allclose(made["advantages"][MASK], white, atol=1e-4)
-    assert np.all(made["advantages"][~MASK] == 0)
+    np.testing.assert_allclose(arrays["advantages"][MASK], white, atol=1e-4)
+    assert np.all(arrays["advantages"][~MASK] == 0)
 
 
 def test_the_policy_learns_from_nothing_while_the_critic_warms_up(experience):
     np.testing.assert_array_equal(experience()[0]["policy_mask"], MASK)
-    made, _, _ = experience(train_policy=False)
-    assert not made["policy_mask"].any()
-    np.testing.assert_array_equal(made["response_mask"], MASK)
+    arrays, _, _ = experience(train_policy=False)
+    assert not arrays["policy_mask"].any()
+    np.testing.assert_array_equal(arrays["response_mask"], MASK)
 
 
 def test_the_kl_coefficient_adapts_only_with_a_target(experience):
@@ -386,7 +388,7 @@ def test_the_sampler_and_the_trainer_agree_on_logprobs(models):
         sample = generate(CONFIG, policy, prompts, prompt_mask, keys, sampling)
         positions, segments = place(sample.tokens, prompt_mask, sample.response_mask)
         rows = {"tokens": sample.tokens, "positions": positions, "segment_ids": segments}
-        return sample, rollout.response_logprobs(CONFIG, policy, rows, R, 0.7, 0)[0]
+        return sample, forward.response_logprobs(CONFIG, policy, rows, R, 0.7, 0)[0]
 
     sample, trained = both(models.policy)
     gap = jnp.where(sample.response_mask, sample.logprobs - trained, 0)

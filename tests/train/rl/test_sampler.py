@@ -109,26 +109,26 @@ def test_groups_are_read_as_seldom_as_the_mesh_allows(mesh, prompts, samples):
     placed = groups(mesh, 4 * prompts, 4)
     assert placed.samples == samples
     np.testing.assert_array_equal(placed.prompts, np.arange(prompts))
-    np.testing.assert_array_equal(placed.index, np.repeat(np.arange(prompts), 4 // samples))
+    np.testing.assert_array_equal(placed.rows, np.repeat(np.arange(prompts), 4 // samples))
 
 
 def test_a_process_with_a_part_of_a_group(monkeypatch, mesh):
-    """Of 2 × 4 answers on eight processes, the sixth has the second to the second prompt."""
+    """Eight processes place 2 × 4 answers: the sixth has the second answer to the second prompt."""
     monkeypatch.setattr(sharding, "local_rows", lambda mesh, rows: np.array([5]))
     placed = groups(mesh, 8, 4)
-    assert (placed.prompts, placed.index, placed.samples) == ([1], [0], 1)
+    assert (placed.prompts, placed.rows, placed.samples) == ([1], [0], 1)
 
 
 def test_answers_do_not_depend_on_how_often_a_prompt_is_read(mesh, prompts):
     """Eight prompts, four answers each: all at one reading, at two, at four."""
-    sampler, found = sampler_on(mesh, "float32"), []
+    sampler, batches = sampler_on(mesh, "float32"), []
     with jax.set_mesh(mesh):
         params = random_params(sampler.ctx.models["policy"], mesh)
         for samples in (1, 2, 4):
             asked = {name: np.repeat(x, 4 // samples, axis=0) for name, x in prompts.items()}
             args = params, sharding.put_batch(asked, mesh), jax.random.key(1), np.int32(3)
-            found.append(jax.device_get(sampler.sample(*args, samples)))
-    once, *others = found
+            batches.append(jax.device_get(sampler.sample(*args, samples)))
+    once, *others = batches
     assert len(np.unique(once["tokens"], axis=0)) > 2 * B
     for other in others:
         for name in ("tokens", "positions", "segment_ids", "response_mask"):

@@ -89,9 +89,9 @@ def test_a_run_trains_the_head_and_holds_one_network(directory, tmp_path):
 
 
 def test_a_warm_up_of_a_shared_critic_is_an_error(directory):
-    with pytest.raises(ConfigError, match=r"critic_warmup=2 is for a critic of its own"):
+    with pytest.raises(ConfigError, match=r"critic_warmup=2 needs a separate critic"):
         configs.build(recipe(directory, critic_warmup=2))
     config = recipe(directory)
     config.init_from.value = "runs/value"
     with pytest.raises(ConfigError, match=r"init_from\.value: stage ppo reads"):
-        registry.check(configs.build(config), SimpleNamespace(shape={}))
+        registry.validate(configs.build(config), SimpleNamespace(shape={}))

@@ -87,7 +87,7 @@ def test_a_pattern_has_a_time_limit(monkeypatch):
     slow = functools.partial(verifiers.regex, settings=verifiers.Regex("(a+)+$"))
     assert slow(episode("b aaa")) == 1
     start = time.perf_counter()
-    found = rewards.call(slow, episode("a" * 60 + "b"))
+    failure = rewards.call(slow, episode("a" * 60 + "b"))
     assert time.perf_counter() - start < 5
-    assert found.text == "raised TimeoutError ('rewards.pattern took longer than 0.1 s')"
+    assert failure.text == "raised TimeoutError ('rewards.pattern took longer than 0.1 s')"
     assert slow(episode("")) == 0
