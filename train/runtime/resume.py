@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
+from etils import epath
 from flax.traverse_util import flatten_dict
 
 from ranges import ConfigError
@@ -24,7 +27,13 @@ PLACES = re.compile(
 )
 
 
-def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=False) -> list[str]:
+def check_resume(
+    workdir: epath.PathLike,
+    meta: Mapping[str, Any],
+    run: Run,
+    config_text: str,
+    allow_data_change: bool = False,
+) -> list[str]:
     """Refuses to resume a run that is not the one that was saved; returns the names of data whose
     rows have changed. Those of `config.evals` may always change: nothing is trained on them.
 
@@ -61,21 +70,21 @@ def check_resume(workdir, meta, run: Run, config_text: str, allow_data_change=Fa
     ]
     if differences:
         raise ConfigError(
-            f"{workdir} was begun with another config ({'; '.join(differences)}); a resumed run "
-            "would be neither. Use a new --workdir, or the old settings"
+            f"{workdir} was begun with another config ({'; '.join(differences)}). Use a new "
+            "--workdir, or the old settings"
         )
     changed = [name for name, hash_ in run.content.items() if content.get(name, hash_) != hash_]
     if "tokenizer" in changed:
         raise ConfigError(
             f"{workdir} was begun with another tokenizer ({content['tokenizer']}) than there is "
-            f"now ({run.content['tokenizer']}): ids would mean other text. Put the files in "
-            f"{workdir}/tokenizer back, or use a new --workdir"
+            f"now ({run.content['tokenizer']}): ids would mean other text. Restore "
+            f"{workdir}/tokenizer, or use a new --workdir"
         )
     decisive = [name for name in changed if not name.startswith("evals.")]
     if decisive and not allow_data_change:
         raise ConfigError(
-            f"the rows of {' and '.join(decisive)} are others than {workdir} was begun with: the "
-            "files have changed, others are named, or rows are made of them otherwise. Put the old "
-            "ones back, use a new --workdir, or go on with the new rows: --allow_data_change"
+            f"the rows of {' and '.join(decisive)} differ from those that {workdir} was begun "
+            "with: files were changed or replaced, or are read in another way. Restore the old "
+            "ones, use a new --workdir, or continue with the new rows: --allow_data_change"
         )
     return changed

@@ -211,7 +211,7 @@ def test_a_busy_port_is_one_line(capsys):
         s.listen()
         port = s.getsockname()[1]
         assert command.main(["local", f"--port={port}", "--", "--workdir=w"]) == 1
-        with pytest.raises(ValueError, match=f"port {port} is taken by another program"):
+        with pytest.raises(ValueError, match=f"port {port} is in use"):
             processes.join(f"localhost:{port}", 2, 0, 5, 10)
     assert capsys.readouterr().err == (
         f"error: port {port} is taken; end what listens there, or leave --port out\n"

@@ -87,7 +87,7 @@ def test_tensors_are_placed_one_at_a_time_on_the_mesh(hf_dir):
     reader, alive, peak = weights.SafetensorsReader(hf_dir), {}, []
 
     class Counting:
-        names, where = reader.names, reader.where
+        names, location = reader.names, reader.location
 
         def read(self, name):
             value = reader.read(name)

@@ -70,7 +70,7 @@ def test_a_model_without_adapters_has_none_to_export(base, tmp_path):
 def test_an_adapter_of_no_module_is_not_dropped():
     found = adapters()
     found["layers"]["gate_bias" + lora.A] = np.ones((2, 24, 3))
-    with pytest.raises(ConfigError, match="layers/gate_bias_lora_a adapts what is no module"):
+    with pytest.raises(ConfigError, match="layers/gate_bias_lora_a adapts a weight in no module"):
         peft.tensors_of(CONFIG, found, 3)
 
 
