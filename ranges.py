@@ -1,4 +1,5 @@
-"""Ranges of settings, declared with their types and checked when a dataclass is created.
+"""Ranges of settings, declared with their types and checked when a dataclass is created; lists of
+names in settings.
 
     keep: Count = 2
     b1: Annotated[float, Range(0, 1, "[)")] = 0.9
@@ -16,7 +17,7 @@ import functools
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 LARGEST_INT = 2**31 - 1  # of int32, which steps and token ids are
@@ -67,6 +68,12 @@ Positive = Annotated[float, Range(0, LARGEST, "(]")]
 NonNegative = Annotated[float, Range(0, LARGEST)]
 Signed = Annotated[float, Range(-LARGEST, LARGEST)]
 Share = Annotated[float, Range(0, 1)]
+
+
+def split_names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in a setting, which is "a,b" or a sequence of such texts."""
+    texts = [value] if isinstance(value, str) else value
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
 
 class Number(NamedTuple):

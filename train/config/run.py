@@ -1,4 +1,4 @@
-"""A run's configuration: one frozen dataclass a consumer, built from an ml_collections tree.
+"""The configuration of a run: one frozen dataclass per consumer, built from an ml_collections tree.
 
 Recipes (configs/) start from `default()`, which holds every field with its default. `build` turns a
 recipe into a `RunConfig`, rejects unknown keys and names the nearest.
@@ -6,9 +6,11 @@ recipe into a `RunConfig`, rejects unknown keys and names the nearest.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ml_collections
 
@@ -29,11 +31,17 @@ from train.evals.base import EvalConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
+T = TypeVar("T")
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """`path`: a workdir with a tokenizer; empty trains one of `kind` on the run's own text, with
-    the signs that `data.fim_rate` needs if `fim`."""
+    """Settings of the tokenizer.
+
+    Attributes:
+      path: a workdir with a tokenizer; empty trains one of `kind` on the run's own text, with
+        `vocab_size` ids. fim: whether that has the special tokens that `data.fim_rate` needs.
+    """
 
     path: str = ""
     kind: str = "sentencepiece"
@@ -46,12 +54,12 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    """What is trained of the models that are (train/trainable.py).
+    """The partition of the trained models into frozen and trained weights (train/trainable.py).
 
     Attributes:
-      frozen, trained: patterns of weights. With one given, the rest is the other; with both, every
-        weight has to match one; with neither all is trained, or, beside adapters, only heads.
-      dtype: in which the layers' frozen weights are held (model/quantized.py).
+      frozen, trained: patterns of weights. With one given, the other is the rest; with both, every
+        weight has to match one; with neither all weights are trained, or with adapters only heads.
+      dtype: of the layers' frozen weights in memory (model/quantized.py).
     """
 
     frozen: str = ""
@@ -65,9 +73,12 @@ class FreezeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """`every` steps (0: only at the ends), before the first step too if `at_start`.
+    """Settings of a stage's own evaluation.
 
-    `samples` texts are written to samples.jsonl, of at most `sample_tokens` tokens.
+    Attributes:
+      every: steps between evaluations; 0 evaluates only at the start and the end.
+      at_start: whether to evaluate before the first step.
+      samples: number of texts to write to samples.jsonl, of at most `sample_tokens` tokens.
     """
 
     every: CountOr0 = 0
@@ -81,7 +92,11 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Saves `every` steps (0: only at the end) and keeps the newest `keep`."""
+    """Settings of checkpoints.
+
+    Attributes:
+      every: steps between checkpoints; 0 saves only at the end. keep: number of the newest to keep.
+    """
 
     every: CountOr0 = 100
     keep: Count = 2
@@ -99,11 +114,11 @@ class RunConfig:
     """Settings of one run: those below, and those of each objective under the name of its stage.
 
     Attributes:
-      stage: a row of train/objectives/registry.py. steps: optimizer steps.
-      accumulate: microbatches a step.
+      stage: a row of train/objectives/registry.py. steps: number of optimizer steps.
+      accumulate: microbatches per step.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
-      value_optimizer: of PPO's critic; pretrain_data: PPO's pretraining mix.
-      evals: {name: evaluation} beside the stage's own (train/evals/base.py).
+      value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
+      evals: {name: evaluation} besides the stage's own (train/evals/base.py).
       plugins: modules to import first, which add rows to registries (plugins.py).
     """
 
@@ -132,7 +147,7 @@ class RunConfig:
 
     def __post_init__(self):
         ranges.check(self)
-        object.__setattr__(self, "plugins", plugins.split(self.plugins))
+        object.__setattr__(self, "plugins", ranges.split_names(self.plugins))
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "
@@ -147,11 +162,11 @@ _FREE = (
 )  # fmt: skip
 
 
-def _keys(cls, where: str = ""):
+def _keys(cls: type, prefix: str = "") -> Iterator[str]:
     for name, kind in typing.get_type_hints(cls).items():
-        yield where + name
+        yield prefix + name
         if dataclasses.is_dataclass(kind):
-            yield from _keys(kind, f"{where}{name}.")
+            yield from _keys(kind, f"{prefix}{name}.")
 
 
 def run_class() -> type[RunConfig]:
@@ -167,7 +182,8 @@ def keys() -> tuple[str, ...]:
 def default() -> ml_collections.ConfigDict:
     """Every field of a run with its default, as a recipe to change."""
     config = ml_collections.ConfigDict(dataclasses.asdict(run_class()()), type_safe=False)
-    # Named, so that a command line may set them in any recipe; empty ones are not set.
+    # Present but empty, so that a command line can set them in any recipe; `build` drops empty
+    # ones.
     config.init_from = dict.fromkeys(objectives.roles(), "")
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
     fields += ("confidence", "answer")
@@ -175,18 +191,36 @@ def default() -> ml_collections.ConfigDict:
     return config
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
+    """A value without ConfigDicts, for messages."""
     return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
 
 
-def _check_text(key: str, value) -> None:
+def _check_text(key: str, value: Any) -> None:
+    """Raises ConfigError for a value that is neither a text nor a list of texts."""
     parts = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(part, str) for part in parts):
         raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str or a tuple of them")
 
 
-def _check_free(mapping: str, key: str, value) -> None:
-    """Raises ConfigError for a value of another type than its mapping, one of `_FREE`, has."""
+def literal(text: str) -> Any:
+    """The Python value that a text denotes, or the text itself."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _texts(key: str, value: Any) -> str | tuple[str, ...]:
+    """A text or a tuple of texts; a command line may write the tuple as in Python."""
+    if isinstance(value, str) and value[:1] in ("(", "["):
+        value = literal(value)
+    _check_text(key, value)
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _check_free(mapping: str, key: str, value: Any) -> None:
+    """Raises ConfigError for a value whose type does not suit its mapping, one of `_FREE`."""
     if mapping == "init_from" and not isinstance(value, str):
         raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str")
     if mapping in ("mixture", "decontaminate"):  # of sources
@@ -225,50 +259,55 @@ def _build_evals(entries: Mapping) -> dict[str, EvalConfig]:
     return built
 
 
-def build_group(config: Mapping, cls, where: str, known: Sequence[str]):
-    """A group of settings -> its frozen dataclass. `known`: all keys, for suggestions."""
+def build_group(config: Mapping, cls: type[T], prefix: str, known: Sequence[str]) -> T:
+    """A group of settings -> its frozen dataclass.
+
+    Args:
+      prefix: of its keys, such as `optimizer.`. known: all keys, for suggestions.
+
+    Raises:
+      ConfigError: an unknown or missing key, or a value of the wrong type or out of its range.
+    """
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
         raise ConfigError(
-            f"{where[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
+            f"{prefix[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
         )
     types = typing.get_type_hints(cls)
     given = {}
     for key in config:
         value = config[key]
         if key not in types:
-            raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, known)}")
+            raise ConfigError(f"unknown config key {prefix}{key}{suggest(prefix + key, known)}")
         kind, optional = ranges.without_none(types[key])
         if optional and value is None:
             pass
         elif dataclasses.is_dataclass(kind):
-            value = build_group(value, kind, f"{where}{key}.", known)
+            value = build_group(value, kind, f"{prefix}{key}.", known)
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:
-                ranges.check_fields(cls, {key: value}, where)
+                ranges.check_fields(cls, {key: value}, prefix)
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
-                    f"{where}{key}={_plain(value)!r:.80} is a {type(value).__name__}; it must be "
+                    f"{prefix}{key}={_plain(value)!r:.80} is a {type(value).__name__}; it must be "
                     f"a{'n' if kind is int else ''} {kind.__name__}"
                 )
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(
-                    f"{where}{key}={_plain(value)!r:.80}; set --config.{where}{key}.NAME=VALUE"
+                    f"{prefix}{key}={_plain(value)!r:.80}; set --config.{prefix}{key}.NAME=VALUE"
                 )
             value = {str(k): _plain(v) for k, v in value.items() if v != ""}
             for name, inside in value.items():
-                _check_free(key, f"{where}{key}.{name}", inside)
+                _check_free(key, f"{prefix}{key}.{name}", inside)
             value = _build_evals(value) if key == "evals" else value
         else:
-            _check_text(f"{where}{key}", value)
-            if kind == tuple[str, ...] and isinstance(value, str):
-                value = (value,) if value else ()
-            value = value if isinstance(value, str) else tuple(value)
+            value = _texts(f"{prefix}{key}", value)
+            value = ranges.split_names(value) if kind == tuple[str, ...] else value
         given[key] = value
     for field in dataclasses.fields(cls):
         needed = field.default is dataclasses.MISSING is field.default_factory
         if needed and field.name not in given:
-            raise ConfigError(f"{where}{field.name} is missing, and has no default")
-    ranges.check_fields(cls, given, where)  # which names the whole key, of value_optimizer too
+            raise ConfigError(f"{prefix}{field.name} is missing, and has no default")
+    ranges.check_fields(cls, given, prefix)  # which names the whole key, of value_optimizer too
     return cls(**given)

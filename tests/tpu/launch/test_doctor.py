@@ -110,7 +110,7 @@ def test_a_missing_ssh_key_is_asked_for(examine, tmp_path):
 
 def test_quota_that_gcloud_does_not_tell_is_neither(examine):
     code, said = examine({"beta quotas info list": "[]"})
-    assert code == 0 and "?      quota: gcloud names none for this accelerator here" in said
+    assert code == 0 and "?      quota: gcloud lists none for this accelerator in this zone" in said
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_a_checkpoint_of_four_processes_resumes_on_fewer(directory, four, layout
 @pytest.mark.slow
 @LINUX
 def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
-    """A worker killed, the coordinator killed, a worker frozen, a worker told to leave."""
+    """A worker killed, the coordinator killed, a worker frozen, a worker sent SIGTERM."""
     flags = ["local", "--processes=2", "--heartbeat=5", "--supervise", "--"]
     config = f"--config={directory / 'one.py'}:240"
     whole, workdir = directory / "whole", directory / "faults"
@@ -121,7 +121,7 @@ def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
     assert run.returncode == 0, output
     ends = [line for line in output.splitlines() if "launch: attempt" in line]
     assert len(ends) == 4, output
-    assert all("ended with 13" in line for line in ends[:3]) and "told to leave" in ends[3]
+    assert all("ended with 13" in line for line in ends[:3]) and "saved and stopped" in ends[3]
     assert records(workdir) == records(whole)
 
 
@@ -146,7 +146,7 @@ def test_told_to_leave_it_saves_and_exits_42(directory, who):
 
 @pytest.mark.parametrize("supervised", [False, True])
 def test_the_launcher_passes_sigterm_on_and_starts_nothing_more(tmp_path, supervised):
-    """With a program that saves for a moment when it is told to leave."""
+    """With a program that saves for a moment on SIGTERM."""
     (tmp_path / "saver.py").write_text(
         "import signal, sys, time\n"
         "def save(*_): time.sleep(0.5); print('saved', flush=True); sys.exit(42)\n"
@@ -169,7 +169,7 @@ def test_the_launcher_passes_sigterm_on_and_starts_nothing_more(tmp_path, superv
     finally:
         run.kill()
     assert run.returncode == processes.PREEMPTED and "saved" in output and "up" not in output
-    assert ("attempt 1 was told to leave" in output) is supervised
+    assert ("attempt 1 saved and stopped" in output) is supervised
 
 
 @pytest.mark.slow
@@ -214,7 +214,7 @@ def test_a_busy_port_is_one_line(capsys):
         with pytest.raises(ValueError, match=f"port {port} is in use"):
             processes.join(f"localhost:{port}", 2, 0, 5, 10)
     assert capsys.readouterr().err == (
-        f"error: port {port} is taken; end what listens there, or leave --port out\n"
+        f"error: port {port} is in use; end the program there, or leave --port out\n"
     )
 
 
