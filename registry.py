@@ -16,13 +16,16 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 
 Row = TypeVar("Row")
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 Fields = Mapping[str, tuple[Any, Any]]  # {name: (type, default)}
 
 
@@ -171,17 +174,26 @@ def current(group: type[T]) -> type[T]:
     hints = typing.get_type_hints(group)
     for field in dataclasses.fields(group):
         kind = hints[field.name]
-        if dataclasses.is_dataclass(kind) and (grown := current(kind)) is not kind:
+        if is_settings(kind) and (grown := current(kind)) is not kind:
             added[field.name] = grown, grow(_default(field))
     return with_fields(group, added) if added else group
+
+
+def is_settings(kind: Any) -> TypeGuard[type[DataclassInstance]]:
+    """Whether the type of a field is a group of settings."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def grow(settings: T) -> T:
     """A group of settings as an instance of its `current` class."""
     cls = type(settings)
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)}
-    values = {k: grow(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
+    values = {k: grow(v) if is_settings(type(v)) else v for k, v in values.items()}
     return current(cls)(**values)
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
 
 
 def with_fields(cls: type[T], fields: Fields) -> type[T]:
@@ -189,7 +201,7 @@ def with_fields(cls: type[T], fields: Fields) -> type[T]:
     key = cls, *((name, kind) for name, (kind, _) in fields.items())
     if key not in _GROWN:
         added = [
-            (name, kind, dataclasses.field(default_factory=lambda default=default: default))
+            (name, kind, dataclasses.field(default_factory=_constant(default)))
             for name, (kind, default) in fields.items()
         ]
         namespace = {"__module__": cls.__module__, "__doc__": cls.__doc__}

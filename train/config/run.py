@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ml_collections
 
@@ -31,7 +31,10 @@ from train.evals.base import EvalConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +168,7 @@ _FREE = (
 def _keys(cls: type, prefix: str = "") -> Iterator[str]:
     for name, kind in typing.get_type_hints(cls).items():
         yield prefix + name
-        if dataclasses.is_dataclass(kind):
+        if registry.is_settings(kind):
             yield from _keys(kind, f"{prefix}{name}.")
 
 
@@ -281,7 +284,7 @@ def build_group(config: Mapping, cls: type[T], prefix: str, known: Sequence[str]
         kind, optional = ranges.without_none(types[key])
         if optional and value is None:
             pass
-        elif dataclasses.is_dataclass(kind):
+        elif registry.is_settings(kind):
             value = build_group(value, kind, f"{prefix}{key}.", known)
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:

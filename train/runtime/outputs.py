@@ -37,7 +37,7 @@ def failed(name: str, error: Exception, instead: str, count: int = 1) -> None:
         _say(f"warning: {name} cannot be written ({reason(error)}): {instead}")
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The message of an error, without what the exception adds to it."""
     strerror = getattr(error, "strerror", None)
     return strerror or (str(error) or repr(error)).splitlines()[0]

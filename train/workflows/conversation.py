@@ -56,14 +56,18 @@ class Chat:
         self._tokenizer = tokenizer
         self._key, self._turns = jax.random.key(seed), 0
         self._model = model
-        ids = dict(stop_ids=tokenizer.stop_ids, banned_ids=tokenizer.banned_ids)
-        self._sampling = dataclasses.replace(sampling, pad_id=tokenizer.pad_id, **ids)
+        self._sampling = dataclasses.replace(
+            sampling,
+            stop_ids=tokenizer.stop_ids,
+            banned_ids=tokenizer.banned_ids,
+            pad_id=tokenizer.pad_id,
+        )
         self.messages: list[dict[str, str]] = []
 
     def reset(self) -> None:
         self.messages = []
 
-    def _fit(self, question: str) -> tuple[list[dict[str, str]], list[int]]:
+    def _fit(self, question: str) -> tuple[list[dict[str, str]], np.ndarray]:
         """(messages, ids) of the conversation with a new question, without the oldest turns where
         it would not fit.
 
