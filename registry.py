@@ -96,6 +96,10 @@ class Registry(Mapping[str, Row], Generic[Row]):
         names = [field.name for field in dataclasses.fields(cls) if hasattr(group, field.name)]
         return {"settings": cls(**{name: getattr(group, name) for name in names})}
 
+    def settings_of(self, name: str) -> type | None:
+        """The dataclass of the settings of one row; None if it has none."""
+        return self._settings.get(name)
+
     def fields_of(self, name: str) -> dict[str, tuple[Any, Any]]:
         """{field: (type, default)} of the settings of one row."""
         return _defaults(self._settings[name]) if name in self._settings else {}

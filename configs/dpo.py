@@ -3,11 +3,15 @@
     python -m train --config=configs/dpo.py --workdir=runs/dpo \\
         --config.init_from.policy=runs/sft --config.data.source=preferences.jsonl
 
-The reference is the policy it starts from, or `--config.init_from.reference=WORKDIR`. The loss
-begins at log 2 = 0.693; held-out `accuracy/overall` and `margin` are to rise.
+The reference is the policy it starts from, or `--config.init_from.reference=WORKDIR`.
 
-Choice: `smoke`, 40 steps of 2 rows on the documentation of the running Python, minutes on two CPU
-cores for the model of `configs/pretrain.py:smoke`.
+Choice: `smoke`, 40 steps of 2 rows on the documentation of the running Python, for the model of
+`configs/pretrain.py:smoke`.
+
+Hardware: an accelerator; two CPU cores for `smoke`, or for SmolLM2-135M with adapters.
+Time: minutes for `smoke`; 50 steps of SmolLM2-135M in bfloat16 took 7 minutes on two Xeon cores.
+Expect: a loss that begins at log 2 = 0.693, and rising held-out `accuracy/overall` and `margin`. In
+that run a judge preferred 85.3% of the answers to the start's (docs/benchmarks.md).
 """
 
 import ml_collections

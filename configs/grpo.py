@@ -10,6 +10,11 @@
     --config=configs/grpo.py:variant=gspo   the ratio of whole sequences
     --config=configs/grpo.py:variant=rloo   the other answers' mean as baseline, one pass, KL in the
                                             reward
+
+Hardware: an accelerator for models of 125M parameters and more.
+Time: not measured by itself; `python -m benchmarks.sums --workdir=runs/sums` trains 200 steps of
+GRPO in five and a half minutes on two cores that other work shared.
+Expect: a rising held-out `score`. In that run the share of right sums goes from 23.1% to 32.2%.
 """
 
 import ml_collections

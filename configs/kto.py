@@ -4,10 +4,14 @@
         --config.init_from.policy=runs/sft --config.data.source=ratings.jsonl \\
         --config.data.fields.good='{thumb}'
 
-Rankings are split: the answer ranked first is good, the others are not. The loss begins at half the
-mean of the answers' weights, 0.5 by default; held-out `margin` and `accuracy/overall` are to rise.
-With `:smoke` and `--config.init_from.policy=WORKDIR` of `configs/pretrain.py:smoke`, three minutes
-on two busy CPU cores: loss 0.83 → 0.80, margin 0 → 0.25, accuracy 0.54 → 0.55.
+Rankings are split: the answer ranked first is good, the others are not. Choice: `smoke`, as in
+configs/dpo.py.
+
+Hardware: an accelerator; two CPU cores for `smoke`.
+Time: three minutes for `smoke` on two busy cores; not measured without it.
+Expect: a loss that begins at half the mean of the answers' weights, 0.5 by default, and rising
+held-out `accuracy/overall` and `margin`. `smoke` from the model of `configs/pretrain.py:smoke`:
+loss 0.83 → 0.80, margin 0 → 0.25, accuracy 0.54 → 0.55.
 """
 
 import ml_collections

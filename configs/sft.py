@@ -2,6 +2,10 @@
 
     python -m train --config=configs/sft.py --workdir=runs/sft \\
         --config.init_from.policy=runs/pretrain --config.data.source=chats.jsonl
+
+Hardware: an accelerator for models of 125M parameters and more; two laptop cores for the demo's.
+Time: not measured by itself; the demo's stage took 73 s on two quiet cores.
+Expect: a falling held-out loss. The demo's stage goes from 4.94 to 3.68 nats a token of answers.
 """
 
 import ml_collections

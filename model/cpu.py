@@ -88,12 +88,11 @@ def _matmul_fwd(x, w):
 def _matmul_bwd(saved, g):
     x, w = saved
     x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    dx = forward_matmul(g, w.T)
     if x2d.shape[1] > g2d.shape[1] and platform() == "cpu":
         # The smaller operand is transposed.
-        dw = fence(forward_matmul(fence(g2d.T), x2d)).T
-    else:
-        dw = forward_matmul(fence(x2d.T), g2d)
-    return forward_matmul(g, w.T), dw
+        return dx, fence(forward_matmul(fence(g2d.T), x2d)).T
+    return dx, forward_matmul(fence(x2d.T), g2d)
 
 
 _matmul.defvjp(_matmul_fwd, _matmul_bwd)

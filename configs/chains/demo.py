@@ -2,8 +2,14 @@
 
     python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo
 
-Two laptop cores, no accelerator. A 2M-parameter model reads 0.5M tokens, learns to answer "What
-does `shutil.copytree` do?", then to answer the way two reward models prefer.
+A 2M-parameter model reads 0.5M tokens, learns to answer "What does `shutil.copytree` do?", then to
+answer the way a reward model prefers; a second one is the judge.
+
+Hardware: two laptop cores, no accelerator.
+Time: 436 s on two quiet cores (AMD EPYC, Zen 4) before SFT got 25 more steps; 3 s once it is done.
+Expect: 1.88 bits per byte; a held-out loss of answers of 4.94 → 3.68; 86.8% of held-out pairs
+ranked right by the reward model, 79% by the judge; PPO's score 0.25 → 1.57, and 64% (58 to 69) of
+its answers preferred to SFT's by the judge.
 """
 
 from typing import Any

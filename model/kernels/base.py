@@ -37,11 +37,15 @@ class Settings(NamedTuple):
     interpret: bool = False
 
 
-def visible(queries, keys, window: int):
-    """[T, S] bool: whether queries [T] see keys [S], both by index: a key is not after its query,
-    nor `window` or more before it; a window of 0 is unlimited."""
-    queries, keys = queries[:, None], keys[None, :]
+def sees(queries, keys, window: int):
+    """Whether queries see keys, both by index: a key is not after its query, nor `window` or more
+    before it; a window of 0 is unlimited."""
     mask = queries >= keys
     if window:
         mask &= queries - keys < window
     return mask
+
+
+def visible(queries, keys, window: int):
+    """[T, S] bool: `sees` of queries [T] and keys [S]."""
+    return sees(queries[:, None], keys[None, :], window)

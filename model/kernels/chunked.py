@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from model.kernels.base import MASKED, RESIDUALS, Settings, einsum32, visible
+from model.kernels.base import MASKED, RESIDUALS, Settings, einsum32, sees
 
 
 def visible_blocks(order: np.ndarray, length: int, settings: Settings) -> np.ndarray:
@@ -83,7 +83,7 @@ def _logits(pair, qkv, q_segments, kv_segments, order, settings):
     logits *= settings.scale or q.shape[-1] ** -0.5
     if settings.softcap:
         logits = settings.softcap * jnp.tanh(logits / settings.softcap)
-    mask = visible(order[i], j * b + jnp.arange(b), settings.window)
+    mask = sees(order[i][:, None], j * b + jnp.arange(b)[None, :], settings.window)
     mask = mask & (valid > 0) & (q_segments[i][:, :, None] == kv_segments[j][:, None, :])
     return q, k, v, logits, mask[:, None, None]
 

@@ -58,7 +58,7 @@ def test_a_bad_mesh_is_an_error(sizes, message):
 
 def test_a_name_without_a_rule_is_an_error():
     with pytest.raises(ShardingError, match=r"parameter layers/w .*no sharding rule for 'embd'"):
-        partition_spec(("embd", "mlp"), where="parameter layers/w")
+        partition_spec(("embd", "mlp"), label="parameter layers/w")
     with pytest.raises(ShardingError, match=r"no sharding rule for 'embed'"):  # a parameter's name
         sharding.constrain(jnp.zeros((2, 2)), "act_batch", "embed")
 

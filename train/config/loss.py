@@ -8,7 +8,7 @@ from typing import Annotated
 import ranges
 from ranges import NonNegative, Range, SizeOr0
 
-# The share of labels assumed to be wrong; at one half, labels carry no information.
+# A share of labels taken to be wrong; at a half they say nothing.
 Noise = Annotated[float, Range(0, 0.5, "[)")]
 
 
@@ -20,9 +20,11 @@ class LossConfig:
       z_loss: weight of log Z² in pretraining and SFT.
       chunk: positions of each row whose logits exist at once (train/vocabulary.py); 0 is all. Fewer
         take less memory and a second pass through the vocabulary head.
-      load_balance, router_z: weights of a mixture of experts' router losses in pretraining and SFT
-        (`router_losses` in train/losses.py).
-      margin, center, label_smoothing, ties: of reward models (`bradley_terry` in train/losses.py).
+      load_balance, router_z: weights of the router losses of a mixture of experts in pretraining
+        and SFT (`router_losses` in train/losses.py).
+      margin: by which the better answer's reward is to be larger. center: weight of the penalty
+        that keeps rewards near 0. label_smoothing: share of rankings assumed to be wrong.
+        ties: weight of tied pairs. All are of reward models (`bradley_terry` in train/losses.py).
       pool: how a reward model's score is read, `last` or `mean` (`read_scores` in
         train/rl/rewards.py).
     """

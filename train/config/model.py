@@ -56,9 +56,13 @@ def _with_fields(cls: type[T]) -> type[T]:
 class ModelConfig:
     """A named size, and the settings in which the model differs from it.
 
-    None keeps the setting of the size; 0, False or an empty value switches it off. `llama3_1_8b` is
-    `llama3.1-8b`. An empty `size` takes the whole architecture from the run that `init_from` names.
-    `mimetic` starts a new model for little text (model/mimetic.py).
+    None keeps the setting of the size; 0, False or an empty value switches it off.
+
+    Attributes:
+      size: a row of model/sizes.py; `llama3_1_8b` is `llama3.1-8b`. Empty takes the whole
+        architecture from the run that `init_from` names.
+      rope_scaling: settings of RopeScaling (model/config.py); empty switches it off.
+      mimetic: initial weights for little text (model/mimetic.py).
     """
 
     size: str

@@ -25,10 +25,11 @@ from train.rl import verifiers
 class RLConfig:
     """Rollouts, scores and the policy's loss: what PPO and GRPO share.
 
-    `data.batch_size` is the minibatch; each rollout is used for `epochs` passes.
+    `data.batch_size` is the minibatch.
 
     Attributes:
       prompt_length, response_length: P and R, in tokens. rollout_batch: episodes per rollout.
+      epochs: passes over each rollout.
       prompt_buckets: number of prompt lengths, up to prompt_length. A rollout's prompts are padded
         to the shortest that holds them all; each length is compiled when it first occurs.
       temperature: of sampling and of every log-probability.

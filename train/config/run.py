@@ -39,11 +39,13 @@ T = TypeVar("T", bound="DataclassInstance")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-    """Settings of the tokenizer.
+    """The tokenizer of a run that does not start from another.
 
     Attributes:
-      path: a workdir with a tokenizer; empty trains one of `kind` on the run's own text, with
-        `vocab_size` ids. fim: whether that has the special tokens that `data.fim_rate` needs.
+      path: a workdir with a tokenizer; empty trains one on the run's own text.
+      kind: of a tokenizer that is trained: `sentencepiece`, `char` or `byte`.
+      vocab_size: the largest number of its ids.
+      fim: whether it has the special tokens that `data.fim_rate` needs.
     """
 
     path: str = ""
@@ -57,12 +59,12 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    """The partition of the trained models into frozen and trained weights (train/trainable.py).
+    """Trained and frozen weights of the models that a run trains (train/trainable.py).
 
     Attributes:
       frozen, trained: patterns of weights. With one given, the other is the rest; with both, every
         weight has to match one; with neither all weights are trained, or with adapters only heads.
-      dtype: of the layers' frozen weights in memory (model/quantized.py).
+      dtype: of the layers' frozen weights, such as `int8` (model/quantized.py).
     """
 
     frozen: str = ""
@@ -76,12 +78,12 @@ class FreezeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Settings of a stage's own evaluation.
+    """The stage's own evaluation.
 
     Attributes:
-      every: steps between evaluations; 0 evaluates only at the start and the end.
-      at_start: whether to evaluate before the first step.
-      samples: number of texts to write to samples.jsonl, of at most `sample_tokens` tokens.
+      every: steps between evaluations; 0 evaluates at the start and the end only.
+      at_start: whether to evaluate before the first step too.
+      samples: texts written to samples.jsonl each time. sample_tokens: the longest, in tokens.
     """
 
     every: CountOr0 = 0
@@ -95,10 +97,11 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Settings of checkpoints.
+    """Checkpoints of a run (train/runtime/checkpoint.py).
 
     Attributes:
-      every: steps between checkpoints; 0 saves only at the end. keep: number of the newest to keep.
+      every: steps between checkpoints; 0 saves at the end only. keep: number of the newest
+        that are kept.
     """
 
     every: CountOr0 = 100
@@ -117,8 +120,10 @@ class RunConfig:
     """Settings of one run: those below, and those of each objective under the name of its stage.
 
     Attributes:
-      stage: a row of train/objectives/registry.py. steps: number of optimizer steps.
-      accumulate: microbatches per step.
+      stage: a row of train/objectives/registry.py.
+      seed: of the initial weights, of the order of the data and of sampling.
+      steps: optimizer steps. accumulate: microbatches a step.
+      log_every: steps between records of training metrics.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
       evals: {name: evaluation} besides the stage's own (train/evals/base.py).

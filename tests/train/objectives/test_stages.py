@@ -99,7 +99,7 @@ def test_resumed_equals_uninterrupted(stages_dir, tmp_path, stage):
     "key,value,message",
     [
         ("optimizer.peak_lr", 0.5, r"another config \(optimizer\.peak_lr: 0\.003 -> 0\.5\)"),
-        ("model.embed_dim", 48, r"another config \(model\.embed_dim: 0 -> 48\)"),
+        ("model.embed_dim", 48, r"another config \(model\.embed_dim: None -> 48\)"),
     ],
 )
 def test_a_changed_run_is_refused_and_the_old_one_is_untouched(

@@ -17,6 +17,7 @@ from train.config.run import RunConfig
 from train.objectives.grpo import GRPOConfig, advantages
 from train.rl import advantages as adv
 from train.rl import hacking, rollout
+from train.rl.sampler import Sampler
 
 GROUPS = np.array([[1.0, 0.0, 0.5, 3.0], [2.0, 2.0, 2.0, 2.0], [-1.0, 4.0, 0.0, 0.0]], np.float32)
 
@@ -105,11 +106,11 @@ def test_an_answer_s_reward_less_its_kl_is_the_advantage_of_its_tokens(experienc
     assert metrics["equal_groups"] == 0.5
 
 
-class FakeSampler:
+class FakeSampler(Sampler):
     """Answers are numbered by draw and row; scores come from a table [draw, row]."""
 
-    def __init__(self, scores):
-        self.scores, self.prompts = scores, []
+    def __init__(self, ctx, scores):
+        self.ctx, self.scores, self.prompts = ctx, scores, []
 
     def sample(self, policy, prompts, key, first_row, samples):
         self.prompts.append(np.asarray(prompts["tokens"]))
@@ -136,7 +137,7 @@ def source(scores, width=1, buckets=1, **grpo):
     settings_ = config.grpo
     advantages_of = partial(advantages, settings_)
     sizes = settings_.group_size, settings_.max_draws
-    return rollout.RolloutSource(ctx, FakeSampler(scores), advantages_of, *sizes)
+    return rollout.RolloutSource(ctx, FakeSampler(ctx, scores), advantages_of, *sizes)
 
 
 SCORE_TABLE = np.array([

@@ -1,0 +1,182 @@
+"""Documentation as data: the commands, code blocks and code spans of Markdown pages and docstrings,
+and commands parsed by the real flags and settings, without running anything."""
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import io
+import re
+import runpy
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+from absl import app, flags
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("model", "train", "data", "configs", "tpu", "benchmarks", "tests")
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+
+
+class Block(NamedTuple):
+    """A fenced block of a Markdown page."""
+
+    language: str
+    text: str
+
+
+def pages() -> list[Path]:
+    """The Markdown pages of the repository."""
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(text: str) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    return [Block(match[1], match[2]) for match in _FENCE.finditer(text)]
+
+
+def spans(text: str) -> list[str]:
+    """The inline code of a page or docstring, a line break in it as a space."""
+    return [" ".join(span.split()) for span in _SPAN.findall(_FENCE.sub("", text))]
+
+
+def prose(text: str) -> str:
+    """A page without its code."""
+    return _SPAN.sub("", _FENCE.sub("", text))
+
+
+def docstring(path: Path) -> str:
+    """The docstring of a Python file; "" without one."""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")), clean=False) or ""
+
+
+def documented_commands(path: Path) -> list[list[str]]:
+    """The commands of a Markdown page, a Python file's docstring or the Makefile, as words."""
+    text = path.read_text(encoding="utf-8") if path.suffix != ".py" else docstring(path)
+    lines = spans(text)
+    text = text.replace("\\\n", "")
+    if path.name == "Makefile":
+        lines += text.replace("$(PY)", "python").replace("$(DEMO)", "runs/demo").splitlines()
+    elif path.suffix == ".md":
+        for block in blocks(text):
+            if block.language == "sh":
+                lines += block.text.splitlines()
+            elif not block.language:  # a session: what is typed, and what is printed
+                lines += re.findall(r"^\$ (.*)$", block.text, re.MULTILINE)
+    else:
+        lines += re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
+    return [words for line in lines for words in _commands(line)]
+
+
+def _commands(line: str) -> list[list[str]]:
+    """The `python -m` and `make` commands of a line of a shell."""
+    if "python -m " not in line and not re.match(r"make\b", line):
+        return []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>()")
+    lexer.whitespace_split = True
+    parts: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set(";&|()"):
+            parts.append([])
+        else:  # [--flag=N]: an option, and a number
+            parts[-1].append(re.sub(r"=[A-Z]$", "=1", word.strip("[]")))
+    found = []
+    for words in parts:
+        words = words[: words.index(">")] if ">" in words else words
+        python = next((i for i, w in enumerate(words) if re.search(r"(^|/)python$", w)), None)
+        if python is not None and words[python + 1 : python + 2] == ["-m"]:
+            found.append(["python", *words[python + 1 :]])
+        elif words[:1] == ["make"] and len(words) > 1:
+            found.append(words)
+    return found
+
+
+class Refused(Exception):
+    """A command that the real flags refuse."""
+
+
+def check_command(words: list[str]) -> None:
+    """Parses a command without running it.
+
+    Raises:
+      Refused: there is no such module, target, flag, recipe or setting, or a value is not taken.
+    """
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        for word in words[1:]:
+            if "=" not in word and word not in targets:
+                raise Refused(f"there is no make target {word}")
+        return
+    module, arguments = words[2], words[3:]
+    package = module.partition(".")[0]
+    if package not in PACKAGES:
+        try:
+            metadata.version(package)  # find_spec("pip") would replace distutils in this process
+        except metadata.PackageNotFoundError as error:
+            raise Refused(f"there is no package {package}") from error
+    if module == "pytest":
+        for word in arguments:
+            if word.startswith("tests/") and not (ROOT / word).exists():
+                raise Refused(f"there is no {word}")
+    if package not in PACKAGES:
+        return
+    if importlib.util.find_spec(module) is None:
+        raise Refused(f"there is no module {module}")
+    if arguments:
+        _parse(module, arguments)
+
+
+class _Parsed(BaseException):
+    """Raised in place of what a command does after its arguments were parsed."""
+
+
+def _parse(module: str, arguments: list[str]) -> None:
+    """Defines a module's flags as running it does, and parses arguments by them."""
+    before, errors = set(flags.FLAGS), io.StringIO()
+    parsers = []
+
+    def run(main, argv=None, flags_parser=flags.FLAGS):
+        parsers.append(flags_parser)
+
+    def parse_args(parser, args=None, namespace=None):
+        real(parser, args, namespace)
+        raise _Parsed
+
+    real = argparse.ArgumentParser.parse_args
+    try:
+        with (
+            mock.patch.object(app, "run", run),
+            mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args),
+            mock.patch("train.runtime.outputs.guard", lambda: None),
+            mock.patch.object(sys, "argv", [module, *arguments]),
+            contextlib.redirect_stderr(errors),
+        ):
+            with contextlib.suppress(_Parsed):
+                runpy.run_module(module, run_name="__main__")
+            for parser in parsers:
+                parser([module, *arguments])
+                _build_recipe()
+    except (SystemExit, flags.Error, ValueError) as error:
+        raise Refused(f"{errors.getvalue().strip()} {error}") from error
+    finally:
+        for name in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, name)
+    if module == "tpu.launch" and "--" in arguments:
+        command = arguments[arguments.index("--") + 1 :]
+        check_command(["python", *(command if command[0] == "-m" else ["-m", "train", *command])])
+
+
+def _build_recipe() -> None:
+    """Builds the recipe of parsed flags, or each stage of a chain."""
+    from train.config.run import build
+
+    if "config" not in flags.FLAGS:
+        return
+    recipe = flags.FLAGS.config
+    for config in recipe.get("stages", {"": recipe}).values():
+        build(config)
