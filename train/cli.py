@@ -94,7 +94,7 @@ def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
     try:
         argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
         argv = _ARGV[:] = _check_recipe(argv)
-        rest = flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
     except KeyboardInterrupt:  # while a recipe was read
         raise SystemExit(130) from None
     except flags.UnrecognizedFlagError as e:
@@ -102,12 +102,12 @@ def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
     except flags.Error as e:
         fail(str(e))
     except Exception as e:  # ml_collections raises any error of Python for a malformed override
-        given = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
-        fail(f"{given}: write an override as --config.steps=9 ({outputs.reason(e)})")
-    if unread := rest[1 + words :]:
+        overrides = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
+        fail(f"{overrides}: write an override as --config.steps=9 ({outputs.reason(e)})")
+    if unread := arguments[1 + words :]:
         fail(f"{unread[0]!r} belongs to no flag; write a boolean value after =, as "
              "--config.data.pack=False")  # fmt: skip
-    return rest
+    return arguments
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:

@@ -20,11 +20,11 @@ FLAGS = ("from", "workdir", "to", "item", "dtype", "shard_size", "adapter", "cha
 
 
 def main(argv: list[str]) -> None:
-    given = {name: flags.FLAGS[name].value for name in FLAGS}
+    values = {name: flags.FLAGS[name].value for name in FLAGS}
     with cli.expected_errors():
-        convert.check_command(argv[1:], given, {n for n in FLAGS if flags.FLAGS[n].present})
+        convert.check_command(argv[1:], values, {n for n in FLAGS if flags.FLAGS[n].present})
         quiet_to_file(os.devnull)
-        convert.run(argv[1], given)
+        convert.run(argv[1], values)
 
 
 if __name__ == "__main__":

@@ -210,8 +210,8 @@ def rollout_programs(
         programs["score"] = sampler.score_rows, args, mesh
     real = jax.ShapeDtypeStruct((), jnp.float32)
     scalars = {"kl_coef": real, "gain": real, "bias": real, "rollout": number}
-    kept = ("policy", "reference", *CRITICS)
-    roles = {r: tree for r, tree in roles.items() if r in kept}
+    read_roles = ("policy", "reference", *CRITICS)
+    roles = {r: tree for r, tree in roles.items() if r in read_roles}
     args = roles, sampled, scores, scalars, jax.ShapeDtypeStruct((), jnp.bool_)
     programs["experience"] = source.make_experience, args, mesh
     return programs, many(experience, size)

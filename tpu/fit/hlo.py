@@ -114,8 +114,8 @@ def read(text: str) -> Program:
                 # A collective that overlaps with computation is in each of the overlapping fusions.
                 channel = _CHANNEL.search(rest)
                 key = channel[1] if channel else (name, result)
-                seen = collectives.get(key)
-                if seen is None or seen.times * seen.shape.bytes < times[name] * largest.bytes:
+                other = collectives.get(key)
+                if other is None or other.times * other.shape.bytes < times[name] * largest.bytes:
                     groups = _GROUPS.search(rest)
                     groups = groups[0] if groups else ""
                     collectives[key] = Collective(base, largest, times[name], groups)
@@ -128,8 +128,8 @@ def read(text: str) -> Program:
                 kernel = re.sub(r"\.\d+$", "", result)
                 kernels[kernel] += times[name]
                 arrays_of[kernel] = tuple(arrays)
-    kept = [c for c in collectives.values() if c.times]
-    return Program(kept, dict(kernels), cycles, arrays_of)
+    running = [c for c in collectives.values() if c.times]
+    return Program(running, dict(kernels), cycles, arrays_of)
 
 
 def _runs(computations: dict[str, list], entry: str) -> dict[str, int]:

@@ -88,14 +88,14 @@ def stage_report(
     first = reports["step"]
     if len(reports) == 1:
         return first
-    held = sum(first["state_gib"].values()) * GIB
+    resident = sum(first["state_gib"].values()) * GIB
     peak = first["peak_bytes_per_chip"]
     for name, r in reports.items():
-        # The inputs of a rollout are counted in `held`, except weights resharded for decoding.
+        # The inputs of a rollout are counted in `resident`, except weights resharded for decoding.
         own = programs[name].mesh == mesh
         shared = r["memory_gib"]["state and batch"] * GIB if own else 0
         if name != "step":
-            peak = max(peak, held + r["peak_bytes_per_chip"] - shared)
+            peak = max(peak, resident + r["peak_bytes_per_chip"] - shared)
     steps = config.rl.epochs * config.rl.rollout_batch // config.data.batch_size
     rollout = sum(r["predicted_step_seconds"] for n, r in reports.items() if n != "step") / steps
     seconds = first["predicted_step_seconds"] + rollout

@@ -89,28 +89,28 @@ def up(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopSig
       LaunchError: they failed or were preempted, or termination was requested; they are deleted
         then, as leftovers hold quota.
     """
-    start, last = time.monotonic(), ""
-    now, cause = ("", "") if gcloud.dry_run else state(job, gcloud)
-    if now in GONE:
+    start, last = time.monotonic(), None
+    current, cause = ("", "") if gcloud.dry_run else state(job, gcloud)
+    if current in GONE:
         down(job, gcloud, say, stop)
-        now = ""
-    ready = now == "ACTIVE"
-    if not now:
+        current = ""
+    ready = current == "ACTIVE"
+    if not current:
         gcloud(commands.create(job))
-        now, cause = state(job, gcloud)
-    while now != "ACTIVE":
-        if now != last:
-            say(f"{job.name} is {now or 'not there'} after {time.monotonic() - start:.0f} s")
-        last = now
+        current, cause = state(job, gcloud)
+    while current != "ACTIVE":
+        if current != last:
+            say(f"{job.name} is {current or 'not there'} after {time.monotonic() - start:.0f} s")
+        last = current
         if stop.requested:
             down(job, gcloud, say, stop)
             raise LaunchError("asked to stop before the machines were ready", PREEMPTED)
-        if now in GONE or not now:
+        if current in GONE or not current:
             down(job, gcloud, say, stop)
             code = 1 if "uota" in cause else LOST
-            raise LaunchError(f"{job.name} is {now or 'gone'}: {cause or 'preempted'}", code)
+            raise LaunchError(f"{job.name} is {current or 'gone'}: {cause or 'preempted'}", code)
         stop.sleep(15)
-        now, cause = patient_state(job, gcloud, say, stop)
+        current, cause = patient_state(job, gcloud, say, stop)
     say(f"{job.name} is ACTIVE: {job.slices} × {job.slice.accelerator}, {job.workers} workers")
     return ready
 
@@ -210,9 +210,9 @@ def wait(
             with contextlib.suppress(LaunchError):  # a worker may have ended already
                 gcloud(commands.ssh(job, commands.REMOTE_STOP))
             stopping = True
-        now, _ = patient_state(job, gcloud, say, stop)
-        if now != "ACTIVE":
-            say(f"{job.name} is {now or 'gone'}: its machines are lost")
+        current, _ = patient_state(job, gcloud, say, stop)
+        if current != "ACTIVE":
+            say(f"{job.name} is {current or 'gone'}: its machines are lost")
             return LOST
         try:
             codes = gcloud(commands.ssh(job, commands.remote_exit(attempt))).split()

@@ -41,8 +41,8 @@ class StopSignal:
 
     def sleep(self, seconds: float) -> None:
         """Sleeps until `seconds` have passed or SIGTERM is received."""
-        before = self.requested
-        while seconds > 0 and self.requested == before:
+        requested = self.requested
+        while seconds > 0 and self.requested == requested:
             time.sleep(min(seconds, 0.2))
             seconds -= 0.2
 
@@ -86,24 +86,24 @@ def supervise(
     """
     fruitless, number, stop = 0, 1, stop or StopSignal()
     while True:
-        before = progress()
+        steps_before = progress()
         code = attempt()
         if not restarts(code):
             return code
-        after = progress()
-        fruitless = 0 if after > before else fruitless + 1
+        steps = progress()
+        fruitless = 0 if steps > steps_before else fruitless + 1
         outcome = "saved and stopped" if code == PREEMPTED else f"ended with {code}"
         if stop.requested:
-            say(f"attempt {number} {outcome}; step {after} is saved; stopping as requested")
+            say(f"attempt {number} {outcome}; step {steps} is saved; stopping as requested")
             return code
         if fruitless >= give_up_after:
             say(
                 f"attempt {number} {outcome}; {fruitless} attempts in a row got no further than "
-                f"step {after}: giving up"
+                f"step {steps}: giving up"
             )
             return code
         wait = min(longest_wait, first_wait * 2**fruitless)
-        say(f"attempt {number} {outcome}; step {after} is saved, restarting in {wait:g} s")
+        say(f"attempt {number} {outcome}; step {steps} is saved, restarting in {wait:g} s")
         stop.sleep(wait)
         if stop.requested:
             say("asked to stop before the next attempt")

@@ -79,9 +79,12 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
                 out.append("")
             text = next(words, "") if text is None else text
             position, tree = changed[mapping]
-            rest = key.removeprefix(mapping).strip(".")
+            inner_key = key.removeprefix(mapping).strip(".")
             value = _value(key, text, hint)
-            changed[mapping] = position, _set(tree, rest.split("."), value) if rest else value
+            changed[mapping] = (
+                position,
+                _set(tree, inner_key.split("."), value) if inner_key else value,
+            )
     for mapping, (position, tree) in changed.items():
         out[position] = f"--config.{mapping}={tree!r}"
     return out

@@ -257,13 +257,13 @@ def _build_evals(entries: Mapping) -> dict[str, EvalConfig]:
     """`config.evals`, each entry with the settings of its type."""
     built = {}
     for name, entry in entries.items():
-        where = f"evals.{name}"
+        key = f"evals.{name}"
         if not isinstance(entry, Mapping | ml_collections.ConfigDict):
-            raise ConfigError(f"{where}={_plain(entry)!r:.80}; set --config.{where}.type=TYPE")
-        evals.EVALS.find(entry.get("type", ""), f"{where}.type")
+            raise ConfigError(f"{key}={_plain(entry)!r:.80}; set --config.{key}.type=TYPE")
+        evals.EVALS.find(entry.get("type", ""), f"{key}.type")
         cls = evals.entry_class([entry["type"]])
-        known = [f"{where}.{field.name}" for field in dataclasses.fields(cls)]
-        built[name] = build_group(entry, cls, f"{where}.", known)
+        known = [f"{key}.{field.name}" for field in dataclasses.fields(cls)]
+        built[name] = build_group(entry, cls, f"{key}.", known)
     return built
 
 
@@ -281,7 +281,7 @@ def build_group(config: Mapping, cls: type[T], prefix: str, known: Sequence[str]
             f"{prefix[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
         )
     types = typing.get_type_hints(cls)
-    given = {}
+    values: dict[str, Any] = {}
     for key in config:
         value = config[key]
         if key not in types:
@@ -306,16 +306,16 @@ def build_group(config: Mapping, cls: type[T], prefix: str, known: Sequence[str]
                     f"{prefix}{key}={_plain(value)!r:.80}; set --config.{prefix}{key}.NAME=VALUE"
                 )
             value = {str(k): _plain(v) for k, v in value.items() if v != ""}
-            for name, inside in value.items():
-                _check_free(key, f"{prefix}{key}.{name}", inside)
+            for name, entry in value.items():
+                _check_free(key, f"{prefix}{key}.{name}", entry)
             value = _build_evals(value) if key == "evals" else value
         else:
             value = _texts(f"{prefix}{key}", value)
             value = ranges.split_names(value) if kind == tuple[str, ...] else value
-        given[key] = value
+        values[key] = value
     for field in dataclasses.fields(cls):
         needed = field.default is dataclasses.MISSING is field.default_factory
-        if needed and field.name not in given:
+        if needed and field.name not in values:
             raise ConfigError(f"{prefix}{field.name} is missing, and has no default")
-    ranges.check_fields(cls, given, prefix)  # which names the whole key, of value_optimizer too
-    return cls(**given)
+    ranges.check_fields(cls, values, prefix)  # with the whole key, also of value_optimizer
+    return cls(**values)

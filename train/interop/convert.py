@@ -212,12 +212,12 @@ def import_model(
         raise ConfigError(f"{origin} is a Seedpod workdir; start from it with init_from")
     if chat_template and chat_template != "chatml":
         chat_template = _template(epath.Path(chat_template))
-    before = tokenizer.vocab_size
+    old_size = tokenizer.vocab_size
     rowless = _without_rows(tokenizer, config, origin)
     tokenizer = tokenizer.with_config(**{DATE: datetime.date.today().isoformat()})
     if chat_template:
         tokenizer = with_template(tokenizer, chat_template)
-    grown = tokenizer.vocab_size > before
+    grown = tokenizer.vocab_size > old_size
     if rowless and not grown:
         tokenizer = tokenizer.with_config(**{ROWS: config.vocab_size})
         console.print(
@@ -227,7 +227,7 @@ def import_model(
         )
     params = weights.place(config, source.reader, _abstract(source, mesh, dtype))
     if grown:
-        old = min(before, config.vocab_size)
+        old = min(old_size, config.vocab_size)
         config, params = add_rows(config, params, old, tokenizer.vocab_size, mesh)
     with unfinished.directory(workdir, "workdir", record) as workdir:
         tokenizer.save(workdir / "tokenizer")

@@ -153,9 +153,9 @@ def _config_json(workdir) -> dict:
 
 def source_dtype(workdir: epath.PathLike) -> str:
     """The dtype of the open model from which a workdir descends, through any runs, or float32."""
-    seen = set()
-    while str(workdir) not in seen:
-        seen.add(str(workdir))
+    visited = set()
+    while str(workdir) not in visited:
+        visited.add(str(workdir))
         record = _config_json(workdir)
         if record.get("stage") == "import":
             dtype = record.get("source_dtype")

@@ -67,14 +67,14 @@ class Goodput:
 
     def __init__(self, workdir: epath.PathLike, begun: float | None = None, writes: bool = True):
         self._path, self._writes = epath.Path(workdir) / "goodput.json", writes
-        before = _read(self._path)
+        record = _read(self._path)
         self._since, self.part = begun or time.time(), "init"
-        self.seconds = dict.fromkeys(PARTS, 0.0) | before.get("seconds", {})
-        self._attempts = before.get("attempts", 0) + 1
-        gap = self._since - before.get("written_at", self._since)
-        self._between = before.get("between_seconds", 0.0) + max(0.0, gap)
-        self._lost_steps = before.get("lost_steps", 0)
-        self._known = self._reached = before.get("steps", 0)
+        self.seconds = dict.fromkeys(PARTS, 0.0) | record.get("seconds", {})
+        self._attempts = record.get("attempts", 0) + 1
+        gap = self._since - record.get("written_at", self._since)
+        self._between = record.get("between_seconds", 0.0) + max(0.0, gap)
+        self._lost_steps = record.get("lost_steps", 0)
+        self._known = self._reached = record.get("steps", 0)
         self._written = -EVERY
 
     def __enter__(self):
@@ -92,19 +92,19 @@ class Goodput:
 
     def enter(self, part: str) -> str:
         """Counts time as `part` from now on; returns the part before."""
-        now, before = time.time(), self.part
-        self.seconds[before] += now - self._since
+        now, previous_part = time.time(), self.part
+        self.seconds[previous_part] += now - self._since
         self._since, self.part = now, part
-        return before
+        return previous_part
 
     @contextlib.contextmanager
     def time(self, part: str) -> Iterator[None]:
         """A context whose time counts as `part`."""
-        before = self.enter(part)
+        previous_part = self.enter(part)
         try:
             yield
         finally:
-            self.enter(before)
+            self.enter(previous_part)
 
     def step(self, number: int) -> None:
         """Begins step `number`, from 0, which counts as lost if an earlier attempt took it."""

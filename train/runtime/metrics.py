@@ -82,14 +82,14 @@ def _records(path: epath.Path) -> Iterator[tuple[bytes, dict]]:
 def truncate_jsonl(path: epath.PathLike, last_step: int) -> list[dict]:
     """Removes records after `last_step` and an incomplete last line; returns the others."""
     path = epath.Path(path)
-    kept = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
+    lines = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
     if not path.exists() or not path.stat().length:
         return []
     try:
-        write_atomically(path, b"".join(line for line, _ in kept))
+        write_atomically(path, b"".join(line for line, _ in lines))
     except OSError as error:
         outputs.failed(path.name, error, "it keeps the records of steps that are repeated")
-    return [record for _, record in kept]
+    return [record for _, record in lines]
 
 
 def read_metrics(workdir: epath.PathLike, kind: str) -> list[dict]:
@@ -208,9 +208,9 @@ class Metrics:
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
         last = start or -1  # a run from step 0 repeats its first evaluation too
-        kept = truncate_jsonl(workdir / "metrics.jsonl", last)
+        records = truncate_jsonl(workdir / "metrics.jsonl", last)
         truncate_jsonl(workdir / "samples.jsonl", last)
-        self._before = kept[-1].get("elapsed_seconds", 0.0) if kept else 0.0
+        self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
         self._jsonl = outputs.Records(workdir / "metrics.jsonl")
         self._samples = outputs.Records(workdir / "samples.jsonl")
         # TensorBoard reads the files of a folder in the order of their names.

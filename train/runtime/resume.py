@@ -1,4 +1,4 @@
-"""The check that a resumed run is the run that was saved."""
+"""Check that a resumed run is the run that was saved."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ FREE_TO_CHANGE = ("plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "log
                   "init_from.", "tokenizer.", "rewards.on_error", "rewards.max_errors")  # fmt: skip
 
 
-# Settings with the place of data, which may change as long as its rows do not.
-PLACES = re.compile(
+# Settings with the location of data, which may change as long as its rows do not.
+LOCATIONS = re.compile(
     r"(data|pretrain_data)\.((mixture|decontaminate)\.[^.]+\.source|source|heldout_source|tfds_dir)"
 )
 
@@ -52,21 +52,21 @@ def check_resume(
                 f"({origin['fingerprint']}), and init_from now gives another. Restore that one, "
                 "or use a new --workdir"
             )
-    content = meta.get("content", {})  # empty in old runs, whose data is identified by its place
+    content = meta.get("content", {})  # empty in old runs, whose data is identified by its location
 
     def free(key: str) -> bool:
-        is_place = PLACES.fullmatch(key) is not None
-        return key.startswith(FREE_TO_CHANGE) or (is_place and bool(content))
+        is_location = LOCATIONS.fullmatch(key) is not None
+        return key.startswith(FREE_TO_CHANGE) or (is_location and bool(content))
 
     texts = config_json(run_class()()), meta["config"], config_text
-    defaults, before, now = (flatten_dict(json.loads(text), sep=".") for text in texts)
-    before = {RENAMED.get(key, key): value for key, value in read_saved(before).items()}
+    defaults, saved, settings = (flatten_dict(json.loads(text), sep=".") for text in texts)
+    saved = {RENAMED.get(key, key): value for key, value in read_saved(saved).items()}
     # A setting that did not exist yet had the effect of its default.
-    before = {key: defaults[key] for key in defaults.keys() & now.keys()} | before
+    saved = {key: defaults[key] for key in defaults.keys() & settings.keys()} | saved
     differences = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not free(key)
+        f"{key}: {saved.get(key)!r} -> {settings.get(key)!r}"
+        for key in sorted(saved.keys() | settings.keys())
+        if saved.get(key) != settings.get(key) and not free(key)
     ]
     if differences:
         raise ConfigError(
