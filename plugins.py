@@ -45,7 +45,7 @@ def load(names: str | Sequence[str]) -> None:
                 f"plugins={name}: there is no module {e.name}; name a Python module in the "
                 "working directory or on PYTHONPATH, without .py"
             ) from e
-        except (Exception, SystemExit) as e:  # SystemExit would end the command as done
+        except (Exception, SystemExit) as e:  # SystemExit would end the command with success
             text = str(e) if isinstance(e, ConfigError) else f"{type(e).__name__}: {e}"
             raise ConfigError(f"plugins={name} cannot be imported: {_place(e, name)}{text}") from e
 

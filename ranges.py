@@ -125,11 +125,11 @@ def check_value(key: str, value: object, number: Number) -> None:
         raise ConfigError(f"{key}={value!r:.80}; it must be {number.allowed}")
 
 
-def check_fields(cls: type, values: Mapping, where: str = "") -> None:
+def check_fields(cls: type, values: Mapping, prefix: str = "") -> None:
     """Raises ConfigError for a number in `values` that its field of `cls` does not allow.
 
     Args:
-      where: the prefix of a field's name in its key, such as `optimizer.`.
+      prefix: the part of a key before the field's name, such as `optimizer.`.
     """
     for name, number in fields_of(cls).items():
         if name not in values or number.allowed is None:
@@ -138,13 +138,13 @@ def check_fields(cls: type, values: Mapping, where: str = "") -> None:
             continue
         if number.mapping:
             if not isinstance(values[name], Mapping):
-                raise ConfigError(f"{where}{name}={values[name]!r:.80} is not a group of numbers")
+                raise ConfigError(f"{prefix}{name}={values[name]!r:.80} is not a group of numbers")
             for key, value in values[name].items():
-                check_value(f"{where}{name}.{key}", value, number)
+                check_value(f"{prefix}{name}.{key}", value, number)
         else:
-            check_value(where + name, values[name], number)
+            check_value(prefix + name, values[name], number)
 
 
-def check(settings: object, where: str = "") -> None:
+def check(settings: object, prefix: str = "") -> None:
     """`check_fields` of a dataclass instance."""
-    check_fields(type(settings), vars(settings), where)
+    check_fields(type(settings), vars(settings), prefix)

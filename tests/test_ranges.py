@@ -102,7 +102,7 @@ def test_what_no_field_takes(cls, name):
 
 
 def groups(cls=RunConfig, where=""):
-    """(class, what stands before its keys) of a run's settings."""
+    """(class, prefix of its keys) of a run's settings."""
     yield cls, where
     for name, kind in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(kind):
@@ -152,7 +152,7 @@ def test_the_kl_coefficient_cannot_change_its_sign():
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_an_optimizer_works_at_the_ends_of_its_ranges(name):
-    """With all of its settings at their least, and all at 0 that may be: finite, and downhill."""
+    """All settings at their lowest value, or at 0 if allowed: the update is finite and descends."""
     params = {"query": jnp.ones((1, 2, 1, 2)), "scale_norm": jnp.ones(2)}
     gradients = jax.tree.map(lambda x: x * 1e-3, params)
     for lowest in ("low", "zero"):
@@ -169,8 +169,8 @@ def test_an_optimizer_works_at_the_ends_of_its_ranges(name):
 
 
 def at_zero(recipe):
-    """The recipe with every number at 0 that may be, but for the sizes of the model, the learning
-    rates and what gives the score."""
+    """The recipe with every number at 0 that allows it, except the sizes of the model, the learning
+    rates and the settings that give the score."""
     for cls, where in groups():
         tree = recipe
         for name in filter(None, where.split(".")):

@@ -132,7 +132,7 @@ def compile_programs(
     batch |= row.prepared(batch)
     roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
     models = {role: config.model.build(vocab_size) for role in roles}
-    # Other preparations of a stage run on this machine, so they are outside of the mesh.
+    # Other preparations of a stage run on this machine, outside of the mesh.
     whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
     parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
     built = row.build(Context(config, models, tokenizer, data, mesh))

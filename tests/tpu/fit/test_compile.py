@@ -172,7 +172,7 @@ def test_two_slices_compile(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     report = json.loads(out.read_text())
     assert report["mesh"] == {"data": 2, "fsdp": 4} and report["fits"]
-    # The first of its two layers stands before the loop.
+    # The first of its two layers is before the loop.
     backward = {n: times for n, times in report["kernels"].items() if "_dq_" in n or "_dkv_" in n}
     assert set(backward.values()) == {2}, report["kernels"]
     between = [t for t in report["traffic"] if t["network"] == "dcn"]

@@ -246,7 +246,7 @@ def test_not_logged_in_says_so(play, capsys):
 
 
 def test_no_project_says_so(play, capsys):
-    """What gcloud says of it stands in its third line."""
+    """The message is in the third line of gcloud's output."""
     error = (
         "ERROR: (gcloud.compute.tpus.queued-resources.describe) Error parsing [queued_resource].\n"
         "The [queued_resource] resource is not properly specified.\n"

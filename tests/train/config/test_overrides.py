@@ -1,4 +1,4 @@
-"""Settings typed on a command line: what is meant by a name, and mappings with free keys."""
+"""Settings on a command line: suggestions for unknown names, mappings with free keys, lists."""
 
 from pathlib import Path
 
@@ -278,7 +278,7 @@ def test_the_rest_of_a_command_line_is_as_it_was():
 
 
 def test_a_command_line(tmp_path, monkeypatch, capsys):
-    """What absl gets is what was gathered, files of flags too; a setting is no flag by itself."""
+    """absl reads the gathered flags, also those of files; a setting alone is no flag."""
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)

@@ -1,4 +1,4 @@
-"""What was compiled is kept, and gives the same numbers."""
+"""The cache of compiled programs: a second run compiles nothing, with the same numbers."""
 
 import collections
 import json
