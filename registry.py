@@ -16,16 +16,13 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 
 Row = TypeVar("Row")
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T", bound=Any)  # a dataclass
 Fields = Mapping[str, tuple[Any, Any]]  # {name: (type, default)}
 
 
@@ -183,7 +180,7 @@ def current(group: type[T]) -> type[T]:
     return with_fields(group, added) if added else group
 
 
-def is_settings(kind: Any) -> TypeGuard[type[DataclassInstance]]:
+def is_settings(kind: Any) -> TypeGuard[type]:
     """Whether the type of a field is a group of settings."""
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 

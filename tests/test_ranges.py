@@ -23,7 +23,7 @@ from train.config.run import RunConfig, build, build_group, default, keys
 from train.runtime.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the dataclasses without defaults need.
+# Values of the fields without defaults.
 REQUIRED = {
     "TransformerConfig": dict(
         vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
@@ -38,8 +38,8 @@ NEVER = (math.nan, math.inf, -math.inf, 1e20, 10**20, True, False, "3", None)
 
 
 def settings_classes():
-    """All frozen dataclasses of the floors that settings stand in: found in the text, so that no
-    module is imported for having none."""
+    """All frozen dataclasses, which are settings; read from the text, so that modules without any
+    are not imported."""
     for floor in ("model", "data", "train", "tpu"):
         for path in sorted((ROOT / floor).rglob("*.py")):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)

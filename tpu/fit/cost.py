@@ -30,7 +30,7 @@ _MATMULS = {"fwd": 2, "dkv": 4, "dq": 3}
 _AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Traffic:
     """The traffic of one kind of collective along some mesh axes in a step.
 

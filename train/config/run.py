@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import ml_collections
 
@@ -31,10 +31,7 @@ from train.evals.base import EvalConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-T = TypeVar("T", bound="DataclassInstance")
+T = TypeVar("T", bound=Any)  # a dataclass
 
 
 @dataclasses.dataclass(frozen=True)
