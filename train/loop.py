@@ -64,7 +64,7 @@ def progress_text(values: Mapping[str, float]) -> str:
 
 
 def run(
-    config: Mapping, workdir, mesh=None, examples=None, open_data=None, begun=None,
+    config: Mapping | RunConfig, workdir, mesh=None, examples=None, open_data=None, begun=None,
     profile=range(0), allow_data_change=False,
 ) -> None:  # fmt: skip
     """Trains one stage to its end in `workdir`, from its newest checkpoint if it has one.

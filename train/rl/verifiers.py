@@ -6,11 +6,8 @@ its settings stand beside it in `config.rewards`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-import signal
-import threading
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -20,6 +17,7 @@ import ranges
 import registry
 from ranges import ConfigError, Signed, SizeOr0
 from registry import Registry
+from train.rl.time_limit import time_limit
 
 
 class Verifier(NamedTuple):
@@ -177,7 +175,8 @@ def regex(episode, settings: Regex) -> float:
     Raises:
       TimeoutError: the search takes longer than `REGEX_SECONDS`.
     """
-    with _time_limit(REGEX_SECONDS, f"rewards.pattern took longer than {REGEX_SECONDS:g} s"):
+    error = TimeoutError(f"rewards.pattern took longer than {REGEX_SECONDS:g} s")
+    with time_limit(REGEX_SECONDS, error):
         return float(bool(re.search(settings.pattern, episode.response, re.DOTALL)))
 
 
@@ -198,22 +197,3 @@ def length(episode, settings: Length) -> float:
     """1 at `target_length` tokens, falling to 0 at none and at twice as many."""
     target = settings.target_length
     return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float, message: str):
-    """Raises TimeoutError in what takes longer; in threads, which get no signals, it does not."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_):
-        raise TimeoutError(message)
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
