@@ -383,16 +383,16 @@ def test_slices_by_name():
     assert (parse("v5p-8").topology, parse("v6e-8").hosts) == ("2x2x1", 1)
 
 
-def test_readme_shows_what_dry_run_prints(capsys):
-    """And takes at most six commands from nothing to a running job."""
-    readme = (Path(queued.__file__).parents[2] / "README.md").read_text()
-    shown = re.findall(r"```\n\$ python -m tpu\.launch (.*?)\n```", readme, re.DOTALL)
+def test_the_page_on_tpus_shows_what_dry_run_prints(capsys):
+    """At most six commands lead from nothing to a running job."""
+    page = (Path(queued.__file__).parents[2] / "docs/tpu.md").read_text()
+    shown = re.findall(r"```\n\$ python -m tpu\.launch (.*?)\n```", page, re.DOTALL)
     assert shown
     for block in shown:
         command, _, output = block.replace("\\\n", " ").partition("\n")
         assert verbs.main(shlex.split(command)) == 0
         assert capsys.readouterr().out.strip() == output.strip()
-    section = readme[readme.index("## On Cloud TPU") :]
+    section = page[page.index("## Cloud TPU") :]
     first = section[section.index("```sh\n") + 6 :].split("```")[0]
     commands = [c for c in first.replace("\\\n", " ").splitlines() if c and not c.startswith("#")]
     assert len(commands) <= 6 and any("tpu.launch supervise" in c for c in commands)
