@@ -101,26 +101,26 @@ def test_what_no_field_takes(cls, name):
             assert "it must be at" not in str(error) and name in str(error)
 
 
-def groups(cls=RunConfig, where=""):
+def groups(cls=RunConfig, prefix=""):
     """(class, prefix of its keys) of a run's settings."""
-    yield cls, where
+    yield cls, prefix
     for name, kind in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(kind):
-            yield from groups(kind, f"{where}{name}.")
+            yield from groups(kind, f"{prefix}{name}.")
 
 
-@pytest.mark.parametrize("cls,where", list(groups()), ids=str)
-def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, where):
+@pytest.mark.parametrize("cls,prefix", list(groups()), ids=str)
+def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, prefix):
     recipe = default().to_dict()
-    for name in filter(None, where.split(".")):
+    for name in filter(None, prefix.split(".")):
         recipe = recipe[name]
     for name, number in ranges.fields_of(cls).items():
         for value in () if number.mapping else NEVER:
             if value is None and number.optional:
                 continue
             with pytest.raises(ConfigError) as error:
-                build_group(recipe | {name: value}, cls, where, keys())
-            assert str(error.value).startswith(f"{where}{name}={value!r}"[:30])
+                build_group(recipe | {name: value}, cls, prefix, keys())
+            assert str(error.value).startswith(f"{prefix}{name}={value!r}"[:30])
             assert "\n" not in str(error.value)
 
 
@@ -171,12 +171,12 @@ def test_an_optimizer_works_at_the_ends_of_its_ranges(name):
 def at_zero(recipe):
     """The recipe with every number at 0 that allows it, except the sizes of the model, the learning
     rates and the settings that give the score."""
-    for cls, where in groups():
+    for cls, prefix in groups():
         tree = recipe
-        for name in filter(None, where.split(".")):
+        for name in filter(None, prefix.split(".")):
             tree = tree[name]
         for name, number in ranges.fields_of(cls).items():
-            kept = where in ("model.", "rewards.") or name == "peak_lr"
+            kept = prefix in ("model.", "rewards.") or name == "peak_lr"
             if not kept and not number.mapping and 0 in number.allowed:
                 tree[name] = number.kind(0)
     return build(recipe)

@@ -80,21 +80,21 @@ JOBSET = {
 }
 
 
-def check(value, schema, where=""):
+def check(value, schema, path=""):
     if isinstance(schema, type):
-        assert type(value) is schema, where
+        assert type(value) is schema, path
     elif isinstance(schema, set):
-        assert value in schema, where
+        assert value in schema, path
     elif isinstance(schema, list):
         for i, element in enumerate(value):
-            check(element, schema[0], f"{where}[{i}]")
+            check(element, schema[0], f"{path}[{i}]")
     elif str in schema:
-        assert all(type(k) is str and type(v) is schema[str] for k, v in value.items()), where
+        assert all(type(k) is str and type(v) is schema[str] for k, v in value.items()), path
     else:
         known = {name.rstrip("!"): part for name, part in schema.items()}
-        assert {n[:-1] for n in schema if n.endswith("!")} <= value.keys() <= known.keys(), where
+        assert {n[:-1] for n in schema if n.endswith("!")} <= value.keys() <= known.keys(), path
         for name, part in value.items():
-            check(part, known[name], f"{where}.{name}")
+            check(part, known[name], f"{path}.{name}")
 
 
 @pytest.mark.parametrize("spot", [True, False])

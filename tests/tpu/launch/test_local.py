@@ -119,9 +119,12 @@ def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
     finally:
         run.terminate()
     assert run.returncode == 0, output
-    ends = [line for line in output.splitlines() if "launch: attempt" in line]
-    assert len(ends) == 4, output
-    assert all("ended with 13" in line for line in ends[:3]) and "saved and stopped" in ends[3]
+    attempt_lines = [line for line in output.splitlines() if "launch: attempt" in line]
+    assert len(attempt_lines) == 4, output
+    assert (
+        all("ended with 13" in line for line in attempt_lines[:3])
+        and "saved and stopped" in attempt_lines[3]
+    )
     assert records(workdir) == records(whole)
 
 
