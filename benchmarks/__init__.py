@@ -1,1 +1,1 @@
-"""Measurements: each file says what it measures and how to run it."""
+"""Measurements; the docstring of each file gives its command and method."""

@@ -1,4 +1,4 @@
-"""Tables of what the TPU compiler says: every step compiled in a process of its own, kept as JSON.
+"""Tables of reports of the TPU compiler: each step compiled in its own process, kept as JSON.
 
 Needs libtpu (`pip install 'jax[tpu]'`), no TPU. A step takes 1 to 5 minutes on two cores.
 """
@@ -42,7 +42,7 @@ def compile_one(arguments: Sequence[str]) -> dict:
 
 
 def write(table: str, runs: Mapping[str, list[str]], row: Callable, document: Callable) -> None:
-    """Compiles what docs/TABLE.json does not hold yet, or what the flags ask for, and writes that
+    """Compiles the steps that docs/TABLE.json lacks, or those that the flags name, and writes that
     file and docs/TABLE.md.
 
     Args:

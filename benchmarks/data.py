@@ -12,11 +12,11 @@ as JSON lines. Rounds alternate between the competitors; what counts is the rati
   as such a small set is read (held in memory) and as a large one is (record by record); those of
   `datasets` from the same four columns, saved and shuffled: lists as they come, made into
   arrays; with_format("numpy"); and the same over columns declared to be of one length, its fastest
-  way. That reads uncompressed arrays from memory, as ours does of data tokenized on the fly: it is
-  compared with that, too.
+  way. That reads uncompressed arrays from memory, as ours does for data tokenized on the fly, so it
+  is compared with that too.
 - grain: the same beside a Grain `MapDataset` over the same ArrayRecords that parses each row and
   batches.
-- first batch: from the folder on. memory: growth from batch 1,000 to 100,000.
+- first batch: seconds from opening the folder. memory: growth from batch 1,000 to 100,000.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def write_corpus(folder: str, copies: int) -> str:
-    """JSON lines in eight files; copies differ, so that nothing is found twice."""
+    """Writes JSON lines in eight files; copies differ, so that no document is a duplicate."""
     os.makedirs(folder)
     examples = sources.read("tfds:pydocs/text:train", "text", tfds_dir=_tfds_dir()).examples
     texts = [example["text"] for example in examples]
@@ -80,7 +80,7 @@ def open_ours(folder: str, tokenizer: Tokenizer) -> Loader:
 
 
 def open_as_large(folder: str) -> Loader:
-    """Rows of which a record is read when it is wanted, however few they are."""
+    """A loader that reads each record on demand, however few there are."""
     few, prepared_rows.FEW_BYTES = prepared_rows.FEW_BYTES, 0
     rows = prepared_rows.PreparedRows(folder, "train")
     prepared_rows.FEW_BYTES = few
@@ -88,13 +88,13 @@ def open_as_large(folder: str) -> Loader:
 
 
 def open_in_memory(folder: str) -> Loader:
-    """The same rows, as data tokenized on the fly has them."""
+    """A loader of the same rows in memory, as with data tokenized on the fly."""
     rows = prepared_rows.PreparedRows(folder, "train")
     return Loader(rows.take(np.arange(len(rows))), BATCH, SEED)
 
 
 def rate(batches: Iterator[dict[str, np.ndarray]], steps: int) -> float:
-    """Tokens a second of an iterator, its first batches aside."""
+    """Tokens a second of an iterator, after its first five batches."""
     for _ in range(5):
         next(batches)
     begin = time.perf_counter()
@@ -130,7 +130,7 @@ def resident_mb() -> float:
 
 
 def growth(folder: str, tokenizer: Tokenizer) -> float:
-    """MB from batch 1,000 to 100,000 of eight rows."""
+    """Growth of the resident memory in MB from batch 1,000 to 100,000, of eight rows each."""
     config = DataConfig(source=folder, length=LENGTH, heldout_limit=64)
     loader = make_loader(config, open_data(config, "text", tokenizer), 8, SEED)
     before = 0.0
@@ -141,12 +141,12 @@ def growth(folder: str, tokenizer: Tokenizer) -> float:
 
 
 def compare(
-    name: str, found: dict[str, list[float]], unit: str, more_is_better: bool = True
+    name: str, figures: dict[str, list[float]], unit: str, more_is_better: bool = True
 ) -> dict[str, float]:
-    medians = {who: statistics.median(values) for who, values in found.items()}
+    medians = {who: statistics.median(values) for who, values in figures.items()}
     (ours, mine), (who, theirs) = medians.items()
     ratio = mine / theirs if more_is_better else theirs / mine
-    ranges = ", ".join(f"{k} {min(v):.3g} to {max(v):.3g}" for k, v in found.items())
+    ranges = ", ".join(f"{k} {min(v):.3g} to {max(v):.3g}" for k, v in figures.items())
     print(f"{name}: {ours} {mine:,.4g}, {who} {theirs:,.4g} {unit}; ratio {ratio:.2f} ({ranges})")
     return {"ratio": ratio} | medians
 
@@ -160,14 +160,14 @@ def main(argv: Sequence[str]) -> None:
         config = DataConfig(source=source, length=LENGTH)
         prepare_corpus(config, "text", f"{folder}/first", kind="sentencepiece", vocab_size=8192)
         tokenizer, model = load(f"{folder}/first"), f"{folder}/first/tokenizer/tokenizer.model"
-        found = {"ours": [], "datasets": []}
+        preparing = {"ours": [], "datasets": []}
         for _ in range(rounds):
-            found["ours"].append(ours_prepare(source, f"{folder}/ours", f"{folder}/first", 2))
+            preparing["ours"].append(ours_prepare(source, f"{folder}/ours", f"{folder}/first", 2))
             if python:
                 arguments: tuple[str, ...] = source, model, f"{folder}/hf", str(LENGTH), "2"
-                found["datasets"].append(other(python, "prepare", *arguments))
+                preparing["datasets"].append(other(python, "prepare", *arguments))
         if python:
-            results["prepare"] = compare("prepare", found, "s", more_is_better=False)
+            results["prepare"] = compare("prepare", preparing, "s", more_is_better=False)
         rows = prepared_rows.PreparedRows(f"{folder}/ours", "train")
         np.save(f"{folder}/rows.npy", rows.take(np.arange(len(rows)))["tokens"])
         np.save(f"{folder}/segments.npy", rows.take(np.arange(len(rows)))["segment_ids"])
@@ -192,8 +192,8 @@ def main(argv: Sequence[str]) -> None:
             pairs = [(who, other_) for who in ("ours", "ours, as large") for other_ in kinds]
             pairs.append(("ours, in memory", "datasets, fixed"))
             for pair in pairs:
-                found = {who: loading[who] for who in pair}
-                results[", ".join(("load", *pair))] = compare("load", found, "tokens/s")
+                figures = {who: loading[who] for who in pair}
+                results[", ".join(("load", *pair))] = compare("load", figures, "tokens/s")
         results["grain"] = compare("grain", graining, "tokens/s")
         begin = time.perf_counter()
         next(open_ours(f"{folder}/ours", tokenizer).iterate(0, 10))
@@ -208,9 +208,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("other_python", "", "Of an environment with `datasets`; without, no such.")
-    flags.DEFINE_integer("rounds", 3, "How often each competitor runs.")
-    flags.DEFINE_integer("copies", 4, "Of the documentation in the corpus.")
-    flags.DEFINE_bool("memory", True, "Read 100,000 batches, too.")
-    flags.DEFINE_string("json", "", "Where the figures go.")
+    flags.DEFINE_string(
+        "other_python", "", "The Python of an environment with `datasets`; empty: ours alone."
+    )
+    flags.DEFINE_integer("rounds", 3, "Runs of each competitor.")
+    flags.DEFINE_integer("copies", 4, "Copies of the documentation in the corpus.")
+    flags.DEFINE_bool("memory", True, "Also measure memory over 100,000 batches.")
+    flags.DEFINE_string("json", "", "Write the figures here as JSON.")
     app.run(main)

@@ -1,4 +1,4 @@
-"""The other side of benchmarks/data.py, run by a Python that has `datasets`: prints one number.
+"""The side of `datasets` in benchmarks/data.py, run by a Python that has it: prints one number.
 
 python data_other.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
 python data_other.py load ROWS SEGMENTS BATCH STEPS lists|numpy|fixed  # tokens a second
@@ -38,16 +38,16 @@ def prepare(source: str, model: str, out: str, length: str | int, processes: str
         end = len(flat) // length * length
         return {"input_ids": [flat[i : i + length] for i in range(0, end, length)]}
 
-    found = texts.map(tokenize, batched=True, num_proc=processes, remove_columns=["text"])
-    found.map(group, batched=True, num_proc=processes).save_to_disk(out, num_proc=processes)
+    encoded = texts.map(tokenize, batched=True, num_proc=processes, remove_columns=["text"])
+    encoded.map(group, batched=True, num_proc=processes).save_to_disk(out, num_proc=processes)
     took = time.perf_counter() - begin
     shutil.rmtree(cache)
     return took
 
 
-def load(rows: str, segments: str, batch: str | int, steps: str | int, kind: str) -> float:
+def load(rows_path: str, segments: str, batch: str | int, steps: str | int, kind: str) -> float:
     batch, steps = int(batch), int(steps)
-    tokens, segment_ids = np.load(rows), np.load(segments)
+    tokens, segment_ids = np.load(rows_path), np.load(segments)
     starts = np.diff(segment_ids, axis=1, prepend=0) != 0
     index = np.arange(tokens.shape[1])
     positions = index - np.maximum.accumulate(np.where(starts, index, 0), axis=1)
@@ -77,8 +77,8 @@ def load(rows: str, segments: str, batch: str | int, steps: str | int, kind: str
                 shuffled = saved.shuffle(seed=epoch).with_format(
                     None if kind == "lists" else "numpy"
                 )
-                for found in shuffled.iter(batch, drop_last_batch=True):
-                    yield {name: np.asarray(found[name], v.dtype) for name, v in columns.items()}
+                for rows in shuffled.iter(batch, drop_last_batch=True):
+                    yield {name: np.asarray(rows[name], v.dtype) for name, v in columns.items()}
                 epoch += 1
 
         stream = batches()

@@ -1,8 +1,7 @@
 """Predictions of tpu.fit beside published step times and MaxText's programs: writes docs/fit.md.
 
-python -m benchmarks.fit             # compiles whatever docs/fit.json does not hold yet
+python -m benchmarks.fit             # compiles the steps that docs/fit.json lacks
 python -m benchmarks.fit --only='Llama 3.1 8B, v6e-256' --fresh
-
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What train steps take of a TPU's memory, by the compiler: writes docs/memory.md.
+"""Memory of train steps on a TPU, by the compiler: writes docs/memory.md.
 
-python -m benchmarks.memory              # everything that docs/memory.json does not hold yet
+python -m benchmarks.memory              # compiles the steps that docs/memory.json lacks
 python -m benchmarks.memory --only=llama-full --fresh
 """
 

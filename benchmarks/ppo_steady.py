@@ -1,12 +1,12 @@
-"""Whether PPO stays as it is: memory and compilations over many updates of the demo's models.
+"""Memory and compilations of PPO over many updates of the demo's models; both should stay constant.
 
     python -m benchmarks.ppo_steady [--updates=100] [--rows=128] [--json=FILE]
 
 The policy, critic, reward model and judge of configs/chains/demo.py, all with random weights, on
 random prompts, and every setting of its PPO. An update is a rollout and the optimizer steps on it.
-Prints at each rollout what was compiled since the one before, how many arrays are alive and their
-bytes, what malloc has handed out, and the memory of the process, in which there is also what was
-given back and lies between what is in use.
+Prints at each rollout the programs compiled since the previous one, the number of live arrays and
+their bytes, the bytes that malloc has allocated, and the resident memory of the process, which also
+holds freed memory between allocations.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import app, flags
-from etils import epath
 
+from benchmarks.random_models import write_random
 from configs.chains import demo
 from data.pipeline import Data
 from data.text.base import Tokenizer
@@ -40,26 +38,8 @@ from train import loop
 from train.rl.rollout import RolloutSource
 from train.runtime import checkpoint
 from train.runtime.metrics import quiet_to_file
-from train.step import TrainState
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-def write_random(
-    workdir: epath.PathLike,
-    role: str,
-    model: TransformerConfig,
-    tokenizer: Tokenizer,
-    seed: int,
-) -> None:
-    """A workdir that holds a role's fresh weights, as a finished stage would leave it."""
-    tokenizer.save(f"{workdir}/tokenizer")
-    checkpoint.save_models(workdir, {role: model})
-    params = jax.jit(lambda key: nn.unbox(checkpoint.init_params(role, model, key)))
-    zero = {"step": np.asarray(0, np.int32)}
-    saver = checkpoint.Checkpointer(workdir, keep=1)
-    saver.save(TrainState(jnp.int32(0), {role: params(jax.random.key(seed))}, zero, zero), {})
-    saver.close()
 
 
 def random_prompts(
@@ -83,7 +63,7 @@ def random_prompts(
 
 
 class _Mallinfo(ctypes.Structure):
-    """glibc's mallinfo2."""
+    """The result of glibc's mallinfo2."""
 
     _fields_: ClassVar = [
         (name, ctypes.c_size_t)
@@ -93,7 +73,7 @@ class _Mallinfo(ctypes.Structure):
 
 
 def allocated_bytes() -> int:
-    """What malloc has handed out and not got back, in this process."""
+    """The bytes that malloc has allocated and not freed in this process."""
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo
     now = mallinfo2()
@@ -101,7 +81,7 @@ def allocated_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """Of this process."""
+    """The resident memory of this process."""
     with open("/proc/self/statm") as f:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -109,18 +89,18 @@ def resident_bytes() -> int:
 @contextlib.contextmanager
 def watched() -> Iterator[list[dict]]:
     """Yields a list that grows by {compiled, arrays, array_bytes, allocated_bytes, resident_bytes,
-    seconds} with every rollout: programs compiled since the rollout before, and what is alive."""
-    seen, compiled = [], collections.Counter()
+    seconds} with every rollout: programs compiled since the previous rollout, and live memory."""
+    rollouts, compiled = [], collections.Counter()
     rollout = RolloutSource.rollout
 
-    def count(event: str, duration_secs: float, **facts: str | int) -> None:
+    def count(event: str, duration_secs: float, **metadata: str | int) -> None:
         compiled[event] += 1
 
     def watch(self, *args):
         out = rollout(self, *args)
         gc.collect()
         alive = jax.live_arrays()
-        seen.append(
+        rollouts.append(
             {
                 "compiled": compiled.pop(_COMPILED, 0),
                 "arrays": len(alive),
@@ -135,14 +115,15 @@ def watched() -> Iterator[list[dict]]:
     jax.monitoring.register_event_duration_secs_listener(count)
     RolloutSource.rollout = watch
     try:
-        yield seen
+        yield rollouts
     finally:
         RolloutSource.rollout = rollout
         jax.monitoring.unregister_event_duration_listener(count)
 
 
 def demo_ppo(directory: str, updates: int, rows: int) -> ml_collections.ConfigDict:
-    """The demo's PPO, `rows` answers a rollout, from random models that it writes there."""
+    """The demo's PPO, `rows` answers a rollout, from random models that are written to
+    `directory`."""
     recipe = demo.stages()["ppo"]
     letters = "".join(chr(0x4E00 + i) for i in range(4096 - len(SPECIAL)))
     tokenizer = BuiltinTokenizer("char", letters.encode())
@@ -160,24 +141,24 @@ def demo_ppo(directory: str, updates: int, rows: int) -> ml_collections.ConfigDi
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    with tempfile.TemporaryDirectory() as directory, watched() as seen:
+    with tempfile.TemporaryDirectory() as directory, watched() as rollouts:
         quiet_to_file(f"{directory}/log.txt")
         updates, rows = flags.FLAGS.updates, flags.FLAGS.rows
         recipe = demo_ppo(directory, updates, rows)
         prompts = random_prompts(recipe.rl.prompt_length, rows * updates, rows)
         loop.run(recipe, f"{directory}/run", open_data=prompts)
     print("update  compiled  arrays  array MB  allocated MB  resident MB  seconds")
-    for number, now in enumerate(seen, start=1):
+    for number, now in enumerate(rollouts, start=1):
         if number <= 5 or number % 10 == 0 or now["compiled"]:
             print(
                 f"{number:6}  {now['compiled']:8}  {now['arrays']:6}  "
                 f"{now['array_bytes'] / 1e6:8.1f}  {now['allocated_bytes'] / 1e6:12.1f}  "
                 f"{now['resident_bytes'] / 1e6:11.1f}  "
-                f"{now['seconds'] - seen[0]['seconds']:7.1f}"
+                f"{now['seconds'] - rollouts[0]['seconds']:7.1f}"
             )
     if flags.FLAGS.json:
         with open(flags.FLAGS.json, "w") as f:
-            json.dump(seen, f)
+            json.dump(rollouts, f)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,17 @@
 Both sides begin with the same random policy, see the same 1,600 prompts in 25 updates of 64
 episodes, and have the race's settings: 4 epochs × 2 minibatches, learning rate 1e-3, KL coefficient
 0.02, λ 0.95, float32, the same number of cores. They take turns, ours in this process, TRL in one
-of its own. What TRL trained comes back as a Hugging Face directory; one judge, here, samples an
-answer of both policies to each of 1,024 held-out prompts and computes the score and the KL to the
-first policy (exact over the vocabulary at every token, given the answer so far; nats an answer).
+of its own. TRL writes its trained policy as a Hugging Face directory; one judge, in this process,
+samples an answer of both policies to each of 1,024 held-out prompts and computes the score and the
+KL to the first policy (exact over the vocabulary at every token, given the answer so far; nats an
+answer).
 
 Prints for each seed score, KL, J = score - 0.02·KL, the seconds of training (compilation included)
 and, in steady state, those of an update, of all after the first five: the median by the clock, the
 mean in processor time, which other work on the machine does not stretch, and the 10th percentile
-by the clock. The last is nearest to a quiet machine: what shares a core's arithmetic units from
-outside (another guest of the host) slows an update by every clock, and not both sides alike. With
-more than one core ours has a device of JAX a core, between which rows are divided.
+by the clock. The last is nearest to a quiet machine: another guest of the host that shares a core's
+arithmetic units slows an update by every clock, and not both sides alike. With more than one core
+ours has one JAX device a core, between which rows are divided.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def judge(
 
 
 def run_trl(python: str, directory: Path, seed: int, schedule: str, threads: int) -> dict:
-    """Trains `directory`/policy (a Hugging Face directory) there; what the worker prints."""
+    """Trains `directory`/policy (a Hugging Face directory) with TRL; returns the worker's
+    output."""
     rows: Any = ppo_toy.random_prompts(seed)(None).train
     race = {
         "prompts": rows["tokens"].tolist(),
@@ -85,31 +87,31 @@ def run_trl(python: str, directory: Path, seed: int, schedule: str, threads: int
 
 
 def one_seed(python: str, seed: int, schedules: Sequence[str], threads: int) -> dict[str, dict]:
-    """{side: score, kl, j, train_seconds, an update's update_seconds and processor_seconds,
-    versions}."""
+    """{side: score, kl, j, train_seconds, versions, and of each update update_seconds and
+    processor_seconds}."""
     heldout = np.random.default_rng([seed, 1]).integers(0, 32, (HELDOUT, ppo_toy.PROMPT), np.int32)
-    found, judged = {}, {}
+    results, policies = {}, {}
     with tempfile.TemporaryDirectory() as directory:
         ppo_toy.write_policy(f"{directory}/policy", seed)
         config, first = checkpoint.load(f"{directory}/policy")
         for schedule in schedules:
-            name, where = f"TRL, {schedule}", Path(directory, schedule)
-            (where / "policy").mkdir(parents=True)
-            write_model(where / "policy", config, first)
-            found[name] = run_trl(python, where, seed, schedule, threads)
-            judged[name] = [convert.load(where / part) for part in ("trained", "policy")]
-        found["ours"] = ppo_toy.train(directory, seed) | {"versions": f"JAX {jax.__version__}"}
-        judged["ours"] = [checkpoint.load(f"{directory}/{part}") for part in ("ppo", "policy")]
-    for name, side in found.items():
-        (config, policy), (_, reference) = judged[name]
+            name, folder = f"TRL, {schedule}", Path(directory, schedule)
+            (folder / "policy").mkdir(parents=True)
+            write_model(folder / "policy", config, first)
+            results[name] = run_trl(python, folder, seed, schedule, threads)
+            policies[name] = [convert.load(folder / part) for part in ("trained", "policy")]
+        results["ours"] = ppo_toy.train(directory, seed) | {"versions": f"JAX {jax.__version__}"}
+        policies["ours"] = [checkpoint.load(f"{directory}/{part}") for part in ("ppo", "policy")]
+    for name, side in results.items():
+        (config, policy), (_, reference) = policies[name]
         score, kl = (float(jnp.mean(x)) for x in judge(config, policy, reference, heldout))
-        found[name] = {
+        results[name] = {
             "score": score, "kl": kl, "j": score - 0.02 * kl,
             "train_seconds": side["train_seconds"],
             "update_seconds": side["update_seconds"][WARM:],
             "processor_seconds": side["processor_seconds"][WARM:], "versions": side["versions"],
         }  # fmt: skip
-    return found
+    return results
 
 
 def times(sides: list[dict]) -> dict[str, float]:
@@ -119,25 +121,25 @@ def times(sides: list[dict]) -> dict[str, float]:
         np.concatenate([side[name] for side in sides])
         for name in ("update_seconds", "processor_seconds")
     )
-    found = np.median(clock), np.mean(processor), np.percentile(clock, 10)
-    return dict(zip(("median", "processor", "quick"), map(float, found), strict=True))
+    seconds = np.median(clock), np.mean(processor), np.percentile(clock, 10)
+    return dict(zip(("median", "processor", "quick"), map(float, seconds), strict=True))
 
 
 def summary(runs: list[dict[str, dict]]) -> dict[str, dict]:
-    """{side: mean `j` over seeds, its standard `error`, and `times`}; of the others what ours is to
-    them: `ahead` (J, in their standard errors), and `speedup`, how many times as fast by each of
-    the times."""
-    found: dict[str, dict] = {}
+    """{side: mean `j` over seeds, its standard `error`, and `times`}; for the others also
+    `ahead`, our J minus theirs in their standard errors, and `speedup`, their times divided by
+    ours."""
+    results: dict[str, dict] = {}
     for name in runs[0]:
         j = [run[name]["j"] for run in runs]
         error = float(np.std(j, ddof=1) / len(j) ** 0.5)
         seconds = times([run[name] for run in runs])
-        found[name] = {"j": float(np.mean(j)), "error": error, "times": seconds}
-    ours = found["ours"]
-    for side in (side for name, side in found.items() if name != "ours"):
+        results[name] = {"j": float(np.mean(j)), "error": error, "times": seconds}
+    ours = results["ours"]
+    for side in (side for name, side in results.items() if name != "ours"):
         side["ahead"] = (ours["j"] - side["j"]) / side["error"]
         side["speedup"] = {k: v / ours["times"][k] for k, v in side["times"].items()}
-    return found
+    return results
 
 
 def milliseconds(seconds: dict[str, float]) -> str:
@@ -150,7 +152,7 @@ def milliseconds(seconds: dict[str, float]) -> str:
 def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
-    # Before JAX starts: its threads are as many as the cores it may use, and a child inherits them.
+    # Before JAX starts, as it makes a thread for each core it may use; a child inherits the cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
     jax.config.update("jax_num_cpu_devices", given.threads)
     runs = []

@@ -1,11 +1,11 @@
-"""The other side of benchmarks/ppo_trl.py: TRL's PPO, in an environment of its own.
+"""TRL's side of benchmarks/ppo_trl.py, in its own environment.
 
     python benchmarks/ppo_trl_other.py DIR
 
-Imports torch, transformers and trl alone. DIR/race.json says {prompts: [n][P] ids, response: R,
+Imports only torch, transformers and trl. DIR/race.json holds {prompts: [n][P] ids, response: R,
 updates, schedule, seed, threads}, and DIR/policy is the policy to begin with, which the critic's
-backbone begins with too. Leaves what was trained in DIR/trained, and prints {versions,
-train_seconds, and one an update: update_seconds, processor_seconds}.
+backbone begins with too. Writes the trained policy to DIR/trained, and prints
+{versions, train_seconds, and for each update: update_seconds, processor_seconds}.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ import transformers
 import trl
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-PAD = 32  # no id of the race's: every prompt and every response is whole
+PAD = 32  # an unused id: no prompt or response of the race is padded
 
 
 class CountSevens(torch.nn.Module):
-    """A reward model as TRL calls one: a "hidden state" of each token, and the score of that."""
+    """A reward model with TRL's interface: a "hidden state" of each token, and its score."""
 
     base_model_prefix = "count"
 
@@ -44,7 +44,8 @@ class CountSevens(torch.nn.Module):
 
 
 class Clock(transformers.TrainerCallback):
-    """When training began and when each update ended, by the clock and in processor time."""
+    """Records the start of training and the end of each update, by the clock and in processor
+    time."""
 
     def __init__(self):
         self.times, self.processor = [], []

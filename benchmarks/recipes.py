@@ -1,6 +1,6 @@
-"""What the recipes of configs/pods.py take, by the TPU compiler: writes docs/recipes.md.
+"""Memory and speed of the recipes of configs/pods.py, by the TPU compiler: writes docs/recipes.md.
 
-python -m benchmarks.recipes             # everything that docs/recipes.json does not hold yet
+python -m benchmarks.recipes             # compiles the steps that docs/recipes.json lacks
 python -m benchmarks.recipes --only='ppo, v5e-256' --fresh
 """
 
@@ -19,7 +19,7 @@ VOCABULARIES = {"gemma3-12b": 262_144, "mixtral-8x7b": 32_000}
 
 
 def arguments(recipe: str, slice_: str, slices: int) -> list[str]:
-    """Flags of `tpu.fit`."""
+    """The flags of `tpu.fit` for a recipe."""
     return [
         f"--config=configs/pods.py:recipe={recipe},slice={slice_},slices={slices}",
         f"--topology={slice_}", f"--slices={slices}",
@@ -50,7 +50,7 @@ def row(name: str, report: dict) -> str:
     else:
         length = f"{length:,}"
     mesh = {k: v for k, v in config.mesh.items() if k != "fsdp" and v > 1}
-    mesh["fsdp"] = ""  # what is left
+    mesh["fsdp"] = ""  # the remaining devices
     if "mesh" in report:
         mesh = report["mesh"]
     cells = [

@@ -5,14 +5,14 @@
     python -m benchmarks.sampling --other_python=runs/other_env/bin/python --model=PATH/model.gguf
 
 Without `--model` a random one of size 10m (384 wide, 6 layers) with a vocabulary of 4,096; the
-weights go to the other side as a Hugging Face directory. Both are of `--dtype`, with a cache,
-read `--prompt` random ids a row and sample `--new` more at temperature 1 over the whole vocabulary;
-nothing stops a row. Both use the same cores: torch as threads, ours as devices of JAX, between
-which rows are divided, or with `--tensor` heads and mlp, so that each reads its part of the weights
-alone (JAX_NUM_CPU_DEVICES with `mesh.tensor` or `rl.decode_tensor` does the same for a run). They
-take turns, ours here and theirs in a process of its own that waits; the first turn of each, which
-compiles and warms up, is not counted, nor is loading theirs and preparing ours (once, as chat does:
-`model.generate.prepare`). Then both decode greedily, and the rows are compared.
+weights go to the other side as a Hugging Face directory. Both compute in `--dtype`, with a
+cache, read `--prompt` random ids a row and sample `--new` more at temperature 1 over the whole
+vocabulary; nothing stops a row. Both use the same cores: torch as threads, ours as devices of JAX,
+between which rows are divided, or with `--tensor` heads and mlp, so that each reads its part of the
+weights alone (JAX_NUM_CPU_DEVICES with `mesh.tensor` or `rl.decode_tensor` does the same for a
+run). They take turns, ours in this process and theirs in another that waits; the first turn of
+each, which compiles and warms up, is not counted, nor is loading theirs and preparing ours (once,
+as chat does: `model.generate.prepare`). Then both decode greedily, and the rows are compared.
 
 Prints the median tokens a second of both, their ratio, and how many greedy rows are equal.
 """
@@ -61,15 +61,16 @@ def random_model() -> tuple[TransformerConfig, Any]:
 
 
 def write_model(directory: epath.PathLike, config: TransformerConfig, params: Any) -> None:
-    """The model as transformers reads it, without a tokenizer."""
-    facts = hf_config.config_to_hf(config) | {"dtype": config.dtype}
-    Path(directory, "config.json").write_text(json.dumps(facts))
+    """Writes the model as a Hugging Face directory, without a tokenizer."""
+    hf = hf_config.config_to_hf(config) | {"dtype": config.dtype}
+    Path(directory, "config.json").write_text(json.dumps(hf))
     tensors = weights.tensors_of(config, flatten_dict(params).__getitem__)
     weights.write_safetensors(directory, tensors, config.dtype)
 
 
 class Ours:
-    """`run(prompts, new, temperature)` -> (seconds, ids [B, new]), with a new key each time.
+    """Our sampler: `run(prompts, new, temperature)` -> (seconds, ids [B, new]), with a new key each
+    time.
 
     Between `tensor` devices heads and mlp are divided and between the others rows, as a run
     divides them.
@@ -107,7 +108,7 @@ class Ours:
 
 
 class Theirs:
-    """The same of `transformers`, in a process of another Python that waits between runs."""
+    """The sampler of `transformers`, in a process of another Python that waits between runs."""
 
     def __init__(self, python: str, directory: epath.PathLike, threads: int, attention: str):
         command = [python, str(WORKER), str(directory), str(threads), attention]
@@ -127,11 +128,11 @@ class Theirs:
         return json.loads(line)
 
     def run(self, prompts: np.ndarray, new: int, temperature: float) -> tuple[float, np.ndarray]:
-        asked = {"prompts": prompts.tolist(), "new": new, "temperature": temperature}
-        self.process.stdin.write(json.dumps(asked) + "\n")
+        request = {"prompts": prompts.tolist(), "new": new, "temperature": temperature}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        found = self._read()
-        return found["seconds"], np.asarray(found["tokens"])
+        answer = self._read()
+        return answer["seconds"], np.asarray(answer["tokens"])
 
     def close(self) -> None:
         self.process.stdin.close()
@@ -139,7 +140,7 @@ class Theirs:
 
 
 def race(ours: Ours, theirs: Theirs, prompts: np.ndarray, new: int, repeats: int) -> dict:
-    """Both take turns; see the top of the file.
+    """Runs both in turns; see the top of the file.
 
     Returns:
       `ours`, `theirs`: tokens a second of every repeat; `ratio` of their medians; `greedy_equal`,
@@ -193,14 +194,14 @@ def main(argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("other_python", None, "A Python that has torch and transformers.")
     flags.DEFINE_string("model", "", "A Hugging Face directory or GGUF file; empty: a random one.")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of weights and matmuls.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Dtype of weights and matmuls.")
     flags.DEFINE_integer("batch", 32, "Rows.", lower_bound=1)
-    flags.DEFINE_integer("prompt", 64, "Ids a row that are given.", lower_bound=1)
-    flags.DEFINE_integer("new", 64, "Ids a row that are sampled.", lower_bound=1)
+    flags.DEFINE_integer("prompt", 64, "Ids in the prompt of a row.", lower_bound=1)
+    flags.DEFINE_integer("new", 64, "Ids sampled in a row.", lower_bound=1)
     flags.DEFINE_integer("repeats", 5, "Runs of each side that count.", lower_bound=1)
-    flags.DEFINE_integer("threads", os.cpu_count(), "Of torch; and our devices of JAX, one a core.")
+    flags.DEFINE_integer("threads", os.cpu_count(), "Threads of torch; devices of JAX, one a core.")
     flags.DEFINE_integer("tensor", 1, "Our devices that divide heads and mlp.", lower_bound=1)
-    flags.DEFINE_enum("attention", "sdpa", ["sdpa", "eager"], "Of transformers.")
+    flags.DEFINE_enum("attention", "sdpa", ["sdpa", "eager"], "Attention of transformers.")
     flags.DEFINE_string("json", "", "Write the result here as JSON.")
     flags.mark_flag_as_required("other_python")
     app.run(main)

@@ -1,9 +1,9 @@
-"""The other side of benchmarks/sampling.py: `transformers.generate`, in an environment of its own.
+"""The side of `transformers.generate` in benchmarks/sampling.py, in its own environment.
 
     python benchmarks/sampling_transformers.py DIR THREADS ATTENTION
 
-Imports torch and transformers alone. Loads the model of DIR and says which versions answer; then
-answers every line of standard input, a JSON object {prompts: [B][P] ids, new: tokens an answer,
+Imports only torch and transformers. Loads the model of DIR and prints its versions; then answers
+every line of standard input, a JSON object {prompts: [B][P] ids, new: tokens an answer,
 temperature}, with one of {seconds, tokens: [B][new] ids}.
 """
 

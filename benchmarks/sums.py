@@ -1,11 +1,11 @@
-"""GRPO with a verifier: a small model that gets some sums right learns to get more right.
+"""GRPO with a verifier: a small model learns to add.
 
     python -m benchmarks.sums --workdir=runs/sums
 
 A model of 3 layers, 96 wide, over characters sees a fifth of the sums a+b below 100 with their
-answers (SFT), then the questions alone, of the others too, and nothing but "right" or "wrong"
-(GRPO, groups of 8). Accuracy is that of a sampled answer (temperature 1) to each of 1,000 sums that
-neither stage has seen. A few minutes on two cores; run it again and it goes on where it was.
+answers (SFT), then the questions alone, those of other sums too, and only "right" or "wrong" for
+its answers (GRPO, groups of 8). Accuracy is that of a sampled answer (temperature 1) to each of
+1,000 sums that neither stage has seen. A few minutes on two cores; the same command resumes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from train.runtime.metrics import console, quiet_to_file, read_metrics
 
 
 def write_sums(path: Path) -> None:
-    """Every a+b with a and b below 100, as records with `prompt` and `response`."""
+    """Writes every a+b with a and b below 100, as records with `prompt` and `response`."""
     records = [
         {"prompt": f"{a}+{b}=", "response": str(a + b)} for a in range(100) for b in range(100)
     ]
@@ -91,12 +91,12 @@ def main(argv: Sequence[str]) -> None:
     workdir = flags.FLAGS.workdir
     Path(workdir).mkdir(parents=True, exist_ok=True)
     quiet_to_file(f"{workdir}/log.txt")
-    found = run(workdir, flags.FLAGS.sft_steps, flags.FLAGS.grpo_steps)
-    console.print("accuracy on held-out sums: " + " → ".join(f"{x:.1%}" for x in found))
+    accuracies = run(workdir, flags.FLAGS.sft_steps, flags.FLAGS.grpo_steps)
+    console.print("accuracy on held-out sums: " + " → ".join(f"{x:.1%}" for x in accuracies))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "Where both stages live.")
+    flags.DEFINE_string("workdir", None, "Folder of both stages.")
     flags.DEFINE_integer("sft_steps", 340, "Optimizer steps of SFT.")
     flags.DEFINE_integer("grpo_steps", 200, "Optimizer steps of GRPO, two a rollout.")
     flags.mark_flag_as_required("workdir")

@@ -1,4 +1,4 @@
-"""GRPO of a fine-tuned policy: a few answers to each prompt, each better or worse than the others.
+"""GRPO of a fine-tuned policy: several answers a prompt, each compared with the mean of its group.
 
     python -m train --config=configs/grpo.py --workdir=runs/grpo \\
         --config.init_from.policy=runs/sft --config.init_from.reward=runs/reward \\
@@ -38,7 +38,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.rl.response_length = 256
     config.rl.rollout_batch = 256
     config.rl.epochs = 1
-    config.rl.normalize_scores = False  # a group's own mean and std do it
+    config.rl.normalize_scores = False  # each group is normalized by its own mean and std
     config.rl.kl_coef = 0.0
     config.rl.kl_loss_coef = 0.04
     config.rl.kl_loss_estimator = "k3"

@@ -20,8 +20,8 @@ from configs import base, ppo, pretrain, reward, sft
 
 SLICES = ("v5e-256", "v5p-128", "v6e-256")
 
-# recipe -> slice -> rows a step, and what else differs there. What the mesh does not name, fsdp
-# takes.
+# recipe -> slice -> rows a step, and the settings that differ there. fsdp takes the devices that
+# the named mesh axes leave.
 RECIPES = {
     "llama3.1-8b": {
         "v5e-256": dict(rows=256, remat="qkv", chunk=1024),

@@ -3,7 +3,7 @@
     python -m train --config=configs/pretrain.py:size=125m --workdir=runs/pretrain \\
         --config.data.source='corpus/*.txt.gz'
 
-Choices: `size` (model/sizes.py), `smoke` (a few steps of a tiny model, to see that it runs).
+Choices: `size` (model/sizes.py), `smoke` (a few steps of a tiny model, to check that it runs).
 Without `data.source` it reads the documentation of the running Python.
 
 Hardware: an accelerator; for `smoke` two laptop cores.

@@ -1,4 +1,4 @@
-"""An imported open model learns to answer your way: SFT of low-rank adapters on conversations.
+"""SFT of low-rank adapters of an imported open model, on your conversations.
 
     python -m train.convert import --from=DIR_OR_HUB_NAME --workdir=runs/base
     python -m train --config=configs/specialise.py --workdir=runs/special \\
@@ -29,7 +29,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.data.on_long = "drop"
     config.steps = 300
     config.loss.chunk = 256
-    config.loss.z_loss = 0.0  # the model's makers set its logits' scale
+    config.loss.z_loss = 0.0  # keeps the scale of the open model's logits
     config.lora.rank = 16
     config.lora.alpha = 32.0
     # Every projection: of a mixture of experts, those of each expert.
@@ -46,7 +46,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-    """Shrinks it so that a model of 135M parameters ends in minutes on two laptop cores."""
+    """Shrinks the recipe so that a model of 135M parameters finishes in minutes on two laptop
+    cores."""
     config.model.dtype = "float32"
     config.model.remat = "none"
     config.data.length = 256

@@ -31,10 +31,15 @@ of the example in its split. Rollouts are described in train/rl/rollout.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 
-def segment_row(segments, length: int) -> dict[str, np.ndarray]:
+def segment_row(
+    segments: Iterable[tuple[Sequence[int] | np.ndarray, Any]], length: int
+) -> dict[str, np.ndarray]:
     """One row [length] of (ids, loss mask) segments, one after the other, padded at the end.
 
     A segment's first token is never predicted: its mask is set to 0.
@@ -59,6 +64,6 @@ def segment_row(segments, length: int) -> dict[str, np.ndarray]:
     return row
 
 
-def stack(rows) -> dict[str, np.ndarray]:
+def stack(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """A list of dicts of arrays of equal shapes -> one dict of arrays with a leading dimension."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

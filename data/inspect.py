@@ -11,6 +11,8 @@ a tokenizer, as the run itself would train it. In a notebook:
 Green is what the loss counts, the rest is context; markers are yellow.
 """
 
+from typing import Any
+
 from absl import app, flags
 from rich.console import Console
 from rich.panel import Panel
@@ -23,7 +25,7 @@ from train.config.run import RunConfig, build
 from train.objectives import registry
 
 
-def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
+def view(config: Any, step: int, rows: int = 3, workdir: str = "") -> Panel:
     """Batch `step` of a recipe, with the first `rows` rows in full; the errors are those of
     training."""
     config = config if isinstance(config, RunConfig) else build(config)
@@ -39,7 +41,7 @@ def view(config, step: int, rows: int = 3, workdir: str = "") -> Panel:
     )  # fmt: skip
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     args = flags.FLAGS
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -13,7 +13,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.mixture import Mixture
 from data.pipeline import Data
-from data.rows import num_rows, row_bytes, take_rows
+from data.rows import Rows, num_rows, row_bytes, take_rows
 from data.shuffle import permute
 
 # The size of a block of batches that one thread reads, and the number of threads: with slow storage
@@ -32,14 +32,15 @@ class Loader:
     """
 
     def __init__(
-        self, rows, batch_size: int, seed: int, local=None, mixture: Mixture | None = None
-    ):
+        self, rows: Rows, batch_size: int, seed: int,
+        local: Sequence[int] | np.ndarray | None = None, mixture: Mixture | None = None,
+    ):  # fmt: skip
         self._size, self._seed = num_rows(rows), seed
         self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
         self._local = np.arange(batch_size) if local is None else np.asarray(local, np.int64)
         self.steps_per_epoch = self._size / batch_size
 
-    def index(self, numbers) -> np.ndarray:
+    def index(self, numbers: np.ndarray) -> np.ndarray:
         """The rows at positions `numbers` [n] of the endless sequence."""
         if self._mixture:
             return self._mixture.index(numbers)
@@ -83,8 +84,9 @@ class Loader:
 
 
 def make_loader(
-    config: DataConfig, data: Data, batch_size: int, seed: int, local=None, steps: int = 0
-) -> Loader:
+    config: DataConfig, data: Data, batch_size: int, seed: int,
+    local: Sequence[int] | np.ndarray | None = None, steps: int = 0,
+) -> Loader:  # fmt: skip
     """The loader of the training rows, `batch_size` rows a step.
 
     Args:
@@ -106,7 +108,9 @@ def make_loader(
     return Loader(data.train, batch_size, seed, local, mixture)
 
 
-def heldout_batches(rows, batch_size: int, local=None):
+def heldout_batches(
+    rows: dict[str, np.ndarray], batch_size: int, local: np.ndarray | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields this host's rows (`local` as of `Loader`) of every batch, each row once, in order; the
     last batch is padded with empty rows (weight 0)."""
     size = len(next(iter(rows.values())))

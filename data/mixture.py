@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
@@ -119,8 +119,12 @@ class Mixture:
       DataError: all weights are 0 in some phase.
     """
 
-    def __init__(self, names, sizes, configs: Sequence[SourceConfig], batch_size: int, seed: int):
-        self.names, self.rows = tuple(names), None
+    def __init__(
+        self, names: Iterable[str], sizes: Sequence[int], configs: Sequence[SourceConfig],
+        batch_size: int, seed: int,
+    ):  # fmt: skip
+        self.names = tuple(names)
+        self.rows: int | None = None
         self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
         self._sizes, self._seed = tuple(sizes), seed
         most = [int(c.epochs * n) if c.epochs else None for c, n in zip(configs, sizes)]
@@ -183,7 +187,7 @@ class Mixture:
             places.append((source, before[source]))
         return places
 
-    def index(self, rows) -> np.ndarray:
+    def index(self, rows: np.ndarray) -> np.ndarray:
         """The positions [n] of `rows` [n] in the concatenation of all sources' rows."""
         places = np.array(self.locate(np.asarray(rows).tolist()), np.int64).reshape(-1, 2)
         out = np.empty(len(places), np.int64)

@@ -12,6 +12,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from data.packing.text import pack_text
 from data.prepare import manifest
 from data.prepare.prepared_rows import PreparedRows, check_compatible
 from data.read.bad_records import BadRecords
-from data.rows import JoinedRows, concatenate, join, num_rows
+from data.rows import JoinedRows, Rows, concatenate, join, num_rows
 from data.splits import Examples, read_examples
 from data.text.base import Tokenizer
 
@@ -45,7 +46,7 @@ class Data:
       locations: (training row) -> where the examples in it were read, if `open_data` traced them.
     """
 
-    train: dict[str, np.ndarray] | PreparedRows | JoinedRows
+    train: Rows
     heldout: dict[str, np.ndarray]
     heldout_examples: list
     skipped: Counter
@@ -69,7 +70,7 @@ class Data:
         return total.hexdigest()[:16]
 
 
-def _hash_rows(total, rows) -> None:
+def _hash_rows(total, rows: Any) -> None:
     if isinstance(rows, JoinedRows):
         for part in rows.parts:
             _hash_rows(total, part)
@@ -124,25 +125,28 @@ def open_data(
             )  # fmt: skip
         return prompt_rows(part, tokenizer, prompt_length, config.on_long, skipped, bad)
 
-    remaining, parts = iter(examples.train), []
+    remaining = iter(examples.train)
+    parts: list[Packed | PreparedRows] = []
     sizes = examples.sizes or (len(examples.train),)
     folders = examples.prepared or ("",) * len(sizes)
     for size, folder in zip(sizes, folders, strict=True):
         if not size and not folder:  # only held-out examples were read
-            parts.append(Packed({}, (), ()))
+            parts.append(Packed({}, [], []))
         elif folder:
             check_compatible(folder, schema, config, tokenizer)
             rows = PreparedRows(folder, "train")
             if not len(rows):
                 raise DataError(f"{folder} has no training rows; prepare it with more data")
-            parts.append(Packed(rows, (), ()))
+            parts.append(rows)
         else:
             parts.append(pack(list(itertools.islice(remaining, size)), config.length))
-    counts = tuple(num_rows(part.rows) if part.rows else 0 for part in parts)
-    train = join([part.rows for part in parts])
-    train_examples = ()
-    if schema == "prompt":
-        train_examples = tuple(itertools.chain(*(part.examples for part in parts)))
+    all_rows = [part.rows if isinstance(part, Packed) else part for part in parts]
+    counts = tuple(num_rows(rows) if rows else 0 for rows in all_rows)
+    train = join(all_rows)
+    train_examples: tuple = ()
+    if schema == "prompt" and isinstance(train, dict):  # prompts are never prepared
+        packed = (part for part in parts if isinstance(part, Packed))
+        train_examples = tuple(itertools.chain(*(part.examples for part in packed)))
         train["example"] = np.arange(len(train_examples), dtype=np.int32)
     try:
         heldout, heldout_examples = _heldout(config, examples, folders, pack)
@@ -161,8 +165,7 @@ def open_data(
 
         def locations(row: int) -> list[str]:
             part = bisect.bisect_right(ends, row)
-            rows = parts[part] if isinstance(parts[part].rows, dict) else parts[part].rows
-            return rows.locations(row - (ends[part] - counts[part]))
+            return parts[part].locations(row - (ends[part] - counts[part]))
 
         data.locations = locations
     return data

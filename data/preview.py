@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -54,7 +54,7 @@ def short_list(locations: Sequence[str], most: int = 3) -> str:
 
 
 def render_batch(
-    tokenizer: Tokenizer, batch, rows: int, origins: Sequence[str] = (),
+    tokenizer: Tokenizer, batch: Mapping[str, np.ndarray], rows: int, origins: Sequence[str] = (),
     kinds: Sequence[str] = (), title: str = "",
 ) -> Panel:  # fmt: skip
     """A batch (data/batch.py) to print, or to show in a notebook.
@@ -66,7 +66,7 @@ def render_batch(
     table = Table.grid(padding=(0, 2))
     for name, figure in statistics(tokenizer, batch).items():
         table.add_row(Text(name, "dim"), Text(figure))
-    blocks = [table]
+    blocks: list[RenderableType] = [table]
     for b in range(min(rows, len(batch["tokens"]))):
         row = {name: values[b] for name, values in batch.items()}
         if "rank" in batch:
@@ -81,7 +81,7 @@ def render_batch(
     return Panel(Group(*blocks), title=title, title_align="left")
 
 
-def statistics(tokenizer: Tokenizer, batch) -> dict[str, str]:
+def statistics(tokenizer: Tokenizer, batch: Mapping[str, np.ndarray]) -> dict[str, str]:
     """{name: figure} of a batch."""
     tokens = batch["tokens"]
     real = batch["mask"] if "mask" in batch else batch["segment_ids"] > 0
@@ -103,7 +103,7 @@ def statistics(tokenizer: Tokenizer, batch) -> dict[str, str]:
     return out
 
 
-def readable(tokenizer: Tokenizer, ids, learned) -> Text:
+def readable(tokenizer: Tokenizer, ids: Iterable[int], learned: Iterable) -> Text:
     """Ids [n] as text, in green where `learned` [n] is not 0, with special ids by name."""
     text, run, style = Text(), bytearray(), None
 
@@ -125,7 +125,7 @@ def readable(tokenizer: Tokenizer, ids, learned) -> Text:
     return text
 
 
-def segments(row) -> Iterator[slice]:
+def segments(row: Mapping[str, np.ndarray]) -> Iterator[slice]:
     """Yields the slice of each segment of a row's `segment_ids` [T]."""
     ids = row["segment_ids"]
     starts = np.flatnonzero(np.diff(ids, prepend=0) & (ids > 0))

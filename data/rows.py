@@ -1,34 +1,53 @@
 """Rows of a split (data/batch.py), in memory or on disk, behind three functions.
 
-Rows in memory are a dict of arrays with a leading dimension. Other rows (PreparedRows, JoinedRows)
-have `__len__`, `take` and `row_bytes`.
+Rows in memory are a dict of arrays with a leading dimension; other rows (PreparedRows, JoinedRows)
+are `StoredRows`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 
-def num_rows(rows) -> int:
+class StoredRows(Protocol):
+    """Rows that are read by number, such as those of a folder of prepared rows.
+
+    Attributes:
+      row_bytes: the size of a row in memory, in bytes.
+    """
+
+    row_bytes: int
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of numbers `index` [n], as arrays with a leading dimension n."""
+
+
+Rows: TypeAlias = dict[str, np.ndarray] | StoredRows
+
+
+def num_rows(rows: Rows) -> int:
     """The number of rows."""
     return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
 
 
-def row_bytes(rows) -> int:
+def row_bytes(rows: Rows) -> int:
     """The size of one row in memory, in bytes."""
     return rows.row_bytes if not isinstance(rows, dict) else sum(v[0].nbytes for v in rows.values())
 
 
-def take_rows(rows, index) -> dict[str, np.ndarray]:
+def take_rows(rows: Rows, index: np.ndarray) -> dict[str, np.ndarray]:
     """The rows of numbers `index` [n], as arrays with a leading dimension n."""
     if isinstance(rows, dict):
         return {name: values[index] for name, values in rows.items()}
     return rows.take(index)
 
 
-def concatenate(parts) -> dict[str, np.ndarray]:
+def concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Rows in memory, one part after the other; rankings are padded to the same number of
     candidates."""
     out = {}
@@ -47,7 +66,7 @@ def concatenate(parts) -> dict[str, np.ndarray]:
 class JoinedRows:
     """The rows of several sources, one source after the other."""
 
-    def __init__(self, parts):
+    def __init__(self, parts: Sequence[Rows]):
         self.parts = parts
         self._ends = np.cumsum([num_rows(part) for part in parts])
         self.row_bytes = max(map(row_bytes, parts))
@@ -55,7 +74,7 @@ class JoinedRows:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def take(self, index) -> dict[str, np.ndarray]:
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of numbers `index` [n], as arrays with a leading dimension n."""
         index = np.asarray(index)
         out: dict[str, np.ndarray] = {}
@@ -74,8 +93,9 @@ class JoinedRows:
             yield part, at, index[at] - (self._ends[part - 1] if part else 0)
 
 
-def join(parts):
+def join(parts: Sequence[Rows]) -> Rows:
     """The rows of several sources, one source after the other."""
-    if all(isinstance(part, dict) for part in parts):
-        return concatenate(parts)
+    in_memory = [part for part in parts if isinstance(part, dict)]
+    if len(in_memory) == len(parts):
+        return concatenate(in_memory)
     return parts[0] if len(parts) == 1 else JoinedRows(parts)

@@ -14,7 +14,7 @@ import numpy as np
 ROUNDS = 12  # with 8, neighbours in a tiny set stay neighbours more often than by chance
 
 
-def _mix(x):
+def _mix(x: np.ndarray) -> np.ndarray:
     """A hash uint64 -> uint64 (SplitMix64; Steele, Lea & Flood 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -22,7 +22,7 @@ def _mix(x):
     return x ^ (x >> np.uint64(31))
 
 
-def _network(x, a: int, b: int, keys):
+def _network(x: np.ndarray, a: np.uint64, b: np.uint64, keys: np.ndarray) -> np.ndarray:
     """A permutation of [0, a·b): x is a pair of digits, and each in turn is shifted by a function
     of the other (the generalized Feistel cipher of Black & Rogaway 2002, "Ciphers with Arbitrary
     Finite Domains")."""
@@ -36,7 +36,7 @@ def _network(x, a: int, b: int, keys):
     return high * a + low
 
 
-def permute(numbers, size: int, seed: int) -> np.ndarray:
+def permute(numbers: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Elements `numbers` [n] of an endless sequence of shuffled epochs of `size` rows: [n] int64 in
     [0, size). Each epoch is its own permutation, a function of `seed` and its number alone."""
     numbers = np.asarray(numbers, np.uint64)

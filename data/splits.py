@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
         for part, source in zip(parts, config.sources().values())
     ]
     if config.dedup or config.decontaminate:
-        chosen_notes = [of[e["where"]] for part, of in zip(parts, notes) for e in part]
+        chosen_notes = [own[e["where"]] for part, own in zip(parts, notes) for e in part]
         reasons = duplicates.decide(chosen_notes, config.dedup, heldout_notes)
         skipped.update(filter(None, reasons))
         remaining = iter(reasons)
@@ -144,15 +144,15 @@ def _split(parts, notes, config: DataConfig) -> tuple[list[list], list]:
     """(the training examples of each source, the held-out examples of all). A fraction of each
     source is held out, together with its copies in every source."""
     keys = [content_key(e) for part in parts for e in part]
-    all_notes = [note for of in notes for note in of.values()]
+    all_notes = [note for own in notes for note in own.values()]
     groups = iter(duplicates.copy_groups(keys, all_notes, config.dedup))
     groups = [list(itertools.islice(groups, len(part))) for part in parts]
     heldout: set[bytes] = set()
-    for part, of, folder in zip(parts, groups, config.prepared_folders(), strict=True):
+    for part, part_groups, folder in zip(parts, groups, config.prepared_folders(), strict=True):
         if not folder:
             first = part[0]["where"] if part else ""
-            heldout |= heldout_keys(of, config.heldout_fraction, first)
-    pairs = [list(zip(part, of, strict=True)) for part, of in zip(parts, groups, strict=True)]
+            heldout |= heldout_keys(part_groups, config.heldout_fraction, first)
+    pairs = [list(zip(*both, strict=True)) for both in zip(parts, groups, strict=True)]
     return (
         [[e for e, key in part if key not in heldout] for part in pairs],
         [e for part in pairs for e, key in part if key in heldout],
@@ -178,7 +178,7 @@ def _choosing_settings(config: DataConfig) -> str:
     return " with ".join([f"data.subset={config.subset!r:.80}", *named])
 
 
-def thin_rankings(examples, keep: Mapping[str, float]) -> list:
+def thin_rankings(examples: Iterable[dict], keep: Mapping[str, float]) -> list:
     """Rankings with a share of their candidates, drawn with a fixed seed (`DataConfig.keep`). A
     ranking that is left with nothing to compare is left out.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from data.packing.base import CUT
 from data.text.base import Tokenizer
@@ -33,7 +33,7 @@ def lines(skipped: Mapping, redacted: Mapping, unused: Mapping[str, Mapping]) ->
     return out
 
 
-def unread(tokenizer: Tokenizer, examples) -> Counter:
+def unread(tokenizer: Tokenizer, examples: Iterable[dict]) -> Counter:
     """{field: count} of the fields of messages that the chat format does not read."""
     template = tokenizer.template
     keys = [key for key in _OPTIONAL if template is None or key not in template.source]

@@ -1,4 +1,4 @@
-"""The architecture of a network: `TransformerConfig`, checked when it is made."""
+"""The architecture of a network: `TransformerConfig`, checked on construction."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
 ACTIVATIONS = ("silu", "gelu_tanh")
 LAYER_KINDS = ("global", "local")
+_CHOICES = {
+    "activation": ACTIVATIONS,
+    "remat": REMAT_POLICIES,
+    "attention": ATTENTION_BACKENDS,
+    "dtype": ("float32", "bfloat16"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +70,9 @@ class TransformerConfig:
       tie_embeddings: the vocabulary head is the embedding table, transposed.
       rope_scaling: RopeScaling, or None.
       local_rope_base: base of local layers, which are not scaled then; 0: that of the other layers.
-      layer_pattern: kinds of layer, `local` or `global`, repeated over the depth (the last time
-        maybe in part); empty: all are global.
-      window: how many tokens a query of a local layer sees, itself included.
+      layer_pattern: kinds of layer, `local` or `global`, repeated over the depth (the last repeat
+        may be partial); empty: all are global.
+      window: number of tokens that a query of a local layer sees, itself included.
       activation: of the MLP's gate: `silu` or `gelu_tanh`.
       attention_bias: query, key and value have biases.
       qk_norm: RMSNorm over the head size of queries and keys, before rotary positions.
@@ -75,13 +81,13 @@ class TransformerConfig:
       embedding_scale: embeddings are multiplied by √D.
       query_scale: queries are multiplied by it; 0: by 1/√N.
       attention_softcap, logit_softcap: c·tanh(x / c) bounds attention's and the vocabulary's
-        logits (Gemma 2, arXiv:2408.00118); 0 does not.
-      num_experts, experts_per_token: E experts a layer (model/layers/moe.py), of which a token has
-        k; 0 is one MLP for all. renormalize_experts: the k weights sum to 1.
+        logits (Gemma 2, arXiv:2408.00118); 0 disables it.
+      num_experts, experts_per_token: E experts a layer (model/layers/moe.py), of which a token uses
+        k; 0: one MLP for all tokens. renormalize_experts: the k weights sum to 1.
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
-      scan_unroll: how many layers (repeats of the pattern, if there is one) one scan step holds; 0
-        unrolls all (fastest on CPU).
+      scan_unroll: layers (repeats of the pattern, if there is one) in one scan step; 0 unrolls all
+        (fastest on CPU).
       remat: what the backward pass recomputes: nothing (`none`), all but the results of matmuls
         and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
         each layer from its input (`full`), or as `qkv` with the saved arrays and the inputs in the
@@ -96,7 +102,7 @@ class TransformerConfig:
         deviation of the embedding. depth_scaled_init: matrices whose product is added to the
         residual stream start 1/√(2·num_layers) as large (GPT-2, Radford et al. 2019).
       max_length: longest sequence allowed; data and rollouts are checked against it.
-      pool: how a reward model reads one score from its number at each position: `last`, `mean`.
+      pool: how a reward model reduces its scalars at each position to one score: `last`, `mean`.
     """
 
     vocab_size: Size
@@ -141,7 +147,7 @@ class TransformerConfig:
     pool: str = "last"
 
     def __post_init__(self):
-        # As JSON gives them back.
+        # From JSON, a config arrives as dicts and lists.
         if isinstance(self.rope_scaling, Mapping):
             object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         object.__setattr__(self, "layer_pattern", tuple(self.layer_pattern))
@@ -172,23 +178,14 @@ class TransformerConfig:
                 f"model.experts_per_token={self.experts_per_token} is not in 1.."
                 f"model.num_experts={self.num_experts}"
             )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"model.activation={self.activation!r:.80}; choose " + ", ".join(ACTIVATIONS)
-            )
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"model.remat={self.remat!r:.80}; choose " + ", ".join(REMAT_POLICIES))
-        if self.attention not in ATTENTION_BACKENDS:
-            raise ValueError(
-                f"model.attention={self.attention!r:.80}; choose " + ", ".join(ATTENTION_BACKENDS)
-            )
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise ValueError(f"model.{name}={value!r:.80}; choose {', '.join(choices)}")
         for name in ("attention_block", "attention_compute_block"):
             if (size := getattr(self, name)) % 128:
                 raise ValueError(f"model.{name}={size}; blocks are multiples of 128 tokens")
         if self.pool not in ("last", "mean"):
             raise ValueError(f"pool={self.pool!r:.80}; choose last or mean")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"model.dtype={self.dtype!r:.80}; choose float32 or bfloat16")
         if not 0 <= self.scan_unroll <= self.num_layers:
             raise ValueError(f"model.scan_unroll={self.scan_unroll} is not in 0..{self.num_layers}")
 
@@ -197,7 +194,7 @@ class TransformerConfig:
         return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
 
     @property
-    def activation_dtype(self):
+    def activation_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
 
     @property

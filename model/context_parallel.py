@@ -1,9 +1,9 @@
-"""Rows split over the mesh axis `sequence`, so that causal attention loads every shard alike.
+"""Rows split over the mesh axis `sequence`, so that causal attention loads all shards equally.
 
-A row of T tokens is 2n runs of T/2n neighbours for n shards; shard i holds runs i and 2n-1-i (the
-zigzag order of Brandon et al. 2023, arXiv:2311.09431, and Llama 3, arXiv:2407.21783). Keys and
-values are gathered, in their order in the row, a layer at a time; everything else stays split.
-Only the layers see this order: tokens are reordered before them, hidden states back after.
+For n shards, a row of T tokens is 2n runs of T/2n consecutive tokens; shard i holds runs i and
+2n-1-i (the zigzag order of Brandon et al. 2023, arXiv:2311.09431, and Llama 3, arXiv:2407.21783).
+Keys and values are gathered, in their order in the row, a layer at a time; everything else stays
+split. Only the layers see this order: tokens are reordered before them, hidden states back after.
 
 Axes: B batch, T length, D embed.
 """

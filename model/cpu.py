@@ -5,11 +5,13 @@ Axes: D inputs, F outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model.sharding import batch_shards, platform
 
@@ -20,24 +22,25 @@ FEW = 32
 class TransposedWeight(NamedTuple):
     """A weight [D, F] stored as [F, D], for `matmul` with few rows. It has no gradient."""
 
-    rows: jax.Array
+    rows: Array
 
 
-def fence(x):
-    """x [n, …], which XLA on CPU fuses and folds with nothing before or after it.
+def fence(x: Array) -> Array:
+    """x [n, …], unchanged; on CPU, XLA does not fuse operations across it.
 
-    There it is a gather of all rows: XLA on CPU drops an optimization barrier before it fuses.
+    On CPU it is a gather of all rows, because XLA there drops an optimization barrier before it
+    fuses.
     """
     return x[jnp.arange(x.shape[0])] if platform() == "cpu" else x
 
 
-def compute_once(x):
-    """x [B, T, …], which XLA on CPU would otherwise compute again for each of its readers."""
+def compute_once(x: Array) -> Array:
+    """x [B, T, …], unchanged; without it XLA on CPU recomputes x in each of its consumers."""
     # XLA sees through a gather of one row, so with T = 1 the fence is one axis further in.
     return jax.vmap(fence if x.shape[1] > 1 else jax.vmap(fence))(x)
 
 
-def forward_matmul(x, w):
+def forward_matmul(x: Array, w: Array) -> Array:
     """x [..., D] @ w [D, F] without the gradient of `matmul`.
 
     bfloat16 on CPU is summed in float32 and rounded: XLA has fast instructions for that form alone.
@@ -47,7 +50,7 @@ def forward_matmul(x, w):
     return jnp.matmul(x, w)
 
 
-def matmul(x, w):
+def matmul(x: Array, w: Array | TransposedWeight) -> Array:
     """x [..., D] @ w [D, F], an array or a `TransposedWeight` -> [..., F]."""
     if not isinstance(w, TransposedWeight):
         return _matmul(x, w)
@@ -98,18 +101,18 @@ def _matmul_bwd(saved, g):
 _matmul.defvjp(_matmul_fwd, _matmul_bwd)
 
 
-def stores_transposed(dtype) -> bool:
+def stores_transposed(dtype: jnp.dtype) -> bool:
     """Whether decoding in this dtype is faster with a `TransposedWeight` for each weight. In
     float32 either layout is read equally fast."""
     return platform() == "cpu" and dtype == jnp.bfloat16
 
 
-def transposed_weight(w):
+def transposed_weight(w: Array) -> Array:
     """The rows [F, D] of a weight [D, F], for a `TransposedWeight`."""
     return fence(w.T)
 
 
-def computes_transpose(x, w) -> bool:
+def computes_transpose(x: Array, w: Array | TransposedWeight | None) -> bool:
     """Whether `matmul(x, w)` computes the transpose of the product.
 
     XLA's fast matmuls on CPU copy the right operand into tiles at every call, and read the left
@@ -121,7 +124,10 @@ def computes_transpose(x, w) -> bool:
     return x.size <= FEW * x.shape[-1] * (1 if mesh.empty else batch_shards(mesh))
 
 
-def gated(activation, gate, up, next_weight):
+def gated(
+    activation: Callable[[Array], Array], gate: Array, up: Array,
+    next_weight: Array | TransposedWeight | None,
+) -> Array:  # fmt: skip
     """activation(gate) · up, both [..., F].
 
     bfloat16 on CPU is computed in float32 and rounded once: XLA takes longer to round there than
@@ -130,7 +136,7 @@ def gated(activation, gate, up, next_weight):
     Args:
       activation: a function of an array.
       next_weight: the weight [F, …] by which the result is multiplied, or None. Where `matmul`
-        computes a transpose, the result is computed transposed, as `matmul` left its arguments.
+        computes a transpose, the result is computed transposed too, in the layout of its arguments.
     """
     if gate.dtype == jnp.float32 or platform() != "cpu":
         return activation(gate) * up
@@ -143,7 +149,7 @@ def gated(activation, gate, up, next_weight):
     return out.T.reshape(shape) if transposed else out
 
 
-def cache_dtype(dtype):
+def cache_dtype(dtype: jnp.dtype) -> jnp.dtype:
     """The dtype of cached keys and values: the activations'; on CPU float32, where XLA updates a
     bfloat16 array by converting all of it to float32 and back, at every token."""
     return jnp.float32 if platform() == "cpu" else dtype

@@ -10,11 +10,13 @@ V vocabulary.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 import ranges
 from model import cpu
@@ -32,15 +34,15 @@ _BLOCK = 128
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How to sample; hashable, so that it can be a static argument.
+    """Settings of sampling; hashable, so that they can be a static argument.
 
     Attributes:
       max_new_tokens: R. temperature: 0 takes the likeliest id.
       top_k: keep the k likeliest ids; 0 keeps all. top_p: keep the smallest set of likeliest ids
         with this much probability (Holtzman et al. 2020, arXiv:1904.09751); 1 keeps all.
-      stop_ids: ids that end a response, themselves part of it. pad_id: what follows.
+      stop_ids: ids that end a response and belong to it. pad_id: fills the row after them.
       banned_ids: ids never sampled, such as padding and role markers.
-      samples: n, answers a prompt; the prompt is read once for all of them.
+      samples: n, responses a prompt; the prompt is prefilled once for all of them.
     """
 
     max_new_tokens: Size
@@ -69,17 +71,18 @@ class Sample(NamedTuple):
         gives that of temperature 1.
     """
 
-    tokens: jax.Array
-    response_mask: jax.Array
-    logprobs: jax.Array
+    tokens: Array
+    response_mask: Array
+    logprobs: Array
 
 
-def prompt_positions(mask):
-    """[B, P] bool -> int32 positions that count real tokens only, whatever side the padding is."""
+def prompt_positions(mask: Array) -> Array:
+    """[B, P] bool -> int32 positions that count real tokens only, on whichever side the padding
+    is."""
     return jnp.maximum(jnp.cumsum(mask.astype(jnp.int32), axis=-1) - 1, 0)
 
 
-def filter_logits(logits, sampling: Sampling):
+def filter_logits(logits: Array, sampling: Sampling) -> Array:
     """Logits [B, V], `MASKED` at ids that top-k, top-p and `banned_ids` exclude."""
     V = logits.shape[-1]
     if sampling.banned_ids:
@@ -97,7 +100,7 @@ def filter_logits(logits, sampling: Sampling):
     return logits
 
 
-def pick(logits, uniform):
+def pick(logits: Array, uniform: Array) -> tuple[Array, Array]:
     """Draws an index of each row: where the cumulative sum of probabilities passes a number.
 
     It takes one random number a row in place of one a logit, and sums in two steps, over blocks and
@@ -133,11 +136,11 @@ def _first_above(sums, target):
     return index, target - jnp.where(index > 0, before, 0.0)
 
 
-def prepare(config: TransformerConfig, params):
+def prepare(config: TransformerConfig, params: Mapping[str, Any]) -> Mapping[str, Any]:
     """Parameters in the form that decoding reads: where layers are unrolled, a tree a layer, on CPU
     perhaps transposed.
 
-    `generate` does this with parameters of any other form; whoever calls it often with the same
+    `generate` applies it to parameters of any other form; a caller that samples often from the same
     parameters prepares them once.
     """
     if config.scan_unroll or "0" in params["layers"]:
@@ -149,8 +152,9 @@ def prepare(config: TransformerConfig, params):
 
 
 def generate(
-    config: TransformerConfig, params, prompts, prompt_mask, row_keys, sampling: Sampling
-) -> Sample:
+    config: TransformerConfig, params: Mapping[str, Any], prompts: Array, prompt_mask: Array,
+    row_keys: Array, sampling: Sampling,
+) -> Sample:  # fmt: skip
     """Samples n responses a prompt. Trace it under `jit`, with `config` and `sampling` static.
 
     Args:
@@ -175,7 +179,7 @@ def generate(
         logits, prompts, segments = (jnp.repeat(x, n, axis=0) for x in (logits, prompts, segments))
         cache = repeat_rows(cache, n)
     prompt_length = jnp.sum(segments, axis=-1)
-    # All numbers at once: a hash in every step takes longer than they take memory.
+    # All random numbers at once: they take little memory, and a hash in every step takes time.
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(row_keys, jnp.arange(R))
     uniform = jax.vmap(jax.vmap(jax.random.uniform))(keys)  # [R, B·n]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import Array
 
 from model import weights
 from model.config import TransformerConfig
@@ -28,7 +29,10 @@ class ScalarModel(nn.Module):
     head_std: float
 
     @nn.compact
-    def __call__(self, tokens, positions=None, segment_ids=None, branch_ids=None):
+    def __call__(
+        self, tokens: Array, positions: Array | None = None, segment_ids: Array | None = None,
+        branch_ids: Array | None = None,
+    ) -> Array:  # fmt: skip
         """[B, T] int32 -> [B, T] float32, one number at each position."""
         x, _ = Transformer(self.config, name="backbone").hidden(
             tokens, positions, segment_ids, branch_ids=branch_ids
@@ -42,12 +46,12 @@ class ValueHead(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, hidden):
-        """[..., D] -> [...] float32. It starts at 0, as a value model's."""
+    def __call__(self, hidden: Array) -> Array:
+        """[..., D] -> [...] float32. The weight starts at 0, as in a value model."""
         return _numbers(self, hidden, 0.0)
 
 
-def _numbers(module, hidden, std: float):
+def _numbers(module: ScalarModel | ValueHead, hidden: Array, std: float) -> Array:
     (row,) = weights.rows(module.config, "head")
     head = weights.create(module, row, module.config, std)
     return matmul(hidden.astype(jnp.float32), head)[..., 0]

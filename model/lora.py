@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -47,7 +49,9 @@ class LoRA:
         return self.alpha / self.rank if self.rank else 0.0
 
 
-def abstract(name: str, weight, rank: int):
+def abstract(
+    name: str, weight: jax.ShapeDtypeStruct, rank: int
+) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Shapes and shardings of an adapter: (A [L, (E,) *inputs, r], B [L, (E,) r, *outputs]).
 
     Args:
@@ -68,7 +72,7 @@ def abstract(name: str, weight, rank: int):
     )
 
 
-def init(key, adapters):
+def init(key: Array, adapters: Mapping[str, Any]) -> dict[str, Any]:
     """Fresh adapters, A normal with variance 1/inputs and B zero.
 
     Args:
@@ -87,17 +91,18 @@ def init(key, adapters):
     return unflatten_dict(flat)
 
 
-def scaled(params, scale: float):
+def scaled(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """Parameters with every B multiplied by α/r, as layers expect them."""
     flat = flatten_dict(params)
     return unflatten_dict({k: v * scale if k[-1].endswith(B) else v for k, v in flat.items()})
 
 
-def merge(params, adapters, settings: LoRA):
-    """Parameters without adapters that compute what base and adapters do.
+def merge(params: Mapping[str, Any], adapters: Mapping[str, Any], settings: LoRA) -> dict[str, Any]:
+    """Parameters without adapters, equivalent to the base with its adapters.
 
     Args:
-      params: of a model, without adapters. adapters: tree of A and B beside their weights.
+      params: of a model, without adapters. adapters: tree of A and B, each at the place of its
+        weight.
 
     Returns:
       W + (α/r)·A·B for adapted weights, added in float32, in the dtype of W; the others unchanged.

@@ -1,20 +1,24 @@
-"""An initialisation for small models on little text, in the form that trained models reach.
+"""An initialisation for small models on little text that imitates trained attention.
 
-From random weights a transformer first has to learn that attention can look for the same word
-again, and which tokens are the same word. With billions of tokens that is learned early; with one
-million it is most of what is learned at all.
+From random weights a transformer first has to learn to attend to earlier occurrences of a word, and
+which tokens are variants of one word. With billions of tokens it learns that early; with one
+million, that is most of what it learns.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 
 # Correlation of the embeddings of one word's variants (" Tree", "tree").
 CORRELATION = 0.9
 
 
-def mimetic(params, word_of, key):
+def mimetic(params: dict[str, Any], word_of: Array | np.ndarray, key: Array) -> dict[str, Any]:
     """Parameters of a fresh Transformer, changed so that attention starts as a look-up by content.
 
     The first query head of every group starts equal to its key head, so that a token attends to
@@ -35,7 +39,8 @@ def mimetic(params, word_of, key):
     group = layers["query"].shape[-2] // layers["key"].shape[-2]
     query = layers["query"].at[..., ::group, :].set(layers["key"])
 
-    word_of = jnp.arange(len(embedding)).at[: len(word_of)].set(word_of)  # and the padding's rows
+    # Rows of the padded vocabulary are words of their own.
+    word_of = jnp.arange(len(embedding)).at[: len(word_of)].set(word_of)
     own = jax.random.normal(key, embedding.shape) * jnp.std(embedding)
     mixed = CORRELATION**0.5 * embedding[word_of] + (1 - CORRELATION) ** 0.5 * own
     return params | {"layers": layers | {"query": query}, "embedding": mixed}

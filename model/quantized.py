@@ -1,16 +1,21 @@
-"""Frozen weights in fewer bits: bfloat16, or int8 with a scale a layer and output (qwix).
+"""Frozen weights in fewer bits: bfloat16, or int8 with a scale for each layer and output (qwix).
 
 Axes: D inputs, F outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from model import weights
 from model.cpu import forward_matmul
@@ -18,12 +23,12 @@ from model.cpu import forward_matmul
 DTYPES = ("float32", "bfloat16", "int8")
 
 
-def is_quantized(x) -> bool:
-    """Whether x is a `qwix.QArray` (a library that is imported only if it is used)."""
+def is_quantized(x: Any) -> bool:
+    """Whether x is a `qwix.QArray`; qwix is imported only where it is used."""
     return hasattr(x, "qvalue")
 
 
-def quantize(name: str, weight):
+def quantize(name: str, weight: Array) -> Any:
     """int8 values of an adaptable weight, with one float32 scale for all of its inputs."""
     import qwix
 
@@ -32,7 +37,7 @@ def quantize(name: str, weight):
     return qwix.quantize(weight, jnp.int8, channelwise_axes=channels)
 
 
-def dequantize(x, dtype):
+def dequantize(x: Any, dtype: DTypeLike) -> Array:
     if not is_quantized(x):
         return x.astype(dtype)
     import qwix
@@ -40,7 +45,7 @@ def dequantize(x, dtype):
     return qwix.dequantize(x).astype(dtype)
 
 
-def convert(tree, dtype: str):
+def convert(tree: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """Weights of layers in a dtype of `DTYPES`; embeddings, norms and heads stay as they are.
 
     Args:
@@ -49,7 +54,7 @@ def convert(tree, dtype: str):
     flat = flatten_dict(tree)
     for path, x in flat.items():
         name = path[-1]
-        if dtype == "float32" or not weights.adaptable(name):
+        if dtype == "float32" or not weights.is_adaptable(name):
             continue
 
         def make(x, name=name):
@@ -70,13 +75,13 @@ def convert(tree, dtype: str):
     return unflatten_dict(flat)
 
 
-def whole(tree):
+def whole(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Float32 weights, with the rounding of `convert`."""
     return unflatten_dict({k: dequantize(x, jnp.float32) for k, x in flatten_dict(tree).items()})
 
 
 @jax.custom_vjp
-def matmul(x, w):
+def matmul(x: Array, w: Any) -> Array:
     """x [..., D] @ w [D, F], a QArray -> [..., F]. The backward pass saves w alone, and
     computes no gradient of it."""
     return forward_matmul(x, dequantize(w, x.dtype))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import ranges
@@ -105,10 +106,10 @@ class MeshConfig:
         return tuple(sizes)
 
 
-def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over `devices` (all visible ones by default), with axes `MESH_AXES`.
 
-    Of several TPU slices `data` alone reaches over the data-center network between them.
+    With several TPU slices, only `data` spans the data-center network between them.
 
     Raises:
       ShardingError: sizes that do not make these devices; `data` that the slices do not divide.
@@ -117,22 +118,25 @@ def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
     shape = config.shape(len(devices))
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     # Explicit axes, JAX's default, break Linen's partitioned init.
-    # A mesh axis may be part of a side of the slice: 16x16 chips make fsdp 64 × tensor 4.
-    settings = dict(devices=devices, allow_split_physical_axes=True)
+    # A mesh axis may take part of a physical axis: 16x16 chips make fsdp 64 × tensor 4.
+    split = dict(allow_split_physical_axes=True)
     if slices == 1:
-        grid = mesh_utils.create_device_mesh(shape, **settings)
+        grid = mesh_utils.create_device_mesh(shape, devices, **split)
     elif shape[0] % slices:
         raise ShardingError(
-            f"mesh.data={shape[0]} on {slices} slices: between slices runs `data` alone; set "
+            f"mesh.data={shape[0]} on {slices} slices: only mesh.data spans slices; set "
             f"mesh.data to a multiple of {slices}"
         )
     else:
         within, between = (shape[0] // slices, *shape[1:]), (slices, *[1] * (len(shape) - 1))
-        grid = mesh_utils.create_hybrid_device_mesh(within, between, **settings)
-    return jax.sharding.Mesh(grid, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, **split)
+    return Mesh(grid, MESH_AXES, (AxisType.Auto,) * len(MESH_AXES))
 
 
-def partition_spec(names, table=PARAMETER_AXES, label: str = "an array") -> P:
+def partition_spec(
+    names: Sequence[str | None], table: Mapping[str, str | tuple[str, ...] | None] = PARAMETER_AXES,
+    label: str = "an array",
+) -> P:  # fmt: skip
     """The PartitionSpec of an array whose dimensions have these logical names.
 
     Raises:
@@ -140,7 +144,7 @@ def partition_spec(names, table=PARAMETER_AXES, label: str = "an array") -> P:
     """
     entries, used = [], {}
     for name in names:
-        if name not in table:
+        if name is None or name not in table:
             raise ShardingError(
                 f"{label} {tuple(names)}: no sharding rule for {name!r}; add a row to "
                 "model/sharding.py (None replicates)"
@@ -166,14 +170,15 @@ def constrain(x: jax.Array, *names: str) -> jax.Array:
 
 
 def platform() -> str:
-    """The platform of the current mesh: ahead-of-time compilation is for another than this
-    machine's."""
+    """The platform of the current mesh: with ahead-of-time compilation, not this machine's."""
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
     return device.platform if device else jax.default_backend()
 
 
-def check_divisible(shape, spec: P, mesh, label: str, names=()) -> None:
+def check_divisible(
+    shape: Sequence[int], spec: P, mesh: Mesh, label: str, names: Sequence[str | None] = ()
+) -> None:
     for i, (size, entry) in enumerate(zip(shape, spec, strict=False)):
         axes = (entry,) if isinstance(entry, str) else entry or ()
         parts = math.prod(mesh.shape[a] for a in axes)
@@ -185,7 +190,7 @@ def check_divisible(shape, spec: P, mesh, label: str, names=()) -> None:
             )
 
 
-def parameter_shardings(boxed, mesh):
+def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
     """Shardings of a tree of `nn.Partitioned` leaves (from `jax.eval_shape` of a Linen init).
 
     Args:
@@ -212,8 +217,8 @@ def parameter_shardings(boxed, mesh):
     )
 
 
-def decoding_mesh(mesh, times: int) -> jax.sharding.Mesh:
-    """The same devices with `times` as many shards of heads and mlp, taken from `fsdp`.
+def decoding_mesh(mesh: Mesh, times: int) -> Mesh:
+    """A mesh of the same devices with `times` as many shards of heads and mlp, taken from `fsdp`.
 
     Raises:
       ShardingError: fsdp is not a multiple, or `expert` or `sequence` is not 1.
@@ -225,10 +230,10 @@ def decoding_mesh(mesh, times: int) -> jax.sharding.Mesh:
             f"which is no multiple, or mesh.expert={expert} and mesh.sequence={seq} are not 1"
         )
     shape = (data, fsdp // times, expert, seq, tensor * times)
-    return jax.sharding.Mesh(mesh.devices.reshape(shape), MESH_AXES, mesh.axis_types)
+    return Mesh(mesh.devices.reshape(shape), MESH_AXES, mesh.axis_types)
 
 
-def decoding_shardings(params, mesh):
+def decoding_shardings(params: Any, mesh: Mesh) -> Any:
     """Shardings for decoding: over `tensor` and `expert` alone, so that no weight is gathered at
     every token.
 
@@ -250,20 +255,20 @@ def decoding_shardings(params, mesh):
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def batch_sharding(mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over the batch axes; other dimensions are not split."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def replicated(mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_shards(mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[a] for a in BATCH_AXES)
 
 
-def local_rows(mesh, rows: int) -> np.ndarray:
+def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
     """Which of a batch's `rows` rows this process's devices hold, ascending.
 
     Processes hold the same rows where `tensor` or `sequence` spans several of them, and rows that
@@ -273,7 +278,7 @@ def local_rows(mesh, rows: int) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(rows)[index] for index in indices.values()]))
 
 
-def put_batch(batch, mesh):
+def put_batch(batch: Any, mesh: Mesh) -> Any:
     """The `local_rows` of a batch (tree of numpy arrays) -> global arrays sharded by row."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(

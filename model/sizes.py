@@ -10,7 +10,7 @@ from model.pretrained.families import GEMMA
 
 _SHAPE = ("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim")
 
-# What a family has in common.
+# The settings that a family shares.
 _LLAMA2 = dict(norm_eps=1e-5, tie_embeddings=False, max_length=4096)
 _LLAMA3 = dict(rope_base=500_000.0, norm_eps=1e-5, tie_embeddings=False, max_length=8192)
 

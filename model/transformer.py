@@ -8,6 +8,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model import context_parallel, vocabulary, weights
 from model.config import TransformerConfig
@@ -26,15 +27,17 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         for weight in weights.rows(c, "model"):
             setattr(self, weight.name, weights.create(self, weight, c))
         self.layers = init_layers(c)
 
     def hidden(
-        self, tokens, positions=None, segment_ids=None, cache=None, slot=None, branch_ids=None
-    ):
+        self, tokens: Array, positions: Array | None = None, segment_ids: Array | None = None,
+        cache: KVCache | None = None, slot: Array | int | None = None,
+        branch_ids: Array | None = None,
+    ) -> tuple[Array, KVCache | None]:  # fmt: skip
         """The normalised residual stream.
 
         Args:
@@ -80,7 +83,7 @@ class Transformer(nn.Module):
         x = context_parallel.join(x) if split else x
         return rms_norm(x, self.final_norm, c), cache
 
-    def logits(self, hidden, decoding: bool = False):
+    def logits(self, hidden: Array, decoding: bool = False) -> Array:
         """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it are `MASKED`.
 
         Args:
@@ -90,11 +93,16 @@ class Transformer(nn.Module):
         table = self.embedding if c.tie_embeddings else self.unembedding
         return vocabulary.logits(c, table, hidden, decoding)
 
-    def __call__(self, tokens, positions=None, segment_ids=None):
+    def __call__(
+        self, tokens: Array, positions: Array | None = None, segment_ids: Array | None = None
+    ) -> Array:
         """Float32 logits [B, T, V] of the token after each."""
         return self.logits(self.hidden(tokens, positions, segment_ids)[0])
 
-    def step(self, tokens, positions, segment_ids, cache: KVCache, slot=None):
+    def step(
+        self, tokens: Array, positions: Array, segment_ids: Array, cache: KVCache,
+        slot: Array | int | None = None,
+    ) -> tuple[Array, KVCache | None]:  # fmt: skip
         """Runs T tokens against a cache: (float32 logits [B, V] after the last one, new cache).
 
         `slot` as for `hidden`: None reads a prompt into an empty cache.

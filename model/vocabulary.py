@@ -1,4 +1,4 @@
-"""The vocabulary head: logits, log-probabilities, and both a part of a row at a time.
+"""The vocabulary head: logits and log-probabilities, of whole rows or in chunks.
 
 Float32 logits [B, T, V] are by far the largest array of a step: at 8,192 tokens and 128k ids one
 row of them takes 4 GiB. `map_logits` computes `chunk` positions of each row at once, forwards and
@@ -9,8 +9,12 @@ Axes: B batch, T length, D embed, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model import cpu
 from model.config import TransformerConfig
@@ -18,7 +22,7 @@ from model.kernels.base import MASKED
 from model.sharding import constrain
 
 
-def logits(config: TransformerConfig, table, hidden, decoding: bool = False):
+def logits(config: TransformerConfig, table: Array, hidden: Array, decoding: bool = False) -> Array:
     """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it are `MASKED`.
 
     Args:
@@ -39,7 +43,7 @@ def logits(config: TransformerConfig, table, hidden, decoding: bool = False):
     return jnp.where(jnp.arange(c.padded_vocab_size) < c.vocab_size, logits, MASKED)
 
 
-def log_probs(logits, ids, temperature: float):
+def log_probs(logits: Array, ids: Array, temperature: float) -> Array:
     """log softmax(logits / temperature) at `ids`, in float32: rollout and training both use this.
 
     Args:
@@ -51,13 +55,16 @@ def log_probs(logits, ids, temperature: float):
     return picked - jax.nn.logsumexp(scaled, axis=-1)
 
 
-def entropy(logits, temperature: float = 1.0):
+def entropy(logits: Array, temperature: float = 1.0) -> Array:
     """Entropy in nats of softmax(logits / temperature), [..., V] -> [...] float32."""
     logp = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
     return -jnp.sum(jnp.exp(logp) * logp, axis=-1)
 
 
-def map_logits(config, params, function, chunk: int, hidden, *arrays):
+def map_logits(
+    config: TransformerConfig, params: Mapping[str, Any], function: Callable, chunk: int,
+    hidden: Array, *arrays: Array
+) -> Any:  # fmt: skip
     """function(logits, *arrays), with the logits of `hidden`.
 
     Args:
@@ -81,8 +88,8 @@ def map_logits(config, params, function, chunk: int, hidden, *arrays):
     count = -(-T // chunk)
     width = -(-T // count)
 
-    # Part i holds the positions i, i + count, …: where a row is split over devices, each has its
-    # share of every part.
+    # Part i holds the positions i, i + count, …, so that each part of a row that is split over
+    # devices stays evenly split.
     def split(x):
         x = jnp.pad(x, [(0, 0), (0, count * width - T)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, width, count, *x.shape[2:]), 2, 0)

@@ -12,14 +12,15 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import Array
 
 from model.config import TransformerConfig
 
-# Standard deviation of a unit normal cut off at ±2.
+# Standard deviation of a unit normal truncated at ±2.
 _CUT_STD = 0.87962566103423978
 
 
@@ -31,8 +32,8 @@ class Weight(NamedTuple):
       shape: its axes as letters of the legend above, of one layer.
       axes: their logical names (model/sharding.py).
       part: `layers` (stacked over layers in the tree), `model`, or `head` (model/heads.py).
-      init: `fan_in`, `embedding`, `norm`, `zeros`, or `given` by whoever creates it.
-      inputs: how many leading axes (after an expert's) a product sums over; 0: it is no matrix.
+      init: `fan_in`, `embedding`, `norm`, `zeros`, or `given` by the caller of `create`.
+      inputs: number of leading axes (after an expert's) that a product sums over; 0: not a matrix.
       residual: its product is added to the residual stream.
       decays: weight decay applies. adaptable: LoRA may adapt it, and freezing quantize it.
       muon: the optimizer `muon` takes it. float32: it is read in float32, whatever the
@@ -62,7 +63,7 @@ class Weight(NamedTuple):
 
     @property
     def stacked(self) -> int:
-        """How many leading axes are stacked in the tree: layers, experts."""
+        """The number of leading axes that are stacked in the tree: layers, experts."""
         return (self.part == "layers") + (self.axes.split()[0] == "expert")
 
 
@@ -74,7 +75,7 @@ def _hf_names(hf: str | Mapping[str, str]) -> Mapping[str, str]:
 
 def matrix(name: str, shape: str, axes: str, hf: str | Mapping[str, str] = "", **changes) -> Weight:
     """A matrix of the layers, by which a product is taken in the activations' dtype."""
-    row = dict(inputs=1, adaptable=True, muon=True, hf=_hf_names(hf))
+    row: dict[str, Any] = dict(inputs=1, adaptable=True, muon=True, hf=_hf_names(hf))
     return Weight(name, shape, axes, **row | changes)
 
 
@@ -82,7 +83,7 @@ def vector(
     name: str, shape: str, axes: str, init: str, hf: str | Mapping[str, str] = "", **changes
 ) -> Weight:
     """A norm's scale or a bias."""
-    row = dict(init=init, decays=False, float32=init == "norm", hf=_hf_names(hf))
+    row: dict[str, Any] = dict(init=init, decays=False, float32=init == "norm", hf=_hf_names(hf))
     return Weight(name, shape, axes, **row | changes)
 
 
@@ -168,10 +169,22 @@ def rows(config: TransformerConfig, part: str) -> list[Weight]:
     return [w for w in TABLE if w.part == part and w.exists(config)]
 
 
-def adaptable(name: str) -> Weight | None:
-    """The row of a weight that LoRA may adapt, else None."""
+def is_adaptable(name: str) -> bool:
+    """Whether LoRA may adapt a parameter, and freezing quantize it."""
     weight = row(name)
-    return weight if weight and weight.adaptable else None
+    return weight is not None and weight.adaptable
+
+
+def adaptable(name: str) -> Weight:
+    """The row of a weight that LoRA may adapt.
+
+    Raises:
+      KeyError: it may not adapt this one.
+    """
+    weight = row(name)
+    if weight is None or not weight.adaptable:
+        raise KeyError(name)
+    return weight
 
 
 def is_layer_matrix(name: str) -> bool:
@@ -194,8 +207,9 @@ def group(name: str) -> str:
 def read_in_activation_dtype(name: str) -> bool:
     """Whether a parameter is a table or a matrix that is read in the activations' dtype."""
     weight = row(name)
-    is_table = weight is not None and (weight.inputs > 0 or weight.init == "embedding")
-    return is_table and not weight.float32
+    if weight is None or weight.float32:
+        return False
+    return weight.inputs > 0 or weight.init == "embedding"
 
 
 def saved_outputs(policy: str) -> set[str]:
@@ -240,15 +254,15 @@ def flops_per_token(config: TransformerConfig, length: int) -> float:
     for weight in rows(config, "layers"):
         if weight.inputs:
             size = math.prod(shape(weight, config))
-            if weight.stacked == 2:  # of all experts, a token has a few
+            if weight.stacked == 2:  # a token uses a few of the experts
                 size = size // config.num_experts * config.experts_per_token
             count += config.num_layers * size
     return 6.0 * count + 6.0 * config.attention_flops_per_token(length)
 
 
-def kernel_init(std: float):
-    """A normal distribution cut off at ±2 of its deviations, with this standard deviation once it
-    is cut."""
+def kernel_init(std: float) -> nn.initializers.Initializer:
+    """A normal distribution truncated at ±2 standard deviations, scaled to have this standard
+    deviation after truncation."""
     return nn.initializers.truncated_normal(stddev=std / _CUT_STD)
 
 
@@ -263,7 +277,7 @@ def init_std(weight: Weight, config: TransformerConfig) -> float:
     return std
 
 
-def initializer(weight: Weight, config: TransformerConfig, std: float | None = None):
+def initializer(weight: Weight, config: TransformerConfig, std: float | None = None) -> Callable:
     """The partitioned initializer of a weight, for `nn.Module.param`.
 
     Args:
@@ -282,7 +296,9 @@ def initializer(weight: Weight, config: TransformerConfig, std: float | None = N
     return nn.with_logical_partitioning(init, logical_axes(weight, config))
 
 
-def create(module: nn.Module, weight: Weight, config: TransformerConfig, std=None):
+def create(
+    module: nn.Module, weight: Weight, config: TransformerConfig, std: float | None = None
+) -> Array:
     """Declares a weight as a float32 parameter of a Linen module, and returns its value."""
     init = initializer(weight, config, std)
     return module.param(weight.name, init, shape(weight, config), jnp.float32)

@@ -124,7 +124,7 @@ def divide(config: RunConfig, models: Mapping) -> dict[str, Partition]:
         )
     adapted = set()
     if adapters.rank:
-        able = [n for n in names if weights.adaptable(n[-1])]
+        able = [n for n in names if weights.is_adaptable(n[-1])]
         adapted = select(adapters.targets, able, "lora.targets")
         for name in sorted(adapted & trained):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What the benchmarks on real data share: flags, records, splits, an open model, a recipe."""
+"""Shared parts of the benchmarks on real data: flags, records, splits, an open model, a recipe."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ PROJECTIONS = "query,key,value,out,gate,up,down"
 def define_flags() -> None:
     flags.DEFINE_string("file", None, "The gzipped JSON lines.")
     flags.DEFINE_string("model", None, "The open model: a GGUF file or Hugging Face directory.")
-    flags.DEFINE_string("workdir", None, "Where all is kept.")
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations and matmuls.")
+    flags.DEFINE_string("workdir", None, "Folder of all files.")
+    flags.DEFINE_enum(
+        "dtype", "float32", ["float32", "bfloat16"], "Dtype of activations and matmuls."
+    )
     flags.mark_flags_as_required(["file", "model", "workdir"])
 
 
 def open_workdir() -> Path:
-    """The workdir that the flags name, with the log of libraries in it."""
+    """Creates the workdir that the flags name, with the log of libraries in it."""
     workdir = Path(flags.FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     quiet_to_file(str(workdir / "log.txt"))
@@ -46,60 +48,60 @@ def records(path: Path | str) -> list[dict]:
 
 
 def heldout(key: str, share: float) -> bool:
-    """Whether what has this key is put aside; the same on every machine."""
+    """Whether the example with this key is held out; the same on every machine."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
 def examples(path: Path | str, read: Callable, tokenizer: Tokenizer, length: int) -> list[dict]:
     """Rankings that fit, in the form that training reads: `messages`, `responses`, `rank`."""
-    found, as_example = [], normaliser("preference")
+    fitting, as_example = [], normaliser("preference")
     for record in records(path):
         try:
             example = as_example(read(record))
         except DataError:  # answers that are equal, or all right or all wrong
             continue
         if max(len(ids) for ids in rendered(example, tokenizer)) <= length:
-            found.append(example)
-    return found
+            fitting.append(example)
+    return fitting
 
 
 def rendered(example: dict, tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Ids of the prompt with each answer, to the sign that ends it."""
-    every = []
+    """The ids of the prompt with each answer, up to the token that ends it."""
+    sequences = []
     for text in example["responses"]:
         answer = {"role": "assistant", "content": text}
         ids, mask = render(tokenizer, [*example["messages"], answer])
-        every.append(ids[: np.flatnonzero(mask)[-1] + 1])
-    return every
+        sequences.append(ids[: np.flatnonzero(mask)[-1] + 1])
+    return sequences
 
 
 def key(example: dict) -> str:
-    """What an example is put aside by: the first thing that was asked."""
+    """The key by which an example is held out or not: its first question."""
     return next(m["content"] for m in example["messages"] if m["role"] == "user")
 
 
 def divide(
-    every: Sequence[dict], share: float, workdir: Path
+    rankings: Sequence[dict], share: float, workdir: Path
 ) -> tuple[dict[str, Path], list[dict]]:
-    """Rankings with a share of the questions put aside.
+    """Splits rankings, with a share of the questions held out.
 
     Returns:
-      ({"train", "heldout"} files of the preference schema, the examples put aside).
+      ({"train", "heldout"} files of the preference schema, the held-out examples).
     """
     sides = {"train": [], "heldout": []}
-    for example in every:
+    for example in rankings:
         sides["heldout" if heldout(key(example), share) else "train"].append(example)
     paths = {}
     for side, rows in sides.items():
-        found = [
+        lines = [
             {"prompt": e["messages"], **{k: e[k] for k in ("responses", "rank")}} for e in rows
         ]
-        paths[side] = write(workdir / f"{side}.jsonl", found)
+        paths[side] = write(workdir / f"{side}.jsonl", lines)
     return paths, sides["heldout"]
 
 
 def write(path: Path, rows: Iterable[dict]) -> Path:
-    """JSON lines; a file that is there is left, since a run that goes on must see the same."""
+    """Writes JSON lines; an existing file is kept, since a resumed run must read the same."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -115,7 +117,7 @@ def base(model: str, workdir: Path) -> Path:
 
 
 def fit(recipe: ml_collections.ConfigDict, workdir: Path, dtype: str) -> None:
-    """Trains; what is trained is there afterwards, or goes on where it was."""
+    """Trains in `workdir`, or resumes there."""
     recipe.model.dtype = dtype
     loop.run(recipe, workdir)
 
@@ -123,7 +125,7 @@ def fit(recipe: ml_collections.ConfigDict, workdir: Path, dtype: str) -> None:
 def recipe(
     stage: str, policy: Path, train: Path, other: Path, steps: int, rate: float
 ) -> ml_collections.ConfigDict:
-    """Adapters beside every projection of an open model, on a CPU."""
+    """The recipe of adapters of every projection of an open model, on a CPU."""
     settings = run.default()
     settings.stage, settings.steps = stage, steps
     settings.init_from.policy = str(policy)
@@ -135,7 +137,7 @@ def recipe(
     settings.optimizer.update(
         dict(peak_lr=rate, warmup_steps=5, schedule="cosine", weight_decay=0.0, b2=0.99)
     )
-    # What is held out is scored when training has ended, pair by pair.
+    # Held-out pairs are scored after training.
     settings.evaluate.update(dict(every=0, samples=0, at_start=False))
     settings.data.heldout_limit = 8
     settings.checkpoint.every = 20

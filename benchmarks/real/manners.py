@@ -1,18 +1,18 @@
-"""DPO and PPO on real rankings: an open model that answers politely or rudely learns manners.
+"""DPO and PPO on real rankings: an open model learns to answer politely.
 
     python -m benchmarks.real.manners --workdir=runs/manners --model=PATH/SmolLM2.gguf \\
         --file=PATH/instruction-data-with-preference.jsonl.gz
 
 The file has instructions with a polite (`chosen`) and a rude (`rejected`) wording of one answer. A
-fifth of the instructions is put aside. SFT on every answer of the rest, both wordings, gives the
+fifth of the instructions is held out. SFT on every answer of the rest, both wordings, gives the
 policy that DPO and PPO start from, which is rude about half the time; a reward model and a judge
 each learn from one half of the rankings. Low-rank adapters in all of them. `--dtype=bfloat16` is
 faster where the CPU has instructions for it.
 
-Prints for the start, DPO and PPO, on the instructions put aside: the reward model's score of a
-sampled answer, the share of answers that the judge puts before the start's own answer to the same
+Prints for the start, DPO and PPO, on the held-out instructions: the reward model's score of a
+sampled answer, the share of answers that the judge prefers to the start's own answer to the same
 instruction with its 95% interval, and the KL to the start, nats an answer. Stopped or killed, the
-same command goes on.
+same command resumes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from train.assemble import init_state, setup
 from train.config import run as config
 from train.runtime.metrics import console
 
-ASKED, ANSWER = 80, 48  # tokens of an instruction with the template's own, and of its answer
+ASKED, ANSWER = 80, 48  # tokens of an instruction in its template, and of its answer
 SHOWN = ("score", "win_rate", "win_rate_low", "win_rate_high", "kl", "length")
 
 
@@ -44,14 +44,14 @@ def prepare(file: str, workdir: Path) -> dict[str, Path]:
         if len({a.strip() for a in answers.values()}) == 2:
             rows[data.heldout(record["instruction"], 0.2)].append({"prompt": prompt} | answers)
     paths = {}
-    for end, out in (("", False), ("_heldout", True)):
-        paths["rankings" + end] = data.write(workdir / f"rankings{end}.jsonl", rows[out])
+    for suffix, out in (("", False), ("_heldout", True)):
+        paths["rankings" + suffix] = data.write(workdir / f"rankings{suffix}.jsonl", rows[out])
         chats = [
             {"prompt": row["prompt"], "response": row[name]}
             for row in rows[out]
             for name in ("chosen", "rejected")
         ]
-        paths["chats" + end] = data.write(workdir / f"chats{end}.jsonl", chats)
+        paths["chats" + suffix] = data.write(workdir / f"chats{suffix}.jsonl", chats)
     return paths
 
 
@@ -96,8 +96,8 @@ def ppo(start: Path, paths: dict[str, Path], steps: int) -> ml_collections.Confi
 
 
 def measure(policy: Path, start: Path, paths: dict[str, Path], dtype: str) -> dict:
-    """What PPO's evaluation says of a policy, with the start as its reference."""
-    recipe = ppo(start, paths, 4)  # of which none is taken
+    """The metrics of PPO's evaluation of a policy, with the start as its reference."""
+    recipe = ppo(start, paths, 4)  # no step is taken
     recipe.init_from.policy, recipe.init_from.reference = str(policy), str(start)
     recipe.model.dtype = dtype
     settings = config.build(recipe)
@@ -124,10 +124,10 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     workdir = data.open_workdir()
     steps = given.dpo_steps, given.ppo_steps
-    found = run(given.file, given.model, workdir, *steps, given.dtype)
-    for name, values in found.items():
+    metrics = run(given.file, given.model, workdir, *steps, given.dtype)
+    for name, values in metrics.items():
         console.print(f"{name:5}" + "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
-    (workdir / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    (workdir / "report.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@
         --file=PATH/example_model_solutions.jsonl.gz --model=PATH/SmolLM2-135M-Instruct.gguf \\
         --other_python=runs/sklearn/bin/python
 
-`--set=hh-rlhf-harmless --file=PATH/harmless-base/test.jsonl.gz` is the other one. Questions (of
-dialogues: first turns) are put aside by a hash. Both sides see the same rankings: those of which
+`--set=hh-rlhf-harmless --file=PATH/harmless-base/test.jsonl.gz` is the other set. Questions (of
+dialogues: first turns) are held out by a hash. Both sides see the same rankings: those in which
 every answer fits the length with its prompt. The other side is a logistic regression on the
 differences of the answers' word counts, its strength chosen by cross-validation over questions.
 
 Prints the share of held-out pairs that each ranks right, with 95% intervals, and the difference
 with its own and a two-sided p, all by resampling whole questions, whose pairs are not independent.
-Stopped or killed, the same command goes on.
+Stopped or killed, the same command resumes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESAMPLES = 10_000
 
 
 def solutions(record: dict) -> dict:
-    """A record of OpenAI's model solutions to GSM8K: right ones before wrong ones."""
+    """A ranking from a record of OpenAI's model solutions to GSM8K: right before wrong."""
     texts = {}
     for value in record.values():
         if isinstance(value, dict):
@@ -50,30 +50,32 @@ def solutions(record: dict) -> dict:
     return {"prompt": record["question"], "responses": list(texts), "rank": rank}
 
 
-# What a record is read as, tokens of a prompt with one answer, share held out, epochs, rate.
+# The function that reads a record, tokens of a prompt with one answer, share held out, epochs,
+# rate.
 SETS: dict[str, tuple[Callable[[dict], dict], int, float, int, float]] = {
     "gsm8k-solutions": (solutions, 384, 0.4, 1, 5e-4),
     "hh-rlhf-harmless": (dict, 256, 0.4, 1, 5e-4),
 }
 
 
-def score(workdir: Path, every: list[np.ndarray], length: int) -> np.ndarray:
+def score(workdir: Path, sequences: list[np.ndarray], length: int) -> np.ndarray:
     """The trained model's scores of token sequences."""
     config, params = checkpoint.load(workdir, "reward")
     scores = jax.jit(rewards.score, static_argnums=0)
-    out, rows = np.zeros(len(every)), 8
-    order = np.argsort([len(ids) for ids in every], kind="stable")
+    out, rows = np.zeros(len(sequences)), 8
+    order = np.argsort([len(ids) for ids in sequences], kind="stable")
     for part in np.array_split(order, -(-len(order) // rows)):
-        width = -(-max(len(every[i]) for i in part) // 64) * 64
+        width = -(-max(len(sequences[i]) for i in part) // 64) * 64
         tokens = np.zeros((rows, min(width, length)), np.int32)
         end = np.zeros(rows, np.int32)
         for row, i in enumerate(part):
-            tokens[row, : len(every[i])], end[row] = every[i], len(every[i]) - 1
+            ids = sequences[i]
+            tokens[row, : len(ids)], end[row] = ids, len(ids) - 1
         column = jnp.arange(tokens.shape[1])[None]
         positions = jnp.broadcast_to(column, tokens.shape)
         segments = (column <= end[:, None]).astype(jnp.int32)
-        found = scores(config, params, tokens, positions, segments, end, end)
-        out[part] = np.asarray(found)[: len(part)]
+        values = scores(config, params, tokens, positions, segments, end, end)
+        out[part] = np.asarray(values)[: len(part)]
     return out
 
 
@@ -87,7 +89,7 @@ def compare(right: dict[str, np.ndarray], questions: np.ndarray, seed: int = 0) 
 
     Args:
       right: {name: [N], 1 where a pair is ranked right, 0.5 for a tie}, of the two sides.
-      questions: [N] ints, whose pair it is.
+      questions: [N] ints, the question of each pair.
     """
     names, count = list(right), questions.max() + 1
     sums = np.stack([np.bincount(questions, right[n], count) for n in names])
@@ -95,25 +97,25 @@ def compare(right: dict[str, np.ndarray], questions: np.ndarray, seed: int = 0) 
     drawn = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
     means = sums[:, drawn].sum(-1) / sizes[drawn].sum(-1)
     gap = means[0] - means[1]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         name: (float(right[name].mean()), *np.percentile(mean, [2.5, 97.5]))
         for name, mean in zip(names, means, strict=True)
     }
-    found["difference"] = (
+    result["difference"] = (
         float(right[names[0]].mean() - right[names[1]].mean()),
         *np.percentile(gap, [2.5, 97.5]),
     )
     tail = min(np.sum(gap <= 0), np.sum(gap >= 0))
-    found["p"] = min(1.0, 2 * (1 + int(tail)) / (RESAMPLES + 1))
-    return found
+    result["p"] = min(1.0, 2 * (1 + int(tail)) / (RESAMPLES + 1))
+    return result
 
 
 def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int, dtype: str) -> Path:
-    """Trains the reward model to its end; its workdir."""
+    """Trains the reward model; returns its workdir."""
     _, _, _, epochs, rate = SETS[name]
     base = workdir / "base"
     recipe = data.recipe("reward", base, sides["train"], sides["heldout"], steps=1, rate=rate)
-    # Four answers to a question stand in two sub-rows, each behind a copy of it.
+    # Four answers to a question take two sub-rows, each after a copy of it.
     recipe.data.update(dict(length=2 * length - 64, sub_rows=2, batch_size=4, share_prompt=True))
     settings = config.build(recipe)
     examples = splits.read_examples(settings.data, "preference")
@@ -130,18 +132,18 @@ def train_other(python: str, sides: dict[str, Path]) -> dict:
     return json.loads(done.stdout)
 
 
-def told_right(gaps: Sequence[float]) -> np.ndarray:
+def ranked_right(gaps: Sequence[float]) -> np.ndarray:
     return (1 + np.sign(np.asarray(gaps))) / 2
 
 
 def run(name: str, file: str, model: str, workdir: Path, other_python: str, dtype: str) -> dict:
     read, length, share, _, _ = SETS[name]
     tokenizer = tokenizers.load(data.base(model, workdir))
-    every = data.examples(file, read, tokenizer, length)
-    sides, heldout = data.divide(every, share, workdir / name)
+    rankings = data.examples(file, read, tokenizer, length)
+    sides, heldout = data.divide(rankings, share, workdir / name)
     reward = train_ours(name, workdir, sides, length, dtype)
     ids = [data.rendered(e, tokenizer) for e in heldout]
-    scores = iter(score(reward, [x for one in ids for x in one], length))
+    scores = iter(score(reward, [x for answers in ids for x in answers], length))
     gaps, questions, numbers = [], [], {}
     for example in heldout:
         own = [next(scores) for _ in example["responses"]]
@@ -149,9 +151,9 @@ def run(name: str, file: str, model: str, workdir: Path, other_python: str, dtyp
         number = numbers.setdefault(data.key(example), len(numbers))
         questions += [number] * len(pairs(example))
     other = train_other(other_python, sides)
-    right = {"reward model": told_right(gaps), "bag of words": told_right(other["gaps"])}
-    found = compare(right, np.array(questions))
-    return found | {"pairs": len(gaps), "questions": len(numbers), "strength": other["C"]}
+    right = {"reward model": ranked_right(gaps), "bag of words": ranked_right(other["gaps"])}
+    result = compare(right, np.array(questions))
+    return result | {"pairs": len(gaps), "questions": len(numbers), "strength": other["C"]}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -159,17 +161,21 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     workdir = data.open_workdir()
     files = given.file, given.model, workdir, given.other_python
-    found = run(given.set, *files, given.dtype)
-    console.print(f"{given.set}: {found['pairs']} held-out pairs of {found['questions']} questions")
+    result = run(given.set, *files, given.dtype)
+    console.print(
+        f"{given.set}: {result['pairs']} held-out pairs of {result['questions']} questions"
+    )
     for name in ("reward model", "bag of words", "difference"):
-        middle, low, high = found[name]
+        middle, low, high = result[name]
         console.print(f"{name:14}{middle:7.1%}  (95%: {low:.1%} to {high:.1%})")
-    console.print(f"p = {found['p']:.4f}; inverse strength of the regression {found['strength']:g}")
-    (workdir / given.set / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    console.print(
+        f"p = {result['p']:.4f}; inverse strength of the regression {result['strength']:g}"
+    )
+    (workdir / given.set / "report.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("set", None, list(SETS), "Which rankings.")
+    flags.DEFINE_enum("set", None, list(SETS), "The set of rankings.")
     data.define_flags()
     flags.DEFINE_string("other_python", None, "A Python that has scikit-learn.")
     flags.mark_flags_as_required(["set", "other_python"])

@@ -1,9 +1,9 @@
-"""The other side of benchmarks/real/rewards.py: a logistic regression on word counts.
+"""The baseline of benchmarks/real/rewards.py: a logistic regression on word counts.
 
     python rewards_other.py TRAIN.jsonl HELDOUT.jsonl
 
-Prints {"gaps": of each held-out pair, "C": the inverse strength of its penalty}. Runs in an
-environment of its own, and imports nothing of Seedpod.
+Prints {"gaps": the decision value of each held-out pair, "C": the inverse strength of its penalty}.
+Runs in its own environment, and imports nothing of Seedpod.
 """
 
 import json
@@ -36,14 +36,14 @@ def read(path: str) -> tuple[list, list, list[int]]:
 
 def main(train: str, heldout: str) -> None:
     better, worse, groups = read(train)
-    # Signs count as words: they are what arithmetic is made of.
+    # Punctuation counts as words, because arithmetic consists of it.
     counts = CountVectorizer(token_pattern=r"[^\s\w]|\w+").fit(better + worse)
 
     def differences(better, worse):
         return counts.transform(better) - counts.transform(worse)
 
     x = differences(better, worse)
-    # Each pair both ways round, so that there is nothing to learn from the order.
+    # Each pair in both orders, so that the order carries no information.
     both, label = vstack([x, -x]), np.repeat([1, 0], x.shape[0])
 
     def model(strength):

@@ -1,4 +1,4 @@
-"""From the documentation of your Python to a small PPO-trained assistant, in 5 to 10 minutes.
+"""A small PPO-trained assistant from the documentation of your Python, in 5 to 10 minutes.
 
     python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo
 
@@ -20,7 +20,7 @@ from configs import base
 
 
 def stage(**settings: Any) -> ml_collections.ConfigDict:
-    """What all stages of the demo share."""
+    """The settings that all stages of the demo share, and `settings`."""
     config = base.get_config()
     config.model.scan_unroll = 0  # fastest on CPU
     config.data.on_long = "drop"
@@ -60,7 +60,7 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     reward.data.heldout_source = "tfds:pydocs/preferences:test"
     reward.loss.pool = "mean"
     reward.data.subset = "0/2"
-    # Rude and stuttering replies are soon known, and long.
+    # Rude and stuttering replies are long, and learned from few examples.
     reward.data.keep = {"repeated": 0.8, "scolding": 0.15}
     reward.data.length = 192
     reward.data.heldout_length = 320  # every held-out function is scored, however long
@@ -90,7 +90,7 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     ppo.rl.rollout_batch = 128
     ppo.rl.epochs = 2
     ppo.rl.kl_coef = 0.033
-    ppo.rl.score_clip = 2.0  # past that there is little but phrases that fool the reward model
+    ppo.rl.score_clip = 2.0  # higher scores are mostly of phrases that exploit the reward model
     ppo.ppo.value_clip = 1.0
     ppo.optimizer.peak_lr = 1.7e-3
     ppo.optimizer.b2 = 0.99

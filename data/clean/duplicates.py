@@ -31,18 +31,20 @@ NGRAM = 13
 SHINGLE = 5  # consecutive words in an element of the sets that MinHash compares
 PERMUTATIONS, THRESHOLD = 128, 0.8  # of MinHash; the Jaccard similarity of near duplicates
 
+NO_SKETCH = np.zeros(0, np.uint32)  # of a document that is not compared by its words
+
 
 class Note(NamedTuple):
     """Summary of a document.
 
     Attributes:
       key: a hash of everything in it, with runs of white space collapsed. sketch: MinHash values
-        [PERMUTATIONS] uint32, or None. contaminated: the evaluation set with which it shares a run
-        of words, or "".
+        [PERMUTATIONS] uint32, or NO_SKETCH. contaminated: the evaluation set with which it shares a
+        run of words, or "".
     """
 
     key: bytes
-    sketch: np.ndarray | None
+    sketch: np.ndarray
     contaminated: str
 
 
@@ -95,7 +97,7 @@ def evaluation_runs(
     runs = {}
     for name, settings in sets.items():
         examples = read(
-            settings["source"], "text", fields=settings.get("fields", ()), tfds_dir=tfds_dir,
+            settings["source"], "text", fields=settings.get("fields", {}), tfds_dir=tfds_dir,
             max_record_bytes=max_record_bytes,
         ).examples  # fmt: skip
         for example in examples:
@@ -108,7 +110,7 @@ def _minhash(**options) -> datasketch.MinHash:
     return datasketch.MinHash(num_perm=PERMUTATIONS, hashfunc=_short, scheme="affine32", **options)
 
 
-def note(example, kind: str, runs: Mapping[bytes, str]) -> Note:
+def note(example: Mapping, kind: str, runs: Mapping[bytes, str]) -> Note:
     """The summary of a document that `decide` compares.
 
     Args:
@@ -116,7 +118,7 @@ def note(example, kind: str, runs: Mapping[bytes, str]) -> Note:
     """
     # A document without a word, such as a line of dots, is compared by its characters.
     words = words_of(example_text(example)) or example_text(example).split()
-    sketch, contaminated = None, ""
+    sketch, contaminated = NO_SKETCH, ""
     if kind == "near":
         minhash = _minhash()
         minhash.update_batch(sorted({*runs_of(words, SHINGLE)} or {" ".join(words)}))

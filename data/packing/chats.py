@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from data.text.chat import render
 
 
 def pack_chats(
-    examples, tokenizer: Tokenizer, length: int, on_long: str, pack: bool, skipped: Counter,
-    bad: BadRecords | None = None,
+    examples: Iterable[dict], tokenizer: Tokenizer, length: int, on_long: str, pack: bool,
+    skipped: Counter, bad: BadRecords | None = None,
 ) -> Packed:  # fmt: skip
     """Conversations -> rows, packed or one a row, with the loss on the assistant's tokens alone.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +48,8 @@ class _Row:
 
 
 def preference_rows(
-    examples, tokenizer: Tokenizer, length: int, sub_rows: int, share_prompt: bool, on_long: str,
-    skipped: Counter, kinds: Sequence[str], bad: BadRecords | None = None,
+    examples: Iterable[dict], tokenizer: Tokenizer, length: int, sub_rows: int, share_prompt: bool,
+    on_long: str, skipped: Counter, kinds: Sequence[str], bad: BadRecords | None = None,
 ) -> Packed:  # fmt: skip
     """Rankings -> rows of `sub_rows` × `length` tokens (data/batch.py), first-fit.
 
@@ -76,6 +76,7 @@ def preference_rows(
             placed = place(row.rooms, ranking.sizes, ranking.trunk)
             rows.append(row)
             open_rows = [*open_rows, row][-_OPEN_ROWS:]
+        assert placed is not None  # `_rendered` leaves out rankings larger than an empty row
         row.rooms = placed[0]
         row.rankings.append((ranking, placed[1]))
         row.numbers.append(len(kept))
@@ -195,7 +196,7 @@ def _arrays(
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """The arrays of one row, from its (Ranking, sub-row of each candidate) pairs."""
     names = ("tokens", "positions", "segment_ids", "branch_ids")
-    row = {name: np.zeros((sub_rows, length), np.int32) for name in names}
+    row: dict[str, np.ndarray] = {name: np.zeros((sub_rows, length), np.int32) for name in names}
     row |= {name: np.zeros(candidates, np.int32) for name in ("start", "end", "group", "kind")}
     row["rank"] = np.full(candidates, -1, np.int32)
     row["doubt"] = np.zeros(candidates, np.float32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from data.text.chat import render_prompt
 
 
 def prompt_rows(
-    examples, tokenizer: Tokenizer, length: int, on_long: str, skipped: Counter,
+    examples: Iterable[dict], tokenizer: Tokenizer, length: int, on_long: str, skipped: Counter,
     bad: BadRecords | None = None,
 ) -> Packed:  # fmt: skip
     """Prompts -> `tokens` [R, P] padded on the left, `mask` [R, P] bool, and `example` [R] int32,
@@ -38,7 +40,7 @@ def prompt_rows(
                 )
             skipped[f"prompt longer than {length} tokens, drop"] += 1
             continue
-        row = {"tokens": np.zeros(length, np.int32), "mask": np.zeros(length, bool)}
+        row: dict[str, Any] = {"tokens": np.zeros(length, np.int32), "mask": np.zeros(length, bool)}
         row["example"] = np.int32(len(kept))
         row["tokens"][length - len(ids) :] = ids
         row["mask"][length - len(ids) :] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ UNCHANGED = TextChange()
 
 
 def pack_text(
-    examples, tokenizer: Tokenizer, length: int, change: TextChange = UNCHANGED,
+    examples: Collection[dict], tokenizer: Tokenizer, length: int, change: TextChange = UNCHANGED,
     skipped: Counter | None = None, bad: BadRecords | None = None,
 ) -> Packed:  # fmt: skip
     """Documents, <bos> text <eos> each (an open model may have no <bos>), laid end to end and split

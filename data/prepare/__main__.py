@@ -23,7 +23,7 @@ from train.config.run import build
 from train.objectives import registry
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     args = flags.FLAGS
     try:

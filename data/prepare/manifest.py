@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeGuard
 
 import msgspec
 from etils import epath
@@ -59,14 +59,14 @@ class Manifest(TypedDict):
     splits: Splits
 
 
-def is_prepared(source) -> bool:
+def is_prepared(source: Any) -> TypeGuard[str]:
     """Whether a source is a folder of prepared rows."""
     if not isinstance(source, str) or not source or source.startswith("tfds:"):
         return False
     return (epath.Path(os.path.expanduser(source)) / MANIFEST).exists()
 
 
-def read_manifest(folder) -> dict:
+def read_manifest(folder: epath.PathLike) -> dict:
     """The manifest of a folder, with the keys that `Manifest` does not name.
 
     Raises:
@@ -82,6 +82,6 @@ def read_manifest(folder) -> dict:
     return json_files.read(path, Manifest)
 
 
-def heldout_examples(folder) -> list[dict]:
+def heldout_examples(folder: epath.PathLike) -> list[dict]:
     """The few held-out documents that a folder holds as text, for people to read."""
     return json_files.read_lines(epath.Path(os.path.expanduser(folder)) / HELDOUT)

@@ -69,7 +69,7 @@ class Plan(TypedDict):
     parts: list[tuple[str, list[int] | None, bool]]
 
 
-def to_json(value) -> str:
+def to_json(value: Any) -> str:
     """JSON text that is the same for equal values."""
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
@@ -170,8 +170,9 @@ def load_tokenizer(folder: str) -> Tokenizer:
 
 
 def examples_of(
-    job: PrepareJob, number: int, skipped=None, redacted=None, unused=None
-) -> Iterator[dict]:
+    job: PrepareJob, number: int, skipped: Counter | None = None, redacted: Counter | None = None,
+    unused: Counter | None = None,
+) -> Iterator[dict]:  # fmt: skip
     """The examples of one part, in the same order every time. Counters: as of
     data/read/sources.py's `iterate` and data/clean/redact.py."""
     redacted = Counter() if redacted is None else redacted

@@ -37,7 +37,7 @@ class PreparedRows:
       DataError: the manifest is damaged, or a shard is missing or differs from it.
     """
 
-    def __init__(self, folder, split: str):
+    def __init__(self, folder: epath.PathLike, split: str):
         folder = epath.Path(os.path.expanduser(folder))
         self.manifest = read_manifest(folder)
         shards = self.manifest["splits"][split]
@@ -63,7 +63,8 @@ class PreparedRows:
         self._ends = np.cumsum([shard["rows"] for shard in shards])
         self.row_bytes = 16 * self._length  # four arrays of four bytes
         self._is_small = sum(shard["bytes"] for shard in shards) <= FEW_BYTES
-        self._rows = None  # all rows, if they are few, once one was asked for
+        # All rows, if they are few, once one was asked for.
+        self._rows: dict[str, np.ndarray] | None = None
         self._readers = {}  # {shard: reader}, opened when a row of it is asked for
         self._copies = None  # a folder with copies of shards from an object store
         if is_remote(folder):
@@ -72,7 +73,7 @@ class PreparedRows:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def take(self, index) -> dict[str, np.ndarray]:
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """The rows of numbers `index` [n], as arrays [n, T].
 
         Raises:
@@ -168,7 +169,9 @@ class PreparedRows:
         return row_format.decode(records, self._length, self._dtype, self._has_mask)
 
 
-def check_compatible(folder, schema: str, config: DataConfig, tokenizer: Tokenizer) -> None:
+def check_compatible(
+    folder: epath.PathLike, schema: str, config: DataConfig, tokenizer: Tokenizer
+) -> None:
     """Checks that prepared rows are what a stage reads, made with its tokenizer, and chosen by the
     settings that `config` gives.
 

@@ -53,7 +53,7 @@ class Header(TypedDict):
 
 
 def open_data(
-    path, config: DataConfig, schema: str, tokenizer: Tokenizer, examples: Callable,
+    path: epath.PathLike, config: DataConfig, schema: str, tokenizer: Tokenizer, examples: Callable,
     prompt_length: int = 0, say: Callable = lambda text: None,
 ) -> tuple[Data, Callable]:  # fmt: skip
     """The data of `pipeline.open_data`, from the cache `path` if it holds that. Prepared rows are
@@ -77,11 +77,14 @@ def open_data(
             say(f"  {path} {cached}: the data is read again")
     data = pipeline.open_data(config, schema, tokenizer, examples(), prompt_length)
     if caches:
-        size = sum(v.nbytes for rows in (data.train, data.heldout) for v in rows.values())
+        in_memory = [rows for rows in (data.train, data.heldout) if isinstance(rows, dict)]
+        size = sum(values.nbytes for rows in in_memory for values in rows.values())
         caches = size <= MAX_BYTES
         if not caches:
-            size = f"{size / 2**30:.1f} GiB"
-            say(f"  {size} of rows are made again at every start; see python -m data.prepare")
+            say(
+                f"  {size / 2**30:.1f} GiB of rows are made again at every start; see "
+                "python -m data.prepare"
+            )
 
     def write():
         # Computed again if it was not known: a TFDS data set may have been downloaded meanwhile.

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from array_record.python import array_record_module
@@ -72,7 +72,7 @@ def write_shards(job: PrepareJob, number: int) -> int:
             splits[reason or "train"].append(example)
     if digest.hexdigest() != decisions["digests"][number]:
         raise source_changed(job, read_plan(job.folder)["parts"][number][0])
-    written = {}
+    written: dict[str, Any] = {}
     for split, examples in splits.items():
         rows, kept, _ = _pack(job, examples, tokenizer, skipped, bad, split == "train")
         name = f"{split}-{number:05}-of-{len(reasons):05}.array_record"
@@ -89,7 +89,7 @@ def _pack(
 ) -> Packed:  # fmt: skip
     """Packed examples; no rows where there are no examples, or all are left out."""
     if not examples:
-        return Packed(None, [], [])
+        return Packed({}, [], [])
     config = job.config
     try:
         if job.schema == "text":
@@ -99,7 +99,7 @@ def _pack(
             examples, tokenizer, config.length, config.on_long, config.pack, skipped, bad
         )
     except NothingLeft:
-        return Packed(None, [], [])
+        return Packed({}, [], [])
 
 
 def _write_shard(job: PrepareJob, name: str, rows, tokenizer: Tokenizer) -> Shard:

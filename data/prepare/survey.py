@@ -61,7 +61,7 @@ def survey(job: PrepareJob, number: int) -> int:
         filtered.append(next(iter(failed), ""))
         if config.dedup or runs:
             notes.append(duplicates.note(example, config.dedup, runs))
-    sketches = [note.sketch for note in notes if note.sketch is not None]
+    sketches = [note.sketch for note in notes if len(note.sketch)]
     data = io.BytesIO()
     np.savez(
         data,
@@ -155,7 +155,11 @@ def _notes(surveys: list[dict[str, np.ndarray]]) -> list[duplicates.Note]:
         for name in ("key", "sketch", "contaminated")
     )
     return [
-        duplicates.Note(key[i].tobytes(), sketch[i] if len(sketch) else None, str(contaminated[i]))
+        duplicates.Note(
+            key[i].tobytes(),
+            sketch[i] if len(sketch) else duplicates.NO_SKETCH,
+            str(contaminated[i]),
+        )
         for i in range(len(key))
     ]
 

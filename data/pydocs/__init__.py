@@ -25,7 +25,7 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import tensorflow_datasets as tfds
@@ -109,6 +109,7 @@ def records(config_name: str, split: str) -> Iterator[dict]:
     ):
         if given not in known:
             raise ValueError(f"pydocs has no {what} {given!r}; it has {', '.join(known)}.")
+    rows: Sequence[corpus.Document | corpus.Answer | Preference]
     if config_name == "text":
         rows = _corpus().documents
     elif config_name == "chat":
@@ -119,7 +120,7 @@ def records(config_name: str, split: str) -> Iterator[dict]:
         if row.split == split:
             record = row._asdict()
             del record["split"]
-            if config_name == "preferences":
+            if isinstance(row, Preference):
                 record["rejected"] = [rejected._asdict() for rejected in row.rejected]
             yield record
 

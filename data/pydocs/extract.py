@@ -20,7 +20,7 @@ import sysconfig
 import types
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 
 class Entry(NamedTuple):
@@ -35,6 +35,8 @@ class Entry(NamedTuple):
     kind: str
     doc: str
 
+
+Definition: TypeAlias = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 # Folders of the standard library that are not its public documentation: tests, packages that pip
 # installed, and caches.
@@ -123,7 +125,7 @@ def source_entries(stdlib: pathlib.Path) -> Iterator[Entry]:
         yield from _node_entries(tree, public_name(".".join(parts)), "module")
 
 
-def _node_entries(node: ast.AST, name: str, kind: str) -> Iterator[Entry]:
+def _node_entries(node: ast.Module | Definition, name: str, kind: str) -> Iterator[Entry]:
     """Yields the docstring of `node`, then those of the definitions inside it.
 
     Definitions inside a function are left out: they cannot be reached by a dotted name.
@@ -143,10 +145,10 @@ def _node_entries(node: ast.AST, name: str, kind: str) -> Iterator[Entry]:
         yield from _node_entries(child, f"{name}.{child.name}", child_kind)
 
 
-def _definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+def _definitions(node: ast.AST) -> Iterator[Definition]:
     """Yields the definitions in the body of `node`, also those under `if`, `try` and `with`."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(child, Definition):
             yield child
         elif isinstance(child, ast.If | ast.Try | ast.ExceptHandler | ast.With):
             yield from _definitions(child)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -100,7 +101,8 @@ def parquet_spans(path: str) -> list[Span | None]:
             sizes = _group_sizes(parquet.ParquetFile(file).metadata)
         except _errors() as error:
             raise _as_data_error(path, error) from error
-    spans, start, count = [], 0, 0
+    spans: list[Span | None] = []
+    start, count = 0, 0
     for group, size in enumerate(sizes):
         count += size
         if count >= SPAN_RECORDS or group == len(sizes) - 1:
@@ -126,7 +128,9 @@ def _dataset_rows(path: str, options: ReadOptions) -> Iterator[tuple]:
 
     entries = json_files.read(epath.Path(path) / "state.json").get("_data_files")
     entries = entries if isinstance(entries, list) else []
-    names = [entry.get("filename") if isinstance(entry, dict) else None for entry in entries]
+    names: list[Any] = [
+        entry.get("filename") if isinstance(entry, dict) else None for entry in entries
+    ]
     if not names or not all(isinstance(name, str) and len(name) < 256 for name in names):
         raise DataError(f"{path}/state.json names no data files; save the data set again")
     number = 0

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import msgspec
+from etils import epath
 
 from data.errors import DataError
 
@@ -42,7 +43,7 @@ def parse(text: bytes | str, location: str, kind: Any = dict, remedy: str = _REM
     return value
 
 
-def read(path, kind: Any = dict) -> Any:
+def read(path: epath.Path, kind: Any = dict) -> Any:
     """The JSON value of the file `path` (epath.Path). Arguments and errors are those of `parse`;
     a file that cannot be opened is a DataError as well."""
     try:
@@ -52,7 +53,7 @@ def read(path, kind: Any = dict) -> Any:
     return parse(content, str(path), kind)
 
 
-def read_lines(path, kind: Any = dict) -> list[Any]:
+def read_lines(path: epath.Path, kind: Any = dict) -> list[Any]:
     """The values of a file of JSON lines; the DataError for a damaged line names it."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -65,7 +66,7 @@ def read_lines(path, kind: Any = dict) -> list[Any]:
     ]
 
 
-def check_content(start: bytes, location) -> None:
+def check_content(start: bytes, location: Any) -> None:
     """Refuses the placeholders that downloads leave in a file's place.
 
     Args:

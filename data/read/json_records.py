@@ -147,7 +147,9 @@ class _List:
     def _next(self) -> str:
         """Moves _at to the next character that is not blank and returns it; "" at the end."""
         while True:
-            self._at = _BLANK.match(self._text, self._at).end()
+            blank = _BLANK.match(self._text, self._at)
+            assert blank is not None  # it matches an empty text
+            self._at = blank.end()
             if self._at < len(self._text) or self._ended:
                 return self._text[self._at : self._at + 1]
             self._more()
@@ -233,4 +235,6 @@ class _List:
 def _is_final(error: json.JSONDecodeError | None, end: int) -> bool:
     """Whether more text would not change a parser's error on text that ends at `end`: it stopped
     earlier, and not because a closing quotation mark is missing."""
-    return bool(error) and error.pos < end - 12 and not error.msg.startswith("Unterminated")
+    if error is None:
+        return False
+    return error.pos < end - 12 and not error.msg.startswith("Unterminated")

@@ -27,7 +27,8 @@ def line_spans(path: str) -> list[Span | None]:
     from the middle."""
     if path.endswith(".gz"):
         return [None]
-    spans, start, line = [], 0, 1
+    spans: list[Span | None] = []
+    start, line = 0, 1
     with opened(path) as file:
         while data := file.read(SPAN_BYTES):
             stop, after = start + len(data), line + data.count(b"\n")

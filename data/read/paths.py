@@ -13,7 +13,7 @@ from data.read import json_files
 from suggestions import nearest
 
 
-def expand(pattern) -> list[str]:
+def expand(pattern: epath.PathLike) -> list[str]:
     """The files and `datasets` folders that a path or a glob matches, sorted.
 
     Raises:

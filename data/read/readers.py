@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from etils import epath
 
@@ -60,7 +60,7 @@ _WHOLE_FILE = Reader(text_files.read_whole)  # a .txt with `documents="file"`
 _DATASET = Reader(columns.read_dataset)  # a folder
 
 
-def reader_of(path: str, schema: str, documents: str, settings=None) -> Reader:
+def reader_of(path: str, schema: str, documents: str, settings: Any = None) -> Reader:
     """The reader of a file.
 
     Args:

@@ -62,7 +62,7 @@ class ReadOptions(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened(path: str):
+def opened(path: str) -> Iterator[io.BufferedReader]:
     """Opens a file in binary mode, buffered and unzipped; errors while reading become a DataError.
 
     Raises:
@@ -70,7 +70,7 @@ def opened(path: str):
     """
     try:
         with _open(path) as raw:
-            file = (
+            file: io.BufferedReader[Any] = (
                 raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, PIECE_BYTES)
             )
             kind = _kind_of(path, file)
@@ -118,7 +118,7 @@ _KINDS = (
 def _kind_of(path: str, file: io.BufferedReader) -> tuple[str, str] | None:
     """(kind, remedy) of a file that holds no records, by its first bytes; else None."""
     head, parquet = file.peek(64), path.removesuffix(".gz").endswith(".parquet")
-    kinds = (kind for magic, *kind in _KINDS if head.startswith(magic))
+    kinds = ((name, remedy) for magic, name, remedy in _KINDS if head.startswith(magic))
     return next((kind for kind in kinds if not (parquet and kind[0] == "Parquet file")), None)
 
 

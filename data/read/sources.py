@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from data.errors import DataError
 from data.read import paths, tfds_records
@@ -33,7 +33,7 @@ class SourceExamples(NamedTuple):
     unused: Counter
 
 
-def read(source, schema: str, **options) -> SourceExamples:
+def read(source: str | tuple[str, ...], schema: str, **options) -> SourceExamples:
     """All examples of `source`, and what was skipped. Arguments and errors are those of
     `iterate`."""
     counts = {"skipped": Counter(), "unused": Counter()} | options
@@ -42,20 +42,12 @@ def read(source, schema: str, **options) -> SourceExamples:
 
 
 def iterate(
-    source,
-    schema: str,
-    *,
-    fields=(),
-    documents: str = "line",
-    tfds_dir: str = "",
-    on_bad: str = "error",
-    max_bad: int = 100,
-    max_record_bytes: int = MAX_RECORD_BYTES,
-    skipped: Counter | None = None,
-    unused: Counter | None = None,
-    span: Span | None = None,
-    settings=None,
-) -> Iterator[dict]:
+    source: str | tuple[str, ...], schema: str,
+    *, fields: Mapping[str, Any] = {}, documents: str = "line", tfds_dir: str = "",
+    on_bad: str = "error", max_bad: int = 100, max_record_bytes: int = MAX_RECORD_BYTES,
+    skipped: Counter | None = None, unused: Counter | None = None, span: Span | None = None,
+    settings: Any = None,
+) -> Iterator[dict]:  # fmt: skip
     """Examples one at a time, in the same order every time, for a source too large for a list.
 
     Args:
@@ -118,8 +110,9 @@ class Input(NamedTuple):
 
 
 def inputs_of(
-    source, schema: str, documents: str = "line", tfds_dir: str = "", settings=None
-) -> list[Input]:
+    source: str | tuple[str, ...], schema: str, documents: str = "line", tfds_dir: str = "",
+    settings: Any = None,
+) -> list[Input]:  # fmt: skip
     """The files and data sets of `source`, each once, in order. Arguments are those of `iterate`.
 
     Raises:

@@ -32,7 +32,7 @@ def read_csv(
         nonlocal size
         for _, line in lines(file, options.max_bytes):
             size += options.max_bytes + 3 if line is None else len(line)
-            if size > options.max_bytes + 2:
+            if line is None or size > options.max_bytes + 2:
                 hint = " begins here; a quotation mark in it may never be closed"
                 raise DataError(f"{path}:{at}: {options.too_large(hint)}")
             text = _text(line)

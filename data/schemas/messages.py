@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from data.errors import DataError
@@ -47,7 +47,7 @@ class Record(dict):
       read: names of the fields that were read.
     """
 
-    def __init__(self, fields):
+    def __init__(self, fields: Mapping):
         super().__init__(fields)
         self.read: set = set()
         self._unread_parts: list[str] = []

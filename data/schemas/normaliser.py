@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from data.errors import DataError
 from data.schemas.fields import (
@@ -30,7 +31,9 @@ from data.schemas.templates import (
 )
 
 
-def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callable[[dict], dict]:
+def normaliser(
+    schema: str, fields: Mapping[str, Any] = {}, unused: Counter | None = None
+) -> Callable[[dict], dict]:
     """A function from a record to a normalised example of `schema`.
 
     Args:
@@ -60,7 +63,7 @@ def normaliser(schema: str, fields=(), unused: Counter | None = None) -> Callabl
     return normalise
 
 
-def fields_used(schema: str, fields=()) -> frozenset[str]:
+def fields_used(schema: str, fields: Mapping[str, Any] = {}) -> frozenset[str]:
     """Names of the record's fields that the function of `normaliser` may read: those in templates,
     and the schema's own where no template replaces them."""
     templates = _templates(schema, fields)

@@ -33,7 +33,7 @@ def preference_example(record: Record, templates: Mapping) -> dict:
         answers, rank, kinds = _ranked(record, templates)
     else:
         answers, rank, kinds = _chosen_rejected(record, templates)
-    dialogues = (_split_dialogue(*answer, record) for answer in answers)
+    dialogues = (_split_dialogue(value, name, record) for value, name in answers)
     prefixes, responses = zip(*dialogues, strict=True)
     ranks: dict[str, int] = {}
     for response, place in zip(responses, rank, strict=True):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -51,10 +52,11 @@ class BuiltinTokenizer(Tokenizer):
     """
 
     pad_id, prefix, eos_id, stop_ids = PAD, (BOS,), EOS, (EOS,)
-    banned_ids = NEVER_SAMPLED
+    banned_ids: tuple[int, ...] = NEVER_SAMPLED
 
     def __init__(self, kind: str, model: bytes, fim: bool = False):
-        self.kind, self.model, self.specials = kind, model, SPECIAL
+        self.kind, self.model = kind, model
+        self.specials: tuple[str, ...] = SPECIAL
         if fim:
             self.specials = SPECIAL + FIM
             self.fim_ids = tuple(range(len(SPECIAL), len(self.specials)))
@@ -129,11 +131,11 @@ class BuiltinTokenizer(Tokenizer):
     def render_prompt(self, messages: Sequence[Mapping], tools: list | None = None) -> np.ndarray:
         return np.append(self.render(messages, tools)[0], np.int32(ASSISTANT))
 
-    def save(self, directory) -> None:
+    def save(self, directory: epath.PathLike) -> None:
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "tokenizer.model").write_bytes(self.model)
-        header = {"kind": self.kind, "fingerprint": self.fingerprint}
+        header: dict[str, Any] = {"kind": self.kind, "fingerprint": self.fingerprint}
         if self.fim_ids:
             header["fim"] = True
         (directory / "tokenizer.json").write_text(json.dumps(header) + "\n")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -41,7 +41,7 @@ WHAT_TO_TYPE = (
 class TemplateError(DataError):
     """A template does not parse, refuses the messages, or does not show who wrote which text."""
 
-    def __init__(self, message, reason="chat_template"):
+    def __init__(self, message: str, reason: str = "chat_template"):
         super().__init__(message, reason)
 
 
@@ -108,7 +108,7 @@ class ChatTemplate:
         day = datetime.datetime.fromisoformat(self._date) if self._date else datetime.datetime.now()
         return day.strftime(form)
 
-    def text(self, messages: Sequence[Mapping], prompt: bool, tools=None) -> str:
+    def text(self, messages: Sequence[Mapping], prompt: bool, tools: list | None = None) -> str:
         """Messages as text; `prompt` appends the generation prompt.
 
         Raises:
@@ -116,7 +116,9 @@ class ChatTemplate:
         """
         return self._page(messages, prompt, tools).text
 
-    def plain(self, messages: Sequence[Mapping], tools=None, prompt: bool = False) -> Rendered:
+    def plain(
+        self, messages: Sequence[Mapping], tools: list | None = None, prompt: bool = False
+    ) -> Rendered:
         """A conversation as text; `prompt` appends the generation prompt.
 
         Raises:
@@ -125,7 +127,7 @@ class ChatTemplate:
         page = self._complete_page(messages, prompt, tools)
         return Rendered(page.text, _content(page))
 
-    def conversation(self, messages: Sequence[Mapping], tools=None) -> Rendered:
+    def conversation(self, messages: Sequence[Mapping], tools: list | None = None) -> Rendered:
         """A whole conversation as text, with the assistant's part of it.
 
         Raises:
@@ -169,7 +171,7 @@ class ChatTemplate:
                     add_generation_prompt=prompt,
                 )
             )
-            stream = self._template.root_render_func(context)
+            stream: Any = self._template.root_render_func(context)
             for piece in stream:
                 lines.append((length, stream.gi_frame.f_lineno))
                 pieces.append(piece)
@@ -209,10 +211,10 @@ class ChatTemplate:
         try:
             page = self._page(messages, prompt, tools)
             missing = self._missing(page, messages, prompt, tools)
+            if missing is None:
+                return page
         except TemplateError as e:
-            page, missing = None, e
-        if missing is None:
-            return page
+            missing = e
         if isinstance(missing.__cause__, TooMuch):
             raise missing
         try:

@@ -103,28 +103,29 @@ class HFTokenizer(Tokenizer):
             raise TemplateError(f"{self.origin}: {e}") from e
         self._set_ids()
         for name in _FIM_NAMES:
-            ids = [self.token_id(name.format(part)) for part in ("prefix", "suffix", "middle")]
-            if None not in ids and max(ids) < self.vocab_size:
+            part_ids = [self.token_id(name.format(part)) for part in ("prefix", "suffix", "middle")]
+            ids = [i for i in part_ids if i is not None]
+            if len(ids) == len(part_ids) and max(ids) < self.vocab_size:
                 self.fim_ids = tuple(ids)
         read = sorted(self.files.keys() - set(UNREAD))
         content = b"\0".join(n.encode() + b"\0" + self.files[n] for n in read)
         self.fingerprint = hashlib.sha256(content).hexdigest()[:16]
 
     @classmethod
-    def read(cls, directory) -> HFTokenizer:
+    def read(cls, directory: epath.PathLike) -> HFTokenizer:
         """The tokenizer whose files are in a directory."""
         directory = epath.Path(directory)
         paths = {name: directory / name for name in FILES if (directory / name).exists()}
         return cls({name: path.read_bytes() for name, path in paths.items()}, str(directory))
 
-    def save(self, directory) -> None:
+    def save(self, directory: epath.PathLike) -> None:
         directory = epath.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             (directory / name).write_bytes(content)
 
     def special_name(self, i: int) -> str:
-        return self._tokenizer.id_to_token(i) if i in self._control else ""
+        return self.token_of(i) if i in self._control else ""
 
     def _json(self, name: str) -> dict:
         return json_files.parse(self.files.get(name, b"{}"), f"{self.origin}/{name}")
@@ -182,7 +183,7 @@ class HFTokenizer(Tokenizer):
                     f"{self.origin}/generation_config.json has {i!r:.40} in eos_token_id, which is "
                     "no id; set it to the id, or the list of ids, that end an answer"
                 )
-        eos = self._special_ids.get(self.special.get("eos_token"))
+        eos = self._special_id("eos_token")
         if eos is None and not stops:
             raise DataError(
                 f"{self.origin} names no eos_token that is in its vocabulary, so nothing would end "
@@ -190,9 +191,14 @@ class HFTokenizer(Tokenizer):
             )
         self.eos_id = stops[0] if eos is None else eos
         self.stop_ids = tuple(dict.fromkeys([self.eos_id, *stops, *self._turn_end_ids()]))
-        pad = self._special_ids.get(self.special.get("pad_token"))
+        pad = self._special_id("pad_token")
         self.pad_id = self.eos_id if pad is None or pad >= self.vocab_size else pad
         self.banned_ids = tuple(sorted(self._control - set(self.stop_ids)))
+
+    def _special_id(self, name: str) -> int | None:
+        """The id of a named special token, if it is named and in the vocabulary."""
+        text = self.special.get(name)
+        return None if text is None else self._special_ids.get(text)
 
     def _turn_end_ids(self) -> list[int]:
         """The special token that the template writes after an answer, if any."""
@@ -227,7 +233,8 @@ class HFTokenizer(Tokenizer):
         return self._tokenizer.token_to_id(text)
 
     def token_of(self, index: int) -> str:
-        return self._tokenizer.id_to_token(index)
+        """The text of an id; "" for one that the tokenizer does not have."""
+        return self._tokenizer.id_to_token(index) or ""
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, none of them special; a token that the model's makers added without

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, MappingView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from typing import Any
 
 import jinja2
 from jinja2 import ext, filters, runtime, sandbox
@@ -124,7 +125,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
     def _measured(self, value):
         """A value that is compared or looked up, after counting all that it contains: lists that
         share sublists may be exponentially large."""
-        if isinstance(value, Mapping | list | tuple | MappingView):
+        if isinstance(value, Mapping | list | tuple | KeysView | ValuesView | ItemsView):
             self.sources_in(value)
         return value
 
@@ -138,12 +139,12 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
 
         return tested
 
-    def getitem(self, obj, argument):
+    def getitem(self, obj: Any, argument: Any) -> Any:
         return super().getitem(obj, self._measured(argument))
 
     # Text and its sources.
 
-    def sources_in(self, value) -> set[Source]:
+    def sources_in(self, value: Any) -> set[Source]:
         """The sources of all texts in a value."""
         result, stack = set(), [value]
         while stack:
@@ -153,12 +154,12 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
                 result |= sources(value)
             elif isinstance(value, Mapping):
                 stack += [*value.keys(), *value.values()]
-            elif isinstance(value, list | tuple | MappingView):
+            elif isinstance(value, list | tuple | KeysView | ValuesView | ItemsView):
                 stack += value
             self._budget.spend(1)
         return result
 
-    def text(self, value) -> str:
+    def text(self, value: Any) -> str:
         """str(value) as Jinja writes it."""
         if isinstance(value, str):
             return value
@@ -170,7 +171,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         self._budget.spend_text(sum(map(len, parts)))
         return concat(parts)
 
-    def wrap_str_format(self, value):
+    def wrap_str_format(self, value: Any) -> Callable | None:
         owner, name = getattr(value, "__self__", None), getattr(value, "__name__", "")
         if not isinstance(owner, str) or name not in ("format", "format_map"):
             return None
@@ -188,6 +189,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
                 continue
             if not name or name[0] in ".[":
                 name, number = f"{number}{name}", number + 1
+            spec = spec or ""
             if "{" in spec or _WIDE.search(spec):
                 raise TooMuch(f"it formats a value as {spec[:20]!r}")
             value, _ = formatter.get_field(name, args, kwargs)
@@ -228,7 +230,7 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
 
     # Operators and calls.
 
-    def call_binop(self, context, operator, left, right):
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         self._budget.spend(1)
         if operator == "%" and isinstance(left, str):
             return self._percent(left, right)
@@ -242,11 +244,11 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
                     self._budget.spend_text(len(text) * max(count, 0))
         return self._budget.charge(super().call_binop(context, operator, left, right))
 
-    def is_safe_attribute(self, obj, attr, value):
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         excluded = isinstance(obj, str) and attr in _EXCLUDED_METHODS
         return not excluded and super().is_safe_attribute(obj, attr, value)
 
-    def call(__self, __context, __obj, *args, **kwargs):
+    def call(__self, __context: Any, __obj: Any, *args, **kwargs) -> Any:
         __self._budget.spend(20)
         args = list(args)
         owner = getattr(__obj, "__self__", None)

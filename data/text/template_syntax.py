@@ -7,9 +7,15 @@ looked up, and `_concat` for `~`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jinja2 import ext, nodes, visitor
+from jinja2.parser import Parser
 
 from data.text.tracked_text import Source, Tracked, as_tracked
+
+if TYPE_CHECKING:
+    from data.text.template_sandbox import Sandbox
 
 GENERATION = "generation"
 
@@ -17,9 +23,10 @@ GENERATION = "generation"
 class Generation(ext.Extension):
     """`{% generation %} … {% endgeneration %}`: text that the assistant writes."""
 
+    environment: Sandbox
     tags = {"generation"}  # noqa: RUF012, Jinja's own form
 
-    def parse(self, parser):
+    def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         self.environment.marks = True
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
@@ -36,7 +43,7 @@ class Instrument(visitor.NodeTransformer):
     """Inserts a step into every loop's body and condition, a count where values are compared or
     looked up, and a tracked `~`."""
 
-    def visit_Compare(self, node):
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
         if not _is_constant(node.expr):  # a comparison with a constant ends soon
             for operand in node.ops:
@@ -45,12 +52,12 @@ class Instrument(visitor.NodeTransformer):
                     node.expr = _measured(node.expr)
         return node
 
-    def visit_Pair(self, node):
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
         self.generic_visit(node)
         node.key = _measured(node.key)
         return node
 
-    def visit_For(self, node):
+    def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
         step = nodes.Filter(nodes.Const(True), "_step", [], [], None, None)
         step.set_lineno(node.lineno)
@@ -59,7 +66,7 @@ class Instrument(visitor.NodeTransformer):
             node.test = nodes.And(step, node.test)
         return node
 
-    def visit_Concat(self, node):
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return nodes.Filter(nodes.List(node.nodes), "_concat", [], [], None, None).set_lineno(
             node.lineno

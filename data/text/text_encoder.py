@@ -110,7 +110,9 @@ class Encoder:
     def _is_added(self, text: str, index: int, offsets) -> bool:
         """Whether a token is an added one whose text is there: the unknown token may be added, and
         stands for any character."""
-        return index in self._added and self._inner.id_to_token(index) in text[slice(*offsets)]
+        return (
+            index in self._added and (self._inner.id_to_token(index) or "") in text[slice(*offsets)]
+        )
 
     def _template_specials(self, text: str, content) -> list[tuple[int, int]]:
         """(start, end) of the special tokens that the template itself wrote."""

@@ -27,7 +27,7 @@ class _Header(TypedDict):
     fim: NotRequired[bool]
 
 
-def load(directory) -> Tokenizer:
+def load(directory: epath.PathLike) -> Tokenizer:
     """The tokenizer of a workdir, of a directory that `Tokenizer.save` wrote, or of a Hugging Face
     directory.
 

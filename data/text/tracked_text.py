@@ -8,7 +8,7 @@ unchanged, and the origin of each of its characters is known.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"}
 
@@ -26,6 +26,7 @@ class Tracked(str):
     begin with _."""
 
     __slots__ = ("_spans",)
+    _spans: tuple[tuple[int, int, Source], ...]
 
     def __new__(cls, text: str, spans=()):
         self = super().__new__(cls, text)
@@ -81,38 +82,38 @@ class Tracked(str):
 
     __rmul__ = __mul__
 
-    def strip(self, chars=None):
+    def strip(self, chars: str | None = None) -> Tracked:
         return self.lstrip(chars).rstrip(chars)
 
-    def lstrip(self, chars=None):
+    def lstrip(self, chars: str | None = None) -> Tracked:
         return self._cut(len(self) - len(super().lstrip(chars)), len(self))
 
-    def rstrip(self, chars=None):
+    def rstrip(self, chars: str | None = None) -> Tracked:
         return self._cut(0, len(super().rstrip(chars)))
 
-    def removeprefix(self, prefix):
+    def removeprefix(self, prefix: str) -> Tracked:
         return self._cut(len(self) - len(super().removeprefix(prefix)), len(self))
 
-    def removesuffix(self, suffix):
+    def removesuffix(self, suffix: str) -> Tracked:
         return self._cut(0, len(super().removesuffix(suffix)))
 
-    def split(self, sep=None, maxsplit=-1):
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list:
         return self._located(super().split(sep, maxsplit), sep)
 
-    def rsplit(self, sep=None, maxsplit=-1):
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list:
         return self._located(super().rsplit(sep, maxsplit), sep)
 
-    def partition(self, sep):
+    def partition(self, sep: str) -> tuple:
         return tuple(self._located(super().partition(sep), ""))
 
-    def rpartition(self, sep):
+    def rpartition(self, sep: str) -> tuple:
         return tuple(self._located(super().rpartition(sep), ""))
 
-    def splitlines(self, keepends=False):
+    def splitlines(self, keepends: bool = False) -> list:
         lines = self._located(super().splitlines(True), "")
         return lines if keepends else [x._cut(0, len("".join(str.splitlines(x)))) for x in lines]
 
-    def join(self, items):
+    def join(self, items: Iterable) -> Tracked:
         parts = []
         for item in items:
             if not isinstance(item, str):
@@ -120,44 +121,44 @@ class Tracked(str):
             parts += [self, item]
         return concat(parts[1:])
 
-    def replace(self, old, new, count=-1):
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Tracked:
         if not old:
             return smear(super().replace(old, new, count), sources(self) | sources(new))
         if not self._spans and not sources(new):
             return Tracked(super().replace(old, new, count))
         return Tracked.join(as_tracked(new), self.split(old, count))
 
-    def upper(self):
+    def upper(self) -> Tracked:
         return self._like(super().upper())
 
-    def lower(self):
+    def lower(self) -> Tracked:
         return self._like(super().lower())
 
-    def capitalize(self):
+    def capitalize(self) -> Tracked:
         return self._like(super().capitalize())
 
-    def casefold(self):
+    def casefold(self) -> Tracked:
         return self._like(super().casefold())
 
-    def swapcase(self):
+    def swapcase(self) -> Tracked:
         return self._like(super().swapcase())
 
-    def title(self):
+    def title(self) -> Tracked:
         return self._like(super().title())
 
-    def center(self, *args):
+    def center(self, *args) -> Tracked:
         return self._like(super().center(*args))
 
-    def ljust(self, *args):
+    def ljust(self, *args) -> Tracked:
         return self._like(super().ljust(*args))
 
-    def rjust(self, *args):
+    def rjust(self, *args) -> Tracked:
         return self._like(super().rjust(*args))
 
-    def zfill(self, *args):
+    def zfill(self, *args) -> Tracked:
         return self._like(super().zfill(*args))
 
-    def expandtabs(self, *args, **kwargs):
+    def expandtabs(self, *args, **kwargs) -> Tracked:
         return self._like(super().expandtabs(*args, **kwargs))
 
 
@@ -216,7 +217,7 @@ def concat(parts: Iterable[str]) -> Tracked:
     return Tracked("".join(parts), spans)
 
 
-def track(value, source: Source):
+def track(value: Any, source: Source) -> Any:
     """A JSON value with every text tracked as coming from `source`."""
     if isinstance(value, str):
         return Tracked(value, [(0, len(value), source)])

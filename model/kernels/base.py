@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import Array
 
 # Far below any logit, and finite: a row with no visible key (padding) softmaxes to a mean, not NaN.
 MASKED = -1e30
@@ -37,15 +38,15 @@ class Settings(NamedTuple):
     interpret: bool = False
 
 
-def sees(queries, keys, window: int):
-    """Whether queries see keys, both by index: a key is not after its query, nor `window` or more
-    before it; a window of 0 is unlimited."""
+def sees(queries: Array, keys: Array, window: int) -> Array:
+    """Whether queries see keys, both by index: a key is at or before its query, and less than
+    `window` before it; a window of 0 is unlimited."""
     mask = queries >= keys
     if window:
         mask &= queries - keys < window
     return mask
 
 
-def visible(queries, keys, window: int):
+def visible(queries: Array, keys: Array, window: int) -> Array:
     """[T, S] bool: `sees` of queries [T] and keys [S]."""
     return sees(queries[:, None], keys[None, :], window)

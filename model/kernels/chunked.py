@@ -12,13 +12,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from model.kernels.base import MASKED, RESIDUALS, Settings, einsum32, sees
 
 
 def visible_blocks(order: np.ndarray, length: int, settings: Settings) -> np.ndarray:
-    """The blocks of keys that each block of queries sees, whatever the segments are.
+    """The blocks of keys that each block of queries may see, segments aside.
 
     Args:
       order: [shards, T], as in `splash_kernel`. length: S.
@@ -44,9 +45,13 @@ def visible_blocks(order: np.ndarray, length: int, settings: Settings) -> np.nda
     return np.array(padded, np.int32)
 
 
-def chunked(q, k, v, q_segments, kv_segments, order, blocks, settings: Settings):
-    """As `splash`: online softmax over the visible blocks (Rabe & Staats 2021, arXiv:2112.05682;
-    the gradient as in Dao et al. 2022, arXiv:2205.14135). Memory grows with T and S, not T·S.
+def chunked(
+    q: Array, k: Array, v: Array, q_segments: Array, kv_segments: Array, order: Array,
+    blocks: Array, settings: Settings,
+) -> Array:  # fmt: skip
+    """Attention with an online softmax over the visible blocks of keys (Rabe & Staats 2021,
+    arXiv:2112.05682; the gradient as in Dao et al. 2022, arXiv:2205.14135). Memory grows with T and
+    S, not T·S.
 
     Args:
       order: [T] int32, the index in the row of each query. blocks: [P, 3] of `visible_blocks`.

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model.kernels.base import Settings, visible
 
 
-def cudnn(q, k, v, q_segments, kv_segments, order, settings: Settings):
-    """As `splash`. Segments reach cuDNN as a bias, [B, 1, T, S] in the activations' dtype.
+def cudnn(
+    q: Array, k: Array, v: Array, q_segments: Array, kv_segments: Array, order: Array,
+    settings: Settings,
+) -> Array:  # fmt: skip
+    """Attention by cuDNN; arguments as for `splash`. Segments reach cuDNN as a bias, [B, 1, T, S]
+    in the activations' dtype.
 
     Args:
       order: [T] int32, the index in the row of each query.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from model import context_parallel
 from model.config import TransformerConfig
@@ -32,7 +35,9 @@ class BackendError(ValueError):
     """A backend that cannot run here, or not this architecture."""
 
 
-def choose(backend: str, platform: str, length: int, head_dim: int, dtype, softcap: float) -> str:
+def choose(
+    backend: str, platform: str, length: int, head_dim: int, dtype: DTypeLike, softcap: float
+) -> str:
     """The backend to run: `backend`, or for `auto` the platform's best.
 
     Args:
@@ -78,7 +83,7 @@ def check_branches(backend: str, length: int, shards: int, window: int) -> None:
       BackendError: another backend, too long a row, a split one, or a window.
     """
     obstacles = {
-        f"model.attention={backend} does not know them": backend not in ("auto", "xla"),
+        f"model.attention={backend} does not support them": backend not in ("auto", "xla"),
         f"rows of {length} tokens are longer than {LONG}": length > LONG,
         "mesh.sequence splits rows": shards > 1,
         "this architecture has a sliding window": window > 0,
@@ -91,9 +96,10 @@ def check_branches(backend: str, length: int, shards: int, window: int) -> None:
 
 
 def attention(
-    q, k, v, segment_ids, config: TransformerConfig, branch_ids=None,
+    q: Array, k: Array, v: Array, segment_ids: Array, config: TransformerConfig,
+    branch_ids: Array | None = None,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
-):  # fmt: skip
+) -> Array:  # fmt: skip
     """Causal attention within segments, by the backend that `config.attention` names.
 
     Each device computes its rows and heads; over the mesh axis `sequence` also its share of the
@@ -122,10 +128,11 @@ def attention(
     if backend == "xla" and shards == 1:
         out = causal_attention(q, k, v, segment_ids, window=window, softcap=softcap, scale=scale)
         return checkpoint_name(out, RESIDUALS)
-    # Blocks within one run of neighbours see the fewest keys.
+    # Blocks within one run of consecutive tokens see the fewest keys.
     block = min(config.attention_block, length // 2 if shards > 1 else length)
     settings = Settings(window, softcap, scale, block, config.attention_compute_block)
     order = context_parallel.order(T, shards)
+    plan: Any  # a tree of arrays whose leading axis is the shards
     if backend == "splash":
         plan = splash_kernel(order, T, H // k.shape[2], settings)
     elif backend == "chunked":
@@ -136,7 +143,8 @@ def attention(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return run(q, k, v, segment_ids, plan)
-    # Rows that the mesh does not divide (a last batch, a single prompt) every device computes.
+    # Rows that the mesh does not divide (a last batch, a single prompt) are computed on every
+    # device.
     rows = P(None) if B % batch_shards(mesh) else partition_spec(("act_batch",), ACTIVATION_AXES)
 
     def spec(*names):
@@ -163,9 +171,9 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
         k, v, kv_segments = (context_parallel.gather(x) for x in (k, v, segment_ids))
     if backend == "splash":
         return splash(q, k, v, segment_ids, kv_segments, plan, settings)
-    order, *blocks = (x[0] for x in plan)  # this shard's
+    order = plan[0][0]  # this shard's
     if backend == "chunked":
-        return chunked(q, k, v, segment_ids, kv_segments, order, *blocks, settings)
+        return chunked(q, k, v, segment_ids, kv_segments, order, plan[1][0], settings)
     if backend == "cudnn":
         out = cudnn(q, k, v, segment_ids, kv_segments, order, settings)
         return checkpoint_name(out, RESIDUALS)
@@ -175,8 +183,10 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
     return checkpoint_name(out, RESIDUALS)
 
 
-def prompt_attention(q, k, v, segment_ids, config: TransformerConfig, **settings):
-    """`attention` of a prompt that is the first in a cache: over itself alone.
+def prompt_attention(
+    q: Array, k: Array, v: Array, segment_ids: Array, config: TransformerConfig, **settings
+) -> Array:
+    """`attention` of a prompt in prefill: over itself alone, as the cache is empty.
 
     Prompts are of any length, so it takes the platform's best backend for theirs. They are not
     split over the mesh axis `sequence`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model.kernels.base import MASKED, einsum32, visible
 
@@ -16,7 +17,7 @@ from model.kernels.base import MASKED, einsum32, visible
 CHUNK = 64
 
 
-def softmax_parts(logits, mask):
+def softmax_parts(logits: Array, mask: Array) -> tuple[Array, Array]:
     """A float32 softmax over the keys in `mask`, as (e^logits [..., S], 1 / their sum [..., 1]).
 
     The caller multiplies the second into the product with the values, which has fewer columns than
@@ -28,7 +29,9 @@ def softmax_parts(logits, mask):
     return weights, 1 / jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
+def attend(
+    q: Array, k: Array, v: Array, mask: Array, *, softcap: float = 0.0, scale: float = 0.0
+) -> Array:
     """Softmax attention with grouped heads; the softmax is float32.
 
     Args:
@@ -52,14 +55,14 @@ def attend(q, k, v, mask, *, softcap: float = 0.0, scale: float = 0.0):
 
 
 def causal_attention(
-    q, k, v, segment_ids, branch_ids=None,
+    q: Array, k: Array, v: Array, segment_ids: Array, branch_ids: Array | None = None,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
-):  # fmt: skip
+) -> Array:  # fmt: skip
     """Causal attention within segments, in chunks of queries that skip the keys they cannot see.
 
     Args:
       q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32, 0 is padding. A segment's
-        tokens are neighbours, so that an index counts its positions.
+        tokens are consecutive, so that differences of index are differences of position.
       branch_ids: [B, T] int32, or None. A segment may fork: branch 0 is its trunk, and a token sees
         the keys of the trunk and of its own branch.
       window: keys a query sees at most, its own included; 0 is all.

@@ -6,8 +6,12 @@ heads a key head, N head size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_lib
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -20,7 +24,9 @@ def fit_block(block: int, length: int) -> int:
     return fits[-1] if fits else LANES
 
 
-def splash_kernel(order: np.ndarray, length: int, group: int, settings: Settings):
+def splash_kernel(
+    order: np.ndarray, length: int, group: int, settings: Settings
+) -> splash_lib.SplashAttentionKernel:
     """The kernel of one key head, for `splash`, with its visible blocks computed in advance.
 
     Args:
@@ -34,7 +40,8 @@ def splash_kernel(order: np.ndarray, length: int, group: int, settings: Settings
     window = (settings.window - 1 if settings.window else None, 0)
     mask = masks.LocalMask((shards * T, length), window, 0)
     mask.q_sequence = order.reshape(-1).astype(np.int32)
-    # A shard holds two runs of neighbours (model/context_parallel.py): a block is within one.
+    # A shard holds two runs of consecutive tokens (model/context_parallel.py): a block is within
+    # one.
     queries = fit_block(settings.block, T // 2 if shards > 1 and T % (2 * LANES) == 0 else T)
     keys = fit_block(settings.block, length)
     compute = fit_block(settings.compute_block, keys)
@@ -54,13 +61,16 @@ def splash_kernel(order: np.ndarray, length: int, group: int, settings: Settings
     )
 
 
-def splash(q, k, v, q_segments, kv_segments, kernel, settings: Settings):
+def splash(
+    q: Array, k: Array, v: Array, q_segments: Array, kv_segments: Array,
+    kernel: splash_lib.SplashAttentionKernel, settings: Settings,
+) -> Array:  # fmt: skip
     """q [B, T, H, N]; k, v [B, S, K, N]; segments [B, T], [B, S] -> [B, T, H, N]."""
     B, T, H, N = q.shape
     K = k.shape[2]
     q = (q * (settings.scale or N**-0.5)).reshape(B, T, K, H // K, N)
     ids = splash_lib.SegmentIds(q_segments, kv_segments)
-    over_heads = jax.vmap(kernel, in_axes=(0, 0, 0, None))
+    over_heads: Callable[..., Any] = jax.vmap(kernel, in_axes=(0, 0, 0, None))
     out = jax.vmap(over_heads)(
         q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), ids
     )  # [B, K, G, T, N]

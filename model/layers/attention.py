@@ -6,10 +6,10 @@ Axes: B batch, T length, D embed, H query heads, K key/value heads, N head size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import TransformerConfig
@@ -22,7 +22,7 @@ from model.sharding import constrain
 
 
 class Rows(NamedTuple):
-    """Where the tokens of a call are in their rows.
+    """Places of the tokens of a call in their rows.
 
     Attributes:
       positions: [B, T] int32 within a segment. segment_ids: [B, T] int32; 0 is padding.
@@ -30,16 +30,21 @@ class Rows(NamedTuple):
       branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None.
     """
 
-    positions: jax.Array
-    segment_ids: jax.Array
-    slot: jax.Array | int | None = None
-    branch_ids: jax.Array | None = None
+    positions: Array
+    segment_ids: Array
+    slot: Array | int | None = None
+    branch_ids: Array | None = None
+
+
+# What a layer hands to the next: the residual stream [B, T, D], the cache or None, and the index of
+# the layer in the cache.
+Carry: TypeAlias = tuple[Array, KVCache | None, Array | int]
 
 
 def self_attention(
-    config: TransformerConfig, kind: str, params: Mapping, x, cache: KVCache | None, layer,
-    rows: Rows, last_only: bool,
-):  # fmt: skip
+    config: TransformerConfig, kind: str, params: Mapping, x: Array, cache: KVCache | None,
+    layer: Array | int, rows: Rows, last_only: bool,
+) -> tuple[Array, KVCache | None]:  # fmt: skip
     """[B, T, D] -> ([B, T, D], the extended cache or None).
 
     Args:
@@ -77,7 +82,7 @@ def self_attention(
             for a in (k, v)
         )  # fmt: skip
     q, k, v = map(checkpoint_name, (q, k, v), ("query", "key", "value"))
-    settings = dict(
+    settings: dict[str, Any] = dict(
         window=c.window if kind == "local" else 0,
         softcap=c.attention_softcap,
         scale=c.query_scale,
@@ -89,6 +94,6 @@ def self_attention(
         if slot is None and not last_only:
             out = prompt_attention(q, k, v, segment_ids, c, **settings)
         else:
-            first = T - 1 if last_only else slot
+            first = T - 1 if slot is None else slot
             out = cached_attention(q, cache, layer, first, query_segments, c, **settings)
     return project(params, "out", out.reshape(B, -1, H * N)), cache

@@ -8,21 +8,22 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model.config import TransformerConfig
 from model.layers import moe
-from model.layers.attention import Rows, self_attention
+from model.layers.attention import Carry, Rows, self_attention
 from model.layers.mlp import mlp
 from model.layers.norm import fence_norm, rms_norm
 from model.sharding import constrain
 
 
 def block(
-    config: TransformerConfig, kind: str, params: Mapping, carry, rows: Rows, is_last: bool = False
-):
+    config: TransformerConfig, kind: str, params: Mapping, carry: Carry, rows: Rows,
+    is_last: bool = False,
+) -> tuple[Carry, moe.RouterStats | None]:  # fmt: skip
     """Attention and MLP, each between norms and added to the residual stream.
 
     Args:
       kind: `global` or `local`. params: {name: weight} of this layer.
       carry: (x [B, T, D], the cache or None, the layer's index).
-      rows: where the tokens of x are in their rows.
+      rows: the places of the tokens of x in their rows.
       is_last: it is the final layer; in prefill it then computes only the last position.
 
     Returns:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model import cpu
 from model.config import TransformerConfig
@@ -29,13 +30,13 @@ class KVCache(NamedTuple):
       segment_ids: [B, S] int32; 0 is an empty slot or padding, never attended to.
     """
 
-    keys: jax.Array | tuple[jax.Array, ...]
-    values: jax.Array | tuple[jax.Array, ...]
-    segment_ids: jax.Array
+    keys: Array | tuple[Array, ...]
+    values: Array | tuple[Array, ...]
+    segment_ids: Array
 
 
 def kv_repeats(config: TransformerConfig) -> int:
-    """How many copies of each key and value head there are, so that the mesh axis `tensor` divides
+    """The number of copies of each key and value head, such that the mesh axis `tensor` divides
     them; 1 without `config.replicate_kv_heads`."""
     shards = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
     return shards // math.gcd(config.num_kv_heads, shards) if config.replicate_kv_heads else 1
@@ -77,7 +78,7 @@ def init_cache(
 
 
 def repeat_rows(cache: KVCache, times: int) -> KVCache:
-    """Every row of a cache `times` times, one after another."""
+    """A cache with every row repeated `times` times, copies adjacent."""
 
     def repeat(x):
         # Transposed keys have the same sharding: neither slots nor head sizes are ever split.
@@ -89,7 +90,10 @@ def repeat_rows(cache: KVCache, times: int) -> KVCache:
     return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
 
-def extend(cache: KVCache, k, v, layer, slot, config: TransformerConfig) -> KVCache:
+def extend(
+    cache: KVCache, k: Array, v: Array, layer: Array | int, slot: Array | int,
+    config: TransformerConfig,
+) -> KVCache:  # fmt: skip
     """The cache with k, v [B, T, K, N] at the slots from `slot` on of one layer."""
 
     def write(old, new, transposed):
@@ -107,10 +111,11 @@ def extend(cache: KVCache, k, v, layer, slot, config: TransformerConfig) -> KVCa
 
 
 def cached_attention(
-    q, cache: KVCache, layer, slot, segment_ids, config: TransformerConfig,
+    q: Array, cache: KVCache, layer: Array | int, slot: Array | int, segment_ids: Array,
+    config: TransformerConfig,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
-):  # fmt: skip
-    """Attention of T queries at `slot` to all slots so far; the same as `attend` computes.
+) -> Array:  # fmt: skip
+    """Attention of T queries at `slot` to all slots so far; equal to `attend` over them.
 
     Args:
       q: [B, T, H, N]; layer, slot: int32 scalars.

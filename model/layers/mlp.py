@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import jax
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from model import cpu
@@ -13,10 +15,15 @@ from model.config import TransformerConfig
 from model.layers.projection import adapter, project
 from model.sharding import constrain
 
-ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+Activation: TypeAlias = Callable[[Array], Array]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
 
 
-def mlp(config: TransformerConfig, params: Mapping, x, length_axis: str):
+def mlp(config: TransformerConfig, params: Mapping, x: Array, length_axis: str) -> Array:
     """down(activation(gate(x)) · up(x)), [B, T, D] -> [B, T, D].
 
     Args:
@@ -24,7 +31,8 @@ def mlp(config: TransformerConfig, params: Mapping, x, length_axis: str):
     """
     gate = checkpoint_name(project(params, "gate", x), "gate")  # [B, T, F]
     up = checkpoint_name(project(params, "up", x), "up")
-    # An adapter would read a transposed result: XLA on CPU has no such bfloat16 product.
+    # With an adapter the result is not transposed: XLA on CPU has no bfloat16 product for its
+    # matrices.
     next_weight = None if adapter(params, "down", x.dtype) else params["down"]
     hidden = cpu.gated(ACTIVATIONS[config.activation], gate, up, next_weight)
     hidden = constrain(hidden, "act_batch", length_axis, "act_mlp")

@@ -1,4 +1,4 @@
-"""Mixtures of experts: each token goes through the MLPs of the few experts that the router picks.
+"""Mixtures of experts: each token passes through the MLPs of the few experts that the router picks.
 
 No token is dropped: rows are sorted by expert and multiplied group by group, by
 `jax.lax.ragged_dot` or on TPU JAX's Pallas kernel. Experts are split over the mesh axis `expert`,
@@ -10,11 +10,12 @@ Axes: B batch, T length, D embed, F mlp, E experts, k experts a token, M tokens,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jax.sharding import PartitionSpec as P
@@ -22,29 +23,34 @@ from jax.sharding import PartitionSpec as P
 from model import cpu, quantized
 from model.config import TransformerConfig
 from model.kernels.base import LANES
-from model.layers.mlp import ACTIVATIONS
+from model.layers.mlp import ACTIVATIONS, Activation
 from model.layers.projection import adapter, read
 from model.sharding import BATCH_AXES, batch_shards, platform
 
 # Blocks of the Pallas kernel, in VMEM twice with their float32 sums: about 10 MiB in bfloat16.
 TILE_ROWS, TILE = 512, 1024
 
+# A weight of the experts, and A and B of its adapter if it has one.
+Matrix: TypeAlias = tuple[Array, ...]
+
 
 class RouterStats(NamedTuple):
-    """Sums over the real tokens of a batch, of which the router's losses are made.
+    """Sums over the real tokens of a batch, from which the router's losses are computed.
 
     Attributes (each with a leading [L] when of all layers):
-      chosen: [E] float32, how often each expert was picked.
-      probability: [E] float32, what the router gave it.
+      chosen: [E] float32, counts of the tokens that picked each expert.
+      probability: [E] float32, sums of its router probabilities.
       z: float32 scalar, of logsumexp(logits)².
     """
 
-    chosen: jax.Array
-    probability: jax.Array
-    z: jax.Array
+    chosen: Array
+    probability: Array
+    z: Array
 
 
-def route(config: TransformerConfig, logits, real):
+def route(
+    config: TransformerConfig, logits: Array, real: Array
+) -> tuple[Array, Array, RouterStats]:
     """The experts of each token.
 
     Args:
@@ -69,18 +75,18 @@ def route(config: TransformerConfig, logits, real):
 
 
 @jax.custom_vjp
-def dispatch(x, order, place):
+def dispatch(x: Array, order: Array, place: Array) -> Array:
     """x [M, D] -> [R, D], the rows of (token, choice) pairs `order` [R]; pair i has token i // k.
 
-    `place` [M, k] is its inverse: the row of each pair, R for one that has none. Only rows and
-    places that belong together are ever read, so that what is in the other rows does not matter;
-    the gradients of `dispatch` and `collect` are each other, gathers in place of scatters.
+    `place` [M, k] is its inverse: the row of each pair, R for one that has none. Rows that no
+    pair points to are never read, so their content does not matter. The gradient of `dispatch` is
+    `collect`, and the reverse: gathers in place of scatters.
     """
     return x[order // place.shape[1]]
 
 
 @jax.custom_vjp
-def collect(rows, order, place):
+def collect(rows: Array, order: Array, place: Array) -> Array:
     """rows [R, D] -> [M, k, D], of each pair; 0 for one that has none."""
     picked = rows[jnp.minimum(place, rows.shape[0] - 1)]
     return jnp.where((place < rows.shape[0])[..., None], picked, 0)
@@ -99,7 +105,10 @@ dispatch.defvjp(lambda x, *index: (dispatch(x, *index), index), _dispatch_bwd)
 collect.defvjp(lambda rows, *index: (collect(rows, *index), index), _collect_bwd)
 
 
-def expert_mlps(x, ids, weights, gate, up, down, first, activation, product):
+def expert_mlps(
+    x: Array, ids: Array, weights: Array, gate: Matrix, up: Matrix, down: Matrix,
+    first: Array | int, activation: Activation, product: Callable[..., Array],
+) -> Array:  # fmt: skip
     """The weighted sum of the outputs of this device's experts for each token.
 
     Args:
@@ -136,7 +145,7 @@ def expert_mlps(x, ids, weights, gate, up, down, first, activation, product):
     return out.astype(x.dtype)
 
 
-def grouped_matmul(rows, w, sizes, interpret: bool = False):
+def grouped_matmul(rows: Array, w: Array, sizes: Array, interpret: bool = False) -> Array:
     """`jax.lax.ragged_dot` of JAX's Pallas kernel for TPU.
 
     XLA multiplies every row with every group there, and masks: n times the work.
@@ -154,7 +163,9 @@ def grouped_matmul(rows, w, sizes, interpret: bool = False):
     return gmm(rows, w, sizes, rows.dtype, tiling, None, None, False, interpret)[:R]
 
 
-def mixture(config: TransformerConfig, params: Mapping, x, segment_ids, split_length: bool):
+def mixture(
+    config: TransformerConfig, params: Mapping, x: Array, segment_ids: Array, split_length: bool
+) -> tuple[Array, RouterStats]:
     """A mixture of experts in place of the MLP.
 
     Args:
@@ -177,8 +188,11 @@ def mixture(config: TransformerConfig, params: Mapping, x, segment_ids, split_le
     return experts(x, ids, weights, gate, up, down, activation, split_length), stats
 
 
-def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
-    """`expert_mlps` of all experts, wherever they are in the mesh in use.
+def experts(
+    x: Array, ids: Array, weights: Array, gate: Matrix, up: Matrix, down: Matrix,
+    activation: Activation, split_length: bool,
+) -> Array:  # fmt: skip
+    """`expert_mlps` of all experts, however the current mesh divides them.
 
     Args:
       x: [B, T, D]; ids, weights: [B, T, k]; gate, up: ([E, D, F],); down: ([E, F, D],), each with
@@ -197,17 +211,20 @@ def experts(x, ids, weights, gate, up, down, activation, split_length: bool):
 
     product = grouped_matmul if platform() == "tpu" else jax.lax.ragged_dot
     if mesh.empty:
-        tokens = flat(x, ids, weights)
-        return expert_mlps(*tokens, gate, up, down, 0, activation, product).reshape(x.shape)
-    # Rows that the mesh does not divide (a last batch, a single prompt) every device has.
+        tokens, ids, weights = flat(x, ids, weights)
+        out = expert_mlps(tokens, ids, weights, gate, up, down, 0, activation, product)
+        return out.reshape(x.shape)
+    # Rows that the mesh does not divide (a last batch, a single prompt) are on every device.
     split_rows = B % batch_shards(mesh) == 0
 
     def on_device(x, ids, weights, gate, up, down):
-        tokens = flat(x, ids, weights)
+        tokens, ids, weights = flat(x, ids, weights)
         if split_rows:
-            tokens = [jax.lax.all_gather(t, "expert", tiled=True) for t in tokens]
+            tokens, ids, weights = (
+                jax.lax.all_gather(a, "expert", tiled=True) for a in (tokens, ids, weights)
+            )
         first = jax.lax.axis_index("expert") * gate[0].shape[0]
-        out = expert_mlps(*tokens, gate, up, down, first, activation, product)
+        out = expert_mlps(tokens, ids, weights, gate, up, down, first, activation, product)
         out = jax.lax.psum(out, "tensor")  # each has a part of F
         if split_rows:
             out = jax.lax.psum_scatter(out, "expert", tiled=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from model.config import TransformerConfig
 
 
-def rms_norm(x, scale, config: TransformerConfig):
+def rms_norm(x: Array, scale: Array, config: TransformerConfig) -> Array:
     """x [..., D] / rms(x) * scale [D], in float32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     x32 = x.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + config.norm_eps)
@@ -17,7 +18,7 @@ def rms_norm(x, scale, config: TransformerConfig):
     return (x32 * inverse * scale).astype(x.dtype)
 
 
-def fence_norm(config: TransformerConfig, x):
+def fence_norm(config: TransformerConfig, x: Array) -> Array:
     """An optimization barrier between a norm and a matmul, in models of Gemma's form.
 
     Without it XLA:TPU computes the norm within each matmul, which is no faster and takes twice as

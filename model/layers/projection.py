@@ -1,4 +1,4 @@
-"""Products with the weights of a layer, quantized or adapted as they may be.
+"""Products with the weights of a layer, which may be quantized or have adapters.
 
 Axes: B batch, T length, D inputs, F outputs (of several axes, flat).
 """
@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
 
 from model import cpu, lora, quantized
 
 
-def read(params: Mapping, name: str, dtype):
-    """A weight in the activations' dtype; as it is if it is quantized or stored transposed."""
+def read(params: Mapping, name: str, dtype: jnp.dtype) -> Any:
+    """A weight in the activations' dtype; unchanged if it is quantized or stored transposed."""
     weight = params[name]
     if quantized.is_quantized(weight) or isinstance(weight, cpu.TransposedWeight):
         return weight
     return weight.astype(dtype)
 
 
-def adapter(params: Mapping, name: str, dtype) -> tuple:
+def adapter(params: Mapping, name: str, dtype: jnp.dtype) -> tuple:
     """(A, B) of the adapter of a weight in the activations' dtype; () if it has none."""
     if name + lora.A not in params:
         return ()
     return tuple(params[name + end].astype(dtype) for end in (lora.A, lora.B))
 
 
-def project(params: Mapping, name: str, x):
+def project(params: Mapping, name: str, x: Array) -> Array:
     """x [B, T, D] @ the weight `name` [*inputs, *outputs], plus its adapter: [B, T, F]."""
     w = read(params, name, x.dtype)
     if not isinstance(w, cpu.TransposedWeight):

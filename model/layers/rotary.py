@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from model.config import RopeScaling, TransformerConfig
 from model.cpu import compute_once
 
 
-def rope(x, positions, base: float, scaling: RopeScaling | None = None):
+def rope(x: Array, positions: Array, base: float, scaling: RopeScaling | None = None) -> Array:
     """Rotates pairs (i, i + N/2) of x [B, T, heads, N] by position (arXiv:2104.09864)."""
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -24,7 +25,7 @@ def rope(x, positions, base: float, scaling: RopeScaling | None = None):
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 
 
-def stretch(frequency, scaling: RopeScaling):
+def stretch(frequency: Array | np.ndarray, scaling: RopeScaling) -> Array | np.ndarray:
     """Frequencies [N/2] for a context `scaling.factor` times as long.
 
     `linear` is position interpolation (Chen et al. 2023, arXiv:2306.15595). `llama3` divides the
@@ -38,7 +39,7 @@ def stretch(frequency, scaling: RopeScaling):
     return frequency * (unscaled + (1 - unscaled) / scaling.factor)
 
 
-def rotary_settings(config: TransformerConfig, kind: str):
+def rotary_settings(config: TransformerConfig, kind: str) -> tuple[float, RopeScaling | None]:
     """(base, scaling) of a kind of layer, for `rope`."""
     if config.local_rope_base and kind == "local":
         return config.local_rope_base, None

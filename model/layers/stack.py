@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,13 +18,15 @@ import jax.numpy as jnp
 from model import cpu, quantized, weights
 from model.config import TransformerConfig
 from model.kernels.base import RESIDUALS
-from model.layers.attention import Rows
+from model.layers.attention import Carry, Rows
 from model.layers.block import block
+from model.layers.moe import RouterStats
 from model.sharding import constrain
 
 
-def remat_policy(name: str):
-    """What the backward pass finds saved of a layer (config.remat), for `jax.checkpoint`.
+def remat_policy(name: str) -> Callable:
+    """The `jax.checkpoint` policy of a value of config.remat: the arrays of a layer that are saved
+    for the backward pass.
 
     Outputs are saved by name: a policy that looks for matmuls does not see those in
     `cpu.matmul`.
@@ -68,20 +72,22 @@ def init_layers(config: TransformerConfig) -> nn.Module:
     )(config)
 
 
-def split_layers(params):
+def split_layers(params: Mapping[str, Any]) -> dict[str, Any]:
     """Stacked parameters as one tree a layer, {"0": …}: where layers are unrolled, a loop around
     them then slices no weights in every iteration."""
     count = len(jax.tree.leaves(params)[0])
     return {str(i): jax.tree.map(lambda x, i=i: x[i], params) for i in range(count)}
 
 
-def transpose_layers(config: TransformerConfig, layers):
+def transpose_layers(config: TransformerConfig, layers: Mapping[str, Any]) -> dict[str, Any]:
     """`split_layers` with each projection a `cpu.TransposedWeight` in the activations' dtype,
     except experts and int8 weights."""
 
     def transpose(name, w):
+        if not weights.is_adaptable(name) or quantized.is_quantized(w):
+            return w
         weight = weights.adaptable(name)
-        if not weight or weight.stacked > 1 or quantized.is_quantized(w):
+        if weight.stacked > 1:
             return w
         D = math.prod(w.shape[: weight.inputs])
         rows = cpu.transposed_weight(w.reshape(D, -1).astype(config.activation_dtype))
@@ -92,7 +98,9 @@ def transpose_layers(config: TransformerConfig, layers):
     return {i: {name: transpose(name, w) for name, w in own.items()} for i, own in layers.items()}
 
 
-def run_layers(config: TransformerConfig, params, carry, rows: Rows):
+def run_layers(
+    config: TransformerConfig, params: Mapping[str, Any], carry: Carry, rows: Rows
+) -> tuple[Carry, RouterStats | None]:
     """All layers: a scan over the repeats of the layer pattern, then the layers left over.
 
     Args:
@@ -123,8 +131,9 @@ def run_layers(config: TransformerConfig, params, carry, rows: Rows):
         return (x, cache, config.num_layers), None
 
     def sequence(kinds, carry, params):
-        """Layers of these kinds, of params [len(kinds), …]. Neighbours of one kind are one scan, so
-        that one layer is compiled for each run of neighbours, not for each place of the pattern."""
+        """Layers of these kinds, of params [len(kinds), …]. Consecutive layers of one kind are
+        one scan, so that one layer is compiled for each such run, not for each place of the
+        pattern."""
         stats, start = [], 0
         for kind, neighbours in itertools.groupby(kinds):
             count = len(list(neighbours))

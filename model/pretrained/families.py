@@ -50,9 +50,9 @@ class Family(NamedTuple):
 
     Attributes:
       architecture: its class in transformers.
-      keys: what is read of its config.json, each with transformers' default.
+      keys: the keys of its config.json that are read, each with transformers' default.
       settings: fields of TransformerConfig that it sets, in place of their defaults.
-      unread: keys that transformers takes for it and does not use.
+      unread: keys that transformers accepts for it and ignores.
       windows: the local layers: `none`; `all` or none; `listed` by `layer_types`.
       whole_heads: transformers refuses a hidden_size that num_attention_heads does not divide.
     """
@@ -137,10 +137,10 @@ FAMILIES = {
 
 
 def family_of(config: TransformerConfig) -> str:
-    """The `model_type` that computes what a config says: the first of `FAMILIES` that can.
+    """The `model_type` of a config: the first of `FAMILIES` that can express it.
 
     Raises:
-      ValueError: none does, with what is in the way of the nearest.
+      ValueError: none can; the message names the settings that the nearest families lack.
     """
     wrong = {kind: _inexpressible(config, family) for kind, family in FAMILIES.items()}
     fewest = min(len(names) for names in wrong.values())
@@ -155,7 +155,7 @@ def family_of(config: TransformerConfig) -> str:
 
 
 def _inexpressible(c: TransformerConfig, family: Family) -> list[str]:
-    """The fields of a config whose value no config.json of a family says."""
+    """The fields of a config whose value a family's config.json cannot express."""
     wrong = []
     for field in dataclasses.fields(c):
         if field.name in EXECUTION or any(k in family.keys for k in KEYS_OF.get(field.name, ())):

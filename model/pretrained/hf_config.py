@@ -7,7 +7,8 @@ model/pretrained/families.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from model.config import RopeScaling, TransformerConfig
 from model.pretrained.families import FAMILIES, KEYS_OF, Family, family_of, query_scalar
@@ -21,11 +22,11 @@ from model.pretrained.hf_keys import (
     short,
 )
 
-# Keys of a Gemma 3 beside its text model's: of images, or read here.
+# Keys of a Gemma 3 outside its text model: those of images, and those that are read here.
 _MULTIMODAL = ("text_config", "vision_config", "mm_tokens_per_image", "boi_token_index",
                "eoi_token_index", "image_token_index", "tie_word_embeddings")  # fmt: skip
 
-# The fields of RopeScaling, by kind, and what config.json calls them.
+# The fields of RopeScaling, by kind, and their names in config.json.
 ROPE_KEYS = {
     "linear": {"factor": "factor"},
     "llama3": {
@@ -126,7 +127,7 @@ def _rope(keys: Mapping):
     base = keys["rope_theta"]
     given, scaling = keys["rope_parameters"] or {}, keys["rope_scaling"] or {}
     if "rope_local_base_freq" not in keys:
-        if scaling:  # as transformers has it: then nothing of the other counts
+        if scaling:  # as in transformers, it replaces `rope_parameters`
             return *_rope_settings(scaling, "rope_scaling", base, keys), 0.0
         return *_rope_settings(given, "rope_parameters", base, keys), 0.0
     for name, value in given.items():
@@ -186,7 +187,7 @@ def _rope_settings(given: Mapping, label: str, base: float, keys: Mapping):
     if kind == "llama3":
         # The model's own key, else the scaling's, else the longest context.
         outer = keys["original_max_position_embeddings"]
-        given = {"original_max_position_embeddings": keys["max_position_embeddings"]} | given
+        given = {"original_max_position_embeddings": keys["max_position_embeddings"], **given}
         if outer not in (None, given["original_max_position_embeddings"]):
             raise ValueError(
                 f"config.json has original_max_position_embeddings={outer}, and another in {label}"
@@ -202,6 +203,7 @@ def _windows(keys: Mapping, kind: str, family: Family):
     layers, window = keys["num_hidden_layers"], keys.get("sliding_window")
     if not keys.get("use_sliding_window", True):
         window = None
+    local: Collection[int]  # the numbers of the local layers
     if family.windows == "none":
         local = []
     elif family.windows == "all":
@@ -247,7 +249,7 @@ def config_to_hf(config: TransformerConfig) -> dict:
     kind = family_of(config)
     family, c = FAMILIES[kind], config
     gate = next(theirs for theirs, ours in ACTIVATION_NAMES.items() if ours == c.activation)
-    hf = dict(
+    hf: dict[str, Any] = dict(
         architectures=[family.architecture],
         model_type=kind,
         vocab_size=c.vocab_size,

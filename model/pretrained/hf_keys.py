@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from model.pretrained.families import FAMILIES, Family
 
-# Keys that change nothing that is computed from the weights: of training, of generation, of files,
-# of how transformers runs a model.
+# Keys that do not change what is computed from the weights: those of training, generation and
+# files, and of how transformers runs a model.
 IGNORED = frozenset((
     "architectures", "model_type", "dtype", "torch_dtype", "transformers_version", "auto_map",
     "tokenizer_class", "name_or_path", "_name_or_path", "_commit_hash", "license", "language",
@@ -35,9 +36,9 @@ IGNORED = frozenset((
     "diversity_penalty", "penalty_alpha",
 ))  # fmt: skip
 _IGNORED = re.compile(r"(_token_id|^unsloth_.*)$")
-# Such as say in what form weights are stored that are not numbers of their own.
+# Keys of quantized weights.
 _QUANTIZED = ("quantization_config", "quantization", "compression_config")
-# Keys that change what is computed, with the values under which it is computed here.
+# Keys that change what is computed, with the values that Seedpod supports.
 NEUTRAL = {
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -72,7 +73,7 @@ _MOST = 1e38  # about float32's largest
 _NULLABLE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
              "num_key_value_heads")  # fmt: skip
 
-# Values that are read, and what they are here. The first of a kind is what is written.
+# Values of config.json and ours. Of several names for one value, the first is written.
 ACTIVATION_NAMES = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 LAYER_NAMES = {"sliding_attention": "local", "full_attention": "global"}
 
@@ -80,7 +81,7 @@ LAYER_NAMES = {"sliding_attention": "local", "full_attention": "global"}
 def read(hf: Mapping, kind: str, family: Family) -> dict:
     """The keys of a family, each as given or its default; all others are checked."""
     keys = dict(family.keys)
-    neutral = NEUTRAL | {  # other names of what a family has or has not
+    neutral = NEUTRAL | {  # other names of settings of the family
         "use_qk_norm": (family.settings.get("qk_norm", False), None),
         "qkv_bias": (family.settings.get("attention_bias", False), None),
     }
@@ -98,7 +99,7 @@ def read(hf: Mapping, kind: str, family: Family) -> dict:
     return keys
 
 
-def check_unread(key: str, value, kind: str, neutral: Mapping) -> None:
+def check_unread(key: str, value: Any, kind: str, neutral: Mapping) -> None:
     """Raises ValueError for a key that is not read, unless it changes nothing."""
     if key in IGNORED or _IGNORED.search(key) or value in neutral.get(key, (None,)):
         return
@@ -119,11 +120,11 @@ def check_unread(key: str, value, kind: str, neutral: Mapping) -> None:
     )
 
 
-def check_value(name: str, value, key: str) -> None:
+def check_value(name: str, value: Any, key: str) -> None:
     """Raises ValueError for a value that is not of a key's type or range.
 
     Args:
-      key: what the message calls it.
+      key: its name in the message.
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     whole = number and isinstance(value, int)
@@ -150,6 +151,6 @@ def check_value(name: str, value, key: str) -> None:
         raise ValueError(f"config.json has {key}={short(value)}, which is not {what}")
 
 
-def short(value) -> str:
+def short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,17 +1,15 @@
 """Open weights: the pure mapping of names and shapes between Hugging Face checkpoints and ours.
 
 Nothing here reads or writes a file (train/interop/convert.py does). The families:
-model/pretrained/families.py; their config.json:
-model/pretrained/hf_config.py. The names: model/weights.py.
-
-
+model/pretrained/families.py; their config.json: model/pretrained/hf_config.py; the names:
+model/weights.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +19,8 @@ from model.pretrained.families import family_of
 from model.weights import Weight
 
 
-class Slice(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Slice:
     """One tensor of a Hugging Face checkpoint, as a part of one of our parameters.
 
     Attributes:
@@ -40,18 +39,18 @@ class Slice(NamedTuple):
 
 
 def _same(shape):
-    """Vectors, and biases, which lose only the split into heads."""
+    """The mapping of vectors and biases, which differ only in the split into heads."""
     return (int(np.prod(shape)),), lambda x: x.reshape(shape), lambda x: x.reshape(-1)
 
 
 def _matrix(inputs, outputs):
-    """Ours [*inputs, *outputs]; theirs [outputs, inputs], each flat."""
+    """The mapping of a matrix: ours [*inputs, *outputs]; theirs [outputs, inputs], each flat."""
     i, o = int(np.prod(inputs)), int(np.prod(outputs))
     return (o, i), lambda x: x.T.reshape(*inputs, *outputs), lambda x: x.reshape(i, o).T
 
 
 def _table(c: TransformerConfig, transposed: bool):
-    """A vocabulary's rows: ours are padded with zeros to a multiple, and `logits` masks them."""
+    """The mapping of a vocabulary table: ours has more rows, zeros that `logits` masks."""
     padding = c.padded_vocab_size - c.vocab_size
 
     def to_ours(x):
@@ -114,7 +113,8 @@ def check_covered(config: TransformerConfig, shapes: Mapping, scalar: bool = Fal
     Raises:
       ValueError: a parameter that no tensor takes or takes in part, or that is not there.
     """
-    c, parts = config, {("head",): []} if scalar else {}
+    c = config
+    parts: dict[tuple[str, ...], list[Slice]] = {("head",): []} if scalar else {}
     for part in slices(c):
         if not scalar:
             parts.setdefault(part.path, []).append(part)

@@ -1,4 +1,4 @@
-"""What benchmarks/compiled.py keeps of a compilation that ended without a report."""
+"""Compilations that end without a report: what benchmarks/compiled.py records of them."""
 
 import subprocess
 

@@ -34,16 +34,16 @@ def test_sides_are_compared_over_seeds():
         clock = [seconds, seconds, 10 * seconds, *[2 * seconds] * 8]
         return {"j": j, "update_seconds": clock, "processor_seconds": [seconds / 2, seconds]}
 
-    found = ppo_trl.summary(
+    result = ppo_trl.summary(
         [{"TRL": side(j, 6.0), "ours": side(j + 0.1, 1.0)} for j in (0.3, 0.4, 0.5)]
     )
-    assert found["TRL"]["j"] == pytest.approx(0.4)
-    assert found["TRL"]["error"] == pytest.approx(0.1 / 3**0.5)
-    assert found["TRL"]["ahead"] == pytest.approx(3**0.5)
+    assert result["TRL"]["j"] == pytest.approx(0.4)
+    assert result["TRL"]["error"] == pytest.approx(0.1 / 3**0.5)
+    assert result["TRL"]["ahead"] == pytest.approx(3**0.5)
     # Of 33 updates six are quick, and three slow.
-    assert found["ours"]["times"] == {"median": 2.0, "processor": 0.75, "quick": 1.0}
-    assert found["TRL"]["speedup"] == pytest.approx(dict(median=6.0, processor=6.0, quick=6.0))
-    assert "ahead" not in found["ours"]
+    assert result["ours"]["times"] == {"median": 2.0, "processor": 0.75, "quick": 1.0}
+    assert result["TRL"]["speedup"] == pytest.approx(dict(median=6.0, processor=6.0, quick=6.0))
+    assert "ahead" not in result["ours"]
 
 
 def test_a_python_without_trl_says_what_to_do(tmp_path):

@@ -18,9 +18,9 @@ def test_right_solutions_go_before_wrong_ones_and_none_stands_twice():
     record = {"question": "q", "ground_truth": "t"} | {
         f"m{i}": {"solution": text, "is_correct": right} for i, (text, right) in enumerate(answers)
     }
-    found = rewards.solutions(record)
-    assert found == {"prompt": "q", "responses": ["same", "wrong", "other"], "rank": [0, 1, 0]}
-    assert rewards.pairs(found) == [(0, 1), (2, 1)]
+    example = rewards.solutions(record)
+    assert example == {"prompt": "q", "responses": ["same", "wrong", "other"], "rank": [0, 1, 0]}
+    assert rewards.pairs(example) == [(0, 1), (2, 1)]
 
 
 def test_a_share_is_put_aside_whatever_the_order():
@@ -39,14 +39,14 @@ def test_the_difference_of_two_sides_over_questions():
     questions = np.repeat(np.arange(300), 3)
     right = rng.random(900) < 0.7
     other = np.where(rng.random(900) < 0.5, right, rng.random(900) < 0.5)
-    found = rewards.compare({"a": right * 1.0, "b": other * 1.0}, questions)
-    assert found["a"][0] == right.mean() and found["a"][1] < right.mean() < found["a"][2]
-    middle, low, high = found["difference"]
+    result = rewards.compare({"a": right * 1.0, "b": other * 1.0}, questions)
+    assert result["a"][0] == right.mean() and result["a"][1] < right.mean() < result["a"][2]
+    middle, low, high = result["difference"]
     # Standard error of paired differences, of pairs that are independent here.
     error = np.std(right * 1.0 - other, ddof=1) / 30
     assert low == pytest.approx(middle - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(middle + 1.96 * error, abs=0.2 * error)
-    assert found["p"] < 0.01
+    assert result["p"] < 0.01
     same = rewards.compare({"a": right * 1.0, "b": right * 1.0}, questions)
     assert same["p"] == 1.0 and same["difference"] == (0.0, 0.0, 0.0)
     # Pairs of one question that agree are one observation: the interval is wider.
@@ -63,8 +63,8 @@ def test_scores_do_not_depend_on_what_else_is_scored(tmp_path):
     open_models.save_role(tmp_path, "reward", params)
     rng = np.random.default_rng(0)
     every = [rng.integers(0, 320, n).astype(np.int32) for n in (3, 60, 9, 33, 64, 5, 8, 21, 13, 2)]
-    found = rewards.score(tmp_path, every, 64)
-    for ids, value in zip(every, found, strict=True):
+    scores = rewards.score(tmp_path, every, 64)
+    for ids, value in zip(every, scores, strict=True):
         assert model.apply({"params": params}, ids[None])[0, -1] == pytest.approx(value, abs=1e-5)
 
 

@@ -77,7 +77,7 @@ def test_heldout_covers_each_row_once_and_fills_up_with_empties(processes, size)
         "mask": np.ones((size, 3), bool),
     }
     parts = [list(heldout_batches(rows, 4, p)) for p in np.split(np.arange(4), processes)]
-    seen = []
+    heldout = []
     for batches in zip(*parts, strict=True):
         batch = {n: np.concatenate([b[n] for b in batches]) for n in rows}
         real = batch["mask"].any(axis=1)
@@ -86,9 +86,9 @@ def test_heldout_covers_each_row_once_and_fills_up_with_empties(processes, size)
             assert batch[name].dtype == values.dtype
         assert not batch["tokens"][~real].any()
         assert np.all(batch["rank"][~real] == -1)
-        seen.append({n: batch[n][real] for n in rows})
+        heldout.append({n: batch[n][real] for n in rows})
     for name, values in rows.items():
-        np.testing.assert_array_equal(np.concatenate([s[name] for s in seen]), values)
+        np.testing.assert_array_equal(np.concatenate([s[name] for s in heldout]), values)
 
 
 # Reading.

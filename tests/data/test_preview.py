@@ -134,9 +134,9 @@ def test_every_row_says_where_it_was_read(tmp_path):
             for place in locations:
                 path, line = place.rsplit(":", 1)
                 numbers.append(int(line) - 1 + 25 * (path == b))
-            seen = [int(n) for n in re.findall(r"document (\d+) ", TOKENIZER.decode(tokens))]
+            documents = [int(n) for n in re.findall(r"document (\d+) ", TOKENIZER.decode(tokens))]
             # At the beginning or end of a document there may be too few tokens to identify it.
-            assert set(seen) <= set(numbers) and len(numbers) <= len(set(seen)) + 2
+            assert set(documents) <= set(numbers) and len(numbers) <= len(set(documents)) + 2
         assert bool(shards) == ("mixture" in settings)
     assert preview.short_list(["x:1", "x:2"]) == "x:1, x:2"
     assert preview.short_list([f"x:{i}" for i in range(5)]) == "x:0, x:1, x:2 and 2 more"

@@ -39,7 +39,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_rows_come_anywhere_and_neighbours_part():
-    """Of 6 rows over 2,000 epochs: each stands at each place, and before each other, as often as
+    """6 rows over 2,000 epochs: each is at each place, and before each other, as often as
     chance would have it (chi-square, 5 standard deviations)."""
     size, epochs = 6, 2000
     order = permute(np.arange(size * epochs), size, 11).reshape(epochs, size)

@@ -57,7 +57,7 @@ def random_params(model: nn.Module, seed: int) -> Any:
 
 
 def make_batch() -> dict[str, jax.Array]:
-    """What a sampler returns of them; padding holds odd ids."""
+    """The episodes as a sampler returns them; padding holds arbitrary ids."""
     rng = np.random.default_rng(0)
     prompt_mask = np.arange(P) >= P - PROMPT_LENGTHS[:, None]
     response_mask = (np.arange(R) < RESPONSE_LENGTHS[:, None]).astype(np.float32)
@@ -99,7 +99,7 @@ def make(
     grpo: GRPOConfig | None = None,
     normalizer: Any = None,
 ) -> tuple:
-    """make_experience as the source calls it: (experience, scalars, metrics) as numpy.
+    """Calls make_experience as the source does: (experience, scalars, metrics) as numpy.
 
     Args:
       options: of `settings`.

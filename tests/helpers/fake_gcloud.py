@@ -37,10 +37,10 @@ FLAGS = {
     "storage rm": WIDE | {"--recursive", "--all-versions"},
 }  # fmt: skip
 EMPTY = {
-    "calls": [],  # what was asked
+    "calls": [],  # the commands called
     "create_errors": [],  # of one `create` after the other; empty for none
-    "lives": [["ACTIVE"]],  # states that what one `create` after the other makes goes through
-    "states": [],  # of what is there now
+    "lives": [["ACTIVE"]],  # the states of the resource of each `create`, in turn
+    "states": [],  # of the current resource
     "describe_errors": [],  # as `create_errors`
     "cause": "",  # why it FAILED
     "ssh": [],  # what one ssh after the other prints; None: it is lost, SIGTERM: to the caller
@@ -85,15 +85,15 @@ def queued_resources(plan: dict, verb: str) -> None:
     elif verb == "delete":
         plan["states"] = []
     elif verb == "ssh" and plan["ssh"]:
-        said = plan["ssh"].pop(0)
-        if said == "SIGTERM":
+        output = plan["ssh"].pop(0)
+        if output == "SIGTERM":
             os.kill(os.getppid(), 15)
-            said = "running\n"
-        if said is None:
+            output = "running\n"
+        if output is None:
             raise Ended(
                 255, "", "ERROR: (gcloud.ssh) [/usr/bin/ssh] exited with return code [255]."
             )
-        raise Ended(0, said, "")
+        raise Ended(0, output, "")
 
 
 def gcloud(plan: dict, words: list[str]) -> None:
@@ -102,8 +102,8 @@ def gcloud(plan: dict, words: list[str]) -> None:
         raise Ended(2, "", f"ERROR: (gcloud) Invalid choice: {words}")
     check(command, words)
     if command in plan["answers"]:
-        found = plan["answers"][command]
-        raise Ended(0, found, "") if isinstance(found, str) else Ended(found[0], "", found[1])
+        answer = plan["answers"][command]
+        raise Ended(0, answer, "") if isinstance(answer, str) else Ended(answer[0], "", answer[1])
     if command.startswith(QR):
         queued_resources(plan, command.split()[-1])
     elif command == "storage cp" and words[2] == "-":
@@ -123,8 +123,8 @@ def kubectl(plan: dict, words: list[str]) -> None:
         raise Ended(1, "", f"error: unknown command {words}")
     plan["stdin"]["kubectl"] = sys.stdin.read()
     name = json.loads(plan["stdin"]["kubectl"])["metadata"]["name"]
-    if found := plan["answers"].get("kubectl"):
-        raise Ended(found[0], "", found[1])
+    if answer := plan["answers"].get("kubectl"):
+        raise Ended(answer[0], "", answer[1])
     raise Ended(0, f"jobset.jobset.x-k8s.io/{name} created\n", "")
 
 

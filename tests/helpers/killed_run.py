@@ -26,7 +26,7 @@ MAX_KL = 0.004  # some updates are refused
 
 
 def state_hash(state: TrainState) -> str:
-    """Of every bit of the weights, the optimizer's state and the source's."""
+    """A hash of every bit of the weights, the optimizer's state and the source's."""
     found = hashlib.sha256()
     tree = (state.trainable, state.opt_state, state.source)
     for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:

@@ -82,7 +82,7 @@ def write(
 
 
 def save_role(workdir: Path, role: str, params: Any, config: TransformerConfig = CONFIG) -> None:
-    """A workdir as a stage that trained `role` leaves it."""
+    """Writes a workdir as a stage that trained `role` leaves it."""
     checkpoint.save_models(workdir, {role: config})
     with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
         manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
@@ -90,10 +90,10 @@ def save_role(workdir: Path, role: str, params: Any, config: TransformerConfig =
 
 def stored(directory: Path) -> dict[str, np.ndarray]:
     """{name: array} of all safetensors files of a directory."""
-    found = {}
+    tensors = {}
     for path in sorted(directory.glob("*.safetensors")):
-        found |= safetensors.numpy.load_file(path)
-    return found
+        tensors |= safetensors.numpy.load_file(path)
+    return tensors
 
 
 def write_gguf(

@@ -11,8 +11,17 @@ CHATML = (
     " + '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
     "{% endif %}"
 )
-# In the ways of Llama 3, Gemma, Mistral and Qwen 3: trimmed, with bos, without a generation
-# prompt, and with thoughts that only the last answer shows.
+# A conversation with spaces that a template may trim.
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "  1 + 1? "},
+    {"role": "assistant", "content": " 2 "},
+    {"role": "user", "content": "sure?"},
+    {"role": "assistant", "content": "yes"},
+]
+
+# After Llama 3, Gemma, Mistral and Qwen 3: trimmed, with bos, without a generation prompt, and with
+# thoughts that only the last answer shows.
 HEADERS = (
     "{{ bos_token }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n\\n' }}"
     "{{ m.content | trim }}{{ '<|im_end|>' }}{% endfor %}"
@@ -30,7 +39,7 @@ THINK = (
     "{{ m.content }}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# As Qwen 3 does it: thoughts in an answer are told apart, and kept in the last one alone.
+# After Qwen 3: thoughts in an answer are separated, and kept only in the last answer.
 REASON = (
     "{% for m in messages %}{% set content = m.content %}{{ '<|im_start|>' + m.role + '\\n' }}"
     "{% if m.role == 'assistant' %}{% set thought = '' %}{% if '</think>' in content %}"
@@ -55,7 +64,7 @@ TEXTS = [
 def files(
     template: str | None = CHATML, bos: bool = False, vocab_size: int = 320, **config: Any
 ) -> dict[str, bytes]:
-    """{name: bytes} as `HFTokenizer` takes them. `bos` puts <|endoftext|> before a text."""
+    """{name: bytes} for `HFTokenizer`. `bos` puts <|endoftext|> before a text."""
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()

@@ -107,5 +107,5 @@ def inputs() -> dict[str, np.ndarray]:
     mask = np.ones((2, 16), bool)
     mask[1, :6] = False
     tokens = {"padded": (2, 16), "packed": (sum(DOCUMENTS) + PADDING,), "long": (3 * WINDOW,)}
-    found = {k: rng.integers(1, VOCAB, shape).astype(np.int32) for k, shape in tokens.items()}
-    return found | {"padded_mask": mask}
+    arrays = {k: rng.integers(1, VOCAB, shape).astype(np.int32) for k, shape in tokens.items()}
+    return arrays | {"padded_mask": mask}

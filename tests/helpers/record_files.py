@@ -14,7 +14,7 @@ ROWS = [{"text": f"text {i} ü", "n": i} for i in range(7)]
 
 
 def write_dataset(folder: Path, rows: Any, parts: int = 2) -> str:
-    """As Hugging Face `datasets` saves one."""
+    """Writes a data set as Hugging Face `datasets` saves one."""
     folder.mkdir(parents=True)
     size, names = -(-len(rows) // parts), []
     for k in range(parts):
@@ -28,7 +28,7 @@ def write_dataset(folder: Path, rows: Any, parts: int = 2) -> str:
 
 
 def write(path: Path, rows: Any) -> str:
-    """The rows in the format that the path's ending names."""
+    """Writes the rows in the format that the path's ending names."""
     ending = "".join(path.suffixes).removesuffix(".gz")
     if ending == "":
         return write_dataset(path, rows)
@@ -55,6 +55,6 @@ NAMES += ["a.txt.gz", "a.jsonl.gz", "a.json.gz", "a.csv.gz"]
 
 
 def texts(path: Path | str, **options: Any) -> tuple[list[str], dict[str, int]]:
-    """(texts, what was skipped) of a file."""
+    """(texts, counts of skipped records) of a file."""
     result = read(str(path), "text", on_bad="skip", **options)
     return [example["text"] for example in result.examples], dict(result.skipped)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import ml_collections
 
-from benchmarks.ppo_steady import random_prompts, write_random
+from benchmarks.ppo_steady import random_prompts
+from benchmarks.random_models import write_random
 from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from train.config import run as configs
@@ -22,7 +23,8 @@ OPEN_DATA = random_prompts(P, 16 * ROWS, 32)
 
 
 def write_origins(directory: Path) -> None:
-    """What a run starts from: a policy, a reward model, a critic, and text to mix in."""
+    """Writes the models and data that a run starts from: a policy, a reward model, a critic, and
+    text to mix in."""
     for seed, role in enumerate(("policy", "reward", "value")):
         write_random(directory / role, role, MODEL, TOKENIZER, seed)
     lines = (json.dumps({"text": "abcdefghijklmnopqrstuvwxy"[i : i + 9]}) for i in range(16))

@@ -27,7 +27,7 @@ GOOD = dict(
         (dict(num_kv_heads=8), r"model\.num_kv_heads=8 does not divide"),
         (dict(head_dim=7), r"model\.head_dim=7 is odd"),
         (dict(remat="some"), r"model\.remat='some'; choose none, minimal, qkv, full, offload"),
-        (dict(dtype="float16"), r"model\.dtype='float16'; choose float32 or bfloat16"),
+        (dict(dtype="float16"), r"model\.dtype='float16'; choose float32, bfloat16"),
         (dict(scan_unroll=3), r"model\.scan_unroll=3 is not in 0\.\.2"),
         (dict(scan_unroll=-1), r"model\.scan_unroll=-1; it must be at least 0"),
         (dict(num_layers=0), r"model\.num_layers=0; it must be at least 1 and at most 10,000"),
@@ -65,7 +65,8 @@ def test_every_named_size_is_valid(name):
 
 
 def test_flops_are_six_a_weight_and_causal_attention():
-    """By hand for GOOD with 128 rows of vocabulary: two matmuls of T/2 keys a head and layer."""
+    """Computed by hand for GOOD with 128 rows of vocabulary: two matmuls of T/2 keys a head and
+    layer."""
     weights = 2 * (16 * 8 * 4 * 2 + 16 * 8 * 2 * 2 + 3 * 16 * 32) + 128 * 16
     attention = 2 * 4 * (10 / 2) * 8 * 2  # layers, heads, keys, head size, scores and values
     assert flops_per_token(TransformerConfig(**GOOD), 10) == 6 * (weights + attention)

@@ -90,8 +90,8 @@ def test_cached_decoding_equals_the_full_forward(run, full, temperature):
 @pytest.mark.parametrize("transposed", [True, False])
 @pytest.mark.parametrize("unroll", [0, 1])
 def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, transposed, monkeypatch):
-    """Windows shorter than the prompts, a cache of all layers or one a layer, its keys as CPU has
-    them or as accelerators do, two samples each."""
+    """Windows shorter than the prompts, a cache of all layers or one a layer, its keys in the
+    layout of CPU or of accelerators, two samples each."""
     monkeypatch.setattr(kv_cache, "keys_transposed", lambda config: transposed)
     config = dataclasses.replace(
         CONFIG, layer_pattern=("local", "global"), window=3, scan_unroll=unroll
@@ -109,7 +109,7 @@ def test_cached_decoding_of_local_and_unrolled_layers(params, unroll, transposed
 
 @pytest.mark.parametrize("unroll", [0, 1])
 def test_decoding_does_not_rematerialize(params, unroll):
-    """Whatever policy the model was trained with."""
+    """Decoding does not depend on the remat policy of training."""
     config = dataclasses.replace(CONFIG, scan_unroll=unroll)
     args = PROMPTS, MASK, KEYS, Sampling(2)
     programs = [
@@ -121,7 +121,7 @@ def test_decoding_does_not_rematerialize(params, unroll):
 
 @pytest.mark.parametrize("kept", ["float32", "bfloat16"])
 def test_cached_decoding_in_bfloat16(params, kept, monkeypatch):
-    """With a cache as CPU has it, and as accelerators do."""
+    """The cache in the layout of CPU, and in that of accelerators."""
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     if kept == "bfloat16":
         monkeypatch.setattr(cpu, "cache_dtype", lambda dtype: dtype)
@@ -138,7 +138,7 @@ def test_cached_decoding_in_bfloat16(params, kept, monkeypatch):
 
 @pytest.mark.parametrize("adapted", [False, True])
 def test_transposed_weights_of_unrolled_layers_in_bfloat16(params, adapted):
-    """Made once by `prepare`, or by `generate` every time; adapters are not transposed."""
+    """Transposed once by `prepare`, or by `generate` at each call; adapters are not transposed."""
     config = dataclasses.replace(CONFIG, dtype="bfloat16", scan_unroll=0)
     if adapted:
         rng, L, r = np.random.default_rng(1), config.num_layers, 2
@@ -171,7 +171,7 @@ def test_greedy_takes_the_likeliest_id_and_top_k_of_1_is_greedy(run, full):
 
 
 def test_a_row_draws_the_same_in_any_batch(run):
-    """Other neighbours, another order, more padding and another number of rows."""
+    """A row's draws do not depend on other rows, their order, padding or number."""
     sample = run(temperature=1.0)
     order = np.array([2, 0])
     wider = np.pad(PROMPTS[order], ((0, 0), (3, 0))), np.pad(MASK[order], ((0, 0), (3, 0)))
@@ -194,9 +194,9 @@ def test_a_stop_id_ends_a_row_and_is_part_of_it(run):
     stops = (3, 8)
     sample = run(temperature=1.0, stop_ids=stops, pad_id=11)
     stopped = np.isin(free.tokens[:, P:], stops)
-    ends = np.where(stopped.any(1), stopped.argmax(1), R - 1)
-    assert stopped.any() and ends.min() < R - 1
-    valid = np.arange(R) <= ends[:, None]
+    last = np.where(stopped.any(1), stopped.argmax(1), R - 1)
+    assert stopped.any() and last.min() < R - 1
+    valid = np.arange(R) <= last[:, None]
     np.testing.assert_array_equal(sample.response_mask, valid)
     np.testing.assert_array_equal(sample.tokens[:, P:], np.where(valid, free.tokens[:, P:], 11))
     np.testing.assert_allclose(sample.logprobs, np.where(valid, free.logprobs, 0), atol=1e-5)
@@ -224,21 +224,21 @@ def first(run, full):
 def test_frequencies_are_those_of_the_softmax_at_the_temperature(first):
     """Chi-square over 12 ids: with 11 degrees of freedom 40 has a probability of 4e-5."""
     draw, logits = first
-    seen = np.bincount(draw(temperature=0.7).tokens[:, P], minlength=12)
-    assert len(seen) == 12  # none of the padded vocabulary
+    counts = np.bincount(draw(temperature=0.7).tokens[:, P], minlength=12)
+    assert len(counts) == 12  # none of the padded vocabulary
 
     def chi_square(temperature):
         wanted = np.exp(logits / temperature)
-        wanted *= seen.sum() / wanted.sum()
-        return np.sum((seen - wanted) ** 2 / wanted)
+        wanted *= counts.sum() / wanted.sum()
+        return np.sum((counts - wanted) ** 2 / wanted)
 
     assert chi_square(0.7) < 40
-    assert chi_square(1.0) > 100  # and the test can tell
+    assert chi_square(1.0) > 100  # the test detects a difference
 
 
 @pytest.mark.parametrize("size", [5, 128, 300])
 def test_pick_inverts_the_running_sum_of_probabilities(size):
-    """Beside NumPy in float64; at the ends of [0, 1) too, and never an id of probability 0."""
+    """Equal to NumPy in float64; at the ends of [0, 1) too, and never an id of probability 0."""
     random = np.random.default_rng(size)
     logits = random.normal(size=size).astype(np.float32) * 3
     logits[random.permutation(size)[: size // 3]] = -1e30

@@ -1,4 +1,4 @@
-"""Adapters and quantized weights against the weights they stand for."""
+"""Adapters and quantized weights against equivalent plain weights."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def adapters_of(shapes):
     """Adapters of every projection, with a B that is not zero."""
     flat = {}
     for path, like in flatten_dict(shapes).items():
-        if weights.adaptable(path[-1]):
+        if weights.is_adaptable(path[-1]):
             pair = lora.abstract(path[-1], like, SETTINGS.rank)
             for end, x in zip((lora.A, lora.B), pair, strict=True):
                 flat[*path[:-1], path[-1] + end] = x
@@ -63,7 +63,8 @@ def beside(params, adapters):
     [pytest.param(DENSE, id="dense"), pytest.param(MIXTURE, id="mixture", marks=pytest.mark.slow)],
 )
 def test_an_adapted_model_is_the_merged_one(config):
-    """Forward, its gradient by A and B, and (with the other model) cached decoding."""
+    """The forward pass, its gradient with respect to A and B, and (with the other model) cached
+    decoding."""
     params, shapes = whole_model(config)
     adapters = adapters_of(shapes)
     model = Transformer(config)
@@ -113,7 +114,7 @@ def test_adapters_that_are_new_change_nothing():
 )
 @pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
 def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
-    """And so is its gradient by the adapters."""
+    """The same for the gradient with respect to the adapters."""
     params, shapes = whole_model(config)
     adapters, model = adapters_of(shapes), Transformer(config)
     held = quantized.convert(jax.tree.map(jax.device_put, params, jax.tree.map(
@@ -121,7 +122,7 @@ def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
     plain = quantized.whole(held)
     for path, x in flatten_dict(plain).items():
         w = flatten_dict(params)[path]
-        if not weights.adaptable(path[-1]):
+        if not weights.is_adaptable(path[-1]):
             np.testing.assert_array_equal(x, w)
             continue
         assert 0 < np.abs(x - w).max() <= np.abs(w).max() / 120
@@ -145,7 +146,7 @@ def test_a_quantized_base_is_its_dequantized_weights(config, dtype):
 
 @pytest.mark.slow
 def test_no_float_copy_of_an_int8_base_is_kept():
-    """Without rematerialisation: what the backward pass finds is the int8 values."""
+    """Without rematerialisation, the backward pass saves the int8 values."""
     config = dataclasses.replace(DENSE, embed_dim=128, head_dim=32, mlp_dim=512, num_layers=8)
     params, shapes = whole_model(config)
     adapters = adapters_of(shapes)

@@ -1,4 +1,5 @@
-"""The start for little text: like attends to like, and the variants of a word are alike."""
+"""Mimetic initialisation: tokens attend to similar tokens, and variants of a word are
+correlated."""
 
 import flax.linen as nn
 import jax
@@ -54,8 +55,8 @@ def test_a_token_looks_for_its_like(after):
     x = x / np.sqrt((x**2).mean(-1, keepdims=True))
     key = np.asarray(after["layers"]["key"][0, :, 0])
     scores = (x @ key) @ (x @ key).T - np.diag(np.full(200, np.inf))
-    found = np.mean(scores.argmax(1) == (np.arange(200) ^ 1))
-    assert found > 0.5, found  # chance is 1 in 199
+    accuracy = np.mean(scores.argmax(1) == (np.arange(200) ^ 1))
+    assert accuracy > 0.5, accuracy  # chance is 1 in 199
 
 
 def test_a_scalar_model_gets_it_in_its_backbone():

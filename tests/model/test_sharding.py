@@ -1,4 +1,4 @@
-"""The sharding table's errors, each by the name it must give, and what it places where."""
+"""The sharding table: its errors with the names they give, and the placement of arrays."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from model.sizes import SIZES
 from model.transformer import Transformer
 from ranges import ConfigError
 
-FSDP = ("fsdp", "sequence")  # what splits a parameter's width
+FSDP = ("fsdp", "sequence")  # the mesh axes that split a parameter's width
 CONFIG = TransformerConfig(
     vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
     mlp_dim=32, vocab_multiple=32, tie_embeddings=False,
@@ -109,8 +109,8 @@ def test_the_parameters_of_every_family_stand_in_the_table(size):
         "expert_gate": P(None, "expert", ("fsdp", "sequence"), "tensor"),
         "expert_down": P(None, "expert", "tensor", ("fsdp", "sequence")),
     }
-    found = {name: s.spec for name, s in layers.items() if name in expected}
-    assert found and all(expected[name] == spec for name, spec in found.items())
+    specs = {name: s.spec for name, s in layers.items() if name in expected}
+    assert specs and all(expected[name] == spec for name, spec in specs.items())
 
 
 def test_a_size_that_the_mesh_does_not_divide_is_an_error():

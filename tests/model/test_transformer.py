@@ -60,12 +60,12 @@ def numpy_logits(c, params, tokens, positions, segments):
         k = [numpy_rope(a, s, c.rope_base) for a, s in zip(k, positions, strict=True)]
         new = x.copy()
         for t in range(len(tokens)):
-            seen = [s for s in range(t + 1) if segments[s] == segments[t]]
+            visible = [s for s in range(t + 1) if segments[s] == segments[t]]
             for head in range(c.num_heads):
                 group = head // (c.num_heads // c.num_kv_heads)
-                scores = np.array([q[t][head] @ k[s][group] for s in seen]) / c.head_dim**0.5
+                scores = np.array([q[t][head] @ k[s][group] for s in visible]) / c.head_dim**0.5
                 weights = np.exp(scores - scores.max())
-                out = (weights / weights.sum()) @ np.stack([v[s][group] for s in seen])
+                out = (weights / weights.sum()) @ np.stack([v[s][group] for s in visible])
                 new[t] += out @ w["out"][head]
         x = new
         h = numpy_rms(x, w["mlp_norm"], c.norm_eps)

@@ -34,7 +34,7 @@ def init(config):
 
 @pytest.fixture
 def row(monkeypatch):
-    """A weight that no file of the package knows, and the line that uses it."""
+    """A weight that is not in the package's table, and the line that uses it."""
     row = weights.matrix("mixer", "D H", "embed heads", "self_attn.mixer.weight", saved="minimal")
     monkeypatch.setattr(weights, "TABLE", (*weights.TABLE, row))
 
@@ -74,8 +74,8 @@ def test_a_new_weight_is_a_row_and_its_use(row):
     np.testing.assert_allclose(run(adapted), run(merged), atol=1e-4)
     assert np.abs(run(adapted) - run(params)).max() > 1e-3
 
-    one = make_mesh(MeshConfig(), jax.devices()[:1])
-    placed = jax.tree.map(jax.device_put, params, parameter_shardings(boxed, one))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    placed = jax.tree.map(jax.device_put, params, parameter_shardings(boxed, mesh))
     assert quantized.convert(placed, "int8")["layers"]["mixer"].qvalue.dtype == jnp.int8
     decoding = dataclasses.replace(CONFIG, dtype="bfloat16", scan_unroll=0)
     prepared = prepare(decoding, params)["layers"]["1"]["mixer"]

@@ -124,8 +124,8 @@ def write_texts(path, texts):
 @pytest.mark.parametrize("kind", ["exact", "near"])
 def test_copies_follow_the_held_out_side(tmp_path, kind):
     """A tenth of sixty pairs is held out, in any order, and never only one of a pair."""
-    ends = (" ", "!") if kind == "near" else ("", "  ")
-    texts = [" ".join(words(seed, 60)) + end for seed in range(60) for end in ends]
+    endings = (" ", "!") if kind == "near" else ("", "  ")
+    texts = [" ".join(words(seed, 60)) + ending for seed in range(60) for ending in endings]
     collected = []
     for name, order in (("a", texts), ("b", texts[::-1])):
         source = write_texts(tmp_path / f"{name}.jsonl", order)
@@ -243,13 +243,13 @@ def test_the_largest_record_is_a_setting_that_reaches_every_source(tmp_path):
     (tmp_path / "eval.txt").write_text("d" * 60 + "\n")
     source, evaluation = str(tmp_path / "a.txt"), str(tmp_path / "eval.txt")
     sets = {"eval": {"source": evaluation}}
-    for given, where in (
+    for given, location in (
         (dict(source=source), f"{source}:3"),
         (dict(source="", mixture={"a": {"source": source}}), f"{source}:3"),
         (dict(source=source, heldout_source=evaluation, on_bad="skip"), f"{evaluation}:1"),
         (dict(source=source, decontaminate=sets, on_bad="skip"), f"{evaluation}:1"),
     ):
-        with pytest.raises(DataError, match=f"{where}: a record of more than 40 bytes"):
+        with pytest.raises(DataError, match=f"{location}: a record of more than 40 bytes"):
             read_examples(DataConfig(**given, max_record_bytes=40, heldout_fraction=0.4), "text")
     config = DataConfig(source=source, on_bad="skip", max_record_bytes=40, heldout_fraction=0.4)
     examples = read_examples(config, "text")

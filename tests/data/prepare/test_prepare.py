@@ -164,7 +164,7 @@ def test_fingerprints_are_of_the_content(tmp_path, corpus):
 
 
 def test_a_folder_may_be_made_anew_with_other_settings(tmp_path, corpus):
-    """In one process, as in a notebook."""
+    """Prepares in one process, as in a notebook."""
     out = tmp_path / "out"
     for length in (96, 32):
         prepared_to(out, corpus, config_of(corpus, "[ab].jsonl", length=length))

@@ -110,7 +110,7 @@ def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder, few, monkeypa
     index = np.arange(len(wanted))
     rows = wanted.take(index)
     shard = sorted(copy.glob("train-*"))[0]
-    whole, seen = shard.read_bytes(), 0
+    whole, detected = shard.read_bytes(), 0
     rng = random.Random(0)
     used = [at for at, byte in enumerate(whole) if byte]
     for at in rng.sample(used, 40):
@@ -119,11 +119,11 @@ def test_a_damaged_record_is_an_error_or_what_it_was(copy, folder, few, monkeypa
             record_tokens = prepared_rows.PreparedRows(copy, "train").take(index)
         except DataError as error:
             assert str(shard) in str(error)
-            seen += 1
+            detected += 1
         else:
             for name in rows:
                 np.testing.assert_array_equal(record_tokens[name], rows[name])
-    assert seen > 30
+    assert detected > 30
     shard.write_bytes(whole)
 
 

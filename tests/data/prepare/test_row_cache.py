@@ -41,7 +41,7 @@ class Opened:
     """The result of `row_cache.open_data`, whether it read the source, and its messages."""
 
     def __init__(self, folder, schema, tokenizer=TOKENIZER, prompt_length=16, **settings):
-        self.said, self.read = [], 0
+        self.messages, self.read = [], 0
         config = DataConfig(**{"length": 64} | settings)
 
         def examples():
@@ -50,7 +50,7 @@ class Opened:
 
         path = folder / "rows/data.zip"
         self.data, keep = row_cache.open_data(
-            path, config, schema, tokenizer, examples, prompt_length, self.said.append
+            path, config, schema, tokenizer, examples, prompt_length, self.messages.append
         )
         keep()
         self.fresh = open_data(config, schema, tokenizer, None, prompt_length)
@@ -87,7 +87,7 @@ def test_a_second_start_finds_the_same_rows_and_reads_nothing(folder, schema, na
         settings = {"source": "", "mixture": given}
     first, second = (Opened(folder, schema, **settings) for _ in range(2))
     assert (first.read, second.read) == (1, 0)
-    assert first.said == [] and "rows from the cache" in second.said[0]
+    assert first.messages == [] and "rows from the cache" in second.messages[0]
     same(first.data, first.fresh)
     same(second.data, first.fresh)
     assert Opened(folder, schema, **settings, batch_size=3).read == 0
@@ -103,7 +103,7 @@ def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
         opened = Opened(folder, "text", **{"source": str(source)} | settings)
         same(opened.data, opened.fresh)
         if opened.read:
-            assert "other data or settings: the data is read again" in opened.said[0]
+            assert "other data or settings: the data is read again" in opened.messages[0]
         return opened.read
 
     assert not changed()
@@ -135,7 +135,7 @@ def test_a_damaged_file_is_made_anew(folder):
     source = str(folder / "text.jsonl")
     first = Opened(folder, "text", source=source)
     path = folder / "rows/data.zip"
-    whole, rng, said = path.read_bytes(), random.Random(0), set()
+    whole, rng, messages = path.read_bytes(), random.Random(0), set()
     broken = [b"", whole[:1], whole[: len(whole) // 2], whole[:-1], b"no zip"]
     # All of the zip's directory at the end, where a changed count would hide arrays.
     for at in (*rng.sample(range(len(whole)), 60), *range(len(whole) - 22, len(whole))):
@@ -145,11 +145,11 @@ def test_a_damaged_file_is_made_anew(folder):
     for content in broken:
         path.write_bytes(content)
         data, keep = row_cache.open_data(
-            path, config, "text", TOKENIZER, lambda: examples, 16, said.add
+            path, config, "text", TOKENIZER, lambda: examples, 16, messages.add
         )
         keep()
         same(data, first.fresh)
-    assert any("is damaged" in text and "read again" in text for text in said)
+    assert any("is damaged" in text and "read again" in text for text in messages)
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
     with zipfile.ZipFile(path) as file:
         assert "train/tokens.npy" in file.namelist()
@@ -170,7 +170,7 @@ def test_nothing_is_written_before_it_is_asked_for_and_errors_come_through(folde
 def test_many_rows_are_not_kept(folder, monkeypatch):
     monkeypatch.setattr(row_cache, "MAX_BYTES", 10_000)
     opened = Opened(folder, "text", source=str(folder / "text.jsonl"))
-    assert "python -m data.prepare" in opened.said[0] and not (folder / "rows").exists()
+    assert "python -m data.prepare" in opened.messages[0] and not (folder / "rows").exists()
 
 
 def test_prepared_rows_are_not_copied(folder):

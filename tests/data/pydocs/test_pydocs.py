@@ -156,18 +156,18 @@ def test_no_answer_stands_in_two_splits_of_any_config(read):
     answers = {
         split: {normalise(record["response"]) for record in read["chat"][split]} for split in SPLITS
     }
-    seen = {split: [] for split in SPLITS}
+    texts_of = {split: [] for split in SPLITS}
     for split in SPLITS:
-        seen[split] += [normalise(record["text"]) for record in read["text"][split]]
-        seen[split] += [normalise(record["response"]) for record in read["chat"][split]]
+        texts_of[split] += [normalise(record["text"]) for record in read["text"][split]]
+        texts_of[split] += [normalise(record["response"]) for record in read["chat"][split]]
         for record in read["preferences"][split]:
             # `repeated` consists of the answer's own words; where repetitions meet they may form
             # another answer by chance.
             assert record["rejected"]["kind"][3] == "repeated"
             near, far, truncated, _, scolding = record["rejected"]["text"]
-            seen[split] += map(normalise, (record["chosen"], near, far, truncated, scolding))
+            texts_of[split] += map(normalise, (record["chosen"], near, far, truncated, scolding))
     # A line break is no word, so no match spans two texts.
-    haystacks = {split: " \n ".join(["", *texts, ""]) for split, texts in seen.items()}
+    haystacks = {split: " \n ".join(["", *texts, ""]) for split, texts in texts_of.items()}
     for of_split in SPLITS:
         # All of the two small splits, and a part of train, which takes long to search.
         wanted = sorted(answers[of_split])[:: 1 if of_split != "train" else 4]

@@ -58,12 +58,12 @@ def test_cells_that_are_no_text_are_errors_of_their_record(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.parquet", "dataset"])
 def test_columns_and_fields_of_one_name(tmp_path, name):
-    one = pyarrow.array(["a"])
-    path = write(tmp_path / name, pyarrow.Table.from_arrays([one, one], names=["n", "n"]))
+    column = pyarrow.array(["a"])
+    path = write(tmp_path / name, pyarrow.Table.from_arrays([column, column], names=["n", "n"]))
     with pytest.raises(DataError, match="two columns are named 'n'"):
         read(path, "text", on_bad="skip")
-    twice = pyarrow.StructArray.from_arrays([one, one], names=["k", "k"])
-    path = write(tmp_path / "more" / name, pyarrow.table({"text": one, "other": twice}))
+    twice = pyarrow.StructArray.from_arrays([column, column], names=["k", "k"])
+    path = write(tmp_path / "more" / name, pyarrow.table({"text": column, "other": twice}))
     assert texts(path)[0] == ["a"]
     with pytest.raises(DataError, match="column 'other': two fields are named 'k'"):
         read(path, "text", fields={"text": "{other.k}"})
@@ -79,9 +79,9 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
     with pytest.raises(DataError, match=r"00001-of-00002\.arrow: cannot be read: No such"):
         read(path, "text")
     unreadable, other = "is not readable JSON", "is not of the form that it should have"
-    for broken, said in (("{", unreadable), ("[1]", other), ("[" * 100_000, unreadable)):
+    for broken, message in (("{", unreadable), ("[1]", other), ("[" * 100_000, unreadable)):
         (tmp_path / "one/state.json").write_text(broken)
-        with pytest.raises(DataError, match=rf"state\.json {said}"):
+        with pytest.raises(DataError, match=rf"state\.json {message}"):
             read(path, "text")
     (tmp_path / "one/state.json").write_text('{"_data_files": [{"filename": "a\\u0000\\ud800"}]}')
     with pytest.raises(DataError, match="is not a valid file name"):

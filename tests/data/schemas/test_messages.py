@@ -34,7 +34,7 @@ def system(content):
 
 
 def read(record, schema="chat", fields=()):
-    """(the example, what was not used)."""
+    """(the example, the counts of unused fields)."""
     unused = Counter()
     return normaliser(schema, fields, unused)(record), unused
 

@@ -3,17 +3,10 @@
 import jinja2
 import open_tokenizers
 import pytest
+from open_tokenizers import TURNS
 
 from data.errors import DataError
 from data.text.chat_template import ChatTemplate, TemplateError
-
-TURNS = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "  1 + 1? "},
-    {"role": "assistant", "content": " 2 "},
-    {"role": "user", "content": "sure?"},
-    {"role": "assistant", "content": "yes"},
-]
 
 
 def pieces(rendered, spans):
@@ -21,46 +14,46 @@ def pieces(rendered, spans):
 
 
 def test_content_and_responses_are_found_in_one_pass():
-    seen = ChatTemplate(open_tokenizers.CHATML, {}).conversation(TURNS)
-    assert pieces(seen, seen.content) == [m["content"] for m in TURNS]
-    assert pieces(seen, seen.responses) == [" 2 ", "yes"]
-    assert "<|im_start|>user\n  1 + 1? <|im_end|>" in seen.text and not seen.marked
+    rendered = ChatTemplate(open_tokenizers.CHATML, {}).conversation(TURNS)
+    assert pieces(rendered, rendered.content) == [m["content"] for m in TURNS]
+    assert pieces(rendered, rendered.responses) == [" 2 ", "yes"]
+    assert "<|im_start|>user\n  1 + 1? <|im_end|>" in rendered.text and not rendered.marked
 
 
 def test_a_template_may_trim():
-    seen = ChatTemplate(open_tokenizers.HEADERS, {"bos_token": "<s>"}).conversation(TURNS)
-    assert seen.text.startswith("<s><|im_start|>system\n\nBe brief.<|im_end|>")
-    assert pieces(seen, seen.responses) == ["2", "yes"]
+    rendered = ChatTemplate(open_tokenizers.HEADERS, {"bos_token": "<s>"}).conversation(TURNS)
+    assert rendered.text.startswith("<s><|im_start|>system\n\nBe brief.<|im_end|>")
+    assert pieces(rendered, rendered.responses) == ["2", "yes"]
 
 
 def test_generation_blocks_say_it_themselves():
-    seen = ChatTemplate(open_tokenizers.MARKED, {}).conversation(TURNS)
-    assert seen.marked
-    assert pieces(seen, seen.responses) == [" 2 <|im_end|>", "yes<|im_end|>"]
+    rendered = ChatTemplate(open_tokenizers.MARKED, {}).conversation(TURNS)
+    assert rendered.marked
+    assert pieces(rendered, rendered.responses) == [" 2 <|im_end|>", "yes<|im_end|>"]
 
 
 def test_where_a_template_has_marks_nothing_else_is_learnt():
     source = open_tokenizers.MARKED.replace("m.role == 'assistant' %}{%", "m.content == 'yes' %}{%")
     assert source != open_tokenizers.MARKED
     template = ChatTemplate(source, {})
-    seen = template.conversation(TURNS)
-    assert pieces(seen, seen.responses) == ["yes<|im_end|>"] and seen.authors == [4]
+    rendered = template.conversation(TURNS)
+    assert pieces(rendered, rendered.responses) == ["yes<|im_end|>"] and rendered.authors == [4]
     assert template.conversation(TURNS[:3]).responses == []
 
 
 def test_what_only_the_last_answer_shows_is_learnt():
-    seen = ChatTemplate(open_tokenizers.THINK, {}).conversation(TURNS)
-    assert pieces(seen, seen.responses) == [" 2 ", "<think>\n\n</think>\n\nyes"]
+    rendered = ChatTemplate(open_tokenizers.THINK, {}).conversation(TURNS)
+    assert pieces(rendered, rendered.responses) == [" 2 ", "<think>\n\n</think>\n\nyes"]
 
 
 def test_thoughts_within_an_answer_are_learnt_where_they_are_shown():
     thought = "<think>\nfirst this, then that\n</think>\n\nyes"
     turns = [m | {"content": thought} if m["role"] == "assistant" else m for m in TURNS]
-    seen = ChatTemplate(open_tokenizers.REASON, {}).conversation(turns)
-    assert pieces(seen, seen.responses) == ["yes", thought]
-    assert pieces(seen, seen.content)[-3:] == ["sure?", "first this, then that", "yes"]
-    seen = ChatTemplate(open_tokenizers.REASON, {}).conversation(TURNS)
-    assert pieces(seen, seen.responses) == [" 2 ", "<think>\n\n</think>\n\nyes"]
+    rendered = ChatTemplate(open_tokenizers.REASON, {}).conversation(turns)
+    assert pieces(rendered, rendered.responses) == ["yes", thought]
+    assert pieces(rendered, rendered.content)[-3:] == ["sure?", "first this, then that", "yes"]
+    rendered = ChatTemplate(open_tokenizers.REASON, {}).conversation(TURNS)
+    assert pieces(rendered, rendered.responses) == [" 2 ", "<think>\n\n</think>\n\nyes"]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +95,9 @@ def test_whitespace_around_blocks_is_cut_as_templates_expect():
 def test_a_template_may_change_what_is_said(cut):
     source = "{% for m in messages %}<{{ m.role }}>{{ m.content" + cut + " }}</>{% endfor %}"
     source += "{% if add_generation_prompt %}<assistant>{% endif %}"
-    seen = ChatTemplate(source, {}).conversation(TURNS)
+    rendered = ChatTemplate(source, {}).conversation(TURNS)
     changed = jinja2.Template("{{ m" + cut + " }}")
-    assert pieces(seen, seen.responses) == [changed.render(m=m) for m in (" 2 ", "yes")]
+    assert pieces(rendered, rendered.responses) == [changed.render(m=m) for m in (" 2 ", "yes")]
 
 
 # Like DeepSeek-R1's distillates and QwQ: the prompt opens a thought, earlier turns show none.
@@ -126,8 +119,8 @@ def test_a_prompt_is_the_template_and_nothing_more():
 
 def test_an_answer_begins_at_its_own_place_where_it_is_asked_for_with_a_thought():
     turns = [m | {"content": "<think>no</think>" + m["content"]} for m in TURNS]
-    seen = ChatTemplate(OPENED, {}).conversation(turns)
-    assert pieces(seen, seen.responses) == [" 2 ", "yes"]
+    rendered = ChatTemplate(OPENED, {}).conversation(turns)
+    assert pieces(rendered, rendered.responses) == [" 2 ", "yes"]
 
 
 def test_what_cannot_be_told_names_the_line_and_what_to_type():
@@ -142,8 +135,8 @@ def test_what_cannot_be_told_names_the_line_and_what_to_type():
         assert part in str(e.value)
     marked = source.replace("So: {{ m.content }}", "{% generation %}{{ m.content }}")
     marked = marked.replace("</s>", "</s>{% endgeneration %}")
-    seen = ChatTemplate(marked, {}).conversation(TURNS[1:])
-    assert pieces(seen, seen.responses) == [" 2 </s>", "yes</s>"]
+    rendered = ChatTemplate(marked, {}).conversation(TURNS[1:])
+    assert pieces(rendered, rendered.responses) == [" 2 </s>", "yes</s>"]
 
 
 CALL = {
@@ -167,16 +160,16 @@ CALLS = (
 
 def test_a_tool_call_beside_an_empty_answer_is_learned():
     tools = [{"type": "function", "function": {"name": "sum"}}]
-    seen = ChatTemplate(CALLS, {}).conversation(TOOL, tools)
-    assert pieces(seen, seen.responses) == [
+    rendered = ChatTemplate(CALLS, {}).conversation(TOOL, tools)
+    assert pieces(rendered, rendered.responses) == [
         '<call>{"name": "sum", "arguments": {"a": 1}}',
         "It is 2.",
     ]
-    assert seen.authors == [1, 3]
+    assert rendered.authors == [1, 3]
     # In a template whose prompt opens a thought, the marker of the call is learned with it.
     asked = CALLS.replace("%}<assistant>{%", "%}<assistant><think>{%")
-    seen = ChatTemplate(asked, {}).conversation(TOOL, tools)
-    assert pieces(seen, seen.responses)[0].startswith('<call>{"name"')
+    rendered = ChatTemplate(asked, {}).conversation(TOOL, tools)
+    assert pieces(rendered, rendered.responses)[0].startswith('<call>{"name"')
 
 
 PLAIN = (
@@ -213,8 +206,8 @@ def test_what_a_template_has_no_place_for_is_refused(messages, tools, what):
 @pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
 def test_a_thought_is_learned_while_it_is_new_and_may_be_left_out_later(key):
     turns = [m | {key: "hm"} if m["role"] == "assistant" else m for m in TURNS]
-    seen = ChatTemplate(THOUGHTFUL, {}).conversation(turns)
-    assert pieces(seen, seen.responses) == [" 2 ", "<think>hm</think>yes"]
+    rendered = ChatTemplate(THOUGHTFUL, {}).conversation(turns)
+    assert pieces(rendered, rendered.responses) == [" 2 ", "<think>hm</think>yes"]
 
 
 @pytest.mark.parametrize(
@@ -241,18 +234,18 @@ def test_what_messages_say_is_known_however_it_is_written(shown):
     source = "{% set call = messages[1].tool_calls[0].function %}{{ messages[0].content }}" + shown
     call = {"function": {"name": "f", "arguments": {"a": "<|end|>"}}}
     turns = [TURNS[1], CALL | {"tool_calls": [call]}]
-    seen = ChatTemplate(source, {}).plain(turns)
-    special = [i for i in range(len(seen.text)) if seen.text[i] in "|END"]
-    assert special and all(any(a <= i < b for a, b in seen.content) for i in special)
+    rendered = ChatTemplate(source, {}).plain(turns)
+    special = [i for i in range(len(rendered.text)) if rendered.text[i] in "|END"]
+    assert special and all(any(a <= i < b for a, b in rendered.content) for i in special)
 
 
 def test_what_is_joined_to_safe_text_is_escaped():
-    """As in transformers: Jinja does so although it escapes nothing else."""
+    """Jinja does so, in transformers too, although it escapes nothing else."""
     source = "{% for m in messages %}{{ '<' | safe + m.content + ' &' }}{{ m.content }}{% endfor %}"
     turns = [TURNS[0] | {"content": "a<b>"}]
-    seen = ChatTemplate(source, {}).plain(turns)
-    assert seen.text == "<a&lt;b&gt; &amp;a<b>"
-    assert list(filter(None, pieces(seen, seen.content))) == ["a", "b", "a<b>"]
+    rendered = ChatTemplate(source, {}).plain(turns)
+    assert rendered.text == "<a&lt;b&gt; &amp;a<b>"
+    assert list(filter(None, pieces(rendered, rendered.content))) == ["a", "b", "a<b>"]
 
 
 def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
@@ -260,8 +253,8 @@ def test_contents_are_given_as_parts_to_templates_that_read_nothing_else():
         "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}"
         "{% endfor %}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    seen = ChatTemplate(source, {}).conversation(TURNS)
-    assert pieces(seen, seen.responses) == [" 2 ", "yes"]
+    rendered = ChatTemplate(source, {}).conversation(TURNS)
+    assert pieces(rendered, rendered.responses) == [" 2 ", "yes"]
 
 
 def test_the_reason_is_that_of_the_form_in_which_a_template_reads_contents():

@@ -72,14 +72,14 @@ def test_what_is_learned_is_found_in_the_text(name):
     source, answer, last = SHAPES[name]
     template = ChatTemplate(source, {"bos_token": "<s>", "eos_token": "</s>"})
     for messages in conversations(name):
-        seen = template.conversation(messages)
+        rendered = template.conversation(messages)
         texts = [m["content"] for m in messages if m["role"] == "assistant"]
         expected = [answer.format(text) for text in texts[:-1]] + [last.format(texts[-1])]
-        responses = [seen.text[a:b] for a, b in seen.responses]
+        responses = [rendered.text[a:b] for a, b in rendered.responses]
         assert len(responses) == len(expected)
         for part, whole in zip(responses, expected, strict=True):
             assert whole.startswith(part) and part
-        assert [messages[i]["role"] for i in seen.authors] == ["assistant"] * len(texts)
+        assert [messages[i]["role"] for i in rendered.authors] == ["assistant"] * len(texts)
 
 
 @pytest.fixture(scope="module")

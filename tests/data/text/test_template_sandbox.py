@@ -3,18 +3,10 @@
 import time
 
 import pytest
+from open_tokenizers import TURNS
 
 from data.text import template_budget
 from data.text.chat_template import ChatTemplate, TemplateError
-
-TURNS = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "  1 + 1? "},
-    {"role": "assistant", "content": " 2 "},
-    {"role": "user", "content": "sure?"},
-    {"role": "assistant", "content": "yes"},
-]
-
 
 GROWING = (
     "{% set ns = namespace(x='x') %}{% for i in range(40) %}{% set ns.x = EXPRESSION %}{% endfor %}"

@@ -50,8 +50,8 @@ def test_a_space_before_an_answer_goes_with_its_first_word(scheme, turns):
     learned = names(tokenizer, ids[mask > 0])
     if scheme in ("always", "first"):  # the others have a token ":_", which belongs to the prompt
         assert learned[0].startswith("\u2581Pa")
-    said = "".join(learned).replace("\u2581Paris", "Paris")
-    assert said == "Paris,\u2581it\u2581is.</s>" * turns
+    text = "".join(learned).replace("\u2581Paris", "Paris")
+    assert text == "Paris,\u2581it\u2581is.</s>" * turns
 
 
 @pytest.mark.parametrize("trim_offsets", [True, False])

@@ -1,4 +1,4 @@
-"""Every backend of attention against plain XLA, with gradients; what runs where."""
+"""Every backend of attention against plain XLA, with gradients; the choice of a backend."""
 
 import dataclasses
 
@@ -89,7 +89,7 @@ def test_splash_equals_plain(rows, case):
 
 
 def test_splash_reads_the_places_of_a_shard(rows):
-    """With half of the queries, out of order, and all keys."""
+    """Half of the queries, out of order, and all keys."""
     q, k, v, _, segments = rows
     order = context_parallel.order(T, 2)
     settings = Settings(window=70, block=128, compute_block=128, interpret=True)
@@ -208,7 +208,7 @@ def test_a_split_row_equals_a_whole_one(rows, backend, case):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("splash", 64, 1, 0), "model.attention=splash does not know them"),
+        (("splash", 64, 1, 0), "model.attention=splash does not support them"),
         (("auto", 4096, 1, 0), "rows of 4096 tokens are longer than 2048"),
         (("xla", 64, 2, 0), "mesh.sequence splits rows"),
         (("auto", 64, 1, 8), "sliding window"),

@@ -9,7 +9,7 @@ from model.kernels import plain
 from model.kernels.plain import CHUNK, attend, causal_attention
 from model.layers.rotary import rope
 
-# One row: a segment of 3, one of 2, padding. Who (row) sees whom (column).
+# One row: a segment of 3, one of 2, padding. Entry [i, j]: whether query i sees key j.
 SEGMENTS = [1, 1, 1, 2, 2, 0, 0]
 SEES = np.array(
     [
@@ -18,7 +18,7 @@ SEES = np.array(
         [1, 1, 1, 0, 0, 0, 0],
         [0, 0, 0, 1, 0, 0, 0],
         [0, 0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 0, 0, 1, 0],  # padding sees padding, and nobody sees it
+        [0, 0, 0, 0, 0, 1, 0],  # padding sees padding, and no token sees it
         [0, 0, 0, 0, 0, 1, 1],
     ],
     bool,
@@ -121,7 +121,7 @@ def test_rope_turns_each_pair_by_its_wavelength():
 
 
 def test_a_branch_sees_its_trunk_and_itself():
-    """Against each branch behind a trunk of its own, over two chunks of queries."""
+    """Equal to each branch after its own copy of the trunk, over two chunks of queries."""
     trunk, sizes = CHUNK - 6, (9, 4, 7)
     T = trunk + sum(sizes)
     q, k, v = qkv(T, H=4, K=2)

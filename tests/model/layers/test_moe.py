@@ -38,7 +38,7 @@ def every_expert(x, ids, weights, gate, up, down):
 
 
 def kernel(rows, w, sizes):
-    """The TPU's kernel, in Pallas' interpreter; what it leaves undefined is made to hurt."""
+    """The TPU's kernel, in Pallas' interpreter; the rows that it leaves undefined are poisoned."""
     out = moe.grouped_matmul(rows, w, sizes, interpret=True)
     return jnp.where(jnp.arange(len(rows))[:, None] < jnp.sum(sizes), out, jnp.nan)
 

@@ -101,8 +101,8 @@ def test_keys_that_are_absent_have_the_default_of_transformers():
     assert (gemma.attention_softcap, gemma.tie_embeddings) == (50.0, True)
     qwen = absent("qwen2.5", "layer_types", "sliding_window", "max_window_layers")
     qwen |= dict(use_sliding_window=True, num_hidden_layers=30)
-    found = config_from_hf(qwen)
-    assert (found.window, found.layer_kinds.count("local")) == (4096, 2)
+    config = config_from_hf(qwen)
+    assert (config.window, config.layer_kinds.count("local")) == (4096, 2)
     assert config_from_hf(qwen | dict(sliding_window=None)).layer_pattern == ()
 
 
@@ -127,14 +127,14 @@ def test_rope_scaling_comes_before_rope_parameters():
         rope_parameters=dict(rope_type="default", rope_theta=700.0),
         rope_scaling=dict(type="linear", factor=2.0),
     )
-    found = config_from_hf(hf("llama2") | given)
-    assert (found.rope_base, found.rope_scaling) == (300.0, RopeScaling("linear", 2.0))
+    config = config_from_hf(hf("llama2") | given)
+    assert (config.rope_base, config.rope_scaling) == (300.0, RopeScaling("linear", 2.0))
     given["rope_scaling"] = dict(rope_type="linear", factor=2.0)
     given["rope_parameters"] = dict(full_attention=dict(rope_theta=700.0))
-    found = config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
-    assert (found.rope_base, found.local_rope_base) == (700.0, 50.0)
-    assert found.rope_scaling == RopeScaling("linear", 2.0)
-    # Beside nothing it has a `rope_type` already, and transformers does not look at the `type`.
+    config = config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
+    assert (config.rope_base, config.local_rope_base) == (700.0, 50.0)
+    assert config.rope_scaling == RopeScaling("linear", 2.0)
+    # Without other settings it has a `rope_type` already, and transformers ignores `type`.
     given |= dict(rope_parameters=None, rope_scaling=dict(type="linear", factor=2.0))
     with pytest.raises(ValueError, match=r"rope_scaling.type='linear'.*rope_type"):
         config_from_hf(hf("gemma3") | given | dict(rope_local_base_freq=50.0))
@@ -173,7 +173,7 @@ def test_released_config_files_are_read():
     )  # fmt: skip
     assert (llama.head_dim, llama.rope_base) == (128, 500_000.0)
     assert llama.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)
-    # Layers from `max_window_layers` on, unless nobody uses the window.
+    # Layers from `max_window_layers` on, unless the window is not in use.
     qwen = dict(
         model_type="qwen2", vocab_size=151936, hidden_size=896, intermediate_size=4864,
         num_hidden_layers=4, num_attention_heads=14, num_key_value_heads=2, sliding_window=512,
@@ -182,7 +182,7 @@ def test_released_config_files_are_read():
     assert config_from_hf(qwen).layer_pattern == ()
     qwen = config_from_hf(qwen | dict(use_sliding_window=True))
     assert (qwen.layer_pattern, qwen.window) == (("global",) * 2 + ("local",) * 2, 512)
-    # The 4B's: a text model inside a multimodal one, which leaves out what it has by default.
+    # The 4B's: a text model inside a multimodal one, which omits default values.
     gemma = dict(
         model_type="gemma3", vision_config=dict(hidden_size=1152), mm_tokens_per_image=256,
         text_config=dict(
@@ -191,11 +191,11 @@ def test_released_config_files_are_read():
             rope_scaling=dict(factor=8.0, rope_type="linear"),
         ),
     )  # fmt: skip
-    found = config_from_hf(gemma)
-    assert (found.num_heads, found.num_kv_heads, found.head_dim) == (8, 4, 256)
-    assert found.layer_pattern == ("local",) * 5 + ("global",)
-    assert (found.rope_base, found.local_rope_base, found.tie_embeddings) == (1e6, 1e4, True)
-    assert found.rope_scaling == RopeScaling("linear", 8.0)
+    config = config_from_hf(gemma)
+    assert (config.num_heads, config.num_kv_heads, config.head_dim) == (8, 4, 256)
+    assert config.layer_pattern == ("local",) * 5 + ("global",)
+    assert (config.rope_base, config.local_rope_base, config.tie_embeddings) == (1e6, 1e4, True)
+    assert config.rope_scaling == RopeScaling("linear", 8.0)
     for change, message in (
         (dict(text_config=3), "text_config=3"),
         (dict(some_gate=True), "some_gate=True"),

@@ -48,7 +48,7 @@ ROPES = [
 ]  # fmt: skip
 ACTIVATIONS = (*transformers.activations.ACT2FN, "none such")
 WINDOWS = [None, 1, 5, 8, 39, 100, 0, -1]
-# Beside what the class has: older names, other families' keys, and some of nobody's.
+# Keys that the class does not have: older names, other families' keys, and keys of no family.
 EXTRA = dict(
     rope_theta=[300.0, 300, 0, -1.0], rope_scaling=ROPES, rope_parameters=ROPES,
     rope_local_base_freq=[50.0, 0], partial_rotary_factor=[0.5, 1.0],
@@ -101,16 +101,16 @@ def of_family(kind):
 PARTS = 3  # of a family's changes, to be shorter than a test may take
 # Keys without which, or with others, transformers does not run.
 KEPT = ("return_dict", "id2label", "label2id", "architectures", "dtype")
-# Keys that version 5 of transformers reads otherwise than 4 wrote them.
+# Keys that transformers 5 reads differently from how 4 wrote them.
 RENAMED = ("rope", "window", "layer_types", "dtype", "head_dim", "original_max")
 
 
 def values_of(value):
-    """Others that a key might have: of its own type, and of others."""
-    found = [None, "a string", True, False, 0, -1, 2.0, [], {}]
+    """Other values that a key might have, of its own type and of other types."""
+    values = [None, "a string", True, False, 0, -1, 2.0, [], {}]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        found += [value + 1, value / 2, float(value)]
-    return found
+        values += [value + 1, value / 2, float(value)]
+    return values
 
 
 def changes(kind):
@@ -153,7 +153,7 @@ def ours(config):
 
 
 class Refused(Exception):
-    """transformers does not take it."""
+    """Raised for a config that transformers refuses."""
 
 
 def theirs(hf, tensors, directory):
@@ -167,7 +167,7 @@ def theirs(hf, tensors, directory):
         )
         with torch.no_grad():
             out = model.eval()(torch.from_numpy(TOKENS).long(), use_cache=False)
-    except Exception as e:  # of many kinds: whatever a config makes it do
+    except Exception as e:  # a config may cause any error in transformers
         raise Refused(repr(e)) from e
     wrong = {k: v for k, v in info.items() if v}
     assert not wrong, wrong

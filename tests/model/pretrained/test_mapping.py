@@ -45,13 +45,13 @@ def assemble(config, tensors):
 
 def disassemble(config, params):
     """{tensor name: array} from our parameters."""
-    found = {}
+    tensors = {}
     for s in slices(config):
         leaf = params
         for key in s.path:
             leaf = leaf[key]
-        found[s.name] = s.to_hf(np.asarray(leaf)[s.index])
-    return found
+        tensors[s.name] = s.to_hf(np.asarray(leaf)[s.index])
+    return tensors
 
 
 def drawn(fixture, name, salt=""):
@@ -126,7 +126,7 @@ def compare(fixture, tensors):
     gradient = disassemble(config, gradient)
     for tensor, theirs in zip(sorted(tensors), fixture["gradients"], strict=True):
         ours = ow.summary(tensor, gradient[tensor])
-        # No token need come to an expert; everything else has a gradient to compare.
+        # An expert may receive no token; every other weight has a gradient to compare.
         assert theirs[0] > 1e-4 or ".experts." in tensor, tensor
         np.testing.assert_allclose(ours, theirs, atol=1e-3 * theirs[0], rtol=0, err_msg=tensor)
 
@@ -152,7 +152,7 @@ def test_configs_and_tensors_survive_the_way_there_and_back(name):
 
 @pytest.fixture(scope="module")
 def generator():
-    """tests/model/fixtures/make_fixtures.py, where it runs."""
+    """The module tests/model/fixtures/make_fixtures.py, where it runs."""
     reason = "needs torch and transformers, which Seedpod itself does not"
     pytest.importorskip("torch", reason=reason)
     pytest.importorskip("transformers", reason=reason)

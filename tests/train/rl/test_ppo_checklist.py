@@ -16,7 +16,7 @@ import tiny_ppo
 from flax.traverse_util import flatten_dict
 from tiny_ppo import EPOCHS, MINIBATCH, PER_ROLLOUT, ROWS, P, R
 
-from benchmarks.ppo_steady import write_random
+from benchmarks.random_models import write_random
 from data.text.builtin import EOS, PAD
 from model import sharding
 from model.heads import reward_model
