@@ -7,8 +7,8 @@
     def polite(episode):
         return float("please" in episode.response)
 
-`--config.plugins=mymodule` imports it, before flags and settings are checked; several are separated
-by commas. A recipe that changes a plugin's settings imports it as any module, and names it in
+`--config.plugins=mymodule` imports it before flags and settings are checked; commas separate
+several. A recipe that changes a plugin's settings imports it as any module, and names it in
 `config.plugins`. tests/test_plugins.py has one row of each kind.
 """
 
@@ -20,25 +20,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ranges import ConfigError
+from ranges import ConfigError, split_names
 
 _HASH_CHARACTERS = 16
 _loaded: list[str] = []
-
-
-def split(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of modules, of "a,b" or a sequence of such."""
-    texts = [names] if isinstance(names, str) else names
-    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
 
 
 def load(names: str | Sequence[str]) -> None:
     """Imports plugins.
 
     Raises:
-      ConfigError: one is not there, or raises an error while it is imported.
+      ConfigError: one does not exist, or raises an error while it is imported.
     """
-    for name in split(names):
+    for name in split_names(names):
         if name in _loaded:
             continue
         try:
@@ -51,7 +45,7 @@ def load(names: str | Sequence[str]) -> None:
                 f"plugins={name}: there is no module {e.name}; name a Python module in the "
                 "working directory or on PYTHONPATH, without .py"
             ) from e
-        except (Exception, SystemExit) as e:  # SystemExit would end the command as done
+        except (Exception, SystemExit) as e:  # SystemExit would end the command with success
             text = str(e) if isinstance(e, ConfigError) else f"{type(e).__name__}: {e}"
             raise ConfigError(f"plugins={name} cannot be imported: {_place(e, name)}{text}") from e
 
@@ -77,7 +71,7 @@ def file_of(name: str) -> str:
 
 
 def fingerprint(name: str) -> str:
-    """A hash of the source of a plugin that is loaded: of a package, of all its files."""
+    """A hash of the source of a plugin that is loaded; for a package, of all its files."""
     path = Path(file_of(name))
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     total = hashlib.sha256()

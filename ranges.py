@@ -1,4 +1,5 @@
-"""Ranges of settings, declared with their types and checked when a dataclass is created.
+"""Ranges of settings, declared with their types and checked when a dataclass is created; lists of
+names in settings.
 
     keep: Count = 2
     b1: Annotated[float, Range(0, 1, "[)")] = 0.9
@@ -16,7 +17,7 @@ import functools
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 LARGEST_INT = 2**31 - 1  # of int32, which steps and token ids are
@@ -69,6 +70,12 @@ Signed = Annotated[float, Range(-LARGEST, LARGEST)]
 Share = Annotated[float, Range(0, 1)]
 
 
+def split_names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The names in a setting, which is "a,b" or a sequence of such texts."""
+    texts = [value] if isinstance(value, str) else value
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+
+
 class Number(NamedTuple):
     """A numeric field.
 
@@ -118,11 +125,11 @@ def check_value(key: str, value: object, number: Number) -> None:
         raise ConfigError(f"{key}={value!r:.80}; it must be {number.allowed}")
 
 
-def check_fields(cls: type, values: Mapping, where: str = "") -> None:
+def check_fields(cls: type, values: Mapping, prefix: str = "") -> None:
     """Raises ConfigError for a number in `values` that its field of `cls` does not allow.
 
     Args:
-      where: the prefix of a field's name in its key, such as `optimizer.`.
+      prefix: the part of a key before the field's name, such as `optimizer.`.
     """
     for name, number in fields_of(cls).items():
         if name not in values or number.allowed is None:
@@ -131,13 +138,13 @@ def check_fields(cls: type, values: Mapping, where: str = "") -> None:
             continue
         if number.mapping:
             if not isinstance(values[name], Mapping):
-                raise ConfigError(f"{where}{name}={values[name]!r:.80} is not a group of numbers")
+                raise ConfigError(f"{prefix}{name}={values[name]!r:.80} is not a group of numbers")
             for key, value in values[name].items():
-                check_value(f"{where}{name}.{key}", value, number)
+                check_value(f"{prefix}{name}.{key}", value, number)
         else:
-            check_value(where + name, values[name], number)
+            check_value(prefix + name, values[name], number)
 
 
-def check(settings: object, where: str = "") -> None:
+def check(settings: object, prefix: str = "") -> None:
     """`check_fields` of a dataclass instance."""
-    check_fields(type(settings), vars(settings), where)
+    check_fields(type(settings), vars(settings), prefix)

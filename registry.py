@@ -16,12 +16,13 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 
 Row = TypeVar("Row")
+T = TypeVar("T", bound=Any)  # a dataclass
 Fields = Mapping[str, tuple[Any, Any]]  # {name: (type, default)}
 
 
@@ -29,7 +30,7 @@ class Registry(Mapping[str, Row], Generic[Row]):
     """Rows by name, in the order in which they were registered.
 
     Attributes:
-      kind: what a row is, for messages. key: the setting that chooses one.
+      kind: the noun for a row, for messages. key: the setting that chooses one.
     """
 
     def __init__(self, kind: str, key: str):
@@ -46,8 +47,9 @@ class Registry(Mapping[str, Row], Generic[Row]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def register(self, name: str, row: Row | None = None, settings: type | None = None):
-        """Adds a row; without `row`, decorates the function or class that is the row.
+    def register(self, name: str, row: Row | None = None, settings: type | None = None) -> Any:
+        """Adds a row and returns it; without `row`, a decorator of the function or class that is
+        the row.
 
         Raises:
           ConfigError: the name is taken, or a setting has no default.
@@ -78,8 +80,8 @@ class Registry(Mapping[str, Row], Generic[Row]):
             )
         return self._rows[name]
 
-    def arguments(self, name: str, group) -> dict[str, Any]:
-        """The keyword arguments that a row's function takes beside its others: `settings`, read
+    def arguments(self, name: str, group: Any) -> dict[str, Any]:
+        """The keyword arguments that a row's function takes for its settings: `settings`, read
         from the group that holds their fields, or nothing for a row without settings.
 
         Raises:
@@ -134,21 +136,21 @@ def _defaults(settings: type) -> dict[str, tuple[Any, Any]]:
 
 
 def _default(field: dataclasses.Field) -> Any:
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 # {a group of settings: (the names of its own fields, those that registries add to it)}
 _OPEN: dict[type, tuple[frozenset[str], Callable[[], Fields]]] = {}
-# One class for the same fields, so that instances made at different times compare equal.
+# One class for the same fields, so that instances created at different times compare equal.
 _GROWN: dict[tuple, type] = {}
 
 
-def open_to(fields: Callable[[], Fields]):
+def open_to(fields: Callable[[], Fields]) -> Callable[[type[T]], type[T]]:
     """Decorates a frozen dataclass, a group of settings, to which registries add `fields()`: those
     of the rows so far at once, and later ones in `current`."""
 
-    def decorate(cls: type) -> type:
+    def decorate(cls: type[T]) -> type[T]:
         own = frozenset(field.name for field in dataclasses.fields(cls))
         cls = with_fields(cls, fields())
         _OPEN[cls] = own, fields
@@ -157,7 +159,7 @@ def open_to(fields: Callable[[], Fields]):
     return decorate
 
 
-def current(group: type) -> type:
+def current(group: type[T]) -> type[T]:
     """A group of settings with the fields that registries add to it and to the groups inside it;
     `group` itself if there are none.
 
@@ -173,24 +175,34 @@ def current(group: type) -> type:
     hints = typing.get_type_hints(group)
     for field in dataclasses.fields(group):
         kind = hints[field.name]
-        if dataclasses.is_dataclass(kind) and (grown := current(kind)) is not kind:
+        if is_settings(kind) and (grown := current(kind)) is not kind:
             added[field.name] = grown, grow(_default(field))
     return with_fields(group, added) if added else group
 
 
-def grow(settings):
+def is_settings(kind: Any) -> TypeGuard[type]:
+    """Whether the type of a field is a group of settings."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def grow(settings: T) -> T:
     """A group of settings as an instance of its `current` class."""
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
-    values = {k: grow(v) if dataclasses.is_dataclass(v) else v for k, v in values.items()}
-    return current(type(settings))(**values)
+    cls = type(settings)
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(cls)}
+    values = {k: grow(v) if is_settings(type(v)) else v for k, v in values.items()}
+    return current(cls)(**values)
 
 
-def with_fields(cls: type, fields: Fields) -> type:
-    """A frozen dataclass with fields added to those of `cls`, or in their place."""
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def with_fields(cls: type[T], fields: Fields) -> type[T]:
+    """A frozen dataclass with the fields of `cls` and others, which replace those of their name."""
     key = cls, *((name, kind) for name, (kind, _) in fields.items())
     if key not in _GROWN:
         added = [
-            (name, kind, dataclasses.field(default_factory=lambda default=default: default))
+            (name, kind, dataclasses.field(default_factory=_constant(default)))
             for name, (kind, default) in fields.items()
         ]
         namespace = {"__module__": cls.__module__, "__doc__": cls.__doc__}

@@ -17,7 +17,7 @@ from data.prepare.manifest import is_prepared
 from data.read.readers import READERS
 from data.read.reading import MAX_RECORD_BYTES
 from data.schemas.templates import one_of
-from ranges import CountOr0, NonNegative, Range, Share, Size
+from ranges import CountOr0, NonNegative, Range, Share, Size, split_names
 
 
 @registry.open_to(READERS.fields)
@@ -110,8 +110,7 @@ class DataConfig:
         self.text_change(training=True)
         self.sources()
         filters.check_limits(self.filters)
-        if isinstance(self.redact, str):
-            object.__setattr__(self, "redact", tuple(filter(None, self.redact.split(","))))
+        object.__setattr__(self, "redact", split_names(self.redact))
         for kind in self.redact:
             one_of("kind of data.redact", kind, redact.KINDS)
         duplicates.check_settings(self.dedup, self.decontaminate)

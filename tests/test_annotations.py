@@ -43,5 +43,5 @@ def missing(function: ast.FunctionDef, method: bool) -> list[str]:
 @pytest.mark.parametrize("file", FILES)
 def test_public_functions_have_type_hints(file):
     tree = ast.parse((ROOT / file).read_text())
-    found = {name: missing(f, "." in name) for name, f in public_functions(tree.body)}
-    assert {name: hints for name, hints in found.items() if hints} == {}
+    missing_hints = {name: missing(f, "." in name) for name, f in public_functions(tree.body)}
+    assert {name: hints for name, hints in missing_hints.items() if hints} == {}

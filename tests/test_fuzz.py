@@ -1,4 +1,4 @@
-"""The fuzzing tells refusals from faults, and some inputs of every target pass it.
+"""Fuzzing distinguishes refusals from faults, and a few inputs of every target pass it.
 
 `python -m tests.fuzz --inputs=20000` is the long form.
 """
@@ -38,8 +38,8 @@ def test_damaged_inputs_are_accepted_or_refused(name, tmp_path):
     target = targets()[name]
     good = target.prepare(tmp_path)
     for number in range(INPUTS):
-        found = engine.attempt(target, number, 1, good, tmp_path)
-        assert not isinstance(found, engine.Finding), f"--target={name} --only={number}\n{found}"
+        result = engine.attempt(target, number, 1, good, tmp_path)
+        assert not isinstance(result, engine.Finding), f"--target={name} --only={number}\n{result}"
 
 
 def test_command_lines_are_accepted_or_refused():
@@ -71,18 +71,18 @@ def test_a_fault_is_a_finding(tmp_path):
 
     assert judge(lambda: None, tmp_path) is True
     assert judge(refusal, tmp_path) is False
-    assert judge(fault, tmp_path).what.startswith("KeyError")
-    assert judge(lambda: json.loads("{"), tmp_path).what.startswith("JSONDecodeError")
-    assert judge(chatter, tmp_path).what == "prints a traceback"
-    assert judge(hang, tmp_path, 0.1).what.startswith("longer than")
-    assert judge(left, tmp_path).what == "exit 3"
+    assert judge(fault, tmp_path).fault.startswith("KeyError")
+    assert judge(lambda: json.loads("{"), tmp_path).fault.startswith("JSONDecodeError")
+    assert judge(chatter, tmp_path).fault == "prints a traceback"
+    assert judge(hang, tmp_path, 0.1).fault.startswith("longer than")
+    assert judge(left, tmp_path).fault == "exit 3"
 
 
 def test_a_refusal_is_raised_by_seedpod_and_says_something(tmp_path):
     def in_a_test():
         raise DataError("raised by a test, which is no part of the product")
 
-    assert judge(in_a_test, tmp_path).what.startswith("DataError")
+    assert judge(in_a_test, tmp_path).fault.startswith("DataError")
 
 
 def test_an_input_is_a_function_of_its_number():

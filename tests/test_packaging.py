@@ -1,4 +1,4 @@
-"""What is imported is ours, what is installed is complete, and the tests run where they should."""
+"""Imports are of this checkout, installations are complete, and tests run in the right place."""
 
 import ast
 import importlib
@@ -71,7 +71,7 @@ def test_setup_finds_every_directory_of_code_and_no_other(setup_arguments):
 
 
 def test_test_directories_are_not_packages():
-    """With tests/data/__init__.py, pytest would import tests/data as `data`."""
+    """A tests/data/__init__.py would make pytest import tests/data as `data`."""
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import plugins
 from data.prepare.plan import PrepareJob
 from data.read.readers import READERS
-from ranges import ConfigError
+from ranges import ConfigError, split_names
 from train.config import overrides
 from train.config.run import build, default, keys, run_class
 from train.evals.registry import EVALS
@@ -243,7 +243,7 @@ def test_plugins_are_found_wherever_they_are_named():
     ]
     assert overrides.plugins_of(words, chain) == ("a", "b", "e", "c", "d")
     assert overrides.plugins_of(["", "--config.plugins=('a', 'b')"], {"plugins": "c"}) == (*"abc",)
-    assert plugins.split("a, b,") == plugins.split(["a", "b"]) == ("a", "b")
+    assert split_names("a, b,") == split_names(["a", "b"]) == ("a", "b")
 
 
 def test_another_process_imports_plugins_before_it_makes_settings(house, monkeypatch):

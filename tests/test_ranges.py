@@ -23,7 +23,7 @@ from train.config.run import RunConfig, build, build_group, default, keys
 from train.runtime.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the dataclasses without defaults need.
+# Values of the fields without defaults.
 REQUIRED = {
     "TransformerConfig": dict(
         vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
@@ -38,14 +38,14 @@ NEVER = (math.nan, math.inf, -math.inf, 1e20, 10**20, True, False, "3", None)
 
 
 def settings_classes():
-    """All frozen dataclasses of the floors that settings stand in: found in the text, so that no
-    module is imported for having none."""
+    """All frozen dataclasses, which are settings; read from the text, so that modules without any
+    are not imported."""
     for floor in ("model", "data", "train", "tpu"):
         for path in sorted((ROOT / floor).rglob("*.py")):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
             for node in ast.parse(path.read_text()).body:
-                # An Objective is a row of a registry, and no settings.
-                if getattr(node, "name", "") == "Objective":
+                # Rows of tables, which are no settings.
+                if getattr(node, "name", "") in ("Objective", "Slice"):
                     continue
                 if isinstance(node, ast.ClassDef) and any(
                     "dataclass(frozen=True)" in ast.unparse(d) for d in node.decorator_list
@@ -101,26 +101,26 @@ def test_what_no_field_takes(cls, name):
             assert "it must be at" not in str(error) and name in str(error)
 
 
-def groups(cls=RunConfig, where=""):
-    """(class, what stands before its keys) of a run's settings."""
-    yield cls, where
+def groups(cls=RunConfig, prefix=""):
+    """(class, prefix of its keys) of a run's settings."""
+    yield cls, prefix
     for name, kind in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(kind):
-            yield from groups(kind, f"{where}{name}.")
+            yield from groups(kind, f"{prefix}{name}.")
 
 
-@pytest.mark.parametrize("cls,where", list(groups()), ids=str)
-def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, where):
+@pytest.mark.parametrize("cls,prefix", list(groups()), ids=str)
+def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, prefix):
     recipe = default().to_dict()
-    for name in filter(None, where.split(".")):
+    for name in filter(None, prefix.split(".")):
         recipe = recipe[name]
     for name, number in ranges.fields_of(cls).items():
         for value in () if number.mapping else NEVER:
             if value is None and number.optional:
                 continue
             with pytest.raises(ConfigError) as error:
-                build_group(recipe | {name: value}, cls, where, keys())
-            assert str(error.value).startswith(f"{where}{name}={value!r}"[:30])
+                build_group(recipe | {name: value}, cls, prefix, keys())
+            assert str(error.value).startswith(f"{prefix}{name}={value!r}"[:30])
             assert "\n" not in str(error.value)
 
 
@@ -152,7 +152,7 @@ def test_the_kl_coefficient_cannot_change_its_sign():
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_an_optimizer_works_at_the_ends_of_its_ranges(name):
-    """With all of its settings at their least, and all at 0 that may be: finite, and downhill."""
+    """All settings at their lowest value, or at 0 if allowed: the update is finite and descends."""
     params = {"query": jnp.ones((1, 2, 1, 2)), "scale_norm": jnp.ones(2)}
     gradients = jax.tree.map(lambda x: x * 1e-3, params)
     for lowest in ("low", "zero"):
@@ -169,14 +169,14 @@ def test_an_optimizer_works_at_the_ends_of_its_ranges(name):
 
 
 def at_zero(recipe):
-    """The recipe with every number at 0 that may be, but for the sizes of the model, the learning
-    rates and what gives the score."""
-    for cls, where in groups():
+    """The recipe with every number at 0 that allows it, except the sizes of the model, the learning
+    rates and the settings that give the score."""
+    for cls, prefix in groups():
         tree = recipe
-        for name in filter(None, where.split(".")):
+        for name in filter(None, prefix.split(".")):
             tree = tree[name]
         for name, number in ranges.fields_of(cls).items():
-            kept = where in ("model.", "rewards.") or name == "peak_lr"
+            kept = prefix in ("model.", "rewards.") or name == "peak_lr"
             if not kept and not number.mapping and 0 in number.allowed:
                 tree[name] = number.kind(0)
     return build(recipe)

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # JAX is imported after the environment is set
+    from jax.experimental.topologies import TopologyDescription
+
+    from model.config import TransformerConfig
+
 # Peak dense bfloat16 FLOP/s of one device, from the makers' data sheets.
 PEAK_FLOPS = {
     "TPU v4": 275e12,
@@ -32,14 +40,14 @@ DCN_GB = {"TPU v5 lite": 3.125, "TPU v5": 6.25, "TPU v5p": 6.25, "TPU v6 lite": 
 _SCOPED_VMEM = {"TPU v5 lite": 65472, "TPU v5": 65472, "TPU v5p": 65472, "TPU v6 lite": 98304}
 
 
-def compiler_options(device, models=()) -> dict[str, str]:
+def compiler_options(device: Any, models: Iterable[TransformerConfig] = ()) -> dict[str, str]:
     """Compiler options of a run's programs for a device.
 
     On TPU the lookup of embeddings and of the loss's logits stays on the TensorCore: on the
     SparseCore it takes more memory, and the compiled program cannot be read.
 
     Args:
-      models: `TransformerConfig`s of the networks whose gradients are in the program. Between
+      device: a `jax.Device`. models: the networks whose gradients are in the program. Between
         slices XLA sums the gradients of a layer while it computes the next one, for which it peels
         the first iteration of the loop. Layers with a pattern are a nested loop, which it would
         copy four times; for them this is disabled.
@@ -54,17 +62,17 @@ def compiler_options(device, models=()) -> dict[str, str]:
     return options
 
 
-def topology(name: str, slices: int = 1):
-    """The devices of a slice that need not exist, as libtpu describes them.
+def topology(name: str, slices: int = 1) -> TopologyDescription:
+    """The devices of a slice, which need not exist, as libtpu describes them.
 
     Args:
       name: generation and grid of chips, `v5e:4x4`, `v5p:4x4x4`, `v6e:16x16`; or the cloud's name,
         `v5e-16`, `v5p-128`, `v6e-256`.
-      slices: how many of them, joined by the data-center network.
+      slices: number of slices, joined by the data-center network.
 
     Returns:
-      A `jax.experimental.topologies.TopologyDescription`. Whole cubes of v5p and whole pods of v5e
-      and v6e have their wrap-around links, without which all-gathers compile to something else.
+      The description. Whole cubes of v5p and whole pods of v5e and v6e have their wrap-around
+      links, without which all-gathers compile to something else.
 
     Raises:
       ValueError: libtpu is not installed or serves another process, or knows no such slice.
@@ -80,7 +88,7 @@ def topology(name: str, slices: int = 1):
         sizes = [int(size) for size in grid.split("x")]
     except ValueError:
         sizes = []
-    settings = {}
+    settings: dict[str, Any] = {}
     if generation == "v5p" and len(sizes) == 3:
         wrap = tuple(size % 4 == 0 for size in sizes)
         if all(wrap):
@@ -96,8 +104,8 @@ def topology(name: str, slices: int = 1):
     except Exception as e:  # JaxRuntimeError, or what loading libtpu raises
         if "lockfile" in str(e):
             raise ValueError(
-                "libtpu serves one process at a time, and another one has it; wait until that has "
-                "ended, or delete /tmp/libtpu_lockfile if none is left"
+                "libtpu serves one process at a time, and another process uses it; wait until that "
+                "has ended, or delete /tmp/libtpu_lockfile if there is none"
             ) from e
         raise ValueError(
             f"--topology={name}: {str(e).splitlines()[0]}. Slices are written v5e:4x4, v5p:4x4x4, "

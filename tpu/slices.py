@@ -1,4 +1,4 @@
-"""TPU slices by name: what gcloud and GKE call them, their grid of chips and their hosts."""
+"""TPU slices by name: their names in gcloud and GKE, their grid of chips and their hosts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ class TpuSlice(NamedTuple):
 
     Attributes:
       accelerator: gcloud's name. runtime: software version of its machines. topology: grid of
-        chips. gke: the node label. hosts, chips: of one slice; a host has chips / hosts of them.
+        chips. gke: the node label. hosts, chips: their numbers in one slice; a host has
+        chips / hosts chips.
     """
 
     accelerator: str

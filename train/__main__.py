@@ -1,7 +1,7 @@
 """Trains one stage: `python -m train --config=configs/sft.py --workdir=runs/sft`.
 
 A workdir that holds a checkpoint is resumed. Exit codes: 0 done, 1 a deterministic error, 42
-preempted by SIGTERM and saved, 130 interrupted, 134 another process of the run is gone.
+preempted by SIGTERM and saved, 130 interrupted, 134 another process of the run was lost.
 """
 
 from absl import app
@@ -9,7 +9,7 @@ from absl import app
 from train import cli
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     cli.start()
     from train import loop  # after the flags were read: importing JAX takes seconds

@@ -8,7 +8,7 @@ to fine-tune on (rejection sampling).
         --config.init_from.policy=runs/sft --config.data.source=runs/best/answers.jsonl
 
 The recipe is that of a grpo stage: its sampler, its rewards, `grpo.group_size` answers a prompt.
-An answer that was cut off before its end is not taken.
+Truncated answers are not kept.
 """
 
 import math
@@ -18,7 +18,7 @@ from absl import app, flags
 from train import cli
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     cli.start()
     from train.rl import best_of  # after the flags were read: importing JAX takes seconds

@@ -12,7 +12,7 @@ from absl import app
 from train import cli
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     cli.start()
     from train.workflows import multistage  # after the flags were read: importing JAX takes seconds

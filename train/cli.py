@@ -9,8 +9,9 @@ import re
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
@@ -20,9 +21,9 @@ import plugins
 from suggestions import did_you_mean, nearest
 from train.runtime import outputs, processes
 
-BEGUN = time.time()  # the start of this process, nearly
+BEGUN = time.time()  # the start of this process, approximately
 MOST_SHOWN = 2000  # characters of an error message
-# Errors whose message explains what is wrong with the input; DataError and ConfigError are
+# Errors whose message explains the fault of the input; DataError and ConfigError are
 # ValueErrors.
 EXPECTED = (ValueError, OSError, FloatingPointError)
 _log = ""  # this process's log file; "" if the workdir is in a bucket
@@ -37,16 +38,16 @@ def define_config(help: str) -> None:
 
 def define_flags() -> None:
     define_config("A recipe, as configs/chains/demo.py.")
-    flags.DEFINE_string("workdir", None, "Where the run lives; one that holds a run is resumed.")
+    flags.DEFINE_string("workdir", None, "The run's directory; one that holds a run is resumed.")
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
     flags.DEFINE_string(
         "coordinator", "", "host:port of process 0; empty on TPU, where JAX finds the others."
     )
     flags.DEFINE_integer(
-        "num_processes", 0, "With --coordinator: how many processes there are.", lower_bound=0
+        "num_processes", 0, "With --coordinator: number of processes.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "process_id", 0, "With --coordinator: which of them this is, from 0.", lower_bound=0
+        "process_id", 0, "With --coordinator: number of this process, from 0.", lower_bound=0
     )
     flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes.", 1, 10**6)
     flags.DEFINE_integer("heartbeat", 100, "Seconds until a silent process is lost.", 1, 10**6)
@@ -59,20 +60,20 @@ def define_run_flags() -> None:
         "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
     )
     flags.DEFINE_bool(
-        "allow_data_change", False, "Resume with other data than the run was begun with."
+        "allow_data_change", False, "Resume although the data has changed since the run began."
     )
     flags.DEFINE_integer(
-        "profiler_port", 0, "Where profiles may be asked for; by default nowhere.", 0, 65535
+        "profiler_port", 0, "Port that serves profiles on request; 0 serves none.", 0, 65535
     )
     flags.DEFINE_string(
         "compilation_cache",
         "auto",
-        "Where compiled programs are kept, a directory that all processes see; none; or auto: in "
-        "the workdir on accelerators, none on CPU.",
+        "Cache of compiled programs: a directory that all processes see; none; or auto: in the "
+        "workdir on accelerators, none on CPU.",
     )
 
 
-def fail(message: str):
+def fail(message: str) -> NoReturn:
     """Prints an error and ends the process with exit code 1."""
     print(f"error: {short(message)}", file=sys.stderr)
     raise SystemExit(1)
@@ -83,17 +84,17 @@ def short(message: str) -> str:
     return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
 
 
-def parse_flags(argv, words: int = 0):
+def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
     """Parses the command line; an error in it is one line, not a traceback.
 
     Args:
-      words: how many words may be given besides flags.
+      words: number of words that may be given besides flags.
     """
     outputs.guard()
     try:
         argv = [argv[0], *flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)]
         argv = _ARGV[:] = _check_recipe(argv)
-        rest = flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
     except KeyboardInterrupt:  # while a recipe was read
         raise SystemExit(130) from None
     except flags.UnrecognizedFlagError as e:
@@ -101,12 +102,12 @@ def parse_flags(argv, words: int = 0):
     except flags.Error as e:
         fail(str(e))
     except Exception as e:  # ml_collections raises any error of Python for a malformed override
-        given = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
-        fail(f"{given}: no override that can be read, as --config.steps=9 is ({outputs.reason(e)})")
-    if unread := rest[1 + words :]:
-        fail(f"{unread[0]!r} belongs to no flag; a value of yes or no stands behind a =, as "
+        overrides = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
+        fail(f"{overrides}: write an override as --config.steps=9 ({outputs.reason(e)})")
+    if unread := arguments[1 + words :]:
+        fail(f"{unread[0]!r} belongs to no flag; write a boolean value after =, as "
              "--config.data.pack=False")  # fmt: skip
-    return rest
+    return arguments
 
 
 def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
@@ -122,7 +123,7 @@ def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
     return str(error)
 
 
-def _check_recipe(argv) -> list[str]:
+def _check_recipe(argv: Sequence[str]) -> list[str]:
     """Loads the plugins and the recipe before absl does, for plain messages about errors in them or
     in an override; returns the command line for absl to parse."""
     named = re.findall(r"(?:^|\0)--?config[=\0]([^\0]*)", "\0".join([*argv[1:], ""]))
@@ -143,7 +144,7 @@ def _check_recipe(argv) -> list[str]:
     if os.path.isdir(path):
         fail(f"{path} is a folder; name a recipe in it, as {os.path.join(path, 'NAME.py')}")
     spec = importlib.util.spec_from_file_location("recipe", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         fail(f"{path} is no recipe: a Python file (NAME.py) with a function get_config")
     module = importlib.util.module_from_spec(spec)
     arguments = [argument] if argument else []
@@ -153,15 +154,15 @@ def _check_recipe(argv) -> list[str]:
         fail(str(e))
     try:
         spec.loader.exec_module(module)
-        is_recipe = hasattr(module, "get_config")
-        recipe = module.get_config(*arguments) if is_recipe else None
+        get_config = getattr(module, "get_config", None)
+        recipe = get_config(*arguments) if get_config else None
     except ValueError as e:
         fail(f"{path}: {e}")
     except TypeError as e:
         fail(f"{path}: {e}" + (" (it has no choices)" if argument else ""))
-    except (Exception, SystemExit) as e:  # the latter would end the command as done
+    except (Exception, SystemExit) as e:  # SystemExit would end the command with success
         fail(f"{path}: {type(e).__name__}: {outputs.reason(e)}")
-    if not is_recipe:
+    if not get_config:
         fail(f"{path} is no recipe: it has no function get_config")
     if not isinstance(recipe, ml_collections.ConfigDict):
         fail(f"{path}: get_config returns a {type(recipe).__name__}, and not an ml_collections "
@@ -169,19 +170,19 @@ def _check_recipe(argv) -> list[str]:
     try:
         if named := overrides.plugins_of([""], recipe.to_dict()):
             plugins.load(named)
-            recipe = module.get_config(*arguments)  # with the plugins' settings
+            recipe = get_config(*arguments)  # with the plugins' settings
         return overrides.gather(argv, recipe.to_dict())
     except ValueError as e:
         fail(str(e))
 
 
-def config():
+def config() -> ml_collections.ConfigDict:
     """The recipe with the command line's overrides."""
     return flags.FLAGS.config
 
 
 def run_arguments() -> dict[str, Any]:
-    """The keyword arguments of `loop.run` and `multistage.run` by the flags."""
+    """The keyword arguments of `loop.run` and `multistage.run`, from the flags."""
     from train.runtime.profiling import parse_steps
 
     f = flags.FLAGS
@@ -203,7 +204,7 @@ def start() -> None:
     global _log
     f = flags.FLAGS
     if not f.workdir:
-        fail("--workdir is empty; name a folder for the run")
+        fail("--workdir is empty; give a directory for the run")
     if "://" not in f.workdir:
         try:
             outputs.make_folder(Path(f.workdir))
@@ -226,12 +227,12 @@ def start() -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out on the host, or on a device, which XLA only says in the message."""
+    """Whether memory ran out on the host, or on a device, which only the message of XLA says."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
 
 
 @contextlib.contextmanager
-def expected_errors():
+def expected_errors() -> Iterator[None]:
     """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised."""
     try:
         yield
@@ -239,13 +240,13 @@ def expected_errors():
         fail(str(e))
 
 
-def guarded(main, argv) -> None:
+def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs `main`. Bad input ends with a message and exit code 1, and a traceback in log.txt; exit
     codes are those of train/runtime/processes.py."""
     try:
         main(argv)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except processes.Preempted as e:
         print(e, file=sys.stderr)
@@ -258,8 +259,8 @@ def guarded(main, argv) -> None:
         if full:
             message = (
                 f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
-                "data.length or the model's size, or raise accumulate. What a recipe takes: "
-                "python -m tpu.fit"
+                "data.length or the model's size, or raise accumulate. python -m tpu.fit "
+                "predicts the memory of a recipe"
             )
         if lost:
             message = f"another process of this run is gone ({message.splitlines()[0]})"

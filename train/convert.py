@@ -1,4 +1,4 @@
-"""Open models in and out: Hugging Face directories, GGUF files, names on the hub.
+"""Imports and exports open models: Hugging Face directories, GGUF files, names on the hub.
 
     python -m train.convert import --from=DIR_OR_HUB_NAME --workdir=runs/base
     python -m train.convert export --workdir=runs/sft --to=exported
@@ -19,25 +19,25 @@ from train.runtime.metrics import quiet_to_file
 FLAGS = ("from", "workdir", "to", "item", "dtype", "shard_size", "adapter", "chat_template")
 
 
-def main(argv):
-    given = {name: flags.FLAGS[name].value for name in FLAGS}
+def main(argv: list[str]) -> None:
+    values = {name: flags.FLAGS[name].value for name in FLAGS}
     with cli.expected_errors():
-        convert.check_command(argv[1:], given, {n for n in FLAGS if flags.FLAGS[n].present})
+        convert.check_command(argv[1:], values, {n for n in FLAGS if flags.FLAGS[n].present})
         quiet_to_file(os.devnull)
-        convert.run(argv[1], given)
+        convert.run(argv[1], values)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("from", None, "A Hugging Face directory, a .gguf file, or OWNER/MODEL.")
-    flags.DEFINE_string("workdir", None, "import: what to make. export: what to read.")
-    flags.DEFINE_string("to", None, "export: the directory to make.")
+    flags.DEFINE_string("workdir", None, "import: the workdir to create. export: the one to read.")
+    flags.DEFINE_string("to", None, "export: the directory to create.")
     flags.DEFINE_string("item", "", "export: policy, value or reward; the first by default.")
     flags.DEFINE_enum(
-        "dtype", None, list(weights.DTYPES), "Of the weights that are written; by default float32 "
-        "of an import, and of an export that of the open model it began as."
+        "dtype", None, list(weights.DTYPES), "Dtype of the written weights; by default float32 for "
+        "an import, and for an export that of the open model that the run descends from."
     )  # fmt: skip
     flags.DEFINE_string("shard_size", "5GB", "export: bytes of weights in one file, as 500MB.")
-    flags.DEFINE_bool("adapter", False, "export: the adapters alone, for the peft library.")
+    flags.DEFINE_bool("adapter", False, "export: only the adapters, for the peft library.")
     flags.DEFINE_string(
         "chat_template", "", "import: chatml, or a Jinja file, in place of the model's."
     )

@@ -68,7 +68,7 @@ def progress_text(values: Mapping[str, float]) -> str:
 
 
 def run(
-    config: Mapping,
+    config: Mapping | RunConfig,
     workdir: epath.PathLike,
     mesh: jax.sharding.Mesh | None = None,
     examples: Examples | None = None,

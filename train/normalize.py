@@ -4,9 +4,9 @@ and standard deviation 1 (Ziegler et al. 2019, arXiv:1909.08593), written beside
     python -m train.normalize --config=configs/ppo.py --workdir=runs/reward \\
         --config.init_from.policy=runs/sft --config.data.source=prompts.jsonl
 
-The recipe is that of the ppo or grpo stage to come: its prompts and its sampler; the workdir is the
-reward model's. Runs that start from it then find `normalizer.json`, and do not take the scale of
-their own first rollout: their rewards can be compared.
+The recipe is that of the ppo or grpo stage to come, with its prompts and its sampler; the workdir
+is the reward model's. Runs that start from it read `normalizer.json` instead of computing the scale
+of their own first rollout, so that their rewards can be compared.
 """
 
 from absl import app, flags
@@ -14,7 +14,7 @@ from absl import app, flags
 from train import cli
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     del argv
     cli.start()
     from train.rl import score_scale  # after the flags were read: importing JAX takes seconds
@@ -24,5 +24,7 @@ def main(argv):
 
 if __name__ == "__main__":
     cli.define_flags()
-    flags.DEFINE_integer("answers", 512, "How many answers the scale is taken of.", 2, 2**24)
+    flags.DEFINE_integer(
+        "answers", 512, "Number of answers from which the scale is computed.", 2, 2**24
+    )
     app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

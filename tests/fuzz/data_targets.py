@@ -1,4 +1,4 @@
-"""Readers of a user's data: files of records, templates over them, prepared rows, text itself."""
+"""Fuzz targets: files of records, templates over them, prepared rows, text."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _good_files(folder):
 
 
 def _read(rng: Random, path, schema: str) -> None:
-    """Reads a file as a run would, and makes rows of it."""
+    """Reads a file like a run, and builds rows from it."""
     config = DataConfig(
         source=str(path),
         heldout_fraction=rng.choice((0.05, 0.5)),
@@ -143,7 +143,7 @@ def _records(rng: Random, good, folder) -> None:
 
 
 def _good_folder(folder):
-    """What `datasets.save_to_disk` writes."""
+    """{file name: bytes} of a folder that `datasets.save_to_disk` wrote."""
     table = pyarrow.table(
         {n: [r[n] for r in RECORDS["preference"][:6]] for n in ("prompt", "chosen")}
     )
@@ -229,7 +229,7 @@ def _prepared(rng: Random, good, folder) -> None:
 
 
 def _good_rows(folder):
-    """A row cache and the data it is of."""
+    """(the settings of a row cache, its bytes, its examples)."""
     source = folder / "rows.jsonl"
     source.write_bytes(_lines(RECORDS["text"]))
     config = DataConfig(source=str(source), length=32, heldout_fraction=0.2, tfds_dir=str(folder))
@@ -246,7 +246,7 @@ def _row_cache(rng: Random, good, folder) -> None:
 
 
 def _text(rng: Random, good, folder) -> None:
-    """What looks at text: it may not fail, whatever the text is."""
+    """Functions of text, which may not fail for any text."""
     del good, folder
     from train.rl import rewards, verifiers
 

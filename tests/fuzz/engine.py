@@ -1,8 +1,8 @@
-"""Runs damaged inputs one by one, and tells a refusal from a fault.
+"""Runs damaged inputs one by one, and distinguishes refusals from faults.
 
-An input may be accepted, or refused: an error that Seedpod's own code raises on purpose, in a few
-lines that say something. Anything else is a finding: another exception, text that holds a
-traceback, more time or memory than an input of some kilobytes can need.
+An input may be accepted, or refused: an error that Seedpod's own code raises on purpose, with a
+message of a few lines. Anything else is a finding: another exception, printed text with a
+traceback, more time or memory than an input of a few kilobytes can need.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import contextlib
 import linecache
 import os
 import resource
-import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from train.rl.time_limit import time_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMORY = 4 << 30  # bytes beyond those of a process with all modules loaded
@@ -28,13 +29,13 @@ LINES, CHARACTERS = 12, 4000  # of a refusal
 
 
 class Target(NamedTuple):
-    """Something that reads input.
+    """A reader of input.
 
     Attributes:
-      prepare: (folder) -> good inputs, made once a process.
-      attempt: (rng, good inputs, folder) -> None: damages one and has it read.
-      share: how many of the inputs go here, relative to other targets.
-      seconds: what one input may take.
+      prepare: (folder) -> good inputs, called once per process.
+      attempt: (rng, good inputs, folder) -> None; damages one input and reads it.
+      share: its part of the inputs, relative to other targets.
+      seconds: time limit of one input.
     """
 
     name: str
@@ -45,42 +46,32 @@ class Target(NamedTuple):
 
 
 class Finding(NamedTuple):
+    """A fault.
+
+    Attributes:
+      number: of the input. fault: one line, equal for equal faults. detail: traceback or output.
+    """
+
     target: str
     number: int
-    what: str  # one line: where the same fault is the same text
+    fault: str
     detail: str
 
 
 class _TooLong(BaseException):
-    pass
-
-
-@contextlib.contextmanager
-def limited(seconds: float):
-    """Raises _TooLong in the main thread after `seconds`."""
-
-    def stop(number, frame):
-        raise _TooLong
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    """An input took longer than its target allows."""
 
 
 def limit_memory() -> None:
-    """Bounds this process's address space,
-    so that a bomb is a MemoryError and not the machine's."""
+    """Bounds this process's address space, so that excessive use raises a MemoryError here and does
+    not affect the machine."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
 
 
 @contextlib.contextmanager
-def captured():
-    """What Python and libraries print meanwhile: yields () -> text."""
+def captured() -> Iterator[Callable[[], str]]:
+    """Captures the output of Python and of libraries: yields () -> text."""
     with tempfile.TemporaryFile("w+") as file:
         saved = os.dup(1), os.dup(2)
         for fd in (1, 2):
@@ -105,7 +96,7 @@ def _own(frame) -> bool:
 
 
 def _fault(error: BaseException) -> str:
-    """Why an error is no refusal; "" if it is one."""
+    """The fault that an error shows; "" if it is a refusal."""
     frames = list(traceback.walk_tb(error.__traceback__))
     frame, line = frames[-1]
     code = linecache.getline(frame.f_code.co_filename, line).strip()
@@ -114,27 +105,27 @@ def _fault(error: BaseException) -> str:
         refused = error.code in (1, 2)
         return "" if refused else f"exit {error.code!r}"
     own = [(f, n) for f, n in frames if _own(f)]
-    where = "outside Seedpod"
+    location = "outside Seedpod"
     if own:
         f, n = own[-1]
-        where = f"{Path(f.f_code.co_filename).relative_to(ROOT)}:{n}"
+        location = f"{Path(f.f_code.co_filename).relative_to(ROOT)}:{n}"
     if not refused:
-        return f"{type(error).__name__} at {where}"
+        return f"{type(error).__name__} at {location}"
     message = str(error)
     if len(message.strip()) < 10:
-        return f"a refusal that says nothing, at {where}"
+        return f"a refusal without a message, at {location}"
     if len(message) > CHARACTERS or message.count("\n") >= LINES:
-        return f"a refusal longer than {CHARACTERS} characters or {LINES} lines, at {where}"
+        return f"a refusal longer than {CHARACTERS} characters or {LINES} lines, at {location}"
     return ""
 
 
-def attempt(target: Target, number: int, seed: int, good, folder: Path) -> Finding | bool:
-    """Runs input `number`: a Finding, or whether it was accepted."""
+def attempt(target: Target, number: int, seed: int, good: Any, folder: Path) -> Finding | bool:
+    """Runs input `number`; returns a Finding, or whether it was accepted."""
     rng, detail, fault, accepted = Random(f"{seed}/{target.name}/{number}"), "", "", False
-    began = time.monotonic()
+    start = time.monotonic()
     with captured() as output:
         try:
-            with limited(target.seconds):
+            with time_limit(target.seconds, _TooLong()):
                 target.attempt(rng, good, folder)
                 accepted = True
         except _TooLong:
@@ -151,6 +142,6 @@ def attempt(target: Target, number: int, seed: int, good, folder: Path) -> Findi
         text = output()
     if not fault and "Traceback (most recent call last)" in text:
         fault, detail = "prints a traceback", text
-    if not fault and time.monotonic() - began > target.seconds:
+    if not fault and time.monotonic() - start > target.seconds:
         fault = f"longer than {target.seconds:.0f} s outside Python"
     return Finding(target.name, number, fault, detail[-6000:]) if fault else accepted

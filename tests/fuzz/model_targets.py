@@ -1,4 +1,4 @@
-"""Files of open models: config.json, safetensors, GGUF, tokenizers, chat templates."""
+"""Fuzz targets: config.json, safetensors, GGUF files, tokenizers, chat templates."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def _hf_config(rng: Random, good, folder) -> None:
     config = dict(COMMON, model_type=kind, **FAMILIES[kind])
     if kind.startswith("gemma"):
         config["hidden_activation"] = "gelu_pytorch_tanh"
-    # A family's other defaults: absent keys are inputs too.
+    # Absent keys, for which a family has defaults.
     for key in list(config):
         if rng.random() < 0.05 and key != "model_type":
             del config[key]
     config = mutate.damaged_value(rng, config)
     if isinstance(config, dict) and "model_type" in config:
-        found = convert._config(config, "config.json")
-        next(iter(mapping.slices(found)))
-        hf_config.config_to_hf(found)
+        model = convert._config(config, "config.json")
+        next(iter(mapping.slices(model)))
+        hf_config.config_to_hf(model)
 
 
 def _good_model(folder):

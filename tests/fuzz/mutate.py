@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-# Fragments that parsers are known to trip over.
+# Fragments that are known to break parsers.
 FRAGMENTS = (
     b"", b"\0", b"\n", b"\r\n", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\u",
     b"NaN",
@@ -29,7 +30,7 @@ def damaged_bytes(rng: Random, data: bytes, others: tuple[bytes, ...] = ()) -> b
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         size = len(data)
         at = rng.randrange(size + 1)
-        # Headers lie at the start: half of the changes fall there.
+        # Half of the changes are at the start, where headers are.
         if rng.random() < 0.5:
             at = rng.randrange(min(size, 256) + 1)
         end = min(size, at + rng.choice((1, 1, 2, 4, 8, 64, 1024)))
@@ -58,23 +59,23 @@ def damaged_bytes(rng: Random, data: bytes, others: tuple[bytes, ...] = ()) -> b
     return data
 
 
-def _places(value, path=()):
+def _paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
     """Every path into a JSON value."""
     yield path
     if isinstance(value, dict):
         for key in value:
-            yield from _places(value[key], (*path, key))
+            yield from _paths(value[key], (*path, key))
     elif isinstance(value, list):
         for i, item in enumerate(value[:20]):
-            yield from _places(item, (*path, i))
+            yield from _paths(item, (*path, i))
 
 
-def damaged_value(rng: Random, value):
-    """A JSON value with one to three of its parts replaced, removed, renamed,
-    nested or repeated."""
+def damaged_value(rng: Random, value: Any) -> Any:
+    """A JSON value with one to three of its parts replaced, removed, renamed, nested or
+    repeated."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        *path, last = rng.choice(list(_places(value))) or (None,)
+        *path, last = rng.choice(list(_paths(value))) or (None,)
         if last is None:
             if rng.random() < 0.1:
                 return rng.choice(VALUES)
@@ -100,8 +101,8 @@ def damaged_value(rng: Random, value):
     return value
 
 
-def json_bytes(rng: Random, value) -> bytes:
-    """A JSON value as a file would hold it, now and then with one of its keys twice."""
+def json_bytes(rng: Random, value: Any) -> bytes:
+    """The content of a JSON file, one time in ten with a key twice."""
     text = json.dumps(value, ensure_ascii=rng.random() < 0.5)
     if rng.random() < 0.1 and text.startswith("{") and len(text) > 2:
         text = text[:-1] + ", " + text[1:]
@@ -127,7 +128,7 @@ def damaged_lines(rng: Random, data: bytes) -> bytes:
 
 
 def text(rng: Random, length: int = 60) -> str:
-    """Odd text: numbers, marks, several scripts, control characters."""
+    """Random text of numbers, marks, several scripts and control characters."""
     pieces = (
         "a", "B", "é", "é", "हिन्दी", "กำ", "中文", "العَرَبِيَّة", "👩‍👩‍👧", "\u200b", "\u202e",
         "\0", "\t", "\n", "\r", " ",

@@ -1,4 +1,4 @@
-"""What a run reads of itself, and command lines."""
+"""Fuzz targets: files that a run wrote, recipes and command lines."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _recipe(rng: Random, good, folder) -> None:
         try:
             recipe = ml_collections.ConfigDict(value)
         except (ValueError, TypeError, AttributeError, KeyError):
-            return  # ml_collections' own rules for the keys of a recipe
+            return  # ml_collections refuses these keys
         config = configs.build(recipe)
         if config.model.size:
             config.model.build(256)
@@ -228,7 +228,7 @@ COMMANDS = (
 
 
 def _command(rng: Random, good, folder) -> None:
-    """A command as its users start it, with something wrong: a line, no traceback."""
+    """A command in a process of its own with wrong input: a message, no traceback."""
     del good
     module, *needed = rng.choice(COMMANDS)
     (folder / "file").write_text("x")
@@ -249,12 +249,12 @@ def _command(rng: Random, good, folder) -> None:
         [sys.executable, "-m", module, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    said = done.stdout + done.stderr
-    print(said)
+    output = done.stdout + done.stderr
+    print(output)
     if done.returncode not in (0, 1, 2):
-        raise RuntimeError(f"{module} {argv} ended with {done.returncode}: {said[-500:]}")
-    if done.returncode and not said.strip():
-        raise RuntimeError(f"{module} {argv} said nothing")
+        raise RuntimeError(f"{module} {argv} ended with {done.returncode}: {output[-500:]}")
+    if done.returncode and not output.strip():
+        raise RuntimeError(f"{module} {argv} printed nothing")
 
 
 TARGETS = [

@@ -1,4 +1,4 @@
-"""All targets of the fuzzing, by what a user hands to Seedpod."""
+"""All fuzz targets, grouped by the input that a user gives to Seedpod."""
 
 from __future__ import annotations
 

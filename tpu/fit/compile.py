@@ -11,9 +11,20 @@ import re
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:  # JAX is imported after the environment is set
+    import jax
+
+    from data.pipeline import Data
+    from data.text.base import Tokenizer
+    from model.config import TransformerConfig
+    from train.config.run import RunConfig
+    from train.rl.rollout import RolloutSource
+    from train.step import TrainState
 
 GIB = 2**30
 
@@ -26,7 +37,12 @@ class DoesNotFit(ValueError):
         arrays that share it)] of its largest buffers.
     """
 
-    def __init__(self, message, needed=None, largest=()):
+    def __init__(
+        self,
+        message: str,
+        needed: float | None = None,
+        largest: Iterable[tuple[float, str]] = (),
+    ):
         super().__init__(message)
         self.needed, self.largest = needed, list(largest)
 
@@ -35,64 +51,69 @@ class CompiledProgram(NamedTuple):
     """A compiled program of a run.
 
     Attributes:
-      text: its HLO. state, frozen: of the run, trees of `jax.ShapeDtypeStruct` with shardings.
+      compiled: the result of `jax.stages.Lowered.compile`. text: its HLO.
+      state, frozen: those of the run, trees of `jax.ShapeDtypeStruct` with shardings.
       model: the architecture of the first trained role. tokens: in a train step, padding included.
       flops_per_token: of a train step, with its share of a rollout. seconds: of compilation.
-      mesh: the one it runs on.
+      mesh: the mesh that it runs on.
     """
 
-    compiled: object
+    compiled: Any
     text: str
-    state: object
-    frozen: object
-    model: object
+    state: TrainState
+    frozen: Any
+    model: TransformerConfig
     tokens: int
     flops_per_token: float
     seconds: float
-    mesh: object
+    mesh: jax.sharding.Mesh
 
 
-def abstract_batch(config, schema: str, mesh):
-    """Shapes of a global batch, through the data pipeline with one made-up example."""
+def abstract_batch(
+    config: RunConfig, schema: str, mesh: jax.sharding.Mesh
+) -> tuple[dict[str, Any], Data, Tokenizer]:
+    """(shapes of a global batch, the data, its tokenizer) for one artificial example."""
     import jax
 
     from data import pipeline
     from data.text import tokenizer
     from model.sharding import batch_sharding
 
-    bytes_ = tokenizer.train("byte", [], 0)
-    asked = [{"role": "user", "content": "a"}]
-    answered = [*asked, {"role": "assistant", "content": "b"}]
+    byte_tokenizer = tokenizer.train("byte", [], 0)
+    prompt = [{"role": "user", "content": "a"}]
+    conversation = [*prompt, {"role": "assistant", "content": "b"}]
     example = {
         "text": "a" * (2 * config.data.length),
-        "messages": answered if schema == "chat" else asked,
+        "messages": conversation if schema == "chat" else prompt,
         "responses": ["b", "c"],
         "rank": [0, 1],
         "kinds": ["", ""],
     }
     examples = pipeline.Examples([example], [example], Counter())
-    data = pipeline.open_data(config.data, schema, bytes_, examples, config.rl.prompt_length)
-    sharding, rows = batch_sharding(mesh), config.data.batch_size
-    return (
-        {
-            name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding)
-            for name, x in data.train.items()
-        },
-        data,
-        bytes_,
+    data = pipeline.open_data(
+        config.data, schema, byte_tokenizer, examples, config.rl.prompt_length
     )
+    sharding, rows = batch_sharding(mesh), config.data.batch_size
+    assert isinstance(data.train, dict)  # neither prepared nor joined rows
+    batch = {
+        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding)
+        for name, x in data.train.items()
+    }
+    return batch, data, byte_tokenizer
 
 
-def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram]:
-    """Compiles the programs that a `RunConfig` runs in its loop, for the devices of `mesh`: the
-    train `step`, and for stages that sample also `sample`, `score` and `experience`.
+def compile_programs(
+    config: RunConfig, mesh: jax.sharding.Mesh, vocab_size: int
+) -> dict[str, CompiledProgram]:
+    """Compiles the programs of a run's loop for the devices of `mesh`: the train `step`, and for
+    stages that sample also `sample`, `score` and `experience`.
 
     Args:
-      config: its `init_from` is not read; roles that the stage needs are assumed to be there.
+      config: its `init_from` is not read; the roles that the stage needs are assumed to exist.
       vocab_size: of the tokenizer, which is not read.
 
     Raises:
-      DoesNotFit: by the compiler. ConfigError, ShardingError: as a run would.
+      DoesNotFit: the compiler found too little memory. ConfigError, ShardingError: as in a run.
     """
     import jax
 
@@ -111,7 +132,7 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram
     batch |= row.precomputed(batch)
     roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
     models = {role: config.model.build(vocab_size) for role in roles}
-    # Other preparations of a stage run on this machine, so they are outside of the mesh.
+    # Other preparations of a stage run on this machine, outside of the mesh.
     whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
     parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
     built = row.build(Context(config, models, tokenizer, data, mesh))
@@ -146,12 +167,13 @@ def compile_programs(config, mesh, vocab_size: int) -> dict[str, CompiledProgram
     return compiled
 
 
-def rollout_programs(source, roles, prompts):
+def rollout_programs(
+    source: RolloutSource, roles: Mapping[str, Any], prompts: dict[str, Any]
+) -> tuple[dict[str, tuple], Any]:
     """({name: (jitted function, abstract arguments, mesh)} of a rollout, an abstract minibatch).
 
     Args:
-      source: a `train.rl.rollout.RolloutSource`. roles: {role: abstract parameters}. prompts: an
-        abstract batch of them.
+      roles: {role: abstract parameters}. prompts: an abstract batch of prompts.
     """
     import jax
     import jax.numpy as jnp
@@ -177,19 +199,19 @@ def rollout_programs(source, roles, prompts):
     sampled = {k: experience[k] for k in ("tokens", "positions", "segment_ids", "response_mask")}
     sampled["sampler_logprobs"] = experience["old_logprobs"]
     scores = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experience["tokens"].sharding)
-    policy, asked = roles["policy"], (prompts["tokens"], prompts["mask"])
+    policy, inputs = roles["policy"], (prompts["tokens"], prompts["mask"])
     if sampler.mesh != mesh:
         policy = sampler.abstract_decoding(policy)
         place = batch_sharding(sampler.mesh)
-        asked = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in asked)
-    programs = {"sample": (sampler.generate, (policy, *asked, key, number, samples), sampler.mesh)}
+        inputs = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in inputs)
+    programs = {"sample": (sampler.generate, (policy, *inputs, key, number, samples), sampler.mesh)}
     if "reward" in roles:
         args = source.ctx.models["reward"], roles["reward"], sampled
         programs["score"] = sampler.score_rows, args, mesh
     real = jax.ShapeDtypeStruct((), jnp.float32)
     scalars = {"kl_coef": real, "gain": real, "bias": real, "rollout": number}
-    kept = ("policy", "reference", *CRITICS)
-    roles = {r: tree for r, tree in roles.items() if r in kept}
+    read_roles = ("policy", "reference", *CRITICS)
+    roles = {r: tree for r, tree in roles.items() if r in read_roles}
     args = roles, sampled, scores, scalars, jax.ShapeDtypeStruct((), jnp.bool_)
     programs["experience"] = source.make_experience, args, mesh
     return programs, many(experience, size)
@@ -215,7 +237,7 @@ def _compile(function, args, mesh, models):
         return compiled, dumped(dump), time.perf_counter() - start
 
 
-def dumped(folder) -> str:
+def dumped(folder: str | Path) -> str:
     """The HLO of the program that XLA wrote into an empty `--xla_dump_to` folder.
 
     Prefers libtpu's second copy, which has its estimates of cycles; the optimized program has none.
@@ -250,14 +272,14 @@ def largest_buffers(text: str, count: int = 5) -> list[tuple[float, str]]:
     return [(float(size), arrays) for size, arrays in lines[:count]]
 
 
-def summary(step: CompiledProgram, mesh) -> dict:
+def summary(step: CompiledProgram, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     """Memory of a device in GiB, collectives, kernels and gathers of whole parameters, as a
-    JSON-able dict."""
+    dict for JSON."""
     from tpu.chips import HBM_GIB
     from tpu.fit import hlo
 
     memory, program = step.compiled.memory_analysis(), hlo.read(step.text)
-    totals = defaultdict(lambda: {"count": 0, "gib": 0.0})
+    totals: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "gib": 0.0})
     for c in program.collectives:
         totals[c.kind]["count"] += c.times
         totals[c.kind]["gib"] += c.times * c.shape.bytes / GIB

@@ -8,15 +8,18 @@ docs/fit.md compares the estimate with published step times.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from collections import defaultdict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tpu import chips
 from tpu.fit.hlo import BETWEEN_SLICES, Collective, Program, Shape
+
+if TYPE_CHECKING:  # JAX is imported after the environment is set
+    from jax.sharding import Mesh
 
 # Share of the peak that an attention kernel reaches.
 KERNEL_EFFICIENCY = 0.5
@@ -27,12 +30,14 @@ _MATMULS = {"fwd": 2, "dkv": 4, "dq": 3}
 _AXIS = re.compile(r"'(\w+)'(?::\((\d+)\)(\d+))?")
 
 
-class Traffic(NamedTuple):
+@dataclasses.dataclass
+class Traffic:
     """The traffic of one kind of collective along some mesh axes in a step.
 
     Attributes:
       axes: names of mesh axes, joined by `+`. network: `ici` within a slice, `dcn` between slices.
-      count: of its runs. bytes: that a device sends. seconds: of sending, without other traffic.
+      count: number of its runs. bytes: that a device sends. seconds: to send them, without other
+        traffic.
     """
 
     axes: str
@@ -61,11 +66,11 @@ class Estimate(NamedTuple):
         return self.compute + self.kernels + self.ici + self.dcn
 
 
-def estimate(program: Program, mesh, attention_share: float = 0.5) -> Estimate:
+def estimate(program: Program, mesh: Mesh, attention_share: float = 0.5) -> Estimate:
     """The estimate of a program.
 
     Args:
-      mesh: the one that the program was compiled for.
+      mesh: the mesh that the program was compiled for.
       attention_share: share of all pairs of a query and a key in a row that attention computes,
         over all layers (1/2 for full causal attention).
 
@@ -80,12 +85,14 @@ def estimate(program: Program, mesh, attention_share: float = 0.5) -> Estimate:
         for name, times in program.kernels.items()
     )
     traffic = [_traffic(c, mesh) for c in program.collectives]
-    merged = defaultdict(lambda: [0, 0.0, 0.0])
+    merged: dict[tuple[str, str, str], Traffic] = {}
     for t in traffic:
-        total = merged[t[:3]]
-        for i, value in enumerate(t[3:]):
-            total[i] += value
-    traffic = [Traffic(*key, *total) for key, total in merged.items()]
+        key = t.axes, t.network, t.kind
+        total = merged.get(key, Traffic(*key, 0, 0.0, 0.0))
+        merged[key] = Traffic(
+            *key, total.count + t.count, total.bytes + t.bytes, total.seconds + t.seconds
+        )
+    traffic = list(merged.values())
     return Estimate(
         program.cycles / (chips.CLOCK_GHZ[kind] * 1e9),
         flops / (chips.PEAK_FLOPS[kind] * KERNEL_EFFICIENCY),

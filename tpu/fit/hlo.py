@@ -1,6 +1,6 @@
 """Collectives, kernels and estimated cycles of a compiled program, parsed from its HLO text.
 
-`cost_analysis()` counts the body of a loop once; here every computation counts as often as it runs.
+`cost_analysis()` counts the body of a loop once; here every computation is counted once per run.
 The loops of a train step are `lax.scan`s: they count from 0 to a constant in their condition, or
 from 1, where the compiler peeled the first iteration.
 """
@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2}
@@ -53,7 +53,7 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of `COLLECTIVES`. shape: the largest array that it reads or writes on a device.
-      times: how often it runs. groups: HLO's text of the devices in it, or `BETWEEN_SLICES`.
+      times: number of its runs. groups: HLO's text of the devices in it, or `BETWEEN_SLICES`.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Program(NamedTuple):
     """A parsed program.
 
     Attributes:
-      collectives: of the whole program. kernels: {name of a Pallas kernel: how often it runs}.
+      collectives: of the whole program. kernels: {name of a Pallas kernel: number of its runs}.
       cycles: estimated for one device, without kernels and waiting for collectives.
       kernel_arrays: {name of a kernel: the arrays it reads and writes}.
     """
@@ -79,8 +79,9 @@ class Program(NamedTuple):
 
 def read(text: str) -> Program:
     """Parses the text of an optimized module (`compiled.as_text()`)."""
-    computations, entry, name = defaultdict(list), None, None
-    shapes = {}
+    computations: dict[str, list] = defaultdict(list)
+    shapes: dict[tuple[str, str], list[Shape]] = {}
+    entry, name = "", ""
     for line in text.splitlines():
         if header := _HEADER.match(line):
             name = header[2]
@@ -92,11 +93,14 @@ def read(text: str) -> Program:
                 for d, dims in _SHAPE.findall(result)
             ]
             computations[name].append((match[1], kind, rest))
-    if entry is None:
+    if not entry:
         raise ValueError("this is not an HLO module: it has no ENTRY computation")
 
-    times = _how_often(computations, entry)
-    collectives, kernels, arrays_of, cycles = {}, defaultdict(int), {}, 0
+    times = _runs(computations, entry)
+    collectives: dict[Any, Collective] = {}
+    kernels: dict[str, int] = defaultdict(int)
+    arrays_of: dict[str, tuple[Shape, ...]] = {}
+    cycles = 0
     for name, instructions in computations.items():
         for result, kind, rest in instructions:
             if (match := _CYCLES.search(rest)) and int(match[1]) != _UNKNOWN:
@@ -110,8 +114,8 @@ def read(text: str) -> Program:
                 # A collective that overlaps with computation is in each of the overlapping fusions.
                 channel = _CHANNEL.search(rest)
                 key = channel[1] if channel else (name, result)
-                seen = collectives.get(key)
-                if seen is None or seen.times * seen.shape.bytes < times[name] * largest.bytes:
+                other = collectives.get(key)
+                if other is None or other.times * other.shape.bytes < times[name] * largest.bytes:
                     groups = _GROUPS.search(rest)
                     groups = groups[0] if groups else ""
                     collectives[key] = Collective(base, largest, times[name], groups)
@@ -124,12 +128,12 @@ def read(text: str) -> Program:
                 kernel = re.sub(r"\.\d+$", "", result)
                 kernels[kernel] += times[name]
                 arrays_of[kernel] = tuple(arrays)
-    kept = [c for c in collectives.values() if c.times]
-    return Program(kept, dict(kernels), cycles, arrays_of)
+    running = [c for c in collectives.values() if c.times]
+    return Program(running, dict(kernels), cycles, arrays_of)
 
 
-def _how_often(computations, entry: str) -> dict[str, int]:
-    """{computation: how often it runs}. XLA prints a computation before those that call it."""
+def _runs(computations: dict[str, list], entry: str) -> dict[str, int]:
+    """{computation: number of its runs}. XLA prints a computation before those that call it."""
     times = defaultdict(int, {entry: 1})
     for name in reversed(list(computations)):
         for _, kind, rest in computations[name]:
@@ -144,15 +148,15 @@ def _how_often(computations, entry: str) -> dict[str, int]:
 
 def _trips(computations, caller: str, rest: str) -> int:
     """Iterations of a while loop: the constant in its condition, less the start of its counter."""
-    condition = computations[re.search(r"condition=%?([\w.\-]+)", rest)[1]]
-    bounds = [_BOUND.match(r) for _, kind, r in condition if kind == "constant"]
-    bounds = [int(b[1]) for b in bounds if b]
+    condition = computations[re.findall(r"condition=%?([\w.\-]+)", rest)[0]]
+    constants = [_BOUND.match(r) for _, kind, r in condition if kind == "constant"]
+    bounds = [int(match[1]) for match in constants if match]
     if len(bounds) != 1:
         return 1
     counters = [r for _, kind, r in condition if kind == "get-tuple-element"]
     if len(counters) != 1:
         return bounds[0]
-    place = int(re.search(r"index=(\d+)", counters[0])[1])
+    place = int(re.findall(r"index=(\d+)", counters[0])[0])
     instructions = {name: (kind, r) for name, kind, r in computations[caller]}
 
     def operand(rest, n=0):
@@ -167,7 +171,7 @@ def _trips(computations, caller: str, rest: str) -> int:
     return bounds[0] - (int(start[1]) if start else 0)
 
 
-def gathers_of_whole_parameters(program: Program, params, num_layers: int) -> list[Collective]:
+def gathers_of_whole_parameters(program: Program, params: Any, num_layers: int) -> list[Collective]:
     """All-gathers that return a parameter of all layers at once, over some or all mesh axes.
 
     Args:

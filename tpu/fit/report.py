@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from train.runtime import strict_json
+
+if TYPE_CHECKING:  # JAX is imported after the environment is set
+    from jax.sharding import Mesh
+
+    from model.sharding import MeshConfig
+    from tpu.fit.compile import CompiledProgram
+    from train.config.run import RunConfig
 
 GIB = 2**30
 
 
-def program_report(step, mesh, config) -> dict:
-    """Memory, traffic and time of one `compile.CompiledProgram`, as a JSON-able dict."""
+def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict[str, Any]:
+    """Memory, traffic and time of one program, as a dict for JSON."""
     from model.weights import flops_per_token
     from tpu import chips
     from tpu.fit import compile, cost, hlo
@@ -22,9 +32,9 @@ def program_report(step, mesh, config) -> dict:
     length = row_length(config)
     pairs = flops_per_token(model, length) - flops_per_token(model, 0)
     whole = 12.0 * model.num_layers * model.num_heads * model.head_dim * length
-    spent = cost.estimate(hlo.read(step.text), mesh, pairs / whole)
-    by_axis = {}
-    for t in spent.traffic:
+    estimate = cost.estimate(hlo.read(step.text), mesh, pairs / whole)
+    by_axis: dict[str, float] = {}
+    for t in estimate.traffic:
         by_axis[t.axes] = by_axis.get(t.axes, 0.0) + t.bytes
     memory = step.compiled.memory_analysis()
     return {
@@ -37,20 +47,21 @@ def program_report(step, mesh, config) -> dict:
             "optimizer state": _gib(step.state.opt_state),
             "frozen weights": _gib(step.frozen),
         },
-        "predicted_step_seconds": spent.step,
-        "serial_step_seconds": spent.serial,
+        "predicted_step_seconds": estimate.step,
+        "serial_step_seconds": estimate.serial,
         "seconds": {
-            "compute": spent.compute,
-            "kernels": spent.kernels,
-            "ici": spent.ici,
-            "dcn": spent.dcn,
+            "compute": estimate.compute,
+            "kernels": estimate.kernels,
+            "ici": estimate.ici,
+            "dcn": estimate.dcn,
         },
         "collective_bytes": by_axis,
-        "traffic": [t._asdict() for t in spent.traffic],
-    } | _speed(step, mesh, spent.step, spent.compute + spent.kernels)
+        "traffic": [dataclasses.asdict(t) for t in estimate.traffic],
+    } | _speed(step, mesh, estimate.step, estimate.compute + estimate.kernels)
 
 
-def _speed(step, mesh, seconds: float, busy: float) -> dict:
+def _speed(step: CompiledProgram, mesh: Mesh, seconds: float, busy: float) -> dict[str, float]:
+    """Entries of a report by the seconds of a step, of which a chip computes for `busy`."""
     from tpu import chips
 
     flops = step.flops_per_token * step.tokens / mesh.size
@@ -63,25 +74,28 @@ def _speed(step, mesh, seconds: float, busy: float) -> dict:
     }
 
 
-def stage_report(programs: dict, mesh, config) -> dict:
-    """The report of all programs of a stage: the train step's, where the peak is the largest of any
-    program added to all that stays on a chip, and the seconds include a step's share of a rollout.
+def stage_report(
+    programs: Mapping[str, CompiledProgram], mesh: Mesh, config: RunConfig
+) -> dict[str, Any]:
+    """The report of all programs of a stage: that of the train step, in which the peak is the
+    largest of any program added to everything that stays on a chip, and the seconds include a
+    step's share of a rollout.
 
     Args:
-      programs: {name: `compile.CompiledProgram`}, `step` first.
+      programs: {name: program}, `step` first.
     """
     reports = {name: program_report(step, step.mesh, config) for name, step in programs.items()}
     first = reports["step"]
     if len(reports) == 1:
         return first
-    held = sum(first["state_gib"].values()) * GIB
+    resident = sum(first["state_gib"].values()) * GIB
     peak = first["peak_bytes_per_chip"]
     for name, r in reports.items():
-        # The inputs of a rollout are held anyway, except weights resharded for decoding.
+        # The inputs of a rollout are counted in `resident`, except weights resharded for decoding.
         own = programs[name].mesh == mesh
         shared = r["memory_gib"]["state and batch"] * GIB if own else 0
         if name != "step":
-            peak = max(peak, held + r["peak_bytes_per_chip"] - shared)
+            peak = max(peak, resident + r["peak_bytes_per_chip"] - shared)
     steps = config.rl.epochs * config.rl.rollout_batch // config.data.batch_size
     rollout = sum(r["predicted_step_seconds"] for n, r in reports.items() if n != "step") / steps
     seconds = first["predicted_step_seconds"] + rollout
@@ -126,7 +140,7 @@ def show(report: dict) -> str:
         *([f"  {'on the host':32}{memory['host']:9.2f}"] if memory["host"] else []),
         f"  {'peak':32}{peak:9.2f} of {memory['device has']} ({peak / memory['device has']:.0%})",
         "",
-        "collectives of a step, what a chip sends",
+        "collectives of a step, sent by a chip",
         *(
             f"  {t['axes'] + ' ' + t['kind']:32}{t['count']:7,} × {t['bytes'] / 1e9:9.2f} GB "
             f"{t['seconds']:8.3f} s {t['network']}"
@@ -149,8 +163,8 @@ def show(report: dict) -> str:
         f"  {'all at once':32}{report['predicted_step_seconds']:9.3f}   "
         f"one after another {report['serial_step_seconds']:.3f}",
         "",
-        f"MFU {report['predicted_mfu']:.1%} (at most {report['mfu_bound']:.1%} were links free), "
-        f"{report['tokens_per_second_per_chip']:,.0f} tokens/s a chip",
+        f"MFU {report['predicted_mfu']:.1%} (at most {report['mfu_bound']:.1%} if links took no "
+        f"time), {report['tokens_per_second_per_chip']:,.0f} tokens/s a chip",
     ]
     for shape in report["whole_parameter_gathers"]:
         lines.append(f"gathers the weights of all layers at once: {shape}")
@@ -165,14 +179,19 @@ def show_too_large(report: dict) -> str:
     return "\n".join(lines)
 
 
-def recipe_report(recipe, mesh_of, vocab_size: int, hlo: str = "") -> dict:
-    """`stage_report` of a recipe, or why it does not fit.
+def recipe_report(
+    recipe: Mapping[str, Any],
+    mesh_of: Callable[[MeshConfig], Mesh],
+    vocab_size: int,
+    hlo: str = "",
+) -> dict[str, Any]:
+    """`stage_report` of a recipe, or the reason why it does not fit.
 
     Args:
-      mesh_of: mesh settings -> mesh. hlo: a file for the programs' text.
+      mesh_of: mesh settings -> mesh. hlo: a file for the HLO of the programs.
 
     Raises:
-      ValueError: as a run would.
+      ValueError: as in a run.
     """
     from tpu import chips
     from tpu.fit import compile
@@ -196,13 +215,20 @@ def recipe_report(recipe, mesh_of, vocab_size: int, hlo: str = "") -> dict:
 
 
 def run(
-    recipe, topology: str, slices: int, vocab_size: int, knobs=(), hlo: str = "", json: str = ""
+    recipe: Any,
+    topology: str,
+    slices: int,
+    vocab_size: int,
+    knobs: Sequence[str] = (),
+    hlo: str = "",
+    json: str = "",
 ) -> bool:
-    """Prints the report of a recipe on a slice; returns whether it fits and gathers no weights of
-    all layers at once.
+    """Prints the report of a recipe on a slice; returns whether it fits and does not gather the
+    weights of all layers at once.
 
     Args:
-      topology, slices: of `chips.topology`. vocab_size: of the tokenizer, which is not read.
+      recipe: a ConfigDict. topology, slices: see `chips.topology`.
+      vocab_size: of the tokenizer, which is not read.
       knobs: settings to try (tpu/fit/sweep.py); the report is then that of the best.
       hlo, json: files for the optimized HLO and for the report.
 

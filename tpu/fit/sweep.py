@@ -7,29 +7,34 @@ setting is one compilation.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from model.config import REMAT_POLICIES
 
+Fits = Callable[[ConfigDict], bool]  # whether a recipe fits
 
-def remat(config, fits) -> Iterator:
+
+def remat(config: ConfigDict, fits: Fits) -> Iterator[ConfigDict]:
     """Every policy of rematerialization."""
     for policy in REMAT_POLICIES:
         yield _with(config, {"model.remat": policy})
 
 
-def mesh(config, fits) -> Iterator:
-    """Every power of two of `tensor`, from 1 to 8, with what is left for `fsdp`."""
-    now = config.mesh
-    if now.fsdp < 1:
-        raise ValueError("--sweep=mesh changes fsdp and tensor; say what --config.mesh.fsdp is")
-    chips = now.fsdp * now.tensor
+def mesh(config: ConfigDict, fits: Fits) -> Iterator[ConfigDict]:
+    """Every power of two of `tensor`, from 1 to 8, with the rest for `fsdp`."""
+    sizes = config.mesh
+    if sizes.fsdp < 1:
+        raise ValueError("--sweep=mesh changes fsdp and tensor; set --config.mesh.fsdp to a number")
+    chips = sizes.fsdp * sizes.tensor
     for tensor in (1, 2, 4, 8):
         if chips % tensor == 0:
             yield _with(config, {"mesh.tensor": tensor, "mesh.fsdp": chips // tensor})
 
 
-def batch(config, fits) -> Iterator:
+def batch(config: ConfigDict, fits: Fits) -> Iterator[ConfigDict]:
     """The largest power of two of the rows that fits, and one and a half times as many."""
     rows = first = config.data.batch_size
     while rows > 1 and not fits(_with(config, {"data.batch_size": rows})):
@@ -43,7 +48,12 @@ def batch(config, fits) -> Iterator:
 KNOBS = {"remat": remat, "mesh": mesh, "batch": batch}
 
 
-def sweep(config, knobs, compile_one: Callable, say: Callable) -> dict:
+def sweep(
+    config: ConfigDict,
+    knobs: Sequence[str],
+    compile_one: Callable[[ConfigDict], dict[str, Any]],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Compiles the settings of some knobs.
 
     Args:
@@ -58,25 +68,25 @@ def sweep(config, knobs, compile_one: Callable, say: Callable) -> dict:
     """
     unknown = [k for k in knobs if k not in KNOBS]
     if unknown:
-        raise ValueError(f"--sweep={unknown[0]}: choose of {', '.join(KNOBS)}")
-    seen = {}
+        raise ValueError(f"--sweep={unknown[0]}: choose from {', '.join(KNOBS)}")
+    reports: dict[tuple, dict[str, Any]] = {}
 
-    def tried(recipe):
+    def report_of(recipe: ConfigDict) -> dict[str, Any]:
         key = tuple(_settings(recipe).items())
-        if key not in seen:
+        if key not in reports:
             try:
                 report = compile_one(recipe)
-            except ValueError as e:  # heads or rows that the mesh does not divide
+            except ValueError as e:  # such as heads or rows that the mesh does not divide
                 report = {"fits": False, "error": str(e), "peak_bytes_per_chip": None}
-            seen[key] = report | {"settings": _settings(recipe)}
-            say(row(seen[key]))
-        return seen[key]
+            reports[key] = report | {"settings": _settings(recipe)}
+            say(row(reports[key]))
+        return reports[key]
 
     say(HEAD)
-    best, recipe = tried(config), config
+    best, recipe = report_of(config), config
     for knob in knobs:
-        for other in KNOBS[knob](recipe, lambda r: tried(r)["fits"]):
-            report = tried(other)
+        for other in KNOBS[knob](recipe, lambda r: report_of(r)["fits"]):
+            report = report_of(other)
             if report["fits"] and (not best["fits"] or _speed(report) > _speed(best)):
                 best, recipe = report, other
     return best
@@ -85,7 +95,7 @@ def sweep(config, knobs, compile_one: Callable, say: Callable) -> dict:
 HEAD = "   remat  fsdp tensor   rows  peak GiB   s/step  tok/s/chip"
 
 
-def row(report: dict) -> str:
+def row(report: Mapping[str, Any]) -> str:
     """A line of the table."""
     s, peak = report["settings"], report["peak_bytes_per_chip"]
     line = f"{s['remat']:>8} {s['fsdp']:5} {s['tensor']:6} {s['rows']:6} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 
 
 def split_command(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -28,8 +29,8 @@ def workdir_of(command: list[str]) -> str:
     return workdirs[-1]
 
 
-# {flag: (values that Google Cloud takes, how to write one)}
 _NAME = r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?"
+# {flag: (pattern of the values that Google Cloud takes, their form in words)}
 NAMES = {
     "name": (_NAME, "small letters, digits and hyphens, from a letter, not to a hyphen"),
     "zone": (r"[a-z]+-[a-z]+\d+-[a-z0-9]+", "write it as us-west4-a"),
@@ -43,39 +44,39 @@ NAMES = {
 }
 
 
-def check_names(args, suffix: str) -> None:
-    """Raises ValueError for a name that Google Cloud refuses, with `suffix` after `--name` too."""
-    for flag, (pattern, what) in NAMES.items():
+def check_names(args: argparse.Namespace, suffix: str) -> None:
+    """Raises ValueError for a name that Google Cloud refuses, also for `--name` with `suffix`."""
+    for flag, (pattern, form) in NAMES.items():
         value = getattr(args, flag, "")
         needed = value or flag in ("name", "zone")
         if needed and not re.fullmatch(pattern, value):
-            raise ValueError(f"--{flag}={value}: {what}")
+            raise ValueError(f"--{flag}={value}: {form}")
     if len(args.name + suffix) > 63:
         raise ValueError(f"--name={args.name}: at most {63 - len(suffix)} characters")
 
 
 VERBS = {
-    "doctor": "look whether all is there that a job needs: each line is ok, or says what to type",
+    "doctor": "check everything that a job needs; each line is ok, or the command to type",
     "up": "create the slices and wait until they are ready",
     "sync": "copy the tracked files to the bucket",
     "run": "sync, then start the command on every worker, detached",
-    "supervise": "up and run until the run is done, on new machines whenever these are lost",
-    "status": "state of slices and workers, last step and how long ago, steps that are committed",
+    "supervise": "up and run until the run is done, on new machines when machines are lost",
+    "status": "state of slices and workers, last step and its age, committed steps",
     "logs": "the first error of any worker, then the last lines of one",
     "ssh": "a shell on a worker",
     "down": "delete the slices and wait until they are gone",
 }
 
 
-def whole(low: int, high: int = 2**31 - 1):
+def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: whole numbers from `low` to `high`."""
 
     def parse_number(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
+            value = low - 1
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text} is no whole number from {low} to {high:,}")
         return value
 
@@ -93,7 +94,9 @@ def _slice_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--name", required=True)
     verb.add_argument("--zone", required=True)
     verb.add_argument("--accelerator", required=True, help="v5e-16, v5p-128, v6e-256")
-    verb.add_argument("--slices", type=whole(1, 4096), default=1, help="so many of them, over DCN")
+    verb.add_argument(
+        "--slices", type=whole(1, 4096), default=1, help="number of slices, joined by DCN"
+    )
     for kind in ("reserved", "on_demand"):
         verb.add_argument(f"--{kind}", dest="capacity", action="store_const", const=kind,
                           default="spot", help="rather than spot")  # fmt: skip
@@ -101,54 +104,70 @@ def _slice_flags(verb: argparse.ArgumentParser) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of what stands before `--`; `verb` says what to do."""
+    """The parser of the arguments before `--`; `verb` is the action."""
     top = argparse.ArgumentParser(prog="python -m tpu.launch", allow_abbrev=False)
     verbs = top.add_subparsers(dest="verb", required=True)
     local = verbs.add_parser("local", help="several processes on this machine", allow_abbrev=False)
-    local.add_argument("--processes", type=whole(1, 1024), default=2, help="how many (%(default)s)")
+    local.add_argument(
+        "--processes", type=whole(1, 1024), default=2, help="number of processes (%(default)s)"
+    )
     local.add_argument(
         "--devices", type=whole(1, 1024), default=1, help="CPU devices of each (%(default)s)"
     )
     local.add_argument(
-        "--port", type=whole(0, 65535), default=0, help="of the first; by default a free one"
+        "--port",
+        type=whole(0, 65535),
+        default=0,
+        help="port of the first process; by default a free one",
     )
     local.add_argument(
-        "--peer_timeout", type=whole(1, 10**6), default=60, help="seconds to wait for all to come"
+        "--peer_timeout", type=whole(1, 10**6), default=60, help="seconds to wait for all processes"
     )
     local.add_argument(
-        "--heartbeat", type=whole(1, 10**6), default=10, help="seconds until a silent one is lost"
+        "--heartbeat",
+        type=whole(1, 10**6),
+        default=10,
+        help="seconds until a silent process counts as lost",
     )
-    local.add_argument("--supervise", action="store_true", help="start again what was interrupted")
+    local.add_argument(
+        "--supervise", action="store_true", help="restart the run when it was interrupted"
+    )
     local.add_argument(
         "--give_up_after", type=whole(1), default=3, help="attempts without a step gained"
     )
-    for name, what in VERBS.items():
-        verb = verbs.add_parser(name, help=what, allow_abbrev=False)
+    for name, text in VERBS.items():
+        verb = verbs.add_parser(name, help=text, allow_abbrev=False)
         _slice_flags(verb)
-        verb.add_argument("--bucket", required=True, help="gs://…: code and workdirs")
-        verb.add_argument("--project", default="", help="by default gcloud's")
+        verb.add_argument("--bucket", required=True, help="gs://…, for code and workdirs")
+        verb.add_argument("--project", default="", help="by default the project of gcloud")
         if name == "supervise":
             verb.add_argument("--give_up_after", type=whole(1), default=3,
                               help="attempts without a step gained")  # fmt: skip
         if name == "status":
-            verb.add_argument("--workdir", default="", help="gs://…, of the run")
+            verb.add_argument("--workdir", default="", help="workdir of the run, gs://…")
         if name in ("logs", "ssh"):
             verb.add_argument(
-                "--worker", type=number_or_all, default="0", help="its number, of logs also all"
+                "--worker",
+                type=number_or_all,
+                default="0",
+                help="number of the worker; for logs also all",
             )
         if name == "ssh":
             verb.add_argument(
-                "--node", type=number_or_all, default="0", help="which slice (%(default)s)"
+                "--node", type=number_or_all, default="0", help="number of the slice (%(default)s)"
             )
         if name == "logs":
             verb.add_argument(
-                "--lines", type=whole(1, 10**6), default=20, help="of each (%(default)s)"
+                "--lines",
+                type=whole(1, 10**6),
+                default=20,
+                help="lines of each worker (%(default)s)",
             )
     gke = verbs.add_parser("manifest", help="the JobSet for GKE", allow_abbrev=False)
     _slice_flags(gke)
-    gke.add_argument("--image", required=True, help="that holds Seedpod and its packages")
+    gke.add_argument("--image", required=True, help="container with Seedpod and its packages")
     gke.add_argument("--cluster", required=True)
-    gke.add_argument("--bucket", default="", help="gs://…, that is mounted, for the workdir")
-    gke.add_argument("--queue", default="", help="of kueue")
-    gke.add_argument("--apply", action="store_true", help="kubectl apply it")
+    gke.add_argument("--bucket", default="", help="gs://…, mounted for the workdir")
+    gke.add_argument("--queue", default="", help="queue of kueue")
+    gke.add_argument("--apply", action="store_true", help="apply it with kubectl")
     return top

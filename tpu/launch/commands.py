@@ -1,4 +1,4 @@
-"""Commands of a run on queued resources, for gcloud and for its workers, by pure functions."""
+"""Commands of a run on queued resources, for gcloud and for the workers, as pure functions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class QueuedJob(NamedTuple):
 
     Attributes:
       name: of the resource, and the node or the prefix of the nodes in it.
-      slices: how many of `accelerator`, joined over the data-center network.
+      slices: number of slices of the kind `accelerator`, joined by the data-center network.
       capacity: `spot`, `reserved`, or `on_demand`. bucket: gs://… for code, logs and workdir.
-      valid_for: how long the request waits for machines.
+      valid_for: time that the request waits for machines, as gcloud writes it.
     """
 
     name: str
@@ -43,6 +43,7 @@ class QueuedJob(NamedTuple):
 
 
 def create(job: QueuedJob) -> list[str]:
+    """The command that requests the slices."""
     nodes = [f"--node-id={job.name}"]
     if job.slices > 1:
         nodes = [f"--node-count={job.slices}", f"--node-prefix={job.name}"]
@@ -55,10 +56,12 @@ def create(job: QueuedJob) -> list[str]:
 
 
 def describe(job: QueuedJob) -> list[str]:
+    """The command that prints the state of the slices as JSON."""
     return [*QR, "describe", job.name, *job.location(), "--format=json"]
 
 
 def delete(job: QueuedJob) -> list[str]:
+    """The command that deletes the slices."""
     return [*QR, "delete", job.name, *job.location(), "--force", "--quiet"]
 
 
@@ -90,10 +93,11 @@ def remote_start(job: QueuedJob, code: str, attempt: str, command: list[str]) ->
 
 
 def remote_exit(attempt: str) -> str:
+    """The command that prints the exit code of an attempt on a worker, or `running`."""
     return f"cat ~/seedpod/exit-{attempt} 2>/dev/null || echo running"
 
 
-# The program gets one signal: it saves then, and a second would not help it.
+# The program gets one signal, on which it saves.
 REMOTE_STOP = "touch ~/seedpod/asked && kill -TERM $(cat ~/seedpod/pid)"
 REMOTE_RUNNING = (
     "if kill -0 $(cat ~/seedpod/pid) 2>/dev/null; then cat ~/seedpod/attempt; else echo none; fi"

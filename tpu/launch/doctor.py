@@ -14,7 +14,7 @@ from tpu.launch.commands import QueuedJob
 from tpu.launch.gcloud import Gcloud, LaunchError, parse_answer
 
 LOCK = "/tmp/libtpu_lockfile"
-# {gcloud's name of a generation: how its quotas of the TPU API begin}, as TPUV6EPreemptiblePer…
+# {gcloud's name of a generation: prefix of its quotas in the TPU API, as in TPUV6EPreemptiblePer…}
 _QUOTAS = {"v5litepod": "TPUV5s", "v5p": "TPUV5P", "v6e": "TPUV6E"}
 
 
@@ -27,11 +27,11 @@ class Inconclusive(Exception):
 
 
 class Check(NamedTuple):
-    """A command, and what its output must say.
+    """A command, and the check of its output.
 
     Attributes:
       name: of the thing that is checked. read: the command's output -> a description of the thing;
-        raises `Problem` or `Inconclusive`. remedy: what to type if there is a problem.
+        raises `Problem` or `Inconclusive`. remedy: the command to type if there is a problem.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Namespace(TypedDict, total=False):
 
 
 class Bucket(TypedDict, total=False):
-    """As `gcloud storage buckets describe --raw` prints it; only what is read."""
+    """The output of `gcloud storage buckets describe --raw`; only the entries that are read."""
 
     location: str
     hierarchicalNamespace: Namespace
@@ -61,14 +61,14 @@ class Dimensions(TypedDict, total=False):
 
 
 class Quota(TypedDict, total=False):
-    """As `gcloud beta quotas info list` prints it; only what is read."""
+    """The output of `gcloud beta quotas info list`; only the entries that are read."""
 
     quotaId: str
     dimensionsInfos: list[Dimensions]
 
 
 def expect(wanted: str, otherwise: str) -> Callable[[str], str]:
-    """A `read` that accepts an output with a word `wanted`, or if that is "" with any word.
+    """A `read` that accepts an output with the word `wanted`, or with any word if that is "".
 
     Args:
       otherwise: the problem with any other output.
@@ -98,7 +98,7 @@ PROJECT = Check(
 
 
 def read_bucket(job: QueuedJob) -> Callable[[str], str]:
-    """A `read` that wants a bucket near the machines, with a hierarchical namespace."""
+    """A `read` that requires a bucket near the machines, with a hierarchical namespace."""
     region = job.zone.rsplit("-", 1)[0]
 
     def read(output: str) -> str:
@@ -108,7 +108,7 @@ def read_bucket(job: QueuedJob) -> Callable[[str], str]:
             raise Problem("has no hierarchical namespace, in which a checkpoint is committed")
         if region != location and not (len(location) == 2 and region.startswith(location)):
             raise Problem(
-                f"is in {location}, the machines in {region}: slow, and each byte is paid"
+                f"is in {location} and the machines in {region}: slow, and all traffic is billed"
             )
         return f"{job.bucket} in {location}"
 
@@ -116,8 +116,8 @@ def read_bucket(job: QueuedJob) -> Callable[[str], str]:
 
 
 def read_quota(job: QueuedJob) -> Callable[[str], str]:
-    """A `read` that wants enough quota, which counts as the accelerator's name does: chips, and
-    cores of v5p."""
+    """A `read` that requires enough quota, in the unit of the accelerator's name: cores for v5p,
+    else chips."""
     prefix, size = job.slice.accelerator.split("-")
     needed = int(size) * job.slices
 
@@ -139,7 +139,7 @@ def read_quota(job: QueuedJob) -> Callable[[str], str]:
                     if 0 <= value < needed:
                         raise Problem(f"{name} is {value} in {job.zone}, and {needed} are needed")
                     return f"{name} is {'unlimited' if value < 0 else value}, needed {needed}"
-        raise Inconclusive("gcloud names none for this accelerator here")
+        raise Inconclusive("gcloud lists none for this accelerator in this zone")
 
     return read
 
@@ -225,7 +225,7 @@ def examine(
     say: Callable[[str], None],
     home: Path | None = None,
 ) -> int:
-    """Says one line for each check; returns 1 if one of them found a problem."""
+    """Prints one line for each check with `say`; returns 1 if one of them found a problem."""
     problems = []
 
     def run(check: Check) -> str:

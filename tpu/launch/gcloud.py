@@ -1,4 +1,4 @@
-"""gcloud and kubectl, run or only printed; their errors in one line, with what to do."""
+"""gcloud and kubectl, run or only printed; their errors in one line, with a remedy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LOST = 137  # exit code of a killed process: the machine it ran on is gone
 
 
 class LaunchError(ValueError):
-    """A refusal by gcloud, in one line with what to do.
+    """A refusal by gcloud, in one line with a remedy.
 
     Attributes:
-      code: an exit code, which says whether to try again (tpu/launch/supervise.py).
+      code: an exit code, which decides whether to try again (tpu/launch/supervise.py).
     """
 
     def __init__(self, message: str, code: int = 1):
@@ -34,7 +34,7 @@ class Gcloud:
         """The output of a command.
 
         Args:
-          data: its standard input; by default empty, so that it asks no question.
+          data: its standard input; by default empty, so that the command cannot wait for an answer.
 
         Raises:
           LaunchError: it failed.
@@ -70,19 +70,21 @@ def parse_answer(output: str, command: list[str], kind: Any) -> Any:
 
 
 def explain(text: str, command: list[str]) -> LaunchError:
-    """The error that gcloud printed, in one line with what to do about it."""
+    """The error that gcloud printed, in one line with a remedy."""
     lines = [line for line in text.strip().splitlines() if line.strip()] or ["no message"]
-    said = next((line for line in lines if "ERROR" in line), lines[-1]).strip()
+    message = next((line for line in lines if "ERROR" in line), lines[-1]).strip()
     if "NOT_FOUND" in text:
-        return LaunchError(f"there is no such resource: {said}", 1)
+        return LaunchError(f"there is no such resource: {message}", 1)
     if "active account" in text or "Reauthentication" in text:
-        return LaunchError(f"{said} Type gcloud auth login")
+        return LaunchError(f"{message} Type gcloud auth login")
     if "attribute [project]" in text:
         return LaunchError("gcloud has no project: type gcloud config set project PROJECT")
     if "uota" in text:
-        return LaunchError(f"{said}. Ask for quota in that zone, or type a smaller --accelerator")
+        return LaunchError(
+            f"{message}. Request quota in that zone, or type a smaller --accelerator"
+        )
     if any(sign in text for sign in ("no more capacity", "UNAVAILABLE", "stockout")):
-        return LaunchError(f"the zone has no such machines now: {said}", LOST)
+        return LaunchError(f"the zone has no such machines now: {message}", LOST)
     if command[3:5] == ["queued-resources", "ssh"]:
-        return LaunchError(f"ssh failed: {said}", LOST)
-    return LaunchError(said)
+        return LaunchError(f"ssh failed: {message}", LOST)
+    return LaunchError(message)

@@ -25,20 +25,21 @@ def manifest(
       bucket: `gs://NAME`, mounted at `MOUNT` by the cluster's Cloud Storage FUSE driver; paths in
         the command are under that.
     """
+    mounts = [{"name": "shm", "mountPath": "/dev/shm"}]
     container = {
         "name": "seedpod",
         "image": image,
         "command": ["python", "-m", *command, "--distributed"],
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
         "resources": {"limits": {_TPU: slice_.chips // slice_.hosts}},
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+        "volumeMounts": mounts,
     }
     selector = {
         "cloud.google.com/gke-tpu-accelerator": slice_.gke,
         "cloud.google.com/gke-tpu-topology": slice_.topology,
     } | ({"cloud.google.com/gke-spot": "true"} if spot else {})
     keys = [_TPU] + (["cloud.google.com/gke-spot"] if spot else [])
-    volumes = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    volumes: list[dict] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     annotations = {}
     if bucket:
         annotations["gke-gcsfuse/volumes"] = "true"
@@ -48,7 +49,7 @@ def manifest(
         volumes.append(
             {"name": "bucket", "csi": {"driver": driver, "volumeAttributes": attributes}}
         )
-        container["volumeMounts"].append({"name": "bucket", "mountPath": MOUNT})
+        mounts.append({"name": "bucket", "mountPath": MOUNT})
     pod = {
         "restartPolicy": "Never",
         "nodeSelector": selector,
@@ -110,6 +111,7 @@ def text(jobset: dict) -> str:
 
 def xpk(name: str, slice_: TpuSlice, slices: int, image: str, command: list[str], *,
         cluster: str, zone: str, spot: bool, max_restarts: int = 10) -> list[str]:  # fmt: skip
+    """The xpk command that creates the same job."""
     return [
         "xpk", "workload", "create", f"--workload={name}", f"--cluster={cluster}", f"--zone={zone}",
         f"--tpu-type={slice_.accelerator}", f"--num-slices={slices}", f"--docker-image={image}",

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 
 from train.runtime.processes import PREEMPTED, port_is_free
 
@@ -21,22 +22,22 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A TCP port that no program has."""
+    """A TCP port that no program uses."""
     with socket.socket() as s:
         s.bind((HOST, 0))
         return s.getsockname()[1]
 
 
 def environment(devices: int) -> dict[str, str]:
-    """The environment variables of a worker with so many CPU devices."""
+    """The environment variables of a worker with `devices` CPU devices."""
     env = dict(os.environ, JAX_PLATFORMS="cpu", JAX_NUM_CPU_DEVICES=str(devices))
     env["JAX_CPU_COLLECTIVES_IMPLEMENTATION"] = "gloo"
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", "", env.get("XLA_FLAGS", ""))
     return env | {"XLA_FLAGS": flags.strip()}
 
 
-def exit_code(codes) -> int:
-    """The group's exit code: a deterministic error before a lost process before 42."""
+def exit_code(codes: Iterable[int]) -> int:
+    """The group's exit code: of a deterministic error, else of a lost process, else 42 or 0."""
     codes = [128 - code if code < 0 else code for code in codes]
     errors = [code for code in codes if 0 < code < 128 and code != PREEMPTED]
     lost = [code for code in codes if code >= 128]
@@ -44,12 +45,12 @@ def exit_code(codes) -> int:
 
 
 class Printer:
-    """Prints worker 0's lines as they are, and the others' with their number, equal lines once."""
+    """Prints the lines of worker 0, and those of others with their number, each text once."""
 
     def __init__(self):
-        self._printed, self._lock = set(), threading.Lock()
+        self._printed, self._lock = set[str](), threading.Lock()
 
-    def relay(self, number: int, stream) -> None:
+    def relay(self, number: int, stream: Iterable[str]) -> None:
         """Prints the lines of a worker's stream until it ends."""
         for line in stream:
             if line.startswith("[Gloo]"):
@@ -70,15 +71,15 @@ def run(
 ) -> int:
     """Runs a command, `[module, flags…]`, in joined processes; returns `exit_code`.
 
-    SIGTERM and SIGINT are passed on to the workers, SIGTERM also to the previous handler. When a
+    SIGTERM and SIGINT are forwarded to the workers, SIGTERM also to the previous handler. When a
     worker has failed, the others have the heartbeat and 10 seconds to notice; then they are killed,
-    also one that is frozen.
+    even a frozen one.
 
     Raises:
       ValueError: the port is taken.
     """
     if port and not port_is_free(port, HOST):
-        raise ValueError(f"port {port} is taken; end what listens there, or leave --port out")
+        raise ValueError(f"port {port} is in use; end the program there, or leave --port out")
     port, printer = port or free_port(), Printer()
     joining = [f"--coordinator={HOST}:{port}", f"--num_processes={processes}", "--distributed",
                f"--peer_timeout={peer_timeout}", f"--heartbeat={heartbeat}"]  # fmt: skip
@@ -95,9 +96,10 @@ def run(
         for number in range(processes)
     ]
 
-    def pass_on(number, frame):
-        if number == signal.SIGTERM and callable(before[number]):
-            before[number](number, frame)
+    def forward(number, frame):
+        handler = handlers[number]
+        if number == signal.SIGTERM and callable(handler):
+            handler(number, frame)
         for worker in workers:
             if worker.poll() is None:
                 worker.send_signal(number)
@@ -106,9 +108,9 @@ def run(
         threading.Thread(target=printer.relay, args=(n, w.stdout), daemon=True)
         for n, w in enumerate(workers)
     ]
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, pass_on)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in handlers:
+        signal.signal(number, forward)
     try:
         for reader in readers:
             reader.start()
@@ -119,7 +121,7 @@ def run(
                 worker.kill()
         for reader in readers:
             reader.join(5)
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 

@@ -21,7 +21,7 @@ from tpu.launch.gcloud import LOST, Gcloud, LaunchError, parse_answer
 from tpu.launch.supervise import StopSignal
 from train.runtime.processes import PREEMPTED
 
-# States that cannot become ACTIVE again.
+# States from which a resource cannot become ACTIVE again.
 GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
 
 
@@ -39,7 +39,7 @@ class ResourceState(TypedDict):
 
 
 class Described(TypedDict):
-    """As `gcloud … queued-resources describe` prints it; only what is read."""
+    """The output of `gcloud … queued-resources describe`; only the entries that are read."""
 
     state: ResourceState
 
@@ -48,7 +48,7 @@ def state(job: QueuedJob, gcloud: Gcloud) -> tuple[str, str]:
     """(state, cause of a failure); ("", "") if there is no such resource.
 
     Raises:
-      LaunchError: gcloud failed, or printed something else.
+      LaunchError: gcloud failed, or its output has another form.
     """
     try:
         output = gcloud(commands.describe(job))
@@ -62,12 +62,14 @@ def state(job: QueuedJob, gcloud: Gcloud) -> tuple[str, str]:
     return described["state"], described.get("failedData", {}).get("error", {}).get("message", "")
 
 
-def patient_state(job: QueuedJob, gcloud: Gcloud, say, stop: StopSignal) -> tuple[str, str]:
-    """As `state`, but asks until gcloud answers: a laptop without a network, or an expired login,
-    changes nothing for the machines.
+def patient_state(
+    job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopSignal
+) -> tuple[str, str]:
+    """The result of `state`, requested until gcloud answers: a laptop without a network or an
+    expired login do not affect the machines.
 
     Raises:
-      LaunchError: it does not answer, and termination was requested.
+      LaunchError: gcloud failed, and termination was requested.
     """
     while True:
         try:
@@ -81,34 +83,34 @@ def patient_state(job: QueuedJob, gcloud: Gcloud, say, stop: StopSignal) -> tupl
 
 def up(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopSignal) -> bool:
     """Creates the slices unless they exist, and waits until they are ACTIVE; returns whether they
-    were so before.
+    already were.
 
     Raises:
       LaunchError: they failed or were preempted, or termination was requested; they are deleted
         then, as leftovers hold quota.
     """
-    begun, last = time.monotonic(), None
-    now, cause = ("", "") if gcloud.dry_run else state(job, gcloud)
-    if now in GONE:
+    start, last = time.monotonic(), None
+    current, cause = ("", "") if gcloud.dry_run else state(job, gcloud)
+    if current in GONE:
         down(job, gcloud, say, stop)
-        now = ""
-    ready = now == "ACTIVE"
-    if not now:
+        current = ""
+    ready = current == "ACTIVE"
+    if not current:
         gcloud(commands.create(job))
-        now, cause = state(job, gcloud)
-    while now != "ACTIVE":
-        if now != last:
-            say(f"{job.name} is {now or 'not there'} after {time.monotonic() - begun:.0f} s")
-        last = now
+        current, cause = state(job, gcloud)
+    while current != "ACTIVE":
+        if current != last:
+            say(f"{job.name} is {current or 'not there'} after {time.monotonic() - start:.0f} s")
+        last = current
         if stop.requested:
             down(job, gcloud, say, stop)
-            raise LaunchError("told to leave before the machines were there", PREEMPTED)
-        if now in GONE or not now:
+            raise LaunchError("asked to stop before the machines were ready", PREEMPTED)
+        if current in GONE or not current:
             down(job, gcloud, say, stop)
             code = 1 if "uota" in cause else LOST
-            raise LaunchError(f"{job.name} is {now or 'gone'}: {cause or 'taken away'}", code)
+            raise LaunchError(f"{job.name} is {current or 'gone'}: {cause or 'preempted'}", code)
         stop.sleep(15)
-        now, cause = patient_state(job, gcloud, say, stop)
+        current, cause = patient_state(job, gcloud, say, stop)
     say(f"{job.name} is ACTIVE: {job.slices} × {job.slice.accelerator}, {job.workers} workers")
     return ready
 
@@ -129,11 +131,11 @@ def down(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopS
             say(f"{job.name} is gone")
             return
         stop.sleep(15)
-    raise LaunchError(f"{job.name} is still there after 10 minutes; look with status")
+    raise LaunchError(f"{job.name} still exists after 10 minutes; see status")
 
 
 def sync(job: QueuedJob, gcloud: Gcloud) -> str:
-    """Copies the tracked files as they are now to the bucket; returns the commit that names them.
+    """Copies the tracked files in their current state to the bucket; returns their commit.
 
     Raises:
       LaunchError: this is not a git checkout.
@@ -156,7 +158,7 @@ def sync(job: QueuedJob, gcloud: Gcloud) -> str:
 
 
 def record(workdir: str, attempt: str, gcloud: Gcloud) -> None:
-    """Writes the code that an attempt runs into the workdir: the commit, and the changes to it."""
+    """Writes the version of an attempt's code into the workdir: the commit and the diff to it."""
     git = [["git", "log", "-1", "--format=commit %H"], ["git", "diff", "HEAD"]]
     difference = b"" if gcloud.dry_run else b"\n".join(
         subprocess.run(words, capture_output=True).stdout for words in git
@@ -174,10 +176,10 @@ def run(job: QueuedJob, gcloud: Gcloud, command: list[str], workdir: str) -> str
 
 
 def running(job: QueuedJob, gcloud: Gcloud) -> str:
-    """The attempt that all workers run; "" if none runs one.
+    """The attempt that runs on all workers; "" if none runs.
 
     Raises:
-      LaunchError: only some do.
+      LaunchError: it runs on some of them only.
     """
     if gcloud.dry_run:
         return ""
@@ -185,7 +187,7 @@ def running(job: QueuedJob, gcloud: Gcloud) -> str:
     if set(attempts) == {"none"}:
         return ""
     if len(attempts) < job.workers or len(set(attempts)) > 1:
-        raise LaunchError(f"only some workers of {job.name} run something", LOST)
+        raise LaunchError(f"only some workers of {job.name} are running", LOST)
     return attempts[0]
 
 
@@ -193,24 +195,24 @@ def wait(
     job: QueuedJob,
     gcloud: Gcloud,
     attempt: str,
-    say,
+    say: Callable[[str], None],
     stop: StopSignal,
     poll: float = 30,
 ) -> int:
     """The exit code of a started attempt, or `LOST` if its machines are lost.
 
-    When termination is requested, the workers are told once, and have time to save.
+    When termination is requested, the workers get one signal, and have time to save.
     """
     unreached, stopping = 0, False
     while not gcloud.dry_run:
         if stop.requested and not stopping:
-            say("told to leave: so are the workers, which save first")
+            say("asked to stop: stopping the workers, which save first")
             with contextlib.suppress(LaunchError):  # a worker may have ended already
                 gcloud(commands.ssh(job, commands.REMOTE_STOP))
             stopping = True
-        now, _ = patient_state(job, gcloud, say, stop)
-        if now != "ACTIVE":
-            say(f"{job.name} is {now or 'gone'}: its machines are lost")
+        current, _ = patient_state(job, gcloud, say, stop)
+        if current != "ACTIVE":
+            say(f"{job.name} is {current or 'gone'}: its machines are lost")
             return LOST
         try:
             codes = gcloud(commands.ssh(job, commands.remote_exit(attempt))).split()
@@ -238,9 +240,8 @@ class Progress(TypedDict):
 
 
 def progress(workdir: str, gcloud: Gcloud) -> str:
-    """The newest goodput.json of a workdir in words (train/runtime/goodput.py); "" if there is
-    none."""
-    files = [f"{workdir}/goodput.json", f"{workdir}/*/goodput.json"]  # of a chain one a stage
+    """The newest goodput.json of a workdir as text (train/runtime/goodput.py); "" without one."""
+    files = [f"{workdir}/goodput.json", f"{workdir}/*/goodput.json"]  # a chain has one per stage
     newest: dict = {}
     for path in files:
         try:
@@ -261,7 +262,7 @@ def progress(workdir: str, gcloud: Gcloud) -> str:
 
 
 def committed_steps(bucket_workdir: str, gcloud: Gcloud) -> int:
-    """As `supervise.committed_steps`, for a workdir in a bucket; 0 where gcloud fails, too."""
+    """`supervise.committed_steps` for a workdir in a bucket; 0 if gcloud fails."""
     if gcloud.dry_run:
         return 0
     newest: dict[str, int] = {}
@@ -282,20 +283,19 @@ def attempt_once(
     gcloud: Gcloud,
     command: list[str],
     workdir: str,
-    say,
+    say: Callable[[str], None],
     stop: StopSignal,
 ) -> int:
-    """One attempt: machines, code, run, exit code. Machines that must not be reused are deleted.
-
-    An attempt that an earlier supervisor started is waited for.
+    """Creates the machines, copies the code and runs one attempt, or waits for one that an earlier
+    supervisor started; returns its exit code. Machines that must not be reused are deleted.
     """
     try:
         attempt = running(job, gcloud) if up(job, gcloud, say, stop) else ""
         if attempt:
-            say(f"attempt {attempt} runs there already: waiting for it")
+            say(f"attempt {attempt} is running already: waiting for it")
         else:
             attempt = run(job, gcloud, command, workdir)
-            say(f"attempt {attempt} runs; what it prints is in {job.bucket}/logs/{attempt} too")
+            say(f"attempt {attempt} is running; its output is also in {job.bucket}/logs/{attempt}")
         code = wait(job, gcloud, attempt, say, stop)
     except LaunchError as e:
         say(str(e))

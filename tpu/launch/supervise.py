@@ -1,14 +1,15 @@
 """Restarts of a run, decided by its exit code (train/runtime/processes.py).
 
-0 and a deterministic error end it. 42 (preempted and saved) and 128 or more (a signal, a lost peer,
-a lost machine) start the same command again, which resumes from the last checkpoint. On SIGTERM the
-supervisor lets the run save and starts nothing more.
+0 and a deterministic error end the run. 42 (preempted and saved) and 128 or more (a signal, a lost
+peer, a lost machine) start the same command again, which resumes from the last checkpoint. On
+SIGTERM the supervisor lets the run save and starts nothing more.
 """
 
 from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from etils import epath
@@ -19,10 +20,10 @@ INTERRUPTED = 130  # Ctrl-C
 
 
 class StopSignal:
-    """A request to terminate: a context in which SIGTERM is noted instead of ending the process.
+    """A context in which SIGTERM sets `requested` instead of ending the process.
 
     Attributes:
-      requested: whether SIGTERM came.
+      requested: whether SIGTERM was received.
     """
 
     requested = False
@@ -39,9 +40,9 @@ class StopSignal:
         self.requested = True
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps until `seconds` have passed or SIGTERM comes."""
-        before = self.requested
-        while seconds > 0 and self.requested == before:
+        """Sleeps until `seconds` have passed or SIGTERM is received."""
+        requested = self.requested
+        while seconds > 0 and self.requested == requested:
             time.sleep(min(seconds, 0.2))
             seconds -= 0.2
 
@@ -51,13 +52,13 @@ def restarts(code: int) -> bool:
     return code != INTERRUPTED and (code == PREEMPTED or code >= 128)
 
 
-def committed_steps(workdir) -> int:
+def committed_steps(workdir: epath.PathLike) -> int:
     """The step of the newest committed checkpoint; of a chain, the sum over its stages."""
-    workdir, newest = epath.Path(workdir), {}
+    workdir, newest = epath.Path(workdir), Counter[epath.Path]()
     for pattern in ("checkpoints/*", "*/checkpoints/*"):
         for path in workdir.glob(pattern) if workdir.exists() else ():
             if path.name.isdigit():  # an uncommitted checkpoint has a longer name
-                newest[path.parent] = max(newest.get(path.parent, 0), int(path.name))
+                newest[path.parent] = max(newest[path.parent], int(path.name))
     return sum(newest.values())
 
 
@@ -74,37 +75,37 @@ def supervise(
     """Runs `attempt` until it ends for good.
 
     Args:
-      attempt: runs once and returns its exit code. progress: steps that are committed.
-      give_up_after: how many attempts in a row without progress end it.
-      first_wait: seconds before the next attempt, doubled for each without progress.
-      stop: a request ends it after the current attempt, which gets the signal too, or while
-        it waits.
+      attempt: runs once and returns its exit code. progress: returns the number of committed steps.
+      give_up_after: number of attempts in a row without progress after which to stop.
+      first_wait: seconds before the next attempt, doubled for each one without progress.
+      stop: a request ends the supervision after the current attempt, which gets the signal too, or
+        while it waits.
 
     Returns:
       The last exit code.
     """
     fruitless, number, stop = 0, 1, stop or StopSignal()
     while True:
-        before = progress()
+        steps_before = progress()
         code = attempt()
         if not restarts(code):
             return code
-        after = progress()
-        fruitless = 0 if after > before else fruitless + 1
-        what = "was told to leave and saved" if code == PREEMPTED else f"ended with {code}"
+        steps = progress()
+        fruitless = 0 if steps > steps_before else fruitless + 1
+        outcome = "saved and stopped" if code == PREEMPTED else f"ended with {code}"
         if stop.requested:
-            say(f"attempt {number} {what}; step {after} is safe, and so this ends, as it was told")
+            say(f"attempt {number} {outcome}; step {steps} is saved; stopping as requested")
             return code
         if fruitless >= give_up_after:
             say(
-                f"attempt {number} {what}; {fruitless} attempts in a row got no further than step "
-                f"{after}: giving up"
+                f"attempt {number} {outcome}; {fruitless} attempts in a row got no further than "
+                f"step {steps}: giving up"
             )
             return code
         wait = min(longest_wait, first_wait * 2**fruitless)
-        say(f"attempt {number} {what}; step {after} is safe, starting again in {wait:g} s")
+        say(f"attempt {number} {outcome}; step {steps} is saved, restarting in {wait:g} s")
         stop.sleep(wait)
         if stop.requested:
-            say("told to leave before the next attempt")
+            say("asked to stop before the next attempt")
             return code
         number += 1

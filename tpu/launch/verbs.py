@@ -1,8 +1,9 @@
-"""The verbs of `python -m tpu.launch`: each turns parsed flags into a local run, a job on queued
-resources, or a JobSet for GKE."""
+"""The verbs of `python -m tpu.launch`: from parsed flags to a local run, a job on queued resources,
+or a JobSet for GKE."""
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 import sys
@@ -14,11 +15,12 @@ from tpu.slices import parse
 
 
 def say(text: str) -> None:
+    """Prints a line of the launcher."""
     print(f"launch: {text}", flush=True)
 
 
-def run_local(args, command) -> int:
-    """Several processes on this machine; returns their exit code."""
+def run_local(args: argparse.Namespace, command: list[str]) -> int:
+    """Runs several processes on this machine; returns their exit code."""
     workdir = workdir_of(command)
 
     def attempt():
@@ -38,13 +40,13 @@ def run_local(args, command) -> int:
         )
 
 
-def job_of(args) -> commands.QueuedJob:
+def job_of(args: argparse.Namespace) -> commands.QueuedJob:
     """The job that the flags describe.
 
     Raises:
       ValueError: Google Cloud would refuse a flag's value.
     """
-    # Of several slices each has the name and its number.
+    # Each of several slices is named by the name and its number.
     check_names(args, f"-{args.slices - 1}" if args.slices > 1 else "")
     job = commands.QueuedJob(
         args.name,
@@ -59,7 +61,7 @@ def job_of(args) -> commands.QueuedJob:
     return job
 
 
-def in_bucket(job: commands.QueuedJob, command) -> str:
+def in_bucket(job: commands.QueuedJob, command: list[str]) -> str:
     """The workdir of a command. Raises ValueError unless it is in the job's bucket."""
     workdir = workdir_of(command)
     if not workdir.startswith(job.bucket + "/"):
@@ -70,8 +72,8 @@ def in_bucket(job: commands.QueuedJob, command) -> str:
     return workdir
 
 
-def run_queued(args, command) -> int:
-    """A verb on queued resources; returns an exit code."""
+def run_queued(args: argparse.Namespace, command: list[str]) -> int:
+    """Runs a verb on queued resources; returns an exit code."""
     job, gcloud = job_of(args), Gcloud(args.dry_run)
     stop = supervise.StopSignal()
     match args.verb:
@@ -82,9 +84,9 @@ def run_queued(args, command) -> int:
         case "run":
             workdir = in_bucket(job, command)
             if attempt := queued.running(job, gcloud):
-                raise ValueError(f"attempt {attempt} runs there already; type logs to see it")
+                raise ValueError(f"attempt {attempt} is running already; see its output with logs")
             attempt = queued.run(job, gcloud, command, workdir)
-            say(f"attempt {attempt} runs on {job.workers} workers")
+            say(f"attempt {attempt} is running on {job.workers} workers")
         case "supervise":
             workdir = in_bucket(job, command)
             with stop:
@@ -123,16 +125,16 @@ def _interactive(command: list[str], dry_run: bool) -> int:
     return subprocess.run(command).returncode
 
 
-def run_manifest(args, command) -> int:
-    """The JobSet for GKE, printed or applied, with the equivalent xpk command."""
+def run_manifest(args: argparse.Namespace, command: list[str]) -> int:
+    """Prints or applies the JobSet for GKE, with the equivalent xpk command."""
     workdir = workdir_of(command)
     bucket = args.bucket.rstrip("/")
     if workdir.startswith("gs://") and not (bucket and workdir.startswith(bucket + "/")):
-        raise ValueError(f"--workdir={workdir}: type --bucket=gs://NAME, and it will be mounted")
+        raise ValueError(f"--workdir={workdir}: type --bucket=gs://NAME, which is then mounted")
     if bucket:
         command = [a.replace(f"{bucket}/", f"{jobset.MOUNT}/") for a in command]
     slice_, spot = parse(args.accelerator), args.capacity == "spot"
-    # Kubernetes names the last pod so.
+    # The suffix of the name of the last pod.
     check_names(args, f"-slice-{args.slices - 1}-{slice_.hosts - 1}-xxxxx")
     settings = args.name, slice_, args.slices, args.image, command
     text = jobset.text(jobset.manifest(*settings, spot=spot, bucket=bucket, queue=args.queue))
@@ -141,7 +143,7 @@ def run_manifest(args, command) -> int:
     print(f"# the same with xpk{attached}:\n# {shlex.join(xpk)}", file=sys.stderr)
     if args.apply and not args.dry_run:
         Gcloud()(["kubectl", "apply", "-f", "-"], text.encode())
-        say(f"{args.name} was handed to the cluster")
+        say(f"{args.name} was applied to the cluster")
     else:
         print(text, end="")
         if args.apply:
@@ -160,6 +162,6 @@ def main(argv: list[str]) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; what runs on machines elsewhere goes on, and the same command waits "
-              "for it again", file=sys.stderr)  # fmt: skip
+        print("\ninterrupted; remote machines continue to run, and the same command waits for "
+              "them again", file=sys.stderr)  # fmt: skip
         return supervise.INTERRUPTED

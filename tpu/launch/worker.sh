@@ -1,11 +1,11 @@
 #!/bin/sh
-# On each TPU worker: brings an interpreter and the locked packages, mounts the bucket, runs the
-# command and leaves its exit code. tpu/launch/queued.py starts it, detached, from the code it unpacked.
+# Runs on each TPU worker: installs an interpreter and the locked packages, mounts the bucket, runs
+# the command and writes its exit code. tpu/launch/queued.py starts it, detached, after unpacking.
 #
 #   sh tpu/launch/worker.sh ATTEMPT BUCKET MODULE FLAGS…
 #
 # In ~/seedpod: log.txt, attempt, pid of the command while it runs, exit-ATTEMPT once it has ended,
-# and asked if it was told to leave meanwhile. The bucket, with the workdir, is at ~/bucket.
+# and asked if it was asked to stop meanwhile. The bucket, with the workdir, is at ~/bucket.
 cd "$(dirname "$0")/.."
 state=$HOME/seedpod attempt=$1 bucket=$2
 shift 2

@@ -8,7 +8,7 @@ from typing import Annotated
 import ranges
 from ranges import NonNegative, Range, SizeOr0
 
-# A share of labels taken to be wrong; at a half they say nothing.
+# The share of labels assumed to be wrong; at one half, labels carry no information.
 Noise = Annotated[float, Range(0, 0.5, "[)")]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import ranges
 from model.config import RopeScaling, TransformerConfig
@@ -13,25 +14,49 @@ from model.sizes import SIZES
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 
+T = TypeVar("T")
+
 # Settings of the execution, which start with TransformerConfig's defaults, whatever the size.
 EXECUTION = (
     "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention", "attention_block",
     "attention_compute_block",
 )  # fmt: skip
-# Fields that a run sets elsewhere: the tokenizer has the vocabulary, `loss` the pool.
+# Fields with another origin: the size of the vocabulary (the tokenizer), `pool` (`loss.pool`).
 _ELSEWHERE = ("vocab_size", "pool")
-# Settings in which 0 meant "as the size says" before None did. None of them can be 0.
+# Settings in which older versions wrote 0 to keep the setting of the size. None of them can be 0.
 _ONCE_ZERO = (
     "embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim",
     "vocab_multiple", "max_length", "rope_base",
 )  # fmt: skip
 
 
-class _Model:
+def _fields() -> Iterator[tuple[str, Any, Any]]:
+    """The fields of `ModelConfig`: (name, type, default)."""
+    hints = typing.get_type_hints(TransformerConfig, include_extras=True)
+    yield "size", str, ""
+    for field in dataclasses.fields(TransformerConfig):
+        if field.name in EXECUTION:
+            yield field.name, hints[field.name], field.default
+        elif field.name == "rope_scaling":
+            yield field.name, Mapping[str, object] | None, None
+        elif field.name not in _ELSEWHERE:
+            yield field.name, hints[field.name] | None, None
+    yield "mimetic", bool, False
+
+
+def _with_fields(cls: type[T]) -> type[T]:
+    """Decorates a class that becomes a frozen dataclass with the fields of `_fields`."""
+    namespace = {"__doc__": cls.__doc__, "__module__": cls.__module__}
+    return dataclasses.make_dataclass(
+        cls.__name__, _fields(), bases=(cls,), frozen=True, namespace=namespace
+    )
+
+
+@_with_fields
+class ModelConfig:
     """A named size, and the settings in which the model differs from it.
 
-    A setting that is None is the size's; 0, False or an empty value switches the size's setting
-    off.
+    None keeps the setting of the size; 0, False or an empty value switches it off.
 
     Attributes:
       size: a row of model/sizes.py; `llama3_1_8b` is `llama3.1-8b`. Empty takes the whole
@@ -63,10 +88,10 @@ class _Model:
         return TransformerConfig(vocab_size=vocab_size, **fields)
 
     def changes(self, rope_scaling: Mapping | None = None) -> dict:
-        """The settings that are given in place of the size's.
+        """The settings that replace those of the size.
 
         Args:
-          rope_scaling: the size's, which given settings of it change.
+          rope_scaling: that of the size, of which given settings replace some.
         """
         others = {"size", "mimetic", *EXECUTION}
         given = {k: v for k, v in vars(self).items() if v is not None and k not in others}
@@ -82,7 +107,7 @@ class _Model:
 
 
 def _letters(name: str) -> str:
-    """A size's name without its punctuation: llama3.1-8b and llama3_1_8b are one."""
+    """A size's name without its punctuation, so that llama3.1-8b and llama3_1_8b are equal."""
     return re.sub(r"[._-]", "", name)
 
 
@@ -99,27 +124,8 @@ def _rope_scaling(settings: Mapping) -> RopeScaling:
     return RopeScaling(**settings)
 
 
-def _fields():
-    """The fields of `ModelConfig`: (name, type, default)."""
-    hints = typing.get_type_hints(TransformerConfig, include_extras=True)
-    yield "size", str, ""
-    for field in dataclasses.fields(TransformerConfig):
-        if field.name in EXECUTION:
-            yield field.name, hints[field.name], field.default
-        elif field.name == "rope_scaling":
-            yield field.name, Mapping[str, object] | None, None
-        elif field.name not in _ELSEWHERE:
-            yield field.name, hints[field.name] | None, None
-    yield "mimetic", bool, False
-
-
-ModelConfig = dataclasses.make_dataclass(
-    "ModelConfig", _fields(), bases=(_Model,), frozen=True, namespace={"__doc__": _Model.__doc__}
-)
-
-
 def read_saved(settings: Mapping) -> dict:
-    """{dotted key: value} of a run's saved config, in which 0 may still stand for None."""
+    """{dotted key: value} of a run's saved config, in which 0 may still mean None."""
     return {
         key: None if value == 0 and key in {f"model.{name}" for name in _ONCE_ZERO} else value
         for key, value in settings.items()

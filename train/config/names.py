@@ -238,12 +238,12 @@ def _plain(name: str) -> str:
 _BY_NAME = {
     _plain(name): (targets, note) for names, targets, note in ALIASES for name in names.split()
 }
-# Groups with the settings of another group, which is suggested if neither is named.
+# Groups with the same settings as another group, which is the one that is suggested.
 _SECOND = ("value_optimizer.", "pretrain_data.")
 
 
 def suggest(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """The end of "unknown config key KEY…": the setting that is meant, or why there is none.
+    """The end of "unknown config key KEY…": the setting that was meant, or why there is none.
 
     Args:
       known: dotted keys of all settings and of their groups. prefix: to print before each.
@@ -268,13 +268,13 @@ def _beside(group: str, known: Sequence[str]) -> list[str]:
 
 
 def _near(leaf: str, group: str, known: Sequence[str], cutoff: float) -> list[str]:
-    """[the key in a group that is spelled most like a name], or [] if none is like it enough."""
+    """[the key in a group that is spelled most like a name], or [] if none is similar enough."""
     near = nearest(leaf, _beside(group, known), cutoff)
     return [group + near] if near else []
 
 
 def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
-    """As `suggest`, but "" if nothing is like the key."""
+    """The setting that was probably meant, as in `suggest`; "" if no name is similar to the key."""
     group, leaf = _split(key)
     if near := _near(leaf, group, known, 0.85 if group else 1.0):
         return _question(near, "", prefix)

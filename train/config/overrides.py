@@ -1,44 +1,35 @@
-"""The `--config.KEY=VALUE` flags of a command line, checked against the settings that there are.
+"""The `--config.KEY=VALUE` flags of a command line, checked against the known settings.
 
 The keys of some mappings are the user's choice (`data.filters`, `data.mixture`, …), and
-ml_collections sets existing keys only: all that is set in one becomes one flag for the whole of it.
+ml_collections sets existing keys only: all flags for one such mapping become one flag for the whole
+mapping.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from absl import flags
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
-import plugins
 from data.mixture import SourceConfig
-from ranges import ConfigError, Number, Range, check_value, without_none
+from ranges import ConfigError, Number, Range, check_value, split_names, without_none
 from train.config import names
-from train.config.run import keys, run_class
+from train.config.run import keys, literal, run_class
 from train.evals.base import EvalConfig
 from train.evals.registry import EVALS, entry_class
-
-
-def _literal(text: str):
-    """The Python value that a text stands for, or the text."""
-    try:
-        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return text
 
 
 class _UnsetParser(flags.ArgumentParser):
     """Parses a flag of a setting that is None, whose type is checked where the run is built."""
 
     def parse(self, argument):
-        return _literal(argument)
+        return literal(argument)
 
 
 config_flags.register_flag_parser_for_type(type(None), _UnsetParser())
@@ -56,7 +47,7 @@ def plugins_of(argv: Sequence[str], recipe: Mapping) -> tuple[str, ...]:
             named += re.findall(r"[^\s,()\[\]'\"]+", text)  # a,b or ('a', 'b')
     for run in (recipe, *recipe.get("stages", {}).values()):
         if isinstance(value := run.get("plugins", ()), str | list | tuple):
-            named += plugins.split(value)
+            named += split_names(value)
     return tuple(named)
 
 
@@ -88,9 +79,12 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
                 out.append("")
             text = next(words, "") if text is None else text
             position, tree = changed[mapping]
-            rest = key.removeprefix(mapping).strip(".")
+            inner_key = key.removeprefix(mapping).strip(".")
             value = _value(key, text, hint)
-            changed[mapping] = position, _set(tree, rest.split("."), value) if rest else value
+            changed[mapping] = (
+                position,
+                _set(tree, inner_key.split("."), value) if inner_key else value,
+            )
     for mapping, (position, tree) in changed.items():
         out[position] = f"--config.{mapping}={tree!r}"
     return out
@@ -113,9 +107,9 @@ def _locate(key: str):
         else:
             hint = None
         hint, _ = without_none(hint)
-        # The values of `mixture` and `decontaminate`; the latter are checked where they are read.
+        # `mixture` and `decontaminate`; the values of the latter are checked where they are read.
         hint = SourceConfig if hint is Mapping else hint
-        # Of any type: `build` knows which.
+        # An evaluation of any type; `build` checks those of its own type.
         hint = entry_class(EVALS) if hint is EvalConfig else hint
         path = f"{path}.{name}".strip(".")
         if mapping is None and typing.get_origin(hint) is Mapping:
@@ -125,11 +119,11 @@ def _locate(key: str):
 
 def _lookup(recipe: Mapping, mapping: str, key: str) -> dict:
     """A copy of a mapping of the recipe."""
-    group = recipe
+    group: Any = recipe
     for name in mapping.split("."):
         group = group.get(name) if isinstance(group, Mapping) else None
-    if group is None and mapping.removeprefix(_prefix(mapping)) in keys():  # one that is not set
-        group = {}
+    if group is None and mapping.removeprefix(_prefix(mapping)) in keys():
+        group = {}  # a setting without entries
     if not isinstance(group, Mapping):
         raise ConfigError(_unknown(key, recipe))
     return dict(group)
@@ -160,15 +154,12 @@ def _value(key: str, text: str, hint):
             check_value(key, value, Number(kind, allowed))
         return value
     if kind is object:
-        return _literal(text)
+        return literal(text)
     group = typing.get_origin(kind) is Mapping or dataclasses.is_dataclass(kind)
     several = text[:1] in ("(", "[") and tuple[str, ...] in typing.get_args(kind)
     if not group and not several:
         return text
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = None
+    value = literal(text)
     if group and not isinstance(value, dict):
         raise ConfigError(
             f"{key}={text!r:.80}; set --config.{key}.NAME=VALUE, or write a Python dict"
@@ -184,7 +175,7 @@ def _unknown(key: str, recipe: Mapping) -> str:
     bare = key.removeprefix(prefix)
     stages = recipe.get("stages", {})
     if prefix and not stages:
-        return f"unknown config key {key}: no chain{names.suggest(bare, keys())}"
+        return f"unknown config key {key}: the recipe is no chain{names.suggest(bare, keys())}"
     if prefix and prefix.split(".")[1] not in stages:
         return f"unknown config key {key}; its stages are {', '.join(stages)}"
     if bare in keys() and (prefix or not stages):

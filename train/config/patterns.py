@@ -16,6 +16,7 @@ Path = tuple[str, ...]
 
 
 def path_text(path: Path) -> str:
+    """A path as a pattern matches it, such as `layers/mlp/up`."""
     return "/".join(path)
 
 
@@ -23,8 +24,8 @@ def select(patterns: str, paths: Iterable[Path], setting: str, groups: Mapping =
     """The parameters that patterns match.
 
     Args:
-      setting: what the patterns are of, for messages.
-      groups: {path: the name of a group that it is in}, which a pattern may be too.
+      setting: the key of the patterns, for messages.
+      groups: {path: the name of its group}, which a pattern may match too.
 
     Raises:
       ConfigError: one matches none, or is no regular expression.

@@ -1,4 +1,4 @@
-"""A run's configuration: one frozen dataclass a consumer, built from an ml_collections tree.
+"""The configuration of a run: one frozen dataclass per consumer, built from an ml_collections tree.
 
 Recipes (configs/) start from `default()`, which holds every field with its default. `build` turns a
 recipe into a `RunConfig`, rejects unknown keys and names the nearest.
@@ -6,9 +6,11 @@ recipe into a `RunConfig`, rejects unknown keys and names the nearest.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import ml_collections
 
@@ -29,6 +31,8 @@ from train.evals.base import EvalConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
+T = TypeVar("T", bound=Any)  # a dataclass
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
@@ -36,9 +40,9 @@ class TokenizerConfig:
 
     Attributes:
       path: a workdir with a tokenizer; empty trains one on the run's own text.
-      kind: of one that is trained: `sentencepiece`, `char` or `byte`.
+      kind: of a tokenizer that is trained: `sentencepiece`, `char` or `byte`.
       vocab_size: the largest number of its ids.
-      fim: it has the special tokens that `data.fim_rate` needs.
+      fim: whether it has the special tokens that `data.fim_rate` needs.
     """
 
     path: str = ""
@@ -55,8 +59,8 @@ class FreezeConfig:
     """Trained and frozen weights of the models that a run trains (train/trainable.py).
 
     Attributes:
-      frozen, trained: patterns of weights. With one given, the rest is the other; with both, every
-        weight has to match one; with neither all is trained, or, beside adapters, only heads.
+      frozen, trained: patterns of weights. With one given, the other is the rest; with both, every
+        weight has to match one; with neither all weights are trained, or with adapters only heads.
       dtype: of the layers' frozen weights, such as `int8` (model/quantized.py).
     """
 
@@ -75,7 +79,7 @@ class EvaluateConfig:
 
     Attributes:
       every: steps between evaluations; 0 evaluates at the start and the end only.
-      at_start: evaluate before the first step, too.
+      at_start: whether to evaluate before the first step too.
       samples: texts written to samples.jsonl each time. sample_tokens: the longest, in tokens.
     """
 
@@ -90,10 +94,11 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """What is saved (train/runtime/checkpoint.py).
+    """Checkpoints of a run (train/runtime/checkpoint.py).
 
     Attributes:
-      every: steps between checkpoints; 0 saves at the end only. keep: how many of the newest stay.
+      every: steps between checkpoints; 0 saves at the end only. keep: number of the newest
+        that are kept.
     """
 
     every: CountOr0 = 100
@@ -117,8 +122,8 @@ class RunConfig:
       steps: optimizer steps. accumulate: microbatches a step.
       log_every: steps between records of training metrics.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
-      value_optimizer: of PPO's critic; pretrain_data: PPO's pretraining mix.
-      evals: {name: evaluation} beside the stage's own (train/evals/base.py).
+      value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
+      evals: {name: evaluation} besides the stage's own (train/evals/base.py).
       plugins: modules to import first, which add rows to registries (plugins.py).
     """
 
@@ -147,7 +152,7 @@ class RunConfig:
 
     def __post_init__(self):
         ranges.check(self)
-        object.__setattr__(self, "plugins", plugins.split(self.plugins))
+        object.__setattr__(self, "plugins", ranges.split_names(self.plugins))
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "
@@ -162,11 +167,11 @@ _FREE = (
 )  # fmt: skip
 
 
-def _keys(cls, where: str = ""):
+def _keys(cls: type, prefix: str = "") -> Iterator[str]:
     for name, kind in typing.get_type_hints(cls).items():
-        yield where + name
-        if dataclasses.is_dataclass(kind):
-            yield from _keys(kind, f"{where}{name}.")
+        yield prefix + name
+        if registry.is_settings(kind):
+            yield from _keys(kind, f"{prefix}{name}.")
 
 
 def run_class() -> type[RunConfig]:
@@ -182,7 +187,8 @@ def keys() -> tuple[str, ...]:
 def default() -> ml_collections.ConfigDict:
     """Every field of a run with its default, as a recipe to change."""
     config = ml_collections.ConfigDict(dataclasses.asdict(run_class()()), type_safe=False)
-    # Named, so that a command line may set them in any recipe; empty ones are not set.
+    # Present but empty, so that a command line can set them in any recipe; `build` drops empty
+    # ones.
     config.init_from = dict.fromkeys(objectives.roles(), "")
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
     fields += ("confidence", "answer")
@@ -190,18 +196,36 @@ def default() -> ml_collections.ConfigDict:
     return config
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
+    """A value without ConfigDicts, for messages."""
     return value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value
 
 
-def _check_text(key: str, value) -> None:
+def _check_text(key: str, value: Any) -> None:
+    """Raises ConfigError for a value that is neither a text nor a list of texts."""
     parts = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(part, str) for part in parts):
         raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str or a tuple of them")
 
 
-def _check_free(mapping: str, key: str, value) -> None:
-    """Raises ConfigError for a value of another type than its mapping, one of `_FREE`, has."""
+def literal(text: str) -> Any:
+    """The Python value that a text denotes, or the text itself."""
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _texts(key: str, value: Any) -> str | tuple[str, ...]:
+    """A text or a tuple of texts; a command line may write the tuple as in Python."""
+    if isinstance(value, str) and value[:1] in ("(", "["):
+        value = literal(value)
+    _check_text(key, value)
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _check_free(mapping: str, key: str, value: Any) -> None:
+    """Raises ConfigError for a value whose type does not suit its mapping, one of `_FREE`."""
     if mapping == "init_from" and not isinstance(value, str):
         raise ConfigError(f"{key}={_plain(value)!r:.80}; it must be a str")
     if mapping in ("mixture", "decontaminate"):  # of sources
@@ -230,60 +254,65 @@ def _build_evals(entries: Mapping) -> dict[str, EvalConfig]:
     """`config.evals`, each entry with the settings of its type."""
     built = {}
     for name, entry in entries.items():
-        where = f"evals.{name}"
+        key = f"evals.{name}"
         if not isinstance(entry, Mapping | ml_collections.ConfigDict):
-            raise ConfigError(f"{where}={_plain(entry)!r:.80}; set --config.{where}.type=TYPE")
-        evals.EVALS.find(entry.get("type", ""), f"{where}.type")
+            raise ConfigError(f"{key}={_plain(entry)!r:.80}; set --config.{key}.type=TYPE")
+        evals.EVALS.find(entry.get("type", ""), f"{key}.type")
         cls = evals.entry_class([entry["type"]])
-        known = [f"{where}.{field.name}" for field in dataclasses.fields(cls)]
-        built[name] = build_group(entry, cls, f"{where}.", known)
+        known = [f"{key}.{field.name}" for field in dataclasses.fields(cls)]
+        built[name] = build_group(entry, cls, f"{key}.", known)
     return built
 
 
-def build_group(config: Mapping, cls, where: str, known: Sequence[str]):
-    """A group of settings -> its frozen dataclass. `known`: all keys, for suggestions."""
+def build_group(config: Mapping, cls: type[T], prefix: str, known: Sequence[str]) -> T:
+    """A group of settings -> its frozen dataclass.
+
+    Args:
+      prefix: of its keys, such as `optimizer.`. known: all keys, for suggestions.
+
+    Raises:
+      ConfigError: an unknown or missing key, or a value of the wrong type or out of its range.
+    """
     if not isinstance(config, Mapping | ml_collections.ConfigDict):
         raise ConfigError(
-            f"{where[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
+            f"{prefix[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
         )
     types = typing.get_type_hints(cls)
-    given = {}
+    values: dict[str, Any] = {}
     for key in config:
         value = config[key]
         if key not in types:
-            raise ConfigError(f"unknown config key {where}{key}{suggest(where + key, known)}")
+            raise ConfigError(f"unknown config key {prefix}{key}{suggest(prefix + key, known)}")
         kind, optional = ranges.without_none(types[key])
         if optional and value is None:
             pass
-        elif dataclasses.is_dataclass(kind):
-            value = build_group(value, kind, f"{where}{key}.", known)
+        elif registry.is_settings(kind):
+            value = build_group(value, kind, f"{prefix}{key}.", known)
         elif kind in (int, float, bool, str):
             if kind is float and type(value) is int:
-                ranges.check_fields(cls, {key: value}, where)
+                ranges.check_fields(cls, {key: value}, prefix)
                 value = float(value)
             if type(value) is not kind:
                 raise ConfigError(
-                    f"{where}{key}={_plain(value)!r:.80} is a {type(value).__name__}; it must be "
+                    f"{prefix}{key}={_plain(value)!r:.80} is a {type(value).__name__}; it must be "
                     f"a{'n' if kind is int else ''} {kind.__name__}"
                 )
         elif key in _FREE:
             if not isinstance(value, Mapping | ml_collections.ConfigDict):
                 raise ConfigError(
-                    f"{where}{key}={_plain(value)!r:.80}; set --config.{where}{key}.NAME=VALUE"
+                    f"{prefix}{key}={_plain(value)!r:.80}; set --config.{prefix}{key}.NAME=VALUE"
                 )
             value = {str(k): _plain(v) for k, v in value.items() if v != ""}
-            for name, inside in value.items():
-                _check_free(key, f"{where}{key}.{name}", inside)
+            for name, entry in value.items():
+                _check_free(key, f"{prefix}{key}.{name}", entry)
             value = _build_evals(value) if key == "evals" else value
         else:
-            _check_text(f"{where}{key}", value)
-            if kind == tuple[str, ...] and isinstance(value, str):
-                value = (value,) if value else ()
-            value = value if isinstance(value, str) else tuple(value)
-        given[key] = value
+            value = _texts(f"{prefix}{key}", value)
+            value = ranges.split_names(value) if kind == tuple[str, ...] else value
+        values[key] = value
     for field in dataclasses.fields(cls):
         needed = field.default is dataclasses.MISSING is field.default_factory
-        if needed and field.name not in given:
-            raise ConfigError(f"{where}{field.name} is missing, and has no default")
-    ranges.check_fields(cls, given, where)  # which names the whole key, of value_optimizer too
-    return cls(**given)
+        if needed and field.name not in values:
+            raise ConfigError(f"{prefix}{field.name} is missing, and has no default")
+    ranges.check_fields(cls, values, prefix)  # with the whole key, also of value_optimizer
+    return cls(**values)

@@ -1,7 +1,8 @@
 """The page docs/config.md: the type, default, range and meaning of every setting of a run.
 
 Types, defaults and ranges are those of the dataclasses of train/config/run.py, meanings those of
-the `Attributes:` of their docstrings; rows of registries that add settings are read alike.
+the `Attributes:` of their docstrings; rows of registries that add settings are read in the same
+way.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+import registry
 from data.mixture import SourceConfig
 from data.read.readers import READERS
 from model.config import RopeScaling, TransformerConfig
@@ -56,7 +60,7 @@ def _groups(cls: type, key: str, default) -> Iterator[tuple[str, type, object]]:
     yield key, cls, default
     for name, kind in typing.get_type_hints(cls).items():
         inner = f"{key}.{name}".strip(".")
-        if dataclasses.is_dataclass(kind):
+        if registry.is_settings(kind):
             yield from _groups(kind, inner, getattr(default, name))
         elif inner == "data.mixture":
             yield f"{inner}.NAME", SourceConfig, None
@@ -89,8 +93,8 @@ def _section(key: str, cls: type, default) -> str:
 
 
 def _default(field: dataclasses.Field):
-    missing = field.default_factory is dataclasses.MISSING
-    return field.default if missing else field.default_factory()
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _summary(doc: str) -> str:
@@ -150,12 +154,12 @@ def _first_sentence(function) -> str:
     return re.split(r"(?<=\.) (?=[A-Z])", text)[0].rstrip(".")
 
 
-def _type(hint) -> tuple[object, str]:
+def _type(hint: Any) -> tuple[Any, str]:
     """(a field's type, its range as text)."""
     hint, _ = without_none(hint)
     if typing.get_origin(hint) is Mapping:
-        inside, allowed = _type(typing.get_args(hint)[1])
-        return Mapping[str, inside], allowed
+        value_type, allowed = _type(typing.get_args(hint)[1])
+        return types.GenericAlias(Mapping, (str, value_type)), allowed
     if typing.get_origin(hint) is not typing.Annotated:
         return hint, ""
     kind, *extras = typing.get_args(hint)

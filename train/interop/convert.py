@@ -16,6 +16,7 @@ from etils import epath
 
 from data.read import json_files
 from data.text import tokenizer as tokenizers
+from data.text.base import Tokenizer
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer, with_template
 from model.config import TransformerConfig
 from model.pretrained import families, hf_config
@@ -27,11 +28,11 @@ from train.runtime.metrics import console
 
 
 class OpenModel(NamedTuple):
-    """An open model whose weights are not read yet."""
+    """An open model whose weights are not read yet; `tokenizer` is None if it was not asked for."""
 
     config: TransformerConfig
     reader: weights.Reader
-    tokenizer: HFTokenizer
+    tokenizer: Tokenizer | None
 
 
 def open_source(origin: str, need_tokenizer: bool = True) -> OpenModel:
@@ -64,7 +65,7 @@ def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
         raise ConfigError(f"--from={origin} is a file; give its directory, or a .gguf file")
     path = directory / "config.json"
     if not path.exists():
-        raise ConfigError(f"{directory} holds no config.json{_instead(directory)}")
+        raise ConfigError(f"{directory} holds no config.json{_alternative(directory)}")
     hf = json_files.read(path)
     if "model_type" not in hf:
         raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
@@ -73,10 +74,10 @@ def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
     config = _config(hf, path)
     tokenizer = tokenizers.load(directory) if need_tokenizer else None
     reader = weights.SafetensorsReader(directory)
-    return OpenModel(_tied_or_not(config, reader), reader, tokenizer)
+    return OpenModel(_tied_as_stored(config, reader), reader, tokenizer)
 
 
-def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
+def _tied_as_stored(config: TransformerConfig, reader: weights.Reader) -> TransformerConfig:
     """The config with `tie_embeddings` as in the weights: transformers does not tie a vocabulary
     head that is in the files and differs from the embeddings, whatever config.json says."""
     head, table = "lm_head.weight", "model.embed_tokens.weight"
@@ -84,12 +85,12 @@ def _tied_or_not(config: TransformerConfig, reader: weights.Reader) -> Transform
         return config
     if np.array_equal(reader.read(head), reader.read(table)):
         return config
-    console.print(f"{reader.where}: {head} differs from the embeddings: not tied", markup=False)
+    console.print(f"{reader.location}: {head} differs from the embeddings: not tied", markup=False)
     return dataclasses.replace(config, tie_embeddings=False)
 
 
-def _instead(directory) -> str:
-    """The end of an error about a directory without config.json: what to import instead."""
+def _alternative(directory) -> str:
+    """The end of an error about a directory without config.json: what can be imported instead."""
     files = sorted(directory.glob("*.gguf"))
     if files:
         return f"; import its file: --from={files[0]}"
@@ -101,7 +102,7 @@ def _instead(directory) -> str:
             "merge_and_unload(), then save_pretrained"
         )
     if (directory / "params.json").exists():
-        return ", but its makers' own params.json; take the model in Hugging Face's form"
+        return ", but a params.json of its publisher; take the model in Hugging Face's format"
     return ""
 
 
@@ -124,7 +125,7 @@ def _config(hf: dict, path) -> TransformerConfig:
     except ValueError as e:
         raise ConfigError(f"{path}: {e}") from e
     except (TypeError, ArithmeticError, LookupError, AttributeError) as e:
-        raise ConfigError(f"{path} is damaged, a value is not of its kind: {e!r:.200}") from e
+        raise ConfigError(f"{path} is damaged, a value has the wrong type: {e!r:.200}") from e
 
 
 def _download(name: str) -> str:
@@ -147,7 +148,9 @@ def _download(name: str) -> str:
         ) from e
 
 
-def load(origin, mesh=None, dtype: str = "float32"):
+def load(
+    origin: epath.PathLike, mesh: jax.sharding.Mesh | None = None, dtype: str = "float32"
+) -> tuple[TransformerConfig, Any]:
     """Opens a Hugging Face directory, a GGUF file or a name on the hub.
 
     Args:
@@ -157,7 +160,7 @@ def load(origin, mesh=None, dtype: str = "float32"):
       (TransformerConfig, params) for `Transformer(config)`.
 
     Raises:
-      ConfigError: it cannot be read; the message says what to do.
+      ConfigError: it cannot be read.
     """
     source = open_source(str(origin), need_tokenizer=False)
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
@@ -171,7 +174,9 @@ def _abstract(source: OpenModel, mesh, dtype: str):
     try:
         abstract = checkpoint.abstract_params("policy", source.config, mesh)
     except (TypeError, OverflowError) as e:
-        raise ConfigError(f"{source.reader.where}: its config makes no model ({e!r:.200})") from e
+        raise ConfigError(
+            f"{source.reader.location}: its config.json describes no model ({e!r:.200})"
+        ) from e
     kind = weights.DTYPES[dtype]
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, kind, sharding=x.sharding), abstract
@@ -179,12 +184,16 @@ def _abstract(source: OpenModel, mesh, dtype: str):
 
 
 def import_model(
-    origin: str, workdir, dtype: str = "float32", chat_template: str = "", mesh=None
+    origin: str,
+    workdir: epath.PathLike,
+    dtype: str = "float32",
+    chat_template: str = "",
+    mesh: jax.sharding.Mesh | None = None,
 ) -> TransformerConfig:
-    """Makes a workdir of an open model.
+    """Imports an open model as a workdir.
 
     Args:
-      dtype: of the weights in the checkpoint; training reads them as float32 in any case.
+      dtype: of the weights in the checkpoint; training always reads them as float32.
       chat_template: "" for the model's own, `chatml`, or a Jinja file. Markers that the vocabulary
         lacks are added, with the mean of the embeddings.
 
@@ -203,12 +212,12 @@ def import_model(
         raise ConfigError(f"{origin} is a Seedpod workdir; start from it with init_from")
     if chat_template and chat_template != "chatml":
         chat_template = _template(epath.Path(chat_template))
-    before = tokenizer.vocab_size
+    old_size = tokenizer.vocab_size
     rowless = _without_rows(tokenizer, config, origin)
     tokenizer = tokenizer.with_config(**{DATE: datetime.date.today().isoformat()})
     if chat_template:
         tokenizer = with_template(tokenizer, chat_template)
-    grown = tokenizer.vocab_size > before
+    grown = tokenizer.vocab_size > old_size
     if rowless and not grown:
         tokenizer = tokenizer.with_config(**{ROWS: config.vocab_size})
         console.print(
@@ -218,7 +227,7 @@ def import_model(
         )
     params = weights.place(config, source.reader, _abstract(source, mesh, dtype))
     if grown:
-        old = min(before, config.vocab_size)
+        old = min(old_size, config.vocab_size)
         config, params = add_rows(config, params, old, tokenizer.vocab_size, mesh)
     with unfinished.directory(workdir, "workdir", record) as workdir:
         tokenizer.save(workdir / "tokenizer")
@@ -243,7 +252,7 @@ def _template(path) -> str:
 
 
 def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> list[str]:
-    """The added tokens without a row in the embedding; small Gemma 3 models have one such token.
+    """The added tokens without a row in the embedding, of which small Gemma 3 models have one.
 
     Raises:
       ConfigError: tokens of the vocabulary itself, or the one that ends a text, have no row.
@@ -258,14 +267,14 @@ def _without_rows(tokenizer: HFTokenizer, config: TransformerConfig, origin) -> 
     except ValueError:
         pass
     raise ConfigError(
-        f"{origin}: its tokenizer has {tokenizer.vocab_size} ids and its weights {rows}; they do "
-        "not belong together"
+        f"{origin}: its tokenizer has {tokenizer.vocab_size} ids and its weights {rows}; they are "
+        "not of one model"
     )
 
 
 def _save(workdir, params, meta) -> None:
     """Writes checkpoint 0, fetching a few GB at a time. By default Orbax fetches all arrays to the
-    host before it writes one, so that a run can continue; here there is none."""
+    host before it writes one, so that training can continue meanwhile; here there is none."""
     handlers = {
         "policy": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=8),
         "meta": ocp.JsonCheckpointHandler(),
@@ -277,7 +286,13 @@ def _save(workdir, params, meta) -> None:
         manager.save(0, args=ocp.args.Composite(**items))
 
 
-def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
+def add_rows(
+    config: TransformerConfig,
+    params: Mapping[str, Any],
+    old: int,
+    new: int,
+    mesh: jax.sharding.Mesh,
+) -> tuple[TransformerConfig, dict[str, Any]]:
     """A model with ids old..new-1 added: their rows are the mean of rows 0..old-1.
 
     A row at the mean gives its token about the probability of an average one (Hewitt 2021,
@@ -305,7 +320,7 @@ def add_rows(config: TransformerConfig, params, old: int, new: int, mesh):
     return grown, params
 
 
-# {command: flags it needs}, {command: flags it reads}.
+# {command: flags that it requires}, {command: flags that it reads}.
 _NEEDED = {"import": ("from", "workdir"), "export": ("workdir", "to")}
 _READ = {
     "import": ("from", "workdir", "dtype", "chat_template"),
@@ -324,8 +339,8 @@ def check_command(words: Sequence[str], values: Mapping[str, Any], given: set[st
     """Refuses a command line without a command, without a flag it needs, or with one it ignores.
 
     Args:
-      words: of the command line, beside flags. values: of all flags. given: names of those that
-        were given.
+      words: of the command line, without flags. values: of all flags. given: names of the flags
+        that were given.
 
     Raises:
       ConfigError: naming the flag.

@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict
 
 from data.read import json_files
 from data.text import tokenizer as tokenizers
+from data.text.builtin import BuiltinTokenizer
 from data.text.hf_files import hf_files
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer
 from model import lora
@@ -39,7 +40,12 @@ _CLASSES = {
 
 
 def export_model(
-    workdir, to, item: str = "", dtype: str = "", mesh=None, limit: int = weights.SHARD_BYTES
+    workdir: epath.PathLike,
+    to: epath.PathLike,
+    item: str = "",
+    dtype: str = "",
+    mesh: jax.sharding.Mesh | None = None,
+    limit: int = weights.SHARD_BYTES,
 ) -> str:
     """Writes a workdir's model, adapters merged, as a Hugging Face directory, weight by weight.
 
@@ -83,12 +89,12 @@ def export_model(
     if item != "policy":
         hf["architectures"] = [hf["architectures"][0].replace("CausalLM", _CLASSES[item])]
         hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    with contextlib.closing(leaves), unfinished.directory(to, "to", record) as to:
-        save_tokenizer(tokenizer, to, hf["pad_token_id"])
+    with contextlib.closing(leaves), unfinished.directory(to, "to", record) as directory:
+        save_tokenizer(tokenizer, directory, hf["pad_token_id"])
         tensors = _tensors(config, leaves.read, item)
-        weights.write_safetensors(to, tensors, dtype, limit=limit)
+        weights.write_safetensors(directory, tensors, dtype, limit=limit)
         # Written last: without it nothing loads the directory.
-        (to / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
+        (directory / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
     return dtype
 
 
@@ -105,7 +111,9 @@ def shard_bytes(text: str) -> int:
     return size
 
 
-def export_adapter(workdir, to, mesh=None) -> None:
+def export_adapter(
+    workdir: epath.PathLike, to: epath.PathLike, mesh: jax.sharding.Mesh | None = None
+) -> None:
     """Writes the adapters of a workdir's policy as a directory that `peft` reads.
 
     Raises:
@@ -114,9 +122,10 @@ def export_adapter(workdir, to, mesh=None) -> None:
     mesh, record = weights.whole_mesh(mesh), {"export": str(workdir), "item": "adapter"}
     unfinished.check_free(to, "to", record)
     config = checkpoint.model_config(workdir, "policy")
-    part, origin = checkpoint.read_parts(workdir, "policy")
-    if not part or not part.adapted:
+    parts = checkpoint.read_parts(workdir, "policy")
+    if parts is None or not parts[0].adapted:
         raise ConfigError(f"{workdir} trained no adapters; export without --adapter")
+    part, origin = parts
     abstract = part.trained(checkpoint.abstract_params("policy", config, mesh))
     for path in flatten_dict(abstract):
         if not path[-1].endswith((lora.A, lora.B)):
@@ -126,13 +135,13 @@ def export_adapter(workdir, to, mesh=None) -> None:
             )
     adapters = checkpoint.restore_item(workdir, "policy", abstract)
     tokenizer = _hf_tokenizer(workdir, config)
-    with unfinished.directory(to, "to", record) as to:
-        save_tokenizer(tokenizer, to, tokenizer.pad_id)
-        peft.write(to, config, adapters, part.lora, origin_of(origin["from"]))
+    with unfinished.directory(to, "to", record) as directory:
+        save_tokenizer(tokenizer, directory, tokenizer.pad_id)
+        peft.write(directory, config, adapters, part.lora, origin_of(origin["from"]))
 
 
-def origin_of(workdir) -> str:
-    """The open model that a workdir was imported from; the workdir itself if it was not."""
+def origin_of(workdir: epath.PathLike) -> str:
+    """The open model that a workdir was imported from, or the workdir if it was not imported."""
     record = _config_json(workdir)
     return record.get("from", str(workdir)) if record.get("stage") == "import" else str(workdir)
 
@@ -142,11 +151,11 @@ def _config_json(workdir) -> dict:
     return json_files.read(path) if path.exists() else {}
 
 
-def source_dtype(workdir) -> str:
-    """The dtype of the open model that a workdir goes back to, through any runs; else float32."""
-    seen = set()
-    while str(workdir) not in seen:
-        seen.add(str(workdir))
+def source_dtype(workdir: epath.PathLike) -> str:
+    """The dtype of the open model from which a workdir descends, through any runs, or float32."""
+    visited = set()
+    while str(workdir) not in visited:
+        visited.add(str(workdir))
         record = _config_json(workdir)
         if record.get("stage") == "import":
             dtype = record.get("source_dtype")
@@ -156,19 +165,20 @@ def source_dtype(workdir) -> str:
         workdir = origins.get("policy") or next(iter(origins.values()), child)
         if not epath.Path(workdir).exists():
             console.print(
-                f"{child} began as {workdir}, which is not there to tell the dtype of its "
-                "weights: exported as float32; --dtype=bfloat16 for another",
+                f"{child} started from {workdir}, which does not exist, so the dtype of its "
+                "weights is unknown: exported as float32; --dtype=bfloat16 for another",
                 markup=False,
             )
     return "float32"
 
 
 def _hf_tokenizer(workdir, config) -> HFTokenizer:
-    """A workdir's tokenizer as one of Hugging Face."""
+    """A workdir's tokenizer as a Hugging Face tokenizer."""
     tokenizer = tokenizers.load(workdir)
-    if isinstance(tokenizer, HFTokenizer):
-        return tokenizer
-    return HFTokenizer(hf_files(tokenizer, config.max_length), str(workdir))
+    if isinstance(tokenizer, BuiltinTokenizer):
+        tokenizer = HFTokenizer(hf_files(tokenizer, config.max_length), str(workdir))
+    assert isinstance(tokenizer, HFTokenizer)  # there are these two kinds
+    return tokenizer
 
 
 def _tensors(config, read, item: str) -> list[weights.Tensor]:
@@ -204,7 +214,7 @@ def _special_ids(tokenizer: HFTokenizer, item: str) -> dict[str, Any]:
     return {"bos_token_id": bos, "eos_token_id": tokenizer.eos_id, "pad_token_id": pad}
 
 
-def save_tokenizer(tokenizer: HFTokenizer, directory, pad_id: int) -> None:
+def save_tokenizer(tokenizer: HFTokenizer, directory: epath.PathLike, pad_id: int) -> None:
     """Writes the tokenizer's files, with all stop ids in generation_config.json."""
     files = dict(tokenizer.files)
     config = json.loads(files.get("tokenizer_config.json", b"{}"))

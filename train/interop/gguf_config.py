@@ -6,6 +6,7 @@ Every key of the architecture is read, known to have no effect, or refused by na
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ NEUTRAL = {
     "use_parallel_residual": (False,),
     "rope.scaling.attn_factor": (1.0,),
 }
-# Keys about files, about embeddings made of a model, and about yarn, which is refused by its type.
+# Keys about files, about sentence embeddings, and about yarn, which is refused by its type.
 IGNORED = ("vocab_size", "tensor_data_layout", "pooling_type", "rope.scaling.finetuned",
            "rope.scaling.original_context_length")  # fmt: skip
 
@@ -60,14 +61,14 @@ def config_of(kind: str, fields: Mapping, rope_factors: np.ndarray | None = None
       ValueError: naming a key that is missing, or asks for a computation that Seedpod lacks.
     """
     fields = {k: _decimal(v) if k in _DECIMALS else v for k, v in fields.items()}
-    config = {"model_type": kind}
-    for key, (theirs, default) in KEYS.items():
+    config: dict[str, Any] = {"model_type": kind}
+    for key, (hf_key, default) in KEYS.items():
         value = fields.get(key, default)
         if value is ...:
             raise ValueError(f"no {kind}.{key}")
         if isinstance(value, list):
             raise ValueError(f"{kind}.{key} has a value for each layer, which Seedpod does not")
-        config[theirs] = value
+        config[hf_key] = value
     heads = config["num_attention_heads"]
     if not isinstance(heads, int) or heads < 1 or not isinstance(config["hidden_size"], int):
         raise ValueError(f"{kind}.attention.head_count is {heads!r}")
@@ -105,13 +106,13 @@ def _check_rest(kind: str, fields: Mapping, head_dim: int) -> None:
 
 
 def _linear(kind: str, fields: Mapping) -> dict | None:
-    """Linear scaling: positions divided by a factor, also where llama.cpp gives no type."""
+    """Linear scaling, which divides positions by a factor; llama.cpp assumes it without a type."""
     factor = fields.get("rope.scaling.factor", fields.get("rope.scale_linear", 0.0))
-    way = fields.get("rope.scaling.type", "linear")
-    if way == "none" or (way == "linear" and factor in (0.0, 1.0)):
+    method = fields.get("rope.scaling.type", "linear")
+    if method == "none" or (method == "linear" and factor in (0.0, 1.0)):
         return None
-    if way != "linear":
-        raise ValueError(f"{kind}.rope.scaling.type={way!r:.60}, which Seedpod does not compute")
+    if method != "linear":
+        raise ValueError(f"{kind}.rope.scaling.type={method!r:.60}, which Seedpod does not compute")
     return {"rope_type": "linear", "factor": factor}
 
 

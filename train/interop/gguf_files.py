@@ -6,13 +6,14 @@ Qwen 3 with a byte-level BPE tokenizer.
 
 from __future__ import annotations
 
-import collections
 import json
 import math
+from collections import Counter
 
 import gguf
 import numpy as np
 import tokenizers
+from etils import epath
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from ranges import ConfigError
@@ -58,7 +59,7 @@ def _pre_tokenizer(name: str):
     if name == "qwen2":
         return _split(r"\p{N}"), normalizers.NFC()
     raise ConfigError(
-        f"the GGUF file cuts text in the way {name!r}, which Seedpod does not know; import the "
+        f"the GGUF file has the pre-tokenizer {name!r}, which Seedpod does not know; import the "
         "model's safetensors"
     )
 
@@ -75,8 +76,8 @@ class GGUFModel:
       ConfigError: naming an architecture, tokenizer or tensor that Seedpod does not read.
     """
 
-    def __init__(self, path):
-        self.where = str(path)
+    def __init__(self, path: epath.PathLike):
+        self.location = str(path)
         self._fields, self._tensors = gguf_format.read(path)
         try:
             self._open()
@@ -92,22 +93,22 @@ class GGUFModel:
         self._kind = self._field("general.architecture")
         if self._kind not in ARCHITECTURES:
             raise ConfigError(
-                f"{self.where} is a {self._kind:.40} model; of GGUF Seedpod reads "
+                f"{self.location} is a {self._kind:.40} model; of GGUF Seedpod reads "
                 f"{', '.join(ARCHITECTURES)}. Import the model's safetensors"
             )
         if (form := self._field("general.type", "model")) != "model":
-            raise ConfigError(f"{self.where} holds no model: its general.type is {form!r:.60}")
+            raise ConfigError(f"{self.location} holds no model: its general.type is {form!r:.60}")
         if (parts := self._field("split.count", 0)) > 1:
             raise ConfigError(
-                f"{self.where} is one of {parts} files of a model; join them with llama.cpp: "
+                f"{self.location} is one of {parts} files of a model; join them with llama.cpp: "
                 "llama-gguf-split --merge FIRST_FILE WHOLE.gguf"
             )
         self._rope_factors = self._tensors.pop("rope_freqs.weight", None)
         layers = self._field(f"{self._kind}.block_count")
         if layers > len(self._tensors):
             raise ConfigError(
-                f"{self.where} has {len(self._tensors)} tensors for {layers} layers; download it "
-                "again"
+                f"{self.location} has {len(self._tensors)} tensors for {layers} layers; download "
+                "it again"
             )
         table = gguf.get_tensor_name_map(ARCHITECTURES[self._kind], layers)
         self._own = {}
@@ -117,22 +118,22 @@ class GGUFModel:
                 self._own[name] = own
         if unread := sorted(self._tensors.keys() - set(self._own.values())):
             raise ConfigError(
-                f"{self.where} has {len(unread)} tensors that Seedpod has no place for, such as "
+                f"{self.location} has {len(unread)} tensors that Seedpod has no place for, such as "
                 f"{', '.join(unread[:3])}"
             )
         self.names = self._own.keys()
         self.config = self._config()
         self.tokenizer_files = self._tokenizer_files()
-        sizes = collections.Counter()
+        sizes: Counter[str] = Counter()
         for tensor in self._tensors.values():
             sizes[_DTYPES.get(tensor.tensor_type, "float32")] += math.prod(tensor.shape)
-        self.dtype = max(sizes, key=sizes.get)
+        self.dtype = max(sizes, key=sizes.__getitem__)
 
     def _field(self, name: str, default=...):
         if name in self._fields:
             return self._fields[name]
         if default is ...:
-            raise ConfigError(f"{self.where} has no {name}; download it again")
+            raise ConfigError(f"{self.location} has no {name}; download it again")
         return default
 
     def _config(self) -> dict:
@@ -148,7 +149,7 @@ class GGUFModel:
         try:
             config = gguf_config.config_of(self._kind, fields, factors)
         except ValueError as e:
-            raise ConfigError(f"{self.where} has {e}. Import the model's safetensors") from e
+            raise ConfigError(f"{self.location} has {e}. Import the model's safetensors") from e
         return config | dict(
             vocab_size=len(self._field("tokenizer.ggml.tokens")),
             tie_word_embeddings="output.weight" not in self._tensors,
@@ -157,15 +158,15 @@ class GGUFModel:
     def _tokenizer_files(self) -> dict[str, bytes]:
         if (kind := self._field("tokenizer.ggml.model")) != "gpt2":
             raise ConfigError(
-                f"{self.where} has a tokenizer of kind {kind!r}; of GGUF Seedpod reads byte-level "
-                "BPE (gpt2). Import the model's safetensors"
+                f"{self.location} has a tokenizer of kind {kind!r}; of GGUF Seedpod reads "
+                "byte-level BPE (gpt2). Import the model's safetensors"
             )
         tokens = self._field("tokenizer.ggml.tokens")
         kinds = self._field("tokenizer.ggml.token_type")
         merges = [tuple(m.split(" ")) for m in self._field("tokenizer.ggml.merges")]
         if len(set(tokens)) < len(tokens):
             raise ConfigError(
-                f"{self.where} has one token under several ids; import the model's safetensors"
+                f"{self.location} has one token under several ids; import the model's safetensors"
             )
         pre = self._field("tokenizer.ggml.pre", "default")
         inner = tokenizers.Tokenizer(
@@ -221,12 +222,12 @@ class GGUFModel:
                 return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as e:
             raise ConfigError(
-                f"{self.where}: {name} is stored as {tensor.tensor_type.name}, which `gguf` cannot "
-                "dequantize; take the model's F16, BF16 or Q8_0 file, or its safetensors"
+                f"{self.location}: {name} is stored as {tensor.tensor_type.name}, which `gguf` "
+                "cannot dequantize; take the model's F16, BF16 or Q8_0 file, or its safetensors"
             ) from e
 
     def file_of(self, name: str) -> str:
-        return self.where
+        return self.location
 
 
 def _hf_names(layers: int):

@@ -1,7 +1,7 @@
 """The layout of a GGUF file: its fields, and the places of its tensors.
 
-The `gguf` package takes minutes to read a vocabulary of 150,000 tokens, as it makes arrays of each
-string; this module takes a second. Layout: ggml's docs/gguf.md.
+The `gguf` package takes minutes to read a vocabulary of 150,000 tokens, as it creates arrays for
+each string; this module takes a second. Layout: ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from data.read.json_files import check_content
 from ranges import ConfigError
 
 # Format characters of `struct` for the types of fields, by their numbers.
-_SCALARS = ("B", "b", "H", "h", "I", "i", "f", "?", None, None, "Q", "q", "d")
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
+            12: "d"}  # fmt: skip
 _STRING, _ARRAY = 8, 9
 
 
@@ -36,7 +37,7 @@ class Stored(NamedTuple):
 
 
 class _Cursor:
-    """A position in a buffer, moved by each read; raises `struct.error` at the end."""
+    """A position in a buffer, which each read advances; raises `struct.error` at the end."""
 
     def __init__(self, buffer):
         self.buffer, self.at = buffer, 0
@@ -52,7 +53,7 @@ class _Cursor:
         (size,) = struct.unpack_from("<Q", self.buffer, self.at)
         start, self.at = self.at + 8, self.at + 8 + size
         if self.at > len(self.buffer):
-            raise struct.error("a text goes on beyond the end of the file")
+            raise struct.error("a string extends beyond the end of the file")
         return str(self.buffer[start : self.at], "utf-8")
 
     def value(self, kind: int) -> Any:
@@ -69,7 +70,7 @@ class _Cursor:
         return list(self.take(_SCALARS[kind], count))
 
 
-def read(path) -> tuple[dict[str, Any], dict[str, Stored]]:
+def read(path: epath.PathLike) -> tuple[dict[str, Any], dict[str, Stored]]:
     """(fields, tensors) of a file, by name. Tensors are memory-mapped.
 
     Raises:
@@ -82,7 +83,7 @@ def read(path) -> tuple[dict[str, Any], dict[str, Stored]]:
     if start[:4] != b"GGUF":
         raise ConfigError(f"{path} is not a GGUF file; download it again")
     data = np.memmap(path, np.uint8, "r")
-    cursor = _Cursor(memoryview(data))
+    cursor = _Cursor(data.data)
     try:
         cursor.take("I")
         (version,) = cursor.take("I")
@@ -97,7 +98,7 @@ def read(path) -> tuple[dict[str, Any], dict[str, Stored]]:
             name = cursor.string()
             fields[name] = cursor.value(*cursor.take("I"))
         tensors = _tensors(path, data, cursor, tensor_count, fields.get("general.alignment", 32))
-    except (struct.error, IndexError, OverflowError, UnicodeDecodeError, TypeError) as e:
+    except (struct.error, LookupError, OverflowError, UnicodeDecodeError, TypeError) as e:
         raise ConfigError(
             f"{path} is not a whole GGUF file of {len(data):,} bytes ({str(e)[:100]}); the "
             "download broke off or the file is damaged: download it again"

@@ -6,6 +6,7 @@ Axes: L layers, r rank.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,22 +22,24 @@ from ranges import ConfigError
 from train.interop import weights
 
 
-def tensors_of(config: TransformerConfig, adapters, rank: int) -> dict[str, list[weights.Tensor]]:
+def tensors_of(
+    config: TransformerConfig, adapters: Any, rank: int
+) -> dict[str, list[weights.Tensor]]:
     """{module: its two tensors}: lora_A.weight [r, inputs] and lora_B.weight [outputs, r].
 
     Args:
       adapters: tree of A [L, *inputs, r] and B [L, r, *outputs] beside their weights.
 
     Raises:
-      ConfigError: experts are adapted, which transformers holds as one tensor, not as modules; or
-        a weight that no module has.
+      ConfigError: an adapter of experts, which transformers holds as one tensor and not as
+        modules, or of a weight that is in no module.
     """
     flat, modules = flatten_dict(adapters), {}
     known = {(*s.path[:-1], s.path[-1] + end) for s in slices(config) for end in (lora.A, lora.B)}
     for path in sorted(flat.keys() - known):
         raise ConfigError(
-            f"{'/'.join(path)} adapts what is no module of a {family_of(config)} model; export the "
-            "merged model (leave out --adapter)"
+            f"{'/'.join(path)} adapts a weight in no module of a {family_of(config)} model; export "
+            "the merged model (leave out --adapter)"
         )
     for part in slices(config):
         *above, name = part.path
@@ -51,21 +54,27 @@ def tensors_of(config: TransformerConfig, adapters, rank: int) -> dict[str, list
         b = flat[*above, name + lora.B]
         module = part.name.removesuffix(".weight")
 
-        def first(a=a, index=part.index):
+        def read_a(a=a, index=part.index):
             return np.asarray(jax.device_get(a[index]), np.float32).reshape(-1, rank).T
 
-        def second(b=b, index=part.index):
+        def read_b(b=b, index=part.index):
             return np.asarray(jax.device_get(b[index]), np.float32).reshape(rank, -1).T
 
         prefix, (outputs, inputs) = f"base_model.model.{module}", part.shape
         modules[module] = [
-            weights.Tensor(f"{prefix}.lora_A.weight", (rank, inputs), first),
-            weights.Tensor(f"{prefix}.lora_B.weight", (outputs, rank), second),
+            weights.Tensor(f"{prefix}.lora_A.weight", (rank, inputs), read_a),
+            weights.Tensor(f"{prefix}.lora_B.weight", (outputs, rank), read_b),
         ]
     return modules
 
 
-def write(directory, config: TransformerConfig, adapters, settings: LoRA, base: str) -> None:
+def write(
+    directory: epath.PathLike,
+    config: TransformerConfig,
+    adapters: Any,
+    settings: LoRA,
+    base: str,
+) -> None:
     """Writes adapter_config.json and adapter_model.safetensors.
 
     Args:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -21,7 +22,7 @@ DTYPES = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 _PICKLED = ("*.bin", "*.bin.index.json", "*.pth", "*.pt")
 
 
-def weight_files(directory) -> tuple[list, dict[str, str]]:
+def weight_files(directory: epath.PathLike) -> tuple[list[epath.Path], dict[str, str]]:
     """The files of a model's weights, chosen as by transformers.
 
     Returns:
@@ -65,7 +66,7 @@ def _no_weights(directory) -> str:
             "was trained on, or merge both with peft: merge_and_unload(), then save_pretrained"
         )
     if (link := directory / _WHOLE).name in others:
-        return f"{link} is a link to a file that is not there; download it again"
+        return f"{link} is a link to a missing file; download it again"
     if others:
         return (
             f"{directory} holds {others[0]}{_more(others)}, and neither {_WHOLE} nor {_INDEX}, "
@@ -84,7 +85,7 @@ def _more(names) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def open_file(path):
+def open_file(path: epath.PathLike) -> Any:
     """A file opened by `safetensors`: memory-mapped, its tensors read on request.
 
     Raises:
@@ -102,7 +103,7 @@ def open_file(path):
         ) from e
 
 
-def write(path, tensors: Sequence, dtype: str) -> None:
+def write(path: epath.PathLike, tensors: Sequence, dtype: str) -> None:
     """Writes a file, holding one tensor at a time.
 
     Args:
@@ -112,7 +113,8 @@ def write(path, tensors: Sequence, dtype: str) -> None:
     kind = {v: k for k, v in DTYPES.items()}[dtype]
     size = {"F32": 4}.get(kind, 2)
     # Readers of the format in torch require this entry.
-    header, end = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
     for t in tensors:
         start, end = end, end + math.prod(t.shape) * size
         header[t.name] = {"dtype": kind, "shape": list(t.shape), "data_offsets": [start, end]}

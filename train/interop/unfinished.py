@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -14,8 +15,8 @@ MARK = ".unfinished.json"
 
 
 @contextlib.contextmanager
-def directory(path, flag: str, record: dict):
-    """A context with an empty directory, in which the remains of the same command were deleted.
+def directory(path: epath.PathLike, flag: str, record: dict) -> Iterator[epath.Path]:
+    """A context with an empty directory, from which the remains of the same command are deleted.
 
     Args:
       flag: the flag that named it, for messages. record: the command's settings as JSON, which
@@ -39,17 +40,17 @@ def directory(path, flag: str, record: dict):
     try:
         yield path
     except Exception:
-        path.rmtree()  # refused, not killed: there is nothing to finish
+        path.rmtree()  # the command failed and was not killed: nothing can be finished
         raise
     (path / MARK).unlink()
 
 
-def is_marked(path) -> bool:
+def is_marked(path: epath.PathLike) -> bool:
     """Whether a directory is incomplete."""
     return (epath.Path(path) / MARK).exists()
 
 
-def check_free(path, flag: str, record: dict) -> None:
+def check_free(path: epath.PathLike, flag: str, record: dict) -> None:
     """Refuses a directory with anything but the remains of the same command.
 
     Raises:
@@ -71,6 +72,6 @@ def check_free(path, flag: str, record: dict) -> None:
         marked = record if names == {MARK} else None
     if marked != record:
         raise ConfigError(
-            f"--{flag}={path} holds what another command left unfinished: {marked}. Type that "
+            f"--{flag}={path} holds the unfinished output of another command: {marked}. Run that "
             "command again, or remove the directory"
         )

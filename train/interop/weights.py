@@ -57,11 +57,15 @@ class Reader(Protocol):
     """A source of tensors.
 
     Attributes:
-      names: of its tensors. where: its path, for messages.
+      names: of its tensors. location: its path, for messages.
+      dtype: the one of `DTYPES` that most of the weights are stored in.
     """
 
-    names: Iterable[str]
-    where: str
+    location: str
+    dtype: str
+
+    @property
+    def names(self) -> Iterable[str]: ...
 
     def file_of(self, name: str) -> str: ...
 
@@ -69,19 +73,16 @@ class Reader(Protocol):
 
 
 class SafetensorsReader:
-    """The tensors of a Hugging Face directory, one file or many.
-
-    Attributes:
-      dtype: the one of `DTYPES` that most of the weights are stored in.
+    """The tensors of a Hugging Face directory, in one file or several: a `Reader`.
 
     Raises:
       ConfigError: there are none, a file is damaged, or the index does not fit the files.
     """
 
-    def __init__(self, directory):
-        self.where = str(directory)
+    def __init__(self, directory: epath.PathLike):
+        self.location = str(directory)
         paths, listed = safetensors_files.weight_files(directory)
-        self._places = {}  # {our name: (opened file, name in it, path)}
+        self._places: dict[str, tuple] = {}  # {our name: (opened file, name in it, path)}
         stored_in = {}
         for path in paths:
             file = safetensors_files.open_file(path)
@@ -118,7 +119,7 @@ class SafetensorsReader:
             part = file.get_slice(name)
             if kind := safetensors_files.DTYPES.get(part.get_dtype()):
                 sizes[kind] += math.prod(part.get_shape())
-        return max(sizes, key=sizes.get)
+        return max(sizes, key=sizes.__getitem__)
 
     def file_of(self, name: str) -> str:
         return str(self._places[name][2])
@@ -145,7 +146,7 @@ def _own_name(name: str) -> str:
 def check_names(config: TransformerConfig, reader: Reader) -> None:
     """Checks that every parameter is in the files, and that every tensor there is a parameter.
 
-    Buffers and the parts of a model that are not for text are left out, and counted in the log.
+    Buffers and the parts of a model that are not for text are not read, and a line counts them.
 
     Raises:
       ConfigError: naming the first that is not.
@@ -154,39 +155,39 @@ def check_names(config: TransformerConfig, reader: Reader) -> None:
     if config.num_layers * max(1, config.num_experts) > len(names):
         experts = f" of {config.num_experts} experts" if config.num_experts else ""
         raise ConfigError(
-            f"{reader.where} has {len(names)} tensors, and its config.json {config.num_layers} "
-            f"layers{experts}; they do not belong together, or the download is not complete"
+            f"{reader.location} has {len(names)} tensors, and its config.json {config.num_layers} "
+            f"layers{experts}; they are not of one model, or the download is not complete"
         )
     wanted = {s.name for s in slices(config)}
     known = wanted | ({"lm_head.weight"} if config.tie_embeddings else set())
     extra = sorted(n for n in names - known if not (_BUFFER.search(n) or _TOWER.search(n)))
     if quantised := [n for n in extra if _QUANTISED.search(n)]:
         raise ConfigError(
-            f"{reader.where} has {len(quantised)} tensors such as {quantised[0]}: its weights are "
-            f"quantised. {UNQUANTISED}"
+            f"{reader.location} has {len(quantised)} tensors such as {quantised[0]}: its weights "
+            f"are quantised. {UNQUANTISED}"
         )
     if missing := sorted(wanted - names):
         raise ConfigError(
-            f"{reader.where} has no tensor {missing[0]}"
+            f"{reader.location} has no tensor {missing[0]}"
             + (f" (nor {len(missing) - 1} others)" if len(missing) > 1 else "")
             + ", which the architecture of its config.json needs; is the download complete?"
         )
     if extra:
         raise ConfigError(
-            f"{reader.where} has {len(extra)} tensors that the architecture of its config.json has "
-            f"no place for, such as {', '.join(extra[:3])}; leaving them out would be another model"
+            f"{reader.location} has {len(extra)} tensors that the architecture of its config.json "
+            f"has no place for, such as {', '.join(extra[:3])}; without them the model is another"
         )
     left_out = [n for n in names - known if n not in extra]
     kinds = {m[1] if (m := _TOWER.match(n)) else "rotary buffers" for n in left_out}
     if left_out:
         console.print(
-            f"{reader.where}: {len(left_out)} tensors are left out, which the text model does not "
-            f"read: {', '.join(sorted(kinds))}",
+            f"{reader.location}: {len(left_out)} tensors are left out, which the text model does "
+            f"not read: {', '.join(sorted(kinds))}",
             markup=False,
         )
 
 
-def place(config: TransformerConfig, reader: Reader, abstract):
+def place(config: TransformerConfig, reader: Reader, abstract: Any) -> Any:
     """Parameters of `Transformer(config)`, filled tensor by tensor.
 
     Args:
@@ -215,8 +216,8 @@ def _fill(reader, parts, leaf):
         tensor = reader.read(part.name)
         if tensor.shape != tuple(part.shape):
             raise ConfigError(
-                f"{reader.where}: {part.name} is {list(tensor.shape)}, and the architecture of its "
-                f"config.json makes it {list(part.shape)}"
+                f"{reader.location}: {part.name} is {list(tensor.shape)}, and the architecture of "
+                f"its config.json makes it {list(part.shape)}"
             )
         with np.errstate(over="ignore"):  # an overflow in the cast is infinite, and refused below
             value = np.asarray(part.to_ours(tensor), leaf.dtype)
@@ -237,7 +238,7 @@ def _fill(reader, parts, leaf):
         name = next(part.name for part in parts if not good[part.index])
         raise ConfigError(
             f"{reader.file_of(name)}: {name} holds NaN or infinity; the model cannot compute with "
-            "it. Download the file again; if it is the same then, the model is published broken"
+            "it. Download the file again; if it has them again, the published model is broken"
         )
     return filled
 
@@ -248,7 +249,7 @@ def _set(stack, part, index):
     return stack.at[tuple(index)].set(part)
 
 
-def whole_mesh(mesh=None):
+def whole_mesh(mesh: jax.sharding.Mesh | None = None) -> jax.sharding.Mesh:
     """`mesh`, or one that shards parameters over all devices."""
     return mesh or make_mesh(MeshConfig(data=1, fsdp=-1))
 
@@ -268,16 +269,17 @@ def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[
       read: (path of a parameter) -> array. It is called once per parameter if tensors are read in
         order, so that the host holds one at a time.
     """
-    held = [None, None]  # [path, parameter]
+    path, parameter = None, np.empty(0)  # the one that was read last
 
     def value_of(part):
-        if held[0] != part.path:
-            large = held[1] is not None and held[1].nbytes > 1 << 24
-            held[:] = None, None  # free it before the next is read
+        nonlocal path, parameter
+        if path != part.path:
+            large = parameter.nbytes > 1 << 24
+            path, parameter = None, np.empty(0)  # frees it before the next is read
             if large:
                 gc.collect()  # Orbax leaves reference cycles that hold restored arrays
-            held[:] = part.path, np.asarray(jax.device_get(read(part.path)))
-        return part.to_hf(held[1][part.index])
+            path, parameter = part.path, np.asarray(jax.device_get(read(part.path)))
+        return part.to_hf(parameter[part.index])
 
     parts = slices(config)
     order = {path: i for i, path in enumerate(dict.fromkeys(part.path for part in parts))}
@@ -288,7 +290,11 @@ def tensors_of(config: TransformerConfig, read: Callable[[tuple], Any]) -> list[
 
 
 def write_safetensors(
-    directory, tensors: list[Tensor], dtype: str, stem: str = "model", limit: int = SHARD_BYTES
+    directory: epath.PathLike,
+    tensors: list[Tensor],
+    dtype: str,
+    stem: str = "model",
+    limit: int = SHARD_BYTES,
 ) -> None:
     """Writes tensors in order, one at a time; more than `limit` bytes make several files and an
     index.
@@ -297,7 +303,8 @@ def write_safetensors(
       ConfigError: one is not finite in `dtype`.
     """
     directory, kind = epath.Path(directory), DTYPES[dtype]
-    groups, room = [[]], limit
+    groups: list[list[Tensor]] = [[]]
+    room = limit
     for tensor in tensors:
         size = math.prod(tensor.shape) * kind.itemsize
         if size > room and groups[-1]:

@@ -6,11 +6,8 @@ settings are fields of `config.rewards` too.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-import signal
-import threading
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -20,6 +17,7 @@ import ranges
 import registry
 from ranges import ConfigError, Signed, SizeOr0
 from registry import Registry
+from train.rl.time_limit import time_limit
 
 
 class Verifier(NamedTuple):
@@ -188,7 +186,8 @@ def regex(episode: Any, settings: Regex) -> float:
     Raises:
       TimeoutError: the search takes longer than `REGEX_SECONDS`.
     """
-    with _time_limit(REGEX_SECONDS, f"rewards.pattern took longer than {REGEX_SECONDS:g} s"):
+    error = TimeoutError(f"rewards.pattern took longer than {REGEX_SECONDS:g} s")
+    with time_limit(REGEX_SECONDS, error):
         return float(bool(re.search(settings.pattern, episode.response, re.DOTALL)))
 
 
@@ -211,22 +210,3 @@ def length(episode: Any, settings: Length) -> float:
     """1 at `target_length` tokens, decreasing linearly to 0 at 0 tokens and at twice the target."""
     target = settings.target_length
     return 1 - min(1.0, abs(len(episode.response_ids) - target) / target)
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float, message: str):
-    """Raises TimeoutError after `seconds`, but only in the main thread, which gets signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_):
-        raise TimeoutError(message)
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

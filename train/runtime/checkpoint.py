@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Annotated, Literal, TypedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypedDict
 
 import flax.linen as nn
 import jax
@@ -35,7 +36,7 @@ from train.step import TrainState
 from train.trainable import Partition
 
 # {role: its network}
-NETWORKS = {
+NETWORKS: dict[str, Callable] = {
     "policy": Transformer,
     "reference": Transformer,
     "value": value_model,
@@ -56,27 +57,27 @@ class PartitionRecord(TypedDict):
     frozen: list[str]
     adapted: list[str]
     lora: dict
-    dtype: Literal[tuple(DTYPES)]
+    dtype: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(DTYPES)})$")]
 
 
 # {role: the item of a checkpoint that holds its weights}, where it is not the role's own.
 ITEM_OF = {"reference": "policy", "judge": "reward"}
 
 
-def init_params(role: str, config: TransformerConfig, key):
+def init_params(role: str, config: TransformerConfig, key: jax.Array) -> Any:
     """Fresh parameters of a role's network, boxed with their logical axes."""
     tokens, hidden = jnp.zeros((1, 2), jnp.int32), jnp.zeros((1, config.embed_dim))
     inputs = hidden if role == "value_head" else tokens
     return NETWORKS[role](config).init(key, inputs)["params"]
 
 
-def abstract_params(role: str, config: TransformerConfig, mesh):
+def abstract_params(role: str, config: TransformerConfig, mesh: jax.sharding.Mesh) -> Any:
     """A tree of `jax.ShapeDtypeStruct` with the shardings of a role's parameters."""
     boxed = jax.eval_shape(lambda key: init_params(role, config, key), jax.random.key(0))
     return with_shardings(nn.unbox(boxed), parameter_shardings(boxed, mesh))
 
 
-def with_shardings(abstract, shardings):
+def with_shardings(abstract: Any, shardings: Any) -> Any:
     """A tree of `jax.ShapeDtypeStruct` with a tree of shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
@@ -93,17 +94,17 @@ def _checksums(tree):
     return jax.tree.map(checksum, tree)
 
 
-def fingerprint(tree) -> str:
+def fingerprint(tree: Any) -> str:
     """A checksum of parameters, eight hex digits: independent of the mesh, sensitive to any bit."""
     return fold(checksums(tree))
 
 
-def checksums(tree) -> list:
+def checksums(tree: Any) -> list[jax.Array]:
     """One checksum per parameter, in the order of the tree."""
     return jax.tree.leaves(_checksums(tree))
 
 
-def fold(sums) -> str:
+def fold(sums: Iterable[Any]) -> str:
     """The `fingerprint` of parameters with these `checksums`."""
     total = 0
     for value in sums:
@@ -114,7 +115,7 @@ def fold(sums) -> str:
 class Checkpointer:
     """Saves and restores one workdir's `TrainState`s."""
 
-    def __init__(self, workdir, keep: int):
+    def __init__(self, workdir: epath.PathLike, keep: int):
         self._directory = epath.Path(workdir) / "checkpoints"
         outputs.make_folder(self._directory)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
@@ -168,13 +169,13 @@ class Checkpointer:
         self._manager.close()
 
 
-def save_models(workdir, models: dict[str, TransformerConfig]) -> None:
+def save_models(workdir: epath.PathLike, models: dict[str, TransformerConfig]) -> None:
     """Writes the architectures of the roles that a run trains, which `read_models` reads."""
     settings = {role: dataclasses.asdict(config) for role, config in models.items()}
     write_atomically(epath.Path(workdir) / "models.json", json.dumps(settings, indent=2) + "\n")
 
 
-def model_config(workdir, role: str, **execution) -> TransformerConfig:
+def model_config(workdir: epath.PathLike, role: str, **execution: Any) -> TransformerConfig:
     """The architecture of a role in a workdir, with other execution settings if given.
 
     Raises:
@@ -197,8 +198,8 @@ def _settings(cls, given: dict, label: str):
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(given.keys() - known):
         raise ConfigError(
-            f"{label} has a setting {unknown[0]!r:.80}, which this Seedpod does not know; it may "
-            "be of a later version"
+            f"{label} has a setting {unknown[0]!r:.80}, which this version of Seedpod does not "
+            "know; a later one may have written it"
         )
     try:
         return cls(**given)
@@ -206,7 +207,7 @@ def _settings(cls, given: dict, label: str):
         raise ConfigError(f"{label}: {error}") from None
 
 
-def read_models(workdir) -> dict[str, dict]:
+def read_models(workdir: epath.PathLike) -> dict[str, dict]:
     """{role: settings of its architecture} of the models that a run trained.
 
     Raises:
@@ -218,7 +219,9 @@ def read_models(workdir) -> dict[str, dict]:
     return json_files.read(path, Models)
 
 
-def save_parts(workdir, parts: dict[str, Partition], origins) -> None:
+def save_parts(
+    workdir: epath.PathLike, parts: dict[str, Partition], origins: Mapping[str, Origin]
+) -> None:
     """Writes the partitions of the models with frozen weights, and the origins of those weights."""
     records = {
         role: {
@@ -235,29 +238,32 @@ def save_parts(workdir, parts: dict[str, Partition], origins) -> None:
         write_atomically(epath.Path(workdir) / "parts.json", json.dumps(records, indent=2) + "\n")
 
 
-def read_parts(workdir, item: str):
-    """(Partition, origin) of a model with frozen weights; (None, None) of one without."""
+def read_parts(workdir: epath.PathLike, item: str) -> tuple[Partition, Origin] | None:
+    """(Partition, origin) of a model with frozen weights; None for one without."""
     path = epath.Path(workdir) / "parts.json"
     records = json_files.read(path, dict[str, PartitionRecord]) if path.exists() else {}
     if item not in records:
-        return None, None
+        return None
     record = records[item]
-    paths = (frozenset(tuple(p.split("/")) for p in record[k]) for k in ("frozen", "adapted"))
-    origin = {key: record["origin"][key] for key in ("from", "role", "fingerprint")}
+    frozen, adapted = (
+        frozenset(tuple(p.split("/")) for p in paths)
+        for paths in (record["frozen"], record["adapted"])
+    )
     adapters = _settings(LoRA, record["lora"], f"{path}: {item}.lora")
-    return Partition(*paths, adapters, record["dtype"]), origin
+    return Partition(frozen, adapted, adapters, record["dtype"]), record["origin"]
 
 
-def load_params(workdir, role: str, abstract):
+def load_params(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
     """A role's newest weights in a workdir, adapters merged, with the shardings of `abstract`.
 
     Raises:
       ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
     item = ITEM_OF.get(role, role)
-    part, origin = read_parts(workdir, item)
-    if not part:
+    parts = read_parts(workdir, item)
+    if parts is None:
         return restore_item(workdir, item, abstract)
+    part, origin = parts
     trained = restore_item(workdir, item, part.trained(abstract))
     base, base_fingerprint = load_base(origin["from"], origin["role"], item, abstract)
     check_origin(workdir, origin, base_fingerprint)
@@ -266,20 +272,20 @@ def load_params(workdir, role: str, abstract):
     return jax.jit(part.merge, out_shardings=shardings)(trained, frozen)
 
 
-def check_origin(workdir, origin, found: str) -> None:
-    """Refuses frozen weights whose fingerprint `found` is not the one that was trained with.
+def check_origin(workdir: epath.PathLike, origin: Origin, fingerprint_now: str) -> None:
+    """Refuses frozen weights with another fingerprint than those that the run was trained with.
 
     Raises:
       ConfigError: it is another.
     """
-    if found != origin["fingerprint"]:
+    if fingerprint_now != origin["fingerprint"]:
         raise ConfigError(
-            f"{workdir} holds what was trained beside the frozen weights of {origin['from']} "
-            f"({origin['fingerprint']}), which are others now ({found}). Restore those"
+            f"{workdir} was trained with the frozen weights of {origin['from']} "
+            f"({origin['fingerprint']}), which have changed ({fingerprint_now}). Restore them"
         )
 
 
-def load_base(workdir, origin: str, role: str, abstract):
+def load_base(workdir: epath.PathLike, origin: str, role: str, abstract: Any) -> tuple[Any, str]:
     """Another run's weights for a role to start from.
 
     Args:
@@ -294,13 +300,13 @@ def load_base(workdir, origin: str, role: str, abstract):
     return (params if origin == role else _backbone(params, abstract)), whole
 
 
-def load_from(workdir, origin: str, role: str, abstract):
+def load_from(workdir: epath.PathLike, origin: str, role: str, abstract: Any) -> Any:
     """The parameters of `load_base`, without the fingerprint."""
     params = load_params(workdir, origin, origin_shapes(workdir, origin, role, abstract))
     return params if origin == role else _backbone(params, abstract)
 
 
-def origin_shapes(workdir, origin: str, role: str, abstract):
+def origin_shapes(workdir: epath.PathLike, origin: str, role: str, abstract: Any) -> Any:
     """Shapes and shardings of the parameters of `origin` in a workdir, from which `role` starts."""
     if origin == role:
         return abstract
@@ -313,17 +319,18 @@ def _backbone(params, abstract):
     return {"backbone": {k: weights[k] for k in abstract["backbone"]}}
 
 
-def identity(workdir, role: str, params) -> str:
+def identity(workdir: epath.PathLike, role: str, params: Any) -> str:
     """The fingerprint of a role's loaded weights. For merged weights it joins those of the base and
     of the trained part, which do not depend on how a mesh rounds the sum."""
-    part, origin = read_parts(workdir, ITEM_OF.get(role, role))
-    if not part:
+    parts = read_parts(workdir, ITEM_OF.get(role, role))
+    if parts is None:
         return fingerprint(params)
+    part, origin = parts
     trained = part.trained(to_abstract(params))
     return f"{origin['fingerprint']}+{fingerprint(restore_item(workdir, role, trained))}"
 
 
-def newest(workdir):
+def newest(workdir: epath.PathLike) -> tuple[ocp.CheckpointManager, int]:
     """(Orbax's manager of a workdir's checkpoints, the newest finished step).
 
     Raises:
@@ -332,12 +339,12 @@ def newest(workdir):
     directory = epath.Path(workdir) / "checkpoints"
     manager = ocp.CheckpointManager(directory.resolve()) if directory.exists() else None
     step = manager.latest_step() if manager else None
-    if step is None:
+    if manager is None or step is None:
         raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
     return manager, step
 
 
-def restore_item(workdir, role: str, abstract):
+def restore_item(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
     """The item of a role in a workdir's newest checkpoint."""
     item = ITEM_OF.get(role, role)
     manager, step = newest(workdir)
@@ -349,12 +356,14 @@ def restore_item(workdir, role: str, abstract):
     return restored[item]
 
 
-def check_finite(params, workdir, step: int, item: str) -> None:
+def check_finite(params: Any, workdir: epath.PathLike, step: int, item: str) -> None:
     """Refuses weights with a NaN or an infinity (train/runtime/finite.py)."""
     require_finite({item: params}, f"{workdir}, checkpoint {step},", "weights")
 
 
-def load(workdir, item: str = "", mesh=None):
+def load(
+    workdir: epath.PathLike, item: str = "", mesh: jax.sharding.Mesh | None = None
+) -> tuple[TransformerConfig, Any]:
     """Loads a model of a workdir, whatever mesh it was saved on.
 
     Args:
@@ -371,7 +380,7 @@ def load(workdir, item: str = "", mesh=None):
     return config, load_params(workdir, item, abstract_params(item, config, mesh))
 
 
-def to_abstract(tree):
+def to_abstract(tree: Any) -> Any:
     """Device arrays -> `jax.ShapeDtypeStruct` with shardings; host arrays stay as they are."""
     return jax.tree.map(
         lambda x: (

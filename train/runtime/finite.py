@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,12 @@ from ranges import ConfigError
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def finite(x, depth: int = 0):
+def finite(x: jax.Array, depth: int = 0) -> jax.Array:
     """Whether all values are finite, one bool for each index of the first `depth` axes of `x`."""
     return jnp.all(jnp.isfinite(x), axis=tuple(range(depth, x.ndim)))
 
 
-def require_finite(tree, label: str, what: str) -> None:
+def require_finite(tree: Any, label: str, what: str) -> None:
     """Refuses a tree with a NaN or an infinity, by one reduction per array, on its devices.
 
     Args:

@@ -1,18 +1,21 @@
-"""FLOPs of a run, padding included: of a train step, and of a rollout. MFU is counted by them.
+"""FLOPs of a train step and of a rollout, padding included, from which MFU is computed.
 
 A matmul weight takes 2 a token forward, 2 for the gradient of its input and 2 for its own. Frozen
 weights have no gradient of their own, and below the lowest trained weight there is none of inputs.
-What remat and `loss.chunk` compute again is not counted. A step of PPO and GRPO reads prompt and
+Recomputation by remat and `loss.chunk` is not counted. A step of PPO and GRPO reads prompt and
 response, and has logits of the response alone.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from flax.traverse_util import flatten_dict
 
+from model.config import TransformerConfig
 from model.weights import flops_per_token, is_layer_matrix
+from train.config.run import RunConfig
 from train.objectives import registry
 from train.trainable import Partition
 
@@ -24,21 +27,21 @@ class PerToken(NamedTuple):
     vocabulary: float
 
 
-def row_length(config) -> int:
-    """Tokens in a row of a run's batches, over which attention goes."""
+def row_length(config: RunConfig) -> int:
+    """Tokens in a row of a run's batches, the length of attention."""
     if registry.find(config).rollouts:
         return config.rl.prompt_length + config.rl.response_length
     return config.data.length
 
 
-def forward(model, length: int) -> PerToken:
-    """Of a forward pass of an architecture over rows of `length` tokens."""
+def forward(model: TransformerConfig, length: int) -> PerToken:
+    """FLOPs of a forward pass of an architecture over rows of `length` tokens."""
     vocabulary = 2.0 * model.padded_vocab_size * model.embed_dim
     return PerToken(flops_per_token(model, length) / 3 - vocabulary, vocabulary)
 
 
-def trained(model, weights, part: Partition, length: int) -> PerToken:
-    """Of a forward and a backward pass.
+def trained(model: TransformerConfig, weights: Any, part: Partition, length: int) -> PerToken:
+    """FLOPs of a forward and a backward pass.
 
     Args:
       weights: the tree of a role's parameters, arrays or their shapes. part: how it is divided.
@@ -52,7 +55,7 @@ def trained(model, weights, part: Partition, length: int) -> PerToken:
         return 2.0 + 2.0 * gradient + 2.0 * (path not in part.frozen)
 
     def share(path) -> float:
-        """Of the tokens, how many read a weight."""
+        """Share of the tokens that read a weight."""
         return model.experts_per_token / model.num_experts if "expert" in path[-1] else 1.0
 
     attention = flops_per_token(model, length) - flops_per_token(model, 0)
@@ -68,8 +71,14 @@ def trained(model, weights, part: Partition, length: int) -> PerToken:
     return PerToken(layers, vocabulary)
 
 
-def of_step(config, models, weights, parts, tokens: int) -> float:
-    """Of one optimizer step over a batch of `tokens` tokens.
+def of_step(
+    config: RunConfig,
+    models: Mapping[str, TransformerConfig],
+    weights: Mapping[str, Any],
+    parts: Mapping[str, Partition],
+    tokens: int,
+) -> float:
+    """FLOPs of one optimizer step over a batch of `tokens` tokens.
 
     Args:
       models, weights, parts: {trained role: architecture, shapes of all its parameters, parts}.
@@ -91,8 +100,10 @@ def of_step(config, models, weights, parts, tokens: int) -> float:
     return total
 
 
-def of_rollout(config, models, draws: float = 1) -> float:
-    """Of one rollout with so many draws: sampling and scoring, then the log-probabilities and
+def of_rollout(
+    config: RunConfig, models: Mapping[str, TransformerConfig], draws: float = 1
+) -> float:
+    """FLOPs of one rollout that samples and scores `draws` times, and of the log-probabilities and
     values that its updates need."""
     rl, n, length = config.rl, config.rl.rollout_batch, row_length(config)
     prompts = n // registry.find(config).group_size(config)

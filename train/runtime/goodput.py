@@ -1,10 +1,10 @@
-"""Goodput: how a run's time is spent, over all its attempts, in its workdir's `goodput.json`.
+"""Goodput: the time of a run by use, over all its attempts, in its workdir's `goodput.json`.
 
-Every second of a process counts as one of `PARTS`. Steps that an attempt repeats, because the one
-before it was killed after its last checkpoint, are `lost`. The time between two attempts, from the
-last record of the one to the start of the other, is counted apart. Records are written at most
-every 10 seconds, since on a mounted bucket each is an upload; the time of a killed process after
-its last record counts as time between attempts.
+Every second of a process counts as one of `PARTS`. Steps that an attempt repeats, because the
+previous one was killed after its last checkpoint, are `lost`. The time between two attempts, from
+the last record of the first to the start of the second, is counted separately. Records are written
+at most every 10 seconds, since on a mounted bucket each is an upload; the time of a killed process
+after its last record counts as time between attempts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import contextlib
 import logging
 import threading
 import time
-from typing import Annotated, Literal, TypedDict
+from collections.abc import Iterator
+from typing import Annotated, Literal, TypedDict, get_args
 
 import jax
 import msgspec
@@ -26,8 +27,10 @@ from train.runtime import outputs, strict_json
 from train.runtime.metrics import duration
 
 # `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
-PARTS = ("init", "compile", "restore", "data_wait", "rollout", "step", "evaluate", "checkpoint",
-         "lost")  # fmt: skip
+Part = Literal[
+    "init", "compile", "restore", "data_wait", "rollout", "step", "evaluate", "checkpoint", "lost"
+]
+PARTS: tuple[str, ...] = get_args(Part)
 GOOD = ("step", "rollout")
 # JAX's events of compilation, wherever it happens. Tracing counts in the part where it happens, as
 # its events are nested.
@@ -44,7 +47,7 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 class Record(TypedDict, total=False):
     """The entries of goodput.json that the next attempt reads."""
 
-    seconds: dict[Literal[PARTS], Seconds]
+    seconds: dict[Part, Seconds]
     attempts: Annotated[int, msgspec.Meta(ge=0)]
     written_at: Seconds
     between_seconds: Seconds
@@ -62,16 +65,16 @@ class Goodput:
       seconds: {part: seconds in all attempts}. part: the part that time counts as now.
     """
 
-    def __init__(self, workdir, begun: float | None = None, writes: bool = True):
+    def __init__(self, workdir: epath.PathLike, begun: float | None = None, writes: bool = True):
         self._path, self._writes = epath.Path(workdir) / "goodput.json", writes
-        before = _read(self._path)
+        record = _read(self._path)
         self._since, self.part = begun or time.time(), "init"
-        self.seconds = dict.fromkeys(PARTS, 0.0) | before.get("seconds", {})
-        self._attempts = before.get("attempts", 0) + 1
-        gap = self._since - before.get("written_at", self._since)
-        self._between = before.get("between_seconds", 0.0) + max(0.0, gap)
-        self._lost_steps = before.get("lost_steps", 0)
-        self._known = self._reached = before.get("steps", 0)
+        self.seconds = dict.fromkeys(PARTS, 0.0) | record.get("seconds", {})
+        self._attempts = record.get("attempts", 0) + 1
+        gap = self._since - record.get("written_at", self._since)
+        self._between = record.get("between_seconds", 0.0) + max(0.0, gap)
+        self._lost_steps = record.get("lost_steps", 0)
+        self._known = self._reached = record.get("steps", 0)
         self._written = -EVERY
 
     def __enter__(self):
@@ -81,27 +84,27 @@ class Goodput:
     def __exit__(self, *error):
         jax.monitoring.unregister_event_duration_listener(self._compiled)
 
-    def _compiled(self, event: str, seconds: float, **details) -> None:
-        del details
+    def _compiled(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del kwargs
         if event in _COMPILED and threading.current_thread() is threading.main_thread():
-            self.seconds[self.part] -= seconds
-            self.seconds["compile"] += seconds
+            self.seconds[self.part] -= duration_secs
+            self.seconds["compile"] += duration_secs
 
     def enter(self, part: str) -> str:
         """Counts time as `part` from now on; returns the part before."""
-        now, before = time.time(), self.part
-        self.seconds[before] += now - self._since
+        now, previous_part = time.time(), self.part
+        self.seconds[previous_part] += now - self._since
         self._since, self.part = now, part
-        return before
+        return previous_part
 
     @contextlib.contextmanager
-    def time(self, part: str):
+    def time(self, part: str) -> Iterator[None]:
         """A context whose time counts as `part`."""
-        before = self.enter(part)
+        previous_part = self.enter(part)
         try:
             yield
         finally:
-            self.enter(before)
+            self.enter(previous_part)
 
     def step(self, number: int) -> None:
         """Begins step `number`, from 0, which counts as lost if an earlier attempt took it."""
@@ -132,7 +135,7 @@ class Goodput:
             try:
                 write_atomically(self._path, strict_json.dumps(record, indent=2) + "\n")
             except OSError as error:
-                outputs.failed(self._path.name, error, "it is left as it was")
+                outputs.failed(self._path.name, error, "the file keeps its old content")
 
     def _share(self) -> float:
         return sum(self.seconds[part] for part in GOOD) / (sum(self.seconds.values()) or 1.0)
@@ -153,7 +156,7 @@ class Goodput:
 
 
 def _read(path) -> dict:
-    """The content of goodput.json; empty if it is damaged, as no run stops for its clock."""
+    """The content of goodput.json; empty if it is damaged, which does not end a run."""
     try:
         return json_files.read(path, Record) if path.exists() and path.stat().length else {}
     except (OSError, DataError) as error:

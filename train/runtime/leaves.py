@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from model import lora
 from train.runtime import checkpoint
+from train.trainable import Partition
 
 
 class Leaves:
@@ -15,22 +19,22 @@ class Leaves:
 
     Args:
       abstract: shapes, dtypes and shardings of its parameters.
-      dtype: of parameters that are read as they were saved; those with adapters have that of
-        `abstract`.
+      dtype: of parameters that are read unchanged; merged ones have the dtype in `abstract`.
 
     Raises:
       ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
 
-    def __init__(self, workdir, role: str, abstract, dtype=None):
+    def __init__(self, workdir: epath.PathLike, role: str, abstract: Any, dtype: Any = None):
         self._item = checkpoint.ITEM_OF.get(role, role)
         self._workdir, self._abstract = workdir, flatten_dict(abstract)
-        self._part, origin = checkpoint.read_parts(workdir, self._item)
+        parts = checkpoint.read_parts(workdir, self._item)
         self._manager, self._step = checkpoint.newest(workdir)
-        self._fingerprint = None
-        if not self._part:
-            self._dtype = dtype
+        self._dtype, self._fingerprint = dtype, ""
+        self._part: Partition | None = None
+        if parts is None:
             return
+        self._part, origin = parts
         trained = checkpoint.restore_item(workdir, self._item, self._part.trained(abstract))
         self._trained = flatten_dict(trained)
         self._same = origin["role"] == self._item
@@ -45,14 +49,14 @@ class Leaves:
             self._base.close()
 
     def fingerprint(self) -> str:
-        """As `checkpoint.identity`."""
-        if self._fingerprint is None:
+        """The fingerprint of the weights, equal to `checkpoint.identity`."""
+        if not self._fingerprint:
             sums = (checkpoint.checksums(self.read(path)) for path in sorted(self._abstract))
             self._fingerprint = checkpoint.fold(value for (value,) in sums)
         return self._fingerprint
 
     def shapes(self) -> dict[tuple[str, ...], tuple[int, ...]]:
-        """{path: shape} of all saved parameters, adapters merged, whether the abstract has them."""
+        """{path: shape} of all saved parameters, adapters merged, even if `abstract` lacks them."""
         if not self._part:
             directory = self._manager.directory / str(self._step) / self._item
             saved = ocp.PyTreeCheckpointHandler().metadata(directory).tree
@@ -64,7 +68,7 @@ class Leaves:
         plain = {p: x for p, x in self._trained.items() if not p[-1].endswith((lora.A, lora.B))}
         return base | {path: x.shape for path, x in plain.items()}
 
-    def read(self, path: tuple[str, ...]):
+    def read(self, path: tuple[str, ...]) -> Any:
         """One parameter, with the sharding of its abstract."""
         if not self._part:
             return self._restore(path)

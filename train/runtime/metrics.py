@@ -38,11 +38,11 @@ console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
-def quiet_to_file(path) -> str:
+def quiet_to_file(path: str) -> str:
     """Sends the log messages of libraries, C++ ones included, to a file instead of the console.
 
-    Python's own stderr stays on the terminal, for tracebacks. Returns the file's path, which is
-    another if `path` cannot be written.
+    Python's own stderr stays on the terminal, for tracebacks. Returns the file's path, a
+    temporary one if `path` cannot be written.
     """
     log, path = outputs.open_log(path)
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
@@ -63,7 +63,7 @@ class Record(TypedDict):
     elapsed_seconds: NotRequired[Annotated[float, msgspec.Meta(ge=0)]]
 
 
-def _records(path) -> Iterator[tuple[bytes, dict]]:
+def _records(path: epath.Path) -> Iterator[tuple[bytes, dict]]:
     """(line, record) pairs of a file of records, without an incomplete last line; a damaged line is
     named and left out."""
     if not path.exists() or not path.stat().length:  # a device has no length, and no end
@@ -79,26 +79,26 @@ def _records(path) -> Iterator[tuple[bytes, dict]]:
             yield line, record
 
 
-def truncate_jsonl(path, last_step: int) -> list[dict]:
+def truncate_jsonl(path: epath.PathLike, last_step: int) -> list[dict]:
     """Removes records after `last_step` and an incomplete last line; returns the others."""
     path = epath.Path(path)
-    kept = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
+    lines = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
     if not path.exists() or not path.stat().length:
         return []
     try:
-        write_atomically(path, b"".join(line for line, _ in kept))
+        write_atomically(path, b"".join(line for line, _ in lines))
     except OSError as error:
-        outputs.failed(path.name, error, "its records of steps that are taken again stay")
-    return [record for _, record in kept]
+        outputs.failed(path.name, error, "it keeps the records of steps that are repeated")
+    return [record for _, record in lines]
 
 
-def read_metrics(workdir, kind: str) -> list[dict]:
+def read_metrics(workdir: epath.PathLike, kind: str) -> list[dict]:
     """Records of one kind (`train`, `eval`) of a workdir, in order of steps."""
     records = read_records(epath.Path(workdir) / "metrics.jsonl")
     return [record for record in records if record.get("kind") == kind]
 
 
-def read_records(path) -> list[dict]:
+def read_records(path: epath.Path) -> list[dict]:
     """The records of metrics.jsonl or samples.jsonl; a damaged line is named and left out."""
     return [record for _, record in _records(path)]
 
@@ -121,7 +121,7 @@ class ProgressLine:
     """`name done/total text · left`: a bar on a terminal, else a line at most every 10 s.
 
     Args:
-      start: how many are done at the start. writes: whether anything is shown.
+      start: number that is done at the start. writes: whether anything is shown.
     """
 
     def __init__(self, name: str, total: int, start: int = 0, writes: bool = True):
@@ -180,7 +180,7 @@ class _Mirror:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
             except OSError as error:
-                outputs.failed(path.name, error, "it goes up with the next checkpoint")
+                outputs.failed(path.name, error, "it is uploaded with the next checkpoint")
             else:
                 self._sizes[path] = len(content)
 
@@ -197,7 +197,9 @@ class Metrics:
         dropped. steps: the last step. writes: whether this process writes.
     """
 
-    def __init__(self, workdir, name: str, start: int, steps: int, writes: bool = True):
+    def __init__(
+        self, workdir: epath.PathLike, name: str, start: int, steps: int, writes: bool = True
+    ):
         self._writes, self._started = writes, time.time()
         if not writes:
             return
@@ -206,9 +208,9 @@ class Metrics:
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
         last = start or -1  # a run from step 0 repeats its first evaluation too
-        kept = truncate_jsonl(workdir / "metrics.jsonl", last)
+        records = truncate_jsonl(workdir / "metrics.jsonl", last)
         truncate_jsonl(workdir / "samples.jsonl", last)
-        self._before = kept[-1].get("elapsed_seconds", 0.0) if kept else 0.0
+        self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
         self._jsonl = outputs.Records(workdir / "metrics.jsonl")
         self._samples = outputs.Records(workdir / "samples.jsonl")
         # TensorBoard reads the files of a folder in the order of their names.
@@ -219,7 +221,7 @@ class Metrics:
         self._line, self._start = ProgressLine(name, steps, start), start
 
     def elapsed(self) -> float:
-        """Seconds of work on this run so far, of interrupted processes up to their last records."""
+        """Seconds of work on this run; interrupted processes count up to their last record."""
         return self._before + time.time() - self._started
 
     def write(self, step: int, kind: str, values: dict[str, float]) -> None:

@@ -16,7 +16,10 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
+from typing import IO, Any
 
 # Records that may wait for a file: minutes to days of a run's metrics.
 MOST_WAITING = 10_000
@@ -34,14 +37,14 @@ def failed(name: str, error: Exception, instead: str, count: int = 1) -> None:
         _say(f"warning: {name} cannot be written ({reason(error)}): {instead}")
 
 
-def reason(error: Exception) -> str:
-    """An error in a few words."""
+def reason(error: BaseException) -> str:
+    """The message of an error, without what the exception adds to it."""
     strerror = getattr(error, "strerror", None)
     return strerror or (str(error) or repr(error)).splitlines()[0]
 
 
 def report() -> None:
-    """Prints how often each output has failed since the last report."""
+    """Prints the number of failures of each output since the last report."""
     for name, count in _failed.items():
         if count:
             _say(f"warning: {name} could not be written, {count} times in all")
@@ -61,7 +64,7 @@ class Stream:
       lasting: whether a failure is permanent, as of a closed pipe; else every write is tried.
     """
 
-    def __init__(self, stream, name: str, lasting: bool):
+    def __init__(self, stream: IO[str], name: str, lasting: bool):
         self._stream, self._name, self._lasting, self._gone = stream, name, lasting, False
 
     def __getattr__(self, name: str):
@@ -80,7 +83,7 @@ class Stream:
         except UnicodeEncodeError as error:
             self._stream.write(text.encode(error.encoding, "replace").decode(error.encoding))
 
-    def writelines(self, lines) -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
@@ -93,7 +96,7 @@ class Stream:
             do()
         except (OSError, ValueError) as error:  # ValueError: it was closed
             self._gone = self._lasting and not isinstance(error, BlockingIOError)
-            instead = "it goes to the log, if there is one" if self._lasting else "it is left out"
+            instead = "its text goes to the log" if self._lasting else "the text is dropped"
             # A flush that fails permanently lost the buffer; else text is counted once.
             failed(self._name, error, instead, int(bool(text) != self._gone))
             if self._gone:
@@ -114,7 +117,7 @@ class Stream:
 
 
 def guard() -> None:
-    """Makes standard streams safe: from now on a closed or full one does not end the process."""
+    """Replaces the standard streams, so that a closed or full one does not end the process."""
     # A standard stream that is closed from the start would share its number with the next file.
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -125,7 +128,7 @@ def guard() -> None:
             setattr(sys, name, Stream(stream, name, lasting=True))
 
 
-def open_log(path: str):
+def open_log(path: str) -> tuple[Stream, str]:
     """(text stream that appends to the log file, its path): `path`, or another file if that cannot
     be opened."""
     try:
@@ -146,7 +149,7 @@ def append(path: str, text: str) -> bool:
         with open(path, "a") as file:
             file.write(text)
     except OSError as error:
-        failed(path, error, "it is left out")
+        failed(path, error, "the text is dropped")
         return False
     return True
 
@@ -155,9 +158,10 @@ class Records:
     """A local file that grows by whole records, never by a part of one. Records that cannot be
     written wait in memory and are tried again with the next."""
 
-    def __init__(self, path):
-        self._path, self._file, self._waiting = Path(path), None, []
-        self._try(self._open)
+    def __init__(self, path: str | os.PathLike):
+        self._path, self._waiting = Path(path), list[bytes]()
+        self._file: FileIO | None = None
+        self._try(self._opened)
 
     def write(self, record: bytes) -> None:
         self._waiting.append(record)
@@ -188,32 +192,36 @@ class Records:
         except OSError as error:
             failed(self._path.name, error, "its records wait in memory", 0)
 
-    def _open(self) -> None:
+    def _opened(self) -> FileIO:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+        return self._file
 
     def _write(self) -> None:
         if not self._waiting:
             return
-        self._open()
-        size = os.fstat(self._file.fileno()).st_size
+        file = self._opened()
+        size = os.fstat(file.fileno()).st_size
         left = memoryview(b"".join(self._waiting))
         try:
             while left:
-                left = left[self._file.write(left) :]
+                left = left[file.write(left) :]
         except OSError:
             with contextlib.suppress(OSError):
-                self._file.truncate(size)
+                file.truncate(size)
             raise
         self._waiting.clear()
 
 
-def make_folder(path) -> None:
-    """Makes a folder of a run, unless it exists.
+def make_folder(path: Any) -> None:
+    """Creates a folder of a run, unless it exists.
+
+    Args:
+      path: a `Path` or `epath.Path`.
 
     Raises:
-      ValueError: it cannot be made, as where a file has its path.
+      ValueError: it cannot be created, as where a file has its path.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -222,4 +230,4 @@ def make_folder(path) -> None:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             file = next(p for p in (path, *path.parents) if p.exists())
             why = f"{file} is a file"
-        raise ValueError(f"{path} cannot be made: {why}. Name another --workdir") from error
+        raise ValueError(f"{path} cannot be created: {why}. Give another --workdir") from error

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+from typing import Any, NoReturn
 
 PREEMPTED = 42
 LOST = 134  # as if JAX's coordination service had aborted a process whose peer is gone
@@ -22,11 +23,11 @@ _calls = itertools.count(1)
 
 
 class Preempted(Exception):
-    """The run was asked to stop, and everything up to here is saved."""
+    """The run was asked to stop, and its state is saved."""
 
 
 def watch_for_preemption() -> None:
-    """Notes SIGTERM for `preempted`, instead of ending the process; for a process without peers."""
+    """Makes SIGTERM set `preempted` instead of ending the process; for a process without peers."""
     signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
 
@@ -78,8 +79,8 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
         raise ValueError(f"--process_id={number} is not below --num_processes={count}")
     if coordinator and number == 0 and not port_is_free(int(coordinator.rsplit(":", 1)[1])):
         raise ValueError(
-            f"port {coordinator.rsplit(':', 1)[1]} is taken by another program, perhaps by an "
-            "earlier run; end that, or choose another port"
+            f"port {coordinator.rsplit(':', 1)[1]} is in use, perhaps by an earlier run; end "
+            "that, or choose another port"
         )
     all_joined = threading.Event()
 
@@ -89,12 +90,12 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
             address = f" at {coordinator}" if coordinator else ""
             leave(
                 LOST,
-                f"{process} waited {peer_timeout} s{address} and not all processes came; one is "
+                f"{process} waited {peer_timeout} s{address}, and not all processes joined; one is "
                 "not running, or cannot reach the first",
             )
 
     threading.Thread(target=watch, daemon=True).start()
-    settings = {}
+    settings: dict[str, Any] = {}
     if coordinator:
         settings = dict(coordinator_address=coordinator, num_processes=count, process_id=number,
                         cluster_detection_method="deactivate")  # fmt: skip
@@ -106,7 +107,7 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
     all_joined.set()
 
 
-def is_lost_peer(error: BaseException) -> bool:
+def is_lost_peer(error: BaseException | None) -> bool:
     """Whether an error means that another process is gone, not that this one is at fault. An error
     whose message quotes text of others, such as answers, has a true `of_this_process`."""
     if getattr(error, "of_this_process", False):
@@ -123,7 +124,7 @@ def is_lost_peer(error: BaseException) -> bool:
     return False
 
 
-def leave(code: int, message: str):
+def leave(code: int, message: str) -> NoReturn:
     """Ends this process at once: an ordinary exit would wait for processes that are gone."""
     print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import jax
 from etils import epath
@@ -44,11 +45,11 @@ class Profile:
     into `<workdir>/profile`. Only process 0 traces: processes of one machine would overwrite each
     other's files."""
 
-    def __init__(self, workdir, steps: range):
+    def __init__(self, workdir: epath.PathLike, steps: range):
         self._directory, self._steps = epath.Path(workdir) / "profile", steps
         self._tracing, self._writes = False, jax.process_index() == 0
 
-    def step(self, number: int, state):
+    def step(self, number: int, state: Any) -> jax.profiler.StepTraceAnnotation:
         """The context of step `number`, from 0; starts and ends the trace.
 
         Args:

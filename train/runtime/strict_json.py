@@ -1,13 +1,14 @@
-"""JSON by the standard: NaN and Infinity, which it does not have, are written as null."""
+"""Standard JSON: NaN and Infinity, which the standard does not have, are written as null."""
 
 from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 
-def finite(value):
-    """A JSON-able value with None in place of every float that is not finite."""
+def finite(value: Any) -> Any:
+    """A value for JSON with None in place of every float that is not finite."""
     if isinstance(value, dict):
         return {name: finite(x) for name, x in value.items()}
     if isinstance(value, list | tuple):
@@ -15,6 +16,6 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def dumps(value, **options) -> str:
+def dumps(value: Any, **options: Any) -> str:
     """`json.dumps` of a value with null in place of every float that is not finite."""
     return json.dumps(finite(value), allow_nan=False, **options)

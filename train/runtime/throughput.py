@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 
 import jax
 
 
 class Throughput:
-    """Counts since the last `measure`.
+    """Counters of tokens, FLOPs and waiting time since the last `measure`.
 
     Args:
       peak_flops: of one device, FLOP/s; None if it is unknown.
@@ -29,7 +30,7 @@ class Throughput:
         self._waited += waited
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """A context whose time does not count."""
         start = time.perf_counter()
         yield

@@ -1,1 +1,1 @@
-"""Work around the training of one stage: chains of stages, conversations with a checkpoint."""
+"""Workflows that use trained stages: chains of stages, conversations with a checkpoint."""

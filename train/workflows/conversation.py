@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,13 +13,15 @@ from etils import epath
 
 from data.read import json_files
 from data.text import tokenizer as tokenizers
+from data.text.base import Tokenizer
 from data.text.chat import render_prompt
+from model.config import TransformerConfig
 from model.generate import Sampling, generate, prepare
 from train.objectives import registry
 from train.runtime import checkpoint
 from train.runtime.metrics import console
 
-# Prompts are padded to a multiple of this, so that a longer conversation seldom recompiles.
+# Prompts are padded to a multiple of this, so that few turns of a conversation recompile.
 WIDTH = 32
 
 _generate = jax.jit(generate, static_argnames=("config", "sampling"))
@@ -28,14 +31,21 @@ class Chat:
     """A conversation with a model.
 
     Args:
-      model, params: of `train.runtime.checkpoint.load`. seed: of sampling.
-      sampling: its stop ids, banned ids and padding are taken from the tokenizer.
+      model, params: from `train.runtime.checkpoint.load`. seed: of sampling.
+      sampling: its stop ids, banned ids and padding are replaced by those of the tokenizer.
 
     Raises:
       ValueError: the answer alone would fill the context.
     """
 
-    def __init__(self, model, params, tokenizer, sampling: Sampling, seed: int = 0):
+    def __init__(
+        self,
+        model: TransformerConfig,
+        params: Any,
+        tokenizer: Tokenizer,
+        sampling: Sampling,
+        seed: int = 0,
+    ):
         self._room = model.max_length - sampling.max_new_tokens
         if self._room < 8:
             raise ValueError(
@@ -46,14 +56,18 @@ class Chat:
         self._tokenizer = tokenizer
         self._key, self._turns = jax.random.key(seed), 0
         self._model = model
-        ids = dict(stop_ids=tokenizer.stop_ids, banned_ids=tokenizer.banned_ids)
-        self._sampling = dataclasses.replace(sampling, pad_id=tokenizer.pad_id, **ids)
+        self._sampling = dataclasses.replace(
+            sampling,
+            stop_ids=tokenizer.stop_ids,
+            banned_ids=tokenizer.banned_ids,
+            pad_id=tokenizer.pad_id,
+        )
         self.messages: list[dict[str, str]] = []
 
     def reset(self) -> None:
         self.messages = []
 
-    def _fit(self, question: str):
+    def _fit(self, question: str) -> tuple[list[dict[str, str]], np.ndarray]:
         """(messages, ids) of the conversation with a new question, without the oldest turns where
         it would not fit.
 
@@ -64,14 +78,14 @@ class Chat:
         while len(ids := render_prompt(self._tokenizer, messages)) > self._room:
             if len(messages) == 1:
                 raise ValueError(
-                    f"that is {len(ids)} tokens, and the model's context has room for "
-                    f"{self._room} beside an answer; ask something shorter"
+                    f"the question has {len(ids)} tokens, and the model's context has room for "
+                    f"{self._room} besides an answer; ask something shorter"
                 )
             messages = messages[2:]  # a question and its answer
         return messages, ids
 
     def ask(self, question: str) -> str:
-        """The answer to the next turn, sampled with a key of its own."""
+        """The answer to a question, sampled with a key of its own; both join the conversation."""
         messages, ids = self._fit(question)
         width = -(-len(ids) // WIDTH) * WIDTH
         tokens, mask = np.zeros((1, width), np.int32), np.zeros((1, width), bool)
@@ -85,14 +99,14 @@ class Chat:
         return answer.strip()
 
 
-def check_workdir(workdir) -> None:
-    """Refuses a workdir without a policy, and names those near it that have one.
+def check_workdir(workdir: epath.PathLike) -> None:
+    """Refuses a workdir without a policy, and names nearby ones that have one.
 
     Raises:
       ValueError: no policy was trained there.
     """
 
-    def roles(path):
+    def roles(path: epath.Path) -> list[str]:
         return list(checkpoint.read_models(path)) if (path / "models.json").exists() else []
 
     path = epath.Path(workdir)
@@ -110,15 +124,15 @@ def check_workdir(workdir) -> None:
     raise ValueError(f"--workdir={workdir} {problem}{hint}")
 
 
-def open_chat(workdir, sampling, seed: int = 0) -> Chat:
+def open_chat(workdir: epath.PathLike, sampling: Sampling, seed: int = 0) -> Chat:
     """A conversation with the policy of a workdir."""
     check_workdir(workdir)
     model, params = checkpoint.load(workdir, "policy")
     return Chat(model, params, tokenizers.load(workdir), sampling, seed)
 
 
-def answers(workdir) -> bool:
-    """Whether a workdir's model has learned to answer; true if its config.json names no stage."""
+def answers(workdir: epath.PathLike) -> bool:
+    """Whether a workdir's model was trained to answer; true if its config.json names no stage."""
     path = epath.Path(workdir) / "config.json"
     stage = json_files.read(path).get("stage", "") if path.exists() else ""
     return registry.STAGES[stage].answers if stage in registry.STAGES else True
@@ -135,7 +149,7 @@ def converse(chat: Chat, interactive: bool) -> None:
             break
         if line == "/reset":
             chat.reset()
-            console.print("[dim](the conversation begins anew)[/]")
+            console.print("[dim](a new conversation)[/]")
         elif line:
             try:
                 answer = chat.ask(line)
@@ -150,7 +164,9 @@ def converse(chat: Chat, interactive: bool) -> None:
         console.print()
 
 
-def run(workdir, sampling: Sampling, seed: int = 0, prompt: str | None = None) -> None:
+def run(
+    workdir: epath.PathLike, sampling: Sampling, seed: int = 0, prompt: str | None = None
+) -> None:
     """Answers one prompt, or holds a conversation on standard input and output.
 
     Raises:
@@ -166,5 +182,5 @@ def run(workdir, sampling: Sampling, seed: int = 0, prompt: str | None = None) -
             import readline  # noqa: F401, gives input() its line editing
         console.print(f"[bold]{workdir}[/]  /reset forgets, /quit or Ctrl-D ends")
         if not answers(workdir):
-            console.print("This model was only pretrained: it has not learned to answer.")
+            console.print("This model was only pretrained, not trained to answer.")
     converse(chat, interactive)

@@ -1,4 +1,4 @@
-"""A chain of stages in one process: each starts from earlier ones, and a report ends it.
+"""A chain of stages in one process, each started from earlier ones, and a report at the end.
 
 The recipe has `order`, names of stages, and `stages`, a recipe for each; `init_from` names earlier
 entries. A stage that has finished leaves a DONE file and is not run again; an interrupted one
@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -19,21 +21,23 @@ from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.config.names import suggest
-from train.config.run import build, keys
+from train.config.run import RunConfig, build, keys
 from train.objectives import registry
 from train.report import collect
 from train.runtime.metrics import console, duration, read_metrics
 
 
-def resolve(config, workdir):
-    """{name: RunConfig} in order, with workdirs in place of the names in `init_from`.
+def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, RunConfig]:
+    """{name: settings of the stage} in order, with workdirs in place of the names in `init_from`.
 
     Raises:
-      ConfigError: an unknown key, `order` and `stages` differ, a stage starts from one that is not
-        before it, or has settings that cannot be.
+      ConfigError: an unknown key, `order` and `stages` that differ, a stage that starts from a
+        later one, or invalid settings of a stage.
     """
     if "stages" not in config or "order" not in config:
-        raise ConfigError("this recipe is no chain, of order and stages: type python -m train")
+        raise ConfigError(
+            "this recipe is no chain, which has order and stages: type python -m train"
+        )
     for key in (key for key in config if key not in ("order", "stages")):
         hint = suggest(key, keys(), "stages.NAME.")
         raise ConfigError(f"unknown config key {key} of a chain, which has order and stages{hint}")
@@ -59,13 +63,18 @@ def resolve(config, workdir):
     return runs
 
 
-def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) -> None:
-    """Runs the stages that are not done yet, then writes the report. Other arguments as of
-    `loop.run`, for every stage."""
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.PathLike,
+    begun: float | None = None,
+    profile: range = range(0),
+    allow_data_change: bool = False,
+) -> None:
+    """Runs the stages that are not done yet, then writes the report. Arguments: see `loop.run`."""
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
     examples = {}
-    for name, run_config in runs.items():  # bad input stops before the first stage trains
+    for name, run_config in runs.items():  # bad input is refused before the first stage trains
         row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
         if not (workdir / name / "DONE").exists():
             examples[name] = splits.read_examples(run_config.data, row.schema)
@@ -80,7 +89,7 @@ def run(config, workdir, begun=None, profile=range(0), allow_data_change=False) 
                  profile=profile, allow_data_change=allow_data_change)  # fmt: skip
         if jax.process_index() == 0:
             seconds = time.time() - since
-            with contextlib.suppress(OSError, IndexError):  # it may be missing
+            with contextlib.suppress(OSError, IndexError):  # a run without evaluation
                 evaluation = read_metrics(workdir / name, "eval")[-1]
                 seconds = max(seconds, evaluation["elapsed_seconds"])
             done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")

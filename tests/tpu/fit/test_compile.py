@@ -51,11 +51,11 @@ def test_the_report_of_a_step_for_the_devices_here():
     mesh = make_mesh(config.mesh)
     step = compile.compile_programs(config, mesh, vocab_size=300)["step"]
     assert step.model.num_layers == 2 and step.tokens == config.data.batch_size * config.data.length
-    facts = compile.summary(step, mesh)
-    assert facts["mesh"] == {"fsdp": 8} and facts["whole_parameter_gathers"] == []
+    summary = compile.summary(step, mesh)
+    assert summary["mesh"] == {"fsdp": 8} and summary["whole_parameter_gathers"] == []
     # Seven matrices a layer, forward and backward, at least.
-    assert facts["collectives"]["all-gather"]["count"] >= 7 * 2
-    assert facts["kernels"] == {}
+    assert summary["collectives"]["all-gather"]["count"] >= 7 * 2
+    assert summary["kernels"] == {}
     # What the compiler dumped is the program that it returned.
     assert hlo.read(step.text) == hlo.read(step.compiled.as_text())
 
@@ -83,9 +83,9 @@ def test_what_a_stage_that_samples_runs():
 def test_programs_of_a_stage_are_one_report(monkeypatch):
     """Peak: of each program beside all that is held, of which it may read a part; weights that
     were resharded for decoding stand beside the held ones."""
-    one, other = make_mesh(MeshConfig()), decoding_mesh(make_mesh(MeshConfig()), 2)
+    train_mesh, sampling_mesh = make_mesh(MeshConfig()), decoding_mesh(make_mesh(MeshConfig()), 2)
 
-    def program(peak, arguments, seconds, mesh=one, gathers=()):
+    def program(peak, arguments, seconds, mesh=train_mesh, gathers=()):
         report = {
             "peak_bytes_per_chip": peak * fit_report.GIB,
             "memory_gib": {"state and batch": arguments},
@@ -106,16 +106,16 @@ def test_programs_of_a_stage_are_one_report(monkeypatch):
     recipe.init_from = {"reward": "runs/reward"}  # 256 answers twice in minibatches of 64
     programs = {
         "step": program(7, 5, 1.0),
-        "sample": program(4, 3, 16.0, other),
+        "sample": program(4, 3, 16.0, sampling_mesh),
         "score": program(4, 3, 8.0, gathers=["bf16[2, 8]"]),
     }
-    report = fit_report.stage_report(programs, one, build(recipe))
+    report = fit_report.stage_report(programs, train_mesh, build(recipe))
     assert report["peak_bytes_per_chip"] == (5 + 4) * fit_report.GIB
     assert report["steps_per_rollout"] == 8
     assert report["predicted_step_seconds"] == 1 + (16 + 8) / 8
     assert report["whole_parameter_gathers"] == ["bf16[2, 8]"]
     programs["sample"] = program(4, 3, 16.0)
-    report = fit_report.stage_report(programs, one, build(recipe))
+    report = fit_report.stage_report(programs, train_mesh, build(recipe))
     assert report["peak_bytes_per_chip"] == 7 * fit_report.GIB
 
 
@@ -152,14 +152,14 @@ def test_two_layers_compile_for_v5e(tmp_path, mesh):
     axes = [f"--config.mesh.{name}={size}" for name, size in mesh.items()]
     done = compile_for(*axes, f"--json={out}")
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    facts = json.loads(out.read_text())
-    assert facts["device"] == "TPU v5 lite" and facts["devices"] == 4
-    assert facts["whole_parameter_gathers"] == []
-    runs = {name: n for name, n in facts["kernels"].items() if "splash" in name}
-    assert len(runs) == 3 and all(n >= 2 for n in runs.values()), facts["kernels"]
-    memory = facts["memory_gib"]
+    summary = json.loads(out.read_text())
+    assert summary["device"] == "TPU v5 lite" and summary["devices"] == 4
+    assert summary["whole_parameter_gathers"] == []
+    runs = {name: n for name, n in summary["kernels"].items() if "splash" in name}
+    assert len(runs) == 3 and all(n >= 2 for n in runs.values()), summary["kernels"]
+    memory = summary["memory_gib"]
     assert 0 < memory["state and batch"] < memory["peak"] < memory["device has"]
-    assert facts["collectives"]["all-gather"]["count"] >= 7 * 2
+    assert summary["collectives"]["all-gather"]["count"] >= 7 * 2
 
 
 @pytest.mark.slow
@@ -172,7 +172,7 @@ def test_two_slices_compile(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     report = json.loads(out.read_text())
     assert report["mesh"] == {"data": 2, "fsdp": 4} and report["fits"]
-    # The first of its two layers stands before the loop.
+    # The first of its two layers is before the loop.
     backward = {n: times for n, times in report["kernels"].items() if "_dq_" in n or "_dkv_" in n}
     assert set(backward.values()) == {2}, report["kernels"]
     between = [t for t in report["traffic"] if t["network"] == "dcn"]

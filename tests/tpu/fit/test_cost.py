@@ -1,4 +1,4 @@
-"""What a program costs, from HLO written by hand and devices that are not there."""
+"""The cost of a program, from HLO written by hand and devices that do not exist."""
 
 from types import SimpleNamespace
 

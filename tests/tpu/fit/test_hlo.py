@@ -67,7 +67,7 @@ def test_what_a_loop_holds_counts_as_often_as_it_runs():
 
 
 def test_a_loop_whose_first_turn_stands_before_it_runs_once_less():
-    """As two slices have it, whose gradients are summed while the next layer is computed."""
+    """A program of two slices, which sum gradients while the next layer is computed."""
     start = "  %start = (s32[], bf16[1,8,64]) tuple("
     assert start + "%x, " in MODULE
     one = "  %one = s32[] constant(1)\n  %kept = s32[] copy(%one), backend_config={}\n"

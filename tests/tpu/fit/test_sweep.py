@@ -57,5 +57,5 @@ def test_what_the_mesh_refuses_is_a_line_of_the_table():
 
 
 def test_an_unknown_knob_is_an_error():
-    with pytest.raises(ValueError, match="--sweep=speed: choose of remat, mesh, batch"):
+    with pytest.raises(ValueError, match="--sweep=speed: choose from remat, mesh, batch"):
         sweep(recipe(), ["speed"], compile_one, print)

@@ -1,4 +1,4 @@
-"""What a job needs, looked at one by one."""
+"""Preflight checks of a job."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ JOB = commands.QueuedJob("q", "us-west4-a", "v5e-16", "gs://b")
 
 
 def quota(name, value, zone="us-west4-a"):
-    """As `gcloud beta quotas info list --format=json` shows one."""
+    """A quota in the output of `gcloud beta quotas info list --format=json`."""
     place = {"applicableLocations": [zone], "details": {"value": str(value)}}
     return {"quotaId": f"{name}PerProjectPerZoneForTPUAPI", "dimensionsInfos": [place]}
 
@@ -36,7 +36,7 @@ WELL = {
 
 @pytest.fixture
 def examine(play, tmp_path):
-    """examine(changes, **job): (exit code, lines) where all is well but for those answers."""
+    """examine(changes, **job): (exit code, lines) where only these answers show a problem."""
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "google_compute_engine").touch()
 
@@ -110,7 +110,7 @@ def test_a_missing_ssh_key_is_asked_for(examine, tmp_path):
 
 def test_quota_that_gcloud_does_not_tell_is_neither(examine):
     code, said = examine({"beta quotas info list": "[]"})
-    assert code == 0 and "?      quota: gcloud names none for this accelerator here" in said
+    assert code == 0 and "?      quota: gcloud lists none for this accelerator in this zone" in said
 
 
 @pytest.mark.parametrize(

@@ -80,21 +80,21 @@ JOBSET = {
 }
 
 
-def check(value, schema, where=""):
+def check(value, schema, path=""):
     if isinstance(schema, type):
-        assert type(value) is schema, where
+        assert type(value) is schema, path
     elif isinstance(schema, set):
-        assert value in schema, where
+        assert value in schema, path
     elif isinstance(schema, list):
         for i, element in enumerate(value):
-            check(element, schema[0], f"{where}[{i}]")
+            check(element, schema[0], f"{path}[{i}]")
     elif str in schema:
-        assert all(type(k) is str and type(v) is schema[str] for k, v in value.items()), where
+        assert all(type(k) is str and type(v) is schema[str] for k, v in value.items()), path
     else:
         known = {name.rstrip("!"): part for name, part in schema.items()}
-        assert {n[:-1] for n in schema if n.endswith("!")} <= value.keys() <= known.keys(), where
+        assert {n[:-1] for n in schema if n.endswith("!")} <= value.keys() <= known.keys(), path
         for name, part in value.items():
-            check(part, known[name], f"{where}.{name}")
+            check(part, known[name], f"{path}.{name}")
 
 
 @pytest.mark.parametrize("spot", [True, False])
@@ -154,7 +154,7 @@ def test_the_bucket_is_mounted_for_the_workdir(capsys):
 
 def test_a_workdir_in_a_bucket_that_is_not_mounted_is_refused(capsys):
     assert verbs.main(["manifest", *FLAGS, "--", *IN_BUCKET]) == 1
-    assert "type --bucket=gs://NAME, and it will be mounted" in capsys.readouterr().err
+    assert "type --bucket=gs://NAME, which is then mounted" in capsys.readouterr().err
 
 
 def test_apply_hands_the_manifest_to_the_cluster(play, capsys):
@@ -162,7 +162,7 @@ def test_apply_hands_the_manifest_to_the_cluster(play, capsys):
     assert play.calls() == [["apply", "-f", "-"]]
     check(json.loads(play.stdin()["kubectl"]), JOBSET)
     out, err = capsys.readouterr()
-    assert out == "launch: q was handed to the cluster\n" and "xpk workload create" in err
+    assert out == "launch: q was applied to the cluster\n" and "xpk workload create" in err
 
 
 def test_what_the_cluster_refuses_is_one_line(play, capsys):

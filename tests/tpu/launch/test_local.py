@@ -95,7 +95,7 @@ def test_a_checkpoint_of_four_processes_resumes_on_fewer(directory, four, layout
 @pytest.mark.slow
 @LINUX
 def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
-    """A worker killed, the coordinator killed, a worker frozen, a worker told to leave."""
+    """A worker killed, the coordinator killed, a worker frozen, a worker sent SIGTERM."""
     flags = ["local", "--processes=2", "--heartbeat=5", "--supervise", "--"]
     config = f"--config={directory / 'one.py'}:240"
     whole, workdir = directory / "whole", directory / "faults"
@@ -119,16 +119,19 @@ def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
     finally:
         run.terminate()
     assert run.returncode == 0, output
-    ends = [line for line in output.splitlines() if "launch: attempt" in line]
-    assert len(ends) == 4, output
-    assert all("ended with 13" in line for line in ends[:3]) and "told to leave" in ends[3]
+    attempt_lines = [line for line in output.splitlines() if "launch: attempt" in line]
+    assert len(attempt_lines) == 4, output
+    assert (
+        all("ended with 13" in line for line in attempt_lines[:3])
+        and "saved and stopped" in attempt_lines[3]
+    )
     assert records(workdir) == records(whole)
 
 
 @pytest.mark.slow
 @LINUX
 @pytest.mark.parametrize("who", ["alone", "a worker", "the supervisor"])
-def test_told_to_leave_it_saves_and_exits_42(directory, who):
+def test_on_sigterm_it_saves_and_exits_42(directory, who):
     workdir = directory / f"leave-{who.split()[-1]}"
     what = ["-m", "train"] if who == "alone" else ["-m", "tpu.launch", "local", "--"]
     if who == "the supervisor":
@@ -146,7 +149,7 @@ def test_told_to_leave_it_saves_and_exits_42(directory, who):
 
 @pytest.mark.parametrize("supervised", [False, True])
 def test_the_launcher_passes_sigterm_on_and_starts_nothing_more(tmp_path, supervised):
-    """With a program that saves for a moment when it is told to leave."""
+    """A program that takes a moment to save on SIGTERM."""
     (tmp_path / "saver.py").write_text(
         "import signal, sys, time\n"
         "def save(*_): time.sleep(0.5); print('saved', flush=True); sys.exit(42)\n"
@@ -169,12 +172,12 @@ def test_the_launcher_passes_sigterm_on_and_starts_nothing_more(tmp_path, superv
     finally:
         run.kill()
     assert run.returncode == processes.PREEMPTED and "saved" in output and "up" not in output
-    assert ("attempt 1 was told to leave" in output) is supervised
+    assert ("attempt 1 saved and stopped" in output) is supervised
 
 
 @pytest.mark.slow
 def test_what_one_run_compiled_another_finds(directory):
-    """Of two processes, in other ones: nothing is compiled anew, and all losses are the same."""
+    """Two processes read the cache of two others: nothing is compiled again, equal losses."""
     cache, flags = directory / "cache", ["local", "--processes=2", "--"]
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     try:
@@ -194,7 +197,7 @@ def test_what_one_run_compiled_another_finds(directory):
 
 
 @pytest.mark.slow
-def test_an_error_that_would_come_again_is_not_tried_again(directory):
+def test_a_deterministic_error_is_not_tried_again(directory):
     code, output = launch(
         "local", "--supervise", "--", f"--config={directory / 'one.py'}:8",
         f"--workdir={directory / 'wrong'}", "--config.data.batch_size=15",
@@ -211,10 +214,10 @@ def test_a_busy_port_is_one_line(capsys):
         s.listen()
         port = s.getsockname()[1]
         assert command.main(["local", f"--port={port}", "--", "--workdir=w"]) == 1
-        with pytest.raises(ValueError, match=f"port {port} is taken by another program"):
+        with pytest.raises(ValueError, match=f"port {port} is in use"):
             processes.join(f"localhost:{port}", 2, 0, 5, 10)
     assert capsys.readouterr().err == (
-        f"error: port {port} is taken; end what listens there, or leave --port out\n"
+        f"error: port {port} is in use; end the program there, or leave --port out\n"
     )
 
 
@@ -236,7 +239,7 @@ def test_a_missing_peer_is_one_line_in_bounded_time(number):
     "codes,code",
     [([0, 0], 0), ([42, 42], 42), ([42, -9], 137), ([-6, 1], 1), ([134, 0], 134), ([0, 42], 42)],
 )
-def test_the_groups_exit_code_is_the_gravest(codes, code):
+def test_the_exit_code_of_a_group_is_that_of_an_error_before_a_loss(codes, code):
     assert local.exit_code(codes) == code
 
 

@@ -71,7 +71,7 @@ def test_quota_is_an_error_with_what_to_do(play, capsys):
     assert attempt() == 1
     play(create_errors=[error])
     assert verbs.main(["up", *FLAGS_OF]) == 1
-    assert "exceeded. Ask for quota in that zone" in capsys.readouterr().err
+    assert "exceeded. Request quota in that zone" in capsys.readouterr().err
 
 
 def test_a_stock_out_is_tried_again(play):
@@ -86,7 +86,7 @@ def test_preempted_while_it_is_created_it_is_deleted_and_tried_again(play):
     play(lives=[["PROVISIONING", "SUSPENDED"], ["ACTIVE"]], ssh=["", "0\n0\n0\n0\n"])
     said = []
     assert attempt(said) == LOST
-    assert "q is SUSPENDED: taken away" in said and "delete" in play.verbs()
+    assert "q is SUSPENDED: preempted" in said and "delete" in play.verbs()
     assert attempt() == 0
 
 
@@ -131,7 +131,7 @@ def test_ctrl_c_leaves_the_machines_alone(play, capsys, monkeypatch):
     monkeypatch.setattr(queued, "wait", interrupt)
     monkeypatch.setattr(queued, "running", lambda job, gcloud: "17")
     assert verbs.main(["supervise", *FLAGS_OF, "--", *COMMAND[1:]]) == 130
-    assert "the same command waits for it again" in capsys.readouterr().err
+    assert "the same command waits for them again" in capsys.readouterr().err
     assert "delete" not in play.verbs()
 
 
@@ -141,7 +141,7 @@ def test_machines_that_no_ssh_reaches_are_lost(play):
 
 
 def test_supervise_goes_on_after_a_preemption_and_ends_with_an_error(play, capsys):
-    """Told to leave, then the machine is gone while it runs, then an error that comes again."""
+    """A request to stop, then a machine lost during the run, then an error that comes again."""
     play(
         lives=[["ACTIVE"], ["ACTIVE", "SUSPENDING"], ["ACTIVE"]],
         ssh=["", "42\n42\n42\n42\n", "", "", "1\nrunning\nrunning\nrunning\n"],
@@ -149,7 +149,7 @@ def test_supervise_goes_on_after_a_preemption_and_ends_with_an_error(play, capsy
     )
     code = verbs.main(["supervise", *FLAGS_OF, "--", *COMMAND[1:]])
     out = capsys.readouterr().out
-    assert "attempt 1 was told to leave and saved" in out and "its machines are lost" in out
+    assert "attempt 1 saved and stopped" in out and "its machines are lost" in out
     assert code == 1 and play.verbs().count("create") == 3
 
 
@@ -160,7 +160,7 @@ def test_supervise_told_to_leave_tells_the_workers_and_ends_when_they_have_saved
     )
     assert verbs.main(["supervise", *FLAGS_OF, "--", *COMMAND[1:]]) == 42
     out = capsys.readouterr().out
-    assert "so are the workers, which save first" in out and "so this ends, as it was told" in out
+    assert "stopping the workers, which save first" in out and "stopping as requested" in out
     remote = [w for call in play.calls() for w in call if w.startswith("--command=")]
     assert sum(commands.REMOTE_STOP in c for c in remote) == 1
     assert play.verbs().count("create") == 1 and "delete" in play.verbs()
@@ -172,7 +172,7 @@ def test_told_to_leave_while_it_waits_for_machines_it_asks_for_none(play):
     stop.requested = True
     code = queued.attempt_once(JOB, Gcloud(), COMMAND, WORKDIR, said.append, stop)
     assert code == 42
-    assert "told to leave before the machines were there" in said and "ssh" not in play.verbs()
+    assert "asked to stop before the machines were ready" in said and "ssh" not in play.verbs()
 
 
 def test_committed_steps_are_counted_in_the_bucket(play):
@@ -246,7 +246,7 @@ def test_not_logged_in_says_so(play, capsys):
 
 
 def test_no_project_says_so(play, capsys):
-    """What gcloud says of it stands in its third line."""
+    """The message is in the third line of gcloud's output."""
     error = (
         "ERROR: (gcloud.compute.tpus.queued-resources.describe) Error parsing [queued_resource].\n"
         "The [queued_resource] resource is not properly specified.\n"
@@ -267,21 +267,21 @@ def test_no_gcloud_is_one_line(play, capsys, monkeypatch, tmp_path):
 def test_supervise_waits_for_what_runs_already(play):
     play(states=["ACTIVE"], ssh=["17\n17\n17\n17\n", "0\n0\n0\n0\n"])
     said = []
-    assert attempt(said) == 0 and "attempt 17 runs there already: waiting for it" in said
+    assert attempt(said) == 0 and "attempt 17 is running already: waiting for it" in said
     assert "create" not in play.verbs() and "exit-17" in play.calls()[-1][-1]
 
 
 def test_where_only_some_workers_run_something_the_machines_are_given_up(play):
     play(states=["ACTIVE"], ssh=["17\nnone\n17\n17\n"])
     said = []
-    assert attempt(said) == LOST and "only some workers of q run something" in said
+    assert attempt(said) == LOST and "only some workers of q are running" in said
     assert "delete" in play.verbs()
 
 
 def test_run_does_not_start_beside_what_runs(play, capsys):
     play(states=["ACTIVE"], ssh=["17\n17\n17\n17\n"])
     assert verbs.main(["run", *FLAGS_OF, "--", *COMMAND[1:]]) == 1
-    assert "attempt 17 runs there already; type logs to see it" in capsys.readouterr().err
+    assert "attempt 17 is running already; see its output with logs" in capsys.readouterr().err
 
 
 def test_run_starts_the_command_on_every_worker(play):
@@ -383,16 +383,16 @@ def test_slices_by_name():
     assert (parse("v5p-8").topology, parse("v6e-8").hosts) == ("2x2x1", 1)
 
 
-def test_readme_shows_what_dry_run_prints(capsys):
-    """And takes at most six commands from nothing to a running job."""
-    readme = (Path(queued.__file__).parents[2] / "README.md").read_text()
-    shown = re.findall(r"```\n\$ python -m tpu\.launch (.*?)\n```", readme, re.DOTALL)
+def test_the_page_on_tpus_shows_what_dry_run_prints(capsys):
+    """At most six commands lead from nothing to a running job."""
+    page = (Path(queued.__file__).parents[2] / "docs/tpu.md").read_text()
+    shown = re.findall(r"```\n\$ python -m tpu\.launch (.*?)\n```", page, re.DOTALL)
     assert shown
     for block in shown:
         command, _, output = block.replace("\\\n", " ").partition("\n")
         assert verbs.main(shlex.split(command)) == 0
         assert capsys.readouterr().out.strip() == output.strip()
-    section = readme[readme.index("## On Cloud TPU") :]
+    section = page[page.index("## Cloud TPU") :]
     first = section[section.index("```sh\n") + 6 :].split("```")[0]
     commands = [c for c in first.replace("\\\n", " ").splitlines() if c and not c.startswith("#")]
     assert len(commands) <= 6 and any("tpu.launch supervise" in c for c in commands)

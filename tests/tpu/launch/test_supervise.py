@@ -36,7 +36,7 @@ def play(outcomes, **settings):
 def test_it_starts_again_until_the_run_is_done():
     code, said, waits = play([(137, 5), (42, 9), (134, 12), (0, 20)])
     assert code == 0 and waits == [1, 1, 1]
-    assert said[1] == "attempt 2 was told to leave and saved; step 9 is safe, starting again in 1 s"
+    assert said[1] == "attempt 2 saved and stopped; step 9 is saved, restarting in 1 s"
 
 
 def test_it_waits_longer_and_gives_up_when_no_step_is_gained():
@@ -65,9 +65,7 @@ def test_told_to_leave_it_ends_with_the_attempt_or_while_it_waits():
             return 42
 
         assert supervise(attempt, lambda: 7, said.append, stop=stop) == 42
-    assert said == [
-        "attempt 1 was told to leave and saved; step 7 is safe, and so this ends, as it was told"
-    ]
+    assert said == ["attempt 1 saved and stopped; step 7 is saved; stopping as requested"]
     with StopSignal() as stop:
         begun = time.monotonic()
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()

@@ -1,4 +1,4 @@
-"""What is done on a worker: the commands that gcloud hands to its shell, and worker.sh."""
+"""The commands that gcloud runs in a worker's shell, and worker.sh."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ JOB = commands.QueuedJob("q", "us-west4-a", "v5e-16", "gs://b")
 
 
 def remote(command, home):
-    """Runs what a worker is told, with its home and a metadata server that calls it 2."""
+    """Runs a worker's command, with its home and a metadata server that gives it number 2."""
     (home / "bin").mkdir(exist_ok=True)
     (home / "bin" / "curl").write_text("#!/bin/sh\nprintf 2\n")
     (home / "bin" / "hostname").write_text("#!/bin/sh\necho t-2\n")
@@ -63,7 +63,7 @@ def test_what_is_in_the_bucket_is_found_below_home():
 @pytest.fixture
 def worker(tmp_path):
     """worker(attempt): starts worker.sh, with its set-up left out, on a program that saves when it
-    is told to leave; the bucket is a directory."""
+    is asked to stop; the bucket is a directory."""
     source = (Path(commands.__file__).parent / "worker.sh").read_text()
     start = source.index("setup() {")
     stop = source.index("# As cloud.google.com")

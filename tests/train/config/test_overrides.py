@@ -1,4 +1,4 @@
-"""Settings typed on a command line: what is meant by a name, and mappings with free keys."""
+"""Settings on a command line: suggestions for unknown names, mappings with free keys, lists."""
 
 from pathlib import Path
 
@@ -138,11 +138,15 @@ def test_a_chain_has_settings_by_stage():
     recipe.stages.sft.lr = 3
     with pytest.raises(ConfigError, match=r"stages\.sft: unknown config key lr; did you mean opt"):
         multistage.resolve(recipe, "runs")
-    with pytest.raises(ConfigError, match=r"no chain, of order and stages: type python -m train"):
+    with pytest.raises(
+        ConfigError, match=r"no chain, which has order and stages: type python -m train"
+    ):
         multistage.resolve(default(), "runs")
     with pytest.raises(ConfigError, match=r"several stages are run by python -m train\.chain"):
         build(recipe)
-    assert "no chain; did you mean optimizer.peak_lr?" in refusal("--config.stages.sft.lr=1")
+    assert "the recipe is no chain; did you mean optimizer.peak_lr?" in refusal(
+        "--config.stages.sft.lr=1"
+    )
     recipe.steps = 3
     with pytest.raises(ConfigError, match=r"key steps of a chain.*stages\.NAME\.steps\?"):
         multistage.resolve(recipe, "runs")
@@ -274,7 +278,7 @@ def test_the_rest_of_a_command_line_is_as_it_was():
 
 
 def test_a_command_line(tmp_path, monkeypatch, capsys):
-    """What absl gets is what was gathered, files of flags too; a setting is no flag by itself."""
+    """absl reads the gathered flags, also those of files; a setting alone is no flag."""
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)
@@ -321,3 +325,52 @@ def test_every_old_name_has_a_new_one():
     recipe.ppo = {"kl_coef": 0.1}
     with pytest.raises(ConfigError, match=r"key ppo.kl_coef; it is called rl.kl_coef now"):
         build(recipe)
+
+
+# Lists of texts: "a,b" or a tuple, on the command line and in a recipe.
+
+
+@pytest.mark.parametrize(
+    "text", ["email,phone", "email, phone", "('email', 'phone')", "['email', 'phone']"]
+)
+def test_kinds_to_redact_are_separated_by_commas_or_a_tuple(tmp_path, text):
+    assert parsed(tmp_path, f"--config.data.redact={text}").data.redact == ("email", "phone")
+
+
+@pytest.mark.parametrize("value", ["email,phone", ("email", "phone"), ["email,phone"]])
+def test_a_recipe_lists_kinds_to_redact_in_each_form(tmp_path, value):
+    config = parsed(tmp_path, change=f"config.data.redact = {value!r}")
+    assert config.data.redact == ("email", "phone")
+    changed = parsed(
+        tmp_path, "--config.data.redact=card", change=f"config.data.redact = {value!r}"
+    )
+    assert changed.data.redact == ("card",)
+
+
+@pytest.mark.parametrize("text", ["local,global", "('local', 'global')"])
+def test_a_pattern_of_layers_is_separated_by_commas_or_a_tuple(tmp_path, text):
+    assert parsed(tmp_path, f"--config.model.layer_pattern={text}").model.layer_pattern == (
+        "local",
+        "global",
+    )
+
+
+@pytest.mark.parametrize("key", ["data.source", "data.heldout_source", "data.mixture.a.source"])
+def test_a_source_is_a_path_or_a_tuple_of_paths(tmp_path, key):
+    change = "config.data.source = ''" if "mixture" in key else ""
+
+    def source(text):
+        value = parsed(tmp_path, f"--config.{key}={text}", change=change).data
+        for name in key.split(".")[1:]:
+            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        return value
+
+    assert source("('a,b.txt', 'c.txt')") == ("a,b.txt", "c.txt")
+    assert source("a,b.txt") == "a,b.txt"
+    assert source("[ab].txt") == "[ab].txt"
+
+
+def test_a_list_of_other_values_is_refused(tmp_path):
+    for text in ("(1, 2)", "3", "('email', 2)"):
+        with pytest.raises(ConfigError, match=r"data.redact=.*a str or a tuple of them"):
+            parsed(tmp_path, f"--config.data.redact={text}")

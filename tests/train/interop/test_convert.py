@@ -87,7 +87,7 @@ def test_tensors_are_placed_one_at_a_time_on_the_mesh(hf_dir):
     reader, alive, peak = weights.SafetensorsReader(hf_dir), {}, []
 
     class Counting:
-        names, where = reader.names, reader.where
+        names, location = reader.names, reader.location
 
         def read(self, name):
             value = reader.read(name)
@@ -100,8 +100,8 @@ def test_tensors_are_placed_one_at_a_time_on_the_mesh(hf_dir):
     params = weights.place(CONFIG, Counting(), abstract)
     for value, like in zip(jax.tree.leaves(params), jax.tree.leaves(abstract), strict=True):
         assert value.sharding.is_equivalent_to(like.sharding, value.ndim)
-    one = convert.load(hf_dir)[1]
-    jax.tree.map(np.testing.assert_array_equal, params, one)
+    single_device_params = convert.load(hf_dir)[1]
+    jax.tree.map(np.testing.assert_array_equal, params, single_device_params)
     # The host held one tensor beside the one before it, and never a stack of layers.
     two_largest = sum(sorted(v.nbytes for v in VALUES.values())[-2:])
     assert len(peak) == len(VALUES) and max(peak) <= two_largest < sum(

@@ -1,4 +1,4 @@
-"""What is exported loads in transformers and computes the same; its chat templates are ours.
+"""An export loads in transformers, computes the same and has the same chat templates.
 
 Needs torch and transformers, which Seedpod itself does not: skipped without them.
 """

@@ -80,7 +80,7 @@ def test_a_killed_export_is_finished_by_the_same_command(run, tmp_path, monkeypa
                 export.export_model(*command)
     assert not (tmp_path / "out" / "config.json").exists()
     said = refused(export.export_model, run, tmp_path / "out", dtype="bfloat16")
-    assert "left unfinished" in said
+    assert "unfinished output" in said
     export.export_model(*command)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert "is not empty" in refused(export.export_model, *command)
@@ -98,7 +98,7 @@ def test_a_killed_import_is_finished_by_the_same_command(hf_dir, tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             convert.import_model(str(hf_dir), run)
     said = refused(convert.import_model, str(hf_dir), run, dtype="bfloat16")
-    assert "left unfinished" in said
+    assert "unfinished output" in said
     convert.import_model(str(hf_dir), run)
     jax.tree.map(np.testing.assert_array_equal, checkpoint.load(run)[1], convert.load(hf_dir)[1])
     assert not (run / unfinished.MARK).exists() and len([*(run / "checkpoints").iterdir()]) == 1

@@ -70,24 +70,24 @@ def test_adapters_leave_alone_or_merged(runs):
     export.export_adapter(runs / "sft-lora", runs / "adapter")
     merged = safetensors.numpy.load_file(runs / "merged" / "model.safetensors")
     adapter = safetensors.numpy.load_file(runs / "adapter" / "adapter_model.safetensors")
-    facts = json.loads((runs / "adapter" / "adapter_config.json").read_text())
-    assert facts["base_model_name_or_path"] == str(runs / "hf")
+    adapter_config = json.loads((runs / "adapter" / "adapter_config.json").read_text())
+    assert adapter_config["base_model_name_or_path"] == str(runs / "hf")
     base, changed = open_models.tensors(), 0
     for name, value in merged.items():
         prefix = f"base_model.model.{name.removesuffix('.weight')}.lora_"
         wanted = base[name]
         if prefix + "A.weight" in adapter:
             product = adapter[prefix + "B.weight"] @ adapter[prefix + "A.weight"]
-            wanted = wanted + facts["lora_alpha"] / facts["r"] * product
+            wanted = wanted + adapter_config["lora_alpha"] / adapter_config["r"] * product
             changed += bool(np.abs(product).max() > 0)
         np.testing.assert_allclose(value, wanted, atol=1e-6)
-    assert changed == len(facts["target_modules"]) > 0
+    assert changed == len(adapter_config["target_modules"]) > 0
     assert tokenizers.load(runs / "adapter").stop_ids == (2,)
 
 
 def test_a_mean_over_an_answer_that_several_ids_open(runs):
-    found = run(runs, "reward", pool="mean", policy="base")
-    assert any("accuracy/overall" in r and np.isfinite(r["loss"]) for r in found)
+    reward_run = run(runs, "reward", pool="mean", policy="base")
+    assert any("accuracy/overall" in r and np.isfinite(r["loss"]) for r in reward_run)
     assert checkpoint.load(runs / "reward-mean")[0].pool == "mean"
 
 

@@ -20,11 +20,11 @@ def copy_of(directory, files=1, values=VALUES):
 def one_more_token(special=True):
     """A tokenizer with an added token of id 320, which the 320 rows of CONFIG lack."""
     files = open_tokenizers.files()
-    facts = json.loads(files["tokenizer.json"])
-    last = max(t["id"] for t in facts["added_tokens"])
-    token = dict(facts["added_tokens"][last], id=320, content="<image>", special=special)
-    facts["added_tokens"].append(token)
-    return files | {"tokenizer.json": json.dumps(facts).encode()}
+    settings = json.loads(files["tokenizer.json"])
+    last = max(t["id"] for t in settings["added_tokens"])
+    token = dict(settings["added_tokens"][last], id=320, content="<image>", special=special)
+    settings["added_tokens"].append(token)
+    return files | {"tokenizer.json": json.dumps(settings).encode()}
 
 
 def test_an_added_token_without_a_row(hf_dir, tmp_path, capsys):
@@ -54,7 +54,7 @@ def test_a_special_token_without_a_row_is_text_as_any_special_token_is():
 def test_a_vocabulary_beyond_the_rows_is_of_another_model(tmp_path):
     files = open_tokenizers.files(vocab_size=330)
     hf = open_models.write(tmp_path / "hf", VALUES, tokenizer_files=files)
-    assert "do not belong together" in refused(convert.import_model, str(hf), tmp_path / "run")
+    assert "are not of one model" in refused(convert.import_model, str(hf), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -77,13 +77,13 @@ def test_a_vocabulary_beyond_the_rows_is_of_another_model(tmp_path):
 def test_damaged_tokenizer_and_config_files(name, content, said, tmp_path):
     hf = copy_of(tmp_path)
     (hf / name).write_bytes(content)
-    found = refused(convert.import_model, str(hf), tmp_path / "run")
-    assert said in found and str(hf) in found
+    message = refused(convert.import_model, str(hf), tmp_path / "run")
+    assert said in message and str(hf) in message
 
 
 def test_ids_in_the_billions_are_refused():
     files = open_tokenizers.files()
-    facts = json.loads(files["tokenizer.json"])
-    facts["model"]["vocab"]["zzz"] = 4_000_000_000
+    settings = json.loads(files["tokenizer.json"])
+    settings["model"]["vocab"]["zzz"] = 4_000_000_000
     with pytest.raises(ValueError, match="4000000000"):
-        HFTokenizer(files | {"tokenizer.json": json.dumps(facts).encode()})
+        HFTokenizer(files | {"tokenizer.json": json.dumps(settings).encode()})

@@ -43,8 +43,12 @@ def test_base_and_adapter_add_up_to_the_merged_model(base, tmp_path):
     _, params = convert.load(base)
     merged = lora.merge(params, adapters(), SETTINGS)
     peft.write(tmp_path, CONFIG, adapters(), SETTINGS, str(base))
-    facts = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert (facts["r"], facts["lora_alpha"], facts["base_model_name_or_path"]) == (3, 12, str(base))
+    adapter_config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (
+        adapter_config["r"],
+        adapter_config["lora_alpha"],
+        adapter_config["base_model_name_or_path"],
+    ) == (3, 12, str(base))
     found = safetensors.numpy.load_file(tmp_path / "adapter_model.safetensors")
     plain = open_models.tensors()
     for part in slices(CONFIG):
@@ -56,8 +60,8 @@ def test_base_and_adapter_add_up_to_the_merged_model(base, tmp_path):
         np.testing.assert_allclose(
             plain[part.name] + 12 / 3 * product, part.to_hf(np.asarray(value)), atol=1e-5
         )
-        assert part.name.removesuffix(".weight") in facts["target_modules"]
-    assert len(found) == 2 * len(facts["target_modules"]) == 2 * 7 * CONFIG.num_layers
+        assert part.name.removesuffix(".weight") in adapter_config["target_modules"]
+    assert len(found) == 2 * len(adapter_config["target_modules"]) == 2 * 7 * CONFIG.num_layers
 
 
 def test_a_model_without_adapters_has_none_to_export(base, tmp_path):
@@ -70,7 +74,7 @@ def test_a_model_without_adapters_has_none_to_export(base, tmp_path):
 def test_an_adapter_of_no_module_is_not_dropped():
     found = adapters()
     found["layers"]["gate_bias" + lora.A] = np.ones((2, 24, 3))
-    with pytest.raises(ConfigError, match="layers/gate_bias_lora_a adapts what is no module"):
+    with pytest.raises(ConfigError, match="layers/gate_bias_lora_a adapts a weight in no module"):
         peft.tensors_of(CONFIG, found, 3)
 
 

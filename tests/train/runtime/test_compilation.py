@@ -1,4 +1,4 @@
-"""What was compiled is kept, and gives the same numbers."""
+"""The cache of compiled programs: a second run compiles nothing, with the same numbers."""
 
 import collections
 import json
@@ -32,26 +32,26 @@ def test_a_second_run_finds_what_the_first_compiled_and_ends_alike(tmp_path, set
     config.steps = 4
     compilation.enable(str(tmp_path / "cache"), tmp_path)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    one_device_mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     counts = collections.Counter()
 
     def count(event, **facts):
         counts[event.rsplit("/", 1)[1]] += 1
 
-    losses, found = [], []
+    losses, events = [], []
     jax.monitoring.register_event_listener(count)
     try:
         for name in ("first", "second"):
             jax.clear_caches()
             counts.clear()
-            loop.run(config, tmp_path / name, one)
-            found.append(dict(counts))
+            loop.run(config, tmp_path / name, one_device_mesh)
+            events.append(dict(counts))
             lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
             losses.append([(r["step"], r["loss"], r.get("grad_norm")) for r in lines])
     finally:
         jax.monitoring.unregister_event_listener(count)
-    assert "cache_hits" not in found[0] and found[0]["cache_misses"] > 1
-    assert "cache_misses" not in found[1] and found[1]["cache_hits"] > 1
+    assert "cache_hits" not in events[0] and events[0]["cache_misses"] > 1
+    assert "cache_misses" not in events[1] and events[1]["cache_hits"] > 1
     assert losses[0] == losses[1]
 
 

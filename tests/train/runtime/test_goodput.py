@@ -1,4 +1,4 @@
-"""Where a run's time goes, and profiles of it."""
+"""Goodput of a run, and its profiles."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from train.runtime.metrics import console
 
 
 class Clock:
-    """time.time() that passes when it is told to."""
+    """A time.time() that the test advances."""
 
     def __init__(self, now=1000.0):
         self.now = now

@@ -37,13 +37,13 @@ def test_parameters_one_by_one_are_those_of_a_load(dtype, run, tmp_path):
     work = tmp_path / "run"
     work.mkdir()
     save_role(work, "policy", trained)
-    _, found = checkpoint.load_base(run, "policy", "policy", whole)
-    origin = {"from": str(run), "role": "policy", "fingerprint": found}
+    _, loaded_fingerprint = checkpoint.load_base(run, "policy", "policy", whole)
+    origin = {"from": str(run), "role": "policy", "fingerprint": loaded_fingerprint}
     checkpoint.save_parts(work, {"policy": part}, {"policy": origin})
     wanted = checkpoint.load_params(work, "policy", whole)
     leaves = Leaves(work, "policy", whole)
     assert leaves.fingerprint() == checkpoint.identity(work, "policy", wanted)
-    assert Leaves(run, "policy", whole).fingerprint() == found
+    assert Leaves(run, "policy", whole).fingerprint() == loaded_fingerprint
     for path in jax.tree_util.tree_leaves_with_path(wanted):
         keys = tuple(k.key for k in path[0])
         np.testing.assert_array_equal(leaves.read(keys), path[1])

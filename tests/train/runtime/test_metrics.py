@@ -51,9 +51,13 @@ def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_p
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert steps_of(there(name)) == [1, 2, 3, 4, 5]
     assert there("samples.jsonl") == (tmp_path / "samples.jsonl").read_text()
-    found, wanted = (read_metrics(place, "train") for place in ("gs://bucket/runs/a", tmp_path))
-    assert [r["loss"] for r in found] == [r["loss"] for r in wanted]
-    assert [r["elapsed_seconds"] for r in found] == sorted(r["elapsed_seconds"] for r in found)
+    remote_records, local_records = (
+        read_metrics(place, "train") for place in ("gs://bucket/runs/a", tmp_path)
+    )
+    assert [r["loss"] for r in remote_records] == [r["loss"] for r in local_records]
+    assert [r["elapsed_seconds"] for r in remote_records] == sorted(
+        r["elapsed_seconds"] for r in remote_records
+    )
     events = bucket.ls("gs://bucket/runs/a/tensorboard", detail=False)
     assert len(events) == 2 and all(bucket.size(f"gs:/{path}") > 100 for path in events)
     assert sorted(p.name for p in tmp_path.iterdir()) == [

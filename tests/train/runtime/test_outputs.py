@@ -187,7 +187,7 @@ def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
         with pytest.raises(ValueError, match=f"{path} cannot .*{tmp_path}/file is a file"):
             outputs.make_folder(path)
-    with pytest.raises(ValueError, match=r"/proc/x cannot be made: [^\n]*$"):
+    with pytest.raises(ValueError, match=r"/proc/x cannot be created: [^\n]*$"):
         outputs.make_folder(Path("/proc/x"))
 
 

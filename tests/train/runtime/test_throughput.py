@@ -9,7 +9,7 @@ from train.runtime.throughput import Throughput
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still; clock.now is its time."""
+    """A stopped clock; clock.now is its time."""
 
     class Clock:
         now = 10.0

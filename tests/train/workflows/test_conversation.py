@@ -120,7 +120,7 @@ def test_lines_of_standard_input_are_turns(params, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n\n/reset\nb\n/quit\nc\n"))
     conversation.converse(talk, interactive=False)
     assert [m["content"] for m in talk.messages if m["role"] == "user"] == ["b"]
-    assert "begins anew" in capsys.readouterr().out
+    assert "a new conversation" in capsys.readouterr().out
 
     monkeypatch.setattr("sys.stdin", io.StringIO("x" * 99 + "\n"))
     with pytest.raises(SystemExit, match="1"):
