@@ -144,7 +144,7 @@ def test_the_bytes_of_the_data_decide_whether_a_run_goes_on(
         loop.run(config, workdir, make_mesh("one"))
     assert capsys.readouterr().out.count("warning") == 0
     loop.run(config, workdir, make_mesh("one"), allow_data_change=True)
-    assert f"warning: {setting} has other rows" in capsys.readouterr().out
+    assert f"warning: {setting} has changed rows" in capsys.readouterr().out
 
 
 def test_places_of_data_may_change_where_the_rows_are_known():
