@@ -9,14 +9,11 @@ import os
 import shutil
 import tempfile
 
+from quick_compile import FLAGS
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    # Tiny programs take longer to compile than to run: three times less without optimization, and
-    # three times less again where loops are emitted as LLVM's code and not through MLIR.
-    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    + " --xla_cpu_use_fusion_emitters=false"
+    os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {FLAGS}"
 ).strip()
 
 # Compiled programs are shared by pytest's workers and by the processes that tests start, and are

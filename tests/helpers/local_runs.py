@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from quick_compile import FLAGS
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 from pathlib import Path
@@ -46,11 +48,7 @@ TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds"
 
 def start(arguments: Iterable[object], **settings: Any) -> subprocess.Popen[str]:
     """`python <arguments>` with the tests' helpers to import, and compiled in a hurry."""
-    flags = (
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        " --xla_cpu_use_fusion_emitters=false"
-    )
-    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=flags)
+    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=FLAGS)
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'helpers'}"
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)], cwd=ROOT, env=env, text=True,
