@@ -108,9 +108,10 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change:
     config = run.ctx.config
     checkpoints = Checkpointer(workdir, config.checkpoint.keep)
     start, text = checkpoints.latest() or 0, config_json(config)
+    saved_meta = checkpoints.meta(start) if start else {}
     changed = []
     if start:
-        changed = check_resume(workdir, checkpoints.meta(start), run, text, allow_data_change)
+        changed = check_resume(workdir, saved_meta, run, text, allow_data_change)
         with goodput.time("restore"):
             state = checkpoints.restore(start, run.abstract)
     else:
@@ -128,16 +129,15 @@ def _run(run: Run, workdir, goodput: Goodput, profile: range, allow_data_change:
             metrics.say(f"  {line}")
     if start:
         metrics.say(f"resuming {workdir} from step {start}")
-    hashes_before = checkpoints.meta(start).get("plugins", {}) if start else {}
     for name, new_hash in hashes.items():
         metrics.say(f"  plugin {name}: {plugins.file_of(name)} ({new_hash})")
-        if (before := hashes_before.get(name, new_hash)) != new_hash:
+        if (before := saved_meta.get("plugins", {}).get(name, new_hash)) != new_hash:
             metrics.say(f"  warning: plugin {name} has changed since the checkpoint ({before})")
     for name in changed:
         metrics.say(f"  warning: {name} has changed rows since the checkpoint")
     tracer = Profile(workdir, profile)
     try:
-        train(run, state, checkpoints, meta, metrics, start, goodput, tracer)
+        train(run, state, checkpoints, saved_meta, meta, metrics, start, goodput, tracer)
     finally:
         goodput.write()
         metrics.say(f"  {goodput.summary()}")
@@ -150,6 +150,7 @@ def train(
     run: Run,
     state: TrainState,
     checkpoints: Checkpointer,
+    saved_meta: Mapping[str, Any],
     meta: dict[str, Any],
     metrics: Metrics,
     start: int,
@@ -159,7 +160,8 @@ def train(
     """Takes the steps from `start` to the end.
 
     Args:
-      meta: JSON values that every checkpoint holds.
+      saved_meta: JSON values of the checkpoint at `start`; empty at step 0.
+      meta: JSON values that every checkpoint of this attempt holds.
 
     Raises:
       processes.Preempted: the run was asked to stop, and has been saved.
@@ -207,7 +209,6 @@ def train(
                 f"{e}\nThe run is saved at step {step}; run the same command to resume"
             ) from e.__cause__
 
-    saved_meta = checkpoints.meta(start) if start else {}
     rollouts = saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
     # The checkpoint's note `evaluate` says that a reward failed in its evaluation: repeat it.
     if saved_meta.get("evaluate") if start else config.evaluate.at_start:

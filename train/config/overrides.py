@@ -7,7 +7,6 @@ mapping.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from ml_collections import config_flags
 
 from data.mixture import SourceConfig
 from ranges import ConfigError, Number, Range, check_value, split_names, without_none
+from registry import is_settings
 from train.config import names
 from train.config.run import keys, literal, run_class
 from train.evals.base import EvalConfig
@@ -100,7 +100,7 @@ def _locate(key: str):
     prefix, hint, mapping = _prefix(key), run_class(), None
     path = prefix[:-1]
     for name in key.removeprefix(prefix).split("."):
-        if dataclasses.is_dataclass(hint):
+        if is_settings(hint):
             hint = typing.get_type_hints(hint, include_extras=True).get(name)
         elif typing.get_origin(hint) is Mapping:
             hint = typing.get_args(hint)[1]
@@ -155,7 +155,7 @@ def _value(key: str, text: str, hint):
         return value
     if kind is object:
         return literal(text)
-    group = typing.get_origin(kind) is Mapping or dataclasses.is_dataclass(kind)
+    group = typing.get_origin(kind) is Mapping or is_settings(kind)
     several = text[:1] in ("(", "[") and tuple[str, ...] in typing.get_args(kind)
     if not group and not several:
         return text
