@@ -17,17 +17,19 @@ from absl import app, flags
 from rich.console import Console
 from rich.panel import Panel
 
-from data.preview import preview_batch
-from data.splits import read_examples
-from train.assemble import make_tokenizer
 from train.cli import EXPECTED, define_config, fail, parse_flags
-from train.config.run import RunConfig, build
-from train.objectives import registry
 
 
 def view(config: Any, step: int, rows: int = 3, workdir: str = "") -> Panel:
     """Batch `step` of a recipe, with the first `rows` rows in full; the errors are those of
     training."""
+    # After the flags were read: importing JAX takes seconds.
+    from data.preview import preview_batch
+    from data.splits import read_examples
+    from train.assemble import make_tokenizer
+    from train.config.run import RunConfig, build
+    from train.objectives import registry
+
     config = config if isinstance(config, RunConfig) else build(config)
     row, size, unit = registry.find(config), config.data.batch_size, "step"
     if row.rollouts:  # a step is a minibatch of a rollout; the rollout's prompts are read
