@@ -24,8 +24,7 @@ def view(config: Any, step: int, rows: int = 3, workdir: str = "") -> Panel:
     """Batch `step` of a recipe, with the first `rows` rows in full; the errors are those of
     training."""
     # After the flags were read: importing JAX takes seconds.
-    from data.preview import preview_batch
-    from data.splits import read_examples
+    from data import preview, splits
     from train.assemble import make_tokenizer
     from train.config.run import RunConfig, build
     from train.objectives import registry
@@ -35,9 +34,9 @@ def view(config: Any, step: int, rows: int = 3, workdir: str = "") -> Panel:
     if row.rollouts:  # a step is a minibatch of a rollout; the rollout's prompts are read
         size, unit = config.rl.rollout_batch // row.group_size(config), "rollout"
     schema = row.schema
-    examples = read_examples(config.data, schema)
+    examples = splits.read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
-    return preview_batch(
+    return preview.preview_batch(
         config.data, schema, tokenizer, examples, step, batch_size=size, seed=config.seed,
         rows=rows, prompt_length=config.rl.prompt_length, title=f"{config.stage}, {unit} {step}",
     )  # fmt: skip

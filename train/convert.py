@@ -34,8 +34,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("to", None, "export: the directory to create.")
     flags.DEFINE_string("item", "", "export: policy, value or reward; the first by default.")
     flags.DEFINE_enum(
-        "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the written weights; by default float32 for "
-        "an import, and for an export that of the open model that the run descends from."
+        "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the written weights; by "
+        "default float32 for an import, and for an export that of the open model that the run "
+        "descends from."
     )  # fmt: skip
     flags.DEFINE_string("shard_size", "5GB", "export: bytes of weights in one file, as 500MB.")
     flags.DEFINE_bool("adapter", False, "export: only the adapters, for the peft library.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 
+from interpreter import python
 from train.cli.errors import EXPECTED, fail, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
@@ -89,7 +90,8 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         if full:
             message = (
                 f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
-                "data.length or the model's size, or raise accumulate. python -m tpu.fit "
+                "data.length or the model's size, or raise accumulate. "
+                f"{python()} -m tpu.fit "
                 "predicts the memory of a recipe"
             )
         if lost:
