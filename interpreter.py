@@ -13,7 +13,8 @@ def check():
     Every package with commands calls it when it is imported, so it is written for old Pythons too.
     """
     if sys.version_info < (3, 11):  # noqa: UP036
-        fault = f"is Python {sys.version_info[0]}.{sys.version_info[1]}; Seedpod needs 3.11 or later"
+        version = ".".join(map(str, sys.version_info[:2]))
+        fault = f"is Python {version}; Seedpod needs 3.11 or later"
     elif importlib.util.find_spec("absl") and importlib.util.find_spec("jax"):
         return
     else:
