@@ -12,7 +12,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    py_modules=["plugins", "ranges", "registry", "suggestions"],
+    py_modules=["interpreter", "plugins", "ranges", "registry", "suggestions"],
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

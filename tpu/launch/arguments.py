@@ -6,6 +6,8 @@ import argparse
 import re
 from collections.abc import Callable
 
+from interpreter import python
+
 
 def split_command(argv: list[str]) -> tuple[list[str], list[str]]:
     """(our arguments, [module, its flags…]) of a command line divided by `--`."""
@@ -25,7 +27,9 @@ def workdir_of(command: list[str]) -> str:
     """
     workdirs = [m[1] for a in command if (m := re.match(r"--?workdir=(.+)", a))]
     if not workdirs:
-        raise ValueError("type the flags of python -m train after --: -- --config=… --workdir=…")
+        raise ValueError(
+            f"type the flags of {python()} -m train after --: -- --config=… --workdir=…"
+        )
     return workdirs[-1]
 
 
@@ -105,7 +109,7 @@ def _slice_flags(verb: argparse.ArgumentParser) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the arguments before `--`; `verb` is the action."""
-    top = argparse.ArgumentParser(prog="python -m tpu.launch", allow_abbrev=False)
+    top = argparse.ArgumentParser(prog=f"{python()} -m tpu.launch", allow_abbrev=False)
     verbs = top.add_subparsers(dest="verb", required=True)
     local = verbs.add_parser("local", help="several processes on this machine", allow_abbrev=False)
     local.add_argument(
