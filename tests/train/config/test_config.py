@@ -65,7 +65,9 @@ def test_the_choices_of_a_recipe():
     run = build(pretrain.get_config("size=1b"))
     assert (run.model.size, run.steps) == ("1b", 10_000)
     assert build(pretrain.get_config("size=1b,smoke")).model.size == "tiny"
-    with pytest.raises(ValueError, match=r"no choice 'sise'; it has size, smoke"):
+    with pytest.raises(
+        ValueError, match=r"no choice 'sise'; it has size=125m, smoke; did you mean size\?"
+    ):
         pretrain.get_config("sise=1b")
     with pytest.raises(ValueError, match=r"say where your files are: no chats, preferences\. Type"):
         support.get_config("text=a.txt")
