@@ -84,6 +84,7 @@ def setup(
     """
     objective = registry.validate(config, mesh)
     evals.validate(config, objective)
+    registry.check_origins(config)
     ctx = open_context(config, objective, workdir, mesh, examples, open_data)
     content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
     if ctx.pretrain_data:

@@ -20,7 +20,7 @@ from data.mixture import SourceConfig
 from data.read.readers import READERS
 from model.config import RopeScaling, TransformerConfig
 from model.sizes import SIZES
-from ranges import LARGEST, LARGEST_INT, LARGEST_SIZE, Range, without_none
+from ranges import UNBOUNDED, Range, without_none
 from registry import Registry
 from train.config.model import ModelConfig
 from train.config.run import run_class
@@ -28,9 +28,6 @@ from train.evals.registry import EVALS, entry_class
 from train.objectives import registry as objectives
 from train.optimizer import OPTIMIZERS, SCHEDULES
 from train.rl.verifiers import VERIFIERS
-
-# Bounds that only prevent overflow.
-_UNBOUNDED = (LARGEST, LARGEST_INT, LARGEST_SIZE, 1e12, 10**12)
 
 
 class Setting(NamedTuple):
@@ -186,9 +183,9 @@ def _type(hint: Any) -> tuple[Any, str]:
 def _range_text(allowed: Range) -> str:
     """`[0, 1)`, `≥ 1`, `> 0`; with `also`, `> 1, or 0`."""
     low, high = _number(allowed.low), _number(allowed.high)
-    if allowed.low in [-bound for bound in _UNBOUNDED]:
+    if allowed.low in [-bound for bound in UNBOUNDED]:
         text = ""
-    elif allowed.high in _UNBOUNDED:
+    elif allowed.high in UNBOUNDED:
         text = f"{'≥' if allowed.ends[0] == '[' else '>'} {low}"
     else:
         text = f"{allowed.ends[0]}{low}, {high}{allowed.ends[1]}"

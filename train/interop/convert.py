@@ -67,6 +67,11 @@ def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
     if not path.exists():
         raise ConfigError(f"{directory} holds no config.json{_alternative(directory)}")
     hf = json_files.read(path)
+    if (directory / "models.json").exists():
+        raise ConfigError(
+            f"{directory} is a run of Seedpod already; start from it with "
+            f"--config.init_from.policy={directory}"
+        )
     if "model_type" not in hf:
         raise ConfigError(f"{path} names no model_type; is {directory} a Hugging Face model?")
     if quantised := _quantised(hf):

@@ -304,8 +304,8 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
         ("--model=1", "error: there is no flag --model; model is a group of settings, and --help="),
         ("--config.seed=x", "error: --config.seed=x: it must be an int\n"),
         (
-            "--config.seed=1e3",
-            "error: --config.seed=1e3: it must be an int; write --config.seed=1000",
+            "--config.log_every=1e3",
+            "error: --config.log_every=1e3: it must be an int; write --config.log_every=1000",
         ),
         ("--config.data.pack=maybe", "error: --config.data.pack=maybe: it must be True or False"),
     ):
