@@ -18,7 +18,7 @@ EXPECTED = (ValueError, OSError, FloatingPointError)
 def fail(message: str) -> NoReturn:
     """Prints an error, wrapped on a terminal and else one line, and ends the process with exit
     code 1."""
-    lines = f"error: {short(message)}".splitlines()
+    lines = f"error: {short(message).strip()}".splitlines()
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
         wrapped = (
@@ -27,7 +27,8 @@ def fail(message: str) -> NoReturn:
         )
         print("\n".join(wrapped), file=sys.stderr)
     else:
-        print(" ".join(lines), file=sys.stderr)
+        line = " ".join(line if line[-1:] in ".:;," else f"{line}." for line in lines[:-1])
+        print(f"{line} {lines[-1]}".strip(), file=sys.stderr)
     raise SystemExit(1)
 
 

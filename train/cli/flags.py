@@ -155,13 +155,15 @@ def _missing_flags(argv: Sequence[str]) -> str:
             typed = f"--{missing[0]}={word}, and not {word} alone"
             break
     names = " and ".join(f"--{name}" for name in missing)
-    return f"{names} {'is' if len(missing) == 1 else 'are'} missing; type {typed}"
+    verb = "are" if missing[1:] else "is"
+    return f"{names} {verb} missing; type {typed} (--help has examples)"
 
 
 def _no_flag(word: str) -> str:
     """The error about a word that belongs to no flag."""
     if "=" in word:
-        return f"{word!r} is no flag; write it as --{word}, or as --config.{word} for a setting"
+        kind = "" if word.partition("=")[0] in flags.FLAGS else "config."
+        return f"{word!r} is no flag; write it as --{kind}{word}"
     if word.lower() in ("true", "false"):
         return (f"{word!r} belongs to no flag; write a boolean value after =, as "
                 "--config.data.pack=False")  # fmt: skip

@@ -64,9 +64,11 @@ def _meant(path: str, argument: str) -> str:
         meant = leaves.get(nearest(leaf, leaves, 0.7)) or called.get(nearest(leaf, called, 0.75))
     if not meant and not size:
         return f"; those of configs/ are {', '.join(known)}" if known else ""
-    file = os.path.relpath(known[meant or "pretrain"])
-    if file.startswith(os.path.join("..", "..", "..")):  # outside the clone
-        file = str(known[meant or "pretrain"])
+    file = f"configs/{meant or 'pretrain'}.py"
+    if not os.path.exists(file):
+        clone = Path(__file__).parents[2]
+        inside = clone in (Path.cwd(), *Path.cwd().parents)
+        file = os.path.relpath(clone / file) if inside else str(clone / file)
     return did_you_mean(f"{file}:size={size}" if size else file + (argument and f":{argument}"))
 
 

@@ -242,7 +242,7 @@ ALIASES = (
     ("shuffle shuffle_data shuffle_buffer_size", [], "rows are always shuffled, by --config.seed"),
     ("streaming", [], "files are read as they are; prepare large ones with data.prepare"),
     ("order stages chain", [],
-     "this recipe is a chain of stages: type python -m train.chain --config=…"),
+     "several stages are run by python -m train.chain"),
     ("chat_template", [], "a template comes with its tokenizer: see train.convert"),
 )  # fmt: skip
 

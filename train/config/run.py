@@ -247,6 +247,8 @@ def build(config: Mapping) -> RunConfig:
     if isinstance(config, Mapping | ml_collections.ConfigDict) and config.get("plugins"):
         _check_text("plugins", config["plugins"])
         plugins.load(config["plugins"])
+    if isinstance(config, Mapping | ml_collections.ConfigDict) and "stages" in config:
+        raise ConfigError("this recipe is a chain of stages: run it with python -m train.chain")
     return build_group(config, run_class(), "", keys())
 
 
