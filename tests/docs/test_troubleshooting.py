@@ -1,12 +1,11 @@
-"""Every command of docs/troubleshooting.md, typed in a folder like a clone, is answered as there."""
+"""Every command of docs/troubleshooting.md, typed in a folder like a clone, is answered so."""
 
 import json
 import re
 
 import documentation
 import pytest
-from documentation import ROOT
-from typed_commands import type_command
+from documentation import ROOT, type_command
 
 from model.config import TransformerConfig
 from model.sizes import SIZES

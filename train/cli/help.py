@@ -134,7 +134,8 @@ def formatted(doc: str, width: int) -> list[str]:
     for paragraph in doc.split("\n\n"):
         if paragraph.startswith("    "):
             for line in paragraph.splitlines():
-                lines += _command(" ".join(line.split()), width)
+                command = line.lstrip().startswith("python ")
+                lines += _command(" ".join(line.split()), width) if command else [line]
         else:
             for item in re.split(r"\n(?=[A-Z]\w+: )", paragraph):
                 lines += _wrap(item, width)

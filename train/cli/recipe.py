@@ -93,7 +93,8 @@ def check(argv: Sequence[str]) -> list[str]:
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []
-        near = nearest(os.path.basename(path), [name for name in names if name.endswith(".py")])
+        recipes = [name for name in names if name.endswith(".py")]
+        near = nearest(os.path.basename(path), recipes, 0.8)
         fail(
             f"there is no recipe {path}"
             + (did_you_mean(os.path.join(folder, near)) if near else _meant(path, argument))

@@ -336,8 +336,9 @@ def matches(query: str, key: str, meaning: str) -> bool:
     of its meaning."""
     targets, _ = _BY_NAME.get(_plain(query), ([], ""))
     words = query.lower().replace("-", "_").split()
+    text = meaning.lower().replace("-", "_")
     return key in targets or all(
-        word in key or re.search(rf"\b{re.escape(word)}", meaning.lower()) for word in words
+        word in key or re.search(rf"\b{re.escape(word)}", text) for word in words
     )
 
 
