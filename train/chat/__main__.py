@@ -15,11 +15,12 @@ from absl import app, flags
 
 from train import cli
 from train.chat import run
-from train.runtime.metrics import quiet_to_file
 
 
 def main(argv: list[str]) -> None:
     del argv
+    from train.runtime.metrics import quiet_to_file
+
     quiet_to_file(os.devnull)
     f = flags.FLAGS
     sampling = {n: f[n].value for n in ("max_new_tokens", "temperature", "top_p")}

@@ -38,6 +38,26 @@ def wrap(text: str, width: int) -> list[str]:
     return [line.plain for line in lines]
 
 
+class _Tail:
+    """The last line of a text that grows.
+
+    Attributes:
+      line: without spaces at its end, which belong to the next word.
+    """
+
+    def __init__(self, width: int, line: str = ""):
+        self._width, self.line, self._spaces = width, line, ""
+
+    def add(self, text: str) -> list[str]:
+        """The lines that take the place of the last one."""
+        text = self._spaces + escaped(text)
+        kept = text.rstrip(" ")
+        self._spaces = text[len(kept) :]
+        lines = wrap(self.line + kept, self._width)
+        self.line = lines[-1]
+        return lines
+
+
 class Column:
     """A text that grows on a terminal.
 
@@ -47,10 +67,9 @@ class Column:
     """
 
     def __init__(self, out: TextIO, width: int, label: str = "", style: str = ""):
-        self._out, self._width, self._label = out, max(width, LEAST_WIDTH), label
+        self._out, self._tail = out, _Tail(max(width, LEAST_WIDTH), label)
+        self._label = label  # of the line that the cursor is in
         self._styled = f"\x1b[{style}m{label}\x1b[0m" if style else label
-        self._line = label  # the line that the cursor is in
-        self._is_first = True
         self._put(self._styled)
 
     def _put(self, text: str) -> None:
@@ -58,17 +77,17 @@ class Column:
         self._out.flush()
 
     def write(self, text: str) -> None:
-        before = self._line
-        first, *lines = wrap(before + escaped(text), self._width)
+        before = self._tail.line
+        first, *lines = self._tail.add(text)
         if first.startswith(before):
             change = first[len(before) :]
-        else:  # the last word moves to the next line
-            styled = self._is_first and first.startswith(self._label)
-            label = self._label if styled else ""
-            change = CLEAR + (self._styled if styled else "") + first[len(label) :]
+        elif first.startswith(self._label):  # the last word moves to the next line
+            change = CLEAR + self._styled + first[len(self._label) :]
+        else:
+            change = CLEAR + first
+        if lines:
+            self._label = self._styled = ""
         self._put("".join([change, *("\n" + line for line in lines)]))
-        self._line = [first, *lines][-1]
-        self._is_first = self._is_first and not lines
 
     def close(self) -> None:
         self._put("\n")
@@ -81,17 +100,17 @@ class Columns:
 
     def __init__(self, out: TextIO, width: int, names: Sequence[str]):
         self._out, self._width = out, (width - len(self.BAR)) // 2
+        self._tails = [_Tail(self._width) for _ in names]
         # The lines of each side that are not on the terminal for good; the last may still grow.
-        self._rows = [[""], [""]]
-        self._grows = [True, True]
+        self._rows = [[""] for _ in names]
+        self._grows = [True for _ in names]
         self._out.write(f"\x1b[2m{self._row(names)}\x1b[0m\n")
 
     def _row(self, texts: Sequence[str]) -> str:
         return self.BAR.join(set_cell_size(text, self._width) for text in texts).rstrip()
 
     def write(self, side: int, text: str) -> None:
-        rows = self._rows[side]
-        rows += wrap(rows.pop() + escaped(text), self._width)
+        self._rows[side][-1:] = self._tails[side].add(text)
         self._draw()
 
     def finish(self, side: int) -> None:
@@ -102,8 +121,7 @@ class Columns:
         """Writes the rows that are complete, and the first that is not over the same row before."""
         text = CLEAR
         while any(self._rows):
-            row = self._row([rows[0] if rows else "" for rows in self._rows])
-            text += row
+            text += self._row([rows[0] if rows else "" for rows in self._rows])
             if any(len(r) < 2 and g for r, g in zip(self._rows, self._grows, strict=True)):
                 break
             text += "\n"

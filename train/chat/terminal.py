@@ -25,7 +25,7 @@ HELP = """\
 /save FILE      writes it to FILE.jsonl, which SFT reads
 /quit           ends, as Ctrl-D does
 Ctrl-C stops an answer. Alt-Enter begins a new line; pasted lines are one question."""
-_DIM, _GREEN = "2", "32"
+_DIM, _RED, _GREEN = "2", "31", "32"
 
 
 def is_terminal() -> bool:
@@ -182,7 +182,7 @@ class Terminal:
     def _remark(self, turn: Turn) -> None:
         two = len(turn.answers) > 1
         if turn not in self._session.turns:
-            say("(nothing was written; the question is forgotten)")
+            say("(nothing was written)")
             return
         for model, answer in zip(self._session.models, turn.answers, strict=True):
             for mark in marks(answer, model.limit):
@@ -231,7 +231,7 @@ def converse(session: Session, notice: str = "") -> None:
         except KeyboardInterrupt:  # at the prompt: what was typed is dropped
             say("(Ctrl-D or /quit ends)")
         except (ValueError, OSError) as error:
-            print(f"error: {escaped(str(error))}", file=sys.stderr, flush=True)
+            say(f"error: {escaped(str(error))}", _RED)
 
 
 def answer_once(session: Session, question: str) -> None:

@@ -10,11 +10,12 @@ allowed, so that a browser sends none of them a JSON body.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from importlib import resources
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,7 @@ try:
 
     from train.chat.markdown import to_html
 except ImportError as error:
-    raise ValueError(f"--web needs {error.name}; type: pip install 'seedpod[web]'") from None
+    raise ValueError(f"--web needs {error.name}; type: pip install '.[web]'") from None
 
 HOST = "127.0.0.1"
 MAX_BODY = 2**20  # bytes of a request
@@ -44,7 +45,7 @@ PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -141,8 +142,7 @@ def build(session: Session, notice: str = "") -> Starlette:
         except (ValueError, msgspec.DecodeError) as error:
             return _refusal(str(error), 400)
         lines = _lines(session, question, messages, ids)
-        events = _events(locks[question.model], lines, forgotten)
-        return StreamingResponse(events, media_type="application/x-ndjson")
+        return _Stream(_events(locks[question.model], lines, forgotten))
 
     return Starlette(
         routes=[
@@ -175,6 +175,18 @@ class _Headers:
         await self._app(scope, receive, send_with_headers)
 
 
+class _Stream(StreamingResponse):
+    """JSON lines. Their generator is closed with the connection, which releases its lock."""
+
+    def __init__(self, lines: AsyncGenerator[str, None]):
+        super().__init__(lines, media_type="application/x-ndjson")
+        self._lines = lines
+
+    async def __call__(self, scope, receive, send) -> None:
+        async with contextlib.aclosing(self._lines):
+            await super().__call__(scope, receive, send)
+
+
 def _refusal(text: str, status: int) -> Response:
     return JSONResponse({"error": text}, status)
 
@@ -183,7 +195,9 @@ def _line(**fields: Any) -> str:
     return json.dumps(fields) + "\n"
 
 
-async def _events(lock: asyncio.Lock, lines: Iterator[str], forgotten: int) -> AsyncIterator[str]:
+async def _events(
+    lock: asyncio.Lock, lines: Iterator[str], forgotten: int
+) -> AsyncGenerator[str, None]:
     if forgotten:
         yield _line(note=forgotten_mark(forgotten))
     if lock.locked():

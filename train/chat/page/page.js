@@ -7,6 +7,16 @@ let turns = []; // {question, answers: [text of each model]}
 let draws = 0; // answers asked for, of which each has a random key
 let asking = null; // the AbortController of the answer that is being written
 
+const ready = fetch("/api/about").then((response) => response.json()).then((about) => {
+  models = about.models;
+  const judge = about.scorer && ` · scored by ${about.scorer}`;
+  $("models").textContent = models.join(" and ") + judge;
+  $("temperature").value = about.temperature;
+  $("system").value = about.system;
+  $("notice").textContent = about.notice;
+  $("notice").hidden = !about.notice;
+});
+
 function element(tag, className, text = "") {
   const made = document.createElement(tag);
   made.className = className;
@@ -60,7 +70,7 @@ async function answer(index, question, draw, card, signal) {
       const lines = (rest + value).split("\n");
       rest = lines.pop();
       for (const event of lines.map((line) => JSON.parse(line))) {
-        if (event.note) mark(event.note);
+        if (event.note) text.before(element("p", "mark", event.note));
         if (event.waiting) status("Waiting: the model writes another answer…");
         if (event.html === undefined) continue;
         status("Writing…");
@@ -80,7 +90,9 @@ async function answer(index, question, draw, card, signal) {
   return written;
 }
 
-async function ask(question) {
+// Asks all models. Nothing is lost if they refuse or are stopped before the first word: the turn that
+// is written again comes back, and a new question returns to its field.
+async function ask(question, before = null) {
   const draw = draws++;
   asking = new AbortController();
   $("send").textContent = "Stop";
@@ -103,10 +115,17 @@ async function ask(question) {
   const answers = results.map((result) => result.value ?? "");
   asking = null;
   $("send").textContent = "Send";
-  if (failed && answers.every((text) => !text)) {
+  if (!item.isConnected) return; // a new conversation was begun
+  if ((failed || signal.aborted) && answers.every((text) => !text)) {
     item.remove();
-    $("question").value ||= question;
+    if (before) {
+      turns.push(before.turn);
+      before.item.hidden = false;
+    } else {
+      $("question").value ||= question;
+    }
   } else {
+    before?.item.remove();
     turns.push({question, answers});
   }
   $("again").hidden = !turns.length;
@@ -117,7 +136,8 @@ function stop() {
   asking?.abort();
 }
 
-function send() {
+async function send() {
+  await ready;
   const question = $("question").value.trim();
   if (!question || asking) return;
   if (!$("temperature").checkValidity() || $("temperature").value === "") {
@@ -147,10 +167,10 @@ document.addEventListener("keydown", (event) => {
 
 $("again").addEventListener("click", () => {
   if (asking) return;
-  const {question} = turns.pop();
-  $("turns").lastElementChild.remove();
+  const before = {turn: turns.pop(), item: $("turns").lastElementChild};
+  before.item.hidden = true;
   $("question").focus();
-  ask(question);
+  ask(before.turn.question, before);
 });
 
 $("new").addEventListener("click", () => {
@@ -160,14 +180,4 @@ $("new").addEventListener("click", () => {
   $("again").hidden = true;
   status("A new conversation.");
   $("question").focus();
-});
-
-fetch("/api/about").then((response) => response.json()).then((about) => {
-  models = about.models;
-  const judge = about.scorer && ` · scored by ${about.scorer}`;
-  $("models").textContent = models.join(" and ") + judge;
-  $("temperature").value = about.temperature;
-  $("system").value = about.system;
-  $("notice").textContent = about.notice;
-  $("notice").hidden = !about.notice;
 });
