@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The text without the white space around it. It grows only at its end, as the text does."""
+        """The text without white space around it; like the text, it grows at its end alone."""
         return self.text.strip()
 
 

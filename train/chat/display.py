@@ -67,7 +67,7 @@ class Column:
     """
 
     def __init__(self, out: TextIO, width: int, label: str = "", style: str = ""):
-        self._out, self._tail = out, _Tail(max(width, LEAST_WIDTH), label)
+        self._out, self._tail = out, _Tail(width, label)
         self._label = label  # of the line that the cursor is in
         self._styled = f"\x1b[{style}m{label}\x1b[0m" if style else label
         self._put(self._styled)

@@ -15,7 +15,7 @@ from etils import epath
 
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
-from data.text.chat import render, render_prompt
+from data.text.chat import render_prompt
 from model.config import TransformerConfig
 from model.generate import Sampling, advance, begin, prepare
 from train.chat.answer import LIMIT, STOP, Answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from train.chat import terminal
+from train.chat.display import CLEAR
 from train.chat.session import Session
 
 
@@ -26,10 +27,10 @@ def run(
 
         listening = web.listen(port)
     if sys.stderr.isatty():
-        print(f"{terminal.CLEAR}reading {workdir} …", end="", file=sys.stderr, flush=True)
+        print(f"{CLEAR}reading {workdir} …", end="", file=sys.stderr, flush=True)
     session, notice = open_session(workdir, against, reward, sampling, seed, system)
     if sys.stderr.isatty():
-        print(terminal.CLEAR, end="", file=sys.stderr, flush=True)
+        print(CLEAR, end="", file=sys.stderr, flush=True)
     if port:
         web.serve(session, listening, notice)
     elif prompt is not None:

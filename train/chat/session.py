@@ -25,8 +25,9 @@ class Reply:
         self.answer, self._stream = Answer(), stream
 
     def __iter__(self) -> Iterator[Answer]:
-        for self.answer in self._stream:
-            yield self.answer
+        for answer in self._stream:
+            self.answer = answer
+            yield answer
 
 
 class Session:

@@ -14,17 +14,18 @@ from itertools import zip_longest
 
 from suggestions import did_you_mean, nearest
 from train.chat.answer import Answer, Turn, forgotten_mark, marks
-from train.chat.display import CLEAR, SIDE_BY_SIDE, Column, Columns, escaped
+from train.chat.display import LEAST_WIDTH, SIDE_BY_SIDE, Column, Columns, escaped, wrap
 from train.chat.session import Reply, Session
 
 HELP = """\
 /regenerate     writes the last answer again
-/temperature X  0 takes the likeliest token, 1 draws as the model was trained
-/system TEXT    gives the model a system message; without TEXT, none
+/temperature X  0 takes the likeliest token each time
+/system TEXT    sets a system message; no TEXT, none
 /reset          forgets the conversation
 /save FILE      writes it to FILE.jsonl, which SFT reads
 /quit           ends, as Ctrl-D does
-Ctrl-C stops an answer. Alt-Enter begins a new line; pasted lines are one question."""
+Ctrl-C stops an answer; Alt-Enter begins a new line.
+Pasted lines are one question."""
 _DIM, _RED, _GREEN = "2", "31", "32"
 
 
@@ -33,13 +34,16 @@ def is_terminal() -> bool:
 
 
 def say(text: str, style: str = _DIM) -> None:
-    """A remark: on the terminal beside the answers, else on standard error."""
+    """A remark: on the terminal below the answers, else on standard error."""
     if not is_terminal():
         print(text, file=sys.stderr, flush=True)
-    elif "NO_COLOR" in os.environ:
-        print(text, flush=True)
-    else:
-        print(f"\x1b[{style}m{text}\x1b[0m", flush=True)
+        return
+    text = "\n".join(line.rstrip() for line in wrap(escaped(text), _columns() - 1))
+    print(text if "NO_COLOR" in os.environ else f"\x1b[{style}m{text}\x1b[0m", flush=True)
+
+
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns, LEAST_WIDTH)
 
 
 @contextlib.contextmanager
@@ -112,7 +116,7 @@ class Terminal:
 
     def _system(self, text: str) -> None:
         self._session.instruct(text)
-        say(f"(system message: {escaped(text)})" if text else "(no system message)")
+        say(f"(system message: {text})" if text else "(no system message)")
 
     def _reset(self, _: str) -> None:
         self._session.reset()
@@ -135,7 +139,7 @@ class Terminal:
             self._print(replies)
             self._remark(self._session.keep(question, replies, again))
             return
-        columns = shutil.get_terminal_size().columns
+        columns = _columns()
         with stopping() as stop:
             if len(replies) == 1:
                 self._stream(replies[0], "model › ", columns, stop)
@@ -146,6 +150,7 @@ class Terminal:
                 self._side_by_side(replies, columns, stop)
             turn = self._session.keep(question, replies, again)
         self._remark(turn)
+        print()
 
     def _print(self, replies: Sequence[Reply]) -> None:
         """The answers alone, for a pipe; a line between two."""
@@ -185,8 +190,8 @@ class Terminal:
             say("(nothing was written)")
             return
         for model, answer in zip(self._session.models, turn.answers, strict=True):
-            for mark in marks(answer, model.limit):
-                say(f"{model.name}: {mark}" if two else mark)
+            if remarks := " · ".join(marks(answer, model.limit)):
+                say(f"{model.name}: {remarks}" if two else remarks)
 
 
 def prompt_reader() -> Callable[[], str]:
@@ -231,7 +236,7 @@ def converse(session: Session, notice: str = "") -> None:
         except KeyboardInterrupt:  # at the prompt: what was typed is dropped
             say("(Ctrl-D or /quit ends)")
         except (ValueError, OSError) as error:
-            say(f"error: {escaped(str(error))}", _RED)
+            say(f"error: {error}", _RED)
 
 
 def answer_once(session: Session, question: str) -> None:

@@ -82,7 +82,7 @@ def test_a_saved_conversation_is_read_by_sft(tmp_path):
     session.save(path)  # its own file
     for other in (tmp_path / "other.jsonl", tmp_path / "talk.txt"):
         other.write_text("mine")
-        with pytest.raises(ValueError, match="exists|ends in"):
+        with pytest.raises(ValueError, match=r"exists|ends in"):
             session.save(str(other))
         assert other.read_text() == "mine"
     with pytest.raises(OSError):

@@ -114,8 +114,8 @@ def test_remarks_beside_an_answer(tty, capsys):
     for question in "xyz":
         talk.take(question)
     lines = capsys.readouterr().out.splitlines()
-    remarks = ["… cut at 3 tokens; --max_new_tokens", "reward 12.000"]
-    answer = [r"model › one \x1b[2J two", *remarks]
+    remarks = "… cut at 3 tokens; --max_new_tokens · reward 12.000"
+    answer = [r"model › one \x1b[2J two", remarks, ""]
     forgotten = ["(the oldest turn no longer fits the context)"]
     forgotten_2 = ["(the 2 oldest turns no longer fit the context)"]
     assert lines == [*answer, *forgotten, *answer, *forgotten_2, *answer]
