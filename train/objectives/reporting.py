@@ -87,6 +87,11 @@ class Result(NamedTuple):
     verdict: str = ""
     reason: str = ""
 
+    @property
+    def stated_reason(self) -> str:
+        """The reason, with a word for the verdict."""
+        return f"caution: {self.reason}" if self.verdict == "caution" else self.reason
+
 
 def judged(doubts: list[str], reason: str) -> tuple[str, str]:
     """The verdict of a result and its reason: `good`, unless there are doubts."""

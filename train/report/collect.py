@@ -155,15 +155,15 @@ def is_fresh(files: Iterable[epath.Path], done: Iterable[epath.Path]) -> bool:
 def show(report: dict, chat_with: epath.Path | None, page: epath.Path) -> None:
     """Prints the results as a table, and the next command to run."""
     table = Table(title="Measured on held-out data", title_justify="left")
-    for heading in ("stage", "result", ""):
+    for heading in ("stage", "result"):
         table.add_column(heading)
     styles = {"good": "green", "caution": "yellow"}
     for name, result in results(report).items():
-        style, beside = styles.get(result.verdict, ""), Text(result.beside)
+        style = styles.get(result.verdict, "")
+        text = Text.assemble((result.headline, f"bold {style}"), f"\n{result.beside}")
         if result.reason:
-            reason = f"caution: {result.reason}" if result.verdict == "caution" else result.reason
-            beside.append(f"\n{reason}", style)
-        table.add_row(Text(name), Text(result.headline, style), beside)
+            text.append(f"\n{result.stated_reason}", style)
+        table.add_row(Text(name), text)
     console.print(table)
     console.print(f"Took:               {duration(report['total_seconds'])}")
     console.print(f"Curves and answers: {page}", markup=False)

@@ -70,16 +70,15 @@ def section(title: str, intro: str, content: str, wide: bool = True) -> str:
 
 def card(name: str, result: Result, lead: bool = False) -> str:
     """A result as an article."""
-    reason = {"good": result.reason, "caution": f"Caution: {result.reason}"}
     method = (
         "" if result.method.lower() == name.lower() else f" <span>{escape(result.method)}</span>"
     )
-    text = reason.get(result.verdict, "")
+    reason = result.stated_reason
     return (
         f'<article class="{"lead " if lead else ""}{escape(result.verdict)}">'
         f"<h2>{escape(name)}{method}</h2><strong>{escape(result.headline)}</strong>"
         f"<em>{escape(result.beside)}</em>"
-        + (f'<em class="reason">{escape(text[:1].upper() + text[1:])}</em>' if text else "")
+        + (f'<em class="reason">{escape(reason[:1].upper() + reason[1:])}</em>' if reason else "")
         + '<details class="wide meaning"><summary>what this means</summary>'
         f"<p>{escape(result.meaning)}</p></details></article>"
     )
