@@ -244,9 +244,9 @@ def report(method: Callable[[Any], str]) -> Report:
         won = values["win_rate_vs_sft"]
         if "kl" not in values or None in won.values():
             return None
-        beside = f"to those of {run.origin('reference', 'policy')}"
+        beside = f"compared with {run.origin('reference', 'policy')}"
         if count := values.get("compared"):
-            beside = f"{of(won['value'] * count, count)} {beside}"
+            beside = f"{of(won['value'] * count, count)}, {beside}"
         beside += f"; 95% interval {won['low']:.0%} to {won['high']:.0%}"
         headline = f"{won['value']:.0%} of answers preferred"
         words = method(run.config), headline, beside, _meaning(run, values)

@@ -125,7 +125,7 @@ def chart(
 def _chart(run: Finished, c: Curve) -> str:
     title, note = f"{run.name}: {c.title}", ""
     if c.trials and (count := run.metric(c.trials)):
-        note = f", of {count:,.0f}"
+        note = f" of {count:,.0f}"
     if c.across:
         label, train, heldout = c.across
         line, dots = against(run.train, train, c.train), against(run.evals, heldout, c.heldout)

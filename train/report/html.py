@@ -53,8 +53,9 @@ def clipped(text: str) -> str:
         return f'<p dir="auto">{prose(text)}</p>'
     start = start.rpartition(" ")[0] or start
     return (
-        f'<details class="long"><summary dir="auto"><span class="start">{prose(start)} …</span>'
-        f'<span class="control"></span></summary><p dir="auto">{prose(text)}</p></details>'
+        f'<details class="long"><summary dir="auto"><span class="start">{prose(start)} … '
+        '<u>show all</u></span><u class="less">show less</u></summary>'
+        f'<p dir="auto">{prose(text)}</p></details>'
     )
 
 
@@ -75,7 +76,7 @@ def card(name: str, result: Result, lead: bool = False) -> str:
     )
     reason = result.stated_reason
     return (
-        f'<article class="{"lead " if lead else ""}{escape(result.verdict)}">'
+        f'<article class="result {"lead " if lead else ""}{escape(result.verdict)}">'
         f"<h2>{escape(name)}{method}</h2><strong>{escape(result.headline)}</strong>"
         f"<em>{escape(result.beside)}</em>"
         + (f'<em class="reason">{escape(reason[:1].upper() + reason[1:])}</em>' if reason else "")
@@ -91,9 +92,11 @@ def results_section(finished: Sequence[Finished], results: Mapping[str, Result])
         for run in finished
         if run.name in results and registry.STAGES[run.config.stage].answers
     ]
-    first = [*results, *answering][-1:]
-    order = first + [name for name in results if name not in first]
-    return "".join(card(name, results[name], name in first) for name in order)
+    if not results:
+        return "<p>Nothing was measured.</p>"
+    lead = [*results, *answering][-1]
+    others = "".join(card(name, result) for name, result in results.items() if name != lead)
+    return f'{card(lead, results[lead], lead=True)}<div class="cards">{others}</div>'
 
 
 def bars_section(bars: Bars) -> str:
@@ -202,15 +205,17 @@ def _summary(finished: Sequence[Finished]) -> str:
     """A sentence: the model's size, the stages, the time and the devices of the last stage."""
     size = next(iter(parameters(finished[0].workdir).values()))
     total = duration(sum(run.seconds for run in finished))
-    units = "hours" if total.count(":") == 2 else "minutes"
+    hours = "hours" if total.count(":") == 2 else "minutes"
     made = finished[-1].made
     machine = f" on {made['devices']}" if "devices" in made else ""
     if "processor" in made:
         machine += f" ({made['processor']}, {made['cores']} cores)"
-    number = f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million"
+    units = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
+    unit, word = next(((x, name) for x, name in units if size >= x), (1, ""))
+    number = f"{size / unit:.1f} {word}" if word else f"{size}"
     stages = f"{len(finished)} stage{'s' if len(finished) > 1 else ''}"
     return (
-        f"A language model of {number} parameters, trained in {stages} in <b>{total} {units}</b>"
+        f"A language model of {number} parameters, trained in {stages} in <b>{total} {hours}</b>"
         f"{escape(machine)}."
     )
 

@@ -44,20 +44,20 @@ header p { color: var(--soft); }
 article, figure, .bars, dl, .section > .scroll, pre { background: var(--card);
   border: 1px solid var(--line); border-radius: .75rem; padding: .8rem 1rem; }
 summary { cursor: pointer; }
-.cards { display: grid; gap: .75rem; margin-top: 1rem;
+.cards { display: grid; gap: .75rem; margin-top: .75rem;
   grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); }
-.cards h2 { color: var(--soft); font-size: .875rem; letter-spacing: 0; overflow-wrap: anywhere; }
-.cards h2 span { font-weight: 400; }
-.cards strong { display: block; font-size: 1.25rem; line-height: 1.3; margin: .1rem 0 .15rem;
+.result h2 { color: var(--soft); font-size: .875rem; letter-spacing: 0; overflow-wrap: anywhere; }
+.result h2 span { font-weight: 400; }
+.result strong { display: block; font-size: 1.25rem; line-height: 1.3; margin: .1rem 0 .15rem;
   letter-spacing: -.01em; }
-.cards em { display: block; font-style: normal; font-size: .875rem; margin-bottom: .15rem; }
-.cards .reason { font-weight: 600; }
-.cards .lead { grid-column: 1 / -1; border-left: .35rem solid var(--grey); }
-.lead strong { font-size: 1.6rem; }
+.result em { display: block; font-style: normal; font-size: .875rem; margin-bottom: .15rem; }
+.result .reason { font-weight: 600; }
+.lead { margin-top: 1rem; border-left: .35rem solid var(--grey); }
+.result.lead strong { font-size: 1.6rem; }
 .good strong, .good .reason { color: var(--green); }
 .caution strong, .caution .reason { color: var(--amber); }
-.cards .lead.good { border-left-color: var(--green); }
-.cards .lead.caution { border-left-color: var(--amber); }
+.lead.good { border-left-color: var(--green); }
+.lead.caution { border-left-color: var(--amber); }
 .meaning { font-size: .875rem; color: var(--soft); }
 .meaning p { margin: .2rem 0 0; }
 .section { margin-top: 1rem; border-top: 1px solid var(--line); padding-top: 1rem; }
@@ -77,9 +77,9 @@ svg text { fill: var(--soft); font-size: 11px; }
 .heldout { fill: var(--orange); stroke: var(--card); stroke-width: 1.5; }
 .section b.line { color: var(--green); } .section b.dots { color: var(--orange); }
 .bars { display: grid; gap: 1rem 2.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 .bars h3 { color: var(--ink); }
-.bar { display: grid; grid-template-columns: 5.8rem 1fr 3.2rem 6.4rem; gap: .5rem;
+.bar { display: grid; grid-template-columns: 5.6rem 1fr 3.2rem 5.8rem; gap: .5rem;
   align-items: center; font-size: .85rem; line-height: 1.45; }
 .bar > span { color: var(--soft); overflow-wrap: anywhere; }
 .bar b { font-weight: 600; font-variant-numeric: tabular-nums; text-align: right; }
@@ -102,10 +102,8 @@ svg text { fill: var(--soft); font-size: 11px; }
 .answer em { color: var(--soft); }
 .answer .cut { color: var(--amber); font-size: .8rem; font-weight: 600; }
 .long > summary { list-style: none; } .long > summary::-webkit-details-marker { display: none; }
-.long[open] > summary .start { display: none; }
-.control::after { content: "show all"; color: var(--green); text-decoration: underline;
-  font-size: .8rem; font-weight: 600; margin-left: .3rem; }
-.long[open] > summary .control::after { content: "show less"; margin-left: 0; }
+.long[open] > summary .start, .long:not([open]) > summary .less { display: none; }
+.long u { color: var(--green); font-size: .8rem; font-weight: 600; }
 dl { margin: 0 0 .75rem; font-size: .875rem; }
 dl div { display: grid; grid-template-columns: 6rem 1fr; gap: .75rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -119,11 +117,13 @@ pre { font-size: .8rem; margin: .25rem 0 1rem; white-space: pre-wrap; overflow-w
 @media print {
   @page { margin: 1.5cm; }
   body { padding: 0; max-width: none; background: none; font-size: .8rem; }
-  article, figure, .bars > div, .answer, dl, tr { break-inside: avoid; }
+  article, figure, .bars, dl, tr { break-inside: avoid; }
   h1, h2, h3, summary, .section > p { break-after: avoid; }
-  .control, .meaning > summary { display: none; }
-  .charts { grid-template-columns: repeat(2, 1fr); }
-  .section > article { display: block; }
+  .long u, .meaning > summary { display: none; }
+  .cards, .charts { grid-template-columns: repeat(3, 1fr); }
+  .bars { grid-template-columns: repeat(2, 1fr); }
+  .answers { grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); }
+  pre { columns: 2; }
 }
 </style>
 </head>
@@ -135,7 +135,7 @@ pre { font-size: .8rem; margin: .25rem 0 1rem; white-space: pre-wrap; overflow-w
 <p class="version">$version</p>
 </header>
 <main>
-<div class="cards">$results</div>
+$results
 $bars
 $curves
 $answers

@@ -213,7 +213,7 @@ def test_a_chain_that_ends_in_preferences_or_in_grpo_reports_its_result(make_cha
     assert report["grpo"]["win_rate_vs_sft"] == {"value": 0.7, "low": 0.6, "high": 0.8}
     printed = " ".join(capsys.readouterr().out.replace("│", "").split())
     assert "simpo 80.0% of pairs right 72 of 90; before training 40.0% (36 of 90)" in printed
-    assert "grpo 70% of answers preferred 35 of 50 to those of sft" in printed
+    assert "grpo 70% of answers preferred 35 of 50, compared with sft" in printed
     assert f"train.chat --workdir={workdir}/grpo" in printed
     page = (workdir / "report.html").read_text()
     assert "The loss went from 0.900 to 0.700." in page

@@ -77,7 +77,7 @@ def test_every_text_of_a_run_is_escaped(monkeypatch):
     made = {"date": NASTY, "commit": NASTY, "devices": NASTY, "processor": NASTY, "cores": NASTY}
     bars = [Bars(NASTY, NASTY, {NASTY: {NASTY: 0.5}}, {NASTY: {NASTY: 8.0}})]
     plain, nasty = Tree(draw(monkeypatch)), Tree(draw(monkeypatch, NASTY, NASTY * 9, made, bars))
-    known = {tag for tag, _ in plain.tags} | {"b", "i", "small", "div", "span", "code"}
+    known = {tag for tag, _ in plain.tags} | {"b", "i", "small", "div", "span", "code", "u"}
     assert {tag for tag, _ in nasty.tags} <= known
     assert [tag for tag, _ in nasty.tags].count("script") == 1
     assert not any("onload" in attributes for _, attributes in nasty.tags)
@@ -85,15 +85,17 @@ def test_every_text_of_a_run_is_escaped(monkeypatch):
 
 def test_verdicts_are_words_as_well_as_colours(monkeypatch):
     page = draw(monkeypatch)
-    assert '<article class="lead good"><h2>demo' in page  # the last one that answers questions
+    assert (
+        '<article class="result lead good"><h2>demo' in page
+    )  # the last one that answers questions
     assert '<em class="reason">R short</em>' in page
-    assert '<article class="caution">' in page and "Caution: judged by itself" in page
+    assert '<article class="result caution">' in page and "Caution: judged by itself" in page
 
 
 def test_a_long_text_is_clipped_with_a_control_and_a_cut_one_is_marked(monkeypatch):
     words = "word " * 100
     tree = Tree(html.clipped(words.strip()))
-    assert [tag for tag, _ in tree.tags] == ["details", "summary", "span", "span", "p"]
+    assert [tag for tag, _ in tree.tags] == ["details", "summary", "span", "u", "u", "p"]
     texts = [text for _, text in tree.texts]
     assert texts[-1] == words.strip() and len(texts[0]) <= html.CLIP + 2
     assert "<details" not in html.clipped("short")

@@ -49,7 +49,9 @@ def test_only_a_judge_that_it_did_not_train_on_and_no_more_repetition_are_good(
     init_from = {"policy": "runs/sft", "reward": "runs/scorer"} | origins
     got = result(finished(stage, metrics, init_from=init_from))
     assert got.verdict == verdict and reason in got.reason
-    assert got.headline == "70% of answers preferred" and "35 of 50 to those of sft" in got.beside
+    assert (
+        got.headline == "70% of answers preferred" and "35 of 50, compared with sft" in got.beside
+    )
 
 
 def test_a_reward_model_that_only_judges_is_independent_of_a_verifier():
