@@ -58,6 +58,7 @@ setup(
             "ruff>=0.14",
             "mypy>=2.4",  # `make lint`: types
         ],
+        "browser": ["playwright>=1.50"],  # tests of pages in an installed Chromium
         "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8"],
     },
 )

@@ -121,7 +121,7 @@ class RunConfig:
       stage: a row of train/objectives/registry.py.
       seed: of the initial weights, of the order of the data and of sampling.
       steps: optimizer steps. accumulate: microbatches a step.
-      log_every: steps between records of training metrics.
+      log_every: the most steps between records of training metrics; a run writes 10 at least.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
       evals: {name: evaluation} besides the stage's own (train/evals/base.py).
