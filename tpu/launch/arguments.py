@@ -122,10 +122,10 @@ class _Parser(argparse.ArgumentParser):
 def parser(doc: str = "") -> argparse.ArgumentParser:
     """The parser of the arguments before `--`; `verb` is the action. `doc` is part of its help."""
     top = _Parser(
-        prog=f"{python()} -m tpu.launch",
-        usage=f"{python()} -m tpu.launch VERB [--FLAG=VALUE …] [-- …]",
+        prog="python -m tpu.launch",
+        usage="python -m tpu.launch VERB [--FLAG=VALUE …] [-- …]",
         description="\n".join(formatted(doc, columns())),
-        epilog=f"{python()} -m tpu.launch VERB --help lists the flags of a verb.",
+        epilog="python -m tpu.launch VERB --help lists the flags of a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
