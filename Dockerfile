@@ -21,7 +21,7 @@ FROM packages AS packages-tpu
 RUN EXTRAS=tpu sh scripts/setup.sh
 
 FROM packages AS packages-cpu
-RUN EXTRAS= sh scripts/setup.sh
+RUN EXTRAS=web sh scripts/setup.sh
 
 # The user is root, to whom the TPU's devices and a mounted bucket belong.
 FROM base AS tpu
@@ -31,7 +31,7 @@ COPY . .
 RUN python -m compileall -q -x .venv .
 
 FROM base AS cpu
-ENV EXTRAS=
+ENV EXTRAS=web
 COPY --from=packages-cpu /seedpod/.venv .venv
 COPY . .
 RUN python -m compileall -q -x .venv . \

@@ -6,7 +6,7 @@ Nothing is trained except, where neither the workdir nor a run that the recipe s
 a tokenizer, as the run itself would train it. In a notebook:
 
     from data import inspect
-    inspect.view(config, step=3)  # a recipe with its changes
+    inspect.view(config, step=3)  # a changed recipe
 
 Green is what the loss counts, the rest is context; markers are yellow.
 """

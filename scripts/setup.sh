@@ -6,14 +6,14 @@
 #   - an unfinished first set-up (Ctrl-C, no network) is started afresh; pip keeps its downloads;
 #   - a change of setup.py or pyproject.toml, or a moved clone, runs pip again;
 #   - PYTHON=python3.12 picks the interpreter, and rebuilds .venv if it has another;
-#   - EXTRAS=tpu picks the extras of setup.py, in place of `test`;
+#   - EXTRAS=tpu picks the extras of setup.py, in place of `test,web`;
 #   - a .venv that you made yourself is used as it is, and never erased.
 set -eu
 cd "$(dirname "$0")/.."
 
 made=.venv/.made-by-make   # .venv is ours, and may be erased
 stamp=.venv/.installed     # the set-up was finished; holds what it was finished for
-extras=${EXTRAS-test}
+extras=${EXTRAS-test,web}
 python=                    # the interpreter to build .venv with
 
 say() { echo "setup: $*"; }

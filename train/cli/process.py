@@ -70,7 +70,12 @@ def start() -> None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out on the host, or on a device, which only the message of XLA says."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+    start = str(error)[:200]
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in start
+        or ("Out of memory" in start)
+    )
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:

@@ -64,6 +64,11 @@ def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
         directory = epath.Path(_download(origin))
     if not directory.is_dir():
         raise ConfigError(f"--from={origin} is a file; give its directory, or a .gguf file")
+    if (directory / "models.json").exists():
+        raise ConfigError(
+            f"{directory} is a run of Seedpod already; start from it with "
+            f"--config.init_from.policy={directory}"
+        )
     path = directory / "config.json"
     if not path.exists():
         raise ConfigError(f"{directory} holds no config.json{_alternative(directory)}")
@@ -142,10 +147,11 @@ def _download(name: str) -> str:
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=kinds, ignore_patterns=others)
     except Exception as e:  # of many libraries under it
+        reason = str(e).strip().splitlines()[0]
         raise ConfigError(
             f"--from={name}: there is no such directory, and the hub did not give it "
-            f"({type(e).__name__}: {e}). Log in with `hf auth login` if the model is gated, or "
-            "download it where there is a network and give its directory"
+            f"({type(e).__name__}: {reason:.120}). Log in with `hf auth login` if the model is "
+            "gated, or download it where there is a network and give its directory"
         ) from e
 
 
