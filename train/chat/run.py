@@ -43,10 +43,14 @@ def open_session(
     workdir: str, against: str, reward: str, sampling: dict, seed: int, system: str
 ) -> tuple[Session, str]:
     """(session, a notice about its models or "")."""
+    from etils import epath
+
     from model.generate import Sampling
     from train.chat.model import open_model, open_scorer
     from train.chat.workdirs import answers
+    from train.runtime import compilation
 
+    compilation.enable("auto", epath.Path(workdir))
     settings = Sampling(**sampling)
     models = [open_model(workdir, settings, seed, "workdir")]
     if against:
