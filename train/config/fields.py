@@ -2,7 +2,7 @@
 
 Types, defaults and ranges are those of the dataclasses of train/config/run.py, meanings those of
 the `Attributes:` of their docstrings; rows of registries that add settings are read in the same
-way. docs/config.md and `--help` show them.
+way. docs/config.md and `--help` (train/cli/listing.py) show them.
 """
 
 from __future__ import annotations
