@@ -112,7 +112,7 @@ def _flag(name: str, width: int) -> list[str]:
     if required(name):
         text += " Required."
     elif flag.default not in (None, "", False, []):
-        text += f" Default: {flag.default_as_str.strip(chr(39))}."
+        text += f" Default: {(flag.default_as_str or '').strip(chr(39))}."
     head = f"  --{name}" if flag.boolean else f"  --{name}={place(name)}"
     lines = wrap(text, width, _INDENT, _INDENT)
     if len(head) + 2 > _INDENT:

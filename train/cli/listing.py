@@ -33,11 +33,12 @@ def listing(recipe: Mapping | None, query: str, width: int) -> str:
     Raises:
       ConfigError: the query names a stage that is not in the chain.
     """
-    stages = (recipe or {}).get("stages")
+    recipe = recipe or default().to_dict()
+    stages = recipe.get("stages")
     if stages:
         order = [name for name in recipe.get("order", ()) if name in stages]
         stages = {name: stages[name] for name in dict.fromkeys([*order, *stages])}
-    runs, prefix = dict(stages or {"": recipe or default().to_dict()}), ""
+    runs, prefix = dict(stages or {"": recipe}), ""
     if stages:
         prefix = "stages.NAME."
         if match := re.match(r"stages\.([^.]+)\.?", query):
@@ -64,11 +65,14 @@ def _found(query: str, runs: Mapping[str, Mapping]) -> list[tuple[Group, Sequenc
     that a recipe changes."""
     every = groups()
     name = query.strip().rstrip(".")
-    if inside := [g for g in every if name and f"{g.key}.".startswith(f"{name}.")]:
-        return [(group, group.settings) for group in inside]
-    if exact := [(g, [s]) for g in every for s in g.settings if s.key == name]:
-        return exact
-    found = []
+    found: list[tuple[Group, Sequence[Setting]]] = [
+        (group, group.settings)
+        for group in every
+        if name and f"{group.key}.".startswith(f"{name}.")
+    ]
+    found = found or [(g, [s]) for g in every for s in g.settings if s.key == name]
+    if found:
+        return found
     for group in every:
         chosen = [s for s in group.settings if names.matches(query, s.key, s.meaning)]
         if group.same_as is not None:

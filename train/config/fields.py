@@ -100,7 +100,9 @@ def _settings(key: str, cls: type, default) -> Iterator[Setting]:
 
 def _choices(key: str) -> str:
     """The names that a setting chooses from, where they are rows of a table."""
-    tables = {table.key: table for table in (OPTIMIZERS, SCHEDULES, objectives.STAGES)}
+    tables: dict[str, Iterable[str]] = {
+        table.key: table for table in (OPTIMIZERS, SCHEDULES, objectives.STAGES)
+    }
     tables |= {"model.size": SIZES, "evals.NAME.type": EVALS}
     return ", ".join(tables.get(key.removeprefix("value_"), ()))
 
