@@ -241,8 +241,7 @@ ALIASES = (
     ("compile torch_compile jit", [], "every step is compiled"),
     ("shuffle shuffle_data shuffle_buffer_size", [], "rows are always shuffled, by --config.seed"),
     ("streaming", [], "files are read as they are; prepare large ones with data.prepare"),
-    ("order stages chain", [],
-     "several stages are run by python -m train.chain"),
+    ("order stages chain", [], "train.chain runs several stages"),
     ("chat_template", [], "a template comes with its tokenizer: see train.convert"),
 )  # fmt: skip
 

@@ -248,7 +248,7 @@ def build(config: Mapping) -> RunConfig:
         _check_text("plugins", config["plugins"])
         plugins.load(config["plugins"])
     if isinstance(config, Mapping | ml_collections.ConfigDict) and "stages" in config:
-        raise ConfigError("this recipe is a chain of stages: run it with python -m train.chain")
+        raise ConfigError("this recipe is a chain: train.chain runs several stages")
     return build_group(config, run_class(), "", keys())
 
 

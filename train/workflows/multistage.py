@@ -36,7 +36,7 @@ def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Run
     """
     if "stages" not in config or "order" not in config:
         raise ConfigError(
-            "this recipe is no chain, which has order and stages: run it with python -m train"
+            "this recipe is no chain, which has order and stages: type python -m train"
         )
     for key in (key for key in config if key not in ("order", "stages")):
         hint = suggest(key, keys(), "stages.NAME.")
