@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Callable
 
+from interpreter import python
 from train.cli.errors import fail
 from train.cli.text import columns, formatted
 
@@ -28,7 +29,9 @@ def workdir_of(command: list[str]) -> str:
     """
     workdirs = [m[1] for a in command if (m := re.match(r"--?workdir=(.+)", a))]
     if not workdirs:
-        raise ValueError("type the flags of python -m train after --: -- --config=… --workdir=…")
+        raise ValueError(
+            f"type the flags of {python()} -m train after --: -- --config=… --workdir=…"
+        )
     return workdirs[-1]
 
 

@@ -41,6 +41,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes.", 1, 10**6)
     flags.DEFINE_integer("heartbeat", 100, "Seconds until a silent process is lost.", 1, 10**6)
+    flags.DEFINE_string(
+        "compilation_cache",
+        "auto",
+        "Cache of compiled programs: a directory that all processes see; none; or auto: in the "
+        "workdir on accelerators, the user's on CPU.",
+    )
     flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -54,12 +60,6 @@ def define_run_flags() -> None:
     )
     flags.DEFINE_integer(
         "profiler_port", 0, "Port that serves profiles on request; 0 serves none.", 0, 65535
-    )
-    flags.DEFINE_string(
-        "compilation_cache",
-        "auto",
-        "Cache of compiled programs: a directory that all processes see; none; or auto: in the "
-        "workdir on accelerators, none on CPU.",
     )
 
 

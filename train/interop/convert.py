@@ -18,6 +18,7 @@ from data.read import json_files
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer, with_template
+from interpreter import python
 from model.config import TransformerConfig
 from model.pretrained import families, hf_config
 from model.sharding import MeshConfig, make_mesh
@@ -352,7 +353,9 @@ def check_command(words: Sequence[str], values: Mapping[str, Any], given: set[st
       ConfigError: naming the flag.
     """
     if len(words) != 1 or words[0] not in _NEEDED:
-        raise ConfigError("type `python -m train.convert import --from=… --workdir=…`, or export")
+        raise ConfigError(
+            f"type `{python()} -m train.convert import --from=… --workdir=…`, or export"
+        )
     (command,) = words
     for name in _NEEDED[command]:
         if not values[name]:

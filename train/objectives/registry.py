@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from interpreter import python
 from model import sharding
 from ranges import ConfigError
 from registry import Registry
@@ -96,7 +97,7 @@ def check_origins(config: Any) -> None:
             continue
         if re.fullmatch(r"(hf:)?[\w.-]+/[\w.-]+", path) and not epath.Path(path).parent.exists():
             name = path.removeprefix("hf:")
-            hint = f"; import an open model first: python -m train.convert import --from={name}"
+            hint = f"; import an open model first: {python()} -m train.convert import --from={name}"
         else:
             folder = epath.Path(path).parent
             names = [p.name for p in folder.iterdir()] if folder.exists() else []
