@@ -22,7 +22,9 @@ GROUPS = {
     "Profiling and compilation": ("profile_steps", "profiler_port", "compilation_cache"),
 }  # fmt: skip
 _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of strings": "A,B"}
-_PLACES = {"config": "RECIPE", "workdir": "DIR", "to": "DIR", "output": "DIR"}
+_PLACES = {"config": "RECIPE", "from": "MODEL"}
+_PLACES |= dict.fromkeys(("workdir", "to", "output", "against", "reward"), "DIR")
+_PLACES |= dict.fromkeys(("json", "hlo"), "FILE")
 
 
 def asked(argv: Sequence[str]) -> str | None:

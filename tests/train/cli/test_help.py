@@ -65,11 +65,14 @@ def test_a_command_of_the_docstring_can_be_pasted(monkeypatch):
     )
 
 
-def test_help_imports_no_jax():
+@pytest.mark.parametrize(
+    "module", ["train", "train.chat", "train.convert", "data.inspect", "tpu.fit"]
+)
+def test_help_imports_no_jax(module):
     code = (
         "import runpy, sys\n"
-        "sys.argv = ['train', '--help']\n"
-        "try: runpy.run_module('train', run_name='__main__', alter_sys=True)\n"
+        "sys.argv = ['', '--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
         "finally: print('jax' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
