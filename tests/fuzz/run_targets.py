@@ -130,7 +130,12 @@ def _overrides(rng: Random, good, folder) -> None:
     flags.FLAGS.unparse_flags()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
-    cli.parse_flags(argv)
+    try:
+        cli.parse_flags(argv)
+    except SystemExit as end:
+        if end.code:
+            raise
+        return  # --help
     profiling.parse_steps(flags.FLAGS.profile_steps)
     if recipe != "demo.py":
         config = configs.build(cli.config())

@@ -223,7 +223,7 @@ def type_command(line: str) -> Typed:
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as end:
-            code = end.code or 0
+            code = int(end.code or 0)
         finally:
             for name in set(flags.FLAGS) - before:
                 delattr(flags.FLAGS, name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import NoReturn
+
+from train.cli.text import columns, wrap
 
 MOST_SHOWN = 2000  # characters of an error message
 # Errors whose message explains the fault of the input; DataError and ConfigError are
@@ -20,11 +20,7 @@ def fail(message: str) -> NoReturn:
     code 1."""
     lines = f"error: {short(message).strip()}".splitlines()
     if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        wrapped = (
-            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-            for line in lines
-        )
+        wrapped = (part for line in lines for part in wrap(line, columns()))
         print("\n".join(wrapped), file=sys.stderr)
     else:
         line = " ".join(line if line[-1:] in ".:;," else f"{line}." for line in lines[:-1])

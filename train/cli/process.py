@@ -12,7 +12,9 @@ from typing import Any
 
 from absl import flags
 
+from data.errors import DataError
 from interpreter import python
+from ranges import ConfigError
 from train.cli.errors import EXPECTED, fail, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
@@ -105,7 +107,11 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
         if not (lost or expected):
             traceback.print_exc()
-        elif _log and outputs.append(_log, traceback.format_exc()):
+        elif (
+            _log
+            and outputs.append(_log, traceback.format_exc())
+            and not isinstance(e, ConfigError | DataError)  # which say all
+        ):
             message += f"\n(the traceback is in {_log})"
         if processes.joined():
             processes.leave(processes.LOST if lost else 1, message)

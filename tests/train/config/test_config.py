@@ -102,7 +102,7 @@ def test_the_choices_of_a_recipe():
         ("rewards__length", 1.0, r"rewards\.length needs --config\.rewards\.target_length"),
         ("grpo__baseline", "best", r"grpo\.baseline='best'; choose mean or others"),
         ("grpo__loss_mean", "row", r"grpo\.loss_mean='row'; choose token or sequence or constant"),
-        ("grpo__group_size", 1, r"grpo\.group_size=1; it must be at least 2$"),
+        ("grpo__group_size", 1, r"grpo\.group_size=1; it must be at least 2 and at most"),
         ("grpo__max_draws", 0, r"grpo\.max_draws=0; it must be at least 1"),
         ("rl__kl_estimator", "k4", r"rl\.kl_estimator='k4'; choose k1, k2 or k3"),
         ("dpo__loss", "hinge", r"dpo\.loss='hinge'; choose sigmoid or ipo"),
