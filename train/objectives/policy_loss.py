@@ -203,7 +203,10 @@ def verdict(run: Finished, values: Mapping) -> tuple[str, str]:
     elif not values["repetition_rise_low"] <= 0:
         before, after = values["repetition_before"], values["repetition_after"]
         doubts.append(f"its answers repeat themselves more: {before:.1%} → {after:.1%} of 4-grams")
-    return judged(doubts, f"judged by {judge}, on which it did not train; no more repetition")
+    return judged(
+        doubts,
+        f"judged by {judge}, on which it did not train; repetition did not rise beyond chance",
+    )
 
 
 def _meaning(run: Finished, values: Mapping) -> str:
