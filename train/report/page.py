@@ -79,7 +79,7 @@ svg text { fill: var(--soft); font-size: 11px; }
 .bars { display: grid; gap: 1rem 2.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 .bars h3 { color: var(--ink); }
-.bar { display: grid; grid-template-columns: 5.4rem 1fr 3.4rem 6.3rem; gap: .5rem;
+.bar { display: grid; grid-template-columns: 5.8rem 1fr 3.4rem 6.3rem; gap: .4rem;
   align-items: center; font-size: .85rem; line-height: 1.45; }
 .bar > span { color: var(--soft); overflow-wrap: anywhere; }
 .bar b { font-weight: 600; font-variant-numeric: tabular-nums; text-align: right; }
