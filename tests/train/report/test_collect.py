@@ -165,6 +165,7 @@ def test_the_demo_chain_gives_every_number_and_the_page(make_chain, capsys):
     for name in ("pretrain", "sft", "ppo", "reference"):
         assert f"<h4>{name}</h4>" in page
     assert page.count("<figure>") == 1 + 1 + 2 + 2 + 4
+    assert page.count("cut at 8 tokens") == 2 * 3  # what a random model writes
 
 
 def test_a_second_call_reads_and_a_newer_run_writes_again(make_chain, monkeypatch, capsys):
