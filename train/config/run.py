@@ -18,6 +18,7 @@ import plugins
 import ranges
 import registry
 from data.config import DataConfig
+from interpreter import python
 from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
@@ -247,6 +248,10 @@ def build(config: Mapping) -> RunConfig:
     if isinstance(config, Mapping | ml_collections.ConfigDict) and config.get("plugins"):
         _check_text("plugins", config["plugins"])
         plugins.load(config["plugins"])
+    if isinstance(config, Mapping | ml_collections.ConfigDict) and "stages" in config:
+        raise ConfigError(
+            f"this recipe is a chain of stages: run it with {python()} -m train.chain"
+        )
     return build_group(config, run_class(), "", keys())
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from data.read import json_files
 from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
+from interpreter import python
 from model import sharding
 from train.config.run import RunConfig
 from train.evals.generative import TextSampler
@@ -169,7 +170,7 @@ def show(report: dict, chat_with: epath.Path | None, page: epath.Path) -> None:
     console.print(f"Curves and answers: {page}", markup=False)
     if chat_with:
         console.print(
-            f"Talk to it:         python -m train.chat --workdir={chat_with}", markup=False
+            f"Talk to it:         {python()} -m train.chat --workdir={chat_with}", markup=False
         )
 
 

@@ -17,6 +17,7 @@ import jax
 from etils import epath
 
 from data import splits
+from interpreter import python
 from model import sharding
 from ranges import ConfigError
 from train import loop
@@ -36,7 +37,7 @@ def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Run
     """
     if "stages" not in config or "order" not in config:
         raise ConfigError(
-            "this recipe is no chain, which has order and stages: type python -m train"
+            f"this recipe is no chain, which has order and stages: run it with {python()} -m train"
         )
     for key in (key for key in config if key not in ("order", "stages")):
         hint = suggest(key, keys(), "stages.NAME.")
