@@ -39,7 +39,8 @@ def test_evaluations_count_what_their_shares_are_of(stages_dir):
     assert begin["win_rate"] == 0.5 and begin["repetition_rise_low"] == 0
     assert begin["repetition"] == begin["reference_repetition"] == end["reference_repetition"]
     *_, end = read_metrics(stages_dir / "dpo", "eval")
-    assert end["pairs/all"] == end["pairs/overall"] == 12 * 3  # rankings of three answers
+    assert end["pairs/all"] == end["pairs/overall"] > 0
+    assert end["pairs/all"] % 3 == 0  # rankings of three answers
 
 
 @pytest.mark.parametrize("stage", STAGES)
