@@ -52,6 +52,11 @@ def describe(run: Run, state: TrainState, tokens_per_step: int, flops: float) ->
     )
 
 
+def log_interval(config: RunConfig) -> int:
+    """Steps between records of training metrics."""
+    return config.log_every or min(10, max(config.steps // 10, 1))
+
+
 def _count(tree) -> int:
     """The number of values in a tree of arrays."""
     return sum(x.size for x in jax.tree.leaves(tree))
@@ -216,7 +221,7 @@ def train(
     drawing = "rollout" if run.objective.rollouts else "data_wait"
     throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
     skipped, source_state = SkippedUpdates(int(state.skipped), start), state.source
-    log_every = min(config.log_every, max(config.steps // 10, 1))
+    log_every = log_interval(config)
     for step in range(start, config.steps):
         goodput.step(step)
         with tracer.step(step, state):

@@ -6,6 +6,7 @@ from stage_fixtures import recipe, write_files
 
 from model import sharding
 from train import loop
+from train.config.run import RunConfig
 from train.evals.perplexity import Perplexity
 from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
@@ -90,3 +91,10 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
     assert not read_metrics(tmp_path / "run", "eval")
     loop.run(tiny, tmp_path / "run", mesh)  # the evaluation is still to come
     assert [r["step"] for r in read_metrics(tmp_path / "run", "eval")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("steps", "log_every", "interval"), [(4, 0, 1), (25, 0, 2), (5000, 0, 10), (25, 7, 7)]
+)
+def test_a_short_run_writes_enough_records_for_a_curve(steps, log_every, interval):
+    assert loop.log_interval(RunConfig(steps=steps, log_every=log_every)) == interval

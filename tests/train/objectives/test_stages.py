@@ -19,6 +19,7 @@ from ranges import ConfigError
 from train import loop
 from train.config import run as configs
 from train.runtime import resume
+from train.runtime.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,16 @@ def reference(stages_dir, tmp_path_factory):
         return five_steps(stage, "one", stages_dir, tmp_path_factory.mktemp(stage))
 
     return steps
+
+
+def test_evaluations_count_what_their_shares_are_of(stages_dir):
+    begin, *_, end = read_metrics(stages_dir / "ppo", "eval")
+    assert begin["compared"] == begin["answers"] == end["answers"] == 32
+    assert begin["win_rate"] == 0.5 and begin["repetition_rise_low"] == 0
+    assert begin["repetition"] == begin["reference_repetition"] == end["reference_repetition"]
+    *_, end = read_metrics(stages_dir / "dpo", "eval")
+    assert end["pairs/all"] == end["pairs/overall"] > 0
+    assert end["pairs/all"] % 3 == 0  # rankings of three answers
 
 
 @pytest.mark.parametrize("stage", STAGES)
