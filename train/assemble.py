@@ -26,7 +26,7 @@ from data.schemas.examples import example_text
 from data.splits import Examples
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
-from model import lora, sharding
+from model import cpu, lora, sharding
 from model.config import TransformerConfig
 from model.mimetic import mimetic
 from ranges import ConfigError
@@ -380,7 +380,9 @@ def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
         if new:
             shardings = jax.tree.map(lambda x: x.sharding, new)
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            params = flatten_dict(jax.jit(init, out_shardings=shardings)(key))
+            options = cpu.run_once_options()
+            init = jax.jit(init, out_shardings=shardings, compiler_options=options)
+            params = flatten_dict(init(key))
         if origin is not None and old:
             path = config.init_from[origin]
             base = flatten_dict(checkpoint.load_from(path, origin, role, whole))
