@@ -21,7 +21,7 @@ from train.objectives import registry
 from train.objectives.reporting import Finished, Result
 from train.report.page import PAGE
 from train.runtime import checkpoint
-from train.runtime.metrics import duration
+from train.terminal.console import duration
 
 # A chart's size and margins, in SVG units: about pixels.
 WIDTH, HEIGHT = 340, 190

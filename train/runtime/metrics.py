@@ -1,4 +1,4 @@
-"""Output of a run: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
+"""Files that a run writes besides checkpoints: metrics.jsonl, TensorBoard, samples.jsonl.
 
 Only process 0 writes. Records of steps that a resumed run repeats are dropped first, so that every
 step is once in metrics.jsonl. An object store (gs://…) cannot append: for it the files are written
@@ -20,8 +20,6 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 from etils import epath
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -34,7 +32,6 @@ from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs, strict_json
 
-console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
@@ -110,50 +107,6 @@ def settings_table(settings: dict) -> str:
     return "\n".join(["```", "setting\tvalue", *lines, "```"])
 
 
-def duration(seconds: float) -> str:
-    """`H:MM:SS`, or `M:SS` below an hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-class ProgressLine:
-    """`name done/total text · left`: a bar on a terminal, else a line at most every 10 s.
-
-    Args:
-      start: number that is done at the start. writes: whether anything is shown.
-    """
-
-    def __init__(self, name: str, total: int, start: int = 0, writes: bool = True):
-        self._name, self._total, self._start, self._writes = name, total, start, writes
-        self._started, self._last, self._bar = time.time(), 0.0, None
-        columns = (
-            TextColumn("[bold]{task.description:>8}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
-        )
-        if writes and console.is_terminal:
-            self._bar = Progress(*columns, console=console)
-            self._bar.start()
-            self._task = self._bar.add_task(name, total=total, completed=start, text="compiling")
-
-    def update(self, done: int, text: str = "") -> None:
-        if not self._writes:
-            return
-        if done > self._start:
-            seconds_each = (time.time() - self._started) / (done - self._start)
-            text = f"{text} · {duration(seconds_each * (self._total - done))} left"
-        if self._bar:
-            self._bar.update(self._task, completed=done, text=text)
-        elif time.time() - self._last > 10 or done == self._total:
-            self._last = time.time()
-            console.print(f"{self._name:>8} {done}/{self._total} {text}")
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
-
-
 class _Mirror:
     """A folder on this machine whose files are uploaded to one in an object store.
 
@@ -190,17 +143,19 @@ class _Mirror:
 
 
 class Metrics:
-    """The outputs of one run.
+    """The files of one run.
 
     Args:
-      name: of the progress line. start: the step that the run resumes from; records after it are
-        dropped. steps: the last step. writes: whether this process writes.
+      start: the step that the run resumes from; records after it are dropped. writes: whether this
+        process writes.
+
+    Attributes:
+      first, last: the metrics of the run's first evaluation and of its last; empty before it.
     """
 
-    def __init__(
-        self, workdir: epath.PathLike, name: str, start: int, steps: int, writes: bool = True
-    ):
+    def __init__(self, workdir: epath.PathLike, start: int, writes: bool = True):
         self._writes, self._started = writes, time.time()
+        self.first, self.last = dict[str, float](), dict[str, float]()
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
@@ -211,6 +166,9 @@ class Metrics:
         records = truncate_jsonl(workdir / "metrics.jsonl", last)
         truncate_jsonl(workdir / "samples.jsonl", last)
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
+        evaluations = [record for record in records if record.get("kind") == "eval"]
+        if evaluations:
+            self.first, self.last = evaluations[0], evaluations[-1]
         self._jsonl = outputs.Records(workdir / "metrics.jsonl")
         self._samples = outputs.Records(workdir / "samples.jsonl")
         # TensorBoard reads the files of a folder in the order of their names.
@@ -218,7 +176,7 @@ class Metrics:
         self._events = outputs.Records(workdir / "tensorboard" / events)
         self._add_event(file_version="brain.Event:2")
         self._add_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
-        self._line, self._start = ProgressLine(name, steps, start), start
+        self._start = start
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
@@ -229,6 +187,8 @@ class Metrics:
         are null in the file, and counted there as `not_finite`."""
         if not self._writes:
             return
+        if kind == "eval":
+            self.first, self.last = self.first or values, values
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
         if count := sum(not math.isfinite(value) for value in values.values()):
             record["not_finite"] = count
@@ -271,20 +231,9 @@ class Metrics:
             if self._mirror:
                 self._mirror.upload()
 
-    def progress(self, step: int, text: str) -> None:
-        """Moves the progress line."""
-        if self._writes:
-            self._line.update(step, text)
-
-    def say(self, text: str) -> None:
-        """Prints a line."""
-        if self._writes:
-            console.print(text, markup=False)
-
     def close(self) -> None:
         if not self._writes:
             return
-        self._line.close()
         for records in (self._events, self._jsonl, self._samples):
             records.close()
         if self._mirror:

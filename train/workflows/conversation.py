@@ -19,7 +19,7 @@ from model.config import TransformerConfig
 from model.generate import Sampling, generate, prepare
 from train.objectives import registry
 from train.runtime import checkpoint
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 # Prompts are padded to a multiple of this, so that few turns of a conversation recompile.
 WIDTH = 32

@@ -14,7 +14,7 @@ from ranges import ConfigError
 from train import loop
 from train.config.run import RunConfig
 from train.runtime import goodput, profiling
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 from tensorboard import plugin_util
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train.runtime.metrics import Metrics, ProgressLine, read_metrics
+from train.runtime.metrics import Metrics, read_metrics
 
 
 def steps_of(text: str) -> list[int]:
