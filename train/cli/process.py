@@ -78,11 +78,10 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     try:
         main(argv)
     except KeyboardInterrupt:
-        if processes.joined():
-            interrupts.leave()
-        print(interrupts.message(), file=sys.stderr)
-        raise SystemExit(processes.INTERRUPTED) from None
+        interrupts.leave(interrupts.message())
     except processes.Stopped as e:
+        if interrupts.asked() and not processes.joined():
+            interrupts.leave(str(e))
         print(e, file=sys.stderr)
         interrupted = interrupts.asked()
         raise SystemExit(processes.INTERRUPTED if interrupted else processes.PREEMPTED) from None

@@ -90,21 +90,22 @@ def _listen(pipe: int) -> None:
         if number[0] != signal.SIGINT:
             continue
         if _asked.is_set():
-            leave()
+            leave(message())
         present = _mode
         _asked.set()
         if present is Mode.LEAVE:
             if not _noticed.wait(PATIENCE):
-                leave()
+                leave(message())
             continue
         processes.ask_to_stop()
         end = "after this step" if present is Mode.STEP else "this evaluation"
         print(f"stopping {end}, saving…; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
 
 
-def leave() -> NoReturn:
-    """Says what is saved, and ends the process without waiting for its threads or its peers."""
+def leave(text: str) -> NoReturn:
+    """Prints a last message and ends the process, without waiting for its threads or its peers:
+    one that was interrupted in XLA may end with a crash otherwise."""
     progress.stop_all()
-    print(message(), file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(processes.INTERRUPTED)

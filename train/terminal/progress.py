@@ -18,7 +18,7 @@ from train.terminal.console import SEPARATOR, columns, console, duration, is_liv
 
 EVERY = 10.0  # seconds between two lines without a terminal
 LONG = 2.0  # seconds from which on the end of a phase is a line too
-BARS, SHORTEST_NAME = (20, 10), 8  # columns
+SHORTEST_NAME = 8  # columns
 
 
 def layout(
@@ -27,21 +27,20 @@ def layout(
 ) -> Text:  # fmt: skip
     """`name ━━━━ done/total phase · parts · left`, in at most `width` columns.
 
-    The name is shortened first, then the bar; then `parts` are left out, the last first; then the
-    bar; the phase is shortened last. The time left and the count are always whole.
+    The name is shortened first; then `parts` are left out, the last first; then the bar; the phase
+    is shortened last. The time left and the count are always whole.
     """
 
     def end(phase: str, shown: int) -> str:
         texts = SEPARATOR.join(filter(None, (phase, *parts[:shown], left)))
         return " ".join(filter(None, (f"{done}/{total}" if total else "", texts)))
 
-    least = min(SHORTEST_NAME, cell_len(name))
+    bar, least = 20 if width >= 100 else 10, min(SHORTEST_NAME, cell_len(name))
     for shown in range(len(parts), -1, -1):
         text = end(phase, shown)
-        for bar in BARS if total else ():
-            room = width - cell_len(text) - bar - 2
-            if room >= least:
-                return _line(_shortened(name, room), bar, done / total, text)
+        room = width - cell_len(text) - bar - 2
+        if total and room >= least:
+            return _line(_shortened(name, room), bar, done / total, text)
     room = width - cell_len(end(phase, 0)) - 1 - least
     if room < 0 and phase:
         phase = _shortened(phase, max(cell_len(phase) + room, 1))
