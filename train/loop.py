@@ -85,7 +85,8 @@ def run(
         Goodput(workdir, begun, writes) as goodput,
         Progress(f"{position}{workdir.name}", config.steps, writes=writes) as progress,
     ):
-        ready = setup(config, workdir, mesh, examples, open_data)
+        with phase("setting up"):
+            ready = setup(config, workdir, mesh, examples, open_data)
         progress.say(*messages.header(ready, workdir))
         _run(ready, workdir, goodput, progress, profile, allow_data_change)
         if not position:
@@ -228,7 +229,7 @@ def train(
         evaluate(start)
     tokens, step_flops = messages.tokens_per_step(run), messages.flops_per_step(run)
     peak_flops = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    throughput = Throughput(peak_flops, run.objective.rollouts)
+    throughput, shown = Throughput(peak_flops), dict[str, float]()
     skipped, source_state = SkippedUpdates(int(state.skipped), start), state.source
     time_left = TimeLeft(
         start, config.steps, stage.source.rollouts(source_state, config.steps - start),
@@ -239,14 +240,15 @@ def train(
     with contextlib.ExitStack() as protected:
         for step in range(start, config.steps):
             goodput.step(step)
-            drawing = "rollout" if stage.source.rollouts(source_state, 1) else "data_wait"
+            rollout = stage.source.rollouts(source_state, 1) > 0
+            drawing = "rollout" if rollout else "data_wait"
             with tracer.step(step, state):
                 drawn_before = goodput.seconds[drawing]
                 with goodput.time(drawing):
                     batch, source_state, extra = save_before_error(
                         step, stage.source.next, state, frozen, source_state, step
                     )
-                throughput.drew(drawing, goodput.seconds[drawing] - drawn_before)
+                throughput.drew(goodput.seconds[drawing] - drawn_before, rollout)
                 # The step does not see, and so does not donate, the arrays of the source: the next
                 # minibatch reads them again.
                 visible = step_view(source_state)
@@ -268,6 +270,7 @@ def train(
                 }
                 draws = extra["rollout/draws"]
                 throughput.add(flops=flops_.of_rollout(config, ctx.models, draws))
+                extra["rollout/share"] = throughput.rollout_share()
             done = step + 1
             if extra or done % config.log_every == 0 or done == config.steps:
                 values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
@@ -277,7 +280,8 @@ def train(
                 goodput.record(done)
                 to_come = stage.source.rollouts(source_state, config.steps - done)
                 seconds = time_left.record(done, to_come, goodput.lap())
-                progress.update(done, messages.metrics(values), seconds)
+                shown |= values  # those of a rollout are shown until the next
+                progress.update(done, messages.metrics(shown), seconds)
                 skipped.record(int(state.skipped), done)
             if processes.asked_to_stop():
                 stop(done)

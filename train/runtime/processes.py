@@ -44,10 +44,10 @@ def ask_to_stop() -> None:
 def asked_to_stop() -> bool:
     """Whether to save and stop now. All processes call it once a step; it is true in all of them at
     the same step, soon after one of them was asked to."""
-    from jax.experimental import multihost_utils
-
     if not joined():
         return _terminated.is_set()
+    from jax.experimental import multihost_utils
+
     # Not the step: each stage of a chain begins at 0, and the service wants increasing numbers.
     return multihost_utils.reached_preemption_sync_point(next(_calls))
 

@@ -79,6 +79,7 @@ def stopped(step: int) -> str:
 def _handle(number, frame) -> None:
     """Python's part, in the main thread, as soon as that runs Python code."""
     del number, frame
+    _asked.set()
     _noticed.set()
     if _mode is Mode.LEAVE or (_mode is Mode.EVALUATION and not processes.joined()):
         raise KeyboardInterrupt
@@ -86,12 +87,13 @@ def _handle(number, frame) -> None:
 
 def _listen(pipe: int) -> None:
     """Answers each Ctrl-C at once."""
+    presses = 0
     while number := os.read(pipe, 1):
         if number[0] != signal.SIGINT:
             continue
-        if _asked.is_set():
+        presses, present = presses + 1, _mode
+        if presses > 1:
             leave(message())
-        present = _mode
         _asked.set()
         if present is Mode.LEAVE:
             if not _noticed.wait(PATIENCE):

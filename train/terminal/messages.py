@@ -71,8 +71,8 @@ def metrics(values: Mapping[str, float]) -> list[str]:
     texts.append(f"{values['tokens_per_second']:,.0f} tok/s")
     if "mfu" in values:
         texts.append(f"MFU {values['mfu']:.1%}")
-    if "rollout_share" in values:
-        texts.append(f"rollout {values['rollout_share']:.0%}")
+    if "rollout/share" in values:
+        texts.append(f"rollout {values['rollout/share']:.0%}")
     return [*texts, f"data {values['data_wait']:.0%}"]
 
 

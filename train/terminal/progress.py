@@ -18,7 +18,7 @@ from train.terminal.console import SEPARATOR, columns, console, duration, is_liv
 
 EVERY = 10.0  # seconds between two lines without a terminal
 LONG = 2.0  # seconds from which on the end of a phase is a line too
-SHORTEST_NAME = 8  # columns
+BAR, SHORTEST_NAME = 10, 8  # columns
 
 
 def layout(
@@ -35,12 +35,12 @@ def layout(
         texts = SEPARATOR.join(filter(None, (phase, *parts[:shown], left)))
         return " ".join(filter(None, (f"{done}/{total}" if total else "", texts)))
 
-    bar, least = 20 if width >= 100 else 10, min(SHORTEST_NAME, cell_len(name))
+    least = min(SHORTEST_NAME, cell_len(name))
     for shown in range(len(parts), -1, -1):
         text = end(phase, shown)
-        room = width - cell_len(text) - bar - 2
+        room = width - cell_len(text) - BAR - 2
         if total and room >= least:
-            return _line(_shortened(name, room), bar, done / total, text)
+            return _line(_shortened(name, room), BAR, done / total, text)
     room = width - cell_len(end(phase, 0)) - 1 - least
     if room < 0 and phase:
         phase = _shortened(phase, max(cell_len(phase) + room, 1))
@@ -75,7 +75,7 @@ class Progress:
         self._left, self._phases = "", list[Phase]()
         self._live: Live | None = None
         self._printed = -EVERY  # the time of the last line
-        self._named: dict[str, float] = {}  # {phase: the time of the last line about it}
+        self._named: set[str] = set()  # phases that there were
 
     def __enter__(self) -> Progress:
         _shown.append(self)
@@ -122,54 +122,58 @@ class Progress:
             for line in lines_of(parts, columns()):
                 console.print(line, markup=False)
 
-    def begin(self, name: str, total: int) -> Phase:
-        """Begins a phase within the present one."""
-        phase = Phase(self, name, total, first=name not in self._named)
+    @contextlib.contextmanager
+    def phase(self, name: str, total: int) -> Iterator[Phase]:
+        """The function `phase`."""
+        if self._phases and self._phases[-1].name == name:  # a part of it that counts
+            self._phases[-1].total = total
+            yield self._phases[-1]
+            return
+        phase = Phase(self, name, total)
+        first = name not in self._named
+        self._named.add(name)
+        if first:
+            self.note(f"{name} …")
         self._phases.append(phase)
-        if phase.first:
-            self.note(name, "…")
-        return phase
+        try:
+            yield phase
+        finally:
+            self._phases.remove(phase)
+            seconds = time.monotonic() - phase.begun
+            if seconds >= (LONG if first else EVERY):
+                self.note(f"{name} took {duration(seconds)}")
 
-    def end(self, phase: Phase) -> None:
-        """Ends a phase."""
-        self._phases.remove(phase)
-        seconds = time.monotonic() - phase.begun
-        if seconds >= (LONG if phase.first else EVERY):
-            self.note(phase.name, f"took {duration(seconds)}")
-
-    def note(self, name: str, text: str, every: float = 0.0) -> None:
-        """Prints a line about a phase where there is no live line, unless the last one about this
-        phase was less than `every` seconds ago."""
-        now = time.monotonic()
-        if self.writes and not self._live and now - self._named.get(name, now - every) >= every:
-            console.print(f"{self.name}: {name} {text}", markup=False)
-            self._named[name] = now
+    def note(self, text: str) -> None:
+        """Prints a line about a phase where there is no live line."""
+        if self.writes and not self._live:
+            console.print(f"{self.name}: {text}", markup=False)
 
 
 class Phase:
     """A phase of a `Progress`.
 
     Args:
-      total: number of its parts, 0 if it has none. first: whether it is the first of its name.
+      total: number of its parts, 0 if it has none.
     """
 
-    def __init__(self, progress: Progress, name: str, total: int, first: bool):
-        self.name, self.first, self.begun = name, first, time.monotonic()
-        self._progress, self._total, self._done = progress, total, 0
+    def __init__(self, progress: Progress, name: str, total: int):
+        self.name, self.total, self.begun = name, total, time.monotonic()
+        self._progress, self._done, self._noted = progress, 0, self.begun
 
     def count(self, done: int) -> None:
         """Shows that `done` of its parts are done."""
-        self._done = done
-        self._progress.note(self.name, self._count(), EVERY)
+        self._done, now = done, time.monotonic()
+        if now - self._noted >= EVERY and done < self.total:
+            self._noted = now
+            self._progress.note(self._text())
 
-    def _count(self) -> str:
-        return f"{self._done}/{self._total}" if self._total else "…"
+    def _text(self) -> str:
+        return f"{self.name} " + (f"{self._done}/{self.total}" if self.total else "…")
 
     def text(self) -> str:
         """The phase in the live line."""
         seconds = time.monotonic() - self.begun
-        took = f" {duration(seconds)}" if seconds >= LONG else ""
-        return f"{self.name} {self._count()}{took}"
+        return self._text() + (f" {duration(seconds)}" if seconds >= LONG else "")
 
 
 class Silent:
@@ -192,12 +196,8 @@ def phase(name: str, total: int = 0) -> Iterator[Phase | Silent]:
     if not _shown:
         yield Silent()
         return
-    progress = _shown[-1]
-    current = progress.begin(name, total)
-    try:
-        yield current
-    finally:
-        progress.end(current)
+    with _shown[-1].phase(name, total) as shown:
+        yield shown
 
 
 def stop_all() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from etils import epath
 
+NOTHING = "nothing saved yet: the run starts again from step 0"
+
 
 def committed_steps(workdir: epath.PathLike) -> dict[str, int]:
     """{stage: the step of its newest committed checkpoint}; of a run, which is no chain, the stage
@@ -21,12 +23,14 @@ def committed_steps(workdir: epath.PathLike) -> dict[str, int]:
 def describe(workdir: epath.PathLike) -> str:
     """The step from which the command that trains in a workdir resumes."""
     workdir, steps = epath.Path(workdir), committed_steps(workdir)
-    stages = {path.parent.parent.name for path in workdir.glob("*/checkpoints")}
+    if not workdir.exists():
+        return NOTHING
+    stages = {path.parent.name for path in workdir.glob("*/checkpoints")}
     done = {path.parent.name for path in workdir.glob("*/DONE")}
     again = "the same command resumes there"
     if not stages:
         if "" not in steps:
-            return "nothing saved yet: the run starts again from step 0"
+            return NOTHING
         return f"saved at step {steps['']}; {again}"
     texts = [f"{name} saved at step {steps[name]}" for name in stages - done if name in steps]
     texts += [f"{name} starts again from step 0" for name in stages - done - steps.keys()]
