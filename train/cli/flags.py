@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from train.cli import recipe
-from train.cli.errors import fail
+from train.cli.errors import fail, interrupted
 from train.runtime import outputs
 
 # The command line for config_flags, as train/config/overrides.py rewrites it.
@@ -70,7 +70,7 @@ def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
         argv = ARGV[:] = recipe.check(argv)
         arguments = flags.FLAGS(argv)
     except KeyboardInterrupt:  # while a recipe was read
-        raise SystemExit(130) from None
+        interrupted()
     except flags.UnrecognizedFlagError as e:
         fail(_unknown_flag(e))
     except flags.Error as e:

@@ -86,12 +86,12 @@ def test_an_attempt_that_was_killed_has_left_its_time(tmp_path, clock):
         clock.now += 2
         watch.record(2)  # too soon after: it counts as between
     clock.now += 1
-    assert "3.0 s between them" in attempt(tmp_path, clock, 0, 1)
+    assert "3.0 s between them" in attempt(tmp_path, clock, 0, 1)[0]
 
 
 def test_half_a_file_stops_no_run(tmp_path, clock):
     (tmp_path / "goodput.json").write_text('{"seconds": {"in')
-    assert attempt(tmp_path, clock, 0, 1).startswith("goodput 8% of 10.0 s: ")
+    assert attempt(tmp_path, clock, 0, 1)[0].startswith("goodput 8% of 10.0 s: ")
 
 
 def test_what_jax_compiles_counts_as_compiling_wherever_it_happens(tmp_path):
