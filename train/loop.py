@@ -119,12 +119,13 @@ def _run(
     if jax.process_index() == 0:
         save_run_files(run, workdir, earlier)
 
-    metrics = Metrics(workdir, start, jax.process_index() == 0)
+    evaluated = not saved_meta.get("evaluate")
+    metrics = Metrics(workdir, start, jax.process_index() == 0, evaluated)
     metrics.write_settings(flatten_dict(json.loads(text), sep="."))
     for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
         for line in summary.lines(data.skipped, data.redacted, data.unused):
             progress.say(f"  {line}")
-    if start == config.steps and not saved_meta.get("evaluate"):
+    if start == config.steps and evaluated:
         progress.say(f"{workdir} is finished at step {start}; nothing to do")
         for line in ways_on(workdir, run, steps=f"M, M above {start}"):
             progress.say(f"  {line}")

@@ -45,7 +45,8 @@ def start() -> None:
     f = flags.FLAGS
     if not f.workdir:
         fail("--workdir is empty; give a directory for the run")
-    interrupts.watch(f.workdir)
+    trains = "profiler_port" in f
+    interrupts.watch(f.workdir if trains else "")
     if "://" not in f.workdir:
         try:
             outputs.make_folder(Path(f.workdir))
@@ -57,7 +58,7 @@ def start() -> None:
         processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
     else:
         processes.watch_for_preemption()
-    if "profiler_port" not in f:
+    if not trains:
         return
     from train.runtime import compilation, profiling
 

@@ -76,10 +76,16 @@ def _records(path: epath.Path) -> Iterator[tuple[bytes, dict]]:
             yield line, record
 
 
-def truncate_jsonl(path: epath.PathLike, last_step: int) -> list[dict]:
-    """Removes records after `last_step` and an incomplete last line; returns the others."""
+def truncate_jsonl(path: epath.PathLike, last_step: int, evaluated: bool = True) -> list[dict]:
+    """Removes records after `last_step`, without `evaluated` also those of the evaluation after it,
+    and an incomplete last line; returns the others."""
     path = epath.Path(path)
-    lines = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
+
+    def stays(record) -> bool:
+        trained = evaluated or record.get("kind") == "train"
+        return record["step"] < last_step or (record["step"] == last_step and trained)
+
+    lines = [(line, record) for line, record in _records(path) if stays(record)]
     if not path.exists() or not path.stat().length:
         return []
     try:
@@ -147,13 +153,16 @@ class Metrics:
 
     Args:
       start: the step that the run resumes from; records after it are dropped. writes: whether this
-        process writes.
+        process writes. evaluated: whether the run has been evaluated at `start`, as it is saved;
+        records of an evaluation that is repeated are dropped too.
 
     Attributes:
       first, last: the metrics of the run's first evaluation and of its last; empty before it.
     """
 
-    def __init__(self, workdir: epath.PathLike, start: int, writes: bool = True):
+    def __init__(
+        self, workdir: epath.PathLike, start: int, writes: bool = True, evaluated: bool = True
+    ):
         self._writes, self._started = writes, time.time()
         self.first, self.last = dict[str, float](), dict[str, float]()
         if not writes:
@@ -163,8 +172,8 @@ class Metrics:
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
         last = start or -1  # a run from step 0 repeats its first evaluation too
-        records = truncate_jsonl(workdir / "metrics.jsonl", last)
-        truncate_jsonl(workdir / "samples.jsonl", last)
+        records = truncate_jsonl(workdir / "metrics.jsonl", last, evaluated)
+        truncate_jsonl(workdir / "samples.jsonl", last, evaluated)
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
         evaluations = [record for record in records if record.get("kind") == "eval"]
         if evaluations:
