@@ -237,6 +237,7 @@ def train(
         evaluations=multiples([e.every for e in run.evaluations], config.steps),
         checkpoints=multiples([config.checkpoint.every], config.steps),
     )  # fmt: skip
+    log_every = min(config.log_every, max(config.steps // 10, 1))
     goodput.lap()
     with contextlib.ExitStack() as protected:
         for step in range(start, config.steps):
@@ -273,7 +274,7 @@ def train(
                 throughput.add(flops=flops_.of_rollout(config, ctx.models, draws))
                 extra["rollout/share"] = throughput.rollout_share()
             done = step + 1
-            if extra or done % config.log_every == 0 or done == config.steps:
+            if extra or done % log_every == 0 or done == config.steps:
                 values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
                 values |= stage.source.shares(source_state)
                 values |= throughput.measure()

@@ -39,8 +39,3 @@ def lines_of(parts: Iterable[str], width: int, indent: str = "    ") -> list[str
         else:
             lines.append(indent * bool(lines) + part)
     return lines
-
-
-def command(*words: object) -> str:
-    """A command line of this repository for the user to type."""
-    return " ".join(["python", "-m", *map(str, words)])

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from data.rows import take_rows
+from interpreter import python
 from train.assemble import Run
 from train.runtime import flops
 from train.runtime.checkpoint import abstract_params
-from train.terminal.console import command
 
 # Metrics of evaluations that are shown, the most important first: (metric, its text).
 EVALUATED = (
@@ -104,9 +104,9 @@ def _change(text: str, value: float) -> str:
 def closing(run: Run, workdir: Any) -> Iterator[str]:
     """Commands that go on from a finished run."""
     if run.objective.answers:
-        yield f"  talk to it   {command('train.chat', f'--workdir={workdir}')}"
+        yield f"  talk to it   {python()} -m train.chat --workdir={workdir}"
     yield f"  its curves   tensorboard --logdir={workdir}"
     yield f"  its texts    {workdir}/samples.jsonl"
     if "policy" in run.objective.trainable:
-        export = command("train.convert", "export", f"--workdir={workdir}", f"--to={workdir}/hf")
-        yield f"  export it    {export}"
+        export = f"{python()} -m train.convert export"
+        yield f"  export it    {export} --workdir={workdir} --to={workdir}/hf"

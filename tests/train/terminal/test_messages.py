@@ -38,8 +38,8 @@ def test_a_finished_run_names_the_commands_that_go_on():
         return "\n".join(messages.closing(run, "runs/a"))
 
     policy = said(answers=True, trainable=("policy",))
-    assert "python -m train.chat --workdir=runs/a" in policy
-    assert "python -m train.convert export --workdir=runs/a --to=runs/a/hf" in policy
+    assert " -m train.chat --workdir=runs/a" in policy
+    assert " -m train.convert export --workdir=runs/a --to=runs/a/hf" in policy
     reward = said(answers=False, trainable=("reward",))
     assert "chat" not in reward and "export" not in reward
     assert "tensorboard --logdir=runs/a" in reward

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from train.terminal import console as consoles
 from train.terminal import progress
-from train.terminal.console import command, duration, lines_of
+from train.terminal.console import duration, lines_of
 from train.terminal.progress import Progress, layout, phase
 
 NAME = "a-run-with-a-long-name"
@@ -115,4 +115,3 @@ def test_texts():
     assert [duration(s) for s in (0.4, 59.6, 3599, 3600, 90_061)] == [
         "0:00", "1:00", "59:59", "1:00:00", "25:01:01",
     ]  # fmt: skip
-    assert command("train.chat", "--workdir=runs/a") == "python -m train.chat --workdir=runs/a"
