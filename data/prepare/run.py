@@ -84,8 +84,10 @@ def _run_local(job: PrepareJob, count: int, processes: int) -> None:
         _consume((write_shards(job, number) for number in range(count)), count, "writing")
         return
     context = multiprocessing.get_context("spawn")
-    ignore = dict(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
-    with concurrent.futures.ProcessPoolExecutor(processes, context, **ignore) as pool:
+    ignore = signal.SIGINT, signal.SIG_IGN  # a Ctrl-C reaches them through this process
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, context, initializer=signal.signal, initargs=ignore
+    ) as pool:
         try:
             for step, verb in ((survey, "reading"), (write_shards, "writing")):
                 futures = [pool.submit(step, job, number) for number in range(count)]
