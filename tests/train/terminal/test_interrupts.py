@@ -25,15 +25,16 @@ from train.terminal.progress import Progress, phase
 def main(argv):
     interrupts.watch(sys.argv[1])
     with Progress("run", 9), phase("working"), interrupts.mode(interrupts.Mode[sys.argv[2]]):
-        print("ready", flush=True)
-        if sys.argv[3] == "compiling":
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
         try:
+            print("ready", flush=True)
+            if sys.argv[3] == "compiling":
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
             while not processes.asked_to_stop():
                 time.sleep(0.05)
         except KeyboardInterrupt:
             if not interrupts.asked() or sys.argv[2] == "LEAVE":
                 raise
+        time.sleep(0.5)  # saves
         raise processes.Stopped(interrupts.stopped(37))
 
 process.guarded(main, sys.argv)
