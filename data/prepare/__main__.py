@@ -17,7 +17,7 @@ import shlex
 
 from absl import app, flags
 
-from train.cli import EXPECTED, define_config, fail, parse_flags
+from train.cli import EXPECTED, define_config, fail, interrupted, parse_flags
 
 
 def main(argv: list[str]) -> None:
@@ -38,6 +38,8 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
     except EXPECTED as e:
         fail(str(e))
+    except KeyboardInterrupt:
+        interrupted(f"finished parts are kept in {args.output}; the same command resumes")
     console.print(describe(manifest, args.output))
     console.print(f"train on it with --config.data.source={args.output}")
 

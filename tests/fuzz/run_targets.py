@@ -36,7 +36,7 @@ def _good_workdir(folder):
     path.mkdir()
     checkpoint.save_models(path, {"policy": open_models.CONFIG, "value": open_models.CONFIG})
     config = configs.build(configs.default())
-    from train.assemble import config_json
+    from train.runtime.resume import config_json
 
     parts = {"policy": {
         "origin": {"from": "runs/base", "role": "policy", "fingerprint": "00000000"},

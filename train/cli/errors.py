@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from train.cli.text import columns, wrap
+from train.runtime.processes import INTERRUPTED
 
 MOST_SHOWN = 2000  # characters of an error message
 # Errors whose message explains the fault of the input; DataError and ConfigError are
@@ -28,6 +29,12 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def interrupted(message: str = "") -> NoReturn:
+    """Ends the process after Ctrl-C, with the exit code of a shell."""
+    print("interrupted" + (f"; {message}" if message else ""), file=sys.stderr)
+    raise SystemExit(INTERRUPTED) from None
+
+
 def short(message: str) -> str:
     """A message cut to a few lines, whatever it quotes."""
     return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
@@ -35,8 +42,11 @@ def short(message: str) -> str:
 
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised."""
+    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised, and
+    with one where it is interrupted."""
     try:
         yield
+    except KeyboardInterrupt:
+        interrupted()
     except EXPECTED as e:
         fail(str(e))

@@ -25,7 +25,7 @@ from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.interop import export, unfinished, weights
 from train.runtime import checkpoint
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 class OpenModel(NamedTuple):
