@@ -14,10 +14,10 @@ import time
 from fcntl import ioctl
 from pathlib import Path
 
-import fake_chat
 import pytest
-from fake_chat import FakeModel, FakeScorer
 
+from tests.train.chat import fake_chat
+from tests.train.chat.fake_chat import FakeModel, FakeScorer
 from train.chat import terminal
 from train.chat.session import Session
 
@@ -30,8 +30,7 @@ class Screen:
     def __init__(self, columns: int, *argv: str):
         self._fd, terminal = pty.openpty()
         ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        path = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
-        env = os.environ | {"PYTHONPATH": path, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
         self.process = subprocess.Popen(
             [sys.executable, *argv], stdin=terminal, stdout=terminal, stderr=terminal, env=env,
             start_new_session=True, preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
@@ -87,7 +86,7 @@ def test_a_conversation_on_a_terminal(screen, tmp_path):
     screen.send(f"/save {tmp_path}/b.jsonl\r")
     screen.until("1 turn written")
     screen.send("/regenerat\r")
-    screen.until("there is no command /regenerat; did you mean /regenerate?")
+    screen.until("there is no command /regenerat; did you mean\r\n/regenerate?")
     screen.until("you ›")
     screen.send("dropped\x03")
     screen.until("(Ctrl-D or /quit ends)")
