@@ -73,7 +73,7 @@ def test_a_conversation_on_a_terminal(screen, tmp_path):
     screen.until("model › ")
     screen.until("long long")
     screen.send("\x03")
-    screen.until("… stopped")
+    assert "^C" not in screen.until("… stopped")
     screen.until("you ›")
     screen.send(f"/save {tmp_path}/a.jsonl\r")
     screen.until("1 turn written")
@@ -157,7 +157,7 @@ def test_commands_change_what_they_say_and_a_bad_value_changes_nothing(tty, caps
     session = Session([FakeModel("a", "yes")])
     talk = terminal.Terminal(session)
     talk.take("/temperature 0.2")
-    talk.take("/system be brief\nand kind")
+    talk.take("/system\nbe brief\nand kind")
     talk.take("/etc/passwd is a file?")  # a question
     assert session.models[0].messages[0]["content"] == "be brief\nand kind"
     assert session.temperature == 0.2 and len(session.turns) == 1
