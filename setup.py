@@ -13,7 +13,7 @@ setup(
     python_requires=">=3.11",
     package_data={"train.chat": ["page/*"]},
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    py_modules=["plugins", "ranges", "registry", "suggestions"],
+    py_modules=["interpreter", "plugins", "ranges", "registry", "suggestions"],
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -59,6 +59,7 @@ setup(
             "ruff>=0.14",
             "mypy>=2.4",  # `make lint`: types
         ],
+        "browser": ["playwright>=1.50"],  # tests of pages in an installed Chromium
         "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8"],
     },
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -14,8 +16,19 @@ EXPECTED = (ValueError, OSError, FloatingPointError)
 
 
 def fail(message: str) -> NoReturn:
-    """Prints an error and ends the process with exit code 1."""
-    print(f"error: {short(message)}", file=sys.stderr)
+    """Prints an error, wrapped on a terminal and else one line, and ends the process with exit
+    code 1."""
+    lines = f"error: {short(message).strip()}".splitlines()
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        wrapped = (
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+            for line in lines
+        )
+        print("\n".join(wrapped), file=sys.stderr)
+    else:
+        line = " ".join(line if line[-1:] in ".:;," else f"{line}." for line in lines[:-1])
+        print(f"{line} {lines[-1]}".strip(), file=sys.stderr)
     raise SystemExit(1)
 
 

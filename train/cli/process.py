@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 
+from interpreter import python
 from train.cli.errors import EXPECTED, fail, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
@@ -35,9 +36,9 @@ def run_arguments() -> dict[str, Any]:
 
 
 def start() -> None:
-    """Sends the log messages of libraries to <workdir>/log.txt, and joins the other hosts if asked;
-    for commands that train (`define_run_flags`) also serves profiles and enables the compilation
-    cache."""
+    """Sends the log messages of libraries to <workdir>/log.txt, joins the other hosts if asked,
+    configures the allocator and the compilation cache; for commands that train (`define_run_flags`)
+    also serves profiles."""
     from train.runtime.metrics import quiet_to_file
 
     global _log
@@ -55,19 +56,26 @@ def start() -> None:
         processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
     else:
         processes.watch_for_preemption()
-    if "profiler_port" not in f:
-        return
+    from etils import epath
+
+    from model import cpu
     from train.runtime import compilation, profiling
 
-    if f.profiler_port:
+    cpu.keep_memory()
+    compilation.enable(f.compilation_cache, epath.Path(f.workdir))
+    if "profiler_port" in f and f.profiler_port:
         # Processes with numbers are on one machine, so each has its own port.
         profiling.serve(f.profiler_port + f.process_id)
-    compilation.enable(f.compilation_cache, f.workdir)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out on the host, or on a device, which only the message of XLA says."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+    start = str(error)[:200]
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in start
+        or ("Out of memory" in start)
+    )
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -89,7 +97,8 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         if full:
             message = (
                 f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
-                "data.length or the model's size, or raise accumulate. python -m tpu.fit "
+                "data.length or the model's size, or raise accumulate. "
+                f"{python()} -m tpu.fit "
                 "predicts the memory of a recipe"
             )
         if lost:
