@@ -24,7 +24,8 @@ GROUPS = {
     "Profiling and compilation": ("profile_steps", "profiler_port", "compilation_cache"),
 }  # fmt: skip
 _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of strings": "A,B"}
-_PLACES = {"config": "RECIPE", "workdir": "DIR", "to": "DIR", "output": "DIR"}
+_FOLDERS = ("workdir", "to", "output", "against", "reward")
+_PLACES = {"config": "RECIPE"} | dict.fromkeys(_FOLDERS, "DIR")
 
 
 def asked(argv: Sequence[str]) -> str | None:
