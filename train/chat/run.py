@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from etils import epath
+
 from train.chat import terminal
 from train.chat.display import CLEAR
 from train.chat.session import Session
@@ -46,7 +48,9 @@ def open_session(
     from model.generate import Sampling
     from train.chat.model import open_model, open_scorer
     from train.chat.workdirs import answers
+    from train.runtime import compilation
 
+    compilation.enable("auto", epath.Path(workdir))
     settings = Sampling(**sampling)
     models = [open_model(workdir, settings, seed, "workdir")]
     if against:
