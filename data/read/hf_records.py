@@ -10,6 +10,7 @@ The library (5 and later) runs no code of a data set.
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -165,6 +166,8 @@ def _find(hub: HubName) -> Any:
         raise DataError(
             f"{name}: reading the hub needs the package `datasets`: pip install 'seedpod[hf]'"
         ) from error
+    for library in ("httpx", "httpx2"):  # each request is a line of its log
+        logging.getLogger(library).setLevel(logging.WARNING)
     path, revision = f"hf://datasets/{hub.repository}", hub.revision or None
     try:
         builder = datasets.load_dataset_builder(path, hub.config or None, revision=revision)
