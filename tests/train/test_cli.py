@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from train import cli
+from train.cli import process
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from train import cli
 )
 @pytest.mark.parametrize("log", ["", "log.txt"])
 def test_an_error_is_a_few_lines(error, message, log, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_log", log and str(tmp_path / log))
+    monkeypatch.setattr(process, "_log", log and str(tmp_path / log))
 
     def main(argv):
         raise error

@@ -12,6 +12,7 @@ from configs.chains import demo
 from data.errors import DataError
 from ranges import ConfigError
 from train import cli
+from train.cli.flags import ARGV
 from train.config import names
 from train.config.overrides import gather
 from train.config.run import build, default, keys
@@ -281,7 +282,7 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
     """absl reads the gathered flags, also those of files; a setting alone is no flag."""
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=ARGV)
     recipe = f"--config={Path(__file__).resolve().parents[3]}/configs/sft.py"
     (tmp_path / "flags").write_text("--config.data.filters.min_length=20\n")
     cli.parse_flags(["train", recipe, f"--flagfile={tmp_path}/flags", "--config.steps=3"])
@@ -311,7 +312,7 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
 def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, monkeypatch, capsys):
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=ARGV)
     (tmp_path / "recipe.py").write_text(text)
     with pytest.raises(SystemExit) as ended:
         cli.parse_flags(["train", f"--config={tmp_path}/recipe.py"])
