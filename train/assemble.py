@@ -325,12 +325,33 @@ def load_base(
     return base, {"from": path, "role": origin, "fingerprint": identity}
 
 
+def optimizer_configs(
+    config: RunConfig, roles: Iterable[str]
+) -> dict[str, optimizer.OptimizerConfig]:
+    """{trained role: the settings of its optimizer}."""
+    return {r: config.value_optimizer if r in CRITICS else config.optimizer for r in roles}
+
+
+def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
+    """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
+    critic, `value_learning_rate`."""
+    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
+    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
+
+    def metrics(opt_state) -> dict[str, float]:
+        return {
+            "value_learning_rate" if role in CRITICS else "learning_rate": rate
+            for role, rate in rates_of(opt_state).items()
+        }
+
+    return metrics
+
+
 def abstract_state(
     config: RunConfig, trainable: Mapping[str, Any], mesh: jax.sharding.Mesh, source: Any
 ) -> tuple[TrainState, optax.GradientTransformation]:
     """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
-    configs = {r: config.value_optimizer if r in CRITICS else config.optimizer for r in trainable}
-    tx = optimizer.make_optimizer(configs, config.steps)
+    tx = optimizer.make_optimizer(optimizer_configs(config, trainable), config.steps)
     replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)

@@ -19,7 +19,7 @@ from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train.assemble import Run, config_json, init_state, save_run_files, setup
+from train.assemble import Run, config_json, init_state, learning_rates, save_run_files, setup
 from train.config.run import RunConfig, build
 from train.rl.rewards import RewardError
 from train.runtime import flops as flops_
@@ -215,6 +215,7 @@ def train(
         evaluate(start)
     drawing = "rollout" if run.objective.rollouts else "data_wait"
     throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
+    rates = learning_rates(run)
     skipped, source_state = SkippedUpdates(int(state.skipped), start), state.source
     for step in range(start, config.steps):
         goodput.step(step)
@@ -250,7 +251,7 @@ def train(
         done = step + 1
         if extra or done % config.log_every == 0 or done == config.steps:
             values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
-            values |= stage.source.shares(source_state)
+            values |= rates(state.opt_state) | stage.source.shares(source_state)
             values |= throughput.measure()
             metrics.write(done, "train", values)
             goodput.record(done)
