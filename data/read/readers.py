@@ -4,6 +4,7 @@ by their name.
 | ending | a record |
 |---|---|
 | .txt | a line, or the whole file |
+| .md | the whole file |
 | .jsonl | a line: one JSON object |
 | .json | an object of the one list in the file |
 | .csv | a row, named by the first |
@@ -52,6 +53,7 @@ class Reader(NamedTuple):
 READERS: Registry[Reader] = Registry("reader", "data.source")
 for _ending, _reader in {
     ".txt": Reader(text_files.read_lines, line_spans),
+    ".md": Reader(text_files.read_whole),
     ".jsonl": Reader(json_records.read_lines, line_spans),
     ".json": Reader(json_records.read_list),
     ".csv": Reader(tables.read_csv),
@@ -59,6 +61,7 @@ for _ending, _reader in {
     ".parquet": Reader(columns.read_parquet, columns.parquet_spans),
 }.items():
     READERS.register(_ending, _reader)
+_TEXTS = (".txt", ".md")  # of which no other schema is read
 _WHOLE_FILE = Reader(text_files.read_whole)  # a .txt with `documents="file"`
 _DATASET = Reader(columns.read_dataset)  # a folder
 
@@ -108,7 +111,7 @@ def reader_of(path: str, schema: str, documents: str, settings: Any = None) -> R
     ending = os.path.splitext(os.path.basename(path).removesuffix(".gz"))[1]
     if ending not in READERS and epath.Path(path).is_dir():
         return _DATASET
-    endings = [known for known in READERS if schema == "text" or known != ".txt"]
+    endings = [known for known in READERS if schema == "text" or known not in _TEXTS]
     if ending not in endings:
         raise DataError(
             f"{path}: schema {schema!r} is read from {', '.join(endings)} (.gz of them too), by "

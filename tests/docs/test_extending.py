@@ -50,6 +50,15 @@ def apply(change: str, root) -> None:
     path.write_text(text)
 
 
+def apply_page(root) -> None:
+    """Makes the page's files and changes in a copy of the repository."""
+    for block in documentation.blocks(PAGE.read_text()):
+        if block.language == "diff":
+            apply(block.text, root)
+        elif block.language == "python" and (match := _FILE.match(block.text)):
+            (root / match[1]).write_text(block.text[match.end() :])
+
+
 def test_a_change_takes_under_sixty_lines():
     assert len(SECTIONS) == 12
     assert {title: n for title, text in SECTIONS.items() if (n := text.count("\n")) >= 60} == {}
@@ -63,11 +72,7 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
         shutil.copy(path, root)
-    for block in documentation.blocks(PAGE.read_text()):
-        if block.language == "diff":
-            apply(block.text, root)
-        elif block.language == "python" and (match := _FILE.match(block.text)):
-            (root / match[1]).write_text(block.text[match.end() :])
+    apply_page(root)
     return root
 
 
