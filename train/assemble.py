@@ -332,21 +332,6 @@ def optimizer_configs(
     return {r: config.value_optimizer if r in CRITICS else config.optimizer for r in roles}
 
 
-def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
-    """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
-    critic, `value_learning_rate`."""
-    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
-    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
-
-    def metrics(opt_state) -> dict[str, float]:
-        return {
-            "value_learning_rate" if role in CRITICS else "learning_rate": rate
-            for role, rate in rates_of(opt_state).items()
-        }
-
-    return metrics
-
-
 def abstract_state(
     config: RunConfig, trainable: Mapping[str, Any], mesh: jax.sharding.Mesh, source: Any
 ) -> tuple[TrainState, optax.GradientTransformation]:

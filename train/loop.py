@@ -19,8 +19,10 @@ from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train.assemble import Run, config_json, init_state, learning_rates, save_run_files, setup
+from train import optimizer
+from train.assemble import Run, config_json, init_state, optimizer_configs, save_run_files, setup
 from train.config.run import RunConfig, build
+from train.rl.forward import CRITICS
 from train.rl.rewards import RewardError
 from train.runtime import flops as flops_
 from train.runtime import outputs, processes
@@ -55,6 +57,21 @@ def describe(run: Run, state: TrainState, tokens_per_step: int, flops: float) ->
 def _count(tree) -> int:
     """The number of values in a tree of arrays."""
     return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
+    """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
+    critic, `value_learning_rate`."""
+    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
+    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
+
+    def metrics(opt_state) -> dict[str, float]:
+        return {
+            "value_learning_rate" if role in CRITICS else "learning_rate": rate
+            for role, rate in rates_of(opt_state).items()
+        }
+
+    return metrics
 
 
 def progress_text(values: Mapping[str, float]) -> str:

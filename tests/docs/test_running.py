@@ -16,7 +16,7 @@ import documentation
 import open_models
 import pytest
 from documentation import ROOT
-from test_extending import apply_page
+from quick_compile import FLAGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
@@ -121,7 +121,7 @@ def failures(clone: Path, lines: list[str]) -> list[str]:
         **os.environ,
         "PYTHONPATH": str(clone),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": FLAGS,
     }
     out = []
     for line in dict.fromkeys(lines):
@@ -158,5 +158,6 @@ def test_the_commands_of_the_recipes_run(clone):
 
 
 def test_the_commands_of_the_changes_run(clone):
-    apply_page(clone)
-    assert not failures(clone, shell_lines(ROOT / "docs/extending.md"))
+    page = ROOT / "docs/extending.md"
+    documentation.apply_page(page, clone)
+    assert not failures(clone, shell_lines(page))
