@@ -12,6 +12,7 @@ from data.errors import DataError
 from data.prepare import row_cache
 from data.read import hf_records, sources
 from data.read.sources import read
+from data.splits import read_examples
 from data.text import tokenizer as tokenizers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -102,6 +103,19 @@ def test_a_bad_record_is_counted(hub):
     assert len(result.examples) == result.skipped.total() == 1
     with pytest.raises(DataError, match="too_large: 2"):
         read("hf:us/bad:train", "chat", on_bad="skip", max_record_bytes=4)
+
+
+def test_it_is_mixed_and_held_out_like_a_file(chats, tmp_path):
+    (tmp_path / "own.jsonl").write_bytes(lines([chat("own", 0)]))
+    mixture = {
+        "hub": {"source": "hf:us/data/chats:train", "weight": 1.0, "limit": 2},
+        "own": {"source": str(tmp_path / "own.jsonl"), "weight": 1.0},
+    }
+    config = DataConfig("", mixture=mixture, heldout_source="hf:us/data/chats:test")
+    examples = read_examples(config, "chat")
+    assert examples.sizes == (2, 1)
+    assert [e["where"].partition(":")[0] for e in examples.train[:2]] == ["hf", "hf"]
+    assert examples.heldout[0]["messages"][0]["content"] == "t 0?"
 
 
 def test_rows_are_cached_by_revision(chats, tmp_path):
