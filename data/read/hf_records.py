@@ -179,9 +179,11 @@ def _find(hub: HubName) -> Any:
         if hub.config in configs or len(configs) < (1 if hub.config else 2):
             raise _as_data_error(hub, error) from error
         names = ", ".join(str(hub._replace(config=config)) for config in configs[:10])
-        problem = f"has no configuration {hub.config!r}" if hub.config else "has several parts"
+        problem = f"no configuration {hub.config!r}" if hub.config else "several configurations"
         more = f" and {len(configs) - 10} more" if len(configs) > 10 else ""
-        raise DataError(f"{name}: {hub.repository} {problem}; name one: {names}{more}") from error
+        raise DataError(
+            f"{name}: {hub.repository} has {problem}; name one: {names}{more}"
+        ) from error
     except _errors() as error:
         raise _as_data_error(hub, error) from error
     # Without a network the library opens the latest copy in its cache, of whatever revision.
@@ -215,7 +217,7 @@ def _as_data_error(hub: HubName, error: Exception) -> DataError:
     if isinstance(error, DataError):
         return error
     text, page = str(error), f"https://huggingface.co/datasets/{hub.repository}"
-    if "gated" in text:
+    if "is a gated dataset" in text:
         hint = f"Ask for access on {page}, then log in: hf auth login"
     elif "scripts are no longer supported" in text:
         hint = "Its code is not run; the hub may have it as Parquet: " + str(

@@ -135,7 +135,7 @@ def test_rows_are_cached_by_revision(chats, tmp_path):
     [
         ("hf:us/data", "lacks a split.*as in hf:us/data:train"),
         ("hf:data:train", "write hf:OWNER/NAME"),
-        ("hf:us/data:train", r"several parts; name one: hf:us/data/chats:train, hf:us/data/texts"),
+        ("hf:us/data:train", r"has several configurations; name one: hf:us/data/chats:train, hf:"),
         ("hf:us/data/chat:train", r"no configuration 'chat'; name one: hf:us/data/chats:train,"),
         ("hf:us/data/chats:trian", "no split 'trian'; there are train, test; did you mean train"),
         ("hf:us/data/chats:train[:x]", r"train\[:x\]"),
