@@ -76,5 +76,6 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     config.rl.prompt_length = 96
     config.rl.response_length = 24
     config.rl.eval_prompts = 2
+    config.rl.overlong_buffer = min(config.rl.overlong_buffer, 8)
     config.steps = 16
     config.evaluate.every = 0

@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 def smoke(config: ml_collections.ConfigDict) -> None:
     """Shrinks the recipe, for the model of `configs/pretrain.py:smoke` and the files of examples/,
     so that it ends within minutes on a laptop."""
+    config.tokenizer.vocab_size = 512  # of a run, or of `data.inspect`, that starts from no model
     config.data.length = 256
     config.data.batch_size = 8
     config.steps = 40

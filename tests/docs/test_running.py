@@ -39,7 +39,7 @@ MAKE_DEMO = "python -m train.chain --config=configs/chains/demo.py --workdir=run
 OPEN_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CUT = {
     "steps": 2, "log_every": 1, "data.heldout_limit": 4, "data.batch_size": 4,
-    "evaluate.samples": 1, "rl.eval_prompts": 2, "rl.response_length": 8,
+    "evaluate.samples": 1, "rl.eval_prompts": 2, "rl.response_length": 12,
 }  # fmt: skip
 TRAINS = ("train", "train.chain", "train.best_of", "train.normalize", "tpu.launch")
 CUT_RL = {"data.batch_size": 16, "rl.rollout_batch": 16}
