@@ -5,6 +5,7 @@ but settings that are appended to the command (`cuts`); a command in SKIPPED is 
 test_commands.py parses it.
 """
 
+import dataclasses
 import os
 import re
 import shlex
@@ -111,7 +112,8 @@ def clone(tmp_path_factory):
     who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
     git(*who, "commit", "--quiet", "--allow-empty", "-m", "as it is")
     (root / ".venv").symlink_to(sys.prefix)
-    open_models.write(root / OPEN_MODEL, open_models.tensors())
+    config = dataclasses.replace(open_models.CONFIG, max_length=1024)
+    open_models.write(root / OPEN_MODEL, open_models.tensors(), config)
     return root
 
 
