@@ -9,6 +9,7 @@ import dataclasses
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -162,4 +163,6 @@ def test_the_commands_of_the_recipes_run(clone):
 def test_the_commands_of_the_changes_run(clone):
     page = ROOT / "docs/extending.md"
     documentation.apply_page(page, clone)
-    assert not failures(clone, shell_lines(page))
+    shutil.rmtree(clone / "runs")  # a change adds a weight, which earlier runs lack
+    starts = shell_lines(ROOT / "docs/post_training.md")[:2]
+    assert not failures(clone, [*starts, *shell_lines(page)])
