@@ -332,12 +332,18 @@ def load_base(
     return base, {"from": path, "role": origin, "fingerprint": identity}
 
 
+def optimizer_configs(
+    config: RunConfig, roles: Iterable[str]
+) -> dict[str, optimizer.OptimizerConfig]:
+    """{trained role: the settings of its optimizer}."""
+    return {r: config.value_optimizer if r in CRITICS else config.optimizer for r in roles}
+
+
 def abstract_state(
     config: RunConfig, trainable: Mapping[str, Any], mesh: jax.sharding.Mesh, source: Any
 ) -> tuple[TrainState, optax.GradientTransformation]:
     """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
-    configs = {r: config.value_optimizer if r in CRITICS else config.optimizer for r in trainable}
-    tx = optimizer.make_optimizer(configs, config.steps)
+    tx = optimizer.make_optimizer(optimizer_configs(config, trainable), config.steps)
     replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)

@@ -20,8 +20,10 @@ from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train.assemble import Run, init_state, setup
+from train import optimizer
+from train.assemble import Run, init_state, optimizer_configs, setup
 from train.config.run import RunConfig, build
+from train.rl.forward import CRITICS
 from train.rl.rewards import RewardError
 from train.runtime import flops as flops_
 from train.runtime import outputs, processes
@@ -49,6 +51,21 @@ from train.terminal.time_left import TimeLeft, multiples
 def log_interval(config: RunConfig) -> int:
     """Steps between records of training metrics."""
     return config.log_every or min(10, max(config.steps // 10, 1))
+
+
+def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
+    """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
+    critic, `value_learning_rate`."""
+    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
+    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
+
+    def metrics(opt_state) -> dict[str, float]:
+        return {
+            "value_learning_rate" if role in CRITICS else "learning_rate": rate
+            for role, rate in rates_of(opt_state).items()
+        }
+
+    return metrics
 
 
 def run(
@@ -125,7 +142,7 @@ def _run(
         save_run_files(run, workdir, earlier)
 
     evaluated = not saved_meta.get("evaluate")
-    metrics = Metrics(workdir, start, jax.process_index() == 0, evaluated)
+    metrics = Metrics(workdir, start, config.steps, jax.process_index() == 0, evaluated)
     metrics.write_settings(flatten_dict(json.loads(text), sep="."))
     for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
         for line in summary.lines(data.skipped, data.redacted, data.unused):
@@ -236,6 +253,7 @@ def train(
     tokens, step_flops = messages.tokens_per_step(run), messages.flops_per_step(run)
     peak_flops = PEAK_FLOPS.get(jax.devices()[0].device_kind)
     throughput, shown = Throughput(peak_flops), dict[str, float]()
+    rates = learning_rates(run)
     skipped, source_state = SkippedUpdates(int(state.skipped), start), state.source
     time_left = TimeLeft(
         start, config.steps, stage.source.rollouts(source_state, config.steps - start),
@@ -281,7 +299,7 @@ def train(
             done = step + 1
             if extra or done % log_every == 0 or done == config.steps:
                 values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
-                values |= stage.source.shares(source_state)
+                values |= rates(state.opt_state) | stage.source.shares(source_state)
                 values |= throughput.measure()
                 metrics.write(done, "train", values)
                 goodput.record(done)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -20,12 +19,6 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 from etils import epath
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data.atomic import is_remote, write_atomically
 from data.errors import DataError
@@ -106,13 +99,6 @@ def read_records(path: epath.Path) -> list[dict]:
     return [record for _, record in _records(path)]
 
 
-def settings_table(settings: dict) -> str:
-    """Settings {name: value} as TSV in a Markdown code block, which TensorBoard shows verbatim.
-    Values are JSON, so that none holds a tab or a line break."""
-    lines = [f"{name}\t{strict_json.dumps(x, ensure_ascii=False)}" for name, x in settings.items()]
-    return "\n".join(["```", "setting\tvalue", *lines, "```"])
-
-
 class _Mirror:
     """A folder on this machine whose files are uploaded to one in an object store.
 
@@ -152,8 +138,8 @@ class Metrics:
     """The files of one run.
 
     Args:
-      start: the step that the run resumes from; records after it are dropped. writes: whether this
-        process writes. evaluated: whether the run has been evaluated at `start`, as it is saved;
+      start: the step that the run resumes from; records after it are dropped. steps: the run's last
+        step. writes: whether this process writes. evaluated: whether the run has been evaluated at `start`, as it is saved;
         records of an evaluation that is repeated are dropped too.
 
     Attributes:
@@ -161,13 +147,19 @@ class Metrics:
     """
 
     def __init__(
-        self, workdir: epath.PathLike, start: int, writes: bool = True, evaluated: bool = True
+        self,
+        workdir: epath.PathLike,
+        start: int,
+        steps: int,
+        writes: bool = True,
+        evaluated: bool = True,
     ):
         self._writes, self._started = writes, time.time()
         self.first, self.last = dict[str, float](), dict[str, float]()
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
+        name = workdir.name
         if is_remote(workdir):
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
@@ -180,12 +172,10 @@ class Metrics:
             self.first, self.last = evaluations[0], evaluations[-1]
         self._jsonl = outputs.Records(workdir / "metrics.jsonl")
         self._samples = outputs.Records(workdir / "samples.jsonl")
-        # TensorBoard reads the files of a folder in the order of their names.
-        events = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._events = outputs.Records(workdir / "tensorboard" / events)
-        self._add_event(file_version="brain.Event:2")
-        self._add_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
-        self._start = start
+        from train.runtime.trackers.tensorboard import EventFile  # slow to import
+
+        self._events = EventFile(workdir, name, start)
+        self._last, self._steps = start, steps
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
@@ -202,31 +192,18 @@ class Metrics:
         if count := sum(not math.isfinite(value) for value in values.values()):
             record["not_finite"] = count
         self._jsonl.write(f"{strict_json.dumps(record)}\n".encode())
-        summary = Summary(
-            value=[Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
-        )
-        self._add_event(step=step, summary=summary)
-
-    def _add_event(self, **content) -> None:
-        event = Event(wall_time=time.time(), **content)
-        RecordWriter(self._events).write(event.SerializeToString())
+        self._events.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+        self._last = step
 
     def write_settings(self, settings: dict) -> None:
-        """Adds a table of settings, {dotted name: value}, to TensorBoard's texts."""
-        if not self._writes:
-            return
-        text = settings_table(settings).encode()
-        tensor = TensorProto(
-            dtype=DT_STRING, string_val=[text],
-            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-        )  # fmt: skip
-        kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        value = Summary.Value(tag="settings/text_summary", tensor=tensor, metadata=kind)
-        self._add_event(step=self._start, summary=Summary(value=[value]))
+        """Adds settings, {dotted name: value}, to TensorBoard."""
+        if self._writes:
+            self._events.write_settings(settings)
 
     def write_samples(self, step: int, samples: list[dict]) -> None:
-        """Adds records of text to samples.jsonl."""
+        """Adds records of text to samples.jsonl and TensorBoard."""
         if self._writes:
+            self._events.write_samples(step, samples)
             for sample in samples:
                 line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
                 self._samples.write(line.encode(errors="replace"))
@@ -243,7 +220,8 @@ class Metrics:
     def close(self) -> None:
         if not self._writes:
             return
-        for records in (self._events, self._jsonl, self._samples):
+        self._events.close(finished=self._last == self._steps)
+        for records in (self._jsonl, self._samples):
             records.close()
         if self._mirror:
             self._mirror.close()
