@@ -139,8 +139,8 @@ class Metrics:
 
     Args:
       start: the step that the run resumes from; records after it are dropped. steps: the run's last
-        step. writes: whether this process writes. evaluated: whether the run has been evaluated at `start`, as it is saved;
-        records of an evaluation that is repeated are dropped too.
+        step. writes: whether this process writes. evaluated: whether the run has been evaluated at
+        `start`, as it is saved; records of an evaluation that is repeated are dropped too.
 
     Attributes:
       first, last: the metrics of the run's first evaluation and of its last; empty before it.
