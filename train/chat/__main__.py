@@ -24,9 +24,12 @@ def main(argv: list[str]) -> None:
     quiet_to_file(os.devnull)
     f = flags.FLAGS
     sampling = {n: f[n].value for n in ("max_new_tokens", "temperature", "top_p")}
-    with cli.expected_errors():
-        port = f.port if f.web else 0
-        run.run(f.workdir, f.against, f.reward, sampling, f.seed, f.system, f.prompt, port)
+    port = f.port if f.web else 0
+    try:
+        with cli.expected_errors():
+            run.run(f.workdir, f.against, f.reward, sampling, f.seed, f.system, f.prompt, port)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

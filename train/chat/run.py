@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from etils import epath
+
 from train.chat import terminal
 from train.chat.display import CLEAR
 from train.chat.session import Session

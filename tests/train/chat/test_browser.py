@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from fake_chat import FakeModel, FakeScorer
 
+from tests.train.chat.fake_chat import FakeModel, FakeScorer
 from train.chat import web
 from train.chat.session import Session
 

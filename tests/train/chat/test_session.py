@@ -1,9 +1,9 @@
 """A conversation: what is kept, refused and saved."""
 
 import pytest
-from fake_chat import FakeModel, FakeScorer
 
 from data.read import sources
+from tests.train.chat.fake_chat import FakeModel, FakeScorer
 from train.chat.answer import LIMIT, STOP, STOPPED, Answer, forgotten_mark, marks
 from train.chat.session import Session
 
