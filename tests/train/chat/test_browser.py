@@ -17,7 +17,8 @@ from train.chat.session import Session
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 AXE = os.environ.get("AXE_CORE", "")
-TEXT = "# Title\n\n`x` [y](https://a.example) <img src=x onerror=alert(1)>\n\n|a|b|\n|-|-|\n|1|2|"
+WIDE = "wide" * 60
+TEXT = f"# Title\n\n`x` [y](https://a.example) <img src=x onerror=alert(1)>\n\n|a|b|\n|-|-|\n|1|{WIDE}|"
 
 pytestmark = [
     pytest.mark.slow,
