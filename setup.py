@@ -48,6 +48,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2024.6"],  # gs://
         "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
+        "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [

@@ -120,24 +120,23 @@ def test_half_a_record_never_stays(tmp_path, monkeypatch):
     assert outputs._failed["a.jsonl"] == 4
 
 
-def test_metrics_of_a_full_disk(tmp_path, capsys):
-    """Files that are full, a folder in the place of one, a file in that of a folder."""
+def test_metrics_of_a_full_disk(tmp_path, capsys, monkeypatch):
+    """Files that are full, a folder in the place of one, a name that is too long for a file."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         (tmp_path / name).symlink_to("/dev/full")
-    (tmp_path / "tensorboard").write_text("")
+    monkeypatch.setattr("socket.gethostname", lambda: "host" * 100)
     (tmp_path / "goodput.json").mkdir()
     assert truncate_jsonl(tmp_path / "metrics.jsonl", 3) == []
     assert read_metrics(tmp_path, "train") == []
-    metrics, goodput = Metrics(tmp_path, "run", 0, 2), Goodput(tmp_path)
+    metrics, goodput = Metrics(tmp_path, 0, 9), Goodput(tmp_path)
     for step in (1, 2):
         metrics.write(step, "train", {"loss": 1.0})
         metrics.write_samples(step, [{"text": "é"}])
         metrics.sync()
-        metrics.progress(step, "going on")
         goodput.write()
     metrics.close()
     said = capsys.readouterr().err
-    for name, count in (("metrics.jsonl", 2), ("samples.jsonl", 2), ("events.", 4)):
+    for name, count in (("metrics.jsonl", 2), ("samples.jsonl", 2), ("events.", 7)):
         assert said.count(f"warning: {name}") == 2, said
         (line,) = [x for x in said.splitlines() if f"warning: {name}" in x and "in all" in x]
         assert f" {count} times" in line
