@@ -127,7 +127,9 @@ def _open(name: str) -> Any:
         if hub.prefix == DOWNLOAD:
             builder.download_and_prepare()
             return builder.as_dataset(hub.split)
-        split, start, stop = _CUT.fullmatch(hub.split).groups()
+        cut = _CUT.fullmatch(hub.split)
+        assert cut  # `parse` refuses others
+        split, start, stop = cut.groups()
         records = builder.as_streaming_dataset(split)
         records = records.take(int(stop)) if stop else records
         return records.skip(int(start)) if start else records
