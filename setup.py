@@ -11,8 +11,9 @@ setup(
     description="Grows a language model on TPU pods: pretraining, SFT, reward model, PPO",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_data={"train.chat": ["page/*"]},
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    py_modules=["plugins", "ranges", "registry", "suggestions"],
+    py_modules=["interpreter", "plugins", "ranges", "registry", "suggestions"],
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -39,6 +40,8 @@ setup(
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
         "rich>=13.0",
+        "prompt_toolkit>=3.0",  # the line that train.chat reads
+        "markdown-it-py>=3.0",  # its web page; rich needs it too
         # Writes event files without TensorFlow, and shows them.
         "tensorboard>=2.20",
     ],
@@ -47,7 +50,9 @@ setup(
         "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
         "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
+        "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [
+            "httpx2>=2.0",  # Starlette's test client
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -55,6 +60,7 @@ setup(
             "ruff>=0.14",
             "mypy>=2.4",  # `make lint`: types
         ],
+        "browser": ["playwright>=1.50"],  # tests of pages in an installed Chromium
         "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8"],
     },
 )

@@ -17,7 +17,7 @@ OTHERS = {
     ROOT / "benchmarks" / f"{name}.py"
     for name in ("sampling_transformers", "data_other", "ppo_trl_other", "real/rewards_other")
 }
-MODULES = ["plugins", "ranges", "registry", "suggestions"]
+MODULES = ["interpreter", "plugins", "ranges", "registry", "suggestions"]
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 SINGLE = [ROOT / f"{name}.py" for name in MODULES]
 
@@ -68,6 +68,17 @@ def test_setup_finds_every_directory_of_code_and_no_other(setup_arguments):
     assert setup_arguments["py_modules"] == MODULES
     of_code = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES}
     assert set(setup_arguments["packages"]) == of_code
+
+
+def test_setup_takes_every_file_that_is_no_code(setup_arguments):
+    data = setup_arguments["package_data"].items()
+    taken = {
+        path for package, patterns in data for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }  # fmt: skip
+    kept = ("*.html", "*.css", "*.js")
+    files = {path for name in PACKAGES for kind in kept for path in (ROOT / name).rglob(kind)}
+    assert taken == files
 
 
 def test_test_directories_are_not_packages():

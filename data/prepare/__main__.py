@@ -17,14 +17,16 @@ import shlex
 
 from absl import app, flags
 
-from data.prepare.run import console, describe, prepare_corpus
-from train.cli import EXPECTED, define_config, fail, parse_flags
-from train.config.run import build
-from train.objectives import registry
+from train.cli import EXPECTED, define_config, fail, interrupted, parse_flags
 
 
 def main(argv: list[str]) -> None:
     del argv
+    # After the flags were read: importing JAX takes seconds.
+    from data.prepare.run import console, describe, prepare_corpus
+    from train.config.run import build
+    from train.objectives import registry
+
     args = flags.FLAGS
     try:
         config = build(args.config)
@@ -36,6 +38,8 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
     except EXPECTED as e:
         fail(str(e))
+    except KeyboardInterrupt:
+        interrupted(f"finished parts are kept in {args.output}; the same command resumes")
     console.print(describe(manifest, args.output))
     console.print(f"train on it with --config.data.source={args.output}")
 

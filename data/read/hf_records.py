@@ -128,7 +128,7 @@ def _open(name: str) -> Any:
             builder.download_and_prepare()
             return builder.as_dataset(hub.split)
         cut = _CUT.fullmatch(hub.split)
-        assert cut  # `parse` refuses others
+        assert cut  # `parse` takes no other
         split, start, stop = cut.groups()
         records = builder.as_streaming_dataset(split)
         records = records.take(int(stop)) if stop else records

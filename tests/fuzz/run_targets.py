@@ -19,12 +19,12 @@ from tests.fuzz.data_targets import _write
 from tests.fuzz.engine import ROOT, Target
 from tpu.launch import verbs
 from train import cli
+from train.chat import workdirs
 from train.config import run as configs
 from train.objectives import registry
 from train.report import collect
 from train.rl import rewards
 from train.runtime import checkpoint, goodput, metrics, profiling
-from train.workflows import conversation
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
            "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
@@ -36,7 +36,7 @@ def _good_workdir(folder):
     path.mkdir()
     checkpoint.save_models(path, {"policy": open_models.CONFIG, "value": open_models.CONFIG})
     config = configs.build(configs.default())
-    from train.assemble import config_json
+    from train.runtime.resume import config_json
 
     parts = {"policy": {
         "origin": {"from": "runs/base", "role": "policy", "fingerprint": "00000000"},
@@ -66,11 +66,11 @@ def _workdir(rng: Random, good, folder) -> None:
     path = _write(folder / "run" / "pretrain", good, name, damage(rng, good[name]))
     if name == "models.json":
         checkpoint.model_config(path, "policy")
-        conversation.check_workdir(path)
+        workdirs.check_workdir(path)
     elif name == "parts.json":
         checkpoint.read_parts(path, "policy")
     elif name == "config.json":
-        conversation.answers(path)
+        workdirs.answers(path)
     elif name == "goodput.json":
         with goodput.Goodput(path) as clock:
             clock.step(1)
@@ -130,7 +130,12 @@ def _overrides(rng: Random, good, folder) -> None:
     flags.FLAGS.unparse_flags()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
-    cli.parse_flags(argv)
+    try:
+        cli.parse_flags(argv)
+    except SystemExit as end:
+        if end.code:
+            raise
+        return  # --help
     profiling.parse_steps(flags.FLAGS.profile_steps)
     if recipe != "demo.py":
         config = configs.build(cli.config())

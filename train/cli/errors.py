@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+from train.cli.text import columns, wrap
+from train.runtime.processes import INTERRUPTED
+
 MOST_SHOWN = 2000  # characters of an error message
 # Errors whose message explains the fault of the input; DataError and ConfigError are
 # ValueErrors.
@@ -14,9 +17,22 @@ EXPECTED = (ValueError, OSError, FloatingPointError)
 
 
 def fail(message: str) -> NoReturn:
-    """Prints an error and ends the process with exit code 1."""
-    print(f"error: {short(message)}", file=sys.stderr)
+    """Prints an error, wrapped on a terminal and else one line, and ends the process with exit
+    code 1."""
+    lines = f"error: {short(message).strip()}".splitlines()
+    if sys.stderr.isatty():
+        wrapped = (part for line in lines for part in wrap(line, columns()))
+        print("\n".join(wrapped), file=sys.stderr)
+    else:
+        line = " ".join(line if line[-1:] in ".:;," else f"{line}." for line in lines[:-1])
+        print(f"{line} {lines[-1]}".strip(), file=sys.stderr)
     raise SystemExit(1)
+
+
+def interrupted(message: str = "") -> NoReturn:
+    """Ends the process after Ctrl-C, with the exit code of a shell."""
+    print("interrupted" + (f"; {message}" if message else ""), file=sys.stderr)
+    raise SystemExit(INTERRUPTED) from None
 
 
 def short(message: str) -> str:
@@ -26,8 +42,11 @@ def short(message: str) -> str:
 
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised."""
+    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised, and
+    with one where it is interrupted."""
     try:
         yield
+    except KeyboardInterrupt:
+        interrupted()
     except EXPECTED as e:
         fail(str(e))

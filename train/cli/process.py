@@ -12,9 +12,13 @@ from typing import Any
 
 from absl import flags
 
+from data.errors import DataError
+from interpreter import python
+from ranges import ConfigError
 from train.cli.errors import EXPECTED, fail, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
+from train.terminal import interrupts
 
 BEGUN = time.time()  # the start of this process, approximately
 _log = ""  # this process's log file; "" if the workdir is in a bucket
@@ -35,15 +39,17 @@ def run_arguments() -> dict[str, Any]:
 
 
 def start() -> None:
-    """Sends the log messages of libraries to <workdir>/log.txt, and joins the other hosts if asked;
-    for commands that train (`define_run_flags`) also serves profiles and enables the compilation
-    cache."""
+    """Sends the log messages of libraries to <workdir>/log.txt, joins the other hosts if asked,
+    configures the allocator and the compilation cache; for commands that train (`define_run_flags`)
+    also serves profiles."""
     from train.runtime.metrics import quiet_to_file
 
     global _log
     f = flags.FLAGS
     if not f.workdir:
         fail("--workdir is empty; give a directory for the run")
+    trains = "profiler_port" in f
+    interrupts.watch(f.workdir if trains else "")
     if "://" not in f.workdir:
         try:
             outputs.make_folder(Path(f.workdir))
@@ -55,19 +61,26 @@ def start() -> None:
         processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
     else:
         processes.watch_for_preemption()
-    if "profiler_port" not in f:
-        return
+    from etils import epath
+
+    from model import cpu
     from train.runtime import compilation, profiling
 
-    if f.profiler_port:
+    cpu.keep_memory()
+    compilation.enable(f.compilation_cache, epath.Path(f.workdir))
+    if "profiler_port" in f and f.profiler_port:
         # Processes with numbers are on one machine, so each has its own port.
         profiling.serve(f.profiler_port + f.process_id)
-    compilation.enable(f.compilation_cache, f.workdir)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out on the host, or on a device, which only the message of XLA says."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]
+    start = str(error)[:200]
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in start
+        or ("Out of memory" in start)
+    )
 
 
 def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
@@ -76,11 +89,13 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     try:
         main(argv)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    except processes.Preempted as e:
+        interrupts.leave(interrupts.message())
+    except processes.Stopped as e:
+        if interrupts.asked() and not processes.joined():
+            interrupts.leave(str(e))
         print(e, file=sys.stderr)
-        raise SystemExit(processes.PREEMPTED) from None
+        interrupted = interrupts.asked()
+        raise SystemExit(processes.INTERRUPTED if interrupted else processes.PREEMPTED) from None
     except Exception as e:
         lost = processes.is_lost_peer(e)
         full = _is_out_of_memory(e)
@@ -89,14 +104,19 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         if full:
             message = (
                 f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
-                "data.length or the model's size, or raise accumulate. python -m tpu.fit "
+                "data.length or the model's size, or raise accumulate. "
+                f"{python()} -m tpu.fit "
                 "predicts the memory of a recipe"
             )
         if lost:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
         if not (lost or expected):
             traceback.print_exc()
-        elif _log and outputs.append(_log, traceback.format_exc()):
+        elif (
+            _log
+            and outputs.append(_log, traceback.format_exc())
+            and not isinstance(e, ConfigError | DataError)  # which say all
+        ):
             message += f"\n(the traceback is in {_log})"
         if processes.joined():
             processes.leave(processes.LOST if lost else 1, message)

@@ -8,6 +8,7 @@ two evaluations of the same weights agree.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -17,8 +18,10 @@ import numpy as np
 import ranges
 from data.loader import heldout_batches
 from data.pipeline import Data
+from data.rows import num_rows
 from model import sharding
 from ranges import CountOr0, Range
+from train.terminal.progress import phase
 
 SEED = 20_240  # of evaluations, whatever the run's seed, so that runs are comparable
 
@@ -57,18 +60,46 @@ class EvalConfig:
 def mean_over_heldout(
     ctx: Any, data: Data, sums: Callable[..., Mapping[str, tuple]], *args: Any
 ) -> dict[str, float]:
-    """{metric: mean over a data set's held-out rows}.
+    """{metric: mean over a data set's held-out rows}. Arguments: see `sum_over_heldout`."""
+    return means(sum_over_heldout(ctx, data, sums, *args))
+
+
+def means(totals: Mapping[str, Any]) -> dict[str, float]:
+    """{metric: (sum, weight)} -> {metric: mean}, without those of weight 0."""
+    return {name: float(s / w) for name, (s, w) in totals.items() if w}
+
+
+def sum_over_heldout(
+    ctx: Any, data: Data, sums: Callable[..., Mapping[str, tuple]], *args: Any
+) -> dict[str, np.ndarray]:
+    """{metric: (sum, weight)} over a data set's held-out rows.
 
     Args:
       sums: (*args, batch) -> {metric: (sum, weight)}.
     """
     totals: dict[str, np.ndarray] = {}
-    size = ctx.config.data.batch_size
+    size, count = ctx.config.data.batch_size, num_rows(data.heldout)
     local = sharding.local_rows(ctx.mesh, size)
-    for batch in heldout_batches(data.heldout, size, local):
-        for name, pair in jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh))).items():
-            totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
-    return {name: float(s / w) for name, (s, w) in totals.items() if w}
+    with phase("evaluating", count) as progress:
+        for number, batch in enumerate(heldout_batches(data.heldout, size, local), 1):
+            pairs = jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh)))
+            for name, pair in pairs.items():
+                totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+            progress.count(min(number * size, count))
+    return totals
+
+
+def interval(rate: float, count: float, ties: float = 0.0) -> tuple[float, float]:
+    """The 95% interval of a share of `count` trials, of which a share `ties` counted half.
+
+    Wilson's interval (1927): the rates μ with (rate - μ)² ≤ 1.96²·variance(μ)/n. With a share t of
+    ties the variance is μ(1 - μ) - t/4.
+    """
+    k = 1.96**2 / count
+    middle = (rate + k / 2) / (1 + k)
+    inside = k * (4 * rate * (1 - rate) - ties) + k * k * (1 - ties)
+    half = math.sqrt(max(inside, 0.0)) / (2 * (1 + k))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def evenly_spaced(size: int, count: int) -> list[int]:

@@ -31,7 +31,7 @@ from ranges import ConfigError
 from train.interop import peft, unfinished, weights
 from train.runtime import checkpoint
 from train.runtime.leaves import Leaves
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 # {role: the end of its class's name in transformers}
 _CLASSES = {

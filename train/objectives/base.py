@@ -20,6 +20,7 @@ from model import sharding
 from model.config import TransformerConfig
 from train.evals.base import Evaluation
 from train.objectives.reporting import Report
+from train.terminal.console import console
 
 
 @dataclasses.dataclass
@@ -54,8 +55,9 @@ class Stage(NamedTuple):
       weights: batch -> {term: weight}, from masks alone.
       loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}); a metric named
         `…_max` is (the maximum, 1).
-      source: an object with `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`
-        and `shares(s) -> {metric: share}` of a mixture's sources so far.
+      source: an object with `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`,
+        `shares(s) -> {metric: share}` of a mixture's sources so far, and `rollouts(s, steps)`, the
+        number of rollouts that the next steps need.
       evaluation: data -> the stage's own evaluation, on the held-out rows of that data.
       first_pass: (trainable, frozen, batch) -> {name: (sum, weight)}, or None. Their means over the
         whole optimizer step are in the batch of `loss` under these names, without gradient.
@@ -140,6 +142,12 @@ class LoaderSource:
         self._loader = make_loader(
             config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps
         )
+        if self._loader.steps_per_epoch < 1 and jax.process_index() == 0:
+            rows = round(self._loader.steps_per_epoch * config.data.batch_size)
+            console.print(
+                f"  warning: a step reads data.batch_size={config.data.batch_size} rows, and the "
+                f"data has {rows}: a step repeats them"
+            )
         self._mesh, self._steps = ctx.mesh, ctx.config.steps
         self._batches: Iterator[dict[str, np.ndarray]] = iter(())
         self._next_step = -1  # the step of the next of `_batches`
@@ -156,6 +164,10 @@ class LoaderSource:
         batch = sharding.put_batch(next(self._batches), self._mesh)
         self._next_step += 1
         return batch, {"step": np.asarray(self._next_step, np.int32)}, {}
+
+    def rollouts(self, s: Mapping[str, Any], steps: int) -> int:
+        del s, steps
+        return 0
 
     def shares(self, s: Mapping[str, Any]) -> dict[str, float]:
         return self._loader.shares(int(s["step"]))

@@ -1,4 +1,4 @@
-"""Output of a run: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
+"""Files that a run writes besides checkpoints: metrics.jsonl, TensorBoard, samples.jsonl.
 
 Only process 0 writes. Records of steps that a resumed run repeats are dropped first, so that every
 step is once in metrics.jsonl. An object store (gs://…) cannot append: for it the files are written
@@ -19,15 +19,12 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 from etils import epath
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from data.atomic import is_remote, write_atomically
 from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs, strict_json
 
-console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
@@ -72,10 +69,16 @@ def _records(path: epath.Path) -> Iterator[tuple[bytes, dict]]:
             yield line, record
 
 
-def truncate_jsonl(path: epath.PathLike, last_step: int) -> list[dict]:
-    """Removes records after `last_step` and an incomplete last line; returns the others."""
+def truncate_jsonl(path: epath.PathLike, last_step: int, evaluated: bool = True) -> list[dict]:
+    """Removes records after `last_step`, without `evaluated` also those of the evaluation after it,
+    and an incomplete last line; returns the others."""
     path = epath.Path(path)
-    lines = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
+
+    def stays(record) -> bool:
+        trained = evaluated or record.get("kind") == "train"
+        return record["step"] < last_step or (record["step"] == last_step and trained)
+
+    lines = [(line, record) for line, record in _records(path) if stays(record)]
     if not path.exists() or not path.stat().length:
         return []
     try:
@@ -94,50 +97,6 @@ def read_metrics(workdir: epath.PathLike, kind: str) -> list[dict]:
 def read_records(path: epath.Path) -> list[dict]:
     """The records of metrics.jsonl or samples.jsonl; a damaged line is named and left out."""
     return [record for _, record in _records(path)]
-
-
-def duration(seconds: float) -> str:
-    """`H:MM:SS`, or `M:SS` below an hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-class ProgressLine:
-    """`name done/total text · left`: a bar on a terminal, else a line at most every 10 s.
-
-    Args:
-      start: number that is done at the start. writes: whether anything is shown.
-    """
-
-    def __init__(self, name: str, total: int, start: int = 0, writes: bool = True):
-        self._name, self._total, self._start, self._writes = name, total, start, writes
-        self._started, self._last, self._bar = time.time(), 0.0, None
-        columns = (
-            TextColumn("[bold]{task.description:>8}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
-        )
-        if writes and console.is_terminal:
-            self._bar = Progress(*columns, console=console)
-            self._bar.start()
-            self._task = self._bar.add_task(name, total=total, completed=start, text="compiling")
-
-    def update(self, done: int, text: str = "") -> None:
-        if not self._writes:
-            return
-        if done > self._start:
-            seconds_each = (time.time() - self._started) / (done - self._start)
-            text = f"{text} · {duration(seconds_each * (self._total - done))} left"
-        if self._bar:
-            self._bar.update(self._task, completed=done, text=text)
-        elif time.time() - self._last > 10 or done == self._total:
-            self._last = time.time()
-            console.print(f"{self._name:>8} {done}/{self._total} {text}")
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
 
 
 class _Mirror:
@@ -176,34 +135,47 @@ class _Mirror:
 
 
 class Metrics:
-    """The outputs of one run.
+    """The files of one run.
 
     Args:
-      name: of the progress line. start: the step that the run resumes from; records after it are
-        dropped. steps: the last step. writes: whether this process writes.
+      start: the step that the run resumes from; records after it are dropped. steps: the run's last
+        step. writes: whether this process writes. evaluated: whether the run has been evaluated at
+        `start`, as it is saved; records of an evaluation that is repeated are dropped too.
+
+    Attributes:
+      first, last: the metrics of the run's first evaluation and of its last; empty before it.
     """
 
     def __init__(
-        self, workdir: epath.PathLike, name: str, start: int, steps: int, writes: bool = True
+        self,
+        workdir: epath.PathLike,
+        start: int,
+        steps: int,
+        writes: bool = True,
+        evaluated: bool = True,
     ):
         self._writes, self._started = writes, time.time()
+        self.first, self.last = dict[str, float](), dict[str, float]()
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
+        name = workdir.name
         if is_remote(workdir):
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
         last = start or -1  # a run from step 0 repeats its first evaluation too
-        records = truncate_jsonl(workdir / "metrics.jsonl", last)
-        truncate_jsonl(workdir / "samples.jsonl", last)
+        records = truncate_jsonl(workdir / "metrics.jsonl", last, evaluated)
+        truncate_jsonl(workdir / "samples.jsonl", last, evaluated)
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
+        evaluations = [record for record in records if record.get("kind") == "eval"]
+        if evaluations:
+            self.first, self.last = evaluations[0], evaluations[-1]
         self._jsonl = outputs.Records(workdir / "metrics.jsonl")
         self._samples = outputs.Records(workdir / "samples.jsonl")
         from train.runtime.trackers.tensorboard import EventFile  # slow to import
 
         self._events = EventFile(workdir, name, start)
         self._last, self._steps = start, steps
-        self._line = ProgressLine(name, steps, start)
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
@@ -214,6 +186,8 @@ class Metrics:
         are null in the file, and counted there as `not_finite`."""
         if not self._writes:
             return
+        if kind == "eval":
+            self.first, self.last = self.first or values, values
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
         if count := sum(not math.isfinite(value) for value in values.values()):
             record["not_finite"] = count
@@ -243,20 +217,9 @@ class Metrics:
             if self._mirror:
                 self._mirror.upload()
 
-    def progress(self, step: int, text: str) -> None:
-        """Moves the progress line."""
-        if self._writes:
-            self._line.update(step, text)
-
-    def say(self, text: str) -> None:
-        """Prints a line."""
-        if self._writes:
-            console.print(text, markup=False)
-
     def close(self) -> None:
         if not self._writes:
             return
-        self._line.close()
         self._events.close(finished=self._last == self._steps)
         for records in (self._jsonl, self._samples):
             records.close()

@@ -65,7 +65,9 @@ def test_the_choices_of_a_recipe():
     run = build(pretrain.get_config("size=1b"))
     assert (run.model.size, run.steps) == ("1b", 10_000)
     assert build(pretrain.get_config("size=1b,smoke")).model.size == "tiny"
-    with pytest.raises(ValueError, match=r"no choice 'sise'; it has size, smoke"):
+    with pytest.raises(
+        ValueError, match=r"no choice 'sise'; it has size=125m, smoke; did you mean size\?"
+    ):
         pretrain.get_config("sise=1b")
     with pytest.raises(ValueError, match=r"say where your files are: no chats, preferences\. Type"):
         support.get_config("text=a.txt")
@@ -89,7 +91,7 @@ def test_the_choices_of_a_recipe():
         ("model", "tiny", r"model='tiny' is not a group of settings"),
         ("init_from", "runs/sft", r"init_from='runs/sft'; set --config\.init_from\.NAME=VALUE"),
         ("steps", 0, r"steps=0; it must be at least 1"),
-        ("log_every", 0, r"log_every=0; it must be at least 1"),
+        ("log_every", -1, r"log_every=-1; it must be at least 0"),
         ("accumulate", 0, r"accumulate=0; it must be at least 1"),
         ("accumulate", 5, r"data\.batch_size=32 is not a multiple of accumulate=5"),
         ("rl__missing_eos", "drop", r"missing_eos='drop'; choose keep, penalty, replace or mask"),

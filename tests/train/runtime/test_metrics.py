@@ -1,11 +1,11 @@
-"""Progress; and logs in an object store, which cannot append: what goes up, what a resume finds."""
+"""Logs in an object store, which cannot append: what goes up, what a resume finds."""
 
 import json
 import math
 
 import pytest
 
-from train.runtime.metrics import Metrics, ProgressLine, read_metrics
+from train.runtime.metrics import Metrics, read_metrics
 
 
 def steps_of(text: str) -> list[int]:
@@ -13,7 +13,7 @@ def steps_of(text: str) -> list[int]:
 
 
 def begin(workdir, start: int) -> Metrics:
-    return Metrics(workdir, "run", start, 9)
+    return Metrics(workdir, start, 9)
 
 
 def take(metrics: Metrics, steps) -> None:
@@ -61,16 +61,6 @@ def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_p
     assert [p.name for p in sorted(tmp_path.iterdir())][1:] == ["metrics.jsonl", "samples.jsonl"]
 
 
-def test_without_a_terminal_the_progress_is_a_line_now_and_then(capsys):
-    line = ProgressLine("work", 4, start=1)
-    for done in (2, 3, 4):
-        line.update(done, "done")
-    line.close()
-    ProgressLine("silent", 4, writes=False).update(4)
-    first, last = capsys.readouterr().out.splitlines()  # the second within 10 s of the first
-    assert first.strip() == "work 2/4 done · 0:00 left" and last.strip().startswith("work 4/4")
-
-
 def test_what_is_not_finite_is_null_and_counted(tmp_path):
     metrics = begin(tmp_path, 0)
     metrics.write(1, "train", {"loss": math.nan, "norm": math.inf, "kl": 0.5, "n": 3})
@@ -88,3 +78,15 @@ def test_what_is_not_finite_is_null_and_counted(tmp_path):
     assert strict("samples.jsonl") == [{"step": 2, "text": "a", "score": None}]
     begin(tmp_path, 1).close()  # a resume reads it
     assert read_metrics(tmp_path, "train")[0]["loss"] is None
+
+
+def test_a_resumed_run_knows_its_evaluations(tmp_path):
+    metrics = begin(tmp_path, 0)
+    assert metrics.first == metrics.last == {}
+    for step in (0, 5, 9):
+        metrics.write(step, "eval", {"loss": 9.0 - step})
+    metrics.write(9, "train", {"loss": 1.0})
+    metrics.close()
+    assert (metrics.first["loss"], metrics.last["loss"]) == (9.0, 0.0)
+    again = begin(tmp_path, 6)
+    assert (again.first["loss"], again.last["loss"]) == (9.0, 4.0)

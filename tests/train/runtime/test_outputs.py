@@ -128,12 +128,11 @@ def test_metrics_of_a_full_disk(tmp_path, capsys, monkeypatch):
     (tmp_path / "goodput.json").mkdir()
     assert truncate_jsonl(tmp_path / "metrics.jsonl", 3) == []
     assert read_metrics(tmp_path, "train") == []
-    metrics, goodput = Metrics(tmp_path, "run", 0, 2), Goodput(tmp_path)
+    metrics, goodput = Metrics(tmp_path, 0, 9), Goodput(tmp_path)
     for step in (1, 2):
         metrics.write(step, "train", {"loss": 1.0})
         metrics.write_samples(step, [{"text": "é"}])
         metrics.sync()
-        metrics.progress(step, "going on")
         goodput.write()
     metrics.close()
     said = capsys.readouterr().err

@@ -18,7 +18,7 @@ SETTINGS = {
 
 
 def run(workdir, start: int, steps, last: int = 3) -> None:
-    metrics = Metrics(workdir, workdir.name, start, last)
+    metrics = Metrics(workdir, start, last)
     metrics.write_settings(SETTINGS)
     for step in steps:
         metrics.write(step, "train", {"loss": 1.0 / step, "learning_rate": 0.1 * step})

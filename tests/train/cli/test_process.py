@@ -15,6 +15,10 @@ from train.cli import process
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
             "lower data.batch_size",
         ),
+        (
+            jax.errors.JaxRuntimeError("INTERNAL: dispatching: Out of memory allocating 9 bytes."),
+            "lower data.batch_size",
+        ),
         (ValueError("x" * 10**5), "x" * 80),
     ],
     ids=lambda x: type(x).__name__,
