@@ -76,7 +76,7 @@ def test_a_line_longer_than_a_part_is_in_one(tmp_path, monkeypatch):
         ("a.csv", b"txt\na\n", "a.csv:2: no field 'text'"),
         ("a.parquet", b"PAR1 and no more", "a.parquet: cannot be read"),
         ("a.parquet", b"", "a.parquet: cannot be read"),
-        ("a.md", b"a", r"read from \.txt, \.jsonl, .*by the name's ending"),
+        ("a.rst", b"a", r"read from \.txt, \.md, \.jsonl, .*by the name's ending"),
     ],
 )
 def test_a_broken_file_says_where(tmp_path, name, content, message):
