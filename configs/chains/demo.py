@@ -48,7 +48,7 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=215, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=250, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
@@ -106,6 +106,9 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     recipes = stages()
+    seed = base.choices(arg, seed=0)["seed"]
+    for stage in recipes.values():
+        stage.seed += seed
     return ml_collections.ConfigDict({"order": tuple(recipes), "stages": recipes}, type_safe=False)
