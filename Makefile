@@ -5,13 +5,6 @@ PY := .venv/bin/python
 DEMO := runs/demo
 SEED := 0
 
-# glibc gives large blocks back to the kernel and gets them again page by page, which costs CPU
-# training about 14%. These tell it to keep what it has, in huge pages where the kernel has them.
-ifeq ($(shell uname -s),Linux)
-KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_ARENA_MAX=1 \
-	MALLOC_TOP_PAD_=268435456 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
-endif
-
 # A tenth off the time to compile for CPU; what is computed stays the same, and as fast.
 QUICK_COMPILE := --xla_llvm_disable_expensive_passes=true
 
@@ -33,7 +26,7 @@ setup:
 
 demo: setup
 	@echo "demo: training every stage into $(DEMO) (stop with Ctrl-C; 'make demo' goes on from there)"
-	@XLA_FLAGS="$$XLA_FLAGS $(QUICK_COMPILE)" $(KEEP_MEMORY) $(PY) -m train.chain --config=configs/chains/demo.py:seed=$(SEED) --workdir=$(DEMO)
+	@XLA_FLAGS="$$XLA_FLAGS $(QUICK_COMPILE)" $(PY) -m train.chain --config=configs/chains/demo.py:seed=$(SEED) --workdir=$(DEMO)
 
 # The demo on three seeds, beside what it promises; 22 minutes on two cores.
 demo-check:

@@ -24,6 +24,9 @@ LARGEST_INT = 2**31 - 1  # of int32, which steps and token ids are
 LARGEST_SIZE = 2**24  # of one axis of an array
 LARGEST = 1e9  # float32 still holds the sum of many squares of it
 
+# Bounds that only prevent overflow.
+UNBOUNDED = (LARGEST, LARGEST_INT, LARGEST_SIZE, 1e12)
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run. The message says which key, why, and what to type."""
@@ -49,9 +52,10 @@ class Range:
         return bool(above and below) or value == self.also
 
     def __str__(self) -> str:
-        low = f"{'at least' if self.ends[0] == '[' else 'above'} {_written(self.low)}"
-        high = f"{'at most' if self.ends[1] == ']' else 'below'} {_written(self.high)}"
-        return f"{low} and {high}" + (f", or {self.also}" if self.also is not None else "")
+        text = f"{'at least' if self.ends[0] == '[' else 'above'} {_written(self.low)}"
+        if self.high not in UNBOUNDED or -self.low in UNBOUNDED:
+            text += f" and {'at most' if self.ends[1] == ']' else 'below'} {_written(self.high)}"
+        return text + (f", or {self.also}" if self.also is not None else "")
 
 
 def _written(number: float) -> str:

@@ -11,8 +11,9 @@ setup(
     description="Grows a language model on TPU pods: pretraining, SFT, reward model, PPO",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_data={"train.chat": ["page/*"]},
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    py_modules=["plugins", "ranges", "registry", "suggestions"],
+    py_modules=["interpreter", "plugins", "ranges", "registry", "suggestions"],
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",
@@ -39,6 +40,7 @@ setup(
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
         "rich>=13.0",
+        "prompt_toolkit>=3.0",  # the line that train.chat reads
         # Writes event files without TensorFlow, and shows them.
         "tensorboard>=2.20",
     ],
@@ -46,7 +48,9 @@ setup(
         "tpu": ["jax[tpu]", "gcsfs>=2024.6"],  # gs://
         "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
+        "web": ["starlette>=0.40", "uvicorn>=0.30", "markdown-it-py>=3.0"],  # train.chat --web
         "test": [
+            "httpx>=0.27",  # Starlette's test client
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -54,6 +58,7 @@ setup(
             "ruff>=0.14",
             "mypy>=2.4",  # `make lint`: types
         ],
+        "browser": ["playwright>=1.50"],  # tests of pages in an installed Chromium
         "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8"],
     },
 )

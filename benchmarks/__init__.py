@@ -1,1 +1,5 @@
 """Measurements; the docstring of each file gives its command and method."""
+
+import interpreter
+
+interpreter.check()

@@ -4,12 +4,10 @@
         --config.init_from.policy=runs/sft --config.init_from.reward=runs/reward \\
         --config.data.source=prompts.jsonl
 
-    --config=configs/grpo.py:variant=dr     Dr. GRPO: no division by the group's std or the length
-    --config=configs/grpo.py:variant=dapo   clip-higher, a mean over tokens, draws until groups
-                                            differ, long answers punished, no KL
-    --config=configs/grpo.py:variant=gspo   the ratio of whole sequences
-    --config=configs/grpo.py:variant=rloo   the other answers' mean as baseline, one pass, KL in the
-                                            reward
+Choices: `variant`: `grpo`; `dr`, Dr. GRPO: no division by the group's std or the length; `dapo`,
+clip-higher, a mean over tokens, draws until groups differ, long answers punished, no KL; `gspo`,
+the ratio of whole sequences; `rloo`, the other answers' mean as baseline, one pass, KL in the
+reward.
 
 Hardware: an accelerator for models of 125M parameters and more.
 Time: not measured by itself; `python -m benchmarks.sums --workdir=runs/sums` trains 200 steps of

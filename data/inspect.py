@@ -6,7 +6,7 @@ Nothing is trained except, where neither the workdir nor a run that the recipe s
 a tokenizer, as the run itself would train it. In a notebook:
 
     from data import inspect
-    inspect.view(config, step=3)  # a recipe with its changes
+    inspect.view(config, step=3)  # a changed recipe
 
 Green is what the loss counts, the rest is context; markers are yellow.
 """
@@ -17,25 +17,26 @@ from absl import app, flags
 from rich.console import Console
 from rich.panel import Panel
 
-from data.preview import preview_batch
-from data.splits import read_examples
-from train.assemble import make_tokenizer
 from train.cli import EXPECTED, define_config, fail, parse_flags
-from train.config.run import RunConfig, build
-from train.objectives import registry
 
 
 def view(config: Any, step: int, rows: int = 3, workdir: str = "") -> Panel:
     """Batch `step` of a recipe, with the first `rows` rows in full; the errors are those of
     training."""
+    # After the flags were read: importing JAX takes seconds.
+    from data import preview, splits
+    from train.assemble import make_tokenizer
+    from train.config.run import RunConfig, build
+    from train.objectives import registry
+
     config = config if isinstance(config, RunConfig) else build(config)
     row, size, unit = registry.find(config), config.data.batch_size, "step"
     if row.rollouts:  # a step is a minibatch of a rollout; the rollout's prompts are read
         size, unit = config.rl.rollout_batch // row.group_size(config), "rollout"
     schema = row.schema
-    examples = read_examples(config.data, schema)
+    examples = splits.read_examples(config.data, schema)
     tokenizer = make_tokenizer(config, workdir or "/nonexistent", lambda: examples.train)
-    return preview_batch(
+    return preview.preview_batch(
         config.data, schema, tokenizer, examples, step, batch_size=size, seed=config.seed,
         rows=rows, prompt_length=config.rl.prompt_length, title=f"{config.stage}, {unit} {step}",
     )  # fmt: skip

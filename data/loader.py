@@ -6,7 +6,6 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 
-import grain
 import numpy as np
 
 from data.config import DataConfig
@@ -73,6 +72,8 @@ class Loader:
 
     def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches start..stop-1, read ahead in threads; several small ones at a time."""
+        import grain  # imports Orbax and a server of metrics
+
         size = max(1, len(self._local)) * row_bytes(self._rows)
         several = max(1, READ_BYTES // size)
         firsts = range(start, stop, several)

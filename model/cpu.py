@@ -5,6 +5,9 @@ Axes: D inputs, F outputs.
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +20,14 @@ from model.sharding import batch_shards, platform
 
 # Rows on a device up to which a product is faster as the transpose of its transpose.
 FEW = 32
+
+# Parameters of glibc's mallopt (malloc.h): no block is mapped by itself, the heap grows by 256 MiB
+# and never shrinks, and all threads share it.
+_MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 1 << 28), "M_TRIM_THRESHOLD": (-1, -1),
+            "M_ARENA_MAX": (-8, 1)}  # fmt: skip
+_MADV_HUGEPAGE = 14
+# The address space that is reserved for huge pages. Memory is taken when it is used.
+HEAP_BYTES = 4 << 30
 
 
 class TransposedWeight(NamedTuple):
@@ -163,3 +174,29 @@ def caches_keys_transposed(queries_per_key: int) -> bool:
     gains nothing from it, and writing a key to N places costs more.
     """
     return queries_per_key > 1 and platform() == "cpu"
+
+
+def keep_memory() -> None:
+    """Makes glibc's malloc keep what XLA frees, in huge pages where the kernel has them.
+
+    By default it returns large blocks to the kernel and gets them again page by page, which takes a
+    third of the time of a train step. The settings are those of MALLOC_MMAP_MAX_ and its like, and
+    of glibc.malloc.hugetlb=1; where the environment has one of these, nothing is changed.
+    """
+    configured = any(name.startswith("MALLOC_") for name in os.environ)
+    configured |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or configured or jax.default_backend() != "cpu":
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    for parameter, value in _MALLOPT.values():
+        libc.mallopt(parameter, value)
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.free.argtypes = [ctypes.c_void_p]
+    if heap := libc.malloc(HEAP_BYTES):  # freed, it stays the end of the heap, and so do its pages
+        page = os.sysconf("SC_PAGE_SIZE")
+        start = -(-heap // page) * page
+        libc.madvise(start, HEAP_BYTES - page, _MADV_HUGEPAGE)
+        libc.free(heap)

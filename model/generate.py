@@ -22,7 +22,7 @@ import ranges
 from model import cpu
 from model.config import TransformerConfig
 from model.kernels.base import MASKED
-from model.layers.kv_cache import init_cache, repeat_rows
+from model.layers.kv_cache import KVCache, init_cache, repeat_rows
 from model.layers.stack import split_layers, transpose_layers
 from model.transformer import Transformer
 from model.vocabulary import log_probs
@@ -162,63 +162,124 @@ def generate(
       prompts: [B, P] int32, left padded; prompt_mask: [B, P] bool, true on real tokens.
       row_keys: [B·n] random keys, one a response: a draw depends on its key alone.
     """
+    params = prepare(config, params)
+    state = begin(config, params, prompts, prompt_mask, row_keys, sampling)
+    state = advance(config, params, state, sampling, sampling.max_new_tokens)
+    if sampling.samples > 1:
+        prompts = jnp.repeat(prompts, sampling.samples, axis=0)
+    tokens = jnp.concatenate([prompts, state.response], axis=1)
+    return Sample(tokens, state.response_mask, state.logprobs)
+
+
+class Decoding(NamedTuple):
+    """Responses that are being sampled.
+
+    Attributes:
+      t: int32, the number of columns of the responses that are filled.
+      cache: of prompts and responses, P + R slots. ids: [B·n] int32, the newest tokens.
+      alive: [B·n] bool, false for rows that have stopped.
+      response, response_mask, logprobs: [B·n, R], as in `Sample`.
+      prompt_length: [B·n] int32. uniform: [R, B·n], the random number of each draw.
+    """
+
+    t: Array
+    cache: KVCache
+    ids: Array
+    alive: Array
+    response: Array
+    response_mask: Array
+    logprobs: Array
+    prompt_length: Array
+    uniform: Array
+
+
+def begin(
+    config: TransformerConfig, params: Mapping[str, Any], prompts: Array, prompt_mask: Array,
+    row_keys: Array, sampling: Sampling,
+) -> Decoding:  # fmt: skip
+    """Reads the prompts and draws the first token of each response.
+
+    `begin`, and `advance` in any number of calls up to R, sample the tokens of `generate`.
+
+    Args:
+      params: of `prepare`. The others: as for `generate`.
+    """
     B, P = prompts.shape
     R, n = sampling.max_new_tokens, sampling.samples
-    model = Transformer(config)
-    stop_ids = jnp.array(sampling.stop_ids, jnp.int32)
-
-    params = prepare(config, params)
-
-    def run(*args):
-        return model.apply({"params": params}, *args, method=Transformer.step)
-
     cache = init_cache(config, B, P + R, split_layers="0" in params["layers"])
     segments = prompt_mask.astype(jnp.int32)
-    logits, cache = run(prompts, prompt_positions(prompt_mask), segments, cache)
+    positions = prompt_positions(prompt_mask)
+    logits, cache = _step(config, params, prompts, positions, segments, cache)
     if n > 1:
-        logits, prompts, segments = (jnp.repeat(x, n, axis=0) for x in (logits, prompts, segments))
+        logits, segments = (jnp.repeat(x, n, axis=0) for x in (logits, segments))
         cache = repeat_rows(cache, n)
     prompt_length = jnp.sum(segments, axis=-1)
     # All random numbers at once: they take little memory, and a hash in every step takes time.
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(row_keys, jnp.arange(R))
-    uniform = jax.vmap(jax.vmap(jax.random.uniform))(keys)  # [R, B·n]
+    uniform = jax.vmap(jax.vmap(jax.random.uniform))(keys)
+    state = Decoding(
+        t=jnp.int32(0),
+        cache=cache,
+        ids=jnp.full(B * n, sampling.pad_id, jnp.int32),
+        alive=jnp.ones(B * n, bool),
+        response=jnp.full((B * n, R), sampling.pad_id, jnp.int32),
+        response_mask=jnp.zeros((B * n, R), bool),
+        logprobs=jnp.zeros((B * n, R), jnp.float32),
+        prompt_length=prompt_length,
+        uniform=uniform,
+    )
+    return _write(state, logits, sampling)
 
-    def draw(logits, t):
-        """The next id of each row, and its log-probability in the distribution it is drawn from."""
-        if sampling.temperature == 0:
-            ids = jnp.argmax(filter_logits(logits, sampling), axis=-1).astype(jnp.int32)
-            return ids, log_probs(logits, ids, 1.0)
-        logits = filter_logits(logits / sampling.temperature, sampling)
-        return pick(logits, jax.lax.dynamic_index_in_dim(uniform, t, keepdims=False))
 
-    def write(t, logits, alive, response, mask, logps):
-        """Draws token t of every row that has not stopped: (ids, rows still alive, the response,
-        its mask, its log-probabilities)."""
-        ids, logp = draw(logits, t)
-        ids = jnp.where(alive, ids, sampling.pad_id)
-        put = partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=1)
-        response, mask = put(response, ids), put(mask, alive)
-        logps = put(logps, jnp.where(alive, logp, 0))
-        return ids, alive & ~jnp.isin(ids, stop_ids), response, mask, logps
+def advance(
+    config: TransformerConfig, params: Mapping[str, Any], state: Decoding, sampling: Sampling,
+    until: Array | int,
+) -> Decoding:  # fmt: skip
+    """Draws tokens until every row has `until` of them, at most R, or has stopped.
+
+    Args:
+      params: of `prepare`. until: a number, traced or not.
+    """
+    P = state.cache.segment_ids.shape[1] - sampling.max_new_tokens
 
     def body(state):
-        t, cache, ids, alive, *written = state
-        segment = jax.lax.dynamic_index_in_dim(written[1], t - 1, axis=1).astype(jnp.int32)
-        positions = (prompt_length + t - 1)[:, None]
-        logits, cache = run(ids[:, None], positions, segment, cache, P + t - 1)
-        return t + 1, cache, *write(t, logits, alive, *written)
-
-    empty = (
-        jnp.full((B * n, R), sampling.pad_id, jnp.int32),
-        jnp.zeros((B * n, R), bool),
-        jnp.zeros((B * n, R), jnp.float32),
-    )
-    state = jnp.int32(1), cache, *write(0, logits, jnp.ones(B * n, bool), *empty)
+        t = state.t
+        segment = jax.lax.dynamic_index_in_dim(state.response_mask, t - 1, axis=1)
+        positions = (state.prompt_length + t - 1)[:, None]
+        logits, cache = _step(
+            config, params, state.ids[:, None], positions, segment.astype(jnp.int32), state.cache,
+            P + t - 1,
+        )  # fmt: skip
+        return _write(state._replace(cache=cache), logits, sampling)
 
     def is_running(state):
         # Without stop ids there is nothing to reduce over all devices.
-        return (state[0] < R) & (jnp.any(state[3]) if sampling.stop_ids else True)
+        return (state.t < until) & (jnp.any(state.alive) if sampling.stop_ids else True)
 
-    final = jax.lax.while_loop(is_running, body, state)
-    response, mask, logps = final[4:]
-    return Sample(jnp.concatenate([prompts, response], axis=1), mask, logps)
+    return jax.lax.while_loop(is_running, body, state)
+
+
+def _step(config, params, *args):
+    return Transformer(config).apply({"params": params}, *args, method=Transformer.step)
+
+
+def _write(state: Decoding, logits: Array, sampling: Sampling) -> Decoding:
+    """Draws the next token of every row that has not stopped."""
+    t = state.t
+    if sampling.temperature == 0:
+        ids = jnp.argmax(filter_logits(logits, sampling), axis=-1).astype(jnp.int32)
+        logprobs = log_probs(logits, ids, 1.0)
+    else:
+        logits = filter_logits(logits / sampling.temperature, sampling)
+        uniform = jax.lax.dynamic_index_in_dim(state.uniform, t, keepdims=False)
+        ids, logprobs = pick(logits, uniform)
+    ids = jnp.where(state.alive, ids, sampling.pad_id)
+    put = partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=1)
+    return state._replace(
+        t=t + 1,
+        ids=ids,
+        alive=state.alive & ~jnp.isin(ids, jnp.array(sampling.stop_ids, jnp.int32)),
+        response=put(state.response, ids),
+        response_mask=put(state.response_mask, state.alive),
+        logprobs=put(state.logprobs, jnp.where(state.alive, logprobs, 0)),
+    )

@@ -104,7 +104,7 @@ install() {
   quiet=--quiet
   if [ -t 1 ]; then quiet=; fi  # progress bars for people; logs stay short
   say "installing Seedpod and its dependencies into .venv"
-  .venv/bin/python -m pip install $quiet --disable-pip-version-check --editable '.[test]' ||
+  .venv/bin/python -m pip install $quiet --disable-pip-version-check --editable '.[test,web]' ||
     die <<END
 pip could not install the dependencies; its own words are above. The usual causes are
   - no network, or a proxy that pip does not know (HTTPS_PROXY);

@@ -1,1 +1,5 @@
 """TPU pods: facts about chips, ahead-of-time fits, launching, supervision."""
+
+import interpreter
+
+interpreter.check()

@@ -1,1 +1,5 @@
 """Training: one loop, one step, and the stages that are run through them."""
+
+import interpreter
+
+interpreter.check()

@@ -84,6 +84,7 @@ def setup(
     """
     objective = registry.validate(config, mesh)
     evals.validate(config, objective)
+    registry.check_origins(config)
     ctx = open_context(config, objective, workdir, mesh, examples, open_data)
     content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
     if ctx.pretrain_data:
@@ -145,13 +146,15 @@ def open_context(
     models = resolve_models(config, objective, tokenizer.vocab_size)
     lengths = [entry.length for entry in config.evals.values()]
     longest = max(config.data.length, config.data.heldout_length, *lengths)
+    lower = "data.length"
     if objective.rollouts:
+        lower = "rl.prompt_length or rl.response_length"
         longest = config.rl.prompt_length + config.rl.response_length
     for role, model in models.items():
         if longest > model.max_length:
             raise ConfigError(
                 f"rows of {longest} tokens are longer than the {role}'s context, "
-                f"model.max_length={model.max_length}"
+                f"model.max_length={model.max_length}; lower {lower}"
             )
     if open_data:
         data = open_data(tokenizer)

@@ -13,13 +13,14 @@ import os
 from absl import app, flags
 
 from train import cli
-from train.interop import convert, weights
-from train.runtime.metrics import quiet_to_file
 
 FLAGS = ("from", "workdir", "to", "item", "dtype", "shard_size", "adapter", "chat_template")
 
 
 def main(argv: list[str]) -> None:
+    from train.interop import convert  # after the flags were read: importing JAX takes seconds
+    from train.runtime.metrics import quiet_to_file
+
     values = {name: flags.FLAGS[name].value for name in FLAGS}
     with cli.expected_errors():
         convert.check_command(argv[1:], values, {n for n in FLAGS if flags.FLAGS[n].present})
@@ -33,8 +34,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("to", None, "export: the directory to create.")
     flags.DEFINE_string("item", "", "export: policy, value or reward; the first by default.")
     flags.DEFINE_enum(
-        "dtype", None, list(weights.DTYPES), "Dtype of the written weights; by default float32 for "
-        "an import, and for an export that of the open model that the run descends from."
+        "dtype", None, ["float32", "bfloat16", "float16"], "Dtype of the written weights; by "
+        "default float32 for an import, and for an export that of the open model that the run "
+        "descends from."
     )  # fmt: skip
     flags.DEFINE_string("shard_size", "5GB", "export: bytes of weights in one file, as 500MB.")
     flags.DEFINE_bool("adapter", False, "export: only the adapters, for the peft library.")

@@ -216,6 +216,7 @@ def train(
     drawing = "rollout" if run.objective.rollouts else "data_wait"
     throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
     skipped, source_state = SkippedUpdates(int(state.skipped), start), state.source
+    log_every = min(config.log_every, max(config.steps // 10, 1))
     for step in range(start, config.steps):
         goodput.step(step)
         with tracer.step(step, state):
@@ -248,7 +249,7 @@ def train(
             draws = extra["rollout/draws"]
             throughput.add(flops=flops_.of_rollout(config, ctx.models, draws))
         done = step + 1
-        if extra or done % config.log_every == 0 or done == config.steps:
+        if extra or done % log_every == 0 or done == config.steps:
             values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
             values |= stage.source.shares(source_state)
             values |= throughput.measure()

@@ -3,8 +3,9 @@
     python -m train.chain --workdir=runs/support --config=configs/chains/support.py:\\
 text=PATH/articles.txt.gz,chats=PATH/support.jsonl.gz,preferences=PATH/preferences.jsonl.gz
 
-`text`: .txt, a document a line. `chats`: JSONL; `preferences`: JSONL with `chosen` and `rejected`.
-A path may be a glob. Fields are taken by templates over a record's own; change them with, say,
+Choices: `text`, .txt, a document a line; `chats`, JSONL; `preferences`, JSONL with `chosen` and
+`rejected`. A path may be a glob. Fields are taken by templates over a record's own; change them
+with, say,
 
     --config.stages.sft.data.fields.prompt='{question}'
     --config.stages.sft.data.fields.response='{answer}'

@@ -11,9 +11,8 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import datasketch
 import numpy as np
 
 from data.clean.words import runs as runs_of
@@ -106,7 +105,9 @@ def evaluation_runs(
     return runs
 
 
-def _minhash(**options) -> datasketch.MinHash:
+def _minhash(**options) -> Any:
+    import datasketch  # imports SciPy
+
     return datasketch.MinHash(num_perm=PERMUTATIONS, hashfunc=_short, scheme="affine32", **options)
 
 
@@ -137,6 +138,8 @@ class _NearIndex:
 
     @functools.cached_property
     def _lsh(self):  # made on demand: choosing its bands takes a while
+        import datasketch
+
         return datasketch.MinHashLSH(threshold=THRESHOLD, num_perm=PERMUTATIONS)
 
     def add(self, number: int, sketch: np.ndarray) -> None:

@@ -17,14 +17,16 @@ import shlex
 
 from absl import app, flags
 
-from data.prepare.run import console, describe, prepare_corpus
 from train.cli import EXPECTED, define_config, fail, parse_flags
-from train.config.run import build
-from train.objectives import registry
 
 
 def main(argv: list[str]) -> None:
     del argv
+    # After the flags were read: importing JAX takes seconds.
+    from data.prepare.run import console, describe, prepare_corpus
+    from train.config.run import build
+    from train.objectives import registry
+
     args = flags.FLAGS
     try:
         config = build(args.config)

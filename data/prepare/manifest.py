@@ -10,6 +10,7 @@ from etils import epath
 
 from data.errors import DataError
 from data.read import json_files
+from interpreter import python
 
 FORMAT = 1
 MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
@@ -77,7 +78,7 @@ def read_manifest(folder: epath.PathLike) -> dict:
     if version != FORMAT:
         raise DataError(
             f"{path} is of format {str(version)[:40]}, and this Seedpod reads {FORMAT}; prepare "
-            "again: python -m data.prepare"
+            f"again: {python()} -m data.prepare"
         )
     return json_files.read(path, Manifest)
 

@@ -18,6 +18,7 @@ from data.errors import DataError
 from data.prepare import row_format
 from data.prepare.manifest import MANIFEST, read_manifest
 from data.text.base import Tokenizer
+from interpreter import python
 
 # Shards of up to this size in all are held in memory: some 25 million tokens, 7 bytes each.
 FEW_BYTES = 32 << 20
@@ -49,7 +50,7 @@ class PreparedRows:
             if not epath.Path(path).exists():
                 raise DataError(
                     f"{path} is missing, and {folder / MANIFEST} names it; copy it again, or "
-                    "prepare it again: python -m data.prepare"
+                    f"prepare it again: {python()} -m data.prepare"
                 )
             size = epath.Path(path).stat().length
             if size != shard["bytes"]:
@@ -102,7 +103,7 @@ class PreparedRows:
             if digest and hashlib.sha256(content).hexdigest() != digest:
                 raise DataError(
                     f"{path} is damaged, or another than the manifest beside it says; copy it "
-                    "again, or prepare it again: python -m data.prepare"
+                    f"again, or prepare it again: {python()} -m data.prepare"
                 )
         number = row_format.token_dtype(self._length + 1)
         small = dict(tokens=self._dtype, positions=number, segment_ids=number)

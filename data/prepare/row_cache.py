@@ -32,6 +32,7 @@ from data.errors import DataError
 from data.pipeline import Data
 from data.read import json_files, sources
 from data.text.base import Tokenizer
+from interpreter import python
 
 LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
 IGNORED = ("batch_size",)  # settings that do not change the rows
@@ -83,7 +84,7 @@ def open_data(
         if not caches:
             say(
                 f"  {size / 2**30:.1f} GiB of rows are made again at every start; see "
-                "python -m data.prepare"
+                f"{python()} -m data.prepare"
             )
 
     def write():

@@ -12,6 +12,8 @@ from data.errors import DataError
 from data.read import json_files
 from suggestions import nearest
 
+MOST_NAMES = 8  # of a folder in an error message
+
 
 def expand(pattern: epath.PathLike) -> list[str]:
     """The files and `datasets` folders that a path or a glob matches, sorted.
@@ -40,12 +42,16 @@ def expand(pattern: epath.PathLike) -> list[str]:
     while not os.path.isdir(folder or "."):
         folder, last = os.path.split(folder)
     try:
-        near = nearest(last, sorted(os.listdir(folder or ".")), 0)
+        names = sorted(name for name in os.listdir(folder or ".") if not name.startswith("."))
     except OSError as error:
         raise DataError(f"{reason}; {folder} cannot be listed: {error.strerror}") from error
-    if not near:
-        raise DataError(f"{reason}; {folder or 'the current directory'} is empty")
-    raise DataError(f"{reason}; the nearest is {os.path.join(folder, near)}")
+    place = folder or "the current directory"
+    if not names:
+        raise DataError(f"{reason}; {place} is empty")
+    if near := nearest(last, names, 0.5) or nearest(os.path.basename(name), names, 0.5):
+        raise DataError(f"{reason}; the nearest is {os.path.join(folder, near)}")
+    more = " …" if len(names) > MOST_NAMES else ""
+    raise DataError(f"{reason}; {place} has {', '.join(names[:MOST_NAMES])}{more}")
 
 
 def _glob(path: str) -> list[str]:

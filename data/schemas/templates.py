@@ -126,13 +126,38 @@ def _field(record: Mapping, field: str, name: str) -> Any:
         pass
     if not record:
         raise DataError("the record is empty: {}", "missing_field")
-    near = nearest(str(field), sorted(record), 0)
+    near = nearest(str(field), sorted(record)) or next(
+        (key for key in _CALLED.get(name, "").split() if key in record), ""
+    )
     listed = ", ".join(repr(key)[:40] for key in list(record)[:12])
+    kind = next((kind for kind, own in _KINDS.items() if own <= record.keys()), "")
+    fits = kind and name not in _KINDS[kind]
     raise DataError(
-        f"no field {field!r}; the nearest is {near[:40]!r} (the record has {listed}). "
-        f'If another field holds it, say so: fields={{"{name}": "{{{near[:40]}}}"}}',
+        f"no field {field!r}"
+        + (f"; the nearest is {near[:40]!r}" if near else "")
+        + f" (the record has {listed}{f', as {kind} have' if fits else ''}). "
+        + f"If another field holds it, type --config.data.fields.{name}="
+        + f"'{{{near[:40] or 'FIELD'}}}'",
         "missing_field",
     )
+
+
+# {field of a schema: other names for it}
+_CALLED = {
+    "text": "content body document article passage story code",
+    "messages": "conversations conversation turns dialogue chat",
+    "prompt": "question instruction query input user problem",
+    "response": "answer reply output completion response_text assistant target solution chosen",
+    "chosen": "preferred better accepted winner response_j",
+    "rejected": "dispreferred worse loser response_k",
+    "answer": "label target solution final_answer",
+}
+# {kind of record: the fields by which it is known}
+_KINDS = {
+    "rankings": {"chosen", "rejected"},
+    "conversations": {"messages"},
+    "texts": {"text"},
+}
 
 
 def is_number(value: Any) -> bool:

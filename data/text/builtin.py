@@ -23,6 +23,7 @@ from etils import epath
 from data.errors import DataError
 from data.schemas.messages import ANSWER_FIELDS
 from data.text.base import SPACE, Tokenizer
+from interpreter import python
 
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 PAD, UNK, BOS, EOS, SYSTEM, USER, ASSISTANT = range(len(SPECIAL))
@@ -150,6 +151,7 @@ def _check_message(message: Mapping, number: int, tools: list | None) -> None:
         place = f"messages[{number}]: {field}" if field else "'tools'"
         raise DataError(
             f"{place}: the built-in chat format has no place for it; start from an open model "
-            "whose template has one (python -m train.convert, --config.init_from.policy=WORKDIR)",
+            f"whose template has one ({python()} -m train.convert, "
+            "--config.init_from.policy=WORKDIR)",
             "chat_format",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NotRequired, TypedDict
 
@@ -95,7 +96,7 @@ def train(kind: str, texts: Sequence[str], vocab_size: int, fim: bool = False) -
             minloglevel=2,
         )
     except RuntimeError as e:
-        reason = str(e).splitlines()[-1]
+        reason = re.sub(r"^INTERNAL: \S+ \[.*?\] ", "", str(e).splitlines()[-1])
         raise ValueError(
             f"SentencePiece cannot make a vocabulary of {vocab_size} from this text: {reason} "
             "Set --config.tokenizer.vocab_size lower, or give it more text."

@@ -24,7 +24,6 @@ from model.kernels.base import LANES, RESIDUALS, Settings, visible
 from model.kernels.chunked import chunked, visible_blocks
 from model.kernels.cudnn import cudnn
 from model.kernels.plain import attend, causal_attention
-from model.kernels.splash import splash, splash_kernel
 from model.sharding import ACTIVATION_AXES, batch_shards, partition_spec, platform
 
 # Keys up to which `auto` takes a form whose memory grows with T·S (`xla`, and cuDNN's bias).
@@ -134,6 +133,8 @@ def attention(
     order = context_parallel.order(T, shards)
     plan: Any  # a tree of arrays whose leading axis is the shards
     if backend == "splash":
+        from model.kernels.splash import splash_kernel  # imports Pallas for TPU
+
         plan = splash_kernel(order, T, H // k.shape[2], settings)
     elif backend == "chunked":
         plan = jnp.asarray(order), jnp.asarray(visible_blocks(order, T, settings))
@@ -170,6 +171,8 @@ def _on_device(backend, settings, shards, q, k, v, segment_ids, plan):
     if shards > 1:
         k, v, kv_segments = (context_parallel.gather(x) for x in (k, v, segment_ids))
     if backend == "splash":
+        from model.kernels.splash import splash
+
         return splash(q, k, v, segment_ids, kv_segments, plan, settings)
     order = plan[0][0]  # this shard's
     if backend == "chunked":

@@ -12,8 +12,10 @@ SOURCES = [
     for folder in ("train", "data", "tpu", "configs", "benchmarks", "tests/fuzz")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-# docs/extending.md makes the modules and recipes that it names: test_extending.py.
-PAGES = [path for path in documentation.pages() if path.name != "extending.md"]
+# docs/extending.md makes the modules and recipes that it names: test_extending.py. The commands of
+# docs/troubleshooting.md are mistakes: test_troubleshooting.py.
+OTHERS = ("extending.md", "troubleshooting.md")
+PAGES = [path for path in documentation.pages() if path.name not in OTHERS]
 
 
 def unique_commands():

@@ -4,7 +4,7 @@ import dataclasses
 
 from documentation import ROOT
 
-from train.config import settings_page
+from train.config import fields, settings_page
 from train.config.run import keys
 
 
@@ -45,7 +45,7 @@ def test_attributes_of_a_docstring():
         high: int = 1
         lid: str = ""
 
-    assert settings_page.attributes(Settings.__doc__, ["rate", "low", "high", "lid"]) == {
+    assert fields.attributes(Settings.__doc__, ["rate", "low", "high", "lid"]) == {
         "rate": "watts: of the coil",
         "low": "bounds of the temperature, in °C",
         "high": "bounds of the temperature, in °C",

@@ -19,12 +19,12 @@ from tests.fuzz.data_targets import _write
 from tests.fuzz.engine import ROOT, Target
 from tpu.launch import verbs
 from train import cli
+from train.chat import workdirs
 from train.config import run as configs
 from train.objectives import registry
 from train.report import collect
 from train.rl import rewards
 from train.runtime import checkpoint, goodput, metrics, profiling
-from train.workflows import conversation
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
            "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
@@ -66,11 +66,11 @@ def _workdir(rng: Random, good, folder) -> None:
     path = _write(folder / "run" / "pretrain", good, name, damage(rng, good[name]))
     if name == "models.json":
         checkpoint.model_config(path, "policy")
-        conversation.check_workdir(path)
+        workdirs.check_workdir(path)
     elif name == "parts.json":
         checkpoint.read_parts(path, "policy")
     elif name == "config.json":
-        conversation.answers(path)
+        workdirs.answers(path)
     elif name == "goodput.json":
         with goodput.Goodput(path) as clock:
             clock.step(1)

@@ -17,6 +17,8 @@ from model.config import TransformerConfig
 from model.cpu import TransposedWeight
 from model.generate import (
     Sampling,
+    advance,
+    begin,
     filter_logits,
     generate,
     pick,
@@ -85,6 +87,26 @@ def test_cached_decoding_equals_the_full_forward(run, full, temperature):
     assert np.all(sample.logprobs < 0)
     assert sample.response_mask.all()
     np.testing.assert_array_equal(sample.tokens[:, :P], PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"top_p": 0.8}, {"samples": 2, "temperature": 0.7}]
+)
+def test_tokens_drawn_call_by_call_are_those_of_generate(params, options):
+    """Bit for bit, whatever the number of tokens a call, with rows that stop early."""
+    sampling = Sampling(max_new_tokens=R, stop_ids=(3, 8), pad_id=11, **options)
+    keys = jax.random.split(jax.random.key(7), B * sampling.samples)
+    prepared = prepare(CONFIG, params)
+    start, more = (jax.jit(f, static_argnames=("config", "sampling")) for f in (begin, advance))
+    state = start(CONFIG, prepared, PROMPTS, MASK, keys, sampling)
+    assert int(state.t) == 1
+    for until in (2, 3, 6, R, R + 3):
+        state = more(CONFIG, prepared, state, sampling, until)
+    sample = compiled(params, PROMPTS, MASK, keys, sampling)
+    assert 0 < sample.response_mask.mean() < 1
+    np.testing.assert_array_equal(state.response, sample.tokens[:, P:])
+    np.testing.assert_array_equal(state.response_mask, sample.response_mask)
+    np.testing.assert_array_equal(state.logprobs, sample.logprobs)
 
 
 @pytest.mark.parametrize("transposed", [True, False])

@@ -17,4 +17,4 @@ from train.runtime import outputs
 
 if __name__ == "__main__":
     outputs.guard()
-    sys.exit(verbs.main(sys.argv[1:]))
+    sys.exit(verbs.main(sys.argv[1:], __doc__))

@@ -6,6 +6,10 @@ import argparse
 import re
 from collections.abc import Callable
 
+from interpreter import python
+from train.cli.errors import fail
+from train.cli.help import columns, formatted
+
 
 def split_command(argv: list[str]) -> tuple[list[str], list[str]]:
     """(our arguments, [module, its flags…]) of a command line divided by `--`."""
@@ -25,7 +29,9 @@ def workdir_of(command: list[str]) -> str:
     """
     workdirs = [m[1] for a in command if (m := re.match(r"--?workdir=(.+)", a))]
     if not workdirs:
-        raise ValueError("type the flags of python -m train after --: -- --config=… --workdir=…")
+        raise ValueError(
+            f"type the flags of {python()} -m train after --: -- --config=… --workdir=…"
+        )
     return workdirs[-1]
 
 
@@ -91,8 +97,8 @@ def number_or_all(text: str) -> str:
 
 
 def _slice_flags(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--name", required=True)
-    verb.add_argument("--zone", required=True)
+    verb.add_argument("--name", required=True, help="of the job and its machines; yours to choose")
+    verb.add_argument("--zone", required=True, help="as us-west4-a")
     verb.add_argument("--accelerator", required=True, help="v5e-16, v5p-128, v6e-256")
     verb.add_argument(
         "--slices", type=whole(1, 4096), default=1, help="number of slices, joined by DCN"
@@ -103,10 +109,29 @@ def _slice_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--dry_run", action="store_true", help="print the commands")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the arguments before `--`; `verb` is the action."""
-    top = argparse.ArgumentParser(prog="python -m tpu.launch", allow_abbrev=False)
-    verbs = top.add_subparsers(dest="verb", required=True)
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of the other commands."""
+
+    def error(self, message: str):
+        hint = f"{self.prog} --help lists all"
+        if message.startswith("unrecognized"):
+            hint = "the flags of the run follow -- (a word of its own)"
+        fail(f"{message}; {hint}")
+
+
+def parser(doc: str = "") -> argparse.ArgumentParser:
+    """The parser of the arguments before `--`; `verb` is the action. `doc` is part of its help."""
+    top = _Parser(
+        prog="python -m tpu.launch",
+        usage="python -m tpu.launch VERB [--FLAG=VALUE …] [-- …]",
+        description="\n".join(formatted(doc, columns())),
+        epilog="python -m tpu.launch VERB --help lists the flags of a verb.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = top.add_subparsers(
+        dest="verb", required=True, metavar="VERB", title="verbs", prog=top.prog
+    )
     local = verbs.add_parser("local", help="several processes on this machine", allow_abbrev=False)
     local.add_argument(
         "--processes", type=whole(1, 1024), default=2, help="number of processes (%(default)s)"

@@ -151,10 +151,11 @@ def run_manifest(args: argparse.Namespace, command: list[str]) -> int:
     return 0
 
 
-def main(argv: list[str]) -> int:
-    """Runs the command line without its program's name; returns an exit code."""
+def main(argv: list[str], doc: str = "") -> int:
+    """Runs the command line without its program's name; returns an exit code. `doc` is that of the
+    command, for its help."""
     ours, command = split_command(argv)
-    args = parser().parse_args(ours)
+    args = parser(doc).parse_args(ours)
     run = {"local": run_local, "manifest": run_manifest}.get(args.verb, run_queued)
     try:
         return run(args, command)

@@ -14,22 +14,26 @@ from suggestions import did_you_mean, nearest
 ALIASES = (
     ("learning_rate lr max_lr base_lr initial_lr init_lr peak_learning_rate max_learning_rate "
      "actor_lr policy_lr", ["optimizer.peak_lr"], ""),
+    ("embedding_lr unembedding_lr matrix_lr scalar_lr head_lr loraplus_lr_ratio",
+     ["optimizer.lr_multipliers"], "{patterns of weights: factor}"),
     ("critic_lr value_lr vf_lr critic_learning_rate", ["value_optimizer.peak_lr"], ""),
     ("lr_scheduler_type lr_scheduler scheduler lr_schedule lr_decay_style learning_rate_schedule "
      "lr_decay", ["optimizer.schedule"], ""),
-    ("min_lr min_learning_rate final_lr end_lr lr_end min_lr_ratio final_lr_fraction alpha_f",
+    ("min_lr min_learning_rate final_lr end_lr lr_end min_lr_ratio final_lr_fraction alpha_f "
+     "final_lr_frac cosine_learning_rate_final_fraction",
      ["optimizer.final_fraction"], "a share of the peak"),
     ("warmup num_warmup_steps warmup_iters lr_warmup_steps lr_warmup_iters warmup_updates",
      ["optimizer.warmup_steps"], ""),
-    ("warmup_ratio warmup_fraction lr_warmup_fraction warmup_proportion warmup_epochs",
+    ("warmup_ratio warmup_fraction lr_warmup_fraction warmup_proportion warmup_epochs "
+     "warmup_steps_fraction",
      ["optimizer.warmup_steps"], "warm-up is counted in steps"),
     ("cooldown cooldown_fraction decay_ratio warmdown_ratio lr_decay_ratio lr_decay_iters "
      "decay_steps lr_decay_steps", ["optimizer.decay_fraction"], "a share of all steps, of wsd"),
-    ("optim optimizer_type optimizer_name opt optim_type", ["optimizer.name"], ""),
+    ("optim optimizer_type optimizer_name opt optim_type opt_type", ["optimizer.name"], ""),
     ("wd adam_weight_decay l2 decay", ["optimizer.weight_decay"], ""),
     ("max_grad_norm grad_clip gradient_clipping gradient_clip gradient_clip_val grad_clip_norm "
      "clip_grad clip_grad_norm max_norm gradient_clip_norm grad_norm_clip clip_gradient "
-     "clip_gradients global_norm", ["optimizer.clip_norm"], ""),
+     "clip_gradients global_norm gradient_clipping_threshold", ["optimizer.clip_norm"], ""),
     ("beta1 beta_1 adam_beta1 adam_b1", ["optimizer.b1"], ""),
     ("momentum", ["optimizer.b1"], "AdamW's first moment"),
     ("beta2 beta_2 adam_beta2 adam_b2", ["optimizer.b2"], ""),
@@ -39,7 +43,8 @@ ALIASES = (
     ("optimizer_dtype moment_dtype mu_dtype optim_8bit", ["optimizer.state_dtype"], ""),
     ("max_steps num_steps train_steps num_train_steps total_steps max_iters num_iterations "
      "n_steps training_steps iterations num_training_steps total_train_steps train_iters "
-     "max_updates num_updates max_train_steps n_iters", ["steps"], ""),
+     "max_updates num_updates max_train_steps n_iters learning_rate_schedule_steps "
+     "max_steps_per_epoch target_flops target_param_data_ratio", ["steps"], ""),
     ("num_epochs epochs num_train_epochs n_epochs max_epochs total_epochs epoch train_epochs "
      "total_episodes", ["steps"], "of data.batch_size rows; a run counts no epochs"),
     ("ppo_epochs num_ppo_epochs update_epochs noptepochs n_ppo_epochs num_iterations_per_batch",
@@ -53,7 +58,7 @@ ALIASES = (
      "batch_size counts rows of all devices; accumulate divides it into microbatches"),
     ("gradient_accumulation_steps grad_accum grad_accum_steps accumulation_steps accum_steps "
      "accumulate_grad_batches gradient_accumulation num_microbatches grad_accumulation_steps "
-     "accumulation accumulate_steps", ["accumulate"], ""),
+     "accumulation accumulate_steps grad_accum_iters", ["accumulate"], ""),
     ("per_device_eval_batch_size eval_batch_size", ["data.batch_size"],
      "evaluation reads as many rows"),
     ("ppo_mini_batch_size mini_batch_size minibatch_size num_mini_batches minibatch",
@@ -61,19 +66,21 @@ ALIASES = (
     ("seq_len seq_length sequence_length max_seq_length max_seq_len max_sequence_length max_length "
      "block_size context_length context_len max_len ctx_len context n_ctx sequence_len "
      "max_target_length model_max_length max_position_embeddings context_window n_positions "
-     "context_size cutoff_len", ["data.length", "model.max_length"],
+     "context_size cutoff_len max_context_length", ["data.length", "model.max_length"],
      "tokens a row; the most that the model takes"),
-    ("packing sample_packing", ["data.pack"], ""),
+    ("packing sample_packing pack_sequences packed", ["data.pack"], ""),
     ("dataset dataset_name dataset_path data_path data_dir train_file train_data train_files "
-     "dataset_mixer training_data train_dataset input_path data_files path datasets corpus",
+     "dataset_mixer training_data train_dataset input_path data_files path datasets corpus "
+     "hf_path hf_train_files dataset_config dataset_dir dataset_type",
      ["data.source"], ""),
     ("eval_dataset validation_file valid_file test_file eval_file val_data validation_data "
-     "dataset_test_split eval_data", ["data.heldout_source"], ""),
+     "dataset_test_split eval_data "
+     "hf_eval_files eval_dataset_name", ["data.heldout_source"], ""),
     ("val_size test_size eval_split val_fraction validation_split validation_split_percentage "
      "val_split valid_fraction eval_fraction val_set_size test_split",
      ["data.heldout_fraction"], ""),
     ("max_eval_samples eval_limit eval_samples max_val_samples limit_val_batches eval_iters "
-     "eval_batches max_eval_batches", ["data.heldout_limit"], "examples"),
+     "eval_batches max_eval_batches eval_tokens", ["data.heldout_limit"], "examples"),
     ("truncation truncation_mode on_overflow", ["data.on_long", "data.truncate"], ""),
     ("deduplicate deduplication dedupe", ["data.dedup"], ""),
     ("prompt_template prompt_field text_column dataset_text_field column columns text_field "
@@ -90,21 +97,24 @@ ALIASES = (
     ("pad_vocab_to_multiple_of pad_to_multiple_of make_vocab_size_divisible_by vocab_divisor",
      ["model.vocab_multiple"], ""),
     ("hidden_size hidden_dim d_model n_embd n_embed dim width embedding_dim embedding_size "
-     "model_dim emb_dim embed_size n_embedding", ["model.embed_dim"], ""),
-    ("n_layer n_layers num_hidden_layers layers depth num_blocks n_blocks num_decoder_layers",
+     "model_dim emb_dim embed_size n_embedding base_emb_dim", ["model.embed_dim"], ""),
+    ("n_layer n_layers num_hidden_layers layers depth num_blocks n_blocks num_decoder_layers "
+     "base_num_decoder_layers",
      ["model.num_layers"], ""),
-    ("n_head n_heads num_attention_heads heads attention_heads num_query_heads n_q_heads",
+    ("n_head n_heads num_attention_heads heads attention_heads num_query_heads n_q_heads "
+     "base_num_query_heads",
      ["model.num_heads"], ""),
-    ("num_key_value_heads n_kv_head n_kv_heads kv_heads num_query_groups", ["model.num_kv_heads"],
-     ""),
+    ("num_key_value_heads n_kv_head n_kv_heads kv_heads num_query_groups base_num_kv_heads",
+     ["model.num_kv_heads"], ""),
     ("d_head dim_head head_size d_kv kv_channels", ["model.head_dim"], ""),
     ("intermediate_size d_ff ffn_dim n_inner ffn_hidden_size mlp_hidden_dim ff_dim hidden_ff "
-     "feed_forward_dim ffn_size mlp_ratio expansion_factor", ["model.mlp_dim"], ""),
+     "feed_forward_dim ffn_size mlp_ratio expansion_factor base_mlp_dim", ["model.mlp_dim"], ""),
     ("rope_theta rotary_base theta rotary_emb_base", ["model.rope_base"], ""),
     ("model_size preset architecture arch model_type model_config", ["model.size"], ""),
     ("model_name model_name_or_path pretrained checkpoint_path load_from init_checkpoint "
      "pretrained_model_name_or_path base_model from_pretrained finetune_from restore_from "
-     "load_checkpoint init_from_checkpoint model_path resume_from_checkpoint resume",
+     "load_checkpoint init_from_checkpoint model_path resume_from_checkpoint resume "
+     "load_parameters_path load_full_state_path checkpointer model_tag",
      ["init_from.policy"], "a workdir; one that holds a run is resumed without asking"),
     ("ref_model reference_model ref_policy ref_model_path", ["init_from.policy"],
      "the reference is where the policy starts"),
@@ -115,28 +125,33 @@ ALIASES = (
      "activation_dtype half tf32 matmul_precision weight_dtype float16 bfloat16",
      ["model.dtype"], "float32 or bfloat16, of activations and matmuls"),
     ("gradient_checkpointing activation_checkpointing checkpoint_activations remat_policy "
-     "recompute use_remat grad_checkpointing recompute_granularity rematerialize grad_checkpoint",
+     "recompute use_remat grad_checkpointing recompute_granularity rematerialize grad_checkpoint "
+     "enable_activation_checkpointing enable_activation_offloading",
      ["model.remat"], "none, minimal, qkv, full or offload"),
     ("attn_implementation use_flash_attention flash_attention flash_attn attention_backend "
      "attn_impl use_flash_attn flash attention_impl flash_attention_2", ["model.attention"], ""),
     ("scan_layers unroll", ["model.scan_unroll"], ""),
-    ("load_in_8bit load_in_4bit quantization quantize bnb_4bit quant_type",
+    ("load_in_8bit load_in_4bit quantization quantize bnb_4bit quant_type qlora",
      ["freeze.dtype"], "of frozen weights"),
-    ("lora_rank r lora_r lora_dim adapter_rank", ["lora.rank"], ""),
+    ("lora_rank r lora_r lora_dim adapter_rank use_peft peft adapter use_lora", ["lora.rank"], ""),
     ("lora_alpha", ["lora.alpha"], ""),
-    ("target_modules lora_target_modules lora_targets lora_target modules_to_adapt",
+    ("target_modules lora_target_modules lora_targets lora_target modules_to_adapt "
+     "lora_attn_modules lora_target_linear",
      ["lora.targets"], ""),
     ("freeze_layers frozen_layers freeze_modules frozen_modules", ["freeze.frozen"], ""),
     ("modules_to_save trainable_modules trainable unfreeze trainable_params", ["freeze.trained"],
      ""),
     ("tensor_parallel tensor_parallel_size tp tp_size model_parallel_size "
-     "tensor_model_parallel_size tensor_parallelism", ["mesh.tensor"], ""),
-    ("dp dp_size data_parallel data_parallel_size data_parallelism num_replicas ddp",
+     "tensor_model_parallel_size tensor_parallelism ici_tensor_parallelism", ["mesh.tensor"], ""),
+    ("dp dp_size data_parallel data_parallel_size data_parallelism num_replicas ddp "
+     "ici_data_parallelism dcn_data_parallelism",
      ["mesh.data"], ""),
-    ("fsdp_size zero zero_stage shard sharding deepspeed fsdp_parallelism", ["mesh.fsdp"], ""),
+    ("fsdp_size zero zero_stage shard sharding deepspeed fsdp_parallelism "
+     "ici_fsdp_parallelism", ["mesh.fsdp"], ""),
     ("cp sp context_parallel context_parallel_size sequence_parallel sequence_parallel_size "
-     "context_parallelism", ["mesh.sequence"], ""),
-    ("ep ep_size expert_parallel expert_parallel_size expert_parallelism", ["mesh.expert"], ""),
+     "context_parallelism ici_context_parallelism ici_sequence_parallelism", ["mesh.sequence"], ""),
+    ("ep ep_size expert_parallel expert_parallel_size expert_parallelism ici_expert_parallelism",
+     ["mesh.expert"], ""),
     ("n_experts num_local_experts moe", ["model.num_experts"], ""),
     ("z_loss_weight z_loss_coef", ["loss.z_loss"], ""),
     ("router_aux_loss_coef aux_loss_coef load_balancing_loss moe_aux_loss_coeff",
@@ -144,13 +159,14 @@ ALIASES = (
     ("label_smoothing_factor cdpo", ["loss.label_smoothing", "dpo.label_smoothing"], ""),
     ("beta dpo_beta", ["dpo.beta", "rl.kl_coef"], "the strength of the KL penalty"),
     ("loss_type dpo_loss", ["dpo.loss"], ""),
-    ("init_kl_coef kl_coeff kl_penalty kl_ctl kl_weight kl_beta kl_loss_weight kl",
+    ("init_kl_coef kl_coeff kl_penalty kl_ctl kl_weight kl_beta kl_loss_weight kl beta_kl",
      ["rl.kl_coef", "rl.kl_loss_coef"], "in the reward; in the loss"),
     ("target target_kl_coef kl_adaptive", ["rl.kl_target"], ""),
     ("target_kl kl_early_stop early_stopping_kl", ["rl.max_kl"], "skips what is past it"),
     ("horizon kl_adapt_horizon", ["rl.kl_horizon"], ""),
     ("clip_range cliprange clip_eps epsilon_low clip_ratio epsilon_high clip_param eps_clip clip "
-     "ratio_clip ppo_clip clip_epsilon", ["rl.clip_low", "rl.clip_high"], ""),
+     "ratio_clip ppo_clip clip_epsilon grpo_epsilon epsilon_clip",
+     ["rl.clip_low", "rl.clip_high"], ""),
     ("cliprange_value clip_range_vf value_clip_range vf_clip clip_range_value",
      ["ppo.value_clip"], ""),
     ("vf_coef value_loss_coef vf_coeff critic_coef value_coeff", ["ppo.value_coef"], ""),
@@ -175,12 +191,15 @@ ALIASES = (
     ("random_seed rng_seed data_seed prng_seed", ["seed"], ""),
     ("save_steps save_every save_interval checkpoint_every checkpoint_interval save_freq "
      "save_strategy checkpoint_frequency ckpt_interval checkpoint_steps ckpt_every "
+     "checkpoint_period saves_per_epoch "
      "save_every_n_steps", ["checkpoint.every"], ""),
     ("save_total_limit max_checkpoints keep_checkpoints max_to_keep keep_last keep_last_n "
      "num_checkpoints keep_n", ["checkpoint.keep"], ""),
     ("eval_steps eval_every eval_interval eval_freq evaluation_strategy eval_strategy val_interval "
-     "val_check_interval validate_every test_interval val_every evaluate_every eval_frequency",
+     "val_check_interval validate_every test_interval val_every evaluate_every eval_frequency "
+     "evals_per_epoch eval_per_epoch",
      ["evaluate.every"], ""),
+    ("sample_every core_metric_every", ["evaluate.every", "evals"], ""),
     ("eval_on_start eval_at_start", ["evaluate.at_start"], ""),
     ("logging_steps log_interval log_steps print_every log_freq logging_freq log_every_n_steps "
      "print_freq report_every logging_interval", ["log_every"], ""),
@@ -202,19 +221,27 @@ ALIASES = (
     ("top_p top_k min_p repetition_penalty", [],
      "rollouts draw from the whole distribution; train.chat has --top_p"),
     ("output_dir out_dir save_dir logdir log_dir output_path checkpoint_dir ckpt_dir results_dir "
-     "save_path exp_dir run_dir workdir experiment_dir default_root_dir hub_model_id", [],
+     "save_path exp_dir run_dir workdir experiment_dir default_root_dir hub_model_id "
+     "base_output_directory out output output_directory", [],
      "a run lives in --workdir=PATH"),
     ("report_to wandb use_wandb wandb_project logger tensorboard tracker run_name wandb_run_name "
-     "log_with", [], "metrics.jsonl and TensorBoard's files in --workdir are always written"),
+     "log_with mlflow comet", [],
+     "metrics.jsonl and TensorBoard's files in --workdir are always written"),
     ("num_workers dataloader_num_workers num_proc preprocessing_num_workers", [],
      "there is no such setting here; data.prepare has --processes"),
     ("device devices num_gpus gpus num_devices n_gpu world_size nproc_per_node num_nodes backend "
      "accelerator local_rank ngpu", [],
      "all devices that JAX sees are used; --config.mesh divides them"),
+    ("use_vllm vllm vllm_mode vllm_gpu_memory_utilization", [],
+     "rollouts are sampled by the model's own code"),
+    ("assistant_only_loss completion_only_loss train_on_inputs train_on_input mask_prompt "
+     "train_on_responses_only", [], "SFT learns from the assistant's tokens alone"),
+    ("push_to_hub hub_token hub_strategy", [], "nothing is uploaded; see train.convert export"),
+    ("profiler profile profile_step", [], "--profile_steps=FROM:TO traces steps"),
     ("compile torch_compile jit", [], "every step is compiled"),
     ("shuffle shuffle_data shuffle_buffer_size", [], "rows are always shuffled, by --config.seed"),
     ("streaming", [], "files are read as they are; prepare large ones with data.prepare"),
-    ("order stages chain", [], "several stages are run by python -m train.chain"),
+    ("order stages chain", [], "train.chain runs several stages"),
     ("chat_template", [], "a template comes with its tokenizer: see train.convert"),
 )  # fmt: skip
 
@@ -253,7 +280,8 @@ def suggest(key: str, known: Sequence[str], prefix: str = "") -> str:
     if text := meant(key, known, prefix):
         return text
     group, _ = _split(key)
-    return f"; known: {', '.join(_beside(group, known) or _beside('', known))}"
+    inside = _beside(group, known) if group else []
+    return f"; known: {', '.join(inside)}" if inside else "; --config=RECIPE --help lists all"
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -286,12 +314,31 @@ def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
         return _question(here or targets[:3], note, prefix)
     if note:
         return f"; {note}"
-    near = _near(leaf, group, known, 0.6) or [nearest(key, known, 0.75)]
-    if near[0]:
+    near = _near(leaf, group, known, 0.7)
+    if not near and group[:-1] not in known:  # else the group alone makes the names similar
+        near = [nearest(key, known, 0.75)]
+    if any(near):
         return _question(near, "", prefix)
     leaves = {k.split(".")[-1]: k for k in reversed(known)}
     near = nearest(leaf, [*leaves, *_BY_NAME], 0.75)
     return meant(near, known, prefix) if near else ""
+
+
+def note(word: str) -> str:
+    """A remark about another library's name for which there is no setting here, or ""."""
+    targets, text = _BY_NAME.get(_plain(word), ([], ""))
+    return "" if targets else text
+
+
+def matches(query: str, key: str, meaning: str) -> bool:
+    """Whether a query finds a setting: by its name, by another library's name for it, or by words
+    of its meaning."""
+    targets, _ = _BY_NAME.get(_plain(query), ([], ""))
+    words = query.lower().replace("-", "_").split()
+    text = meaning.lower().replace("-", "_")
+    return key in targets or all(
+        word in key or re.search(rf"\b{re.escape(word)}", text) for word in words
+    )
 
 
 def _question(keys: Sequence[str], note: str, prefix: str) -> str:

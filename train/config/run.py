@@ -18,6 +18,7 @@ import plugins
 import ranges
 import registry
 from data.config import DataConfig
+from interpreter import python
 from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
@@ -120,7 +121,7 @@ class RunConfig:
       stage: a row of train/objectives/registry.py.
       seed: of the initial weights, of the order of the data and of sampling.
       steps: optimizer steps. accumulate: microbatches a step.
-      log_every: steps between records of training metrics.
+      log_every: the most steps between records of training metrics; a run writes 10 at least.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
       evals: {name: evaluation} besides the stage's own (train/evals/base.py).
@@ -247,6 +248,10 @@ def build(config: Mapping) -> RunConfig:
     if isinstance(config, Mapping | ml_collections.ConfigDict) and config.get("plugins"):
         _check_text("plugins", config["plugins"])
         plugins.load(config["plugins"])
+    if isinstance(config, Mapping | ml_collections.ConfigDict) and "stages" in config:
+        raise ConfigError(
+            f"this recipe is a chain of stages: run it with {python()} -m train.chain"
+        )
     return build_group(config, run_class(), "", keys())
 
 

@@ -8,6 +8,7 @@ two evaluations of the same weights agree.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -57,7 +58,19 @@ class EvalConfig:
 def mean_over_heldout(
     ctx: Any, data: Data, sums: Callable[..., Mapping[str, tuple]], *args: Any
 ) -> dict[str, float]:
-    """{metric: mean over a data set's held-out rows}.
+    """{metric: mean over a data set's held-out rows}. Arguments: see `sum_over_heldout`."""
+    return means(sum_over_heldout(ctx, data, sums, *args))
+
+
+def means(totals: Mapping[str, Any]) -> dict[str, float]:
+    """{metric: (sum, weight)} -> {metric: mean}, without those of weight 0."""
+    return {name: float(s / w) for name, (s, w) in totals.items() if w}
+
+
+def sum_over_heldout(
+    ctx: Any, data: Data, sums: Callable[..., Mapping[str, tuple]], *args: Any
+) -> dict[str, np.ndarray]:
+    """{metric: (sum, weight)} over a data set's held-out rows.
 
     Args:
       sums: (*args, batch) -> {metric: (sum, weight)}.
@@ -68,7 +81,20 @@ def mean_over_heldout(
     for batch in heldout_batches(data.heldout, size, local):
         for name, pair in jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh))).items():
             totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
-    return {name: float(s / w) for name, (s, w) in totals.items() if w}
+    return totals
+
+
+def interval(rate: float, count: float, ties: float = 0.0) -> tuple[float, float]:
+    """The 95% interval of a share of `count` trials, of which a share `ties` counted half.
+
+    Wilson's interval (1927): the rates μ with (rate - μ)² ≤ 1.96²·variance(μ)/n. With a share t of
+    ties the variance is μ(1 - μ) - t/4.
+    """
+    k = 1.96**2 / count
+    middle = (rate + k / 2) / (1 + k)
+    inside = k * (4 * rate * (1 - rate) - ties) + k * k * (1 - ties)
+    half = math.sqrt(max(inside, 0.0)) / (2 * (1 + k))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def evenly_spaced(size: int, count: int) -> list[int]:

@@ -4,9 +4,8 @@ answers."""
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +18,23 @@ from model import sharding
 from model.generate import Sampling, generate
 from ranges import Size
 from train import losses
-from train.evals.base import SEED, evenly_spaced
+from train.evals.base import SEED, evenly_spaced, interval
+from train.rl import hacking
 from train.rl.forward import by_rows, response_logprobs
+
+
+class Text(NamedTuple):
+    """A sampled text, and whether it was cut off at the largest number of tokens."""
+
+    text: str
+    cut: bool
 
 
 class TextSampler:
     """Samples texts for a few prompts, given as ids."""
 
     def __init__(self, ctx: Any, max_new_tokens: int, temperature: float = 0.0):
-        self.ctx = ctx
+        self.ctx, self.max_new_tokens = ctx, max_new_tokens
         ids = dict(stop_ids=ctx.tokenizer.stop_ids, banned_ids=ctx.tokenizer.banned_ids)
         sampling = Sampling(max_new_tokens, temperature, pad_id=ctx.tokenizer.pad_id, **ids)
         config = ctx.models["policy"]
@@ -38,7 +45,7 @@ class TextSampler:
             out_shardings=sharding.replicated(ctx.mesh),
         )
 
-    def __call__(self, params: Mapping[str, Any], prompts: list[np.ndarray]) -> list[str]:
+    def __call__(self, params: Mapping[str, Any], prompts: list[np.ndarray]) -> list[Text]:
         shards = sharding.batch_shards(self.ctx.mesh)
         rows = -(-len(prompts) // shards) * shards
         width = -(-max(map(len, prompts)) // 16) * 16  # few shapes, so few compilations
@@ -48,10 +55,13 @@ class TextSampler:
             mask[row, width - len(prompt) :] = True
         keys = jax.random.split(jax.random.key(SEED), rows)
         sample = jax.device_get(self._generate(params, tokens, mask, keys))
-        decode = self.ctx.tokenizer.decode
-        return [
-            decode(sample.tokens[i, width:][sample.response_mask[i]]) for i in range(len(prompts))
-        ]
+        texts = []
+        for i in range(len(prompts)):
+            ids = sample.tokens[i, width:][sample.response_mask[i]]
+            ended = np.isin(ids[-1:], self.ctx.tokenizer.stop_ids).any()
+            cut = len(ids) == self.max_new_tokens and not ended
+            texts.append(Text(self.ctx.tokenizer.decode(ids), bool(cut)))
+        return texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,30 +120,33 @@ class Samples:
         prompts, ids = zip(*self._prompts(), strict=True)
         responses = self._sampler(trainable["policy"], list(ids))
         return {}, [
-            {"prompt": prompt["prompt"], "response": response} | prompt
+            {"prompt": prompt["prompt"], "response": response.text} | prompt
             for prompt, response in zip(prompts, responses, strict=True)
         ]
 
 
 def win_rate(scores: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
-    """(share of prompts where `scores` beats `other`, low, high) with its 95% interval; ties count
-    half.
-
-    Wilson's interval (1927): the rates μ with (rate - μ)² ≤ 1.96²·variance(μ)/n. With a share t of
-    ties the variance is μ(1 - μ) - t/4.
-    """
+    """(share of prompts where `scores` beats `other`, low, high) with its 95% `interval`; ties
+    count half."""
     sign = np.sign(np.asarray(scores) - np.asarray(other))
-    rate, ties, k = float(np.mean(1 + sign)) / 2, float(np.mean(sign == 0)), 1.96**2 / len(sign)
-    middle = (rate + k / 2) / (1 + k)
-    inside = k * (4 * rate * (1 - rate) - ties) + k * k * (1 - ties)
-    half = math.sqrt(max(inside, 0.0)) / (2 * (1 + k))
-    return rate, max(middle - half, 0.0), min(middle + half, 1.0)
+    rate = float(np.mean(1 + sign)) / 2
+    return rate, *interval(rate, len(sign), float(np.mean(sign == 0)))
+
+
+def rise(values: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """The 95% interval of the mean of `values` - `other`, two measurements of the same prompts,
+    by the normal approximation."""
+    difference = np.asarray(values, np.float64) - np.asarray(other, np.float64)
+    middle, n = float(np.mean(difference)), len(difference)
+    half = 1.96 * float(np.std(difference, ddof=1)) / n**0.5 if n > 1 else 0.0
+    return middle - half, middle + half
 
 
 class ScoredAnswers:
     """Scored answers of a policy to held-out prompts: their score, the KL to the reference (the
-    mean over answers of the sum of k1), and the win rate against the reference's answers to the
-    same prompts, by the judge's scores if there is one.
+    mean over answers of the sum of k1), the win rate against the reference's answers to the same
+    prompts, by the judge's scores if there is one, and the repetition (train/rl/hacking.py) of
+    both, with a lower bound of its rise.
 
     Args:
       data: prompts. sampler: a Sampler (train/rl/sampler.py).
@@ -145,7 +158,7 @@ class ScoredAnswers:
         self.ctx, self.data, self.sampler, self.samples = ctx, data, sampler, samples
         self._index = np.arange(prompts) % len(data.heldout["tokens"])
         self._reference: dict[str, Any] | None = None  # the reference's answers, cached
-        self._kl = jax.jit(self._sum_k1)
+        self._kl, self._repetition = jax.jit(self._sum_k1), jax.jit(hacking.repetition)
 
     def _sum_k1(self, policy, reference, batch):
         rl, chunk = self.sampler.rl, self.ctx.config.loss.chunk
@@ -190,6 +203,7 @@ class ScoredAnswers:
             self.sampler.check_scores({"judge": out["judge"]}, batch)
         out["kl"] = self._kl(policy, frozen["reference"], batch)
         out |= {"tokens": batch["tokens"][:, -R:], "mask": batch["response_mask"]}
+        out["repetition"] = self._repetition(out["tokens"], out["mask"])
         return self.sampler.fetch(out)
 
     def __call__(
@@ -204,6 +218,7 @@ class ScoredAnswers:
         rate, low, high = win_rate(answers["judge"][judged], reference["judge"][judged])
         stops = np.isin(answers["tokens"], self.ctx.tokenizer.stop_ids)
         ended = np.any(stops & (answers["mask"] > 0), axis=1)
+        repetition = answers["repetition"], reference["repetition"]
         metrics = {
             "score": float(np.mean(answers["score"][valid])),
             "score_std": float(np.std(answers["score"][valid], ddof=1)) if sum(valid) > 1 else 0.0,
@@ -213,6 +228,11 @@ class ScoredAnswers:
             "win_rate": rate,
             "win_rate_low": low,
             "win_rate_high": high,
+            "compared": float(np.sum(judged)),
+            "repetition": float(np.mean(repetition[0])),
+            "reference_repetition": float(np.mean(repetition[1])),
+            "repetition_rise_low": rise(*repetition)[0],
+            "answers": float(np.sum(valid)),
             "length": float(np.mean(np.sum(answers["mask"], axis=1)[valid])),
             "eos_rate": float(np.mean(ended[valid])),
         }

@@ -16,7 +16,7 @@ import numpy as np
 
 from data.pipeline import Data
 from train import losses
-from train.evals.base import mean_over_heldout
+from train.evals.base import mean_over_heldout, means, sum_over_heldout
 
 
 def overlap_score(prompt: str, response: str) -> float:
@@ -29,8 +29,8 @@ def overlap_score(prompt: str, response: str) -> float:
     return len(words(prompt) & response_words) / max(len(response_words), 1)
 
 
-def overlap_accuracy(examples: Iterable[Mapping]) -> dict[str, float]:
-    """{kind: accuracy} of `overlap_score` on preferences; a tie counts half."""
+def overlap_accuracy(examples: Iterable[Mapping]) -> dict[str, tuple[float, int]]:
+    """{kind: (pairs ranked right, pairs)} by `overlap_score` on preferences; a tie counts half."""
     by_kind: dict[str, list[float]] = {}
     for example in examples:
         prompt = example["messages"][-1]["content"]
@@ -40,7 +40,7 @@ def overlap_accuracy(examples: Iterable[Mapping]) -> dict[str, float]:
                 if better < worse:
                     correct = (1 + np.sign(scores[i] - scores[j])) / 2
                     by_kind.setdefault(example["kinds"][j], []).append(correct)
-    return {kind: float(np.mean(correct)) for kind, correct in by_kind.items()}
+    return {kind: (float(np.sum(correct)), len(correct)) for kind, correct in by_kind.items()}
 
 
 # Upper edges of the margin ranges of `accuracy_by_margin`; the number of bins of calibration.
@@ -80,14 +80,31 @@ def ranking_sums(
     return out
 
 
-def ranking_metrics(means: Mapping[str, float]) -> dict[str, float]:
-    """Metrics from the held-out means of `ranking_sums`: the same, with the expected calibration
-    error (Guo et al. 2017, arXiv:1706.04599, eq. 3) in place of its bins, and `accuracy/overall`,
-    the unweighted mean over kinds."""
-    metrics = {k: v for k, v in means.items() if not k.startswith("_bin/")}
-    metrics["calibration_error"] = sum(abs(v) for k, v in means.items() if k.startswith("_bin/"))
-    by_kind = [v for k, v in metrics.items() if k.startswith("accuracy/")]
-    return metrics | {"accuracy/overall": float(np.mean(by_kind))}
+def ranking_metrics(totals: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics from the held-out totals of `ranking_sums`: their means, with the expected
+    calibration error (Guo et al. 2017, arXiv:1706.04599, eq. 3) in place of its bins, and the
+    metrics of `accuracies`."""
+    by_kind = {k: v for k, v in totals.items() if k.startswith("accuracy/") and v[1]}
+    metrics = {k: v for k, v in means(totals).items() if k not in by_kind}
+    bins = [metrics.pop(k) for k in list(metrics) if k.startswith("_bin/")]
+    metrics["calibration_error"] = sum(map(abs, bins))
+    return metrics | accuracies({k.removeprefix("accuracy/"): v for k, v in by_kind.items()})
+
+
+def accuracies(by_kind: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """`accuracy/KIND` and `pairs/KIND`, the number of pairs, of each kind, and as KIND `overall`
+    the unweighted mean of the accuracies and the number of all pairs.
+
+    Args:
+      by_kind: {kind: (pairs ranked right, pairs)}. prefix: of the metrics' names.
+    """
+    right = {kind: float(k / n) for kind, (k, n) in by_kind.items()}
+    pairs = {kind: float(n) for kind, (_, n) in by_kind.items()}
+    if right:
+        right["overall"], pairs["overall"] = float(np.mean([*right.values()])), sum(pairs.values())
+    return {f"{prefix}accuracy/{kind}": x for kind, x in right.items()} | {
+        f"{prefix}pairs/{kind}": x for kind, x in pairs.items()
+    }
 
 
 class Ranking:
@@ -118,15 +135,15 @@ class Ranking:
         self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
     ) -> tuple[dict[str, float], list[dict]]:
         del frozen
-        params, means = trainable[self.role], {}
+        params, first_means = trainable[self.role], {}
         if self._first_pass:
-            means = mean_over_heldout(self.ctx, self.data, self._first_pass, params)
+            first_means = mean_over_heldout(self.ctx, self.data, self._first_pass, params)
 
         def sums(params, batch):
-            return self._sums(params, batch | means)
+            return self._sums(params, batch | first_means)
 
-        metrics = ranking_metrics(mean_over_heldout(self.ctx, self.data, sums, params))
-        return metrics | means, []
+        metrics = ranking_metrics(sum_over_heldout(self.ctx, self.data, sums, params))
+        return metrics | first_means, []
 
 
 class WordOverlap:
@@ -134,10 +151,8 @@ class WordOverlap:
     that needs no model: `overlap_accuracy`."""
 
     def __init__(self, data: Data):
-        accuracies = overlap_accuracy(data.heldout_examples)
-        self._metrics = {f"overlap_accuracy/{kind or 'all'}": v for kind, v in accuracies.items()}
-        if accuracies:
-            self._metrics["overlap_accuracy/overall"] = float(np.mean(list(accuracies.values())))
+        by_kind = overlap_accuracy(data.heldout_examples)
+        self._metrics = accuracies({k or "all": v for k, v in by_kind.items()}, "overlap_")
 
     def __call__(
         self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]

@@ -18,6 +18,7 @@ from data.read import json_files
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer, with_template
+from interpreter import python
 from model.config import TransformerConfig
 from model.pretrained import families, hf_config
 from model.sharding import MeshConfig, make_mesh
@@ -63,6 +64,11 @@ def _open_source(origin: str, need_tokenizer: bool) -> OpenModel:
         directory = epath.Path(_download(origin))
     if not directory.is_dir():
         raise ConfigError(f"--from={origin} is a file; give its directory, or a .gguf file")
+    if (directory / "models.json").exists():
+        raise ConfigError(
+            f"{directory} is a run of Seedpod already; start from it with "
+            f"--config.init_from.policy={directory}"
+        )
     path = directory / "config.json"
     if not path.exists():
         raise ConfigError(f"{directory} holds no config.json{_alternative(directory)}")
@@ -141,10 +147,11 @@ def _download(name: str) -> str:
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=kinds, ignore_patterns=others)
     except Exception as e:  # of many libraries under it
+        reason = str(e).strip().splitlines()[0]
         raise ConfigError(
             f"--from={name}: there is no such directory, and the hub did not give it "
-            f"({type(e).__name__}: {e}). Log in with `hf auth login` if the model is gated, or "
-            "download it where there is a network and give its directory"
+            f"({type(e).__name__}: {reason:.120}). Log in with `hf auth login` if the model is "
+            "gated, or download it where there is a network and give its directory"
         ) from e
 
 
@@ -346,7 +353,9 @@ def check_command(words: Sequence[str], values: Mapping[str, Any], given: set[st
       ConfigError: naming the flag.
     """
     if len(words) != 1 or words[0] not in _NEEDED:
-        raise ConfigError("type `python -m train.convert import --from=… --workdir=…`, or export")
+        raise ConfigError(
+            f"type `{python()} -m train.convert import --from=… --workdir=…`, or export"
+        )
     (command,) = words
     for name in _NEEDED[command]:
         if not values[name]:

@@ -20,6 +20,7 @@ from model import sharding
 from model.config import TransformerConfig
 from train.evals.base import Evaluation
 from train.objectives.reporting import Report
+from train.runtime.metrics import console
 
 
 @dataclasses.dataclass
@@ -140,6 +141,12 @@ class LoaderSource:
         self._loader = make_loader(
             config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps
         )
+        if self._loader.steps_per_epoch < 1 and jax.process_index() == 0:
+            rows = round(self._loader.steps_per_epoch * config.data.batch_size)
+            console.print(
+                f"  warning: a step reads data.batch_size={config.data.batch_size} rows, and the "
+                f"data has {rows}: a step repeats them"
+            )
         self._mesh, self._steps = ctx.mesh, ctx.config.steps
         self._batches: Iterator[dict[str, np.ndarray]] = iter(())
         self._next_step = -1  # the step of the next of `_batches`

@@ -92,6 +92,12 @@ def validate(config: Any) -> None:
         )
 
 
+def method(config: Any) -> str:
+    """The name of the method: RLOO is a case of GRPO (configs/grpo.py)."""
+    rloo = config.grpo.baseline == "others" and config.grpo.scale == "none"
+    return "RLOO" if rloo else "GRPO"
+
+
 OBJECTIVE = Objective(
     schema="prompt",
     trainable=("policy",),
@@ -104,5 +110,5 @@ OBJECTIVE = Objective(
     validate=validate,
     divisible=policy_loss.divisible,
     group_size=lambda config: config.grpo.group_size,
-    report=policy_loss.report("GRPO"),
+    report=policy_loss.report(method),
 )

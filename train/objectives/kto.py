@@ -196,5 +196,5 @@ def precomputed(batch: Mapping[str, Any]) -> dict[str, Any]:
 OBJECTIVE = preferences.objective(
     build, KTOConfig, "KTO", "its log-probability relative to the reference",
     frozen=("reference",), precompute=precompute, precomputed=precomputed,
-    forwards={"policy": 1},
+    forwards={"policy": 1}, loss_unit="loss per answer",
 )  # fmt: skip

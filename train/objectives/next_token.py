@@ -6,7 +6,7 @@ The two differ in their data and in their reports.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
@@ -17,7 +17,7 @@ from train.evals.base import Evaluation, combined
 from train.evals.generative import Samples
 from train.evals.perplexity import Perplexity
 from train.objectives.base import Context, LoaderSource, Objective, Stage
-from train.objectives.reporting import Curve, Finished, Report, Result
+from train.objectives.reporting import Curve, Finished, Report, Result, judged
 
 
 def next_token_terms(ctx: Context) -> tuple[Callable, Callable]:
@@ -68,12 +68,14 @@ def build(ctx: Context) -> Stage:
     return Stage(weights, loss, LoaderSource(ctx), evaluation)
 
 
-CURVES = (Curve("loss (nats a token)", "nats_per_token", "loss"),)
+CURVES = (Curve("loss", "nats a token", "nats_per_token", "loss"),)
 
 
-def _pretrain_result(values, report) -> Result:
+def _pretrain_result(run: Finished, values: Mapping, report: Mapping) -> Result | None:
+    if "bits_per_byte" not in values:
+        return None
     return Result(
-        "Pretraining",
+        "pretraining",
         f"{values['bits_per_byte']:.2f} bits per byte",
         "lower is better",
         "The information that the model needs to encode each byte of text it has never seen. "
@@ -99,21 +101,24 @@ def _sft_numbers(run: Finished) -> dict:
     }
 
 
-def _sft_result(values, report) -> Result | None:
+def _sft_result(run: Finished, values: Mapping, report: Mapping) -> Result | None:
     if "response_loss" not in values:
         return None
     loss, before = values["response_loss"], values.get("response_loss_pretrained")
-    headline = f"response loss {loss:.2f}"
+    headline, verdict = f"response loss {loss:.2f}", ("", "")
     choice = f"a choice among {math.exp(loss):,.1f} tokens"
     if before is not None:
         headline = f"response loss {before:.2f} → {loss:.2f}"
-        choice += f"; before fine-tuning, among {math.exp(before):,.1f}"
+        choice += f"; before this stage, among {math.exp(before):,.1f}"
+        doubts = [] if loss < before else ["the held-out loss did not fall"]
+        verdict = judged(doubts, "the held-out loss fell")
     return Result(
-        "Fine-tuning",
+        "fine-tuning",
         headline,
         "lower is better",
         "Surprise, in nats a token, at the reference answers to held-out questions. The "
         f"model is now as unsure of each token as in {choice}.",
+        *verdict,
     )
 
 

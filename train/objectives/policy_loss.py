@@ -6,10 +6,11 @@ Axes: B episodes, R response length.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+from etils import epath
 
 from data.pipeline import Data
 from ranges import ConfigError
@@ -18,7 +19,7 @@ from train.evals.base import Evaluation
 from train.evals.generative import ScoredAnswers
 from train.objectives.base import Context, Stage
 from train.objectives.next_token import next_token_terms
-from train.objectives.reporting import Curve, Finished, Report, Result
+from train.objectives.reporting import Curve, Finished, Report, Result, judged, of
 from train.rl import rewards
 from train.rl.advantages import ROUNDING
 from train.rl.forward import policy_and_values
@@ -133,49 +134,122 @@ def divisible(config: Any) -> dict[str, int]:
 
 # Shifted by -1: a rollout is sampled before the step whose record holds its metrics.
 CURVES = (
-    Curve("score of the answers", "rollout/score", "score", shift=-1),
-    Curve("KL (nats an answer)", "rollout/kl", "kl", shift=-1),
-    Curve("length (tokens)", "rollout/length", "length", shift=-1),
+    Curve("score of the answers", "score", "rollout/score", "score", shift=-1),
+    Curve("KL from the start", "nats an answer", "rollout/kl", "kl", shift=-1),
+    Curve("length of the answers", "tokens", "rollout/length", "length", shift=-1),
     Curve(
-        "score by KL", "rollout/score", "score", across=("KL (nats an answer)", "rollout/kl", "kl")
+        "score by KL",
+        "score",
+        "rollout/score",
+        "score",
+        across=("nats an answer", "rollout/kl", "kl"),
     ),
 )
 
 
-def report(title: str) -> Report:
-    """The report of an objective with rollouts."""
+def trained_on(run: Finished) -> dict[str, str]:
+    """{reward: its name in words} of the rewards whose sum a run trains on."""
+    config = run.config
+    names = {name: f"rewards.{name}" for name in rewards.weights(config)}
+    if "model" in names:
+        names["model"] = run.origin("reward")
+    if "function" in names:
+        names["function"] = config.rl.reward_function
+    return names
 
-    def numbers(run: Finished) -> dict:
-        return {
-            "score_before": run.metric("score", first=True),
-            "score_std_before": run.metric("score_std", first=True),
-            "score_after": run.metric("score"),
-            "kl": run.metric("kl"),
-            "win_rate_vs_sft": {
-                "value": run.metric("win_rate"),
-                "low": run.metric("win_rate_low"),
-                "high": run.metric("win_rate_high"),
-            },
-        }
 
-    def result(values, report) -> Result | None:
+def independent_judge(run: Finished) -> str | None:
+    """The name of the judge of a run's answers, unless the run trains on it; None without one."""
+    origins = {role: epath.Path(path).resolve() for role, path in run.config.init_from.items()}
+    if "judge" not in origins:
+        return None
+    same = "model" in trained_on(run) and origins["judge"] == origins["reward"]
+    return None if same else run.origin("judge")
+
+
+def _numbers(run: Finished) -> dict:
+    ended, answers = run.metric("eos_rate"), run.metric("answers")
+    return {
+        "score_before": run.metric("score", first=True),
+        "score_std_before": run.metric("score_std", first=True),
+        "score_after": run.metric("score"),
+        "kl": run.metric("kl"),
+        "win_rate_vs_sft": {
+            "value": run.metric("win_rate"),
+            "low": run.metric("win_rate_low"),
+            "high": run.metric("win_rate_high"),
+        },
+        "compared": run.metric("compared"),
+        "judge": independent_judge(run),
+        "repetition_before": run.metric("reference_repetition"),
+        "repetition_after": run.metric("repetition"),
+        "repetition_rise_low": run.metric("repetition_rise_low"),
+        "answers": answers,
+        "answers_cut": None if ended is None or answers is None else (1 - ended) * answers,
+    }
+
+
+def verdict(run: Finished, values: Mapping) -> tuple[str, str]:
+    """The verdict and its reason. Good if a judge that the run did not train on prefers its answers
+    (the lower bound of the interval is above 50%), and repetition did not rise beyond chance."""
+    judge, won, doubts = values.get("judge"), values["win_rate_vs_sft"], []
+    if judge is None:
+        names = ", ".join(trained_on(run).values())
+        doubts.append(f"judged only by {names}, on which it trained")
+    if not won["low"] > 0.5:
+        doubts.append("not preferred beyond chance")
+    if "repetition_rise_low" not in values:
+        doubts.append("repetition was not measured")
+    elif not values["repetition_rise_low"] <= 0:
+        before, after = values["repetition_before"], values["repetition_after"]
+        doubts.append(f"its answers repeat themselves more: {before:.1%} → {after:.1%} of 4-grams")
+    return judged(doubts, f"judged by {judge}, on which it did not train; no more repetition")
+
+
+def _meaning(run: Finished, values: Mapping) -> str:
+    origin = run.origin("reference", "policy")
+    judge = values.get("judge") or "the score that it trains on"
+    texts = [
+        f"How often {judge} prefers its answer to that of {origin}, on held-out questions, ties "
+        "counted half; 50% would be no change."
+    ]
+    if {"score_before", "score_after", "score_std_before"} <= values.keys():
+        before, after = values["score_before"], values["score_after"]
+        text = f"The score it trains on went from {before:.2f} to {after:.2f}"
+        if values["score_std_before"] > ROUNDING * abs(before):
+            text += f", {(after - before) / values['score_std_before']:+.1f} standard deviations"
+        texts.append(f"{text}.")
+    texts.append(f"It moved {values['kl']:.1f} nats an answer (KL) from where it started.")
+    count = values.get("answers")
+    if count and "repetition_after" in values:
+        before, after = values["repetition_before"], values["repetition_after"]
+        texts.append(
+            f"Of the 4-grams of an answer {after:.1%} repeat earlier ones, of one of {origin} "
+            f"{before:.1%} (means over {count:.0f} answers)."
+        )
+    if count and "answers_cut" in values:
+        cut, limit = values["answers_cut"], run.config.rl.response_length
+        texts.append(f"{of(cut, count)} were cut off at {limit} tokens.")
+    return " ".join(texts)
+
+
+def report(method: Callable[[Any], str]) -> Report:
+    """The report of an objective with rollouts.
+
+    Args:
+      method: config -> the name of the method.
+    """
+
+    def result(run, values, report) -> Result | None:
         won = values["win_rate_vs_sft"]
         if "kl" not in values or None in won.values():
             return None
-        by = "judge" if "judge" in report else f"score that {title} trains on"
-        text = (
-            f"How often the {by} prefers its answer to that of the model it started from, on "
-            "held-out questions, ties counted half; 50% would be no change."
-        )
-        if {"score_before", "score_after", "score_std_before"} <= values.keys():
-            before, after = values["score_before"], values["score_after"]
-            text += f" The score it trains on went from {before:.2f} to {after:.2f}"
-            if values["score_std_before"] > ROUNDING * abs(before):
-                change = (after - before) / values["score_std_before"]
-                text += f", {change:+.1f} standard deviations"
-            text += "."
-        text += f" It moved {values['kl']:.1f} nats an answer (KL) from where it started."
-        beside = f"95% interval {won['low']:.0%} to {won['high']:.0%}"
-        return Result(title, f"{won['value']:.0%} of answers preferred", beside, text)
+        beside = f"compared with {run.origin('reference', 'policy')}"
+        if count := values.get("compared"):
+            beside = f"{of(won['value'] * count, count)}, {beside}"
+        beside += f"; 95% interval {won['low']:.0%} to {won['high']:.0%}"
+        headline = f"{won['value']:.0%} of answers preferred"
+        words = method(run.config), headline, beside, _meaning(run, values)
+        return Result(*words, *verdict(run, values))
 
-    return Report(numbers, result, CURVES)
+    return Report(_numbers, result, CURVES)

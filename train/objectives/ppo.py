@@ -131,5 +131,5 @@ OBJECTIVE = Objective(
     configure=configure,
     validate=policy_loss.validate,
     divisible=policy_loss.divisible,
-    report=policy_loss.report("PPO"),
+    report=policy_loss.report(lambda config: "PPO"),
 )

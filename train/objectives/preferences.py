@@ -23,7 +23,16 @@ from train.evals.base import Evaluation, combined
 from train.evals.generative import Samples
 from train.evals.preference import Ranking
 from train.objectives.base import Context, LoaderSource, Objective, Stage
-from train.objectives.reporting import Curve, Finished, Report, Result
+from train.objectives.reporting import (
+    PAIRS_RIGHT,
+    Curve,
+    Finished,
+    Report,
+    Result,
+    pairs_right,
+    ranking,
+    with_count,
+)
 from train.rl import rewards
 from train.vocabulary import token_logprobs
 
@@ -155,50 +164,67 @@ def only_validate(
     return ctx, frozen
 
 
-def report(title: str, scores: str) -> Report:
+def report(method: str, scores: str, loss_unit: str) -> Report:
     """The report of an objective whose policy ranks answers.
 
     Args:
-      scores: the name of the scores that rank the answers, as `its average log-probability`.
+      method: its name. scores: the name of the scores that rank the answers, as `its average
+        log-probability`. loss_unit: as `loss per pair`.
     """
 
     def numbers(run: Finished) -> dict:
         return {
             "accuracy_before": run.metric("accuracy/overall", first=True),
+            "pairs_right_before": pairs_right(
+                run.family("accuracy", first=True), run.family("pairs", first=True)
+            ),
             "heldout_accuracy": run.family("accuracy"),
+            "heldout_pairs": run.family("pairs"),
             "loss_before": run.metric("loss", first=True),
             "loss": run.metric("loss"),
             "margin": run.metric("margin"),
         }
 
-    def result(values, report) -> Result | None:
-        if "overall" not in values["heldout_accuracy"]:
+    def result(run, values, report) -> Result | None:
+        accuracy, pairs = values["heldout_accuracy"], values["heldout_pairs"]
+        if "overall" not in accuracy:
             return None
-        right, before = values["heldout_accuracy"]["overall"], values.get("accuracy_before")
-        beside = "guessing gets 50%" if before is None else f"before training {before:.1%}"
+        before, doubts = values.get("accuracy_before"), []
+        beside = "guessing gets 50%"
+        if before is not None:
+            counts = values.get("pairs_right_before"), pairs.get("overall")
+            beside = f"before training {with_count(before, *counts)}"
+            if not accuracy["overall"] > before:
+                doubts.append("not better than before training")
         text = (
-            f"Of two held-out answers, how often {scores} is higher for the better one: the plain "
-            "mean over the ways in which the other is worse, ties counted half."
+            f"Of two held-out answers, how often {scores} is higher for the better one, ties "
+            "counted half."
         )
         if "loss" in values and "loss_before" in values:
             text += f" The loss went from {values['loss_before']:.3f} to {values['loss']:.3f}."
-        return Result(title, f"{right:.1%} of pairs right", beside, text)
+        reason = "better than guessing"
+        return ranking(method, accuracy, pairs, beside, text, doubts, reason)
 
     curves = (
-        Curve("loss", "loss", "loss"),
-        Curve("pairs ranked right", "accuracy", "accuracy/overall", percent=True),
-        Curve("margin", "margin", "margin"),
+        Curve("loss", loss_unit, "loss", "loss"),
+        PAIRS_RIGHT,
+        Curve("margin", "difference of the scores", "margin", "margin"),
     )
     return Report(numbers, result, curves)
 
 
 def objective(
-    build: Callable[[Context], Stage], settings: type, title: str, scores: str, **others: Any
+    build: Callable[[Context], Stage],
+    settings: type,
+    method: str,
+    scores: str,
+    loss_unit: str = "loss per pair",
+    **others: Any,
 ) -> Objective:
     """The registry's row of an objective whose policy learns from preferences.
 
     Args:
-      title, scores: as in `report`. others: further fields of the row.
+      method, scores, loss_unit: as in `report`. others: further fields of the row.
     """
     return Objective(
         schema="preference",
@@ -208,6 +234,6 @@ def objective(
         required=("policy",),
         settings=settings,
         validate=validate_own_prompts,
-        report=report(title, scores),
+        report=report(method, scores, loss_unit),
         **others,
     )

@@ -4,13 +4,17 @@ for one of these names; the differences between objectives are in their rows
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
+from etils import epath
 
+from interpreter import python
 from model import sharding
 from ranges import ConfigError
 from registry import Registry
+from suggestions import did_you_mean, nearest
 from train.objectives import dpo, grpo, kto, next_token, orpo, ppo, reward, simpo
 from train.objectives.base import Objective
 
@@ -83,3 +87,22 @@ def validate(config: Any, mesh: jax.sharding.Mesh) -> Objective:
                 "expert) do not divide; change it or --config.mesh"
             )
     return objective
+
+
+def check_origins(config: Any) -> None:
+    """Raises ConfigError for a run to start from that does not exist, and for a new model without
+    a size."""
+    for role, path in config.init_from.items():
+        if epath.Path(path).exists():
+            continue
+        if re.fullmatch(r"(hf:)?[\w.-]+/[\w.-]+", path) and not epath.Path(path).parent.exists():
+            name = path.removeprefix("hf:")
+            hint = f"; import an open model first: {python()} -m train.convert import --from={name}"
+        else:
+            folder = epath.Path(path).parent
+            names = [p.name for p in folder.iterdir()] if folder.exists() else []
+            near = nearest(epath.Path(path).name, names)
+            hint = did_you_mean(str(folder / near)) if near else ""
+        raise ConfigError(f"init_from.{role}={path} does not exist{hint}")
+    if not config.init_from:
+        config.model.build(vocab_size=8)  # the tokenizer is not known yet

@@ -3,6 +3,8 @@ good or not."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 
 from data.pipeline import Data
@@ -10,7 +12,17 @@ from train import losses
 from train.evals.base import Evaluation, combined
 from train.evals.preference import Ranking, WordOverlap
 from train.objectives.base import Context, LoaderSource, Objective, Stage
-from train.objectives.reporting import Bars, Curve, Finished, Report, Result
+from train.objectives.reporting import (
+    PAIRS_RIGHT,
+    Bars,
+    Curve,
+    Finished,
+    Report,
+    Result,
+    pairs_right,
+    ranking,
+    with_count,
+)
 from train.rl import rewards
 
 
@@ -44,42 +56,56 @@ def build(ctx: Context) -> Stage:
 
 def _numbers(run: Finished) -> dict:
     """Accuracies by kind; word overlap is measured for the reward model only, not for the judge."""
-    values = {"heldout_accuracy": run.family("accuracy")}
+    values = {"heldout_accuracy": run.family("accuracy"), "heldout_pairs": run.family("pairs")}
     if run.role != "judge":
         values["word_overlap_accuracy"] = run.family("overlap_accuracy")
+        values["word_overlap_pairs"] = run.family("overlap_pairs")
     return values
 
 
-def _judge(report) -> dict:
-    return report.get("judge", {}).get("heldout_accuracy", {})
+def _judge(report: Mapping) -> Mapping:
+    """The judge's values, empty without one."""
+    values = report.get("judge", {})
+    return values if "overall" in values.get("heldout_accuracy", {}) else {}
 
 
-def _result(values, report) -> Result | None:
-    if any("overall" not in values[f"{n}_accuracy"] for n in ("heldout", "word_overlap")):
+def _counted(accuracy: Mapping, pairs: Mapping) -> str:
+    right, count = pairs_right(accuracy, pairs), pairs.get("overall")
+    return with_count(accuracy["overall"], right, count)
+
+
+def _result(run: Finished, values: Mapping, report: Mapping) -> Result | None:
+    accuracy, overlap = values["heldout_accuracy"], values["word_overlap_accuracy"]
+    if "overall" not in accuracy or "overall" not in overlap:
         return None
-    accuracy = values["heldout_accuracy"]["overall"]
-    beside = f"word overlap {values['word_overlap_accuracy']['overall']:.1%}"
+    beside = f"word overlap {_counted(overlap, values['word_overlap_pairs'])}"
     text = (
-        "Of two answers that it has never seen, how often it scores the better one higher: "
-        "the plain mean over the ways in which the other is worse. Guessing gets 50%; word "
-        "overlap prefers the answer that shares more words with the question."
+        "Of two answers that it has never seen, how often it scores the better one higher, ties "
+        "counted half. Guessing gets 50%; word overlap prefers the answer that shares more words "
+        "with the question."
     )
-    if (judged := _judge(report).get("overall")) is not None:
-        beside += f", judge {judged:.1%}"
-        text += " The judge is a second reward model, against which no policy is trained."
-    return Result("Reward model", f"{accuracy:.1%} of pairs right", beside, text)
-
-
-def _bars(values, report) -> Bars:
-    accuracies = {"reward model": values["heldout_accuracy"]}
     if judge := _judge(report):
-        accuracies["judge"] = judge
-    accuracies["word overlap"] = values["word_overlap_accuracy"]
+        beside += f", judge {_counted(judge['heldout_accuracy'], judge['heldout_pairs'])}"
+        text += " The judge is a second reward model, against which no policy is trained."
+    doubts = []
+    if not accuracy["overall"] > overlap["overall"]:
+        doubts.append("not better than word overlap, which needs no model")
+    reason = "better than guessing and than word overlap"
+    pairs = values["heldout_pairs"]
+    return ranking("reward model", accuracy, pairs, beside, text, doubts, reason)
+
+
+def _bars(run: Finished, values: Mapping, report: Mapping) -> Bars:
+    rows = {run.name: (values["heldout_accuracy"], values["heldout_pairs"])}
+    if judge := _judge(report):
+        rows["judge"] = judge["heldout_accuracy"], judge["heldout_pairs"]
+    rows["word overlap"] = values["word_overlap_accuracy"], values["word_overlap_pairs"]
     return Bars(
-        "What the reward model learned",
+        f"Pairs that {run.name} ranks right",
         "Held-out pairs ranked right, by what is wrong with the worse answer. The line is 50%, a "
         "coin’s; word overlap prefers the answer that shares more words with the question.",
-        accuracies,
+        {who: accuracies for who, (accuracies, _) in rows.items()},
+        {who: pairs for who, (_, pairs) in rows.items()},
     )
 
 
@@ -92,8 +118,8 @@ OBJECTIVE = Objective(
         _numbers,
         _result,
         (
-            Curve("loss (nats a pair)", "loss", "loss"),
-            Curve("pairs ranked right", "accuracy", "accuracy/overall", percent=True),
+            Curve("loss", "nats a pair", "loss", "loss"),
+            PAIRS_RIGHT,
         ),
         _bars,
     ),

@@ -1,6 +1,7 @@
 """The report of a chain: held-out metrics of every run and answers of every policy, on one page.
 
-`report.json` has the numbers; two runs of a recipe on one machine differ only in `seconds`.
+`report.json` has the numbers; two runs of a recipe on one machine differ only in `seconds`,
+`total_seconds` and `made`, which says when, where and with what each run was trained.
 `report.html` (train/report/html.py) adds curves, and every policy's answers to held-out questions.
 """
 
@@ -8,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 from etils import epath
 from rich.table import Table
+from rich.text import Text
 
 from data.read import json_files
 from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
+from interpreter import python
 from model import sharding
 from train.config.run import RunConfig
 from train.evals.generative import TextSampler
@@ -35,6 +38,7 @@ class Done(TypedDict):
     """The content of the file DONE, which marks a finished run of a chain."""
 
     seconds: float
+    made: NotRequired[dict[str, str | int]]
 
 
 def objective_of(run: Finished) -> Objective:
@@ -53,6 +57,7 @@ def read(runs: dict[str, RunConfig], workdir: epath.PathLike) -> list[Finished]:
     finished = []
     for name, config in runs.items():
         path = epath.Path(workdir) / name
+        done = json_files.read(path / "DONE", Done)
         finished.append(
             Finished(
                 name,
@@ -61,30 +66,42 @@ def read(runs: dict[str, RunConfig], workdir: epath.PathLike) -> list[Finished]:
                 path,
                 read_metrics(path, "train"),
                 read_metrics(path, "eval"),
-                json_files.read(path / "DONE", Done)["seconds"],
+                done["seconds"],
+                done.get("made", {}),
             )
         )
     return finished
 
 
+def values(run: Finished) -> dict:
+    """The values of a run in report.json: those that were measured."""
+    return {name: x for name, x in objective_of(run).report.numbers(run).items() if x is not None}
+
+
 def numbers(finished: list[Finished]) -> dict:
-    """The content of report.json: {role: its numbers}, and `seconds` by the name of each run.
+    """The content of report.json: {role: its numbers}, `results` in words by the name of each run,
+    its `seconds` and how it was `made`.
 
     A stage that did not run, or a metric it lacks, has no key. The later of two runs of a role
-    replaces the earlier one.
+    replaces the earlier one, except in `results`.
     """
-    report = {}
-    for run in finished:
-        values = objective_of(run).report.numbers(run)
-        report[run.role] = {name: x for name, x in values.items() if x is not None}
-    return report | {"seconds": {run.name: run.seconds for run in finished}}
+    report: dict[str, Any] = {run.role: values(run) for run in finished}
+    words = {
+        run.name: objective_of(run).report.result(run, values(run), report)
+        for run in finished
+        if run.role != "judge"
+    }
+    return report | {
+        "results": {name: result._asdict() for name, result in words.items() if result},
+        "seconds": {run.name: run.seconds for run in finished},
+        "total_seconds": sum(run.seconds for run in finished),
+        "made": {run.name: run.made for run in finished},
+    }
 
 
-def results(report: dict) -> list[Result]:
-    """The content of report.json in words; stages without measurements are omitted."""
-    measured = [(stage, values) for stage, values in report.items() if stage in registry.STAGES]
-    words = (registry.STAGES[s].report.result(values, report) for s, values in measured if values)
-    return [result for result in words if result]
+def results(report: dict) -> dict[str, Result]:
+    """{run: its result}, from the content of report.json."""
+    return {name: Result(**words) for name, words in report["results"].items()}
 
 
 def last_samples(run: Finished) -> list[dict]:
@@ -123,6 +140,7 @@ def answer(finished: list[Finished]) -> list[Answered]:
             sample["prompt"],
             {name: texts[i] for name, texts in answers.items()},
             sample.get("reference", ""),
+            source.config.evaluate.sample_tokens,
         )
         for i, sample in enumerate(samples)
     ]
@@ -138,16 +156,21 @@ def is_fresh(files: Iterable[epath.Path], done: Iterable[epath.Path]) -> bool:
 def show(report: dict, chat_with: epath.Path | None, page: epath.Path) -> None:
     """Prints the results as a table, and the next command to run."""
     table = Table(title="Measured on held-out data", title_justify="left")
-    for heading in ("stage", "result", ""):
+    for heading in ("stage", "result"):
         table.add_column(heading)
-    for result in results(report):
-        table.add_row(result.stage, result.headline, result.beside)
+    styles = {"good": "green", "caution": "yellow"}
+    for name, result in results(report).items():
+        style = styles.get(result.verdict, "")
+        text = Text.assemble((result.headline, f"bold {style}"), f"\n{result.beside}")
+        if result.reason:
+            text.append(f"\n{result.stated_reason}", style)
+        table.add_row(Text(name), text)
     console.print(table)
-    console.print(f"Took:               {duration(sum(report['seconds'].values()))}")
+    console.print(f"Took:               {duration(report['total_seconds'])}")
     console.print(f"Curves and answers: {page}", markup=False)
     if chat_with:
         console.print(
-            f"Talk to it:         python -m train.chat --workdir={chat_with}", markup=False
+            f"Talk to it:         {python()} -m train.chat --workdir={chat_with}", markup=False
         )
 
 
@@ -160,10 +183,19 @@ def write(runs: dict[str, RunConfig], workdir: epath.PathLike) -> None:
     """
     workdir = epath.Path(workdir)
     page, data = workdir / "report.html", workdir / "report.json"
-    if not is_fresh((page, data), [workdir / name / "DONE" for name in runs]):
+    fresh = is_fresh((page, data), [workdir / name / "DONE" for name in runs])
+    if not fresh or "results" not in json_files.read(data):
         finished = read(runs, workdir)
         report = numbers(finished)
-        page.write_text(html.page(finished, report, results(report), answer(finished)))
+        bars = [
+            objective_of(run).report.bars(run, values(run), report)
+            for run in finished
+            if run.role != "judge"
+        ]
+        text = html.page(
+            workdir.name, finished, results(report), filter(None, bars), answer(finished)
+        )
+        page.write_bytes(text.encode(errors="replace"))  # answers may hold lone surrogates
         data.write_text(strict_json.dumps(report, indent=2) + "\n")
     rows = {name: registry.STAGES[run.stage] for name, run in runs.items()}
     policies = [name for name, row in rows.items() if "policy" in row.trainable]

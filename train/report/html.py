@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -17,24 +16,29 @@ import jax
 from etils import epath
 
 from train.config.run import run_class
+from train.evals.generative import Text
 from train.objectives import registry
-from train.objectives.reporting import Finished, Result
+from train.objectives.reporting import Bars, Finished, Result
+from train.report import charts
 from train.report.page import PAGE
 from train.runtime import checkpoint
 from train.runtime.metrics import duration
 
-# A chart's size and margins, in SVG units: about pixels.
-WIDTH, HEIGHT = 340, 190
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36
-MAX_POINTS = 400  # above the width of a chart, more points only make the file larger
+# Longer texts are clipped to about this size, with a control that shows them whole.
+CLIP, CLIP_LINES = 280, 6
 
 
 class Answered(NamedTuple):
-    """A held-out question, {run: its answer}, and the reference answer, or ""."""
+    """A held-out question, {run: its answer}, and the reference answer, or "".
+
+    Attributes:
+      limit: the most tokens of an answer.
+    """
 
     question: str
-    answers: dict[str, str]
+    answers: dict[str, Text]
     reference: str
+    limit: int
 
 
 def prose(text: str) -> str:
@@ -42,155 +46,86 @@ def prose(text: str) -> str:
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers within [low, high]."""
-    raw = (high - low) / count
-    size = 10 ** math.floor(math.log10(raw))
-    step = next(m * size for m in (1, 2, 5, 10) if m * size >= raw * 0.99)
-    first = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def curve(records: Iterable[Mapping], metric: str, shift: int = 0) -> list[tuple[float, float]]:
-    """(step + shift, value) of the records that have a finite `metric`."""
-    points = [(r["step"] + shift, r[metric]) for r in records if r.get(metric) is not None]
-    return [(x, y) for x, y in points if math.isfinite(y)]
-
-
-def against(records: Iterable[Mapping], across: str, metric: str) -> list[tuple[float, float]]:
-    """(`across`, `metric`) of the records in which both are finite numbers."""
-    pairs = [(r.get(across), r.get(metric)) for r in records]
-    points = [(x, y) for x, y in pairs if x is not None and y is not None]
-    return [point for point in points if all(map(math.isfinite, point))]
-
-
-def thin(points: list) -> list:
-    """At most MAX_POINTS of the points, including the last one."""
-    return points[::-1][:: -(-len(points) // MAX_POINTS) or 1][::-1]
-
-
-def chart(
-    title: str, line: Sequence, dots: Sequence, percent: bool = False, across: str = "step"
-) -> str:
-    """A figure of training data (`line`) and held-out data (`dots`), both of points (x, value),
-    where x is `across`; "" if there are none."""
-    points = [*line, *dots]
-    if not points:
-        return ""
-    xs, ys = zip(*points, strict=True)
-    right = max(max(xs), 1)
-    bottom, top = min(ys), max(ys)
-    margin = 0.06 * (top - bottom) or abs(top) * 0.1 or 1.0
-    bottom, top = bottom - margin, top + margin
-
-    def at(x, y):
-        return (
-            LEFT + x / right * (WIDTH - LEFT - RIGHT),
-            TOP + (top - y) / (top - bottom) * (HEIGHT - TOP - BOTTOM),
-        )
-
-    def label(value):
-        return f"{value * 100:.4g}%" if percent else f"{value:.6g}"
-
-    parts = []
-    for value in ticks(bottom, top):
-        _, y = at(0, value)
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        )
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
-        )
-    floor = HEIGHT - BOTTOM
-    for value in ticks(0, right):
-        x, _ = at(value, bottom)
-        parts.append(f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{value:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 5}" text-anchor="middle">{across}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
-    path = " ".join("{:.1f},{:.1f}".format(*at(*p)) for p in thin(list(line)))
-    parts.append(f'<polyline class="train" points="{path}"/>')
-    for x, y in thin(list(dots)):
-        cx, cy = at(x, y)
-        parts.append(
-            f'<circle class="heldout" cx="{cx:.1f}" cy="{cy:.1f}" r="4.5">'
-            f"<title>held out, {across} {x:.4g}: {y:.4g}</title></circle>"
-        )
-    values = [f"{y:.1%}" if percent else f"{y:.3g}" for _, y in dots]
-    first_and_last = values[:1] + values[-1:] if len(values) > 1 else values
-    note = f"held out {' → '.join(first_and_last)}" if values else ""
+def clipped(text: str) -> str:
+    """Text as HTML; a long one shows its beginning, and the whole on a click."""
+    start = "\n".join(text[:CLIP].split("\n")[:CLIP_LINES])
+    if len(text) <= len(start) + 40:
+        return f'<p dir="auto">{prose(text)}</p>'
+    start = start.rpartition(" ")[0] or start
     return (
-        f"<figure><figcaption>{escape(title)}<span>{note}</span></figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} by {across}">'
-        f"{''.join(parts)}</svg></figure>"
+        f'<details class="long"><summary dir="auto"><span class="start">{prose(start)} … '
+        '<u>show all</u></span><u class="less">show less</u></summary>'
+        f'<p dir="auto">{prose(text)}</p></details>'
     )
 
 
-def charts(run: Finished) -> str:
-    """The charts of a run, as its objective's report defines them."""
-    figures = []
-    for c in registry.STAGES[run.config.stage].report.curves:
-        title = f"{run.name}: {c.title}"
-        if c.across:
-            label, train, heldout = c.across
-            line, dots = against(run.train, train, c.train), against(run.evals, heldout, c.heldout)
-            figures.append(chart(title, line, dots, c.percent, label))
-        else:
-            line, dots = curve(run.train, c.train, c.shift), curve(run.evals, c.heldout)
-            figures.append(chart(title, line, dots, c.percent))
-    return "".join(figures)
+def section(title: str, intro: str, content: str, wide: bool = True) -> str:
+    """A section that opens on a click, and with `wide` is open on a wide screen; "" if empty."""
+    if not content:
+        return ""
+    return (
+        f'<details class="section{" wide" if wide else ""}"><summary><h2>{escape(title)}</h2>'
+        f"</summary><p>{intro}</p>{content}</details>"
+    )
 
 
-def bars(accuracies: Mapping[str, Mapping[str, float]]) -> str:
-    """Accuracies {who: {kind: value}} as bars, grouped by the kinds of the first entry."""
-    groups = []
-    for kind in next(iter(accuracies.values())):
-        rows = "".join(
-            f'<div class="bar"><span>{escape(who)}</span>'
-            f'<i class="track"><i class="who{number}" style="width:{values[kind]:.1%}"></i></i>'
-            f"<b>{values[kind]:.1%}</b></div>"
-            for number, (who, values) in enumerate(accuracies.items())
-            if kind in values
-        )
-        groups.append(f"<div><h4>{escape(kind.replace('_', ' '))}</h4>{rows}</div>")
-    return "".join(groups)
+def card(name: str, result: Result, lead: bool = False) -> str:
+    """A result as an article."""
+    method = (
+        "" if result.method.lower() == name.lower() else f" <span>{escape(result.method)}</span>"
+    )
+    reason = result.stated_reason
+    return (
+        f'<article class="result {"lead " if lead else ""}{escape(result.verdict)}">'
+        f"<h2>{escape(name)}{method}</h2><strong>{escape(result.headline)}</strong>"
+        f"<em>{escape(result.beside)}</em>"
+        + (f'<em class="reason">{escape(reason[:1].upper() + reason[1:])}</em>' if reason else "")
+        + '<details class="wide meaning"><summary>what this means</summary>'
+        f"<p>{escape(result.meaning)}</p></details></article>"
+    )
 
 
-def bars_sections(report: Mapping) -> str:
-    """The sections with accuracies, of the objectives that have one.
+def results_section(finished: Sequence[Finished], results: Mapping[str, Result]) -> str:
+    """The results of all runs, that of the last one that answers questions first."""
+    answering = [
+        run.name
+        for run in finished
+        if run.name in results and registry.STAGES[run.config.stage].answers
+    ]
+    if not results:
+        return "<p>Nothing was measured.</p>"
+    lead = [*results, *answering][-1]
+    others = "".join(card(name, result) for name, result in results.items() if name != lead)
+    return f'{card(lead, results[lead], lead=True)}<div class="cards">{others}</div>'
 
-    Args:
-      report: the content of report.json.
-    """
-    sections = []
-    for stage in (name for name in report if name in registry.STAGES):
-        if report[stage] and (section := registry.STAGES[stage].report.bars(report[stage], report)):
-            sections.append(
-                f"<section><h2>{escape(section.title)}</h2><p>{escape(section.text)}</p>"
-                f'<div class="bars">{bars(section.accuracies)}</div></section>'
-            )
-    return "".join(sections)
+
+def bars_section(bars: Bars) -> str:
+    """A section with accuracies; "" if there are none."""
+    drawn = charts.bars(bars)
+    return section(bars.title, escape(bars.text), drawn and f'<div class="bars">{drawn}</div>')
 
 
 def answers_section(answered: Sequence[Answered]) -> str:
     """The section with held-out questions and each model's answer; "" if there are none."""
-    if not answered:
-        return ""
     cards = []
-    for question, answers, reference in answered:
-        texts = answers | ({"reference": reference} if reference else {})
-        cells = "".join(
-            f'<div class="answer{" wanted" if name == "reference" else ""}">'
-            f"<h4>{escape(name)}</h4><p>{prose(text.strip()) or '<em>(nothing)</em>'}</p></div>"
-            for name, text in texts.items()
-        )
+    for question, answers, reference, limit in answered:
+        cells = []
+        for name, (text, cut) in answers.items():
+            mark = f'<p class="cut">cut at {limit} tokens</p>' if cut else ""
+            body = clipped(text.strip()) if text.strip() else "<p><em>(nothing)</em></p>"
+            cells.append(f'<div class="answer"><h4>{escape(name)}</h4>{body}{mark}</div>')
+        if reference:
+            body = clipped(reference.strip())
+            cells.append(f'<div class="answer wanted"><h4>reference</h4>{body}</div>')
         cards.append(
-            f'<article><h3>{prose(question)}</h3><div class="answers">{cells}</div></article>'
+            f"<article><h3>Question</h3>{clipped(question.strip())}"
+            f'<div class="answers">{"".join(cells)}</div></article>'
         )
-    return (
-        "<section><h2>The same questions, answered by each model</h2><p>Held-out questions, "
-        "which fine-tuning did not see. Every model writes its likeliest tokens (temperature 0); "
-        f"the reference is the answer in the data.</p>{''.join(cards)}</section>"
+    return section(
+        "The same questions, answered by each model",
+        "Held-out questions, which fine-tuning did not see. Every model writes its likeliest "
+        "tokens (temperature 0); the reference is the answer in the data.",
+        "".join(cards),
     )
 
 
@@ -219,8 +154,27 @@ def differences(config: Any, default: Any, prefix: str = "") -> list[str]:
     return out
 
 
+def made_list(finished: Sequence[Finished]) -> str:
+    """When, where and with what the runs were trained; runs that agree share a list."""
+    groups: dict[tuple, list[Finished]] = {}
+    for run in finished:
+        facts = tuple((name, value) for name, value in run.made.items() if name != "date")
+        groups.setdefault(facts, []).append(run)
+    lists = []
+    for facts, runs in groups.items():
+        rows = [("stages", ", ".join(run.name for run in runs))] if len(groups) > 1 else []
+        dates = [run.made["date"] for run in runs if "date" in run.made]
+        rows += [("date", dates[-1])] if dates else [("made", "not recorded")]
+        items = "".join(
+            f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
+            for name, value in [*rows, *facts]
+        )
+        lists.append(f"<dl>{items}</dl>")
+    return "".join(lists)
+
+
 def settings_section(finished: Sequence[Finished]) -> str:
-    """The section with sizes, times and non-default settings of every run."""
+    """The section with the origin, sizes, times and non-default settings of every run."""
     rows, lists = [], []
     for run in finished:
         counts = parameters(run.workdir)
@@ -234,46 +188,73 @@ def settings_section(finished: Sequence[Finished]) -> str:
         )
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
         text = "\n".join(differences(run.config, run_class()()))
-        lists.append(f"<h4>{escape(run.name)}</h4><pre>{escape(text)}</pre>")
+        lists.append(f"<h3>{escape(run.name)}</h3><pre>{escape(text)}</pre>")
     heads = ("stage", "steps", "rows a step", "parameters trained", "time")
-    return (
-        "<details><summary>Settings</summary>"
-        f'<div class="scroll"><table><tr>{"".join(f"<th>{h}</th>" for h in heads)}</tr>'
-        f"{''.join(rows)}</table></div>"
-        "<p>Settings that differ from the defaults (train/config/run.py):</p>"
-        f"{''.join(lists)}</details>"
+    return section(
+        "How it was made",
+        f"Total time: {duration(sum(run.seconds for run in finished))}.",
+        f"{made_list(finished)}"
+        '<div class="scroll" role="region" aria-label="stages" tabindex="0"><table>'
+        f"<tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>{''.join(rows)}</table></div>"
+        f"<p>Settings that differ from the defaults (train/config/run.py):</p>{''.join(lists)}",
+        wide=False,
     )
 
 
+def _summary(finished: Sequence[Finished]) -> str:
+    """A sentence: the model's size, the stages, the time and the devices of the last stage."""
+    size = next(iter(parameters(finished[0].workdir).values()))
+    total = duration(sum(run.seconds for run in finished))
+    hours = "hours" if total.count(":") == 2 else "minutes"
+    made = finished[-1].made
+    machine = f" on {made['devices']}" if "devices" in made else ""
+    if "processor" in made:
+        machine += f" ({made['processor']}, {made['cores']} cores)"
+    units = ((1e9, "billion"), (1e6, "million"), (1e3, "thousand"))
+    unit, word = next(((x, name) for x, name in units if size >= x), (1, ""))
+    number = f"{size / unit:.1f} {word}" if word else f"{size}"
+    stages = f"{len(finished)} stage{'s' if len(finished) > 1 else ''}"
+    return (
+        f"A language model of {number} parameters, trained in {stages} in <b>{total} {hours}</b>"
+        f"{escape(machine)}."
+    )
+
+
+def _version(finished: Sequence[Finished]) -> str:
+    """The date, commit and version of the last stage."""
+    made = finished[-1].made
+    commit, plus, changes = str(made.get("commit", "")).partition("+")
+    parts = [str(made.get("date", ""))[:10]]
+    parts += [f"commit {commit[:10]}{plus}{changes}" if commit else ""]
+    parts += [f"Seedpod {made['seedpod']}" if "seedpod" in made else ""]
+    return escape(" · ".join(filter(None, parts)))
+
+
 def page(
+    name: str,
     finished: Sequence[Finished],
-    report: Mapping,
-    results: Sequence[Result],
-    answered: Sequence[Answered],
+    results: Mapping[str, Result],
+    bars: Iterable[Bars],
+    answered: Iterable[Answered],
 ) -> str:
     """The content of report.html.
 
     Args:
-      finished: runs in order. report: the content of report.json.
+      name: the chain's. finished: runs in order. results: {run: its result}.
     """
-    size = next(iter(parameters(finished[0].workdir).values()))
-    total = duration(sum(run.seconds for run in finished))
-    cards = "".join(
-        f"<article><h3>{escape(r.stage)}</h3><strong>{escape(r.headline)}</strong>"
-        f"<em>{escape(r.beside)}</em><p>{escape(r.meaning)}</p></article>"
-        for r in results
-    )
     times = "".join(
         f"<li>{escape(run.name)} <span>{duration(run.seconds)}</span></li>" for run in finished
     )
+    curves = "".join(charts.charts(run) for run in finished)
+    key = '<b class="line">Line</b>: training data. <b class="dots">Dots</b>: held-out data.'
     return PAGE.substitute(
-        size=f"{size / 1e9:.1f} billion" if size >= 1e9 else f"{size / 1e6:.1f} million",
-        device=escape(f"{jax.device_count()} × {jax.devices()[0].device_kind}"),
-        total=f"{total} {'hours' if total.count(':') == 2 else 'minutes'}",
+        name=escape(name),
+        summary=_summary(finished),
+        version=_version(finished),
         times=times,
-        results=cards,
-        bars=bars_sections(report),
-        curves="".join(charts(run) for run in finished),
-        answers=answers_section(answered),
+        results=results_section(finished, results),
+        bars="".join(map(bars_section, bars)),
+        curves=section("Curves", key, curves and f'<div class="charts">{curves}</div>'),
+        answers=answers_section(list(answered)),
         settings=settings_section(finished),
     )

@@ -22,6 +22,7 @@ from etils import epath
 
 from data.read import json_files
 from data.text.base import Tokenizer
+from interpreter import python
 from model.config import TransformerConfig
 from model.heads import reward_model
 from ranges import ConfigError
@@ -132,7 +133,7 @@ def normalizer(config: Any, origins: Mapping[str, Mapping[str, Any]]) -> tuple[f
     if saved["fingerprint"] != origins["reward"]["fingerprint"]:
         raise ConfigError(
             f"{path} was measured with other weights than the reward model has now; measure again "
-            "with python -m train.normalize, or remove it"
+            f"with {python()} -m train.normalize, or remove it"
         )
     return saved["gain"], saved["bias"]
 

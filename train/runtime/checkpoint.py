@@ -215,7 +215,9 @@ def read_models(workdir: epath.PathLike) -> dict[str, dict]:
     """
     path = epath.Path(workdir) / "models.json"
     if not path.exists():
-        raise ConfigError(f"{workdir} is not a Seedpod workdir: it has no models.json")
+        exists = path.parent.exists()
+        reason = "is not a Seedpod workdir: it has no models.json" if exists else "does not exist"
+        raise ConfigError(f"{workdir} {reason}")
     return json_files.read(path, Models)
 
 

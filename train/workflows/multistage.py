@@ -17,13 +17,14 @@ import jax
 from etils import epath
 
 from data import splits
+from interpreter import python
 from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.config.names import suggest
 from train.config.run import RunConfig, build, keys
 from train.objectives import registry
-from train.report import collect
+from train.report import collect, provenance
 from train.runtime.metrics import console, duration, read_metrics
 
 
@@ -36,7 +37,7 @@ def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Run
     """
     if "stages" not in config or "order" not in config:
         raise ConfigError(
-            "this recipe is no chain, which has order and stages: type python -m train"
+            f"this recipe is no chain, which has order and stages: run it with {python()} -m train"
         )
     for key in (key for key in config if key not in ("order", "stages")):
         hint = suggest(key, keys(), "stages.NAME.")
@@ -92,7 +93,8 @@ def run(
             with contextlib.suppress(OSError, IndexError):  # a run without evaluation
                 evaluation = read_metrics(workdir / name, "eval")[-1]
                 seconds = max(seconds, evaluation["elapsed_seconds"])
-            done.write_text(json.dumps({"seconds": round(seconds, 1)}) + "\n")
+            note = {"seconds": round(seconds, 1), "made": provenance.current()}
+            done.write_text(json.dumps(note) + "\n")
             console.print(f"[green]✓[/] {name}: {duration(seconds)}")
     if jax.process_index() == 0:
         collect.write(runs, workdir)

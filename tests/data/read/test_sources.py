@@ -127,7 +127,7 @@ def test_tfds(tmp_path):
     assert examples[1]["where"] == f"{name}[1]"
     assert examples == read(name, "preference", **options).examples
     assert len(read(f"{name}[:50%]", "prompt", **options).examples) == 2
-    with pytest.raises(DataError, match=r"no field 'response'.*the nearest is.*'image'") as error:
+    with pytest.raises(DataError, match=r"no field 'response'; .*'image'") as error:
         read(name, "chat", **options)
     assert f"{name}[0]: " in str(error.value)
     scores = read(name, "text", fields={"text": "{prompt} {score}"}, on_bad="skip", **options)

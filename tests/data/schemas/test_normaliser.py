@@ -78,8 +78,12 @@ def test_a_template_of_missing_or_wrong_fields():
         r"no field 'input'; the nearest is 'inputs' \(the record has 'instruction', 'inputs'\)"
     )
     refused("chat", {"instruction": "a", "inputs": ""}, "missing_field", message, ALPACA)
-    message = r'fields=\{"response": "\{reponse\}"\}'
+    message = r"type --config\.data\.fields\.response='\{reponse\}'"
     refused("chat", {"prompt": "a", "reponse": "b"}, "missing_field", message)
+    message = r"no field 'prompt'; the nearest is 'question' \(the record has 'question', 'x'\)"
+    refused("chat", {"question": "a", "x": "b"}, "missing_field", message)
+    message = r"no field 'chosen' \(the record has 'messages', as conversations have\)\. If another"
+    refused("preference", {"messages": []}, "missing_field", message)
     record = {"instruction": [], "input": "", "output": "x"}
     refused("chat", record, "wrong_type", "'instruction' should be a string", ALPACA)
     record = {"instruction": "", "input": None, "output": "x"}

@@ -366,7 +366,7 @@ def test_numbers_of_flags_have_ranges(verb, flag, values, capsys):
     for value in values:
         with pytest.raises(SystemExit) as left:
             verbs.main([verb, *given, f"--{flag}={value}"])
-        assert left.value.code == 2
+        assert left.value.code == 1
         assert f"argument --{flag}: {value} is no" in capsys.readouterr().err
 
 

@@ -12,6 +12,7 @@ from configs.chains import demo
 from data.errors import DataError
 from ranges import ConfigError
 from train import cli
+from train.cli.flags import ARGV
 from train.config import names
 from train.config.overrides import gather
 from train.config.run import build, default, keys
@@ -109,7 +110,10 @@ def test_every_alias_names_a_setting_there_is_and_stands_once():
         ("optimzer.peak_lr", "optimizer.peak_lr?"),
         ("data.filter.min_length", "data.filters?"),
         ("stepz", "steps?"),
-        ("zzzz", "; known: stage, seed, steps"),
+        ("zzzz", "; --config=RECIPE --help lists all"),
+        ("fire", "; --config=RECIPE --help lists all"),
+        ("optimizer.lrr", "did you mean optimizer.peak_lr?"),
+        ("optimizer.zzzz", "; known: name, peak_lr, schedule"),
         ("ppo.kl_coef", "; it is called rl.kl_coef now"),
         ("ppo.response_length", "; it is called rl.response_length now"),
     ],
@@ -139,10 +143,13 @@ def test_a_chain_has_settings_by_stage():
     with pytest.raises(ConfigError, match=r"stages\.sft: unknown config key lr; did you mean opt"):
         multistage.resolve(recipe, "runs")
     with pytest.raises(
-        ConfigError, match=r"no chain, which has order and stages: type python -m train"
+        ConfigError, match=r"no chain, which has order and stages: run it with .*python.* -m train"
     ):
         multistage.resolve(default(), "runs")
-    with pytest.raises(ConfigError, match=r"several stages are run by python -m train\.chain"):
+    with pytest.raises(
+        ConfigError,
+        match=r"this recipe is a chain of stages: run it with .*python.* -m train\.chain",
+    ):
         build(recipe)
     assert "the recipe is no chain; did you mean optimizer.peak_lr?" in refusal(
         "--config.stages.sft.lr=1"
@@ -281,18 +288,27 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
     """absl reads the gathered flags, also those of files; a setting alone is no flag."""
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=ARGV)
     recipe = f"--config={Path(__file__).resolve().parents[3]}/configs/sft.py"
     (tmp_path / "flags").write_text("--config.data.filters.min_length=20\n")
     cli.parse_flags(["train", recipe, f"--flagfile={tmp_path}/flags", "--config.steps=3"])
     assert (values.config.steps, values.config.data.filters.min_length) == (3, 20)
     for given, message in (
-        ("--lr=1", "error: there is no flag --lr; did you mean optimizer.peak_lr? A setting is --"),
-        ("--zzz=1", "error: Unknown command line flag 'zzz'"),
-        ("--workdir=1", "error: Unknown command line flag 'workdir'"),  # of another command
-        ("--output_dir=1", "error: there is no flag --output_dir; a run lives in --workdir=PATH. "),
+        ("--lr=1", "error: there is no flag --lr; did you mean --config.optimizer.peak_lr?\n"),
+        ("--zzz=1", "error: there is no flag --zzz; --help lists all\n"),
+        (
+            "--workdir=1",
+            "error: there is no flag --workdir; --help lists all\n",
+        ),  # of another command
+        ("--output_dir=1", "error: there is no flag --output_dir; a run lives in --workdir=PATH\n"),
         ("--config.lr=1", "error: unknown config key lr; did you mean optimizer.peak_lr?"),
-        ("--config.seed=x", "error: flag --config.seed=x: invalid literal"),
+        ("--model=1", "error: there is no flag --model; model is a group of settings, and --help="),
+        ("--config.seed=x", "error: --config.seed=x: it must be an int\n"),
+        (
+            "--config.log_every=1e3",
+            "error: --config.log_every=1e3: it must be an int; write --config.log_every=1000",
+        ),
+        ("--config.data.pack=maybe", "error: --config.data.pack=maybe: it must be True or False"),
     ):
         with pytest.raises(SystemExit):
             cli.parse_flags(["train", recipe, given])
@@ -311,7 +327,7 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
 def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, monkeypatch, capsys):
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
-    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=cli._ARGV)
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=ARGV)
     (tmp_path / "recipe.py").write_text(text)
     with pytest.raises(SystemExit) as ended:
         cli.parse_flags(["train", f"--config={tmp_path}/recipe.py"])

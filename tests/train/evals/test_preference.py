@@ -35,7 +35,7 @@ def test_overlap_accuracy_counts_pairs_by_the_kind_of_the_worse():
         example(["red", "green no", "none", "red"], [1, 0, 2, 1], ["b", "chosen", "a", "b"]),
         # of the last: green no > red wrong twice (b), > none right (a), red > none right twice (a)
     ]
-    assert overlap_accuracy(examples) == {"a": 4 / 5, "b": 0.5 / 3}
+    assert overlap_accuracy(examples) == {"a": (4, 5), "b": (0.5, 3)}
     assert overlap_accuracy([]) == {}
 
 
@@ -45,13 +45,16 @@ def test_ranking_metrics_by_hand():
     rank = np.tile([0, 1], (4, 1))
     batch = dict(rank=rank, group=0 * rank, kind=np.array([[2, 0], [2, 0], [2, 1], [2, 1]]))
     sums = ranking_sums(scores, batch, ("a", "b", "best"))
-    got = ranking_metrics({k: float(s / w) for k, (s, w) in sums.items() if w})
+    got = ranking_metrics(sums)
     near, far, middle = (1 / (1 + math.exp(-x)) for x in (0.4, 3.0, 1.2))
     expected = {
         "margin": 4.2 / 4,
         "accuracy/a": 0.5,
         "accuracy/b": 1.0,
         "accuracy/overall": 0.75,
+        "pairs/a": 2,
+        "pairs/b": 2,
+        "pairs/overall": 4,
         "accuracy_by_margin/0-0.5": 0.5,
         "accuracy_by_margin/1-2": 1.0,
         "accuracy_by_margin/2-inf": 1.0,

@@ -1,9 +1,7 @@
 """The report of a chain, on tiny runs whose metrics are written by hand."""
 
-import dataclasses
 import json
 import os
-import re
 import shutil
 
 import flax.linen as nn
@@ -16,12 +14,14 @@ from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
 from train.config import run as config
-from train.report import collect, html
+from train.report import collect
 from train.runtime import checkpoint
 from train.step import TrainState
 
 MODEL = TransformerConfig(vocab_size=263, max_length=256, **SIZES["tiny"] | {"num_layers": 1})
-KINDS = {"near": 0.6, "far": 0.9}
+KINDS, PAIRS = {"near": 0.6, "far": 0.9}, {"near": 100.0, "far": 20.0, "overall": 120.0}
+MADE = {"date": "2026-11-30T10:00:00+00:00", "commit": "0123456789abcdef", "command": "python",
+        "seedpod": "0.1.0", "processor": "a CPU", "cores": 2, "devices": "1 × cpu"}  # fmt: skip
 METRICS = {
     "pretrain": [(4, "eval", {"loss": 3.0, "bits_per_byte": 2.5})],
     "sft": [
@@ -41,18 +41,24 @@ METRICS = {
         (2, "train", {"loss": 0.1}),
         (3, "train", {"rollout/score": 0.0, "rollout/kl": 1.0, "rollout/length": 8.0}),
         (4, "eval", {"score": 1.0, "score_std": 2.0, "kl": 3.0, "win_rate": 0.7,
-                     "win_rate_low": 0.6, "win_rate_high": 0.8, "length": 8.0}),
+                     "win_rate_low": 0.6, "win_rate_high": 0.8, "compared": 50.0, "length": 8.0,
+                     "repetition": 0.02, "reference_repetition": 0.03, "repetition_rise_low": -0.02,
+                     "answers": 50.0, "eos_rate": 0.9}),
     ],
 }  # fmt: skip
 for values in METRICS["reward"][2:]:
     values[2].update({f"accuracy/{k}": v for k, v in KINDS.items()})
     values[2].update({f"overlap_accuracy/{k}": 0.5 for k in KINDS})
+    for prefix in ("", "overlap_"):
+        values[2].update({f"{prefix}pairs/{k}": n for k, n in PAIRS.items()})
 METRICS["judge"], METRICS["grpo"] = METRICS["reward"], METRICS["ppo"]
 METRICS["simpo"] = [
-    (0, "eval", {"loss": 0.9, "accuracy/overall": 0.4, "accuracy/all": 0.4, "margin": -0.1}),
+    (0, "eval", {"loss": 0.9, "accuracy/overall": 0.4, "accuracy/all": 0.4, "margin": -0.1,
+                 "pairs/all": 90.0, "pairs/overall": 90.0}),
     (2, "train", {"loss": 0.8, "accuracy": 0.5, "margin": 0.0}),
-    (4, "eval", {"loss": 0.7, "accuracy/overall": 0.8, "accuracy/all": 0.8, "margin": 0.5}),
-]
+    (4, "eval", {"loss": 0.7, "accuracy/overall": 0.8, "accuracy/all": 0.8, "margin": 0.5,
+                 "pairs/all": 90.0, "pairs/overall": 90.0}),
+]  # fmt: skip
 SAMPLES = [
     {"step": 0, "prompt": "an old one", "response": "x", "reference": "y"},
     {"step": 4, "prompt": "What does `a<b` & <script> do?", "response": "x", "reference": "<b>no"},
@@ -90,7 +96,7 @@ def make_chain(policy, tmp_path):
             runs[name] = config.RunConfig(
                 stage="reward" if name == "judge" else name,
                 steps=4,
-                init_from=origins if name == "ppo" else {},
+                init_from=origins if name in ("ppo", "grpo") else {},
                 evaluate=config.EvaluateConfig(sample_tokens=8),
             )
             records = [
@@ -99,7 +105,8 @@ def make_chain(policy, tmp_path):
             ]
             _write_lines(tmp_path / name / "metrics.jsonl", records)
             _write_lines(tmp_path / name / "samples.jsonl", SAMPLES)
-            (tmp_path / name / "DONE").write_text(json.dumps({"seconds": 30.0 + number}))
+            done = {"seconds": 30.0 + number, "made": MADE}
+            (tmp_path / name / "DONE").write_text(json.dumps(done))
         return runs, tmp_path
 
     return make
@@ -113,42 +120,51 @@ def test_the_demo_chain_gives_every_number_and_the_page(make_chain, capsys):
     runs, workdir = make_chain("pretrain", "sft", "reward", "judge", "ppo",
                                policy="sft", reward="reward", judge="judge")  # fmt: skip
     collect.write(runs, workdir)
-    text = (workdir / "report.json").read_text()
-    by_kind = {"overall": 0.75, "far": 0.9, "near": 0.6}
-    assert json.loads(text) == {
+    report = json.loads((workdir / "report.json").read_text())
+    results, made = report.pop("results"), report.pop("made")
+    by_kind, pairs = (
+        {"overall": 0.75, "far": 0.9, "near": 0.6},
+        {"overall": 120, "far": 20, "near": 100},
+    )
+    assert report == {
         "pretrain": {"bits_per_byte": 2.5},
         "sft": {"response_loss": 2.0, "response_loss_pretrained": 4.0},
         "reward": {
             "heldout_accuracy": by_kind,
+            "heldout_pairs": pairs,
             "word_overlap_accuracy": {"overall": 0.5, "far": 0.5, "near": 0.5},
+            "word_overlap_pairs": pairs,
         },
-        "judge": {"heldout_accuracy": by_kind},
+        "judge": {"heldout_accuracy": by_kind, "heldout_pairs": pairs},
         "ppo": {
             "score_before": -1.0,
             "score_std_before": 2.0,
             "score_after": 1.0,
             "kl": 3.0,
             "win_rate_vs_sft": {"value": 0.7, "low": 0.6, "high": 0.8},
+            "compared": 50,
+            "judge": "judge",
+            "repetition_before": 0.03,
+            "repetition_after": 0.02,
+            "repetition_rise_low": -0.02,
+            "answers": 50,
+            "answers_cut": pytest.approx(5),
         },
         "seconds": {"pretrain": 30.0, "sft": 31.0, "reward": 32.0, "judge": 33.0, "ppo": 34.0},
+        "total_seconds": 160.0,
     }
-    assert list(json.loads(text)["reward"]["heldout_accuracy"]) == ["overall", "far", "near"]
+    assert list(report["reward"]["heldout_accuracy"]) == ["overall", "far", "near"]
+    assert list(results) == ["pretrain", "sft", "reward", "ppo"] and made["ppo"] == MADE
+    assert results["ppo"]["verdict"] == "good"
 
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.replace("│", "").split())
     assert f"python -m train.chat --workdir={workdir}/ppo" in printed
     assert "75.0% of pairs right" in printed and str(workdir / "report.html") in printed
-
+    assert "judged by judge, on which it did not train" in printed
     page = (workdir / "report.html").read_text()
-    assert "+1.0 standard deviations" in page and "the judge prefers" in page
     for name in ("pretrain", "sft", "ppo", "reference"):
         assert f"<h4>{name}</h4>" in page
     assert page.count("<figure>") == 1 + 1 + 2 + 2 + 4
-    assert "ppo: score by KL" in page and "held out, KL (nats an answer) 3: 1</title>" in page
-    # Text is escaped, and only the last evaluation's questions are asked.
-    assert "<code>a&lt;b</code> &amp; &lt;script&gt;" in page and "&lt;b&gt;no" in page
-    assert "<script" not in page and "an old one" not in page
-    # Self-contained: nothing is fetched, and every placeholder is filled.
-    assert not re.search(r"(src|href)=|url\(|@import|\$[a-z]", page)
 
 
 def test_a_second_call_reads_and_a_newer_run_writes_again(make_chain, monkeypatch, capsys):
@@ -170,39 +186,39 @@ def test_a_second_call_reads_and_a_newer_run_writes_again(make_chain, monkeypatc
     assert json.loads((workdir / "report.json").read_text())["seconds"] == {"pretrain": 99.0}
 
 
-def test_a_chain_without_a_judge(make_chain):
+def test_a_chain_without_a_judge(make_chain, capsys):
     runs, workdir = make_chain("reward", "ppo", policy="elsewhere", reward="reward")
     collect.write(runs, workdir)
-    found = json.loads((workdir / "report.json").read_text())
-    assert list(found) == ["reward", "ppo", "seconds"]
+    report = json.loads((workdir / "report.json").read_text())
+    assert "judge" not in report and "judge" not in report["ppo"]
+    assert "caution: judged only by reward, on which it trained" in capsys.readouterr().out
     page = (workdir / "report.html").read_text()
-    assert "the score that PPO trains on prefers" in page and "judge prefers" not in page
-    assert "<span>judge</span>" not in page
+    assert "Caution: judged only by reward" in page and "<span>judge</span>" not in page
 
 
 def test_a_chain_that_ends_in_preferences_or_in_grpo_reports_its_result(make_chain, capsys):
-    runs, workdir = make_chain("sft", "simpo", "grpo")
+    runs, workdir = make_chain("sft", "simpo", "grpo", policy="sft", reward="reward")
     collect.write(runs, workdir)
     report = json.loads((workdir / "report.json").read_text())
-    assert list(report) == ["sft", "simpo", "grpo", "seconds"]
+    assert list(report["results"]) == ["sft", "simpo", "grpo"]
     assert report["simpo"] == {
         "accuracy_before": 0.4,
-        "heldout_accuracy": {"overall": 0.8, "all": 0.8},
+        "pairs_right_before": 36,
+        "heldout_accuracy": {"overall": 0.8},  # that of a single kind is not there twice
+        "heldout_pairs": {"overall": 90},
         "loss_before": 0.9,
         "loss": 0.7,
         "margin": 0.5,
     }
     assert report["grpo"]["win_rate_vs_sft"] == {"value": 0.7, "low": 0.6, "high": 0.8}
-    printed = capsys.readouterr().out
-    assert re.search(r"SimPO .*80\.0% of pairs right .*before training 40\.0%", printed)
-    assert re.search(r"GRPO .*70% of answers preferred", printed)
+    printed = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "simpo 80.0% of pairs right 72 of 90; before training 40.0% (36 of 90)" in printed
+    assert "grpo 70% of answers preferred 35 of 50, compared with sft" in printed
     assert f"train.chat --workdir={workdir}/grpo" in printed
     page = (workdir / "report.html").read_text()
-    assert "The loss went from 0.900 to 0.700." in page and "score that GRPO trains on" in page
+    assert "The loss went from 0.900 to 0.700." in page
     for title in ("simpo: pairs ranked right", "simpo: margin", "grpo: score by KL"):
         assert f"<figcaption>{title}<span>" in page
-    for name in ("sft", "simpo", "grpo", "reference"):
-        assert f"<h4>{name}</h4>" in page
 
 
 def test_a_judge_that_is_the_reward_model_counts_as_the_reward_model(make_chain):
@@ -227,30 +243,5 @@ def test_before_needs_an_evaluation_at_step_0(make_chain):
     _write_lines(workdir / "sft" / "metrics.jsonl", records)
     found = collect.numbers(collect.read(runs, workdir))
     assert found["sft"] == {"response_loss": 2.0}
-    assert collect.results(found)[0].headline == "response loss 2.00"
-
-
-@pytest.mark.parametrize("low, high", [(0, 1), (-3.2, 11), (0.991, 0.9925), (0, 1e6), (5, 5.5)])
-def test_ticks_are_few_round_and_inside(low, high):
-    ticks = html.ticks(low, high)
-    assert 2 <= len(ticks) <= 7
-    assert low - 1e-9 <= ticks[0] and ticks[-1] <= high * (1 + 1e-9)
-    assert len({f"{t:.6g}" for t in ticks}) == len(ticks)
-
-
-def test_a_chart_of_constant_and_of_odd_values():
-    assert html.chart("t", [], []) == ""
-    assert html.curve([{"step": 1, "x": float("nan")}, {"step": 2, "x": 1.0}], "x") == [(2, 1.0)]
-    flat = html.chart("a < b", [(1, 0.0), (2, 0.0)], [(2, 0.0)])
-    assert "nan" not in flat and "a &lt; b" in flat
-    points = html.thin([(i, i) for i in range(100_000)])
-    assert len(points) <= html.MAX_POINTS and points[-1] == (99_999, 99_999)
-
-
-def test_settings_name_what_differs_from_the_defaults():
-    default = config.RunConfig()
-    changed = dataclasses.replace(
-        default, steps=7, model=dataclasses.replace(default.model, size="tiny")
-    )
-    assert html.differences(default, default) == []
-    assert html.differences(changed, default) == ["steps = 7", 'model.size = "tiny"']
+    result = collect.results(found)["sft"]
+    assert result.headline == "response loss 2.00" and not result.verdict

@@ -212,7 +212,7 @@ def parsed(tmp_path, monkeypatch):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", lock_config=True, flag_values=values)
     flags.mark_flag_as_required("config", values)
-    monkeypatch.setattr(cli.flags, "FLAGS", values)
+    monkeypatch.setattr(flags, "FLAGS", values)
     monkeypatch.setattr(outputs, "guard", lambda: None)
 
     def parse(*words):

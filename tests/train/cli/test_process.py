@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from train import cli
+from train.cli import process
 
 
 @pytest.mark.parametrize(
@@ -14,13 +15,17 @@ from train import cli
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
             "lower data.batch_size",
         ),
+        (
+            jax.errors.JaxRuntimeError("INTERNAL: dispatching: Out of memory allocating 9 bytes."),
+            "lower data.batch_size",
+        ),
         (ValueError("x" * 10**5), "x" * 80),
     ],
     ids=lambda x: type(x).__name__,
 )
 @pytest.mark.parametrize("log", ["", "log.txt"])
 def test_an_error_is_a_few_lines(error, message, log, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_log", log and str(tmp_path / log))
+    monkeypatch.setattr(process, "_log", log and str(tmp_path / log))
 
     def main(argv):
         raise error

@@ -1,0 +1,1 @@
+"""Conversations with a policy: on the terminal, in a pipe, and on a web page."""

@@ -1,0 +1,114 @@
+"""The process of a command: its log, the other processes of the run, its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from interpreter import python
+from train.cli.errors import EXPECTED, fail, short
+from train.cli.flags import config
+from train.runtime import outputs, processes
+
+BEGUN = time.time()  # the start of this process, approximately
+_log = ""  # this process's log file; "" if the workdir is in a bucket
+
+
+def run_arguments() -> dict[str, Any]:
+    """The keyword arguments of `loop.run` and `multistage.run`, from the flags."""
+    from train.runtime.profiling import parse_steps
+
+    f = flags.FLAGS
+    return dict(
+        config=config(),
+        workdir=f.workdir,
+        begun=BEGUN,
+        profile=parse_steps(f.profile_steps),
+        allow_data_change=f.allow_data_change,
+    )
+
+
+def start() -> None:
+    """Sends the log messages of libraries to <workdir>/log.txt, joins the other hosts if asked,
+    configures the allocator and the compilation cache; for commands that train (`define_run_flags`)
+    also serves profiles."""
+    from train.runtime.metrics import quiet_to_file
+
+    global _log
+    f = flags.FLAGS
+    if not f.workdir:
+        fail("--workdir is empty; give a directory for the run")
+    if "://" not in f.workdir:
+        try:
+            outputs.make_folder(Path(f.workdir))
+        except ValueError as e:
+            fail(str(e))
+        name = f"log-{f.process_id}.txt" if f.process_id else "log.txt"
+        _log = quiet_to_file(os.path.join(f.workdir, name))
+    if f.distributed:
+        processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
+    else:
+        processes.watch_for_preemption()
+    from etils import epath
+
+    from model import cpu
+    from train.runtime import compilation, profiling
+
+    cpu.keep_memory()
+    compilation.enable(f.compilation_cache, epath.Path(f.workdir))
+    if "profiler_port" in f and f.profiler_port:
+        # Processes with numbers are on one machine, so each has its own port.
+        profiling.serve(f.profiler_port + f.process_id)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out on the host, or on a device, which only the message of XLA says."""
+    start = str(error)[:200]
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in start
+        or ("Out of memory" in start)
+    )
+
+
+def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    """Runs `main`. Bad input ends with a message and exit code 1, and a traceback in log.txt; exit
+    codes are those of train/runtime/processes.py."""
+    try:
+        main(argv)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    except processes.Preempted as e:
+        print(e, file=sys.stderr)
+        raise SystemExit(processes.PREEMPTED) from None
+    except Exception as e:
+        lost = processes.is_lost_peer(e)
+        full = _is_out_of_memory(e)
+        expected = full or isinstance(e, EXPECTED)
+        message = short(str(e))
+        if full:
+            message = (
+                f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
+                "data.length or the model's size, or raise accumulate. "
+                f"{python()} -m tpu.fit "
+                "predicts the memory of a recipe"
+            )
+        if lost:
+            message = f"another process of this run is gone ({message.splitlines()[0]})"
+        if not (lost or expected):
+            traceback.print_exc()
+        elif _log and outputs.append(_log, traceback.format_exc()):
+            message += f"\n(the traceback is in {_log})"
+        if processes.joined():
+            processes.leave(processes.LOST if lost else 1, message)
+        if not expected:
+            raise
+        fail(message)
