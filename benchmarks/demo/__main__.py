@@ -10,13 +10,10 @@ figures are kept in docs/demo.json and written into docs/benchmarks.md, README.m
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
 import re
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +22,37 @@ from absl import app, flags
 from benchmarks.demo import documents, promise
 
 
-def machine() -> str:
-    """The processor, its cores and the Python, in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    names = re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE) or [platform.processor()]
-    return f"{len(names)} cores of {names[0]}, Python {platform.python_version()}"
-
-
 def read(workdirs: Sequence[str], busy: bool) -> dict[str, Any]:
     """The content of docs/demo.json, from the reports of finished chains.
 
     Raises:
       ValueError: a chain has no report, or two have the same seed.
     """
-    reports, date = {}, datetime.date.min
+    reports, made = {}, []
     for workdir in map(Path, workdirs):
         path = workdir / "report.json"
         if not path.exists():
-            raise ValueError(f"{workdir} holds no report.json; run the demo there first: "
-                             f"make demo SEED=N DEMO={workdir}")  # fmt: skip
-        seed = str(json.loads((workdir / "pretrain" / "config.json").read_text())["seed"])
+            raise ValueError(
+                f"{workdir} holds no report.json; run the demo there first: "
+                f"make demo SEED=N DEMO={workdir}"
+            )
+        report = json.loads(path.read_text())
+        seed = str(json.loads((workdir / "ppo" / "config.json").read_text())["seed"])
         if seed in reports:
             raise ValueError(f"{workdir} is of seed {seed}, as another of --workdirs is")
-        reports[seed] = json.loads(path.read_text())
-        date = max(date, datetime.date.fromtimestamp(path.stat().st_mtime))
-    git = ["git", "-C", str(documents.ROOT), "rev-parse", "--short=10", "HEAD"]
+        made.append(report["made"]["ppo"])
+        reports[seed] = {name: report[name] for name in documents.SHOWN}
+
+    def each(text: Callable[[Mapping[str, Any]], str]) -> str:
+        return ", ".join(sorted({text(values) for values in made}))
+
     return {
-        "date": date.isoformat(),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown",
-        "machine": machine(),
+        "date": each(lambda m: m["date"][:10]),
+        "commit": each(lambda m: re.sub(r"(?<=\w{10})\w+", "", m.get("commit", "unknown"))),
+        "machine": each(
+            lambda m: f"{m['cores']} cores of {m['processor']} (Python {m['python']}, "
+            f"JAX {m['jax']})"
+        ),
         "note": "Other work shared the machine, so the seconds are more than those of quiet cores."
         if busy
         else "Nothing else ran.",

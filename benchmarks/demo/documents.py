@@ -13,6 +13,8 @@ from benchmarks.demo import promise
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "docs" / "demo.json"
+# The parts of a report.json that are kept.
+SHOWN = ("pretrain", "sft", "reward", "judge", "ppo", "seconds", "total_seconds")
 KINDS = ("near", "far", "truncated", "repeated", "scolding")
 
 
@@ -26,9 +28,10 @@ def _row(name: str, cells: Iterable[str]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def _accuracy(values: Mapping[str, float]) -> str:
-    kinds = ", ".join(f"{100 * values[kind]:.0f}" for kind in KINDS)
-    return f"{kinds}; {values['overall']:.1%}"
+def _accuracy(values: Mapping[str, Mapping[str, float]]) -> str:
+    right, pairs = values["heldout_accuracy"], values["heldout_pairs"]
+    kinds = ", ".join(f"{100 * right[kind]:.0f}" for kind in KINDS)
+    return f"{kinds}; {right['overall']:.1%} of {pairs['overall']:,.0f}"
 
 
 def table(kept: Mapping[str, Any]) -> str:
@@ -44,7 +47,8 @@ def table(kept: Mapping[str, Any]) -> str:
 
     def preferred(r):
         won = r["ppo"]["win_rate_vs_sft"]
-        return f"{won['value']:.0%} ({won['low']:.0%} to {won['high']:.0%})"
+        of = f"of {r['ppo']['compared']:.0f}"
+        return f"{won['value']:.1%} {of} ({won['low']:.0%} to {won['high']:.0%})"
 
     ppo = "{p[score_before]:.2f} → {p[score_after]:.2f} ({p[score_std_before]:.2f}); {gain:+.2f}"
     seconds = "{pretrain:.0f}, {sft:.0f}, {reward:.0f}, {judge:.0f}, {ppo:.0f}; {total:.0f}"
@@ -62,9 +66,9 @@ def table(kept: Mapping[str, Any]) -> str:
         row("loss of held-out answers, before and after SFT", fall),
         row(
             f"reward model, held-out pairs right: {', '.join(KINDS)}; mean",
-            lambda r: _accuracy(r["reward"]["heldout_accuracy"]),
+            lambda r: _accuracy(r["reward"]),
         ),
-        row("the same, judge", lambda r: _accuracy(r["judge"]["heldout_accuracy"])),
+        row("the same, judge", lambda r: _accuracy(r["judge"])),
         row(
             "the same, word overlap; mean",
             lambda r: f"{r['reward']['word_overlap_accuracy']['overall']:.1%}",
@@ -77,11 +81,11 @@ def table(kept: Mapping[str, Any]) -> str:
         row("answers that the judge prefers to the SFT model's", preferred),
         row(
             "4-grams of an answer that repeat, before and after PPO",
-            lambda r: f"{r['ppo']['repetition_before']:.1%} → {r['ppo']['repetition_after']:.1%}",
+            lambda r: f"{r['ppo']['repetition_before']:.2%} → {r['ppo']['repetition_after']:.2%}",
         ),
         row(
             "seconds: pretraining, SFT, reward model, judge, PPO; all",
-            lambda r: seconds.format(**r["seconds"], total=sum(r["seconds"].values())),
+            lambda r: seconds.format(**r["seconds"], total=r["total_seconds"]),
         ),
     ]
     return "\n".join(lines)

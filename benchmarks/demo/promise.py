@@ -36,8 +36,8 @@ def gain(ppo: Mapping[str, float]) -> float:
 
 
 def measure(report: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a report.json that BOUNDS bounds. The win rate counts only if a judge gave it,
-    a reward model that PPO does not train against."""
+    """The numbers of a report.json that BOUNDS bounds. The win rate counts only if it is by a judge
+    on which PPO did not train."""
     sft, ppo = report["sft"], report["ppo"]
     numbers = {
         "bits per byte": report["pretrain"]["bits_per_byte"],
@@ -46,9 +46,9 @@ def measure(report: Mapping[str, Any]) -> dict[str, float]:
         "PPO's gain in standard deviations": gain(ppo),
         "KL": ppo["kl"],
         "rise of repetition": ppo["repetition_after"] - ppo["repetition_before"],
-        QUIET: sum(report["seconds"].values()),
+        QUIET: report["total_seconds"],
     }
-    if "judge" in report:
+    if "judge" in ppo:
         numbers["win rate by the judge"] = ppo["win_rate_vs_sft"]["value"]
     return numbers
 

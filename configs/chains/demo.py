@@ -5,11 +5,11 @@
 A 2M-parameter model reads 0.5M tokens, learns to answer "What does `shutil.copytree` do?", then to
 answer the way a reward model prefers; a second one is the judge.
 
+Choices: `seed`, of all stages; the data, and what is held out, stay the same.
+
 Hardware: two laptop cores, no accelerator.
-Time: 436 s on two quiet cores (AMD EPYC, Zen 4) before SFT got 25 more steps; 3 s once it is done.
-Expect: 1.88 bits per byte; a held-out loss of answers of 4.94 → 3.68; 86.8% of held-out pairs
-ranked right by the reward model, 79% by the judge; PPO's score 0.25 → 1.58, and 68% (62 to 73) of
-its answers preferred to SFT's by the judge.
+Time: …
+Expect: …
 """
 
 from typing import Any
