@@ -50,8 +50,9 @@ def read(workdirs: Sequence[str], busy: bool) -> dict[str, Any]:
         "date": each(lambda m: m["date"][:10]),
         "commit": each(lambda m: re.sub(r"(?<=\w{10})\w+", "", m.get("commit", "unknown"))),
         "machine": each(
-            lambda m: f"{m['cores']} cores of {m['processor']} (Python {m['python']}, "
-            f"JAX {m['jax']})"
+            lambda m: (
+                f"{m['cores']} cores of {m['processor']} (Python {m['python']}, JAX {m['jax']})"
+            )
         ),
         "note": "Other work shared the machine, so the seconds are more than those of quiet cores."
         if busy
