@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from benchmarks.demo import documents, promise
+from configs.chains import demo
 
 REPORT = {
     "pretrain": {"bits_per_byte": 1.875},
@@ -63,6 +64,13 @@ def without_judge():
     report = copy.deepcopy(REPORT)
     del report["ppo"]["judge"]
     return report
+
+
+def test_a_seed_changes_every_stage_and_nothing_else():
+    first, second = (demo.get_config(arg).stages.to_dict() for arg in (None, "seed=2"))
+    for name, stage in first.items():
+        assert second[name].pop("seed") - stage.pop("seed") == 2
+    assert second == first
 
 
 def test_a_demo_that_keeps_its_promise():
