@@ -54,9 +54,7 @@ def read(workdirs: Sequence[str], busy: bool) -> dict[str, Any]:
                 f"{m['cores']} cores of {m['processor']} (Python {m['python']}, JAX {m['jax']})"
             )
         ),
-        "note": "Other work shared the machine, so the seconds are more than those of quiet cores."
-        if busy
-        else "Nothing else ran.",
+        "busy": busy,
         "reports": reports,
     }
 

@@ -34,6 +34,10 @@ def _accuracy(values: Mapping[str, Mapping[str, float]]) -> str:
     return f"{kinds}; {right['overall']:.1%} of {pairs['overall']:,.0f}"
 
 
+def _beside(kept: Mapping[str, Any]) -> str:
+    return ", beside other work, so that every stage took longer" if kept["busy"] else ""
+
+
 def table(kept: Mapping[str, Any]) -> str:
     """The section of docs/benchmarks.md: a column a seed."""
     reports = kept["reports"]
@@ -58,7 +62,7 @@ def table(kept: Mapping[str, Any]) -> str:
     )
     lines = [
         f"`python -m benchmarks.demo` wrote this on {kept['date']} at commit {kept['commit']}, on "
-        f"{kept['machine']}. {kept['note']} It promises: {bounds}.",
+        f"{kept['machine']}{_beside(kept)}. The demo promises: {bounds}.",
         "",
         _row("seed", reports),
         "|---" * (1 + len(reports)) + "|",
@@ -115,7 +119,8 @@ def expectation(kept: Mapping[str, Any]) -> str:
     """The lines `Time:` and `Expect:` of the recipe's docstring."""
     m = _measured(kept)
     paragraphs = [
-        f"Time: {m['minutes']} minutes of stages on {kept['machine']}; 3 s once it is done.",
+        f"Time: {m['minutes']} minutes of stages on {kept['machine']}{_beside(kept)}; 3 s once it is "
+        "done.",
         f"Expect: on seeds {', '.join(kept['reports'])} (demo.py:seed=1 is another), {m['bits']} "
         f"bits per byte; a held-out loss of answers {m['fall']} lower after SFT; {m['accuracy']} "
         f"of held-out pairs ranked right by the reward model, {m['judge']} by the judge; PPO's "
@@ -131,7 +136,7 @@ def readme_row(kept: Mapping[str, Any]) -> str:
     return _row(
         f"the demo, two cores, {len(kept['reports'])} seeds",
         [
-            f"{m['minutes']} minutes; {m['bits']} bits per byte; the reward model ranks "
+            f"{m['minutes']} minutes{_beside(kept)}; {m['bits']} bits per byte; the reward model ranks "
             f"{m['accuracy']} of held-out pairs right; the judge prefers {m['won']} of PPO's "
             "answers to SFT's"
         ],
