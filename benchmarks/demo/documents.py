@@ -104,7 +104,7 @@ def _measured(kept: Mapping[str, Any]) -> dict[str, str]:
         return _span([n[name] for n in numbers], format)
 
     return {
-        "minutes": _span([n[promise.QUIET] / 60 for n in numbers], "{:.1f}"),
+        "time": _span([n[promise.QUIET] / 60 for n in numbers], "{:.1f}") + " minutes",
         "bits": span("bits per byte", "{:.2f}"),
         "fall": span("fall of the response loss", "{:.0%}"),
         "accuracy": span("reward model's accuracy", "{:.0%}"),
@@ -119,8 +119,7 @@ def expectation(kept: Mapping[str, Any]) -> str:
     """The lines `Time:` and `Expect:` of the recipe's docstring."""
     m = _measured(kept)
     paragraphs = [
-        f"Time: {m['minutes']} minutes of stages on {kept['machine']}{_beside(kept)}; 3 s once it is "
-        "done.",
+        f"Time: {m['time']} of stages on {kept['machine']}{_beside(kept)}; 3 s once it is done.",
         f"Expect: on seeds {', '.join(kept['reports'])} (demo.py:seed=1 is another), {m['bits']} "
         f"bits per byte; a held-out loss of answers {m['fall']} lower after SFT; {m['accuracy']} "
         f"of held-out pairs ranked right by the reward model, {m['judge']} by the judge; PPO's "
@@ -136,7 +135,7 @@ def readme_row(kept: Mapping[str, Any]) -> str:
     return _row(
         f"the demo, two cores, {len(kept['reports'])} seeds",
         [
-            f"{m['minutes']} minutes{_beside(kept)}; {m['bits']} bits per byte; the reward model ranks "
+            f"{m['time']}{_beside(kept)}; {m['bits']} bits per byte; the reward model ranks "
             f"{m['accuracy']} of held-out pairs right; the judge prefers {m['won']} of PPO's "
             "answers to SFT's"
         ],
