@@ -56,10 +56,7 @@ def table(kept: Mapping[str, Any]) -> str:
 
     ppo = "{p[score_before]:.2f} → {p[score_after]:.2f} ({p[score_std_before]:.2f}); {gain:+.2f}"
     seconds = "{pretrain:.0f}, {sft:.0f}, {reward:.0f}, {judge:.0f}, {ppo:.0f}; {total:.0f}"
-    bounds = "; ".join(
-        f"{name} {promise.WORDS[b.holds]} {b.format.format(b.limit)}"
-        for name, b in promise.BOUNDS.items()
-    )
+    bounds = "; ".join(f"{name} {bound}" for name, bound in promise.BOUNDS.items())
     lines = [
         f"`python -m benchmarks.demo` wrote this on {kept['date']} at commit {kept['commit']}, on "
         f"{kept['machine']}{_beside(kept)}. The demo promises: {bounds}.",

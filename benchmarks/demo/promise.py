@@ -10,24 +10,31 @@ QUIET = "seconds of all stages"  # held to its bound only where nothing else was
 
 
 class Bound(NamedTuple):
-    """A comparison that a number has to pass, and how both are shown."""
+    """A limit that a number keeps: it is `below`, `at most` or `at least` so much."""
 
-    holds: Callable[[float, float], bool]
+    relation: str
     limit: float
     format: str = "{:.2f}"
 
+    def __str__(self) -> str:
+        return f"{self.relation} {self.format.format(self.limit)}"
 
-BOUNDS = {
-    "bits per byte": Bound(operator.lt, 2.2),
-    "fall of the response loss": Bound(operator.ge, 0.25, "{:.1%}"),
-    "reward model's accuracy": Bound(operator.ge, 0.85, "{:.1%}"),
-    "PPO's gain in standard deviations": Bound(operator.ge, 1.15),
-    "KL": Bound(operator.lt, 15.0, "{:.1f}"),
-    "win rate by the judge": Bound(operator.ge, 0.65, "{:.1%}"),
-    "rise of repetition": Bound(operator.le, 0.01, "{:.1%}"),
-    QUIET: Bound(operator.le, 480.0, "{:.0f}"),
+
+HOLDS: dict[str, Callable[[float, float], bool]] = {
+    "below": operator.lt,
+    "at most": operator.le,
+    "at least": operator.ge,
 }
-WORDS = {operator.lt: "below", operator.le: "at most", operator.ge: "at least"}
+BOUNDS = {
+    "bits per byte": Bound("below", 2.2),
+    "fall of the response loss": Bound("at least", 0.25, "{:.1%}"),
+    "reward model's accuracy": Bound("at least", 0.85, "{:.1%}"),
+    "PPO's gain in standard deviations": Bound("at least", 1.15),
+    "KL": Bound("below", 15.0, "{:.1f}"),
+    "win rate by the judge": Bound("at least", 0.65, "{:.1%}"),
+    "rise of repetition": Bound("at most", 0.01, "{:.1%}"),
+    QUIET: Bound("at most", 480.0, "{:.0f}"),
+}
 
 
 def gain(ppo: Mapping[str, float]) -> float:
@@ -59,10 +66,9 @@ def shortfalls(numbers: Mapping[str, float], busy: bool = False) -> list[str]:
     for name, bound in BOUNDS.items():
         if busy and name == QUIET:
             continue
-        wanted = f"{WORDS[bound.holds]} {bound.format.format(bound.limit)}"
         if name not in numbers:
-            lines.append(f"{name}: not measured ({wanted} was promised)")
-        elif not bound.holds(numbers[name], bound.limit):  # NaN holds to nothing
+            lines.append(f"{name}: not measured ({bound} was promised)")
+        elif not HOLDS[bound.relation](numbers[name], bound.limit):  # NaN holds to nothing
             shown = bound.format.format(numbers[name])
-            lines.append(f"{name}: {shown} ({wanted} was promised)")
+            lines.append(f"{name}: {shown} ({bound} was promised)")
     return lines
