@@ -20,13 +20,14 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks.demo import documents, promise
+from train.objectives.reporting import null_as_nan
 
 
 def read(workdirs: Sequence[str], busy: bool) -> dict[str, Any]:
     """The content of docs/demo.json, from the reports of finished chains.
 
     Raises:
-      ValueError: a chain has no report, or two have the same seed.
+      ValueError: a chain has no report, or one without a stage, or two have the same seed.
     """
     reports, made = {}, []
     for workdir in map(Path, workdirs):
@@ -36,7 +37,12 @@ def read(workdirs: Sequence[str], busy: bool) -> dict[str, Any]:
                 f"{workdir} holds no report.json; run the demo there first: "
                 f"make demo SEED=N DEMO={workdir}"
             )
-        report = json.loads(path.read_text())
+        report = null_as_nan(json.loads(path.read_text()))
+        if missing := {*documents.SHOWN, "made"} - report.keys():
+            raise ValueError(
+                f"{path} has no {min(missing)}; remove it, and the demo writes it again: "
+                f"make demo SEED=N DEMO={workdir}"
+            )
         seed = str(json.loads((workdir / "ppo" / "config.json").read_text())["seed"])
         if seed in reports:
             raise ValueError(f"{workdir} is of seed {seed}, as another of --workdirs is")
