@@ -15,7 +15,7 @@ from absl import flags
 from data.errors import DataError
 from interpreter import python
 from ranges import ConfigError
-from train.cli.errors import EXPECTED, fail, short
+from train.cli.errors import EXPECTED, fail, no_backend, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
 from train.terminal import interrupts
@@ -99,8 +99,9 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except Exception as e:
         lost = processes.is_lost_peer(e)
         full = _is_out_of_memory(e)
-        expected = full or isinstance(e, EXPECTED)
-        message = short(str(e))
+        missing = no_backend(e)
+        expected = full or missing or isinstance(e, EXPECTED)
+        message = missing or short(str(e))
         if full:
             message = (
                 f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
@@ -115,7 +116,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         elif (
             _log
             and outputs.append(_log, traceback.format_exc())
-            and not isinstance(e, ConfigError | DataError)  # which say all
+            and not (missing or isinstance(e, ConfigError | DataError))  # which say all
         ):
             message += f"\n(the traceback is in {_log})"
         if processes.joined():
