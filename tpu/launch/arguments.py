@@ -190,7 +190,7 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
             )
     gke = verbs.add_parser("manifest", help="the JobSet for GKE", allow_abbrev=False)
     _slice_flags(gke)
-    gke.add_argument("--image", required=True, help="container with Seedpod and its packages")
+    gke.add_argument("--image", required=True, help="container: docker build --target=tpu")
     gke.add_argument("--cluster", required=True)
     gke.add_argument("--bucket", default="", help="gs://…, mounted for the workdir")
     gke.add_argument("--queue", default="", help="queue of kueue")
