@@ -19,7 +19,7 @@ help:
 	@echo "make setup     only what the others do first: .venv, with the dependencies"
 	@echo "make clean     removes .venv and caches; keeps runs/"
 	@echo
-	@echo "PYTHON=python3.12 make setup picks the interpreter (3.11 or later)."
+	@echo "PYTHON=python3.12 make setup picks the interpreter (3.11 or later), EXTRAS=gpu the extras."
 
 setup:
 	@sh scripts/setup.sh

@@ -41,16 +41,18 @@ setup(
         "datasketch>=2.0",  # near duplicates
         "rich>=13.0",
         "prompt_toolkit>=3.0",  # the line that train.chat reads
+        "markdown-it-py>=3.0",  # its web page; rich needs it too
         # Writes event files without TensorFlow, and shows them.
         "tensorboard>=2.20",
     ],
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2024.6"],  # gs://
         "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
+        "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
-        "web": ["starlette>=0.40", "uvicorn>=0.30", "markdown-it-py>=3.0"],  # train.chat --web
+        "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [
-            "httpx>=0.27",  # Starlette's test client
+            "httpx2>=2.0",  # Starlette's test client
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",

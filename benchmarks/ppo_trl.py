@@ -42,7 +42,7 @@ from model.generate import Sampling, generate
 from model.transformer import Transformer
 from train.interop import convert
 from train.runtime import checkpoint
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 WORKER = Path(__file__).with_name("ppo_trl_other.py")
 HELDOUT, WARM = 1024, 5

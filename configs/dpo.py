@@ -1,7 +1,7 @@
 """Direct preference optimization: a fine-tuned policy learns from rankings, without a reward model.
 
     python -m train --config=configs/dpo.py --workdir=runs/dpo \\
-        --config.init_from.policy=runs/sft --config.data.source=preferences.jsonl
+        --config.init_from.policy=runs/sft --config.data.source=examples/preferences.jsonl
 
 The reference is the policy it starts from, or `--config.init_from.reference=WORKDIR`.
 

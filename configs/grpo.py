@@ -1,13 +1,16 @@
 """GRPO of a fine-tuned policy: several answers a prompt, each compared with the mean of its group.
 
-    python -m train --config=configs/grpo.py --workdir=runs/grpo \\
+    python -m train --config=configs/grpo.py:smoke --workdir=runs/grpo \\
         --config.init_from.policy=runs/sft --config.init_from.reward=runs/reward \\
-        --config.data.source=prompts.jsonl
+        --config.data.source=examples/prompts.jsonl
 
 Choices: `variant`: `grpo`; `dr`, Dr. GRPO: no division by the group's std or the length; `dapo`,
 clip-higher, a mean over tokens, draws until groups differ, long answers punished, no KL; `gspo`,
 the ratio of whole sequences; `rloo`, the other answers' mean as baseline, one pass, KL in the
 reward.
+
+Choice: `smoke`, 16 short steps for the model of `configs/pretrain.py:smoke`; also with a variant:
+`variant=dr,smoke`.
 
 Hardware: an accelerator for models of 125M parameters and more.
 Time: not measured by itself; `python -m benchmarks.sums --workdir=runs/sums` trains 200 steps of
@@ -23,7 +26,8 @@ VARIANTS = ("grpo", "dr", "dapo", "gspo", "rloo")
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    variant = base.choices(arg, variant="grpo")["variant"]
+    chosen = base.choices(arg, variant="grpo", smoke=False)
+    variant = chosen["variant"]
     if variant not in VARIANTS:
         raise ValueError(f"variant={variant}; choose {', '.join(VARIANTS)}")
     config = base.get_config()
@@ -58,4 +62,18 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     elif variant == "rloo":
         config.grpo.baseline, config.grpo.scale = "others", "none"
         config.rl.kl_coef, config.rl.kl_loss_coef = 0.05, 0.0
+    if chosen["smoke"]:
+        smoke(config)
     return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> None:
+    """Shrinks the recipe, for the model of `configs/pretrain.py:smoke` and the files of examples/,
+    so that it ends within minutes on a laptop."""
+    config.data.batch_size = config.rl.rollout_batch = 32
+    config.rl.prompt_length = 96
+    config.rl.response_length = 24
+    config.rl.eval_prompts = 2
+    config.rl.overlong_buffer = min(config.rl.overlong_buffer, 8)
+    config.steps = 16
+    config.evaluate.every = 0

@@ -1,8 +1,7 @@
 """KTO: a fine-tuned policy learns from answers that are good or not, one by one.
 
     python -m train --config=configs/kto.py --workdir=runs/kto \\
-        --config.init_from.policy=runs/sft --config.data.source=ratings.jsonl \\
-        --config.data.fields.good='{thumb}'
+        --config.init_from.policy=runs/sft --config.data.source=examples/ratings.jsonl
 
 Rankings are split: the answer ranked first is good, the others are not. Choice: `smoke`, as in
 configs/dpo.py.

@@ -2,7 +2,7 @@
 policy.
 
     python -m train --config=configs/orpo.py --workdir=runs/orpo \\
-        --config.init_from.policy=runs/pretrain --config.data.source=preferences.jsonl
+        --config.init_from.policy=runs/pretrain --config.data.source=examples/preferences.jsonl
 
 Choice: `smoke`, as in configs/dpo.py.
 

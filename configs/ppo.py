@@ -1,9 +1,12 @@
 """PPO of a fine-tuned policy against a reward model.
 
-    python -m train --config=configs/ppo.py --workdir=runs/ppo --config.init_from.policy=runs/sft \\
-        --config.init_from.reward=runs/reward --config.data.source=prompts.jsonl
+    python -m train --config=configs/ppo.py:smoke --workdir=runs/ppo \\
+        --config.init_from.policy=runs/sft --config.init_from.reward=runs/reward \\
+        --config.data.source=examples/prompts.jsonl
 
 A judge, `--config.init_from.judge=WORKDIR` of a second reward stage, decides the win rate.
+
+Choice: `smoke`, 16 short steps for the model of `configs/pretrain.py:smoke`.
 
 Hardware: an accelerator for models of 125M parameters and more; two laptop cores for the demo's.
 Time: not measured by itself; the demo's stage takes about two minutes on two quiet cores.
@@ -16,7 +19,8 @@ import ml_collections
 from configs import base
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+    chosen = base.choices(arg, smoke=False)
     config = base.get_config()
     config.stage = "ppo"
     config.data.source = "tfds:pydocs/chat:train"
@@ -36,4 +40,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.value_optimizer.weight_decay = 0.0
     config.evaluate.every = 80
     config.checkpoint.every = 40
+    if chosen["smoke"]:
+        smoke(config)
     return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> None:
+    """Shrinks the recipe, for the model of `configs/pretrain.py:smoke` and the files of examples/,
+    so that it ends within minutes on a laptop."""
+    config.data.batch_size = config.rl.rollout_batch = 32
+    config.rl.prompt_length = 96
+    config.rl.response_length = 24
+    config.rl.eval_prompts = 2
+    config.steps = 16
+    config.evaluate.every = 0

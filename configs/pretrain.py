@@ -1,7 +1,7 @@
 """Pretraining on text: next-token prediction.
 
     python -m train --config=configs/pretrain.py:size=125m --workdir=runs/pretrain \\
-        --config.data.source='corpus/*.txt.gz'
+        --config.data.source='examples/help/*.md'
 
 Choices: `size` (model/sizes.py), `smoke` (a few steps of a tiny model, to check that it runs).
 Without `data.source` it reads the documentation of the running Python.

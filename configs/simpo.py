@@ -2,7 +2,7 @@
 reference.
 
     python -m train --config=configs/simpo.py --workdir=runs/simpo \\
-        --config.init_from.policy=runs/sft --config.data.source=preferences.jsonl
+        --config.init_from.policy=runs/sft --config.data.source=examples/preferences.jsonl
 
 Choice: `smoke`, as in configs/dpo.py.
 

@@ -1,8 +1,8 @@
 """SFT of low-rank adapters of an imported open model, on your conversations.
 
-    python -m train.convert import --from=DIR_OR_HUB_NAME --workdir=runs/base
+    python -m train.convert import --from=HuggingFaceTB/SmolLM2-135M-Instruct --workdir=runs/base
     python -m train --config=configs/specialise.py --workdir=runs/special \\
-        --config.init_from.policy=runs/base --config.data.source=chats.jsonl
+        --config.init_from.policy=runs/base --config.data.source=examples/chats.jsonl
 
 Choice: `smoke` (few and short rows, for a model of 135M parameters on a laptop's two cores).
 
@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.stage = "sft"
     config.model.dtype = "bfloat16"
     config.model.remat = "minimal"
-    config.data.source = "chats.jsonl"
+    config.data.source = "examples/chats.jsonl"
     config.data.length = 1024
     config.data.batch_size = 32
     config.data.on_long = "drop"

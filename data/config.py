@@ -27,7 +27,8 @@ class DataConfig:
 
     Attributes:
       source: a path, a glob, a folder of Hugging Face `datasets` or of prepared rows
-        (`python -m data.prepare`), `tfds:name/config:split`, or a tuple of the first two.
+        (`python -m data.prepare`), `tfds:name/config:split`, `hf:owner/name/config:split`, or a
+        tuple of paths, globs and names.
       mixture: instead of `source`, {name: the settings of data/mixture.py's SourceConfig}.
       heldout_source: the source of held-out examples. Empty holds out `heldout_fraction` of
         `source`, chosen by a hash of what identifies an example, so that no example is on both
@@ -100,7 +101,7 @@ class DataConfig:
         ranges.check(self, "data.")
         if bool(self.source) == bool(self.mixture):
             raise DataError(
-                "data.source is empty; set --config.data.source=PATH (or tfds:NAME:SPLIT)"
+                "data.source is empty; set --config.data.source=PATH (or hf:OWNER/NAME:SPLIT)"
                 if not self.source
                 else "data.source and data.mixture are both given; leave one empty"
             )

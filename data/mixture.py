@@ -65,7 +65,7 @@ def source_config(name: str, settings: Mapping) -> SourceConfig:
             hint = did_you_mean(nearest(key, known)) or f"; known: {', '.join(known)}"
             raise DataError(f"unknown config key {prefix}.{key}{hint}")
     if not settings.get("source"):
-        raise DataError(f"{prefix}.source is missing; a path, a glob, or tfds:NAME:SPLIT")
+        raise DataError(f"{prefix}.source is missing; a path, a glob, or hf:OWNER/NAME:SPLIT")
     ranges.check_fields(SourceConfig, settings, f"{prefix}.")
     config = SourceConfig(**settings)
     for step in config.changes:

@@ -241,6 +241,7 @@ def advance(
       params: of `prepare`. until: a number, traced or not.
     """
     P = state.cache.segment_ids.shape[1] - sampling.max_new_tokens
+    until = jnp.minimum(until, sampling.max_new_tokens)
 
     def body(state):
         t = state.t

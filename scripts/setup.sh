@@ -6,12 +6,14 @@
 #   - an unfinished first set-up (Ctrl-C, no network) is started afresh; pip keeps its downloads;
 #   - a change of setup.py or pyproject.toml, or a moved clone, runs pip again;
 #   - PYTHON=python3.12 picks the interpreter, and rebuilds .venv if it has another;
+#   - EXTRAS=tpu picks the extras of setup.py, in place of `test,web`;
 #   - a .venv that you made yourself is used as it is, and never erased.
 set -eu
 cd "$(dirname "$0")/.."
 
 made=.venv/.made-by-make   # .venv is ours, and may be erased
 stamp=.venv/.installed     # the set-up was finished; holds what it was finished for
+extras=${EXTRAS-test,web}
 python=                    # the interpreter to build .venv with
 
 say() { echo "setup: $*"; }
@@ -104,7 +106,7 @@ install() {
   quiet=--quiet
   if [ -t 1 ]; then quiet=; fi  # progress bars for people; logs stay short
   say "installing Seedpod and its dependencies into .venv"
-  .venv/bin/python -m pip install $quiet --disable-pip-version-check --editable '.[test,web]' ||
+  .venv/bin/python -m pip install $quiet --disable-pip-version-check --editable ".[$extras]" ||
     die <<END
 pip could not install the dependencies; its own words are above. The usual causes are
   - no network, or a proxy that pip does not know (HTTPS_PROXY);
@@ -117,7 +119,7 @@ END
   say "ready: .venv has Python $(identity .venv/bin/python | cut -d' ' -f1)"
 }
 
-goal="$(cat setup.py pyproject.toml | cksum) in $(pwd):"
+goal="$(cat setup.py pyproject.toml | cksum) [$extras] in $(pwd):"
 current=$(identity .venv/bin/python) || current=
 if [ -n "${PYTHON:-}" ]; then choose_named; fi
 if [ -n "$current" ] && { [ -z "$python" ] || [ "$(identity "$python")" = "$current" ]; }; then

@@ -70,6 +70,17 @@ def test_setup_finds_every_directory_of_code_and_no_other(setup_arguments):
     assert set(setup_arguments["packages"]) == of_code
 
 
+def test_setup_takes_every_file_that_is_no_code(setup_arguments):
+    data = setup_arguments["package_data"].items()
+    taken = {
+        path for package, patterns in data for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }  # fmt: skip
+    kept = ("*.html", "*.css", "*.js")
+    files = {path for name in PACKAGES for kind in kept for path in (ROOT / name).rglob(kind)}
+    assert taken == files
+
+
 def test_test_directories_are_not_packages():
     """A tests/data/__init__.py would make pytest import tests/data as `data`."""
     assert not list((ROOT / "tests").rglob("__init__.py"))

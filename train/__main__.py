@@ -4,8 +4,9 @@
     python -m train --config=configs/sft.py --workdir=runs/sft \\
         --config.init_from.policy=runs/first --config.data.source=chats.jsonl
 
-A workdir that holds a checkpoint is resumed. Exit codes: 0 done, 1 a deterministic error, 42
-preempted by SIGTERM and saved, 130 interrupted, 134 another process of the run was lost.
+A workdir that holds a checkpoint is resumed. Ctrl-C saves and stops; a second one leaves at once.
+Exit codes: 0 done, 1 a deterministic error, 42 preempted by SIGTERM and saved, 130 interrupted, 134
+another process of the run was lost.
 """
 
 from absl import app

@@ -5,6 +5,7 @@ Everything that can fail on bad input happens here, before any training.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -19,14 +20,14 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from data import pipeline, splits
-from data.atomic import write_atomically
+from data.config import DataConfig
 from data.pipeline import Data
 from data.prepare import row_cache
 from data.schemas.examples import example_text
 from data.splits import Examples
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
-from model import lora, sharding
+from model import cpu, lora, sharding
 from model.config import TransformerConfig
 from model.mimetic import mimetic
 from ranges import ConfigError
@@ -38,9 +39,10 @@ from train.objectives import registry
 from train.objectives.base import Context, Objective, Stage
 from train.rl import rewards
 from train.rl.forward import CRITICS
-from train.runtime import checkpoint, outputs, strict_json
-from train.runtime.metrics import console
+from train.runtime import checkpoint, outputs
 from train.step import TrainState
+from train.terminal.console import console
+from train.terminal.progress import phase
 from train.trainable import Partition
 
 
@@ -128,17 +130,24 @@ def open_context(
 
     @functools.cache
     def read():
-        return examples or splits.read_examples(config.data, objective.schema)
+        return examples or read_source(config.data, objective.schema)
 
     save_rows: list[Callable[[], None]] = []
 
     def open_rows(name, settings, schema, read_examples) -> Data:
         prompt_length = config.rl.prompt_length if schema == "prompt" else 0
-        data, save = row_cache.open_data(
-            epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer,
-            read_examples, prompt_length,
-            console.print if jax.process_index() == 0 else lambda text: None,
-        )  # fmt: skip
+        with contextlib.ExitStack() as packing:
+
+            def read_examples_first():
+                examples = read_examples()
+                packing.enter_context(phase(f"packing {name}"))
+                return examples
+
+            data, save = row_cache.open_data(
+                epath.Path(workdir) / "rows" / f"{name}.zip", settings, schema, tokenizer,
+                read_examples_first, prompt_length,
+                console.print if jax.process_index() == 0 else lambda text: None,
+            )  # fmt: skip
         save_rows.append(save)
         return data
 
@@ -159,40 +168,34 @@ def open_context(
     if open_data:
         data = open_data(tokenizer)
     elif examples:
-        data = pipeline.open_data(
-            config.data, objective.schema, tokenizer, examples, config.rl.prompt_length
-        )
+        with phase(f"packing {objective.schema}"):
+            data = pipeline.open_data(
+                config.data, objective.schema, tokenizer, examples, config.rl.prompt_length
+            )
     else:
         data = open_rows(objective.schema, config.data, objective.schema, read)
     pretrain_data = None
     if objective.rollouts and config.rl.pretrain_coef:
         text = config.pretrain_data
-        read_text = functools.partial(splits.read_examples, text, "text")
+        read_text = functools.partial(read_source, text, "text")
         pretrain_data = open_rows("text", text, "text", read_text)
     sets = {}
     for name, entry in config.evals.items():
         if entry.source:
             schema = evals.schema_of(name, entry, objective)
             settings = evals.data_config(config, entry, schema, objective)
-            read_set = functools.partial(splits.read_examples, settings, schema, True)
+            read_set = functools.partial(read_source, settings, schema, True)
             sets[name] = open_rows(f"evals-{name}", settings, schema, read_set)
     return Context(
         config, models, tokenizer, data, mesh, pretrain_data, sets, save_rows=tuple(save_rows)
     )
 
 
-def save_run_files(run: Run, workdir: epath.Path) -> None:
-    """Writes the files beside the checkpoints: tokenizer, row caches, architectures, settings."""
-    if not (workdir / "tokenizer" / "tokenizer.json").exists():
-        run.ctx.tokenizer.save(workdir / "tokenizer")
-    for save in run.ctx.save_rows:
-        try:
-            save()
-        except OSError as error:
-            outputs.failed("rows", error, "rows are computed again at the next start")
-    checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.objective.trainable})
-    checkpoint.save_parts(workdir, run.parts, run.origins)
-    write_atomically(workdir / "config.json", config_json(run.ctx.config) + "\n")
+def read_source(config: DataConfig, schema: str, heldout_only: bool = False) -> Examples:
+    """`splits.read_examples`, as a phase that the terminal shows."""
+    names = [str(source.source) for source in config.sources().values()]
+    with phase(f"reading {', '.join(names):.60}"):
+        return splits.read_examples(config, schema, heldout_only)
 
 
 def make_tokenizer(
@@ -223,7 +226,8 @@ def make_tokenizer(
     if tokenizer is None:
         settings = config.tokenizer
         texts = [example_text(example) for example in examples()]
-        tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size, settings.fim)
+        with phase("training the tokenizer"):
+            tokenizer = tokenizers.train(settings.kind, texts, settings.vocab_size, settings.fim)
     return tokenizer
 
 
@@ -328,12 +332,16 @@ def load_base(
     return base, {"from": path, "role": origin, "fingerprint": identity}
 
 
+def optimizer_configs(config: RunConfig, roles: Iterable[str]) -> dict[str, Any]:
+    """{trained role: the settings of its optimizer}."""
+    return {r: config.value_optimizer if r in CRITICS else config.optimizer for r in roles}
+
+
 def abstract_state(
     config: RunConfig, trainable: Mapping[str, Any], mesh: jax.sharding.Mesh, source: Any
 ) -> tuple[TrainState, optax.GradientTransformation]:
     """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
-    configs = {r: config.value_optimizer if r in CRITICS else config.optimizer for r in trainable}
-    tx = optimizer.make_optimizer(configs, config.steps)
+    tx = optimizer.make_optimizer(optimizer_configs(config, trainable), config.steps)
     replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)
@@ -380,15 +388,12 @@ def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
         if new:
             shardings = jax.tree.map(lambda x: x.sharding, new)
             key = jax.random.fold_in(jax.random.key(config.seed), number)
-            params = flatten_dict(jax.jit(init, out_shardings=shardings)(key))
+            options = cpu.run_once_options()
+            init = jax.jit(init, out_shardings=shardings, compiler_options=options)
+            params = flatten_dict(init(key))
         if origin is not None and old:
             path = config.init_from[origin]
             base = flatten_dict(checkpoint.load_from(path, origin, role, whole))
             params |= {p: base[p] for p in old}
         trainable[role] = unflatten_dict(params)
     return trainable
-
-
-def config_json(config: RunConfig) -> str:
-    """The settings of a run as JSON."""
-    return strict_json.dumps(dataclasses.asdict(config), indent=2)

@@ -1,10 +1,10 @@
 """Best of n: samples answers to prompts, keeps each prompt's best, and writes them as conversations
 to fine-tune on (rejection sampling).
 
-    python -m train.best_of --config=configs/grpo.py --workdir=runs/best \\
+    python -m train.best_of --config=configs/grpo.py:smoke --workdir=runs/best \\
         --config.init_from.policy=runs/sft --config.init_from.reward=runs/reward \\
-        --config.data.source=prompts.jsonl --config.grpo.group_size=16
-    python -m train --config=configs/sft.py --workdir=runs/sft2 \\
+        --config.data.source=examples/prompts.jsonl --config.grpo.group_size=16
+    python -m train --config=configs/sft.py:smoke --workdir=runs/sft2 \\
         --config.init_from.policy=runs/sft --config.data.source=runs/best/answers.jsonl
 
 The recipe is that of a grpo stage: its sampler, its rewards, `grpo.group_size` answers a prompt.

@@ -14,7 +14,7 @@ from absl import app, flags
 
 from train import cli
 
-FLAGS = ("from", "workdir", "to", "item", "dtype", "shard_size", "adapter", "chat_template")
+FLAGS = ("from", "workdir", "to", "item", "dtype", "shard_size", "adapter", "base", "chat_template")
 
 
 def main(argv: list[str]) -> None:
@@ -40,6 +40,10 @@ if __name__ == "__main__":
     )  # fmt: skip
     flags.DEFINE_string("shard_size", "5GB", "export: bytes of weights in one file, as 500MB.")
     flags.DEFINE_bool("adapter", False, "export: only the adapters, for the peft library.")
+    flags.DEFINE_string(
+        "base", "", "export --adapter: where peft finds the adapted model, OWNER/MODEL on the hub "
+        "or a directory; by default the one that was imported."
+    )  # fmt: skip
     flags.DEFINE_string(
         "chat_template", "", "import: chatml, or a Jinja file, in place of the model's."
     )

@@ -1,8 +1,8 @@
 """The scale of a reward model: the gain and bias that give the scores of a policy's answers mean 0
 and standard deviation 1 (Ziegler et al. 2019, arXiv:1909.08593), written beside its weights.
 
-    python -m train.normalize --config=configs/ppo.py --workdir=runs/reward \\
-        --config.init_from.policy=runs/sft --config.data.source=prompts.jsonl
+    python -m train.normalize --config=configs/ppo.py:smoke --workdir=runs/reward \\
+        --config.init_from.policy=runs/sft --config.data.source=examples/prompts.jsonl
 
 The recipe is that of the ppo or grpo stage to come, with its prompts and its sampler; the workdir
 is the reward model's. Runs that start from it read `normalizer.json` instead of computing the scale

@@ -273,6 +273,27 @@ def make_optimizer(
     return optax.partition(parts, labels)
 
 
+def learning_rates(
+    configs: Mapping[str, OptimizerConfig], steps: int
+) -> Callable[[Any], dict[str, float]]:
+    """The function (optimizer state after an update) -> {role: the learning rate of the update}.
+
+    The state counts the updates that were applied. A role whose optimizer counts none is left out.
+    """
+    schedules = {role: jax.jit(make_schedule(c, steps)) for role, c in configs.items()}
+
+    def rates(opt_state) -> dict[str, float]:
+        out = {}
+        for role, state in opt_state.inner_states.items():
+            counts = optax.tree_utils.tree_get_all_with_path(state, "count")
+            if counts:
+                count = int(counts[0][1])
+                out[role] = float(schedules[role](max(count - 1, 0)))
+        return out
+
+    return rates
+
+
 def opt_state_shardings(
     abstract_state: Any, params: Any, param_shardings: Any, replicated: NamedSharding
 ) -> Any:

@@ -29,7 +29,7 @@ from benchmarks.real import data
 from model import sharding
 from train.assemble import init_state, setup
 from train.config import run as config
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 ASKED, ANSWER = 80, 48  # tokens of an instruction in its template, and of its answer
 SHOWN = ("score", "win_rate", "win_rate_low", "win_rate_high", "kl", "length")

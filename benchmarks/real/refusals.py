@@ -34,7 +34,7 @@ from model.generate import Sampling, generate
 from train.evals.generative import win_rate
 from train.rl.sampler import cast_weights
 from train.runtime import checkpoint
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 LENGTH, ASKED, ANSWER, ROWS = 256, 96, 48, 16
 

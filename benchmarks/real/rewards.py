@@ -34,7 +34,7 @@ from data.text import tokenizer as tokenizers
 from train.config import run as config
 from train.rl import rewards
 from train.runtime import checkpoint
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 WORKER = Path(__file__).with_name("rewards_other.py")
 RESAMPLES = 10_000

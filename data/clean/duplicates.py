@@ -85,7 +85,7 @@ def check_settings(kind: str, sets: Mapping[str, Mapping]) -> None:
                 f"setting of data.decontaminate.{name}", key, dict.fromkeys(("source", "fields"))
             )
         if not settings.get("source"):
-            raise DataError(f"data.decontaminate.{name}.source is missing: a path, or tfds:…")
+            raise DataError(f"data.decontaminate.{name}.source is missing: a path, tfds:… or hf:…")
 
 
 def evaluation_runs(

@@ -1,9 +1,9 @@
 """Tokenize and pack a corpus once, into shards that training reads by row.
 
-    python -m data.prepare --config=configs/pretrain.py --output=corpus --processes=8 \\
-        --config.data.source='web/*.jsonl.gz' --config.data.dedup=near
-    python -m train --config=configs/pretrain.py --workdir=runs/pretrain \\
-        --config.data.source=corpus
+    python -m data.prepare --config=configs/pretrain.py:smoke --output=corpus --processes=2 \\
+        --config.data.source='examples/help/*.md' --config.data.dedup=near
+    python -m train --config=configs/pretrain.py:smoke --workdir=runs/prepared \\
+        --config.data.source=corpus --config.data.dedup=near
 
 The recipe's settings of the data apply: fields, filters, what is held out, `dedup`,
 `decontaminate`, the tokenizer (`tokenizer.path`, or one trained on a sample and saved beside the
@@ -17,7 +17,7 @@ import shlex
 
 from absl import app, flags
 
-from train.cli import EXPECTED, define_config, fail, parse_flags
+from train.cli import EXPECTED, define_config, fail, interrupted, parse_flags
 
 
 def main(argv: list[str]) -> None:
@@ -38,6 +38,8 @@ def main(argv: list[str]) -> None:
         )  # fmt: skip
     except EXPECTED as e:
         fail(str(e))
+    except KeyboardInterrupt:
+        interrupted(f"finished parts are kept in {args.output}; the same command resumes")
     console.print(describe(manifest, args.output))
     console.print(f"train on it with --config.data.source={args.output}")
 

@@ -62,7 +62,7 @@ class Manifest(TypedDict):
 
 def is_prepared(source: Any) -> TypeGuard[str]:
     """Whether a source is a folder of prepared rows."""
-    if not isinstance(source, str) or not source or source.startswith("tfds:"):
+    if not isinstance(source, str) or not source:
         return False
     return (epath.Path(os.path.expanduser(source)) / MANIFEST).exists()
 

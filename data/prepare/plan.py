@@ -1,6 +1,6 @@
 """The plan of preparing a corpus: its settings, its parts, and its tokenizer.
 
-A part is an input file, a span of a large one, or a span of a TFDS data set.
+A part is an input file, a span of a large one, or a span of a data set by name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from data.clean import redact
 from data.config import DataConfig
 from data.errors import DataError
 from data.read import json_files, sources
-from data.read.readers import READERS
+from data.read.readers import READERS, named_reader
 from data.read.reading import Span
 from data.schemas.examples import example_text
 from data.text import tokenizer as tokenizers
@@ -121,9 +121,9 @@ def _inputs(job: PrepareJob) -> list[tuple[sources.Input, bool]]:
 
 
 def _size(name: str) -> int | None:
-    """The size of an input file in bytes; None for a folder or a TFDS data set."""
+    """The size of an input file in bytes; None for a folder or a data set by name."""
     path = epath.Path(name)
-    return None if name.startswith("tfds:") or path.is_dir() else path.stat().length
+    return None if named_reader(name) or path.is_dir() else path.stat().length
 
 
 def check_settings(job: PrepareJob, settings: dict) -> None:

@@ -13,11 +13,10 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
@@ -26,11 +25,12 @@ from etils import epath
 
 import plugins
 from data import pipeline
-from data.atomic import is_remote, write_atomically
+from data.atomic import write_atomically
 from data.config import DataConfig
 from data.errors import DataError
 from data.pipeline import Data
-from data.read import json_files, sources
+from data.read import json_files, paths, sources
+from data.read.readers import named_reader
 from data.text.base import Tokenizer
 from interpreter import python
 
@@ -121,29 +121,10 @@ def _key(config: DataConfig, schema: str, tokenizer: Tokenizer, prompt_length: i
 
 
 def _identity(name: str, tfds_dir: str) -> list:
-    """[file, size, times of change] of each file of a source; [] if there is none."""
-    path = epath.Path(name)
-    if name.startswith("tfds:"):
-        data_set = name.removeprefix("tfds:").partition(":")[0].partition("/")[0]
-        if not tfds_dir:
-            return []  # in a folder that only TFDS knows
-        path = epath.Path(os.path.expanduser(tfds_dir)) / data_set
-    files = list(_files_in(path)) if path.exists() else []
-    if is_remote(name):
-        return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in files]
-    return [
-        [os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        for file in files
-    ]
-
-
-def _files_in(path) -> Iterator[epath.Path]:
-    """The files of a folder and its subfolders; a file itself."""
-    if not path.is_dir():
-        yield path
-        return
-    for entry in sorted(path.iterdir()):
-        yield from _files_in(entry)
+    """JSON values that are others where the records of a source may be; [] if that is not
+    known."""
+    named = named_reader(name)
+    return named.identity(name, tfds_dir) if named else paths.identity(name)
 
 
 def _code() -> list[str]:

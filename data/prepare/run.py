@@ -10,6 +10,7 @@ import concurrent.futures
 import functools
 import multiprocessing
 import os
+import signal
 
 from rich import progress
 from rich.console import Console
@@ -83,7 +84,10 @@ def _run_local(job: PrepareJob, count: int, processes: int) -> None:
         _consume((write_shards(job, number) for number in range(count)), count, "writing")
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+    ignore = signal.SIGINT, signal.SIG_IGN  # a Ctrl-C reaches them through this process
+    with concurrent.futures.ProcessPoolExecutor(
+        processes, context, initializer=signal.signal, initargs=ignore
+    ) as pool:
         try:
             for step, verb in ((survey, "reading"), (write_shards, "writing")):
                 futures = [pool.submit(step, job, number) for number in range(count)]
@@ -91,8 +95,11 @@ def _run_local(job: PrepareJob, count: int, processes: int) -> None:
                 _consume((future.result() for future in finished), count, verb)
                 if step is survey:
                     decide(job)
-        except BaseException:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, KeyboardInterrupt):  # the parts that are being read are lost
+                for process in multiprocessing.active_children():
+                    process.terminate()
             raise
 
 

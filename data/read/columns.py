@@ -47,7 +47,7 @@ def _parquet_rows(path: str, span: Span | None, options: ReadOptions) -> Iterato
     with opened(path) as file:
         try:
             table = parquet.ParquetFile(file)
-            names, used = _columns(path, table.schema_arrow, options)
+            names, used = used_columns(path, table.schema_arrow, options)
             sizes = _group_sizes(table.metadata)
             start, stop = (span.start, span.stop) if span else (0, len(sizes))
             number = sum(sizes[:start])
@@ -65,7 +65,7 @@ def _parquet_rows(path: str, span: Span | None, options: ReadOptions) -> Iterato
                     raise DataError(f"{path}[{number}]: {options.too_large(hint)}")
                 rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(mean, 1)))
                 for batch in table.iter_batches(rows, row_groups=[group], columns=used):
-                    for record in _records(batch, names, options):
+                    for record in records_of(batch, names, options):
                         yield f"{path}[{number}]", record
                         number += 1
                 if number != end:  # pyarrow stops at a damaged page without an error
@@ -139,11 +139,11 @@ def _dataset_rows(path: str, options: ReadOptions) -> Iterator[tuple]:
         with opened(file_path) as file:
             try:
                 stream = pyarrow.ipc.open_stream(file)
-                columns, used = _columns(file_path, stream.schema, options)
+                columns, used = used_columns(file_path, stream.schema, options)
                 for batch in stream:
                     batch = batch.select(used)
                     _validate(batch)
-                    for record in _records(batch, columns, options):
+                    for record in records_of(batch, columns, options):
                         yield f"{path}[{number}]", record
                         number += 1
                 rest = file.read(1)
@@ -198,7 +198,7 @@ def _as_bytes(kind):
 # Columns of both formats.
 
 
-def _columns(path: str, schema, options: ReadOptions) -> tuple[list[str], list[str]]:
+def used_columns(path: str, schema: Any, options: ReadOptions) -> tuple[list[str], list[str]]:
     """(the names of all columns, the names of those that are used).
 
     Raises:
@@ -219,7 +219,7 @@ def _check_fields(location: str, kind) -> None:
         _check_fields(location, field.type)
 
 
-def _records(batch, names: list[str], options: ReadOptions) -> Iterator[dict | DataError]:
+def records_of(batch: Any, names: list[str], options: ReadOptions) -> Iterator[dict | DataError]:
     """The records of a batch; a DataError in place of a bad one."""
     columns = {name: _values(name, batch.column(name)) for name in batch.schema.names}
     large = batch.nbytes > options.max_bytes

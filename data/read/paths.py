@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -83,3 +84,24 @@ def _dataset_folder(path: str, folder) -> str:
     raise DataError(
         f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*.jsonl')}"
     )
+
+
+def identity(source: epath.PathLike) -> list:
+    """[file, size, times of change] of each file of a path or folder; [] if there is none."""
+    path = epath.Path(source)
+    files = list(_files_in(path)) if path.exists() else []
+    if is_remote(path):
+        return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in files]
+    return [
+        [os.fspath(file), (stat := os.stat(file)).st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        for file in files
+    ]
+
+
+def _files_in(path: epath.Path) -> Iterator[epath.Path]:
+    """The files of a folder and its subfolders; a file itself."""
+    if not path.is_dir():
+        yield path
+        return
+    for entry in sorted(path.iterdir()):
+        yield from _files_in(entry)

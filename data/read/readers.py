@@ -1,8 +1,10 @@
-"""Readers of files by their ending, on this machine or an object store (gs://…).
+"""Readers of files by their ending, on this machine or an object store (gs://…), and of data sets
+by their name.
 
 | ending | a record |
 |---|---|
 | .txt | a line, or the whole file |
+| .md | the whole file |
 | .jsonl | a line: one JSON object |
 | .json | an object of the one list in the file |
 | .csv | a row, named by the first |
@@ -12,6 +14,8 @@
 
 All but the last two may be gzipped (.gz). To add a format, write its reader in a file of this
 folder and add its row to READERS; the settings that a row brings become fields of `config.data`.
+
+A data set by name is `PREFIX:…:SPLIT`, a row of NAMED_READERS: `tfds:`, `hf:` and `hf-stream:`.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from data.errors import DataError
-from data.read import columns, json_records, tables, text_files
+from data.read import columns, hf_records, json_records, tables, text_files, tfds_records
 from data.read.lines import line_spans
 from data.read.reading import Span
 from registry import Registry
@@ -49,6 +53,7 @@ class Reader(NamedTuple):
 READERS: Registry[Reader] = Registry("reader", "data.source")
 for _ending, _reader in {
     ".txt": Reader(text_files.read_lines, line_spans),
+    ".md": Reader(text_files.read_whole),
     ".jsonl": Reader(json_records.read_lines, line_spans),
     ".json": Reader(json_records.read_list),
     ".csv": Reader(tables.read_csv),
@@ -56,8 +61,42 @@ for _ending, _reader in {
     ".parquet": Reader(columns.read_parquet, columns.parquet_spans),
 }.items():
     READERS.register(_ending, _reader)
+_TEXTS = (".txt", ".md")  # of which no other schema is read
 _WHOLE_FILE = Reader(text_files.read_whole)  # a .txt with `documents="file"`
 _DATASET = Reader(columns.read_dataset)  # a folder
+
+
+class NamedReader(NamedTuple):
+    """A way to read the data sets of one prefix.
+
+    Attributes:
+      read: (name, tfds_dir, span, options) -> (location, record) pairs, as of Reader.
+      spans: (name, tfds_dir) -> parts of the data set that can be read separately.
+      identity: (name, tfds_dir) -> JSON values that are others where the records may be; [] if
+        that is not known.
+      pin: name -> the name of the version that is read.
+    """
+
+    read: Callable[..., Iterator[tuple[str, dict | DataError]]]
+    spans: Callable[[str, str], list[Span | None]]
+    identity: Callable[[str, str], list]
+    pin: Callable[[str], str] = lambda name: name
+
+
+_HF = NamedReader(hf_records.read, hf_records.spans, hf_records.identity, hf_records.pin)
+NAMED_READERS: Registry[NamedReader] = Registry("named reader", "data.source")
+for _prefix, _named in {
+    tfds_records.PREFIX: NamedReader(tfds_records.read, tfds_records.spans, tfds_records.identity),
+    hf_records.DOWNLOAD: _HF,
+    hf_records.STREAM: _HF,
+}.items():
+    NAMED_READERS.register(_prefix, _named)
+
+
+def named_reader(source: Any) -> NamedReader | None:
+    """The reader of a data set by name; None for a path."""
+    prefix = source.partition(":")[0] + ":" if isinstance(source, str) else ""
+    return NAMED_READERS.get(prefix)
 
 
 def reader_of(path: str, schema: str, documents: str, settings: Any = None) -> Reader:
@@ -72,7 +111,7 @@ def reader_of(path: str, schema: str, documents: str, settings: Any = None) -> R
     ending = os.path.splitext(os.path.basename(path).removesuffix(".gz"))[1]
     if ending not in READERS and epath.Path(path).is_dir():
         return _DATASET
-    endings = [known for known in READERS if schema == "text" or known != ".txt"]
+    endings = [known for known in READERS if schema == "text" or known not in _TEXTS]
     if ending not in endings:
         raise DataError(
             f"{path}: schema {schema!r} is read from {', '.join(endings)} (.gz of them too), by "

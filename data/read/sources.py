@@ -1,4 +1,4 @@
-"""Reading a source: files, globs and TFDS data sets as normalised examples in a fixed order.
+"""Reading a source: files, globs and named data sets as normalised examples in a fixed order.
 
 Examples are described in data/schemas. Each also gets `where` it was read ("path:line", or
 "tfds:name/config:split[17]"), for later errors.
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from data.errors import DataError
-from data.read import paths, tfds_records
+from data.read import paths
 from data.read.bad_records import BadRecords
-from data.read.readers import reader_of
+from data.read.readers import named_reader, reader_of
 from data.read.reading import MAX_RECORD_BYTES, ReadOptions, Span
 from data.schemas.normaliser import fields_used, normaliser
 from data.schemas.templates import one_of
@@ -52,8 +52,9 @@ def iterate(
 
     Args:
       source: a path or a glob (`**` included; matches are sorted), local or gs://…, the folder of a
-        data set of Hugging Face `datasets`, "tfds:name/config:split", or a list of those. A file
-        that several of them match is read once. Formats: data/read/readers.py.
+        data set of Hugging Face `datasets`, a data set by name ("tfds:name/config:split",
+        "hf:owner/name:split"), or a list of those. A file that several of them match is read once.
+        Formats and names: data/read/readers.py.
       schema: "text", "chat", "preference" or "prompt"; `fields` are its templates
         (data/schemas/normaliser.py).
       documents: whether a document of a .txt is a "line" or the whole "file". Blank lines are
@@ -97,7 +98,7 @@ def iterate(
 
 
 class Input(NamedTuple):
-    """A file or a TFDS data set to read.
+    """A file or a data set to read.
 
     Attributes:
       read: (span, options) -> (location, record) pairs, as of data/read/readers.py's Reader.
@@ -120,17 +121,18 @@ def inputs_of(
     """
     entries = list(source) if isinstance(source, list | tuple) else [source]
     if not entries or not all(entries):
-        raise DataError("no source: give a path, a glob, tfds:name/config:split, or a list")
+        raise DataError(
+            "no source: give a path, a glob, tfds:name/config:split, hf:owner/name:split, or a list"
+        )
     names = {}  # a dict, to keep the order
     for entry in entries:
-        is_tfds = isinstance(entry, str) and entry.startswith("tfds:")
-        names.update(dict.fromkeys([entry] if is_tfds else paths.expand(entry)))
+        named = named_reader(entry)
+        names.update(dict.fromkeys([named.pin(entry)] if named else paths.expand(entry)))
     inputs = []
     for name in names:  # check all of them before reading the first, which may take an hour
-        if name.startswith("tfds:"):
-            args = name, tfds_dir
-            read_input = functools.partial(tfds_records.read, *args)
-            spans = functools.partial(tfds_records.spans, *args)
+        if named := named_reader(name):
+            read_input = functools.partial(named.read, name, tfds_dir)
+            spans = functools.partial(named.spans, name, tfds_dir)
         else:
             reader = reader_of(name, schema, documents, settings)
             read_input = functools.partial(reader.read, name)

@@ -6,10 +6,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from etils import epath
+
 from data.errors import DataError
+from data.read import paths
 from data.read.reading import SPAN_RECORDS, ReadOptions, Span, parse_each, plain
 from data.schemas.templates import UNREAD
 from suggestions import nearest
+
+PREFIX = "tfds:"
 
 
 def open_records(name: str, tfds_dir: str) -> tuple[Any, set[str]]:
@@ -21,7 +26,7 @@ def open_records(name: str, tfds_dir: str) -> tuple[Any, set[str]]:
     """
     import tensorflow_datasets as tfds  # slow to import, and most sources are files
 
-    dataset, _, split = name.removeprefix("tfds:").partition(":")
+    dataset, _, split = name.removeprefix(PREFIX).partition(":")
     if not dataset or not split:
         raise DataError(f"{name!r} lacks a split: write tfds:NAME/CONFIG:SPLIT, as in {name}:train")
     folder = os.path.expanduser(tfds_dir or tfds.core.constants.DATA_DIR)
@@ -97,3 +102,9 @@ def spans(name: str, tfds_dir: str) -> list[Span | None]:
     size = len(open_records(name, tfds_dir)[0])
     starts = range(0, size, SPAN_RECORDS)
     return [Span(start, min(start + SPAN_RECORDS, size)) for start in starts]
+
+
+def identity(name: str, tfds_dir: str) -> list:
+    """The files of the data set; [] in a folder that only TFDS knows."""
+    data_set = name.removeprefix(PREFIX).partition(":")[0].partition("/")[0]
+    return paths.identity(epath.Path(os.path.expanduser(tfds_dir)) / data_set) if tfds_dir else []

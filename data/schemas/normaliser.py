@@ -142,7 +142,17 @@ _SCHEMAS = {
     ),
     "preference": (
         preference_example,
-        ("prompt", "chosen", "rejected", "responses", "rank", "best", "good", "confidence")
+        (
+            "prompt",
+            "chosen",
+            "rejected",
+            "responses",
+            "rank",
+            "best",
+            "response",
+            "good",
+            "confidence",
+        )
         + ("system", "tools", "weight"),
     ),
     "prompt": (_prompt_example, ("messages", "prompt", "system", "answer", "tools")),

@@ -26,11 +26,14 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 def preference_example(record: Record, templates: Mapping) -> dict:
     """An example from one of: chosen and rejected; chosen and a list of rejected; responses and a
-    rank. An optional `confidence` is the probability that the ranking is right, such as the share
-    of people who gave it."""
+    rank; one response that is good or not. An optional `confidence` is the probability that the
+    ranking is right, such as the share of people who gave it."""
     blank = is_blank(record, templates, "responses", "chosen")
     if has(record, templates, "responses") and "chosen" not in templates and not blank:
         answers, rank, kinds = _ranked(record, templates)
+    elif not has(record, templates, "chosen") and _is_rated(record, templates):
+        answers = [(value_of(record, templates, "response"), "response")]
+        rank, kinds = [0 if _is_good(value_of(record, templates, "good")) else 1], [""]
     else:
         answers, rank, kinds = _chosen_rejected(record, templates)
     dialogues = (_split_dialogue(value, name, record) for value, name in answers)
@@ -120,6 +123,11 @@ def _rank_of_best(best: Any, count: int) -> list[int]:
     if isinstance(best, bool) or not isinstance(best, int) or not 0 <= best <= count:
         raise wrong_type("best", f"the number of a response, 1 to {count}, or 0", best)
     return [int(best not in (0, i)) for i in range(1, count + 1)]
+
+
+def _is_rated(record: Record, templates: Mapping) -> bool:
+    """Whether the record is of one response that is good or not."""
+    return all(has(record, templates, name) for name in ("response", "good"))
 
 
 def _is_good(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Literal, NotRequired, TypedDict
 import sentencepiece
 from etils import epath
 
+from data.errors import DataError
 from data.read import json_files
 from data.text import builtin
 from data.text.base import Tokenizer
@@ -65,7 +66,7 @@ def train(kind: str, texts: Sequence[str], vocab_size: int, fim: bool = False) -
       fim: add the special ids of fill in the middle.
 
     Raises:
-      ValueError: SentencePiece cannot make a vocabulary of that size from the text.
+      DataError: SentencePiece cannot make a vocabulary of that size from the text.
     """
     if kind == "char":
         return BuiltinTokenizer(kind, "".join(sorted(set("".join(texts)))).encode(), fim)
@@ -97,7 +98,7 @@ def train(kind: str, texts: Sequence[str], vocab_size: int, fim: bool = False) -
         )
     except RuntimeError as e:
         reason = re.sub(r"^INTERNAL: \S+ \[.*?\] ", "", str(e).splitlines()[-1])
-        raise ValueError(
+        raise DataError(
             f"SentencePiece cannot make a vocabulary of {vocab_size} from this text: {reason} "
             "Set --config.tokenizer.vocab_size lower, or give it more text."
         ) from e

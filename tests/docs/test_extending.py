@@ -18,7 +18,6 @@ SECTIONS = {
     part.partition("\n")[0]: part
     for part in re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
 }
-_FILE = re.compile(r"# ([\w/]+\.py)\n")
 
 # Runs in the copy: the checks as they are, the commands by the flags and settings of the copy.
 RUN = """
@@ -36,20 +35,6 @@ for words in documentation.documented_commands(Path("docs/extending.md")):
 """
 
 
-def apply(change: str, root) -> None:
-    """Applies a diff whose first line names the file and whose hunks are separated by @@."""
-    name, _, hunks = change.partition("\n")
-    path = root / name.removeprefix("# ")
-    text = path.read_text()
-    for hunk in re.split(r"^@@\n", hunks, flags=re.MULTILINE):
-        lines = hunk.splitlines(keepends=True)
-        before = "".join(line[1:] for line in lines if line[0] in " -")
-        after = "".join(line[1:] for line in lines if line[0] in " +")
-        assert text.count(before) == 1, f"{name}: not there once:\n{before}"
-        text = text.replace(before, after)
-    path.write_text(text)
-
-
 def test_a_change_takes_under_sixty_lines():
     assert len(SECTIONS) == 12
     assert {title: n for title, text in SECTIONS.items() if (n := text.count("\n")) >= 60} == {}
@@ -63,11 +48,7 @@ def copy(tmp_path_factory):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in [*ROOT.glob("*.py"), ROOT / "Makefile"]:
         shutil.copy(path, root)
-    for block in documentation.blocks(PAGE.read_text()):
-        if block.language == "diff":
-            apply(block.text, root)
-        elif block.language == "python" and (match := _FILE.match(block.text)):
-            (root / match[1]).write_text(block.text[match.end() :])
+    documentation.apply_page(PAGE, root)
     return root
 
 

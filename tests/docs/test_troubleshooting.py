@@ -71,7 +71,7 @@ def check(command, answer):
     """The output of a command, which is an error that the page shows."""
     typed = type_command(command)
     pattern = ".*".join(map(re.escape, answer.split("…")))
-    text = " ".join(typed.text.split())
+    text = re.sub(r"[^\s`]*python\S* -m ", "python -m ", " ".join(typed.text.split()))
     assert re.search(f"{pattern}$", text), text
     assert typed.code == 1
     assert "Traceback" not in text

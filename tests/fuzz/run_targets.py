@@ -36,7 +36,7 @@ def _good_workdir(folder):
     path.mkdir()
     checkpoint.save_models(path, {"policy": open_models.CONFIG, "value": open_models.CONFIG})
     config = configs.build(configs.default())
-    from train.assemble import config_json
+    from train.runtime.resume import config_json
 
     parts = {"policy": {
         "origin": {"from": "runs/base", "role": "policy", "fingerprint": "00000000"},
@@ -97,7 +97,7 @@ def _keys(folder):
 
 WORDS = ("", "0", "1", "-1", "1e20", "1e400", "nan", "inf", "None", "True", "false", "a", "[]",
 "{}", "(1,", "'x'",
-         '"x', "1,2", "é", "99999999999999999999", "0x10", "1_000", "../x", "tfds:", "gs://x/y",
+         '"x', "1,2", "é", "99999999999999999999", "0x10", "1_000", "../x", "tfds:", "hf:", "gs://x/y",
          "x" * 3000,
          "[1,2]", "{'a': 1}", "adamw", "muon", "8b", "bfloat16", "sigmoid", "cut", "exact",
          "email", "1/2", "5 tokens",
@@ -130,7 +130,12 @@ def _overrides(rng: Random, good, folder) -> None:
     flags.FLAGS.unparse_flags()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
-    cli.parse_flags(argv)
+    try:
+        cli.parse_flags(argv)
+    except SystemExit as end:
+        if end.code:
+            raise
+        return  # --help
     profiling.parse_steps(flags.FLAGS.profile_steps)
     if recipe != "demo.py":
         config = configs.build(cli.config())

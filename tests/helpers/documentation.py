@@ -22,6 +22,7 @@ from absl import app, flags
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("model", "train", "data", "configs", "tpu", "benchmarks", "tests")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# ([\w/]+\.py)\n")  # the first line of a block of Python that is a file
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 
 
@@ -98,6 +99,29 @@ def _commands(line: str) -> list[list[str]]:
         elif words[:1] == ["make"] and len(words) > 1:
             found.append(words)
     return found
+
+
+def apply(change: str, root: Path) -> None:
+    """Applies a diff whose first line names the file and whose hunks are separated by @@."""
+    name, _, hunks = change.partition("\n")
+    path = root / name.removeprefix("# ")
+    text = path.read_text()
+    for hunk in re.split(r"^@@\n", hunks, flags=re.MULTILINE):
+        lines = hunk.splitlines(keepends=True)
+        before = "".join(line[1:] for line in lines if line[0] in " -")
+        after = "".join(line[1:] for line in lines if line[0] in " +")
+        assert text.count(before) == 1, f"{name}: not there once:\n{before}"
+        text = text.replace(before, after)
+    path.write_text(text)
+
+
+def apply_page(page: Path, root: Path) -> None:
+    """Makes a page's files and changes in a copy of the repository."""
+    for block in blocks(page.read_text()):
+        if block.language == "diff":
+            apply(block.text, root)
+        elif block.language == "python" and (match := _FILE.match(block.text)):
+            (root / match[1]).write_text(block.text[match.end() :])
 
 
 class Refused(Exception):
@@ -225,7 +249,7 @@ def type_command(line: str) -> Typed:
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         except SystemExit as end:
-            code = end.code or 0
+            code = int(end.code or 0)
         finally:
             for name in set(flags.FLAGS) - before:
                 delattr(flags.FLAGS, name)

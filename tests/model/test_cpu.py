@@ -1,5 +1,7 @@
 """The workarounds for XLA on CPU against the plain operations, and what they compile to."""
 
+import ctypes
+import os
 import re
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model import cpu
 from model.cpu import FEW, TransposedWeight, gated, matmul
 
 
@@ -71,3 +74,16 @@ def test_gates_in_bfloat16_are_rounded_once_on_cpu(transposed):
     gate, up = (np.asarray(a, np.float64) for a in (gate, up))
     expected = jnp.asarray(gate / (1 + np.exp(-gate)) * up, jnp.bfloat16)
     np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("configured", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "tpu"])
+def test_the_allocator_is_left_alone(configured, monkeypatch):
+    for name in os.environ:
+        if name.startswith("MALLOC_"):
+            monkeypatch.delenv(name)
+    if configured == "tpu":
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    else:
+        monkeypatch.setenv(configured, "glibc.malloc.hugetlb=0")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("the allocator is configured"))
+    cpu.keep_memory()

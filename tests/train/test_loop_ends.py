@@ -6,12 +6,15 @@ from stage_fixtures import recipe, write_files
 
 from model import sharding
 from train import loop
+from train.config.run import RunConfig
 from train.evals.perplexity import Perplexity
 from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
+from train.runtime import processes
 from train.runtime.checkpoint import Checkpointer
 from train.runtime.metrics import read_metrics
 from train.step import make_train_step
+from train.terminal import interrupts
 from train.workflows import multistage
 
 
@@ -90,3 +93,46 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
     assert not read_metrics(tmp_path / "run", "eval")
     loop.run(tiny, tmp_path / "run", mesh)  # the evaluation is still to come
     assert [r["step"] for r in read_metrics(tmp_path / "run", "eval")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("steps", "log_every", "interval"), [(4, 0, 1), (25, 0, 2), (5000, 0, 10), (25, 7, 7)]
+)
+def test_a_short_run_writes_enough_records_for_a_curve(steps, log_every, interval):
+    assert loop.log_interval(RunConfig(steps=steps, log_every=log_every)) == interval
+
+
+def test_a_stopped_run_evaluates_when_it_is_resumed(tiny, tmp_path, monkeypatch, capsys):
+    """Stopped before an evaluation by SIGTERM, and in the next one by Ctrl-C."""
+    tiny.steps, tiny.log_every, tiny.checkpoint.every, tiny.evaluate.every = 3, 1, 0, 2
+    mesh = sharding.make_mesh(ONE, sharding.jax.devices()[:1])
+
+    def steps(kind):
+        return [r["step"] for r in read_metrics(tmp_path / "run", kind)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "asked_to_stop", lambda: steps("train") == [1, 2])
+        with pytest.raises(processes.Stopped, match="preempted: saved at step 2; run the same"):
+            loop.run(tiny, tmp_path / "run", mesh)
+    assert steps("eval") == [] and Checkpointer(tmp_path / "run", 1).latest() == 2
+
+    evaluate = Perplexity.__call__
+
+    def interrupted(self, trainable, frozen):
+        if steps("train")[-1] == 3:
+            raise KeyboardInterrupt
+        return evaluate(self, trainable, frozen)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Perplexity, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):  # nobody watches for it
+            loop.run(tiny, tmp_path / "run", mesh)
+        patch.setattr(interrupts, "asked", lambda: True)
+        with pytest.raises(processes.Stopped, match="saved at step 3; the same command resumes"):
+            loop.run(tiny, tmp_path / "run", mesh)
+    assert (steps("train"), steps("eval")) == ([1, 2, 3], [2])
+    assert Checkpointer(tmp_path / "run", 1).latest() == 3
+    capsys.readouterr()
+    loop.run(tiny, tmp_path / "run", mesh)
+    assert (steps("train"), steps("eval")) == ([1, 2, 3], [2, 3])
+    assert "nothing to do" not in capsys.readouterr().out

@@ -18,6 +18,7 @@ from train.optimizer import (
     OptimizerConfig,
     decay_mask,
     global_norm,
+    learning_rates,
     make_optimizer,
     make_schedule,
     opt_state_shardings,
@@ -112,6 +113,20 @@ def test_each_model_has_its_own_rate_and_its_own_clipping():
     only = {"policy": params["policy"]}
     out, _ = frozen.update(jax.tree.map(jnp.ones_like, only), frozen.init(only), only)
     assert not out["policy"]["w"].any()
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
+def test_the_rate_is_that_of_the_last_update_that_was_applied(name):
+    """Muon updates no weight here, and AdamW its others: their counts are equal."""
+    config = dataclasses.replace(PLAIN, name=name, warmup_steps=2, schedule="wsd")
+    configs = {"policy": config, "value": dataclasses.replace(config, peak_lr=0.5)}
+    params = {role: {"query": jnp.ones((1, 2, 2, 2))} for role in configs}
+    optimizer, rates = make_optimizer(configs, 10), learning_rates(configs, 10)
+    state = optimizer.init(params)
+    schedules = {role: make_schedule(c, 10) for role, c in configs.items()}
+    for step in range(4):
+        _, state = optimizer.update(params, state, params)
+        assert rates(state) == {role: float(schedules[role](step)) for role in configs}
 
 
 def test_moments_lie_where_their_parameters_do():

@@ -262,7 +262,7 @@ def progress(workdir: str, gcloud: Gcloud) -> str:
 
 
 def committed_steps(bucket_workdir: str, gcloud: Gcloud) -> int:
-    """`supervise.committed_steps` for a workdir in a bucket; 0 if gcloud fails."""
+    """The steps that are committed in a workdir in a bucket; 0 if gcloud fails."""
     if gcloud.dry_run:
         return 0
     newest: dict[str, int] = {}

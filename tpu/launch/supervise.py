@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 
-from etils import epath
-
-from train.runtime.processes import PREEMPTED
-
-INTERRUPTED = 130  # Ctrl-C
+from train.runtime.processes import INTERRUPTED, PREEMPTED
 
 
 class StopSignal:
@@ -50,16 +45,6 @@ class StopSignal:
 def restarts(code: int) -> bool:
     """Whether a run that ended with an exit code is started again."""
     return code != INTERRUPTED and (code == PREEMPTED or code >= 128)
-
-
-def committed_steps(workdir: epath.PathLike) -> int:
-    """The step of the newest committed checkpoint; of a chain, the sum over its stages."""
-    workdir, newest = epath.Path(workdir), Counter[epath.Path]()
-    for pattern in ("checkpoints/*", "*/checkpoints/*"):
-        for path in workdir.glob(pattern) if workdir.exists() else ():
-            if path.name.isdigit():  # an uncommitted checkpoint has a longer name
-                newest[path.parent] = max(newest[path.parent], int(path.name))
-    return sum(newest.values())
 
 
 def supervise(

@@ -12,6 +12,7 @@ from tpu.launch import commands, doctor, jobset, local, queued, supervise
 from tpu.launch.arguments import check_names, parser, split_command, workdir_of
 from tpu.launch.gcloud import Gcloud
 from tpu.slices import parse
+from train.terminal import saved
 
 
 def say(text: str) -> None:
@@ -33,7 +34,7 @@ def run_local(args: argparse.Namespace, command: list[str]) -> int:
     with supervise.StopSignal() as stop:
         return supervise.supervise(
             attempt,
-            lambda: supervise.committed_steps(workdir),
+            lambda: sum(saved.committed_steps(workdir).values()),
             say,
             give_up_after=args.give_up_after,
             stop=stop,

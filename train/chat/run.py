@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from etils import epath
+
 from train.chat import terminal
 from train.chat.display import CLEAR
 from train.chat.session import Session
@@ -43,10 +45,13 @@ def open_session(
     workdir: str, against: str, reward: str, sampling: dict, seed: int, system: str
 ) -> tuple[Session, str]:
     """(session, a notice about its models or "")."""
+
     from model.generate import Sampling
     from train.chat.model import open_model, open_scorer
     from train.chat.workdirs import answers
+    from train.runtime import compilation
 
+    compilation.enable("auto", epath.Path(workdir))
     settings = Sampling(**sampling)
     models = [open_model(workdir, settings, seed, "workdir")]
     if against:

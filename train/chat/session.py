@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from etils import epath
+
 from data.atomic import write_atomically
-from train.chat.answer import STOP, STOPPED, Answer, Turn
+from train.chat.answer import STOP, STOPPED, Answer, Turn, scored
 
 
 class Reply:
@@ -126,14 +127,14 @@ class Session:
             return turn
         turns = self.turns[:-1] if again else self.turns
         if self.scorer:
-            turn = Turn(question, tuple(self._scored(turns, turn, i) for i in range(len(answers))))
+            history = [*turns, turn]
+            scores = (
+                scored(self.scorer, answer, self.messages(i, history))
+                for i, answer in enumerate(answers)
+            )
+            turn = Turn(question, tuple(scores))
         self.turns = [*turns, turn]
         return turn
-
-    def _scored(self, turns, turn, index) -> Answer:
-        answer = turn.answers[index]
-        messages = self.messages(index, [*turns, turn])
-        return answer._replace(score=self.scorer.score(messages, answer.end == STOP))
 
     def save(self, path: str) -> str:
         """Writes the conversation as JSON lines of schema `chat`, one a model, and says so. Answers
@@ -144,8 +145,8 @@ class Session:
             is there and is not of this session. OSError: it cannot be written.
         """
         if not path.endswith(".jsonl"):
-            raise ValueError(f"/save takes the name of a file that ends in .jsonl, not {path!r}")
-        if os.path.exists(path) and path != self._saved:
+            raise ValueError(f"/save takes a name that ends in .jsonl, as talk.jsonl; not {path!r}")
+        if path != self._saved and epath.Path(path).expanduser().exists():
             raise ValueError(f"{path} exists; give another name")
         records = []
         for index in range(len(self.models)):
@@ -159,7 +160,7 @@ class Session:
         if not records:
             raise ValueError("there is nothing to save; ask something first")
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        write_atomically(path, lines)
+        write_atomically(epath.Path(path).expanduser(), lines)
         self._saved = path
         count = len(self.turns)
         return f"{count} turn{'s' * (count != 1)} written to {path}"

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -18,12 +19,12 @@ from train.chat.display import LEAST_WIDTH, SIDE_BY_SIDE, Column, Columns, escap
 from train.chat.session import Reply, Session
 
 HELP = """\
-/regenerate     writes the last answer again
-/temperature X  0 takes the likeliest token each time
-/system TEXT    sets a system message; no TEXT, none
-/reset          forgets the conversation
-/save FILE      writes it to FILE.jsonl, which SFT reads
-/quit           ends, as Ctrl-D does
+/regenerate       writes the last answer again
+/temperature X    0 takes the likeliest token each time
+/system TEXT      sets a system message; no TEXT, none
+/reset            forgets the conversation
+/save FILE.jsonl  writes it to a file that SFT reads
+/quit             ends, as Ctrl-D does
 Ctrl-C stops an answer; Alt-Enter begins a new line.
 Pasted lines are one question."""
 _DIM, _RED, _GREEN = "2", "31", "32"
@@ -48,12 +49,18 @@ def _columns() -> int:
 
 @contextlib.contextmanager
 def stopping() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, in place of ending the process."""
+    """An event that Ctrl-C sets, in place of ending the process; keys are not shown meanwhile."""
     stop = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    modes = termios.tcgetattr(0) if os.isatty(0) else None
+    if modes:
+        silent = [*modes[:3], modes[3] & ~termios.ECHO, *modes[4:]]
+        termios.tcsetattr(0, termios.TCSANOW, silent)
     try:
         yield stop
     finally:
+        if modes:
+            termios.tcsetattr(0, termios.TCSANOW, modes)
         signal.signal(signal.SIGINT, before)
 
 
@@ -70,10 +77,14 @@ class _Growth:
 
 
 class Terminal:
-    """A session and the commands that change it."""
+    """A session and the commands that change it.
 
-    def __init__(self, session: Session):
-        self._session = session
+    Args:
+      label: before each answer of the only model.
+    """
+
+    def __init__(self, session: Session, label: str = "model › "):
+        self._session, self._label = session, label
         self._forgotten = [0] * len(session.models)
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: say(HELP),
@@ -97,11 +108,11 @@ class Terminal:
             if text:
                 self.answer(text, self._session.ask(text))
             return
-        name, _, argument = text.partition(" ")
+        name, *rest = text.split(maxsplit=1)
         if name not in self._commands:
             hint = did_you_mean(nearest(name, self._commands))
             raise ValueError(f"there is no command {name}{hint or '; /help lists them'}")
-        self._commands[name](argument.strip())
+        self._commands[name]("".join(rest))
 
     def _regenerate(self, _: str) -> None:
         question, replies = self._session.regenerate()
@@ -142,7 +153,7 @@ class Terminal:
         columns = _columns()
         with stopping() as stop:
             if len(replies) == 1:
-                self._stream(replies[0], "model › ", columns, stop)
+                self._stream(replies[0], self._label, columns, stop)
             elif columns < SIDE_BY_SIDE:
                 for reply in replies:
                     self._stream(reply, f"{reply.name} › ", columns, stop)
@@ -150,7 +161,7 @@ class Terminal:
                 self._side_by_side(replies, columns, stop)
             turn = self._session.keep(question, replies, again)
         self._remark(turn)
-        print()
+        print("\n" if self._label else "", end="")
 
     def _print(self, replies: Sequence[Reply]) -> None:
         """The answers alone, for a pipe; a line between two."""
@@ -241,4 +252,4 @@ def converse(session: Session, notice: str = "") -> None:
 
 def answer_once(session: Session, question: str) -> None:
     """Answers one question, without a label."""
-    Terminal(session).answer(question, session.ask(question))
+    Terminal(session, label="").answer(question, session.ask(question))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
+import re
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import NoReturn
+
+from train.cli.text import columns, wrap
+from train.runtime.processes import INTERRUPTED
 
 MOST_SHOWN = 2000  # characters of an error message
 # Errors whose message explains the fault of the input; DataError and ConfigError are
@@ -20,11 +23,7 @@ def fail(message: str) -> NoReturn:
     code 1."""
     lines = f"error: {short(message).strip()}".splitlines()
     if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns
-        wrapped = (
-            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-            for line in lines
-        )
+        wrapped = (part for line in lines for part in wrap(line, columns()))
         print("\n".join(wrapped), file=sys.stderr)
     else:
         line = " ".join(line if line[-1:] in ".:;," else f"{line}." for line in lines[:-1])
@@ -32,15 +31,40 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
+def interrupted(message: str) -> NoReturn:
+    """Ends the process after Ctrl-C, with the exit code of a shell."""
+    print(f"interrupted; {message}", file=sys.stderr)
+    raise SystemExit(INTERRUPTED) from None
+
+
 def short(message: str) -> str:
     """A message cut to a few lines, whatever it quotes."""
     return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
 
 
+def no_backend(error: Exception) -> str:
+    """The message about a kind of device that JAX cannot use here, or ""."""
+    found = re.match(r"Unable to initialize backend '(\w+)': (.*)", str(error), re.DOTALL)
+    if not isinstance(error, RuntimeError) or not found:
+        return ""
+    kind, reason = found[1], found[2].partition(" (")[0].strip().rstrip(".")
+    setting = os.environ.get("JAX_PLATFORMS", "")
+    asked = f", which JAX_PLATFORMS={setting} asks for" * bool(setting)
+    return (
+        f"JAX cannot use {kind} on this machine{asked}: {reason}. For the CPU, type "
+        "JAX_PLATFORMS=cpu before the command"
+    )
+
+
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised."""
+    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised, or a
+    device is missing."""
     try:
         yield
     except EXPECTED as e:
         fail(str(e))
+    except RuntimeError as e:
+        if message := no_backend(e):
+            fail(message)
+        raise

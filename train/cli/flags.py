@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from suggestions import did_you_mean, nearest
-from train.cli import help, recipe
+from train.cli import help, recipe, text
 from train.cli.errors import fail
 from train.runtime import outputs
 
@@ -76,8 +76,6 @@ def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
             _print_help(argv, query)
         argv = ARGV[:] = recipe.check(argv)
         arguments = flags.FLAGS(argv)
-    except KeyboardInterrupt:  # while a recipe was read
-        raise SystemExit(130) from None
     except flags.UnrecognizedFlagError as e:
         fail(_unknown_flag(e.flagname))
     except flags.Error as e:
@@ -103,20 +101,20 @@ def _print_help(argv: Sequence[str], query: str) -> NoReturn:
         raise SystemExit
     parts = [help.search(query)] if query else []
     if "config" in flags.FLAGS:
-        from train.config.listing import listing
+        from train.cli.listing import listing
 
         values = flags.FlagValues()
         config_flags.DEFINE_config_file("config", None, "", values, sys_argv=ARGV)
         values(argv, known_only=True)
         tree = values.config.to_dict() if path else None
         try:
-            parts.append(listing(tree, query.removeprefix("config."), help.columns()))
+            parts.append(listing(tree, query.removeprefix("config."), text.columns()))
         except ValueError as e:
             fail(str(e))
-    text = "\n\n".join(filter(None, parts))
-    if not text:
+    found = "\n\n".join(filter(None, parts))
+    if not found:
         fail(f"no flag and no setting has {query!r} in its name or meaning{_meant(query)}")
-    print(text if query else help.of_recipe(path, recipe.docstring(path), text))
+    print(found if query else help.of_recipe(path, recipe.docstring(path), found))
     raise SystemExit
 
 
@@ -134,8 +132,8 @@ def _meant(name: str) -> str:
     if any(key.startswith(f"{name}.") for key in keys()):
         return f"; {name} is a group of settings, and --help={name}. lists them"
     stages = "stages.NAME." if "stages" in (flags.FLAGS["config"].value or ()) else ""
-    text = meant(name, keys(), f"--config.{stages}")
-    return "" if f"--{name}=" in text else text  # a flag of other commands
+    hint = meant(name, keys(), f"--config.{stages}")
+    return "" if f"--{name}=" in hint else hint  # a flag of other commands
 
 
 def _unknown_flag(name: str) -> str:

@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-MOST_COLUMNS = 100  # longer lines are hard to read
+from train.cli.text import columns, formatted, wrap
+
 _INDENT = 24  # of a flag's meaning
 # {title: flags}; other flags are the command's own.
 GROUPS = {
@@ -24,7 +22,9 @@ GROUPS = {
     "Profiling and compilation": ("profile_steps", "profiler_port", "compilation_cache"),
 }  # fmt: skip
 _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of strings": "A,B"}
-_PLACES = {"config": "RECIPE", "workdir": "DIR", "to": "DIR", "output": "DIR"}
+_PLACES = {"config": "RECIPE", "from": "MODEL"}
+_PLACES |= dict.fromkeys(("workdir", "to", "output", "against", "reward"), "DIR")
+_PLACES |= dict.fromkeys(("json", "hlo"), "FILE")
 
 
 def asked(argv: Sequence[str]) -> str | None:
@@ -38,23 +38,18 @@ def asked(argv: Sequence[str]) -> str | None:
     return None
 
 
-def columns() -> int:
-    """The width at which to wrap text: that of the terminal, if there is one."""
-    return max(30, min(shutil.get_terminal_size().columns, MOST_COLUMNS))
-
-
 def of_command() -> str:
     """The docstring of the running command, and its flags by group."""
     module = sys.modules["__main__"]
     name = module.__spec__.name.removesuffix(".__main__") if module.__spec__ else "train"
     width = columns()
     needed = "".join(f" --{flag}={place(flag)}" for flag in own_flags() if required(flag))
-    usage = _wrap(f"usage: python -m {name}{needed} [--FLAG=VALUE …]", width)
+    usage = wrap(f"usage: python -m {name}{needed} [--FLAG=VALUE …]", width)
     lines = [*usage, "", *formatted(module.__doc__ or "", width)]
     for title, names in _grouped(own_flags()):
         lines += ["", title, *(line for name in names for line in _flag(name, width))]
     if "config" in flags.FLAGS:
-        lines += ["", *_wrap(
+        lines += ["", *wrap(
             "--config=RECIPE --help lists the settings of a recipe; --help=WORD searches settings "
             "and flags, also by the names of other libraries, as --help=learning_rate.", width,
         )]  # fmt: skip
@@ -62,10 +57,10 @@ def of_command() -> str:
 
 
 def of_recipe(path: str, doc: str, settings: str) -> str:
-    """A recipe's docstring, and its settings (train/config/listing.py)."""
+    """A recipe's docstring, and its settings (train/cli/listing.py)."""
     return "\n".join([
         path, "", *formatted(doc, columns()), "",
-        *_wrap("Settings, typed as --config.KEY=VALUE; * marks those that the recipe changes. "
+        *wrap("Settings, typed as --config.KEY=VALUE; * marks those that the recipe changes. "
                "--help=WORD searches them, --help=optimizer. lists one group.", columns()),
         "", settings,
     ])  # fmt: skip
@@ -119,45 +114,9 @@ def _flag(name: str, width: int) -> list[str]:
     if required(name):
         text += " Required."
     elif flag.default not in (None, "", False, []):
-        text += f" Default: {flag.default_as_str.strip(chr(39))}."
+        text += f" Default: {(flag.default_as_str or '').strip(chr(39))}."
     head = f"  --{name}" if flag.boolean else f"  --{name}={place(name)}"
-    lines = _wrap(text, width, " " * _INDENT)
+    lines = wrap(text, width, _INDENT, _INDENT)
     if len(head) + 2 > _INDENT:
         return [head, *lines]
     return [head.ljust(_INDENT) + lines[0].strip(), *lines[1:]]
-
-
-def formatted(doc: str, width: int) -> list[str]:
-    """A docstring wrapped to a width; its commands stay such that they can be pasted."""
-    doc = re.sub(r"\\\n", "", inspect.cleandoc(doc))
-    lines: list[str] = []
-    for paragraph in doc.split("\n\n"):
-        if paragraph.startswith("    "):
-            for line in paragraph.splitlines():
-                command = line.lstrip().startswith("python ")
-                lines += _command(" ".join(line.split()), width) if command else [line]
-        else:
-            for item in re.split(r"\n(?=[A-Z]\w+: )", paragraph):
-                lines += _wrap(item, width)
-        lines.append("")
-    return lines[:-1]
-
-
-def _command(line: str, width: int) -> list[str]:
-    """A command on as many lines as it needs, continued with backslashes."""
-    words = re.findall(r"(?:'[^']*'|\"[^\"]*\"|\S)+", line)
-    lines = [f"    {words[0]}"]
-    for word in words[1:]:
-        if len(lines[-1]) + len(word) + 3 > width:
-            lines[-1] += " \\"
-            lines.append(f"        {word}")
-        else:
-            lines[-1] += f" {word}"
-    return lines
-
-
-def _wrap(text: str, width: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        " ".join(text.split()), width, initial_indent=indent, subsequent_indent=indent,
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip

@@ -12,10 +12,13 @@ from typing import Any
 
 from absl import flags
 
+from data.errors import DataError
 from interpreter import python
-from train.cli.errors import EXPECTED, fail, short
+from ranges import ConfigError
+from train.cli.errors import EXPECTED, fail, no_backend, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
+from train.terminal import interrupts
 
 BEGUN = time.time()  # the start of this process, approximately
 _log = ""  # this process's log file; "" if the workdir is in a bucket
@@ -45,6 +48,8 @@ def start() -> None:
     f = flags.FLAGS
     if not f.workdir:
         fail("--workdir is empty; give a directory for the run")
+    trains = "profiler_port" in f
+    interrupts.watch(f.workdir if trains else "")
     if "://" not in f.workdir:
         try:
             outputs.make_folder(Path(f.workdir))
@@ -63,7 +68,7 @@ def start() -> None:
 
     cpu.keep_memory()
     compilation.enable(f.compilation_cache, epath.Path(f.workdir))
-    if "profiler_port" in f and f.profiler_port:
+    if trains and f.profiler_port:
         # Processes with numbers are on one machine, so each has its own port.
         profiling.serve(f.profiler_port + f.process_id)
 
@@ -84,16 +89,19 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     try:
         main(argv)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    except processes.Preempted as e:
+        interrupts.leave(interrupts.message())
+    except processes.Stopped as e:
+        if interrupts.asked() and not processes.joined():
+            interrupts.leave(str(e))
         print(e, file=sys.stderr)
-        raise SystemExit(processes.PREEMPTED) from None
+        interrupted = interrupts.asked()
+        raise SystemExit(processes.INTERRUPTED if interrupted else processes.PREEMPTED) from None
     except Exception as e:
         lost = processes.is_lost_peer(e)
         full = _is_out_of_memory(e)
-        expected = full or isinstance(e, EXPECTED)
-        message = short(str(e))
+        missing = no_backend(e)
+        expected = full or missing or isinstance(e, EXPECTED)
+        message = missing or short(str(e))
         if full:
             message = (
                 f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
@@ -105,7 +113,11 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
         if not (lost or expected):
             traceback.print_exc()
-        elif _log and outputs.append(_log, traceback.format_exc()):
+        elif (
+            _log
+            and outputs.append(_log, traceback.format_exc())
+            and not (missing or isinstance(e, ConfigError | DataError))  # which say all
+        ):
             message += f"\n(the traceback is in {_log})"
         if processes.joined():
             processes.leave(processes.LOST if lost else 1, message)

@@ -17,14 +17,14 @@ from suggestions import did_you_mean, nearest
 from train.cli.errors import fail
 from train.runtime import outputs
 
-# {a word for a recipe: its name in configs/}
+# {a recipe of configs/: other words for it}
 _CALLED = {
-    "reward": "rm reward_model rewardmodel",
-    "sft": "finetune fine_tune finetuning instruct supervised",
-    "ppo": "rlhf rl",
-    "grpo": "rloo dapo",
-    "pretrain": "pretraining pre_train base_train train",
-    "chains/demo": "speedrun",
+    "reward.py": "rm reward_model rewardmodel",
+    "sft.py": "finetune fine_tune finetuning instruct supervised",
+    "ppo.py": "rlhf rl",
+    "grpo.py": "rloo dapo",
+    "pretrain.py": "pretraining pre_train base_train train",
+    "chains/demo.py": "speedrun",
 }
 
 
@@ -55,7 +55,7 @@ def _meant(path: str, argument: str) -> str:
     known = _recipes()
     name = re.sub(r".*configs/", "", path.replace(os.sep, "/")).removesuffix(".py").lower()
     plain = name.replace("-", "_")
-    called = {word: recipe for recipe, words in _CALLED.items() for word in words.split()}
+    called = {w: file.removesuffix(".py") for file, words in _CALLED.items() for w in words.split()}
     leaves = {recipe.rpartition("/")[2]: recipe for recipe in reversed(known)}
     meant = name if name in known else leaves.get(plain) or called.get(plain)
     size = "" if meant else _size(name)
@@ -64,7 +64,7 @@ def _meant(path: str, argument: str) -> str:
         meant = leaves.get(nearest(leaf, leaves, 0.7)) or called.get(nearest(leaf, called, 0.75))
     if not meant and not size:
         return f"; those of configs/ are {', '.join(known)}" if known else ""
-    file = f"configs/{meant or 'pretrain'}.py"
+    file = f"configs/{meant}.py" if meant else "configs/pretrain.py"
     if not os.path.exists(file):
         clone = Path(__file__).parents[2]
         inside = clone in (Path.cwd(), *Path.cwd().parents)

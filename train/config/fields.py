@@ -2,7 +2,7 @@
 
 Types, defaults and ranges are those of the dataclasses of train/config/run.py, meanings those of
 the `Attributes:` of their docstrings; rows of registries that add settings are read in the same
-way. docs/config.md and `--help` show them.
+way. docs/config.md and `--help` (train/cli/listing.py) show them.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def _settings(key: str, cls: type, default) -> Iterator[Setting]:
 
 def _choices(key: str) -> str:
     """The names that a setting chooses from, where they are rows of a table."""
-    tables = {table.key: table for table in (OPTIMIZERS, SCHEDULES, objectives.STAGES)}
+    tables: dict[str, Iterable[str]] = {
+        table.key: table for table in (OPTIMIZERS, SCHEDULES, objectives.STAGES)
+    }
     tables |= {"model.size": SIZES, "evals.NAME.type": EVALS}
     return ", ".join(tables.get(key.removeprefix("value_"), ()))
 
@@ -205,5 +207,5 @@ def _type_text(kind) -> str:
     return text.replace("tuple[str, ...]", "tuple of str").replace(" | ", " or ")
 
 
-def value_text(value) -> str:
+def value_text(value: Any) -> str:
     return repr(dict(value)) if isinstance(value, Mapping) else repr(value).replace("'", '"')

@@ -309,7 +309,9 @@ def meant(key: str, known: Sequence[str], prefix: str = "") -> str:
     targets, note = _BY_NAME.get(_plain(leaf), ([], ""))
     same = [k for k in known if _plain(k.split(".")[-1]) == _plain(leaf)]
     targets = [*targets, *(k for k in same if k not in targets and not k.startswith(_SECOND))]
-    here = [k for t in targets if group and (k := group + t.split(".")[-1]) in known]
+    here = [t for t in targets if group and t.startswith(group)]
+    if group in _SECOND:
+        here = [k for t in targets if (k := group + t.split(".")[-1]) in known]
     if here or targets:
         return _question(here or targets[:3], note, prefix)
     if note:

@@ -121,7 +121,7 @@ class RunConfig:
       stage: a row of train/objectives/registry.py.
       seed: of the initial weights, of the order of the data and of sampling.
       steps: optimizer steps. accumulate: microbatches a step.
-      log_every: the most steps between records of training metrics; a run writes 10 at least.
+      log_every: steps between records of training metrics; 0 is 10, and a tenth of a short run.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
       evals: {name: evaluation} besides the stage's own (train/evals/base.py).
@@ -132,7 +132,7 @@ class RunConfig:
     seed: Seed = 0
     steps: Count = 1000
     accumulate: Count = 1
-    log_every: Count = 10
+    log_every: CountOr0 = 0
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)

@@ -18,8 +18,10 @@ import numpy as np
 import ranges
 from data.loader import heldout_batches
 from data.pipeline import Data
+from data.rows import num_rows
 from model import sharding
 from ranges import CountOr0, Range
+from train.terminal.progress import phase
 
 SEED = 20_240  # of evaluations, whatever the run's seed, so that runs are comparable
 
@@ -76,11 +78,14 @@ def sum_over_heldout(
       sums: (*args, batch) -> {metric: (sum, weight)}.
     """
     totals: dict[str, np.ndarray] = {}
-    size = ctx.config.data.batch_size
+    size, count = ctx.config.data.batch_size, num_rows(data.heldout)
     local = sharding.local_rows(ctx.mesh, size)
-    for batch in heldout_batches(data.heldout, size, local):
-        for name, pair in jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh))).items():
-            totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+    with phase("evaluating", count) as progress:
+        for number, batch in enumerate(heldout_batches(data.heldout, size, local), 1):
+            pairs = jax.device_get(sums(*args, sharding.put_batch(batch, ctx.mesh)))
+            for name, pair in pairs.items():
+                totals[name] = totals.get(name, 0.0) + np.asarray(pair, np.float64)
+            progress.count(min(number * size, count))
     return totals
 
 

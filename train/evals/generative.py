@@ -21,6 +21,7 @@ from train import losses
 from train.evals.base import SEED, evenly_spaced, interval
 from train.rl import hacking
 from train.rl.forward import by_rows, response_logprobs
+from train.terminal.progress import phase
 
 
 class Text(NamedTuple):
@@ -179,13 +180,13 @@ class ScoredAnswers:
 
         Computed in batches of a rollout's size, so that both use the same compiled program.
         """
-        rows, size = self.data.heldout, self.sampler.rl.rollout_batch
-        parts = [
-            self._answer_batch(
-                policy, frozen, {k: v[self._index[start:][:size]] for k, v in rows.items()}, start
-            )
-            for start in range(0, len(self._index), size)
-        ]
+        rows, size, parts = self.data.heldout, self.sampler.rl.rollout_batch, []
+        with phase("evaluating", len(self._index)) as progress:
+            for start in range(0, len(self._index), size):
+                index = self._index[start:][:size]
+                prompts = {name: values[index] for name, values in rows.items()}
+                parts.append(self._answer_batch(policy, frozen, prompts, start))
+                progress.count(start + len(index))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     def _answer_batch(self, policy, frozen, prompts, first_row: int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.interop import export, unfinished, weights
 from train.runtime import checkpoint
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 class OpenModel(NamedTuple):
@@ -208,7 +209,9 @@ def import_model(
       ConfigError: it cannot be read, or the workdir holds a run.
     """
     mesh = weights.whole_mesh(mesh)
-    record = {"stage": "import", "from": str(origin), "dtype": dtype}
+    if epath.Path(origin).is_dir():  # not to be taken for a name on the hub later
+        origin = os.path.abspath(origin)
+    record: dict[str, str | int] = {"stage": "import", "from": str(origin), "dtype": dtype}
     record |= {"chat_template": chat_template}
     if (epath.Path(workdir) / "checkpoints").exists() and not unfinished.is_marked(workdir):
         raise ConfigError(f"{workdir} holds a run already; give another --workdir")
@@ -224,7 +227,7 @@ def import_model(
     tokenizer = tokenizer.with_config(**{DATE: datetime.date.today().isoformat()})
     if chat_template:
         tokenizer = with_template(tokenizer, chat_template)
-    grown = tokenizer.vocab_size > old_size
+    grown, rows_added = tokenizer.vocab_size > old_size, 0
     if rowless and not grown:
         tokenizer = tokenizer.with_config(**{ROWS: config.vocab_size})
         console.print(
@@ -236,10 +239,11 @@ def import_model(
     if grown:
         old = min(old_size, config.vocab_size)
         config, params = add_rows(config, params, old, tokenizer.vocab_size, mesh)
+        rows_added = tokenizer.vocab_size - old
     with unfinished.directory(workdir, "workdir", record) as workdir:
         tokenizer.save(workdir / "tokenizer")
         checkpoint.save_models(workdir, {"policy": config})
-        record |= {"source_dtype": source.reader.dtype}
+        record |= {"source_dtype": source.reader.dtype, "rows_added": rows_added}
         (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         _save(workdir, params, record)
     return config
@@ -332,7 +336,7 @@ _NEEDED = {"import": ("from", "workdir"), "export": ("workdir", "to")}
 _READ = {
     "import": ("from", "workdir", "dtype", "chat_template"),
     "export": ("workdir", "to", "item", "dtype", "shard_size", "adapter"),
-    "export --adapter": ("workdir", "to", "adapter"),
+    "export --adapter": ("workdir", "to", "adapter", "base"),
 }
 
 
@@ -377,8 +381,10 @@ def run(command: str, values: Mapping[str, Any]) -> None:
         config = import_model(origin, workdir, dtype, values["chat_template"])
         text = f"{origin} ({families.family_of(config)}, {config.num_layers} layers) -> {workdir}"
     elif values["adapter"]:
-        export.export_adapter(workdir, to)
-        text = f"{workdir} -> {to}"
+        base = export.export_adapter(workdir, to, values["base"])
+        text = f"{workdir} -> {to} (adapters of {base})"
+        if epath.Path(base).is_absolute() and not values["base"]:
+            text += f"\n{to} is read where {base} is; for elsewhere give --base=OWNER/MODEL"
     else:
         limit = export.shard_bytes(values["shard_size"])
         dtype = export.export_model(workdir, to, values["item"], values["dtype"] or "", limit=limit)

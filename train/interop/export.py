@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from data.atomic import is_remote
 from data.read import json_files
 from data.text import tokenizer as tokenizers
 from data.text.builtin import BuiltinTokenizer
@@ -29,7 +31,7 @@ from ranges import ConfigError
 from train.interop import peft, unfinished, weights
 from train.runtime import checkpoint
 from train.runtime.leaves import Leaves
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 # {role: the end of its class's name in transformers}
 _CLASSES = {
@@ -112,14 +114,26 @@ def shard_bytes(text: str) -> int:
 
 
 def export_adapter(
-    workdir: epath.PathLike, to: epath.PathLike, mesh: jax.sharding.Mesh | None = None
-) -> None:
+    workdir: epath.PathLike,
+    to: epath.PathLike,
+    base: str = "",
+    mesh: jax.sharding.Mesh | None = None,
+) -> str:
     """Writes the adapters of a workdir's policy as a directory that `peft` reads.
 
+    Args:
+      base: where `peft` finds the model that is adapted, a name on the hub or a Hugging Face
+        directory; by default the one that was imported.
+
+    Returns:
+      The base as it is written: a name on the hub, or an absolute path.
+
     Raises:
-      ConfigError: there are none, or other weights were trained too.
+      ConfigError: there are none, other weights were trained too, or `peft` would not find the
+        base.
     """
-    mesh, record = weights.whole_mesh(mesh), {"export": str(workdir), "item": "adapter"}
+    mesh = weights.whole_mesh(mesh)
+    record = {"export": str(workdir), "item": "adapter", "base": base}
     unfinished.check_free(to, "to", record)
     config = checkpoint.model_config(workdir, "policy")
     parts = checkpoint.read_parts(workdir, "policy")
@@ -133,17 +147,53 @@ def export_adapter(
                 f"{workdir} trained {'/'.join(path)} beside its adapters, which a PEFT directory "
                 "would leave out; export the merged model, without --adapter"
             )
+    base = _where(base) if base else base_of(origin["from"])
     adapters = checkpoint.restore_item(workdir, "policy", abstract)
     tokenizer = _hf_tokenizer(workdir, config)
     with unfinished.directory(to, "to", record) as directory:
         save_tokenizer(tokenizer, directory, tokenizer.pad_id)
-        peft.write(directory, config, adapters, part.lora, origin_of(origin["from"]))
+        peft.write(directory, config, adapters, part.lora, base)
+    return base
 
 
-def origin_of(workdir: epath.PathLike) -> str:
-    """The open model that a workdir was imported from, or the workdir if it was not imported."""
+def base_of(workdir: epath.PathLike) -> str:
+    """The open model that a workdir was imported from: a name on the hub, or an absolute path.
+
+    Raises:
+      ConfigError: the weights of the workdir are in no Hugging Face directory.
+    """
     record = _config_json(workdir)
-    return record.get("from", str(workdir)) if record.get("stage") == "import" else str(workdir)
+    origin = record.get("from", "") if record.get("stage") == "import" else ""
+    if not origin:
+        reason = f"{workdir} is a run of Seedpod"
+    elif origin.endswith(".gguf"):
+        reason = f"{workdir} was imported from {origin}"
+    elif record.get("rows_added"):
+        reason = f"{workdir} has {record['rows_added']} rows of the vocabulary that {origin} lacks"
+    else:
+        return _where(origin)
+    raise ConfigError(
+        f"peft needs the adapted model as a Hugging Face directory or a name on the hub, and "
+        f"{reason}. Give --base=OWNER/MODEL if it is there, or export it and give its directory: "
+        f"python -m train.convert export --workdir={workdir} --to=BASE, then --base=BASE"
+    )
+
+
+def _where(base: str) -> str:
+    """A base as any process finds it: a name on the hub, or the absolute path of a directory.
+
+    Raises:
+      ConfigError: it is neither.
+    """
+    path = epath.Path(base).expanduser()
+    if path.is_dir():
+        return os.fspath(path if is_remote(base) else path.resolve())
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")):
+        return base
+    raise ConfigError(
+        f"the adapted model, {base}, is no directory; give --base=DIRECTORY, or --base=OWNER/MODEL "
+        "on the hub"
+    )
 
 
 def _config_json(workdir) -> dict:

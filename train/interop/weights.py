@@ -27,7 +27,7 @@ from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.interop import safetensors_files
 from train.runtime.finite import finite
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 DTYPES = {
     "float32": np.dtype(np.float32),

@@ -20,7 +20,7 @@ from model import sharding
 from model.config import TransformerConfig
 from train.evals.base import Evaluation
 from train.objectives.reporting import Report
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 @dataclasses.dataclass
@@ -55,8 +55,9 @@ class Stage(NamedTuple):
       weights: batch -> {term: weight}, from masks alone.
       loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}); a metric named
         `…_max` is (the maximum, 1).
-      source: an object with `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`
-        and `shares(s) -> {metric: share}` of a mixture's sources so far.
+      source: an object with `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`,
+        `shares(s) -> {metric: share}` of a mixture's sources so far, and `rollouts(s, steps)`, the
+        number of rollouts that the next steps need.
       evaluation: data -> the stage's own evaluation, on the held-out rows of that data.
       first_pass: (trainable, frozen, batch) -> {name: (sum, weight)}, or None. Their means over the
         whole optimizer step are in the batch of `loss` under these names, without gradient.
@@ -163,6 +164,10 @@ class LoaderSource:
         batch = sharding.put_batch(next(self._batches), self._mesh)
         self._next_step += 1
         return batch, {"step": np.asarray(self._next_step, np.int32)}, {}
+
+    def rollouts(self, s: Mapping[str, Any], steps: int) -> int:
+        del s, steps
+        return 0
 
     def shares(self, s: Mapping[str, Any]) -> dict[str, float]:
         return self._loader.shares(int(s["step"]))

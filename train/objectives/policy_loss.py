@@ -185,32 +185,30 @@ def _numbers(run: Finished) -> dict:
         "repetition_after": run.metric("repetition"),
         "repetition_rise_low": run.metric("repetition_rise_low"),
         "answers": answers,
-        "answers_cut": None if ended is None or answers is None else (1 - ended) * answers,
+        "answers_cut": None if ended is None or answers is None else round((1 - ended) * answers),
     }
 
 
 def verdict(run: Finished, values: Mapping) -> tuple[str, str]:
     """The verdict and its reason. Good if a judge that the run did not train on prefers its answers
     (the lower bound of the interval is above 50%), and repetition did not rise beyond chance."""
-    judge, won, doubts = values.get("judge"), values["win_rate_vs_sft"], []
-    if judge is None:
-        names = ", ".join(trained_on(run).values())
-        doubts.append(f"judged only by {names}, on which it trained")
-    if not won["low"] > 0.5:
+    doubts = []
+    if "judge" not in values:
+        doubts.append("judged only by what it trained on")
+    if not values["win_rate_vs_sft"]["low"] > 0.5:
         doubts.append("not preferred beyond chance")
     if "repetition_rise_low" not in values:
         doubts.append("repetition was not measured")
     elif not values["repetition_rise_low"] <= 0:
         before, after = values["repetition_before"], values["repetition_after"]
         doubts.append(f"its answers repeat themselves more: {before:.1%} → {after:.1%} of 4-grams")
-    return judged(doubts, f"judged by {judge}, on which it did not train; no more repetition")
+    return judged(doubts, "it did not train on its judge; repetition did not rise beyond chance")
 
 
 def _meaning(run: Finished, values: Mapping) -> str:
     origin = run.origin("reference", "policy")
-    judge = values.get("judge") or "the score that it trains on"
     texts = [
-        f"How often {judge} prefers its answer to that of {origin}, on held-out questions, ties "
+        f"How often the judge prefers its answer to that of {origin}, on held-out questions, ties "
         "counted half; 50% would be no change."
     ]
     if {"score_before", "score_after", "score_std_before"} <= values.keys():
@@ -244,7 +242,8 @@ def report(method: Callable[[Any], str]) -> Report:
         won = values["win_rate_vs_sft"]
         if "kl" not in values or None in won.values():
             return None
-        beside = f"compared with {run.origin('reference', 'policy')}"
+        judge = values.get("judge") or ", ".join(trained_on(run).values())
+        beside = f"judged by {judge} against {run.origin('reference', 'policy')}"
         if count := values.get("compared"):
             beside = f"{of(won['value'] * count, count)}, {beside}"
         beside += f"; 95% interval {won['low']:.0%} to {won['high']:.0%}"

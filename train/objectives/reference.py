@@ -23,7 +23,8 @@ from model import sharding
 from train.objectives.base import Context
 from train.objectives.preferences import answer_logprobs
 from train.runtime import outputs
-from train.runtime.metrics import ProgressLine, console
+from train.terminal.console import console
+from train.terminal.progress import phase
 
 _FILE = "reference_logprobs.npz"
 
@@ -100,10 +101,9 @@ def _over_rows(ctx, score, reference, rows):
     """`score` of all rows of a split, [N, C] float32, computed in microbatches."""
     size = ctx.config.data.batch_size // ctx.config.accumulate
     local, count = sharding.local_rows(ctx.mesh, size), len(rows["tokens"])
-    line = ProgressLine("reference", -(-count // size), writes=jax.process_index() == 0)
     parts = []
-    for batch in heldout_batches(rows, size, local):
-        parts.append(jax.device_get(score(reference, sharding.put_batch(batch, ctx.mesh))))
-        line.update(len(parts), "log-probabilities")
-    line.close()
+    with phase("log-probabilities of the reference", count) as progress:
+        for batch in heldout_batches(rows, size, local):
+            parts.append(jax.device_get(score(reference, sharding.put_batch(batch, ctx.mesh))))
+            progress.count(min(len(parts) * size, count))
     return np.concatenate(parts)[:count]

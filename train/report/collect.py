@@ -29,7 +29,8 @@ from train.objectives.reporting import Finished, Result, null_as_nan
 from train.report import html
 from train.report.html import Answered
 from train.runtime import checkpoint, strict_json
-from train.runtime.metrics import console, duration, read_metrics, read_records
+from train.runtime.metrics import read_metrics, read_records
+from train.terminal.console import console, duration
 
 QUESTIONS = 8
 

@@ -22,7 +22,7 @@ from train.objectives.reporting import Bars, Finished, Result
 from train.report import charts
 from train.report.page import PAGE
 from train.runtime import checkpoint
-from train.runtime.metrics import duration
+from train.terminal.console import duration
 
 # Longer texts are clipped to about this size, with a control that shows them whole.
 CLIP, CLIP_LINES = 280, 6

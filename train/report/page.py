@@ -79,11 +79,12 @@ svg text { fill: var(--soft); font-size: 11px; }
 .bars { display: grid; gap: 1rem 2.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); }
 .bars h3 { color: var(--ink); }
-.bar { display: grid; grid-template-columns: 5.6rem 1fr 3.2rem 5.8rem; gap: .5rem;
+.bar { display: grid; grid-template-columns: 5.8rem 1fr 3.4rem 6.3rem; gap: .4rem;
   align-items: center; font-size: .85rem; line-height: 1.45; }
 .bar > span { color: var(--soft); overflow-wrap: anywhere; }
 .bar b { font-weight: 600; font-variant-numeric: tabular-nums; text-align: right; }
-.bar small { color: var(--soft); font-size: .78rem; font-variant-numeric: tabular-nums; }
+.bar small { color: var(--soft); font-size: .75rem; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .track { display: block; position: relative; height: .6rem; border-radius: .3rem;
   background: var(--line); }
 .track::after { content: ""; position: absolute; left: calc(50% - 1px);

@@ -20,7 +20,7 @@ from train.objectives import registry
 from train.rl.offline import open_sampler
 from train.rl.sampler import groups
 from train.runtime import outputs, strict_json
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 def run(config: Any, workdir: epath.PathLike, least: float) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from train.losses import kl_estimate
 from train.rl import advantages as adv
 from train.rl import forward, hacking
 from train.rl.sampler import Sampler, groups
+from train.terminal.progress import phase
 
 
 def make_experience(
@@ -265,6 +266,7 @@ class RolloutSource:
             sample = self._pick(sample, other, rows)
         return sample, drawn + self.draws
 
+    @phase("sampling answers")
     def rollout(
         self, state: Any, frozen: Mapping[str, Any], s: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -319,13 +321,18 @@ class RolloutSource:
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """(the minibatch of `step`, the state after it, metrics if it needed a new rollout)."""
         metrics = {}
-        if int(s["minibatch"]) == self.per_rollout:
+        if self.rollouts(s, 1):
             s, metrics = self.rollout(state, frozen, s)
         batch = self._minibatch(s["experience"], s["rollout"], s["minibatch"])
         if self._text:
             text = self._text.batch(step)
             batch["text"] = sharding.put_batch(text, self.ctx.mesh)
         return batch, s | {"minibatch": s["minibatch"] + np.int32(1)}, metrics
+
+    def rollouts(self, s: dict[str, Any], steps: int) -> int:
+        """The number of rollouts that the next `steps` steps need."""
+        left = self.per_rollout - int(s["minibatch"])
+        return -(-max(steps - left, 0) // self.per_rollout)
 
     def shares(self, s: dict[str, Any]) -> dict[str, float]:
         """{metric: share} of a mixture's sources in the prompts so far."""

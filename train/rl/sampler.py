@@ -19,7 +19,7 @@ from model.generate import Sampling, generate
 from tpu.chips import compiler_options
 from train.rl import rewards
 from train.rl.rewards import Failure
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 def place(

@@ -21,7 +21,7 @@ from train.objectives import registry
 from train.rl import advantages as adv
 from train.rl.offline import open_sampler
 from train.runtime import checkpoint, strict_json
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 def run(

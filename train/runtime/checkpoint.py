@@ -33,6 +33,7 @@ from ranges import ConfigError
 from train.runtime import outputs
 from train.runtime.finite import require_finite
 from train.step import TrainState
+from train.terminal.progress import phase
 from train.trainable import Partition
 
 # {role: its network}
@@ -350,9 +351,10 @@ def restore_item(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
     """The item of a role in a workdir's newest checkpoint."""
     item = ITEM_OF.get(role, role)
     manager, step = newest(workdir)
-    restored = manager.restore(
-        step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
-    )
+    with phase(f"loading {role} of {workdir}"):
+        restored = manager.restore(
+            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+        )
     manager.close()
     check_finite(restored[item], workdir, step, item)
     return restored[item]

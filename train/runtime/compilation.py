@@ -35,7 +35,7 @@ def enable(setting: str, workdir: epath.Path) -> None:
         jax.config.update("jax_enable_compilation_cache", False)
     elif setting != "auto":
         jax.config.update("jax_compilation_cache_dir", setting)
-    elif jax.config.jax_compilation_cache_dir:
+    elif jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         pass
     elif jax.default_backend() != "cpu":
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation_cache"))

@@ -24,9 +24,9 @@ from data.atomic import write_atomically
 from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs, strict_json
-from train.runtime.metrics import duration
+from train.terminal.console import duration
 
-# `rollout` is the source of PPO and GRPO, `data_wait` that of the others.
+# `rollout`: the answers of PPO and GRPO, sampled and scored. `data_wait`: the other batches.
 Part = Literal[
     "init", "compile", "restore", "data_wait", "rollout", "step", "evaluate", "checkpoint", "lost"
 ]
@@ -75,7 +75,7 @@ class Goodput:
         self._between = record.get("between_seconds", 0.0) + max(0.0, gap)
         self._lost_steps = record.get("lost_steps", 0)
         self._known = self._reached = record.get("steps", 0)
-        self._written = -EVERY
+        self._written, self._lap = -EVERY, dict(self.seconds)
 
     def __enter__(self):
         jax.monitoring.register_event_duration_secs_listener(self._compiled)
@@ -112,6 +112,13 @@ class Goodput:
         self._lost_steps += repeated
         self.enter("lost" if repeated else "step")
 
+    def lap(self) -> dict[str, float]:
+        """{part: seconds since the last call}."""
+        self.enter(self.part)
+        lap = {part: seconds - self._lap[part] for part, seconds in self.seconds.items()}
+        self._lap = dict(self.seconds)
+        return lap
+
     def record(self, steps: int) -> None:
         """Notes that `steps` are done; writes the file at most every `EVERY` seconds."""
         self._reached = max(self._reached, steps)
@@ -140,8 +147,8 @@ class Goodput:
     def _share(self) -> float:
         return sum(self.seconds[part] for part in GOOD) / (sum(self.seconds.values()) or 1.0)
 
-    def summary(self) -> str:
-        """One line: the share of the time that went into new steps, and the time of each part."""
+    def summary(self) -> list[str]:
+        """The share of the time that went into new steps, and the time of each part."""
         self.enter(self.part)
         shown = [
             f"{part.replace('_', ' ')} {_time(s)}"
@@ -152,7 +159,7 @@ class Goodput:
         text = f"goodput {self._share():.0%} of {_time(sum(self.seconds.values()))}"
         if self._attempts > 1:
             text += f" in {self._attempts} attempts, {_time(self._between)} between them"
-        return f"{text}: {' · '.join(shown)}"
+        return [f"{text}: {shown[0]}", *shown[1:]] if shown else [text]
 
 
 def _read(path) -> dict:

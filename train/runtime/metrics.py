@@ -1,4 +1,4 @@
-"""Output of a run: a progress line, metrics.jsonl, TensorBoard, samples.jsonl.
+"""Files that a run writes besides checkpoints: metrics.jsonl, TensorBoard, samples.jsonl.
 
 Only process 0 writes. Records of steps that a resumed run repeats are dropped first, so that every
 step is once in metrics.jsonl. An object store (gs://…) cannot append: for it the files are written
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import socket
+import shlex
 import sys
 import tempfile
 import time
@@ -20,21 +20,13 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 from etils import epath
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from data.atomic import is_remote, write_atomically
 from data.errors import DataError
 from data.read import json_files
+from ranges import ConfigError
 from train.runtime import outputs, strict_json
 
-console = Console(highlight=False, soft_wrap=True)
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
 
@@ -43,7 +35,11 @@ def quiet_to_file(path: str) -> str:
 
     Python's own stderr stays on the terminal, for tracebacks. Returns the file's path, a
     temporary one if `path` cannot be written.
+
+    Raises:
+      ConfigError: XLA_FLAGS that XLA does not accept.
     """
+    _check_xla_flags()
     log, path = outputs.open_log(path)
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(log.fileno(), 2)
@@ -53,6 +49,31 @@ def quiet_to_file(path: str) -> str:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     return path
+
+
+def _check_xla_flags() -> None:
+    """Refuses XLA_FLAGS that XLA does not accept. XLA would end this process, with the reason in
+    the log alone, so it reads them first in a fork."""
+    flags = os.environ.get("XLA_FLAGS")
+    if not flags:
+        return
+    from jaxlib import xla_client
+
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        try:
+            os.dup2(writing, 2)
+            xla_client.CompileOptions()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, errors="replace") as pipe:
+        said = pipe.readline()
+    if os.waitpid(child, 0)[1]:
+        reason = said.partition("] ")[2].strip().rstrip(".") or "it ends without a reason"
+        raise ConfigError(
+            f"XLA refuses XLA_FLAGS={shlex.quote(flags)}: {reason}. Correct or unset XLA_FLAGS"
+        )
 
 
 class Record(TypedDict):
@@ -79,10 +100,16 @@ def _records(path: epath.Path) -> Iterator[tuple[bytes, dict]]:
             yield line, record
 
 
-def truncate_jsonl(path: epath.PathLike, last_step: int) -> list[dict]:
-    """Removes records after `last_step` and an incomplete last line; returns the others."""
+def truncate_jsonl(path: epath.PathLike, last_step: int, evaluated: bool = True) -> list[dict]:
+    """Removes records after `last_step`, without `evaluated` also those of the evaluation after it,
+    and an incomplete last line; returns the others."""
     path = epath.Path(path)
-    lines = [(line, record) for line, record in _records(path) if record["step"] <= last_step]
+
+    def stays(record) -> bool:
+        trained = evaluated or record.get("kind") == "train"
+        return record["step"] < last_step or (record["step"] == last_step and trained)
+
+    lines = [(line, record) for line, record in _records(path) if stays(record)]
     if not path.exists() or not path.stat().length:
         return []
     try:
@@ -101,57 +128,6 @@ def read_metrics(workdir: epath.PathLike, kind: str) -> list[dict]:
 def read_records(path: epath.Path) -> list[dict]:
     """The records of metrics.jsonl or samples.jsonl; a damaged line is named and left out."""
     return [record for _, record in _records(path)]
-
-
-def settings_table(settings: dict) -> str:
-    """Settings {name: value} as TSV in a Markdown code block, which TensorBoard shows verbatim.
-    Values are JSON, so that none holds a tab or a line break."""
-    lines = [f"{name}\t{strict_json.dumps(x, ensure_ascii=False)}" for name, x in settings.items()]
-    return "\n".join(["```", "setting\tvalue", *lines, "```"])
-
-
-def duration(seconds: float) -> str:
-    """`H:MM:SS`, or `M:SS` below an hour."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-class ProgressLine:
-    """`name done/total text · left`: a bar on a terminal, else a line at most every 10 s.
-
-    Args:
-      start: number that is done at the start. writes: whether anything is shown.
-    """
-
-    def __init__(self, name: str, total: int, start: int = 0, writes: bool = True):
-        self._name, self._total, self._start, self._writes = name, total, start, writes
-        self._started, self._last, self._bar = time.time(), 0.0, None
-        columns = (
-            TextColumn("[bold]{task.description:>8}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[text]}"),
-        )
-        if writes and console.is_terminal:
-            self._bar = Progress(*columns, console=console)
-            self._bar.start()
-            self._task = self._bar.add_task(name, total=total, completed=start, text="compiling")
-
-    def update(self, done: int, text: str = "") -> None:
-        if not self._writes:
-            return
-        if done > self._start:
-            seconds_each = (time.time() - self._started) / (done - self._start)
-            text = f"{text} · {duration(seconds_each * (self._total - done))} left"
-        if self._bar:
-            self._bar.update(self._task, completed=done, text=text)
-        elif time.time() - self._last > 10 or done == self._total:
-            self._last = time.time()
-            console.print(f"{self._name:>8} {done}/{self._total} {text}")
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.stop()
 
 
 class _Mirror:
@@ -190,35 +166,47 @@ class _Mirror:
 
 
 class Metrics:
-    """The outputs of one run.
+    """The files of one run.
 
     Args:
-      name: of the progress line. start: the step that the run resumes from; records after it are
-        dropped. steps: the last step. writes: whether this process writes.
+      start: the step that the run resumes from; records after it are dropped. steps: the run's last
+        step. writes: whether this process writes. evaluated: whether the run has been evaluated at
+        `start`, as it is saved; records of an evaluation that is repeated are dropped too.
+
+    Attributes:
+      first, last: the metrics of the run's first evaluation and of its last; empty before it.
     """
 
     def __init__(
-        self, workdir: epath.PathLike, name: str, start: int, steps: int, writes: bool = True
+        self,
+        workdir: epath.PathLike,
+        start: int,
+        steps: int,
+        writes: bool = True,
+        evaluated: bool = True,
     ):
         self._writes, self._started = writes, time.time()
+        self.first, self.last = dict[str, float](), dict[str, float]()
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
+        name = workdir.name
         if is_remote(workdir):
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
         last = start or -1  # a run from step 0 repeats its first evaluation too
-        records = truncate_jsonl(workdir / "metrics.jsonl", last)
-        truncate_jsonl(workdir / "samples.jsonl", last)
+        records = truncate_jsonl(workdir / "metrics.jsonl", last, evaluated)
+        truncate_jsonl(workdir / "samples.jsonl", last, evaluated)
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
+        evaluations = [record for record in records if record.get("kind") == "eval"]
+        if evaluations:
+            self.first, self.last = evaluations[0], evaluations[-1]
         self._jsonl = outputs.Records(workdir / "metrics.jsonl")
         self._samples = outputs.Records(workdir / "samples.jsonl")
-        # TensorBoard reads the files of a folder in the order of their names.
-        events = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._events = outputs.Records(workdir / "tensorboard" / events)
-        self._add_event(file_version="brain.Event:2")
-        self._add_event(step=start + 1, session_log=SessionLog(status=SessionLog.START))
-        self._line, self._start = ProgressLine(name, steps, start), start
+        from train.runtime.trackers.tensorboard import EventFile  # slow to import
+
+        self._events = EventFile(workdir, name, start)
+        self._last, self._steps = start, steps
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
@@ -229,35 +217,24 @@ class Metrics:
         are null in the file, and counted there as `not_finite`."""
         if not self._writes:
             return
+        if kind == "eval":
+            self.first, self.last = self.first or values, values
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
         if count := sum(not math.isfinite(value) for value in values.values()):
             record["not_finite"] = count
         self._jsonl.write(f"{strict_json.dumps(record)}\n".encode())
-        summary = Summary(
-            value=[Summary.Value(tag=f"{kind}/{k}", simple_value=v) for k, v in values.items()]
-        )
-        self._add_event(step=step, summary=summary)
-
-    def _add_event(self, **content) -> None:
-        event = Event(wall_time=time.time(), **content)
-        RecordWriter(self._events).write(event.SerializeToString())
+        self._events.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+        self._last = step
 
     def write_settings(self, settings: dict) -> None:
-        """Adds a table of settings, {dotted name: value}, to TensorBoard's texts."""
-        if not self._writes:
-            return
-        text = settings_table(settings).encode()
-        tensor = TensorProto(
-            dtype=DT_STRING, string_val=[text],
-            tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)]),
-        )  # fmt: skip
-        kind = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
-        value = Summary.Value(tag="settings/text_summary", tensor=tensor, metadata=kind)
-        self._add_event(step=self._start, summary=Summary(value=[value]))
+        """Adds settings, {dotted name: value}, to TensorBoard."""
+        if self._writes:
+            self._events.write_settings(settings)
 
     def write_samples(self, step: int, samples: list[dict]) -> None:
-        """Adds records of text to samples.jsonl."""
+        """Adds records of text to samples.jsonl and TensorBoard."""
         if self._writes:
+            self._events.write_samples(step, samples)
             for sample in samples:
                 line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
                 self._samples.write(line.encode(errors="replace"))
@@ -271,21 +248,11 @@ class Metrics:
             if self._mirror:
                 self._mirror.upload()
 
-    def progress(self, step: int, text: str) -> None:
-        """Moves the progress line."""
-        if self._writes:
-            self._line.update(step, text)
-
-    def say(self, text: str) -> None:
-        """Prints a line."""
-        if self._writes:
-            console.print(text, markup=False)
-
     def close(self) -> None:
         if not self._writes:
             return
-        self._line.close()
-        for records in (self._events, self._jsonl, self._samples):
+        self._events.close(finished=self._last == self._steps)
+        for records in (self._jsonl, self._samples):
             records.close()
         if self._mirror:
             self._mirror.close()

@@ -1,7 +1,8 @@
 """Several processes as one run: they join, agree on a step to stop at, and notice a lost peer.
 
 Exit codes are the contract with the program that started the run (tpu/launch/supervise.py): 0 done,
-1 a deterministic error, `PREEMPTED` preempted and saved, 128 and more a signal or a lost peer.
+1 a deterministic error, `PREEMPTED` preempted and saved, `INTERRUPTED` ended by Ctrl-C (saved or
+not, as the message says), other codes of 128 and more a signal or a lost peer.
 """
 
 from __future__ import annotations
@@ -16,28 +17,37 @@ import threading
 from typing import Any, NoReturn
 
 PREEMPTED = 42
+INTERRUPTED = 130  # as a shell's
 LOST = 134  # as if JAX's coordination service had aborted a process whose peer is gone
 
 _terminated = threading.Event()
 _calls = itertools.count(1)
 
 
-class Preempted(Exception):
+class Stopped(Exception):
     """The run was asked to stop, and its state is saved."""
 
 
 def watch_for_preemption() -> None:
-    """Makes SIGTERM set `preempted` instead of ending the process; for a process without peers."""
+    """Makes SIGTERM ask the run to stop instead of ending it; for a process without peers."""
     signal.signal(signal.SIGTERM, lambda *_: _terminated.set())
 
 
-def preempted() -> bool:
-    """Whether to save and stop now. All processes call it once a step; it is true in all of them at
-    the same step, soon after one of them got SIGTERM."""
-    from jax.experimental import multihost_utils
+def ask_to_stop() -> None:
+    """Asks the run to save and stop, as SIGTERM does."""
+    if joined():  # JAX tells the peers
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        _terminated.set()
 
+
+def asked_to_stop() -> bool:
+    """Whether to save and stop now. All processes call it once a step; it is true in all of them at
+    the same step, soon after one of them was asked to."""
     if not joined():
         return _terminated.is_set()
+    from jax.experimental import multihost_utils
+
     # Not the step: each stage of a chain begins at 0, and the service wants increasing numbers.
     return multihost_utils.reached_preemption_sync_point(next(_calls))
 

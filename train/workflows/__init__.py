@@ -1,1 +1,1 @@
-"""Workflows that use trained stages: chains of stages, conversations with a checkpoint."""
+"""Chains of stages."""

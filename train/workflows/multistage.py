@@ -16,16 +16,20 @@ from typing import Any
 import jax
 from etils import epath
 
-from data import splits
 from interpreter import python
 from model import sharding
 from ranges import ConfigError
 from train import loop
+from train.assemble import read_source
 from train.config.names import suggest
 from train.config.run import RunConfig, build, keys
 from train.objectives import registry
 from train.report import collect, provenance
-from train.runtime.metrics import console, duration, read_metrics
+from train.runtime import processes
+from train.runtime.metrics import read_metrics
+from train.terminal import saved
+from train.terminal.console import console, duration
+from train.terminal.progress import Progress
 
 
 def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, RunConfig]:
@@ -75,19 +79,23 @@ def run(
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
     examples = {}
-    for name, run_config in runs.items():  # bad input is refused before the first stage trains
-        row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
-        if not (workdir / name / "DONE").exists():
-            examples[name] = splits.read_examples(run_config.data, row.schema)
-    for name, run_config in runs.items():
+    with Progress(workdir.name, writes=jax.process_index() == 0):
+        for name, run_config in runs.items():  # bad input is refused before the first stage trains
+            row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
+            if not (workdir / name / "DONE").exists():
+                examples[name] = read_source(run_config.data, row.schema)
+    for number, (name, run_config) in enumerate(runs.items(), 1):
         done = workdir / name / "DONE"
         if done.exists():
             console.print(f"[green]✓[/] {name}: done")
             continue
-        console.print(f"[bold]▸ {name}[/]")
+        if processes.asked_to_stop():
+            raise processes.Stopped(saved.describe(workdir))
+        console.print(f"[bold]▸ stage {number}/{len(runs)}: {name}[/]")
         since, begun = begun or time.time(), None
         loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
-                 profile=profile, allow_data_change=allow_data_change)  # fmt: skip
+                 profile=profile, allow_data_change=allow_data_change,
+                 position=f"{number}/{len(runs)} ")  # fmt: skip
         if jax.process_index() == 0:
             seconds = time.time() - since
             with contextlib.suppress(OSError, IndexError):  # a run without evaluation

@@ -1,5 +1,8 @@
 """Parquet files and Arrow streams: columns, cells without a value in Python, damage."""
 
+import importlib.util
+from collections import Counter
+
 import pyarrow
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -53,7 +56,9 @@ def test_cells_that_are_no_text_are_errors_of_their_record(tmp_path, name):
     fields = {"text": "{map.k}"}
     assert texts(path, fields=fields) == (["a", "b", "c"], {"duplicate_key": 1})
     fields = {"text": "at {when}"}  # neither a time nor a missing one becomes text
-    assert texts(path, fields=fields) == (["at"], {"wrong_type": 1, "bad_cell": 2})
+    # Nanoseconds are a pandas.Timestamp where that is installed, and cannot be read elsewhere.
+    reason = "wrong_type" if importlib.util.find_spec("pandas") else "bad_cell"
+    assert texts(path, fields=fields) == (["at"], Counter(wrong_type=1) + Counter({reason: 2}))
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "dataset"])

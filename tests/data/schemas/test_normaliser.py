@@ -133,6 +133,10 @@ def test_one_response_is_good_or_not_by_itself(value, rank):
     fields = {"prompt": "p", "responses": ["{output}"], "good": ["{label}"]}
     example = normaliser("preference", fields)({"output": "a", "label": value})
     assert (example["responses"], example["rank"], example["kinds"]) == (["a"], [rank], [""])
+    assert normaliser("preference")({"prompt": "p", "response": "a", "good": value}) == example
+    names = {"response": "{output}", "good": "{label}"}
+    record = {"prompt": "p", "output": "a", "label": value}
+    assert normaliser("preference", names)(record) == example
     alone = {"prompt": "p", "responses": ["{output}"]}
     refused("preference", {"output": "a"}, "wrong_type", "two responses or more", alone)
 

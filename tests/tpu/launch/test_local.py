@@ -130,9 +130,18 @@ def test_supervised_a_run_survives_and_ends_with_the_same_losses(directory):
 
 @pytest.mark.slow
 @LINUX
-@pytest.mark.parametrize("who", ["alone", "a worker", "the supervisor"])
-def test_on_sigterm_it_saves_and_exits_42(directory, who):
-    workdir = directory / f"leave-{who.split()[-1]}"
+@pytest.mark.parametrize(
+    ("who", "number", "code"),
+    [
+        ("alone", signal.SIGTERM, processes.PREEMPTED),
+        ("a worker", signal.SIGTERM, processes.PREEMPTED),
+        ("the supervisor", signal.SIGTERM, processes.PREEMPTED),
+        ("alone", signal.SIGINT, processes.INTERRUPTED),
+        ("the supervisor", signal.SIGINT, processes.INTERRUPTED),
+    ],
+)
+def test_on_a_signal_it_saves_and_exits(directory, who, number, code):
+    workdir = directory / f"leave-{who.split()[-1]}-{code}"
     what = ["-m", "train"] if who == "alone" else ["-m", "tpu.launch", "local", "--"]
     if who == "the supervisor":
         what.insert(-1, "--supervise")
@@ -140,9 +149,9 @@ def test_on_sigterm_it_saves_and_exits_42(directory, who):
     while last_step(workdir) < 3:
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.02)
-    os.kill(workers(workdir)[1] if who == "a worker" else run.pid, signal.SIGTERM)
+    os.kill(workers(workdir)[1] if who == "a worker" else run.pid, number)
     output, _ = run.communicate(timeout=60)
-    assert run.returncode == processes.PREEMPTED, output
+    assert run.returncode == code, output
     saved = max(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     assert f"saved at step {saved};" in output and saved == last_step(workdir)
 

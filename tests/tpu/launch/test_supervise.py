@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tpu.launch.supervise import StopSignal, committed_steps, restarts, supervise
+from tpu.launch.supervise import StopSignal, restarts, supervise
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,3 @@ def test_told_to_leave_it_ends_with_the_attempt_or_while_it_waits():
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         assert supervise(lambda: 137, lambda: 7, said.append, stop=stop, first_wait=60) == 137
         assert time.monotonic() - begun < 10
-
-
-def test_committed_steps_are_those_of_finished_checkpoints(tmp_path):
-    assert committed_steps(tmp_path / "none") == 0
-    for name in ("checkpoints/5", "checkpoints/10", "checkpoints/15.orbax-checkpoint-tmp",
-                 "sft/checkpoints/8"):  # fmt: skip
-        (tmp_path / name).mkdir(parents=True)
-    assert committed_steps(tmp_path) == 18

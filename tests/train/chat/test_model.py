@@ -67,10 +67,10 @@ def ask(session, question):
     return reply.answer
 
 
-def generated(params, messages, sampling, draw=0, width=0):
+def generated(params, messages, sampling, draw=0, padded=True):
     """The answer of `generate`."""
     ids = render_prompt(TOKENIZER, messages)
-    padding = max(width - len(ids), 0)
+    padding = padded_width(len(ids), 56) - len(ids) if padded else 0
     prompt = jnp.pad(jnp.asarray(ids), (padding, 0))[None]
     mask = (jnp.arange(prompt.shape[1]) >= padding)[None]
     key = jax.random.fold_in(jax.random.key(0), draw)
@@ -85,32 +85,26 @@ def test_the_stream_is_the_answer_of_generate(params, temperature, top_p):
     model = ChatModel("model", MODEL, params, TOKENIZER, sampling)
     ids, forgotten = model.fit(QUESTION)
     answers = list(model.stream(ids, 3, temperature))
-    assert answers[-1].text == generated(params, QUESTION, sampling, 3, width=32)
+    assert answers[-1].text == generated(params, QUESTION, sampling, 3)
     assert [answer.tokens for answer in answers] == list(range(1, len(answers) + 1))
     assert all(answers[-1].text.startswith(answer.text) for answer in answers)
     assert [answer.end for answer in answers] == [""] * 7 + [LIMIT] and forgotten == 0
 
 
-def test_an_answer_ends_at_a_stop_id(params):
-    model = ChatModel("model", MODEL, params, TOKENIZER, SAMPLING)
-    ids, _ = model.fit(QUESTION)
-    written = list(model.stream(ids, 0, 0.0))
-    third = TOKENIZER.encode(written[-1].text)[2]
-    model._sampling = dataclasses.replace(model._sampling, stop_ids=(third,))
-    assert [answer.end for answer in model.stream(ids, 0, 0.0)] == ["", "", STOP]
-
-
-def test_characters_are_shown_whole(params, monkeypatch):
+def test_an_answer_ends_at_a_stop_id_and_its_characters_are_shown_whole(params, monkeypatch):
     """The bytes of a character come one by one."""
     model = ChatModel("model", MODEL, params, TOKENIZER, SAMPLING)
-    drawn = iter(TOKENIZER.encode("aé€bc"))
+    drawn = iter([*TOKENIZER.encode("aé€b"), EOS])
     monkeypatch.setattr("train.chat.model.jax.device_get", lambda ids: [next(drawn)])
-    texts = [answer.text for answer in model.stream(model.fit(QUESTION)[0], 0, 0.0)]
-    assert texts[:7] == ["a", "a", "aé", "aé", "aé", "aé€", "aé€bc"]
+    answers = list(model.stream(model.fit(QUESTION)[0], 0, 0.0))
+    expected = ["a", "a", "aé", "aé", "aé", "aé€", "aé€b", "aé€b"]
+    assert [answer.text for answer in answers] == expected
+    assert [answer.end for answer in answers] == [""] * 7 + [STOP]
 
 
 def test_turns_are_answered_with_the_conversation_so_far(talk, params):
     first = ask(talk, "Hello").text
+    assert first == generated(params, QUESTION, SAMPLING, padded=False)
     assert talk.messages(0, talk.turns) == [*QUESTION, {"role": "assistant", "content": first}]
     history = talk.messages(0, talk.turns, "And")
     assert ask(talk, "And").text == generated(params, history, SAMPLING)
@@ -177,25 +171,28 @@ def test_every_answer_has_a_key_of_its_own(params):
     assert len({*two_turns(0), *two_turns(1)}) == 4
 
 
-@pytest.mark.parametrize("ended", [True, False])
-def test_the_score_is_that_of_the_reward_model_at_the_end(reward_params, ended):
+def test_the_score_is_that_of_the_reward_model_at_the_end(reward_params):
     """The answer's last token is the id that ends it, if it ended by itself."""
     messages = [*QUESTION, {"role": "assistant", "content": "yes"}]
-    ids = TOKENIZER.render(messages)[0][: None if ended else -1]
-    values = reward_model(MODEL).apply({"params": reward_params}, jnp.asarray(ids)[None])
+    ids = jnp.asarray(TOKENIZER.render(messages)[0])[None]
+    values = jax.jit(reward_model(MODEL).apply)({"params": reward_params}, ids)
     scorer = Scorer("reward", MODEL, reward_params, TOKENIZER)
-    assert scorer.score(messages, ended) == pytest.approx(float(values[0, -1]), abs=1e-5)
-    long = {"role": "user", "content": "x" * 30}
-    assert scorer.score([long, messages[1], *messages], ended) is not None  # without the oldest
-    assert scorer.score([{**long, "content": "x" * 90}, messages[1]], ended) is None
+    assert scorer.score(messages, True) == pytest.approx(float(values[0, -1]), abs=1e-5)
+    assert scorer.score(messages, False) == pytest.approx(float(values[0, -2]), abs=1e-5)
+    long = {"role": "user", "content": "x" * 90}
+    alone = scorer.score([long, messages[1], *messages], True)  # without the oldest turn
+    assert alone == scorer.score(messages, True)
+    with pytest.raises(ValueError, match="do not fit the context of reward"):
+        scorer.score([long, messages[1]], True)
 
 
 def test_workdirs_are_opened_and_a_wrong_one_names_the_right_one(params, reward_params, tmp_path):
     save(tmp_path / "ppo", "policy", params)
     save(tmp_path / "reward", "reward", reward_params)
     model = open_model(tmp_path / "ppo", SAMPLING, 0, "workdir")
-    answer = list(model.stream(model.fit(QUESTION)[0], 0, 0.0))[-1].text
-    assert answer == generated(params, QUESTION, SAMPLING)
+    expected = ChatModel("", MODEL, params, TOKENIZER, SAMPLING)
+    answers, others = (m.stream(m.fit(QUESTION)[0], 0, 0.0) for m in (model, expected))
+    assert list(answers) == list(others)
     messages = [*QUESTION, {"role": "assistant", "content": "yes"}]
     score = Scorer("", MODEL, reward_params, TOKENIZER).score(messages, True)
     assert open_scorer(tmp_path / "reward").score(messages, True) == score

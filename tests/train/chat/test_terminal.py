@@ -14,10 +14,10 @@ import time
 from fcntl import ioctl
 from pathlib import Path
 
-import fake_chat
 import pytest
-from fake_chat import FakeModel, FakeScorer
 
+from tests.train.chat import fake_chat
+from tests.train.chat.fake_chat import FakeModel, FakeScorer
 from train.chat import terminal
 from train.chat.session import Session
 
@@ -30,8 +30,7 @@ class Screen:
     def __init__(self, columns: int, *argv: str):
         self._fd, terminal = pty.openpty()
         ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        path = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
-        env = os.environ | {"PYTHONPATH": path, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
         self.process = subprocess.Popen(
             [sys.executable, *argv], stdin=terminal, stdout=terminal, stderr=terminal, env=env,
             start_new_session=True, preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
@@ -74,7 +73,7 @@ def test_a_conversation_on_a_terminal(screen, tmp_path):
     screen.until("model › ")
     screen.until("long long")
     screen.send("\x03")
-    screen.until("… stopped")
+    assert "^C" not in screen.until("… stopped")
     screen.until("you ›")
     screen.send(f"/save {tmp_path}/a.jsonl\r")
     screen.until("1 turn written")
@@ -87,7 +86,7 @@ def test_a_conversation_on_a_terminal(screen, tmp_path):
     screen.send(f"/save {tmp_path}/b.jsonl\r")
     screen.until("1 turn written")
     screen.send("/regenerat\r")
-    screen.until("there is no command /regenerat; did you mean /regenerate?")
+    screen.until("there is no command /regenerat; did you mean\r\n/regenerate?")
     screen.until("you ›")
     screen.send("dropped\x03")
     screen.until("(Ctrl-D or /quit ends)")
@@ -158,7 +157,7 @@ def test_commands_change_what_they_say_and_a_bad_value_changes_nothing(tty, caps
     session = Session([FakeModel("a", "yes")])
     talk = terminal.Terminal(session)
     talk.take("/temperature 0.2")
-    talk.take("/system be brief\nand kind")
+    talk.take("/system\nbe brief\nand kind")
     talk.take("/etc/passwd is a file?")  # a question
     assert session.models[0].messages[0]["content"] == "be brief\nand kind"
     assert session.temperature == 0.2 and len(session.turns) == 1
@@ -192,7 +191,18 @@ def test_in_a_pipe_the_answer_alone_is_printed(monkeypatch, capsys):
     assert [turn.question for turn in session.turns] == ["z"]
 
 
-def test_one_prompt_is_answered_alone(capsys):
+def test_one_prompt_is_answered_without_a_label(tty, capsys):
+    tty(60)
+    terminal.answer_once(Session([FakeModel("a", "long " * 30, limit=20)]), "q")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "long " * 11 + "long",
+        ("long " * 8).strip(),
+        "… cut at 20 tokens; --max_new_tokens",
+    ]
+
+
+def test_one_prompt_is_answered_alone_in_a_pipe(capsys):
     models = [FakeModel("a", "yes"), FakeModel("b", "no")]
     terminal.answer_once(Session(models[:1], temperature=0.0), "q")
     assert capsys.readouterr() == ("yes\n", "")

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from fake_chat import FakeModel, FakeScorer
 from starlette.testclient import TestClient
 
+from tests.train.chat.fake_chat import FakeModel, FakeScorer
 from train.chat import web
 from train.chat.session import Session
 

@@ -1,11 +1,17 @@
 """`--help`: a command's own flags, a recipe's settings, and the search in both."""
 
+import contextlib
+import fcntl
 import importlib
 import inspect
 import json
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from documentation import ROOT, docstring, type_command
@@ -59,11 +65,14 @@ def test_a_command_of_the_docstring_can_be_pasted(monkeypatch):
     )
 
 
-def test_help_imports_no_jax():
+@pytest.mark.parametrize(
+    "module", ["train", "train.chat", "train.convert", "data.inspect", "tpu.fit"]
+)
+def test_help_imports_no_jax(module):
     code = (
         "import runpy, sys\n"
-        "sys.argv = ['train', '--help']\n"
-        "try: runpy.run_module('train', run_name='__main__', alter_sys=True)\n"
+        "sys.argv = ['', '--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
         "finally: print('jax' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -177,3 +186,24 @@ def test_below_a_likeness_nothing_is_suggested(flag):
     flag = flag if "=" in flag else f"{flag}=1"
     text = type_command(f"python -m train --config=configs/sft.py --workdir=runs/a {flag}").text
     assert ("did you mean" in text) == (flag == "--coord=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_text_is_wrapped_to_a_terminal(width):
+    commands = ("--help", "--config=configs/ppo.py --help", "--config=configs/sft.py --lr=1 --bf16")
+    for flags in (*commands, "--config=configs/sft.py:x --workdir=runs/a"):
+        pid, screen = pty.fork()
+        if not pid:
+            os.environ.pop("COLUMNS", None)
+            words = [sys.executable, "-m", "train", *flags.split()]
+            os.execve(sys.executable, words, {**os.environ, "PYTHONPATH": str(ROOT)})
+        fcntl.ioctl(screen, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+        text = b""
+        with contextlib.suppress(OSError):  # its end
+            while part := os.read(screen, 1 << 16):
+                text += part
+        os.waitpid(pid, 0)
+        os.close(screen)
+        lines = text.decode().splitlines()
+        assert all(len(line) <= width or len(line.split()) == 1 for line in lines), lines

@@ -12,10 +12,10 @@ from configs import base
 from model.config import RopeScaling, TransformerConfig
 from model.sizes import SIZES
 from ranges import ConfigError
-from train.assemble import config_json
 from train.config.model import ModelConfig, read_saved
 from train.config.overrides import gather
 from train.config.run import RunConfig, build
+from train.runtime.resume import config_json
 
 
 def run_config(tmp_path, *given) -> RunConfig:

@@ -1,11 +1,15 @@
 """Numbers that the evaluation of answers reports, worked out by hand."""
 
 import math
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
-from train.evals.generative import win_rate
+from model import sharding
+from train.evals import generative
+from train.evals.generative import rise, win_rate
 
 
 def test_win_rate_has_wilson_s_interval():
@@ -39,3 +43,26 @@ def test_win_rate_covers_the_truth_as_often_as_it_says():
         rate, low, high = win_rate(*rng.integers(0, 5, (2, 200)))
         covered += low <= 0.5 <= high
     assert 0.92 < covered / 400 < 0.98
+
+
+def test_a_rise_by_hand():
+    """Differences 0, 0.2, 0.1, 0.1: the mean and 1.96 standard errors around it."""
+    low, high = rise([0.1, 0.3, 0.2, 0.5], [0.1, 0.1, 0.1, 0.4])
+    half = 1.96 * math.sqrt((0.01 + 0.01) / 3 / 4)
+    np.testing.assert_allclose((low, high), (0.1 - half, 0.1 + half))
+    assert rise([0.2], [0.1]) == pytest.approx((0.1, 0.1))
+
+
+def test_a_text_is_cut_if_its_last_token_does_not_end_it(monkeypatch):
+    """Of at most three tokens; 9 ends an answer."""
+    tokens = np.array([[0] * 16 + row for row in ([1, 2, 3], [1, 2, 9], [1, 9, 0], [1, 2, 0])])
+    mask = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]], bool)
+    sample = SimpleNamespace(tokens=tokens, response_mask=mask)
+    tokenizer = SimpleNamespace(stop_ids=(9,), banned_ids=(), pad_id=0, decode=str)
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    ctx = SimpleNamespace(tokenizer=tokenizer, models={"policy": None}, mesh=mesh)
+    sampler = generative.TextSampler(ctx, 3)
+    monkeypatch.setattr(sampler, "_generate", lambda *_: sample)
+    texts = sampler({}, [np.array([5])] * 4)
+    assert [text.cut for text in texts] == [True, False, False, False]
+    assert texts[2].text == "[1 9]"

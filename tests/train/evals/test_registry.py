@@ -13,8 +13,8 @@ from train import assemble
 from train.config import overrides
 from train.config.run import build, default
 from train.evals import registry
-from train.loop import check_resume
 from train.objectives.registry import STAGES
+from train.runtime.resume import check_resume, config_json
 
 
 def entry(**settings):
@@ -159,10 +159,10 @@ def test_what_is_due():
 
 def test_other_data_of_an_evaluation_is_allowed_on_resume_and_named():
     recipe = default()
-    text = assemble.config_json(build(recipe))
+    text = config_json(build(recipe))
     recipe.evals = {"wiki": dict(type="perplexity", source="a.txt")}
     content = {"tokenizer": "t", "data": "d", "evals.wiki": "new"}
     run = SimpleNamespace(origins={}, content=content)
     meta = {"frozen": {}, "config": text, "content": content | {"evals.wiki": "old"}}
-    now = assemble.config_json(build(recipe))
+    now = config_json(build(recipe))
     assert check_resume("run", meta, run, now) == ["evals.wiki"]

@@ -150,6 +150,6 @@ def test_an_export_holds_little_beside_its_tensors(dtype, tmp_path):
 def test_flags_that_a_command_does_not_read_are_named():
     assert convert.unread("import", {"from", "workdir", "item", "v"}) == ["item"]
     assert convert.unread("export", {"workdir", "to", "chat_template"}) == ["chat_template"]
-    given = {"workdir", "to", "adapter", "dtype", "shard_size", "logtostderr"}
+    given = {"workdir", "to", "adapter", "base", "dtype", "shard_size", "logtostderr"}
     assert convert.unread("export --adapter", given) == ["dtype", "shard_size"]
-    assert not convert.unread("export", given)
+    assert convert.unread("export", given) == ["base"]

@@ -85,6 +85,28 @@ def test_adapters_leave_alone_or_merged(runs):
     assert tokenizers.load(runs / "adapter").stop_ids == (2,)
 
 
+def test_peft_finds_the_base_of_an_adapter(runs, monkeypatch, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    monkeypatch.chdir(runs)
+    convert.import_model("hf", "relative")  # by a path that is another, or none, elsewhere
+    if not (runs / "sft-lora").exists():
+        run(runs, "sft", rank=2, policy="relative")
+    export.export_adapter(runs / "sft-lora", tmp_path / "adapter")
+    export.export_model(runs / "sft-lora", tmp_path / "merged")
+    monkeypatch.chdir(tmp_path)
+    adapted = peft.AutoPeftModelForCausalLM.from_pretrained("adapter", dtype=torch.float32)
+    base = transformers.AutoModelForCausalLM.from_pretrained(runs / "hf", dtype=torch.float32)
+    attached = peft.PeftModel.from_pretrained(base, "adapter")
+    merged = transformers.AutoModelForCausalLM.from_pretrained("merged", dtype=torch.float32)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(3, 300, (2, 12)))
+    with torch.no_grad():
+        logits = [model.eval()(tokens).logits for model in (adapted, attached, merged)]
+    assert torch.equal(logits[0], logits[1])
+    assert torch.allclose(logits[0], logits[2], atol=1e-5)
+
+
 def test_a_mean_over_an_answer_that_several_ids_open(runs):
     reward_run = run(runs, "reward", pool="mean", policy="base")
     assert any("accuracy/overall" in r and np.isfinite(r["loss"]) for r in reward_run)

@@ -71,6 +71,26 @@ def test_a_model_without_adapters_has_none_to_export(base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_base_is_one_that_peft_finds(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(base.parent)
+
+    def base_of(**record):
+        (tmp_path / "config.json").write_text(json.dumps({"stage": "import"} | record))
+        return export.base_of(tmp_path)
+
+    convert.import_model(base.name, tmp_path / "run")  # the path is relative, and its record is not
+    assert export.base_of(tmp_path / "run") == str(base)
+    assert base_of(**{"from": "HuggingFaceTB/SmolLM2-135M"}) == "HuggingFaceTB/SmolLM2-135M"
+    for record, message in (
+        ({"from": "models/smol.gguf"}, "was imported from models/smol.gguf. Give --base=OWNER/M"),
+        ({"stage": "sft"}, f"is a run of Seedpod.*export --workdir={tmp_path} --to=BASE, then"),
+        ({"from": str(base), "rows_added": 2}, "has 2 rows of the vocabulary that .* lacks"),
+        ({"from": "/gone/smol"}, "/gone/smol, is no directory; give --base=DIRECTORY, or"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            base_of(**record)
+
+
 def test_an_adapter_of_no_module_is_not_dropped():
     found = adapters()
     found["layers"]["gate_bias" + lora.A] = np.ones((2, 24, 3))

@@ -19,6 +19,7 @@ from ranges import ConfigError
 from train import loop
 from train.config import run as configs
 from train.runtime import resume
+from train.runtime.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,16 @@ def reference(stages_dir, tmp_path_factory):
         return five_steps(stage, "one", stages_dir, tmp_path_factory.mktemp(stage))
 
     return steps
+
+
+def test_evaluations_count_what_their_shares_are_of(stages_dir):
+    begin, *_, end = read_metrics(stages_dir / "ppo", "eval")
+    assert begin["compared"] == begin["answers"] == end["answers"] == 32
+    assert begin["win_rate"] == 0.5 and begin["repetition_rise_low"] == 0
+    assert begin["repetition"] == begin["reference_repetition"] == end["reference_repetition"]
+    *_, end = read_metrics(stages_dir / "dpo", "eval")
+    assert end["pairs/all"] == end["pairs/overall"] > 0
+    assert end["pairs/all"] % 3 == 0  # rankings of three answers
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -88,7 +99,7 @@ def test_resumed_equals_uninterrupted(stages_dir, tmp_path, stage):
     def records(path):
         lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         timing = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds",
-                  "rollout/tokens_per_second")  # fmt: skip
+                  "rollout/tokens_per_second", "rollout/share")  # fmt: skip
         return [{k: v for k, v in r.items() if k not in timing} for r in lines]
 
     assert records(workdir) == records(done)
@@ -98,7 +109,12 @@ def test_resumed_equals_uninterrupted(stages_dir, tmp_path, stage):
 @pytest.mark.parametrize(
     "key,value,message",
     [
-        ("optimizer.peak_lr", 0.5, r"another config \(optimizer\.peak_lr: 0\.003 -> 0\.5\)"),
+        (
+            "optimizer.peak_lr",
+            0.5,
+            r"another config \(optimizer\.peak_lr: 0\.003 -> 0\.5\). .*"
+            r"old settings, .*--workdir=NEW --config\.init_from\.policy=",
+        ),
         ("model.embed_dim", 48, r"another config \(model\.embed_dim: None -> 48\)"),
     ],
 )
@@ -147,6 +163,9 @@ def test_the_bytes_of_the_data_decide_whether_a_run_goes_on(
     assert f"warning: {setting} has changed rows" in capsys.readouterr().out
 
 
+POLICY = types.SimpleNamespace(trainable=("policy",))
+
+
 def test_places_of_data_may_change_where_the_rows_are_known():
     def text(path):
         mixture = {"a": {"source": path, "weight": 1.0}}
@@ -154,7 +173,7 @@ def test_places_of_data_may_change_where_the_rows_are_known():
         return json.dumps({"data": data, "pretrain_data": {"tfds_dir": path}, "steps": 1})
 
     rows = {"tokenizer": "t", "data": "1", "pretrain_data": "2"}
-    run = types.SimpleNamespace(origins={}, content=rows)
+    run = types.SimpleNamespace(origins={}, content=rows, objective=POLICY)
     meta = {"frozen": {}, "config": text("here"), "content": rows}
     assert resume.check_resume("w", meta, run, text("there")) == []
     with pytest.raises(ConfigError, match=r"another config \(data\.heldout_source"):
@@ -167,7 +186,7 @@ def test_places_of_data_may_change_where_the_rows_are_known():
 
 def test_a_run_saved_under_older_names_is_the_same_run():
     def check(saved, now):
-        run = types.SimpleNamespace(origins={}, content={})
+        run = types.SimpleNamespace(origins={}, content={}, objective=POLICY)
         saved = {"frozen": {}, "config": json.dumps(saved)}
         return resume.check_resume("w", saved, run, json.dumps(now))
 

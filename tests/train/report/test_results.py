@@ -29,10 +29,10 @@ def result(run, report=None):
 @pytest.mark.parametrize(
     "change, origins, verdict, reason",
     [
-        ({}, {"judge": "runs/judge"}, "good", "judged by judge, on which it did not train"),
-        ({}, {}, "caution", "judged only by scorer, on which it trained"),
-        ({}, {"judge": "runs/scorer"}, "caution", "judged only by scorer, on which it trained"),
-        ({}, {"judge": "runs/../runs/scorer/"}, "caution", "judged only by scorer"),
+        ({}, {"judge": "runs/judge"}, "good", "it did not train on its judge"),
+        ({}, {}, "caution", "judged only by what it trained on"),
+        ({}, {"judge": "runs/scorer"}, "caution", "judged only by what it trained on"),
+        ({}, {"judge": "runs/../runs/scorer/"}, "caution", "judged only by what it"),
         ({"win_rate_low": 0.5}, {"judge": "runs/judge"}, "caution", "not preferred beyond chance"),
         ({"win_rate_low": float("nan")}, {"judge": "runs/judge"}, "caution", "not preferred"),
         ({"repetition": 0.3, "repetition_rise_low": 0.2}, {"judge": "runs/judge"}, "caution",
@@ -49,9 +49,9 @@ def test_only_a_judge_that_it_did_not_train_on_and_no_more_repetition_are_good(
     init_from = {"policy": "runs/sft", "reward": "runs/scorer"} | origins
     got = result(finished(stage, metrics, init_from=init_from))
     assert got.verdict == verdict and reason in got.reason
-    assert (
-        got.headline == "70% of answers preferred" and "35 of 50, compared with sft" in got.beside
-    )
+    judge = "judge" if origins.get("judge") == "runs/judge" else "scorer"
+    assert got.headline == "70% of answers preferred"
+    assert got.beside.startswith(f"35 of 50, judged by {judge} against sft; 95% interval ")
 
 
 def test_a_reward_model_that_only_judges_is_independent_of_a_verifier():
@@ -60,7 +60,8 @@ def test_a_reward_model_that_only_judges_is_independent_of_a_verifier():
     run = finished("grpo", GOOD, init_from=init_from, rewards=rewards)
     assert result(run).verdict == "good"
     run = finished("grpo", GOOD, init_from={"policy": "runs/sft"}, rewards=rewards)
-    assert result(run).reason == "judged only by rewards.length, on which it trained"
+    assert result(run).reason.startswith("judged only by what it trained on")
+    assert "judged by rewards.length against sft" in result(run).beside
 
 
 def test_rloo_is_called_by_its_name():

@@ -2,6 +2,8 @@
 
 import collections
 import json
+import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -17,7 +19,8 @@ from train.runtime import compilation
 @pytest.fixture
 def settings():
     """JAX's settings of the cache, put back after the test."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
+             "jax_compilation_cache_max_size", "jax_enable_compilation_cache")  # fmt: skip
     before = {name: getattr(jax.config, name) for name in names}
     compilation_cache.reset_cache()
     yield
@@ -30,7 +33,7 @@ def test_a_second_run_finds_what_the_first_compiled_and_ends_alike(tmp_path, set
     write_files(tmp_path)
     config = recipe("pretrain", tmp_path)
     config.steps = 4
-    compilation.enable(str(tmp_path / "cache"), tmp_path)
+    compilation.enable(str(tmp_path / "cache"), epath.Path(tmp_path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     one_device_mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     counts = collections.Counter()
@@ -55,10 +58,79 @@ def test_a_second_run_finds_what_the_first_compiled_and_ends_alike(tmp_path, set
     assert losses[0] == losses[1]
 
 
-def test_where_it_is_kept(monkeypatch):
+@pytest.fixture
+def users_cache(settings, tmp_path, monkeypatch):
+    """The user's cache, as of a user who has not configured JAX's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    return tmp_path / "home" / "seedpod" / compilation.processor()
+
+
+def test_on_cpu_it_is_the_users_for_this_processor(users_cache, tmp_path):
+    compilation.enable("auto", epath.Path(tmp_path))
+    assert jax.config.jax_compilation_cache_dir == str(users_cache) and users_cache.is_dir()
+    assert jax.config.jax_compilation_cache_max_size == compilation.MOST_BYTES
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+
+
+def test_the_setting_and_jaxs_variable_come_first(users_cache, monkeypatch):
     workdir = epath.Path("gs://b/run")
-    assert compilation.directory("auto", workdir) == ""  # the tests run on CPU
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert compilation.directory("auto", workdir) == "gs://b/run/compilation_cache"
-    assert compilation.directory("none", workdir) == ""
-    assert compilation.directory("gs://b/all", workdir) == "gs://b/all"
+    compilation.enable("auto", workdir)
+    assert jax.config.jax_compilation_cache_dir == "gs://b/run/compilation_cache"
+    compilation.enable("gs://b/all", workdir)
+    assert jax.config.jax_compilation_cache_dir == "gs://b/all"
+    compilation.enable("auto", workdir)
+    assert jax.config.jax_compilation_cache_dir == "gs://b/all"
+    compilation.enable("none", workdir)
+    assert not jax.config.jax_enable_compilation_cache
+    assert not users_cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(users_cache, tmp_path, capsys):
+    (tmp_path / "home").touch()
+    compilation.enable("auto", epath.Path(tmp_path))
+    assert "seedpod" in (said := capsys.readouterr().err) and "compiled at every start" in said
+    assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_damaged_entries_are_compiled_again_and_unfinished_ones_removed(users_cache, tmp_path):
+    def program(x):
+        return x * 3 + 1
+
+    def run():
+        jax.clear_caches()
+        compilation_cache.reset_cache()
+        compilation.enable("auto", epath.Path(tmp_path))
+        return float(jax.jit(program)(2.0))
+
+    assert run() == 7
+    (entry,) = users_cache.glob("jit_program-*-cache")
+    entry.write_bytes(entry.read_bytes()[:100])
+    jax.config.update("jax_compilation_cache_dir", None)
+    with pytest.warns(UserWarning, match="Error reading persistent compilation cache"):
+        assert run() == 7
+    (used,) = users_cache.glob("jit_program-*-atime")
+    used.unlink()
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation.prepare(users_cache)
+    assert entry.exists()  # another process may be writing it
+    os.utime(entry, (0, 0))
+    compilation.prepare(users_cache)
+    assert not entry.exists()
+
+
+@pytest.mark.parametrize("changed", ["flags", "model name", "cores"])
+def test_another_processor_has_another_cache(changed, monkeypatch):
+    text = "processor : 0\nmodel name : A\ncpu MHz : {}\nflags : avx\n\nprocessor : 1\n"
+    cpuinfo = {"text": text.format(1000)}
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo["text"])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    name = compilation.processor()
+    cpuinfo["text"] = text.format(2000)
+    assert compilation.processor() == name
+    if changed == "cores":
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    cpuinfo["text"] = cpuinfo["text"].replace(f"{changed} : ", f"{changed} : new ")
+    assert compilation.processor() != name

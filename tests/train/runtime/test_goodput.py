@@ -14,7 +14,7 @@ from ranges import ConfigError
 from train import loop
 from train.config.run import RunConfig
 from train.runtime import goodput, profiling
-from train.runtime.metrics import console
+from train.terminal.console import console
 
 
 class Clock:
@@ -55,17 +55,27 @@ def attempt(workdir, clock, first, last):
 def test_every_second_counts_once_over_all_attempts(tmp_path, clock):
     attempt(tmp_path, clock, 0, 10)
     clock.now += 100  # no process runs
-    line = attempt(tmp_path, clock, 6, 12)  # 6 to 9 are taken again
+    parts = attempt(tmp_path, clock, 6, 12)  # 6 to 9 are taken again
     facts = json.loads((tmp_path / "goodput.json").read_text())
     assert facts["seconds"] == dict.fromkeys(goodput.PARTS, 0.0) | {
         "init": 8.0, "restore": 6.0, "data_wait": 4.0, "step": 9.0, "lost": 3.0, "checkpoint": 4.0,
     }  # fmt: skip
     assert sum(facts["seconds"].values()) == 34 == clock.now - 1000 - facts["between_seconds"]
     assert (facts["attempts"], facts["lost_steps"], facts["steps"]) == (2, 4, 12)
-    assert line == (
-        "goodput 26% of 34.0 s in 2 attempts, 1:40 between them: step 9.0 s · init 8.0 s · restore "
-        "6.0 s · data wait 4.0 s · checkpoint 4.0 s · lost 3.0 s (4 steps)"
-    )
+    assert parts == [
+        "goodput 26% of 34.0 s in 2 attempts, 1:40 between them: step 9.0 s", "init 8.0 s",
+        "restore 6.0 s", "data wait 4.0 s", "checkpoint 4.0 s", "lost 3.0 s (4 steps)",
+    ]  # fmt: skip
+
+
+def test_a_lap_is_the_time_since_the_last(tmp_path, clock):
+    with goodput.Goodput(tmp_path) as watch:
+        clock.now += 1
+        watch.step(0)
+        clock.now += 2
+        assert watch.lap() == dict.fromkeys(goodput.PARTS, 0.0) | {"init": 1.0, "step": 2.0}
+        clock.now += 3
+        assert watch.lap() == dict.fromkeys(goodput.PARTS, 0.0) | {"step": 3.0}
 
 
 def test_an_attempt_that_was_killed_has_left_its_time(tmp_path, clock):
@@ -76,12 +86,12 @@ def test_an_attempt_that_was_killed_has_left_its_time(tmp_path, clock):
         clock.now += 2
         watch.record(2)  # too soon after: it counts as between
     clock.now += 1
-    assert "3.0 s between them" in attempt(tmp_path, clock, 0, 1)
+    assert "3.0 s between them" in attempt(tmp_path, clock, 0, 1)[0]
 
 
 def test_half_a_file_stops_no_run(tmp_path, clock):
     (tmp_path / "goodput.json").write_text('{"seconds": {"in')
-    assert attempt(tmp_path, clock, 0, 1).startswith("goodput 8% of 10.0 s: ")
+    assert attempt(tmp_path, clock, 0, 1)[0].startswith("goodput 8% of 10.0 s: ")
 
 
 def test_what_jax_compiles_counts_as_compiling_wherever_it_happens(tmp_path):
@@ -127,7 +137,7 @@ def test_a_run_keeps_its_goodput(resumed):
 
 def test_ppos_rollouts_count_as_good(stages_dir):
     facts = json.loads((stages_dir / "ppo" / "goodput.json").read_text())
-    assert facts["seconds"]["rollout"] > 0 == facts["seconds"]["data_wait"]
+    assert facts["seconds"]["rollout"] > facts["seconds"]["data_wait"] > 0
     good = facts["seconds"]["rollout"] + facts["seconds"]["step"]
     assert facts["goodput"] == pytest.approx(good / sum(facts["seconds"].values()), abs=1e-3)
 

@@ -1,14 +1,11 @@
-"""Progress; and logs in an object store, which cannot append: what goes up, what a resume finds."""
+"""Logs in an object store, which cannot append: what goes up, what a resume finds."""
 
 import json
 import math
-import re
 
 import pytest
-from tensorboard import plugin_util
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train.runtime.metrics import Metrics, ProgressLine, read_metrics
+from train.runtime.metrics import Metrics, read_metrics
 
 
 def steps_of(text: str) -> list[int]:
@@ -16,7 +13,7 @@ def steps_of(text: str) -> list[int]:
 
 
 def begin(workdir, start: int) -> Metrics:
-    return Metrics(workdir, "run", start, 9)
+    return Metrics(workdir, start, 9)
 
 
 def take(metrics: Metrics, steps) -> None:
@@ -58,21 +55,10 @@ def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_p
     assert [r["elapsed_seconds"] for r in remote_records] == sorted(
         r["elapsed_seconds"] for r in remote_records
     )
-    events = bucket.ls("gs://bucket/runs/a/tensorboard", detail=False)
+    files = bucket.ls("gs://bucket/runs/a", detail=False)
+    events = [path for path in files if "/events.out.tfevents." in path]
     assert len(events) == 2 and all(bucket.size(f"gs:/{path}") > 100 for path in events)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "metrics.jsonl", "samples.jsonl", "tensorboard",
-    ]  # fmt: skip
-
-
-def test_without_a_terminal_the_progress_is_a_line_now_and_then(capsys):
-    line = ProgressLine("work", 4, start=1)
-    for done in (2, 3, 4):
-        line.update(done, "done")
-    line.close()
-    ProgressLine("silent", 4, writes=False).update(4)
-    first, last = capsys.readouterr().out.splitlines()  # the second within 10 s of the first
-    assert first.strip() == "work 2/4 done · 0:00 left" and last.strip().startswith("work 4/4")
+    assert [p.name for p in sorted(tmp_path.iterdir())][1:] == ["metrics.jsonl", "samples.jsonl"]
 
 
 def test_what_is_not_finite_is_null_and_counted(tmp_path):
@@ -94,19 +80,13 @@ def test_what_is_not_finite_is_null_and_counted(tmp_path):
     assert read_metrics(tmp_path, "train")[0]["loss"] is None
 
 
-SETTINGS = {"optimizer.peak_lr": 1e-3, "data.fields.prompt": "{a}\t|{b}\n```<b>é", "x": None}
-
-
-def test_settings_are_a_table_in_tensorboard(tmp_path):
+def test_a_resumed_run_knows_its_evaluations(tmp_path):
     metrics = begin(tmp_path, 0)
-    metrics.write_settings(SETTINGS)
+    assert metrics.first == metrics.last == {}
+    for step in (0, 5, 9):
+        metrics.write(step, "eval", {"loss": 9.0 - step})
+    metrics.write(9, "train", {"loss": 1.0})
     metrics.close()
-    loaded = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    (event,) = loaded.Tensors("settings/text_summary")
-    text = event.tensor_proto.string_val[0].decode()
-    fence, head, *rows, end = text.split("\n")
-    assert fence == end == "```" and head == "setting\tvalue"
-    assert {k: json.loads(v) for k, v in (row.split("\t") for row in rows)} == SETTINGS
-    html = plugin_util.markdown_to_safe_html(text)
-    assert html.startswith("<pre>") and re.search(r"\noptimizer\.peak_lr\s+0\.001\n", html)
-    assert "&lt;b&gt;" in html and "<b>" not in html
+    assert (metrics.first["loss"], metrics.last["loss"]) == (9.0, 0.0)
+    again = begin(tmp_path, 6)
+    assert (again.first["loss"], again.last["loss"]) == (9.0, 4.0)

@@ -120,24 +120,23 @@ def test_half_a_record_never_stays(tmp_path, monkeypatch):
     assert outputs._failed["a.jsonl"] == 4
 
 
-def test_metrics_of_a_full_disk(tmp_path, capsys):
-    """Files that are full, a folder in the place of one, a file in that of a folder."""
+def test_metrics_of_a_full_disk(tmp_path, capsys, monkeypatch):
+    """Files that are full, a folder in the place of one, a name that is too long for a file."""
     for name in ("metrics.jsonl", "samples.jsonl"):
         (tmp_path / name).symlink_to("/dev/full")
-    (tmp_path / "tensorboard").write_text("")
+    monkeypatch.setattr("socket.gethostname", lambda: "host" * 100)
     (tmp_path / "goodput.json").mkdir()
     assert truncate_jsonl(tmp_path / "metrics.jsonl", 3) == []
     assert read_metrics(tmp_path, "train") == []
-    metrics, goodput = Metrics(tmp_path, "run", 0, 2), Goodput(tmp_path)
+    metrics, goodput = Metrics(tmp_path, 0, 9), Goodput(tmp_path)
     for step in (1, 2):
         metrics.write(step, "train", {"loss": 1.0})
         metrics.write_samples(step, [{"text": "é"}])
         metrics.sync()
-        metrics.progress(step, "going on")
         goodput.write()
     metrics.close()
     said = capsys.readouterr().err
-    for name, count in (("metrics.jsonl", 2), ("samples.jsonl", 2), ("events.", 4)):
+    for name, count in (("metrics.jsonl", 2), ("samples.jsonl", 2), ("events.", 7)):
         assert said.count(f"warning: {name}") == 2, said
         (line,) = [x for x in said.splitlines() if f"warning: {name}" in x and "in all" in x]
         assert f" {count} times" in line
@@ -180,6 +179,26 @@ def test_a_program_goes_on_where_streams_are_closed_from_the_start(tmp_path):
     command = [sys.executable, "-c", program, str(tmp_path / "log")]
     work = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], cwd=ROOT)
     assert work.returncode == 0 and "logged" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--xla_nothing=1", "Unknown flag in XLA_FLAGS: --xla_nothing=1"),
+        ("--xla_dump_max_hlo_modules=x", "interpret value x for flag xla_dump_max_hlo_modules"),
+    ],
+)
+def test_flags_that_xla_refuses_are_said_on_the_terminal(flags, said, tmp_path):
+    program = (
+        "import sys; from train.runtime import metrics; from ranges import ConfigError\n"
+        "try: metrics.quiet_to_file(sys.argv[1])\nexcept ConfigError as e: print(e)"
+    )
+    work = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "log"], cwd=ROOT, text=True, capture_output=True,
+        env=os.environ | {"XLA_FLAGS": flags},
+    )  # fmt: skip
+    assert work.stdout.startswith(f"XLA refuses XLA_FLAGS={flags}: ") and said in work.stdout
+    assert work.stdout.endswith(". Correct or unset XLA_FLAGS\n") and not work.stderr
 
 
 def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):

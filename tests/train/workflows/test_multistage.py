@@ -90,7 +90,9 @@ def finish(process):
 
 def report(workdir):
     values = json.loads((workdir / "report.json").read_text())
-    assert set(values.pop("seconds")) == {"pretrain", "sft", "reward", "ppo"}
+    stages = {"pretrain", "sft", "reward", "ppo"}
+    assert set(values.pop("seconds")) == set(values.pop("made")) == stages
+    assert values.pop("total_seconds") > 0
     return values
 
 

@@ -1,5 +1,5 @@
 """Models that answer without sampling, for tests of the faces of a conversation; and one on a
-terminal: `python fake_chat.py`."""
+terminal: `python tests/train/chat/fake_chat.py`."""
 
 from __future__ import annotations
 

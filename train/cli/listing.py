@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from model.config import TransformerConfig
 from model.sizes import SIZES
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
+from train.cli.text import wrap
 from train.config import names
 from train.config.fields import Group, Setting, groups, value_text
 from train.config.run import default
@@ -33,11 +33,12 @@ def listing(recipe: Mapping | None, query: str, width: int) -> str:
     Raises:
       ConfigError: the query names a stage that is not in the chain.
     """
-    stages = (recipe or {}).get("stages")
+    recipe = recipe or default().to_dict()
+    stages = recipe.get("stages")
     if stages:
         order = [name for name in recipe.get("order", ()) if name in stages]
         stages = {name: stages[name] for name in dict.fromkeys([*order, *stages])}
-    runs, prefix = dict(stages or {"": recipe or default().to_dict()}), ""
+    runs, prefix = dict(stages or {"": recipe}), ""
     if stages:
         prefix = "stages.NAME."
         if match := re.match(r"stages\.([^.]+)\.?", query):
@@ -54,21 +55,24 @@ def listing(recipe: Mapping | None, query: str, width: int) -> str:
         for setting in chosen:
             lines += _entry(setting, runs, prefix, width)
         if group.same_as is not None and not query:
-            name = group.key + "."
-            lines += _wrapped(f"The others have their defaults; --help={name} lists them",
-                              2, 2, width)  # fmt: skip
+            text = f"The others have their defaults; --help={group.key}. lists them"
+            lines += wrap(text, width, 2, 2)
     return "\n".join(lines).strip("\n")
 
 
 def _found(query: str, runs: Mapping[str, Mapping]) -> list[tuple[Group, Sequence[Setting]]]:
-    """[(group, its settings that the query finds)], for a word the best kind of match only."""
+    """[(group, its settings that the query finds)]; of a group with the settings of another, those
+    that a recipe changes."""
     every = groups()
     name = query.strip().rstrip(".")
-    if inside := [g for g in every if name and f"{g.key}.".startswith(f"{name}.")]:
-        return [(group, group.settings) for group in inside]
-    if exact := [(g, [s]) for g in every for s in g.settings if s.key == name]:
-        return exact
-    found = []
+    found: list[tuple[Group, Sequence[Setting]]] = [
+        (group, group.settings)
+        for group in every
+        if name and f"{group.key}.".startswith(f"{name}.")
+    ]
+    found = found or [(g, [s]) for g in every for s in g.settings if s.key == name]
+    if found:
+        return found
     for group in every:
         chosen = [s for s in group.settings if names.matches(query, s.key, s.meaning)]
         if group.same_as is not None:
@@ -82,9 +86,9 @@ def _value(setting: Setting, recipe: Mapping) -> Any:
     """The recipe's value of a setting; MISSING where it has none, as of a new entry of `evals`."""
     value: Any = recipe
     for name in setting.key.split("."):
-        value = value.get(name, dataclasses.MISSING) if isinstance(value, Mapping) else value
-        if value is dataclasses.MISSING:
-            return value
+        if not isinstance(value, Mapping) or name not in value:
+            return dataclasses.MISSING
+        value = value[name]
     if isinstance(value, Mapping):
         return {key: inner for key, inner in value.items() if inner != ""}
     return tuple(value) if isinstance(value, list) else value
@@ -112,12 +116,12 @@ def _entry(setting: Setting, runs: Mapping[str, Mapping], prefix: str, width: in
             kind = f"{kind}; default {shown}"
         if "" in runs and (of_size := _of_size(setting, runs[""])):
             kind += of_size
-    lines = _wrapped(f"{head}  ({kind})", 0, 6, width)
+    lines = wrap(f"{head}  ({kind})", width, 0, 6)
     if setting.meaning:
-        lines += _wrapped(setting.meaning, 6, 6, width)
+        lines += wrap(setting.meaning, width, 6, 6)
     if "" not in runs and changed:
         values = [f"{name} {value_text(_value(setting, run))}" for name, run in changed.items()]
-        lines += _wrapped(f"here {', '.join(values)}", 6, 6, width)
+        lines += wrap(f"here {', '.join(values)}", width, 6, 6)
     return lines
 
 
@@ -129,10 +133,3 @@ def _of_size(setting: Setting, recipe: Mapping) -> str:
         return ""
     value = SIZES[size].get(leaf, _SIZELESS.get(leaf, dataclasses.MISSING))
     return "" if value is dataclasses.MISSING else f"; {value_text(value)} of size {size}"
-
-
-def _wrapped(text: str, first: int, rest: int, width: int) -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=" " * first, subsequent_indent=" " * rest,
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip

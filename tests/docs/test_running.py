@@ -1,0 +1,172 @@
+"""Every shell command of the README and of docs/ runs as it is printed, from a clean clone.
+
+Commands run in the order of PAGES, in one clone, by a shell. Training is cut short, and by nothing
+but settings that are appended to the command (`cuts`); a command in SKIPPED is not run, and
+test_commands.py parses it.
+"""
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import documentation
+import open_models
+import pytest
+from documentation import ROOT
+from quick_compile import FLAGS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
+
+# The pages with commands, post_training.md before those that start from its runs.
+PAGES = ("README.md", "docs/post_training.md", "docs/data.md", "docs/open_models.md", "docs/tpu.md",
+         "docs/chat.md", "docs/benchmarks.md", "CONTRIBUTING.md")  # fmt: skip
+# {the beginning of a command, or a flag: why it is not run}
+SKIPPED = {
+    "make ": "installs packages or runs the tests; `make demo` is run as MAKE_DEMO",
+    "git clone": "needs an account",
+    "gcloud ": "needs an account",
+    ".venv/bin/python -m tpu.launch supervise": "needs Cloud TPU",
+    "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
+    "python -m benchmarks.": "measures for minutes; docs/benchmarks.md has its output",
+    "python -m train --workdir=runs/wikitext": "measures on WikiText-2, which is not here",
+    "docker ": "needs Docker",
+    "--web": "serves until it is stopped",
+}
+MAKE_DEMO = "python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo"
+# The open model that documentation imports; a small one of its shape is put in its place.
+OPEN_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+CUT = {
+    "steps": 2, "log_every": 1, "data.heldout_limit": 4, "data.batch_size": 4,
+    "evaluate.samples": 1, "rl.eval_prompts": 2, "rl.response_length": 12,
+}  # fmt: skip
+TRAINS = ("train", "train.chain", "train.best_of", "train.normalize", "tpu.launch")
+CUT_RL = {"data.batch_size": 16, "rl.rollout_batch": 16}
+
+
+def test_the_pages_are_those_with_commands():
+    others = {p for p in documentation.pages() if str(p.relative_to(ROOT)) not in PAGES}
+    shells = {p.name for p in others if any(shell_lines(p))}
+    # The first has a test of its own here, and the commands of the second are mistakes.
+    assert shells == {"extending.md", "troubleshooting.md"}, "add the page to PAGES"
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The commands of a page's shell blocks and sessions, without comments."""
+    lines = []
+    for block in documentation.blocks(page.read_text().replace("\\\n", "")):
+        if block.language == "sh":
+            lines += block.text.splitlines()
+        elif not block.language:
+            lines += re.findall(r"^\$ (.*)$", block.text, re.MULTILINE)
+    lines = [re.sub(r"(^|\s+)#\s.*$", "", line).strip() for line in lines]
+    return [line for line in lines if line]
+
+
+def reason_to_skip(line: str) -> str:
+    """The reason not to run a command; "" for one that is run."""
+    if "--dry_run" in line:
+        return ""
+    flags = {word.partition("=")[0] for word in line.split()}
+    reasons = (why for part, why in SKIPPED.items() if line.startswith(part) or part in flags)
+    return next(reasons, "")
+
+
+def cuts(line: str) -> str:
+    """The settings that are appended to a command to cut it short."""
+    words = shlex.split(line)
+    if words[1:3] == ["-m", "tests.fuzz"]:
+        return "--inputs=1"
+    if words[:2] != ["python", "-m"] or words[2] not in TRAINS or "--dry_run" in words:
+        return ""
+    rolls_out = re.search(r"configs/(ppo|grpo|chains/\w+)\.py", line)
+    settings: dict = CUT | (CUT_RL if rolls_out else {})
+    prefixes = ["--config."]
+    if words[2] == "train.chain":
+        stages = ("pretrain", "sft", "reward", "ppo") + (("judge",) if "demo.py" in line else ())
+        prefixes = [f"--config.stages.{stage}." for stage in stages]
+    elif re.search(r"configs/pretrain\.py(?!:smoke)", line):  # a model for an accelerator
+        settings = settings | {"model.size": "tiny", "tokenizer.vocab_size": 512}
+    return " ".join(f"{p}{name}={value}" for p in prefixes for name, value in settings.items())
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone of the working tree, committed, with `python` first in PATH."""
+    root = tmp_path_factory.mktemp("clone") / "seedpod"
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone of the repository")
+
+    def git(*arguments, cwd=root):
+        return subprocess.run(
+            ["git", *arguments], cwd=cwd, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("clone", "--quiet", "--no-hardlinks", str(ROOT), str(root), cwd=ROOT)
+    for name in git("ls-files", "-mo", "--exclude-standard", cwd=ROOT).splitlines():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            (root / name).write_bytes((ROOT / name).read_bytes())
+        else:
+            (root / name).unlink()
+    git("add", "-A")
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+    git(*who, "commit", "--quiet", "--allow-empty", "-m", "as it is")
+    (root / ".venv").symlink_to(sys.prefix)
+    config = dataclasses.replace(open_models.CONFIG, max_length=1024)
+    open_models.write(root / OPEN_MODEL, open_models.tensors(), config)
+    return root
+
+
+def failures(clone: Path, lines: list[str]) -> list[str]:
+    """Runs each command once; the output of those that fail."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(clone),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XLA_FLAGS": FLAGS,
+    }
+    out = []
+    for line in dict.fromkeys(lines):
+        command = f"{line} {cuts(line)}".strip()
+        print("$", command, flush=True)
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=clone, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=1200,
+        )  # fmt: skip
+        print(done.stdout[-2000:], flush=True)
+        if done.returncode:
+            out.append(f"$ {command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")
+            print(out[-1], flush=True)
+    return out
+
+
+def test_every_command_runs_and_leaves_the_clone_clean(clone):
+    lines = [line for page in PAGES for line in shell_lines(ROOT / page)]
+    lines = [MAKE_DEMO, *(line for line in lines if not reason_to_skip(line))]
+    assert not failures(clone, lines)
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=clone, check=True, capture_output=True, text=True
+    )
+    assert status.stdout == "", "add it to .gitignore"
+
+
+def test_the_commands_of_the_recipes_run(clone):
+    """The first command of each recipe that no page has; they start from the runs above."""
+    lines = []
+    for name in ("orpo", "simpo", "grpo", "shakespeare"):
+        commands = documentation.documented_commands(ROOT / f"configs/{name}.py")
+        lines.append(shlex.join(next(words for words in commands if words[2] == "train")))
+    assert not failures(clone, lines)
+
+
+def test_the_commands_of_the_changes_run(clone):
+    page = ROOT / "docs/extending.md"
+    documentation.apply_page(page, clone)
+    shutil.rmtree(clone / "runs")  # a change adds a weight, which earlier runs lack
+    starts = shell_lines(ROOT / "docs/post_training.md")[:2]
+    assert not failures(clone, [*starts, *shell_lines(page)])

@@ -1,0 +1,112 @@
+"""The messages of a run: its header, its evaluations, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.rows import take_rows
+from interpreter import python
+from train.assemble import Run
+from train.runtime import flops
+from train.runtime.checkpoint import abstract_params
+
+# Metrics of evaluations that are shown, the most important first: (metric, its text).
+EVALUATED = (
+    ("loss", "held-out loss {:.4f}"),
+    ("bits_per_byte", "{:.4f} bits per byte"),
+    ("accuracy/overall", "{:.1%} of pairs ranked right"),
+    ("score", "score {:.3f}"),
+    ("kl", "KL {:.3f}"),
+    ("win_rate", "{:.1%} preferred to the reference"),
+)
+
+
+def tokens_per_step(run: Run) -> int:
+    """The number of tokens of a batch, padding included."""
+    config = run.ctx.config
+    if run.objective.rollouts:
+        return config.data.batch_size * (config.rl.prompt_length + config.rl.response_length)
+    return config.data.batch_size * take_rows(run.ctx.data.train, np.arange(1))["tokens"].size
+
+
+def flops_per_step(run: Run) -> float:
+    """The floating-point operations of an optimizer step (train/runtime/flops.py)."""
+    ctx = run.ctx
+    weights = {r: abstract_params(r, ctx.models[r], ctx.mesh) for r in run.objective.trainable}
+    return flops.of_step(ctx.config, ctx.models, weights, run.parts, tokens_per_step(run))
+
+
+def header(run: Run, workdir: Any) -> Iterator[str]:
+    """The sizes of the models, the number of steps, the cost of one, the devices, the workdir."""
+    config = run.ctx.config
+    yield config.stage
+    for role in run.objective.trainable:
+        size = f"{role} {_count(run.abstract.trainable[role]) / 1e6:.2f}M parameters"
+        if role in run.parts and run.parts[role].frozen:
+            size += f" and {_count(run.frozen[role]) / 1e6:.2f}M frozen"
+        yield size
+    yield f"{config.steps:,} steps of {tokens_per_step(run):,} tokens"
+    rollout = ""
+    if run.objective.rollouts:
+        rollout = f" and {flops.of_rollout(config, run.ctx.models):.3g} a rollout"
+    yield f"{flops_per_step(run):.3g} FLOPs a step{rollout}"
+    yield f"{jax.device_count()} × {jax.devices()[0].device_kind}"
+    yield str(workdir)
+
+
+def _count(tree) -> int:
+    """The number of values in a tree of arrays or shapes."""
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def metrics(values: Mapping[str, float]) -> list[str]:
+    """A step's metrics for the progress, the most important first."""
+    texts = [f"loss {values['loss']:.4f}"]
+    if "rollout/score" in values:
+        texts += [f"score {values['rollout/score']:.2f}", f"KL {values['rollout/kl']:.2f}"]
+    texts.append(f"{values['tokens_per_second']:,.0f} tok/s")
+    if "mfu" in values:
+        texts.append(f"MFU {values['mfu']:.1%}")
+    if "rollout/share" in values:
+        texts.append(f"rollout {values['rollout/share']:.0%}")
+    return [*texts, f"data {values['data_wait']:.0%}"]
+
+
+def evaluation(
+    step: int, values: Mapping[str, float], first: Mapping[str, float]
+) -> Iterator[list[str]]:
+    """The lines of an evaluation, one for the stage's own and one for each entry of `evals`, with
+    the change since the first evaluation of the run."""
+    names = dict.fromkeys(key.partition("/")[0] for key in values)
+    for name in ("", *names):
+        prefix = name and f"{name}/"
+        texts = []
+        for metric, text in EVALUATED:
+            value = values.get(prefix + metric)
+            if value is not None:
+                texts.append(text.format(value))
+                if (before := first.get(prefix + metric)) is not None and first is not values:
+                    texts[-1] += f" ({_change(text, value - before)})"
+        if texts:
+            yield [f"  step {step}: {name}{': ' * bool(name)}{texts[0]}", *texts[1:]]
+
+
+def _change(text: str, value: float) -> str:
+    """A difference with its sign, and the decimals of a metric's text."""
+    kind = text[text.index("{") + 2 : text.index("}")]
+    return format(value, f"+{kind}").replace("-", "−")
+
+
+def closing(run: Run, workdir: Any) -> Iterator[str]:
+    """Commands that go on from a finished run."""
+    if run.objective.answers:
+        yield f"  talk to it   {python()} -m train.chat --workdir={workdir}"
+    yield f"  its curves   tensorboard --logdir={workdir}"
+    yield f"  its texts    {workdir}/samples.jsonl"
+    if "policy" in run.objective.trainable:
+        export = f"{python()} -m train.convert export"
+        yield f"  export it    {export} --workdir={workdir} --to={workdir}/hf"
