@@ -88,6 +88,8 @@ def table(kept: Mapping[str, Any]) -> str:
             "seconds: pretraining, SFT, reward model, judge, PPO; all",
             lambda r: seconds.format(**r["seconds"], total=r["total_seconds"]),
         ),
+        "",
+        "; ".join(promise.all_shortfalls(kept)) or "The demo keeps its promise.",
     ]
     return "\n".join(lines)
 

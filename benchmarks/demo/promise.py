@@ -72,3 +72,12 @@ def shortfalls(numbers: Mapping[str, float], busy: bool = False) -> list[str]:
             shown = bound.format.format(numbers[name])
             lines.append(f"{name}: {shown} ({bound} was promised)")
     return lines
+
+
+def all_shortfalls(kept: Mapping[str, Any]) -> list[str]:
+    """The shortfalls of every seed of docs/demo.json."""
+    return [
+        f"seed {seed}: {line}"
+        for seed, report in kept["reports"].items()
+        for line in shortfalls(measure(report), kept["busy"])
+    ]
