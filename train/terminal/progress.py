@@ -89,8 +89,9 @@ class Progress:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the live line."""
+        """Ends the live line, which stays if it has metrics."""
         if self._live:
+            self._live.transient = not self._parts
             self._live.stop()
             self._live = None
 

@@ -111,6 +111,16 @@ def test_on_a_terminal_phases_are_in_the_live_line(clock, monkeypatch):
     assert written.rstrip().endswith("\x1b[?25h")  # the cursor is shown again
 
 
+@pytest.mark.parametrize("parts", [[], ["loss 1.0"]])
+def test_the_live_line_stays_if_it_has_metrics(parts, monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=60, soft_wrap=True)
+    for module in (consoles, progress):
+        monkeypatch.setattr(module, "console", terminal)
+    with Progress("sft", 4) as line:
+        line.update(0, parts)
+    assert terminal.file.getvalue().endswith("\x1b[1A\x1b[2K") != bool(parts)
+
+
 def test_texts():
     assert [duration(s) for s in (0.4, 59.6, 3599, 3600, 90_061)] == [
         "0:00", "1:00", "59:59", "1:00:00", "25:01:01",
