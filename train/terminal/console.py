@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable
 
 from rich.cells import cell_len
@@ -20,6 +23,15 @@ def is_live() -> bool:
 def columns() -> int:
     """The width of the terminal; without one, lines have no limit."""
     return console.width if is_live() else UNLIMITED
+
+
+def print_error(text: str) -> None:
+    """Prints a line on standard error; on a terminal it is broken between words."""
+    if sys.stderr.isatty():
+        text = textwrap.fill(
+            text, shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False
+        )
+    print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

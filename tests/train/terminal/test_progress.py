@@ -121,6 +121,17 @@ def test_the_live_line_stays_if_it_has_metrics(parts, monkeypatch):
     assert terminal.file.getvalue().endswith("\x1b[1A\x1b[2K") != bool(parts)
 
 
+def test_an_error_is_broken_between_words_on_a_terminal_alone(monkeypatch, capsys):
+    text = "interrupted; pretrain, sft done; reward starts again from step 0; the same command"
+    monkeypatch.setenv("COLUMNS", "60")
+    for terminal, lines in ((True, 2), (False, 1)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+        consoles.print_error(text)
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == lines and " ".join(said) == text
+        assert max(map(len, said)) <= 60 or not terminal
+
+
 def test_texts():
     assert [duration(s) for s in (0.4, 59.6, 3599, 3600, 90_061)] == [
         "0:00", "1:00", "59:59", "1:00:00", "25:01:01",
