@@ -8,7 +8,7 @@ import signal
 import sys
 
 
-def check():
+def check() -> None:
     """Ends the process with a message where this Python is too old or lacks Seedpod's packages, and
     makes Ctrl-C end a command with one.
 

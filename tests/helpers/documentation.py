@@ -64,7 +64,9 @@ def documented_commands(path: Path) -> list[list[str]]:
     lines = spans(text)
     text = text.replace("\\\n", "")
     if path.name == "Makefile":
-        lines += text.replace("$(PY)", "python").replace("$(DEMO)", "runs/demo").splitlines()
+        for name, value in {"PY": "python", "DEMO": "runs/demo", "SEED": "0"}.items():
+            text = text.replace(f"$({name})", value)
+        lines += text.splitlines()
     elif path.suffix == ".md":
         for block in blocks(text):
             if block.language == "sh":

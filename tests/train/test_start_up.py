@@ -24,8 +24,8 @@ for command in {commands}:
         raise SystemExit(f"{{command}}: {{status}}")
 """
 COMMANDS = (
-    "train", "train.best_of", "train.chain", "train.convert", "train.normalize", "data.inspect",
-    "data.prepare", "tpu.fit", "tpu.launch",
+    "train", "train.best_of", "train.chain", "train.chat", "train.convert", "train.normalize",
+    "data.inspect", "data.prepare", "tpu.fit", "tpu.launch",
 )  # fmt: skip
 LOOP = """
 import ctypes, json, resource, sys

@@ -45,6 +45,7 @@ def open_session(
     workdir: str, against: str, reward: str, sampling: dict, seed: int, system: str
 ) -> tuple[Session, str]:
     """(session, a notice about its models or "")."""
+
     from model.generate import Sampling
     from train.chat.model import open_model, open_scorer
     from train.chat.workdirs import answers

@@ -68,7 +68,7 @@ def start() -> None:
 
     cpu.keep_memory()
     compilation.enable(f.compilation_cache, epath.Path(f.workdir))
-    if "profiler_port" in f and f.profiler_port:
+    if trains and f.profiler_port:
         # Processes with numbers are on one machine, so each has its own port.
         profiling.serve(f.profiler_port + f.process_id)
 

@@ -191,7 +191,18 @@ def test_in_a_pipe_the_answer_alone_is_printed(monkeypatch, capsys):
     assert [turn.question for turn in session.turns] == ["z"]
 
 
-def test_one_prompt_is_answered_alone(capsys):
+def test_one_prompt_is_answered_without_a_label(tty, capsys):
+    tty(60)
+    terminal.answer_once(Session([FakeModel("a", "long " * 30, limit=20)]), "q")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "long " * 11 + "long",
+        ("long " * 8).strip(),
+        "… cut at 20 tokens; --max_new_tokens",
+    ]
+
+
+def test_one_prompt_is_answered_alone_in_a_pipe(capsys):
     models = [FakeModel("a", "yes"), FakeModel("b", "no")]
     terminal.answer_once(Session(models[:1], temperature=0.0), "q")
     assert capsys.readouterr() == ("yes\n", "")
