@@ -79,16 +79,17 @@ def _message(
       stale: the stages that started from it.
     """
 
-    def without(first: epath.Path) -> str:
-        paths = [first, *(workdir / other for other in stale)]
-        return f"`rm -r {shlex.join(map(str, paths))}` and the same command"
+    def without(first: str) -> str:
+        paths = ",".join([first, *stale])
+        paths = f"{{{paths}}}" if stale else paths  # one word, which no terminal breaks
+        return f"`rm -r {shlex.quote(str(workdir))}/{paths}` and the same command"
 
     texts = [f"{key}: {old!r:.80} -> {new!r:.80}" for key, (old, new) in changes.items()]
     if texts[MOST_SHOWN:]:
         texts[MOST_SHOWN:] = [f"and {len(texts) - MOST_SHOWN} more"]
-    ways = [f"train {', '.join([name, *stale])} again: {without(workdir / name)}"]
+    ways = [f"train {', '.join([name, *stale])} again: {without(name)}"]
     if changes.keys() == {"steps"} and changes["steps"][0] < changes["steps"][1]:
-        ways.insert(0, f"train {name} further: {without(workdir / name / 'DONE')}")
+        ways.insert(0, f"train {name} further: {without(f'{name}/DONE')}")
     if all(resume.LOCATIONS.fullmatch(key) for key in changes):
         ways.insert(0, "say that the data is the same in another place: --allow_data_change")
     return (

@@ -125,7 +125,7 @@ def test_an_error_is_broken_between_words_on_a_terminal_alone(monkeypatch, capsy
     text = "interrupted; pretrain, sft done; reward starts again from step 0; the same command"
     monkeypatch.setenv("COLUMNS", "60")
     for terminal, lines in ((True, 2), (False, 1)):
-        monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
         consoles.print_error(text)
         said = capsys.readouterr().err.splitlines()
         assert len(said) == lines and " ".join(said) == text

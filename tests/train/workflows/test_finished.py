@@ -59,7 +59,7 @@ def test_a_changed_setting_is_refused_before_anything_is_read(chain):
         multistage.run(config, workdir)  # there are no files of data
     text = str(refused.value)
     assert re.match(rf"{workdir}/base is done, and .* \(optimizer\.peak_lr: \S+ -> 0\.5\)\.", text)
-    again = f"`rm -r {workdir}/base {workdir}/tuned {workdir}/judge` and the same command"
+    again = f"`rm -r {workdir}/{{base,tuned,judge}}` and the same command"
     assert f"train base, tuned, judge again: {again}" in text
     assert "further" not in text and "--allow_data_change" not in text
 
@@ -70,7 +70,7 @@ def test_more_steps_may_also_train_further(chain, difference):
     config.stages.tuned.steps += difference
     with pytest.raises(ConfigError, match=r"/tuned is done.*\(steps: \d+ -> \d+\)") as refused:
         check(chain)
-    further = f"train tuned further: `rm -r {workdir}/tuned/DONE {workdir}/judge` and"
+    further = f"train tuned further: `rm -r {workdir}/{{tuned/DONE,judge}}` and"
     assert (further in str(refused.value)) == (difference > 0)
 
 
