@@ -35,24 +35,36 @@ def check(
     """
     done = {name for name in runs if (workdir / name / "DONE").exists()}
     begun = [name for name in runs if (workdir / name / "config.json").exists()]
-    for name in runs:
-        changes = _changes(workdir / name, runs[name], allow_data_change) if name in done else {}
-        if changes:
-            stale = [other for other in begun if name in _origins(runs, other)]
+    origins = _origins(runs, workdir)
+    for name in (name for name in runs if name in done):
+        if changes := _changes(workdir / name, runs[name], allow_data_change):
+            stale = [other for other in begun if name in origins[other]]
             raise ConfigError(_message(workdir, name, changes, stale))
-        missing = sorted(_origins(runs, name) - done)
-        if name in begun and missing:
+    for name in begun:
+        if missing := sorted(origins[name] - done):
+            stale = [other for other in begun if origins[other] - done]
             raise ConfigError(
-                f"{workdir / name} started from {', '.join(missing)}, to be trained again now. "
-                f"Delete what it has learned: rm -r {shlex.quote(str(workdir / name))}"
+                f"{workdir / name} has started from {', '.join(missing)}, which is not done. "
+                f"Type {_remove(workdir, stale)} and the same command"
             )
     return done
 
 
-def _origins(runs: Mapping[str, RunConfig], name: str) -> set[str]:
-    """The earlier stages from which a stage starts, and those from which they do."""
-    nearest = {PurePath(path).name for path in runs[name].init_from.values()} & runs.keys()
-    return nearest.union(*(_origins(runs, origin) for origin in nearest))
+def _origins(runs: Mapping[str, RunConfig], workdir: epath.Path) -> dict[str, set[str]]:
+    """{stage: the earlier stages from which it starts, and those from which they do}."""
+    origins: dict[str, set[str]] = {}
+    for name, config in runs.items():
+        paths = config.init_from.values()
+        nearest = {origin for origin in origins if str(workdir / origin) in paths}
+        origins[name] = nearest.union(*(origins[origin] for origin in nearest))
+    return origins
+
+
+def _remove(workdir: epath.Path, names: list[str]) -> str:
+    """The shell command that removes parts of a workdir, which are one word: no terminal breaks
+    it."""
+    paths = ",".join(names)
+    return f"`rm -r {shlex.quote(str(workdir))}/{f'{{{paths}}}' if names[1:] else paths}`"
 
 
 def _changes(
@@ -78,18 +90,14 @@ def _message(
     Args:
       stale: the stages that started from it.
     """
-
-    def without(first: str) -> str:
-        paths = ",".join([first, *stale])
-        paths = f"{{{paths}}}" if stale else paths  # one word, which no terminal breaks
-        return f"`rm -r {shlex.quote(str(workdir))}/{paths}` and the same command"
-
     texts = [f"{key}: {old!r:.80} -> {new!r:.80}" for key, (old, new) in changes.items()]
     if texts[MOST_SHOWN:]:
         texts[MOST_SHOWN:] = [f"and {len(texts) - MOST_SHOWN} more"]
-    ways = [f"train {', '.join([name, *stale])} again: {without(name)}"]
+    again = [name, *stale]
+    ways = [f"train {', '.join(again)} again: {_remove(workdir, again)} and the same command"]
     if changes.keys() == {"steps"} and changes["steps"][0] < changes["steps"][1]:
-        ways.insert(0, f"train {name} further: {without(f'{name}/DONE')}")
+        further = _remove(workdir, [f"{name}/DONE", *stale])
+        ways.insert(0, f"train {name} further: {further} and the same command")
     if all(resume.LOCATIONS.fullmatch(key) for key in changes):
         ways.insert(0, "say that the data is the same in another place: --allow_data_change")
     return (
