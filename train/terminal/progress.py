@@ -144,6 +144,11 @@ class Progress:
             if seconds >= (LONG if first else EVERY):
                 self.note(f"{name} took {duration(seconds)}")
 
+    def command(self, line: str) -> None:
+        """Prints a line with a command, which no line break of ours spoils."""
+        if self.writes:
+            console.print(line, markup=False)
+
     def note(self, text: str) -> None:
         """Prints a line about a phase where there is no live line."""
         if self.writes and not self._live:

@@ -48,6 +48,14 @@ def test_messages_are_broken_between_their_parts(width):
     assert all(line.startswith("    ") for line in lines[1:])
 
 
+def test_a_part_that_is_wider_than_a_line_is_broken_between_words():
+    text = "  steps: 30 -> 33; the wsd schedule follows: learning rate 0.0003 -> 0.00165 at step 30"
+    lines = lines_of([text, "more"], 60)
+    assert all(len(line) <= 60 for line in lines) and len(lines) == 2
+    assert lines[0].startswith("  steps") and lines[1].startswith("    ")
+    assert " ".join(lines).split() == [*text.split(), "·", "more"]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A stopped clock; clock.now is its time."""
