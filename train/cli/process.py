@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from train.cli.errors import EXPECTED, fail, no_backend, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
 from train.terminal import interrupts
+from train.terminal.console import print_error
 
 BEGUN = time.time()  # the start of this process, approximately
 _log = ""  # this process's log file; "" if the workdir is in a bucket
@@ -93,7 +93,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except processes.Stopped as e:
         if interrupts.asked() and not processes.joined():
             interrupts.leave(str(e))
-        print(e, file=sys.stderr)
+        print_error(str(e))
         interrupted = interrupts.asked()
         raise SystemExit(processes.INTERRUPTED if interrupted else processes.PREEMPTED) from None
     except Exception as e:

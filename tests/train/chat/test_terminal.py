@@ -18,7 +18,9 @@ import pytest
 
 from tests.train.chat import fake_chat
 from tests.train.chat.fake_chat import FakeModel, FakeScorer
+from train.chat import run as chat
 from train.chat import terminal
+from train.chat.display import CLEAR
 from train.chat.session import Session
 
 ROOT = Path(__file__).parents[3]
@@ -208,3 +210,10 @@ def test_one_prompt_is_answered_alone_in_a_pipe(capsys):
     assert capsys.readouterr() == ("yes\n", "")
     terminal.answer_once(Session(models, temperature=0.0), "q")
     assert capsys.readouterr() == ("yes\n\nno\n", "")
+
+
+def test_an_error_has_its_own_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with pytest.raises(ValueError, match="does not exist"):
+        chat.run(str(tmp_path / "none"), "", "", {"max_new_tokens": 8, "temperature": 1.0})
+    assert capsys.readouterr().err.endswith(f"none …{CLEAR}")
