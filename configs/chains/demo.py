@@ -79,7 +79,7 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 145
+    judge.steps = 220
 
     ppo = stage(
         stage="ppo",

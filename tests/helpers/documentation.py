@@ -192,11 +192,17 @@ def _parse(module: str, arguments: list[str]) -> None:
     except (SystemExit, flags.Error, ValueError) as error:
         raise Refused(f"{errors.getvalue().strip()} {error}") from error
     finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
+        _forget(set(flags.FLAGS) - before)
     if module == "tpu.launch" and "--" in arguments:
         command = arguments[arguments.index("--") + 1 :]
         check_command(["python", *(command if command[0] == "-m" else ["-m", "train", *command])])
+
+
+def _forget(names: set[str]) -> None:
+    """Removes the flags that a command defined; those of a library that it imported stay."""
+    for name in names:
+        if flags.FLAGS.find_module_defining_flag(name).split(".")[0] in PACKAGES:
+            delattr(flags.FLAGS, name)
 
 
 def _build_recipe() -> None:
@@ -251,6 +257,5 @@ def type_command(line: str) -> Typed:
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
-            for name in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, name)
+            _forget(set(flags.FLAGS) - before)
     return Typed(code, printed.getvalue())
