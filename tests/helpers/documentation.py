@@ -201,8 +201,9 @@ def _parse(module: str, arguments: list[str]) -> None:
 def _forget(names: set[str]) -> None:
     """Removes the flags that a command defined; those of a library that it imported stay."""
     for name in names:
-        package = flags.FLAGS.find_module_defining_flag(name).split(".")[0]
-        if package in PACKAGES or name.startswith("config."):
+        module = flags.FLAGS.find_module_defining_flag(name)
+        own = module.split(".")[0] in PACKAGES or module.startswith(str(ROOT))
+        if own or name.startswith("config."):
             delattr(flags.FLAGS, name)
 
 
