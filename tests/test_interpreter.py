@@ -1,6 +1,8 @@
-"""The Python that runs Seedpod: a wrong one is refused in a line, and hints name the right one."""
+"""The Python that runs Seedpod: a wrong one is refused in a line, and hints name the right one.
+Ctrl-C ends a command in a line."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +51,40 @@ def test_the_command_runs_this_interpreter_where_the_user_is(monkeypatch, tmp_pa
     assert interpreter.python() == "python"
     (folder / "python").unlink()
     assert interpreter.python() == "python3"
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """Runs Python in a folder whose package is interrupted by its command, or while that imports
+    a module that takes every failure for its own."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    (folder / "room").mkdir()
+    (folder / "room" / "__init__.py").write_text("import interpreter\ninterpreter.check()\n")
+    press = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (folder / "room" / "command.py").write_text(press)
+    (folder / "room" / "library.py").write_text(press)
+    (folder / "room" / "imports.py").write_text(
+        "try:\n    from room import library\nexcept BaseException as e:\n    print(repr(e))\n"
+    )
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=folder, text=True, capture_output=True,
+            env={"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.mark.parametrize("module", ["room.command", "room.imports"])
+def test_an_interrupted_command_ends_with_a_line(interrupted, module):
+    ended = interrupted("-m", module)
+    assert (ended.returncode, ended.stderr, ended.stdout) == (130, "interrupted\n", "")
+
+
+def test_elsewhere_an_interrupt_stays_pythons(interrupted):
+    ended = interrupted("-c", "import room.command")
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr.rstrip().endswith("KeyboardInterrupt")
+    ended = interrupted("-c", "import room.imports")
+    assert (ended.returncode, ended.stdout) == (0, "KeyboardInterrupt()\n")

@@ -332,9 +332,7 @@ def load_base(
     return base, {"from": path, "role": origin, "fingerprint": identity}
 
 
-def optimizer_configs(
-    config: RunConfig, roles: Iterable[str]
-) -> dict[str, optimizer.OptimizerConfig]:
+def optimizer_configs(config: RunConfig, roles: Iterable[str]) -> dict[str, Any]:
     """{trained role: the settings of its optimizer}."""
     return {r: config.value_optimizer if r in CRITICS else config.optimizer for r in roles}
 

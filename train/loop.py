@@ -113,7 +113,7 @@ def run(
         _run(ready, workdir, goodput, progress, profile, allow_data_change)
         if not position:
             for line in messages.closing(ready, workdir):
-                progress.say(line)
+                progress.command(line)
 
 
 def _run(

@@ -5,11 +5,15 @@
 A 2M-parameter model reads 0.5M tokens, learns to answer "What does `shutil.copytree` do?", then to
 answer the way a reward model prefers; a second one is the judge.
 
+Choices: `seed`, of all stages; the data, and what is held out, stay the same.
+
 Hardware: two laptop cores, no accelerator.
-Time: 436 s on two quiet cores (AMD EPYC, Zen 4) before SFT got 25 more steps; 3 s once it is done.
-Expect: 1.88 bits per byte; a held-out loss of answers of 4.94 → 3.68; 86.8% of held-out pairs
-ranked right by the reward model, 79% by the judge; PPO's score 0.25 → 1.58, and 68% (62 to 73) of
-its answers preferred to SFT's by the judge.
+Time: 13.3 to 14.9 minutes of stages on 2 cores of AMD EPYC (Python 3.11.7, JAX 0.10.2), beside
+other work, so that every stage took longer; 3 s once it is done.
+Expect: on seeds 0, 1, 2 (demo.py:seed=1 is another), 1.87 to 1.88 bits per byte; a held-out loss of
+answers 26 to 27% lower after SFT; 86 to 87% of held-out pairs ranked right by the reward model, 76
+to 79% by the judge; PPO's score 1.2 to 1.3 standard deviations higher at a KL of 11 to 13, and 63
+to 71% of its answers preferred to SFT's by the judge.
 """
 
 from typing import Any
@@ -48,7 +52,7 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     pretrain.optimizer.decay_fraction = 0.4
     pretrain.evaluate.at_start = False
 
-    sft = stage(stage="sft", steps=215, init_from={"policy": "pretrain"})
+    sft = stage(stage="sft", steps=250, init_from={"policy": "pretrain"})
     sft.data.source = "tfds:pydocs/chat:train"
     sft.data.heldout_source = "tfds:pydocs/chat:test"
     sft.data.length = 128
@@ -75,37 +79,42 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 145
+    judge.steps = 220
 
     ppo = stage(
         stage="ppo",
-        steps=68,
+        steps=104,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"
     ppo.data.heldout_source = "tfds:pydocs/chat:test"
-    ppo.data.batch_size = 128
+    ppo.data.batch_size = 64
     ppo.rl.prompt_length = 28
     ppo.rl.response_length = 24
     ppo.rl.rollout_batch = 128
-    ppo.rl.epochs = 2
-    ppo.rl.kl_coef = 0.033
+    ppo.rl.epochs = 1  # time goes to more answers; a second look at the same ones adds KL
+    ppo.rl.kl_coef = 0.08
+    ppo.rl.kl_target = 10.0  # seeds differ in the KL that they reach with one coefficient
+    ppo.rl.kl_horizon = 640
     ppo.rl.score_clip = 2.0  # higher scores are mostly of phrases that exploit the reward model
     ppo.ppo.value_clip = 1.0
-    ppo.optimizer.peak_lr = 1.7e-3
+    ppo.optimizer.peak_lr = 1.5e-3
     ppo.optimizer.b2 = 0.99
-    ppo.optimizer.name = "adamw"
-    ppo.optimizer.schedule = "cosine"
+    ppo.optimizer.schedule = "wsd"
+    ppo.optimizer.decay_fraction = 0.4
     ppo.optimizer.weight_decay = 0.0
     ppo.value_optimizer.peak_lr = 3e-3
     ppo.value_optimizer.schedule = "constant"
     ppo.value_optimizer.weight_decay = 0.0
     ppo.log_every = 2
-    ppo.checkpoint.every = 8
+    ppo.checkpoint.every = 16
 
     return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     recipes = stages()
+    seed = base.choices(arg, seed=0)["seed"]
+    for stage in recipes.values():
+        stage.seed += seed
     return ml_collections.ConfigDict({"order": tuple(recipes), "stages": recipes}, type_safe=False)

@@ -198,7 +198,7 @@ def _as_bytes(kind):
 # Columns of both formats.
 
 
-def used_columns(path: str, schema, options: ReadOptions) -> tuple[list[str], list[str]]:
+def used_columns(path: str, schema: Any, options: ReadOptions) -> tuple[list[str], list[str]]:
     """(the names of all columns, the names of those that are used).
 
     Raises:
@@ -219,7 +219,7 @@ def _check_fields(location: str, kind) -> None:
         _check_fields(location, field.type)
 
 
-def records_of(batch, names: list[str], options: ReadOptions) -> Iterator[dict | DataError]:
+def records_of(batch: Any, names: list[str], options: ReadOptions) -> Iterator[dict | DataError]:
     """The records of a batch; a DataError in place of a bad one."""
     columns = {name: _values(name, batch.column(name)) for name in batch.schema.names}
     large = batch.nbytes > options.max_bytes

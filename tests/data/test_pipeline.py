@@ -99,8 +99,8 @@ def test_heldout_covers_each_row_once_and_fills_up_with_empties(processes, size)
     [
         (dict(source=""), r"data\.source is empty; set --config\.data\.source=PATH"),
         (dict(on_long="shorten"), r"data\.on_long='shorten'; choose error, cut, drop"),
-        (dict(batch_size=0), r"data\.batch_size=0; it must be at least 1 and"),
-        (dict(length=1), r"data\.length=1; it must be at least 2 and"),
+        (dict(batch_size=0), r"data\.batch_size=0; it must be at least 1$"),
+        (dict(length=1), r"data\.length=1; it must be at least 2$"),
         (
             dict(heldout_fraction=0.0),
             r"data\.heldout_fraction=0\.0; .* above 0 and below 1",

@@ -64,7 +64,9 @@ def documented_commands(path: Path) -> list[list[str]]:
     lines = spans(text)
     text = text.replace("\\\n", "")
     if path.name == "Makefile":
-        lines += text.replace("$(PY)", "python").replace("$(DEMO)", "runs/demo").splitlines()
+        for name, value in {"PY": "python", "DEMO": "runs/demo", "SEED": "0"}.items():
+            text = text.replace(f"$({name})", value)
+        lines += text.splitlines()
     elif path.suffix == ".md":
         for block in blocks(text):
             if block.language == "sh":
@@ -190,11 +192,19 @@ def _parse(module: str, arguments: list[str]) -> None:
     except (SystemExit, flags.Error, ValueError) as error:
         raise Refused(f"{errors.getvalue().strip()} {error}") from error
     finally:
-        for name in set(flags.FLAGS) - before:
-            delattr(flags.FLAGS, name)
+        _forget(set(flags.FLAGS) - before)
     if module == "tpu.launch" and "--" in arguments:
         command = arguments[arguments.index("--") + 1 :]
         check_command(["python", *(command if command[0] == "-m" else ["-m", "train", *command])])
+
+
+def _forget(names: set[str]) -> None:
+    """Removes the flags that a command defined; those of a library that it imported stay."""
+    for name in names:
+        module = flags.FLAGS.find_module_defining_flag(name)
+        own = module.split(".")[0] in PACKAGES or module.startswith(str(ROOT))
+        if own or name.startswith("config."):
+            delattr(flags.FLAGS, name)
 
 
 def _build_recipe() -> None:
@@ -249,6 +259,5 @@ def type_command(line: str) -> Typed:
         except SystemExit as end:
             code = int(end.code or 0)
         finally:
-            for name in set(flags.FLAGS) - before:
-                delattr(flags.FLAGS, name)
+            _forget(set(flags.FLAGS) - before)
     return Typed(code, printed.getvalue())

@@ -21,15 +21,12 @@ def main(argv: list[str]) -> None:
     del argv
     from train.runtime.metrics import quiet_to_file
 
-    quiet_to_file(os.devnull)
     f = flags.FLAGS
     sampling = {n: f[n].value for n in ("max_new_tokens", "temperature", "top_p")}
     port = f.port if f.web else 0
-    try:
-        with cli.expected_errors():
-            run.run(f.workdir, f.against, f.reward, sampling, f.seed, f.system, f.prompt, port)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    with cli.expected_errors():
+        quiet_to_file(os.devnull)
+        run.run(f.workdir, f.against, f.reward, sampling, f.seed, f.system, f.prompt, port)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 # How an answer ended: by a stop id; at max_new_tokens; by the person who reads it.
 STOP, LIMIT, STOPPED = "stop", "limit", "stopped"
@@ -14,13 +15,13 @@ class Answer(NamedTuple):
     Attributes:
       text: as the model wrote it. tokens: their number.
       end: STOP, LIMIT or STOPPED; "" while it is being written.
-      score: the reward model's, if one was asked.
+      score: the reward model's, or why there is none; "" if it was not asked.
     """
 
     text: str = ""
     tokens: int = 0
     end: str = ""
-    score: float | None = None
+    score: str = ""
 
     @property
     def shown(self) -> str:
@@ -46,8 +47,20 @@ def marks(answer: Answer, limit: int) -> list[str]:
         LIMIT: f"… cut at {limit} tokens; --max_new_tokens",
         STOP: "" if answer.shown else "(an empty answer)",
     }
-    score = "" if answer.score is None else f"reward {answer.score:.3f}"
-    return [mark for mark in (marks[answer.end], score) if mark]
+    return [mark for mark in (marks[answer.end], answer.score) if mark]
+
+
+def scored(scorer: Any, answer: Answer, messages: Sequence[Mapping[str, str]]) -> Answer:
+    """An answer with its score.
+
+    Args:
+      scorer: a `train.chat.model.Scorer`. messages: the conversation, the answer last.
+    """
+    try:
+        score = f"reward {scorer.score(messages, answer.end == STOP):.3f}"
+    except ValueError as error:
+        score = f"no reward: {error}"
+    return answer._replace(score=score)
 
 
 def forgotten_mark(count: int, name: str = "") -> str:

@@ -31,6 +31,10 @@ def _adapt(tokens: list[Token]) -> None:
 
 _parser = MarkdownIt("js-default", {"html": False, "breaks": True}).disable("image")
 _parser.validateLink = _is_web
+# A wide table scrolls, by keys too.
+_WIDE = '<div class="wide" role="group" aria-label="Table" tabindex="0">'
+_parser.add_render_rule("table_open", lambda *_: f"{_WIDE}<table>\n")
+_parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
 
 
 def to_html(text: str) -> str:

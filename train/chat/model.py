@@ -140,12 +140,15 @@ class Scorer:
     def __init__(self, name: str, model: TransformerConfig, params: Any, tokenizer: Tokenizer):
         self.name, self._model, self._params, self._tokenizer = name, model, params, tokenizer
 
-    def score(self, messages: Messages, ended: bool) -> float | None:
-        """The score of the last message, an answer; None if it does not fit the context with its
-        question.
+    def score(self, messages: Messages, ended: bool) -> float:
+        """The score of the last message, an answer; the oldest turns are left out if need be.
 
         Args:
           ended: whether the answer ended by itself; else it is scored without the id that ends one.
+
+        Raises:
+          ValueError: the answer does not fit the context with its question, or the chat format has
+            no place for these messages.
         """
         for forgotten in range(sum(message["role"] == "user" for message in messages)):
             recent = without_oldest(messages, forgotten)
@@ -155,7 +158,7 @@ class Scorer:
                 columns = columns[:-1]
             if len(columns) and columns[-1] < self._model.max_length:
                 return self._score(ids[: columns[-1] + 1], columns)
-        return None
+        raise ValueError(f"question and answer do not fit the context of {self.name}")
 
     def _score(self, ids, columns) -> float:
         width = padded_width(len(ids), self._model.max_length)

@@ -30,9 +30,11 @@ def run(
         listening = web.listen(port)
     if sys.stderr.isatty():
         print(f"{CLEAR}reading {workdir} …", end="", file=sys.stderr, flush=True)
-    session, notice = open_session(workdir, against, reward, sampling, seed, system)
-    if sys.stderr.isatty():
-        print(CLEAR, end="", file=sys.stderr, flush=True)
+    try:
+        session, notice = open_session(workdir, against, reward, sampling, seed, system)
+    finally:
+        if sys.stderr.isatty():
+            print(CLEAR, end="", file=sys.stderr, flush=True)
     if port:
         web.serve(session, listening, notice)
     elif prompt is not None:

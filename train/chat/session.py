@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from data.atomic import write_atomically
-from train.chat.answer import STOP, STOPPED, Answer, Turn
+from train.chat.answer import STOP, STOPPED, Answer, Turn, scored
 
 
 class Reply:
@@ -127,14 +127,14 @@ class Session:
             return turn
         turns = self.turns[:-1] if again else self.turns
         if self.scorer:
-            turn = Turn(question, tuple(self._scored(turns, turn, i) for i in range(len(answers))))
+            history = [*turns, turn]
+            scores = (
+                scored(self.scorer, answer, self.messages(i, history))
+                for i, answer in enumerate(answers)
+            )
+            turn = Turn(question, tuple(scores))
         self.turns = [*turns, turn]
         return turn
-
-    def _scored(self, turns, turn, index) -> Answer:
-        answer = turn.answers[index]
-        messages = self.messages(index, [*turns, turn])
-        return answer._replace(score=self.scorer.score(messages, answer.end == STOP))
 
     def save(self, path: str) -> str:
         """Writes the conversation as JSON lines of schema `chat`, one a model, and says so. Answers

@@ -77,10 +77,14 @@ class _Growth:
 
 
 class Terminal:
-    """A session and the commands that change it."""
+    """A session and the commands that change it.
 
-    def __init__(self, session: Session):
-        self._session = session
+    Args:
+      label: before each answer of the only model.
+    """
+
+    def __init__(self, session: Session, label: str = "model › "):
+        self._session, self._label = session, label
         self._forgotten = [0] * len(session.models)
         self._commands: dict[str, Callable[[str], None]] = {
             "/help": lambda _: say(HELP),
@@ -149,7 +153,7 @@ class Terminal:
         columns = _columns()
         with stopping() as stop:
             if len(replies) == 1:
-                self._stream(replies[0], "model › ", columns, stop)
+                self._stream(replies[0], self._label, columns, stop)
             elif columns < SIDE_BY_SIDE:
                 for reply in replies:
                     self._stream(reply, f"{reply.name} › ", columns, stop)
@@ -157,7 +161,7 @@ class Terminal:
                 self._side_by_side(replies, columns, stop)
             turn = self._session.keep(question, replies, again)
         self._remark(turn)
-        print()
+        print("\n" if self._label else "", end="")
 
     def _print(self, replies: Sequence[Reply]) -> None:
         """The answers alone, for a pipe; a line between two."""
@@ -248,4 +252,4 @@ def converse(session: Session, notice: str = "") -> None:
 
 def answer_once(session: Session, question: str) -> None:
     """Answers one question, without a label."""
-    Terminal(session).answer(question, session.ask(question))
+    Terminal(session, label="").answer(question, session.ask(question))

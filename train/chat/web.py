@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from train.chat.answer import STOP, Answer, forgotten_mark, marks
+from train.chat.answer import forgotten_mark, marks, scored
 from train.chat.session import Session
 
 try:
@@ -213,13 +213,9 @@ def _lines(session: Session, question: Question, messages: list[dict], ids: Any)
     model, last = session.models[question.model], -INTERVAL
     for answer in model.stream(ids, question.draw, question.temperature):
         if answer.end and session.scorer:
-            answer = _scored(session, messages, answer)
+            messages = [*messages, {"role": "assistant", "content": answer.text}]
+            answer = scored(session.scorer, answer, messages)
         if answer.end or time.monotonic() - last >= INTERVAL:
             last = time.monotonic()
             ending = {"end": answer.end, "marks": marks(answer, model.limit)} if answer.end else {}
             yield _line(text=answer.text, html=to_html(answer.shown), **ending)
-
-
-def _scored(session: Session, messages: list[dict], answer: Answer) -> Answer:
-    messages = [*messages, {"role": "assistant", "content": answer.text}]
-    return answer._replace(score=session.scorer.score(messages, answer.end == STOP))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import NoReturn
@@ -29,9 +31,9 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def interrupted(message: str = "") -> NoReturn:
+def interrupted(message: str) -> NoReturn:
     """Ends the process after Ctrl-C, with the exit code of a shell."""
-    print("interrupted" + (f"; {message}" if message else ""), file=sys.stderr)
+    print(f"interrupted; {message}", file=sys.stderr)
     raise SystemExit(INTERRUPTED) from None
 
 
@@ -40,13 +42,29 @@ def short(message: str) -> str:
     return message if len(message) <= MOST_SHOWN else message[:MOST_SHOWN] + " …"
 
 
+def no_backend(error: Exception) -> str:
+    """The message about a kind of device that JAX cannot use here, or ""."""
+    found = re.match(r"Unable to initialize backend '(\w+)': (.*)", str(error), re.DOTALL)
+    if not isinstance(error, RuntimeError) or not found:
+        return ""
+    kind, reason = found[1], found[2].partition(" (")[0].strip().rstrip(".")
+    setting = os.environ.get("JAX_PLATFORMS", "")
+    asked = f", which JAX_PLATFORMS={setting} asks for" * bool(setting)
+    return (
+        f"JAX cannot use {kind} on this machine{asked}: {reason}. For the CPU, type "
+        "JAX_PLATFORMS=cpu before the command"
+    )
+
+
 @contextlib.contextmanager
 def expected_errors() -> Iterator[None]:
-    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised, and
-    with one where it is interrupted."""
+    """Ends the command with a message and exit code 1 where an error of `EXPECTED` is raised, or a
+    device is missing."""
     try:
         yield
-    except KeyboardInterrupt:
-        interrupted()
     except EXPECTED as e:
         fail(str(e))
+    except RuntimeError as e:
+        if message := no_backend(e):
+            fail(message)
+        raise

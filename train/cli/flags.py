@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from suggestions import did_you_mean, nearest
 from train.cli import help, recipe, text
-from train.cli.errors import fail, interrupted
+from train.cli.errors import fail
 from train.runtime import outputs
 
 # The command line for config_flags, as train/config/overrides.py rewrites it.
@@ -76,8 +76,6 @@ def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
             _print_help(argv, query)
         argv = ARGV[:] = recipe.check(argv)
         arguments = flags.FLAGS(argv)
-    except KeyboardInterrupt:  # while a recipe was read
-        interrupted()
     except flags.UnrecognizedFlagError as e:
         fail(_unknown_flag(e.flagname))
     except flags.Error as e:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -15,10 +14,11 @@ from absl import flags
 from data.errors import DataError
 from interpreter import python
 from ranges import ConfigError
-from train.cli.errors import EXPECTED, fail, short
+from train.cli.errors import EXPECTED, fail, no_backend, short
 from train.cli.flags import config
 from train.runtime import outputs, processes
 from train.terminal import interrupts
+from train.terminal.console import print_error
 
 BEGUN = time.time()  # the start of this process, approximately
 _log = ""  # this process's log file; "" if the workdir is in a bucket
@@ -93,14 +93,15 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     except processes.Stopped as e:
         if interrupts.asked() and not processes.joined():
             interrupts.leave(str(e))
-        print(e, file=sys.stderr)
+        print_error(str(e))
         interrupted = interrupts.asked()
         raise SystemExit(processes.INTERRUPTED if interrupted else processes.PREEMPTED) from None
     except Exception as e:
         lost = processes.is_lost_peer(e)
         full = _is_out_of_memory(e)
-        expected = full or isinstance(e, EXPECTED)
-        message = short(str(e))
+        missing = no_backend(e)
+        expected = full or missing or isinstance(e, EXPECTED)
+        message = missing or short(str(e))
         if full:
             message = (
                 f"there is not enough memory ({outputs.reason(e):.200}); lower data.batch_size, "
@@ -115,7 +116,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         elif (
             _log
             and outputs.append(_log, traceback.format_exc())
-            and not isinstance(e, ConfigError | DataError)  # which say all
+            and not (missing or isinstance(e, ConfigError | DataError))  # which say all
         ):
             message += f"\n(the traceback is in {_log})"
         if processes.joined():

@@ -207,5 +207,5 @@ def _type_text(kind) -> str:
     return text.replace("tuple[str, ...]", "tuple of str").replace(" | ", " or ")
 
 
-def value_text(value) -> str:
+def value_text(value: Any) -> str:
     return repr(dict(value)) if isinstance(value, Mapping) else repr(value).replace("'", '"')

@@ -209,9 +209,9 @@ def import_model(
       ConfigError: it cannot be read, or the workdir holds a run.
     """
     mesh = weights.whole_mesh(mesh)
-    if epath.Path(origin).is_dir():  # not to be taken for a name on the hub later
-        origin = os.path.abspath(origin)
-    record: dict[str, str | int] = {"stage": "import", "from": str(origin), "dtype": dtype}
+    local = epath.Path(origin).is_dir()  # not to be taken for a name on the hub later
+    recorded = os.path.abspath(origin) if local else str(origin)
+    record: dict[str, str | int] = {"stage": "import", "from": recorded, "dtype": dtype}
     record |= {"chat_template": chat_template}
     if (epath.Path(workdir) / "checkpoints").exists() and not unfinished.is_marked(workdir):
         raise ConfigError(f"{workdir} holds a run already; give another --workdir")

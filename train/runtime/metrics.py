@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -23,6 +24,7 @@ from etils import epath
 from data.atomic import is_remote, write_atomically
 from data.errors import DataError
 from data.read import json_files
+from ranges import ConfigError
 from train.runtime import outputs, strict_json
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
@@ -33,7 +35,11 @@ def quiet_to_file(path: str) -> str:
 
     Python's own stderr stays on the terminal, for tracebacks. Returns the file's path, a
     temporary one if `path` cannot be written.
+
+    Raises:
+      ConfigError: XLA_FLAGS that XLA does not accept.
     """
+    _check_xla_flags()
     log, path = outputs.open_log(path)
     terminal = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(log.fileno(), 2)
@@ -43,6 +49,31 @@ def quiet_to_file(path: str) -> str:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     return path
+
+
+def _check_xla_flags() -> None:
+    """Refuses XLA_FLAGS that XLA does not accept. XLA would end this process, with the reason in
+    the log alone, so it reads them first in a fork."""
+    flags = os.environ.get("XLA_FLAGS")
+    if not flags:
+        return
+    from jaxlib import xla_client
+
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        try:
+            os.dup2(writing, 2)
+            xla_client.CompileOptions()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, errors="replace") as pipe:
+        said = pipe.readline()
+    if os.waitpid(child, 0)[1]:
+        reason = said.partition("] ")[2].strip().rstrip(".") or "it ends without a reason"
+        raise ConfigError(
+            f"XLA refuses XLA_FLAGS={shlex.quote(flags)}: {reason}. Correct or unset XLA_FLAGS"
+        )
 
 
 class Record(TypedDict):

@@ -98,6 +98,25 @@ def ways_on(workdir: epath.PathLike, run: Run, steps: str) -> list[str]:
     ]
 
 
+def changes(saved_text: str, config_text: str) -> dict[str, tuple[Any, Any]]:
+    """{setting: (saved, now)} of the settings that differ.
+
+    Args:
+      saved_text: the settings that a run saved, as JSON. config_text: those of now.
+    """
+    texts = config_json(run_class()()), saved_text, config_text
+    defaults, saved, settings = (flatten_dict(json.loads(text), sep=".") for text in texts)
+    saved.pop("earlier", None)  # of config.json; no setting
+    saved = {RENAMED.get(key, key): value for key, value in read_saved(saved).items()}
+    # A setting that did not exist yet had the effect of its default.
+    saved = {key: defaults[key] for key in defaults.keys() & settings.keys()} | saved
+    return {
+        key: (saved.get(key), settings.get(key))
+        for key in sorted(saved.keys() | settings.keys())
+        if saved.get(key) != settings.get(key)
+    }
+
+
 def check_resume(
     workdir: epath.PathLike,
     meta: Mapping[str, Any],
@@ -129,15 +148,10 @@ def check_resume(
         is_location = LOCATIONS.fullmatch(key) is not None
         return key.startswith(FREE_TO_CHANGE) or (is_location and bool(content))
 
-    texts = config_json(run_class()()), meta["config"], config_text
-    defaults, saved, settings = (flatten_dict(json.loads(text), sep=".") for text in texts)
-    saved = {RENAMED.get(key, key): value for key, value in read_saved(saved).items()}
-    # A setting that did not exist yet had the effect of its default.
-    saved = {key: defaults[key] for key in defaults.keys() & settings.keys()} | saved
     differences = [
-        f"{key}: {saved.get(key)!r} -> {settings.get(key)!r}"
-        for key in sorted(saved.keys() | settings.keys())
-        if saved.get(key) != settings.get(key) and not free(key)
+        f"{key}: {before!r} -> {now!r}"
+        for key, (before, now) in changes(meta["config"], config_text).items()
+        if not free(key)
     ]
     if differences:
         role = run.objective.trainable[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterable
 
 from rich.cells import cell_len
@@ -22,6 +25,20 @@ def columns() -> int:
     return console.width if is_live() else UNLIMITED
 
 
+def print_error(text: str) -> None:
+    """Prints a line on standard error; on a terminal it is broken between words."""
+    if sys.stderr.isatty():
+        text = "\n".join(_wrap(text, shutil.get_terminal_size().columns))
+    print(text, file=sys.stderr, flush=True)
+
+
+def _wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """The lines of a text, those after the first indented; no word is broken."""
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def duration(seconds: float) -> str:
     """`H:MM:SS`, or `M:SS` below an hour."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -31,11 +48,11 @@ def duration(seconds: float) -> str:
 
 def lines_of(parts: Iterable[str], width: int, indent: str = "    ") -> list[str]:
     """Lines of at most `width` columns with all `parts`, those after the first line indented; a
-    part is never broken."""
+    part is broken, between words, only where it is wider than a line."""
     lines: list[str] = []
     for part in parts:
         if lines and cell_len(lines[-1]) + len(SEPARATOR) + cell_len(part) <= width:
             lines[-1] += SEPARATOR + part
         else:
-            lines.append(indent * bool(lines) + part)
+            lines += _wrap(indent * bool(lines) + part, width, indent)
     return lines

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from train.runtime import processes
 from train.terminal import progress, saved
+from train.terminal.console import print_error
 
 PATIENCE = 1.0  # seconds in which the main thread has to notice
 
@@ -101,13 +102,13 @@ def _listen(pipe: int) -> None:
             continue
         processes.ask_to_stop()
         end = "after this step" if present is Mode.STEP else "this evaluation"
-        print(f"stopping {end}, saving…; Ctrl-C again leaves at once", file=sys.stderr, flush=True)
+        print_error(f"stopping {end}, saving…; Ctrl-C again leaves at once")
 
 
 def leave(text: str) -> NoReturn:
     """Prints a last message and ends the process, without waiting for its threads or its peers:
     one that was interrupted in XLA may end with a crash otherwise."""
     progress.stop_all()
-    print(text, file=sys.stderr, flush=True)
+    print_error(text)
     sys.stdout.flush()
     os._exit(processes.INTERRUPTED)

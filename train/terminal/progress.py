@@ -89,8 +89,9 @@ class Progress:
         self.stop()
 
     def stop(self) -> None:
-        """Ends the live line."""
+        """Ends the live line, which stays if it has metrics."""
         if self._live:
+            self._live.transient = not self._parts
             self._live.stop()
             self._live = None
 
@@ -142,6 +143,11 @@ class Progress:
             seconds = time.monotonic() - phase.begun
             if seconds >= (LONG if first else EVERY):
                 self.note(f"{name} took {duration(seconds)}")
+
+    def command(self, line: str) -> None:
+        """Prints a line with a command, which no line break of ours spoils."""
+        if self.writes:
+            console.print(line, markup=False)
 
     def note(self, text: str) -> None:
         """Prints a line about a phase where there is no live line."""

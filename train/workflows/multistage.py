@@ -1,8 +1,8 @@
 """A chain of stages in one process, each started from earlier ones, and a report at the end.
 
 The recipe has `order`, names of stages, and `stages`, a recipe for each; `init_from` names earlier
-entries. A stage that has finished leaves a DONE file and is not run again; an interrupted one
-resumes from its checkpoint.
+entries. A stage that has finished leaves a DONE file and is not run again (finished.py); an
+interrupted one resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from train.runtime.metrics import read_metrics
 from train.terminal import saved
 from train.terminal.console import console, duration
 from train.terminal.progress import Progress
+from train.workflows import finished
 
 
 def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, RunConfig]:
@@ -78,15 +79,15 @@ def run(
     """Runs the stages that are not done yet, then writes the report. Arguments: see `loop.run`."""
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
+    done = finished.check(runs, workdir, allow_data_change)
     examples = {}
     with Progress(workdir.name, writes=jax.process_index() == 0):
         for name, run_config in runs.items():  # bad input is refused before the first stage trains
             row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
-            if not (workdir / name / "DONE").exists():
+            if name not in done:
                 examples[name] = read_source(run_config.data, row.schema)
     for number, (name, run_config) in enumerate(runs.items(), 1):
-        done = workdir / name / "DONE"
-        if done.exists():
+        if name in done:
             console.print(f"[green]✓[/] {name}: done")
             continue
         if processes.asked_to_stop():
@@ -102,7 +103,7 @@ def run(
                 evaluation = read_metrics(workdir / name, "eval")[-1]
                 seconds = max(seconds, evaluation["elapsed_seconds"])
             note = {"seconds": round(seconds, 1), "made": provenance.current()}
-            done.write_text(json.dumps(note) + "\n")
+            (workdir / name / "DONE").write_text(json.dumps(note) + "\n")
             console.print(f"[green]✓[/] {name}: {duration(seconds)}")
     if jax.process_index() == 0:
         collect.write(runs, workdir)

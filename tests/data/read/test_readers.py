@@ -32,6 +32,14 @@ def test_every_format_gives_the_same_texts_whole_and_in_parts(tmp_path, name, mo
     assert [e for span in spans for e in read(path, "text", span=span).examples] == examples
 
 
+def test_markdown_is_a_document_a_file(tmp_path):
+    (tmp_path / "a.md").write_text("# One\n\ntext\n")
+    path = str(tmp_path / "a.md")
+    assert read(path, "text").examples == [{"text": "# One\n\ntext", "where": f"{path}:1"}]
+    with pytest.raises(DataError, match=r"schema 'chat' is read from \.jsonl, \.json"):
+        read(path, "chat")
+
+
 def test_a_line_longer_than_a_part_is_in_one(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "SPAN_BYTES", 8)
     path = write(tmp_path / "a.txt", [{"text": "x" * 50}, {"text": "y"}, {"text": "z" * 9}])
@@ -68,7 +76,7 @@ def test_a_line_longer_than_a_part_is_in_one(tmp_path, monkeypatch):
         ("a.csv", b"txt\na\n", "a.csv:2: no field 'text'"),
         ("a.parquet", b"PAR1 and no more", "a.parquet: cannot be read"),
         ("a.parquet", b"", "a.parquet: cannot be read"),
-        ("a.md", b"a", r"read from \.txt, \.jsonl, .*by the name's ending"),
+        ("a.rst", b"a", r"read from \.txt, \.md, \.jsonl, .*by the name's ending"),
     ],
 )
 def test_a_broken_file_says_where(tmp_path, name, content, message):

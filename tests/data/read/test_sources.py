@@ -81,13 +81,6 @@ def test_text_is_a_document_a_line_or_a_file(write, name):
     ]
 
 
-def test_markdown_is_a_document_a_file(write):
-    path = write("a.md", "# One\n\ntext\n")
-    assert read(path, "text").examples == [{"text": "# One\n\ntext", "where": f"{path}:1"}]
-    with pytest.raises(DataError, match=r"schema 'chat' is read from \.jsonl, \.json"):
-        read(path, "chat")
-
-
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_jsonl_of_text(write, name):
     path = write(name, [{"text": "x"}, {"text": "  y\n", "id": 3}])

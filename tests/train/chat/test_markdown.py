@@ -28,9 +28,14 @@ HOSTILE = [
 ]
 TAGS = {
     "p", "br", "hr", "a", "em", "strong", "s", "code", "pre", "ul", "ol", "li", "blockquote", "h3",
-    "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td",
+    "h4", "h5", "h6", "div", "table", "thead", "tbody", "tr", "th", "td",
 }  # fmt: skip
-ATTRIBUTES = {"a": {"href", "target", "rel", "title"}, "code": {"class"}, "ol": {"start"}}
+ATTRIBUTES = {
+    "div": {"class", "role", "aria-label", "tabindex"},
+    "a": {"href", "target", "rel", "title"},
+    "code": {"class"},
+    "ol": {"start"},
+}
 
 
 class Checked(html.parser.HTMLParser):

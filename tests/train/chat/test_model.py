@@ -182,7 +182,8 @@ def test_the_score_is_that_of_the_reward_model_at_the_end(reward_params):
     long = {"role": "user", "content": "x" * 90}
     alone = scorer.score([long, messages[1], *messages], True)  # without the oldest turn
     assert alone == scorer.score(messages, True)
-    assert scorer.score([long, messages[1]], True) is None
+    with pytest.raises(ValueError, match="do not fit the context of reward"):
+        scorer.score([long, messages[1]], True)
 
 
 def test_workdirs_are_opened_and_a_wrong_one_names_the_right_one(params, reward_params, tmp_path):

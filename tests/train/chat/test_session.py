@@ -50,8 +50,10 @@ def test_an_answer_is_written_again_with_another_key():
 
 def test_answers_are_scored_with_their_system_message():
     session = Session([FakeModel("a", "one two")], FakeScorer(), temperature=0, system="be short")
-    assert take(session, "q").answers[0].score == 7.25
-    assert take(session, "q", tokens=1).answers[0].score == 3
+    assert take(session, "q").answers[0].score == "reward 7.250"
+    assert take(session, "q", tokens=1).answers[0].score == "reward 3.000"
+    session.scorer.score = lambda *_: session.set_temperature("hot")  # it raises ValueError
+    assert take(session, "r").answers[0].score.startswith("no reward: a temperature is a number")
     assert session.messages(0, [])[0] == {"role": "system", "content": "be short"}
 
 
@@ -94,8 +96,8 @@ def test_a_saved_conversation_is_read_by_sft(tmp_path):
     [
         (Answer("x", 1, STOP), []),
         (Answer(" ", 1, STOP), ["(an empty answer)"]),
-        (Answer("x", 9, LIMIT, 0.5), ["… cut at 9 tokens; --max_new_tokens", "reward 0.500"]),
-        (Answer("x", 2, STOPPED, -1.25), ["… stopped", "reward -1.250"]),
+        (Answer("x", 9, LIMIT, "reward 1"), ["… cut at 9 tokens; --max_new_tokens", "reward 1"]),
+        (Answer("x", 2, STOPPED), ["… stopped"]),
     ],
 )
 def test_marks(answer, expected):

@@ -18,7 +18,9 @@ import pytest
 
 from tests.train.chat import fake_chat
 from tests.train.chat.fake_chat import FakeModel, FakeScorer
+from train.chat import run as chat
 from train.chat import terminal
+from train.chat.display import CLEAR
 from train.chat.session import Session
 
 ROOT = Path(__file__).parents[3]
@@ -191,9 +193,27 @@ def test_in_a_pipe_the_answer_alone_is_printed(monkeypatch, capsys):
     assert [turn.question for turn in session.turns] == ["z"]
 
 
-def test_one_prompt_is_answered_alone(capsys):
+def test_one_prompt_is_answered_without_a_label(tty, capsys):
+    tty(60)
+    terminal.answer_once(Session([FakeModel("a", "long " * 30, limit=20)]), "q")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "long " * 11 + "long",
+        ("long " * 8).strip(),
+        "… cut at 20 tokens; --max_new_tokens",
+    ]
+
+
+def test_one_prompt_is_answered_alone_in_a_pipe(capsys):
     models = [FakeModel("a", "yes"), FakeModel("b", "no")]
     terminal.answer_once(Session(models[:1], temperature=0.0), "q")
     assert capsys.readouterr() == ("yes\n", "")
     terminal.answer_once(Session(models, temperature=0.0), "q")
     assert capsys.readouterr() == ("yes\n\nno\n", "")
+
+
+def test_an_error_has_its_own_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with pytest.raises(ValueError, match="does not exist"):
+        chat.run(str(tmp_path / "none"), "", "", {"max_new_tokens": 8, "temperature": 1.0})
+    assert capsys.readouterr().err.endswith(f"none …{CLEAR}")

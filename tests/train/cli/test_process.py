@@ -19,6 +19,10 @@ from train.cli import process
             jax.errors.JaxRuntimeError("INTERNAL: dispatching: Out of memory allocating 9 bytes."),
             "lower data.batch_size",
         ),
+        (
+            RuntimeError("Unable to initialize backend 'tpu': NOT_FOUND: no libtpu.so. (set …)"),
+            "cannot use tpu on this machine: NOT_FOUND: no libtpu.so. For the CPU, type JAX_PLATF",
+        ),
         (ValueError("x" * 10**5), "x" * 80),
     ],
     ids=lambda x: type(x).__name__,
@@ -26,6 +30,7 @@ from train.cli import process
 @pytest.mark.parametrize("log", ["", "log.txt"])
 def test_an_error_is_a_few_lines(error, message, log, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(process, "_log", log and str(tmp_path / log))
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
 
     def main(argv):
         raise error
@@ -35,4 +40,5 @@ def test_an_error_is_a_few_lines(error, message, log, tmp_path, monkeypatch, cap
     said = capsys.readouterr().err
     assert ended.value.code == 1 and said.startswith("error: ") and message in said
     assert said.count("\n") <= 2 and len(said) < 2500
-    assert not log or "Traceback" in (tmp_path / log).read_text()
+    explained = "cannot use tpu" in message
+    assert not log or explained or "Traceback" in (tmp_path / log).read_text()

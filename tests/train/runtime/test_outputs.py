@@ -181,6 +181,26 @@ def test_a_program_goes_on_where_streams_are_closed_from_the_start(tmp_path):
     assert work.returncode == 0 and "logged" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--xla_nothing=1", "Unknown flag in XLA_FLAGS: --xla_nothing=1"),
+        ("--xla_dump_max_hlo_modules=x", "interpret value x for flag xla_dump_max_hlo_modules"),
+    ],
+)
+def test_flags_that_xla_refuses_are_said_on_the_terminal(flags, said, tmp_path):
+    program = (
+        "import sys; from train.runtime import metrics; from ranges import ConfigError\n"
+        "try: metrics.quiet_to_file(sys.argv[1])\nexcept ConfigError as e: print(e)"
+    )
+    work = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "log"], cwd=ROOT, text=True, capture_output=True,
+        env=os.environ | {"XLA_FLAGS": flags},
+    )  # fmt: skip
+    assert work.stdout.startswith(f"XLA refuses XLA_FLAGS={flags}: ") and said in work.stdout
+    assert work.stdout.endswith(". Correct or unset XLA_FLAGS\n") and not work.stderr
+
+
 def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "a" / "b"):

@@ -48,6 +48,14 @@ def test_messages_are_broken_between_their_parts(width):
     assert all(line.startswith("    ") for line in lines[1:])
 
 
+def test_a_part_that_is_wider_than_a_line_is_broken_between_words():
+    text = "  steps: 30 -> 33; the wsd schedule follows: learning rate 0.0003 -> 0.00165 at step 30"
+    lines = lines_of([text, "more"], 60)
+    assert all(len(line) <= 60 for line in lines) and len(lines) == 2
+    assert lines[0].startswith("  steps") and lines[1].startswith("    ")
+    assert " ".join(lines).split() == [*text.split(), "·", "more"]
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A stopped clock; clock.now is its time."""
@@ -109,6 +117,27 @@ def test_on_a_terminal_phases_are_in_the_live_line(clock, monkeypatch):
     written = terminal.file.getvalue()
     assert "took" not in written and "held-out loss\n" in written and "\x1b[2K    xxxx" in written
     assert written.rstrip().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+@pytest.mark.parametrize("parts", [[], ["loss 1.0"]])
+def test_the_live_line_stays_if_it_has_metrics(parts, monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=60, soft_wrap=True)
+    for module in (consoles, progress):
+        monkeypatch.setattr(module, "console", terminal)
+    with Progress("sft", 4) as line:
+        line.update(0, parts)
+    assert terminal.file.getvalue().endswith("\x1b[1A\x1b[2K") != bool(parts)
+
+
+def test_an_error_is_broken_between_words_on_a_terminal_alone(monkeypatch, capsys):
+    text = "interrupted; pretrain, sft done; reward starts again from step 0; the same command"
+    monkeypatch.setenv("COLUMNS", "60")
+    for terminal, lines in ((True, 2), (False, 1)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        consoles.print_error(text)
+        said = capsys.readouterr().err.splitlines()
+        assert len(said) == lines and " ".join(said) == text
+        assert max(map(len, said)) <= 60 or not terminal
 
 
 def test_texts():

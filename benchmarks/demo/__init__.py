@@ -1,0 +1,1 @@
+"""The demo measured on several seeds, beside what it promises."""

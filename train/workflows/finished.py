@@ -1,0 +1,106 @@
+"""Finished stages of a chain: refused where they are not those that the recipe describes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from etils import epath
+
+from ranges import ConfigError
+from train.config.run import RunConfig
+from train.runtime import resume
+
+# Settings of the reports, the checkpoints and the devices of a run, which leave its weights alone.
+FREE_TO_CHANGE = (
+    "plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "log_every", "rl.eval_prompts",
+    "rewards.on_error", "rewards.max_errors",
+)  # fmt: skip
+MOST_SHOWN = 10  # settings that differ
+
+
+def check(
+    runs: Mapping[str, RunConfig], workdir: epath.Path, allow_data_change: bool = False
+) -> set[str]:
+    """The names of the finished stages.
+
+    Args:
+      runs: {stage: its settings}, in order. allow_data_change: whether data may be elsewhere.
+
+    Raises:
+      ConfigError: a stage was finished with other settings, or was begun from one that is not
+        finished.
+    """
+    done = {name for name in runs if (workdir / name / "DONE").exists()}
+    begun = [name for name in runs if (workdir / name / "config.json").exists()]
+    origins = _origins(runs, workdir)
+    for name in (name for name in runs if name in done):
+        if changes := _changes(workdir / name, runs[name], allow_data_change):
+            stale = [other for other in begun if name in origins[other]]
+            raise ConfigError(_message(workdir, name, changes, stale))
+    for name in begun:
+        if missing := sorted(origins[name] - done):
+            stale = [other for other in begun if origins[other] - done]
+            raise ConfigError(
+                f"{workdir / name} has started from {', '.join(missing)}, which is not done. "
+                f"Type {_remove(workdir, stale)} and the same command"
+            )
+    return done
+
+
+def _origins(runs: Mapping[str, RunConfig], workdir: epath.Path) -> dict[str, set[str]]:
+    """{stage: the earlier stages from which it starts, and those from which they do}."""
+    origins: dict[str, set[str]] = {}
+    for name, config in runs.items():
+        paths = config.init_from.values()
+        nearest = {origin for origin in origins if str(workdir / origin) in paths}
+        origins[name] = nearest.union(*(origins[origin] for origin in nearest))
+    return origins
+
+
+def _remove(workdir: epath.Path, names: list[str]) -> str:
+    """The shell command that removes parts of a workdir, which are one word: no terminal breaks
+    it."""
+    paths = ",".join(names)
+    return f"`rm -r {shlex.quote(str(workdir))}/{f'{{{paths}}}' if names[1:] else paths}`"
+
+
+def _changes(
+    run: epath.Path, config: RunConfig, allow_data_change: bool
+) -> dict[str, tuple[Any, Any]]:
+    """{setting: (before, now)} of the settings on which the weights of a finished run depend."""
+    changes = {}
+    saved = (run / "config.json").read_text()
+    for key, values in resume.changes(saved, resume.config_json(config)).items():
+        if key.startswith(("init_from.", "tokenizer.path")):  # workdirs, which may have moved
+            values = (PurePath(values[0] or "").name, PurePath(values[1] or "").name)
+        moved = allow_data_change and resume.LOCATIONS.fullmatch(key) is not None
+        if values[0] != values[1] and not key.startswith(FREE_TO_CHANGE) and not moved:
+            changes[key] = values
+    return changes
+
+
+def _message(
+    workdir: epath.Path, name: str, changes: Mapping[str, tuple[Any, Any]], stale: list[str]
+) -> str:
+    """The error about a finished stage whose settings have changed.
+
+    Args:
+      stale: the stages that started from it.
+    """
+    texts = [f"{key}: {old!r:.80} -> {new!r:.80}" for key, (old, new) in changes.items()]
+    if texts[MOST_SHOWN:]:
+        texts[MOST_SHOWN:] = [f"and {len(texts) - MOST_SHOWN} more"]
+    again = [name, *stale]
+    ways = [f"train {', '.join(again)} again: {_remove(workdir, again)} and the same command"]
+    if changes.keys() == {"steps"} and changes["steps"][0] < changes["steps"][1]:
+        further = _remove(workdir, [f"{name}/DONE", *stale])
+        ways.insert(0, f"train {name} further: {further} and the same command")
+    if all(resume.LOCATIONS.fullmatch(key) for key in changes):
+        ways.insert(0, "say that the data is the same in another place: --allow_data_change")
+    return (
+        f"{workdir / name} is done, and was trained with another config "
+        f"({'; '.join(texts)}). Type the old settings, or a new --workdir; or {'; or '.join(ways)}"
+    )
