@@ -6,6 +6,7 @@ Axes: D inputs, F outputs.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -191,10 +192,16 @@ def keep_memory() -> None:
     By default it returns large blocks to the kernel and gets them again page by page, which takes a
     third of the time of a train step. The settings are those of MALLOC_MMAP_MAX_ and its like, and
     of glibc.malloc.hugetlb=1; where the environment has one of these, nothing is changed.
+
+    Call it before JAX starts its threads, which it does when it is asked for a device: a thread
+    that already has a heap of its own keeps it, and maps each block that is too large for that.
     """
     configured = any(name.startswith("MALLOC_") for name in os.environ)
     configured |= "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or configured or jax.default_backend() != "cpu":
+    if sys.platform != "linux" or configured:
+        return
+    accelerator = importlib.util.find_spec("jax_plugins") or importlib.util.find_spec("libtpu")
+    if accelerator and os.environ.get("JAX_PLATFORMS") != "cpu" and jax.default_backend() != "cpu":
         return
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):

@@ -106,6 +106,13 @@ def test_requirements_cover_every_import(setup_arguments):
     assert not missing, "add to install_requires in setup.py:\n" + "\n".join(missing)
 
 
+def test_what_is_required_is_locked(setup_arguments):
+    """Workers of a pod and the container install these versions."""
+    lock = (ROOT / "tpu" / "launch" / "requirements.txt").read_text().splitlines()
+    required = setup_arguments["install_requires"] + setup_arguments["extras_require"]["tpu"]
+    assert distribution_names(required) <= distribution_names(lock)
+
+
 def test_setup_wants_the_python_that_ruff_checks_for(setup_arguments):
     assert setup_arguments["python_requires"] == ">=3.11"
     assert 'target-version = "py311"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

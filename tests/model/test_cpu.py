@@ -1,6 +1,7 @@
 """The workarounds for XLA on CPU against the plain operations, and what they compile to."""
 
 import ctypes
+import importlib.util
 import os
 import re
 
@@ -82,6 +83,8 @@ def test_the_allocator_is_left_alone(configured, monkeypatch):
         if name.startswith("MALLOC_"):
             monkeypatch.delenv(name)
     if configured == "tpu":
+        monkeypatch.delenv("JAX_PLATFORMS")
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu")
         monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     else:
         monkeypatch.setenv(configured, "glibc.malloc.hugetlb=0")

@@ -13,7 +13,7 @@ from stage_fixtures import recipe, write_files
 
 from model import sharding
 from train import loop
-from train.runtime import compilation
+from train.runtime import compilation, outputs
 
 
 @pytest.fixture
@@ -87,7 +87,8 @@ def test_the_setting_and_jaxs_variable_come_first(users_cache, monkeypatch):
     assert not users_cache.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning(users_cache, tmp_path, capsys):
+def test_a_cache_that_cannot_be_written_is_a_warning(users_cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(outputs, "_failed", collections.Counter())
     (tmp_path / "home").touch()
     compilation.enable("auto", epath.Path(tmp_path))
     assert "seedpod" in (said := capsys.readouterr().err) and "compiled at every start" in said
