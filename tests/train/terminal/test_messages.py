@@ -1,4 +1,4 @@
-"""What a run says of its steps and its evaluations."""
+"""The messages of a run about its steps and its evaluations."""
 
 from types import SimpleNamespace
 
