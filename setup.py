@@ -16,6 +16,7 @@ setup(
     py_modules=["interpreter", "plugins", "ranges", "registry", "suggestions"],
     install_requires=[
         "jax>=0.10",
+        "jaxlib>=0.10",  # checks XLA_FLAGS
         "flax>=0.12",
         "qwix>=0.1.8",  # int8 weights
         "optax>=0.2.6",

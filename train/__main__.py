@@ -1,8 +1,8 @@
 """Trains one stage.
 
     python -m train --config=configs/pretrain.py:smoke --workdir=runs/first
-    python -m train --config=configs/sft.py --workdir=runs/sft \\
-        --config.init_from.policy=runs/first --config.data.source=chats.jsonl
+    python -m train --config=configs/sft.py:smoke --workdir=runs/sft \\
+        --config.init_from.policy=runs/first --config.data.source=examples/chats.jsonl
 
 A workdir that holds a checkpoint is resumed. Ctrl-C saves and stops; a second one leaves at once.
 Exit codes: 0 done, 1 a deterministic error, 42 preempted by SIGTERM and saved, 130 interrupted, 134

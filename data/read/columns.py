@@ -19,15 +19,13 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # Arrow's; without it a lost end w
 
 
 def _errors() -> tuple:
-    """The exceptions of pyarrow for a damaged file; DataError is a ValueError and included."""
+    """The exceptions of pyarrow for a damaged file."""
     import pyarrow
 
     return (pyarrow.ArrowException, OSError, ValueError, MemoryError)
 
 
 def _as_data_error(path: str, error: Exception) -> DataError:
-    if isinstance(error, DataError):
-        return error
     return DataError(f"{path}: cannot be read: {(str(error) or repr(error)).splitlines()[0]}")
 
 
@@ -70,6 +68,8 @@ def _parquet_rows(path: str, span: Span | None, options: ReadOptions) -> Iterato
                         number += 1
                 if number != end:  # pyarrow stops at a damaged page without an error
                     raise ValueError(f"row group {group} lacks {end - number} rows")
+        except DataError:
+            raise
         except _errors() as error:
             raise _as_data_error(path, error) from error
 
@@ -99,6 +99,8 @@ def parquet_spans(path: str) -> list[Span | None]:
     with opened(path) as file:
         try:
             sizes = _group_sizes(parquet.ParquetFile(file).metadata)
+        except DataError:
+            raise
         except _errors() as error:
             raise _as_data_error(path, error) from error
     spans: list[Span | None] = []
@@ -150,6 +152,8 @@ def _dataset_rows(path: str, options: ReadOptions) -> Iterator[tuple]:
                 file.seek(-len(_END_OF_STREAM), os.SEEK_END)
                 if rest or file.read() != _END_OF_STREAM:
                     raise ValueError("the stream does not end where the file does")
+            except DataError:
+                raise
             except _errors() as error:
                 raise _as_data_error(file_path, error) from error
 

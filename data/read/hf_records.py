@@ -112,6 +112,8 @@ def _rows(hub, records, location, number, options: ReadOptions) -> Iterator[tupl
             for record in records_of(table.select(used), names, options):
                 yield f"{location}[{number}]", record
                 number += 1
+    except DataError:
+        raise
     except _errors() as error:
         raise _as_data_error(hub, error) from error
 
@@ -216,8 +218,6 @@ def _as_data_error(hub: HubName, error: Exception) -> DataError:
     """The error, with what to type."""
     import datasets
 
-    if isinstance(error, DataError):
-        return error
     text, page = str(error), f"https://huggingface.co/datasets/{hub.repository}"
     if "is a gated dataset" in text:
         hint = f"Ask for access on {page}, then log in: hf auth login"

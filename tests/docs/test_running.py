@@ -30,11 +30,8 @@ SKIPPED = {
     "make ": "installs packages or runs the tests; `make demo` is run as MAKE_DEMO",
     "git clone": "needs an account",
     "gcloud ": "needs an account",
-    ".venv/bin/python -m tpu.launch supervise": "needs Cloud TPU",
+    "python -m tpu.launch supervise": "needs Cloud TPU",
     "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
-    "python -m benchmarks.": "measures for minutes; docs/benchmarks.md has its output",
-    "python -m train --workdir=runs/wikitext": "measures on WikiText-2, which is not here",
-    "docker ": "needs Docker",
     "--web": "serves until it is stopped",
 }
 MAKE_DEMO = "python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo"

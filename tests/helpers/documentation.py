@@ -245,6 +245,7 @@ def type_command(line: str) -> Typed:
             ("train.runtime.outputs.guard", lambda: None),
             ("train.runtime.metrics.quiet_to_file", lambda path: ""),
             ("train.runtime.processes.watch_for_preemption", lambda: None),
+            ("train.terminal.interrupts.watch", lambda workdir: None),
             ("train.runtime.compilation.enable", lambda *args: None),
         ):
             stack.enter_context(mock.patch(name, instead))

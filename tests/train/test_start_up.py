@@ -1,4 +1,4 @@
-"""What the start of a command takes: imports, and the memory of the process."""
+"""The start of a command: its imports, and the memory of the process."""
 
 import json
 import subprocess

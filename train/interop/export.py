@@ -25,6 +25,7 @@ from data.text import tokenizer as tokenizers
 from data.text.builtin import BuiltinTokenizer
 from data.text.hf_files import hf_files
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer
+from interpreter import python
 from model import lora
 from model.pretrained import hf_config, mapping
 from ranges import ConfigError
@@ -175,7 +176,7 @@ def base_of(workdir: epath.PathLike) -> str:
     raise ConfigError(
         f"peft needs the adapted model as a Hugging Face directory or a name on the hub, and "
         f"{reason}. Give --base=OWNER/MODEL if it is there, or export it and give its directory: "
-        f"python -m train.convert export --workdir={workdir} --to=BASE, then --base=BASE"
+        f"{python()} -m train.convert export --workdir={workdir} --to=BASE, then --base=BASE"
     )
 
 

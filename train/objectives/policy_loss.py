@@ -189,7 +189,7 @@ def _numbers(run: Finished) -> dict:
     }
 
 
-def verdict(run: Finished, values: Mapping) -> tuple[str, str]:
+def verdict(values: Mapping) -> tuple[str, str]:
     """The verdict and its reason. Good if a judge that the run did not train on prefers its answers
     (the lower bound of the interval is above 50%), and repetition did not rise beyond chance."""
     doubts = []
@@ -249,6 +249,6 @@ def report(method: Callable[[Any], str]) -> Report:
         beside += f"; 95% interval {won['low']:.0%} to {won['high']:.0%}"
         headline = f"{won['value']:.0%} of answers preferred"
         words = method(run.config), headline, beside, _meaning(run, values)
-        return Result(*words, *verdict(run, values))
+        return Result(*words, *verdict(values))
 
     return Report(_numbers, result, CURVES)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, NotRequired, TypedDict
@@ -171,7 +172,8 @@ def show(report: dict, chat_with: epath.Path | None, page: epath.Path) -> None:
     console.print(f"Curves and answers: {page}", markup=False)
     if chat_with:
         console.print(
-            f"Talk to it:         {python()} -m train.chat --workdir={chat_with}", markup=False
+            f"Talk to it:         {python()} -m train.chat --workdir={shlex.quote(str(chat_with))}",
+            markup=False,
         )
 
 

@@ -101,7 +101,8 @@ def _listen(pipe: int) -> None:
                 leave(message())
             continue
         processes.ask_to_stop()
-        end = "after this step" if present is Mode.STEP else "this evaluation"
+        leaves = present is Mode.EVALUATION and not processes.joined()
+        end = "this evaluation" if leaves else "after this step"
         print_error(f"stopping {end}, saving…; Ctrl-C again leaves at once")
 
 

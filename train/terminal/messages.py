@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -103,10 +104,11 @@ def _change(text: str, value: float) -> str:
 
 def closing(run: Run, workdir: Any) -> Iterator[str]:
     """Commands that go on from a finished run."""
+    workdir = shlex.quote(str(workdir))
     if run.objective.answers:
         yield f"  talk to it   {python()} -m train.chat --workdir={workdir}"
     yield f"  its curves   tensorboard --logdir={workdir}"
-    yield f"  its texts    {workdir}/samples.jsonl"
     if "policy" in run.objective.trainable:
+        yield f"  its texts    {workdir}/samples.jsonl"
         export = f"{python()} -m train.convert export"
         yield f"  export it    {export} --workdir={workdir} --to={workdir}/hf"

@@ -90,10 +90,10 @@ class Progress:
 
     def stop(self) -> None:
         """Ends the live line, which stays if it has metrics."""
-        if self._live:
-            self._live.transient = not self._parts
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None  # the thread of Ctrl-C may call this too
+        if live:
+            live.transient = not self._parts
+            live.stop()
 
     def line(self) -> Text:
         """The live line."""

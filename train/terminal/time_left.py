@@ -1,8 +1,9 @@
 """The estimate of a run's remaining time, from the seconds that its recent parts took.
 
-Steps, rollouts, evaluations and checkpoints are measured apart and multiplied by the number of each
-that is still to come, so that the estimate neither jumps at a rollout nor forgets an evaluation.
-The clock is that of train/runtime/goodput.py, which counts compilation and restoring separately.
+Steps, rollouts, evaluations and checkpoints are measured separately and multiplied by the number of
+each that is still to come, so that the estimate neither jumps at a rollout nor forgets an
+evaluation. The clock is that of train/runtime/goodput.py, in which compilation and restoring are
+parts of their own.
 """
 
 from __future__ import annotations

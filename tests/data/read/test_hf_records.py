@@ -11,6 +11,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.prepare import row_cache
 from data.read import hf_records, sources
+from data.read.reading import ReadOptions
 from data.read.sources import read
 from data.splits import read_examples
 from data.text import tokenizer as tokenizers
@@ -103,6 +104,20 @@ def test_a_bad_record_is_counted(hub):
     assert len(result.examples) == result.skipped.total() == 1
     with pytest.raises(DataError, match="too_large: 2"):
         read("hf:us/bad:train", "chat", on_bad="skip", max_record_bytes=4)
+
+
+def test_an_error_of_ours_is_raised_as_it_is():
+    class Records:
+        def with_format(self, name):
+            return self
+
+        def iter(self, size):
+            yield pyarrow.table([["a"], ["b"]], names=["text", "text"])
+
+    hub = hf_records.parse(PINNED)
+    with pytest.raises(DataError, match="two columns are named 'text'") as error:
+        list(hf_records._rows(hub, Records(), PINNED, 0, ReadOptions()))
+    assert error.value.__cause__ is None  # its own cause would be a chain without an end
 
 
 def test_it_is_mixed_and_held_out_like_a_file(chats, tmp_path):
