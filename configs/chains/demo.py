@@ -76,7 +76,6 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
 
     judge = reward.copy_and_resolve_references()
     judge.seed = 1
-    judge.init_from.policy = "pretrain"
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
     judge.steps = 220
