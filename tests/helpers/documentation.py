@@ -201,7 +201,7 @@ def _parse(module: str, arguments: list[str]) -> None:
 def _forget(names: set[str]) -> None:
     """Removes the flags that a command defined; those of a library that it imported stay."""
     for name in names:
-        module = flags.FLAGS.find_module_defining_flag(name)
+        module = flags.FLAGS.find_module_defining_flag(name) or ""
         own = module.split(".")[0] in PACKAGES or module.startswith(str(ROOT))
         if own or name.startswith("config."):
             delattr(flags.FLAGS, name)
