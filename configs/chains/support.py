@@ -29,14 +29,21 @@ import ml_collections
 from configs import base
 from configs.chains import demo
 
+EXAMPLES = dict(
+    text="examples/articles.txt",
+    chats="examples/chats.jsonl",
+    preferences="examples/preferences.jsonl",
+)
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    chosen = base.choices(
-        arg,
-        text="examples/articles.txt",
-        chats="examples/chats.jsonl",
-        preferences="examples/preferences.jsonl",
-    )
+    chosen = base.choices(arg, **EXAMPLES)
+    missing = [name for name, path in EXAMPLES.items() if chosen[name] == path]
+    if 0 < len(missing) < len(EXAMPLES):  # examples would be mixed into the user's own
+        raise ValueError(
+            f"say where all your files are: no {', '.join(missing)}. Type "
+            "--config=configs/chains/support.py:text=PATH,chats=PATH,preferences=PATH"
+        )
     stages = {
         name: demo.stages()[name].copy_and_resolve_references()
         for name in ("pretrain", "sft", "reward", "ppo")

@@ -69,7 +69,7 @@ def test_the_choices_of_a_recipe():
         ValueError, match=r"no choice 'sise'; it has size=125m, smoke; did you mean size\?"
     ):
         pretrain.get_config("sise=1b")
-    with pytest.raises(ValueError, match=r"say where your files are: no chats, preferences\. Type"):
+    with pytest.raises(ValueError, match=r"all your files are: no chats, preferences\. Type"):
         support.get_config("text=a.txt")
 
 
