@@ -182,7 +182,7 @@ class JoinedSource:
 
     def __init__(self, source: Any, join: Callable[[Mapping, Mapping], dict]):
         self._source, self._join = source, join
-        self.init, self.shares = source.init, source.shares
+        self.init, self.rollouts, self.shares = source.init, source.rollouts, source.shares
 
     def next(
         self, state: TrainState, frozen: Mapping[str, Any], s: Any, step: int
