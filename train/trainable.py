@@ -22,7 +22,7 @@ from ranges import ConfigError
 from train.config.patterns import Path, path_text, select
 from train.config.run import RunConfig
 from train.evals.base import Evaluation
-from train.objectives.base import Stage
+from train.objectives.base import Source, Stage
 from train.step import TrainState
 
 
@@ -180,7 +180,7 @@ def join_models(
 class JoinedSource:
     """A batch source that takes a state with the trained parts and passes whole models on."""
 
-    def __init__(self, source: Any, join: Callable[[Mapping, Mapping], dict]):
+    def __init__(self, source: Source, join: Callable[[Mapping, Mapping], dict]):
         self._source, self._join = source, join
         self.init, self.rollouts, self.shares = source.init, source.rollouts, source.shares
 

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
     import jax
@@ -146,7 +146,7 @@ def compile_programs(
     if row.rollouts:
         stopped = jax.ShapeDtypeStruct((), "int32", sharding=state.step.sharding)
         source = step_view({"stopped": stopped})
-        programs, batch = rollout_programs(built.source, whole, batch)
+        programs, batch = rollout_programs(cast("RolloutSource", built.source), whole, batch)
     train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
     first = train_step, (state._replace(source=source), frozen, batch), mesh
     programs = {"step": first, **programs}

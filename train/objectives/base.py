@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,24 @@ class Context:
     save_rows: tuple[Callable[[], None], ...] = ()
 
 
+class Source(Protocol):
+    """A source of batches. Its state `s`, a pytree, is in every checkpoint."""
+
+    def init(self) -> dict[str, Any]:
+        """The state before the first step."""
+
+    def next(
+        self, state: Any, frozen: Mapping[str, Any], s: dict[str, Any], step: int
+    ) -> tuple[dict[str, jax.Array], dict[str, Any], dict[str, Any]]:
+        """(batch, s, metrics) of a step; `state` is the TrainState before it."""
+
+    def rollouts(self, s: dict[str, Any], steps: int) -> int:
+        """The number of rollouts that the next `steps` steps need."""
+
+    def shares(self, s: dict[str, Any]) -> dict[str, float]:
+        """{metric: share} of a mixture's sources so far."""
+
+
 class Stage(NamedTuple):
     """The functions that train a run; train/step.py and train/loop.py call them.
 
@@ -55,9 +73,7 @@ class Stage(NamedTuple):
       weights: batch -> {term: weight}, from masks alone.
       loss: (trainable, frozen, batch) -> ({term: sum}, {metric: (sum, weight)}); a metric named
         `…_max` is (the maximum, 1).
-      source: an object with `init() -> s`, `next(state, frozen, s, step) -> (batch, s, metrics)`,
-        `shares(s) -> {metric: share}` of a mixture's sources so far, and `rollouts(s, steps)`, the
-        number of rollouts that the next steps need.
+      source: the source of its batches.
       evaluation: data -> the stage's own evaluation, on the held-out rows of that data.
       first_pass: (trainable, frozen, batch) -> {name: (sum, weight)}, or None. Their means over the
         whole optimizer step are in the batch of `loss` under these names, without gradient.
@@ -67,7 +83,7 @@ class Stage(NamedTuple):
 
     weights: Callable
     loss: Callable
-    source: Any
+    source: Source
     evaluation: Callable[[Data], Evaluation]
     veto: Callable = lambda metrics: jnp.bool_(False)
     first_pass: Callable | None = None

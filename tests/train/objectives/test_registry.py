@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from etils import epath
 
 from train.config.run import RunConfig, build, default, keys
 from train.objectives import registry
@@ -64,6 +65,6 @@ def test_settings_of_an_objective_are_settings_of_a_run():
 @pytest.mark.parametrize("stage", registry.STAGES)
 def test_a_run_that_measured_nothing_is_reported_without_a_result(stage):
     row = registry.STAGES[stage]
-    run = Finished("a", stage, None, None, [], [], 1.0)
+    run = Finished("a", stage, RunConfig(stage=stage), epath.Path("a"), [], [], 1.0)
     values = {k: v for k, v in row.report.numbers(run).items() if v is not None}
-    assert not values or row.report.result(values, {stage: values}) is None
+    assert not values or row.report.result(run, values, {stage: values}) is None
