@@ -34,6 +34,7 @@ class Screen:
         self._fd, terminal = pty.openpty()
         ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         env = os.environ | {"PYTHONPATH": str(ROOT), "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
+        env.pop("COLUMNS", None)  # else it, and not the terminal, says how wide that is
         self.process = subprocess.Popen(
             [sys.executable, *argv], stdin=terminal, stdout=terminal, stderr=terminal, env=env,
             start_new_session=True, preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
