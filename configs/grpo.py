@@ -20,7 +20,7 @@ Expect: a rising held-out `score`. In that run the share of right sums goes from
 
 import ml_collections
 
-from configs import base
+from configs import base, ppo
 
 VARIANTS = ("grpo", "dr", "dapo", "gspo", "rloo")
 
@@ -63,17 +63,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         config.grpo.baseline, config.grpo.scale = "others", "none"
         config.rl.kl_coef, config.rl.kl_loss_coef = 0.05, 0.0
     if chosen["smoke"]:
-        smoke(config)
+        ppo.smoke(config)
     return config
-
-
-def smoke(config: ml_collections.ConfigDict) -> None:
-    """Shrinks the recipe, for the model of `configs/pretrain.py:smoke` and the files of examples/,
-    so that it ends within minutes on a laptop."""
-    config.data.batch_size = config.rl.rollout_batch = 32
-    config.rl.prompt_length = 96
-    config.rl.response_length = 24
-    config.rl.eval_prompts = 2
-    config.rl.overlong_buffer = min(config.rl.overlong_buffer, 8)
-    config.steps = 16
-    config.evaluate.every = 0

@@ -46,11 +46,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
 
 def smoke(config: ml_collections.ConfigDict) -> None:
-    """Shrinks the recipe, for the model of `configs/pretrain.py:smoke` and the files of examples/,
-    so that it ends within minutes on a laptop."""
+    """Shrinks a recipe of PPO or GRPO, for the model of `configs/pretrain.py:smoke` and the files
+    of examples/, so that it ends within minutes on a laptop."""
     config.data.batch_size = config.rl.rollout_batch = 32
     config.rl.prompt_length = 96
     config.rl.response_length = 24
     config.rl.eval_prompts = 2
+    config.rl.overlong_buffer = min(config.rl.overlong_buffer, 8)
     config.steps = 16
     config.evaluate.every = 0

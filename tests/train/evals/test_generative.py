@@ -54,7 +54,7 @@ def test_a_rise_by_hand():
 
 
 def test_a_text_is_cut_if_its_last_token_does_not_end_it(monkeypatch):
-    """Of at most three tokens; 9 ends an answer."""
+    """An answer has at most three tokens, and token 9 ends it."""
     tokens = np.array([[0] * 16 + row for row in ([1, 2, 3], [1, 2, 9], [1, 9, 0], [1, 2, 0])])
     mask = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 0]], bool)
     sample = SimpleNamespace(tokens=tokens, response_mask=mask)
