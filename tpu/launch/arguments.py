@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from interpreter import python
 from train.cli.errors import fail
-from train.cli.text import columns, formatted
+from train.terminal.text import columns, formatted
 
 
 def split_command(argv: list[str]) -> tuple[list[str], list[str]]:

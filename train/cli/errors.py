@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from train.cli.text import columns, wrap
 from train.runtime.processes import INTERRUPTED
+from train.terminal.text import columns, wrap
 
 MOST_SHOWN = 2000  # characters of an error message
 # Errors whose message explains the fault of the input; DataError and ConfigError are

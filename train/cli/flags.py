@@ -13,9 +13,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from suggestions import did_you_mean, nearest
-from train.cli import help, recipe, text
+from train.cli import help, recipe
 from train.cli.errors import fail
 from train.runtime import outputs
+from train.terminal import text
 
 # The command line for config_flags, as train/config/overrides.py rewrites it.
 ARGV: list[str] = []

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from train.cli.text import columns, formatted, wrap
+from train.terminal.text import columns, formatted, wrap
 
 _INDENT = 24  # of a flag's meaning
 # {title: flags}; other flags are the command's own.

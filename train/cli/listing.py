@@ -11,10 +11,10 @@ from model.config import TransformerConfig
 from model.sizes import SIZES
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
-from train.cli.text import wrap
 from train.config import names
 from train.config.fields import Group, Setting, groups, value_text
 from train.config.run import default
+from train.terminal.text import wrap
 
 _SIZELESS = {field.name: field.default for field in dataclasses.fields(TransformerConfig)}
 

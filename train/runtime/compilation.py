@@ -54,10 +54,10 @@ def enable(setting: str, workdir: epath.Path) -> None:
 def users_folder() -> Path:
     """The user's cache for this kind of processor: a program for CPU uses its instructions."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "seedpod" / processor()
+    return Path(home) / "seedpod" / processor_key()
 
 
-def processor() -> str:
+def processor_key() -> str:
     """A name for what XLA on CPU compiles for: the kind of processor and the number of cores."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

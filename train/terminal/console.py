@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterable
 
 from rich.cells import cell_len
 from rich.console import Console
+
+from train.terminal.text import wrap
 
 console = Console(highlight=False, soft_wrap=True)
 SEPARATOR = " · "
@@ -28,15 +29,8 @@ def columns() -> int:
 def print_error(text: str) -> None:
     """Prints a line on standard error; on a terminal it is broken between words."""
     if sys.stderr.isatty():
-        text = "\n".join(_wrap(text, shutil.get_terminal_size().columns))
+        text = "\n".join(wrap(text, shutil.get_terminal_size().columns))
     print(text, file=sys.stderr, flush=True)
-
-
-def _wrap(text: str, width: int, indent: str = "") -> list[str]:
-    """The lines of a text, those after the first indented; no word is broken."""
-    return textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
 
 
 def duration(seconds: float) -> str:
@@ -54,5 +48,5 @@ def lines_of(parts: Iterable[str], width: int, indent: str = "    ") -> list[str
         if lines and cell_len(lines[-1]) + len(SEPARATOR) + cell_len(part) <= width:
             lines[-1] += SEPARATOR + part
         else:
-            lines += _wrap(indent * bool(lines) + part, width, indent)
+            lines += wrap(indent * bool(lines) + part, width, rest=len(indent))
     return lines

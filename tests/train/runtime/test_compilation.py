@@ -63,7 +63,7 @@ def users_cache(settings, tmp_path, monkeypatch):
     """The user's cache, as of a user who has not configured JAX's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     jax.config.update("jax_compilation_cache_dir", None)
-    return tmp_path / "home" / "seedpod" / compilation.processor()
+    return tmp_path / "home" / "seedpod" / compilation.processor_key()
 
 
 def test_on_cpu_it_is_the_users_for_this_processor(users_cache, tmp_path):
@@ -128,10 +128,10 @@ def test_another_processor_has_another_cache(changed, monkeypatch):
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: cpuinfo["text"])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    name = compilation.processor()
+    name = compilation.processor_key()
     cpuinfo["text"] = text.format(2000)
-    assert compilation.processor() == name
+    assert compilation.processor_key() == name
     if changed == "cores":
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     cpuinfo["text"] = cpuinfo["text"].replace(f"{changed} : ", f"{changed} : new ")
-    assert compilation.processor() != name
+    assert compilation.processor_key() != name
