@@ -243,18 +243,22 @@ def run(
 
     if knobs and hlo:
         raise ValueError("--hlo writes one program, and --sweep compiles many; give one of them")
-    jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
     devices = chips.topology(topology, slices).devices
 
     def compile_one(recipe):
         return recipe_report(recipe, lambda m: sharding.make_mesh(m, devices), vocab_size, hlo)
 
-    if knobs:
-        report = sweep(recipe, knobs, compile_one, functools.partial(print, flush=True))
-        settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
-        print(f"\nthe best of these: {settings}")
-    else:
-        report = compile_one(recipe)
+    caches = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
+    try:
+        if knobs:
+            report = sweep(recipe, knobs, compile_one, functools.partial(print, flush=True))
+            settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
+            print(f"\nthe best of these: {settings}")
+        else:
+            report = compile_one(recipe)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", caches)
     if report["fits"]:
         print(show(report))
     else:

@@ -18,10 +18,11 @@ from train.runtime import compilation, outputs
 
 @pytest.fixture
 def settings():
-    """JAX's settings of the cache, put back after the test."""
+    """JAX's settings of the cache, which is on, put back after the test."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs",
              "jax_compilation_cache_max_size", "jax_enable_compilation_cache")  # fmt: skip
     before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update("jax_enable_compilation_cache", True)
     compilation_cache.reset_cache()
     yield
     for name, value in before.items():
