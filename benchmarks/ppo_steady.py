@@ -35,8 +35,8 @@ from data.text.builtin import SPECIAL, BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
 from train import loop
+from train.checkpoints import saved_models
 from train.rl.rollout import RolloutSource
-from train.runtime import checkpoint
 from train.runtime.metrics import quiet_to_file
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -131,7 +131,7 @@ def demo_ppo(directory: str, updates: int, rows: int) -> ml_collections.ConfigDi
     origins = {role: origin for role, origin in recipe.init_from.items() if origin}
     for seed, (role, origin) in enumerate(origins.items()):
         path = f"{directory}/{origin}"
-        write_random(path, checkpoint.ITEM_OF.get(role, role), model, tokenizer, seed)
+        write_random(path, saved_models.ITEM_OF.get(role, role), model, tokenizer, seed)
         recipe.init_from[role] = path
     recipe.steps = updates * recipe.rl.epochs
     recipe.data.batch_size = recipe.rl.rollout_batch = recipe.rl.eval_prompts = rows

@@ -40,8 +40,8 @@ from benchmarks.sampling import write_model
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.transformer import Transformer
+from train.checkpoints import loading
 from train.interop import convert
-from train.runtime import checkpoint
 from train.terminal.console import console
 
 WORKER = Path(__file__).with_name("ppo_trl_other.py")
@@ -93,7 +93,7 @@ def one_seed(python: str, seed: int, schedules: Sequence[str], threads: int) -> 
     results, policies = {}, {}
     with tempfile.TemporaryDirectory() as directory:
         ppo_toy.write_policy(f"{directory}/policy", seed)
-        config, first = checkpoint.load(f"{directory}/policy")
+        config, first = loading.load(f"{directory}/policy")
         for schedule in schedules:
             name, folder = f"TRL, {schedule}", Path(directory, schedule)
             (folder / "policy").mkdir(parents=True)
@@ -101,7 +101,7 @@ def one_seed(python: str, seed: int, schedules: Sequence[str], threads: int) -> 
             results[name] = run_trl(python, folder, seed, schedule, threads)
             policies[name] = [convert.load(folder / part) for part in ("trained", "policy")]
         results["ours"] = ppo_toy.train(directory, seed) | {"versions": f"JAX {jax.__version__}"}
-        policies["ours"] = [checkpoint.load(f"{directory}/{part}") for part in ("ppo", "policy")]
+        policies["ours"] = [loading.load(f"{directory}/{part}") for part in ("ppo", "policy")]
     for name, side in results.items():
         (config, policy), (_, reference) = policies[name]
         score, kl = (float(jnp.mean(x)) for x in judge(config, policy, reference, heldout))

@@ -10,7 +10,7 @@ from etils import epath
 
 from data.text.base import Tokenizer
 from model.config import TransformerConfig
-from train.runtime import checkpoint
+from train.checkpoints import checkpointer, networks, saved_models
 from train.step import TrainState
 
 
@@ -23,9 +23,9 @@ def write_random(
 ) -> None:
     """Writes a workdir with random weights of a role, as a finished stage leaves one."""
     tokenizer.save(f"{workdir}/tokenizer")
-    checkpoint.save_models(workdir, {role: model})
-    params = jax.jit(lambda key: nn.unbox(checkpoint.init_params(role, model, key)))
+    saved_models.save_models(workdir, {role: model})
+    params = jax.jit(lambda key: nn.unbox(networks.init_params(role, model, key)))
     zero = {"step": np.asarray(0, np.int32)}
-    saver = checkpoint.Checkpointer(workdir, keep=1)
+    saver = checkpointer.Checkpointer(workdir, keep=1)
     saver.save(TrainState(jnp.int32(0), {role: params(jax.random.key(seed))}, zero, zero), {})
     saver.close()

@@ -42,15 +42,15 @@ from model.config import TransformerConfig
 from model.generate import Sampling, generate, prepare
 from model.pretrained import hf_config
 from model.sizes import SIZES
+from train.checkpoints import networks
 from train.interop import convert, weights
 from train.rl import sampler
-from train.runtime import checkpoint
 
 WORKER = Path(__file__).with_name("sampling_transformers.py")
 
 
 def random_params(config: TransformerConfig) -> Any:
-    init = jax.jit(lambda key: nn.unbox(checkpoint.init_params("policy", config, key)))
+    init = jax.jit(lambda key: nn.unbox(networks.init_params("policy", config, key)))
     return init(jax.random.key(0))
 
 
@@ -81,9 +81,7 @@ class Ours:
     ):
         self.config = dataclasses.replace(config, scan_unroll=0)  # as our recipes for CPU have it
         self.mesh, self.runs = sharding.make_mesh(sharding.MeshConfig(tensor=tensor), devices), 0
-        shapes = jax.eval_shape(
-            partial(checkpoint.init_params, "policy", config), jax.random.key(0)
-        )
+        shapes = jax.eval_shape(partial(networks.init_params, "policy", config), jax.random.key(0))
         params = sampler.cast_weights(params, config.activation_dtype)
         params = jax.device_put(params, sharding.parameter_shardings(shapes, self.mesh))
         params = jax.device_put(params, sharding.decoding_shardings(params, self.mesh))

@@ -33,13 +33,14 @@ from model.mimetic import mimetic
 from ranges import ConfigError
 from train import optimizer
 from train import trainable as parts_
+from train.checkpoints import loading, networks, saved_models
 from train.config.run import RunConfig
 from train.evals import registry as evals
 from train.objectives import registry
 from train.objectives.base import Context, Objective, Stage
 from train.rl import rewards
 from train.rl.forward import CRITICS
-from train.runtime import checkpoint, outputs
+from train.runtime import outputs
 from train.step import TrainState
 from train.terminal.console import console
 from train.terminal.progress import phase
@@ -92,7 +93,7 @@ def setup(
     if ctx.pretrain_data:
         content["pretrain_data"] = ctx.pretrain_data.fingerprint()
     content |= {f"evals.{name}": data.fingerprint() for name, data in ctx.evals.items()}
-    whole = {r: checkpoint.abstract_params(r, ctx.models[r], mesh) for r in objective.trainable}
+    whole = {r: networks.abstract_params(r, ctx.models[r], mesh) for r in objective.trainable}
     parts = parts_.divide(config, whole)
     frozen, origins = load_frozen(config, objective, ctx.models, mesh, parts, whole)
     if "reward" in frozen:
@@ -244,7 +245,7 @@ def resolve_models(
         if origin is None:
             models[role] = dataclasses.replace(model.build(vocab_size), **pool)
             continue
-        inherited = checkpoint.model_config(config.init_from[origin], origin, **execution | pool)
+        inherited = saved_models.model_config(config.init_from[origin], origin, **execution | pool)
         if model.size and dataclasses.replace(model.build(vocab_size), **pool) != inherited:
             raise ConfigError(
                 f"model.size={model.size!r} is not the architecture of "
@@ -262,7 +263,7 @@ def resolve_models(
         if role == "reference":
             path = path or config.init_from["policy"]
         if path:
-            models[role] = checkpoint.model_config(path, role, **execution)
+            models[role] = saved_models.model_config(path, role, **execution)
     return models
 
 
@@ -301,9 +302,9 @@ def load_frozen(
             frozen[role] = parts_.join_trees(frozen["policy"], initial["policy"])
             origins[role] = origins["policy"]
             continue
-        abstract = checkpoint.abstract_params(role, models[role], mesh)
-        frozen[role] = checkpoint.load_params(path, role, abstract)
-        identity = checkpoint.identity(path, role, frozen[role])
+        abstract = networks.abstract_params(role, models[role], mesh)
+        frozen[role] = loading.load_params(path, role, abstract)
+        identity = loading.identity(path, role, frozen[role])
         origins[role] = {"from": path, "fingerprint": identity}
     return frozen, origins
 
@@ -323,7 +324,7 @@ def load_base(
             f"model; type --config.init_from.{objective.origins[role][0]}=WORKDIR"
         )
     path = config.init_from[origin]
-    base, identity = checkpoint.load_base(path, origin, role, abstract)
+    base, identity = loading.load_base(path, origin, role, abstract)
     for name in sorted(part.frozen - flatten_dict(base).keys()):
         raise ConfigError(
             f"{role}/{'/'.join(name)} is frozen, and init_from.{origin}={path} has no such weight: "
@@ -347,8 +348,8 @@ def abstract_state(
     moments = jax.eval_shape(tx.init, trainable)
     placed = optimizer.opt_state_shardings(moments, trainable, shardings, replicated)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
-    opt_state = checkpoint.with_shardings(moments, placed)
-    state = TrainState(step, trainable, opt_state, checkpoint.to_abstract(source.init()), step)
+    opt_state = networks.with_shardings(moments, placed)
+    state = TrainState(step, trainable, opt_state, networks.to_abstract(source.init()), step)
     return state, tx
 
 
@@ -368,7 +369,7 @@ def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
     ctx, config, trainable = run.ctx, run.ctx.config, {}
     for number, role in enumerate(run.objective.trainable):
         model, part = ctx.models[role], run.parts[role]
-        whole = checkpoint.abstract_params(role, model, ctx.mesh)
+        whole = networks.abstract_params(role, model, ctx.mesh)
         adapters = part.adapters(whole)
         origin = _origin(config, run.objective, role)
         wanted = flatten_dict(abstract[role])
@@ -378,7 +379,7 @@ def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
         new = unflatten_dict({p: x for p, x in wanted.items() if p not in old})
 
         def init(key, role=role, model=model, adapters=adapters, new=new):
-            params = nn.unbox(checkpoint.init_params(role, model, key))
+            params = nn.unbox(networks.init_params(role, model, key))
             if config.model.mimetic:
                 params = mimetic(params, np.array(ctx.tokenizer.words()), key)
             params = flatten_dict(params) | flatten_dict(lora.init(key, adapters))
@@ -393,7 +394,7 @@ def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
             params = flatten_dict(init(key))
         if origin is not None and old:
             path = config.init_from[origin]
-            base = flatten_dict(checkpoint.load_from(path, origin, role, whole))
+            base = flatten_dict(loading.load_from(path, origin, role, whole))
             params |= {p: base[p] for p in old}
         trainable[role] = unflatten_dict(params)
     return trainable

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 from etils import epath
@@ -19,17 +17,12 @@ from data.splits import Examples
 from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
-from tpu.chips import PEAK_FLOPS, compiler_options
-from train import optimizer
-from train.assemble import Run, init_state, optimizer_configs, setup
+from train.assemble import Run, init_state, setup
+from train.attempt import Attempt
+from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig, build
-from train.rl.forward import CRITICS
-from train.rl.rewards import RewardError
-from train.runtime import flops as flops_
-from train.runtime import outputs, processes
-from train.runtime.checkpoint import Checkpointer
+from train.runtime import outputs
 from train.runtime.goodput import Goodput
-from train.runtime.health import SkippedUpdates, check_skipped
 from train.runtime.metrics import Metrics
 from train.runtime.profiling import Profile
 from train.runtime.resume import (
@@ -41,31 +34,8 @@ from train.runtime.resume import (
     save_run_files,
     ways_on,
 )
-from train.runtime.throughput import Throughput
-from train.step import TrainState, make_train_step, step_view
-from train.terminal import interrupts, messages
+from train.terminal import messages
 from train.terminal.progress import Progress, phase
-from train.terminal.time_left import TimeLeft, multiples
-
-
-def log_interval(config: RunConfig) -> int:
-    """Steps between records of training metrics."""
-    return config.log_every or min(10, max(config.steps // 10, 1))
-
-
-def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
-    """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
-    critic, `value_learning_rate`."""
-    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
-    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
-
-    def metrics(opt_state) -> dict[str, float]:
-        return {
-            "value_learning_rate" if role in CRITICS else "learning_rate": rate
-            for role, rate in rates_of(opt_state).items()
-        }
-
-    return metrics
 
 
 def run(
@@ -165,7 +135,9 @@ def _run(
         progress.say(f"  warning: {name} has changed rows since the checkpoint")
     tracer = Profile(workdir, profile)
     try:
-        train(run, state, checkpoints, saved_meta, meta, metrics, progress, start, goodput, tracer)
+        Attempt(
+            run, state, start, saved_meta, meta, checkpoints, metrics, progress, goodput, tracer
+        ).train()
     finally:
         goodput.write()
         first, *others = goodput.summary()
@@ -173,160 +145,3 @@ def _run(
         metrics.close()
         checkpoints.close()
         tracer.close()
-
-
-def train(
-    run: Run,
-    state: TrainState,
-    checkpoints: Checkpointer,
-    saved_meta: Mapping[str, Any],
-    meta: dict[str, Any],
-    metrics: Metrics,
-    progress: Progress,
-    start: int,
-    goodput: Goodput,
-    tracer: Profile,
-) -> None:
-    """Takes the steps from `start` to the end.
-
-    Args:
-      saved_meta: JSON values of the checkpoint at `start`; empty at step 0.
-      meta: JSON values that every checkpoint of this attempt holds.
-
-    Raises:
-      processes.Stopped: the run was asked to stop, and has been saved.
-      RewardError: an answer has no reward, and the steps before it have been saved; or no rollout
-        had answers with different scores.
-      FloatingPointError: too many updates were skipped.
-    """
-    ctx, stage, frozen, config = run.ctx, run.stage, run.frozen, run.ctx.config
-    step_fn = jax.jit(
-        make_train_step(stage, run.tx, config.accumulate),
-        donate_argnums=0,
-        compiler_options=compiler_options(jax.devices()[0], ctx.models.values()),
-    )
-
-    def evaluate(step):
-        due = [e for e in run.evaluations if e.due(step, config.steps)]
-        if not due:
-            return
-        values, samples = {}, []
-        with goodput.time("evaluate"), phase("evaluating"):
-            for evaluation in due:
-                results, texts = save_before_error(step, evaluation, state.trainable, frozen)
-                values |= results
-                samples += texts
-        metrics.write(step, "eval", values)
-        metrics.write_samples(step, samples)
-        for line in messages.evaluation(step, values, metrics.first):
-            progress.say(*line)
-
-    def save(wait: bool, **notes):
-        with goodput.time("checkpoint"), phase("saving"):
-            metrics.sync()
-            checkpoints.save(state, meta | notes | {"rollouts": rollouts})
-            if wait:
-                checkpoints.wait()
-
-    def save_before_error(step, function, *args):
-        """function(*args); if a reward fails in it, saves the state after `step` steps first."""
-        try:
-            return function(*args)
-        except RewardError as e:
-            if not step:
-                raise
-            if step != checkpoints.latest():
-                save(wait=True, evaluate=function in run.evaluations)
-            raise RewardError(
-                f"{e}\nThe run is saved at step {step}; run the same command to resume"
-            ) from e.__cause__
-
-    def stop(step):
-        """Saves and leaves the run; an evaluation that is due happens when it is resumed."""
-        save(wait=True, evaluate=any(e.due(step, config.steps) for e in run.evaluations))
-        raise processes.Stopped(interrupts.stopped(step))
-
-    rollouts = saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
-    # The checkpoint's note `evaluate` says that its evaluation failed, or was left out: repeat it.
-    if saved_meta.get("evaluate") if start else config.evaluate.at_start:
-        evaluate(start)
-    tokens, step_flops = messages.tokens_per_step(run), messages.flops_per_step(run)
-    peak_flops = PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    throughput, shown = Throughput(peak_flops), dict[str, float]()
-    rates = learning_rates(run)
-    skipped, source_state = SkippedUpdates(int(state.skipped), start), state.source
-    time_left = TimeLeft(
-        start, config.steps, stage.source.rollouts(source_state, config.steps - start),
-        evaluations=multiples([e.every for e in run.evaluations], config.steps),
-        checkpoints=multiples([config.checkpoint.every], config.steps),
-    )  # fmt: skip
-    log_every = log_interval(config)
-    goodput.lap()
-    with contextlib.ExitStack() as protected:
-        for step in range(start, config.steps):
-            goodput.step(step)
-            rollout = stage.source.rollouts(source_state, 1) > 0
-            drawing = "rollout" if rollout else "data_wait"
-            with tracer.step(step, state):
-                drawn_before = goodput.seconds[drawing]
-                with goodput.time(drawing):
-                    batch, source_state, extra = save_before_error(
-                        step, stage.source.next, state, frozen, source_state, step
-                    )
-                throughput.drew(goodput.seconds[drawing] - drawn_before, rollout)
-                # The step does not see, and so does not donate, the arrays of the source: the next
-                # minibatch reads them again.
-                visible = step_view(source_state)
-                if step == start:
-                    with goodput.time("compile"), phase("compiling"):
-                        state, values = step_fn(state._replace(source=visible), frozen, batch)
-                    protected.enter_context(interrupts.mode(interrupts.Mode.STEP))
-                else:
-                    state, values = step_fn(state._replace(source=visible), frozen, batch)
-            source_state = {**source_state, **(state.source or {})}
-            state = state._replace(source=source_state)
-            for warning in extra.pop("warnings", ()):
-                progress.say(f"  warning at step {step + 1}: {warning}")
-            throughput.add(tokens, step_flops)
-            if "rollout/draws" in extra:
-                rollouts = {
-                    "taken": rollouts["taken"] + 1,
-                    "no_lesson": rollouts["no_lesson"] + extra["rollout/no_lesson"],
-                }
-                draws = extra["rollout/draws"]
-                throughput.add(flops=flops_.of_rollout(config, ctx.models, draws))
-                extra["rollout/share"] = throughput.rollout_share()
-            done = step + 1
-            if extra or done % log_every == 0 or done == config.steps:
-                values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
-                values |= rates(state.opt_state) | stage.source.shares(source_state)
-                values |= throughput.measure()
-                metrics.write(done, "train", values)
-                goodput.record(done)
-                to_come = stage.source.rollouts(source_state, config.steps - done)
-                seconds = time_left.record(done, to_come, goodput.lap())
-                shown |= values  # those of a rollout are shown until the next
-                progress.update(done, messages.metrics(shown), seconds)
-                skipped.record(int(state.skipped), done)
-            if processes.asked_to_stop():
-                stop(done)
-            try:
-                with throughput.paused(), interrupts.mode(interrupts.Mode.EVALUATION):
-                    evaluate(done)
-            except KeyboardInterrupt:
-                if not interrupts.asked():
-                    raise
-                stop(done)
-            if done == config.steps or (
-                config.checkpoint.every and done % config.checkpoint.every == 0
-            ):
-                save(wait=done == config.steps)
-    check_skipped(int(state.skipped), config.steps)
-    if 0 < rollouts["taken"] == rollouts["no_lesson"]:
-        raise RewardError(
-            f"in each of {rollouts['taken']} rollouts all answers that are compared had the same "
-            "score, so there was nothing to learn. Look at the answers in samples.jsonl and at the "
-            "reward, then start again in a new --workdir"
-        )
-    if count := int(state.skipped):
-        progress.say(f"  skipped {count} of {config.steps} updates: gradient not finite")

@@ -31,9 +31,9 @@ from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
 from data.text.chat import render_prompt
 from model.generate import Sampling, generate
+from train.checkpoints import loading
 from train.evals.generative import win_rate
 from train.rl.sampler import cast_weights
-from train.runtime import checkpoint
 from train.terminal.console import console
 
 LENGTH, ASKED, ANSWER, ROWS = 256, 96, 48, 16
@@ -59,7 +59,7 @@ def asked(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
 
 def answers(workdir: Path, prompts: list[str], dtype: str) -> list[str]:
     """Greedy answers of the policy of a workdir."""
-    config, params = checkpoint.load(workdir, "policy")
+    config, params = loading.load(workdir, "policy")
     config = dataclasses.replace(config, dtype=dtype)
     params = cast_weights(params, config.activation_dtype)
     tokenizer = tokenizers.load(workdir)

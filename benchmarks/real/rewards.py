@@ -31,9 +31,9 @@ from absl import app, flags
 from benchmarks.real import data
 from data import pipeline, splits
 from data.text import tokenizer as tokenizers
+from train.checkpoints import loading
 from train.config import run as config
 from train.rl import rewards
-from train.runtime import checkpoint
 from train.terminal.console import console
 
 WORKER = Path(__file__).with_name("rewards_other.py")
@@ -60,7 +60,7 @@ SETS: dict[str, tuple[Callable[[dict], dict], int, float, int, float]] = {
 
 def score(workdir: Path, sequences: list[np.ndarray], length: int) -> np.ndarray:
     """The trained model's scores of token sequences."""
-    config, params = checkpoint.load(workdir, "reward")
+    config, params = loading.load(workdir, "reward")
     scores = jax.jit(rewards.score, static_argnums=0)
     out, rows = np.zeros(len(sequences)), 8
     order = np.argsort([len(ids) for ids in sequences], kind="stable")

@@ -9,8 +9,8 @@ from documentation import ROOT, type_command
 
 from model.config import TransformerConfig
 from model.sizes import SIZES
+from train.checkpoints.saved_models import save_models
 from train.cli import errors
-from train.runtime.checkpoint import save_models
 
 PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 NEEDS_A_RUN = "## A run that exists"  # a section whose commands are slow

@@ -16,8 +16,8 @@ from model.sharding import MeshConfig, make_mesh
 from tests.fuzz import mutate
 from tests.fuzz.data_targets import TURNS, _write
 from tests.fuzz.engine import Target
+from train.checkpoints import networks
 from train.interop import convert, weights
-from train.runtime import checkpoint
 
 FAMILIES = {
     "llama": dict(rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0,
@@ -65,7 +65,7 @@ def _good_model(folder):
     mesh = make_mesh(MeshConfig())
     return {
         "mesh": mesh,
-        "abstract": checkpoint.abstract_params("policy", open_models.CONFIG, mesh),
+        "abstract": networks.abstract_params("policy", open_models.CONFIG, mesh),
         "many": {p.name: p.read_bytes() for p in many.iterdir()},
         "single": {p.name: p.read_bytes() for p in single.iterdir()},
     }

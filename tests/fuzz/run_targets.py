@@ -20,11 +20,12 @@ from tests.fuzz.engine import ROOT, Target
 from tpu.launch import verbs
 from train import cli
 from train.chat import workdirs
+from train.checkpoints import saved_models
 from train.config import run as configs
 from train.objectives import registry
 from train.report import collect
 from train.rl import rewards
-from train.runtime import checkpoint, goodput, metrics, profiling
+from train.runtime import goodput, metrics, profiling
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
            "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
@@ -34,7 +35,7 @@ def _good_workdir(folder):
     """The JSON files of a finished run with adapters."""
     path = folder / "good"
     path.mkdir()
-    checkpoint.save_models(path, {"policy": open_models.CONFIG, "value": open_models.CONFIG})
+    saved_models.save_models(path, {"policy": open_models.CONFIG, "value": open_models.CONFIG})
     config = configs.build(configs.default())
     from train.runtime.resume import config_json
 
@@ -65,10 +66,10 @@ def _workdir(rng: Random, good, folder) -> None:
     damage = mutate.damaged_lines if name.endswith(".jsonl") else mutate.damaged_json
     path = _write(folder / "run" / "pretrain", good, name, damage(rng, good[name]))
     if name == "models.json":
-        checkpoint.model_config(path, "policy")
+        saved_models.model_config(path, "policy")
         workdirs.check_workdir(path)
     elif name == "parts.json":
-        checkpoint.read_parts(path, "policy")
+        saved_models.read_parts(path, "policy")
     elif name == "config.json":
         workdirs.answers(path)
     elif name == "goodput.json":

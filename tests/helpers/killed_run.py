@@ -18,8 +18,8 @@ import tiny_ppo
 from etils import epath
 
 from train import loop
+from train.checkpoints.checkpointer import Checkpointer
 from train.rl.rollout import RolloutSource
-from train.runtime.checkpoint import Checkpointer
 from train.step import TrainState
 
 MAX_KL = 0.004  # some updates are refused

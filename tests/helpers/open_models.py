@@ -17,8 +17,8 @@ from model.layers.rotary import stretch
 from model.pretrained.hf_config import config_to_hf
 from model.pretrained.mapping import slices
 from ranges import ConfigError
+from train.checkpoints import saved_models
 from train.interop import gguf_files
-from train.runtime import checkpoint
 
 CONFIG = TransformerConfig(
     vocab_size=320, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp_dim=24,
@@ -83,7 +83,7 @@ def write(
 
 def save_role(workdir: Path, role: str, params: Any, config: TransformerConfig = CONFIG) -> None:
     """Writes a workdir as a stage that trained `role` leaves it."""
-    checkpoint.save_models(workdir, {role: config})
+    saved_models.save_models(workdir, {role: config})
     with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
         manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
 

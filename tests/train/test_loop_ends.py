@@ -5,13 +5,13 @@ import pytest
 from stage_fixtures import recipe, write_files
 
 from model import sharding
-from train import loop
+from train import attempt, loop
+from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
 from train.evals.perplexity import Perplexity
 from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
 from train.runtime import processes
-from train.runtime.checkpoint import Checkpointer
 from train.runtime.metrics import read_metrics
 from train.step import make_train_step
 from train.terminal import interrupts
@@ -42,7 +42,7 @@ def spoil(monkeypatch, steps):
 
         return step
 
-    monkeypatch.setattr(loop, "make_train_step", make)
+    monkeypatch.setattr(attempt, "make_train_step", make)
 
 
 ONE = sharding.MeshConfig()
@@ -100,7 +100,7 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
     ("steps", "log_every", "interval"), [(4, 0, 1), (25, 0, 2), (5000, 0, 10), (25, 7, 7)]
 )
 def test_a_short_run_writes_enough_records_for_a_curve(steps, log_every, interval):
-    assert loop.log_interval(RunConfig(steps=steps, log_every=log_every)) == interval
+    assert attempt.log_interval(RunConfig(steps=steps, log_every=log_every)) == interval
 
 
 def test_a_stopped_run_evaluates_when_it_is_resumed(tiny, tmp_path, monkeypatch, capsys):

@@ -10,10 +10,10 @@ import pytest
 from model import sharding
 from model.config import TransformerConfig
 from model.sizes import SIZES
+from train.checkpoints import networks
 from train.config.run import LossConfig
 from train.objectives.base import Stage
 from train.objectives.next_token import next_token_terms
-from train.runtime import checkpoint
 from train.step import accumulate_gradients
 
 CONFIG = TransformerConfig(
@@ -40,7 +40,7 @@ def gradients(settings: LossConfig, sizes=None, accumulate: int = 1):
     devices = jax.devices() if sizes else jax.devices()[:1]
     mesh = sharding.make_mesh(sharding.MeshConfig(**sizes or {}), devices)
     with jax.set_mesh(mesh):
-        abstract = checkpoint.abstract_params("policy", CONFIG, mesh)
+        abstract = networks.abstract_params("policy", CONFIG, mesh)
         rng = np.random.default_rng(1)
         params = jax.tree.map(
             lambda x: jax.device_put(rng.normal(0, 0.2, x.shape).astype(x.dtype), x.sharding),

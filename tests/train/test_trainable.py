@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax.traverse_util import flatten_dict
 from open_models import CONFIG
@@ -21,9 +22,9 @@ from model.transformer import Transformer
 from ranges import ConfigError
 from train import loop
 from train.assemble import init_state, setup
+from train.checkpoints import checkpointer, loading, networks
 from train.config import run as configs
 from train.config.run import FreezeConfig, RunConfig
-from train.runtime import checkpoint
 from train.trainable import divide
 
 POLICY = {
@@ -141,9 +142,9 @@ def adapted(stages_dir, tmp_path_factory):
 
 def saved_shapes(workdir, item, step=4):
     """{path: shape} of an item of a checkpoint, as it is on disk."""
-    with checkpoint.ocp.CheckpointManager(
+    with ocp.CheckpointManager(
         (workdir / "checkpoints").resolve(), item_names=(item,),
-        item_handlers={item: checkpoint.ocp.StandardCheckpointHandler()},
+        item_handlers={item: ocp.StandardCheckpointHandler()},
     ) as manager:  # fmt: skip
         tree = manager.item_metadata(step)[item]
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -174,8 +175,8 @@ def test_a_run_starts_as_its_base_and_moves(adapted, stages_dir):
 
     fields = [k for k in heldout(adapted)[0] if "nats" in k or "loss" in k]
     assert fields
-    config, base = checkpoint.load(stages_dir / "pretrain")
-    _, now = checkpoint.load(adapted)
+    config, base = loading.load(stages_dir / "pretrain")
+    _, now = loading.load(adapted)
     flat, merged = flatten_dict(base), flatten_dict(now)
     moved = {"/".join(k) for k in flat if not np.array_equal(flat[k], merged[k])}
     assert moved == {"layers/query", "layers/value", "layers/out", "layers/down"}
@@ -189,12 +190,12 @@ def test_loading_gives_the_model_that_was_trained(adapted, stages_dir, tmp_path)
     mesh = make_mesh("one")
     with jax.set_mesh(mesh):
         run = setup(configs.build(config), tmp_path, mesh)
-        saved = checkpoint.Checkpointer(adapted, 10)
+        saved = checkpointer.Checkpointer(adapted, 10)
         state = saved.restore(4, run.abstract)
         saved.close()
         whole = run.parts["policy"].whole(state.trainable["policy"], run.frozen["policy"])
     tokens = np.arange(12).reshape(1, 12)
-    model, params = checkpoint.load(adapted)
+    model, params = loading.load(adapted)
     got = Transformer(model).apply({"params": params}, tokens)
     want = Transformer(run.ctx.models["policy"]).apply({"params": whole}, tokens)
     np.testing.assert_allclose(got, want, atol=1e-4)
@@ -202,12 +203,12 @@ def test_loading_gives_the_model_that_was_trained(adapted, stages_dir, tmp_path)
 
 def test_a_reference_with_adapters_is_that_policy(adapted):
     """Another role than trained it reads the same weights, and knows them by the same name."""
-    config, policy = checkpoint.load(adapted)
+    config, policy = loading.load(adapted)
     mesh = make_mesh("one")
     with jax.set_mesh(mesh):
-        abstract = checkpoint.abstract_params("reference", config, mesh)
-        reference = checkpoint.load_params(adapted, "reference", abstract)
-        names = [checkpoint.identity(adapted, r, reference) for r in ("reference", "policy")]
+        abstract = networks.abstract_params("reference", config, mesh)
+        reference = loading.load_params(adapted, "reference", abstract)
+        names = [loading.identity(adapted, r, reference) for r in ("reference", "policy")]
     assert names[0] == names[1]
     for got, want in zip(jax.tree.leaves(reference), jax.tree.leaves(policy), strict=True):
         np.testing.assert_array_equal(got, want)
@@ -219,7 +220,7 @@ def test_resumed_equals_uninterrupted(adapted, stages_dir, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "4")
     config = adapted_recipe("sft", stages_dir, policy=stages_dir / "pretrain")
     loop.run(config, workdir, make_mesh("one"))
-    both = [jax.tree.leaves(checkpoint.load(w)[1]) for w in (workdir, adapted)]
+    both = [jax.tree.leaves(loading.load(w)[1]) for w in (workdir, adapted)]
     for got, want in zip(*both, strict=True):
         np.testing.assert_array_equal(got, want)
     config.init_from.policy = str(stages_dir / "sft")  # another base
@@ -239,7 +240,7 @@ def test_ppo_with_adapters_holds_its_base_once(adapted, stages_dir, tmp_path):
     assert policy.keys() == reference.keys()
     assert all(policy[k] is reference[k] for k in policy)
     assert "+" in run.origins["policy"]["fingerprint"]
-    merged = flatten_dict(checkpoint.load(adapted)[1])
+    merged = flatten_dict(loading.load(adapted)[1])
     for path, x in reference.items():
         np.testing.assert_array_equal(x, merged[path])
     assert not state.trainable["value"]["head"].any()
@@ -249,9 +250,9 @@ def test_ppo_with_adapters_holds_its_base_once(adapted, stages_dir, tmp_path):
     first = next(x for x in map(json.loads, lines) if x["kind"] == "train")
     assert abs(first["rollout/kl"]) < 1e-4 and abs(first["ratio"] - 1) < 1e-5
     for item in ("policy", "value"):
-        config_, params = checkpoint.load(tmp_path / "ppo", item)
+        config_, params = loading.load(tmp_path / "ppo", item)
         assert flatten_dict(params).keys() == flatten_dict(
-            checkpoint.abstract_params(item, config_, mesh)
+            networks.abstract_params(item, config_, mesh)
         ).keys()  # fmt: skip
 
 
@@ -270,9 +271,7 @@ def test_only_patterns_train_and_the_rest_stays(stages_dir, tmp_path):
     assert saved_shapes(tmp_path, "policy", 2).keys() == {
         "layers/gate", "layers/up", "layers/down"
     }  # fmt: skip
-    before, after = (
-        flatten_dict(checkpoint.load(w)[1]) for w in (stages_dir / "pretrain", tmp_path)
-    )
+    before, after = (flatten_dict(loading.load(w)[1]) for w in (stages_dir / "pretrain", tmp_path))
     for path in before:
         same = np.array_equal(before[path], after[path])
         assert same != (path[-1] in ("gate", "up", "down")), path
@@ -284,7 +283,7 @@ def test_specialise_adapts_dense_models_and_mixtures():
     settings = LoRA(**recipe.lora)
     for more in ({}, dict(num_experts=4, experts_per_token=2)):
         config = dataclasses.replace(CONFIG, **more)
-        whole = checkpoint.abstract_params("policy", config, mesh)
+        whole = networks.abstract_params("policy", config, mesh)
         run = configs.default()
         run.lora = recipe.lora
         part = divide(configs.build(run), {"policy": whole})["policy"]

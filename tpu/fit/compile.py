@@ -119,9 +119,9 @@ def compile_programs(
 
     from train import assemble
     from train import trainable as parts_
+    from train.checkpoints import networks
     from train.objectives import registry
     from train.objectives.base import Context
-    from train.runtime import checkpoint
     from train.runtime.flops import of_rollout, of_step
     from train.step import make_train_step, step_view
 
@@ -133,7 +133,7 @@ def compile_programs(
     roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
     models = {role: config.model.build(vocab_size) for role in roles}
     # Other preparations of a stage run on this machine, outside of the mesh.
-    whole = {r: checkpoint.abstract_params(r, models[r], mesh) for r in roles}
+    whole = {r: networks.abstract_params(r, models[r], mesh) for r in roles}
     parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
     built = row.build(Context(config, models, tokenizer, data, mesh))
     stage = parts_.joined(built, parts)

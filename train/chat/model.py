@@ -20,8 +20,8 @@ from model.config import TransformerConfig
 from model.generate import Sampling, advance, begin, prepare
 from train.chat.answer import LIMIT, STOP, Answer
 from train.chat.workdirs import check_workdir
+from train.checkpoints import loading
 from train.rl.rewards import score
-from train.runtime import checkpoint
 
 Messages = Sequence[Mapping[str, str]]
 # Prompts are padded to this length times a power of two, so that few turns of a conversation
@@ -51,7 +51,7 @@ class ChatModel:
     """A policy with its tokenizer.
 
     Args:
-      name: to show. model, params: from `train.runtime.checkpoint.load`. seed: of sampling.
+      name: to show. model, params: from `train.checkpoints.loading.load`. seed: of sampling.
       sampling: its stop ids, banned ids and padding are replaced by those of the tokenizer, its
         temperature by that of each answer.
 
@@ -134,7 +134,7 @@ class Scorer:
     """A reward model with its tokenizer, which need not be that of the policy.
 
     Args:
-      model, params: from `train.runtime.checkpoint.load`.
+      model, params: from `train.checkpoints.loading.load`.
     """
 
     def __init__(self, name: str, model: TransformerConfig, params: Any, tokenizer: Tokenizer):
@@ -173,11 +173,11 @@ class Scorer:
 def open_model(workdir: epath.PathLike, sampling: Sampling, seed: int, flag: str) -> ChatModel:
     """The policy of a workdir, which the flag `flag` names."""
     check_workdir(workdir, flag)
-    model, params = checkpoint.load(workdir, "policy")
+    model, params = loading.load(workdir, "policy")
     return ChatModel(str(workdir), model, params, tokenizers.load(workdir), sampling, seed)
 
 
 def open_scorer(workdir: epath.PathLike) -> Scorer:
     """The reward model of a workdir, which the flag --reward names."""
     check_workdir(workdir, "reward", "reward")
-    return Scorer(str(workdir), *checkpoint.load(workdir, "reward"), tokenizers.load(workdir))
+    return Scorer(str(workdir), *loading.load(workdir, "reward"), tokenizers.load(workdir))

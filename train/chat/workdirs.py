@@ -5,8 +5,8 @@ from __future__ import annotations
 from etils import epath
 
 from data.read import json_files
+from train.checkpoints import saved_models
 from train.objectives import registry
-from train.runtime import checkpoint
 
 
 def check_workdir(workdir: epath.PathLike, flag: str = "workdir", role: str = "policy") -> None:
@@ -20,7 +20,7 @@ def check_workdir(workdir: epath.PathLike, flag: str = "workdir", role: str = "p
     """
 
     def roles(path: epath.Path) -> list[str]:
-        return list(checkpoint.read_models(path)) if (path / "models.json").exists() else []
+        return list(saved_models.read_models(path)) if (path / "models.json").exists() else []
 
     path = epath.Path(workdir)
     if role in roles(path):

@@ -95,7 +95,7 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """Checkpoints of a run (train/runtime/checkpoint.py).
+    """Checkpoints of a run (train/checkpoints/checkpointer.py).
 
     Attributes:
       every: steps between checkpoints; 0 saves at the end only. keep: number of the newest

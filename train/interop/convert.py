@@ -24,8 +24,8 @@ from model.config import TransformerConfig
 from model.pretrained import families, hf_config
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from train.checkpoints import networks, saved_models
 from train.interop import export, unfinished, weights
-from train.runtime import checkpoint
 from train.terminal.console import console
 
 
@@ -180,7 +180,7 @@ def load(
 def _abstract(source: OpenModel, mesh, dtype: str):
     """Shapes and shardings of an open model's parameters in a dtype."""
     try:
-        abstract = checkpoint.abstract_params("policy", source.config, mesh)
+        abstract = networks.abstract_params("policy", source.config, mesh)
     except (TypeError, OverflowError) as e:
         raise ConfigError(
             f"{source.reader.location}: its config.json describes no model ({e!r:.200})"
@@ -242,7 +242,7 @@ def import_model(
         rows_added = tokenizer.vocab_size - old
     with unfinished.directory(workdir, "workdir", record) as workdir:
         tokenizer.save(workdir / "tokenizer")
-        checkpoint.save_models(workdir, {"policy": config})
+        saved_models.save_models(workdir, {"policy": config})
         record |= {"source_dtype": source.reader.dtype, "rows_added": rows_added}
         (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
         _save(workdir, params, record)
@@ -313,7 +313,7 @@ def add_rows(
       (config, params). The vocabulary does not shrink: some models have spare rows.
     """
     grown = dataclasses.replace(config, vocab_size=max(config.vocab_size, new))
-    abstract = checkpoint.abstract_params("policy", grown, mesh)
+    abstract = networks.abstract_params("policy", grown, mesh)
 
     def grow(table, axis, like):
         rows = jnp.moveaxis(table, axis, 0)

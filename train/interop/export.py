@@ -29,9 +29,9 @@ from interpreter import python
 from model import lora
 from model.pretrained import hf_config, mapping
 from ranges import ConfigError
+from train.checkpoints import checkpointer, networks, saved_models
+from train.checkpoints.leaves import Leaves
 from train.interop import peft, unfinished, weights
-from train.runtime import checkpoint
-from train.runtime.leaves import Leaves
 from train.terminal.console import console
 
 # {role: the end of its class's name in transformers}
@@ -64,13 +64,13 @@ def export_model(
       ConfigError: there is no such model, transformers has no class for it, or `to` is in use.
     """
     mesh = weights.whole_mesh(mesh)
-    item = item or next(iter(checkpoint.read_models(workdir)))
+    item = item or next(iter(saved_models.read_models(workdir)))
     if item not in _CLASSES:
         raise ConfigError(f"--item={item} is no model on its own; choose {', '.join(_CLASSES)}")
     dtype = dtype or source_dtype(workdir)
     record = {"export": str(workdir), "item": item, "dtype": dtype, "shard_size": limit}
     unfinished.check_free(to, "to", record)
-    config = checkpoint.model_config(workdir, item)
+    config = saved_models.model_config(workdir, item)
     if item == "reward" and config.pool != "last":
         raise ConfigError(
             f"{workdir} reads its score as a {config.pool} over the answer, and transformers' "
@@ -81,7 +81,7 @@ def export_model(
         hf = hf_config.config_to_hf(config)
     except ValueError as e:
         raise ConfigError(f"{workdir}: {e}") from e
-    abstract = checkpoint.abstract_params(item, config, mesh)
+    abstract = networks.abstract_params(item, config, mesh)
     # float16 is cast while writing, where values beyond its range are refused.
     leaves = Leaves(workdir, item, abstract, jnp.bfloat16 if dtype == "bfloat16" else None)
     try:
@@ -136,12 +136,12 @@ def export_adapter(
     mesh = weights.whole_mesh(mesh)
     record = {"export": str(workdir), "item": "adapter", "base": base}
     unfinished.check_free(to, "to", record)
-    config = checkpoint.model_config(workdir, "policy")
-    parts = checkpoint.read_parts(workdir, "policy")
+    config = saved_models.model_config(workdir, "policy")
+    parts = saved_models.read_parts(workdir, "policy")
     if parts is None or not parts[0].adapted:
         raise ConfigError(f"{workdir} trained no adapters; export without --adapter")
     part, origin = parts
-    abstract = part.trained(checkpoint.abstract_params("policy", config, mesh))
+    abstract = part.trained(networks.abstract_params("policy", config, mesh))
     for path in flatten_dict(abstract):
         if not path[-1].endswith((lora.A, lora.B)):
             raise ConfigError(
@@ -149,7 +149,7 @@ def export_adapter(
                 "would leave out; export the merged model, without --adapter"
             )
     base = _where(base) if base else base_of(origin["from"])
-    adapters = checkpoint.restore_item(workdir, "policy", abstract)
+    adapters = checkpointer.restore_item(workdir, "policy", abstract)
     tokenizer = _hf_tokenizer(workdir, config)
     with unfinished.directory(to, "to", record) as directory:
         save_tokenizer(tokenizer, directory, tokenizer.pad_id)

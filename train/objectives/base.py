@@ -67,7 +67,7 @@ class Source(Protocol):
 
 
 class Stage(NamedTuple):
-    """The functions that train a run; train/step.py and train/loop.py call them.
+    """The functions that train a run; train/step.py and train/attempt.py call them.
 
     Attributes:
       weights: batch -> {term: weight}, from masks alone.

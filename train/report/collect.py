@@ -22,6 +22,7 @@ from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from interpreter import python
 from model import sharding
+from train.checkpoints import loading
 from train.config.run import RunConfig
 from train.evals.generative import TextSampler
 from train.objectives import registry
@@ -29,7 +30,7 @@ from train.objectives.base import Objective
 from train.objectives.reporting import Finished, Result, null_as_nan
 from train.report import html
 from train.report.html import Answered
-from train.runtime import checkpoint, strict_json
+from train.runtime import strict_json
 from train.runtime.metrics import read_metrics, read_records
 from train.terminal.console import console, duration
 
@@ -128,7 +129,7 @@ def answer(finished: list[Finished]) -> list[Answered]:
         for run in finished:
             if "policy" not in objective_of(run).trainable:
                 continue
-            model, params = checkpoint.load(run.workdir, "policy", mesh)
+            model, params = loading.load(run.workdir, "policy", mesh)
             tokenizer = tokenizers.load(run.workdir)
             key = model, tokenizer.fingerprint  # policies with the same key share a compilation
             if key not in samplers:

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from train.checkpoints import networks, saved_models
 from train.config.run import run_class
 from train.evals.generative import Text
 from train.objectives import registry
 from train.objectives.reporting import Bars, Finished, Result
 from train.report import charts
 from train.report.page import PAGE
-from train.runtime import checkpoint
 from train.terminal.console import duration
 
 # Longer texts are clipped to about this size, with a control that shows them whole.
@@ -132,12 +132,10 @@ def answers_section(answered: Sequence[Answered]) -> str:
 def parameters(workdir: epath.PathLike) -> dict[str, int]:
     """{role: number of parameters} of the models that a run trained."""
     counts = {}
-    for role in checkpoint.read_models(workdir):
-        config = checkpoint.model_config(workdir, role)
+    for role in saved_models.read_models(workdir):
+        config = saved_models.model_config(workdir, role)
         key = jax.random.key(0)
-        shapes = jax.eval_shape(
-            lambda key, r=role, c=config: checkpoint.init_params(r, c, key), key
-        )
+        shapes = jax.eval_shape(lambda key, r=role, c=config: networks.init_params(r, c, key), key)
         counts[role] = sum(x.size for x in jax.tree.leaves(shapes))
     return counts
 

@@ -10,10 +10,10 @@ from etils import epath
 from data.pipeline import Data
 from data.text.base import Tokenizer
 from train import assemble
+from train.checkpoints import loading, networks
 from train.config.run import RunConfig
 from train.objectives import registry
 from train.rl.sampler import Sampler
-from train.runtime import checkpoint
 
 
 def open_sampler(
@@ -35,6 +35,6 @@ def open_sampler(
     ctx = assemble.open_context(config, objective, workdir, mesh, None, open_data)
     params = {}
     for role in roles:
-        abstract = checkpoint.abstract_params(role, ctx.models[role], mesh)
-        params[role] = checkpoint.load_params(config.init_from[role], role, abstract)
+        abstract = networks.abstract_params(role, ctx.models[role], mesh)
+        params[role] = loading.load_params(config.init_from[role], role, abstract)
     return Sampler(ctx), params

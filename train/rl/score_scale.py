@@ -16,11 +16,12 @@ from data.pipeline import Data
 from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
+from train.checkpoints import loading
 from train.config.run import build
 from train.objectives import registry
 from train.rl import advantages as adv
 from train.rl.offline import open_sampler
-from train.runtime import checkpoint, strict_json
+from train.runtime import strict_json
 from train.terminal.console import console
 
 
@@ -78,7 +79,7 @@ def run(
             "std": std,
             "answers": len(scores),
             "policy": config.init_from["policy"],
-            "fingerprint": checkpoint.identity(workdir, "reward", params["reward"]),
+            "fingerprint": loading.identity(workdir, "reward", params["reward"]),
         }
     path = workdir / "normalizer.json"
     if jax.process_index() == 0:

@@ -15,11 +15,12 @@ from flax.traverse_util import flatten_dict
 from data.atomic import write_atomically
 from ranges import ConfigError
 from train.assemble import Run
+from train.checkpoints import saved_models
 from train.config.model import read_saved
 from train.config.names import RENAMED
 from train.config.run import RunConfig, run_class
 from train.optimizer import make_schedule
-from train.runtime import checkpoint, outputs, strict_json
+from train.runtime import outputs, strict_json
 
 # Settings that a resumed run may change, as they alter neither the weights nor the data so far.
 FREE_TO_CHANGE = ("steps", "plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "log_every",
@@ -51,8 +52,8 @@ def save_run_files(run: Run, workdir: epath.Path, earlier: Sequence[Earlier]) ->
             save()
         except OSError as error:
             outputs.failed("rows", error, "rows are computed again at the next start")
-    checkpoint.save_models(workdir, {r: run.ctx.models[r] for r in run.objective.trainable})
-    checkpoint.save_parts(workdir, run.parts, run.origins)
+    saved_models.save_models(workdir, {r: run.ctx.models[r] for r in run.objective.trainable})
+    saved_models.save_parts(workdir, run.parts, run.origins)
     settings = dataclasses.asdict(run.ctx.config) | ({"earlier": earlier} if earlier else {})
     write_atomically(workdir / "config.json", strict_json.dumps(settings, indent=2) + "\n")
 

@@ -12,8 +12,8 @@ import numpy as np
 from data.rows import take_rows
 from interpreter import python
 from train.assemble import Run
+from train.checkpoints.networks import abstract_params
 from train.runtime import flops
-from train.runtime.checkpoint import abstract_params
 
 # Metrics of evaluations that are shown, the most important first: (metric, its text).
 EVALUATED = (

@@ -20,7 +20,7 @@ from train.chat.answer import LIMIT, STOP
 from train.chat.model import ChatModel, Scorer, open_model, open_scorer, padded_width
 from train.chat.session import Session
 from train.chat.workdirs import check_workdir
-from train.runtime import checkpoint
+from train.checkpoints import checkpointer, networks, saved_models
 from train.step import TrainState
 
 MODEL = TransformerConfig(vocab_size=263, max_length=64, **SIZES["tiny"] | {"num_layers": 1})
@@ -31,7 +31,7 @@ compiled = jax.jit(generate, static_argnums=(0, 5))
 
 
 def init(role):
-    init = jax.jit(lambda key: nn.unbox(checkpoint.init_params(role, MODEL, key)))
+    init = jax.jit(lambda key: nn.unbox(networks.init_params(role, MODEL, key)))
     return init(jax.random.key(0))
 
 
@@ -46,11 +46,11 @@ def reward_params():
 
 
 def save(workdir, role, params):
-    saver = checkpoint.Checkpointer(workdir, keep=1)
+    saver = checkpointer.Checkpointer(workdir, keep=1)
     source = {"step": np.asarray(1, np.int32)}
     saver.save(TrainState(jnp.int32(1), {role: params}, {"count": jnp.zeros(1)}, source), {})
     saver.close()
-    checkpoint.save_models(workdir, {role: MODEL})
+    saved_models.save_models(workdir, {role: MODEL})
     TOKENIZER.save(workdir / "tokenizer")
 
 

@@ -12,9 +12,9 @@ from model.sharding import MeshConfig, make_mesh
 from model.sizes import SIZES
 from ranges import ConfigError
 from train.assemble import resolve_models
+from train.checkpoints import saved_models
 from train.config.run import ModelConfig, RunConfig, build, default
 from train.objectives import registry
-from train.runtime import checkpoint
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = sorted(
@@ -218,7 +218,7 @@ def test_fewer_batch_shards_take_smaller_microbatches():
 def test_an_architecture_is_not_changed_by_settings_that_a_start_leaves_out(tmp_path):
     """A run that starts from another has its architecture, and says so of settings that differ."""
     model = ModelConfig(size="tiny").build(9)
-    checkpoint.save_models(tmp_path, {"policy": model})
+    saved_models.save_models(tmp_path, {"policy": model})
 
     def models(**settings):
         config = RunConfig(

@@ -24,8 +24,8 @@ from model.pretrained import hf_config, mapping
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
 from ranges import ConfigError
+from train.checkpoints import loading, networks
 from train.interop import convert, export, gguf_config, gguf_files, weights
-from train.runtime import checkpoint
 
 VALUES = open_models.tensors()
 
@@ -66,7 +66,7 @@ def test_import_and_export_give_every_tensor_back(workdir, hf_dir, tmp_path):
 def test_a_workdir_and_its_origin_are_the_same_model(workdir, hf_dir):
     tokens = jnp.arange(12)[None] * 7
     outputs = []
-    for config, params in (checkpoint.load(workdir), convert.load(hf_dir)):
+    for config, params in (loading.load(workdir), convert.load(hf_dir)):
         assert config == CONFIG
         outputs.append(np.asarray(Transformer(config).apply({"params": params}, tokens)))
     np.testing.assert_array_equal(*outputs)
@@ -76,7 +76,7 @@ def test_bfloat16_stays_itself_and_half_the_size(tmp_path):
     values = open_models.tensors(dtype=ml_dtypes.bfloat16)
     hf = open_models.write(tmp_path / "hf", values)
     convert.import_model(str(hf), tmp_path / "run", dtype="bfloat16")
-    _, params = checkpoint.load(tmp_path / "run")
+    _, params = loading.load(tmp_path / "run")
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     export.export_model(tmp_path / "run", tmp_path / "out", dtype="bfloat16")
     same(stored(tmp_path / "out"), values)
@@ -96,7 +96,7 @@ def test_tensors_are_placed_one_at_a_time_on_the_mesh(hf_dir):
             peak.append(sum(alive.values()))
             return value
 
-    abstract = checkpoint.abstract_params("policy", CONFIG, mesh)
+    abstract = networks.abstract_params("policy", CONFIG, mesh)
     params = weights.place(CONFIG, Counting(), abstract)
     for value, like in zip(jax.tree.leaves(params), jax.tree.leaves(abstract), strict=True):
         assert value.sharding.is_equivalent_to(like.sharding, value.ndim)
@@ -116,7 +116,7 @@ def test_added_markers_begin_as_the_mean(tmp_path):
     hf = open_models.write(tmp_path / "hf", VALUES, tokenizer_files=files)
     config = convert.import_model(str(hf), tmp_path / "run", chat_template="chatml")
     assert config == dataclasses.replace(CONFIG, vocab_size=322)
-    _, params = checkpoint.load(tmp_path / "run")
+    _, params = loading.load(tmp_path / "run")
     old, table = VALUES["model.embed_tokens.weight"], np.asarray(params["embedding"])
     np.testing.assert_array_equal(table[:320], old)
     np.testing.assert_allclose(table[320:322], np.tile(old.mean(0), (2, 1)), atol=1e-6)
@@ -172,7 +172,7 @@ def test_a_weight_without_a_tensor_is_not_dropped(workdir, tmp_path, monkeypatch
         export.export_model(workdir, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
-    params = checkpoint.load(workdir)[1]
+    params = loading.load(workdir)[1]
     layers = params["layers"] | {"gate_bias": np.zeros((2, 24), np.float32)}
     (tmp_path / "grown").mkdir()
     save_role(tmp_path / "grown", "policy", params | {"layers": layers})

@@ -17,8 +17,8 @@ from data.text.chat import render, render_prompt
 from data.text.hf_tokenizer import HFTokenizer
 from model.heads import reward_model
 from model.transformer import Transformer
+from train.checkpoints import loading
 from train.interop import convert, export
-from train.runtime import checkpoint
 
 torch = pytest.importorskip("torch", reason="torch is not installed (pip install torch)")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -62,7 +62,7 @@ def test_there_and_back(family, tmp_path):
         (tmp_path / "hf" / name).write_bytes(content)
     convert.import_model(str(tmp_path / "hf"), tmp_path / "run")
     wanted = theirs(model)
-    got = ours(*checkpoint.load(tmp_path / "run"))[..., :320]
+    got = ours(*loading.load(tmp_path / "run"))[..., :320]
     np.testing.assert_allclose(got, wanted, atol=2e-4)
     export.export_model(tmp_path / "run", tmp_path / "out", limit=20_000)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -12,8 +12,8 @@ import pytest
 from open_models import UP, VALUES, refused, save_role
 
 from data.text.hf_tokenizer import HFTokenizer
+from train.checkpoints import checkpointer, loading
 from train.interop import convert, export, weights
-from train.runtime import checkpoint
 from train.step import TrainState
 
 
@@ -38,7 +38,7 @@ def test_non_finite_weights_are_not_loaded_or_exported(hf_dir, tmp_path):
     work.mkdir()
     HFTokenizer(open_tokenizers.files()).save(work / "tokenizer")
     save_role(work, "policy", params)
-    for function in (checkpoint.load, lambda w: export.export_model(w, tmp_path / "out")):
+    for function in (loading.load, lambda w: export.export_model(w, tmp_path / "out")):
         said = refused(function, work)
         assert "checkpoint 1, holds NaN or infinity in its weights policy/layers/up" in said
         assert str(work) in said
@@ -52,13 +52,13 @@ def test_a_run_is_not_resumed_from_non_finite_numbers(bad, tmp_path):
         jnp.int32(4), {"policy": {"up": values["policy"]}}, {"mu": values["opt_state"]},
         {"row": np.int32(1)},
     )  # fmt: skip
-    checkpointer = checkpoint.Checkpointer(tmp_path, keep=1)
-    checkpointer.save(state, {})
-    checkpointer.wait()
+    saver = checkpointer.Checkpointer(tmp_path, keep=1)
+    saver.save(state, {})
+    saver.wait()
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
-    said = refused(checkpointer.restore, 4, abstract)
+    said = refused(saver.restore, 4, abstract)
     assert "checkpoints/4 holds NaN" in said and f" {bad}/" in said
-    checkpointer.close()
+    saver.close()
 
 
 def test_what_float16_cannot_hold_is_not_exported(tmp_path):

@@ -12,8 +12,8 @@ from stage_fixtures import recipe, write_files
 from data.text import tokenizer as tokenizers
 from ranges import ConfigError
 from train import loop
+from train.checkpoints import loading
 from train.interop import convert, export
-from train.runtime import checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +110,7 @@ def test_peft_finds_the_base_of_an_adapter(runs, monkeypatch, tmp_path):
 def test_a_mean_over_an_answer_that_several_ids_open(runs):
     reward_run = run(runs, "reward", pool="mean", policy="base")
     assert any("accuracy/overall" in r and np.isfinite(r["loss"]) for r in reward_run)
-    assert checkpoint.load(runs / "reward-mean")[0].pool == "mean"
+    assert loading.load(runs / "reward-mean")[0].pool == "mean"
 
 
 def test_another_tokenizer_is_refused(runs):

@@ -14,8 +14,8 @@ from model import lora
 from model.pretrained.mapping import slices
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from train.checkpoints import networks
 from train.interop import convert, export, peft
-from train.runtime import checkpoint
 
 SETTINGS = lora.LoRA(rank=3, alpha=12.0)
 TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
@@ -25,7 +25,7 @@ def adapters(seed=0):
     """Random A and B beside every projection."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     rng, flat = np.random.default_rng(seed), {}
-    for path, leaf in flatten_dict(checkpoint.abstract_params("policy", CONFIG, mesh)).items():
+    for path, leaf in flatten_dict(networks.abstract_params("policy", CONFIG, mesh)).items():
         if path[-1] in TARGETS:
             a, b = lora.abstract(path[-1], leaf, SETTINGS.rank)
             for suffix, like in ((lora.A, a), (lora.B, b)):

@@ -21,8 +21,8 @@ import pytest
 from data.text import tokenizer as tokenizers
 from data.text.chat import render_prompt
 from model.transformer import Transformer
+from train.checkpoints import loading
 from train.interop import export
-from train.runtime import checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,7 +71,7 @@ def test_perplexity_is_the_known_one(base):
     """18.47 over the 918 tokens of the text's first 4,600 characters."""
     with gzip.open(data_file("wiki-demo/wiki_demo.txt.gz"), "rt") as file:
         text = file.read(4600)
-    config, params = checkpoint.load(base)
+    config, params = loading.load(base)
     ids = np.array([tokenizers.load(base).encode(text)])
     assert ids.shape == (1, 918)
     logits = jax.jit(lambda p: Transformer(config).apply({"params": p}, ids))(params)

@@ -13,9 +13,9 @@ import pytest
 from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
+from train.checkpoints import checkpointer, networks, saved_models
 from train.config import run as config
 from train.report import collect
-from train.runtime import checkpoint
 from train.step import TrainState
 
 MODEL = TransformerConfig(vocab_size=263, max_length=256, **SIZES["tiny"] | {"num_layers": 1})
@@ -70,9 +70,9 @@ SAMPLES = [
 def policy(tmp_path_factory):
     """A workdir with a checkpoint of a tiny policy."""
     workdir = tmp_path_factory.mktemp("policy")
-    init = jax.jit(lambda key: nn.unbox(checkpoint.init_params("policy", MODEL, key)))
+    init = jax.jit(lambda key: nn.unbox(networks.init_params("policy", MODEL, key)))
     params = init(jax.random.key(0))
-    saver = checkpoint.Checkpointer(workdir, keep=1)
+    saver = checkpointer.Checkpointer(workdir, keep=1)
     source = {"step": np.asarray(4, np.int32)}
     saver.save(TrainState(jnp.int32(4), {"policy": params}, {"count": jnp.zeros(1)}, source), {})
     saver.close()
@@ -91,7 +91,7 @@ def make_chain(policy, tmp_path):
                 shutil.copytree(policy, tmp_path / name)
             else:
                 (tmp_path / name).mkdir()
-            checkpoint.save_models(tmp_path / name, {role: MODEL})
+            saved_models.save_models(tmp_path / name, {role: MODEL})
             origins = {k: str(tmp_path / v) for k, v in init_from.items()}
             runs[name] = config.RunConfig(
                 stage="reward" if name == "judge" else name,

@@ -24,12 +24,12 @@ from model.transformer import Transformer
 from ranges import ConfigError
 from train import vocabulary
 from train.assemble import init_state, setup
+from train.checkpoints import loading, networks
 from train.config import run as configs
 from train.objectives.ppo import PPOConfig
 from train.rl import advantages as adv
 from train.rl import score_scale
 from train.rl.sampler import Sampler
-from train.runtime import checkpoint
 from train.step import make_train_step
 
 ROLLOUTS, WARMUP, TEMPERATURE = 3, 1, 0.7
@@ -289,8 +289,8 @@ def test_a_critic_starts_from_the_reward_model_unless_it_has_weights_of_its_own(
     run, state = begin(directory, change, roles=roles)
     value, model = jax.device_get(state.trainable["value"]), run.ctx.models["value"]
     mesh = run.ctx.mesh
-    abstract = checkpoint.abstract_params(origin, model, mesh)
-    trained = checkpoint.load_params(directory / origin, origin, abstract)
+    abstract = networks.abstract_params(origin, model, mesh)
+    trained = loading.load_params(directory / origin, origin, abstract)
     assert all(leaves_equal(value["backbone"], trained.get("backbone", trained)
                             if origin != "policy" else
                             {k: trained[k] for k in value["backbone"]}))  # fmt: skip

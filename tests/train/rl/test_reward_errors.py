@@ -21,6 +21,7 @@ from data.text.tokenizer import train
 from model import sharding
 from ranges import ConfigError
 from train import loop
+from train.checkpoints.checkpointer import Checkpointer
 from train.config import run as configs
 from train.objectives.grpo import GRPOConfig
 from train.rl import advantages as adv
@@ -28,7 +29,6 @@ from train.rl import forward, rewards
 from train.rl.rewards import RewardError
 from train.rl.sampler import Sampler
 from train.runtime import processes
-from train.runtime.checkpoint import Checkpointer
 
 
 class Odd:

@@ -14,9 +14,9 @@ from model import sharding
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from tpu.fit import hlo
+from train.checkpoints import networks
 from train.config import run as configs
 from train.rl.sampler import Sampler, groups
-from train.runtime import checkpoint
 
 B, P, R = 8, 6, 5
 
@@ -43,7 +43,7 @@ def mesh():
 
 
 def random_params(model, mesh):
-    places = jax.tree.map(lambda x: x.sharding, checkpoint.abstract_params("policy", model, mesh))
+    places = jax.tree.map(lambda x: x.sharding, networks.abstract_params("policy", model, mesh))
     tokens = jnp.zeros((1, 4), jnp.int32)
     params = jax.jit(lambda k: Transformer(model).init(k, tokens))(jax.random.key(0))
     return jax.device_put(jax.tree.map(lambda x: 2 * x, nn.unbox(params)["params"]), places)
@@ -138,7 +138,7 @@ def test_answers_do_not_depend_on_how_often_a_prompt_is_read(mesh, prompts):
 
 def test_no_weight_moves_while_it_decodes(mesh):
     sampler = sampler_on(mesh, "bfloat16", decode_tensor=2)
-    abstract = checkpoint.abstract_params("policy", sampler.ctx.models["policy"], mesh)
+    abstract = networks.abstract_params("policy", sampler.ctx.models["policy"], mesh)
     policy = sampler.abstract_decoding(abstract)
     query = policy["layers"]["query"]
     assert query.dtype == jnp.bfloat16 and query.sharding.shard_shape(query.shape)[2] == 2
@@ -168,4 +168,4 @@ def test_a_mesh_that_cannot_decode_so(sizes, heads, decode_tensor, message):
     with pytest.raises(sharding.ShardingError, match=message):
         sampler = sampler_on(mesh, "float32", heads, decode_tensor=decode_tensor)
         model = sampler.ctx.models["policy"]
-        sampler.abstract_decoding(checkpoint.abstract_params("policy", model, mesh))
+        sampler.abstract_decoding(networks.abstract_params("policy", model, mesh))

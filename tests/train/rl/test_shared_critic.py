@@ -15,9 +15,9 @@ from model.transformer import Transformer
 from ranges import ConfigError
 from train import loop
 from train.assemble import init_state, setup
+from train.checkpoints import loading
 from train.config import run as configs
 from train.objectives import registry
-from train.runtime import checkpoint
 from train.step import accumulate_gradients
 
 
@@ -79,9 +79,9 @@ def test_the_critics_loss_moves_the_policys_layers_by_its_weight(directory, tmp_
 def test_a_run_trains_the_head_and_holds_one_network(directory, tmp_path):
     config = recipe(directory)
     loop.run(config, tmp_path, one_device(), open_data=tiny_ppo.OPEN_DATA)
-    model, params = checkpoint.load(tmp_path)
+    model, params = loading.load(tmp_path)
     assert Transformer(model).apply({"params": params}, jnp.ones((1, 2), jnp.int32)).shape[1] == 2
-    _, head = checkpoint.load(tmp_path, item="value_head")
+    _, head = loading.load(tmp_path, item="value_head")
     assert jax.tree.map(jnp.shape, head) == {"head": (32, 1)}
     assert ValueHead(model).apply({"params": head}, jnp.ones(32)) != 0
     items = {path.name for path in next((tmp_path / "checkpoints").iterdir()).iterdir()}

@@ -11,10 +11,11 @@ from model import sharding
 from model.config import TransformerConfig
 from model.lora import LoRA
 from model.weights import flops_per_token
+from train.checkpoints import networks
 from train.config import run as configs
 from train.objectives.grpo import GRPOConfig
 from train.objectives.ppo import PPOConfig
-from train.runtime import checkpoint, flops
+from train.runtime import flops
 from train.trainable import Partition, divide
 
 MODEL = TransformerConfig(
@@ -29,7 +30,7 @@ PAIRS = 3 * 2 * 4 * 8 * LENGTH / 2  # of attention, half of all as it is causal
 
 def whole(role="policy", model=MODEL):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    return checkpoint.abstract_params(role, model, mesh)
+    return networks.abstract_params(role, model, mesh)
 
 
 def parts(tree, role="policy", **settings):

@@ -11,9 +11,10 @@ from stage_fixtures import recipe, write_files
 from model import sharding
 from ranges import ConfigError
 from train import loop
+from train.checkpoints import loading
 from train.config.run import RunConfig
 from train.optimizer import OptimizerConfig
-from train.runtime import checkpoint, resume
+from train.runtime import resume
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def run(directory, name: str, steps: int) -> None:
 
 
 def weights(directory, name: str) -> list[np.ndarray]:
-    return jax.tree.leaves(jax.device_get(checkpoint.load(directory / name)[1]))
+    return jax.tree.leaves(jax.device_get(loading.load(directory / name)[1]))
 
 
 def losses(directory, name: str) -> list:

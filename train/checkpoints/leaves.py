@@ -10,12 +10,12 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from model import lora
-from train.runtime import checkpoint
+from train.checkpoints import checkpointer, fingerprints, loading, saved_models
 from train.trainable import Partition
 
 
 class Leaves:
-    """A role's newest weights in a workdir, adapters merged as `checkpoint.load_params` merges.
+    """A role's newest weights in a workdir, adapters merged as `loading.load_params` merges.
 
     Args:
       abstract: shapes, dtypes and shardings of its parameters.
@@ -26,22 +26,22 @@ class Leaves:
     """
 
     def __init__(self, workdir: epath.PathLike, role: str, abstract: Any, dtype: Any = None):
-        self._item = checkpoint.ITEM_OF.get(role, role)
+        self._item = saved_models.ITEM_OF.get(role, role)
         self._workdir, self._abstract = workdir, flatten_dict(abstract)
-        parts = checkpoint.read_parts(workdir, self._item)
-        self._manager, self._step = checkpoint.newest(workdir)
+        parts = saved_models.read_parts(workdir, self._item)
+        self._manager, self._step = checkpointer.newest(workdir)
         self._dtype, self._fingerprint = dtype, ""
         self._part: Partition | None = None
         if parts is None:
             return
         self._part, origin = parts
-        trained = checkpoint.restore_item(workdir, self._item, self._part.trained(abstract))
+        trained = checkpointer.restore_item(workdir, self._item, self._part.trained(abstract))
         self._trained = flatten_dict(trained)
         self._same = origin["role"] == self._item
-        shapes = checkpoint.origin_shapes(origin["from"], origin["role"], self._item, abstract)
+        shapes = loading.origin_shapes(origin["from"], origin["role"], self._item, abstract)
         self._base = Leaves(origin["from"], origin["role"], shapes)
-        checkpoint.check_origin(workdir, origin, self._base.fingerprint())
-        self._fingerprint = f"{origin['fingerprint']}+{checkpoint.fingerprint(trained)}"
+        loading.check_origin(workdir, origin, self._base.fingerprint())
+        self._fingerprint = f"{origin['fingerprint']}+{fingerprints.fingerprint(trained)}"
 
     def close(self) -> None:
         self._manager.close()
@@ -49,10 +49,10 @@ class Leaves:
             self._base.close()
 
     def fingerprint(self) -> str:
-        """The fingerprint of the weights, equal to `checkpoint.identity`."""
+        """The fingerprint of the weights, equal to `identity`."""
         if not self._fingerprint:
-            sums = (checkpoint.checksums(self.read(path)) for path in sorted(self._abstract))
-            self._fingerprint = checkpoint.fold(value for (value,) in sums)
+            sums = (fingerprints.checksums(self.read(path)) for path in sorted(self._abstract))
+            self._fingerprint = fingerprints.fold(value for (value,) in sums)
         return self._fingerprint
 
     def shapes(self) -> dict[tuple[str, ...], tuple[int, ...]]:
@@ -95,5 +95,5 @@ class Leaves:
         restored = self._manager.restore(
             self._step, args=ocp.args.Composite(**{self._item: arguments})
         )[self._item]
-        checkpoint.check_finite(restored, self._workdir, self._step, self._item)
+        checkpointer.check_finite(restored, self._workdir, self._step, self._item)
         return flatten_dict(restored)[path]

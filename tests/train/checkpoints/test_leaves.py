@@ -8,10 +8,10 @@ from open_models import CONFIG, save_role
 
 from model.sharding import MeshConfig, make_mesh
 from train import trainable as parts_
+from train.checkpoints import loading, networks, saved_models
+from train.checkpoints.leaves import Leaves
 from train.config import run as configs
 from train.interop import convert
-from train.runtime import checkpoint
-from train.runtime.leaves import Leaves
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_parameters_one_by_one_are_those_of_a_load(dtype, run, tmp_path):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    whole = checkpoint.abstract_params("policy", CONFIG, mesh)
+    whole = networks.abstract_params("policy", CONFIG, mesh)
     settings = configs.default()
     settings.lora.rank, settings.freeze.dtype = 2, dtype
     part = parts_.divide(configs.build(settings), {"policy": whole})["policy"]
@@ -37,12 +37,12 @@ def test_parameters_one_by_one_are_those_of_a_load(dtype, run, tmp_path):
     work = tmp_path / "run"
     work.mkdir()
     save_role(work, "policy", trained)
-    _, loaded_fingerprint = checkpoint.load_base(run, "policy", "policy", whole)
+    _, loaded_fingerprint = loading.load_base(run, "policy", "policy", whole)
     origin = {"from": str(run), "role": "policy", "fingerprint": loaded_fingerprint}
-    checkpoint.save_parts(work, {"policy": part}, {"policy": origin})
-    wanted = checkpoint.load_params(work, "policy", whole)
+    saved_models.save_parts(work, {"policy": part}, {"policy": origin})
+    wanted = loading.load_params(work, "policy", whole)
     leaves = Leaves(work, "policy", whole)
-    assert leaves.fingerprint() == checkpoint.identity(work, "policy", wanted)
+    assert leaves.fingerprint() == loading.identity(work, "policy", wanted)
     assert Leaves(run, "policy", whole).fingerprint() == loaded_fingerprint
     for path in jax.tree_util.tree_leaves_with_path(wanted):
         keys = tuple(k.key for k in path[0])

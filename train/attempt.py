@@ -1,0 +1,249 @@
+"""One attempt at a run: the steps from a checkpoint, or from the start, to the end."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from tpu.chips import PEAK_FLOPS, compiler_options
+from train import optimizer
+from train.assemble import Run, optimizer_configs
+from train.checkpoints.checkpointer import Checkpointer
+from train.config.run import RunConfig
+from train.rl.forward import CRITICS
+from train.rl.rewards import RewardError
+from train.runtime import flops, processes
+from train.runtime.goodput import Goodput
+from train.runtime.health import SkippedUpdates, check_skipped
+from train.runtime.metrics import Metrics
+from train.runtime.profiling import Profile
+from train.runtime.throughput import Throughput
+from train.step import TrainState, make_train_step, step_view
+from train.terminal import interrupts, messages
+from train.terminal.progress import Progress, phase
+from train.terminal.time_left import TimeLeft, multiples
+
+
+def log_interval(config: RunConfig) -> int:
+    """Steps between records of training metrics."""
+    return config.log_every or min(10, max(config.steps // 10, 1))
+
+
+def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
+    """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
+    critic, `value_learning_rate`."""
+    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
+    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
+
+    def metrics(opt_state) -> dict[str, float]:
+        return {
+            "value_learning_rate" if role in CRITICS else "learning_rate": rate
+            for role, rate in rates_of(opt_state).items()
+        }
+
+    return metrics
+
+
+@dataclasses.dataclass
+class Attempt:
+    """The state of a run between two steps, and the outputs that its steps write to.
+
+    Attributes:
+      state: after `start` steps, then after each further one; its `source` is current between
+        steps alone (`source_state` is always).
+      start: the step of the checkpoint that it continues, or 0.
+      saved_meta: JSON values of that checkpoint; empty at step 0.
+      meta: JSON values that every checkpoint of this attempt holds.
+    """
+
+    run: Run
+    state: TrainState
+    start: int
+    saved_meta: Mapping[str, Any]
+    meta: dict[str, Any]
+    checkpoints: Checkpointer
+    metrics: Metrics
+    progress: Progress
+    goodput: Goodput
+    tracer: Profile
+
+    def __post_init__(self):
+        run, config = self.run, self.run.ctx.config
+        self.config, self.source = config, run.stage.source
+        self.source_state = self.state.source
+        self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
+        self.throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
+        self.skipped = SkippedUpdates(int(self.state.skipped), self.start)
+        self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
+        self.rates = learning_rates(run)
+        self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
+        self.time_left = TimeLeft(
+            self.start, config.steps,
+            self.source.rollouts(self.source_state, config.steps - self.start),
+            evaluations=multiples([e.every for e in run.evaluations], config.steps),
+            checkpoints=multiples([config.checkpoint.every], config.steps),
+        )  # fmt: skip
+        self.step_fn = jax.jit(
+            make_train_step(run.stage, run.tx, config.accumulate),
+            donate_argnums=0,
+            compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
+        )
+
+    def train(self) -> None:
+        """Takes the steps from `start` to the end.
+
+        Raises:
+          processes.Stopped: the run was asked to stop, and has been saved.
+          RewardError: an answer has no reward, and the steps before it have been saved; or no
+            rollout had answers with different scores.
+          FloatingPointError: too many updates were skipped.
+        """
+        # The checkpoint's note `evaluate` says that its evaluation failed, or was left out: repeat
+        # it.
+        if self.saved_meta.get("evaluate") if self.start else self.config.evaluate.at_start:
+            self.evaluate(self.start)
+        self.goodput.lap()
+        with contextlib.ExitStack() as protected:
+            for step in range(self.start, self.config.steps):
+                values, extra = self.take_step(step)
+                if step == self.start:  # until now a Ctrl-C had nothing to save
+                    protected.enter_context(interrupts.mode(interrupts.Mode.STEP))
+                self.record(step + 1, values, extra)
+                if processes.asked_to_stop():
+                    self.stop(step + 1)
+                self.evaluate_or_stop(step + 1)
+                self.save_if_due(step + 1)
+        self.check_result()
+
+    def take_step(self, step: int) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        """Takes a step; returns the metrics of the update and those of its batch."""
+        self.goodput.step(step)
+        rollout = self.source.rollouts(self.source_state, 1) > 0
+        drawing = "rollout" if rollout else "data_wait"
+        frozen = self.run.frozen
+        with self.tracer.step(step, self.state):
+            drawn_before = self.goodput.seconds[drawing]
+            with self.goodput.time(drawing):
+                batch, self.source_state, extra = self.save_before_error(
+                    step, self.source.next, self.state, frozen, self.source_state, step
+                )
+            self.throughput.drew(self.goodput.seconds[drawing] - drawn_before, rollout)
+            # The step does not see, and so does not donate, the arrays of the source: the next
+            # minibatch reads them again.
+            state = self.state._replace(source=step_view(self.source_state))
+            with contextlib.ExitStack() as first:
+                if step == self.start:
+                    first.enter_context(self.goodput.time("compile"))
+                    first.enter_context(phase("compiling"))
+                state, values = self.step_fn(state, frozen, batch)
+        self.source_state = {**self.source_state, **(state.source or {})}
+        self.state = state._replace(source=self.source_state)
+        return values, extra
+
+    def record(self, done: int, values: Mapping[str, Any], extra: dict[str, Any]) -> None:
+        """Writes and shows the metrics of step `done` if they are due.
+
+        Args:
+          values: of the update. extra: of the batch; not empty if it needed a rollout.
+        """
+        config, source_state = self.config, self.source_state
+        for warning in extra.pop("warnings", ()):
+            self.progress.say(f"  warning at step {done}: {warning}")
+        self.throughput.add(*self.step_costs)
+        if "rollout/draws" in extra:
+            self.rollouts = {
+                "taken": self.rollouts["taken"] + 1,
+                "no_lesson": self.rollouts["no_lesson"] + extra["rollout/no_lesson"],
+            }
+            draws = extra["rollout/draws"]
+            self.throughput.add(flops=flops.of_rollout(config, self.run.ctx.models, draws))
+            extra["rollout/share"] = self.throughput.rollout_share()
+        if not (extra or done % log_interval(config) == 0 or done == config.steps):
+            return
+        values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
+        values |= self.rates(self.state.opt_state) | self.source.shares(source_state)
+        values |= self.throughput.measure()
+        self.metrics.write(done, "train", values)
+        self.goodput.record(done)
+        to_come = self.source.rollouts(source_state, config.steps - done)
+        seconds = self.time_left.record(done, to_come, self.goodput.lap())
+        self.shown |= values
+        self.progress.update(done, messages.metrics(self.shown), seconds)
+        self.skipped.record(int(self.state.skipped), done)
+
+    def evaluate(self, step: int) -> None:
+        """Makes the evaluations that are due after `step` steps."""
+        due = [e for e in self.run.evaluations if e.due(step, self.config.steps)]
+        if not due:
+            return
+        values, samples = {}, []
+        with self.goodput.time("evaluate"), phase("evaluating"):
+            for evaluation in due:
+                results, texts = self.save_before_error(
+                    step, evaluation, self.state.trainable, self.run.frozen
+                )
+                values |= results
+                samples += texts
+        self.metrics.write(step, "eval", values)
+        self.metrics.write_samples(step, samples)
+        for line in messages.evaluation(step, values, self.metrics.first):
+            self.progress.say(*line)
+
+    def evaluate_or_stop(self, step: int) -> None:
+        """`evaluate`, during which a Ctrl-C saves the run and stops it."""
+        try:
+            with self.throughput.paused(), interrupts.mode(interrupts.Mode.EVALUATION):
+                self.evaluate(step)
+        except KeyboardInterrupt:
+            if not interrupts.asked():
+                raise
+            self.stop(step)
+
+    def save(self, wait: bool, **notes: Any) -> None:
+        """Saves the state, with `notes` in the checkpoint's JSON."""
+        with self.goodput.time("checkpoint"), phase("saving"):
+            self.metrics.sync()
+            self.checkpoints.save(self.state, self.meta | notes | {"rollouts": self.rollouts})
+            if wait:
+                self.checkpoints.wait()
+
+    def save_if_due(self, step: int) -> None:
+        every, last = self.config.checkpoint.every, step == self.config.steps
+        if last or (every and step % every == 0):
+            self.save(wait=last)
+
+    def save_before_error(self, step: int, function: Callable, *args: Any) -> Any:
+        """function(*args); if a reward fails in it, saves the state after `step` steps first."""
+        try:
+            return function(*args)
+        except RewardError as e:
+            if not step:
+                raise
+            if step != self.checkpoints.latest():
+                self.save(wait=True, evaluate=function in self.run.evaluations)
+            raise RewardError(
+                f"{e}\nThe run is saved at step {step}; run the same command to resume"
+            ) from e.__cause__
+
+    def stop(self, step: int) -> None:
+        """Saves and leaves the run; an evaluation that is due happens when it is resumed."""
+        self.save(wait=True, evaluate=any(e.due(step, self.config.steps)
+                                          for e in self.run.evaluations))  # fmt: skip
+        raise processes.Stopped(interrupts.stopped(step))
+
+    def check_result(self) -> None:
+        """Refuses the result of a run that has learned nothing."""
+        count, steps, rollouts = int(self.state.skipped), self.config.steps, self.rollouts
+        check_skipped(count, steps)
+        if 0 < rollouts["taken"] == rollouts["no_lesson"]:
+            raise RewardError(
+                f"in each of {rollouts['taken']} rollouts all answers that are compared had the "
+                "same score, so there was nothing to learn. Look at the answers in samples.jsonl "
+                "and at the reward, then start again in a new --workdir"
+            )
+        if count:
+            self.progress.say(f"  skipped {count} of {steps} updates: gradient not finite")

@@ -1,0 +1,125 @@
+"""The files of a workdir that describe its models: `models.json`, the architecture of each role,
+and `parts.json`, the origin of frozen weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, TypedDict
+
+import msgspec
+from etils import epath
+
+from data.atomic import write_atomically
+from data.read import json_files
+from model.config import TransformerConfig
+from model.lora import LoRA
+from model.quantized import DTYPES
+from ranges import ConfigError
+from train.trainable import Partition
+
+Models = Annotated[dict[str, dict], msgspec.Meta(min_length=1)]
+
+
+Origin = TypedDict("Origin", {"from": str, "role": str, "fingerprint": str})
+
+
+class PartitionRecord(TypedDict):
+    """The entry of parts.json for a model with frozen weights (`save_parts`)."""
+
+    origin: Origin
+    frozen: list[str]
+    adapted: list[str]
+    lora: dict
+    dtype: Annotated[str, msgspec.Meta(pattern=f"^({'|'.join(DTYPES)})$")]
+
+
+# {role: the item of a checkpoint that holds its weights}, where it is not the role's own.
+ITEM_OF = {"reference": "policy", "judge": "reward"}
+
+
+def save_models(workdir: epath.PathLike, models: dict[str, TransformerConfig]) -> None:
+    """Writes the architectures of the roles that a run trains, which `read_models` reads."""
+    settings = {role: dataclasses.asdict(config) for role, config in models.items()}
+    write_atomically(epath.Path(workdir) / "models.json", json.dumps(settings, indent=2) + "\n")
+
+
+def model_config(workdir: epath.PathLike, role: str, **execution: Any) -> TransformerConfig:
+    """The architecture of a role in a workdir, with other execution settings if given.
+
+    Raises:
+      ConfigError: no such workdir, or it trained no such role.
+    """
+    item, models = ITEM_OF.get(role, role), read_models(workdir)
+    if item not in models:
+        raise ConfigError(
+            f"init_from.{role}={workdir}: that run trained {', '.join(models)}, not a {item} model"
+        )
+    return _settings(TransformerConfig, models[item] | execution, f"{workdir}/models.json: {item}")
+
+
+def _settings(cls, given: dict, label: str):
+    """A dataclass of the settings `given` in a workdir's file, which errors call `label`.
+
+    Raises:
+      ConfigError: one is unknown, or out of its range.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(given.keys() - known):
+        raise ConfigError(
+            f"{label} has a setting {unknown[0]!r:.80}, which this version of Seedpod does not "
+            "know; a later one may have written it"
+        )
+    try:
+        return cls(**given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{label}: {error}") from None
+
+
+def read_models(workdir: epath.PathLike) -> dict[str, dict]:
+    """{role: settings of its architecture} of the models that a run trained.
+
+    Raises:
+      ConfigError: this is not a workdir. DataError: models.json is damaged.
+    """
+    path = epath.Path(workdir) / "models.json"
+    if not path.exists():
+        exists = path.parent.exists()
+        reason = "is not a Seedpod workdir: it has no models.json" if exists else "does not exist"
+        raise ConfigError(f"{workdir} {reason}")
+    return json_files.read(path, Models)
+
+
+def save_parts(
+    workdir: epath.PathLike, parts: dict[str, Partition], origins: Mapping[str, Origin]
+) -> None:
+    """Writes the partitions of the models with frozen weights, and the origins of those weights."""
+    records = {
+        role: {
+            "origin": origins[role],
+            "frozen": sorted("/".join(p) for p in part.frozen),
+            "adapted": sorted("/".join(p) for p in part.adapted),
+            "lora": dataclasses.asdict(part.lora),
+            "dtype": part.dtype,
+        }
+        for role, part in parts.items()
+        if part.frozen
+    }
+    if records:
+        write_atomically(epath.Path(workdir) / "parts.json", json.dumps(records, indent=2) + "\n")
+
+
+def read_parts(workdir: epath.PathLike, item: str) -> tuple[Partition, Origin] | None:
+    """(Partition, origin) of a model with frozen weights; None for one without."""
+    path = epath.Path(workdir) / "parts.json"
+    records = json_files.read(path, dict[str, PartitionRecord]) if path.exists() else {}
+    if item not in records:
+        return None
+    record = records[item]
+    frozen, adapted = (
+        frozenset(tuple(p.split("/")) for p in paths)
+        for paths in (record["frozen"], record["adapted"])
+    )
+    adapters = _settings(LoRA, record["lora"], f"{path}: {item}.lora")
+    return Partition(frozen, adapted, adapters, record["dtype"]), record["origin"]
