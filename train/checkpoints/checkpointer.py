@@ -231,7 +231,7 @@ class Checkpointer:
             for gone in sorted(set(recorded) - aside.keys()):
                 if gone > step:
                     self._say(f"  warning: checkpoint {gone} was saved, and is gone")
-            if "arrays" not in meta:
+            if not meta.get("arrays"):
                 self._say(
                     f"  checkpoint {step} carries no fingerprints: an earlier version saved it, "
                     "and damage to its values would go unnoticed"
