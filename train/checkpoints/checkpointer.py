@@ -163,7 +163,7 @@ class Checkpointer:
         self._saving = self._error = None
         if error is not None and processes.is_lost_peer(error):
             raise error
-        reason = objection(outputs.reason(error) if error else "")
+        reason = objection(verification.brief(error) if error else "")
         if reason:
             # Orbax lists a step when its save starts, and drops older ones; the directory is true.
             self._manager.reload()
