@@ -94,8 +94,10 @@ def restore(
     for item, tree in _as_saved(abstract, meta).items():
         # Not by Orbax's manager: it ends in a barrier that a process with an error never reaches.
         items[item], reason = _attempt(
-            lambda item=item, tree=tree: ocp.StandardCheckpointHandler().restore(
-                checkpoint / item, args=ocp.args.StandardRestore(tree)
+            functools.partial(
+                ocp.StandardCheckpointHandler().restore,
+                checkpoint / item,
+                args=ocp.args.StandardRestore(tree),
             )
         )
         if reason:
