@@ -290,7 +290,9 @@ class Checkpointer:
             self.settle()
         except processes.Unsaved as error:
             self._say(f"  warning: {error}")
-        self._manager.close()
+        error = _error_of(self._manager.close)  # that of a failed save once more, if one has failed
+        if error and not self.failures.total:
+            self._say(f"  warning: the checkpoints are not closed ({verification.brief(error)})")
         if self.failures.total:
             self._say(f"  warning: {self.failures.total} saves failed in this attempt")
         if self.refused:

@@ -9,11 +9,8 @@ checksum of itself.
 from __future__ import annotations
 
 import functools
-import gc
 import hashlib
 import json
-import logging
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -194,19 +191,7 @@ def _attempt(read: Callable[[], T]) -> tuple[T | Any, str]:
         elsewhere = any(sign in str(error) for sign in _ELSEWHERE)
         if elsewhere or isinstance(error, PermissionError) or processes.is_lost_peer(error):
             raise
-        reason = brief(error)
-    _drop_abandoned_reads()
-    return None, reason
-
-
-def _drop_abandoned_reads() -> None:
-    """Ends the other reads that Orbax had begun. Each raises an error when it is collected,
-    which Python would print on the terminal; they go to the log."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda found: logging.info("%s", found.exc_value)
-    try:
-        gc.collect()
-    finally:
-        sys.unraisablehook = hook
+        return None, brief(error)
 
 
 def brief(error: BaseException) -> str:
