@@ -198,8 +198,8 @@ def brief(error: BaseException) -> str:
     """The message of an error in at most a line, that of its first cause: Orbax wraps others."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(outputs.reason(error).split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    text = " ".join(outputs.reason(error).split()).partition(" [tensorstore_spec")[0]
+    return text if len(text) <= LONGEST else f"{text[:60]} … {text[60 - LONGEST :]}"
 
 
 def newest_valid(
