@@ -26,7 +26,7 @@ from absl import app, flags  # noqa: E402
 from fault_injection import damage, flips, kills, soak, world  # noqa: E402
 from fault_injection.lab import Lab, Row  # noqa: E402
 
-from data.atomic import write_atomically  # noqa: E402
+from benchmarks import reliability  # noqa: E402
 
 # (rows of the table, function of (lab, trials), its share of the trials, the least)
 FAULTS: tuple[tuple[str, Callable, float, int], ...] = (
@@ -48,8 +48,6 @@ FAULTS: tuple[tuple[str, Callable, float, int], ...] = (
     ("15", damage.logs, 0.06, 1),
     ("15", world.evaluations, 0.06, 1),
 )
-MARKS = "<!-- faults -->", "<!-- end of faults -->"
-SOAK_MARKS = "<!-- soak -->", "<!-- end of soak -->"
 HEADER = ("row", "fault", "trials", "survived", "exact", "steps lost", "seconds to recover")
 
 
@@ -89,20 +87,6 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)])
 
 
-def between(text: str, marks: tuple[str, str], content: str) -> str:
-    """A page with other content between two marks.
-
-    Raises:
-      ValueError: the page has no such marks.
-    """
-    start, end = marks
-    before, found, rest = text.partition(start)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"the page has no {start} … {end}, between which to write")
-    return f"{before}{start}\n{content}\n{end}{after}"
-
-
 def main(argv: list[str]) -> int:
     del argv
     f = flags.FLAGS
@@ -115,16 +99,15 @@ def main(argv: list[str]) -> int:
 
     if f.soak:
         result = soak.soak(lab, f.soak, f.soak_steps, say)
-        marks, content, held = SOAK_MARKS, soak.describe(result), result.exact
+        name, content, held = "soak", soak.describe(result), result.exact
         say(content)
     else:
         say(" · ".join(HEADER))
         rows = measure(lab, f.trials, f.rows, say)
-        marks, content, held = MARKS, table(rows), all(row.held for row in rows)
+        name, content, held = "faults", table(rows), all(row.held for row in rows)
         say(content)
     if f.write:
-        page = Path(f.write)
-        write_atomically(page, between(page.read_text(), marks, content))
+        reliability.write(f.write, name, content)
     return 0 if held else 1
 
 

@@ -145,7 +145,7 @@ def numbers(lab: Lab, trials: int) -> list[Row]:
     rows = [Row("8", "NaN in one step"), Row("8", "NaN in a window: back, and past it"),
             Row("8", "a rate that ruins the weights")]  # fmt: skip
     plugin = ("--config.plugins=('faulty',)",)
-    guard = ("--config.guard.max_skipped=3",)
+    guard = ("--config.guard.in_a_row=3",)
     (lab.directory / "faulty.py").write_text(PLUGIN)
 
     def run(name: str, *flags: str, **environment: str):

@@ -42,8 +42,8 @@ def get_config(steps):
     config.checkpoint.keep = 3
     return config
 """
-TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds",
-          "rollout/tokens_per_second", "rollout/share", "mfu", "checkpoint/held_seconds")  # fmt: skip
+TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds", "mfu",
+          "rollout/tokens_per_second", "rollout/share", "checkpoint/held_seconds")  # fmt: skip
 
 
 def start(arguments: Iterable[object], **settings: Any) -> subprocess.Popen[str]:
