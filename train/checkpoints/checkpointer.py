@@ -68,6 +68,11 @@ class Checkpointer:
         self.settle()
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The committed steps, after the save in flight."""
+        self.settle()
+        return list(self._manager.all_steps())
+
     def meta(self, step: int) -> dict[str, Any]:
         """The `meta` that was saved at `step`. Raises Damaged."""
         return verification.read_meta(self._path(step))

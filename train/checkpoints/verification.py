@@ -192,8 +192,10 @@ def _attempt(read: Callable[[], T]) -> tuple[T | Any, str]:
         return None, brief(error)
 
 
-def brief(error: Exception) -> str:
-    """The message of an error in at most a line."""
+def brief(error: BaseException) -> str:
+    """The message of an error in at most a line, that of its first cause: Orbax wraps others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(outputs.reason(error).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 

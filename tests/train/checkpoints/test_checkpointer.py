@@ -16,6 +16,7 @@ import pytest
 from no_room import no_room
 
 from model.config import TransformerConfig
+from model.sizes import SIZES
 from ranges import ConfigError
 from train.checkpoints import checkpointer, failures, saved_models, saved_steps
 from train.checkpoints.checkpointer import Checkpointer
@@ -62,7 +63,7 @@ def saved(tmp_path_factory):
     """A workdir with checkpoints 1 and 2."""
     workdir = tmp_path_factory.mktemp("saved") / "run"
     workdir.mkdir()
-    saved_models.save_models(workdir, {"policy": TransformerConfig(vocab_size=32)})
+    saved_models.save_models(workdir, {"policy": TransformerConfig(vocab_size=32, **SIZES["tiny"])})
     saver = Checkpointer(workdir, keep=5)
     for step in (1, 2):
         saver.save(state(step), {"config": "{}"})
@@ -78,7 +79,7 @@ def run(saved, tmp_path):
 
 @contextlib.contextmanager
 def opened(workdir, said=None, **settings):
-    saver = Checkpointer(workdir, **{"keep": 5, "say": (said or []).append} | settings)
+    saver = Checkpointer(workdir, **{"keep": 5, "say": ([] if said is None else said).append} | settings)
     try:
         yield saver
     finally:
@@ -155,13 +156,13 @@ def test_a_damaged_file_is_never_restored_as_something_else(run):
 
 def test_another_dtype_or_shape_is_found(run):
     """Orbax casts a wrong dtype in silence."""
-    folder = run / "checkpoints" / "2" / "opt_state"
-    wrong = {"mu": state(2).opt_state["mu"].astype(jnp.float16), "count": jnp.int32(2)}
+    folder = run / "checkpoints" / "2" / "policy"
+    wrong = jax.tree.map(lambda x: x.astype(jnp.bfloat16), state(2).trainable["policy"])
     shutil.rmtree(folder)
     with contextlib.closing(ocp.StandardCheckpointer()) as saver:
         saver.save(folder, wrong)
         saver.wait_until_finished()
-    assert outcome(run).startswith("opt_state/mu is not what was saved: its fingerprint is")
+    assert "is not what was saved: its fingerprint is" in outcome(run)
     with opened(run) as saver, pytest.raises(Damaged, match="policy"):
         saver.restore(1, abstract(size=32))
 
@@ -262,10 +263,10 @@ def test_files_beside_the_checkpoints_are_known(run):
     """An architecture that was changed would give the weights another meaning."""
     like = abstract().trainable["policy"]
     models = json.loads((run / "models.json").read_text())
-    models["policy"]["remat"] = "all"  # of the execution
+    models["policy"]["scan_unroll"] = 2  # of the execution
     (run / "models.json").write_text(json.dumps(models))
     checkpointer.restore_item(run, "policy", like)
-    models["policy"]["rope_theta"] = 10001.0
+    models["policy"]["rope_base"] = 10001.0
     (run / "models.json").write_text(json.dumps(models))
     with pytest.raises(ConfigError, match=r"models\.json was changed or damaged"):
         checkpointer.restore_item(run, "policy", like)
