@@ -2,9 +2,8 @@
 
 import functools
 
-import faults
 import pytest
-from fault_injection import damage
+from fault_injection import damage, table
 from fault_injection.lab import EVERY, STEPS, Lab, Row, newest, resumed_at, same
 from local_runs import last_step
 
@@ -36,7 +35,7 @@ def test_a_killed_run_and_one_with_a_damaged_checkpoint_end_as_the_uninterrupted
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_every_row_holds(lab):
-    rows = faults.measure(lab, 1, [], functools.partial(print, flush=True))
+    rows = table.measure(lab, 1, [], functools.partial(print, flush=True))
     assert {row.number for row in rows} == {str(n) for n in range(1, 16)}
     assert [row.fault for row in rows if not row.held] == []
 
@@ -47,7 +46,10 @@ def test_a_row_holds_if_every_trial_does():
     row.add(True, True, 3, 1.0)
     row.add(True, False, 5, 2.0, "another loss")
     assert not row.held and row.notes == ["another loss"]
-    assert faults.table([row]).splitlines()[-1] == "| 4 | a bit | 2 | 2 | 1 | ≤ 5 | 2.0, at most 2.0 |"
+    assert (
+        table.markdown([row]).splitlines()[-1]
+        == "| 4 | a bit | 2 | 2 | 1 | ≤ 5 | 2.0, at most 2.0 |"
+    )
 
 
 def test_a_measurement_has_its_place_in_a_page(tmp_path):
