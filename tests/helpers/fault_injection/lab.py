@@ -167,8 +167,10 @@ class Lab:
 
     def new(self, name: str) -> Path:
         """A workdir that does not exist yet."""
-        self._count += 1
-        return self.directory / f"{name}-{self._count}"
+        while True:
+            self._count += 1
+            if not (workdir := self.directory / f"{name}-{self._count}").exists():
+                return workdir
 
     def start(
         self, workdir: Path, stages: str = "chain", *flags: str, launcher: Iterable[str] = (),
