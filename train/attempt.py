@@ -209,7 +209,8 @@ class Attempt:
             self.metrics.sync()
             self.checkpoints.save(self.state, self.meta | notes | {"rollouts": self.rollouts})
             if wait:
-                self.checkpoints.wait()
+                with self.goodput.time("checkpoint", "commit"):
+                    self.checkpoints.wait()
 
     def save_if_due(self, step: int) -> None:
         every, last = self.config.checkpoint.every, step == self.config.steps
