@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -96,16 +97,23 @@ def _run(
     allow_change: Collection[str],
 ) -> None:  # fmt: skip
     config = run.ctx.config
-    checkpoints = Checkpointer(workdir, config.checkpoint.keep)
-    start, text = checkpoints.latest() or 0, config_json(config)
-    saved_meta = checkpoints.meta(start) if start else {}
+    keeping, text = config.checkpoint, config_json(config)
+    checkpoints = Checkpointer(
+        workdir, keeping.keep, keeping.keep_every, keeping.best_mode, say=progress.say
+    )
     changed = list[Difference]()
-    if start:
-        changed = check_resume(workdir, saved_meta, run, text, start, allow_change)
-        with goodput.time("restore"), phase(f"restoring step {start}"):
-            state = checkpoints.restore(start, run.abstract)
+
+    def check(step: int, meta: dict[str, Any]) -> None:
+        nonlocal changed
+        changed = check_resume(workdir, meta, run, text, step, allow_change)
+
+    with goodput.time("restore"):
+        resumed = checkpoints.restore_newest(run.abstract, check)
+    if resumed:
+        start, state, saved_meta = resumed
         progress.done = start
     else:
+        start, saved_meta = 0, dict[str, Any]()
         with phase("initializing"):
             state = init_state(run)
     hashes = {name: plugins.fingerprint(name) for name in config.plugins}

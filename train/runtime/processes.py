@@ -1,9 +1,9 @@
 """Several processes as one run: they join, agree on a step to stop at, and notice a lost peer.
 
 Exit codes are the contract with the program that started the run (tpu/launch/supervise.py): 0 done,
-1 a deterministic error, `PREEMPTED` preempted and saved, `INTERRUPTED` ended by Ctrl-C (saved or
-not, as the message says), other codes of 128 and more a signal, a lost peer, or a fault that has a
-name here.
+1 a deterministic error, `PREEMPTED` preempted and saved, `UNSAVED` no checkpoint can be written,
+`INTERRUPTED` ended by Ctrl-C (saved or not, as the message says), other codes of 128 and more a
+signal, a lost peer, or a fault that has a name here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 PREEMPTED = 42
+UNSAVED = 74  # EX_IOERR of sysexits.h
 INTERRUPTED = 130  # as a shell's
 TAKEN_OVER = 129  # the workdir has another owner (train/guards/lock.py)
 LOST = 134  # as if JAX's coordination service had aborted a process whose peer is gone
@@ -34,6 +35,10 @@ _calls = itertools.count(1)
 
 class Stopped(Exception):
     """The run was asked to stop, and its state is saved."""
+
+
+class Unsaved(Exception):
+    """Checkpoints could not be written, several times in a row."""
 
 
 def watch_for_preemption() -> None:

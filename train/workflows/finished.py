@@ -13,6 +13,7 @@ from ranges import ConfigError
 from train.config.run import RunConfig
 from train.guards.settings import LOCATIONS, Difference, Kind, kind_of
 from train.runtime import resume
+from train.terminal import saved
 
 MOST_SHOWN = 10  # settings that differ
 
@@ -27,13 +28,20 @@ def check(
         and its like say that the data is the same in another place.
 
     Raises:
-      ConfigError: a stage was finished with other settings, or was begun from one that is not
-        finished.
+      ConfigError: a stage was finished with other settings or has lost its checkpoints, or was
+        begun from one that is not finished.
     """
     done = {name for name in runs if (workdir / name / "DONE").exists()}
     begun = [name for name in runs if (workdir / name / "config.json").exists()]
     origins = _origins(runs, workdir)
     for name in (name for name in runs if name in done):
+        if not saved.committed_steps(workdir / name):
+            again = [name, *(other for other in begun if name in origins[other])]
+            raise ConfigError(
+                f"{workdir / name} is done, and its checkpoints are gone. Restore "
+                f"{workdir / name}/checkpoints; or train {', '.join(again)} again: "
+                f"{_remove(workdir, again)} and the same command"
+            )
         if changes := _changes(workdir / name, runs[name], allow_change):
             stale = [other for other in begun if name in origins[other]]
             raise ConfigError(_message(workdir, name, changes, stale))
