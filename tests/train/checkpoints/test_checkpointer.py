@@ -79,7 +79,9 @@ def run(saved, tmp_path):
 
 @contextlib.contextmanager
 def opened(workdir, said=None, **settings):
-    saver = Checkpointer(workdir, **{"keep": 5, "say": ([] if said is None else said).append} | settings)
+    saver = Checkpointer(
+        workdir, **{"keep": 5, "say": ([] if said is None else said).append} | settings
+    )
     try:
         yield saver
     finally:
