@@ -29,6 +29,7 @@ from train.config.names import suggest
 from train.config.rl import RewardsConfig, RLConfig
 from train.evals import registry as evals
 from train.evals.base import EvalConfig
+from train.guards.watchdog import WatchdogConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
@@ -157,6 +158,7 @@ class RunConfig:
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    watchdog: WatchdogConfig = dataclasses.field(default_factory=WatchdogConfig)
     plugins: str | tuple[str, ...] = ()
 
     def __post_init__(self):
