@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fault_injection.lab import EVERY, STAGES, STEPS, Lab, Row, newest, same
+from fault_injection.lab import EVERY, STAGES, STEPS, Lab, Row, has_saved, same, weights
 
 ITEMS = {"policy": ("policy",), "optimizer": ("opt_state",), "source": ("source",)}
 
@@ -133,7 +133,7 @@ def bad_data(lab: Lab, trials: int) -> list[Row]:
             (f"--config.data.source={bad}", "--config.data.on_bad=skip"),
         )
         process = lab.start(workdir, "sft", *flags)
-        process.until(lambda: newest(workdir) >= EVERY)  # noqa: B023
+        process.until(has_saved(workdir, EVERY))
         process.kill()
         process.wait()
         first = process.output
@@ -151,8 +151,7 @@ def logs(lab: Lab, trials: int) -> list[Row]:
     rows = [Row("15", "a damaged line in metrics.jsonl"), Row("15", "metrics.jsonl is a folder")]
     for _ in range(trials):
         workdir = lab.trained("sft")
-        shutil.rmtree(workdir / "checkpoints" / str(STEPS))
-        (workdir / "saved.json").unlink(missing_ok=True)
+        shutil.move(workdir / "checkpoints" / str(STEPS), lab.new("moved"))
         path = workdir / "metrics.jsonl"
         lines = path.read_bytes().splitlines(keepends=True)
         number = lab.rng.randrange(1, len(lines) - 8)
@@ -169,8 +168,6 @@ def logs(lab: Lab, trials: int) -> list[Row]:
         (workdir / "metrics.jsonl").mkdir(parents=True)
         process = lab.start(workdir, "sft")
         code = process.wait()
-        from fault_injection.lab import weights
-
         exact = code == 0 and weights(workdir) == weights(lab.reference / "sft")
         rows[1].add(code == 0 and "metrics.jsonl" in process.output, exact, note=process.output)
     return rows

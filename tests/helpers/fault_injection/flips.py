@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from fault_injection.damage import flip_bit, toggle
 from fault_injection.lab import STEPS, Lab, Row
@@ -32,7 +36,7 @@ def flips(lab: Lab, trials: int) -> list[Row]:
     spec.loader.exec_module(recipes)
     config = build(recipes.get_config("ppo"))
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), _quiet():
         abstract = setup(config, workdir, mesh, None, None).abstract
         items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
         read = functools.partial(_read, checkpoint, items)
@@ -55,9 +59,20 @@ def flips(lab: Lab, trials: int) -> list[Row]:
     return rows
 
 
-def _read(checkpoint: Any, items: Any) -> Any:
-    from etils import epath
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops standard error: TensorStore's threads report every read that fails, at length."""
+    before, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(null)
 
+
+def _read(checkpoint: Any, items: Any) -> Any:
     path = epath.Path(checkpoint)
     return verification.restore(path, verification.read_meta(path), items)
 

@@ -18,6 +18,7 @@ from fault_injection.lab import (
     Lab,
     Process,
     Row,
+    at_step,
     newest,
     resumed_at,
     same,
@@ -146,7 +147,7 @@ def _stop(
 ) -> dict:  # fmt: skip
     """Stops a run at a random step, resumes it, and says what came of it."""
     step, second = lab.rng.randrange(1, STEPS - 5), lab.rng.choice((signal.SIGTERM, signal.SIGINT))
-    process.until(lambda: last_step(workdir) >= step)
+    process.until(at_step(workdir, step))
     begun = time.monotonic()
     if launcher:
         os.kill(workers(workdir)[1], signal.SIGTERM)
@@ -183,10 +184,10 @@ def frozen(lab: Lab, trials: int) -> Row:
         workdir = lab.new("frozen")
         process = lab.start(workdir, "pretrain", launcher=launcher)
         step = lab.rng.randrange(1, STEPS - 8)
-        process.until(lambda: last_step(workdir) >= step and len(workers(workdir)) == 2)  # noqa: B023
+        process.until(at_step(workdir, step))
         begun, victims = time.monotonic(), workers(workdir)
         os.kill(victims[1], signal.SIGSTOP)
-        process.until(lambda: "attempt" in process.output)  # noqa: B023
+        process.until(functools.partial(_more_attempts, process, 0))
         seconds, code = time.monotonic() - begun, process.wait()
         exact = code == 0 and same(workdir, reference)
         row.add(code == 0, exact, None, seconds, process.output)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from local_runs import ROOT, records
+from local_runs import ROOT, last_step, records
 from quick_compile import FLAGS
 from stage_fixtures import write_files
 
@@ -47,6 +48,51 @@ def get_config(stages="chain"):
     chain.stages = {stage: one(stage, **origins) for stage, origins in ORIGINS.items()}
     return chain
 ''' % (STEPS, EVERY)  # fmt: skip  # noqa: UP031
+
+# A plugin with faults inside a run, each at the steps or the time that a variable names.
+PLUGIN = """
+import os
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from train.evals.perplexity import Perplexity
+from train.objectives.base import LoaderSource
+from train.rl.rewards import Episode
+
+next_batch, evaluate = LoaderSource.next, Perplexity.__call__
+
+
+def faulty_next(self, state, frozen, s, step):
+    batch, after, metrics = next_batch(self, state, frozen, s, step)
+    if os.environ.get("HANG") == str(step):
+        time.sleep(3600)
+    first, _, last = os.environ.get("NAN", "").partition("-")
+    place = int(s["step"])  # in the data, which a run that goes back does not repeat
+    if first and int(first) <= place < int(last):
+        mask = batch["loss_mask"]
+        nans = np.full(mask.shape, np.nan, mask.dtype)
+        batch = batch | {"loss_mask": jax.device_put(nans, mask.sharding)}
+    return batch, after, metrics
+
+
+def faulty_evaluate(self, *arguments, **names):
+    if os.environ.get("FAIL"):
+        raise RuntimeError("this evaluation fails")
+    return evaluate(self, *arguments, **names)
+
+
+def hanging_reward(episode: Episode) -> float:
+    if Path(os.environ["MARKER"]).exists():
+        time.sleep(3600)
+    return -0.01 * len(episode.response)
+
+
+LoaderSource.next, Perplexity.__call__ = faulty_next, faulty_evaluate
+"""
+FAULTY = "--config.plugins=('faulty',)"
 
 
 @dataclasses.dataclass
@@ -153,6 +199,7 @@ class Lab:
         self.directory, self.rng, self._count = directory, random.Random(seed), 0
         directory.mkdir(parents=True, exist_ok=True)
         write_files(directory)
+        (directory / "faulty.py").write_text(PLUGIN)
         self.recipes = directory / "recipes.py"
         self.recipes.write_text(RECIPES)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory / "cache"))
@@ -195,10 +242,8 @@ class Lab:
             raise RuntimeError(f"ended with {code}: {process.output[-2000:]}")
         return process.output
 
-    def trained(self, stage: str, steps: int = STEPS) -> Path:
+    def trained(self, stage: str) -> Path:
         """The workdir of one stage of the reference, in a copy to be damaged, as it was saved."""
-        import shutil
-
         workdir = self.new(f"copy-{stage}")
         shutil.copytree(self.reference / stage, workdir)
         (workdir / "DONE").unlink(missing_ok=True)
@@ -216,6 +261,16 @@ def saving(workdir: Path) -> bool:
     """Whether a checkpoint of the run is being written."""
     folder = workdir / "checkpoints"
     return folder.exists() and any("tmp" in p.name for p in folder.iterdir())
+
+
+def at_step(workdir: Path, step: int) -> Callable[[], bool]:
+    """Whether a run has logged a step."""
+    return lambda: last_step(workdir) >= step
+
+
+def has_saved(workdir: Path, step: int) -> Callable[[], bool]:
+    """Whether a run has committed a checkpoint of a step, or of a later one."""
+    return lambda: newest(workdir) >= step
 
 
 def resumed_at(output: str) -> int:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
-from fault_injection import damage, flips, kills, world
+from fault_injection import damage, disks, flips, inside, kills, others
 from fault_injection.lab import Lab, Row
 
 # (rows of the table, function of (lab, trials), its share of the trials, the least)
@@ -17,17 +17,17 @@ FAULTS: tuple[tuple[str, Callable, float, int], ...] = (
     ("4", damage.newest_damaged, 0.1, 1),
     ("4", flips.flips, 0.6, 2),
     ("5", damage.all_damaged, 0.08, 1),
-    ("6", world.full_disk, 0.06, 1),
+    ("6", disks.full_disk, 0.06, 1),
     ("7", damage.bad_data, 0.04, 1),
-    ("8", world.numbers, 0.06, 1),
-    ("9", world.other_mesh, 0.04, 1),
-    ("10", world.changed_config, 0.02, 1),
-    ("11", world.two_runs, 0.06, 1),
+    ("8", inside.numbers, 0.06, 1),
+    ("9", others.other_mesh, 0.04, 1),
+    ("10", others.changed_config, 0.02, 1),
+    ("11", others.two_runs, 0.06, 1),
     ("12", kills.frozen, 0.06, 1),
-    ("13", world.peers, 0.04, 1),
-    ("14", world.hanging, 0.06, 1),
+    ("13", others.peers, 0.04, 1),
+    ("14", inside.hanging, 0.06, 1),
     ("15", damage.logs, 0.06, 1),
-    ("15", world.evaluations, 0.06, 1),
+    ("15", inside.evaluations, 0.06, 1),
 )
 HEADER = ("row", "fault", "trials", "survived", "exact", "steps lost", "seconds to recover")
 
@@ -38,7 +38,7 @@ def measure(lab: Lab, trials: int, numbers: Iterable[str], say: Callable[[str], 
     for covered, function, share, least in FAULTS:
         if wanted and wanted.isdisjoint(covered.split()):
             continue
-        if function is world.full_disk and os.geteuid():
+        if function is disks.full_disk and os.geteuid():
             say("row 6 is left out: a full disk needs root, to mount a small file system")
             continue
         begun = time.monotonic()
