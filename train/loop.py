@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
@@ -20,7 +21,9 @@ from ranges import ConfigError
 from train.assemble import Run, init_state, setup
 from train.attempt import Attempt
 from train.checkpoints.checkpointer import Checkpointer
+from train.checkpoints.networks import check_memory
 from train.config.run import RunConfig, build
+from train.evals.outcomes import Outcomes
 from train.runtime import outputs
 from train.runtime.goodput import Goodput
 from train.runtime.metrics import Metrics
@@ -91,6 +94,7 @@ def _run(
     allow_data_change: bool,
 ) -> None:  # fmt: skip
     config = run.ctx.config
+    check_memory(run.abstract, "this run")
     checkpoints = Checkpointer(workdir, config.checkpoint.keep)
     start, text = checkpoints.latest() or 0, config_json(config)
     saved_meta = checkpoints.meta(start) if start else {}
@@ -111,13 +115,14 @@ def _run(
     if jax.process_index() == 0:
         save_run_files(run, workdir, earlier)
 
-    evaluated = not saved_meta.get("evaluate")
-    metrics = Metrics(workdir, start, config.steps, jax.process_index() == 0, evaluated)
+    metrics = Metrics(workdir, start, config.steps, jax.process_index() == 0)
+    metrics.evaluated = bool(multihost_utils.broadcast_one_to_all(np.array(metrics.evaluated)))
+    outcomes = Outcomes(run.evaluations, config.steps, metrics.evaluations)
     metrics.write_settings(flatten_dict(json.loads(text), sep="."))
     for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
         for line in summary.lines(data.skipped, data.redacted, data.unused):
             progress.say(f"  {line}")
-    if start == config.steps and evaluated:
+    if start == config.steps and metrics.evaluated:
         progress.say(f"{workdir} is finished at step {start}; nothing to do")
         for line in ways_on(workdir, run, steps=f"M, M above {start}"):
             progress.say(f"  {line}")
@@ -136,12 +141,24 @@ def _run(
     tracer = Profile(workdir, profile)
     try:
         Attempt(
-            run, state, start, saved_meta, meta, checkpoints, metrics, progress, goodput, tracer
+            run,
+            state,
+            start,
+            saved_meta,
+            meta,
+            checkpoints,
+            metrics,
+            progress,
+            goodput,
+            tracer,
+            outcomes,
         ).train()
     finally:
         goodput.write()
         first, *others = goodput.summary()
         progress.say(f"  {first}", *others)
+        for line in outcomes.summary():
+            progress.say(line)
         metrics.close()
         checkpoints.close()
         tracer.close()

@@ -19,7 +19,7 @@ from ranges import ConfigError
 from train import loop
 from train.config import run as configs
 from train.runtime import resume
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 
 @pytest.fixture(scope="module")
