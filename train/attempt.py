@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -82,6 +84,8 @@ class Attempt:
         self.throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
         self.skipped = SkippedUpdates(int(self.state.skipped), self.start)
         self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
+        self.held = 0.0  # seconds for which saves have held the loop since the last record
+        self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
         self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
         self.time_left = TimeLeft(
@@ -103,7 +107,8 @@ class Attempt:
           processes.Stopped: the run was asked to stop, and has been saved.
           RewardError: an answer has no reward, and the steps before it have been saved; or no
             rollout had answers with different scores.
-          FloatingPointError: too many updates were skipped.
+          FloatingPointError: too many updates were skipped, or the last state is not finite.
+          processes.Unsaved: too many saves in a row have failed.
         """
         # A run may be saved before the evaluation of that step is made, or can be.
         if not self.metrics.evaluated if self.start else self.config.evaluate.at_start:
@@ -168,7 +173,7 @@ class Attempt:
             return
         values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
         values |= self.rates(self.state.opt_state) | self.source.shares(source_state)
-        values |= self.throughput.measure()
+        values |= self.throughput.measure() | self.saving_metrics()
         self.metrics.write(done, "train", values)
         self.goodput.record(done)
         to_come = self.source.rollouts(source_state, config.steps - done)
@@ -184,6 +189,7 @@ class Attempt:
             return
         with self.goodput.time("evaluate"), phase("evaluating"):
             values, samples, failed = outcomes.make(due, self.state.trainable, self.run.frozen)
+        self.evaluated = step, values
         self.metrics.write_samples(step, samples)
         self.metrics.write(step, "eval", values, failed)  # last: it marks the evaluation as made
         for warning in self.outcomes.record(step, failed):
@@ -203,16 +209,54 @@ class Attempt:
 
     def save(self, wait: bool) -> None:
         """Saves the state."""
-        with self.goodput.time("checkpoint"), phase("saving"):
+        jax.block_until_ready(self.state.step)  # steps that are being computed hold no loop
+        with self.holding(), phase("saving"):
             self.metrics.sync()
-            self.checkpoints.save(self.state, self.meta | {"rollouts": self.rollouts})
-            if wait:
-                self.checkpoints.wait()
+            meta = self.meta | {"rollouts": self.rollouts}
+            self.checkpoints.save(self.state, meta, wait=wait, score=self.score())
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """A context in which a save holds the loop."""
+        begun = time.monotonic()
+        with self.goodput.time("checkpoint"):
+            yield
+        self.held += time.monotonic() - begun
+
+    def saving_metrics(self) -> dict[str, float]:
+        """The seconds for which saves have held the loop since the last record, and the number of
+        those that have failed; without those that are 0."""
+        values = {
+            "checkpoint/held_seconds": round(self.held, 4),
+            "checkpoint/failed": float(self.checkpoints.failures.total),
+            "checkpoint/not_finite": float(self.checkpoints.refused),
+        }
+        self.held = 0.0
+        return {name: value for name, value in values.items() if value}
+
+    def score(self) -> float | None:
+        """The metric `checkpoint.best` of the evaluation of this state, if there was one."""
+        (step, values), name = self.evaluated, self.config.checkpoint.best
+        if not name or step != int(self.state.step):
+            return None
+        if name not in values:
+            self.progress.say(
+                f"  warning at step {step}: checkpoint.best={name} is no metric of the evaluation, "
+                f"which has {', '.join(sorted(values))}"
+            )
+        value = float(values.get(name, math.nan))
+        return value if math.isfinite(value) else None
 
     def save_if_due(self, step: int) -> None:
+        """Saves at the steps of `checkpoint.every` and at the last; retries a save that failed."""
         every, last = self.config.checkpoint.every, step == self.config.steps
-        if last or (every and step % every == 0):
-            self.save(wait=last)
+        asked = last or bool(every and step % every == 0)
+        if asked or step % log_interval(self.config) == 0:  # where the loop waits for the device
+            with self.holding():
+                self.checkpoints.poll()
+                due = last or self.checkpoints.due(asked)
+            if due:
+                self.save(wait=last)
 
     def save_before_error(self, step: int, function: Callable, *args: Any) -> Any:
         """function(*args); if a reward fails in it, saves the state after `step` steps first."""

@@ -18,7 +18,7 @@ from tpu.launch import commands, local, package
 from tpu.launch.commands import QueuedJob
 from tpu.launch.gcloud import LOST, Gcloud, LaunchError, parse_answer
 from tpu.launch.supervise import StopSignal
-from train.runtime.processes import PREEMPTED
+from train.runtime.processes import PREEMPTED, UNSAVED
 
 # States from which a resource cannot become ACTIVE again.
 GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
@@ -292,6 +292,6 @@ def attempt_once(
     except LaunchError as e:
         say(str(e))
         code = e.code
-    if code == PREEMPTED or code >= 128:
+    if code in (PREEMPTED, UNSAVED) or code >= 128:
         down(job, gcloud, say, stop)
     return code
