@@ -15,6 +15,7 @@ import io
 import json
 import platform
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -172,16 +173,22 @@ def _read(path: epath.Path, key: str) -> Data | str:
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
         return "is damaged"
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        text = file.read(HEADER)
-        if json_files.parse(text, f"{path}: {HEADER}").get("key") != key:
-            return "is of other data or settings"
-        header = json_files.parse(text, f"{path}: {HEADER}", Header)
-        rows: dict[str, dict] = {"train": {}, "heldout": {}}
-        for name in file.namelist():
-            if name != HEADER:
-                split, _, array = name.removesuffix(".npy").partition("/")
-                rows[split][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+    # A checksum finds accidents; a file that somebody made is bounded and checked as well.
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            if sum(member.file_size for member in file.infolist()) > 2 * MAX_BYTES:
+                return "unpacks to more than any row cache"
+            text = file.read(HEADER)
+            if json_files.parse(text, f"{path}: {HEADER}").get("key") != key:
+                return "is of other data or settings"
+            header = json_files.parse(text, f"{path}: {HEADER}", Header)
+            rows: dict[str, dict] = {"train": {}, "heldout": {}}
+            for name in file.namelist():
+                if name != HEADER:
+                    split, _, array = name.removesuffix(".npy").partition("/")
+                    rows[split][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+    except (ValueError, KeyError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return f"is damaged ({error!s:.100})"
     return Data(
         rows["train"],
         rows["heldout"],
