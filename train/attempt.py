@@ -9,16 +9,20 @@ from typing import Any
 
 import jax
 
+from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train import optimizer
 from train.assemble import Run, optimizer_configs
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
+from train.guards import faults, going_back
+from train.guards.faults import Faults
+from train.guards.going_back import WentBack
+from train.guards.numbers import check_skipped
 from train.rl.forward import CRITICS
 from train.rl.rewards import RewardError
 from train.runtime import flops, processes
 from train.runtime.goodput import Goodput
-from train.runtime.health import SkippedUpdates, check_skipped
 from train.runtime.metrics import Metrics
 from train.runtime.profiling import Profile
 from train.runtime.throughput import Throughput
@@ -55,7 +59,7 @@ class Attempt:
     Attributes:
       state: after `start` steps, then after each further one; its `source` is current between
         steps alone (`source_state` is always).
-      start: the step of the checkpoint that it continues, or 0.
+      start: the step of the checkpoint that it continues, or 0; another after it has gone back.
       saved_meta: JSON values of that checkpoint; empty at step 0.
       meta: JSON values that every checkpoint of this attempt holds.
     """
@@ -74,24 +78,36 @@ class Attempt:
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
         self.config, self.source = config, run.stage.source
-        self.source_state = self.state.source
-        self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
+        self.went_back: list[WentBack] = list(self.saved_meta.get("went_back", []))
+        self.most_returns = config.guard.go_back
         self.throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
-        self.skipped = SkippedUpdates(int(self.state.skipped), self.start)
-        self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
         self.rates = learning_rates(run)
         self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
+        self.compiled = False  # whether a step was taken
+        self.step_fn = jax.jit(
+            make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
+            donate_argnums=0,
+            compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
+        )
+        self.begin()
+
+    def begin(self) -> None:
+        """Prepares for the steps from `start`, of `state` and `saved_meta`."""
+        run, config, guard = self.run, self.config, self.saved_meta.get("guard", {})
+        self.source_state = self.state.source
+        self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
+        self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
+        self.faults = Faults(config.guard.in_a_row, guard.get("in_a_row", 0))
+        if config.guard.spike:
+            losses = faults.restored_losses(guard.get("losses", []))
+            losses = jax.device_put(losses, sharding.replicated(run.ctx.mesh))
+            self.state = self.state._replace(losses=losses)
         self.time_left = TimeLeft(
             self.start, config.steps,
             self.source.rollouts(self.source_state, config.steps - self.start),
             evaluations=multiples([e.every for e in run.evaluations], config.steps),
             checkpoints=multiples([config.checkpoint.every], config.steps),
         )  # fmt: skip
-        self.step_fn = jax.jit(
-            make_train_step(run.stage, run.tx, config.accumulate),
-            donate_argnums=0,
-            compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
-        )
 
     def train(self) -> None:
         """Takes the steps from `start` to the end.
@@ -100,7 +116,8 @@ class Attempt:
           processes.Stopped: the run was asked to stop, and has been saved.
           RewardError: an answer has no reward, and the steps before it have been saved; or no
             rollout had answers with different scores.
-          FloatingPointError: too many updates were skipped.
+          FloatingPointError: too many updates were not applied.
+          DataError: a run that goes back has too little data to leave some out.
         """
         # The checkpoint's note `evaluate` says that its evaluation failed, or was left out: repeat
         # it.
@@ -108,15 +125,22 @@ class Attempt:
             self.evaluate(self.start)
         self.goodput.lap()
         with contextlib.ExitStack() as protected:
-            for step in range(self.start, self.config.steps):
-                values, extra = self.take_step(step)
-                if step == self.start:  # until now a Ctrl-C had nothing to save
+            done = self.start
+            while done < self.config.steps:
+                values, extra = self.take_step(done)
+                done += 1
+                if not self.compiled:  # until now a Ctrl-C had nothing to save
                     protected.enter_context(interrupts.mode(interrupts.Mode.STEP))
-                self.record(step + 1, values, extra)
-                if processes.asked_to_stop():
-                    self.stop(step + 1)
-                self.evaluate_or_stop(step + 1)
-                self.save_if_due(step + 1)
+                    self.compiled = True
+                self.record(done, values, extra)
+                stops = processes.asked_to_stop()
+                if self.has_to_go_back(done, stops):
+                    done = self.go_back()
+                    continue
+                if stops:
+                    self.stop(done)
+                self.evaluate_or_stop(done)
+                self.save_if_due(done)
         self.check_result()
 
     def take_step(self, step: int) -> tuple[dict[str, jax.Array], dict[str, Any]]:
@@ -136,12 +160,13 @@ class Attempt:
             # minibatch reads them again.
             state = self.state._replace(source=step_view(self.source_state))
             with contextlib.ExitStack() as first:
-                if step == self.start:
+                if not self.compiled:
                     first.enter_context(self.goodput.time("compile"))
                     first.enter_context(phase("compiling"))
                 state, values = self.step_fn(state, frozen, batch)
         self.source_state = {**self.source_state, **(state.source or {})}
         self.state = state._replace(source=self.source_state)
+        self.faults.add(values.pop("fault"), step + 1, self.source.place(self.source_state))
         return values, extra
 
     def record(self, done: int, values: Mapping[str, Any], extra: dict[str, Any]) -> None:
@@ -162,7 +187,7 @@ class Attempt:
             draws = extra["rollout/draws"]
             self.throughput.add(flops=flops.of_rollout(config, self.run.ctx.models, draws))
             extra["rollout/share"] = self.throughput.rollout_share()
-        if not (extra or done % log_interval(config) == 0 or done == config.steps):
+        if not (extra or self.is_logged(done)):
             return
         values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
         values |= self.rates(self.state.opt_state) | self.source.shares(source_state)
@@ -173,7 +198,71 @@ class Attempt:
         seconds = self.time_left.record(done, to_come, self.goodput.lap())
         self.shown |= values
         self.progress.update(done, messages.metrics(self.shown), seconds)
-        self.skipped.record(int(self.state.skipped), done)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether an evaluation is due after `step` steps."""
+        return any(e.due(step, self.config.steps) for e in self.run.evaluations)
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a record of metrics is due after `step` steps."""
+        return step % log_interval(self.config) == 0 or step == self.config.steps
+
+    def report_faults(self) -> None:
+        """Names the updates since the last call that were not applied, with their rows."""
+        for fault in self.faults.look():
+            origins = self.source.origins(fault.place)
+            self.metrics.note(fault.step, "not_applied", faults.record(fault, origins))
+            self.progress.say(*faults.message(fault, origins))
+
+    def has_to_go_back(self, done: int, stops: bool) -> bool:
+        """Whether the last updates were not applied, so many that the run has to go back.
+
+        The devices are asked where they are awaited anyway: at records of metrics, before
+        evaluations, checkpoints and stops.
+
+        Args:
+          done: number of steps. stops: whether the run stops now.
+        """
+        awaits = stops or self.is_logged(done) or self.is_saved(done) or self.is_evaluated(done)
+        if awaits or len(self.faults) >= faults.MOST_PENDING:
+            self.report_faults()
+        return self.faults.last is not None
+
+    def go_back(self) -> int:
+        """Continues from the last good checkpoint, past the data since; returns its step.
+
+        Raises:
+          FloatingPointError: the run has gone back `guard.go_back` times.
+          DataError: there is too little data to leave some out.
+        """
+        fault, in_a_row = self.faults.last, self.faults.in_a_row
+        assert fault is not None
+        self.checkpoints.wait()
+        step = going_back.target(self.checkpoints, self.went_back, fault.step - in_a_row + 1)
+        if len(self.went_back) >= self.most_returns:
+            origins = self.source.origins(fault.place)
+            raise going_back.exhausted(fault, in_a_row, self.most_returns, origins, step)
+        self.goodput.go_back(int(self.state.step))
+        del self.state, self.source_state  # make room on the devices
+        with (
+            self.throughput.paused(),
+            self.goodput.time("restore"),
+            phase(f"going back to step {step}"),
+        ):
+            self.saved_meta, state = going_back.restore(self.checkpoints, step, self.run)
+        self.goodput.lap()
+        source, past = self.source.past(state.source, fault.place, self.config.steps - step)
+        self.state, self.start = state._replace(source=source), step
+        self.begin()
+        self.faults.in_a_row = 0
+        entry = WentBack(at=fault.step, to=step, in_a_row=in_a_row, cause=fault.cause, past=past)
+        self.went_back.append(entry)
+        self.metrics.go_back(step)
+        # Under the first step that follows: a run that is killed before it drops the record.
+        self.metrics.note(step + 1, "went_back", dict(entry))
+        self.progress.done = step
+        self.progress.say(going_back.message(entry, len(self.went_back), self.most_returns))
+        return step
 
     def evaluate(self, step: int) -> None:
         """Makes the evaluations that are due after `step` steps."""
@@ -203,18 +292,32 @@ class Attempt:
                 raise
             self.stop(step)
 
-    def save(self, wait: bool, **notes: Any) -> None:
-        """Saves the state, with `notes` in the checkpoint's JSON."""
+    def save(self, step: int, wait: bool, **notes: Any) -> None:
+        """Saves the state after `step` steps, with `notes` in the checkpoint's JSON."""
         with self.goodput.time("checkpoint"), phase("saving"):
+            self.report_faults()
+            guard = {"due": self.is_saved(step), "in_a_row": self.faults.in_a_row}
+            if self.config.guard.spike:
+                guard["losses"] = faults.saved_losses(self.state.losses)
+            notes |= {"rollouts": self.rollouts, "guard": guard, "went_back": self.went_back}
             self.metrics.sync()
-            self.checkpoints.save(self.state, self.meta | notes | {"rollouts": self.rollouts})
+            self.checkpoints.save(self.state, self.meta | notes)
             if wait:
                 self.checkpoints.wait()
 
-    def save_if_due(self, step: int) -> None:
+    def is_saved(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
         every, last = self.config.checkpoint.every, step == self.config.steps
-        if last or (every and step % every == 0):
-            self.save(wait=last)
+        return last or bool(every and step % every == 0)
+
+    def save_if_due(self, step: int) -> None:
+        """Saves the state if that is due, except between updates that are not applied: these may
+        come of the weights, and the checkpoint would take a good one's place."""
+        last = step == self.config.steps
+        if self.is_saved(step) and self.faults.in_a_row and not last:
+            self.progress.say(f"  step {step}: no checkpoint, as the last update was not applied")
+        elif self.is_saved(step):
+            self.save(step, wait=last)
 
     def save_before_error(self, step: int, function: Callable, *args: Any) -> Any:
         """function(*args); if a reward fails in it, saves the state after `step` steps first."""
@@ -224,15 +327,14 @@ class Attempt:
             if not step:
                 raise
             if step != self.checkpoints.latest():
-                self.save(wait=True, evaluate=function in self.run.evaluations)
+                self.save(step, wait=True, evaluate=function in self.run.evaluations)
             raise RewardError(
                 f"{e}\nThe run is saved at step {step}; run the same command to resume"
             ) from e.__cause__
 
     def stop(self, step: int) -> None:
         """Saves and leaves the run; an evaluation that is due happens when it is resumed."""
-        self.save(wait=True, evaluate=any(e.due(step, self.config.steps)
-                                          for e in self.run.evaluations))  # fmt: skip
+        self.save(step, wait=True, evaluate=self.is_evaluated(step))
         raise processes.Stopped(interrupts.stopped(step))
 
     def check_result(self) -> None:
@@ -246,4 +348,4 @@ class Attempt:
                 "and at the reward, then start again in a new --workdir"
             )
         if count:
-            self.progress.say(f"  skipped {count} of {steps} updates: gradient not finite")
+            self.progress.say(f"  {count} of {steps} updates were not applied")

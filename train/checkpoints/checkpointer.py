@@ -28,6 +28,16 @@ class Checkpointer:
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """The steps that are saved."""
+        return list(self._manager.all_steps())
+
+    def remove_after(self, step: int) -> None:
+        """Removes the checkpoints after `step`, to which the run went back."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
+
     def save(self, state: TrainState, meta: dict) -> None:
         """Starts to save, while training continues. `meta` is JSON, saved with the arrays."""
         items = {name: ocp.args.StandardSave(tree) for name, tree in state.trainable.items()}

@@ -112,6 +112,10 @@ class Goodput:
         self._lost_steps += repeated
         self.enter("lost" if repeated else "step")
 
+    def go_back(self, steps: int) -> None:
+        """Notes that `steps` are done, some of which the run takes again: they count as lost."""
+        self._known = self._reached = max(self._reached, steps)
+
     def lap(self) -> dict[str, float]:
         """{part: seconds since the last call}."""
         self.enter(self.part)

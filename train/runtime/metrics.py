@@ -106,7 +106,7 @@ def truncate_jsonl(path: epath.PathLike, last_step: int, evaluated: bool = True)
     path = epath.Path(path)
 
     def stays(record) -> bool:
-        trained = evaluated or record.get("kind") == "train"
+        trained = evaluated or record.get("kind", "eval") != "eval"  # samples have no kind
         return record["step"] < last_step or (record["step"] == last_step and trained)
 
     lines = [(line, record) for line, record in _records(path) if stays(record)]
@@ -194,19 +194,31 @@ class Metrics:
         if is_remote(workdir):
             self._mirror = _Mirror(workdir)
             workdir = self._mirror.local
-        last = start or -1  # a run from step 0 repeats its first evaluation too
-        records = truncate_jsonl(workdir / "metrics.jsonl", last, evaluated)
-        truncate_jsonl(workdir / "samples.jsonl", last, evaluated)
+        self._workdir, self._name, self._steps = workdir, name, steps
+        # A run from step 0 repeats its first evaluation too.
+        records = self._open(start, start or -1, evaluated)
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
+
+    def _open(self, start: int, last: int, evaluated: bool) -> list[dict]:
+        """Opens the files for the steps after `start`; returns the metrics up to step `last`, which
+        are kept."""
+        records = truncate_jsonl(self._workdir / "metrics.jsonl", last, evaluated)
+        truncate_jsonl(self._workdir / "samples.jsonl", last, evaluated)
         evaluations = [record for record in records if record.get("kind") == "eval"]
-        if evaluations:
-            self.first, self.last = evaluations[0], evaluations[-1]
-        self._jsonl = outputs.Records(workdir / "metrics.jsonl")
-        self._samples = outputs.Records(workdir / "samples.jsonl")
+        self.first, self.last = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
+        self._jsonl = outputs.Records(self._workdir / "metrics.jsonl")
+        self._samples = outputs.Records(self._workdir / "samples.jsonl")
         from train.runtime.trackers.tensorboard import EventFile  # slow to import
 
-        self._events = EventFile(workdir, name, start)
-        self._last, self._steps = start, steps
+        self._events = EventFile(self._workdir, self._name, start)
+        self._last = start
+        return records
+
+    def go_back(self, step: int) -> None:
+        """Drops the records after `step`, which the run takes again."""
+        if self._writes:
+            self._close_files()
+            self._open(step, step, evaluated=True)
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
@@ -225,6 +237,12 @@ class Metrics:
         self._jsonl.write(f"{strict_json.dumps(record)}\n".encode())
         self._events.write(step, {f"{kind}/{name}": value for name, value in values.items()})
         self._last = step
+
+    def note(self, step: int, kind: str, values: dict) -> None:
+        """Adds a record of other JSON values than numbers to metrics.jsonl alone."""
+        if self._writes:
+            record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3)}
+            self._jsonl.write(f"{strict_json.dumps(record | values)}\n".encode())
 
     def write_settings(self, settings: dict) -> None:
         """Adds settings, {dotted name: value}, to TensorBoard."""
@@ -251,9 +269,12 @@ class Metrics:
     def close(self) -> None:
         if not self._writes:
             return
-        self._events.close(finished=self._last == self._steps)
-        for records in (self._jsonl, self._samples):
-            records.close()
+        self._close_files()
         if self._mirror:
             self._mirror.close()
         outputs.report()
+
+    def _close_files(self) -> None:
+        self._events.close(finished=self._last == self._steps)
+        for records in (self._jsonl, self._samples):
+            records.close()

@@ -23,8 +23,9 @@ from train.optimizer import make_schedule
 from train.runtime import outputs, strict_json
 
 # Settings that a resumed run may change, as they alter neither the weights nor the data so far.
-FREE_TO_CHANGE = ("steps", "plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "log_every",
-                  "init_from.", "tokenizer.", "rewards.on_error", "rewards.max_errors")  # fmt: skip
+FREE_TO_CHANGE = ("steps", "plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "guard.",
+                  "log_every", "init_from.", "tokenizer.", "rewards.on_error",
+                  "rewards.max_errors")  # fmt: skip
 # Settings with the location of data, which may change as long as its rows do not.
 LOCATIONS = re.compile(
     r"(data|pretrain_data)\.((mixture|decontaminate)\.[^.]+\.source|source|heldout_source|tfds_dir)"
