@@ -5,8 +5,8 @@
         --config.init_from.policy=runs/first --config.data.source=examples/chats.jsonl
 
 A workdir that holds a checkpoint is resumed. Ctrl-C saves and stops; a second one leaves at once.
-Exit codes: 0 done, 1 a deterministic error, 42 preempted by SIGTERM and saved, 130 interrupted, 134
-another process of the run was lost.
+Exit codes: 0 done, 1 a deterministic error, 42 preempted by SIGTERM and saved, 74 no checkpoint can
+be written, 130 interrupted, 134 another process of the run was lost.
 """
 
 from absl import app

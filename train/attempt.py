@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
-from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train import optimizer
 from train.assemble import Run, optimizer_configs
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
-from train.guards import faults, going_back
-from train.guards.faults import Faults
-from train.guards.going_back import WentBack
+from train.guards.going_back import Guard
 from train.guards.numbers import check_skipped
 from train.rl.forward import CRITICS
 from train.rl.rewards import RewardError
@@ -59,7 +58,7 @@ class Attempt:
     Attributes:
       state: after `start` steps, then after each further one; its `source` is current between
         steps alone (`source_state` is always).
-      start: the step of the checkpoint that it continues, or 0; another after it has gone back.
+      start: the step of the checkpoint that it continues, or 0; another once it has gone back.
       saved_meta: JSON values of that checkpoint; empty at step 0.
       meta: JSON values that every checkpoint of this attempt holds.
     """
@@ -78,9 +77,11 @@ class Attempt:
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
         self.config, self.source = config, run.stage.source
-        self.went_back: list[WentBack] = list(self.saved_meta.get("went_back", []))
-        self.most_returns = config.guard.go_back
+        self.guard = Guard(run, self.saved_meta, self.metrics, self.progress)
+        self.state = self.guard.with_losses(self.state, self.saved_meta)
         self.throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
+        self.held = 0.0  # seconds for which saves have held the loop since the last record
+        self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
         self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
         self.compiled = False  # whether a step was taken
@@ -92,20 +93,15 @@ class Attempt:
         self.begin()
 
     def begin(self) -> None:
-        """Prepares for the steps from `start`, of `state` and `saved_meta`."""
-        run, config, guard = self.run, self.config, self.saved_meta.get("guard", {})
+        """Prepares for the steps from `start`."""
+        config = self.config
         self.source_state = self.state.source
         self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
         self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
-        self.faults = Faults(config.guard.in_a_row, guard.get("in_a_row", 0))
-        if config.guard.spike:
-            losses = faults.restored_losses(guard.get("losses", []))
-            losses = jax.device_put(losses, sharding.replicated(run.ctx.mesh))
-            self.state = self.state._replace(losses=losses)
         self.time_left = TimeLeft(
             self.start, config.steps,
             self.source.rollouts(self.source_state, config.steps - self.start),
-            evaluations=multiples([e.every for e in run.evaluations], config.steps),
+            evaluations=multiples([e.every for e in self.run.evaluations], config.steps),
             checkpoints=multiples([config.checkpoint.every], config.steps),
         )  # fmt: skip
 
@@ -116,8 +112,10 @@ class Attempt:
           processes.Stopped: the run was asked to stop, and has been saved.
           RewardError: an answer has no reward, and the steps before it have been saved; or no
             rollout had answers with different scores.
-          FloatingPointError: too many updates were not applied.
+          FloatingPointError: too many updates were not applied, or the last state is not
+            finite.
           DataError: a run that goes back has too little data to leave some out.
+          processes.Unsaved: too many saves in a row have failed.
         """
         # The checkpoint's note `evaluate` says that its evaluation failed, or was left out: repeat
         # it.
@@ -132,9 +130,11 @@ class Attempt:
                 if not self.compiled:  # until now a Ctrl-C had nothing to save
                     protected.enter_context(interrupts.mode(interrupts.Mode.STEP))
                     self.compiled = True
+                looks = self.guard.add(values.pop("fault"), done, self.source_state)
                 self.record(done, values, extra)
                 stops = processes.asked_to_stop()
-                if self.has_to_go_back(done, stops):
+                # The devices are asked where they are awaited anyway.
+                if (looks or stops or self.due(done)) and self.guard.look():
                     done = self.go_back()
                     continue
                 if stops:
@@ -166,7 +166,6 @@ class Attempt:
                 state, values = self.step_fn(state, frozen, batch)
         self.source_state = {**self.source_state, **(state.source or {})}
         self.state = state._replace(source=self.source_state)
-        self.faults.add(values.pop("fault"), step + 1, self.source.place(self.source_state))
         return values, extra
 
     def record(self, done: int, values: Mapping[str, Any], extra: dict[str, Any]) -> None:
@@ -187,11 +186,11 @@ class Attempt:
             draws = extra["rollout/draws"]
             self.throughput.add(flops=flops.of_rollout(config, self.run.ctx.models, draws))
             extra["rollout/share"] = self.throughput.rollout_share()
-        if not (extra or self.is_logged(done)):
+        if not (extra or done % log_interval(config) == 0 or done == config.steps):
             return
         values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
         values |= self.rates(self.state.opt_state) | self.source.shares(source_state)
-        values |= self.throughput.measure()
+        values |= self.throughput.measure() | self.saving_metrics()
         self.metrics.write(done, "train", values)
         self.goodput.record(done)
         to_come = self.source.rollouts(source_state, config.steps - done)
@@ -199,70 +198,27 @@ class Attempt:
         self.shown |= values
         self.progress.update(done, messages.metrics(self.shown), seconds)
 
-    def is_evaluated(self, step: int) -> bool:
-        """Whether an evaluation is due after `step` steps."""
+    def due(self, step: int) -> bool:
+        """Whether a record of metrics, an evaluation or a checkpoint is due after `step` steps."""
+        logs = step % log_interval(self.config) == 0
+        return logs or self.due_to_evaluate(step) or self.due_to_save(step)
+
+    def due_to_evaluate(self, step: int) -> bool:
         return any(e.due(step, self.config.steps) for e in self.run.evaluations)
 
-    def is_logged(self, step: int) -> bool:
-        """Whether a record of metrics is due after `step` steps."""
-        return step % log_interval(self.config) == 0 or step == self.config.steps
-
-    def report_faults(self) -> None:
-        """Names the updates since the last call that were not applied, with their rows."""
-        for fault in self.faults.look():
-            origins = self.source.origins(fault.place)
-            self.metrics.note(fault.step, "not_applied", faults.record(fault, origins))
-            self.progress.say(*faults.message(fault, origins))
-
-    def has_to_go_back(self, done: int, stops: bool) -> bool:
-        """Whether the last updates were not applied, so many that the run has to go back.
-
-        The devices are asked where they are awaited anyway: at records of metrics, before
-        evaluations, checkpoints and stops.
-
-        Args:
-          done: number of steps. stops: whether the run stops now.
-        """
-        awaits = stops or self.is_logged(done) or self.is_saved(done) or self.is_evaluated(done)
-        if awaits or len(self.faults) >= faults.MOST_PENDING:
-            self.report_faults()
-        return self.faults.last is not None
+    def due_to_save(self, step: int) -> bool:
+        every, last = self.config.checkpoint.every, step == self.config.steps
+        return last or bool(every and step % every == 0)
 
     def go_back(self) -> int:
-        """Continues from the last good checkpoint, past the data since; returns its step.
-
-        Raises:
-          FloatingPointError: the run has gone back `guard.go_back` times.
-          DataError: there is too little data to leave some out.
-        """
-        fault, in_a_row = self.faults.last, self.faults.in_a_row
-        assert fault is not None
-        self.checkpoints.wait()
-        step = going_back.target(self.checkpoints, self.went_back, fault.step - in_a_row + 1)
-        if len(self.went_back) >= self.most_returns:
-            origins = self.source.origins(fault.place)
-            raise going_back.exhausted(fault, in_a_row, self.most_returns, origins, step)
+        """Continues from the last good checkpoint, past the data since; returns its step."""
         self.goodput.go_back(int(self.state.step))
         del self.state, self.source_state  # make room on the devices
-        with (
-            self.throughput.paused(),
-            self.goodput.time("restore"),
-            phase(f"going back to step {step}"),
-        ):
-            self.saved_meta, state = going_back.restore(self.checkpoints, step, self.run)
+        with self.throughput.paused(), self.goodput.time("restore"):
+            self.start, self.state, self.saved_meta = self.guard.go_back(self.checkpoints)
         self.goodput.lap()
-        source, past = self.source.past(state.source, fault.place, self.config.steps - step)
-        self.state, self.start = state._replace(source=source), step
         self.begin()
-        self.faults.in_a_row = 0
-        entry = WentBack(at=fault.step, to=step, in_a_row=in_a_row, cause=fault.cause, past=past)
-        self.went_back.append(entry)
-        self.metrics.go_back(step)
-        # Under the first step that follows: a run that is killed before it drops the record.
-        self.metrics.note(step + 1, "went_back", dict(entry))
-        self.progress.done = step
-        self.progress.say(going_back.message(entry, len(self.went_back), self.most_returns))
-        return step
+        return self.start
 
     def evaluate(self, step: int) -> None:
         """Makes the evaluations that are due after `step` steps."""
@@ -277,6 +233,7 @@ class Attempt:
                 )
                 values |= results
                 samples += texts
+        self.evaluated = step, values
         self.metrics.write(step, "eval", values)
         self.metrics.write_samples(step, samples)
         for line in messages.evaluation(step, values, self.metrics.first):
@@ -292,32 +249,62 @@ class Attempt:
                 raise
             self.stop(step)
 
-    def save(self, step: int, wait: bool, **notes: Any) -> None:
-        """Saves the state after `step` steps, with `notes` in the checkpoint's JSON."""
-        with self.goodput.time("checkpoint"), phase("saving"):
-            self.report_faults()
-            guard = {"due": self.is_saved(step), "in_a_row": self.faults.in_a_row}
-            if self.config.guard.spike:
-                guard["losses"] = faults.saved_losses(self.state.losses)
-            notes |= {"rollouts": self.rollouts, "guard": guard, "went_back": self.went_back}
+    def save(self, wait: bool, **notes: Any) -> None:
+        """Saves the state, with `notes` in the checkpoint's JSON."""
+        jax.block_until_ready(self.state.step)  # steps that are being computed hold no loop
+        with self.holding(), phase("saving"):
+            step = int(self.state.step)
+            notes |= self.guard.notes(self.state, self.due_to_save(step))
             self.metrics.sync()
-            self.checkpoints.save(self.state, self.meta | notes)
-            if wait:
-                self.checkpoints.wait()
+            meta = self.meta | notes | {"rollouts": self.rollouts}
+            self.checkpoints.save(self.state, meta, wait=wait, score=self.score())
 
-    def is_saved(self, step: int) -> bool:
-        """Whether a checkpoint is due after `step` steps."""
-        every, last = self.config.checkpoint.every, step == self.config.steps
-        return last or bool(every and step % every == 0)
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """A context in which a save holds the loop."""
+        begun = time.monotonic()
+        with self.goodput.time("checkpoint"):
+            yield
+        self.held += time.monotonic() - begun
+
+    def saving_metrics(self) -> dict[str, float]:
+        """The seconds for which saves have held the loop since the last record, and the number of
+        those that have failed; without those that are 0."""
+        values = {
+            "checkpoint/held_seconds": round(self.held, 4),
+            "checkpoint/failed": float(self.checkpoints.failures.total),
+            "checkpoint/not_finite": float(self.checkpoints.refused),
+        }
+        self.held = 0.0
+        return {name: value for name, value in values.items() if value}
+
+    def score(self) -> float | None:
+        """The metric `checkpoint.best` of the evaluation of this state, if there was one."""
+        (step, values), name = self.evaluated, self.config.checkpoint.best
+        if not name or step != int(self.state.step):
+            return None
+        if name not in values:
+            self.progress.say(
+                f"  warning at step {step}: checkpoint.best={name} is no metric of the evaluation, "
+                f"which has {', '.join(sorted(values))}"
+            )
+        value = float(values.get(name, math.nan))
+        return value if math.isfinite(value) else None
 
     def save_if_due(self, step: int) -> None:
-        """Saves the state if that is due, except between updates that are not applied: these may
-        come of the weights, and the checkpoint would take a good one's place."""
-        last = step == self.config.steps
-        if self.is_saved(step) and self.faults.in_a_row and not last:
-            self.progress.say(f"  step {step}: no checkpoint, as the last update was not applied")
-        elif self.is_saved(step):
-            self.save(step, wait=last)
+        """Saves at the steps of `checkpoint.every` and at the last; retries a save that failed.
+        Between updates that are not applied it does not: that may come of the weights, and their
+        checkpoint would take a good one's place."""
+        asked, last = self.due_to_save(step), step == self.config.steps
+        if self.guard.in_a_row and not last:
+            if asked:
+                self.progress.say(f"  step {step}: no checkpoint, as its update was not applied")
+        elif asked or step % log_interval(self.config) == 0:  # where the loop waits for the device
+            with self.holding():
+                self.checkpoints.poll()
+                due = last or self.checkpoints.due(asked)
+            if due:
+                self.save(wait=last)
 
     def save_before_error(self, step: int, function: Callable, *args: Any) -> Any:
         """function(*args); if a reward fails in it, saves the state after `step` steps first."""
@@ -327,14 +314,14 @@ class Attempt:
             if not step:
                 raise
             if step != self.checkpoints.latest():
-                self.save(step, wait=True, evaluate=function in self.run.evaluations)
+                self.save(wait=True, evaluate=function in self.run.evaluations)
             raise RewardError(
                 f"{e}\nThe run is saved at step {step}; run the same command to resume"
             ) from e.__cause__
 
     def stop(self, step: int) -> None:
         """Saves and leaves the run; an evaluation that is due happens when it is resumed."""
-        self.save(step, wait=True, evaluate=self.is_evaluated(step))
+        self.save(wait=True, evaluate=self.due_to_evaluate(step))
         raise processes.Stopped(interrupts.stopped(step))
 
     def check_result(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -91,17 +92,24 @@ def _run(
     allow_data_change: bool,
 ) -> None:  # fmt: skip
     config = run.ctx.config
-    checkpoints = Checkpointer(workdir, config.checkpoint.keep)
-    start, text = checkpoints.latest() or 0, config_json(config)
-    saved_meta = checkpoints.meta(start) if start else {}
+    keeping, text = config.checkpoint, config_json(config)
+    checkpoints = Checkpointer(
+        workdir, keeping.keep, keeping.keep_every, keeping.best_mode, say=progress.say
+    )
     changed, earlier = list[str](), list[Earlier]()
-    if start:
-        changed = check_resume(workdir, saved_meta, run, text, allow_data_change)
-        earlier = earlier_steps(workdir, saved_meta, config, start)
-        with goodput.time("restore"), phase(f"restoring step {start}"):
-            state = checkpoints.restore(start, run.abstract)
+
+    def check(step: int, meta: dict[str, Any]) -> None:
+        nonlocal changed, earlier
+        changed = check_resume(workdir, meta, run, text, allow_data_change)
+        earlier = earlier_steps(workdir, meta, config, step)
+
+    with goodput.time("restore"):
+        resumed = checkpoints.restore_newest(run.abstract, check)
+    if resumed:
+        start, state, saved_meta = resumed
         progress.done = start
     else:
+        start, saved_meta = 0, dict[str, Any]()
         with phase("initializing"):
             state = init_state(run)
     hashes = {name: plugins.fingerprint(name) for name in config.plugins}

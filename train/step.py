@@ -122,6 +122,11 @@ def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
     return {"stopped": source["stopped"]} if "stopped" in source else ()
 
 
+def _select(condition: jax.Array, a: Any, b: Any) -> Any:
+    """The leaves of tree `a`, or those of `b` if a condition is false."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
 def make_train_step(
     stage: Stage, optimizer: optax.GradientTransformation, accumulate: int, spike: float = 0.0
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -146,18 +151,19 @@ def make_train_step(
         losses, jump = state.losses, jnp.bool_(False)
         if spike:
             jump = numbers.is_spike(losses, loss, spike)
-        fault = numbers.fault(loss, norm, updates, trainable, opt_state, jump)
         rejected, source = stage.veto(metrics), state.source
         if source:
             rejected |= source["stopped"] > 0
             source = {"stopped": source["stopped"] + rejected}
             metrics |= source
+        finite, before = jnp.isfinite(norm) & jnp.isfinite(loss), (state.trainable, state.opt_state)
+        after = _select(finite & ~jump & ~rejected, (trainable, opt_state), before)
+        # The result is looked at only now, behind a barrier: a check of an earlier value would
+        # change how XLA fuses, and so rounds, what leads to it.
+        after = jax.lax.optimization_barrier(after)
+        fault = numbers.fault(loss, norm, *after, jump)
         applied = (fault == 0) & ~rejected
-        trainable, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(applied, new, old),
-            (trainable, opt_state),
-            (state.trainable, state.opt_state),
-        )
+        trainable, opt_state = _select(fault == 0, after, before)
         if spike:
             losses = jnp.where(applied, jnp.append(losses[1:], loss), losses)
         skipped = fault > 0

@@ -56,10 +56,10 @@ def main(stage: str, mesh: str, directory: str, workdir: str, when: str) -> None
         die("after", step)
         return out
 
-    def noted_save(self, state, meta):
+    def noted_save(self, state, *args, **kwargs):
         with open(workdir / "states.txt", "a") as f:
             f.write(f"{int(state.step)} {state_hash(state)}\n")
-        save(self, state, meta)
+        save(self, state, *args, **kwargs)
 
     RolloutSource.next, Checkpointer.save = killed_next, noted_save
     loop.run(config, workdir, open_data=tiny_ppo.OPEN_DATA)

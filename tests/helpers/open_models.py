@@ -85,7 +85,8 @@ def save_role(workdir: Path, role: str, params: Any, config: TransformerConfig =
     """Writes a workdir as a stage that trained `role` leaves it."""
     saved_models.save_models(workdir, {role: config})
     with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
-        manager.save(1, args=ocp.args.Composite(**{role: ocp.args.StandardSave(params)}))
+        items = {role: ocp.args.StandardSave(params), "meta": ocp.args.JsonSave({})}
+        manager.save(1, args=ocp.args.Composite(**items))
 
 
 def stored(directory: Path) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ def manifest(
 ) -> dict:  # fmt: skip
     """The JobSet object.
 
-    A pod that exits with 42 or 127 to 255 is restarted, any other error fails the JobSet. The
+    A pod that exits with 42, 74 or 127 to 255 is restarted, any other error fails the JobSet. The
     program is the container's first process, so that SIGTERM reaches it directly.
 
     Args:
@@ -57,7 +57,7 @@ def manifest(
         "containers": [container],
         "volumes": volumes,
     }
-    restarted = [42, *range(127, 256)]
+    restarted = [42, 74, *range(127, 256)]
     job = {
         "completionMode": "Indexed",
         "parallelism": slice_.hosts,

@@ -1,8 +1,8 @@
 """Restarts of a run, decided by its exit code (train/runtime/processes.py).
 
-0 and a deterministic error end the run. 42 (preempted and saved) and 128 or more (a signal, a lost
-peer, a lost machine) start the same command again, which resumes from the last checkpoint. On
-SIGTERM the supervisor lets the run save and starts nothing more.
+0 and a deterministic error end the run. 42 (preempted and saved), 74 (no checkpoint can be written)
+and 128 or more (a signal, a lost peer, a lost machine) start the same command again, which resumes
+from the last checkpoint. On SIGTERM the supervisor lets the run save and starts nothing more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from train.runtime.processes import INTERRUPTED, PREEMPTED
+from train.runtime.processes import INTERRUPTED, PREEMPTED, UNSAVED
 
 
 class StopSignal:
@@ -44,7 +44,7 @@ class StopSignal:
 
 def restarts(code: int) -> bool:
     """Whether a run that ended with an exit code is started again."""
-    return code != INTERRUPTED and (code == PREEMPTED or code >= 128)
+    return code != INTERRUPTED and (code in (PREEMPTED, UNSAVED) or code >= 128)
 
 
 def supervise(

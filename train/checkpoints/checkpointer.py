@@ -1,115 +1,331 @@
-"""Checkpoints of a run: saving, restoring, and the newest one of a workdir."""
+"""Checkpoints of a run: saved while it trains, and verified when it resumes."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
 from ranges import ConfigError
-from train.checkpoints import saved_models
-from train.runtime import outputs
-from train.runtime.finite import require_finite
+from train.checkpoints import fingerprints, retention, saved_models, saved_steps, verification
+from train.checkpoints.agreement import decided, objection
+from train.checkpoints.failures import Failures
+from train.checkpoints.verification import Damaged
+from train.runtime import outputs, processes
 from train.step import TrainState
+from train.terminal.console import print_error
 from train.terminal.progress import phase
+
+REJECTED = "checkpoints_rejected"  # the folder of a workdir for damaged checkpoints
 
 
 class Checkpointer:
-    """Saves and restores one workdir's `TrainState`s."""
+    """Saves and restores one workdir's `TrainState`s. All processes call every method alike.
 
-    def __init__(self, workdir: epath.PathLike, keep: int):
-        self._directory = epath.Path(workdir) / "checkpoints"
+    Args:
+      keep, keep_every, best_mode: the newest checkpoints that stay, the interval of steps of those
+        that stay for good (0: none), and whether the best score is the `min` or the `max`.
+      say: prints a line of the run.
+
+    Attributes:
+      failures: of the saves. refused: number of states that were not saved, since they were not
+        finite.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        keep: int,
+        keep_every: int = 0,
+        best_mode: str = "min",
+        say: Callable[[str], None] = print_error,
+    ):
+        self._workdir, self._say = epath.Path(workdir), say
+        self._directory = self._workdir / "checkpoints"
+        self.failures, self.refused = Failures(), 0
         outputs.make_folder(self._directory)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self._directory.resolve(), options=options)
+        self._unfinished = saved_steps.has_unfinished(workdir)
+        _, self._scores = saved_steps.read(workdir) or ([], {})
+        self._files: dict[str, str] | None = None
+        self._saving: int | None = None  # the step of the save in flight
+        self._error: Exception | None = None  # of its start
+        self._manager = ocp.CheckpointManager(
+            self._directory.resolve(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=retention.policy(keep, keep_every, self._scores, best_mode),
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,  # nothing in a step is read before it is verified
+            ),
+        )
 
     def latest(self) -> int | None:
+        """The newest committed step, after the save in flight."""
+        self.settle()
         return self._manager.latest_step()
 
     def steps(self) -> list[int]:
-        """The steps that are saved."""
+        """The committed steps, after the save in flight."""
+        self.settle()
         return list(self._manager.all_steps())
 
-    def remove_after(self, step: int) -> None:
-        """Removes the checkpoints after `step`, to which the run went back."""
-        for later in self.steps():
-            if later > step:
-                self._manager.delete(later)
+    def meta(self, step: int) -> dict[str, Any]:
+        """The `meta` that was saved at `step`. Raises Damaged."""
+        return verification.read_meta(self._path(step))
 
-    def save(self, state: TrainState, meta: dict) -> None:
-        """Starts to save, while training continues. `meta` is JSON, saved with the arrays."""
-        items = {name: ocp.args.StandardSave(tree) for name, tree in state.trainable.items()}
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                **items,
-                opt_state=ocp.args.StandardSave(state.opt_state),
-                source=ocp.args.StandardSave(state.source),
-                meta=ocp.args.JsonSave(meta | {"skipped": int(state.skipped)}),
-            ),
-            force=True,  # asking Orbax whether to save would advance the preemption service's count
+    def _path(self, step: int) -> epath.Path:
+        return self._directory.resolve() / str(step)
+
+    def save(
+        self, state: TrainState, meta: dict, wait: bool = False, score: float | None = None
+    ) -> None:
+        """Starts to save, while training continues; a failure is retried at a later step (`due`).
+
+        Args:
+          meta: JSON, saved with the arrays. score: of the state, for the best checkpoint.
+          wait: whether to return only when the state is saved, with retries.
+
+        Raises:
+          processes.Unsaved: too many saves in a row have failed.
+          FloatingPointError: with `wait`, the state is not finite.
+        """
+        self.settle()
+        step = int(state.step)
+        items = {**state.trainable, "opt_state": state.opt_state, "source": state.source}
+        arrays, not_finite = fingerprints.survey(items)
+        not_finite = [name for name in not_finite if not name.startswith("source/")]
+        if not_finite:
+            self._refuse(step, not_finite[0], wait)
+            return
+        if self._files is None:
+            self._files = saved_models.hashes(self._workdir)
+        meta = verification.seal(meta | {"skipped": int(state.skipped)}, arrays, self._files)
+        if score is not None:
+            self._scores[step] = score
+        while True:
+            self._start(step, items, meta)
+            if not wait:
+                return
+            self.settle()
+            if not self.failures.in_a_row:
+                return
+            time.sleep(self.failures.seconds_left())
+
+    def _refuse(self, step: int, name: str, wait: bool) -> None:
+        """A state that is not finite: not saved, so that it replaces no good checkpoint."""
+        self.refused += 1
+        text = f"step {step} is not saved: {name} holds NaN or infinity"
+        if wait:
+            newest = self._manager.latest_step()
+            raise FloatingPointError(
+                f"{text}. {f'Step {newest} is the newest that is' if newest else 'No step is'} "
+                "saved. Lower the learning rate, or inspect the data"
+            )
+        self._say(f"  warning: {text}")
+
+    def _start(self, step: int, items: Mapping[str, Any], meta: dict[str, Any]) -> None:
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._saving = step
+        self._error = _error_of(
+            lambda: self._manager.save(
+                step,
+                args=ocp.args.Composite(**arguments, meta=ocp.args.JsonSave(meta)),
+                force=True,  # asking Orbax whether to save would advance the preemption's count
+            )
         )
 
-    def meta(self, step: int) -> dict:
-        """The `meta` that was saved at `step`."""
-        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args).meta
+    def poll(self) -> None:
+        """Notes the outcome of the save in flight if it has ended, without waiting for it.
 
-    def restore(self, step: int, abstract: TrainState) -> TrainState:
-        """The state saved at `step`, with the shardings of `abstract`."""
-        items = {name: ocp.args.StandardRestore(t) for name, t in abstract.trainable.items()}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **items,
-                opt_state=ocp.args.StandardRestore(abstract.opt_state),
-                source=ocp.args.StandardRestore(abstract.source),
-            ),
-        )
-        trainable = {name: restored[name] for name in abstract.trainable}
-        arrays = {**trainable, "opt_state": restored.opt_state}
-        require_finite(arrays, f"{self._directory}/{step}", "weights or optimizer state")
-        counts = (jnp.asarray(n, jnp.int32) for n in (step, self.meta(step).get("skipped", 0)))
+        Raises:
+          processes.Unsaved: too many saves in a row have failed.
+        """
+        if self._saving is not None and decided(
+            self._error is not None or not self._manager.is_saving_in_progress()
+        ):
+            self.settle()
+
+    def due(self, asked: bool) -> bool:
+        """Whether to save now: if `asked`, or to retry; while saves fail, only after a pause."""
+        if not self.failures.in_a_row:
+            return asked
+        return self._saving is None and decided(self.failures.seconds_left() <= 0)
+
+    def settle(self) -> None:
+        """Waits for the save in flight, and notes its outcome.
+
+        Raises:
+          processes.Unsaved: too many saves in a row have failed.
+        """
+        if self._saving is None:
+            return
+        error = _error_of(self._manager.wait_until_finished)
+        error, step = self._error or error, self._saving
+        self._saving = self._error = None
+        if error is not None and processes.is_lost_peer(error):
+            raise error
+        reason = objection(outputs.reason(error) if error else "")
+        if reason:
+            # Orbax lists a step when its save starts, and drops older ones; the directory is true.
+            self._manager.reload()
+            if not decided(step in self._manager.all_steps()):
+                self._note_failure(step, reason)
+                return
+            self._say(
+                f"  warning: step {step} is saved; old checkpoints were not removed ({reason})"
+            )
+        if self.failures.in_a_row:
+            self._say(f"  step {step} is saved; {self.failures.in_a_row} saves before it failed")
+        self.failures.clear()
+        self._write_record()
+
+    def _note_failure(self, step: int, reason: str) -> None:
+        if jax.process_index() == 0:
+            for path in self._directory.iterdir():
+                if ocp.utils.TMP_DIR_SUFFIX in path.name:
+                    _remove(path)
+        self._scores.pop(step, None)
+        newest = self._manager.latest_step()
+        intact = f"step {newest} stays saved" if newest else "nothing is saved yet"
+        self._say(f"  {self.failures.add(step, reason)}; {intact}")
+        self.failures.check(intact)
+
+    def _write_record(self) -> None:
+        if jax.process_index() == 0:
+            saved_steps.write(self._workdir, self._manager.all_steps(), self._scores)
+
+    def restore_newest(
+        self,
+        abstract: TrainState,
+        check: Callable[[int, dict[str, Any]], Any] = lambda step, meta: None,
+        below: int | None = None,
+    ) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """The newest valid checkpoint. Newer ones are named with the reason, and set aside.
+
+        Args:
+          abstract: shapes, dtypes and shardings of the state.
+          check: (step, its `meta`) is called before arrays are read; its errors end the search.
+          below: if given, checkpoints of this step and later ones are not taken.
+
+        Returns:
+          (step, state, meta); None if the run has not saved any.
+
+        Raises:
+          ConfigError: none is valid, or all that the run has saved are gone.
+        """
+        self.settle()
+        aside = dict[int, str]()
+        for step in sorted(filter(None, self._manager.all_steps()), reverse=True):
+            if below is not None and step >= below:
+                aside[step] = f"the run goes back to a step before {below}"
+                continue
+            try:
+                meta = self.meta(step)
+                check(step, meta)
+                with phase(f"restoring step {step}"):
+                    state = self.restore(step, abstract, meta)
+            except Damaged as error:
+                aside[step] = str(error)
+                continue
+            self._set_aside(aside)
+            recorded, _ = saved_steps.read(self._workdir) or ([], {})
+            for gone in sorted(set(recorded) - aside.keys()):
+                if gone > step:
+                    self._say(f"  warning: checkpoint {gone} was saved, and is gone")
+            if "arrays" not in meta:
+                self._say(
+                    f"  checkpoint {step} carries no fingerprints: an earlier version saved it, "
+                    "and damage to its values would go unnoticed"
+                )
+            self._write_record()
+            return step, state, meta
+        if aside:
+            raise ConfigError(
+                f"{verification.none_valid(self._workdir, aside)}. Restore one of them, or start "
+                "again in a new --workdir"
+            )
+        if decided(bool(text := saved_steps.lost(self._workdir, self._unfinished))):
+            raise ConfigError(
+                f"{self._workdir} {text}, and its checkpoints are gone. Restore {self._directory}, "
+                "or start again from step 0 in a new --workdir"
+            )
+        self._write_record()
+        return None
+
+    def restore(
+        self, step: int, abstract: TrainState, meta: Mapping[str, Any] | None = None
+    ) -> TrainState:
+        """The state saved at `step`, with the shardings of `abstract`. Raises Damaged."""
+        meta = self.meta(step) if meta is None else meta
+        items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
+        restored = verification.restore(self._path(step), meta, items)
+        opt_state, source = restored.pop("opt_state"), restored.pop("source")
+        counts = (jnp.asarray(n, jnp.int32) for n in (step, meta.get("skipped", 0)))
         step_array, skipped = counts
-        return TrainState(step_array, trainable, restored.opt_state, restored.source, skipped)
+        return TrainState(step_array, restored, opt_state, source, skipped)
 
-    def wait(self) -> None:
-        self._manager.wait_until_finished()
+    def _set_aside(self, reasons: Mapping[int, str]) -> None:
+        """Moves checkpoints to `REJECTED`, where they do not count and are never deleted."""
+        if not reasons:
+            return
+        folder = self._workdir / REJECTED
+        for step, reason in reasons.items():
+            target, number = folder / str(step), 1
+            while target.exists():
+                target, number = folder / f"{step}-{number}", number + 1
+            if jax.process_index() == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                (self._directory / str(step)).rename(target)
+            self._say(f"  warning: checkpoint {step} is rejected: {reason}; moved to {target}")
+            self._scores.pop(step, None)
+        objection("")  # wait for process 0
+        self._manager.reload()
 
     def close(self) -> None:
-        self._manager.wait_until_finished()
+        try:
+            self.settle()
+        except processes.Unsaved as error:
+            self._say(f"  warning: {error}")
         self._manager.close()
+        if self.failures.total:
+            self._say(f"  warning: {self.failures.total} saves failed in this attempt")
+        if self.refused:
+            self._say(f"  warning: {self.refused} states were not finite, and were not saved")
 
 
-def newest(workdir: epath.PathLike) -> tuple[ocp.CheckpointManager, int]:
-    """(Orbax's manager of a workdir's checkpoints, the newest finished step).
+def _error_of(function: Callable[[], Any]) -> Exception | None:
+    """The error of a save, or None."""
+    try:
+        function()
+    # Whatever a disk, a network, Orbax or TensorStore raises is a failed save, which is counted.
+    except Exception as error:
+        return error
+    return None
 
-    Raises:
-      ConfigError: there is no checkpoint.
-    """
-    directory = epath.Path(workdir) / "checkpoints"
-    manager = ocp.CheckpointManager(directory.resolve()) if directory.exists() else None
-    step = manager.latest_step() if manager else None
-    if manager is None or step is None:
-        raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
-    return manager, step
+
+def _remove(path: epath.Path) -> None:
+    """Removes a directory of a failed save; what cannot be removed now is at the next start."""
+    try:
+        path.rmtree()
+    except OSError as error:
+        outputs.failed(str(path), error, "what a failed save has written stays for now")
 
 
 def restore_item(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
-    """The item of a role in a workdir's newest checkpoint."""
+    """The item of a role in a workdir's newest valid checkpoint.
+
+    Raises:
+      ConfigError: there is none, or another file of the workdir is damaged.
+    """
     item = saved_models.ITEM_OF.get(role, role)
-    manager, step = newest(workdir)
+
+    def read(checkpoint: epath.Path, meta: dict[str, Any]) -> Any:
+        saved_models.check_files(workdir, meta.get("files", {}))
+        return verification.restore(checkpoint, meta, {item: abstract})[item]
+
     with phase(f"loading {role} of {workdir}"):
-        restored = manager.restore(
-            step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
-        )
-    manager.close()
-    check_finite(restored[item], workdir, step, item)
-    return restored[item]
-
-
-def check_finite(params: Any, workdir: epath.PathLike, step: int, item: str) -> None:
-    """Refuses weights with a NaN or an infinity (train/runtime/finite.py)."""
-    require_finite({item: params}, f"{workdir}, checkpoint {step},", "weights")
+        return verification.newest_valid(workdir, read)[1]

@@ -10,7 +10,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from model import lora
-from train.checkpoints import checkpointer, fingerprints, loading, saved_models
+from train.checkpoints import checkpointer, fingerprints, loading, saved_models, verification
 from train.trainable import Partition
 
 
@@ -29,10 +29,11 @@ class Leaves:
         self._item = saved_models.ITEM_OF.get(role, role)
         self._workdir, self._abstract = workdir, flatten_dict(abstract)
         parts = saved_models.read_parts(workdir, self._item)
-        self._manager, self._step = checkpointer.newest(workdir)
         self._dtype, self._fingerprint = dtype, ""
         self._part: Partition | None = None
         if parts is None:
+            self._checkpoint, sums = verification.newest_valid(workdir, self._verify)
+            self._fingerprint = fingerprints.fold(sums)
             return
         self._part, origin = parts
         trained = checkpointer.restore_item(workdir, self._item, self._part.trained(abstract))
@@ -43,23 +44,33 @@ class Leaves:
         loading.check_origin(workdir, origin, self._base.fingerprint())
         self._fingerprint = f"{origin['fingerprint']}+{fingerprints.fingerprint(trained)}"
 
-    def close(self) -> None:
-        self._manager.close()
-        if self._part:
-            self._base.close()
+    def _verify(self, checkpoint: epath.Path, meta: dict[str, Any]) -> list[int]:
+        """The checksums of the parameters, in order. All are read, since a checkpoint that turned
+        out to be damaged halfway could not be replaced by an older one.
+
+        Raises:
+          verification.Damaged: one is.
+        """
+        saved_models.check_files(self._workdir, meta.get("files", {}))
+        sums = []
+        for path in sorted(self._abstract):
+            name, like = "/".join(path), self._abstract[path]
+            dtype = verification.saved_dtype(meta, self._item, name, like.dtype)
+            tree = verification.readable(
+                checkpoint, self._item, lambda p=path, d=dtype: self._restore(checkpoint, p, d)
+            )
+            texts = verification.check({self._item: tree}, meta, partly=True)
+            sums.append(int(texts[self._item][name].rsplit(" ", 1)[1], 16))
+        return sums
 
     def fingerprint(self) -> str:
         """The fingerprint of the weights, equal to `identity`."""
-        if not self._fingerprint:
-            sums = (fingerprints.checksums(self.read(path)) for path in sorted(self._abstract))
-            self._fingerprint = fingerprints.fold(value for (value,) in sums)
         return self._fingerprint
 
     def shapes(self) -> dict[tuple[str, ...], tuple[int, ...]]:
         """{path: shape} of all saved parameters, adapters merged, even if `abstract` lacks them."""
         if not self._part:
-            directory = self._manager.directory / str(self._step) / self._item
-            saved = ocp.PyTreeCheckpointHandler().metadata(directory).tree
+            saved = ocp.PyTreeCheckpointHandler().metadata(self._checkpoint / self._item).tree
             return {path: tuple(x.shape) for path, x in flatten_dict(saved).items()}
         base = self._base.shapes()
         if not self._same:  # the backbone of another kind of network
@@ -71,7 +82,8 @@ class Leaves:
     def read(self, path: tuple[str, ...]) -> Any:
         """One parameter, with the sharding of its abstract."""
         if not self._part:
-            return self._restore(path)
+            tree = self._restore(self._checkpoint, path, self._dtype or self._abstract[path].dtype)
+            return flatten_dict(tree)[path]
         if path in self._trained:
             return self._trained[path]
         inside = path if self._same or path in self._base._abstract else path[1:]
@@ -83,17 +95,17 @@ class Leaves:
         merge = jax.jit(self._part.merge, out_shardings=sharding)
         return flatten_dict(merge(trained, frozen))[path]
 
-    def _restore(self, path):
+    def _restore(self, checkpoint, path, dtype):
+        """The tree of one parameter of a checkpoint."""
         like = self._abstract[path]
-        like = jax.ShapeDtypeStruct(like.shape, self._dtype or like.dtype, sharding=like.sharding)
-        wanted = unflatten_dict({path: like})
-        arguments = ocp.args.PyTreeRestore(
-            wanted,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-            partial_restore=True,
+        wanted = unflatten_dict(
+            {path: jax.ShapeDtypeStruct(like.shape, dtype, sharding=like.sharding)}
         )
-        restored = self._manager.restore(
-            self._step, args=ocp.args.Composite(**{self._item: arguments})
-        )[self._item]
-        checkpointer.check_finite(restored, self._workdir, self._step, self._item)
-        return flatten_dict(restored)[path]
+        return ocp.PyTreeCheckpointHandler().restore(
+            checkpoint / self._item,
+            args=ocp.args.PyTreeRestore(
+                wanted,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+                partial_restore=True,
+            ),
+        )

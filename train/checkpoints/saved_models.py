@@ -4,6 +4,7 @@ and `parts.json`, the origin of frozen weights."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
@@ -17,6 +18,7 @@ from model.config import TransformerConfig
 from model.lora import LoRA
 from model.quantized import DTYPES
 from ranges import ConfigError
+from train.config.model import EXECUTION
 from train.trainable import Partition
 
 Models = Annotated[dict[str, dict], msgspec.Meta(min_length=1)]
@@ -123,3 +125,49 @@ def read_parts(workdir: epath.PathLike, item: str) -> tuple[Partition, Origin] |
     )
     adapters = _settings(LoRA, record["lora"], f"{path}: {item}.lora")
     return Partition(frozen, adapted, adapters, record["dtype"]), record["origin"]
+
+
+def hashes(workdir: epath.PathLike) -> dict[str, str]:
+    """{file: hash} of the files of a workdir on which the meaning of its weights depends: the
+    architectures and the partitions, without what a resumed or moved run may change, and the
+    tokenizer."""
+    workdir = epath.Path(workdir)
+    contents = dict[str, bytes]()
+    if (workdir / "models.json").exists():
+        models = {role: _decisive(model_config(workdir, role)) for role in read_models(workdir)}
+        contents["models.json"] = json.dumps(models, sort_keys=True).encode()
+    if (workdir / "parts.json").exists():
+        records = json_files.read(workdir / "parts.json", dict[str, PartitionRecord])
+        for record in records.values():
+            record["origin"]["from"] = ""
+        contents["parts.json"] = json.dumps(records, sort_keys=True).encode()
+    for path in (workdir / "tokenizer").glob("*"):
+        contents[f"tokenizer/{path.name}"] = path.read_bytes()
+    return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in contents.items()}
+
+
+def _decisive(config: TransformerConfig) -> dict[str, Any]:
+    """The settings that are not defaults, those of execution left out: a later version of Seedpod
+    has more of both."""
+    settings = dataclasses.asdict(config)
+    return {
+        field.name: settings[field.name]
+        for field in dataclasses.fields(config)
+        if field.name not in EXECUTION and getattr(config, field.name) != field.default
+    }
+
+
+def check_files(workdir: epath.PathLike, saved: Mapping[str, str]) -> None:
+    """Refuses a workdir whose files are not those with the `hashes` that a checkpoint saved.
+
+    Raises:
+      ConfigError: naming the first that differs or is missing.
+    """
+    now = hashes(workdir) if saved else {}
+    for name, value in saved.items():
+        if now.get(name) != value:
+            happened = "was changed or damaged after" if name in now else "is missing since"
+            raise ConfigError(
+                f"{workdir}/{name} {happened} the checkpoints were saved, and the weights would "
+                "mean something else. Restore that file"
+            )

@@ -96,6 +96,11 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         print_error(str(e))
         interrupted = interrupts.asked()
         raise SystemExit(processes.INTERRUPTED if interrupted else processes.PREEMPTED) from None
+    except processes.Unsaved as e:
+        if processes.joined():
+            processes.leave(processes.UNSAVED, str(e))
+        print_error(f"error: {e}")
+        raise SystemExit(processes.UNSAVED) from None
     except Exception as e:
         lost = processes.is_lost_peer(e)
         full = _is_out_of_memory(e)

@@ -101,13 +101,21 @@ class CheckpointConfig:
     Attributes:
       every: steps between checkpoints; 0 saves at the end only. keep: number of the newest
         that are kept.
+      keep_every: checkpoints at multiples of this many steps are kept for good; 0: none.
+      best: a metric of the evaluations, such as `loss`; the checkpoint with its best value is kept
+        too, of those whose step was evaluated. best_mode: whether that is the `min` or the `max`.
     """
 
     every: CountOr0 = 100
     keep: Count = 2
+    keep_every: CountOr0 = 0
+    best: str = ""
+    best_mode: str = "min"
 
     def __post_init__(self):
         ranges.check(self, "checkpoint.")
+        if self.best_mode not in ("min", "max"):
+            raise ConfigError(f"checkpoint.best_mode={self.best_mode!r:.80}; choose min or max")
 
 
 PYDOCS = DataConfig(source="tfds:pydocs/text:train")

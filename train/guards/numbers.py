@@ -13,8 +13,7 @@ CAUSES = (
     "",
     "loss not finite",
     "gradient not finite",
-    "update not finite",
-    "weights not finite",
+    "new weights not finite",  # or the update, which makes them so
     "optimizer state not finite",
     "loss spike",
 )
@@ -33,7 +32,7 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def fault(
-    loss: jax.Array, norm: jax.Array, updates: Any, trainable: Any, opt_state: Any, spike: jax.Array
+    loss: jax.Array, norm: jax.Array, trainable: Any, opt_state: Any, spike: jax.Array
 ) -> jax.Array:
     """The index into `CAUSES` of the first number of a step that is not finite; 0 if there is none.
 
@@ -42,7 +41,7 @@ def fault(
     """
     faults = [
         *(~jnp.isfinite(x) for x in (loss, norm)),
-        *(~all_finite(tree) for tree in (updates, trainable, opt_state)),
+        *(~all_finite(tree) for tree in (trainable, opt_state)),
         spike,
     ]
     return jnp.where(functools.reduce(jnp.logical_or, faults), jnp.argmax(jnp.stack(faults)) + 1, 0)

@@ -24,7 +24,7 @@ from model.config import TransformerConfig
 from model.pretrained import families, hf_config
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
-from train.checkpoints import networks, saved_models
+from train.checkpoints import fingerprints, networks, saved_models, verification
 from train.interop import export, unfinished, weights
 from train.terminal.console import console
 
@@ -293,6 +293,8 @@ def _save(workdir, params, meta) -> None:
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     directory = (workdir / "checkpoints").resolve()
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
+        arrays, _ = fingerprints.survey({"policy": params})
+        meta = verification.seal(meta, arrays, saved_models.hashes(workdir))
         items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(meta))
         manager.save(0, args=ocp.args.Composite(**items))
 

@@ -7,7 +7,6 @@ classifier.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -92,7 +91,7 @@ def export_model(
     if item != "policy":
         hf["architectures"] = [hf["architectures"][0].replace("CausalLM", _CLASSES[item])]
         hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    with contextlib.closing(leaves), unfinished.directory(to, "to", record) as directory:
+    with unfinished.directory(to, "to", record) as directory:
         save_tokenizer(tokenizer, directory, hf["pad_token_id"])
         tensors = _tensors(config, leaves.read, item)
         weights.write_safetensors(directory, tensors, dtype, limit=limit)

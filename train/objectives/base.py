@@ -189,7 +189,7 @@ class LoaderSource:
             )
         self._mesh, self._steps = ctx.mesh, ctx.config.steps
         self._batches: Iterator[dict[str, np.ndarray]] = iter(())
-        self._next = -1  # the number of the next of `_batches`
+        self._range = range(0)  # the numbers of `_batches`
 
     def init(self) -> dict[str, np.ndarray]:
         return {"step": np.asarray(0, np.int32)}
@@ -199,11 +199,12 @@ class LoaderSource:
     ) -> tuple[dict[str, jax.Array], dict[str, np.ndarray], dict]:
         del state, frozen
         first = int(s["step"])
-        if self._next != first:
-            self._batches = self._loader.iterate(first, first + self._steps - step)
+        numbers = range(first, first + self._steps - step)
+        if self._range != numbers:
+            self._batches = self._loader.iterate(numbers.start, numbers.stop)
         batch = sharding.put_batch(next(self._batches), self._mesh)
-        self._next = first + 1
-        return batch, {"step": np.asarray(self._next, np.int32)}, {}
+        self._range = numbers[1:]
+        return batch, {"step": np.asarray(first + 1, np.int32)}, {}
 
     def rollouts(self, s: Mapping[str, Any], steps: int) -> int:
         del s, steps

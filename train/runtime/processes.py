@@ -1,8 +1,9 @@
 """Several processes as one run: they join, agree on a step to stop at, and notice a lost peer.
 
 Exit codes are the contract with the program that started the run (tpu/launch/supervise.py): 0 done,
-1 a deterministic error, `PREEMPTED` preempted and saved, `INTERRUPTED` ended by Ctrl-C (saved or
-not, as the message says), other codes of 128 and more a signal or a lost peer.
+1 a deterministic error, `PREEMPTED` preempted and saved, `UNSAVED` no checkpoint can be written,
+`INTERRUPTED` ended by Ctrl-C (saved or not, as the message says), other codes of 128 and more a
+signal or a lost peer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import threading
 from typing import Any, NoReturn
 
 PREEMPTED = 42
+UNSAVED = 74  # EX_IOERR of sysexits.h
 INTERRUPTED = 130  # as a shell's
 LOST = 134  # as if JAX's coordination service had aborted a process whose peer is gone
 
@@ -26,6 +28,10 @@ _calls = itertools.count(1)
 
 class Stopped(Exception):
     """The run was asked to stop, and its state is saved."""
+
+
+class Unsaved(Exception):
+    """Checkpoints could not be written, several times in a row."""
 
 
 def watch_for_preemption() -> None:

@@ -12,6 +12,7 @@ from etils import epath
 from ranges import ConfigError
 from train.config.run import RunConfig
 from train.runtime import resume
+from train.terminal import saved
 
 # Settings of the reports, the checkpoints and the devices of a run, which leave its weights alone.
 FREE_TO_CHANGE = (
@@ -30,13 +31,20 @@ def check(
       runs: {stage: its settings}, in order. allow_data_change: whether data may be elsewhere.
 
     Raises:
-      ConfigError: a stage was finished with other settings, or was begun from one that is not
-        finished.
+      ConfigError: a stage was finished with other settings or has lost its checkpoints, or was
+        begun from one that is not finished.
     """
     done = {name for name in runs if (workdir / name / "DONE").exists()}
     begun = [name for name in runs if (workdir / name / "config.json").exists()]
     origins = _origins(runs, workdir)
     for name in (name for name in runs if name in done):
+        if not saved.committed_steps(workdir / name):
+            again = [name, *(other for other in begun if name in origins[other])]
+            raise ConfigError(
+                f"{workdir / name} is done, and its checkpoints are gone. Restore "
+                f"{workdir / name}/checkpoints; or train {', '.join(again)} again: "
+                f"{_remove(workdir, again)} and the same command"
+            )
         if changes := _changes(workdir / name, runs[name], allow_data_change):
             stale = [other for other in begun if name in origins[other]]
             raise ConfigError(_message(workdir, name, changes, stale))

@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_ppo
@@ -14,13 +15,13 @@ from stage_fixtures import recipe, write_files
 
 from data.loader import Loader
 from model import sharding
-from train import loop
+from train import loop, optimizer
 from train.checkpoints.checkpointer import Checkpointer
 from train.guards import going_back, numbers
 from train.objectives.base import LoaderSource
 from train.rl.rollout import RolloutSource
 from train.runtime import processes
-from train.runtime.metrics import read_metrics, read_records
+from train.runtime.metrics import read_metrics
 
 BATCHES = Loader.batches
 
@@ -65,6 +66,10 @@ def stop_after(count, config, workdir):
             loop.run(config, workdir, mesh_of(1))
 
 
+def logged(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def trained(workdir):
     """(step, loss, norm of the gradient) of each record."""
     return [(r["step"], r["loss"], r["grad_norm"]) for r in read_metrics(workdir, "train")]
@@ -84,12 +89,12 @@ def test_a_run_goes_back_past_bad_batches(tiny, tmp_path, monkeypatch, capsys, d
     out = capsys.readouterr().out
     assert "  step 6: update not applied, loss not finite · batch 5 · rows " in out
     assert f" more · {tmp_path}/text.txt:" in out
-    assert "  step 6: no checkpoint, as the last update was not applied" in out
+    assert "  step 6: no checkpoint, as its update was not applied" in out
     assert (
         "step 8: 3 updates in a row not applied (loss not finite); back to step 4, past batches 4 "
         "to 7; 1 of 3 times\n" in out
     )
-    lines = read_records(tmp_path / "run" / "metrics.jsonl")
+    lines = logged(tmp_path / "run")
     entry = {"at": 8, "to": 4, "in_a_row": 3, "cause": "loss not finite", "past": "batches 4 to 7"}
     (line,) = (r for r in lines if r["kind"] == "went_back")
     assert line | entry == line and line["step"] == 5
@@ -119,22 +124,28 @@ def test_a_run_goes_back_past_bad_batches(tiny, tmp_path, monkeypatch, capsys, d
     assert Checkpointer(runs, 9).meta(7)["guard"] == {"due": False, "in_a_row": 0}
     loop.run(tiny, runs, mesh_of(1))
     assert trained(runs) == expected
-    assert [r["kind"] for r in read_records(runs / "metrics.jsonl")].count("went_back") == 1
+    assert [r["kind"] for r in logged(runs)].count("went_back") == 1
 
 
-def test_weights_that_a_rate_has_ruined_are_not_saved(tiny, tmp_path, capsys):
-    """The first update makes weights that are finite, and no loss of theirs is."""
-    tiny.optimizer.peak_lr, tiny.optimizer.weight_decay = 10.0, 0.0
-    tiny.optimizer.lr_multipliers = {".*": 1e6}
-    tiny.guard.go_back = 1
+@pytest.mark.parametrize(
+    ("rate", "cause", "step"), [(1e20, "gradient", 4), (np.inf, "new weights", 3)]
+)
+def test_weights_that_a_rate_has_ruined_are_not_saved(
+    tiny, tmp_path, monkeypatch, capsys, rate, cause, step
+):
+    """The first update makes weights that are finite, and no gradient of theirs is; or infinite
+    ones, which are not applied."""
+    monkeypatch.setattr(optimizer, "make_schedule", lambda c, steps: lambda step: jnp.float32(rate))
+    tiny.guard.go_back, tiny.checkpoint.every = 1, 3
     message = (
-        r"3 updates in a row up to step 4 were not applied \(loss not finite\), and the run went "
-        r"back 1 times before\. Lower the learning rate.*data.inspect --step=\d+ "
+        rf"3 updates in a row up to step {step} were not applied \({cause} not finite\), and the "
+        r"run went back 1 times before\. Lower the learning rate.*data.inspect --step=\d+ "
     )
     with pytest.raises(FloatingPointError, match=message):
         loop.run(tiny, tmp_path / "run", mesh_of(1))
     assert Checkpointer(tmp_path / "run", 9).latest() is None
-    assert "back to the start, past batches 0 to 3; 1 of 1 times" in capsys.readouterr().out
+    line = f"back to the start, past batches 0 to {step - 1}; 1 of 1 times"
+    assert line in capsys.readouterr().out
 
 
 def test_the_checkpoint_to_go_back_to():
@@ -180,6 +191,7 @@ def test_a_spike_is_left_out_and_the_losses_that_measure_it_are_resumed(
     assert metas[0]["guard"] == metas[1]["guard"] and len(metas[0]["guard"]["losses"]) == 4
 
 
+@pytest.mark.slow
 def test_ppo_goes_back_past_the_prompts_of_a_bad_rollout(tmp_path, monkeypatch, capsys):
     """Also killed before it has saved again. Its text continues with the minibatches."""
     tiny_ppo.write_origins(tmp_path)

@@ -13,11 +13,11 @@ from train.guards.numbers import CAUSES, check_skipped
 from train.objectives.base import Stage
 from train.step import TrainState, make_train_step
 
-# loss = scale · w + bias, so that the gradient of w is `scale`.
+# loss = scale · Σw + bias, so that the gradient of each of the two weights is `scale`.
 STAGE = Stage(
     weights=lambda batch: {"all": jnp.float32(1)},
     loss=lambda trainable, frozen, batch: (
-        {"all": batch["scale"] * trainable["policy"]["w"] + batch["bias"]}, {}
+        {"all": batch["scale"] * jnp.sum(trainable["policy"]["w"]) + batch["bias"]}, {}
     ),
     source=None, evaluation=None,
 )  # fmt: skip
@@ -31,12 +31,12 @@ class Descent(NamedTuple):
 
     def update(self, grads, state, params):
         g = grads["policy"]["w"]
-        return {"policy": {"w": -self.rate * g}}, state + 1e10 * g * g
+        return {"policy": {"w": -self.rate * g}}, state + 1e10 * g[0] * g[0]
 
 
 def take(rate, w, scale, bias=0.0):
     step = jax.jit(make_train_step(STAGE, Descent(rate), 1))
-    state = TrainState(jnp.int32(0), {"policy": {"w": jnp.float32(w)}}, jnp.float32(0), ())
+    state = TrainState(jnp.int32(0), {"policy": {"w": jnp.float32([w, 0])}}, jnp.float32(0), ())
     return step(state, {}, {"scale": jnp.float32(scale), "bias": jnp.float32(bias)})
 
 
@@ -46,8 +46,8 @@ def take(rate, w, scale, bias=0.0):
         ("loss", (1.0, 1.0, 1.0, np.nan)),
         ("loss", (1.0, 1.0, 1.0, -np.inf)),
         ("gradient", (1.0, 0.0, 1e30)),  # its square overflows
-        ("update", (1e38, 0.0, 1e10)),
-        ("weights", (1e38, -3e38, 1.0)),
+        ("new weights", (1e38, 0.0, 1e10)),  # as the update is infinite
+        ("new weights", (1e38, -3e38, 1.0)),
         ("optimizer state", (1.0, 0.0, 1e18)),
     ],
 )
@@ -55,13 +55,13 @@ def test_one_number_that_is_not_finite_keeps_everything_as_it_was(cause, numbers
     state, metrics = take(*numbers)
     assert CAUSES[int(metrics["fault"])] == f"{cause} not finite"
     assert metrics["skipped"] == 1 and state.skipped == 1 and state.step == 1
-    assert state.trainable["policy"]["w"] == np.float32(numbers[1]) and state.opt_state == 0
+    assert state.trainable["policy"]["w"][0] == np.float32(numbers[1]) and state.opt_state == 0
 
 
 def test_a_healthy_step_has_no_fault():
     state, metrics = take(0.5, 1.0, 2.0)
     assert metrics["fault"] == metrics["skipped"] == state.skipped == 0
-    assert state.trainable["policy"]["w"] == 0 and state.opt_state == 4e10
+    assert state.trainable["policy"]["w"][0] == 0 and state.opt_state == 4e10
 
 
 def test_a_spike_is_far_above_the_last_applied_losses(monkeypatch):

@@ -27,6 +27,7 @@ def chain(tmp_path):
         (workdir / name / "config.json").write_text(resume.config_json(run))
         if name != "judge":
             (workdir / name / "DONE").touch()
+            (workdir / name / "checkpoints" / "4").mkdir(parents=True)
     return config, workdir
 
 
