@@ -13,7 +13,7 @@ from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.checkpoints import checkpointer, failures
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 
 @pytest.fixture(scope="module")
