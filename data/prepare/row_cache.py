@@ -14,6 +14,7 @@ import importlib.metadata
 import io
 import json
 import platform
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -40,6 +41,11 @@ LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
 IGNORED = ("batch_size",)  # settings that do not change the rows
 HEADER = "facts.json"
 MAX_BYTES = 1 << 30  # of rows in memory that are cached
+
+
+# The errors of zipfile and NumPy for a file that is none of theirs.
+_DAMAGE = (ValueError, LookupError, RuntimeError, ArithmeticError, MemoryError, EOFError, OSError,
+           TypeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 class Header(TypedDict):
@@ -190,7 +196,7 @@ def _read(path: epath.Path, key: str) -> Data | str:
                 if name != HEADER:
                     group, _, array = name.removesuffix(".npy").partition("/")
                     arrays[group][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
-    except (ValueError, KeyError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         return f"is damaged ({error!s:.100})"
     return Data(
         arrays["train"],
