@@ -203,6 +203,10 @@ ALIASES = (
      ["evaluate.every"], ""),
     ("sample_every core_metric_every", ["evaluate.every", "evals"], ""),
     ("eval_on_start eval_at_start", ["evaluate.at_start"], ""),
+    ("skip_nan_updates max_nan_steps nan_threshold max_skipped_updates rollback skip_nan",
+     ["guard.in_a_row", "guard.go_back"], "an update that is not finite is never applied"),
+    ("loss_spike spike_threshold loss_spike_threshold skip_loss_spikes spike_factor",
+     ["guard.spike"], ""),
     ("logging_steps log_interval log_steps print_every log_freq logging_freq log_every_n_steps "
      "print_freq report_every logging_interval", ["log_every"], ""),
     ("task objective trainer algorithm algo mode method", ["stage"], ""),

@@ -43,6 +43,8 @@ CHANGES = {
     "rl.eval_prompts": Kind.FREE,
     "checkpoint": Kind.FREE,
     "watchdog": Kind.FREE,
+    "guard": Kind.FREE,
+    "guard.spike": Kind.NAMED,
     "rewards.on_error": Kind.FREE,
     "rewards.max_errors": Kind.FREE,
     "rewards.timeout": Kind.FREE,

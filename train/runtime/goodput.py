@@ -121,6 +121,10 @@ class Goodput:
     def _step_seconds(self) -> float:
         return self.seconds["step"] + self.seconds["lost"]
 
+    def go_back(self, steps: int) -> None:
+        """Notes that `steps` are done, some of which the run takes again: they count as lost."""
+        self._known = self._reached = max(self._reached, steps)
+
     def lap(self) -> dict[str, float]:
         """{part: seconds since the last call}."""
         self.enter(self.part)
