@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from damaged.files import flip, largest, no_room
+from fault_injection.files import flip, largest, no_room
 from stage_fixtures import recipe, write_files
 
 from model import sharding
