@@ -88,6 +88,7 @@ class Sampler:
         self.verifiers = rewards.verifiers(ctx.config)
         self._skips = ctx.config.rewards.on_error == "skip"
         self._max_errors = ctx.config.rewards.max_errors * self._skips
+        self._timeout = ctx.config.rewards.timeout
         self._reported: set[str] = set()  # rewards whose failures have been reported
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
         rewards.validate_answers(ctx.config, [e.get("answer", "") for e in examples])
@@ -238,7 +239,7 @@ class Sampler:
         """(a function's rewards, NaN where it failed, {row: its Failure})."""
         values, failures = np.full(len(episodes), np.nan, np.float32), {}
         for row, episode in enumerate(episodes):
-            value = rewards.call(function, episode)
+            value = rewards.call(function, episode, self._timeout)
             if not isinstance(value, Failure):
                 values[row] = value
                 continue
@@ -281,7 +282,7 @@ class Sampler:
             raise rewards.RewardError(message) from error
         if self._reported.isdisjoint(scores):
             self._reported |= scores.keys()
-            console.print(f"  skipped, with others like it: {message}", markup=False)
+            console.print(f"  skipped, with others like it: {message}")
 
     def _first_failure(self, scores, batch, failures, bad):
         """(message, exception or None) of this process's first answer without a reward."""

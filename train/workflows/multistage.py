@@ -7,15 +7,17 @@ interrupted one resumes from its checkpoint.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
 from etils import epath
 
+from data.atomic import write_atomically
 from interpreter import python
 from model import sharding
 from ranges import ConfigError
@@ -23,10 +25,11 @@ from train import loop
 from train.assemble import read_source
 from train.config.names import suggest
 from train.config.run import RunConfig, build, keys
+from train.guards.watchdog import Activity, Watchdog
 from train.objectives import registry
 from train.report import collect, provenance
-from train.runtime import processes
-from train.runtime.metrics import read_metrics
+from train.runtime import outputs, processes
+from train.runtime.records import read_metrics
 from train.terminal import saved
 from train.terminal.console import console, duration
 from train.terminal.progress import Progress
@@ -54,6 +57,10 @@ def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Run
         raise ConfigError(f"order {order} and stages {tuple(config['stages'])} are not the same")
     runs = {}
     for name in order:
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):  # it is a folder in the workdir
+            raise ConfigError(
+                f"stages.{name!r:.80}: a stage's name consists of letters, digits, _, . and -"
+            )
         recipe = config["stages"][name].copy_and_resolve_references()
         for role, origin in recipe.init_from.items():
             if origin in order and origin not in runs:
@@ -74,36 +81,42 @@ def run(
     workdir: epath.PathLike,
     begun: float | None = None,
     profile: range = range(0),
-    allow_data_change: bool = False,
+    allow_change: Collection[str] = (),
 ) -> None:
     """Runs the stages that are not done yet, then writes the report. Arguments: see `loop.run`."""
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
-    done = finished.check(runs, workdir, allow_data_change)
+    done = finished.check(runs, workdir, allow_change)
     examples = {}
     with Progress(workdir.name, writes=jax.process_index() == 0):
         for name, run_config in runs.items():  # bad input is refused before the first stage trains
             row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
             if name not in done:
-                examples[name] = read_source(run_config.data, row.schema)
+                with Watchdog(run_config.watchdog, Activity()):
+                    examples[name] = read_source(run_config.data, row.schema)
     for number, (name, run_config) in enumerate(runs.items(), 1):
         if name in done:
-            console.print(f"[green]✓[/] {name}: done")
+            console.print(f"[green]✓[/] {name}: done", markup=True)
             continue
         if processes.asked_to_stop():
             raise processes.Stopped(saved.describe(workdir))
-        console.print(f"[bold]▸ stage {number}/{len(runs)}: {name}[/]")
+        console.print(f"[bold]▸ stage {number}/{len(runs)}: {name}[/]", markup=True)
         since, begun = begun or time.time(), None
         loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
-                 profile=profile, allow_data_change=allow_data_change,
+                 profile=profile, allow_change=allow_change,
                  position=f"{number}/{len(runs)} ")  # fmt: skip
         if jax.process_index() == 0:
             seconds = time.time() - since
-            with contextlib.suppress(OSError, IndexError):  # a run without evaluation
-                evaluation = read_metrics(workdir / name, "eval")[-1]
-                seconds = max(seconds, evaluation["elapsed_seconds"])
+            for evaluation in read_metrics(workdir / name, "eval")[-1:]:
+                seconds = max(seconds, evaluation.get("elapsed_seconds", 0.0))
             note = {"seconds": round(seconds, 1), "made": provenance.current()}
-            (workdir / name / "DONE").write_text(json.dumps(note) + "\n")
-            console.print(f"[green]✓[/] {name}: {duration(seconds)}")
+            path, text = workdir / name / "DONE", json.dumps(note) + "\n"
+            write = functools.partial(write_atomically, path, text)
+            outputs.write_later(path, write, "the chain has no report")
+            console.print(f"[green]✓[/] {name}: {duration(seconds)}", markup=True)
     if jax.process_index() == 0:
-        collect.write(runs, workdir)
+        outputs.write_again()
+        _, reason = outputs.tried("the report", collect.write, runs, workdir)
+        if reason:
+            instead = "the stages are done, and the same command tries it again"
+            outputs.failed(f"{workdir}/report.html", reason, instead)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from damaged.files import flip, largest, no_room
+from fault_injection.files import flip, largest, no_room
 
 from model.config import TransformerConfig
 from model.sizes import SIZES

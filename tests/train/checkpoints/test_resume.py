@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from damaged.files import flip, largest, no_room
+from fault_injection.files import flip, largest, no_room
 from stage_fixtures import recipe, write_files
 
 from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.checkpoints import checkpointer, failures
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 
 @pytest.fixture(scope="module")
