@@ -61,14 +61,27 @@ class Loader:
         return {f"share/{name}": share for name, share in shares.items()}
 
     def rows(self, step: int) -> list[int]:
-        """The indices of this host's rows of batch `step` among the rows of all sources."""
-        return self.index(step * self._batch_size + self._local).tolist()
+        """The indices of all hosts' rows of batch `step` among the rows of all sources."""
+        return self.index(step * self._batch_size + np.arange(self._batch_size)).tolist()
 
     def sources(self, step: int) -> list[str]:
         """The name of the source of each of this host's rows of batch `step`; "" without a
         mixture."""
         rows = (step * self._batch_size + self._local).tolist()
         return self._mixture.names_of(rows) if self._mixture else [""] * len(rows)
+
+    def require(self, count: int) -> None:
+        """Checks that there are `count` batches.
+
+        Raises:
+          DataError: the sources of a mixture are used up before.
+        """
+        limit = self._mixture and self._mixture.rows
+        if limit is not None and limit < count * self._batch_size:
+            raise DataError(
+                f"data.mixture ends after {limit // self._batch_size} batches, and with those that "
+                f"are left out the run needs {count}. Raise an `epochs`, or lower --config.steps"
+            )
 
     def iterate(self, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches start..stop-1, read ahead in threads; several small ones at a time."""

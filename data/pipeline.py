@@ -5,13 +5,11 @@ data/loader.py turns the rows into batches.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.packing.base import NothingLeft, Packed
 from data.packing.chats import pack_chats
+from data.packing.origins import Origins
 from data.packing.preferences import preference_rows
 from data.packing.prompts import prompt_rows
 from data.packing.text import pack_text
@@ -43,7 +42,8 @@ class Data:
       train_examples: for prompts, the examples in the training rows; row i is example i.
       sizes: training rows of each source of a mixture, in order; empty without a mixture.
       redacted, unused: see data/splits.py's Examples.
-      locations: (training row) -> where the examples in it were read, if `open_data` traced them.
+      origins: for each source in order, where the examples in its training rows were read; empty if
+        that is unknown.
     """
 
     train: Rows
@@ -55,7 +55,15 @@ class Data:
     sizes: tuple[int, ...] = ()
     redacted: Counter = dataclasses.field(default_factory=Counter)
     unused: dict[str, Counter] = dataclasses.field(default_factory=dict)
-    locations: Callable[[int], list[str]] = lambda row: []
+    origins: tuple[Origins | PreparedRows, ...] = ()
+
+    def locations(self, row: int) -> list[str]:
+        """Where the examples in a training row were read; empty if that is unknown."""
+        for part in self.origins:
+            if row < len(part):
+                return part.locations(row)
+            row -= len(part)
+        return []
 
     def fingerprint(self) -> str:
         """A hash of both splits' rows and examples, equal for the same rows wherever they were
@@ -88,7 +96,6 @@ def open_data(
     tokenizer: Tokenizer,
     examples: Examples | None = None,
     prompt_length: int = 0,
-    trace: bool = False,
 ) -> Data:
     """Reads, tokenizes and packs both splits.
 
@@ -96,7 +103,6 @@ def open_data(
       schema: `text`, `chat`, `preference` or `prompt`.
       examples: the examples, if they were read already.
       prompt_length: tokens in a row of prompts.
-      trace: keep the examples in memory for `Data.locations`.
 
     Raises:
       DataError: a source cannot be read or used as the settings ask.
@@ -156,19 +162,11 @@ def open_data(
     unread = summary.unread(tokenizer, itertools.chain(examples.train, examples.heldout))
     if unread:
         unused["the chat format"] = unread
-    data = Data(
+    origins = tuple(Origins.of(part) if isinstance(part, Packed) else part for part in parts)
+    return Data(
         train, heldout, heldout_examples, skipped + bad.skipped - examples.bad, kinds,
-        train_examples, counts if examples.sizes else (), examples.redacted, unused,
+        train_examples, counts if examples.sizes else (), examples.redacted, unused, origins,
     )  # fmt: skip
-    if trace:
-        ends = list(itertools.accumulate(counts))
-
-        def locations(row: int) -> list[str]:
-            part = bisect.bisect_right(ends, row)
-            return parts[part].locations(row - (ends[part] - counts[part]))
-
-        data.locations = locations
-    return data
 
 
 def _heldout(config: DataConfig, examples: Examples, folders, pack):

@@ -34,7 +34,7 @@ def preview_batch(
     Raises:
       DataError: the data cannot be used as the settings ask.
     """
-    data = open_data(config, schema, tokenizer, examples, prompt_length, trace=True)
+    data = open_data(config, schema, tokenizer, examples, prompt_length)
     loader = make_loader(config, data, batch_size, seed)
     title = f"{title}: one epoch is {loader.steps_per_epoch:.1f}"
     locations = [short_list(data.locations(row)) for row in loader.rows(step)[:rows]]

@@ -18,11 +18,12 @@ from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
 from train.evals import outcomes
 from train.evals.outcomes import Outcomes
+from train.guards.going_back import Guard
+from train.guards.numbers import check_skipped
 from train.rl.forward import CRITICS
 from train.rl.rewards import RewardError
 from train.runtime import flops, processes
 from train.runtime.goodput import Goodput
-from train.runtime.health import SkippedUpdates, check_skipped
 from train.runtime.metrics import Metrics
 from train.runtime.profiling import Profile
 from train.runtime.throughput import Throughput
@@ -59,7 +60,7 @@ class Attempt:
     Attributes:
       state: after `start` steps, then after each further one; its `source` is current between
         steps alone (`source_state` is always).
-      start: the step of the checkpoint that it continues, or 0.
+      start: the step of the checkpoint that it continues, or 0; another once it has gone back.
       saved_meta: JSON values of that checkpoint; empty at step 0.
       meta: JSON values that every checkpoint of this attempt holds.
     """
@@ -79,26 +80,33 @@ class Attempt:
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
         self.config, self.source = config, run.stage.source
-        self.source_state = self.state.source
-        self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
+        self.guard = Guard(run, self.saved_meta, self.metrics, self.progress)
+        self.state = self.guard.with_losses(self.state, self.saved_meta)
         self.throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
-        self.skipped = SkippedUpdates(int(self.state.skipped), self.start)
-        self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
         self.held = 0.0  # seconds for which saves have held the loop since the last record
         self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
         self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
-        self.time_left = TimeLeft(
-            self.start, config.steps,
-            self.source.rollouts(self.source_state, config.steps - self.start),
-            evaluations=multiples([e.every for e in run.evaluations], config.steps),
-            checkpoints=multiples([config.checkpoint.every], config.steps),
-        )  # fmt: skip
+        self.compiled = False  # whether a step was taken
         self.step_fn = jax.jit(
-            make_train_step(run.stage, run.tx, config.accumulate),
+            make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
             donate_argnums=0,
             compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
         )
+        self.begin()
+
+    def begin(self) -> None:
+        """Prepares for the steps from `start`."""
+        config = self.config
+        self.source_state = self.state.source
+        self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
+        self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
+        self.time_left = TimeLeft(
+            self.start, config.steps,
+            self.source.rollouts(self.source_state, config.steps - self.start),
+            evaluations=multiples([e.every for e in self.run.evaluations], config.steps),
+            checkpoints=multiples([config.checkpoint.every], config.steps),
+        )  # fmt: skip
 
     def train(self) -> None:
         """Takes the steps from `start` to the end.
@@ -107,7 +115,9 @@ class Attempt:
           processes.Stopped: the run was asked to stop, and has been saved.
           RewardError: an answer has no reward, and the steps before it have been saved; or no
             rollout had answers with different scores.
-          FloatingPointError: too many updates were skipped, or the last state is not finite.
+          FloatingPointError: too many updates were not applied, or the last state is not
+            finite.
+          DataError: a run that goes back has too little data to leave some out.
           processes.Unsaved: too many saves in a row have failed.
         """
         # A run may be saved before the evaluation of that step is made, or can be.
@@ -115,15 +125,24 @@ class Attempt:
             self.evaluate(self.start)
         self.goodput.lap()
         with contextlib.ExitStack() as protected:
-            for step in range(self.start, self.config.steps):
-                values, extra = self.take_step(step)
-                if step == self.start:  # until now a Ctrl-C had nothing to save
+            done = self.start
+            while done < self.config.steps:
+                values, extra = self.take_step(done)
+                done += 1
+                if not self.compiled:  # until now a Ctrl-C had nothing to save
                     protected.enter_context(interrupts.mode(interrupts.Mode.STEP))
-                self.record(step + 1, values, extra)
-                if processes.asked_to_stop():
-                    self.stop(step + 1)
-                self.evaluate_or_stop(step + 1)
-                self.save_if_due(step + 1)
+                    self.compiled = True
+                looks = self.guard.add(values.pop("fault"), done, self.source_state)
+                self.record(done, values, extra)
+                stops = processes.asked_to_stop()
+                # The devices are asked where they are awaited anyway.
+                if (looks or stops or self.due(done)) and self.guard.look():
+                    done = self.go_back()
+                    continue
+                if stops:
+                    self.stop(done)
+                self.evaluate_or_stop(done)
+                self.save_if_due(done)
         self.check_result()
 
     def take_step(self, step: int) -> tuple[dict[str, jax.Array], dict[str, Any]]:
@@ -143,7 +162,7 @@ class Attempt:
             # minibatch reads them again.
             state = self.state._replace(source=step_view(self.source_state))
             with contextlib.ExitStack() as first:
-                if step == self.start:
+                if not self.compiled:
                     first.enter_context(self.goodput.time("compile"))
                     first.enter_context(phase("compiling"))
                 state, values = self.step_fn(state, frozen, batch)
@@ -180,7 +199,28 @@ class Attempt:
         seconds = self.time_left.record(done, to_come, self.goodput.lap())
         self.shown |= values
         self.progress.update(done, messages.metrics(self.shown), seconds)
-        self.skipped.record(int(self.state.skipped), done)
+
+    def due(self, step: int) -> bool:
+        """Whether a record of metrics, an evaluation or a checkpoint is due after `step` steps."""
+        logs = step % log_interval(self.config) == 0
+        return logs or self.due_to_evaluate(step) or self.due_to_save(step)
+
+    def due_to_evaluate(self, step: int) -> bool:
+        return any(e.due(step, self.config.steps) for e in self.run.evaluations)
+
+    def due_to_save(self, step: int) -> bool:
+        every, last = self.config.checkpoint.every, step == self.config.steps
+        return last or bool(every and step % every == 0)
+
+    def go_back(self) -> int:
+        """Continues from the last good checkpoint, past the data since; returns its step."""
+        self.goodput.go_back(int(self.state.step))
+        del self.state, self.source_state  # make room on the devices
+        with self.throughput.paused(), self.goodput.time("restore"):
+            self.start, self.state, self.saved_meta = self.guard.go_back(self.checkpoints)
+        self.goodput.lap()
+        self.begin()
+        return self.start
 
     def evaluate(self, step: int) -> None:
         """Makes the evaluations that are due after `step` steps."""
@@ -210,16 +250,17 @@ class Attempt:
     def save(self, wait: bool) -> None:
         """Saves the state."""
         jax.block_until_ready(self.state.step)  # steps that are being computed hold no loop
-        with self.holding(), phase("saving"):
+        with self.holding("commit" if wait else "checkpoint"), phase("saving"):
+            notes = self.guard.notes(self.state, self.due_to_save(int(self.state.step)))
             self.metrics.sync()
-            meta = self.meta | {"rollouts": self.rollouts}
+            meta = self.meta | notes | {"rollouts": self.rollouts}
             self.checkpoints.save(self.state, meta, wait=wait, score=self.score())
 
     @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self, activity: str = "checkpoint") -> Iterator[None]:
         """A context in which a save holds the loop."""
         begun = time.monotonic()
-        with self.goodput.time("checkpoint"):
+        with self.goodput.time("checkpoint", activity):
             yield
         self.held += time.monotonic() - begun
 
@@ -248,10 +289,14 @@ class Attempt:
         return value if math.isfinite(value) else None
 
     def save_if_due(self, step: int) -> None:
-        """Saves at the steps of `checkpoint.every` and at the last; retries a save that failed."""
-        every, last = self.config.checkpoint.every, step == self.config.steps
-        asked = last or bool(every and step % every == 0)
-        if asked or step % log_interval(self.config) == 0:  # where the loop waits for the device
+        """Saves at the steps of `checkpoint.every` and at the last; retries a save that failed.
+        Between updates that are not applied it does not: that may come of the weights, and their
+        checkpoint would take a good one's place."""
+        asked, last = self.due_to_save(step), step == self.config.steps
+        if self.guard.in_a_row and not last:
+            if asked:
+                self.progress.say(f"  step {step}: no checkpoint, as its update was not applied")
+        elif asked or step % log_interval(self.config) == 0:  # where the loop waits for the device
             with self.holding():
                 self.checkpoints.poll()
                 due = last or self.checkpoints.due(asked)
@@ -287,4 +332,4 @@ class Attempt:
                 "and at the reward, then start again in a new --workdir"
             )
         if count:
-            self.progress.say(f"  skipped {count} of {steps} updates: gradient not finite")
+            self.progress.say(f"  {count} of {steps} updates were not applied")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from train.guards import numbers
 from train.objectives.base import Stage
 from train.optimizer import global_norm
 
@@ -23,7 +24,9 @@ class TrainState(NamedTuple):
         optax state.
       source: the state of the batch source (train/objectives/base.py). The step reads only its
         {`stopped`}, or () if it has none (`step_view`).
-      skipped: number of updates that were skipped because their gradient was not finite.
+      skipped: number of updates that were not applied because of a fault (train/guards/numbers.py).
+      losses: the last losses that were applied, [numbers.WINDOW], NaN before the first; or () if
+        spikes are not looked for.
     """
 
     step: Any
@@ -31,6 +34,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     source: Any
     skipped: Any = np.int32(0)
+    losses: Any = ()
 
 
 def split_microbatches(batch: Any, count: int) -> Any:
@@ -118,15 +122,23 @@ def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
     return {"stopped": source["stopped"]} if "stopped" in source else ()
 
 
+def _select(condition: jax.Array, a: Any, b: Any) -> Any:
+    """The leaves of tree `a`, or those of `b` if a condition is false."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
 def make_train_step(
-    stage: Stage, optimizer: optax.GradientTransformation, accumulate: int
+    stage: Stage, optimizer: optax.GradientTransformation, accumulate: int, spike: float = 0.0
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The function `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
 
-    An update with a non-finite gradient is not applied: parameters and optimizer state are
-    unchanged, the step still counts, and the metric `skipped` is 1. An update that
-    `stage.veto(metrics)` rejects is not applied either, nor are the following ones until the source
-    resets `stopped` to 0; the metric `stopped` counts them.
+    An update with a fault is not applied: parameters and optimizer state are unchanged, the step
+    still counts, and the metric `skipped` is 1. `fault` is an index into `numbers.CAUSES`, the same
+    on all devices. An update that `stage.veto(metrics)` rejects is not applied either, nor are the
+    following ones until the source resets `stopped` to 0; the metric `stopped` counts them.
+
+    Args:
+      spike: the threshold of `numbers.is_spike`, for a state with `losses`.
     """
 
     def train_step(state: TrainState, frozen, batch):
@@ -136,20 +148,27 @@ def make_train_step(
         norm = global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+        losses, jump = state.losses, jnp.bool_(False)
+        if spike:
+            jump = numbers.is_spike(losses, loss, spike)
         rejected, source = stage.veto(metrics), state.source
         if source:
             rejected |= source["stopped"] > 0
             source = {"stopped": source["stopped"] + rejected}
             metrics |= source
-        applied = finite & ~rejected
-        trainable, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(applied, new, old),
-            (trainable, opt_state),
-            (state.trainable, state.opt_state),
-        )
-        metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
-        skipped = state.skipped + ~finite
-        return TrainState(state.step + 1, trainable, opt_state, source, skipped), metrics
+        finite, before = jnp.isfinite(norm) & jnp.isfinite(loss), (state.trainable, state.opt_state)
+        after = _select(finite & ~jump & ~rejected, (trainable, opt_state), before)
+        # The result is looked at only now, behind a barrier: a check of an earlier value would
+        # change how XLA fuses, and so rounds, what leads to it.
+        after = jax.lax.optimization_barrier(after)
+        fault = numbers.fault(loss, norm, *after, jump)
+        applied = (fault == 0) & ~rejected
+        trainable, opt_state = _select(fault == 0, after, before)
+        if spike:
+            losses = jnp.where(applied, jnp.append(losses[1:], loss), losses)
+        skipped = fault > 0
+        metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 * skipped, "fault": fault}
+        step, skipped = state.step + 1, state.skipped + skipped
+        return TrainState(step, trainable, opt_state, source, skipped, losses), metrics
 
     return train_step

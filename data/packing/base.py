@@ -33,10 +33,6 @@ class Packed(NamedTuple):
     examples: list
     origins: list
 
-    def locations(self, number: int) -> list[str]:
-        """The locations at which the examples of a row were read."""
-        return [self.examples[i]["where"] for i in self.origins[number]]
-
 
 def too_long(location: str, count: int, length: int) -> DataError:
     """The error for an example of `count` tokens, read at `location`."""

@@ -30,6 +30,7 @@ from data import pipeline
 from data.atomic import write_atomically
 from data.config import DataConfig
 from data.errors import DataError
+from data.packing.origins import Origins
 from data.pipeline import Data
 from data.read import json_files, paths, sources
 from data.read.readers import named_reader
@@ -159,13 +160,15 @@ def _pack(data: Data, key: str) -> bytes:
         "sizes": data.sizes,
     }
     out = io.BytesIO()
+    origins = Origins.join([part for part in data.origins if isinstance(part, Origins)])
+    arrays = {"train": data.train, "heldout": data.heldout, "origins": vars(origins)}
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         file.writestr(HEADER, json.dumps(header))
-        for split in ("train", "heldout"):
-            for name, values in getattr(data, split).items():
+        for group, named in arrays.items():
+            for name, values in named.items():
                 array = io.BytesIO()
                 np.save(array, values, allow_pickle=False)
-                file.writestr(f"{split}/{name}.npy", array.getbuffer())
+                file.writestr(f"{group}/{name}.npy", array.getbuffer())
     # A zip has checksums of its members, and none of its directory.
     return hashlib.sha256(out.getvalue()).digest() + out.getvalue()
 
@@ -188,16 +191,16 @@ def _read(path: epath.Path, key: str) -> Data | str:
             if json_files.parse(text, f"{path}: {HEADER}").get("key") != key:
                 return "is of other data or settings"
             header = json_files.parse(text, f"{path}: {HEADER}", Header)
-            rows: dict[str, dict] = {"train": {}, "heldout": {}}
+            arrays: dict[str, dict] = {"train": {}, "heldout": {}, "origins": {}}
             for name in file.namelist():
                 if name != HEADER:
-                    split, _, array = name.removesuffix(".npy").partition("/")
-                    rows[split][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+                    group, _, array = name.removesuffix(".npy").partition("/")
+                    arrays[group][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
     except _DAMAGE as error:
         return f"is damaged ({error!s:.100})"
     return Data(
-        rows["train"],
-        rows["heldout"],
+        arrays["train"],
+        arrays["heldout"],
         header["heldout_examples"],
         Counter(header["skipped"]),
         tuple(header["kinds"]),
@@ -205,4 +208,5 @@ def _read(path: epath.Path, key: str) -> Data | str:
         tuple(header["sizes"]),
         Counter(header["redacted"]),
         header["unused"],
+        (Origins(**arrays["origins"]),),
     )

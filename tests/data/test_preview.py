@@ -116,7 +116,7 @@ def test_every_row_says_where_it_was_read(tmp_path):
         ("text", {"source": "", "mixture": mixture}),
     ):
         config = DataConfig(**{"length": 48} | settings)
-        data = open_data(config, schema, TOKENIZER, trace=True)
+        data = open_data(config, schema, TOKENIZER)
         rows = take_rows(data.train, np.arange(num_rows(data.train)))["tokens"]
         shards = 0
         for number, tokens in enumerate(rows):

@@ -43,7 +43,8 @@ def get_config(steps):
     return config
 """
 TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds",
-          "rollout/tokens_per_second", "rollout/share", "mfu")  # fmt: skip
+          "rollout/tokens_per_second", "rollout/share", "mfu",
+          "checkpoint/held_seconds")  # fmt: skip
 
 
 def start(arguments: Iterable[object], **settings: Any) -> subprocess.Popen[str]:

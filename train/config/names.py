@@ -182,6 +182,8 @@ ALIASES = (
     ("num_generations num_return_sequences n_samples_per_prompt num_samples group n_generations "
      "samples_per_prompt num_generations_per_prompt rollout_n", ["grpo.group_size"], ""),
     ("reward_funcs reward_fn reward_func reward", ["rl.reward_function"], "module:function"),
+    ("reward_timeout verifier_timeout", ["rewards.timeout"], ""),
+    ("ddp_timeout nccl_timeout step_timeout hang_timeout", ["watchdog.least"], ""),
     ("reward_weights", ["rewards.function", "rewards.model"], "each reward has its weight"),
     ("whiten_rewards whiten normalize_advantages normalize_advantage", ["ppo.whiten_advantages"],
      ""),
@@ -201,6 +203,10 @@ ALIASES = (
      ["evaluate.every"], ""),
     ("sample_every core_metric_every", ["evaluate.every", "evals"], ""),
     ("eval_on_start eval_at_start", ["evaluate.at_start"], ""),
+    ("skip_nan_updates max_nan_steps nan_threshold max_skipped_updates rollback skip_nan",
+     ["guard.in_a_row", "guard.go_back"], "an update that is not finite is never applied"),
+    ("loss_spike spike_threshold loss_spike_threshold skip_loss_spikes spike_factor",
+     ["guard.spike"], ""),
     ("logging_steps log_interval log_steps print_every log_freq logging_freq log_every_n_steps "
      "print_freq report_every logging_interval", ["log_every"], ""),
     ("task objective trainer algorithm algo mode method", ["stage"], ""),

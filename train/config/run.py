@@ -23,12 +23,14 @@ from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from ranges import ConfigError, Count, CountOr0, Seed, Size, SizeOr0
+from train.config.guard import GuardConfig
 from train.config.loss import LossConfig
 from train.config.model import ModelConfig
 from train.config.names import suggest
 from train.config.rl import RewardsConfig, RLConfig
 from train.evals import registry as evals
 from train.evals.base import EvalConfig
+from train.guards.watchdog import WatchdogConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
@@ -157,6 +159,8 @@ class RunConfig:
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
+    guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+    watchdog: WatchdogConfig = dataclasses.field(default_factory=WatchdogConfig)
     plugins: str | tuple[str, ...] = ()
 
     def __post_init__(self):

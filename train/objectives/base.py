@@ -19,6 +19,7 @@ from data.text.base import Tokenizer
 from model import sharding
 from model.config import TransformerConfig
 from train.evals.base import Evaluation
+from train.guards.origins import BatchOrigin
 from train.objectives.reporting import Report
 from train.terminal.console import console
 
@@ -49,7 +50,9 @@ class Context:
 
 
 class Source(Protocol):
-    """A source of batches. Its state `s`, a pytree, is in every checkpoint."""
+    """A source of batches. Its state `s`, a pytree, is in every checkpoint and decides alone which
+    batches follow; a `place` is the part of it that says how far the data was read, as numbers on
+    the host."""
 
     def init(self) -> dict[str, Any]:
         """The state before the first step."""
@@ -64,6 +67,24 @@ class Source(Protocol):
 
     def shares(self, s: dict[str, Any]) -> dict[str, float]:
         """{metric: share} of a mixture's sources so far."""
+
+    def place(self, s: dict[str, Any]) -> dict[str, Any]:
+        """The place of a state."""
+
+    def origins(self, place: Mapping[str, Any]) -> list[BatchOrigin]:
+        """The rows of the last batch before a place."""
+
+    def past(
+        self, s: dict[str, Any], place: Mapping[str, Any], steps: int
+    ) -> tuple[dict[str, Any], str]:
+        """(an earlier state `s` moved to a later place, a text naming the data in between).
+
+        Args:
+          steps: the number of steps to come.
+
+        Raises:
+          DataError: the data is used up before.
+        """
 
 
 class Stage(NamedTuple):
@@ -150,11 +171,13 @@ class Objective:
 
 
 class LoaderSource:
-    """A source of the batches of a data set; its whole state is the step."""
+    """A source of the batches of a data set. Its whole state is `step`, the number of the next
+    batch: the number of steps taken, and more after a run has gone back."""
 
     def __init__(self, ctx: Context):
         config = ctx.config
         local = sharding.local_rows(ctx.mesh, config.data.batch_size)
+        self._data = ctx.data
         self._loader = make_loader(
             config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps
         )
@@ -166,7 +189,7 @@ class LoaderSource:
             )
         self._mesh, self._steps = ctx.mesh, ctx.config.steps
         self._batches: Iterator[dict[str, np.ndarray]] = iter(())
-        self._next_step = -1  # the step of the next of `_batches`
+        self._range = range(0)  # the numbers of `_batches`
 
     def init(self) -> dict[str, np.ndarray]:
         return {"step": np.asarray(0, np.int32)}
@@ -175,11 +198,13 @@ class LoaderSource:
         self, state: Any, frozen: Mapping[str, Any], s: Mapping[str, Any], step: int
     ) -> tuple[dict[str, jax.Array], dict[str, np.ndarray], dict]:
         del state, frozen
-        if self._next_step != step:
-            self._batches, self._next_step = self._loader.iterate(step, self._steps), step
+        first = int(s["step"])
+        numbers = range(first, first + self._steps - step)
+        if self._range != numbers:
+            self._batches = self._loader.iterate(numbers.start, numbers.stop)
         batch = sharding.put_batch(next(self._batches), self._mesh)
-        self._next_step += 1
-        return batch, {"step": np.asarray(self._next_step, np.int32)}, {}
+        self._range = numbers[1:]
+        return batch, {"step": np.asarray(first + 1, np.int32)}, {}
 
     def rollouts(self, s: Mapping[str, Any], steps: int) -> int:
         del s, steps
@@ -187,3 +212,16 @@ class LoaderSource:
 
     def shares(self, s: Mapping[str, Any]) -> dict[str, float]:
         return self._loader.shares(int(s["step"]))
+
+    def place(self, s: Mapping[str, Any]) -> dict[str, int]:
+        return {"step": int(s["step"])}
+
+    def origins(self, place: Mapping[str, int]) -> list[BatchOrigin]:
+        return [BatchOrigin.of("batch", place["step"] - 1, self._loader, self._data)]
+
+    def past(
+        self, s: Mapping[str, Any], place: Mapping[str, int], steps: int
+    ) -> tuple[dict[str, np.ndarray], str]:
+        first, end = int(s["step"]), place["step"]
+        self._loader.require(end + steps)
+        return {"step": np.asarray(end, np.int32)}, f"batches {first} to {end - 1}"

@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.loader import make_loader
+from data.loader import Loader, make_loader
 from model import sharding
 from tpu.chips import compiler_options
+from train.guards.origins import BatchOrigin
 from train.losses import kl_estimate
 from train.rl import advantages as adv
 from train.rl import forward, hacking
@@ -125,6 +126,7 @@ def make_experience(
 
 class RolloutSource:
     """A source of minibatches of experience; samples a new rollout when the last one is used up.
+    Each minibatch has its batch of the text that is mixed in, where there is text.
 
     State: `experience` (above); `minibatch`, the number of its epochs × minibatches used so far;
     `rollout`, the number of rollouts so far; `drawn`, the number of batches of prompts so far;
@@ -173,7 +175,7 @@ class RolloutSource:
             ),
             out_shardings=rows,
         )
-        self._text = None
+        self._text: Loader | None = None
         if self.rl.pretrain_coef:
             text = ctx.config.pretrain_data
             local = sharding.local_rows(ctx.mesh, text.batch_size)
@@ -324,10 +326,15 @@ class RolloutSource:
         if self.rollouts(s, 1):
             s, metrics = self.rollout(state, frozen, s)
         batch = self._minibatch(s["experience"], s["rollout"], s["minibatch"])
+        del step
         if self._text:
-            text = self._text.batch(step)
+            text = self._text.batch(self._minibatches(s["rollout"], s["minibatch"]))
             batch["text"] = sharding.put_batch(text, self.ctx.mesh)
         return batch, s | {"minibatch": s["minibatch"] + np.int32(1)}, metrics
+
+    def _minibatches(self, rollout, minibatch) -> int:
+        """The number of minibatches before one: the number of the batch of text beside it."""
+        return (int(rollout) - 1) * self.per_rollout + int(minibatch)
 
     def rollouts(self, s: dict[str, Any], steps: int) -> int:
         """The number of rollouts that the next `steps` steps need."""
@@ -337,3 +344,35 @@ class RolloutSource:
     def shares(self, s: dict[str, Any]) -> dict[str, float]:
         """{metric: share} of a mixture's sources in the prompts so far."""
         return self.prompts.shares(int(s["drawn"]))
+
+    def place(self, s: dict[str, Any]) -> dict[str, Any]:
+        """The place of a state, with the first rollout's metrics, which a run that goes back to its
+        start has not yet."""
+        counts = {name: int(s[name]) for name in ("rollout", "drawn", "minibatch")}
+        return counts | {"first": {name: float(x) for name, x in s["first"].items()}}
+
+    def origins(self, place: Mapping[str, Any]) -> list[BatchOrigin]:
+        """The prompts of the rollout at a place, of all draws that it may have taken, and the text
+        beside the last minibatch."""
+        drawn, data = place["drawn"], self.ctx.data
+        draws = range(max(drawn - self.draws, 0), drawn)
+        origins = [BatchOrigin.of("prompts", n, self.prompts, data) for n in draws]
+        if self._text:
+            number = self._minibatches(place["rollout"], place["minibatch"]) - 1
+            origins.append(BatchOrigin.of("text", number, self._text, self.ctx.pretrain_data))
+        return origins
+
+    def past(
+        self, s: dict[str, Any], place: Mapping[str, Any], steps: int
+    ) -> tuple[dict[str, Any], str]:
+        """A state that samples a new rollout, from the prompts after a place."""
+        if self._text:
+            self._text.require(place["rollout"] * self.per_rollout + steps)
+        s = s | {
+            "minibatch": np.asarray(self.per_rollout, np.int32),
+            "rollout": np.asarray(place["rollout"], np.int32),
+            "drawn": np.asarray(place["drawn"], np.int32),
+            "stopped": self._zero(),
+            "first": {name: np.asarray(x, np.float32) for name, x in place["first"].items()},
+        }
+        return s, f"the prompts up to rollout {place['rollout']}"

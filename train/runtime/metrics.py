@@ -151,22 +151,35 @@ class Metrics:
         if is_remote(workdir):
             self._mirror = _Mirror(workdir, start)
             workdir, names = epath.Path(self._mirror.local), self._mirror.names
-        paths = [workdir / names[log] for log in LOGS]
-        last = start or -1  # a run from step 0 repeats its first evaluation too
-        records = truncate_jsonl(paths[0], last)
+        self._workdir, self._name, self._steps = workdir, name, steps
+        self._paths = [workdir / names[log] for log in LOGS]
+        records = self._open(start, start or -1)  # from step 0, the first evaluation is repeated
+        self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
+
+    def _open(self, start: int, last: int) -> list[dict]:
+        """Opens the files for the steps after `start`; returns the metrics up to step `last`, which
+        stay."""
+        metrics, samples = self._paths
+        records = truncate_jsonl(metrics, last)
         self.evaluated = any(
             record["step"] == last and not record.get("failed") for record in _evaluations(records)
         )
         if not self.evaluated:
-            records = truncate_jsonl(paths[0], last, evaluated=False)
-        truncate_jsonl(paths[1], last, self.evaluated)
-        self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
+            records = truncate_jsonl(metrics, last, evaluated=False)
+        truncate_jsonl(samples, last, self.evaluated)
         self.evaluations = _evaluations(records)
-        if measured := [numbers for r in self.evaluations if (numbers := _numbers(r))]:
-            self.first, self.last = measured[0], measured[-1]
-        self._jsonl, self._samples = (outputs.Records(path) for path in paths)
-        self._last, self._steps = start, steps
-        self._events = self._tracked(_event_file, workdir, name, start)
+        measured = [numbers for r in self.evaluations if (numbers := _numbers(r))]
+        self.first, self.last = (measured[0], measured[-1]) if measured else ({}, {})
+        self._jsonl, self._samples = (outputs.Records(path) for path in self._paths)
+        self._last = start
+        self._events = self._tracked(_event_file, self._workdir, self._name, start)
+        return records
+
+    def go_back(self, step: int) -> None:
+        """Drops the records after `step`, which the run takes again."""
+        if self._writes:
+            self._close_files()
+            self._open(step, step)
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
@@ -198,6 +211,12 @@ class Metrics:
         scalars = {f"{kind}/{name}": value for name, value in values.items()}
         self._track(lambda events: events.write(step, scalars))
         self._last = step
+
+    def note(self, step: int, kind: str, values: dict) -> None:
+        """Adds a record of other JSON values than numbers to metrics.jsonl alone."""
+        if self._writes:
+            record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3)}
+            self._jsonl.write(f"{strict_json.dumps(record | values)}\n".encode())
 
     def write_settings(self, settings: dict) -> None:
         """Adds settings, {dotted name: value}, to TensorBoard."""
@@ -239,13 +258,16 @@ class Metrics:
         if not self._writes:
             return
         outputs.write_again()
+        self._close_files()
+        if self._mirror:
+            self._mirror.close()
+        outputs.report()
+
+    def _close_files(self) -> None:
         finished = self._last == self._steps
         self._track(lambda events: events.close(finished))
         for records in (self._jsonl, self._samples):
             records.close()
-        if self._mirror:
-            self._mirror.close()
-        outputs.report()
 
 
 def _event_file(workdir: epath.Path, name: str, start: int):

@@ -72,7 +72,7 @@ def truncate_jsonl(path: epath.PathLike, last_step: int, evaluated: bool = True)
     log = read_log(path)
 
     def stays(record) -> bool:
-        trained = evaluated or record.get("kind") == "train"
+        trained = evaluated or record.get("kind", "eval") != "eval"  # samples have no kind
         return record["step"] < last_step or (record["step"] == last_step and trained)
 
     staying = [(line, record) for line, record in log.lines if stays(record)]

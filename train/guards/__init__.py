@@ -1,0 +1,1 @@
+"""Guards of a run: what keeps it from being lost, or from losing another."""
