@@ -130,7 +130,9 @@ class Lock:
             stale[number] = owner
         number = max(stale, default=0) + 1
         if not self._store.create(number, self._content):
-            return _WAIT
+            owner, _ = self._read(number)
+            if not owner or owner["id"] != self._owner["id"]:  # it may be, after a repeated request
+                return _WAIT
         self._number = number
         # One that started from no lock at all, while this one read a stale lock, is seen here, or
         # sees this one.

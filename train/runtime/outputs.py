@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from io import FileIO
@@ -182,6 +183,24 @@ def guard() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Stream):
             setattr(sys, name, Stream(stream, name, lasting=True))
+    _log_errors_of_callbacks()
+
+
+def _log_errors_of_callbacks() -> None:
+    """Sends errors that no code can catch to the log instead of the terminal: those of destructors,
+    and of callbacks in threads of C++. A read or a save that fails leaves dozens in TensorStore."""
+    shown = sys.excepthook
+
+    def excepthook(kind, error, traceback):
+        if threading.current_thread() is threading.main_thread():
+            shown(kind, error, traceback)
+        else:
+            logging.error("error in a callback", exc_info=(kind, error, traceback))
+
+    sys.excepthook = excepthook
+    sys.unraisablehook = lambda found: logging.error(
+        "error in %r: %r", found.object, found.exc_value
+    )
 
 
 def open_log(path: str) -> tuple[Stream, str]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from no_room import no_room
+from fault_injection.files import flip, largest, no_room
 
 from model.config import TransformerConfig
 from model.sizes import SIZES
@@ -79,23 +79,12 @@ def run(saved, tmp_path):
 
 @contextlib.contextmanager
 def opened(workdir, said=None, **settings):
-    saver = Checkpointer(
-        workdir, **{"keep": 5, "say": ([] if said is None else said).append} | settings
-    )
+    say = ([] if said is None else said).append
+    saver = Checkpointer(workdir, **{"keep": 5, "say": say} | settings)
     try:
         yield saver
     finally:
         saver.close()
-
-
-def flip(path: Path, bit: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-
-
-def largest(folder: Path) -> Path:
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 def outcome(workdir) -> str:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from no_room import no_room
+from fault_injection.files import flip, largest, no_room
 from stage_fixtures import recipe, write_files
 
 from model import sharding
@@ -43,10 +43,8 @@ def records(workdir, kind):
 def test_a_run_continues_exactly_from_the_newest_valid_checkpoint(tiny, mesh, tmp_path, capsys):
     config, finished = tiny
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
-    path = max((workdir / "checkpoints/4/opt_state").rglob("d/*"), key=lambda p: p.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
+    path = largest(workdir / "checkpoints/4/opt_state")
+    flip(path, 4 * path.stat().st_size)
     loop.run(config, workdir, mesh)
     out = capsys.readouterr().out
     assert "warning: checkpoint 4 is rejected: opt_state" in out and "from step 2" in out
