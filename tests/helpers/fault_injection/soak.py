@@ -1,4 +1,4 @@
-"""A supervised run that is killed at random for a long time, and one beside it that is let alone."""
+"""A supervised run that is killed at random for long, and one beside it that is let alone."""
 
 from __future__ import annotations
 
