@@ -36,6 +36,7 @@ setup(
         "ml-collections>=1.1",
         "absl-py>=2.1",
         "etils[epath]>=1.9",
+        "fsspec>=2024.12",  # exclusive creation, for the lock of a workdir in a bucket
         "numpy>=2.0",
         "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
@@ -47,7 +48,7 @@ setup(
         "tensorboard>=2.20",
     ],
     extras_require={
-        "tpu": ["jax[tpu]", "gcsfs>=2024.6"],  # gs://
+        "tpu": ["jax[tpu]", "gcsfs>=2024.12"],  # gs://
         "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
         "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'

@@ -252,7 +252,7 @@ class Attempt:
     def save(self, wait: bool, **notes: Any) -> None:
         """Saves the state, with `notes` in the checkpoint's JSON."""
         jax.block_until_ready(self.state.step)  # steps that are being computed hold no loop
-        with self.holding(), phase("saving"):
+        with self.holding("commit" if wait else "checkpoint"), phase("saving"):
             step = int(self.state.step)
             notes |= self.guard.notes(self.state, self.due_to_save(step))
             self.metrics.sync()
@@ -260,10 +260,10 @@ class Attempt:
             self.checkpoints.save(self.state, meta, wait=wait, score=self.score())
 
     @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self, activity: str = "checkpoint") -> Iterator[None]:
         """A context in which a save holds the loop."""
         begun = time.monotonic()
-        with self.goodput.time("checkpoint"):
+        with self.goodput.time("checkpoint", activity):
             yield
         self.held += time.monotonic() - begun
 

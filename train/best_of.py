@@ -21,9 +21,11 @@ from train import cli
 def main(argv: list[str]) -> None:
     del argv
     cli.start()
+    from train.guards import lock
     from train.rl import best_of  # after the flags were read: importing JAX takes seconds
 
-    best_of.run(cli.config(), flags.FLAGS.workdir, flags.FLAGS.least)
+    with lock.owned(flags.FLAGS.workdir):
+        best_of.run(cli.config(), flags.FLAGS.workdir, flags.FLAGS.least)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ entries. A stage that has finished leaves a DONE file and is not run again; an i
 resumes from its checkpoint.
 """
 
-from absl import app
+from absl import app, flags
 
 from train import cli
 
@@ -15,9 +15,11 @@ from train import cli
 def main(argv: list[str]) -> None:
     del argv
     cli.start()
+    from train.guards import lock
     from train.workflows import multistage  # after the flags were read: importing JAX takes seconds
 
-    multistage.run(**cli.run_arguments())
+    with lock.owned(flags.FLAGS.workdir):
+        multistage.run(**cli.run_arguments())
 
 
 if __name__ == "__main__":

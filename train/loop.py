@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -22,16 +22,18 @@ from train.assemble import Run, init_state, setup
 from train.attempt import Attempt
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig, build
+from train.guards import lock
+from train.guards.settings import Difference
+from train.guards.watchdog import Watchdog
 from train.runtime import outputs
 from train.runtime.goodput import Goodput
 from train.runtime.metrics import Metrics
 from train.runtime.profiling import Profile
 from train.runtime.resume import (
-    Earlier,
-    change_of_steps,
+    changed_lines,
     check_resume,
     config_json,
-    earlier_steps,
+    lineage,
     save_run_files,
     ways_on,
 )
@@ -47,7 +49,7 @@ def run(
     open_data: Callable[[Tokenizer], Data] | None = None,
     begun: float | None = None,
     profile: range = range(0),
-    allow_data_change: bool = False,
+    allow_change: Collection[str] = (),
     position: str = "",
 ) -> None:
     """Trains one stage to its end in `workdir`, resuming from its newest checkpoint if it has one.
@@ -58,7 +60,8 @@ def run(
       open_data: (tokenizer) -> Data, instead of the files that the config names.
       begun: time.time() at which the run's wall time starts; by default now.
       profile: the steps, counted from 0, to trace (train/runtime/profiling.py).
-      allow_data_change: whether a resumed run may continue with changed rows.
+      allow_change: settings, and `data` for rows, that a resumed run may change
+        (train/guards/settings.py).
       position: of the stage in its chain, as "2/5 ", for the terminal.
 
     Raises:
@@ -74,14 +77,16 @@ def run(
     outputs.make_folder(workdir)
     mesh = mesh or sharding.make_mesh(config.mesh)
     with (
+        lock.owned(workdir),
         jax.set_mesh(mesh),
         Goodput(workdir, begun, writes) as goodput,
+        Watchdog(config.watchdog, goodput.activity),
         Progress(f"{position}{workdir.name}", config.steps, writes=writes) as progress,
     ):
         with phase("setting up"):
             ready = setup(config, workdir, mesh, examples, open_data)
         progress.say(*messages.header(ready, workdir))
-        _run(ready, workdir, goodput, progress, profile, allow_data_change)
+        _run(ready, workdir, goodput, progress, profile, allow_change)
         if not position:
             for line in messages.closing(ready, workdir):
                 progress.command(line)
@@ -89,19 +94,18 @@ def run(
 
 def _run(
     run: Run, workdir: epath.Path, goodput: Goodput, progress: Progress, profile: range,
-    allow_data_change: bool,
+    allow_change: Collection[str],
 ) -> None:  # fmt: skip
     config = run.ctx.config
     keeping, text = config.checkpoint, config_json(config)
     checkpoints = Checkpointer(
         workdir, keeping.keep, keeping.keep_every, keeping.best_mode, say=progress.say
     )
-    changed, earlier = list[str](), list[Earlier]()
+    changed = list[Difference]()
 
     def check(step: int, meta: dict[str, Any]) -> None:
-        nonlocal changed, earlier
-        changed = check_resume(workdir, meta, run, text, allow_data_change)
-        earlier = earlier_steps(workdir, meta, config, step)
+        nonlocal changed
+        changed = check_resume(workdir, meta, run, text, step, allow_change)
 
     with goodput.time("restore"):
         resumed = checkpoints.restore_newest(run.abstract, check)
@@ -114,10 +118,10 @@ def _run(
             state = init_state(run)
     hashes = {name: plugins.fingerprint(name) for name in config.plugins}
     meta = {"frozen": run.origins, "config": text, "content": run.content, "plugins": hashes}
-    meta |= {"earlier": earlier} if earlier else {}
+    meta |= {"lineage": changes} if (changes := lineage(saved_meta, changed, start)) else {}
     multihost_utils.sync_global_devices("set up")  # before files that other processes read
     if jax.process_index() == 0:
-        save_run_files(run, workdir, earlier)
+        save_run_files(run, workdir, changes)
 
     evaluated = not saved_meta.get("evaluate")
     metrics = Metrics(workdir, start, config.steps, jax.process_index() == 0, evaluated)
@@ -133,14 +137,12 @@ def _run(
             progress.say(*line)
     elif start:
         progress.say(f"resuming {workdir} from step {start}")
-    if earlier != saved_meta.get("earlier", []):
-        progress.say(f"  {change_of_steps(config, earlier[-1])}")
+    for line in changed_lines(config, changed, start):
+        progress.say(f"  {line}")
     for name, new_hash in hashes.items():
         progress.say(f"  plugin {name}: {plugins.file_of(name)} ({new_hash})")
         if (before := saved_meta.get("plugins", {}).get(name, new_hash)) != new_hash:
             progress.say(f"  warning: plugin {name} has changed since the checkpoint ({before})")
-    for name in changed:
-        progress.say(f"  warning: {name} has changed rows since the checkpoint")
     tracer = Profile(workdir, profile)
     try:
         Attempt(

@@ -17,9 +17,11 @@ from train import cli
 def main(argv: list[str]) -> None:
     del argv
     cli.start()
+    from train.guards import lock
     from train.rl import score_scale  # after the flags were read: importing JAX takes seconds
 
-    score_scale.run(cli.config(), flags.FLAGS.workdir, flags.FLAGS.answers)
+    with lock.owned(flags.FLAGS.workdir):
+        score_scale.run(cli.config(), flags.FLAGS.workdir, flags.FLAGS.answers)
 
 
 if __name__ == "__main__":

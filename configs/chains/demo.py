@@ -78,7 +78,7 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     judge.seed = 1
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 220
+    judge.steps = 260
 
     ppo = stage(
         stage="ppo",

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from train.runtime.processes import PREEMPTED, port_is_free
+from train.runtime.processes import PREEMPTED, UNSAVED, port_is_free
 
 HOST = "127.0.0.1"
 
@@ -37,10 +37,11 @@ def environment(devices: int) -> dict[str, str]:
 
 
 def exit_code(codes: Iterable[int]) -> int:
-    """The group's exit code: of a deterministic error, else of a lost process, else 42 or 0."""
+    """The group's exit code: of a deterministic error, else of a lost process or one that could not
+    save, else 42 or 0."""
     codes = [128 - code if code < 0 else code for code in codes]
-    errors = [code for code in codes if 0 < code < 128 and code != PREEMPTED]
-    lost = [code for code in codes if code >= 128]
+    errors = [code for code in codes if 0 < code < 128 and code not in (PREEMPTED, UNSAVED)]
+    lost = [code for code in codes if code >= 128 or code == UNSAVED]
     return next(iter(errors + lost), PREEMPTED if PREEMPTED in codes else 0)
 
 

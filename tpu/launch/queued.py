@@ -19,7 +19,7 @@ from tpu.launch import commands, local
 from tpu.launch.commands import QueuedJob
 from tpu.launch.gcloud import LOST, Gcloud, LaunchError, parse_answer
 from tpu.launch.supervise import StopSignal
-from train.runtime.processes import PREEMPTED
+from train.runtime.processes import PREEMPTED, UNSAVED
 
 # States from which a resource cannot become ACTIVE again.
 GONE = ("FAILED", "SUSPENDING", "SUSPENDED", "DELETING")
@@ -300,6 +300,6 @@ def attempt_once(
     except LaunchError as e:
         say(str(e))
         code = e.code
-    if code == PREEMPTED or code >= 128:
+    if code in (PREEMPTED, UNSAVED) or code >= 128:
         down(job, gcloud, say, stop)
     return code

@@ -168,7 +168,7 @@ class Checkpointer:
         self._saving = self._error = None
         if error is not None and processes.is_lost_peer(error):
             raise error
-        reason = objection(outputs.reason(error) if error else "")
+        reason = objection(verification.brief(error) if error else "")
         if reason:
             # Orbax lists a step when its save starts, and drops older ones; the directory is true.
             self._manager.reload()
@@ -236,7 +236,7 @@ class Checkpointer:
             for gone in sorted(set(recorded) - aside.keys()):
                 if gone > step:
                     self._say(f"  warning: checkpoint {gone} was saved, and is gone")
-            if "arrays" not in meta:
+            if not meta.get("arrays"):
                 self._say(
                     f"  checkpoint {step} carries no fingerprints: an earlier version saved it, "
                     "and damage to its values would go unnoticed"

@@ -64,8 +64,8 @@ def lost(workdir: epath.PathLike, unfinished: bool) -> str:
     """
     record = read(workdir)
     if record is not None:
-        steps, _ = record
-        return f"has saved step {max(steps)}" if steps else ""
+        newest = max(record[0], default=0)  # step 0 is an imported model
+        return f"has saved step {newest}" if newest else ""
     config, logged = epath.Path(workdir) / "config.json", read_metrics(workdir, "train")
     if unfinished or not logged or not config.exists():
         return ""

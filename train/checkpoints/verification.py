@@ -189,8 +189,15 @@ def _attempt(read: Callable[[], T]) -> tuple[T | Any, str]:
         elsewhere = any(sign in str(error) for sign in _ELSEWHERE)
         if elsewhere or isinstance(error, PermissionError) or processes.is_lost_peer(error):
             raise
-        reason = " ".join(f"{outputs.reason(error)}".split())
-        return None, reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} …"
+        return None, brief(error)
+
+
+def brief(error: BaseException) -> str:
+    """The message of an error in at most a line, that of its first cause: Orbax wraps others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(outputs.reason(error).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 def newest_valid(

@@ -56,9 +56,10 @@ def define_run_flags() -> None:
     flags.DEFINE_string(
         "profile_steps", "", "FROM:TO traces the steps after FROM up to TO into <workdir>/profile."
     )
-    flags.DEFINE_bool(
-        "allow_data_change", False, "Resume although the data has changed since the run began."
-    )
+    flags.DEFINE_list(
+        "allow_change", [], "Settings that a resumed run may change, as optimizer.peak_lr,steps; "
+        "data allows other rows."
+    )  # fmt: skip
     flags.DEFINE_integer(
         "profiler_port", 0, "Port that serves profiles on request; 0 serves none.", 0, 65535
     )

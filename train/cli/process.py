@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from interpreter import python
 from ranges import ConfigError
 from train.cli.errors import EXPECTED, fail, no_backend, short
 from train.cli.flags import config
+from train.rl import time_limit
 from train.runtime import outputs, processes
 from train.terminal import interrupts
 from train.terminal.console import print_error
@@ -26,6 +29,7 @@ _log = ""  # this process's log file; "" if the workdir is in a bucket
 
 def run_arguments() -> dict[str, Any]:
     """The keyword arguments of `loop.run` and `multistage.run`, from the flags."""
+    from train.guards.settings import check_names
     from train.runtime.profiling import parse_steps
 
     f = flags.FLAGS
@@ -34,7 +38,7 @@ def run_arguments() -> dict[str, Any]:
         workdir=f.workdir,
         begun=BEGUN,
         profile=parse_steps(f.profile_steps),
-        allow_data_change=f.allow_data_change,
+        allow_change=check_names(f.allow_change),
     )
 
 
@@ -83,6 +87,27 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
+@contextlib.contextmanager
+def leaving_hung_threads() -> Iterator[None]:
+    """A context that ends the process at once where Python would wait for threads that may never
+    end, as of a reward function that hung."""
+    code = 0
+    try:
+        yield
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else int(e.code is not None)
+        raise
+    except BaseException:
+        code = 1
+        raise
+    finally:
+        others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+        if time_limit.left_behind.is_set() and not all(t.daemon for t in others):
+            outputs.report()
+            processes.end(code)
+
+
+@leaving_hung_threads()
 def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs `main`. Bad input ends with a message and exit code 1, and a traceback in log.txt; exit
     codes are those of train/runtime/processes.py."""

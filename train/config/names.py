@@ -182,6 +182,8 @@ ALIASES = (
     ("num_generations num_return_sequences n_samples_per_prompt num_samples group n_generations "
      "samples_per_prompt num_generations_per_prompt rollout_n", ["grpo.group_size"], ""),
     ("reward_funcs reward_fn reward_func reward", ["rl.reward_function"], "module:function"),
+    ("reward_timeout verifier_timeout", ["rewards.timeout"], ""),
+    ("ddp_timeout nccl_timeout step_timeout hang_timeout", ["watchdog.least"], ""),
     ("reward_weights", ["rewards.function", "rewards.model"], "each reward has its weight"),
     ("whiten_rewards whiten normalize_advantages normalize_advantage", ["ppo.whiten_advantages"],
      ""),

@@ -123,12 +123,15 @@ class RewardsConfig:
         (`error`), or leaves that answer out of losses, means and baselines (`skip`), counted in
         `reward_errors`. max_errors: share of a rollout's answers that may be left out, below 0.5;
         more end the run all the same.
+      timeout: seconds that a function may take for an answer, which has no reward else; 0 waits
+        for ever.
     """
 
     model: Signed = 1.0
     function: Signed = 1.0
     on_error: str = "error"
     max_errors: Annotated[float, Range(0, 0.5, "[)")] = 0.1
+    timeout: NonNegative = 60.0
 
     def __post_init__(self):
         ranges.check(self, "rewards.")

@@ -30,6 +30,7 @@ from train.config.names import suggest
 from train.config.rl import RewardsConfig, RLConfig
 from train.evals import registry as evals
 from train.evals.base import EvalConfig
+from train.guards.watchdog import WatchdogConfig
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
 
@@ -159,6 +160,7 @@ class RunConfig:
     evals: Mapping[str, EvalConfig] = dataclasses.field(default_factory=dict)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+    watchdog: WatchdogConfig = dataclasses.field(default_factory=WatchdogConfig)
     plugins: str | tuple[str, ...] = ()
 
     def __post_init__(self):

@@ -1,1 +1,1 @@
-"""Guards of a run: what keeps a fault from costing more than a few steps."""
+"""Guards of a run: what keeps it from being lost, or from losing another."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from ranges import ConfigError
+from train.guards import lock, lock_store
 
 MARK = ".unfinished.json"
 
@@ -29,20 +30,24 @@ def directory(path: epath.PathLike, flag: str, record: dict) -> Iterator[epath.P
     check_free(path, flag, record)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / MARK).write_text(json.dumps(record))
-        for child in path.iterdir():
-            if child.is_dir():
-                child.rmtree()
-            elif child.name != MARK:
-                child.unlink()
     except OSError as e:
         raise ConfigError(f"--{flag}={path} cannot be written ({e.strerror or e})") from e
-    try:
-        yield path
-    except Exception:
-        path.rmtree()  # the command failed and was not killed: nothing can be finished
-        raise
-    (path / MARK).unlink()
+    with lock.owned(path):
+        try:
+            (path / MARK).write_text(json.dumps(record))
+            for child in path.iterdir():
+                if child.is_dir():
+                    child.rmtree()
+                elif child.name != MARK and not lock_store.is_lock(child.name):
+                    child.unlink()
+        except OSError as e:
+            raise ConfigError(f"--{flag}={path} cannot be written ({e.strerror or e})") from e
+        try:
+            yield path
+        except Exception:
+            path.rmtree()  # the command failed and was not killed: nothing can be finished
+            raise
+        (path / MARK).unlink()
 
 
 def is_marked(path: epath.PathLike) -> bool:
@@ -61,7 +66,7 @@ def check_free(path: epath.PathLike, flag: str, record: dict) -> None:
         return
     if not path.is_dir():
         raise ConfigError(f"--{flag}={path} is a file; give a directory")
-    names = {child.name for child in path.iterdir()}
+    names = {child.name for child in path.iterdir() if not lock_store.is_lock(child.name)}
     if not names:
         return
     if MARK not in names:

@@ -5,6 +5,7 @@ Axes: B episodes or rows, T length, C candidates a row, P prompt length, R respo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
@@ -26,6 +27,7 @@ from interpreter import python
 from model.config import TransformerConfig
 from model.heads import reward_model
 from ranges import ConfigError
+from train.rl.time_limit import left_behind, time_limit
 from train.rl.verifiers import VERIFIERS
 
 
@@ -199,13 +201,29 @@ class Failure(NamedTuple):
     error: BaseException | None = None
 
 
-def call(function: Callable[[Episode], Any], episode: Episode) -> float | Failure:
-    """A function's reward for an episode, or why it has none."""
+class TimeUp(BaseException):
+    """The end of a call that took too long; no `except Exception` of the function catches it."""
+
+
+def call(
+    function: Callable[[Episode], Any], episode: Episode, timeout: float = 0.0
+) -> float | Failure:
+    """A function's reward for an episode, or why it has none.
+
+    Args:
+      timeout: seconds that the call may take; 0 for no limit.
+    """
+    time_up = TimeUp()
+    limit = time_limit(timeout, time_up) if timeout else contextlib.nullcontext()
     try:
-        value = function(episode)
+        with limit:
+            value = function(episode)
     except KeyboardInterrupt:
         raise
     except BaseException as e:  # includes SystemExit, which would end the run as if it were done
+        if e is time_up:
+            left_behind.set()
+            return Failure(f"did not return within rewards.timeout={timeout:g} s", e)
         try:
             text = str(e)
         except Exception:

@@ -88,6 +88,7 @@ class Sampler:
         self.verifiers = rewards.verifiers(ctx.config)
         self._skips = ctx.config.rewards.on_error == "skip"
         self._max_errors = ctx.config.rewards.max_errors * self._skips
+        self._timeout = ctx.config.rewards.timeout
         self._reported: set[str] = set()  # rewards whose failures have been reported
         examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
         rewards.validate_answers(ctx.config, [e.get("answer", "") for e in examples])
@@ -238,7 +239,7 @@ class Sampler:
         """(a function's rewards, NaN where it failed, {row: its Failure})."""
         values, failures = np.full(len(episodes), np.nan, np.float32), {}
         for row, episode in enumerate(episodes):
-            value = rewards.call(function, episode)
+            value = rewards.call(function, episode, self._timeout)
             if not isinstance(value, Failure):
                 values[row] = value
                 continue

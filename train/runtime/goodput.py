@@ -23,6 +23,7 @@ from etils import epath
 from data.atomic import write_atomically
 from data.errors import DataError
 from data.read import json_files
+from train.guards.watchdog import STEP, Activity
 from train.runtime import outputs, strict_json
 from train.terminal.console import duration
 
@@ -63,6 +64,7 @@ class Goodput:
 
     Attributes:
       seconds: {part: seconds in all attempts}. part: the part that time counts as now.
+      activity: what the watchdog watches.
     """
 
     def __init__(self, workdir: epath.PathLike, begun: float | None = None, writes: bool = True):
@@ -76,6 +78,7 @@ class Goodput:
         self._lost_steps = record.get("lost_steps", 0)
         self._known = self._reached = record.get("steps", 0)
         self._written, self._lap = -EVERY, dict(self.seconds)
+        self.activity, self._worked = Activity(), self._step_seconds()
 
     def __enter__(self):
         jax.monitoring.register_event_duration_secs_listener(self._compiled)
@@ -98,11 +101,13 @@ class Goodput:
         return previous_part
 
     @contextlib.contextmanager
-    def time(self, part: str) -> Iterator[None]:
-        """A context whose time counts as `part`."""
+    def time(self, part: str, activity: str = "") -> Iterator[None]:
+        """A context whose time counts as `part`, and is watched as an activity, by default of that
+        name."""
         previous_part = self.enter(part)
         try:
-            yield
+            with self.activity.during(activity or part):
+                yield
         finally:
             self.enter(previous_part)
 
@@ -111,6 +116,10 @@ class Goodput:
         repeated = number < self._known
         self._lost_steps += repeated
         self.enter("lost" if repeated else "step")
+        self.activity.enter(STEP)
+
+    def _step_seconds(self) -> float:
+        return self.seconds["step"] + self.seconds["lost"]
 
     def go_back(self, steps: int) -> None:
         """Notes that `steps` are done, some of which the run takes again: they count as lost."""
@@ -124,8 +133,12 @@ class Goodput:
         return lap
 
     def record(self, steps: int) -> None:
-        """Notes that `steps` are done; writes the file at most every `EVERY` seconds."""
+        """Notes that `steps` are done, and their metrics read; writes the file at most every
+        `EVERY` seconds."""
         self._reached = max(self._reached, steps)
+        self.enter(self.part)
+        self.activity.recorded(self._step_seconds() - self._worked)
+        self._worked = self._step_seconds()
         if time.time() - self._written >= EVERY:
             self.write()
 

@@ -3,7 +3,7 @@
 Exit codes are the contract with the program that started the run (tpu/launch/supervise.py): 0 done,
 1 a deterministic error, `PREEMPTED` preempted and saved, `UNSAVED` no checkpoint can be written,
 `INTERRUPTED` ended by Ctrl-C (saved or not, as the message says), other codes of 128 and more a
-signal or a lost peer.
+signal, a lost peer, or a fault that has a name here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 PREEMPTED = 42
 UNSAVED = 74  # EX_IOERR of sysexits.h
 INTERRUPTED = 130  # as a shell's
+TAKEN_OVER = 129  # the workdir has another owner (train/guards/lock.py)
 LOST = 134  # as if JAX's coordination service had aborted a process whose peer is gone
+HUNG = 142  # as if killed by an alarm: something took too long (train/guards/watchdog.py)
+
+# Functions that `end` calls, as nothing else runs any more.
+before_leaving: list[Callable[[], None]] = []
+PATIENCE = 2.0  # seconds that they have together
 
 _terminated = threading.Event()
 _calls = itertools.count(1)
@@ -143,5 +150,18 @@ def is_lost_peer(error: BaseException | None) -> bool:
 def leave(code: int, message: str) -> NoReturn:
     """Ends this process at once: an ordinary exit would wait for processes that are gone."""
     print(f"error: {message}", file=sys.stderr, flush=True)
+    end(code)
+
+
+def end(code: int) -> NoReturn:
+    """Ends this process at once, without waiting for its threads or its peers."""
+
+    def prepare():
+        for function in list(before_leaving):
+            function()
+
+    thread = threading.Thread(target=prepare, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
     sys.stdout.flush()
     os._exit(code)

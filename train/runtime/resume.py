@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
 from etils import epath
@@ -19,24 +18,18 @@ from train.checkpoints import saved_models
 from train.config.model import read_saved
 from train.config.names import RENAMED
 from train.config.run import RunConfig, run_class
+from train.guards.settings import ROWS, Difference, Kind, kind_of, refusal
 from train.optimizer import make_schedule
 from train.runtime import outputs, strict_json
 
-# Settings that a resumed run may change, as they alter neither the weights nor the data so far.
-FREE_TO_CHANGE = ("steps", "plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "guard.",
-                  "log_every", "init_from.", "tokenizer.", "rewards.on_error",
-                  "rewards.max_errors")  # fmt: skip
-# Settings with the location of data, which may change as long as its rows do not.
-LOCATIONS = re.compile(
-    r"(data|pretrain_data)\.((mixture|decontaminate)\.[^.]+\.source|source|heldout_source|tfds_dir)"
-)
 
+class Change(TypedDict):
+    """A setting, or the rows of data, that a resumed run has changed at a step."""
 
-class Earlier(TypedDict):
-    """A number of steps that a run was planned with, and the step at which that changed."""
-
-    steps: int
-    until: int
+    step: int
+    setting: str
+    before: Any
+    now: Any
 
 
 def config_json(config: RunConfig) -> str:
@@ -44,7 +37,7 @@ def config_json(config: RunConfig) -> str:
     return strict_json.dumps(dataclasses.asdict(config), indent=2)
 
 
-def save_run_files(run: Run, workdir: epath.Path, earlier: Sequence[Earlier]) -> None:
+def save_run_files(run: Run, workdir: epath.Path, lineage: Sequence[Change]) -> None:
     """Writes the files beside the checkpoints: tokenizer, row caches, architectures, settings."""
     if not (workdir / "tokenizer" / "tokenizer.json").exists():
         run.ctx.tokenizer.save(workdir / "tokenizer")
@@ -55,47 +48,59 @@ def save_run_files(run: Run, workdir: epath.Path, earlier: Sequence[Earlier]) ->
             outputs.failed("rows", error, "rows are computed again at the next start")
     saved_models.save_models(workdir, {r: run.ctx.models[r] for r in run.objective.trainable})
     saved_models.save_parts(workdir, run.parts, run.origins)
-    settings = dataclasses.asdict(run.ctx.config) | ({"earlier": earlier} if earlier else {})
+    settings = dataclasses.asdict(run.ctx.config) | ({"lineage": lineage} if lineage else {})
     write_atomically(workdir / "config.json", strict_json.dumps(settings, indent=2) + "\n")
 
 
-def earlier_steps(
-    workdir: epath.PathLike, meta: Mapping[str, Any], config: RunConfig, step: int
-) -> list[Earlier]:
-    """The numbers of steps that the run saved at `step` was planned with before `config.steps`.
+def lineage(meta: Mapping[str, Any], differences: Iterable[Difference], step: int) -> list[Change]:
+    """The changes of a run up to `step`: those of its checkpoint, and the present ones that had to
+    be named."""
+    changes = list(meta.get("lineage", ()))
+    if earlier := meta.get("earlier"):  # only steps could change, when that run was saved
+        numbers = [entry["steps"] for entry in earlier] + [json.loads(meta["config"])["steps"]]
+        changes = [
+            Change(step=entry["until"], setting="steps", before=entry["steps"], now=now)
+            for entry, now in zip(earlier, numbers[1:])
+        ]
+    return changes + [
+        Change(step=step, setting=d.setting, before=d.before, now=d.now)
+        for d in differences
+        if d.kind is Kind.NAMED
+    ]
 
-    Raises:
-      ConfigError: more steps are saved.
-    """
-    steps, earlier = json.loads(meta["config"])["steps"], meta.get("earlier", [])
-    if config.steps < step:
-        raise ConfigError(
-            f"{workdir} has trained {step} steps, more than steps={config.steps}, and what it has "
-            f"learned cannot be taken back. Type --config.steps={step} or more, or a new --workdir"
-        )
-    return [*earlier, Earlier(steps=steps, until=step)] if steps != config.steps else earlier
 
-
-def change_of_steps(config: RunConfig, earlier: Earlier) -> str:
-    """A message about a run that continues with another number of steps."""
+def change_of_steps(config: RunConfig, steps: int, step: int) -> str:
+    """A message about a run that was planned with `steps`, and continues with another number at
+    `step`."""
     before, now = (
-        float(make_schedule(config.optimizer, steps)(earlier["until"]))
-        for steps in (earlier["steps"], config.steps)
+        float(make_schedule(config.optimizer, number)(step)) for number in (steps, config.steps)
     )
-    text = f"steps: {earlier['steps']} -> {config.steps}"
+    text = f"steps: {steps} -> {config.steps}"
     if before != now:
         text += (
             f"; the {config.optimizer.schedule} schedule follows: learning rate {before:.3g} -> "
-            f"{now:.3g} at step {earlier['until']}"
+            f"{now:.3g} at step {step}"
         )
     return text
+
+
+def changed_lines(config: RunConfig, differences: Iterable[Difference], step: int) -> Iterator[str]:
+    """Messages about the changes of a run that continues at `step`."""
+    for difference in differences:
+        name = difference.setting
+        if name == "steps":
+            yield change_of_steps(config, difference.before, step)
+        elif difference.rows:
+            yield f"warning: {name} has changed rows since the checkpoint"
+        else:
+            yield str(difference)
 
 
 def ways_on(workdir: epath.PathLike, run: Run, steps: str) -> list[str]:
     """The ways to go on from a run: with more steps, or from its weights in a new workdir."""
     role = run.objective.trainable[0]
     return [
-        f"train it further: the same command with --config.steps={steps}",
+        f"train it further: the same command with --allow_change=steps --config.steps={steps}",
         f"start a new run from its weights: --workdir=NEW --config.init_from.{role}={workdir}",
     ]
 
@@ -108,7 +113,8 @@ def changes(saved_text: str, config_text: str) -> dict[str, tuple[Any, Any]]:
     """
     texts = config_json(run_class()()), saved_text, config_text
     defaults, saved, settings = (flatten_dict(json.loads(text), sep=".") for text in texts)
-    saved.pop("earlier", None)  # of config.json; no setting
+    for name in ("earlier", "lineage"):  # of config.json; no settings
+        saved.pop(name, None)
     saved = {RENAMED.get(key, key): value for key, value in read_saved(saved).items()}
     # A setting that did not exist yet had the effect of its default.
     saved = {key: defaults[key] for key in defaults.keys() & settings.keys()} | saved
@@ -124,17 +130,18 @@ def check_resume(
     meta: Mapping[str, Any],
     run: Run,
     config_text: str,
-    allow_data_change: bool = False,
-) -> list[str]:
-    """Refuses to resume a run that is not the one that was saved; returns the names of data whose
-    rows have changed. Those of `config.evals` may always change: nothing is trained on them.
+    step: int,
+    allow_change: Collection[str] = (),
+) -> list[Difference]:
+    """Refuses to resume a run that is not the one that was saved; returns what has changed.
 
     Args:
-      meta: of the checkpoint. config_text: the run's settings as JSON.
+      meta: of the checkpoint, after `step` steps. config_text: the run's settings as JSON.
+      allow_change: settings, and names of `ROWS`, that may change (train/guards/settings.py).
 
     Raises:
       ConfigError: the frozen models have changed (which would change every KL and score), or the
-        settings, the tokenizer or, unless `allow_data_change`, the rows.
+        tokenizer, or settings or rows that may not, or fewer steps are asked for than are saved.
     """
     origins = run.origins
     for role, origin in meta["frozen"].items():
@@ -145,35 +152,31 @@ def check_resume(
                 "or use a new --workdir"
             )
     content = meta.get("content", {})  # empty in old runs, whose data is identified by its location
-
-    def free(key: str) -> bool:
-        is_location = LOCATIONS.fullmatch(key) is not None
-        return key.startswith(FREE_TO_CHANGE) or (is_location and bool(content))
-
+    hashes = {name: (content.get(name, hash_), hash_) for name, hash_ in run.content.items()}
+    hashes = {name: values for name, values in hashes.items() if values[0] != values[1]}
+    settings = changes(meta["config"], config_text)
     differences = [
-        f"{key}: {before!r} -> {now!r}"
-        for key, (before, now) in changes(meta["config"], config_text).items()
-        if not free(key)
+        Difference(key, *values, kind_of(key, *values, rows_known=bool(content)))
+        for key, values in settings.items()
     ]
-    if differences:
-        role = run.objective.trainable[0]
+    rows = [
+        # Nothing is trained on the rows of `config.evals`.
+        Difference(name, *values, Kind.NAMED if name in ROWS else Kind.FREE, rows=True)
+        for name, values in hashes.items()
+        if name != "tokenizer"
+    ]
+    if "steps" in settings and settings["steps"][1] < step:
         raise ConfigError(
-            f"{workdir} was begun with another config ({'; '.join(differences)}). Resume it with "
-            "the old settings, or start from its weights with the new ones: --workdir=NEW "
-            f"--config.init_from.{role}={workdir}"
+            f"{workdir} has trained {step} steps, more than steps={settings['steps'][1]}, and what "
+            f"it has learned cannot be taken back. Type --config.steps={step} or more, or a new "
+            "--workdir"
         )
-    changed = [name for name, hash_ in run.content.items() if content.get(name, hash_) != hash_]
-    if "tokenizer" in changed:
+    if text := refusal(workdir, differences + rows, allow_change, run.objective.trainable[0]):
+        raise ConfigError(text)
+    if "tokenizer" in hashes:
         raise ConfigError(
             f"{workdir} was begun with another tokenizer ({content['tokenizer']}) than there is "
             f"now ({run.content['tokenizer']}): ids would mean other text. Restore "
             f"{workdir}/tokenizer, or use a new --workdir"
         )
-    decisive = [name for name in changed if not name.startswith("evals.")]
-    if decisive and not allow_data_change:
-        raise ConfigError(
-            f"the rows of {' and '.join(decisive)} differ from those that {workdir} was begun "
-            "with: files were changed or replaced, or are read in another way. Restore the old "
-            "ones, use a new --workdir, or continue with the new rows: --allow_data_change"
-        )
-    return changed
+    return differences + rows

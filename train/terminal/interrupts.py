@@ -10,7 +10,6 @@ import contextlib
 import enum
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import NoReturn
@@ -111,5 +110,4 @@ def leave(text: str) -> NoReturn:
     one that was interrupted in XLA may end with a crash otherwise."""
     progress.stop_all()
     print_error(text)
-    sys.stdout.flush()
-    os._exit(processes.INTERRUPTED)
+    processes.end(processes.INTERRUPTED)

@@ -206,6 +206,11 @@ def phase(name: str, total: int = 0) -> Iterator[Phase | Silent]:
         yield shown
 
 
+def current() -> str:
+    """The innermost phase that is shown, or ""."""
+    return next((phase.name for shown in reversed(_shown) for phase in shown._phases[::-1]), "")
+
+
 def stop_all() -> None:
     """Ends all live lines, before the process is left."""
     for progress in reversed(_shown):

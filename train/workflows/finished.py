@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -11,24 +11,21 @@ from etils import epath
 
 from ranges import ConfigError
 from train.config.run import RunConfig
+from train.guards.settings import LOCATIONS, Difference, Kind, kind_of
 from train.runtime import resume
 from train.terminal import saved
 
-# Settings of the reports, the checkpoints and the devices of a run, which leave its weights alone.
-FREE_TO_CHANGE = (
-    "plugins", "mesh.", "evaluate.", "evals.", "checkpoint.", "log_every", "rl.eval_prompts",
-    "rewards.on_error", "rewards.max_errors",
-)  # fmt: skip
 MOST_SHOWN = 10  # settings that differ
 
 
 def check(
-    runs: Mapping[str, RunConfig], workdir: epath.Path, allow_data_change: bool = False
+    runs: Mapping[str, RunConfig], workdir: epath.Path, allow_change: Collection[str] = ()
 ) -> set[str]:
     """The names of the finished stages.
 
     Args:
-      runs: {stage: its settings}, in order. allow_data_change: whether data may be elsewhere.
+      runs: {stage: its settings}, in order. allow_change: settings that may differ, of which `data`
+        and its like say that the data is the same in another place.
 
     Raises:
       ConfigError: a stage was finished with other settings or has lost its checkpoints, or was
@@ -45,7 +42,7 @@ def check(
                 f"{workdir / name}/checkpoints; or train {', '.join(again)} again: "
                 f"{_remove(workdir, again)} and the same command"
             )
-        if changes := _changes(workdir / name, runs[name], allow_data_change):
+        if changes := _changes(workdir / name, runs[name], allow_change):
             stale = [other for other in begun if name in origins[other]]
             raise ConfigError(_message(workdir, name, changes, stale))
     for name in begun:
@@ -76,7 +73,7 @@ def _remove(workdir: epath.Path, names: list[str]) -> str:
 
 
 def _changes(
-    run: epath.Path, config: RunConfig, allow_data_change: bool
+    run: epath.Path, config: RunConfig, allow_change: Collection[str]
 ) -> dict[str, tuple[Any, Any]]:
     """{setting: (before, now)} of the settings on which the weights of a finished run depend."""
     changes = {}
@@ -84,8 +81,12 @@ def _changes(
     for key, values in resume.changes(saved, resume.config_json(config)).items():
         if key.startswith(("init_from.", "tokenizer.path")):  # workdirs, which may have moved
             values = (PurePath(values[0] or "").name, PurePath(values[1] or "").name)
-        moved = allow_data_change and resume.LOCATIONS.fullmatch(key) is not None
-        if values[0] != values[1] and not key.startswith(FREE_TO_CHANGE) and not moved:
+            free = values[0] == values[1]
+        else:
+            difference = Difference(key, *values, kind_of(key, *values))
+            moved = LOCATIONS.fullmatch(key) is not None and difference.is_named(allow_change)
+            free = moved or difference.kind is Kind.FREE
+        if not free:
             changes[key] = values
     return changes
 
@@ -105,9 +106,11 @@ def _message(
     ways = [f"train {', '.join(again)} again: {_remove(workdir, again)} and the same command"]
     if changes.keys() == {"steps"} and changes["steps"][0] < changes["steps"][1]:
         further = _remove(workdir, [f"{name}/DONE", *stale])
-        ways.insert(0, f"train {name} further: {further} and the same command")
-    if all(resume.LOCATIONS.fullmatch(key) for key in changes):
-        ways.insert(0, "say that the data is the same in another place: --allow_data_change")
+        again_with = "the same command with --allow_change=steps"
+        ways.insert(0, f"train {name} further: {further} and {again_with}")
+    if all(LOCATIONS.fullmatch(key) for key in changes):
+        groups = ",".join(dict.fromkeys(key.partition(".")[0] for key in changes))
+        ways.insert(0, f"say that the data is the same in another place: --allow_change={groups}")
     return (
         f"{workdir / name} is done, and was trained with another config "
         f"({'; '.join(texts)}). Type the old settings, or a new --workdir; or {'; or '.join(ways)}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from train import loop
 from train.assemble import read_source
 from train.config.names import suggest
 from train.config.run import RunConfig, build, keys
+from train.guards.watchdog import Activity, Watchdog
 from train.objectives import registry
 from train.report import collect, provenance
 from train.runtime import processes
@@ -74,18 +75,19 @@ def run(
     workdir: epath.PathLike,
     begun: float | None = None,
     profile: range = range(0),
-    allow_data_change: bool = False,
+    allow_change: Collection[str] = (),
 ) -> None:
     """Runs the stages that are not done yet, then writes the report. Arguments: see `loop.run`."""
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
-    done = finished.check(runs, workdir, allow_data_change)
+    done = finished.check(runs, workdir, allow_change)
     examples = {}
     with Progress(workdir.name, writes=jax.process_index() == 0):
         for name, run_config in runs.items():  # bad input is refused before the first stage trains
             row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
             if name not in done:
-                examples[name] = read_source(run_config.data, row.schema)
+                with Watchdog(run_config.watchdog, Activity()):
+                    examples[name] = read_source(run_config.data, row.schema)
     for number, (name, run_config) in enumerate(runs.items(), 1):
         if name in done:
             console.print(f"[green]✓[/] {name}: done")
@@ -95,7 +97,7 @@ def run(
         console.print(f"[bold]▸ stage {number}/{len(runs)}: {name}[/]")
         since, begun = begun or time.time(), None
         loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
-                 profile=profile, allow_data_change=allow_data_change,
+                 profile=profile, allow_change=allow_change,
                  position=f"{number}/{len(runs)} ")  # fmt: skip
         if jax.process_index() == 0:
             seconds = time.time() - since

@@ -124,7 +124,7 @@ def test_the_manifest_says_what_runs_where():
     (rule,) = made["spec"]["failurePolicy"]["rules"]
     # What JobSet's own validation asks of a name.
     assert re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
-    assert 42 in values and 134 in values and 255 in values and 1 not in values
+    assert 42 in values and 74 in values and 134 in values and 255 in values and 1 not in values
     assert len(values) <= 255 and values == sorted(values)
     selector = pod["nodeSelector"]
     assert selector["cloud.google.com/gke-tpu-topology"] == "4x4x4"

@@ -246,7 +246,16 @@ def test_a_missing_peer_is_one_line_in_bounded_time(number):
 
 @pytest.mark.parametrize(
     "codes,code",
-    [([0, 0], 0), ([42, 42], 42), ([42, -9], 137), ([-6, 1], 1), ([134, 0], 134), ([0, 42], 42)],
+    [
+        ([0, 0], 0),
+        ([42, 42], 42),
+        ([42, -9], 137),
+        ([-6, 1], 1),
+        ([134, 0], 134),
+        ([0, 42], 42),
+        ([74, 1], 1),
+        ([74, 42], 74),
+    ],
 )
 def test_the_exit_code_of_a_group_is_that_of_an_error_before_a_loss(codes, code):
     assert local.exit_code(codes) == code

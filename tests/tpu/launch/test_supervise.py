@@ -11,8 +11,8 @@ from tpu.launch.supervise import StopSignal, restarts, supervise
 
 
 @pytest.mark.parametrize(
-    "code,again", [(0, False), (1, False), (2, False), (130, False), (42, True), (134, True),
-                   (137, True), (143, True)],
+    "code,again", [(0, False), (1, False), (2, False), (130, False), (42, True), (74, True),
+                   (134, True), (137, True), (143, True)],
 )  # fmt: skip
 def test_the_exit_code_says_whether_it_helps(code, again):
     assert restarts(code) is again

@@ -18,6 +18,7 @@ from model.config import TransformerConfig
 from ranges import ConfigError
 from train import loop
 from train.config import run as configs
+from train.guards.settings import Kind
 from train.runtime import resume
 from train.runtime.metrics import read_metrics
 
@@ -112,10 +113,10 @@ def test_resumed_equals_uninterrupted(stages_dir, tmp_path, stage):
         (
             "optimizer.peak_lr",
             0.5,
-            r"another config \(optimizer\.peak_lr: 0\.003 -> 0\.5\). .*"
-            r"old settings, .*--workdir=NEW --config\.init_from\.policy=",
+            r"other settings:\noptimizer\.peak_lr: 0\.003 -> 0\.5 \(allowed when named\)\n"
+            r"Type the old values, or add --allow_change=optimizer\.peak_lr; .*--workdir=NEW --c",
         ),
-        ("model.embed_dim", 48, r"another config \(model\.embed_dim: None -> 48\)"),
+        ("model.embed_dim", 48, r"other settings:\nmodel\.embed_dim: None -> 48 \(refused\)\n"),
     ],
 )
 def test_a_changed_run_is_refused_and_the_old_one_is_untouched(
@@ -156,10 +157,11 @@ def test_the_bytes_of_the_data_decide_whether_a_run_goes_on(
     before, stat = path.read_bytes(), path.stat()
     path.write_bytes(before.replace(b"file", b"life", 1))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(ConfigError, match=f"rows of {setting} differ.*allow_data_change"):
+    other_rows = rf"(?s){setting}: rows '\w+' -> .*allow_change={setting};"
+    with pytest.raises(ConfigError, match=other_rows):
         loop.run(config, workdir, make_mesh("one"))
     assert capsys.readouterr().out.count("warning") == 0
-    loop.run(config, workdir, make_mesh("one"), allow_data_change=True)
+    loop.run(config, workdir, make_mesh("one"), allow_change=(setting,))
     assert f"warning: {setting} has changed rows" in capsys.readouterr().out
 
 
@@ -175,24 +177,26 @@ def test_places_of_data_may_change_where_the_rows_are_known():
     rows = {"tokenizer": "t", "data": "1", "pretrain_data": "2"}
     run = types.SimpleNamespace(origins={}, content=rows, objective=POLICY)
     meta = {"frozen": {}, "config": text("here"), "content": rows}
-    assert resume.check_resume("w", meta, run, text("there")) == []
-    with pytest.raises(ConfigError, match=r"another config \(data\.heldout_source"):
-        resume.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"))
-    other = types.SimpleNamespace(origins={}, content=rows | {"pretrain_data": "3"})
-    with pytest.raises(ConfigError, match=r"rows of pretrain_data differ"):
-        resume.check_resume("w", meta, other, text("here"))
-    assert resume.check_resume("w", meta, other, text("here"), True) == ["pretrain_data"]
+    changes = resume.check_resume("w", meta, run, text("there"), 1)
+    assert len(changes) == 4 and all(change.kind is Kind.FREE for change in changes)
+    with pytest.raises(ConfigError, match=r"data\.heldout_source: .* \(allowed when named\)"):
+        resume.check_resume("w", {"frozen": {}, "config": text("here")}, run, text("there"), 1)
+    run.content = rows | {"pretrain_data": "3"}
+    with pytest.raises(ConfigError, match=r"pretrain_data: rows '2' -> rows '3' \(allowed when"):
+        resume.check_resume("w", meta, run, text("here"), 1)
+    (change,) = resume.check_resume("w", meta, run, text("here"), 1, ("pretrain_data",))
+    assert (change.setting, change.kind) == ("pretrain_data", Kind.NAMED)
 
 
 def test_a_run_saved_under_older_names_is_the_same_run():
     def check(saved, now):
         run = types.SimpleNamespace(origins={}, content={}, objective=POLICY)
         saved = {"frozen": {}, "config": json.dumps(saved)}
-        return resume.check_resume("w", saved, run, json.dumps(now))
+        return resume.check_resume("w", saved, run, json.dumps(now), 1)
 
     saved = {"ppo": {"kl_coef": 0.1, "gamma": 1.0}}
     assert check(saved, {"rl": {"kl_coef": 0.1}, "ppo": {"gamma": 1.0}}) == []
-    with pytest.raises(ConfigError, match=r"another config \(rl\.kl_coef: 0\.1 -> 0\.2"):
+    with pytest.raises(ConfigError, match=r"other settings:\nrl\.kl_coef: 0\.1 -> 0\.2"):
         check(saved, {"rl": {"kl_coef": 0.2}, "ppo": {"gamma": 1.0}})
 
 

@@ -1,9 +1,11 @@
 """Answers whose reward is no finite number: the message, the checkpoint, and what is left out."""
 
 import asyncio
+import contextlib
 import json
 import math
 import re
+import time
 from decimal import Decimal
 from fractions import Fraction
 from types import SimpleNamespace
@@ -97,6 +99,17 @@ def test_what_is_raised(error):
     assert "\n" not in failure.text
 
 
+def test_what_does_not_return():
+    def stubborn(episode):
+        while True:
+            with contextlib.suppress(Exception):  # as code that retries
+                time.sleep(10)
+
+    failure = rewards.call(stubborn, None, 0.05)
+    assert failure.text == "did not return within rewards.timeout=0.05 s"
+    assert rewards.call(lambda episode: 1.0, None, 0.05) == 1.0
+
+
 def test_ctrl_c_is_the_user_s():
     def function(episode):
         raise KeyboardInterrupt
@@ -172,6 +185,13 @@ def test_few_are_left_out_and_more_are_not(devices, capsys):
     sampler, batch = sampler_of(devices, on_error="skip", max_errors=0.1)
     with pytest.raises(RewardError, match=r"1 of 8 answers have no reward, .*max_errors=0\.1"):
         sampler.rewards({}, batch, [""] * 8)
+
+
+def test_an_answer_that_takes_too_long_has_no_reward():
+    sampler, batch = sampler_of(on_error="skip", max_errors=1 / 8, timeout=0.05)
+    sampler.verifiers = {"function": lambda e: time.sleep(10 * (e.response == "3")) or 1.0}
+    scores = sampler.rewards({}, batch, [""] * 8)["score"]
+    assert np.flatnonzero(~np.isfinite(scores)).tolist() == [3]
 
 
 def test_a_service_that_fails_is_no_lost_process(monkeypatch):

@@ -40,7 +40,7 @@ def test_an_unchanged_chain_goes_on_also_where_it_was_moved(chain):
     config, workdir = chain
     assert check(chain) == {"base", "tuned"}
     path = workdir / "base" / "config.json"
-    settings = json.loads(path.read_text()) | {"earlier": [{"steps": 2, "until": 2}]}
+    settings = json.loads(path.read_text()) | {"lineage": [], "earlier": []}
     del settings["lora"]  # it is older than that setting
     path.write_text(json.dumps(settings))
     workdir.rename(workdir.parent / "moved")
@@ -62,7 +62,7 @@ def test_a_changed_setting_is_refused_before_anything_is_read(chain):
     assert re.match(rf"{workdir}/base is done, and .* \(optimizer\.peak_lr: \S+ -> 0\.5\)\.", text)
     again = f"`rm -r {workdir}/{{base,tuned,judge}}` and the same command"
     assert f"train base, tuned, judge again: {again}" in text
-    assert "further" not in text and "--allow_data_change" not in text
+    assert "further" not in text and "--allow_change" not in text
 
 
 @pytest.mark.parametrize("difference", [1, -1])
@@ -71,15 +71,18 @@ def test_more_steps_may_also_train_further(chain, difference):
     config.stages.tuned.steps += difference
     with pytest.raises(ConfigError, match=r"/tuned is done.*\(steps: \d+ -> \d+\)") as refused:
         check(chain)
-    further = f"train tuned further: `rm -r {workdir}/{{tuned/DONE,judge}}` and"
+    remove = f"`rm -r {workdir}/{{tuned/DONE,judge}}`"
+    further = f"train tuned further: {remove} and the same command with --allow_change=steps"
     assert (further in str(refused.value)) == (difference > 0)
 
 
 def test_other_data_is_refused_unless_it_is_said_to_be_the_same(chain):
     chain[0].stages.tuned.data.source = "/elsewhere/chats.jsonl"
-    with pytest.raises(ConfigError, match=r"data\.source: .*the same in another place: --allow_d"):
+    with pytest.raises(
+        ConfigError, match=r"data\.source: .*the same in another place: --allow_change=data;"
+    ):
         check(chain)
-    assert check(chain, allow_data_change=True) == {"base", "tuned"}
+    assert check(chain, allow_change=("data",)) == {"base", "tuned"}
 
 
 def test_other_origins_are_refused(chain):
