@@ -4,17 +4,19 @@
 PY := .venv/bin/python
 DEMO := runs/demo
 SEED := 0
+TRIALS := 10
 
 # A tenth off the time to compile for CPU; what is computed stays the same, and as fast.
 QUICK_COMPILE := --xla_llvm_disable_expensive_passes=true
 
-.PHONY: help setup demo demo-check test test-all lint format clean
+.PHONY: help setup demo demo-check test test-all faults lint format clean
 
 help:
 	@echo "make demo      pretraining, SFT, reward model and PPO, small, on this machine -> $(DEMO)"
 	@echo "make demo-check  the demo on three seeds, and what falls short of its promise"
 	@echo "make test      the tests (ARGS='-k sharding' picks some)"
 	@echo "make test-all  the slow tests too"
+	@echo "make faults    every fault of docs/reliability.md, really made (TRIALS=50 for more of each)"
 	@echo "make lint      ruff: rules and formatting, 'make format' repairs what it can; mypy: types"
 	@echo "make setup     only what the others do first: .venv, with the dependencies"
 	@echo "make clean     removes .venv and caches; keeps runs/"
@@ -41,6 +43,10 @@ test: setup
 test-all: setup
 	@echo "test-all: every test, on 8 simulated CPU devices"
 	@$(PY) -m pytest -m "slow or not slow" $(ARGS)
+
+# Each row of the table of docs/reliability.md, in real processes; 10 minutes on two cores.
+faults: setup
+	@$(PY) tests/faults.py --trials=$(TRIALS)
 
 lint: setup
 	@echo "lint: ruff check, ruff format --check, mypy"

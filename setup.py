@@ -13,7 +13,7 @@ setup(
     python_requires=">=3.11",
     package_data={"train.chat": ["page/*"]},
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    py_modules=["interpreter", "plugins", "ranges", "registry", "suggestions"],
+    py_modules=["interpreter", "plugins", "printable", "ranges", "registry", "suggestions"],
     install_requires=[
         "jax>=0.10",
         "jaxlib>=0.10",  # checks XLA_FLAGS

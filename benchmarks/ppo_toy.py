@@ -32,7 +32,8 @@ from model.config import TransformerConfig
 from train import loop
 from train.config import run
 from train.rl.rewards import Episode
-from train.runtime.metrics import quiet_to_file, read_metrics
+from train.runtime.metrics import quiet_to_file
+from train.runtime.records import read_metrics
 
 UPDATES, PROMPT, RESPONSE = 25, 6, 8
 

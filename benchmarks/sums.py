@@ -19,7 +19,8 @@ from absl import app, flags
 
 from train import loop
 from train.config import run as config
-from train.runtime.metrics import quiet_to_file, read_metrics
+from train.runtime.metrics import quiet_to_file
+from train.runtime.records import read_metrics
 from train.terminal.console import console
 
 

@@ -16,6 +16,7 @@ from data.loader import Loader, make_loader
 from data.pipeline import open_data
 from data.splits import Examples
 from data.text.base import Tokenizer
+from printable import escaped
 
 LEARNED, CONTEXT, MARKER = "green", "default", "yellow"
 
@@ -50,7 +51,7 @@ def _origins(loader: Loader, step: int, locations: Sequence[str]) -> list[str]:
 def short_list(locations: Sequence[str], most: int = 3) -> str:
     """The first `most` of the locations at which a row's examples were read."""
     more = f" and {len(locations) - most} more" if len(locations) > most else ""
-    return ", ".join(locations[:most]) + more
+    return escaped(", ".join(locations[:most]) + more)
 
 
 def render_batch(
@@ -108,14 +109,14 @@ def readable(tokenizer: Tokenizer, ids: Iterable[int], learned: Iterable) -> Tex
     text, run, style = Text(), bytearray(), None
 
     def flush():
-        text.append(run.decode("utf-8", errors="replace"), style)
+        text.append(escaped(run.decode("utf-8", errors="replace")), style)
         run.clear()
 
     for token, mask in zip(np.asarray(ids).tolist(), np.asarray(learned).tolist(), strict=True):
         token_style = LEARNED if mask else CONTEXT
         if name := tokenizer.special_name(token):
             flush()
-            text.append(name, f"{MARKER} underline" if mask else MARKER)
+            text.append(escaped(name), f"{MARKER} underline" if mask else MARKER)
             continue
         if token_style != style:
             flush()

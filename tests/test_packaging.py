@@ -17,7 +17,7 @@ OTHERS = {
     ROOT / "benchmarks" / f"{name}.py"
     for name in ("sampling_transformers", "data_other", "ppo_trl_other", "real/rewards_other")
 }
-MODULES = ["interpreter", "plugins", "ranges", "registry", "suggestions"]
+MODULES = ["interpreter", "plugins", "printable", "ranges", "registry", "suggestions"]
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 SINGLE = [ROOT / f"{name}.py" for name in MODULES]
 

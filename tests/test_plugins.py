@@ -21,7 +21,7 @@ from train.evals.registry import EVALS
 from train.objectives.registry import STAGES
 from train.optimizer import OPTIMIZERS, SCHEDULES
 from train.rl.verifiers import VERIFIERS
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 REGISTRIES = (STAGES, EVALS, VERIFIERS, READERS, OPTIMIZERS, SCHEDULES)

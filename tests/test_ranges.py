@@ -20,7 +20,7 @@ from model.generate import Sampling
 from ranges import ConfigError, Range
 from train import loop, optimizer
 from train.config.run import RunConfig, build, build_group, default, keys
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 # Values of the fields without defaults.

@@ -208,7 +208,7 @@ def make_tokenizer(
     Raises:
       ConfigError: the runs it starts from, its workdir and `tokenizer.path` differ in tokenizers.
     """
-    saved = (epath.Path(workdir) / "tokenizer").exists()
+    saved = (epath.Path(workdir) / "tokenizer" / "tokenizer.json").exists()
     tokenizer = tokenizers.load(workdir) if saved else None
     origins = {f"init_from.{role}": path for role, path in config.init_from.items()}
     prepared = [folder for folder in config.data.prepared_folders() if folder]

@@ -16,6 +16,8 @@ from train import optimizer
 from train.assemble import Run, optimizer_configs
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
+from train.evals import outcomes
+from train.evals.outcomes import Outcomes
 from train.guards.going_back import Guard
 from train.guards.numbers import check_skipped
 from train.rl.forward import CRITICS
@@ -73,6 +75,7 @@ class Attempt:
     progress: Progress
     goodput: Goodput
     tracer: Profile
+    outcomes: Outcomes
 
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
@@ -117,9 +120,8 @@ class Attempt:
           DataError: a run that goes back has too little data to leave some out.
           processes.Unsaved: too many saves in a row have failed.
         """
-        # The checkpoint's note `evaluate` says that its evaluation failed, or was left out: repeat
-        # it.
-        if self.saved_meta.get("evaluate") if self.start else self.config.evaluate.at_start:
+        # A run may be saved before the evaluation of that step is made, or can be.
+        if not self.metrics.evaluated if self.start else self.config.evaluate.at_start:
             self.evaluate(self.start)
         self.goodput.lap()
         with contextlib.ExitStack() as protected:
@@ -225,17 +227,13 @@ class Attempt:
         due = [e for e in self.run.evaluations if e.due(step, self.config.steps)]
         if not due:
             return
-        values, samples = {}, []
         with self.goodput.time("evaluate"), phase("evaluating"):
-            for evaluation in due:
-                results, texts = self.save_before_error(
-                    step, evaluation, self.state.trainable, self.run.frozen
-                )
-                values |= results
-                samples += texts
+            values, samples, failed = outcomes.make(due, self.state.trainable, self.run.frozen)
         self.evaluated = step, values
-        self.metrics.write(step, "eval", values)
         self.metrics.write_samples(step, samples)
+        self.metrics.write(step, "eval", values, failed)  # last: it marks the evaluation as made
+        for warning in self.outcomes.record(step, failed):
+            self.progress.say(warning)
         for line in messages.evaluation(step, values, self.metrics.first):
             self.progress.say(*line)
 
@@ -249,12 +247,11 @@ class Attempt:
                 raise
             self.stop(step)
 
-    def save(self, wait: bool, **notes: Any) -> None:
-        """Saves the state, with `notes` in the checkpoint's JSON."""
+    def save(self, wait: bool) -> None:
+        """Saves the state."""
         jax.block_until_ready(self.state.step)  # steps that are being computed hold no loop
         with self.holding("commit" if wait else "checkpoint"), phase("saving"):
-            step = int(self.state.step)
-            notes |= self.guard.notes(self.state, self.due_to_save(step))
+            notes = self.guard.notes(self.state, self.due_to_save(int(self.state.step)))
             self.metrics.sync()
             meta = self.meta | notes | {"rollouts": self.rollouts}
             self.checkpoints.save(self.state, meta, wait=wait, score=self.score())
@@ -314,14 +311,14 @@ class Attempt:
             if not step:
                 raise
             if step != self.checkpoints.latest():
-                self.save(wait=True, evaluate=function in self.run.evaluations)
+                self.save(wait=True)
             raise RewardError(
                 f"{e}\nThe run is saved at step {step}; run the same command to resume"
             ) from e.__cause__
 
     def stop(self, step: int) -> None:
         """Saves and leaves the run; an evaluation that is due happens when it is resumed."""
-        self.save(wait=True, evaluate=self.due_to_evaluate(step))
+        self.save(wait=True)
         raise processes.Stopped(interrupts.stopped(step))
 
     def check_result(self) -> None:

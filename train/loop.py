@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
@@ -21,7 +22,9 @@ from ranges import ConfigError
 from train.assemble import Run, init_state, setup
 from train.attempt import Attempt
 from train.checkpoints.checkpointer import Checkpointer
+from train.checkpoints.networks import check_memory
 from train.config.run import RunConfig, build
+from train.evals.outcomes import Outcomes
 from train.guards import lock
 from train.guards.settings import Difference
 from train.guards.watchdog import Watchdog
@@ -97,6 +100,7 @@ def _run(
     allow_change: Collection[str],
 ) -> None:  # fmt: skip
     config = run.ctx.config
+    check_memory(run.abstract, "this run")
     keeping, text = config.checkpoint, config_json(config)
     checkpoints = Checkpointer(
         workdir, keeping.keep, keeping.keep_every, keeping.best_mode, say=progress.say
@@ -123,13 +127,14 @@ def _run(
     if jax.process_index() == 0:
         save_run_files(run, workdir, changes)
 
-    evaluated = not saved_meta.get("evaluate")
-    metrics = Metrics(workdir, start, config.steps, jax.process_index() == 0, evaluated)
+    metrics = Metrics(workdir, start, config.steps, jax.process_index() == 0)
+    metrics.evaluated = bool(multihost_utils.broadcast_one_to_all(np.array(metrics.evaluated)))
+    outcomes = Outcomes(run.evaluations, config.steps, metrics.evaluations)
     metrics.write_settings(flatten_dict(json.loads(text), sep="."))
     for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
         for line in summary.lines(data.skipped, data.redacted, data.unused):
             progress.say(f"  {line}")
-    if start == config.steps and evaluated:
+    if start == config.steps and metrics.evaluated:
         progress.say(f"{workdir} is finished at step {start}; nothing to do")
         for line in ways_on(workdir, run, steps=f"M, M above {start}"):
             progress.say(f"  {line}")
@@ -146,12 +151,24 @@ def _run(
     tracer = Profile(workdir, profile)
     try:
         Attempt(
-            run, state, start, saved_meta, meta, checkpoints, metrics, progress, goodput, tracer
+            run,
+            state,
+            start,
+            saved_meta,
+            meta,
+            checkpoints,
+            metrics,
+            progress,
+            goodput,
+            tracer,
+            outcomes,
         ).train()
     finally:
         goodput.write()
         first, *others = goodput.summary()
         progress.say(f"  {first}", *others)
+        for line in outcomes.summary():
+            progress.say(line)
         metrics.close()
         checkpoints.close()
         tracer.close()

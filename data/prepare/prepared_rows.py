@@ -17,6 +17,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.prepare import row_format
 from data.prepare.manifest import MANIFEST, read_manifest
+from data.read import paths
 from data.text.base import Tokenizer
 from interpreter import python
 
@@ -45,7 +46,8 @@ class PreparedRows:
         self._length, self._dtype = self.manifest["length"], np.dtype(self.manifest["token_dtype"])
         fim_rate = self.manifest["settings"].get("fim_rate", 0.0)
         self._has_mask = row_format.has_mask(self.manifest["schema"], fim_rate)
-        self._paths = [os.fspath(folder / shard["file"]) for shard in shards]
+        named = folder / MANIFEST
+        self._paths = [paths.inside(folder, shard["file"], named) for shard in shards]
         for path, shard in zip(self._paths, shards, strict=True):
             if not epath.Path(path).exists():
                 raise DataError(

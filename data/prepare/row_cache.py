@@ -14,7 +14,9 @@ import importlib.metadata
 import io
 import json
 import platform
+import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,11 @@ LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
 IGNORED = ("batch_size",)  # settings that do not change the rows
 HEADER = "facts.json"
 MAX_BYTES = 1 << 30  # of rows in memory that are cached
+
+
+# The errors of zipfile and NumPy for a file that is none of theirs.
+_DAMAGE = (ValueError, LookupError, RuntimeError, ArithmeticError, MemoryError, EOFError, OSError,
+           TypeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
 class Header(TypedDict):
@@ -175,16 +182,22 @@ def _read(path: epath.Path, key: str) -> Data | str:
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
         return "is damaged"
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        text = file.read(HEADER)
-        if json_files.parse(text, f"{path}: {HEADER}").get("key") != key:
-            return "is of other data or settings"
-        header = json_files.parse(text, f"{path}: {HEADER}", Header)
-        arrays: dict[str, dict] = {"train": {}, "heldout": {}, "origins": {}}
-        for name in file.namelist():
-            if name != HEADER:
-                group, _, array = name.removesuffix(".npy").partition("/")
-                arrays[group][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+    # A checksum finds accidents; a file that somebody made is bounded and checked as well.
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            if sum(member.file_size for member in file.infolist()) > 2 * MAX_BYTES:
+                return "unpacks to more than any row cache"
+            text = file.read(HEADER)
+            if json_files.parse(text, f"{path}: {HEADER}").get("key") != key:
+                return "is of other data or settings"
+            header = json_files.parse(text, f"{path}: {HEADER}", Header)
+            arrays: dict[str, dict] = {"train": {}, "heldout": {}, "origins": {}}
+            for name in file.namelist():
+                if name != HEADER:
+                    group, _, array = name.removesuffix(".npy").partition("/")
+                    arrays[group][array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+    except _DAMAGE as error:
+        return f"is damaged ({error!s:.100})"
     return Data(
         arrays["train"],
         arrays["heldout"],

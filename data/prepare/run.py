@@ -13,7 +13,6 @@ import os
 import signal
 
 from rich import progress
-from rich.console import Console
 
 from data import summary
 from data.config import DataConfig
@@ -28,8 +27,9 @@ from data.prepare.plan import (
 )
 from data.prepare.shards import finish, remove_intermediate, write_shards
 from data.prepare.survey import decide, survey
+from printable import SafeConsole
 
-console = Console(highlight=False, soft_wrap=True)
+console = SafeConsole()
 COLUMNS = (
     progress.TextColumn("{task.description}"),
     progress.BarColumn(),

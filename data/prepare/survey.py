@@ -101,7 +101,7 @@ def decide(job: PrepareJob) -> None:
     surveys, counters = [], {name: Counter() for name in ("skipped", "redacted", "unused")}
     for number in range(len(parts)):
         notes_path = _notes_path(job, number)
-        with np.load(io.BytesIO(notes_path.read_bytes())) as arrays:
+        with np.load(io.BytesIO(notes_path.read_bytes()), allow_pickle=False) as arrays:
             surveys.append({name: arrays[name] for name in arrays.files})
         for name, counter in counters.items():
             text = str(surveys[-1][name])

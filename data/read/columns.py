@@ -9,7 +9,7 @@ from typing import Any
 from etils import epath
 
 from data.errors import DataError
-from data.read import json_files
+from data.read import json_files, paths
 from data.read.reading import SPAN_RECORDS, ReadOptions, Span, opened, parse_each, plain
 from data.read.tables import check_names
 from data.schemas.templates import UNREAD
@@ -137,7 +137,7 @@ def _dataset_rows(path: str, options: ReadOptions) -> Iterator[tuple]:
         raise DataError(f"{path}/state.json names no data files; save the data set again")
     number = 0
     for name in names:
-        file_path = os.path.join(path, name)
+        file_path = paths.inside(path, name, f"{path}/state.json")
         with opened(file_path) as file:
             try:
                 stream = pyarrow.ipc.open_stream(file)

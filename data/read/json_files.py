@@ -14,6 +14,7 @@ from etils import epath
 
 from data.errors import DataError
 
+MOST_BYTES = 256 << 20  # of a file; the largest known, tokenizers of open models, have 35 MB
 _REMEDY = "Restore it, or download it again"
 
 
@@ -46,24 +47,27 @@ def parse(text: bytes | str, location: str, kind: Any = dict, remedy: str = _REM
 def read(path: epath.Path, kind: Any = dict) -> Any:
     """The JSON value of the file `path` (epath.Path). Arguments and errors are those of `parse`;
     a file that cannot be opened is a DataError as well."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    return parse(content, str(path), kind)
+    return parse(_content(path), str(path), kind)
 
 
 def read_lines(path: epath.Path, kind: Any = dict) -> list[Any]:
     """The values of a file of JSON lines; the DataError for a damaged line names it."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    lines = _content(path).split(b"\n")
     return [
         parse(line, f"{path}:{number}", kind)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
+
+
+def _content(path: epath.Path) -> bytes:
+    try:
+        size = path.stat().length
+        if size > MOST_BYTES:
+            raise DataError(f"{path} has {size:,} bytes, too many for such a file. {_REMEDY}")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def check_content(start: bytes, location: Any) -> None:

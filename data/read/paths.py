@@ -55,6 +55,32 @@ def expand(pattern: epath.PathLike) -> list[str]:
     raise DataError(f"{reason}; {place} has {', '.join(names[:MOST_NAMES])}{more}")
 
 
+def inside(folder: epath.PathLike, name: str, origin: epath.PathLike) -> str:
+    """The path of a file of a folder that another file of it names.
+
+    Args:
+      origin: the file that names it, such as a manifest, for the error.
+
+    Raises:
+      DataError: the name leads out of the folder, by itself or through a link.
+    """
+    path, parts = os.path.join(os.fspath(folder), name), name.split("/")
+    leads_out = not name or os.path.isabs(name) or is_remote(name) or not name.isprintable()
+    if leads_out or ".." in parts or "." in parts:
+        raise DataError(f"{origin} names {name!r:.80}, which is no file of its folder; restore it")
+    if not is_remote(folder):
+        root, real = os.path.realpath(folder), os.path.realpath(path)
+        # In the hub's cache, snapshots/COMMIT holds links to blobs beside `snapshots`.
+        if os.path.basename(os.path.dirname(root)) == "snapshots":
+            root = os.path.dirname(os.path.dirname(root))
+        if os.path.commonpath([root, real]) != root:
+            raise DataError(
+                f"{path}, which {origin} names, is a link to {real}, outside of its folder. Put "
+                "the file itself there"
+            )
+    return path
+
+
 def _glob(path: str) -> list[str]:
     if not is_remote(path):
         return sorted(p for p in glob.glob(path, recursive=True) if os.path.isfile(p))

@@ -11,7 +11,7 @@ import documentation
 import pytest
 from documentation import ROOT
 
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 PAGE = ROOT / "docs/extending.md"
 SECTIONS = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import shutil
+import unicodedata
 from collections import Counter
 from random import Random
 
@@ -22,6 +24,7 @@ from data.prepare.run import prepare_corpus
 from data.read import sources
 from data.schemas.normaliser import normaliser
 from data.text import tokenizer as tokenizers
+from printable import escaped
 from tests.fuzz import mutate
 from tests.fuzz.engine import Target
 
@@ -241,7 +244,12 @@ def _good_rows(folder):
 
 def _row_cache(rng: Random, good, folder) -> None:
     config, data, examples = good
-    (folder / "rows.zip").write_bytes(mutate.damaged_bytes(rng, data))
+    if rng.random() < 0.5:
+        damaged = mutate.damaged_bytes(rng, data)
+    else:  # as somebody makes it, with the right checksum
+        content = mutate.damaged_bytes(rng, data[32:])
+        damaged = hashlib.sha256(content).digest() + content
+    (folder / "rows.zip").write_bytes(damaged)
     row_cache.open_data(folder / "rows.zip", config, "text", BYTE, lambda: examples)
 
 
@@ -257,6 +265,7 @@ def _text(rng: Random, good, folder) -> None:
     words = duplicates.words_of(text)
     duplicates.note(example, rng.choice(duplicates.KINDS), {})
     assert all(words)
+    assert all(c in "\n\t" or unicodedata.category(c) != "Cc" for c in escaped(text))
     assert BYTE.decode(BYTE.encode(text)) == text
     episode = rewards.Episode(text, text, np.arange(3), np.arange(3), other)
     assert verifiers.gsm8k(episode) in (0.0, 1.0) and verifiers.exact(episode) in (0.0, 1.0)

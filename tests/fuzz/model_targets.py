@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from random import Random
 
 import numpy as np
@@ -11,6 +12,7 @@ import open_tokenizers
 from data.text import tokenizer as tokenizers
 from data.text.chat import render, render_prompt
 from data.text.hf_tokenizer import HFTokenizer
+from model.config import TransformerConfig
 from model.pretrained import hf_config, mapping
 from model.sharding import MeshConfig, make_mesh
 from tests.fuzz import mutate
@@ -55,6 +57,16 @@ def _hf_config(rng: Random, good, folder) -> None:
         model = convert._config(config, "config.json")
         next(iter(mapping.slices(model)))
         hf_config.config_to_hf(model)
+
+
+def _sizes(rng: Random, mesh, folder) -> None:
+    """Models of any size, which are refused before anything is allocated."""
+    del folder
+    settings = dataclasses.asdict(open_models.CONFIG)
+    for name in rng.sample(("vocab_size", "embed_dim", "num_layers", "mlp_dim", "head_dim"), 2):
+        settings[name] = rng.choice((2, 10, 10_000, 2**20, 2**24, 2**31, 2**63))
+    config = TransformerConfig(**settings)
+    networks.check_memory(networks.abstract_params("policy", config, mesh), "the model")
 
 
 def _good_model(folder):
@@ -190,6 +202,7 @@ def _chat_template(rng: Random, good, folder) -> None:
 
 TARGETS = [
     Target("hf_config", lambda folder: None, _hf_config, 3),
+    Target("sizes", lambda folder: make_mesh(MeshConfig()), _sizes, 1),
     Target("model_folder", _good_model, _model_folder, 2),
     Target("safetensors", _good_model, _safetensors, 2),
     Target("safetensors_index", _good_model, _index, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from random import Random
@@ -25,7 +26,7 @@ from train.config import run as configs
 from train.objectives import registry
 from train.report import collect
 from train.rl import rewards
-from train.runtime import goodput, metrics, profiling
+from train.runtime import goodput, profiling, records
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
            "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
@@ -63,7 +64,9 @@ def _good_workdir(folder):
 
 def _workdir(rng: Random, good, folder) -> None:
     name = rng.choice(list(good))
-    damage = mutate.damaged_lines if name.endswith(".jsonl") else mutate.damaged_json
+    damage = mutate.damaged_json
+    if name.endswith(".jsonl"):
+        damage = rng.choice((mutate.damaged_lines, mutate.damaged_bytes))
     path = _write(folder / "run" / "pretrain", good, name, damage(rng, good[name]))
     if name == "models.json":
         saved_models.model_config(path, "policy")
@@ -86,7 +89,10 @@ def _workdir(rng: Random, good, folder) -> None:
         finished = collect.read({"pretrain": configs.build(configs.default())}, path.parent)
         collect.results(collect.numbers(finished))
         for file in ("metrics.jsonl", "samples.jsonl"):
-            metrics.truncate_jsonl(path / file, rng.randrange(3))
+            before = {line for line, _ in records.read_log(path / file).lines}
+            records.truncate_jsonl(path / file, math.inf)
+            assert {line for line, _ in records.read_log(path / file).lines} == before
+            records.truncate_jsonl(path / file, rng.randrange(3))
 
 
 def _keys(folder):

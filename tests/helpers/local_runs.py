@@ -42,9 +42,8 @@ def get_config(steps):
     config.checkpoint.keep = 3
     return config
 """
-TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds",
-          "rollout/tokens_per_second", "rollout/share", "mfu",
-          "checkpoint/held_seconds")  # fmt: skip
+TIMING = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds", "mfu",
+          "rollout/tokens_per_second", "rollout/share")  # fmt: skip
 
 
 def start(arguments: Iterable[object], **settings: Any) -> subprocess.Popen[str]:
@@ -68,9 +67,13 @@ def launch(*arguments: object, timeout: float = 600) -> tuple[int, str]:
 
 
 def records(workdir: Path | str) -> list[dict]:
-    """metrics.jsonl without what differs between two runs of the same numbers."""
+    """metrics.jsonl without what differs between two runs of the same numbers: times, and saves
+    that had to be tried again."""
     lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in r.items() if k not in TIMING} for r in map(json.loads, lines)]
+    return [
+        {k: v for k, v in r.items() if k not in TIMING and not k.startswith("checkpoint/")}
+        for r in map(json.loads, lines)
+    ]
 
 
 def last_step(workdir: Path | str) -> int:

@@ -22,7 +22,7 @@ def play(tmp_path, monkeypatch):
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setattr(StopSignal, "sleep", lambda self, seconds: None)
-    monkeypatch.setattr(queued, "sync", lambda job, gcloud: "c0ffee")
+    monkeypatch.setattr(queued, "sync", lambda job, gcloud, say: "c0ffee")
 
     def play(**plan):
         path.write_text(json.dumps(fake_gcloud.EMPTY | plan))

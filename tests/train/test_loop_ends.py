@@ -12,7 +12,7 @@ from train.evals.perplexity import Perplexity
 from train.objectives.base import LoaderSource
 from train.rl.rewards import RewardError
 from train.runtime import processes
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 from train.step import make_train_step
 from train.terminal import interrupts
 from train.workflows import multistage
@@ -82,18 +82,76 @@ def test_what_was_done_before_a_reward_failed_is_saved(tiny, tmp_path, monkeypat
     assert Checkpointer(tmp_path / "run", 1).latest() == 1
     tiny.rewards.on_error = "skip"
 
+    loop.run(tiny, tmp_path / "run", mesh)
+    assert "from step 1" in capsys.readouterr().out
+    assert [r["step"] for r in read_metrics(tmp_path / "run", "train")] == [3]
+
+
+def test_an_evaluation_that_fails_ends_no_run_and_is_made_again(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    """It fails at each step, then at the end only, then not at all."""
+    tiny.log_every, tiny.evaluate.every = 1, 2
+    mesh = sharding.make_mesh(ONE, sharding.jax.devices()[:1])
+    loop.run(tiny, tmp_path / "whole", mesh)
+    out = capsys.readouterr().out
+    assert "warning" not in out
+
     def unfit(self, trainable, frozen):
-        raise RewardError("none here")
+        raise RewardError("none here\x1b[2J")
+
+    def losses(run):
+        return [r["loss"] for r in read_metrics(tmp_path / run, "train")]
 
     with monkeypatch.context() as patch:
         patch.setattr(Perplexity, "__call__", unfit)
-        with pytest.raises(RewardError, match="none here\nThe run is saved at step 3"):
-            loop.run(tiny, tmp_path / "run", mesh)
-    assert "from step 1" in capsys.readouterr().out
-    assert [r["step"] for r in read_metrics(tmp_path / "run", "train")] == [3]
-    assert not read_metrics(tmp_path / "run", "eval")
-    loop.run(tiny, tmp_path / "run", mesh)  # the evaluation is still to come
-    assert [r["step"] for r in read_metrics(tmp_path / "run", "eval")] == [3]
+        loop.run(tiny, tmp_path / "run", mesh)
+    assert Checkpointer(tmp_path / "run", 1).latest() == 4
+    assert losses("run") == losses("whole")
+    said = capsys.readouterr().out
+    assert said.count("evaluation heldout failed at step") == 1
+    assert r"failed 2 of 2 times, the last at step 4: RewardError: none here\x1b[2J" in said
+    assert "nothing has measured what this run learned" in said
+    failed = [r["failed"] for r in read_metrics(tmp_path / "run", "eval")]
+    assert failed == [{"": "RewardError: none here\x1b[2J"}] * 2
+
+    loop.run(tiny, tmp_path / "run", mesh)  # the last one is made
+    assert "failed 1 of 2 times, the last at step 2" in capsys.readouterr().out
+    whole, again = (read_metrics(tmp_path / run, "eval")[-1] for run in ("whole", "run"))
+    assert whole["loss"] == again["loss"] and "failed" not in again
+    loop.run(tiny, tmp_path / "run", mesh)
+    assert "is finished at step 4; nothing to do" in capsys.readouterr().out
+    assert [r["step"] for r in read_metrics(tmp_path / "run", "eval")] == [2, 4]
+
+
+def test_a_run_whose_logs_cannot_be_written_trains_and_saves(tiny, tmp_path, monkeypatch, capsys):
+    """Folders are in the place of its files; they are written once these are gone."""
+    run, mesh = tmp_path / "run", sharding.make_mesh(ONE, sharding.jax.devices()[:1])
+    names = ("config.json", "models.json", "goodput.json", "metrics.jsonl", "samples.jsonl")
+    for name in names:
+        (run / name).mkdir(parents=True)
+    (run / "tokenizer").write_text("in the way")
+    (run / "rows").write_text("in the way")
+    monkeypatch.setattr("socket.gethostname", lambda: "host" * 100)  # no event file either
+    save = Checkpointer.save
+
+    def saved(self, *args, **options):
+        if (run / "config.json").is_dir():
+            for name in names:
+                (run / name).rmdir()
+            (run / "tokenizer").unlink()
+        return save(self, *args, **options)
+
+    monkeypatch.setattr(Checkpointer, "save", saved)
+    loop.run(tiny, run, mesh)
+    assert Checkpointer(run, 1).latest() == 4
+    assert (
+        all((run / name).is_file() for name in names if name != "samples.jsonl")
+        and (run / "tokenizer").is_dir()
+    )
+    assert [r["step"] for r in read_metrics(run, "train")] == [3, 4]
+    said = capsys.readouterr().err
+    assert "config.json cannot be written" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -133,6 +191,11 @@ def test_a_stopped_run_evaluates_when_it_is_resumed(tiny, tmp_path, monkeypatch,
             loop.run(tiny, tmp_path / "run", mesh)
     assert (steps("train"), steps("eval")) == ([1, 2, 3], [2])
     assert Checkpointer(tmp_path / "run", 1).latest() == 3
+    with monkeypatch.context() as patch:  # killed while it is made up for
+        patch.setattr(Perplexity, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(tiny, tmp_path / "run", mesh)
+    assert (steps("train"), steps("eval")) == ([1, 2, 3], [2])
     capsys.readouterr()
     loop.run(tiny, tmp_path / "run", mesh)
     assert (steps("train"), steps("eval")) == ([1, 2, 3], [2, 3])

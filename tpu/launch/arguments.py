@@ -47,6 +47,7 @@ NAMES = {
         "small letters, digits and hyphens, at most 40",
     ),
     "queue": (_NAME, "small letters, digits and hyphens, from a letter, not to a hyphen"),
+    "image": (r"[A-Za-z0-9][\w./:@-]{0,511}", "write it as REGISTRY/NAME:TAG"),
 }
 
 
@@ -59,6 +60,17 @@ def check_names(args: argparse.Namespace, suffix: str) -> None:
             raise ValueError(f"--{flag}={value}: {form}")
     if len(args.name + suffix) > 63:
         raise ValueError(f"--name={args.name}: at most {63 - len(suffix)} characters")
+
+
+def check_remote(workdir: str) -> None:
+    """Raises ValueError for a workdir that gcloud would read as a flag, as a pattern of several, or
+    as another folder."""
+    parts = workdir.removeprefix("gs://").split("/")
+    if not re.fullmatch(r"gs://[\w.=+@,:/ -]+", workdir) or ".." in parts:
+        raise ValueError(
+            f"--workdir={workdir!r:.200}: write gs://BUCKET/FOLDER, of letters, digits, "
+            "spaces and _ . = + @ , : / -"
+        )
 
 
 VERBS = {
@@ -168,6 +180,12 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
         if name == "supervise":
             verb.add_argument("--give_up_after", type=whole(1), default=3,
                               help="attempts without a step gained")  # fmt: skip
+        if name in ("sync", "run", "supervise"):
+            for flag, text in (
+                ("--take", "a tracked file to copy although it looks like a key"),
+                ("--leave_out", "a tracked file that is not copied"),
+            ):
+                verb.add_argument(flag, action="append", default=[], metavar="FILE", help=text)
         if name == "status":
             verb.add_argument("--workdir", default="", help="workdir of the run, gs://…")
         if name in ("logs", "ssh"):

@@ -19,6 +19,7 @@ class QueuedJob(NamedTuple):
       slices: number of slices of the kind `accelerator`, joined by the data-center network.
       capacity: `spot`, `reserved`, or `on_demand`. bucket: gs://… for code, logs and workdir.
       valid_for: time that the request waits for machines, as gcloud writes it.
+      take, leave_out: tracked files to copy although they look like keys, and not to copy.
     """
 
     name: str
@@ -29,6 +30,8 @@ class QueuedJob(NamedTuple):
     slices: int = 1
     capacity: str = "spot"
     valid_for: str = "6h"
+    take: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
 
     @property
     def slice(self) -> TpuSlice:
@@ -83,10 +86,13 @@ def remote_start(job: QueuedJob, code: str, attempt: str, command: list[str]) ->
         '"$HOME"/bucket/'.join(part and shlex.quote(part) for part in a.split(f"{job.bucket}/"))
         for a in command
     )
-    bucket = job.bucket.removeprefix("gs://")
+    # A command of a shell: every name in it is quoted, though all were checked (arguments.py).
+    bucket = shlex.quote(job.bucket.removeprefix("gs://"))
+    packed = shlex.quote(f"{job.bucket}/code/{code}.tar.gz")
+    code, attempt = shlex.quote(code), shlex.quote(attempt)
     return (
         f"mkdir -p ~/seedpod/{code} && cd ~/seedpod/{code} && "
-        f"gcloud storage cat {job.bucket}/code/{code}.tar.gz | tar xz && "
+        f"gcloud storage cat {packed} | tar xz && "
         f"(setsid nohup sh tpu/launch/worker.sh {attempt} {bucket} {words} "
         "--distributed >~/seedpod/log.txt 2>&1 </dev/null &)"
     )
@@ -94,7 +100,7 @@ def remote_start(job: QueuedJob, code: str, attempt: str, command: list[str]) ->
 
 def remote_exit(attempt: str) -> str:
     """The command that prints the exit code of an attempt on a worker, or `running`."""
-    return f"cat ~/seedpod/exit-{attempt} 2>/dev/null || echo running"
+    return f"cat ~/seedpod/exit-{shlex.quote(attempt)} 2>/dev/null || echo running"
 
 
 # The program gets one signal, on which it saves.

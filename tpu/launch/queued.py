@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from typing import NotRequired, TypedDict
 
 import msgspec
 
-from tpu.launch import commands, local
+from tpu.launch import commands, local, package
 from tpu.launch.commands import QueuedJob
 from tpu.launch.gcloud import LOST, Gcloud, LaunchError, parse_answer
 from tpu.launch.supervise import StopSignal
@@ -134,43 +133,36 @@ def down(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopS
     raise LaunchError(f"{job.name} still exists after 10 minutes; see status")
 
 
-def sync(job: QueuedJob, gcloud: Gcloud) -> str:
+def sync(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None]) -> str:
     """Copies the tracked files in their current state to the bucket; returns their commit.
 
     Raises:
-      LaunchError: this is not a git checkout.
+      LaunchError: this is not a git checkout, or a file looks like a key.
     """
     if gcloud.dry_run:
         gcloud(["gcloud", "storage", "cp", "-", f"{job.bucket}/code/COMMIT.tar.gz"])
         return "COMMIT"
-    stash, head = (
-        subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-        for words in (["stash", "create"], ["rev-parse", "HEAD"])
+    built = package.build(job.take, job.leave_out)
+    say(f"copying {built} to {job.bucket}/code")
+    gcloud(
+        ["gcloud", "storage", "cp", "-", f"{job.bucket}/code/{built.code}.tar.gz"], built.archive
     )
-    if not head:
-        raise LaunchError("run this from a git checkout of Seedpod: its tracked files are copied")
-    code = (stash or head)[:12]
-    archive = subprocess.run(
-        ["git", "archive", "--format=tar.gz", stash or head], capture_output=True, check=True
-    ).stdout
-    gcloud(["gcloud", "storage", "cp", "-", f"{job.bucket}/code/{code}.tar.gz"], archive)
-    return code
+    return built.code
 
 
-def record(workdir: str, attempt: str, gcloud: Gcloud) -> None:
+def record(job: QueuedJob, workdir: str, attempt: str, gcloud: Gcloud) -> None:
     """Writes the version of an attempt's code into the workdir: the commit and the diff to it."""
-    git = [["git", "log", "-1", "--format=commit %H"], ["git", "diff", "HEAD"]]
-    difference = b"" if gcloud.dry_run else b"\n".join(
-        subprocess.run(words, capture_output=True).stdout for words in git
-    )  # fmt: skip
+    difference = b"" if gcloud.dry_run else package.changes(job.leave_out)
     gcloud(["gcloud", "storage", "cp", "-", f"{workdir}/code-{attempt}.diff"], difference)
 
 
-def run(job: QueuedJob, gcloud: Gcloud, command: list[str], workdir: str) -> str:
+def run(
+    job: QueuedJob, gcloud: Gcloud, command: list[str], workdir: str, say: Callable[[str], None]
+) -> str:
     """Starts the command on every worker; returns the name of the attempt."""
-    code = sync(job, gcloud)
+    code = sync(job, gcloud, say)
     attempt = "1" if gcloud.dry_run else str(int(time.time()))
-    record(workdir, attempt, gcloud)
+    record(job, workdir, attempt, gcloud)
     gcloud(commands.ssh(job, commands.remote_start(job, code, attempt, command)))
     return attempt
 
@@ -294,7 +286,7 @@ def attempt_once(
         if attempt:
             say(f"attempt {attempt} is running already: waiting for it")
         else:
-            attempt = run(job, gcloud, command, workdir)
+            attempt = run(job, gcloud, command, workdir, say)
             say(f"attempt {attempt} is running; its output is also in {job.bucket}/logs/{attempt}")
         code = wait(job, gcloud, attempt, say, stop)
     except LaunchError as e:

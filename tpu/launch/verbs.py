@@ -9,7 +9,13 @@ import subprocess
 import sys
 
 from tpu.launch import commands, doctor, jobset, local, queued, supervise
-from tpu.launch.arguments import check_names, parser, split_command, workdir_of
+from tpu.launch.arguments import (
+    check_names,
+    check_remote,
+    parser,
+    split_command,
+    workdir_of,
+)
 from tpu.launch.gcloud import Gcloud
 from tpu.slices import parse
 from train.terminal import saved
@@ -57,6 +63,8 @@ def job_of(args: argparse.Namespace) -> commands.QueuedJob:
         args.project,
         args.slices,
         args.capacity,
+        take=tuple(getattr(args, "take", ())),
+        leave_out=tuple(getattr(args, "leave_out", ())),
     )
     parse(job.accelerator)
     return job
@@ -70,6 +78,7 @@ def in_bucket(job: commands.QueuedJob, command: list[str]) -> str:
             f"--workdir={workdir}: on a pod all workers must see it; type "
             f"--workdir={job.bucket}/runs/{job.name}"
         )
+    check_remote(workdir)
     return workdir
 
 
@@ -81,12 +90,12 @@ def run_queued(args: argparse.Namespace, command: list[str]) -> int:
         case "up":
             queued.up(job, gcloud, say, stop)
         case "sync":
-            say(f"{job.bucket}/code/{queued.sync(job, gcloud)}.tar.gz")
+            say(f"{job.bucket}/code/{queued.sync(job, gcloud, say)}.tar.gz")
         case "run":
             workdir = in_bucket(job, command)
             if attempt := queued.running(job, gcloud):
                 raise ValueError(f"attempt {attempt} is running already; see its output with logs")
-            attempt = queued.run(job, gcloud, command, workdir)
+            attempt = queued.run(job, gcloud, command, workdir, say)
             say(f"attempt {attempt} is running on {job.workers} workers")
         case "supervise":
             workdir = in_bucket(job, command)
@@ -105,6 +114,7 @@ def run_queued(args: argparse.Namespace, command: list[str]) -> int:
             if state == "ACTIVE":
                 print(gcloud(commands.ssh(job, commands.REMOTE_STATE)), end="")
             if args.workdir:
+                check_remote(args.workdir)
                 say(queued.progress(args.workdir, gcloud) or "no step was recorded yet")
                 say(f"{queued.committed_steps(args.workdir, gcloud)} steps are committed")
         case "logs":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -11,23 +10,12 @@ from rich.cells import set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-# Characters that change the direction of the text after them.
-_DIRECTIONS = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C}
+from printable import escaped
+
 CLEAR = "\r\x1b[K"  # of the line that the cursor is in
 LEAST_WIDTH = 20
 SIDE_BY_SIDE = 100  # columns from which two answers are beside each other
 _console = Console(file=io.StringIO(), color_system=None)
-
-
-def escaped(text: str) -> str:
-    """Text whose control characters, other than line breaks and tabs, are written as `\\x1b`: a
-    model must not move the cursor."""
-
-    def escape(c: str) -> str:
-        hidden = unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"
-        return repr(c)[1:-1] if hidden or ord(c) in _DIRECTIONS else c
-
-    return text if text.isascii() and text.isprintable() else "".join(map(escape, text))
 
 
 def wrap(text: str, width: int) -> list[str]:

@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 
+from printable import escaped
 from suggestions import did_you_mean, nearest
 from train.chat.answer import Answer, Turn, forgotten_mark, marks
-from train.chat.display import LEAST_WIDTH, SIDE_BY_SIDE, Column, Columns, escaped, wrap
+from train.chat.display import LEAST_WIDTH, SIDE_BY_SIDE, Column, Columns, wrap
 from train.chat.session import Reply, Session
 
 HELP = """\
@@ -37,7 +38,7 @@ def is_terminal() -> bool:
 def say(text: str, style: str = _DIM) -> None:
     """A remark: on the terminal below the answers, else on standard error."""
     if not is_terminal():
-        print(text, file=sys.stderr, flush=True)
+        print(escaped(text), file=sys.stderr, flush=True)
         return
     text = "\n".join(line.rstrip() for line in wrap(escaped(text), _columns() - 1))
     print(text if "NO_COLOR" in os.environ else f"\x1b[{style}m{text}\x1b[0m", flush=True)
@@ -164,12 +165,12 @@ class Terminal:
         print("\n" if self._label else "", end="")
 
     def _print(self, replies: Sequence[Reply]) -> None:
-        """The answers alone, for a pipe; a line between two."""
+        """The answers alone, a line between two; for a pipe as they are."""
         for i, reply in enumerate(replies):
-            growth = _Growth()
+            growth, shown = _Growth(), escaped if sys.stdout.isatty() else str
             print("\n" if i else "", end="")
             for answer in reply:
-                print(growth(answer), end="", flush=True)
+                print(shown(growth(answer)), end="", flush=True)
             print(flush=True)
 
     def _stream(self, reply: Reply, label: str, columns: int, stop: threading.Event) -> None:
@@ -234,7 +235,7 @@ def converse(session: Session, notice: str = "") -> None:
                 return
         return
     for model in session.models:
-        print(f"{model.name}  ", end="")
+        print(f"{escaped(model.name)}  ", end="")
     say("/help lists the commands, Ctrl-D ends")
     if notice:
         say(notice)

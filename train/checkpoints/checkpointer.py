@@ -54,14 +54,21 @@ class Checkpointer:
         self._files: dict[str, str] | None = None
         self._saving: int | None = None  # the step of the save in flight
         self._error: Exception | None = None  # of its start
-        self._manager = ocp.CheckpointManager(
-            self._directory.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=retention.policy(keep, keep_every, self._scores, best_mode),
-                cleanup_tmp_directories=True,
-                lightweight_initialize=True,  # nothing in a step is read before it is verified
-            ),
+        self._policy = retention.policy(keep, keep_every, self._scores, best_mode)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        """Orbax's manager of the directory, without what unfinished saves have left there."""
+        if jax.process_index() == 0:
+            for path in self._directory.iterdir():
+                if ocp.utils.TMP_DIR_SUFFIX in path.name:
+                    _remove(path)
+        objection("")  # wait for process 0
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            lightweight_initialize=True,  # nothing in a step is read before it is verified
         )
+        return ocp.CheckpointManager(self._directory.resolve(), options=options)
 
     def latest(self) -> int | None:
         """The newest committed step, after the save in flight."""
@@ -170,8 +177,10 @@ class Checkpointer:
             raise error
         reason = objection(verification.brief(error) if error else "")
         if reason:
-            # Orbax lists a step when its save starts, and drops older ones; the directory is true.
-            self._manager.reload()
+            # Orbax lists a step when its save starts, and drops older ones. It also raises what is
+            # left of an error at its next save, in one process alone, whose peers go on.
+            _error_of(self._manager.close)
+            self._manager = self._open()
             if not decided(step in self._manager.all_steps()):
                 self._note_failure(step, reason)
                 return
@@ -179,15 +188,11 @@ class Checkpointer:
                 f"  warning: step {step} is saved; old checkpoints were not removed ({reason})"
             )
         if self.failures.in_a_row:
-            self._say(f"  step {step} is saved; {self.failures.in_a_row} saves before it failed")
+            self._say(f"  step {step} is saved, after {self.failures.in_a_row} failed")
         self.failures.clear()
         self._write_record()
 
     def _note_failure(self, step: int, reason: str) -> None:
-        if jax.process_index() == 0:
-            for path in self._directory.iterdir():
-                if ocp.utils.TMP_DIR_SUFFIX in path.name:
-                    _remove(path)
         self._scores.pop(step, None)
         newest = self._manager.latest_step()
         intact = f"step {newest} stays saved" if newest else "nothing is saved yet"
@@ -290,11 +295,13 @@ class Checkpointer:
             self.settle()
         except processes.Unsaved as error:
             self._say(f"  warning: {error}")
-        self._manager.close()
+        error = _error_of(self._manager.close)  # that of a failed save once more, if one has failed
+        if error and not self.failures.total:
+            self._say(f"  warning: the checkpoints are not closed ({verification.brief(error)})")
         if self.failures.total:
-            self._say(f"  warning: {self.failures.total} saves failed in this attempt")
+            self._say(f"  warning: failed saves in this attempt: {self.failures.total}")
         if self.refused:
-            self._say(f"  warning: {self.refused} states were not finite, and were not saved")
+            self._say(f"  warning: states that were not saved, as not finite: {self.refused}")
 
 
 def _error_of(function: Callable[[], Any]) -> Exception | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -56,9 +57,8 @@ class Leaves:
         for path in sorted(self._abstract):
             name, like = "/".join(path), self._abstract[path]
             dtype = verification.saved_dtype(meta, self._item, name, like.dtype)
-            tree = verification.readable(
-                checkpoint, self._item, lambda p=path, d=dtype: self._restore(checkpoint, p, d)
-            )
+            read = functools.partial(self._restore, checkpoint, path, dtype)
+            tree = verification.readable(checkpoint, self._item, read)
             texts = verification.check({self._item: tree}, meta, partly=True)
             sums.append(int(texts[self._item][name].rsplit(" ", 1)[1], 16))
         return sums

@@ -20,6 +20,7 @@ def load_params(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
       ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
     item = saved_models.ITEM_OF.get(role, role)
+    networks.check_memory(abstract, f"the {item} of {workdir}")
     parts = saved_models.read_parts(workdir, item)
     if parts is None:
         return checkpointer.restore_item(workdir, item, abstract)

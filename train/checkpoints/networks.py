@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,7 @@ from model.config import TransformerConfig
 from model.heads import ValueHead, reward_model, value_model
 from model.sharding import parameter_shardings
 from model.transformer import Transformer
+from ranges import ConfigError
 
 # {role: its network}
 NETWORKS: dict[str, Callable] = {
@@ -37,6 +40,34 @@ def abstract_params(role: str, config: TransformerConfig, mesh: jax.sharding.Mes
     """A tree of `jax.ShapeDtypeStruct` with the shardings of a role's parameters."""
     boxed = jax.eval_shape(lambda key: init_params(role, config, key), jax.random.key(0))
     return with_shardings(nn.unbox(boxed), parameter_shardings(boxed, mesh))
+
+
+def check_memory(abstract: Any, label: str) -> None:
+    """Refuses arrays that this machine cannot hold, before any of them is allocated: a damaged or
+    hostile file may give a model any size.
+
+    Args:
+      abstract: a tree of shapes with shardings. label: of the arrays, in the error.
+
+    Raises:
+      ConfigError: its shards are larger than the memory of their device.
+    """
+    device, *others = jax.local_devices()
+    needed = sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(abstract)
+        if not isinstance(x, np.ndarray)
+    )
+    if device.platform == "cpu":  # its devices share the machine's memory
+        needed *= 1 + len(others)
+        available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        available = (device.memory_stats() or {}).get("bytes_limit", 0)
+    if available and needed > available:
+        raise ConfigError(
+            f"{label}: {needed / 2**30:,.1f} GiB of arrays on a device, which has "
+            f"{available / 2**30:,.1f} GiB; take a smaller model, or more devices (mesh.fsdp)"
+        )
 
 
 def with_shardings(abstract: Any, shardings: Any) -> Any:

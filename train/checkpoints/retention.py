@@ -22,7 +22,12 @@ class Best:
     scores: Mapping[int, float]
     mode: str
 
-    def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+    def should_preserve(
+        self,
+        checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+        *,
+        context: checkpoint_managers.PreservationContext,
+    ) -> list[bool]:
         del context
         sign = 1 if self.mode == "max" else -1
         scored = [c.step for c in checkpoints if c.step in self.scores]

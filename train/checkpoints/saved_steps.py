@@ -14,7 +14,7 @@ from data.atomic import write_atomically
 from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 from train.terminal.console import print_error
 
 NAME = "saved.json"

@@ -94,8 +94,10 @@ def restore(
     for item, tree in _as_saved(abstract, meta).items():
         # Not by Orbax's manager: it ends in a barrier that a process with an error never reaches.
         items[item], reason = _attempt(
-            lambda item=item, tree=tree: ocp.StandardCheckpointHandler().restore(
-                checkpoint / item, args=ocp.args.StandardRestore(tree)
+            functools.partial(
+                ocp.StandardCheckpointHandler().restore,
+                checkpoint / item,
+                args=ocp.args.StandardRestore(tree),
             )
         )
         if reason:
@@ -196,8 +198,8 @@ def brief(error: BaseException) -> str:
     """The message of an error in at most a line, that of its first cause: Orbax wraps others."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(outputs.reason(error).split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+    text = " ".join(outputs.reason(error).split()).partition(" [tensorstore_spec")[0]
+    return text if len(text) <= LONGEST else f"{text[:60]} … {text[60 - LONGEST :]}"
 
 
 def newest_valid(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+from printable import escaped
 from train.runtime.processes import INTERRUPTED
 from train.terminal.text import columns, wrap
 
@@ -21,7 +22,7 @@ EXPECTED = (ValueError, OSError, FloatingPointError)
 def fail(message: str) -> NoReturn:
     """Prints an error, wrapped on a terminal and else one line, and ends the process with exit
     code 1."""
-    lines = f"error: {short(message).strip()}".splitlines()
+    lines = escaped(f"error: {short(message).strip()}").split("\n")
     if sys.stderr.isatty():
         wrapped = (part for line in lines for part in wrap(line, columns()))
         print("\n".join(wrapped), file=sys.stderr)
@@ -33,7 +34,7 @@ def fail(message: str) -> NoReturn:
 
 def interrupted(message: str) -> NoReturn:
     """Ends the process after Ctrl-C, with the exit code of a shell."""
-    print(f"interrupted; {message}", file=sys.stderr)
+    print(escaped(f"interrupted; {message}"), file=sys.stderr)
     raise SystemExit(INTERRUPTED) from None
 
 

@@ -63,6 +63,9 @@ def define_run_flags() -> None:
     flags.DEFINE_integer(
         "profiler_port", 0, "Port that serves profiles on request; 0 serves none.", 0, 65535
     )
+    flags.DEFINE_bool(
+        "profiler_public", False, "Let --profiler_port answer every machine of the network."
+    )
 
 
 def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 import traceback
@@ -15,6 +16,7 @@ from absl import flags
 
 from data.errors import DataError
 from interpreter import python
+from printable import escaped
 from ranges import ConfigError
 from train.cli.errors import EXPECTED, fail, no_backend, short
 from train.cli.flags import config
@@ -74,7 +76,7 @@ def start() -> None:
     compilation.enable(f.compilation_cache, epath.Path(f.workdir))
     if trains and f.profiler_port:
         # Processes with numbers are on one machine, so each has its own port.
-        profiling.serve(f.profiler_port + f.process_id)
+        profiling.serve(f.profiler_port + f.process_id, f.profiler_public)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -142,7 +144,7 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         if lost:
             message = f"another process of this run is gone ({message.splitlines()[0]})"
         if not (lost or expected):
-            traceback.print_exc()
+            print(escaped(traceback.format_exc()), file=sys.stderr, flush=True)
         elif (
             _log
             and outputs.append(_log, traceback.format_exc())
@@ -152,5 +154,5 @@ def guarded(main: Callable[[list[str]], None], argv: list[str]) -> None:
         if processes.joined():
             processes.leave(processes.LOST if lost else 1, message)
         if not expected:
-            raise
+            raise SystemExit(1) from None
         fail(message)

@@ -44,6 +44,7 @@ CHANGES = {
     "checkpoint": Kind.FREE,
     "watchdog": Kind.FREE,
     "guard": Kind.FREE,
+    "guard.spike": Kind.NAMED,
     "rewards.on_error": Kind.FREE,
     "rewards.max_errors": Kind.FREE,
     "rewards.timeout": Kind.FREE,
@@ -53,7 +54,6 @@ CHANGES = {
     "init_from": Kind.FREE,
     # What is learned, and how fast.
     "steps": Kind.NAMED,
-    "guard.spike": Kind.NAMED,
     "optimizer": Kind.NAMED,
     "value_optimizer": Kind.NAMED,
     "loss": Kind.NAMED,

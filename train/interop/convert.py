@@ -92,7 +92,7 @@ def _tied_as_stored(config: TransformerConfig, reader: weights.Reader) -> Transf
         return config
     if np.array_equal(reader.read(head), reader.read(table)):
         return config
-    console.print(f"{reader.location}: {head} differs from the embeddings: not tied", markup=False)
+    console.print(f"{reader.location}: {head} differs from the embeddings: not tied")
     return dataclasses.replace(config, tie_embeddings=False)
 
 
@@ -233,7 +233,6 @@ def import_model(
         console.print(
             f"{origin}: {len(rowless)} added tokens have no row in the embedding; text that holds "
             f"one is refused: {', '.join(rowless[:3])}{' …' if len(rowless) > 3 else ''}",
-            markup=False,
         )
     params = weights.place(config, source.reader, _abstract(source, mesh, dtype))
     if grown:
@@ -391,4 +390,4 @@ def run(command: str, values: Mapping[str, Any]) -> None:
         limit = export.shard_bytes(values["shard_size"])
         dtype = export.export_model(workdir, to, values["item"], values["dtype"] or "", limit=limit)
         text = f"{workdir} -> {to} ({dtype})"
-    console.print(text, markup=False)
+    console.print(text)

@@ -217,7 +217,6 @@ def source_dtype(workdir: epath.PathLike) -> str:
             console.print(
                 f"{child} started from {workdir}, which does not exist, so the dtype of its "
                 "weights is unknown: exported as float32; --dtype=bfloat16 for another",
-                markup=False,
             )
     return "float32"
 

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 from etils import epath
 
-from data.read import json_files
+from data.read import json_files, paths
 from data.read.json_files import check_content
 from ranges import ConfigError
 
@@ -46,6 +46,7 @@ def weight_files(directory: epath.PathLike) -> tuple[list[epath.Path], dict[str,
                 f"{index} puts {tensor:.80} in {name!r:.80}, which is no file beside it; "
                 "download it again"
             )
+        paths.inside(directory, name, index)
     listed = sorted(set(weight_map.values()))
     missing = [name for name in listed if not (directory / name).exists()]
     if missing:

@@ -25,6 +25,7 @@ from model.config import TransformerConfig
 from model.pretrained.mapping import slices
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from train.checkpoints import networks
 from train.interop import safetensors_files
 from train.runtime.finite import finite
 from train.terminal.console import console
@@ -183,7 +184,6 @@ def check_names(config: TransformerConfig, reader: Reader) -> None:
         console.print(
             f"{reader.location}: {len(left_out)} tensors are left out, which the text model does "
             f"not read: {', '.join(sorted(kinds))}",
-            markup=False,
         )
 
 
@@ -197,6 +197,7 @@ def place(config: TransformerConfig, reader: Reader, abstract: Any) -> Any:
       ConfigError: a tensor is missing, has no place, or has another shape.
     """
     check_names(config, reader)
+    networks.check_memory(abstract, str(reader.location))
     leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
     paths = [tuple(key.key for key in path) for path, _ in leaves]
     parts: dict[tuple[str, ...], list] = {path: [] for path in paths}

@@ -61,7 +61,10 @@ def logprobs(
         if jax.process_index() == 0:
             file = io.BytesIO()
             np.savez(file, **cached)
-            write_atomically(path, file.getvalue())
+            try:
+                write_atomically(path, file.getvalue())
+            except OSError as error:
+                outputs.failed(path.name, error, "it is computed again at the next start")
     return {name: cached[name] for name in rows}
 
 
@@ -84,7 +87,7 @@ def _cached(path, names) -> dict:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in ("key", *names)}
     except Exception as e:  # NumPy and zipfile raise many kinds
-        console.print(f"{path} is damaged ({outputs.reason(e)}); computing it again", markup=False)
+        console.print(f"{path} is damaged ({outputs.reason(e)}); computing it again")
         return {"key": ""}
 
 

@@ -31,7 +31,7 @@ from train.objectives.reporting import Finished, Result, null_as_nan
 from train.report import html
 from train.report.html import Answered
 from train.runtime import strict_json
-from train.runtime.metrics import read_metrics, read_records
+from train.runtime.records import read_metrics, read_records
 from train.terminal.console import console, duration
 
 QUESTIONS = 8
@@ -170,11 +170,10 @@ def show(report: dict, chat_with: epath.Path | None, page: epath.Path) -> None:
         table.add_row(Text(name), text)
     console.print(table)
     console.print(f"Took:               {duration(report['total_seconds'])}")
-    console.print(f"Curves and answers: {page}", markup=False)
+    console.print(f"Curves and answers: {page}")
     if chat_with:
         console.print(
             f"Talk to it:         {python()} -m train.chat --workdir={shlex.quote(str(chat_with))}",
-            markup=False,
         )
 
 

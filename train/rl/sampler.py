@@ -282,7 +282,7 @@ class Sampler:
             raise rewards.RewardError(message) from error
         if self._reported.isdisjoint(scores):
             self._reported |= scores.keys()
-            console.print(f"  skipped, with others like it: {message}", markup=False)
+            console.print(f"  skipped, with others like it: {message}")
 
     def _first_failure(self, scores, batch, failures, bad):
         """(message, exception or None) of this process's first answer without a reward."""

@@ -14,18 +14,15 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, NotRequired, TypedDict
 
-import msgspec
 from etils import epath
 
-from data.atomic import is_remote, write_atomically
-from data.errors import DataError
-from data.read import json_files
+from data.atomic import is_remote
 from ranges import ConfigError
 from train.runtime import outputs, strict_json
+from train.runtime.records import truncate_jsonl
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
@@ -76,89 +73,52 @@ def _check_xla_flags() -> None:
         )
 
 
-class Record(TypedDict):
-    """The entries that every record of metrics.jsonl and samples.jsonl has."""
-
-    step: Annotated[int, msgspec.Meta(ge=0)]
-    kind: NotRequired[str]
-    elapsed_seconds: NotRequired[Annotated[float, msgspec.Meta(ge=0)]]
-
-
-def _records(path: epath.Path) -> Iterator[tuple[bytes, dict]]:
-    """(line, record) pairs of a file of records, without an incomplete last line; a damaged line is
-    named and left out."""
-    if not path.exists() or not path.stat().length:  # a device has no length, and no end
-        return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            return
-        try:
-            record = json_files.parse(line, f"{path}:{number}", Record)
-        except DataError as error:
-            print(f"warning: {error}; the line is left out", file=sys.stderr)
-        else:
-            yield line, record
-
-
-def truncate_jsonl(path: epath.PathLike, last_step: int, evaluated: bool = True) -> list[dict]:
-    """Removes records after `last_step`, without `evaluated` also those of the evaluation after it,
-    and an incomplete last line; returns the others."""
-    path = epath.Path(path)
-
-    def stays(record) -> bool:
-        trained = evaluated or record.get("kind", "eval") != "eval"  # samples have no kind
-        return record["step"] < last_step or (record["step"] == last_step and trained)
-
-    lines = [(line, record) for line, record in _records(path) if stays(record)]
-    if not path.exists() or not path.stat().length:
-        return []
-    try:
-        write_atomically(path, b"".join(line for line, _ in lines))
-    except OSError as error:
-        outputs.failed(path.name, error, "it keeps the records of steps that are repeated")
-    return [record for _, record in lines]
-
-
-def read_metrics(workdir: epath.PathLike, kind: str) -> list[dict]:
-    """Records of one kind (`train`, `eval`) of a workdir, in order of steps."""
-    records = read_records(epath.Path(workdir) / "metrics.jsonl")
-    return [record for record in records if record.get("kind") == kind]
-
-
-def read_records(path: epath.Path) -> list[dict]:
-    """The records of metrics.jsonl or samples.jsonl; a damaged line is named and left out."""
-    return [record for _, record in _records(path)]
-
-
 class _Mirror:
     """A folder on this machine whose files are uploaded to one in an object store.
 
+    Args:
+      start: the step from which the run continues.
+
     Attributes:
-      local: the folder, which starts with the logs that are in the store.
+      local: the folder, which starts with the logs that are in the store. names: {log: its name
+        here}; another one if the log in the store cannot be read, which is not replaced then.
     """
 
-    def __init__(self, remote):
-        self._remote, self._sizes = epath.Path(remote), {}
+    def __init__(self, remote: epath.Path, start: int):
+        self._remote, self._sizes = remote, {}
         self._folder = tempfile.TemporaryDirectory(prefix="seedpod-")
-        self.local = Path(self._folder.name)
+        self.local, self.names = Path(self._folder.name), dict[str, str]()
         for name in LOGS:
-            if (self._remote / name).exists():
-                (self.local / name).write_bytes((self._remote / name).read_bytes())
+            self.names[name] = name
+            content, reason = outputs.tried(name, self._download, remote / name)
+            if reason:
+                self.names[name] = f"{name.removesuffix('.jsonl')}-from-{start}.jsonl"
+                instead = f"new records go to {self.names[name]}"
+                outputs.failed(name, reason, instead, 0, "read")
+            elif content:
+                (self.local / name).write_bytes(content)
+
+    @staticmethod
+    def _download(path: epath.Path) -> bytes:
+        return path.read_bytes() if path.exists() else b""
 
     def upload(self) -> None:
         """Uploads every file that has grown, whole."""
         for path in sorted(self.local.rglob("*")):
             if path.is_dir() or self._sizes.get(path) == path.stat().st_size:
                 continue
-            content = path.read_bytes()
-            target = self._remote / path.relative_to(self.local)
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
-            except OSError as error:
-                outputs.failed(path.name, error, "it is uploaded with the next checkpoint")
+            content, target = path.read_bytes(), self._remote / path.relative_to(self.local)
+            # Besides OSErrors, the store's library raises errors of its own.
+            _, reason = outputs.tried(path.name, self._upload, target, content)
+            if reason:
+                outputs.failed(path.name, reason, "it is uploaded with the next checkpoint")
             else:
                 self._sizes[path] = len(content)
+
+    @staticmethod
+    def _upload(target: epath.Path, content: bytes) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
 
     def close(self) -> None:
         self.upload()
@@ -170,72 +130,86 @@ class Metrics:
 
     Args:
       start: the step that the run resumes from; records after it are dropped. steps: the run's last
-        step. writes: whether this process writes. evaluated: whether the run has been evaluated at
-        `start`, as it is saved; records of an evaluation that is repeated are dropped too.
+        step. writes: whether this process writes.
 
     Attributes:
+      evaluated: whether metrics.jsonl has the record of an evaluation at `start` in which nothing
+        failed; else what it has is dropped, since the evaluation is repeated. Only a process that
+        writes knows.
+      evaluations: the records of evaluations so far.
       first, last: the metrics of the run's first evaluation and of its last; empty before it.
     """
 
-    def __init__(
-        self,
-        workdir: epath.PathLike,
-        start: int,
-        steps: int,
-        writes: bool = True,
-        evaluated: bool = True,
-    ):
+    def __init__(self, workdir: epath.PathLike, start: int, steps: int, writes: bool = True):
         self._writes, self._started = writes, time.time()
         self.first, self.last = dict[str, float](), dict[str, float]()
+        self.evaluated, self.evaluations = False, list[dict]()
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
-        name = workdir.name
+        name, names = workdir.name, {log: log for log in LOGS}
         if is_remote(workdir):
-            self._mirror = _Mirror(workdir)
-            workdir = self._mirror.local
+            self._mirror = _Mirror(workdir, start)
+            workdir, names = epath.Path(self._mirror.local), self._mirror.names
         self._workdir, self._name, self._steps = workdir, name, steps
-        # A run from step 0 repeats its first evaluation too.
-        records = self._open(start, start or -1, evaluated)
+        self._paths = [workdir / names[log] for log in LOGS]
+        records = self._open(start, start or -1)  # from step 0, the first evaluation is repeated
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
 
-    def _open(self, start: int, last: int, evaluated: bool) -> list[dict]:
+    def _open(self, start: int, last: int) -> list[dict]:
         """Opens the files for the steps after `start`; returns the metrics up to step `last`, which
-        are kept."""
-        records = truncate_jsonl(self._workdir / "metrics.jsonl", last, evaluated)
-        truncate_jsonl(self._workdir / "samples.jsonl", last, evaluated)
-        evaluations = [record for record in records if record.get("kind") == "eval"]
-        self.first, self.last = (evaluations[0], evaluations[-1]) if evaluations else ({}, {})
-        self._jsonl = outputs.Records(self._workdir / "metrics.jsonl")
-        self._samples = outputs.Records(self._workdir / "samples.jsonl")
-        from train.runtime.trackers.tensorboard import EventFile  # slow to import
-
-        self._events = EventFile(self._workdir, self._name, start)
+        stay."""
+        metrics, samples = self._paths
+        records = truncate_jsonl(metrics, last)
+        self.evaluated = any(
+            record["step"] == last and not record.get("failed") for record in _evaluations(records)
+        )
+        if not self.evaluated:
+            records = truncate_jsonl(metrics, last, evaluated=False)
+        truncate_jsonl(samples, last, self.evaluated)
+        self.evaluations = _evaluations(records)
+        measured = [numbers for r in self.evaluations if (numbers := _numbers(r))]
+        self.first, self.last = (measured[0], measured[-1]) if measured else ({}, {})
+        self._jsonl, self._samples = (outputs.Records(path) for path in self._paths)
         self._last = start
+        self._events = self._tracked(_event_file, self._workdir, self._name, start)
         return records
 
     def go_back(self, step: int) -> None:
         """Drops the records after `step`, which the run takes again."""
         if self._writes:
             self._close_files()
-            self._open(step, step, evaluated=True)
+            self._open(step, step)
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
         return self._before + time.time() - self._started
 
-    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+    def write(
+        self,
+        step: int,
+        kind: str,
+        values: dict[str, float],
+        failed: Mapping[str, str] | None = None,
+    ) -> None:
         """Adds a record to metrics.jsonl and TensorBoard, unbuffered. Values that are not finite
-        are null in the file, and counted there as `not_finite`."""
+        are null in the file, and counted there as `not_finite`.
+
+        Args:
+          failed: {evaluation: the reason why it has no values}.
+        """
         if not self._writes:
             return
-        if kind == "eval":
+        if kind == "eval" and values:
             self.first, self.last = self.first or values, values
         record = {"step": step, "kind": kind, "elapsed_seconds": round(self.elapsed(), 3), **values}
         if count := sum(not math.isfinite(value) for value in values.values()):
             record["not_finite"] = count
+        if failed:
+            record["failed"] = dict(failed)
         self._jsonl.write(f"{strict_json.dumps(record)}\n".encode())
-        self._events.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+        scalars = {f"{kind}/{name}": value for name, value in values.items()}
+        self._track(lambda events: events.write(step, scalars))
         self._last = step
 
     def note(self, step: int, kind: str, values: dict) -> None:
@@ -247,19 +221,33 @@ class Metrics:
     def write_settings(self, settings: dict) -> None:
         """Adds settings, {dotted name: value}, to TensorBoard."""
         if self._writes:
-            self._events.write_settings(settings)
+            self._track(lambda events: events.write_settings(settings))
 
     def write_samples(self, step: int, samples: list[dict]) -> None:
         """Adds records of text to samples.jsonl and TensorBoard."""
         if self._writes:
-            self._events.write_samples(step, samples)
+            self._track(lambda events: events.write_samples(step, samples))
             for sample in samples:
                 line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
                 self._samples.write(line.encode(errors="replace"))
 
+    def _track(self, call: Callable) -> None:
+        """call(the event file), if there is one."""
+        if self._events is not None:
+            self._tracked(call, self._events)
+
+    @staticmethod
+    def _tracked(call: Callable, *args):
+        """call(*args); None, counted, if TensorBoard's library fails."""
+        result, reason = outputs.tried("TensorBoard", call, *args)
+        if reason:
+            outputs.failed("TensorBoard's event file", reason, "metrics.jsonl has the metrics")
+        return result
+
     def sync(self) -> None:
         """Flushes to disk and uploads, before a checkpoint: records up to it must outlive a crash.
         A mounted bucket receives the lines of an open file only on this."""
+        outputs.write_again()
         if self._writes:
             self._jsonl.sync()
             self._samples.sync()
@@ -269,12 +257,34 @@ class Metrics:
     def close(self) -> None:
         if not self._writes:
             return
+        outputs.write_again()
         self._close_files()
         if self._mirror:
             self._mirror.close()
         outputs.report()
 
     def _close_files(self) -> None:
-        self._events.close(finished=self._last == self._steps)
+        finished = self._last == self._steps
+        self._track(lambda events: events.close(finished))
         for records in (self._jsonl, self._samples):
             records.close()
+
+
+def _event_file(workdir: epath.Path, name: str, start: int):
+    from train.runtime.trackers.tensorboard import EventFile  # slow to import
+
+    return EventFile(workdir, name, start)
+
+
+def _evaluations(records: list[dict]) -> list[dict]:
+    return [record for record in records if record.get("kind") == "eval"]
+
+
+def _numbers(record: dict) -> dict[str, float]:
+    """The metrics of a record, without what is no number."""
+    others = ("step", "kind", "elapsed_seconds", "not_finite", "failed")
+    return {
+        name: value
+        for name, value in record.items()
+        if name not in others and isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,9 +1,10 @@
-"""Output whose failure never ends a run: closed pipes, full disks, logs that cannot be written.
+"""What is not training never ends a run: closed pipes, full disks, logs that cannot be written,
+trackers and evaluations that raise.
 
 A failure is reported once on standard error, counted, and reported again at the end (`report`).
 Text for a closed standard stream goes to the log, a log that cannot be opened is replaced by a
-temporary file, and records for a file wait in memory until they can be written. Checkpoints are not
-output: their failures raise.
+temporary file, records for a file wait in memory until they can be written, and whole files are
+written with a later checkpoint. Checkpoints are not output: their failures raise.
 """
 
 from __future__ import annotations
@@ -15,26 +16,38 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
+
+from printable import escaped
+from train.runtime import processes
 
 # Records that may wait for a file: minutes to days of a run's metrics.
 MOST_WAITING = 10_000
 
 _failed: Counter[str] = Counter()  # {output: failures since the last report}
 _reported: set[str] = set()
+_unwritten: dict[str, tuple[Callable[[], None], str]] = {}  # {path: (its writer, what is lost)}
 
 
-def failed(name: str, error: Exception, instead: str, count: int = 1) -> None:
-    """Counts a failure of the output `name`, and prints the first, with what happens `instead`."""
+def failed(
+    name: str, error: Exception | str, instead: str, count: int = 1, action: str = "written"
+) -> None:
+    """Counts a failure of the output `name`, and prints the first, with what happens `instead`.
+
+    Args:
+      error: or its reason. count: of failures. action: what cannot be done.
+    """
     _failed[name] += count
     if name not in _reported:
         _reported.add(name)
         atexit.register(report)
-        _say(f"warning: {name} cannot be written ({reason(error)}): {instead}")
+        why = error if isinstance(error, str) else reason(error)
+        say(f"warning: {name} cannot be {action} ({why}): {instead}")
 
 
 def reason(error: BaseException) -> str:
@@ -43,17 +56,61 @@ def reason(error: BaseException) -> str:
     return strerror or (str(error) or repr(error)).splitlines()[0]
 
 
+def tried(name: str, function: Callable, *args: Any) -> tuple[Any, str]:
+    """(function(*args), ""), or (None, the reason why it failed). For what is not training, such
+    as an evaluation: whatever it raises is a reason, and its traceback goes to the log.
+
+    A peer that is lost, and the request to stop, are no failures of `function`, and raised.
+    """
+    try:
+        return function(*args), ""
+    except processes.Stopped:
+        raise
+    # The only place that catches everything: evaluations, rewards and trackers run the code of
+    # plugins and libraries, whose exceptions nobody can list, and the weights are intact.
+    except Exception as error:
+        if processes.is_lost_peer(error):
+            raise
+        logging.info("%s failed", name, exc_info=True)
+        # A reference to the error would keep the arrays of its frames.
+        return None, f"{type(error).__name__}: {reason(error):.500}"
+
+
+def write_later(path: Any, write: Callable[[], None], lost: str) -> None:
+    """Writes a file that training does not need, with `write()`; `write_again` repeats a call that
+    raised an OSError.
+
+    Args:
+      lost: what does not work until it is written.
+    """
+    _unwritten[str(path)] = write, lost
+    write_again([str(path)])
+
+
+def write_again(paths: Iterable[str] = ()) -> None:
+    """Writes the files of `write_later` that could not be written: all, or `paths`."""
+    for path in list(paths or _unwritten):
+        write, lost = _unwritten[path]
+        try:
+            write()
+        except OSError as error:
+            failed(path, error, f"{lost}; it is tried again with each checkpoint")
+        else:
+            del _unwritten[path]
+
+
 def report() -> None:
     """Prints the number of failures of each output since the last report."""
     for name, count in _failed.items():
         if count:
-            _say(f"warning: {name} could not be written, {count} times in all")
+            say(f"warning: {name} could not be written, {count} times in all")
     _failed.clear()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Prints a line on standard error, if there is one."""
     with contextlib.suppress(OSError, ValueError):  # there may be no standard error
-        print(text, file=sys.stderr, flush=True)
+        print(escaped(text), file=sys.stderr, flush=True)
 
 
 class Stream:
@@ -126,6 +183,24 @@ def guard() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Stream):
             setattr(sys, name, Stream(stream, name, lasting=True))
+    _log_errors_of_callbacks()
+
+
+def _log_errors_of_callbacks() -> None:
+    """Sends errors that no code can catch to the log instead of the terminal: those of destructors,
+    and of callbacks in threads of C++. A read or a save that fails leaves dozens in TensorStore."""
+    shown = sys.excepthook
+
+    def excepthook(kind, error, traceback):
+        if threading.current_thread() is threading.main_thread():
+            shown(kind, error, traceback)
+        else:
+            logging.error("error in a callback", exc_info=(kind, error, traceback))
+
+    sys.excepthook = excepthook
+    sys.unraisablehook = lambda found: logging.error(
+        "error in %r: %r", found.object, found.exc_value
+    )
 
 
 def open_log(path: str) -> tuple[Stream, str]:

@@ -18,10 +18,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from printable import escaped
+
 PREEMPTED = 42
 UNSAVED = 74  # EX_IOERR of sysexits.h
 INTERRUPTED = 130  # as a shell's
 TAKEN_OVER = 129  # the workdir has another owner (train/guards/lock.py)
+LOOPBACK = ("127.0.0.1", "localhost")  # hosts of which no other machine is one
 LOST = 134  # as if JAX's coordination service had aborted a process whose peer is gone
 HUNG = 142  # as if killed by an alarm: something took too long (train/guards/watchdog.py)
 
@@ -29,8 +32,12 @@ HUNG = 142  # as if killed by an alarm: something took too long (train/guards/wa
 before_leaving: list[Callable[[], None]] = []
 PATIENCE = 2.0  # seconds that they have together
 
+# Seconds for which a process that failed alone waits for the others, which may work or wait for it.
+AGREEMENT = 300
+_DAY = 86_400
+
 _terminated = threading.Event()
-_calls = itertools.count(1)
+_calls, _agreements = itertools.count(1), itertools.count(1)
 
 
 class Stopped(Exception):
@@ -65,6 +72,41 @@ def asked_to_stop() -> bool:
     return multihost_utils.reached_preemption_sync_point(next(_calls))
 
 
+def first_failure(name: str, reason: str) -> str:
+    """The reason why the first process that failed at `name` did, "" if none did. All processes
+    call it, each with its own reason or "".
+
+    It uses no collective of the devices, since another process may be in one: where that waits for
+    this process, which failed before it, both would wait. This process leaves with `LOST` then,
+    the others notice it, and all may be restarted.
+    """
+    if not joined():
+        return reason
+    from jax._src import distributed  # JAX has no public face for its key-value store
+
+    state, call = distributed.global_state, next(_agreements)
+    client: Any = state.client
+    number = state.process_id
+    client.key_value_set(f"seedpod/failure/{call}/{number}", f"-{reason[:1000]}")
+    patience = (AGREEMENT if reason else _DAY) * 1000
+    try:
+        reasons = [
+            client.blocking_key_value_get(f"seedpod/failure/{call}/{other}", patience)[1:]
+            for other in range(state.num_processes)
+        ]
+    except RuntimeError:
+        if not reason:
+            raise
+        leave(
+            LOST,
+            f"{name} failed in process {number} alone ({reason}), and the others did not end it "
+            f"within {AGREEMENT} s. This process leaves, so that they do not wait for it",
+        )
+    if not number and call > 1:  # every process has read those of the call before
+        client.key_value_delete(f"seedpod/failure/{call - 1}/")
+    return next(filter(None, reasons), "")
+
+
 def joined() -> bool:
     """Whether this process is one of a group."""
     jax = sys.modules.get("jax")
@@ -96,14 +138,15 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
     """
     import jax
 
-    if coordinator and not re.fullmatch(r".+:\d{1,5}", coordinator):
+    host, _, port = coordinator.rpartition(":")
+    if coordinator and not (host and re.fullmatch(r"\d{1,5}", port) and 0 < int(port) < 65536):
         raise ValueError(f"--coordinator={coordinator}: write HOST:PORT")
     if coordinator and number >= count:
         raise ValueError(f"--process_id={number} is not below --num_processes={count}")
-    if coordinator and number == 0 and not port_is_free(int(coordinator.rsplit(":", 1)[1])):
+    local = host in LOOPBACK
+    if coordinator and number == 0 and not port_is_free(int(port), host if local else ""):
         raise ValueError(
-            f"port {coordinator.rsplit(':', 1)[1]} is in use, perhaps by an earlier run; end "
-            "that, or choose another port"
+            f"port {port} is in use, perhaps by an earlier run; end that, or choose another port"
         )
     all_joined = threading.Event()
 
@@ -122,12 +165,29 @@ def join(coordinator: str, count: int, number: int, peer_timeout: int, heartbeat
     if coordinator:
         settings = dict(coordinator_address=coordinator, num_processes=count, process_id=number,
                         cluster_detection_method="deactivate")  # fmt: skip
+    if local:  # JAX listens on every interface otherwise
+        settings["coordinator_bind_address"] = coordinator
+        _keep_gloo_local(host)
     jax.distributed.initialize(
         **settings,
         initialization_timeout=peer_timeout + 60,  # after `watch`, which has a message
         heartbeat_timeout_seconds=heartbeat,
     )
     all_joined.set()
+
+
+def _keep_gloo_local(host: str) -> None:
+    """Makes gloo, the collectives of CPU devices, listen at a loopback address only. JAX has no
+    setting for it, and gloo takes the interface of this machine's name."""
+    from jax._src import distributed, xla_bridge
+    from jaxlib import _jax
+
+    def make_client():
+        client = distributed.global_state.client
+        gloo = _jax.make_gloo_tcp_collectives(distributed_client=client, hostname=host)
+        return xla_bridge.make_cpu_client(gloo)
+
+    xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
 
 
 def is_lost_peer(error: BaseException | None) -> bool:
@@ -149,7 +209,7 @@ def is_lost_peer(error: BaseException | None) -> bool:
 
 def leave(code: int, message: str) -> NoReturn:
     """Ends this process at once: an ordinary exit would wait for processes that are gone."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(escaped(f"error: {message}"), file=sys.stderr, flush=True)
     end(code)
 
 

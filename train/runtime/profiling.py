@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
 
 from ranges import ConfigError
+from train.runtime import outputs
 from train.runtime.processes import port_is_free
 
 
@@ -29,12 +31,22 @@ def parse_steps(text: str) -> range:
     return range(int(match[1]), int(match[2]))
 
 
-def serve(port: int) -> None:
+def serve(port: int, public: bool) -> None:
     """Serves profiles to `python -m jax.collect_profile PORT MILLISECONDS` and TensorBoard.
 
+    Args:
+      public: whether every machine of the network may ask. JAX's server listens on all interfaces,
+        has no password, and writes where it is told.
+
     Raises:
-      ConfigError: the port is taken.
+      ConfigError: the port is taken, or not `public`.
     """
+    if not public:
+        raise ConfigError(
+            f"--profiler_port={port}: JAX's profiler answers every machine of the network, without "
+            "a password. Trace chosen steps with --profile_steps=FROM:TO, or where you trust the "
+            "network, add --profiler_public"
+        )
     if not port_is_free(port):
         raise ConfigError(f"--profiler_port={port} is taken by another program; choose another")
     jax.profiler.start_server(port)
@@ -61,11 +73,17 @@ class Profile:
         return jax.profiler.StepTraceAnnotation("train", step_num=number + 1)
 
     def _start(self):
-        jax.profiler.start_trace(str(self._directory))
-        self._tracing = True
+        self._tracing = self._tried(jax.profiler.start_trace, str(self._directory))
+        self._steps = self._steps if self._tracing else range(0)
 
     def close(self) -> None:
         """Ends the trace, and writes it."""
         if self._tracing:
-            jax.profiler.stop_trace()
             self._tracing = False
+            self._tried(jax.profiler.stop_trace)
+
+    def _tried(self, function: Callable, *args: Any) -> bool:
+        _, reason = outputs.tried("the profile", function, *args)
+        if reason:
+            outputs.failed(str(self._directory), reason, "these steps have no profile")
+        return not reason

@@ -21,6 +21,7 @@ from train.config.run import RunConfig, run_class
 from train.guards.settings import ROWS, Difference, Kind, kind_of, refusal
 from train.optimizer import make_schedule
 from train.runtime import outputs, strict_json
+from train.runtime.outputs import write_later
 
 
 class Change(TypedDict):
@@ -38,18 +39,39 @@ def config_json(config: RunConfig) -> str:
 
 
 def save_run_files(run: Run, workdir: epath.Path, lineage: Sequence[Change]) -> None:
-    """Writes the files beside the checkpoints: tokenizer, row caches, architectures, settings."""
+    """Writes the files beside the checkpoints: tokenizer, row caches, architectures, settings.
+    Training needs none of them, so what cannot be written is written later."""
     if not (workdir / "tokenizer" / "tokenizer.json").exists():
-        run.ctx.tokenizer.save(workdir / "tokenizer")
+        folder = workdir / "tokenizer"
+        write_later(folder, lambda: _save_tokenizer(run, folder), "the model cannot be opened")
     for save in run.ctx.save_rows:
         try:
             save()
         except OSError as error:
             outputs.failed("rows", error, "rows are computed again at the next start")
-    saved_models.save_models(workdir, {r: run.ctx.models[r] for r in run.objective.trainable})
-    saved_models.save_parts(workdir, run.parts, run.origins)
+    models = {role: run.ctx.models[role] for role in run.objective.trainable}
     settings = dataclasses.asdict(run.ctx.config) | ({"lineage": lineage} if lineage else {})
-    write_atomically(workdir / "config.json", strict_json.dumps(settings, indent=2) + "\n")
+    text = strict_json.dumps(settings, indent=2) + "\n"
+    for name, write in {
+        "models.json": lambda: saved_models.save_models(workdir, models),
+        "parts.json": lambda: saved_models.save_parts(workdir, run.parts, run.origins),
+        "config.json": lambda: write_atomically(workdir / "config.json", text),
+    }.items():
+        write_later(workdir / name, write, "the model cannot be opened")
+
+
+def _save_tokenizer(run: Run, folder: epath.Path) -> None:
+    """Writes the files of the tokenizer, all or none.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    try:
+        run.ctx.tokenizer.save(folder)
+    except OSError:
+        if folder.is_dir():
+            folder.rmtree()
+        raise
 
 
 def lineage(meta: Mapping[str, Any], differences: Iterable[Difference], step: int) -> list[Change]:

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable
 
 from rich.cells import cell_len
-from rich.console import Console
 
+from printable import SafeConsole, escaped
 from train.terminal.text import wrap
 
-console = Console(highlight=False, soft_wrap=True)
+console = SafeConsole()
 SEPARATOR = " · "
 UNLIMITED = 10_000  # columns of a file or a pipe
 
@@ -28,6 +28,7 @@ def columns() -> int:
 
 def print_error(text: str) -> None:
     """Prints a line on standard error; on a terminal it is broken between words."""
+    text = escaped(text)
     if sys.stderr.isatty():
         text = "\n".join(wrap(text, shutil.get_terminal_size().columns))
     print(text, file=sys.stderr, flush=True)

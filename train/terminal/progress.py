@@ -14,6 +14,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.live import Live
 from rich.text import Text
 
+from printable import escaped
 from train.terminal.console import SEPARATOR, columns, console, duration, is_live, lines_of
 
 EVERY = 10.0  # seconds between two lines without a terminal
@@ -48,6 +49,10 @@ def layout(
     return _line(_shortened(name, max(width - cell_len(text) - 1, 1)), 0, 0.0, text)
 
 
+def _one_line(text: str) -> str:
+    return " ".join(escaped(text).split())
+
+
 def _shortened(text: str, room: int) -> str:
     return text if cell_len(text) <= room else set_cell_size(text, max(room - 1, 0)) + "…"
 
@@ -70,7 +75,7 @@ class Progress:
     """
 
     def __init__(self, name: str, total: int = 0, done: int = 0, writes: bool = True):
-        self.name, self.total, self.done, self.writes = name, total, done, writes
+        self.name, self.total, self.done, self.writes = _one_line(name), total, done, writes
         self._parts: Sequence[str] = ()
         self._left, self._phases = "", list[Phase]()
         self._live: Live | None = None
@@ -114,18 +119,19 @@ class Progress:
         if now - self._printed >= EVERY or done == self.total:
             self._printed = now
             texts = SEPARATOR.join(filter(None, (*parts, self._left)))
-            console.print(f"{self.name} {done}/{self.total} {texts}", markup=False)
+            console.print(f"{self.name} {done}/{self.total} {texts}")
 
     def say(self, *parts: str) -> None:
         """Prints a message, in lines that are broken between its parts where the terminal is too
         narrow."""
         if self.writes:
             for line in lines_of(parts, columns()):
-                console.print(line, markup=False)
+                console.print(line)
 
     @contextlib.contextmanager
     def phase(self, name: str, total: int) -> Iterator[Phase]:
         """The function `phase`."""
+        name = _one_line(name)
         if self._phases and self._phases[-1].name == name:  # a part of it that counts
             self._phases[-1].total = total
             yield self._phases[-1]
@@ -147,12 +153,12 @@ class Progress:
     def command(self, line: str) -> None:
         """Prints a line with a command, which no line break of ours spoils."""
         if self.writes:
-            console.print(line, markup=False)
+            console.print(line)
 
     def note(self, text: str) -> None:
         """Prints a line about a phase where there is no live line."""
         if self.writes and not self._live:
-            console.print(f"{self.name}: {text}", markup=False)
+            console.print(f"{self.name}: {text}")
 
 
 class Phase:

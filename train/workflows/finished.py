@@ -83,7 +83,8 @@ def _changes(
             values = (PurePath(values[0] or "").name, PurePath(values[1] or "").name)
             free = values[0] == values[1]
         else:
-            difference = Difference(key, *values, kind_of(key, *values))
+            before, now = values
+            difference = Difference(key, before, now, kind_of(key, before, now))
             moved = LOCATIONS.fullmatch(key) is not None and difference.is_named(allow_change)
             free = moved or difference.kind is Kind.FREE
         if not free:

@@ -7,8 +7,9 @@ interrupted one resumes from its checkpoint.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
+import re
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from data.atomic import write_atomically
 from interpreter import python
 from model import sharding
 from ranges import ConfigError
@@ -26,8 +28,8 @@ from train.config.run import RunConfig, build, keys
 from train.guards.watchdog import Activity, Watchdog
 from train.objectives import registry
 from train.report import collect, provenance
-from train.runtime import processes
-from train.runtime.metrics import read_metrics
+from train.runtime import outputs, processes
+from train.runtime.records import read_metrics
 from train.terminal import saved
 from train.terminal.console import console, duration
 from train.terminal.progress import Progress
@@ -55,6 +57,10 @@ def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Run
         raise ConfigError(f"order {order} and stages {tuple(config['stages'])} are not the same")
     runs = {}
     for name in order:
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):  # it is a folder in the workdir
+            raise ConfigError(
+                f"stages.{name!r:.80}: a stage's name consists of letters, digits, _, . and -"
+            )
         recipe = config["stages"][name].copy_and_resolve_references()
         for role, origin in recipe.init_from.items():
             if origin in order and origin not in runs:
@@ -90,22 +96,27 @@ def run(
                     examples[name] = read_source(run_config.data, row.schema)
     for number, (name, run_config) in enumerate(runs.items(), 1):
         if name in done:
-            console.print(f"[green]✓[/] {name}: done")
+            console.print(f"[green]✓[/] {name}: done", markup=True)
             continue
         if processes.asked_to_stop():
             raise processes.Stopped(saved.describe(workdir))
-        console.print(f"[bold]▸ stage {number}/{len(runs)}: {name}[/]")
+        console.print(f"[bold]▸ stage {number}/{len(runs)}: {name}[/]", markup=True)
         since, begun = begun or time.time(), None
         loop.run(run_config, workdir / name, examples=examples.pop(name), begun=since,
                  profile=profile, allow_change=allow_change,
                  position=f"{number}/{len(runs)} ")  # fmt: skip
         if jax.process_index() == 0:
             seconds = time.time() - since
-            with contextlib.suppress(OSError, IndexError):  # a run without evaluation
-                evaluation = read_metrics(workdir / name, "eval")[-1]
-                seconds = max(seconds, evaluation["elapsed_seconds"])
+            for evaluation in read_metrics(workdir / name, "eval")[-1:]:
+                seconds = max(seconds, evaluation.get("elapsed_seconds", 0.0))
             note = {"seconds": round(seconds, 1), "made": provenance.current()}
-            (workdir / name / "DONE").write_text(json.dumps(note) + "\n")
-            console.print(f"[green]✓[/] {name}: {duration(seconds)}")
+            path, text = workdir / name / "DONE", json.dumps(note) + "\n"
+            write = functools.partial(write_atomically, path, text)
+            outputs.write_later(path, write, "the chain has no report")
+            console.print(f"[green]✓[/] {name}: {duration(seconds)}", markup=True)
     if jax.process_index() == 0:
-        collect.write(runs, workdir)
+        outputs.write_again()
+        _, reason = outputs.tried("the report", collect.write, runs, workdir)
+        if reason:
+            instead = "the stages are done, and the same command tries it again"
+            outputs.failed(f"{workdir}/report.html", reason, instead)

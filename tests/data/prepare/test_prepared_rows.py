@@ -1,5 +1,6 @@
 """Reading prepared rows: compatibility with a run, damage, object stores, the row format."""
 
+import json
 import random
 import shutil
 
@@ -53,6 +54,12 @@ def test_a_missing_or_cut_shard_is_an_error_before_training(copy):
     shard.unlink()
     with pytest.raises(DataError, match=f"{shard} is missing"):
         prepared_rows.PreparedRows(copy, "train")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for name in ("../other", "/etc/passwd", ""):
+        manifest["splits"]["train"][0]["file"] = name
+        (copy / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DataError, match=r"manifest\.json names .*, which is no file of its"):
+            prepared_rows.PreparedRows(copy, "train")
     (copy / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(DataError, match="format 99"):
         prepared_rows.PreparedRows(copy, "train")

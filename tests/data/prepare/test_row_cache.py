@@ -1,10 +1,13 @@
 """The row cache: the same rows as without it, and never those of other data."""
 
+import hashlib
+import io
 import json
 import os
 import random
 import shutil
 import zipfile
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -131,7 +134,37 @@ def test_whatever_decides_the_rows_makes_them_anew(folder, monkeypatch):
     assert changed(decontaminate=wiki)
 
 
-def test_a_damaged_file_is_made_anew(folder):
+def hostile(whole: bytes) -> Iterator[bytes]:
+    """Caches with the right key and checksum, made by somebody else."""
+    with zipfile.ZipFile(io.BytesIO(whole[32:])) as file:
+        header = file.read(row_cache.HEADER)
+    huge = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        huge, {"descr": "<i4", "fortran_order": False, "shape": (1 << 40, 1 << 10)}
+    )
+    objects = io.BytesIO()
+    np.save(objects, np.array([{"a": 1}], object), allow_pickle=True)
+    for name, content in (
+        ("train/tokens.npy", huge.getvalue()),
+        ("train/tokens.npy", objects.getvalue()),
+        ("../../tokens.npy", b""),
+        ("train/tokens.npy", b"no array"),
+        ("train/tokens.npy", None),
+    ):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+            file.writestr(row_cache.HEADER, header)
+            if content is None:  # zeros, which pack to a thousandth
+                with file.open(name, "w", force_zip64=True) as member:
+                    for _ in range(3):
+                        member.write(bytes(16 << 20))
+            else:
+                file.writestr(name, content)
+        yield hashlib.sha256(out.getvalue()).digest() + out.getvalue()
+
+
+def test_a_damaged_file_is_made_anew(folder, monkeypatch):
+    monkeypatch.setattr(row_cache, "MAX_BYTES", 16 << 20)
     source = str(folder / "text.jsonl")
     first = Opened(folder, "text", source=source)
     path = folder / "rows/data.zip"
@@ -150,6 +183,14 @@ def test_a_damaged_file_is_made_anew(folder):
         keep()
         same(data, first.fresh)
     assert any("is damaged" in text and "read again" in text for text in messages)
+    for content in hostile(whole):
+        path.write_bytes(content)
+        data, _ = row_cache.open_data(
+            path, config, "text", TOKENIZER, lambda: examples, 16, messages.add
+        )
+        same(data, first.fresh)
+    assert any("unpacks to more than any row cache" in text for text in messages)
+    path.write_bytes(whole)
     assert [p.name for p in path.parent.iterdir()] == ["data.zip"]
     with zipfile.ZipFile(path) as file:
         assert "train/tokens.npy" in file.namelist()

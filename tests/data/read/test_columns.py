@@ -1,6 +1,7 @@
 """Parquet files and Arrow streams: columns, cells without a value in Python, damage."""
 
 import importlib.util
+import json
 from collections import Counter
 
 import pyarrow
@@ -89,8 +90,14 @@ def test_folders_of_datasets_that_are_broken(tmp_path):
         (tmp_path / "one/state.json").write_text(broken)
         with pytest.raises(DataError, match=rf"state\.json {message}"):
             read(path, "text")
-    (tmp_path / "one/state.json").write_text('{"_data_files": [{"filename": "a\\u0000\\ud800"}]}')
-    with pytest.raises(DataError, match="is not a valid file name"):
+    (tmp_path / "secret.arrow").write_bytes(arrow[0].read_bytes())
+    (tmp_path / "one/link.arrow").symlink_to(tmp_path / "secret.arrow")
+    for name in ("a\0\ud800", "../secret.arrow", str(tmp_path / "secret.arrow"), "gs://b/a", "."):
+        (tmp_path / "one/state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+        with pytest.raises(DataError, match=r"state\.json names .*, which is no file of its"):
+            read(path, "text")
+    (tmp_path / "one/state.json").write_text('{"_data_files": [{"filename": "link.arrow"}]}')
+    with pytest.raises(DataError, match=r"link\.arrow, .*, is a link to .*/secret\.arrow, outside"):
         read(path, "text")
     for broken in ("{}", '{"_data_files": 3}', '{"_data_files": ["a"]}', '{"_data_files": [{}]}'):
         (tmp_path / "one/state.json").write_text(broken)

@@ -316,7 +316,7 @@ def test_sync_copies_the_tracked_files_as_they_are(tmp_path, monkeypatch):
         def __call__(self, command, data=None):
             sent[command[-1]] = data
 
-    code = queued.sync(JOB, Recorder())
+    code = queued.sync(JOB, Recorder(), print)
     tar = sent[f"gs://b/code/{code}.tar.gz"]
     out = subprocess.run(["tar", "xzO", "a.txt"], input=tar, capture_output=True).stdout
     assert out == b"new"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from no_room import no_room
+from fault_injection.files import flip, largest, no_room
 
 from model.config import TransformerConfig
 from model.sizes import SIZES
@@ -79,23 +79,12 @@ def run(saved, tmp_path):
 
 @contextlib.contextmanager
 def opened(workdir, said=None, **settings):
-    saver = Checkpointer(
-        workdir, **{"keep": 5, "say": ([] if said is None else said).append} | settings
-    )
+    say = ([] if said is None else said).append
+    saver = Checkpointer(workdir, **{"keep": 5, "say": say} | settings)
     try:
         yield saver
     finally:
         saver.close()
-
-
-def flip(path: Path, bit: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(content)
-
-
-def largest(folder: Path) -> Path:
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
 def outcome(workdir) -> str:
@@ -319,7 +308,7 @@ def test_a_save_that_fails_is_retried_and_harms_nothing(tmp_path, monkeypatch):
             pass
         saver.save(state(3), {})
         assert saver.latest() == 3 and not saver.due(asked=False)
-        assert said[1:] == ["  step 3 is saved; 1 saves before it failed"]
+        assert said[1:] == ["  step 3 is saved, after 1 failed"]
         assert equal(saver.restore(3, abstract()), state(3))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
 

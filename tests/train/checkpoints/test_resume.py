@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from no_room import no_room
+from fault_injection.files import flip, largest, no_room
 from stage_fixtures import recipe, write_files
 
 from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.checkpoints import checkpointer, failures
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,8 @@ def records(workdir, kind):
 def test_a_run_continues_exactly_from_the_newest_valid_checkpoint(tiny, mesh, tmp_path, capsys):
     config, finished = tiny
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
-    path = max((workdir / "checkpoints/4/opt_state").rglob("d/*"), key=lambda p: p.stat().st_size)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
+    path = largest(workdir / "checkpoints/4/opt_state")
+    flip(path, 4 * path.stat().st_size)
     loop.run(config, workdir, mesh)
     out = capsys.readouterr().out
     assert "warning: checkpoint 4 is rejected: opt_state" in out and "from step 2" in out
@@ -89,7 +87,7 @@ def test_a_run_goes_on_while_its_saves_fail(tiny, mesh, tmp_path, monkeypatch, c
     loop.run(config, tmp_path / "run", mesh)
     out = capsys.readouterr().out
     assert tried == [2, 3, 4] and out.count("could not be saved") == 2
-    assert "step 4 is saved; 2 saves before it failed" in out
+    assert "step 4 is saved, after 2 failed" in out
     assert records(tmp_path / "run", "train") == records(finished, "train")
     assert read_metrics(tmp_path / "run", "train")[-1]["checkpoint/failed"] == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["4"]

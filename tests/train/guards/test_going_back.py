@@ -21,7 +21,7 @@ from train.guards import going_back, numbers
 from train.objectives.base import LoaderSource
 from train.rl.rollout import RolloutSource
 from train.runtime import processes
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 BATCHES = Loader.batches
 

@@ -26,7 +26,7 @@ from train import loop
 from train.assemble import setup
 from train.config import run as configs
 from train.objectives import dpo, preferences, reference
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 RANK = np.array([[0, 2, 1, 1], [0, 1, 1, 0], [1, -1, 0, -1]])
 GROUP = np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]])

@@ -13,7 +13,7 @@ from data.packing.preferences import preference_rows
 from data.text.tokenizer import train
 from train.objectives import kto, orpo, simpo
 from train.objectives.base import Stage
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 from train.step import accumulate_gradients
 from train.trainable import Partition, joined
 

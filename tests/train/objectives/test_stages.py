@@ -20,7 +20,7 @@ from train import loop
 from train.config import run as configs
 from train.guards.settings import Kind
 from train.runtime import resume
-from train.runtime.metrics import read_metrics
+from train.runtime.records import read_metrics
 
 
 @pytest.fixture(scope="module")

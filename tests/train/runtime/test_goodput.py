@@ -179,8 +179,10 @@ def test_the_profiler_answers_and_a_busy_port_is_said():
         s.listen()
         port = s.getsockname()[1]
         with pytest.raises(ConfigError, match=f"profiler_port={port} is taken"):
-            profiling.serve(port)
-    profiling.serve(port)
+            profiling.serve(port, public=True)
+    with pytest.raises(ConfigError, match="answers every machine of the network"):
+        profiling.serve(port, public=False)
+    profiling.serve(port, public=True)
     try:
         socket.create_connection(("localhost", port), 5).close()
     finally:

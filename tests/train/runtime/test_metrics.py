@@ -5,11 +5,12 @@ import math
 
 import pytest
 
-from train.runtime.metrics import Metrics, read_metrics
+from train.runtime.metrics import Metrics
+from train.runtime.records import read_metrics
 
 
 def steps_of(text: str) -> list[int]:
-    return [json.loads(line)["step"] for line in text.splitlines()]
+    return list(dict.fromkeys(json.loads(line)["step"] for line in text.splitlines()))
 
 
 def begin(workdir, start: int) -> Metrics:
@@ -20,6 +21,7 @@ def take(metrics: Metrics, steps) -> None:
     for step in steps:
         metrics.write(step, "train", {"loss": 1.0 / step})
         metrics.write_samples(step, [{"text": f"é {step}"}])
+        metrics.write(step, "eval", {"loss": 1.0})
 
 
 def test_logs_go_up_at_checkpoints_and_a_resume_goes_on_from_there(bucket, tmp_path):

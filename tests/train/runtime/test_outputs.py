@@ -16,7 +16,8 @@ from stage_fixtures import write_files
 from train import cli
 from train.runtime import outputs
 from train.runtime.goodput import Goodput
-from train.runtime.metrics import Metrics, read_metrics, truncate_jsonl
+from train.runtime.metrics import Metrics
+from train.runtime.records import read_metrics, truncate_jsonl
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_collections
 import pytest
@@ -57,6 +58,13 @@ def test_a_stage_starts_from_an_earlier_one(tmp_path):
     }
     with pytest.raises(ConfigError, match=r"stages.tuned.init_from.policy=base.*not before"):
         multistage.resolve(chain_config(stages), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../base", "/tmp/base", "..", "a/b", "", ".hidden", "a\x1b[2J"])
+def test_a_stage_has_the_name_of_a_folder_in_the_workdir(name, tmp_path):
+    config = SimpleNamespace(copy_and_resolve_references=None)
+    with pytest.raises(ConfigError, match="a stage's name consists of letters, digits"):
+        multistage.resolve({"order": (name,), "stages": {name: config}}, tmp_path)
 
 
 def test_bad_input_of_a_later_stage_is_said_before_the_first_trains(tmp_path):

@@ -1,0 +1,150 @@
+"""The cost of fingerprints, guards and checkpoints at 10M parameters, beside the same run without.
+
+    python -m benchmarks.reliability [--rounds=12] [--steps=8] [--write=docs/reliability.md]
+
+Times one step with the guard of numbers and one with the check of loss and gradient alone, in turn,
+in one process; then checkpoints of the whole state, with their fingerprints and without. Prints the
+shares of the time of a run that saves once a minute.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from etils import epath
+
+from benchmarks import reliability
+from configs import base
+from model import sharding
+from train.assemble import init_state, setup
+from train.checkpoints import fingerprints
+from train.checkpoints.checkpointer import Checkpointer
+from train.config.run import build
+from train.guards import numbers
+from train.step import make_train_step, step_view
+
+
+def without(loss: jax.Array, norm: jax.Array, *others: Any) -> jax.Array:
+    """The check that a step has without the guard: of loss and gradient alone."""
+    del others
+    return jnp.where(jnp.isfinite(loss) & jnp.isfinite(norm), 0, 1)
+
+
+def no_fingerprints(items: Any) -> tuple[dict[str, str], list[str]]:
+    del items
+    return {}, []
+
+
+def recipe() -> Any:
+    """A recipe of 10M parameters, on the documentation of Python."""
+    config = base.get_config()
+    config.model.size = "10m"
+    config.model.scan_unroll = 0
+    config.data.source = "tfds:pydocs/text:train"
+    config.data.heldout_source = "tfds:pydocs/text:test"
+    config.data.batch_size, config.data.length = 8, 128
+    return config
+
+
+def measure(rounds: int, steps: int) -> dict[str, float]:
+    """Medians, in seconds, of a step with and without the guard, and of what a save costs."""
+    config = build(recipe())
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
+        workdir = epath.Path(folder)
+        run = setup(config, workdir, mesh, None, None)
+        states = {name: init_state(run) for name in ("with", "without")}
+        functions = {}
+        batch, source, _ = run.stage.source.next(
+            states["with"], run.frozen, states["with"].source, 0
+        )
+        for name in states:
+            change = mock.patch.object(numbers, "fault", without)
+            with change if name == "without" else mock.MagicMock():
+                functions[name] = jax.jit(
+                    make_train_step(run.stage, run.tx, config.accumulate), donate_argnums=0
+                )
+                state = states[name]._replace(source=step_view(source))
+                states[name], _ = functions[name](state, run.frozen, batch)
+        seconds: dict[str, list[float]] = {name: [] for name in states}
+
+        def take(name: str) -> None:
+            begun = time.perf_counter()
+            for _ in range(steps):
+                states[name], _ = functions[name](states[name], run.frozen, batch)
+            jax.block_until_ready(states[name])
+            seconds[name].append((time.perf_counter() - begun) / steps)
+
+        for number in range(rounds):  # turn about, each as often first
+            for name in sorted(states, reverse=bool(number % 2)):
+                take(name)
+        result = {name: statistics.median(values) for name, values in seconds.items()}
+        result["ratio"] = statistics.median(
+            a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)
+        )
+        result["parameters"] = sum(x.size for x in jax.tree.leaves(states["with"].trainable))
+        result |= saving(states["with"]._replace(source=source), workdir, rounds)
+    return result
+
+
+def saving(state: Any, workdir: epath.Path, rounds: int) -> dict[str, float]:
+    """Medians of the seconds for which a save holds the loop, with fingerprints and without, and
+    of computing the fingerprints."""
+    checkpoints = Checkpointer(workdir, keep=1, say=lambda text: None)
+    held: dict[str, list[float]] = {"save": [], "save_without": []}
+    surveys, step = [], 0
+    items = {**state.trainable, "opt_state": state.opt_state}
+    fingerprints.survey(items)  # compiles
+    for number in range(rounds):
+        for name in sorted(held, reverse=bool(number % 2)):
+            step += 1
+            checkpoints.settle()
+            change = mock.patch.object(fingerprints, "survey", no_fingerprints)
+            with change if name == "save_without" else mock.MagicMock():
+                begun = time.perf_counter()
+                checkpoints.save(state._replace(step=jnp.int32(step)), {})
+                held[name].append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        fingerprints.survey(items)
+        surveys.append(time.perf_counter() - begun)
+    checkpoints.close()
+    return {"survey": statistics.median(surveys)} | {
+        name: statistics.median(values) for name, values in held.items()
+    }
+
+
+def describe(values: dict[str, float]) -> str:
+    """The measurement as a paragraph."""
+    guard, prints = values["ratio"] - 1, values["survey"] / 60
+    ms = {name: f"{values[name] * 1000:.0f} ms" for name in ("survey", "save", "save_without")}
+    return (
+        f"{values['parameters'] / 1e6:.1f}M parameters, a step of {values['without']:.3f} s, a "
+        "checkpoint a minute, on two cores, in turn in one process: the guard of numbers takes "
+        f"{guard:+.2%} of a step, the fingerprints of the whole state {ms['survey']} a "
+        f"checkpoint, {prints:.2%} of the minute; together {guard + prints:.2%}. A save holds the "
+        f"loop for {ms['save']}, {values['save'] / 60:.2%} of the minute ({ms['save_without']} "
+        "without fingerprints)."
+    )
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    f = flags.FLAGS
+    text = describe(measure(f.rounds, f.steps))
+    print(text)
+    if f.write:
+        reliability.write(f.write, "cost", text)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("rounds", 12, "Times that each is measured.", 1)
+    flags.DEFINE_integer("steps", 8, "Steps between two looks at the clock.", 1)
+    flags.DEFINE_string("write", "", "Page into which the result is written.")
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Faults made in real processes, for tests/faults.py: one file a kind of fault."""
