@@ -188,7 +188,7 @@ class Checkpointer:
                 f"  warning: step {step} is saved; old checkpoints were not removed ({reason})"
             )
         if self.failures.in_a_row:
-            self._say(f"  step {step} is saved; {self.failures.in_a_row} saves before it failed")
+            self._say(f"  step {step} is saved, after {self.failures.in_a_row} failed")
         self.failures.clear()
         self._write_record()
 
@@ -299,9 +299,9 @@ class Checkpointer:
         if error and not self.failures.total:
             self._say(f"  warning: the checkpoints are not closed ({verification.brief(error)})")
         if self.failures.total:
-            self._say(f"  warning: {self.failures.total} saves failed in this attempt")
+            self._say(f"  warning: failed saves in this attempt: {self.failures.total}")
         if self.refused:
-            self._say(f"  warning: {self.refused} states were not finite, and were not saved")
+            self._say(f"  warning: states that were not saved, as not finite: {self.refused}")
 
 
 def _error_of(function: Callable[[], Any]) -> Exception | None:

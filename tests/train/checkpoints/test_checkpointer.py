@@ -308,7 +308,7 @@ def test_a_save_that_fails_is_retried_and_harms_nothing(tmp_path, monkeypatch):
             pass
         saver.save(state(3), {})
         assert saver.latest() == 3 and not saver.due(asked=False)
-        assert said[1:] == ["  step 3 is saved; 1 saves before it failed"]
+        assert said[1:] == ["  step 3 is saved, after 1 failed"]
         assert equal(saver.restore(3, abstract()), state(3))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
