@@ -58,5 +58,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the times and places of the faults.")
     flags.DEFINE_string("write", "", "Page into which the table is written, between its marks.")
     flags.DEFINE_integer("soak", 0, "Instead: seconds for which a supervised run is killed.", 0)
-    flags.DEFINE_integer("soak_steps", 20000, "Steps of that run.", 1)
+    flags.DEFINE_integer("soak_steps", 50000, "Steps of that run.", 1)
     app.run(main)

@@ -228,6 +228,8 @@ class Lab:
         Args:
           launcher: arguments of `tpu.launch` before the command, if it is to start the processes.
         """
+        if stages not in ("chain", STAGES[0]):
+            _ = self.reference  # its origins
         module = "train.chain" if stages == "chain" else "train"
         command = [f"--config={self.recipes}:{stages}", f"--workdir={workdir}", *flags]
         before = ["-m", "tpu.launch", *launcher, "--"] if launcher else []

@@ -1,4 +1,4 @@
-"""A supervised run that is killed at random for a long time, beside one that nothing interrupts."""
+"""A supervised run that is killed at random for long, and one beside it that is let alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def soak(lab: Lab, seconds: float, steps: int, say: Callable[[str], None]) -> So
     flags = (f"--config.steps={steps}", "--config.checkpoint.every=50",
              f"--config.log_every={max(steps // 200, 1)}")  # fmt: skip
     workdir = lab.directory / "soak"
+    whole = lab.directory / "soak-whole"
     process = lab.start(workdir, "pretrain", *flags, launcher=launcher)
+    other = lab.start(whole, "pretrain", *flags, launcher=launcher)
     begun, kills = time.monotonic(), 0
     memory, descriptors = [], []
     while time.monotonic() - begun < seconds and process.popen.poll() is None:
@@ -68,8 +70,8 @@ def soak(lab: Lab, seconds: float, steps: int, say: Callable[[str], None]) -> So
     took = time.monotonic() - begun
     if code:
         raise RuntimeError(f"the run ended with {code}: {process.output[-2000:]}")
-    whole = lab.directory / "soak-whole"
-    lab.finish(lab.start(whole, "pretrain", *flags, launcher=launcher))
+    if _wait(other):
+        raise RuntimeError(f"the run that was let alone failed: {other.output[-2000:]}")
     return Soak(kills, took, steps, same(workdir, whole), memory, descriptors)
 
 

@@ -148,10 +148,11 @@ def test_an_owner_whose_lock_was_taken_over_leaves(tmp_path, capfd):
     def own():
         lock.BEAT = 0.05
         with owned(tmp_path):
+            (tmp_path / "owned").touch()
             time.sleep(30)
 
     pid = fork(own)
-    while not (tmp_path / "lock.1").exists():
+    while not (tmp_path / "owned").exists():
         time.sleep(0.01)
     other = lock._this_process()
     (tmp_path / "lock.2").write_text(json.dumps(other))
