@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -284,6 +285,8 @@ class Checkpointer:
                 target, number = folder / f"{step}-{number}", number + 1
             if jax.process_index() == 0:
                 folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(OSError):  # also creates the folder in an object store
+                    (folder / f"{target.name}.txt").write_text(f"{reason}\n")
                 (self._directory / str(step)).rename(target)
             self._say(f"  warning: checkpoint {step} is rejected: {reason}; moved to {target}")
             self._scores.pop(step, None)
