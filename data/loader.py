@@ -76,7 +76,7 @@ class Loader:
         Raises:
           DataError: the sources of a mixture are used up before.
         """
-        limit = self._mixture and self._mixture.rows
+        limit = self._mixture.rows if self._mixture else None
         if limit is not None and limit < count * self._batch_size:
             raise DataError(
                 f"data.mixture ends after {limit // self._batch_size} batches, and with those that "

@@ -218,6 +218,7 @@ class Attempt:
         del self.state, self.source_state  # make room on the devices
         with self.throughput.paused(), self.goodput.time("restore"):
             self.start, self.state, self.saved_meta = self.guard.go_back(self.checkpoints)
+        self.outcomes.restart(self.metrics.evaluations)
         self.goodput.lap()
         self.begin()
         return self.start

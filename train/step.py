@@ -160,10 +160,10 @@ def make_train_step(
         after = _select(finite & ~jump & ~rejected, (trainable, opt_state), before)
         # The result is looked at only now, behind a barrier: a check of an earlier value would
         # change how XLA fuses, and so rounds, what leads to it.
-        after = jax.lax.optimization_barrier(after)
-        fault = numbers.fault(loss, norm, *after, jump)
+        trainable, opt_state = jax.lax.optimization_barrier(after)
+        fault = numbers.fault(loss, norm, trainable, opt_state, jump)
         applied = (fault == 0) & ~rejected
-        trainable, opt_state = _select(fault == 0, after, before)
+        trainable, opt_state = _select(fault == 0, (trainable, opt_state), before)
         if spike:
             losses = jnp.where(applied, jnp.append(losses[1:], loss), losses)
         skipped = fault > 0

@@ -161,6 +161,7 @@ def _pack(data: Data, key: str) -> bytes:
     }
     out = io.BytesIO()
     origins = Origins.join([part for part in data.origins if isinstance(part, Origins)])
+    assert isinstance(data.train, dict)  # prepared rows are not cached
     arrays = {"train": data.train, "heldout": data.heldout, "origins": vars(origins)}
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         file.writestr(HEADER, json.dumps(header))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -16,10 +18,12 @@ def decided(flag: bool) -> bool:
 
 def objection(reason: str) -> str:
     """`reason` if it is not empty, else a text about the first process whose reason is not; "" if
-    all are empty. All processes call it."""
+    all are empty. All processes call it, and each has its own reason in its log."""
+    if reason:
+        logging.warning("checkpoint: %s", reason)
     if jax.process_count() == 1:
         return reason
     objects = multihost_utils.process_allgather(np.asarray(bool(reason)))
     if reason or not objects.any():
         return reason
-    return f"process {int(np.argmax(objects))} could not read or write its part"
+    return f"process {int(np.argmax(objects))} could not read or write its part (its log says why)"

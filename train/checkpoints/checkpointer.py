@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -188,7 +189,7 @@ class Checkpointer:
                 f"  warning: step {step} is saved; old checkpoints were not removed ({reason})"
             )
         if self.failures.in_a_row:
-            self._say(f"  step {step} is saved; {self.failures.in_a_row} saves before it failed")
+            self._say(f"  step {step} is saved, after {self.failures.in_a_row} failed")
         self.failures.clear()
         self._write_record()
 
@@ -284,6 +285,8 @@ class Checkpointer:
                 target, number = folder / f"{step}-{number}", number + 1
             if jax.process_index() == 0:
                 folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(OSError):  # also creates the folder in an object store
+                    (folder / f"{target.name}.txt").write_text(f"{reason}\n")
                 (self._directory / str(step)).rename(target)
             self._say(f"  warning: checkpoint {step} is rejected: {reason}; moved to {target}")
             self._scores.pop(step, None)
@@ -299,9 +302,9 @@ class Checkpointer:
         if error and not self.failures.total:
             self._say(f"  warning: the checkpoints are not closed ({verification.brief(error)})")
         if self.failures.total:
-            self._say(f"  warning: {self.failures.total} saves failed in this attempt")
+            self._say(f"  warning: failed saves in this attempt: {self.failures.total}")
         if self.refused:
-            self._say(f"  warning: {self.refused} states were not finite, and were not saved")
+            self._say(f"  warning: states that were not saved, as not finite: {self.refused}")
 
 
 def _error_of(function: Callable[[], Any]) -> Exception | None:

@@ -68,9 +68,13 @@ class Outcomes:
 
     def __init__(self, evaluations: Sequence[Scheduled], steps: int, records: Iterable[dict]):
         self._evaluations, self._steps = evaluations, steps
+        self._printed: set[str] = set()
+        self.restart(records)
+
+    def restart(self, records: Iterable[dict]) -> None:
+        """Counts anew, from the records of a run that went back."""
         self._made, self._failed = Counter[str](), Counter[str]()
         self._last = dict[str, tuple[int, str]]()  # {evaluation: (step, reason)} of a failure
-        self._printed: set[str] = set()
         for record in records:
             self._count(record["step"], record.get("failed", {}))
 

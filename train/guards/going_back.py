@@ -172,10 +172,11 @@ def exhausted(
     """
     times = f", and the run went back {most} times before" if most else ""
     saved = f"The checkpoint of step {last_good} remains. " if last_good else ""
+    lower = "--config.optimizer.peak_lr=LOWER"
+    lower += " --allow_change=optimizer.peak_lr" * bool(last_good)
     return FloatingPointError(
         f"{in_a_row} updates in a row up to step {fault.step} were not applied "
-        f"({fault.cause}){times}. {saved}Lower the learning rate, --config.optimizer.peak_lr, in a "
-        "new --workdir; look at the data, which metrics.jsonl names: "
-        f"{python()} -m data.inspect --step={origins[0].number} with the same --config; or go back "
-        f"more often: --config.guard.go_back={most + 3}"
+        f"({fault.cause}){times}. {saved}Lower the learning rate: {lower}; or look at the data, "
+        f"which metrics.jsonl names: {python()} -m data.inspect --step={origins[0].number} with "
+        f"the same --config; or go back more often: --config.guard.go_back={most + 3}"
     )

@@ -10,6 +10,7 @@ an object store by generation match.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import shlex
@@ -33,7 +34,7 @@ from data.read import json_files
 from ranges import ConfigError
 from train.guards.lock_store import Files, Objects, Store
 from train.runtime import outputs, processes, strict_json
-from train.terminal import progress
+from train.terminal import interrupts
 from train.terminal.console import console, duration
 
 # Seconds between two signs of life, without one until a lock is stale, between two looks at a lock.
@@ -143,8 +144,7 @@ class Lock:
         for other, owner in stale.items():
             self._store.remove(other)
             who = describe(owner) if owner else "a process that did not sign"
-            console.print(f"{self._workdir} was in use by {who}, which is gone: taken over",
-                          markup=False)  # fmt: skip
+            console.print(f"{self._workdir} was in use by {who}, which is gone: taken over")
         return ""
 
     def _read(self, number: int) -> tuple[Owner | None, Any]:
@@ -207,11 +207,10 @@ class Lock:
                     outputs.failed("lock", error, "its sign of life is given as soon as it can be")
                     continue
             if other:
-                progress.stop_all()
-                processes.leave(
+                interrupts.leave(
+                    f"error: {self._workdir} was taken over by {describe(other)}, as there was no "
+                    "sign of life of this process for too long; it leaves, and saves nothing more",
                     processes.TAKEN_OVER,
-                    f"{self._workdir} was taken over by {describe(other)}, as there was no sign of "
-                    "life of this process for too long; it leaves, and saves nothing more",
                 )
 
     def _renew(self) -> Owner | None:
@@ -249,19 +248,14 @@ def owned(workdir: epath.PathLike) -> Iterator[None]:
     Raises:
       ConfigError: in all processes, if another run owns it.
     """
-    lock = Lock(workdir)
-    if jax.process_index() == 0:
-        outcome = _attempt(lock)
-        if outcome == _WAIT:
-            time.sleep(random.uniform(0.1, 0.3))  # the file may be just being written
-            outcome = _attempt(lock)
-        if outcome == _WAIT:
-            console.print(lock.waits_for(), markup=False)
-    else:
-        outcome = ""
-    while (outcome := _from_process_0(outcome)) == _WAIT:
+    lock, first = Lock(workdir), jax.process_index() == 0
+    for look in itertools.count():
+        outcome = _from_process_0(_attempt(lock) if first else "")
+        if outcome != _WAIT:
+            break
+        if first and look == 1:  # before that, the file may be just being written
+            console.print(lock.waits_for())
         time.sleep(random.uniform(LOOK / 2, LOOK))
-        outcome = _attempt(lock) if jax.process_index() == 0 else ""
     if outcome:
         raise ConfigError(outcome)
     try:

@@ -22,7 +22,7 @@ from typing import NoReturn
 import ranges
 from ranges import NonNegative, Positive
 from train.runtime import processes
-from train.terminal import progress
+from train.terminal import interrupts, progress
 from train.terminal.console import duration
 
 TICK = 1.0  # seconds between two looks
@@ -148,7 +148,7 @@ def end(name: str, seconds: float, limit: float) -> NoReturn:
     last_resort.daemon = True
     last_resort.start()
     phase = progress.current()
-    within = f" ({phase})" if phase else ""
+    within = f" ({phase})" if phase not in ("", TEXTS[name]) else ""
     text = (
         f"{TEXTS[name]}{within} hangs: it has taken {duration(seconds)}, more than "
         f"{duration(limit)}"
@@ -157,9 +157,8 @@ def end(name: str, seconds: float, limit: float) -> NoReturn:
     place = f"in {log}" if os.path.isfile(log) else "above"
     os.write(2, f"{text}. The stacks of all threads:\n".encode())
     faulthandler.dump_traceback(2, all_threads=True)
-    progress.stop_all()
-    processes.leave(
-        processes.HUNG,
-        f"{text}. The stacks of all threads are {place}. The same command resumes; "
+    interrupts.leave(
+        f"error: {text}. The stacks of all threads are {place}. The same command resumes; "
         "watchdog.least and watchdog.first are the limits in seconds",
+        processes.HUNG,
     )

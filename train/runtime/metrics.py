@@ -153,20 +153,20 @@ class Metrics:
             workdir, names = epath.Path(self._mirror.local), self._mirror.names
         self._workdir, self._name, self._steps = workdir, name, steps
         self._paths = [workdir / names[log] for log in LOGS]
-        records = self._open(start, start or -1)  # from step 0, the first evaluation is repeated
+        last = start or -1  # from step 0, the first evaluation is repeated
+        self.evaluated = any(
+            record["step"] == last and not record.get("failed")
+            for record in _evaluations(truncate_jsonl(self._paths[0], last))
+        )
+        records = self._open(start, last, self.evaluated)
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
 
-    def _open(self, start: int, last: int) -> list[dict]:
+    def _open(self, start: int, last: int, evaluated: bool) -> list[dict]:
         """Opens the files for the steps after `start`; returns the metrics up to step `last`, which
-        stay."""
+        stay, those of its evaluation only if `evaluated`."""
         metrics, samples = self._paths
-        records = truncate_jsonl(metrics, last)
-        self.evaluated = any(
-            record["step"] == last and not record.get("failed") for record in _evaluations(records)
-        )
-        if not self.evaluated:
-            records = truncate_jsonl(metrics, last, evaluated=False)
-        truncate_jsonl(samples, last, self.evaluated)
+        records = truncate_jsonl(metrics, last, evaluated)
+        truncate_jsonl(samples, last, evaluated)
         self.evaluations = _evaluations(records)
         measured = [numbers for r in self.evaluations if (numbers := _numbers(r))]
         self.first, self.last = (measured[0], measured[-1]) if measured else ({}, {})
@@ -176,10 +176,11 @@ class Metrics:
         return records
 
     def go_back(self, step: int) -> None:
-        """Drops the records after `step`, which the run takes again."""
+        """Drops the records after `step`, which the run takes again; its evaluation stays as it
+        is."""
         if self._writes:
             self._close_files()
-            self._open(step, step)
+            self._open(step, step, evaluated=True)
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""

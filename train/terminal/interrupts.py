@@ -105,9 +105,9 @@ def _listen(pipe: int) -> None:
         print_error(f"stopping {end}, saving…; Ctrl-C again leaves at once")
 
 
-def leave(text: str) -> NoReturn:
+def leave(text: str, code: int = processes.INTERRUPTED) -> NoReturn:
     """Prints a last message and ends the process, without waiting for its threads or its peers:
     one that was interrupted in XLA may end with a crash otherwise."""
     progress.stop_all()
     print_error(text)
-    processes.end(processes.INTERRUPTED)
+    processes.end(code)

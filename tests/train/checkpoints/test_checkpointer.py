@@ -173,7 +173,8 @@ def test_the_newest_valid_checkpoint_is_restored_and_others_are_set_aside(run):
         assert saver.latest() == 2
         flip(largest(run / "checkpoints" / "2" / "policy"), 1000)
         assert saver.restore_newest(abstract())[0] == 1
-    assert {p.name for p in moved.parent.iterdir()} == {"2", "2-1"}
+    assert {p.name for p in moved.parent.iterdir()} == {"2", "2-1", "2.txt", "2-1.txt"}
+    assert (moved.parent / "2-1.txt").read_text().startswith("policy")
 
 
 def test_where_all_are_damaged_each_is_named_and_none_is_moved(run):
@@ -308,7 +309,7 @@ def test_a_save_that_fails_is_retried_and_harms_nothing(tmp_path, monkeypatch):
             pass
         saver.save(state(3), {})
         assert saver.latest() == 3 and not saver.due(asked=False)
-        assert said[1:] == ["  step 3 is saved; 1 saves before it failed"]
+        assert said[1:] == ["  step 3 is saved, after 1 failed"]
         assert equal(saver.restore(3, abstract()), state(3))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
 

@@ -87,7 +87,7 @@ def test_a_run_goes_on_while_its_saves_fail(tiny, mesh, tmp_path, monkeypatch, c
     loop.run(config, tmp_path / "run", mesh)
     out = capsys.readouterr().out
     assert tried == [2, 3, 4] and out.count("could not be saved") == 2
-    assert "step 4 is saved; 2 saves before it failed" in out
+    assert "step 4 is saved, after 2 failed" in out
     assert records(tmp_path / "run", "train") == records(finished, "train")
     assert read_metrics(tmp_path / "run", "train")[-1]["checkpoint/failed"] == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["4"]

@@ -67,6 +67,9 @@ def test_failures_are_printed_once_and_counted_at_the_end_over_all_attempts():
         "  warning: evaluation heldout failed 2 of 5 times, the last at step 8: OSError: fuller",
     ]
     assert Outcomes(evaluations, 10, []).summary() == []
+    counts.restart(records)  # gone back to step 4
+    assert len(counts.summary()) == 1 and counts.record(6, {"": "OSError: full"}) == []
+    assert "evaluation heldout failed 1 of 3 times" in counts.summary()[1]
 
 
 def test_a_run_that_nothing_measured_says_so():

@@ -75,6 +75,26 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, capsys):
     assert ends(pid) == -signal.SIGKILL
 
 
+def test_a_suspended_process_keeps_its_workdir(tmp_path):
+    def own():
+        with owned(tmp_path):
+            (tmp_path / "owned").touch()
+            time.sleep(30)
+
+    pid = fork(own)
+    while not (tmp_path / "owned").exists():
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGSTOP)
+    os.utime(tmp_path / "lock.1", (0, 0))
+    refused = rf"process {pid} on .* whose last sign of life is \d"
+    try:
+        with pytest.raises(ConfigError, match=refused), owned(tmp_path):
+            pass
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        ends(pid)
+
+
 def test_a_number_that_another_process_has_now_is_no_owner(tmp_path, capsys):
     owner = lock._this_process() | {"id": "other", "started": "1"}
     (tmp_path / "lock.1").write_text(json.dumps(owner))
@@ -148,10 +168,11 @@ def test_an_owner_whose_lock_was_taken_over_leaves(tmp_path, capfd):
     def own():
         lock.BEAT = 0.05
         with owned(tmp_path):
+            (tmp_path / "owned").touch()
             time.sleep(30)
 
     pid = fork(own)
-    while not (tmp_path / "lock.1").exists():
+    while not (tmp_path / "owned").exists():
         time.sleep(0.01)
     other = lock._this_process()
     (tmp_path / "lock.2").write_text(json.dumps(other))

@@ -117,6 +117,18 @@ def test_an_evaluation_that_failed_is_made_again_after_a_resume(tmp_path):
     assert (tmp_path / "samples.jsonl").read_bytes() == b""
 
 
+def test_a_run_that_goes_back_keeps_the_evaluation_of_the_step(tmp_path):
+    metrics = Metrics(tmp_path, 0, 9)
+    for step in (2, 4):
+        metrics.write_samples(step, [{"text": "a"}])
+        metrics.write(step, "eval", {"wiki/loss": 1.0}, {"": "KeyError: 'a'"})
+    metrics.go_back(2)
+    assert [r["step"] for r in metrics.evaluations] == [2]
+    metrics.close()
+    assert [r["step"] for r in read_metrics(tmp_path, "eval")] == [2]
+    assert len(read_log(tmp_path / "samples.jsonl").lines) == 1
+
+
 def test_a_tracker_that_raises_is_counted(tmp_path, monkeypatch, capsys):
     from train.runtime.trackers.tensorboard import EventFile
 
