@@ -9,8 +9,6 @@ import signal
 import time
 from pathlib import Path
 
-from local_runs import last_step, workers
-
 from fault_injection.lab import (
     EVERY,
     STAGES,
@@ -24,6 +22,7 @@ from fault_injection.lab import (
     same,
     saving,
 )
+from local_runs import last_step, workers
 
 INSIDE = 0.4  # of the kills, the share that waits for a save in progress
 
