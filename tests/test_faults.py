@@ -1,11 +1,14 @@
 """A short form of tests/faults.py: a run is killed, and its newest checkpoint damaged."""
 
 import functools
+import json
+import os
 
 import pytest
-from fault_injection import damage, table
+from fault_injection import table
+from fault_injection.files import largest
 from fault_injection.lab import EVERY, STEPS, Lab, Row, newest, resumed_at, same
-from local_runs import last_step
+from local_runs import ROOT, last_step
 
 from benchmarks import reliability
 
@@ -26,7 +29,8 @@ def test_a_killed_run_and_one_with_a_damaged_checkpoint_end_as_the_uninterrupted
     assert resumed_at(lab.finish(resumed)) >= EVERY
     assert same(killed, whole)
 
-    damage.truncate(killed / "checkpoints" / str(STEPS) / "policy", lab.rng)
+    file = largest(killed / "checkpoints" / str(STEPS) / "policy")
+    os.truncate(file, file.stat().st_size // 2)
     output = lab.finish(lab.start(killed, "pretrain"))
     assert f"checkpoint {STEPS} is rejected" in output and resumed_at(output) == STEPS - EVERY
     assert newest(killed) == STEPS and same(killed, whole)
@@ -47,9 +51,22 @@ def test_a_row_holds_if_every_trial_does():
     row.add(True, False, 5, 2.0, "another loss")
     assert not row.held and row.notes == ["another loss"]
     assert (
-        table.markdown([row]).splitlines()[-1]
+        table.markdown([table.cells(row)]).splitlines()[-1]
         == "| 4 | a bit | 2 | 2 | 1 | ≤ 5 | 2.0, at most 2.0 |"
     )
+
+
+def test_the_page_shows_the_rows_that_are_kept():
+    kept = json.loads((ROOT / "docs/faults.json").read_text())
+    assert table.markdown(kept) in (ROOT / "docs/reliability.md").read_text()
+    assert {cell[0] for cell in kept} == {str(number) for number in range(1, 16)}
+
+
+def test_rows_of_an_earlier_run_stay_or_are_replaced():
+    kept = [("1", "a", "5"), ("2", "b", "5")]
+    row = Row("1", "a")
+    row.add(True)
+    assert [cell[2] for cell in table.merged(kept, [row])] == ["1", "5"]
 
 
 def test_a_measurement_has_its_place_in_a_page(tmp_path):

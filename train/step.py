@@ -122,11 +122,6 @@ def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
     return {"stopped": source["stopped"]} if "stopped" in source else ()
 
 
-def _select(condition: jax.Array, a: Any, b: Any) -> Any:
-    """The leaves of tree `a`, or those of `b` if a condition is false."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-
-
 def make_train_step(
     stage: Stage, optimizer: optax.GradientTransformation, accumulate: int, spike: float = 0.0
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -134,8 +129,10 @@ def make_train_step(
 
     An update with a fault is not applied: parameters and optimizer state are unchanged, the step
     still counts, and the metric `skipped` is 1. `fault` is an index into `numbers.CAUSES`, the same
-    on all devices. An update that `stage.veto(metrics)` rejects is not applied either, nor are the
-    following ones until the source resets `stopped` to 0; the metric `stopped` counts them.
+    on all devices; if it is `numbers.RUINED`, the new weights are not finite and have replaced the
+    old ones, and the caller has to go back (train/guards/going_back.py). An update that
+    `stage.veto(metrics)` rejects is not applied either, nor are the following ones until the source
+    resets `stopped` to 0; the metric `stopped` counts them.
 
     Args:
       spike: the threshold of `numbers.is_spike`, for a state with `losses`.
@@ -156,14 +153,16 @@ def make_train_step(
             rejected |= source["stopped"] > 0
             source = {"stopped": source["stopped"] + rejected}
             metrics |= source
-        finite, before = jnp.isfinite(norm) & jnp.isfinite(loss), (state.trainable, state.opt_state)
-        after = _select(finite & ~jump & ~rejected, (trainable, opt_state), before)
-        # The result is looked at only now, behind a barrier: a check of an earlier value would
-        # change how XLA fuses, and so rounds, what leads to it.
-        trainable, opt_state = jax.lax.optimization_barrier(after)
-        fault = numbers.fault(loss, norm, trainable, opt_state, jump)
-        applied = (fault == 0) & ~rejected
-        trainable, opt_state = _select(fault == 0, (trainable, opt_state), before)
+        applied = jnp.isfinite(norm) & jnp.isfinite(loss) & ~jump & ~rejected
+        trainable, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(applied, new, old),
+            (trainable, opt_state),
+            (state.trainable, state.opt_state),
+        )
+        # The new weights are looked at where they are, behind a barrier: a check of an earlier
+        # value would change how XLA fuses, and so rounds, what leads to it, and a second choice
+        # between the new weights and the old would hold both in memory.
+        fault = numbers.fault(loss, norm, jax.lax.optimization_barrier(trainable), jump)
         if spike:
             losses = jnp.where(applied, jnp.append(losses[1:], loss), losses)
         skipped = fault > 0

@@ -23,7 +23,7 @@ from benchmarks.demo import documents, promise
 from train.objectives.reporting import null_as_nan
 
 
-def read(workdirs: Sequence[str], busy: bool) -> dict[str, Any]:
+def read(workdirs: Sequence[str], busy: Sequence[str]) -> dict[str, Any]:
     """The content of docs/demo.json, from the reports of finished chains.
 
     Raises:
@@ -60,7 +60,7 @@ def read(workdirs: Sequence[str], busy: bool) -> dict[str, Any]:
                 f"{m['cores']} cores of {m['processor']} (Python {m['python']}, JAX {m['jax']})"
             )
         ),
-        "busy": busy,
+        "busy": [seed for seed in reports if seed in busy],
         "reports": reports,
     }
 
@@ -84,6 +84,6 @@ if __name__ == "__main__":
         ["runs/demo-0", "runs/demo-1", "runs/demo-2"],
         "Finished demos, each of another seed.",
     )
-    flags.DEFINE_bool("busy", False, "Other work shared the machine: do not bound the time.")
+    flags.DEFINE_list("busy", [], "Seeds beside which other work ran: their time is not bounded.")
     flags.DEFINE_bool("write", False, "Write docs/demo.json and the pages that show its figures.")
     app.run(main)

@@ -35,7 +35,10 @@ def _accuracy(values: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _beside(kept: Mapping[str, Any]) -> str:
-    return ", beside other work, so that every stage took longer" if kept["busy"] else ""
+    if len(kept["busy"]) == len(kept["reports"]):
+        return ", beside other work, so that every stage took longer"
+    seeds = " and ".join(kept["busy"])
+    return f"; the time of seed {seeds}, beside other work, is not counted" if seeds else ""
 
 
 def table(kept: Mapping[str, Any]) -> str:
@@ -98,12 +101,16 @@ def _measured(kept: Mapping[str, Any]) -> dict[str, str]:
     """The numbers of all seeds in words."""
     reports = list(kept["reports"].values())
     numbers = [promise.measure(report) for report in reports]
+    seconds = [n[promise.QUIET] for n in numbers]
+    quiet = [
+        s for s, seed in zip(seconds, kept["reports"], strict=True) if seed not in kept["busy"]
+    ]
 
     def span(name: str, format: str) -> str:
         return _span([n[name] for n in numbers], format)
 
     return {
-        "time": _span([n[promise.QUIET] / 60 for n in numbers], "{:.1f}") + " minutes",
+        "time": _span([s / 60 for s in quiet or seconds], "{:.1f}") + " minutes",
         "bits": span("bits per byte", "{:.2f}"),
         "fall": span("fall of the response loss", "{:.0%}"),
         "accuracy": span("reward model's accuracy", "{:.0%}"),

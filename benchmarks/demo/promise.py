@@ -79,5 +79,5 @@ def all_shortfalls(kept: Mapping[str, Any]) -> list[str]:
     return [
         f"seed {seed}: {line}"
         for seed, report in kept["reports"].items()
-        for line in shortfalls(measure(report), kept["busy"])
+        for line in shortfalls(measure(report), seed in kept["busy"])
     ]

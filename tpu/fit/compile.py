@@ -88,6 +88,7 @@ def abstract_batch(
         "responses": ["b", "c"],
         "rank": [0, 1],
         "kinds": ["", ""],
+        "where": "",
     }
     examples = pipeline.Examples([example], [example], Counter())
     data = pipeline.open_data(

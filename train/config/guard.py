@@ -10,8 +10,8 @@ from ranges import Count, CountOr0, NonNegative
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-    """The numerical guard (train/guards): an update is not applied if its loss, gradient, weights
-    or optimizer state are not finite.
+    """The numerical guard (train/guards): an update is not applied if its loss or gradient is not
+    finite, and taken back, with those since the last checkpoint, if its new weights are not.
 
     Attributes:
       in_a_row: number of updates in a row that are not applied before the run goes back to its last

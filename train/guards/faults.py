@@ -38,8 +38,9 @@ class Faults:
 
     Attributes:
       in_a_row: number of faults directly before the next step, of the steps that were looked at.
-      last: the fault that completes `limit` in a row, or None. It is the same whenever `look` is
-        called, as later steps are ignored.
+      last: the fault after which the run has to go back, or None: one that ruined the weights, or
+        that completes `limit` in a row. It is the same whenever `look` is called, as later steps
+        are ignored.
     """
 
     def __init__(self, limit: int, in_a_row: int = 0):
@@ -65,7 +66,8 @@ class Faults:
             self.in_a_row = self.in_a_row + 1 if code else 0
             if code:
                 faults.append(Fault(step, numbers.CAUSES[code], place))
-                self.last = faults[-1] if self.in_a_row >= self._limit else None
+                goes_back = code == numbers.RUINED or self.in_a_row >= self._limit
+                self.last = faults[-1] if goes_back else None
         self._pending = []
         return faults
 

@@ -155,8 +155,9 @@ def message(entry: WentBack, count: int, most: int) -> str:
     """The line of the terminal; `count`: the number of times that the run went back, this one
     included."""
     start = f"step {entry['to']}" if entry["to"] else "the start"
+    row = "updates in a row" if entry["in_a_row"] > 1 else "update"
     return (
-        f"step {entry['at']}: {entry['in_a_row']} updates in a row not applied ({entry['cause']}); "
+        f"step {entry['at']}: {entry['in_a_row']} {row} not applied ({entry['cause']}); "
         f"back to {start}, past {entry['past']}; {count} of {most} times"
     )
 
@@ -174,8 +175,9 @@ def exhausted(
     saved = f"The checkpoint of step {last_good} remains. " if last_good else ""
     lower = "--config.optimizer.peak_lr=LOWER"
     lower += " --allow_change=optimizer.peak_lr" * bool(last_good)
+    row = "updates in a row" if in_a_row > 1 else "update"
     return FloatingPointError(
-        f"{in_a_row} updates in a row up to step {fault.step} were not applied "
+        f"{in_a_row} {row} up to step {fault.step} could not be applied "
         f"({fault.cause}){times}. {saved}Lower the learning rate: {lower}; or look at the data, "
         f"which metrics.jsonl names: {python()} -m data.inspect --step={origins[0].number} with "
         f"the same --config; or go back more often: --config.guard.go_back={most + 3}"

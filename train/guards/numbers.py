@@ -13,10 +13,11 @@ CAUSES = (
     "",
     "loss not finite",
     "gradient not finite",
-    "new weights not finite",  # or the update, which makes them so
-    "optimizer state not finite",
+    "new weights not finite",
     "loss spike",
 )
+# The cause that is found when the weights that it ruins are replaced already.
+RUINED = CAUSES.index("new weights not finite")
 # Applied losses that a spike is measured by, and the least spread that they count as having: a
 # share of their median, and a number.
 WINDOW, LEAST_SHARE, LEAST = 64, 0.01, 1e-6
@@ -31,19 +32,13 @@ def all_finite(tree: Any) -> jax.Array:
     return functools.reduce(jnp.logical_and, finite, jnp.bool_(True))
 
 
-def fault(
-    loss: jax.Array, norm: jax.Array, trainable: Any, opt_state: Any, spike: jax.Array
-) -> jax.Array:
+def fault(loss: jax.Array, norm: jax.Array, weights: Any, spike: jax.Array) -> jax.Array:
     """The index into `CAUSES` of the first number of a step that is not finite; 0 if there is none.
 
     Args:
-      norm: of the gradient. trainable, opt_state: after the update. spike: whether the loss is one.
+      norm: of the gradient. weights: after the update. spike: whether the loss is one.
     """
-    faults = [
-        *(~jnp.isfinite(x) for x in (loss, norm)),
-        *(~all_finite(tree) for tree in (trainable, opt_state)),
-        spike,
-    ]
+    faults = [*(~jnp.isfinite(x) for x in (loss, norm)), ~all_finite(weights), spike]
     return jnp.where(functools.reduce(jnp.logical_or, faults), jnp.argmax(jnp.stack(faults)) + 1, 0)
 
 

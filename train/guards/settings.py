@@ -20,8 +20,8 @@ class Kind(enum.Enum):
     REFUSED = "refused"
 
 
-# {setting, or group: whether it may change}; the longest name decides. A setting that a plugin adds
-# is `NAMED`.
+# {setting, or group: whether it may change}; the longest name decides. The settings of an objective
+# and those that a plugin adds are `NAMED`.
 CHANGES = {
     # The execution, which changes numbers by rounding alone: microbatches add exactly, and rows are
     # a function of seed and step, not of the mesh. In rollouts rounding may change a sampled token.
@@ -59,12 +59,6 @@ CHANGES = {
     "loss": Kind.NAMED,
     "rl": Kind.NAMED,
     "rewards": Kind.NAMED,
-    "dpo": Kind.NAMED,
-    "kto": Kind.NAMED,
-    "orpo": Kind.NAMED,
-    "simpo": Kind.NAMED,
-    "ppo": Kind.NAMED,
-    "grpo": Kind.NAMED,
     "model.dtype": Kind.NAMED,
     # What would not restore, or would not be the same run.
     "stage": Kind.REFUSED,

@@ -224,4 +224,5 @@ class LoaderSource:
     ) -> tuple[dict[str, np.ndarray], str]:
         first, end = int(s["step"]), place["step"]
         self._loader.require(end + steps)
-        return {"step": np.asarray(end, np.int32)}, f"batches {first} to {end - 1}"
+        past = f"batches {first} to {end - 1}" if end - first > 1 else f"batch {first}"
+        return {"step": np.asarray(end, np.int32)}, past

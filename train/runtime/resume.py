@@ -176,6 +176,12 @@ def check_resume(
     content = meta.get("content", {})  # empty in old runs, whose data is identified by its location
     hashes = {name: (content.get(name, hash_), hash_) for name, hash_ in run.content.items()}
     hashes = {name: values for name, values in hashes.items() if values[0] != values[1]}
+    if "tokenizer" in hashes:
+        raise ConfigError(
+            f"{workdir} was begun with another tokenizer ({content['tokenizer']}) than there is "
+            f"now ({run.content['tokenizer']}): ids would mean other text. Restore "
+            f"{workdir}/tokenizer, or use a new --workdir"
+        )
     settings = changes(meta["config"], config_text)
     differences = [
         Difference(key, *values, kind_of(key, *values, rows_known=bool(content)))
@@ -185,7 +191,6 @@ def check_resume(
         # Nothing is trained on the rows of `config.evals`.
         Difference(name, *values, Kind.NAMED if name in ROWS else Kind.FREE, rows=True)
         for name, values in hashes.items()
-        if name != "tokenizer"
     ]
     if "steps" in settings and settings["steps"][1] < step:
         raise ConfigError(
@@ -195,10 +200,4 @@ def check_resume(
         )
     if text := refusal(workdir, differences + rows, allow_change, run.objective.trainable[0]):
         raise ConfigError(text)
-    if "tokenizer" in hashes:
-        raise ConfigError(
-            f"{workdir} was begun with another tokenizer ({content['tokenizer']}) than there is "
-            f"now ({run.content['tokenizer']}): ids would mean other text. Restore "
-            f"{workdir}/tokenizer, or use a new --workdir"
-        )
     return differences + rows

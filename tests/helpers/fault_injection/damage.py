@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fault_injection.files import largest
 from fault_injection.lab import EVERY, STAGES, STEPS, Lab, Row, has_saved, same, weights
 
 ITEMS = {"policy": ("policy",), "optimizer": ("opt_state",), "source": ("source",)}
@@ -58,6 +60,19 @@ def toggle(path: Path, position: int) -> None:
         file.write(bytes([byte ^ 1 << position % 8]))
 
 
+def ruin(checkpoint: Path, rng: random.Random) -> None:
+    """Truncates, empties or removes the file of a checkpoint that has most of the optimizer state,
+    so that it cannot be restored."""
+    path = largest(checkpoint / "opt_state")
+    match rng.randrange(3):
+        case 0:
+            os.truncate(path, path.stat().st_size // 2)
+        case 1:
+            path.write_bytes(b"")
+        case 2:
+            path.unlink()
+
+
 DAMAGE: dict[str, Callable] = {
     "truncated": truncate,
     "a file missing": remove_file,
@@ -100,7 +115,7 @@ def all_damaged(lab: Lab, trials: int) -> list[Row]:
             metrics = (workdir / "metrics.jsonl").read_bytes()
             for path in steps:
                 if row is rows[0]:
-                    lab.rng.choice((truncate, empty_file, remove_file))(path, lab.rng)
+                    ruin(path, lab.rng)
                 else:
                     shutil.rmtree(path)
             if row is rows[2]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from fault_injection import damage, disks, flips, inside, kills, others
 from fault_injection.lab import Lab, Row
@@ -62,7 +62,15 @@ def cells(row: Row) -> tuple[str, ...]:
     return row.number, row.fault, str(row.trials), held, exact, lost, middle
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table."""
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """The `cells` of rows as a Markdown table."""
     lines = [f"| {' | '.join(HEADER)} |", "|" + "---|" * len(HEADER)]
-    return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)])
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def merged(kept: Iterable[Sequence[str]], rows: Iterable[Row]) -> list[Sequence[str]]:
+    """The `cells` of all rows, those of an earlier run replaced by those of the same fault."""
+    faults = {(cell[0], cell[1]): cell for cell in kept} | {
+        (r.number, r.fault): cells(r) for r in rows
+    }
+    return sorted(faults.values(), key=lambda cell: int(cell[0]))

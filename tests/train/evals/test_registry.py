@@ -13,6 +13,7 @@ from train import assemble
 from train.config import overrides
 from train.config.run import build, default
 from train.evals import registry
+from train.guards.settings import Kind
 from train.objectives.registry import STAGES
 from train.runtime.resume import check_resume, config_json
 
@@ -162,7 +163,10 @@ def test_other_data_of_an_evaluation_is_allowed_on_resume_and_named():
     text = config_json(build(recipe))
     recipe.evals = {"wiki": dict(type="perplexity", source="a.txt")}
     content = {"tokenizer": "t", "data": "d", "evals.wiki": "new"}
-    run = SimpleNamespace(origins={}, content=content)
+    trained = SimpleNamespace(trainable=("policy",))
+    run = SimpleNamespace(origins={}, content=content, objective=trained)
     meta = {"frozen": {}, "config": text, "content": content | {"evals.wiki": "old"}}
     now = config_json(build(recipe))
-    assert check_resume("run", meta, run, now) == ["evals.wiki"]
+    differences = check_resume("run", meta, run, now, 1)
+    assert [d.setting for d in differences if d.rows] == ["evals.wiki"]
+    assert {d.kind for d in differences} == {Kind.FREE}

@@ -4,12 +4,12 @@ import numpy as np
 
 from train.guards import faults
 from train.guards.faults import Fault, Faults
-from train.guards.numbers import CAUSES, WINDOW
+from train.guards.numbers import CAUSES, RUINED, WINDOW
 from train.guards.origins import BatchOrigin
 
 
 def test_a_row_of_faults_ends_at_the_same_step_whenever_it_is_looked_at():
-    codes = [0, 2, 2, 0, 1, 2, 3, 0, 2]
+    codes = [0, 2, 2, 0, 1, 2, 4, 0, 2]
     for together in (1, 2, 3, 9):
         watch, seen = Faults(limit=3), []
         for step, code in enumerate(codes, 1):
@@ -18,7 +18,14 @@ def test_a_row_of_faults_ends_at_the_same_step_whenever_it_is_looked_at():
                 seen += watch.look()
         seen += watch.look()
         assert [fault.step for fault in seen] == [2, 3, 5, 6, 7]
-        assert watch.last == seen[-1] == Fault(7, CAUSES[3], {"step": 7}) and watch.in_a_row == 3
+        assert watch.last == seen[-1] == Fault(7, CAUSES[4], {"step": 7}) and watch.in_a_row == 3
+
+
+def test_weights_that_are_ruined_are_left_at_once():
+    watch = Faults(limit=3)
+    for step, code in enumerate((0, RUINED, 1, 1), 1):
+        watch.add(np.int32(code), step, {})
+    assert [fault.step for fault in watch.look()] == [2] and watch.last.cause == CAUSES[RUINED]
 
 
 def test_a_resumed_run_counts_the_faults_before_it():

@@ -206,7 +206,9 @@ def test_means_of_the_first_pass_are_over_the_whole_step(frozen):
             {"rows": jnp.sum(slope(trainable) * batch["x"] * batch["mean"])},
             {"mean": (batch["mean"], jnp.float32(1))},
         ),
-        source=SimpleNamespace(init=None, rollouts=None, shares=None),
+        source=SimpleNamespace(
+            init=None, rollouts=None, shares=None, place=None, origins=None, past=None
+        ),
         evaluation=None,
         first_pass=lambda trainable, frozen, batch: {
             "mean": (jnp.sum(slope(trainable) * batch["x"] * batch["w"]), jnp.sum(batch["w"]))
