@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from local_runs import last_step
-
 from fault_injection.lab import (
     EVERY,
     STEPS,
@@ -21,6 +19,7 @@ from fault_injection.lab import (
     resumed_at,
     same,
 )
+from local_runs import last_step
 
 
 @contextlib.contextmanager

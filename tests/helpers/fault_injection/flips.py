@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-
 from fault_injection.damage import flip_bit, toggle
 from fault_injection.lab import STEPS, Lab, Row
+
 from model import sharding
 from ranges import ConfigError
 from train.assemble import setup

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from local_runs import last_step, records
-
 from fault_injection.lab import (
     EVERY,
     FAULTY,
@@ -20,6 +18,7 @@ from fault_injection.lab import (
     same,
     weights,
 )
+from local_runs import last_step, records
 
 GUARD = "--config.guard.in_a_row=3"
 WATCHDOG = ("--config.watchdog.least=3", "--config.watchdog.factor=5", FAULTY)

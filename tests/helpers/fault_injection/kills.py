@@ -50,8 +50,7 @@ MOST_LOST = 2 * EVERY
 
 def trains(process: Process, run: Path) -> bool:
     """Whether a chain has come to a stage and takes steps, or the stage is done."""
-    shown = re.search(rf"{run.name} \d+/{STEPS} loss", process.output)
-    return bool(shown) or (run / "DONE").exists()
+    return _recovered(process, run, 0)
 
 
 def one_process(lab: Lab, trials: int) -> Row:
@@ -94,10 +93,11 @@ def two_processes(lab: Lab, trials: int) -> Row:
             if len(victims) < 2:
                 continue
             at, begun, attempts = last_step(run), time.monotonic(), process.output.count("attempt")
+            shown = _lines(process, run)
             os.kill(victims[lab.rng.randrange(2)], signal.SIGKILL)
             process.until(functools.partial(_more_attempts, process, attempts))
             kept = newest(run)
-            process.until(functools.partial(_recovered, workdir, run, victims, kept))
+            process.until(functools.partial(_recovered, process, run, shown))
             killed.append((max(at - kept, 0), time.monotonic() - begun))
         _count(row, process, killed, workdir, reference)
     return row
@@ -108,10 +108,14 @@ def _more_attempts(process: Process, attempts: int) -> bool:
     return process.output.count("attempt") > attempts
 
 
-def _recovered(workdir: Path, run: Path, victims: dict[int, int], kept: int) -> bool:
-    """Whether processes other than the victims take steps."""
-    others = workers(workdir).items()
-    return others.isdisjoint(victims.items()) and (last_step(run) > kept or (run / "DONE").exists())
+def _lines(process: Process, run: Path) -> int:
+    """The number of lines so far in which a stage shows a step."""
+    return len(re.findall(rf"{run.name} \d+/{STEPS} loss", process.output))
+
+
+def _recovered(process: Process, run: Path, shown: int) -> bool:
+    """Whether a stage shows more steps than before it was killed, or is done."""
+    return _lines(process, run) > shown or (run / "DONE").exists()
 
 
 def _count(

@@ -6,9 +6,8 @@ import shutil
 import socket
 import time
 
-from local_runs import records
-
 from fault_injection.lab import EVERY, STEPS, Lab, Row, at_step, has_saved, same
+from local_runs import records
 
 
 def other_mesh(lab: Lab, trials: int) -> Row:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from local_runs import workers
-
 from fault_injection.lab import Lab, Process, newest, same
+from local_runs import workers
 
 SHORTEST, LONGEST = 20.0, 60.0  # seconds between two kills
 
