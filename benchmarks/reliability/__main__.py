@@ -129,8 +129,8 @@ def describe(values: dict[str, float]) -> str:
     ms = {name: f"{values[name] * 1000:.0f} ms" for name in ("survey", "save", "save_without")}
     return (
         f"{values['parameters'] / 1e6:.1f}M parameters, a step of {values['tokens']:,} tokens and "
-        f"{values['without']:.2f} s of processor time, a checkpoint a minute, on two cores, in turn "
-        "in one process: the guard of numbers takes "
+        f"{values['without']:.2f} s of processor time, a checkpoint a minute, on two cores, in "
+        "turn in one process: the guard of numbers takes "
         f"{guard:+.2%} of a step, the fingerprints of the whole state {ms['survey']} a "
         f"checkpoint, {prints:.2%} of the minute; together {guard + prints:.2%}. A save holds the "
         f"loop for {ms['save']}, {values['save'] / 60:.2%} of the minute ({ms['save_without']} "
