@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+from printable import escaped
 from tpu.launch import commands, doctor, jobset, local, queued, supervise
 from tpu.launch.arguments import (
     check_names,
@@ -23,7 +24,7 @@ from train.terminal import saved
 
 def say(text: str) -> None:
     """Prints a line of the launcher."""
-    print(f"launch: {text}", flush=True)
+    print(escaped(f"launch: {text}"), flush=True)
 
 
 def run_local(args: argparse.Namespace, command: list[str]) -> int:
@@ -112,14 +113,14 @@ def run_queued(args: argparse.Namespace, command: list[str]) -> int:
             state, cause = queued.state(job, gcloud)
             say(f"{job.name} is {state or 'not there'}" + (f": {cause}" if cause else ""))
             if state == "ACTIVE":
-                print(gcloud(commands.ssh(job, commands.REMOTE_STATE)), end="")
+                print(escaped(gcloud(commands.ssh(job, commands.REMOTE_STATE))), end="")
             if args.workdir:
                 check_remote(args.workdir)
                 say(queued.progress(args.workdir, gcloud) or "no step was recorded yet")
                 say(f"{queued.committed_steps(args.workdir, gcloud)} steps are committed")
         case "logs":
             remote = commands.remote_logs(args.worker, args.lines)
-            print(commands.first_error_first(gcloud(commands.ssh(job, remote))))
+            print(escaped(commands.first_error_first(gcloud(commands.ssh(job, remote)))))
         case "ssh":
             return _interactive(commands.shell(job, args.node, args.worker), args.dry_run)
         case "doctor":
@@ -171,7 +172,7 @@ def main(argv: list[str], doc: str = "") -> int:
     try:
         return run(args, command)
     except ValueError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(escaped(f"error: {e}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ninterrupted; remote machines continue to run, and the same command waits for "
