@@ -151,18 +151,10 @@ def _run(
     tracer = Profile(workdir, profile)
     try:
         Attempt(
-            run,
-            state,
-            start,
-            saved_meta,
-            meta,
-            checkpoints,
-            metrics,
-            progress,
-            goodput,
-            tracer,
-            outcomes,
-        ).train()
+            run=run, state=state, start=start, saved_meta=saved_meta, meta=meta,
+            checkpoints=checkpoints, metrics=metrics, progress=progress, goodput=goodput,
+            tracer=tracer, outcomes=outcomes,
+        ).train()  # fmt: skip
     finally:
         goodput.write()
         first, *others = goodput.summary()

@@ -7,7 +7,7 @@ import typing
 import jax
 import jax.numpy as jnp
 import pytest
-from stage_fixtures import ORIGINS, Stages, recipe
+from stage_fixtures import ORIGINS, Stages, recipe, write_files
 
 from model import sharding
 from model.config import TransformerConfig
@@ -86,3 +86,15 @@ def fields_read(stages_dir):
     for stage in ORIGINS:
         reads |= {*json.loads((stages_dir / stage).with_suffix(".fields.json").read_text())}
     return reads
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A recipe of a few steps, with checkpoints between them."""
+    write_files(tmp_path)
+    config = recipe("pretrain", tmp_path)
+    config.model.num_layers = 1
+    config.data.heldout_limit = 16
+    config.steps, config.log_every, config.checkpoint.every = 4, 3, 2
+    config.evaluate.at_start = False
+    return config

@@ -2,7 +2,6 @@
 
 import ml_collections
 import pytest
-from stage_fixtures import recipe, write_files
 
 from model import sharding
 from train import attempt, loop
@@ -16,17 +15,6 @@ from train.runtime.records import read_metrics
 from train.step import make_train_step
 from train.terminal import interrupts
 from train.workflows import multistage
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    write_files(tmp_path)
-    config = recipe("pretrain", tmp_path)
-    config.model.num_layers = 1
-    config.data.heldout_limit = 16
-    config.steps, config.log_every, config.checkpoint.every = 4, 3, 2
-    config.evaluate.at_start = False
-    return config
 
 
 def spoil(monkeypatch, steps):

@@ -97,7 +97,7 @@ FAULTY = "--config.plugins=('faulty',)"
 
 @dataclasses.dataclass
 class Row:
-    """What was seen of a fault.
+    """The outcome of the trials of a fault.
 
     Attributes:
       number: of the row of the fault table. trials: how often it was made. survived: how often
@@ -282,7 +282,7 @@ def resumed_at(output: str) -> int:
 
 
 def same(workdir: Path, reference: Path) -> bool:
-    """Whether two runs have the same record of every step, but for times, and the same weights."""
+    """Whether two runs have equal records of every step, except times, and equal weights."""
     return records(workdir) == records(reference) and weights(workdir) == weights(reference)
 
 

@@ -16,7 +16,7 @@ SHORTEST, LONGEST = 20.0, 60.0  # seconds between two kills
 
 
 class Soak(NamedTuple):
-    """What came of it. memory and descriptors: [(hours, of the supervisor, of the worker)]."""
+    """The result of a soak. memory and descriptors: [(hours, of the supervisor, of the worker)]."""
 
     kills: int
     seconds: float

@@ -1,4 +1,4 @@
-"""What `sync` takes: it says how much, and nothing that looks like a key leaves the machine."""
+"""The files that `sync` copies: it prints how many, and refuses those that look like keys."""
 
 import subprocess
 import tarfile

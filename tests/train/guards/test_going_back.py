@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tiny_ppo
 from local_runs import records
-from stage_fixtures import recipe, write_files
 
 from data.loader import Loader
 from model import sharding
@@ -27,15 +26,9 @@ BATCHES = Loader.batches
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    write_files(tmp_path)
-    config = recipe("pretrain", tmp_path)
-    config.model.num_layers = 1
-    config.data.heldout_limit = 16
-    config.steps, config.log_every, config.checkpoint.every = 12, 3, 2
-    config.guard.in_a_row = 3
-    config.evaluate.at_start = False
-    return config
+def tiny(tiny):
+    tiny.steps, tiny.guard.in_a_row = 12, 3
+    return tiny
 
 
 def change_batches(patch, number=lambda number: number, bad=(), value=np.nan):

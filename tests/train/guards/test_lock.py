@@ -75,15 +75,23 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, capsys):
     assert ends(pid) == -signal.SIGKILL
 
 
-def test_a_suspended_process_keeps_its_workdir(tmp_path):
+def owner_process(workdir, beat=lock.BEAT):
+    """The pid of a process that owns a workdir for 30 seconds."""
+
     def own():
-        with owned(tmp_path):
-            (tmp_path / "owned").touch()
+        lock.BEAT = beat
+        with owned(workdir):
+            (workdir / "owned").touch()
             time.sleep(30)
 
     pid = fork(own)
-    while not (tmp_path / "owned").exists():
+    while not (workdir / "owned").exists():
         time.sleep(0.01)
+    return pid
+
+
+def test_a_suspended_process_keeps_its_workdir(tmp_path):
+    pid = owner_process(tmp_path)
     os.kill(pid, signal.SIGSTOP)
     os.utime(tmp_path / "lock.1", (0, 0))
     refused = rf"process {pid} on .* whose last sign of life is \d"
@@ -124,7 +132,7 @@ def test_of_several_that_come_at_once_one_wins(tmp_path, stale):
 
 
 def elsewhere(monkeypatch, take):
-    """What `take` returns on another machine."""
+    """The result of `take` on another machine."""
     with monkeypatch.context() as patch:
         patch.setattr(lock, "_machine", lambda: "elsewhere")
         return take()
@@ -165,15 +173,7 @@ def test_locks_of_an_object_store(bucket):
 
 
 def test_an_owner_whose_lock_was_taken_over_leaves(tmp_path, capfd):
-    def own():
-        lock.BEAT = 0.05
-        with owned(tmp_path):
-            (tmp_path / "owned").touch()
-            time.sleep(30)
-
-    pid = fork(own)
-    while not (tmp_path / "owned").exists():
-        time.sleep(0.01)
+    pid = owner_process(tmp_path, beat=0.05)
     other = lock._this_process()
     (tmp_path / "lock.2").write_text(json.dumps(other))
     assert ends(pid) == processes.TAKEN_OVER
