@@ -1,0 +1,1 @@
+"""Benchmarks: tasks, the scorer that answers them with a model, and their results."""
