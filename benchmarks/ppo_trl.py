@@ -41,7 +41,7 @@ from model.config import TransformerConfig
 from model.generate import Sampling, generate
 from model.transformer import Transformer
 from train.checkpoints import loading
-from train.interop import convert
+from train.interop import published
 from train.terminal.console import console
 
 WORKER = Path(__file__).with_name("ppo_trl_other.py")
@@ -99,7 +99,7 @@ def one_seed(python: str, seed: int, schedules: Sequence[str], threads: int) -> 
             (folder / "policy").mkdir(parents=True)
             write_model(folder / "policy", config, first)
             results[name] = run_trl(python, folder, seed, schedule, threads)
-            policies[name] = [convert.load(folder / part) for part in ("trained", "policy")]
+            policies[name] = [published.load(folder / part) for part in ("trained", "policy")]
         results["ours"] = ppo_toy.train(directory, seed) | {"versions": f"JAX {jax.__version__}"}
         policies["ours"] = [loading.load(f"{directory}/{part}") for part in ("ppo", "policy")]
     for name, side in results.items():

@@ -43,7 +43,7 @@ from model.generate import Sampling, generate, prepare
 from model.pretrained import hf_config
 from model.sizes import SIZES
 from train.checkpoints import networks
-from train.interop import convert, weights
+from train.interop import published, weights
 from train.rl import sampler
 
 WORKER = Path(__file__).with_name("sampling_transformers.py")
@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
             f"--batch={given.batch} of the devices that are left"
         )
     jax.config.update("jax_num_cpu_devices", given.threads)
-    config, params = convert.load(given.model) if given.model else random_model()
+    config, params = published.load(given.model) if given.model else random_model()
     config = dataclasses.replace(config, dtype=given.dtype)
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (given.batch, given.prompt))
     with tempfile.TemporaryDirectory() as directory:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import sampling
 from model.config import TransformerConfig
-from train.interop import convert
+from train.interop import published
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
     sampling.write_model(path, config, sampling.random_params(config))
     assert json.loads((path / "config.json").read_text())["dtype"] == "float32"
-    return convert.load(path)
+    return published.load(path)
 
 
 def test_the_race_counts_repeats_and_equal_rows(model):

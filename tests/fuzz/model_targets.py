@@ -19,7 +19,7 @@ from tests.fuzz import mutate
 from tests.fuzz.data_targets import TURNS, _write
 from tests.fuzz.engine import Target
 from train.checkpoints import networks
-from train.interop import convert, weights
+from train.interop import published, weights
 
 FAMILIES = {
     "llama": dict(rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0,
@@ -54,7 +54,7 @@ def _hf_config(rng: Random, good, folder) -> None:
             del config[key]
     config = mutate.damaged_value(rng, config)
     if isinstance(config, dict) and "model_type" in config:
-        model = convert._config(config, "config.json")
+        model = published._config(config, "config.json")
         next(iter(mapping.slices(model)))
         hf_config.config_to_hf(model)
 
@@ -84,7 +84,7 @@ def _good_model(folder):
 
 
 def _open(path) -> None:
-    source = convert.open_source(str(path))
+    source = published.open_source(str(path))
     weights.check_names(source.config, source.reader)
     for name in list(source.reader.names):
         np.asarray(source.reader.read(name))
@@ -126,7 +126,7 @@ def _good_gguf(folder):
 def _gguf(rng: Random, good, folder) -> None:
     path = folder / "model.gguf"
     path.write_bytes(mutate.damaged_bytes(rng, good))
-    source = convert.open_source(str(path))
+    source = published.open_source(str(path))
     weights.check_names(source.config, source.reader)
     for name in list(source.reader.names):
         source.reader.read(name)

@@ -325,8 +325,8 @@ def _remove(path: epath.Path) -> None:
         outputs.failed(str(path), error, "what a failed save has written stays for now")
 
 
-def restore_item(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
-    """The item of a role in a workdir's newest valid checkpoint.
+def restore_item(workdir: epath.PathLike, role: str, abstract: Any, step: int | None = None) -> Any:
+    """The item of a role in a workdir's checkpoint of `step`, by default its newest valid one.
 
     Raises:
       ConfigError: there is none, or another file of the workdir is damaged.
@@ -338,4 +338,4 @@ def restore_item(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
         return verification.restore(checkpoint, meta, {item: abstract})[item]
 
     with phase(f"loading {role} of {workdir}"):
-        return verification.newest_valid(workdir, read)[1]
+        return verification.newest_valid(workdir, read, step)[1]

@@ -16,28 +16,37 @@ from train.trainable import Partition
 
 
 class Leaves:
-    """A role's newest weights in a workdir, adapters merged as `loading.load_params` merges.
+    """A role's weights in a workdir, adapters merged as `loading.load_params` merges.
 
     Args:
       abstract: shapes, dtypes and shardings of its parameters.
       dtype: of parameters that are read unchanged; merged ones have the dtype in `abstract`.
+      step: of the checkpoint; by default the newest valid one.
 
     Raises:
       ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
 
-    def __init__(self, workdir: epath.PathLike, role: str, abstract: Any, dtype: Any = None):
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        role: str,
+        abstract: Any,
+        dtype: Any = None,
+        step: int | None = None,
+    ):
         self._item = saved_models.ITEM_OF.get(role, role)
         self._workdir, self._abstract = workdir, flatten_dict(abstract)
         parts = saved_models.read_parts(workdir, self._item)
         self._dtype, self._fingerprint = dtype, ""
         self._part: Partition | None = None
         if parts is None:
-            self._checkpoint, sums = verification.newest_valid(workdir, self._verify)
+            self._checkpoint, sums = verification.newest_valid(workdir, self._verify, step)
             self._fingerprint = fingerprints.fold(sums)
             return
         self._part, origin = parts
-        trained = checkpointer.restore_item(workdir, self._item, self._part.trained(abstract))
+        like = self._part.trained(abstract)
+        trained = checkpointer.restore_item(workdir, self._item, like, step)
         self._trained = flatten_dict(trained)
         self._same = origin["role"] == self._item
         shapes = loading.origin_shapes(origin["from"], origin["role"], self._item, abstract)

@@ -1,4 +1,4 @@
-"""Models of a workdir, loaded from its newest checkpoint."""
+"""Models of a workdir, loaded from its newest checkpoint or from that of a step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ranges import ConfigError
 from train.checkpoints import checkpointer, fingerprints, networks, saved_models
 
 
-def load_params(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
-    """A role's newest weights in a workdir, adapters merged, with the shardings of `abstract`.
+def load_params(workdir: epath.PathLike, role: str, abstract: Any, step: int | None = None) -> Any:
+    """A role's weights in a workdir, by default the newest, adapters merged, with the shardings of
+    `abstract`.
 
     Raises:
       ConfigError: there is no finished checkpoint, or its frozen weights have changed.
@@ -23,9 +24,9 @@ def load_params(workdir: epath.PathLike, role: str, abstract: Any) -> Any:
     networks.check_memory(abstract, f"the {item} of {workdir}")
     parts = saved_models.read_parts(workdir, item)
     if parts is None:
-        return checkpointer.restore_item(workdir, item, abstract)
+        return checkpointer.restore_item(workdir, item, abstract, step)
     part, origin = parts
-    trained = checkpointer.restore_item(workdir, item, part.trained(abstract))
+    trained = checkpointer.restore_item(workdir, item, part.trained(abstract), step)
     base, base_fingerprint = load_base(origin["from"], origin["role"], item, abstract)
     check_origin(workdir, origin, base_fingerprint)
     frozen = part.freeze(part.split(base)[1])
@@ -95,13 +96,17 @@ def identity(workdir: epath.PathLike, role: str, params: Any) -> str:
 
 
 def load(
-    workdir: epath.PathLike, item: str = "", mesh: jax.sharding.Mesh | None = None
+    workdir: epath.PathLike,
+    item: str = "",
+    mesh: jax.sharding.Mesh | None = None,
+    step: int | None = None,
 ) -> tuple[TransformerConfig, Any]:
     """Loads a model of a workdir, whatever mesh it was saved on.
 
     Args:
       item: `policy`, `value` or `reward`; by default the first that the run trained.
       mesh: the devices that the weights go to; by default one device.
+      step: of the checkpoint; by default the newest valid one.
 
     Returns:
       (TransformerConfig, params) for `Transformer(config)`, `value_model(config)` or
@@ -110,4 +115,5 @@ def load(
     item = item or next(iter(saved_models.read_models(workdir)))
     config = saved_models.model_config(workdir, item)
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
-    return config, load_params(workdir, item, networks.abstract_params(item, config, mesh))
+    abstract = networks.abstract_params(item, config, mesh)
+    return config, load_params(workdir, item, abstract, step)

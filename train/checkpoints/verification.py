@@ -203,19 +203,30 @@ def brief(error: BaseException) -> str:
 
 
 def newest_valid(
-    workdir: epath.PathLike, read: Callable[[epath.Path, dict[str, Any]], T]
+    workdir: epath.PathLike,
+    read: Callable[[epath.Path, dict[str, Any]], T],
+    step: int | None = None,
 ) -> tuple[epath.Path, T]:
     """(path, what `read` made of it) of the newest valid checkpoint of another run, which stays as
     it is; damaged ones are named on standard error.
 
     Args:
       read: (path of a checkpoint, its `meta`) -> anything; raises Damaged.
+      step: of the checkpoint to read, in place of the newest.
 
     Raises:
-      ConfigError: there is no valid checkpoint.
+      ConfigError: there is no valid checkpoint, or not of `step`.
     """
     damaged = dict[int, str]()
-    for step in steps(workdir):
+    saved = steps(workdir)
+    if step is not None:
+        if step not in saved:
+            raise ConfigError(
+                f"{workdir} holds no checkpoint of step {step}; it has "
+                f"{', '.join(map(str, sorted(saved))) or 'none'}"
+            )
+        saved = [step]
+    for step in saved:
         checkpoint = (epath.Path(workdir) / "checkpoints" / str(step)).resolve()
         try:
             result = read(checkpoint, read_meta(checkpoint))

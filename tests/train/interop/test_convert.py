@@ -25,7 +25,7 @@ from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
 from ranges import ConfigError
 from train.checkpoints import loading, networks
-from train.interop import convert, export, gguf_config, gguf_files, weights
+from train.interop import convert, export, gguf_config, gguf_files, published, weights
 
 VALUES = open_models.tensors()
 
@@ -66,7 +66,7 @@ def test_import_and_export_give_every_tensor_back(workdir, hf_dir, tmp_path):
 def test_a_workdir_and_its_origin_are_the_same_model(workdir, hf_dir):
     tokens = jnp.arange(12)[None] * 7
     outputs = []
-    for config, params in (loading.load(workdir), convert.load(hf_dir)):
+    for config, params in (loading.load(workdir), published.load(hf_dir)):
         assert config == CONFIG
         outputs.append(np.asarray(Transformer(config).apply({"params": params}, tokens)))
     np.testing.assert_array_equal(*outputs)
@@ -100,7 +100,7 @@ def test_tensors_are_placed_one_at_a_time_on_the_mesh(hf_dir):
     params = weights.place(CONFIG, Counting(), abstract)
     for value, like in zip(jax.tree.leaves(params), jax.tree.leaves(abstract), strict=True):
         assert value.sharding.is_equivalent_to(like.sharding, value.ndim)
-    single_device_params = convert.load(hf_dir)[1]
+    single_device_params = published.load(hf_dir)[1]
     jax.tree.map(np.testing.assert_array_equal, params, single_device_params)
     # The host held one tensor beside the one before it, and never a stack of layers.
     two_largest = sum(sorted(v.nbytes for v in VALUES.values())[-2:])
@@ -154,7 +154,7 @@ def test_a_model_grown_here_is_exported_with_its_tokenizer(hf_dir, tmp_path):
     work.mkdir()
     tokenizer = tokenizers.train("byte", [], 0)
     tokenizer.save(work / "tokenizer")
-    save_role(work, "policy", convert.load(hf_dir)[1])
+    save_role(work, "policy", published.load(hf_dir)[1])
     export.export_model(work, tmp_path / "out")
     same(stored(tmp_path / "out"), VALUES)
     exported = tokenizers.load(tmp_path / "out")
@@ -214,10 +214,10 @@ def test_gguf_is_the_same_model(kind, settings, tmp_path, hf_dir):
             values[name] = values[name].astype(np.float16).astype(np.float32)
     open_models.write_gguf(tmp_path / "model.gguf", kind, config, values)
     hf = open_models.write(tmp_path / "hf", values, config)
-    found, params = convert.load(tmp_path / "model.gguf")
+    found, params = published.load(tmp_path / "model.gguf")
     assert found == config
-    jax.tree.map(np.testing.assert_array_equal, params, convert.load(hf)[1])
-    ours = convert.open_source(str(tmp_path / "model.gguf")).tokenizer
+    jax.tree.map(np.testing.assert_array_equal, params, published.load(hf)[1])
+    ours = published.open_source(str(tmp_path / "model.gguf")).tokenizer
     theirs = tokenizers.load(hf_dir)
     messages = [{"role": "user", "content": "What is it? 42 ünï"}]
     assert ours.render_prompt(messages).tolist() == theirs.render_prompt(messages).tolist()
@@ -291,10 +291,10 @@ def test_a_head_that_differs_from_the_embeddings_is_not_tied(tmp_path):
     tied = open_models.tensors(config)
     head = {"lm_head.weight": tied["model.embed_tokens.weight"].copy()}
     same = open_models.write(tmp_path / "same", tied | head, config)
-    assert convert.open_source(str(same)).config.tie_embeddings
+    assert published.open_source(str(same)).config.tie_embeddings
     head["lm_head.weight"][7, 3] += 1
     other = open_models.write(tmp_path / "other", tied | head, config)
-    found, params = convert.load(other)
+    found, params = published.load(other)
     assert found == dataclasses.replace(config, tie_embeddings=False)
     np.testing.assert_array_equal(params["unembedding"][:, :320].T, head["lm_head.weight"])
 
@@ -316,7 +316,7 @@ def broken(directory, **changes):
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_named(changes, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        convert.load(broken(tmp_path / "hf", **changes))
+        published.load(broken(tmp_path / "hf", **changes))
 
 
 def test_what_is_not_a_model_says_what_to_do(hf_dir, workdir, tmp_path):
@@ -329,7 +329,7 @@ def test_what_is_not_a_model_says_what_to_do(hf_dir, workdir, tmp_path):
     (tmp_path / "empty").mkdir()
     refused("holds no config.json", str(tmp_path / "empty"), tmp_path / "a")
     (tmp_path / "empty" / "x.gguf").touch()
-    refused("import its file: --from=.*x.gguf", str(tmp_path / "empty"), tmp_path / "a")
+    refused("its file .*x.gguf can be read", str(tmp_path / "empty"), tmp_path / "a")
     refused("holds a run already", str(hf_dir), workdir)
     refused("is not empty", workdir, hf_dir, function=export.export_model)
     other = open_models.write(tmp_path / "other", VALUES)

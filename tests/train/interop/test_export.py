@@ -14,7 +14,7 @@ import pytest
 from open_models import CONFIG, VALUES, refused, stored
 
 from train.checkpoints import loading
-from train.interop import convert, export, unfinished, weights
+from train.interop import convert, export, published, unfinished, weights
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -100,7 +100,7 @@ def test_a_killed_import_is_finished_by_the_same_command(hf_dir, tmp_path, monke
     said = refused(convert.import_model, str(hf_dir), run, dtype="bfloat16")
     assert "unfinished output" in said
     convert.import_model(str(hf_dir), run)
-    jax.tree.map(np.testing.assert_array_equal, loading.load(run)[1], convert.load(hf_dir)[1])
+    jax.tree.map(np.testing.assert_array_equal, loading.load(run)[1], published.load(hf_dir)[1])
     assert not (run / unfinished.MARK).exists() and len([*(run / "checkpoints").iterdir()]) == 1
     assert "holds a run already" in refused(convert.import_model, str(hf_dir), run)
     (tmp_path / "mine").mkdir()

@@ -13,7 +13,7 @@ from open_models import UP, VALUES, refused, save_role
 
 from data.text.hf_tokenizer import HFTokenizer
 from train.checkpoints import checkpointer, fingerprints, loading
-from train.interop import convert, export, weights
+from train.interop import convert, export, published, weights
 from train.step import TrainState
 
 
@@ -26,13 +26,13 @@ def test_non_finite_weights_are_not_imported(dtype, bad, tmp_path):
     values[UP][3, 5] = bad
     hf = open_models.write(tmp_path / "hf", values, files=2)
     file = json.loads((hf / "model.safetensors.index.json").read_text())["weight_map"][UP]
-    assert f"{file}: {UP} holds NaN or infinity" in refused(convert.load, hf)
+    assert f"{file}: {UP} holds NaN or infinity" in refused(published.load, hf)
     assert UP in refused(convert.import_model, str(hf), tmp_path / "run", dtype="float32")
     assert not (tmp_path / "run").exists()
 
 
 def test_non_finite_weights_are_not_loaded_or_exported(hf_dir, tmp_path):
-    params = convert.load(hf_dir)[1]
+    params = published.load(hf_dir)[1]
     params["layers"]["up"] = params["layers"]["up"].at[1, 2, 3].set(np.nan)
     work = tmp_path / "run"
     work.mkdir()

@@ -11,7 +11,7 @@ from open_models import CONFIG, LFS, UP, VALUES, refused, write_gguf
 
 from data.text.hf_tokenizer import byte_alphabet
 from ranges import ConfigError
-from train.interop import convert, gguf_files
+from train.interop import gguf_files, published
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,19 @@ def test_damaged_gguf_files_are_one_line(gguf_file, tmp_path):
             damaged = damaged[: rng.integers(len(content))]
         path.write_bytes(damaged)
         try:
-            convert.open_source(str(path))
+            published.open_source(str(path))
         except ConfigError as e:
             assert str(path) in str(e) and "\n" not in str(e) and len(str(e)) < 700
     path.write_bytes(content[:-10])
-    assert "broke off" in refused(convert.load, path)
+    assert "broke off" in refused(published.load, path)
     path.write_bytes(LFS)
-    assert "pointer of Git LFS" in refused(convert.load, path)
+    assert "pointer of Git LFS" in refused(published.load, path)
 
 
 def test_gguf_weights_that_are_no_numbers_or_of_unknown_types(tmp_path):
     values = VALUES | {UP: np.full_like(VALUES[UP], np.nan)}
     write_gguf(tmp_path / "nan.gguf", "llama", CONFIG, values)
-    said = refused(convert.load, tmp_path / "nan.gguf")
+    said = refused(published.load, tmp_path / "nan.gguf")
     assert f"nan.gguf: {UP} holds NaN" in said
     write_gguf(tmp_path / "a.gguf", "llama", CONFIG, VALUES)
     model = gguf_files.GGUFModel(tmp_path / "a.gguf")
@@ -84,5 +84,5 @@ def test_a_vocabulary_of_150_000_tokens_is_read_in_seconds(tmp_path):
         getattr(writer, f"{step}_to_file")()
     writer.close()
     begun = time.time()
-    assert convert.open_source(str(tmp_path / "v.gguf")).tokenizer.vocab_size == 150_000
+    assert published.open_source(str(tmp_path / "v.gguf")).tokenizer.vocab_size == 150_000
     assert time.time() - begun < 10

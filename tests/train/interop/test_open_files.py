@@ -10,7 +10,7 @@ import safetensors.numpy
 from open_models import CONFIG, LFS, UP, VALUES, edit, refused
 
 from ranges import ConfigError
-from train.interop import convert, weights
+from train.interop import convert, published, weights
 
 
 def copy_of(directory, files=1, values=VALUES):
@@ -97,7 +97,7 @@ def test_damaged_weights_are_named_with_their_file(kind, said, tmp_path):
     hf = copy_of(tmp_path, files=2)
     damage(hf, kind)
     with pytest.raises(ConfigError, match=said):
-        convert.load(hf)
+        published.load(hf)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_weights_in_another_form(name, said, tmp_path):
     hf = copy_of(tmp_path)
     (hf / "model.safetensors").rename(hf / name)
     with pytest.raises(ConfigError, match=said):
-        convert.load(hf)
+        published.load(hf)
 
 
 def test_a_link_without_its_file(tmp_path):
@@ -120,7 +120,7 @@ def test_a_link_without_its_file(tmp_path):
     (hf / "model.safetensors").unlink()
     (hf / "model.safetensors").symlink_to(tmp_path / "blob")
     with pytest.raises(ConfigError, match=r"model.safetensors is a link to a missing file"):
-        convert.load(hf)
+        published.load(hf)
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
@@ -136,9 +136,9 @@ def test_messages_do_not_quote_names_of_any_length(tmp_path):
     hf = copy_of(tmp_path, files=2)
     index = hf / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x" * 10_000: "part-0.safetensors"}}))
-    refused(convert.load, hf)
+    refused(published.load, hf)
     edit(hf / "config.json", **{"k" * 10_000: "v" * 10_000})
-    refused(convert.load, hf)
+    refused(published.load, hf)
 
 
 FP8 = {"quant_method": "fp8", "modules_to_not_convert": [f"model.layers.{i}" for i in range(500)]}
@@ -151,18 +151,18 @@ FP8 = {"quant_method": "fp8", "modules_to_not_convert": [f"model.layers.{i}" for
 def test_quantised_repositories_say_what_to_take(settings, method, tmp_path):
     hf = copy_of(tmp_path)
     edit(hf / "config.json", quantization_config=settings)
-    said = refused(convert.load, hf)
+    said = refused(published.load, hf)
     assert f"quantised ({method})" in said and "take the repository" in said and "-FP8" in said
 
 
 def test_quantised_and_unknown_tensors_are_few_names_and_a_count(tmp_path):
     more = {f"model.layers.{i}.self_attn.sinks": np.ones(4, np.float32) for i in range(300)}
     hf = open_models.write(tmp_path / "a", VALUES | more)
-    assert "has 300 tensors" in refused(convert.load, hf)
+    assert "has 300 tensors" in refused(published.load, hf)
     scales = {UP.replace("weight", "weight_scale_inv"): np.ones(1, np.float32)}
     hf = open_models.write(tmp_path / "b", VALUES | scales)
-    assert "1 tensors such as" in (said := refused(convert.load, hf)) and "-FP8" in said
+    assert "1 tensors such as" in (said := refused(published.load, hf)) and "-FP8" in said
     hf = open_models.write(tmp_path / "c", VALUES | {UP: VALUES[UP].astype(np.int8)})
-    assert "stored as I8" in (said := refused(convert.load, hf)) and "model.safetensors" in said
+    assert "stored as I8" in (said := refused(published.load, hf)) and "model.safetensors" in said
     edit(tmp_path / "a" / "config.json", num_hidden_layers=10**9)
-    assert "num_hidden_layers=1000000000" in refused(convert.load, tmp_path / "a")
+    assert "num_hidden_layers=1000000000" in refused(published.load, tmp_path / "a")

@@ -15,7 +15,7 @@ from model.pretrained.mapping import slices
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.checkpoints import networks
-from train.interop import convert, export, peft
+from train.interop import convert, export, peft, published
 
 SETTINGS = lora.LoRA(rank=3, alpha=12.0)
 TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
@@ -40,7 +40,7 @@ def base(tmp_path_factory):
 
 
 def test_base_and_adapter_add_up_to_the_merged_model(base, tmp_path):
-    _, params = convert.load(base)
+    _, params = published.load(base)
     merged = lora.merge(params, adapters(), SETTINGS)
     peft.write(tmp_path, CONFIG, adapters(), SETTINGS, str(base))
     adapter_config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -111,7 +111,7 @@ def test_peft_reads_it(base, tmp_path):
     tokens = np.random.default_rng(0).integers(3, 300, (2, 12))
     with torch.no_grad():
         theirs = adapted(torch.from_numpy(tokens)).logits.numpy()
-    config, params = convert.load(base)
+    config, params = published.load(base)
     merged = lora.merge(params, adapters(), SETTINGS)
     with jax.default_matmul_precision("highest"):
         ours = np.asarray(Transformer(config).apply({"params": merged}, tokens))
