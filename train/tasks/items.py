@@ -102,7 +102,7 @@ class Stored(Answered):
             try:
                 item = json_files.parse(line, NAME, _Line)
                 response = tuple(_part(part) for part in item["response"])
-            except (DataError, msgspec.ValidationError):
+            except (DataError, KeyError, msgspec.ValidationError):
                 self.damaged += 1
                 continue
             number = item["id"]
@@ -145,7 +145,8 @@ def dumps(value: Any) -> bytes:
 
 def _part(part: dict[str, Any]) -> Scored | Answer:
     """One part of a response, from its JSON."""
-    return msgspec.convert(part, Answer) if "text" in part else msgspec.convert(part, Scored)
+    kind = Answer if "text" in part else Scored
+    return msgspec.convert([part[field] for field in kind._fields], kind)
 
 
 def describe(request: Request) -> dict[str, Any]:
