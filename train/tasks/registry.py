@@ -1,0 +1,32 @@
+"""The benchmarks that `--tasks` and `config.evals.NAME.task` may name.
+
+A task of one's own is a YAML file (train/tasks/own.py), or a row that a plugin registers:
+
+    from train.tasks.registry import TASKS
+
+    TASKS.register("capitals", Task("capitals", …))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from registry import Registry
+from train.tasks.base import Suite, Task
+from train.tasks.rows import multiple_choice
+
+TASKS: Registry[Task | Suite] = Registry("task", "tasks")
+
+_ROWS: tuple[Iterable[Task | Suite], ...] = (multiple_choice.TASKS,)
+for _rows in _ROWS:
+    for _row in _rows:
+        TASKS.register(_row.name, _row)
+
+
+def find(name: str) -> Task | Suite:
+    """The benchmark of a name, or of a YAML file.
+
+    Raises:
+      ConfigError: there is none of that name. DataError: the file is not a task.
+    """
+    return TASKS.find(name)
