@@ -8,7 +8,7 @@ from etils import epath
 
 from data.atomic import write_atomically
 from train.report import charts
-from train.tasks.run import Result
+from train.tasks.evaluation.benchmark import Result
 
 
 def write(results: Iterable[Result], out: epath.Path) -> list[epath.Path]:

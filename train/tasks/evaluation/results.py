@@ -1,30 +1,29 @@
 """Results of benchmarks on disk.
 
-    OUT/results.json                        of the last command
-    OUT/arc_easy-5shot-1f0c…/items.jsonl    a line a document (train/tasks/items.py)
-                            /settings.json  everything that decides the answers; its hash is in the
-                                            folder's name, so that items of two settings never mix
-                            /result.json    the metrics
-                            /samples.jsonl  a few right and wrong answers
+OUT/results.json                        of the last command
+OUT/arc_easy-5shot-1f0c…/items.jsonl    a line a document (train/tasks/evaluation/items.py)
+                        /settings.json  everything that decides the answers; its hash is in the
+                                        folder's name, so that items of two settings never mix
+                        /result.json    the metrics
+                        /samples.jsonl  a few right and wrong answers
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
 from data.atomic import write_atomically
-from data.errors import DataError
 from data.read import json_files
 from train.checkpoints import fingerprints, saved_models
 from train.interop.opening import Opened
 from train.runtime import outputs, strict_json
 from train.tasks.base import Estimate
-from train.tasks.items import dumps, fingerprint
-from train.tasks.run import Benchmark, Result
+from train.tasks.evaluation.benchmark import Benchmark, Result
+from train.tasks.evaluation.items import dumps, fingerprint
 
 
 class Model(NamedTuple):
@@ -43,12 +42,12 @@ class Model(NamedTuple):
     dtype: str
 
 
-def model_of(opened: Opened, name: str, step: int | None) -> Model:
+def model_of(opened: Opened, step: int | None) -> Model:
     """The description of an opened model."""
     architecture = fingerprint([saved_models.decisive(opened.config)])
     weights = fingerprints.fingerprint(opened.params)
     dtype = str(opened.config.dtype)
-    return Model(name, step, weights, architecture, opened.tokenizer.fingerprint, dtype)
+    return Model(opened.name, step, weights, architecture, opened.tokenizer.fingerprint, dtype)
 
 
 def settings_of(model: Model, benchmark: Benchmark, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,8 +109,8 @@ def as_json(result: Result, folder: epath.Path) -> dict[str, Any]:
     return {
         "task": result.task.name,
         "shots": result.shots,
-        "metrics": {name: _estimate(value) for name, value in result.metrics.items()},
-        **({"groups": {n: _estimate(v) for n, v in result.by_group.items()}}
+        "metrics": {name: estimate(value) for name, value in result.metrics.items()},
+        **({"groups": {n: estimate(v) for n, v in result.by_group.items()}}
            if result.by_group else {}),
         "items": result.items,
         "cut": result.cut,
@@ -121,8 +120,9 @@ def as_json(result: Result, folder: epath.Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _estimate(estimate: Estimate) -> dict[str, float]:
-    return {"value": estimate.value, "stderr": estimate.stderr}
+def estimate(value: Estimate) -> dict[str, float]:
+    """A value with its standard error."""
+    return {"value": value.value, "stderr": value.stderr}
 
 
 def write(path: epath.Path, value: Any) -> None:
@@ -133,15 +133,3 @@ def write(path: epath.Path, value: Any) -> None:
 def write_lines(path: epath.Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes a file of JSON lines."""
     write_atomically(path, b"".join(dumps(record) + b"\n" for record in records))
-
-
-def read(out: epath.PathLike) -> dict[str, Any]:
-    """The results.json of a folder.
-
-    Raises:
-      DataError: there is none.
-    """
-    path = epath.Path(out) / "results.json"
-    if not path.exists():
-        raise DataError(f"{out} has no results.json")
-    return json_files.read(path)

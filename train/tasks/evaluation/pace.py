@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from train.tasks.base import Likelihoods, Request, Rolling
-from train.tasks.run import Benchmark
-from train.tasks.samples import text_of
+from train.tasks.evaluation.samples import text_of
 
 AT_ONCE = 0.05  # seconds within which items belong to one batch
 PER_TOKEN = 8  # the cost of a generated token, in characters that are read
@@ -31,14 +30,14 @@ class Pace:
     The first batch of a benchmark compiles, and does not count.
 
     Args:
-      left: the benchmarks with the numbers of their items that are to be answered.
+      left: (kind, request) of what is to be answered.
     """
 
-    def __init__(self, left: Iterable[tuple[Benchmark, Iterable[int]]]):
-        self._left = Counter[str]()
-        for benchmark, numbers in left:
-            self._left[benchmark.task.kind] += sum(cost(benchmark.requests[i]) for i in numbers)
-        self._seconds, self._done = Counter[str](), Counter[str]()
+    def __init__(self, left: Iterable[tuple[str, Request]]):
+        self._left, self._done = Counter[str](), Counter[str]()
+        for kind, request in left:
+            self._left[kind] += cost(request)
+        self._seconds = dict.fromkeys(self._left, 0.0)
         self._first = self._last = 0.0
 
     def begin(self) -> None:
@@ -52,11 +51,10 @@ class Pace:
         self._left[kind] -= size
         self._first = self._first or now
         if now - self._first > AT_ONCE:
-            self._seconds[kind] += now - self._last  # type: ignore[assignment]
+            self._seconds[kind] += now - self._last
             self._done[kind] += size
         self._last = now
-        done = sum(self._done.values())
-        if not done:
+        if not (done := sum(self._done.values())):
             return None
         mean = sum(self._seconds.values()) / done
         return sum(

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from printable import escaped
 from train.tasks.base import Estimate
-from train.tasks.pairs import Comparison
-from train.tasks.run import Result
+from train.tasks.evaluation.benchmark import Result
+from train.tasks.evaluation.pairs import Comparison
 from train.terminal.console import console, duration
 
 NARROW = 80  # columns below which less is shown

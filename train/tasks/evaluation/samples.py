@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from train.tasks.base import Answer, Document, Likelihoods, Outcome, Prompt, Response, Rolling
-from train.tasks.run import Benchmark, Result
+from train.tasks.evaluation.benchmark import Benchmark, Result
 
 
 def text_of(prompt: Prompt) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from train.tasks.evaluation.benchmark import Result
 from train.tasks.metrics import Paired, paired
-from train.tasks.run import Result
 
 LEVEL = 0.05  # p-values below it are a difference
 

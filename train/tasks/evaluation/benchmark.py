@@ -11,7 +11,7 @@ from data.text.base import Tokenizer
 from train.runtime import outputs
 from train.tasks import few_shot, sources
 from train.tasks.base import Answer, Document, Estimate, Outcome, Request, Response, Task
-from train.tasks.items import Answered, Item, describe, fingerprint
+from train.tasks.evaluation.items import Answered, Item, describe, fingerprint
 
 
 class Benchmark(NamedTuple):
@@ -57,6 +57,10 @@ class Result(NamedTuple):
     seconds: float
     responses: Sequence[Response]
     outcomes: Sequence[Outcome]
+
+    @property
+    def label(self) -> str:
+        return f"{self.task.name} {self.shots}-shot"
 
 
 def prepare(
