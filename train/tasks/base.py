@@ -148,6 +148,7 @@ class Task:
       pool: the records of which examples are drawn; empty for documents of `source` that are then
         not scored.
       examples: documents that are the examples, the first `shots` of them, instead of a pool.
+      fixed: whether the examples are the first ones of the pool, and not drawn.
       shots: examples where the command names no number.
       group: the field of a document by whose values results are also given, such as `subject`;
         examples are of the document's own group. "" for none.
@@ -165,6 +166,7 @@ class Task:
     prepare: Callable[[Document], Sequence[Document]] = unchanged
     pool: str = ""
     examples: tuple[Document, ...] = ()
+    fixed: bool = False
     shots: int = 0
     group: str = ""
     files: tuple[str, ...] = ()
