@@ -86,10 +86,16 @@ class Scored(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One generated answer; `cut`: it ended at the largest number of tokens."""
+    """One generated answer.
+
+    Attributes:
+      cut: it ended at the largest number of tokens. prompt_cut: tokens of the prompt that did not
+        fit and were left out on the left.
+    """
 
     text: str
     cut: bool
+    prompt_cut: int = 0
 
 
 # Of Likelihoods a Scored each, of Rolling one, of Generation an Answer each.
@@ -148,6 +154,7 @@ class Task:
       pool: the records of which examples are drawn; empty for documents of `source` that are then
         not scored.
       examples: documents that are the examples, the first `shots` of them, instead of a pool.
+      fixed: whether the examples are the first ones of the pool, and not drawn.
       shots: examples where the command names no number.
       group: the field of a document by whose values results are also given, such as `subject`;
         examples are of the document's own group. "" for none.
@@ -165,6 +172,7 @@ class Task:
     prepare: Callable[[Document], Sequence[Document]] = unchanged
     pool: str = ""
     examples: tuple[Document, ...] = ()
+    fixed: bool = False
     shots: int = 0
     group: str = ""
     files: tuple[str, ...] = ()

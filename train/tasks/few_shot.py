@@ -15,18 +15,18 @@ def draw(
     document: Document,
     index: int,
     shots: int,
-    seed: int | None = 0,
+    seed: int = 0,
 ) -> tuple[Document, ...]:
     """The examples of one document, in the order in which the prompt has them.
 
     They are a function of the arguments alone, whatever else is scored: a task's own examples, else
     documents of the pool, of the document's group if the task has groups, and never one that equals
-    the document.
+    the document. A task with `fixed` takes the first of them, as the sampler `first_n` of
+    lm-evaluation-harness; the others draw without replacement.
 
     Args:
       pool: see train/tasks/sources.py. index: the document's number among those that are scored.
-      seed: of the draw, without replacement; None for the first ones of the pool, as the sampler
-        `first_n` of lm-evaluation-harness.
+      seed: of the draw.
 
     Raises:
       ConfigError: there are fewer.
@@ -36,7 +36,7 @@ def draw(
     candidates = task.examples or pool
     if task.group and not task.examples:
         candidates = [d for d in candidates if d.get(task.group) == document.get(task.group)]
-    if seed is None or task.examples:
+    if task.fixed or task.examples:
         others = (d for d in candidates if not _equal(d, document))
         drawn = [d for d, _ in zip(others, range(shots), strict=False)]
     else:

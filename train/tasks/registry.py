@@ -13,11 +13,16 @@ from collections.abc import Iterable
 
 from registry import Registry
 from train.tasks.base import Suite, Task
-from train.tasks.rows import multiple_choice
+from train.tasks.rows import language, mathematics, multiple_choice, truthfulness
 
 TASKS: Registry[Task | Suite] = Registry("task", "tasks")
 
-_ROWS: tuple[Iterable[Task | Suite], ...] = (multiple_choice.TASKS,)
+_ROWS: tuple[Iterable[Task | Suite], ...] = (
+    multiple_choice.TASKS,
+    language.TASKS,
+    mathematics.TASKS,
+    truthfulness.TASKS,
+)
 for _rows in _ROWS:
     for _row in _rows:
         TASKS.register(_row.name, _row)

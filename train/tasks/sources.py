@@ -59,19 +59,21 @@ def load(
             f"task {task.name} has no data: no {' or '.join(_names(task))}.jsonl in {folders}; put "
             "one into a folder FOLDER, and type --data=FOLDER"
         )
-    scored, left_out = _read(task, source, tfds_dir)
+    try:
+        scored, left_out = _read(task, source, tfds_dir)
+    except DataError as error:
+        if source != task.source or not data:
+            raise
+        names = " or ".join(_names(task))
+        raise DataError(f"{error}\nThere is no {names}.jsonl in {', '.join(data)}") from None
     if not shots or task.examples:
         return Documents(scored, [], source, "", 0, left_out)
     pool_source = _pool(task, source, data)
     if pool_source:
-        return Documents(
-            scored, _read(task, pool_source, tfds_dir)[0], source, pool_source, 0, left_out
-        )
-    taken = set(
-        random.Random(f"{seed} pool").sample(
-            range(len(scored)), min(MOST_OF_POOL, len(scored) // POOL_SHARE)
-        )
-    )
+        pool, _ = _read(task, pool_source, tfds_dir)
+        return Documents(scored, pool, source, pool_source, 0, left_out)
+    count = min(MOST_OF_POOL, len(scored) // POOL_SHARE)
+    taken = set(random.Random(f"{seed} pool").sample(range(len(scored)), count))
     pool = [document for i, document in enumerate(scored) if i in taken]
     scored = [document for i, document in enumerate(scored) if i not in taken]
     return Documents(scored, pool, source, "", len(pool), left_out)

@@ -6,7 +6,7 @@ and a task of one's own are handled alike:
 | form | fields of a document |
 |---|---|
 | `multiple_choice` | `context`, `choices`, `gold` (index); or `contexts`, one a choice |
-| `last_word` | `context`, `continuation` |
+| `last_word` | `context`, `continuation` (with the space before it) |
 | `perplexity` | `text` |
 | `generation` | `context`, `answer`; `target`: the text of an example, if it is another |
 
@@ -64,7 +64,8 @@ def prompt(
         return f"{preamble}{shots}{question}"
     messages = [{"role": "system", "content": preamble.strip()}] if preamble.strip() else []
     for asked, said in turns:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        answer = {"role": "assistant", "content": said.lstrip()}
+        messages += [{"role": "user", "content": asked}, answer]
     return (*messages, {"role": "user", "content": question})
 
 
@@ -75,7 +76,8 @@ def multiple_choice(
     """A task whose answer is the choice of the largest log-likelihood.
 
     Args:
-      normalised: whether `acc_norm`, by the log-likelihood per character, is reported.
+      normalised: whether `acc_norm` and `acc_bytes` are reported: by the log-likelihood per
+        character and per byte.
       delimiter: the text between the context and a choice. fields: others of Task.
     """
 
@@ -86,7 +88,7 @@ def multiple_choice(
             tuple(
                 Continuation(
                     prompt(context, turns, chat, start, delimiter),
-                    choice if chat else delimiter + choice,
+                    choice.lstrip() if chat else delimiter + choice,
                 )
                 for context, choice in zip(_contexts(document), document["choices"], strict=True)
             )
@@ -97,7 +99,7 @@ def multiple_choice(
 
     reported = {"acc": metrics.mean("acc")}
     if normalised:
-        reported["acc_norm"] = metrics.mean("acc_norm")
+        reported |= {name: metrics.mean(name) for name in ("acc_norm", "acc_bytes")}
     reported["ece"] = Metric(metrics.calibration_error, higher_is_better=False)
     return Task(
         name, description, source, request, outcome, reported, "likelihood", prepare, **fields
@@ -114,20 +116,24 @@ def choice_outcome(document: Document, response: Response, normalised: bool = Tr
 
     Returns:
       acc: 1 if the gold choice has the largest log-likelihood, else 0; the first of equals counts.
-      acc_norm: so by the log-likelihood divided by the choice's number of characters. choice: the
-      index of the largest. confidence: the softmax of the log-likelihoods, at its largest.
+      acc_norm, acc_bytes: so by the log-likelihood divided by the choice's number of characters,
+      or of bytes. choice: the index of the largest. confidence: the softmax of the log-likelihoods,
+      at its largest.
     """
-    logprobs = np.array([scored.logprob for scored in _scored(response)], np.float64)
+    logprobs = np.array([scored.logprob for scored in scored_parts(response)], np.float64)
     choice, gold = int(np.argmax(logprobs)), document["gold"]
     outcome = {"acc": float(choice == gold)}
     if normalised:
-        lengths = np.array([max(len(text), 1) for text in document["choices"]], np.float64)
-        outcome["acc_norm"] = float(int(np.argmax(logprobs / lengths)) == gold)
+        sizes = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode("utf-8"))}
+        for metric, size in sizes.items():
+            lengths = np.array([max(size(text), 1) for text in document["choices"]], np.float64)
+            outcome[metric] = float(int(np.argmax(logprobs / lengths)) == gold)
     weights = np.exp(logprobs - logprobs.max())
     return {**outcome, "choice": choice, "confidence": float(weights.max() / weights.sum())}
 
 
-def _scored(response: Response) -> Sequence[Scored]:
+def scored_parts(response: Response) -> Sequence[Scored]:
+    """The response to a request for log-likelihoods."""
     assert all(isinstance(part, Scored) for part in response)
     return response  # type: ignore[return-value]
 
@@ -139,10 +145,10 @@ def last_word(name: str, description: str, source: str, prepare: Prepare, **fiel
         turns = [(d["context"], d["continuation"]) for d in examples]
         context = prompt(document["context"], turns, chat, document.get("preamble", ""))
         text = document["continuation"]
-        return Likelihoods((Continuation(context, text if chat else DELIMITER + text),))
+        return Likelihoods((Continuation(context, text.lstrip() if chat else text),))
 
     def outcome(document: Document, response: Response) -> Outcome:
-        (scored,) = _scored(response)
+        (scored,) = scored_parts(response)
         return {"acc": float(scored.greedy), "logprob": scored.logprob}
 
     reported = {
@@ -168,7 +174,7 @@ def perplexity(
         return Rolling(document["text"], stride)
 
     def outcome(document: Document, response: Response) -> Outcome:
-        (scored,) = _scored(response)
+        (scored,) = scored_parts(response)
         original = document.get("original", document["text"])
         return {
             "logprob": scored.logprob,
