@@ -12,7 +12,7 @@ from etils import epath
 import ranges
 from ranges import ConfigError, CountOr0
 from train.tasks import registry
-from train.tasks.base import Suite
+from train.tasks.base import Outcome, Suite
 from train.tasks.evaluation import samples
 from train.tasks.evaluation.benchmark import Benchmark, evaluate, prepare
 from train.tasks.scoring.scorer import Scorer
@@ -81,7 +81,7 @@ class TaskEvaluation:
         benchmark, done = self.benchmark, 0
         with phase("evaluating", len(benchmark.requests)) as progress:
 
-            def count(number: int) -> None:
+            def count(number: int, outcome: Outcome) -> None:
                 nonlocal done
                 done += 1
                 progress.count(done)

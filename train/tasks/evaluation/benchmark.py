@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,27 +16,38 @@ from train.tasks.base import Answer, Document, Estimate, Outcome, Request, Respo
 from train.tasks.evaluation.items import Answered, Item, describe, fingerprint
 
 
-class Benchmark(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
     """A task whose documents are requests.
 
     Attributes:
       shots: examples before each question. documents, requests: item i is that of number i.
+      source: where the documents were read. notes: what is not scored, for people.
     """
 
     task: Task
     shots: int
     documents: Sequence[Document]
     requests: Sequence[Request]
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         return f"{self.task.name} {self.shots}-shot"
 
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of the documents, wherever they were read, and of what is asked about them."""
+        bare = [{k: v for k, v in d.items() if k != "where"} for d in self.documents]
+        return {
+            "documents": fingerprint(bare),
+            "requests": fingerprint(list(map(describe, self.requests))),
+        }
+
     def fingerprint(self) -> str:
-        """A hash of the documents and of what the model is asked about them."""
-        places = ("where",)  # files may move
-        documents = [{k: v for k, v in d.items() if k not in places} for d in self.documents]
-        return fingerprint([*documents, *map(describe, self.requests)])
+        """A hash of `hashes`."""
+        return fingerprint([self.hashes])
 
 
 class Result(NamedTuple):
@@ -92,10 +105,18 @@ def prepare(
             raise DataError(f"{task.name}, item {number}, {document.get('where', '')}: {reason}")
         return asked
 
+    notes = []
+    if read.taken:
+        notes.append(f"{read.taken} documents are kept for examples, and not scored")
+    if read.left_out:
+        notes.append(f"{read.left_out} records cannot be scored, and are left out")
     return [
-        Benchmark(task, count, documents, [request(i, count) for i in range(len(documents))])
+        Benchmark(
+            task, count, documents, [request(i, count) for i in range(len(documents))],
+            read.source, tuple(notes),
+        )
         for count in shots
-    ]
+    ]  # fmt: skip
 
 
 def evaluate(
@@ -105,14 +126,14 @@ def evaluate(
     tokenizer: Tokenizer,
     seed: int = 0,
     answered: Answered | None = None,
-    count: Callable[[int], None] = lambda number: None,
+    count: Callable[[int, Outcome], None] = lambda number, outcome: None,
 ) -> Result:
     """Answers the items of a benchmark that are not answered, and computes its metrics.
 
     Args:
       scorer: a Scorer (train/tasks/scoring) for `params`. tokenizer: the model's.
       answered: the items that are answered; the others are added to it.
-      count: called with each number that is answered.
+      count: called with the number and the outcome of each item that is answered.
 
     Raises:
       DataError: a response cannot be made an outcome; it names the task and the item.
@@ -133,7 +154,7 @@ def evaluate(
             document, request = documents[number], requests[number]
             outcomes[number] = outcome = _outcome(task, number, document, response)
             answered.add(number, Item(document, request, response, outcome))
-            count(number)
+            count(number, outcome)
     responses = [answered.responses[number] for number in range(len(requests))]
     ordered = [outcomes[number] for number in range(len(requests))]
     answered.finish([Item(*parts) for parts in zip(documents, requests, responses, ordered)])

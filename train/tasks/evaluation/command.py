@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,24 +76,28 @@ def plan(options: Options) -> Plan:
     """
     if not options.tasks:
         raise ConfigError("--tasks is missing; type --tasks=arc_easy,piqa (--list names all)")
-    shots, suites, notes = dict[str, dict[int, None]](), list[Suite](), list[str]()
+    tasks, suites, notes = dict[str, tuple[Task, dict[int, None]]](), list[Suite](), list[str]()
+
+    def add(task: Task, shots: Iterable[int]) -> None:
+        tasks.setdefault(task.name, (task, {}))[1].update(dict.fromkeys(shots))
+
     for name in options.tasks:
         row = registry.find(name)
         if isinstance(row, Suite):
             suites.append(row)
             for part in row.parts.values():
-                shots.setdefault(part.task, {})[part.shots] = None
+                member = registry.TASKS[part.task]
+                assert isinstance(member, Task)
+                add(member, [part.shots])
             if options.shots:
                 notes.append(f"{row.name} has its own numbers of examples; --shots is not for it")
-            continue
-        numbers = options.shots or (row.shots,)
-        if row.kind == "rolling":
-            numbers = (0,)
-            notes += [f"{row.name} scores whole texts; --shots is not for it"] * any(options.shots)
-            notes += [f"{row.name} scores whole texts; --chat is not for it"] * options.chat
-        shots.setdefault(name, {}).update(dict.fromkeys(numbers))
-    tasks = [(registry.find(name), tuple(numbers)) for name, numbers in shots.items()]
-    return Plan(tasks, suites, notes)
+        elif row.kind == "rolling":
+            add(row, [0])
+            for flag, given in (("shots", any(options.shots)), ("chat", options.chat)):
+                notes += [f"{row.name} scores whole texts; --{flag} is not for it"] * given
+        else:
+            add(row, options.shots or [row.shots])
+    return Plan([(task, tuple(shots)) for task, shots in tasks.values()], suites, notes)
 
 
 def read(tasks: Plan, options: Options) -> tuple[list[Benchmark], dict[str, str]]:
@@ -173,6 +177,9 @@ def run(options: Options) -> int:
                 for note in asked.notes:
                     progress.say(f"  {note}")
                 benchmarks, unread = read(asked, options)
+                for benchmark in {b.task.name: b for b in benchmarks}.values():
+                    for note in benchmark.notes:
+                        progress.say(f"  {benchmark.task.name}: {note}")
                 if not benchmarks:
                     raise ConfigError("; ".join(f"{name}: {why}" for name, why in unread.items()))
                 evaluated = first.run(benchmarks, mesh, progress)

@@ -101,7 +101,7 @@ class Stored(Answered):
         for line in content[:whole].splitlines():
             try:
                 item = json_files.parse(line, NAME, _Line)
-                response = tuple(_part(part) for part in item["response"])
+                response = _response(item["response"])
             except (DataError, KeyError, msgspec.ValidationError):
                 self.damaged += 1
                 continue
@@ -143,10 +143,15 @@ def dumps(value: Any) -> bytes:
     return text.encode(errors="replace")
 
 
-def _part(part: dict[str, Any]) -> Scored | Answer:
-    """One part of a response, from its JSON."""
-    kind = Answer if "text" in part else Scored
-    return msgspec.convert([part[field] for field in kind._fields], kind)
+def _response(parts: list[dict[str, Any]]) -> Response:
+    """A response from its JSON.
+
+    Raises:
+      KeyError, msgspec.ValidationError: it is none.
+    """
+    kind: Any = Answer if parts and "text" in parts[0] else Scored
+    lists = [[part[field] for field in kind._fields] for part in parts]
+    return msgspec.convert(lists, tuple[kind, ...])
 
 
 def describe(request: Request) -> dict[str, Any]:

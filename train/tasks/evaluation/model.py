@@ -10,6 +10,7 @@ from etils import epath
 
 from train.interop import opening
 from train.runtime import outputs
+from train.tasks.base import Outcome
 from train.tasks.evaluation import results, samples
 from train.tasks.evaluation.benchmark import Benchmark, Result, evaluate
 from train.tasks.evaluation.items import Stored
@@ -22,13 +23,13 @@ class Evaluated(NamedTuple):
     """A model's results.
 
     Attributes:
-      model: what decides its answers. folders: of the results.
+      model: what decides its answers. entries: of the results, for results.json.
       failed: {label of a benchmark: the reason why it has no result}.
     """
 
     model: results.Model
     results: list[Result]
-    folders: list[epath.Path]
+    entries: list[dict[str, Any]]
     failed: dict[str, str]
 
 
@@ -82,10 +83,17 @@ class Evaluation:
         scorer = Scorer(opened.config, opened.tokenizer, mesh)
         done, failed = Evaluated(model, [], [], {}), dict[str, str]()
         for (benchmark, stored), folder in zip(pairs, folders, strict=True):
+            headline, metric = next(iter(benchmark.task.metrics.items()))
+            values = list[float]()
 
-            def count(number: int, benchmark: Benchmark = benchmark) -> None:
+            def count(
+                number: int, outcome: Outcome, benchmark: Benchmark = benchmark,
+                headline: str = headline, item: str = metric.item, values: list = values,
+            ) -> None:  # fmt: skip
                 seconds = pace.add(benchmark.task.kind, benchmark.requests[number])
-                progress.update(progress.done + 1, seconds=seconds)
+                values += [outcome[item]] if item in outcome else []
+                so_far = [f"{headline} {sum(values) / len(values):.4g}"] if values else []
+                progress.update(progress.done + 1, so_far, seconds)
 
             pace.begin()
             with phase(benchmark.label):
@@ -96,9 +104,8 @@ class Evaluation:
             if reason:
                 failed[benchmark.label] = reason
                 continue
-            self._write(benchmark, result, folder)
             done.results.append(result)
-            done.folders.append(folder)
+            done.entries.append(self._write(benchmark, result, folder))
         return done._replace(failed=failed)
 
     def _open(self, model: results.Model, benchmark: Benchmark, progress: Progress) -> epath.Path:
@@ -112,7 +119,10 @@ class Evaluation:
             progress.say(f"  {folder}: {stored.damaged} damaged lines; their items are asked again")
         return folder
 
-    def _write(self, benchmark: Benchmark, result: Result, folder: epath.Path) -> None:
-        results.write(folder / "result.json", results.as_json(result, folder))
+    def _write(self, benchmark: Benchmark, result: Result, folder: epath.Path) -> dict[str, Any]:
+        """Writes the results of a benchmark; returns its entry of results.json."""
+        entry = results.as_json(result, benchmark, folder)
+        results.write(folder / "result.json", entry)
         kept = samples.right_and_wrong(benchmark, result, self._samples)
         results.write_lines(folder / "samples.jsonl", kept)
+        return entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 from train.tasks.evaluation.benchmark import Result
@@ -48,7 +48,7 @@ def compare(results: Sequence[Result], others: Iterable[Result]) -> list[Compari
     return rows
 
 
-def _values(result: Result, item: str) -> dict[int, float]:
+def _values(result: Result, item: str) -> dict[Hashable, float]:
     return {i: float(o[item]) for i, o in enumerate(result.outcomes) if item in o}
 
 

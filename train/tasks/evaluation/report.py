@@ -47,16 +47,19 @@ def write(
     compared = pairs.compare(first.results, second.results) if second else []
     means = {suite.name: suite_mean(suite, first.results) for suite in suites}
     found = {name: value for name, value in means.items() if value is not None}
-    record = {
+    failed = {**unread, **first.failed}
+    record: dict[str, Any] = {
         "settings": dict(settings),
         "made": provenance.current(),
-        **_entries(first),
+        "model": first.model._asdict(),
+        "results": first.entries,
         "suites": {name: results.estimate(value) for name, value in found.items()},
-        "failed": {**unread, **first.failed},
+        "failed": failed,
     }
     if second:
         record["against"] = {
-            **_entries(second),
+            "model": second.model._asdict(),
+            "results": second.entries,
             "failed": second.failed,
             "comparisons": [{**row._asdict(), "paired": row.paired._asdict()} for row in compared],
         }
@@ -67,21 +70,13 @@ def write(
     console.print(f"Results:  {path}")
     for curve in drawn:
         console.print(f"Curve:    {curve}")
-    failed = dict(record["failed"])
     if second:
-        failed |= {f"{label} of {second.model.name}": why for label, why in second.failed.items()}
+        failed = failed | {
+            f"{label} of {second.model.name}": why for label, why in second.failed.items()
+        }
     for label, reason in failed.items():
         print_error(f"error: {label}: {reason}")
     return not failed
-
-
-def _entries(evaluated: Evaluated) -> dict[str, Any]:
-    """A model and its results for results.json."""
-    pairs = zip(evaluated.results, evaluated.folders, strict=True)
-    return {
-        "model": evaluated.model._asdict(),
-        "results": [results.as_json(result, folder) for result, folder in pairs],
-    }
 
 
 def _show(
@@ -94,7 +89,8 @@ def _show(
         console.print()
         console.print(table.results(first.results, suites))
         console.print()
-    for result in first.results:
+    by_task = {result.task.name: result for result in first.results}  # the last number of shots
+    for result in by_task.values():
         benchmark = by_label[result.label]
         for line in table.samples(result.label, samples.right_and_wrong(benchmark, result, 1)):
             console.print(line)

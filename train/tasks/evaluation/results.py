@@ -54,12 +54,12 @@ def settings_of(model: Model, benchmark: Benchmark, given: Mapping[str, Any]) ->
     """Everything that decides the answers to a benchmark.
 
     Args:
-      given: settings of the command, such as `limit`, to say what differs; their effect is in
-        `asked`, the hash of documents and requests.
+      given: settings of the command, such as `limit`, to say what differs; most of their effect is
+        in the hashes of documents and requests.
     """
     decides = {name: value for name, value in model._asdict().items() if name not in _NAMES}
-    task = {"task": benchmark.task.name, "shots": benchmark.shots, "source": benchmark.task.source}
-    return {**decides, **task, **given, "asked": benchmark.fingerprint()}
+    task = {"task": benchmark.task.name, "shots": benchmark.shots}
+    return {**decides, **task, **given, **benchmark.hashes}
 
 
 _NAMES = ("name", "step")  # of a model, which may move and be trained again
@@ -93,22 +93,27 @@ def begin(folder: epath.Path, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """`limit=100 instead of 200, …`, of two settings."""
+    """`limit=100 instead of 200, other weights`, of two settings."""
     names = [name for name in now if before.get(name) != now[name]]
-    others = [name for name in names if name != "asked"] or names
-    texts = {"asked": "documents or prompts", "weights": "weights", "tokenizer": "tokenizer"}
-    return ", ".join(
-        f"other {texts[name]}" if name in texts
-        else f"{name}={before.get(name)} instead of {now[name]}"
-        for name in others
-    )  # fmt: skip
+    plain = [f"{n}={before.get(n)} instead of {now[n]}" for n in names if n not in _HASHES]
+    # Other settings make other documents and requests.
+    hashes = [n for n in names if n in _HASHES and not (plain and n in ("documents", "requests"))]
+    return ", ".join([*plain, *(f"other {_HASHES[name]}" for name in hashes)])
 
 
-def as_json(result: Result, folder: epath.Path) -> dict[str, Any]:
+_HASHES = {
+    "weights": "weights", "architecture": "settings of the model", "tokenizer": "a tokenizer",
+    "documents": "documents", "requests": "prompts",
+}  # fmt: skip
+
+
+def as_json(result: Result, benchmark: Benchmark, folder: epath.Path) -> dict[str, Any]:
     """A result as the entry of results.json."""
     return {
         "task": result.task.name,
         "shots": result.shots,
+        "source": benchmark.source,
+        **benchmark.hashes,
         "metrics": {name: estimate(value) for name, value in result.metrics.items()},
         **({"groups": {n: estimate(v) for n, v in result.by_group.items()}}
            if result.by_group else {}),

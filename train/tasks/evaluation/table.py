@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -15,26 +16,23 @@ from train.tasks.evaluation.benchmark import Result
 from train.tasks.evaluation.pairs import Comparison
 from train.terminal.console import console, duration
 
+LARGE = 1e5  # from which on a value has an exponent
 NARROW = 80  # columns below which less is shown
-CLIP = 200  # characters of a sample
 
 
 def number(value: float, stderr: float = math.nan) -> str:
     """A value with the decimals that its standard error has at two digits; with four digits
     without one."""
-    if not math.isfinite(value):
-        return str(value)
-    if not math.isfinite(stderr) or stderr <= 0:
+    if not math.isfinite(stderr) or stderr <= 0 or abs(value) >= LARGE:
         return f"{value:.4g}"
-    decimals = 1 - math.floor(math.log10(stderr))
-    return f"{value:.{max(decimals, 0)}f}"
+    return f"{value:.{max(1 - math.floor(math.log10(stderr)), 0)}f}"
 
 
 def estimate(value: Estimate) -> str:
     """`0.512 ± 0.035`."""
     if not math.isfinite(value.stderr):
         return number(value.value)
-    shown = number(value.stderr, value.stderr) if value.stderr else "0"
+    shown = number(value.stderr, value.stderr) if value.value < LARGE else f"{value.stderr:.2g}"
     return f"{number(value.value, value.stderr)} ± {shown}"
 
 
@@ -108,21 +106,32 @@ def tasks(rows: Iterable[Any]) -> Table:
     return table
 
 
-def samples(label: str, records: Iterable[Mapping[str, Any]]) -> Iterable[Text]:
+def samples(label: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
     """Lines with right and wrong answers, each clipped to the terminal's width."""
+    if records:
+        yield Text(escaped(label), "bold")
     for record in records:
         mark, style = ("right", "green") if record["right"] else ("wrong", "yellow")
-        prompt = " ".join(str(record["prompt"]).split())
-        answer = " ".join(str(record["response"]).split())
-        end = f" → {_clip(answer, CLIP // 4, keep_end=False)!s}"
-        if not record["right"] and record.get("reference"):
-            end += f" (right: {_clip(' '.join(record['reference'].split()), CLIP // 4)})"
-        line = Text.assemble(f"  {label} ", (mark, style), " ")
-        room = max(console.width - line.cell_len - len(end), 10)
-        yield line.append(escaped(_clip(prompt, room, keep_end=True) + end))
+        yield Text.assemble((f"  {mark}  ", style), _clipped(record["prompt"], 9, end=True))
+        answer = Text("         → ")
+        reference = record.get("reference", "")
+        if reference and not record["right"]:
+            most = max((console.width - 11) // 2, 10)
+            wanted = f"  (right: {_clipped(reference, console.width - most + 12)})"
+            shown = _clipped(record["response"] or "(nothing)", 11 + cell_len(wanted))
+            answer.append(shown).append(wanted, "dim")
+        else:
+            answer.append(_clipped(record["response"] or "(nothing)", 11))
+        yield answer
 
 
-def _clip(text: str, room: int, keep_end: bool = False) -> str:
-    if len(text) <= room:
+def _clipped(text: str, taken: int, end: bool = False) -> str:
+    """A text on one line, in the columns that are not taken; with `end`, its end."""
+    text, room = escaped(" ".join(str(text).split())), max(console.width - taken, 10)
+    if cell_len(text) <= room:
         return text
-    return f"…{text[-room + 1 :]}" if keep_end else f"{text[: room - 1]}…"
+    if not end:
+        return set_cell_size(text, room - 1).rstrip() + "…"
+    while cell_len(text) > room - 1:
+        text = text[max(cell_len(text) - room + 1, 1) // 2 or 1 :]
+    return f"…{text}"
