@@ -13,7 +13,16 @@ from collections.abc import Iterable
 
 from registry import Registry
 from train.tasks.base import Suite, Task
-from train.tasks.rows import language, mathematics, multiple_choice, truthfulness
+from train.tasks.rows import (
+    bias,
+    core,
+    language,
+    mathematics,
+    memorisation,
+    multiple_choice,
+    refusals,
+    truthfulness,
+)
 
 TASKS: Registry[Task | Suite] = Registry("task", "tasks")
 
@@ -22,6 +31,10 @@ _ROWS: tuple[Iterable[Task | Suite], ...] = (
     language.TASKS,
     mathematics.TASKS,
     truthfulness.TASKS,
+    refusals.TASKS,
+    bias.TASKS,
+    memorisation.TASKS,
+    core.TASKS,
 )
 for _rows in _ROWS:
     for _row in _rows:
