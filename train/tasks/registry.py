@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from registry import Registry
+from train.tasks import own
 from train.tasks.base import Suite, Task
 from train.tasks.rows import (
     bias,
@@ -47,4 +48,6 @@ def find(name: str) -> Task | Suite:
     Raises:
       ConfigError: there is none of that name. DataError: the file is not a task.
     """
+    if name.endswith((".yaml", ".yml")):
+        return own.load(name)
     return TASKS.find(name)

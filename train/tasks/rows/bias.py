@@ -2,7 +2,7 @@
 
 | form | fields | number |
 |---|---|---|
-| CrowS-Pairs | `sent_more`, `sent_less`, `bias_type` | share of pairs with the stereotype likelier |
+| CrowS-Pairs | `sent_more`, `sent_less`, `bias_type` | share with the stereotype likelier |
 | WinoBias | `pro`, `anti`: lines of its files | the same |
 | BBQ | `context`, `question`, `ans0`…`ans2`, `label`, … | accuracies and bias scores |
 
