@@ -44,7 +44,7 @@ def open_benchmark(name: str, entry: Any) -> Callable[[], Benchmark]:
       ConfigError: there is no such task.
     """
     key = f"evals.{name}"
-    task, data = registry.find(entry.task), list[str]()
+    task, data = registry.find(entry.task, f"{key}.task"), list[str]()
     if isinstance(task, Suite):
         raise ConfigError(
             f"{key}.task={task.name} is a group of tasks, which {key} is too small for; name one "

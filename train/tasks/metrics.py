@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.tasks.base import Estimate, Metric, Outcome
+from train.tasks.base import Estimate, Metric, Outcome, Suite
 
 WHITE_SPACE = re.compile(r"\s+")
 BINS = 10  # of the calibration error
-# Above this number of items that differ, the test of pairs is the chi-square's normal form.
 Z = 1.959963984540054  # of 95% intervals
 
 
@@ -182,3 +181,34 @@ def _score_interval(better: int, worse: int, count: int) -> tuple[float, float]:
         else:
             ends.append(float(optimize.brentq(lambda d, z=z: score(d) - z, edge, middle)))
     return ends[0], ends[1]
+
+
+class SuiteMean(NamedTuple):
+    """The number of a suite.
+
+    Attributes:
+      estimate: the mean of the centred values of the parts that there are.
+      centred: {part: its value}. missing: the names of the other parts.
+    """
+
+    estimate: Estimate
+    centred: dict[str, float]
+    missing: list[str]
+
+
+def suite_mean(suite: Suite, values: Mapping[str, Estimate]) -> SuiteMean:
+    """The mean of a suite's parts.
+
+    Args:
+      values: {part: the estimate of its metric}, of the parts that there are.
+    """
+    parts = {name: part for name, part in suite.parts.items() if name in values}
+    values_of = {name: centred(values[name].value, part.chance) for name, part in parts.items()}
+    missing = [name for name in suite.parts if name not in parts]
+    if not parts:
+        return SuiteMean(Estimate(math.nan, math.nan), {}, missing)
+    # The parts are different tasks, so their errors are independent.
+    errors = [values[name].stderr / (1 - part.chance) for name, part in parts.items()]
+    stderr = math.sqrt(sum(error**2 for error in errors)) / len(parts)
+    mean = sum(values_of.values()) / len(parts)
+    return SuiteMean(Estimate(mean, stderr), values_of, missing)

@@ -12,8 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from registry import Registry
+from train.tasks import own
 from train.tasks.base import Suite, Task
-from train.tasks.rows import language, mathematics, multiple_choice, truthfulness
+from train.tasks.rows import (
+    bias,
+    core,
+    language,
+    mathematics,
+    memorisation,
+    multiple_choice,
+    refusals,
+    truthfulness,
+)
 
 TASKS: Registry[Task | Suite] = Registry("task", "tasks")
 
@@ -22,16 +32,25 @@ _ROWS: tuple[Iterable[Task | Suite], ...] = (
     language.TASKS,
     mathematics.TASKS,
     truthfulness.TASKS,
+    refusals.TASKS,
+    bias.TASKS,
+    memorisation.TASKS,
+    core.TASKS,
 )
 for _rows in _ROWS:
     for _row in _rows:
         TASKS.register(_row.name, _row)
 
 
-def find(name: str) -> Task | Suite:
+def find(name: str, key: str = "") -> Task | Suite:
     """The benchmark of a name, or of a YAML file.
+
+    Args:
+      key: the setting that names it, for the message; by default `tasks`.
 
     Raises:
       ConfigError: there is none of that name. DataError: the file is not a task.
     """
-    return TASKS.find(name)
+    if name.endswith((".yaml", ".yml")):
+        return own.load(name)
+    return TASKS.find(name, key)

@@ -74,6 +74,9 @@ def write(
         failed = failed | {
             f"{label} of {second.model.name}": why for label, why in second.failed.items()
         }
+    for suite in suites:
+        if suite.name not in found:
+            print_error(f"{suite.name}: no mean, as some of its tasks have no result")
     for label, reason in failed.items():
         print_error(f"error: {label}: {reason}")
     return not failed
