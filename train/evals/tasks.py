@@ -58,9 +58,14 @@ def open_benchmark(name: str, entry: Any) -> Callable[[], Benchmark]:
     elif sources[0]:
         task = dataclasses.replace(task, source=sources[0], pool="")
     shots = task.shots if entry.shots is None else entry.shots
-    if task.kind == "rolling" and (shots or entry.chat):
-        raise ConfigError(f"{key}.task={task.name} scores whole texts; leave out shots and chat")
-    return lambda: prepare(task, (shots,), entry.limit, data=data, chat=entry.chat)[0]
+
+    def read() -> Benchmark:
+        (benchmark,) = prepare(task, (shots,), entry.limit, data=data, chat=entry.chat)
+        for setting in benchmark.unused:
+            raise ConfigError(f"{key}.{setting} makes no difference to {task.name}; leave it out")
+        return benchmark
+
+    return read
 
 
 class TaskEvaluation:

@@ -23,6 +23,7 @@ class Benchmark:
     Attributes:
       shots: examples before each question. documents, requests: item i is that of number i.
       source: where the documents were read. notes: what is not scored, for people.
+      unused: the settings, `shots` or `chat`, that were given and make no difference to the task.
     """
 
     task: Task
@@ -31,6 +32,7 @@ class Benchmark:
     requests: Sequence[Request]
     source: str = ""
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -95,25 +97,35 @@ def prepare(
       DataError, ConfigError: a document cannot be read or asked; too few are there for examples.
     """
     read = sources.load(task, data, max(shots), seed)
-    documents = read.scored[: limit or None]
 
-    def request(number: int, count: int) -> Request:
-        document = documents[number]
-        examples = few_shot.draw(task, read.pool, document, number, count, seed)
-        asked, reason = outputs.tried(task.name, task.request, document, examples, chat)
+    def ask(number: int, examples: Sequence[Document], chat: bool) -> Request:
+        document = read.scored[number]
+        request, reason = outputs.tried(task.name, task.request, document, examples, chat)
         if reason:
             raise DataError(f"{task.name}, item {number}, {document.get('where', '')}: {reason}")
-        return asked
+        return request
 
+    def request(number: int, count: int) -> Request:
+        document = read.scored[number]
+        return ask(number, few_shot.draw(task, read.pool, document, number, count, seed), chat)
+
+    unused = []
+    examples = (task.examples or read.pool)[:1]
+    if max(shots) and examples and ask(0, examples, chat) == ask(0, (), chat):
+        unused.append("shots")
+        shots, read = (0,), sources.load(task, data, 0, seed)
+    if chat and ask(0, (), True) == ask(0, (), False):
+        unused.append("chat")
     notes = []
     if read.taken:
         notes.append(f"{read.taken} documents are kept for examples, and not scored")
     if read.left_out:
         notes.append(f"{read.left_out} records cannot be scored, and are left out")
+    documents = read.scored[: limit or None]
     return [
         Benchmark(
             task, count, documents, [request(i, count) for i in range(len(documents))],
-            read.source, tuple(notes),
+            read.source, tuple(notes), tuple(unused),
         )
         for count in shots
     ]  # fmt: skip

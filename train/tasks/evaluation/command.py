@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -91,10 +91,6 @@ def plan(options: Options) -> Plan:
                 add(member, [part.shots])
             if options.shots:
                 notes.append(f"{row.name} has its own numbers of examples; --shots is not for it")
-        elif row.kind == "rolling":
-            add(row, [0])
-            for flag, given in (("shots", any(options.shots)), ("chat", options.chat)):
-                notes += [f"{row.name} scores whole texts; --{flag} is not for it"] * given
         else:
             add(row, options.shots or [row.shots])
     return Plan([(task, tuple(shots)) for task, shots in tasks.values()], suites, notes)
@@ -158,9 +154,6 @@ def run(options: Options) -> int:
     asked = plan(options)
     place = _place(options.workdir, "workdir")
     out = epath.Path(options.out) if options.out else place.folder
-    outputs.make_folder(out)
-    quiet_to_file(os.devnull if is_remote(out) else str(out / "log.txt"))
-    compilation.enable("auto", out)
     given = {"seed": options.seed, "limit": options.limit, "chat": options.chat}
     settings = options.dtype, options.samples, given
     first, second = Evaluation(place.name, place.step, out, *settings), None
@@ -169,7 +162,7 @@ def run(options: Options) -> int:
         second = Evaluation(
             place.name, place.step, epath.Path(options.out or place.folder), *settings
         )
-    interrupts.watch(lambda: "; ".join(e.kept() for e in (first, second) if e))
+    _begin(out, lambda: "; ".join(e.kept() for e in (first, second) if e))
     mesh = make_mesh(MeshConfig())
     try:
         with jax.set_mesh(mesh):
@@ -178,7 +171,8 @@ def run(options: Options) -> int:
                     progress.say(f"  {note}")
                 benchmarks, unread = read(asked, options)
                 for benchmark in {b.task.name: b for b in benchmarks}.values():
-                    for note in benchmark.notes:
+                    unused = (f"--{flag} makes no difference" for flag in benchmark.unused)
+                    for note in (*benchmark.notes, *unused):
                         progress.say(f"  {benchmark.task.name}: {note}")
                 if not benchmarks:
                     raise ConfigError("; ".join(f"{name}: {why}" for name, why in unread.items()))
@@ -193,6 +187,14 @@ def run(options: Options) -> int:
         out, dataclasses.asdict(options), asked.suites, benchmarks, evaluated, other, unread
     )
     return 0 if whole else 1
+
+
+def _begin(out: epath.Path, kept: Callable[[], str]) -> None:
+    """Prepares the process: the folder, with the log of libraries; compiled programs; Ctrl-C."""
+    outputs.make_folder(out)
+    quiet_to_file(os.devnull if is_remote(out) else str(out / "log.txt"))
+    compilation.enable("auto", out)
+    interrupts.watch(kept)
 
 
 def main(

@@ -65,7 +65,8 @@ class Answered:
 
     def add(self, number: int, item: Item) -> None:
         now = time.monotonic()
-        self.responses[number], self.seconds[number] = item.response, now - self._clock
+        self.responses[number] = item.response
+        self.seconds[number] = round(now - self._clock, 6)
         self._clock = now
 
     def finish(self, items: Sequence[Item]) -> None:
@@ -129,7 +130,7 @@ class Stored(Answered):
         return dumps({
             "id": number, "document": dict(item.document), "request": describe(item.request),
             "response": [part._asdict() for part in item.response], "outcome": dict(item.outcome),
-            "seconds": round(self.seconds[number], 6),
+            "seconds": self.seconds[number],
         })  # fmt: skip
 
     def _write(self) -> None:
