@@ -94,7 +94,7 @@ def test_errors_name_the_task_and_the_item(benchmark):
     )
     with pytest.raises(DataError, match=r"capitals, item \d: ZeroDivisionError: .* by zero"):
         evaluate(FakeScorer(), 0.5, broken, TOKENIZER)
-    with pytest.raises(FloatingPointError, match="capitals, item 8: .* log-probability is nan"):
+    with pytest.raises(FloatingPointError, match=r"capitals, item 8: .* log-probability is nan"):
         evaluate(FakeScorer(), float("nan"), benchmark, TOKENIZER)
     bad = dataclasses.replace(benchmark.task, request=lambda document, examples, chat: 1 / 0)
     with pytest.raises(DataError, match=r"capitals, item 0, .*capitals.jsonl:1: ZeroDivision"):
