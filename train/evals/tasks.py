@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,6 +69,10 @@ def open_benchmark(name: str, entry: Any) -> Callable[[], Benchmark]:
     return read
 
 
+# The benchmarks of a run share compiled programs.
+_scorer = functools.lru_cache(1)(Scorer)
+
+
 class TaskEvaluation:
     """A benchmark of the policy in training.
 
@@ -77,7 +82,7 @@ class TaskEvaluation:
 
     def __init__(self, ctx: Any, benchmark: Benchmark):
         self.ctx, self.benchmark = ctx, benchmark
-        self._scorer = Scorer(ctx.models["policy"], ctx.tokenizer, ctx.mesh)
+        self._scorer = _scorer(ctx.models["policy"], ctx.tokenizer, ctx.mesh)
 
     def __call__(
         self, trainable: Mapping[str, Any], frozen: Mapping[str, Any]
@@ -98,5 +103,5 @@ class TaskEvaluation:
             metrics[name] = value
             if math.isfinite(stderr):
                 metrics[f"{name}_stderr"] = stderr
-        each = self.ctx.config.evaluate.samples // 2
-        return metrics, samples.right_and_wrong(benchmark, result, each)
+        count = self.ctx.config.evaluate.samples
+        return metrics, samples.right_and_wrong(benchmark, result, -(-count // 2))[:count]

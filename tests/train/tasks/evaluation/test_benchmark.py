@@ -5,10 +5,10 @@ import json
 
 import pytest
 from documentation import ROOT
-from fake_scorer import FakeScorer
 
 from data.errors import DataError
 from data.text import tokenizer as tokenizers
+from tests.train.tasks.evaluation.fake_scorer import FakeScorer
 from train.tasks import registry
 from train.tasks.base import Scored
 from train.tasks.evaluation.benchmark import Benchmark, evaluate, prepare
