@@ -166,7 +166,7 @@ def run(options: Options) -> int:
     mesh = make_mesh(MeshConfig())
     try:
         with jax.set_mesh(mesh):
-            with Progress(first.name) as progress:
+            with Progress(epath.Path(first.name).name) as progress:
                 for note in asked.notes:
                     progress.say(f"  {note}")
                 benchmarks, unread = read(asked, options)
@@ -179,7 +179,7 @@ def run(options: Options) -> int:
                 evaluated = first.run(benchmarks, mesh, progress)
             other = None
             if second:
-                with Progress(second.name) as progress:
+                with Progress(epath.Path(second.name).name) as progress:
                     other = second.run(benchmarks, mesh, progress)
     except KeyboardInterrupt:
         interrupts.leave(interrupts.message())
