@@ -59,6 +59,23 @@ def steps(workdir: epath.PathLike) -> list[int]:
     return sorted((metadata.step for metadata in found), reverse=True)
 
 
+def check_saved(workdir: epath.PathLike, step: int) -> None:
+    """Refuses a step that a workdir has no checkpoint of, and names the nearest.
+
+    Raises:
+      ConfigError: naming it.
+    """
+    saved = sorted(steps(workdir))
+    if not saved:
+        raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
+    if step not in saved:
+        nearest = min(saved, key=lambda other: abs(other - step))
+        raise ConfigError(
+            f"{workdir} holds no checkpoint of step {step}; the nearest is {workdir}@{nearest} (it "
+            f"has {', '.join(map(str, saved))})"
+        )
+
+
 def read_meta(checkpoint: epath.Path) -> dict[str, Any]:
     """The `meta` of a checkpoint. All processes call it.
 
@@ -217,19 +234,14 @@ def newest_valid(
     Raises:
       ConfigError: there is no valid checkpoint, or not of `step`.
     """
-    damaged, saved = dict[int, str](), steps(workdir)
-    folder = (epath.Path(workdir) / "checkpoints").resolve()
+    damaged, folder = dict[int, str](), (epath.Path(workdir) / "checkpoints").resolve()
     if step is not None:
-        if step not in saved:
-            raise ConfigError(
-                f"{workdir} holds no checkpoint of step {step}; it has "
-                f"{', '.join(map(str, sorted(saved))) or 'none'}"
-            )
+        check_saved(workdir, step)
         try:
             return folder / str(step), read(folder / str(step), read_meta(folder / str(step)))
         except Damaged as error:
             raise ConfigError(f"{workdir}: checkpoint {step} is damaged ({error})") from None
-    for step in saved:
+    for step in steps(workdir):
         checkpoint = folder / str(step)
         try:
             result = read(checkpoint, read_meta(checkpoint))
