@@ -22,6 +22,7 @@ from etils import epath
 from ranges import ConfigError
 from train.checkpoints import fingerprints
 from train.checkpoints.agreement import objection
+from train.config.saved import check_step
 from train.runtime import outputs, processes
 from train.terminal.console import print_error
 
@@ -57,23 +58,6 @@ def steps(workdir: epath.PathLike) -> list[int]:
     folder = epath.Path(workdir) / "checkpoints"
     found = ocp.path.step.standard_name_format().find_all(folder)
     return sorted((metadata.step for metadata in found), reverse=True)
-
-
-def check_saved(workdir: epath.PathLike, step: int) -> None:
-    """Refuses a step that a workdir has no checkpoint of, and names the nearest.
-
-    Raises:
-      ConfigError: naming it.
-    """
-    saved = sorted(steps(workdir))
-    if not saved:
-        raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
-    if step not in saved:
-        nearest = min(saved, key=lambda other: abs(other - step))
-        raise ConfigError(
-            f"{workdir} holds no checkpoint of step {step}; the nearest is {workdir}@{nearest} (it "
-            f"has {', '.join(map(str, saved))})"
-        )
 
 
 def read_meta(checkpoint: epath.Path) -> dict[str, Any]:
@@ -236,7 +220,7 @@ def newest_valid(
     """
     damaged, folder = dict[int, str](), (epath.Path(workdir) / "checkpoints").resolve()
     if step is not None:
-        check_saved(workdir, step)
+        check_step(workdir, step, steps(workdir))
         try:
             return folder / str(step), read(folder / str(step), read_meta(folder / str(step)))
         except Damaged as error:

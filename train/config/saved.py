@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -32,6 +32,25 @@ def split_step(name: str) -> tuple[str, int | None]:
     return match[1], int(match[2])
 
 
+def check_step(workdir: epath.PathLike, step: int, steps: Collection[int]) -> None:
+    """Refuses a step that a workdir has no checkpoint of, and names the nearest.
+
+    Args:
+      steps: those that it has.
+
+    Raises:
+      ConfigError: it lacks `step`.
+    """
+    if not steps:
+        raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
+    if step not in steps:
+        nearest = min(sorted(steps), key=lambda other: abs(other - step))
+        raise ConfigError(
+            f"{workdir} holds no checkpoint of step {step}; the nearest is {workdir}@{nearest} (it "
+            f"has {', '.join(map(str, sorted(steps)))})"
+        )
+
+
 def recipe_of(name: str) -> ml_collections.ConfigDict:
     """The settings of a workdir, or those with which WORKDIR@STEP was saved, as a recipe.
 
@@ -50,13 +69,14 @@ def recipe_of(name: str) -> ml_collections.ConfigDict:
 
 
 def _saved(workdir: str, step: int | None) -> Mapping[str, Any]:
-    path = epath.Path(workdir) / "config.json"
+    path, folder = epath.Path(workdir) / "config.json", epath.Path(workdir) / "checkpoints"
     if not (epath.Path(workdir) / "models.json").exists():
         raise ConfigError(f"{workdir} is not the workdir of a run; it has no models.json")
     if step is not None:
-        path = epath.Path(workdir) / "checkpoints" / str(step) / "meta" / "metadata"
-        if not path.exists():
-            raise ConfigError(f"{workdir} holds no checkpoint of step {step}")
+        path = folder / str(step) / "meta" / "metadata"
+        names = [p.name for p in folder.iterdir()] if folder.exists() else []
+        steps = [int(name) for name in names if name.isdigit()]
+        check_step(workdir, step, steps)
     saved = json_files.read(path, dict[str, Any])
     if step is not None:
         saved = json.loads(saved["config"]) if isinstance(saved.get("config"), str) else {}

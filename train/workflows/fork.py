@@ -18,7 +18,7 @@ from ranges import ConfigError
 from train.assemble import Run
 from train.checkpoints import checkpointer, saved_models, verification
 from train.config.run import RunConfig
-from train.config.saved import split_step
+from train.config.saved import check_step, split_step
 from train.guards.settings import SWITCHES, Difference, Kind, kind_of
 from train.runtime import resume
 from train.step import TrainState
@@ -74,7 +74,7 @@ def parse(name: str, workdir: epath.PathLike) -> Fork:
     if step is None:
         newest = max(verification.steps(parent), default="STEP")
         raise ConfigError(f"--fork={name} names no step; type --fork={parent}@{newest}")
-    verification.check_saved(parent, step)
+    check_step(parent, step, verification.steps(parent))
     if epath.Path(parent).resolve() == epath.Path(workdir).resolve():
         raise ConfigError(f"--fork={name} is --workdir itself; give the fork one of its own")
     return Fork(parent if "://" in parent else os.path.abspath(parent), step)
@@ -131,6 +131,8 @@ def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> 
     fixed = FIXED | (FIXED_ROLLOUT if run.objective.rollouts else {})
     differences, refused = list[Difference](), list[str]()
     for key, values in settings.items():
+        if (key, values[1]) == ("tokenizer.path", fork.parent):  # by `with_tokenizer`
+            continue
         difference = Difference(key, *values, kind_of(key, *values, rows_known=True))
         if difference.kind is not Kind.FREE:
             difference = difference._replace(kind=Kind.NAMED)

@@ -54,9 +54,7 @@ def test_a_folder_whose_name_ends_like_a_step_is_itself(tmp_path):
 
 
 def test_what_is_not_there_is_named(run, published_dir, tmp_path):
-    assert "holds no checkpoint of step 4; it has 0, 3, 7" in refused(
-        opening.open_model, f"{run}@4"
-    )
+    assert "no checkpoint of step 4; the nearest is" in refused(opening.open_model, f"{run}@4")
     assert "it has no reward model" in refused(opening.open_model, str(published_dir), "reward")
     assert "so it has no step 4" in refused(opening.open_model, f"{published_dir}@4")
     assert "there is no such directory" in refused(opening.open_model, str(tmp_path / "none"))
