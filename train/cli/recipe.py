@@ -85,7 +85,7 @@ def _with_recipe_of_fork(argv: Sequence[str]) -> list[str]:
     if not forks or _named(argv):
         return list(argv)
     path = Path(__file__).parents[2] / "configs" / "of_run.py"
-    return [argv[0], f"--config={path}:{forks[-1]}", *argv[1:]]
+    return [argv[0], f"--config={path}:run={forks[-1]}", *argv[1:]]
 
 
 def check(argv: Sequence[str]) -> list[str]:
