@@ -130,9 +130,7 @@ class AnswerSampler:
         inputs = [sharding.put_batch(x[local], self.mesh) for x in (prompts, mask, numbers)]
         with jax.set_mesh(self.mesh):
             state = self._begin(params, *inputs, seed, sampling=sampling)
-            texts, cut = self._texts(
-                params, state, sampling, [request.stop for _, request, _ in group]
-            )
+            texts, cut = self._texts(params, state, sampling, group)
         for row, (number, _, ids) in enumerate(group):
             own = range(row * n, (row + 1) * n)
             lost = max(len(ids) - room, 0)
