@@ -13,14 +13,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
 from data.text.chat import render_prompt
 from model.config import TransformerConfig
 from model.generate import Sampling, advance, begin, prepare
 from train.chat.answer import LIMIT, STOP, Answer
 from train.chat.workdirs import check_workdir
-from train.checkpoints import loading
+from train.interop import opening
 from train.rl.rewards import score
 
 Messages = Sequence[Mapping[str, str]]
@@ -51,7 +50,7 @@ class ChatModel:
     """A policy with its tokenizer.
 
     Args:
-      name: to show. model, params: from `train.checkpoints.loading.load`. seed: of sampling.
+      name: to show. model, params: of `train.interop.opening.Opened`. seed: of sampling.
       sampling: its stop ids, banned ids and padding are replaced by those of the tokenizer, its
         temperature by that of each answer.
 
@@ -134,7 +133,7 @@ class Scorer:
     """A reward model with its tokenizer, which need not be that of the policy.
 
     Args:
-      model, params: from `train.checkpoints.loading.load`.
+      model, params: of `train.interop.opening.Opened`.
     """
 
     def __init__(self, name: str, model: TransformerConfig, params: Any, tokenizer: Tokenizer):
@@ -171,13 +170,14 @@ class Scorer:
 
 
 def open_model(workdir: epath.PathLike, sampling: Sampling, seed: int, flag: str) -> ChatModel:
-    """The policy of a workdir, which the flag `flag` names."""
-    check_workdir(workdir, flag)
-    model, params = loading.load(workdir, "policy")
-    return ChatModel(str(workdir), model, params, tokenizers.load(workdir), sampling, seed)
+    """The policy of a workdir, or of WORKDIR@STEP, which the flag `flag` names."""
+    check_workdir(opening.split_step(str(workdir))[0], flag)
+    _, _, *opened = opening.open_model(str(workdir), "policy")
+    return ChatModel(str(workdir), *opened, sampling, seed)
 
 
 def open_scorer(workdir: epath.PathLike) -> Scorer:
-    """The reward model of a workdir, which the flag --reward names."""
-    check_workdir(workdir, "reward", "reward")
-    return Scorer(str(workdir), *loading.load(workdir, "reward"), tokenizers.load(workdir))
+    """The reward model of a workdir, or of WORKDIR@STEP, which the flag --reward names."""
+    check_workdir(opening.split_step(str(workdir))[0], "reward", "reward")
+    _, _, *opened = opening.open_model(str(workdir), "reward")
+    return Scorer(str(workdir), *opened)
