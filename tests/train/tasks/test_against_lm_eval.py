@@ -261,7 +261,8 @@ def test_bias_scores_are_equal(theirs):
     rng, row = np.random.default_rng(0), TASKS["bbq"]
     records = [
         bbq(
-            ("ambig", "disambig")[number % 2], number % 3 if number % 2 else 1, ("neg", "nonneg")[number % 5 % 2],
+            *(("ambig", 1), ("disambig", number % 3))[number % 2],
+            ("neg", "nonneg")[number % 5 % 2],
             ("M-Old", "F-Young") if number % 4 < 2 else ("lowSES-young", "nonOld_old"),
         )
         for number in range(60)
