@@ -4,8 +4,11 @@ import math
 
 import pytest
 
+from data.config import DataConfig
 from data.errors import DataError
+from data.splits import read_examples
 from train.rl.verifiers import VERIFIERS, Verifier
+from train.tasks import sources
 from train.tasks.base import Answer, Likelihoods, Scored, Suite
 from train.tasks.registry import TASKS, find
 from train.tasks.rows import ifeval, memorisation, refusals, scores
@@ -238,3 +241,16 @@ def test_memorisation_continues_the_first_words():
     (document,) = row.prepare({"messages": turns})
     assert (document["context"], document["continuation"]) == ((turns[0],), "a b c")
     assert row.outcome(document, (Scored(-1, True, 3),))["memorised"] == 1
+
+
+def test_memorisation_of_a_run_reads_its_training_documents(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("".join(f"one two three four {i}\n" for i in range(10)) + "short\n")
+    config = DataConfig(source=str(path), heldout_fraction=0.2)
+    row = memorisation.memorisation(prefix=2, length=3).of_run(config, "text")
+    found = sources.load(row)
+    assert (len(found.scored), found.left_out) in ((8, 1), (9, 0)) and found.source == str(path)
+    heldout = {example["where"] for example in read_examples(config, "text").heldout}
+    assert not heldout & {document["where"] for document in found.scored}
+    with pytest.raises(DataError, match="reads preference data"):
+        find("memorisation").of_run(config, "preference")
