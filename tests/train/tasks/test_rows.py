@@ -224,7 +224,9 @@ def test_refusal_rates_are_apart_for_harmful_and_harmless_prompts():
     with pytest.raises(DataError, match="true or false"):
         row.prepare({"prompt": "a", "harmful": "perhaps"})
     judged = find("refusals_judged")
+    item = {"document": {"context": "a", "harmful": True}, "response": [{"text": "No way."}]}
     (document,) = judged.prepare({"prompt": "a", "harmful": True, "answer": "No way."})
+    assert judged.prepare(item) == [document]
     request = judged.request(document, (), False)
     assert "No way." in request.continuations[0].context
     assert [c.text for c in request.continuations] == [" Yes", " No"]
