@@ -5,7 +5,7 @@ Axes: B prompts, n samples a prompt, P prompt length (left padded), R response l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -72,12 +72,17 @@ class AnswerSampler:
         return advance(self.config, params, state, sampling, until)
 
     def __call__(
-        self, params: Any, requests: Sequence[tuple[int, Generation]], seed: int
+        self,
+        params: Any,
+        requests: Sequence[tuple[int, Generation]],
+        seed: int,
+        done: Collection[int] = frozenset(),
     ) -> Iterator[tuple[int, tuple[Answer, ...]]]:
         """Yields (number of a request, its answers) as they are sampled.
 
         Args:
-          requests: with their numbers.
+          requests: with their numbers. done: those that are not needed; a batch with nothing else
+            is skipped.
 
         Raises:
           ConfigError: the answer alone would fill the context.
@@ -87,13 +92,17 @@ class AnswerSampler:
         for number, request in requests:
             ids = encode_prompt(self.tokenizer, request.prompt) or [prefix_id(self.tokenizer)]
             groups.setdefault(self._sampling(request), []).append((number, request, ids))
+        if all(number in done for number, _ in requests):
+            return
         with jax.set_mesh(self.mesh):
             params = self._prepare(params)
         for sampling, group in groups.items():
             group.sort(key=lambda item: (-len(item[2]), item[0]))
             size = max(self.rows // sampling.samples, 1) * sharding.batch_shards(self.mesh)
             for start in range(0, len(group), size):
-                yield from self._answers(params, group[start:][:size], size, sampling, seed)
+                batch = group[start:][:size]
+                if any(number not in done for number, *_ in batch):
+                    yield from self._answers(params, batch, size, sampling, seed)
 
     def _sampling(self, request: Generation) -> Sampling:
         new, most = request.max_new_tokens, self.config.max_length
