@@ -67,16 +67,20 @@ class Checkpointer:
 
     def _open(self) -> ocp.CheckpointManager:
         """Orbax's manager of the directory, without what unfinished saves have left there."""
-        if jax.process_index() == 0:
-            for path in self._directory.iterdir():
-                if ocp.utils.TMP_DIR_SUFFIX in path.name:
-                    _remove(path)
+        self._remove_unfinished()
         objection("")  # wait for process 0
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             lightweight_initialize=True,  # nothing in a step is read before it is verified
         )
         return ocp.CheckpointManager(self._directory.resolve(), options=options)
+
+    def _remove_unfinished(self) -> None:
+        """Removes what unfinished saves have left."""
+        if jax.process_index() == 0:
+            for path in self._directory.iterdir():
+                if ocp.utils.TMP_DIR_SUFFIX in path.name:
+                    _remove(path)
 
     def latest(self) -> int | None:
         """The newest committed step, after the save in flight."""
@@ -277,12 +281,7 @@ class Checkpointer:
     ) -> TrainState:
         """The state saved at `step`, with the shardings of `abstract`. Raises Damaged."""
         meta = self.meta(step) if meta is None else meta
-        items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
-        restored = verification.restore(self._path(step), meta, items)
-        opt_state, source = restored.pop("opt_state"), restored.pop("source")
-        counts = (jnp.asarray(n, jnp.int32) for n in (step, meta.get("skipped", 0)))
-        step_array, skipped = counts
-        return TrainState(step_array, restored, opt_state, source, skipped)
+        return restore_state(self._path(step), abstract, meta)
 
     def _set_aside(self, reasons: Mapping[int, str]) -> None:
         """Moves checkpoints to `REJECTED`, where they do not count and are never deleted."""
@@ -312,6 +311,7 @@ class Checkpointer:
         if error and not self.failures.total:
             self._say(f"  warning: the checkpoints are not closed ({verification.brief(error)})")
         if self.failures.total:
+            self._remove_unfinished()  # a thread of a failed save may have written on after `_open`
             self._say(f"  warning: failed saves in this attempt: {self.failures.total}")
         if self.refused:
             self._say(f"  warning: states that were not saved, as not finite: {self.refused}")
@@ -333,6 +333,18 @@ def _remove(path: epath.Path) -> None:
         path.rmtree()
     except OSError as error:
         outputs.failed(str(path), error, "what a failed save has written stays for now")
+
+
+def restore_state(
+    checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
+) -> TrainState:
+    """The state of a checkpoint, with the shardings of `abstract`. Raises Damaged."""
+    items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
+    restored = verification.restore(checkpoint, meta, items)
+    opt_state, source = restored.pop("opt_state"), restored.pop("source")
+    counts = int(checkpoint.name), meta.get("skipped", 0)
+    step, skipped = (jnp.asarray(n, jnp.int32) for n in counts)
+    return TrainState(step, restored, opt_state, source, skipped)
 
 
 def restore_item(workdir: epath.PathLike, role: str, abstract: Any, step: int | None = None) -> Any:

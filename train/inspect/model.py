@@ -172,11 +172,11 @@ class Model:
             raise ValueError("a reward is of an answer; end with {'role': 'assistant', …}")
         tokens = self.tokens(messages)
         values = self._compute(_scalars, tokens, self.role)
-        ends = (jnp.asarray(columns[[i]])[None] for i in (0, -1))
-        score = float(read_scores(jnp.asarray(values)[None], *ends, self.config.pool)[0, 0])
+        start, end = (jnp.asarray(columns[[i]])[None] for i in (0, -1))
+        scores = read_scores(jnp.asarray(values)[None], start, end, self.config.pool)
         inside = np.isin(np.arange(len(values)), columns)
         title = f"rewards of {self.name}"
-        return TokenValues(title, "reward", tokens, values, inside, score)
+        return TokenValues(title, "reward", tokens, values, inside, float(scores[0, 0]))
 
     def values(self, messages: str | Messages) -> TokenValues:
         """The value that PPO's critic gives to the text up to and with each token; `mean` is over
@@ -273,7 +273,7 @@ def _listed(names: str | Iterable[str]) -> list[str]:
 def _nats(config, roles, tokens, positions, segments):
     """-log p of the token after each position [1, T]; of the last it means nothing."""
     (params,) = roles.values()
-    logits = Transformer(config).apply({"params": params}, tokens, positions, segments)
+    logits: Any = Transformer(config).apply({"params": params}, tokens, positions, segments)
     return losses.token_nats(logits, jnp.roll(tokens, -1, axis=1), segments)[0]
 
 
@@ -281,9 +281,8 @@ def _nats(config, roles, tokens, positions, segments):
 def _scalars(config, roles, tokens, positions, segments):
     """The numbers [1, T] of a reward or value model."""
     role = next(role for role in roles if role in (*SCORERS, "value"))
-    return networks.NETWORKS[role](config).apply(
-        {"params": roles[role]}, tokens, positions, segments
-    )
+    model = networks.NETWORKS[role](config)
+    return model.apply({"params": roles[role]}, tokens, positions, segments)
 
 
 @functools.partial(jax.jit, static_argnums=0)

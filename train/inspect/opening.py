@@ -64,4 +64,4 @@ def open(
 
 
 def _names(leaf: Any) -> tuple[str, ...]:
-    return leaf.names if isinstance(leaf, nn.Partitioned) else ("",) * leaf.ndim
+    return tuple(map(str, leaf.names)) if isinstance(leaf, nn.Partitioned) else ()
