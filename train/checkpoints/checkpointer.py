@@ -13,7 +13,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ranges import ConfigError
-from train.checkpoints import fingerprints, retention, saved_models, saved_steps, verification
+from train.checkpoints import (
+    chunks,
+    fingerprints,
+    retention,
+    saved_models,
+    saved_steps,
+    verification,
+)
 from train.checkpoints.agreement import decided, objection
 from train.checkpoints.failures import Failures
 from train.checkpoints.verification import Damaged
@@ -140,7 +147,10 @@ class Checkpointer:
         self._say(f"  warning: {text}")
 
     def _start(self, step: int, items: Mapping[str, Any], meta: dict[str, Any]) -> None:
-        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments = {
+            name: ocp.args.StandardSave(tree, chunks.save_args(name, tree))
+            for name, tree in items.items()
+        }
         self._saving = step
         self._error = _error_of(
             lambda: self._manager.save(

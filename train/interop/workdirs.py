@@ -8,7 +8,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
-from train.checkpoints import fingerprints, saved_models, verification
+from train.checkpoints import chunks, fingerprints, saved_models, verification
 
 
 def save_weights(workdir: epath.Path, role: str, params: Any, meta: Mapping[str, Any]) -> None:
@@ -27,5 +27,6 @@ def save_weights(workdir: epath.Path, role: str, params: Any, meta: Mapping[str,
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
         arrays, _ = fingerprints.survey({role: params})
         sealed = verification.seal(meta, arrays, saved_models.hashes(workdir))
-        items = {role: ocp.args.PyTreeSave(params), "meta": ocp.args.JsonSave(sealed)}
+        saved = ocp.args.PyTreeSave(params, chunks.save_args(role, params))
+        items = {role: saved, "meta": ocp.args.JsonSave(sealed)}
         manager.save(0, args=ocp.args.Composite(**items))
