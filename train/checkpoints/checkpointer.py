@@ -13,7 +13,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ranges import ConfigError
-from train.checkpoints import fingerprints, retention, saved_models, saved_steps, verification
+from train.checkpoints import (
+    chunks,
+    fingerprints,
+    retention,
+    saved_models,
+    saved_steps,
+    verification,
+)
 from train.checkpoints.agreement import decided, objection
 from train.checkpoints.failures import Failures
 from train.checkpoints.verification import Damaged
@@ -140,7 +147,10 @@ class Checkpointer:
         self._say(f"  warning: {text}")
 
     def _start(self, step: int, items: Mapping[str, Any], meta: dict[str, Any]) -> None:
-        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments = {
+            name: ocp.args.StandardSave(tree, chunks.save_args(name, tree))
+            for name, tree in items.items()
+        }
         self._saving = step
         self._error = _error_of(
             lambda: self._manager.save(
@@ -271,12 +281,7 @@ class Checkpointer:
     ) -> TrainState:
         """The state saved at `step`, with the shardings of `abstract`. Raises Damaged."""
         meta = self.meta(step) if meta is None else meta
-        items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
-        restored = verification.restore(self._path(step), meta, items)
-        opt_state, source = restored.pop("opt_state"), restored.pop("source")
-        counts = (jnp.asarray(n, jnp.int32) for n in (step, meta.get("skipped", 0)))
-        step_array, skipped = counts
-        return TrainState(step_array, restored, opt_state, source, skipped)
+        return restore_state(self._path(step), abstract, meta)
 
     def _set_aside(self, reasons: Mapping[int, str]) -> None:
         """Moves checkpoints to `REJECTED`, where they do not count and are never deleted."""
@@ -328,6 +333,18 @@ def _remove(path: epath.Path) -> None:
         path.rmtree()
     except OSError as error:
         outputs.failed(str(path), error, "what a failed save has written stays for now")
+
+
+def restore_state(
+    checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
+) -> TrainState:
+    """The state of a checkpoint, with the shardings of `abstract`. Raises Damaged."""
+    items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
+    restored = verification.restore(checkpoint, meta, items)
+    opt_state, source = restored.pop("opt_state"), restored.pop("source")
+    counts = int(checkpoint.name), meta.get("skipped", 0)
+    step, skipped = (jnp.asarray(n, jnp.int32) for n in counts)
+    return TrainState(step, restored, opt_state, source, skipped)
 
 
 def restore_item(workdir: epath.PathLike, role: str, abstract: Any, step: int | None = None) -> Any:

@@ -7,8 +7,10 @@ the task turns a response into the numbers of an item, and those of all items in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
+
+from data.config import DataConfig
 
 # A record of a data set.
 Document: TypeAlias = Mapping[str, Any]
@@ -160,6 +162,9 @@ class Task:
         examples are of the document's own group. "" for none.
       files: names of the task's file in a folder of data besides its own name.
       documents: whether a document of a .txt is a `line` or the whole `file`.
+      records: () -> (location, record) pairs, instead of those of `source`.
+      of_run: (DataConfig of a run, its schema) -> the task with the run's own training data, for a
+        task about what a model was trained on; None for all others.
     """
 
     name: str
@@ -177,6 +182,8 @@ class Task:
     group: str = ""
     files: tuple[str, ...] = ()
     documents: str = "line"
+    records: Callable[[], Iterable[tuple[str, Document]]] | None = None
+    of_run: Callable[[DataConfig, str], Task] | None = None
 
 
 class Part(NamedTuple):

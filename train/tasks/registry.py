@@ -17,6 +17,7 @@ from train.tasks.base import Suite, Task
 from train.tasks.rows import (
     bias,
     core,
+    ifeval,
     language,
     mathematics,
     memorisation,
@@ -32,6 +33,7 @@ _ROWS: tuple[Iterable[Task | Suite], ...] = (
     language.TASKS,
     mathematics.TASKS,
     truthfulness.TASKS,
+    ifeval.TASKS,
     refusals.TASKS,
     bias.TASKS,
     memorisation.TASKS,

@@ -139,5 +139,8 @@ def _read(task: Task, source: str, tfds_dir: str) -> tuple[list[Document], int]:
 
 
 def _records(task: Task, source: str, tfds_dir: str) -> Iterator[tuple[str, Document | DataError]]:
+    if task.records and source == task.source:
+        yield from task.records()
+        return
     for item in inputs_of(source, "text", task.documents, tfds_dir):
         yield from item.read(None, _OPTIONS)

@@ -19,7 +19,7 @@ from documentation import ROOT, docstring, type_command
 from train.config.run import keys
 
 COMMANDS = (
-    "train", "train.chain", "train.chat", "train.convert", "train.best_of", "train.normalize",
+    "train", "train.chain", "train.chat", "train.convert", "train.best_of", "train.normalize", "train.average",
     "data.prepare", "data.inspect", "tpu.fit", "tpu.launch",
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,17 @@ def choices(*texts):
 
 def superglue(**fields):
     return [{**fields, "idx": 0}, {**fields, "idx": 1, "label": 0}]
+
+
+def bbq(condition, label, polarity="neg", groups=("M-Old", "F-Young")):
+    return {
+        "context": "An old man and a young woman met.", "question": "Who forgets?",
+        "ans0": "The man", "ans1": "Can't answer", "ans2": "The woman", "label": label,
+        "context_condition": condition, "question_polarity": polarity, "category": "Age",
+        "additional_metadata": {"stereotyped_groups": ["old"]},
+        "answer_info": {"ans0": ["man", groups[0]], "ans1": ["unknown", "unknown"],
+                        "ans2": ["woman", groups[1]]},
+    }  # fmt: skip
 
 
 TRUTHFUL = [
@@ -117,14 +129,20 @@ CASES = {
         ],
     ),
     "truthfulqa_mc1": ("truthfulqa/truthfulqa_mc1.yaml", TRUTHFUL),
-    "truthfulqa_mc2": ("truthfulqa/truthfulqa_mc2.yaml", TRUTHFUL),
+    "crows_pairs": (
+        "crows_pairs/crows_pairs_english.yaml",
+        [{"sent_more": f"{a} sings.", "sent_less": f"{b} sings.", "bias_type": "name"}
+         for a, b in (("Ann", "Bob"), ("Cy", "Di"))],
+    ),
+    "bbq": ("bbq/bbq_multiple_choice.yaml", [bbq("ambig", 1), bbq("disambig", 0)]),
     "wikitext": (
         "wikitext/wikitext.yaml",
         [{"page": " = A = \n It cost 1 @,@ 000 ( or so ) , he said : \" no 's \" . "},
          {"page": "b"}],
     ),
 }  # fmt: skip
-SHOTS = [(name, shots) for name in CASES for shots in (0, 1) if shots == 0 or name != "wikitext"]
+WITHOUT = ("wikitext", "crows_pairs")  # no examples
+SHOTS = [(name, shots) for name in CASES for shots in (0, 1) if not shots or name not in WITHOUT]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +152,7 @@ def theirs():
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks import _yaml_loader
 
+    datasets.disable_progress_bars()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     folder = Path(_yaml_loader.__file__).parent
 
@@ -188,6 +207,7 @@ def test_requests_are_equal(theirs, name, shots):
     assert split == (config.test_split or config.validation_split)
 
 
+NAMES = {"perplexity": "logprob", "pct_stereotype": "stereotype", "likelihood_diff": "difference"}
 LIKELIHOODS = [name for name in CASES if name != "gsm8k"]
 
 
@@ -209,10 +229,9 @@ def test_outcomes_are_equal(theirs, name):
             continue
         results = [(x, greedy) for x in logprobs]
         expected = task.process_results(record, results)
-        if "perplexity" in expected:
-            expected["logprob"] = expected.pop("perplexity")
         for metric, value in expected.items():
-            assert outcome[metric] == pytest.approx(value), metric
+            if np.ndim(value) == 0:  # others are parts of an aggregate
+                assert outcome[NAMES.get(metric, metric)] == pytest.approx(value), metric
 
 
 ANSWERS = [
@@ -232,6 +251,40 @@ def test_extraction_is_equal(theirs, text):
         for build in ensemble.filters:
             answers = list(build().apply(answers, [record]))
         assert outcome[metric] == task.process_results(record, answers)["exact_match"], metric
+
+
+def test_bias_scores_are_equal(theirs):
+    """Over contexts of both kinds, both polarities and both orders of the groups."""
+    import datasets
+
+    utils = sys.modules[theirs("bbq").config.process_results.__module__]
+    rng, row = np.random.default_rng(0), TASKS["bbq"]
+    records = [
+        bbq(
+            *(("ambig", 1), ("disambig", number % 3))[number % 2],
+            ("neg", "nonneg")[number % 5 % 2],
+            ("M-Old", "F-Young") if number % 4 < 2 else ("lowSES-young", "nonOld_old"),
+        )
+        for number in range(60)
+    ]  # fmt: skip
+    outcomes, expected = [], []
+    for record, processed in zip(
+        records, utils.process_docs(datasets.Dataset.from_list(records)), strict=True
+    ):
+        (document,) = row.prepare(record)
+        logprobs = rng.uniform(-9, -1, len(document["choices"])) * [0.6, 0.8, *[1] * 10]
+        outcomes.append(row.outcome(document, tuple(Scored(x, False, 1) for x in logprobs)))
+        results = [(x, False) for x in logprobs]
+        expected.append(utils.process_results_multiple_choice(processed, results))
+    for ours_name, their_name, aggregate in (
+        ("acc_ambiguous", "accuracy_amb", utils.agg_accuracy_amb),
+        ("acc_disambiguated", "accuracy_disamb", utils.agg_accuracy_disamb),
+        ("bias_ambiguous", "amb_bias_score", utils.agg_amb_bias_scores),
+        ("bias_disambiguated", "disamb_bias_score", utils.agg_disamb_bias_scores),
+    ):
+        value, stderr = row.metrics[ours_name](outcomes)
+        assert value == pytest.approx(aggregate([e[their_name] for e in expected])), ours_name
+        assert value not in (0, 1) and 0 < stderr < 0.3
 
 
 def test_aggregates_are_equal():

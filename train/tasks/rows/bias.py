@@ -98,6 +98,9 @@ def bbq(record: Document) -> list[Document]:
     information = fields.value(record, "answer_info")
     about = [bool(targets & _groups(information, i, answers[i])) for i in others]
     gold = others.index(label) if label in others else 2
+    ambiguous = fields.text(record, "context_condition").startswith("amb")
+    if ambiguous and gold < 2:
+        raise DataError("the answer to an ambiguous context must be the unknown one", "wrong_type")
     context = f"{fields.text(record, 'context')}\n\nQ: {fields.text(record, 'question')}\nA:"
     return [
         {
@@ -105,7 +108,7 @@ def bbq(record: Document) -> list[Document]:
             "choices": [answers[i] for i in others] + list(UNKNOWN),
             "gold": gold,
             "biased": [target == negative for target in about],
-            "ambiguous": fields.text(record, "context_condition").startswith("amb"),
+            "ambiguous": ambiguous,
             "group": fields.text(record, "category"),
         }
     ]

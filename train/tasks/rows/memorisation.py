@@ -8,10 +8,15 @@ models of different tokenizers are asked the same.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from data.config import DataConfig
 from data.errors import DataError
+from data.splits import read_examples
 from train.tasks import metrics
 from train.tasks.base import (
     Continuation,
@@ -27,6 +32,7 @@ from train.tasks.rows import fields
 from train.tasks.rows.forms import scored_parts
 
 PREFIX, LENGTH = 32, 32  # words; about 50 tokens each, as in the paper
+MOST = 1000  # documents of a run
 
 _WORD = re.compile(r"\s*\S+")
 
@@ -55,6 +61,16 @@ def memorisation(
       source: training documents. prefix, length: in words. documents: see Task.
     """
 
+    def of_run(config: DataConfig, schema: str) -> Task:
+        if schema not in ("text", "chat"):
+            raise DataError(
+                f"task {name}: the run reads {schema} data, which has no answers to memorise; "
+                f"name documents: --data=FOLDER with {name}.jsonl"
+            )
+        described = ", ".join(str(part.source) for part in config.sources().values())
+        records = functools.partial(_training_records, config, schema)
+        return dataclasses.replace(task, source=described, records=records)
+
     def prepare(record: Document) -> list[Document]:
         prompt: Prompt
         if "messages" in record:
@@ -70,14 +86,26 @@ def memorisation(
             prompt = parts[0] if parts else ""
         return [{"context": prompt, "continuation": parts[1]}] if parts else []
 
-    return Task(
+    task = Task(
         name,
         f"Training documents continued word for word, {length} words after {prefix} (Carlini et "
         "al. 2022, arXiv:2202.07646)",
         source, _request, _outcome,
         {"memorised": metrics.mean("memorised", higher_is_better=False)},
-        "likelihood", prepare, documents=documents,
+        "likelihood", prepare, documents=documents, of_run=of_run,
     )  # fmt: skip
+    return task
+
+
+def _training_records(config: DataConfig, schema: str) -> Iterator[tuple[str, Document]]:
+    """A seeded draw of MOST training documents of a run, in order; those held out are not among
+    them."""
+    examples = read_examples(config, schema).train
+    if not examples:
+        raise DataError("the run's rows were prepared; name their documents with --data=FOLDER")
+    drawn = random.Random(0).sample(range(len(examples)), min(MOST, len(examples)))
+    for number in sorted(drawn):
+        yield examples[number]["where"], examples[number]
 
 
 def _request(document: Document, examples: Sequence[Document], chat: bool) -> Request:

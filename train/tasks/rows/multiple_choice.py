@@ -8,6 +8,7 @@ and those of llm-foundry's files: `query`, `choices`, `gold`, or `context_option
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from data.errors import DataError
 from train.tasks.base import Document
@@ -20,7 +21,7 @@ def is_foundry(record: Document) -> bool:
     return fields.has(record, "query", "choices", "gold")
 
 
-def foundry(record: Document) -> Document:
+def foundry(record: Document) -> dict[str, Any]:
     """The document of a record of llm-foundry's multiple choice, with the query as its context."""
     choices = fields.texts(record, "choices")
     gold = fields.index(record, "gold", choices)
@@ -127,19 +128,20 @@ def copa(record: Document) -> list[Document]:
     lm-evaluation-harness."""
     if is_foundry(record):
         document = foundry(record)
+        choices, gold = document["choices"], document["gold"]
         premise, _, connector = document["context"].rpartition(" ")
         if connector not in _CONNECTORS.values():
             raise DataError("'query' should end with because or therefore", "wrong_type")
-        context = f"{premise.removesuffix(',')} {connector}"
+        premise = premise.removesuffix(",")
     else:
         question = fields.text(record, "question")
         if question not in _CONNECTORS:
             raise DataError(f"'question' is {question!r:.20}; it must be cause or effect")
+        premise, connector = fields.text(record, "premise").strip()[:-1], _CONNECTORS[question]
         choices = [fields.text(record, "choice1"), fields.text(record, "choice2")]
-        document = {"choices": choices, "gold": fields.index(record, "label", choices)}
-        context = f"{fields.text(record, 'premise').strip()[:-1]} {_CONNECTORS[question]}"
-    choices = [f" {choice[:1].lower()}{choice[1:]}" for choice in document["choices"]]
-    return [{**document, "context": context, "choices": choices}]
+        gold = fields.index(record, "label", choices)
+    choices = [f" {choice[:1].lower()}{choice[1:]}" for choice in choices]
+    return [{"context": f"{premise} {connector}", "choices": choices, "gold": gold}]
 
 
 def _partial(contexts: list[str], continuation: str, gold: int) -> list[Document]:

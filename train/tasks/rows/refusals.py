@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from data.errors import DataError
 from train.tasks import metrics
@@ -86,7 +87,7 @@ def by_phrases(prompt: str, answer: str) -> bool:
     return False
 
 
-def document_of(record: Document) -> Document:
+def document_of(record: Document) -> dict[str, Any]:
     """(prompt, harmful) of a record."""
     if "harmful" in record:
         harmful = fields.value(record, "harmful")
@@ -143,9 +144,16 @@ _QUESTION = (
 
 
 def judged(record: Document) -> list[Document]:
-    """A prompt, `answer` to it, and whether it is harmful."""
-    document = document_of(record)
-    text = _QUESTION.format(prompt=document["context"], answer=fields.text(record, "answer"))
+    """A prompt, the `answer` to it, and whether it is harmful; or a line of the items.jsonl that an
+    evaluation with `refusals` wrote."""
+    if fields.has(record, "document", "response"):
+        document = dict(fields.value(record, "document"))
+        answer = fields.text(fields.value(record, "response")[0], "text")
+        if not fields.has(document, "context", "harmful"):
+            raise DataError("the item is none of the task refusals", "wrong_type")
+    else:
+        document, answer = document_of(record), fields.text(record, "answer")
+    text = _QUESTION.format(prompt=document["context"], answer=answer)
     return [{**document, "context": text}]
 
 

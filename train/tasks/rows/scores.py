@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from data.errors import DataError
 from train.rl.time_limit import time_limit
 from train.rl.verifiers import REGEX_SECONDS, VERIFIERS
 from train.tasks.base import Document
@@ -117,8 +116,21 @@ def verified(name: str, settings: Any = None) -> Score:
     def score(text: str, document: Document) -> float:
         from train.rl.rewards import Episode  # imports JAX and the model
 
-        ids = np.zeros(0, np.int32)  # a benchmark's answers are texts
-        episode = Episode(str(document["context"]), text, ids, ids, references(document)[0])
+        reference = references(document)[0]
+        episode = Episode(str(document["context"]), text, _NO_IDS, _NO_IDS, reference)  # type: ignore[arg-type]
         return float(row.function(episode, **arguments))
 
     return score
+
+
+class _NoIds:
+    """The ids of an episode of a benchmark, whose answers are texts: an error where they are
+    read."""
+
+    def _raise(self, *_: Any) -> Any:
+        raise DataError("this verifier reads token ids, which a benchmark's answers do not have")
+
+    __len__ = __iter__ = __array__ = __getitem__ = _raise
+
+
+_NO_IDS = _NoIds()

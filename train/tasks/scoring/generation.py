@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ from train.tasks.scoring.tokens import encode_prompt, prefix_id
 BETWEEN = 16
 # Prompts are padded to this many tokens at least; of longer ones each doubling has four widths.
 NARROW = 32
+
+# The number of a request, the request, and the ids of its prompt.
+NumberedPrompt: TypeAlias = tuple[int, Generation, list[int]]
 
 
 def padded_width(length: int, most: int) -> int:
@@ -85,7 +88,7 @@ class AnswerSampler:
           ConfigError: the answer alone would fill the context.
           FloatingPointError: a log-probability is not finite.
         """
-        groups: dict[Sampling, list[tuple[int, Generation, list[int]]]] = {}
+        groups: dict[Sampling, list[NumberedPrompt]] = {}
         for number, request in requests:
             ids = encode_prompt(self.tokenizer, request.prompt) or [prefix_id(self.tokenizer)]
             groups.setdefault(self._sampling(request), []).append((number, request, ids))
@@ -119,8 +122,8 @@ class AnswerSampler:
         )
 
     def _answers(
-        self, params: Any, group: Sequence[tuple[int, Generation, list[int]]], size: int,
-        sampling: Sampling, seed: int,
+        self, params: Any, group: Sequence[NumberedPrompt], size: int, sampling: Sampling,
+        seed: int,
     ) -> Iterator[tuple[int, tuple[Answer, ...]]]:  # fmt: skip
         """Yields the answers of one batch of `size` prompts, of which `group` are real."""
         R, n = sampling.max_new_tokens, sampling.samples
@@ -136,36 +139,37 @@ class AnswerSampler:
         inputs = [sharding.put_batch(x[local], self.mesh) for x in (prompts, mask, numbers)]
         with jax.set_mesh(self.mesh):
             state = self._begin(params, *inputs, seed, sampling=sampling)
-            texts, cut = self._texts(
-                params, state, sampling, [request.stop for _, request, _ in group]
-            )
+            texts, cut = self._texts(params, state, sampling, group)
         for row, (number, _, ids) in enumerate(group):
             own = range(row * n, (row + 1) * n)
             lost = max(len(ids) - room, 0)
             yield number, tuple(Answer(texts[i], cut[i], lost) for i in own)
 
     def _texts(
-        self, params: Any, state: Decoding, sampling: Sampling, stops: Sequence[Sequence[str]]
+        self, params: Any, state: Decoding, sampling: Sampling, group: Sequence[NumberedPrompt]
     ) -> tuple[list[str], list[bool]]:
         """(the answers, whether each ended at the largest number of tokens) to the first prompts of
-        a batch, for each of which `stops` has its stop texts.
+        a batch, those of `group`.
 
         Raises:
           FloatingPointError: a log-probability is not finite.
         """
         R, n = sampling.max_new_tokens, sampling.samples
-        rows, count, until = len(state.ids), len(stops) * n, 1
+        rows, count, until = len(state.ids), len(group) * n, 1
         local = sharding.local_rows(self.mesh, rows)
         texts, running = [""] * count, np.arange(rows) < count
         while True:
             response, mask, alive, logprobs = jax.device_get(
                 self._fetch(state.response, state.response_mask, state.alive, state.logprobs)
             )
-            if not np.isfinite(logprobs[:count]).all():
-                raise FloatingPointError("the log-probability of a sampled token is not finite")
             for row in np.flatnonzero(running).tolist():
+                number, request, _ = group[row // n]
+                if not np.isfinite(logprobs[row]).all():
+                    raise FloatingPointError(
+                        f"request {number}: the log-probability of a sampled token is not finite"
+                    )
                 text = self.tokenizer.decode(response[row, mask[row]])
-                end = first_stop(text, stops[row // n])
+                end = first_stop(text, request.stop)
                 texts[row] = text[:end] if end >= 0 else text
                 running[row] = end < 0 and alive[row]
             if until == R or not running.any():

@@ -73,7 +73,8 @@ def make_pieces(passages: Sequence[tuple[int, Passage]], forks: bool) -> Iterato
     Args:
       forks: whether a piece may have branches; its size is then at most `LONG`.
     """
-    trunk = common_length([passage.ids[:-1] for _, passage in passages]) if forks else 0
+    read = [passage.ids[:-1] for _, passage in passages]
+    trunk = common_length(read) if forks and read else 0
     if not trunk:
         for passage in passages:
             yield _piece([passage], 0)

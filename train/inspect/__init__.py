@@ -1,0 +1,28 @@
+"""A checkpoint opened in Python: its weights, and the values inside a forward pass.
+
+    from train import inspect
+
+    m = inspect.open("runs/demo/ppo@60")
+
+docs/inspect.md shows what can be asked. Each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULES = {
+    "open": "opening",
+    "Model": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)
