@@ -218,4 +218,5 @@ def main(
     for word in shots:
         if not word.strip().isdecimal():
             raise ConfigError(f"--shots={','.join(shots)}: {word!r} is no number; type --shots=0,5")
+    values = {**values, "dtype": values["dtype"] or ""}
     return run(Options(shots=[int(word) for word in shots], **values))
