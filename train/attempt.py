@@ -21,6 +21,7 @@ from train.evals.outcomes import Outcomes
 from train.guards.going_back import Guard
 from train.guards.numbers import check_skipped
 from train.rl.forward import CRITICS
+from train.rl.record import Recorder
 from train.rl.rewards import RewardError
 from train.runtime import flops, processes
 from train.runtime.goodput import Goodput
@@ -76,6 +77,7 @@ class Attempt:
     goodput: Goodput
     tracer: Profile
     outcomes: Outcomes
+    recorder: Recorder
 
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
@@ -98,6 +100,7 @@ class Attempt:
     def begin(self) -> None:
         """Prepares for the steps from `start`."""
         config = self.config
+        self.recorder.begin(self.start)
         self.source_state = self.state.source
         self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
         self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
@@ -157,6 +160,8 @@ class Attempt:
                 batch, self.source_state, extra = self.save_before_error(
                     step, self.source.next, self.state, frozen, self.source_state, step
                 )
+                if "record" in extra:
+                    self.recorder.write(step, extra.pop("record"))
             self.throughput.drew(self.goodput.seconds[drawing] - drawn_before, rollout)
             # The step does not see, and so does not donate, the arrays of the source: the next
             # minibatch reads them again.
