@@ -18,7 +18,7 @@ from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
 from train.evals import outcomes
 from train.evals.outcomes import Outcomes
-from train.guards.going_back import Guard
+from train.guards.going_back import Guard, with_losses
 from train.guards.numbers import check_skipped
 from train.rl.forward import CRITICS
 from train.rl.record import Recorder
@@ -54,6 +54,16 @@ def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
     return metrics
 
 
+def jit_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The train step of a run, jitted; the state is donated."""
+    config = run.ctx.config
+    return jax.jit(
+        make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
+        donate_argnums=0,
+        compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
+    )
+
+
 @dataclasses.dataclass
 class Attempt:
     """The state of a run between two steps, and the outputs that its steps write to.
@@ -83,18 +93,14 @@ class Attempt:
         run, config = self.run, self.run.ctx.config
         self.config, self.source = config, run.stage.source
         self.guard = Guard(run, self.saved_meta, self.metrics, self.progress)
-        self.state = self.guard.with_losses(self.state, self.saved_meta)
+        self.state = with_losses(run, self.state, self.saved_meta)
         self.throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
         self.held = 0.0  # seconds for which saves have held the loop since the last record
         self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
         self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
         self.compiled = False  # whether a step was taken
-        self.step_fn = jax.jit(
-            make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
-            donate_argnums=0,
-            compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
-        )
+        self.step_fn = jit_step(run)
         self.begin()
 
     def begin(self) -> None:

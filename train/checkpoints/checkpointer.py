@@ -267,12 +267,7 @@ class Checkpointer:
     ) -> TrainState:
         """The state saved at `step`, with the shardings of `abstract`. Raises Damaged."""
         meta = self.meta(step) if meta is None else meta
-        items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
-        restored = verification.restore(self._path(step), meta, items)
-        opt_state, source = restored.pop("opt_state"), restored.pop("source")
-        counts = (jnp.asarray(n, jnp.int32) for n in (step, meta.get("skipped", 0)))
-        step_array, skipped = counts
-        return TrainState(step_array, restored, opt_state, source, skipped)
+        return restore_state(self._path(step), abstract, meta)
 
     def _set_aside(self, reasons: Mapping[int, str]) -> None:
         """Moves checkpoints to `REJECTED`, where they do not count and are never deleted."""
@@ -305,6 +300,22 @@ class Checkpointer:
             self._say(f"  warning: failed saves in this attempt: {self.failures.total}")
         if self.refused:
             self._say(f"  warning: states that were not saved, as not finite: {self.refused}")
+
+
+def restore_state(
+    checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
+) -> TrainState:
+    """The state of a checkpoint, with the shardings of `abstract`, and without `losses`.
+
+    Raises:
+      Damaged: it is not what was saved.
+    """
+    items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
+    restored = verification.restore(checkpoint, meta, items)
+    opt_state, source = restored.pop("opt_state"), restored.pop("source")
+    counts = (jnp.asarray(n, jnp.int32) for n in (int(checkpoint.name), meta.get("skipped", 0)))
+    step, skipped = counts
+    return TrainState(step, restored, opt_state, source, skipped)
 
 
 def _error_of(function: Callable[[], Any]) -> Exception | None:

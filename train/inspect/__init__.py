@@ -1,0 +1,27 @@
+"""Look inside runs and checkpoints, in a notebook or a terminal: `from train import inspect`.
+
+Each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_MODULES = {
+    "curves": "records.curves",
+    "first_difference": "records.rollouts",
+    "replay": "records.replay",
+    "rollouts": "records.rollouts",
+    "runs": "records.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)
