@@ -81,12 +81,14 @@ def write(
     return directory
 
 
-def save_role(workdir: Path, role: str, params: Any, config: TransformerConfig = CONFIG) -> None:
-    """Writes a workdir as a stage that trained `role` leaves it."""
+def save_role(
+    workdir: Path, role: str, params: Any, config: TransformerConfig = CONFIG, step: int = 1
+) -> None:
+    """Writes a workdir as a stage that trained `role` leaves it, or a further step of it."""
     saved_models.save_models(workdir, {role: config})
     with ocp.CheckpointManager((workdir / "checkpoints").resolve()) as manager:
         items = {role: ocp.args.StandardSave(params), "meta": ocp.args.JsonSave({})}
-        manager.save(1, args=ocp.args.Composite(**items))
+        manager.save(step, args=ocp.args.Composite(**items))
 
 
 def stored(directory: Path) -> dict[str, np.ndarray]:

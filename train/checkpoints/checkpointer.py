@@ -60,16 +60,20 @@ class Checkpointer:
 
     def _open(self) -> ocp.CheckpointManager:
         """Orbax's manager of the directory, without what unfinished saves have left there."""
-        if jax.process_index() == 0:
-            for path in self._directory.iterdir():
-                if ocp.utils.TMP_DIR_SUFFIX in path.name:
-                    _remove(path)
+        self._remove_unfinished()
         objection("")  # wait for process 0
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             lightweight_initialize=True,  # nothing in a step is read before it is verified
         )
         return ocp.CheckpointManager(self._directory.resolve(), options=options)
+
+    def _remove_unfinished(self) -> None:
+        """Removes what unfinished saves have left."""
+        if jax.process_index() == 0:
+            for path in self._directory.iterdir():
+                if ocp.utils.TMP_DIR_SUFFIX in path.name:
+                    _remove(path)
 
     def latest(self) -> int | None:
         """The newest committed step, after the save in flight."""
@@ -297,6 +301,7 @@ class Checkpointer:
         if error and not self.failures.total:
             self._say(f"  warning: the checkpoints are not closed ({verification.brief(error)})")
         if self.failures.total:
+            self._remove_unfinished()  # a thread of a failed save may have written on after `_open`
             self._say(f"  warning: failed saves in this attempt: {self.failures.total}")
         if self.refused:
             self._say(f"  warning: states that were not saved, as not finite: {self.refused}")

@@ -217,17 +217,20 @@ def newest_valid(
     Raises:
       ConfigError: there is no valid checkpoint, or not of `step`.
     """
-    damaged = dict[int, str]()
-    saved = steps(workdir)
+    damaged, saved = dict[int, str](), steps(workdir)
+    folder = (epath.Path(workdir) / "checkpoints").resolve()
     if step is not None:
         if step not in saved:
             raise ConfigError(
                 f"{workdir} holds no checkpoint of step {step}; it has "
                 f"{', '.join(map(str, sorted(saved))) or 'none'}"
             )
-        saved = [step]
+        try:
+            return folder / str(step), read(folder / str(step), read_meta(folder / str(step)))
+        except Damaged as error:
+            raise ConfigError(f"{workdir}: checkpoint {step} is damaged ({error})") from None
     for step in saved:
-        checkpoint = (epath.Path(workdir) / "checkpoints" / str(step)).resolve()
+        checkpoint = folder / str(step)
         try:
             result = read(checkpoint, read_meta(checkpoint))
         except Damaged as error:
