@@ -129,6 +129,8 @@ class Attempt:
           DataError: a run that goes back has too little data to leave some out.
           processes.Unsaved: too many saves in a row have failed.
         """
+        if self.start and self.checkpoints.latest() is None:  # a fork
+            self.save(wait=True)
         # A run may be saved before the evaluation of that step is made, or can be.
         if not self.metrics.evaluated if self.start else self.config.evaluate.at_start:
             self.evaluate(self.start)

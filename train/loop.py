@@ -43,6 +43,8 @@ from train.runtime.resume import (
 )
 from train.terminal import messages
 from train.terminal.progress import Progress, phase
+from train.workflows import fork as forks
+from train.workflows.fork import Fork
 
 
 def run(
@@ -55,6 +57,7 @@ def run(
     profile: range = range(0),
     allow_change: Collection[str] = (),
     position: str = "",
+    fork: str = "",
 ) -> None:
     """Trains one stage to its end in `workdir`, resuming from its newest checkpoint if it has one.
 
@@ -67,6 +70,7 @@ def run(
       allow_change: settings, and `data` for rows, that a resumed run may change
         (train/guards/settings.py).
       position: of the stage in its chain, as "2/5 ", for the terminal.
+      fork: RUN@STEP, where a new run continues (train/workflows/fork.py).
 
     Raises:
       ConfigError, DataError, ShardingError: before any training, where possible.
@@ -78,7 +82,10 @@ def run(
             f"steps={config.steps}"
         )
     workdir, writes = epath.Path(workdir), jax.process_index() == 0
+    origin = forks.parse(fork, workdir) if fork else None
     outputs.make_folder(workdir)
+    if origin:
+        config = forks.with_tokenizer(config, origin, workdir)
     mesh = mesh or sharding.make_mesh(config.mesh)
     with (
         lock.owned(workdir),
@@ -90,7 +97,7 @@ def run(
         with phase("setting up"):
             ready = setup(config, workdir, mesh, examples, open_data)
         progress.say(*messages.header(ready, workdir))
-        _run(ready, workdir, goodput, progress, profile, allow_change)
+        _run(ready, workdir, goodput, progress, profile, allow_change, origin)
         if not position:
             for line in messages.closing(ready, workdir):
                 progress.command(line)
@@ -98,7 +105,7 @@ def run(
 
 def _run(
     run: Run, workdir: epath.Path, goodput: Goodput, progress: Progress, profile: range,
-    allow_change: Collection[str],
+    allow_change: Collection[str], fork: Fork | None,
 ) -> None:  # fmt: skip
     config = run.ctx.config
     check_memory(run.abstract, "this run")
@@ -110,10 +117,15 @@ def _run(
 
     def check(step: int, meta: dict[str, Any]) -> None:
         nonlocal changed
+        if fork:
+            forks.check_resumed(fork, meta, workdir)
         changed = check_resume(workdir, meta, run, text, step, allow_change)
 
     with goodput.time("restore"):
-        resumed = checkpoints.restore_newest(run.abstract, check)
+        resumed, forked = checkpoints.restore_newest(run.abstract, check), False
+        if fork and not resumed:
+            resumed, changed = forks.restore(fork, run, text, workdir)
+            forked = True
     if resumed:
         start, state, saved_meta = resumed
         progress.done = start
@@ -142,7 +154,7 @@ def _run(
         for line in messages.evaluation(start, metrics.last, metrics.first):
             progress.say(*line)
     elif start:
-        progress.say(f"resuming {workdir} from step {start}")
+        progress.say(f"forking {fork}" if forked else f"resuming {workdir} from step {start}")
     for line in changed_lines(config, changed, start):
         progress.say(f"  {line}")
     for name, new_hash in hashes.items():

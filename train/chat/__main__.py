@@ -30,9 +30,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string(
-        "workdir", None, "The run to talk to, which trained a policy, or RUN@STEP."
-    )
+    flags.DEFINE_string("workdir", None, "The run to talk to, which trained a policy, or RUN@STEP.")
     flags.DEFINE_string("against", "", "A second such run, which answers the same questions.")
     flags.DEFINE_string("reward", "", "A run of a reward model, which scores the answers.")
     flags.DEFINE_string("system", "", "A system message.")

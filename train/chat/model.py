@@ -19,6 +19,7 @@ from model.config import TransformerConfig
 from model.generate import Sampling, advance, begin, prepare
 from train.chat.answer import LIMIT, STOP, Answer
 from train.chat.workdirs import check_workdir
+from train.config.saved import split_step
 from train.interop import opening
 from train.rl.rewards import score
 
@@ -171,13 +172,13 @@ class Scorer:
 
 def open_model(workdir: epath.PathLike, sampling: Sampling, seed: int, flag: str) -> ChatModel:
     """The policy of a workdir, or of WORKDIR@STEP, which the flag `flag` names."""
-    check_workdir(opening.split_step(str(workdir))[0], flag)
+    check_workdir(split_step(str(workdir))[0], flag)
     _, _, *opened = opening.open_model(str(workdir), "policy")
     return ChatModel(str(workdir), *opened, sampling, seed)
 
 
 def open_scorer(workdir: epath.PathLike) -> Scorer:
     """The reward model of a workdir, or of WORKDIR@STEP, which the flag --reward names."""
-    check_workdir(opening.split_step(str(workdir))[0], "reward", "reward")
+    check_workdir(split_step(str(workdir))[0], "reward", "reward")
     _, _, *opened = opening.open_model(str(workdir), "reward")
     return Scorer(str(workdir), *opened)

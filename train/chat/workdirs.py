@@ -6,7 +6,7 @@ from etils import epath
 
 from data.read import json_files
 from train.checkpoints import saved_models
-from train.interop import opening
+from train.config.saved import split_step
 from train.objectives import registry
 
 
@@ -41,6 +41,6 @@ def check_workdir(workdir: epath.PathLike, flag: str = "workdir", role: str = "p
 
 def answers(workdir: epath.PathLike) -> bool:
     """Whether a workdir's model was trained to answer; true if its config.json names no stage."""
-    path = epath.Path(opening.split_step(str(workdir))[0]) / "config.json"
+    path = epath.Path(split_step(str(workdir))[0]) / "config.json"
     stage = json_files.read(path).get("stage", "") if path.exists() else ""
     return registry.STAGES[stage].answers if stage in registry.STAGES else True

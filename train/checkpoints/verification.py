@@ -22,6 +22,7 @@ from etils import epath
 from ranges import ConfigError
 from train.checkpoints import fingerprints
 from train.checkpoints.agreement import objection
+from train.config.saved import check_step
 from train.runtime import outputs, processes
 from train.terminal.console import print_error
 
@@ -217,19 +218,14 @@ def newest_valid(
     Raises:
       ConfigError: there is no valid checkpoint, or not of `step`.
     """
-    damaged, saved = dict[int, str](), steps(workdir)
-    folder = (epath.Path(workdir) / "checkpoints").resolve()
+    damaged, folder = dict[int, str](), (epath.Path(workdir) / "checkpoints").resolve()
     if step is not None:
-        if step not in saved:
-            raise ConfigError(
-                f"{workdir} holds no checkpoint of step {step}; it has "
-                f"{', '.join(map(str, sorted(saved))) or 'none'}"
-            )
+        check_step(workdir, step, steps(workdir))
         try:
             return folder / str(step), read(folder / str(step), read_meta(folder / str(step)))
         except Damaged as error:
             raise ConfigError(f"{workdir}: checkpoint {step} is damaged ({error})") from None
-    for step in saved:
+    for step in steps(workdir):
         checkpoint = folder / str(step)
         try:
             result = read(checkpoint, read_meta(checkpoint))

@@ -79,9 +79,19 @@ def _size(name: str) -> str:
     return next((size for size in SIZES if len(name) > 1 and size.startswith(name)), "")
 
 
+def _with_recipe_of_fork(argv: Sequence[str]) -> list[str]:
+    """A command line with the recipe that --fork=RUN@STEP implies, if it names none."""
+    forks = re.findall(r"(?:^|\0)--?fork[=\0]([^\0]+)", "\0".join(argv[1:]))
+    if not forks or _named(argv):
+        return list(argv)
+    path = Path(__file__).parents[2] / "configs" / "of_run.py"
+    return [argv[0], f"--config={path}:run={forks[-1]}", *argv[1:]]
+
+
 def check(argv: Sequence[str]) -> list[str]:
     """Loads the plugins and the recipe before absl does, for plain messages about errors in them or
     in an override; returns the command line for absl to parse."""
+    argv = _with_recipe_of_fork(argv)
     named = _named(argv)
     if not named:
         return list(argv)

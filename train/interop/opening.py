@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.checkpoints import loading, saved_models
+from train.config.saved import split_step
 from train.interop import published
 
 
@@ -31,17 +31,6 @@ class Opened(NamedTuple):
     config: TransformerConfig
     params: Any
     tokenizer: Tokenizer
-
-
-def split_step(name: str) -> tuple[str, int | None]:
-    """(workdir, step) of RUN@STEP; (name, None) of anything else.
-
-    A folder whose name ends in @ and digits is itself, if it exists.
-    """
-    match = re.fullmatch(r"(.+)@(\d+)", name)
-    if not match or epath.Path(name).exists():
-        return name, None
-    return match[1], int(match[2])
 
 
 def is_run(name: str) -> bool:

@@ -18,6 +18,7 @@ from train.checkpoints import saved_models
 from train.config.model import read_saved
 from train.config.names import RENAMED
 from train.config.run import RunConfig, run_class
+from train.config.saved import NOT_SETTINGS
 from train.guards.settings import ROWS, Difference, Kind, kind_of, refusal
 from train.optimizer import make_schedule
 from train.runtime import outputs, strict_json
@@ -135,7 +136,7 @@ def changes(saved_text: str, config_text: str) -> dict[str, tuple[Any, Any]]:
     """
     texts = config_json(run_class()()), saved_text, config_text
     defaults, saved, settings = (flatten_dict(json.loads(text), sep=".") for text in texts)
-    for name in ("earlier", "lineage"):  # of config.json; no settings
+    for name in NOT_SETTINGS:
         saved.pop(name, None)
     saved = {RENAMED.get(key, key): value for key, value in read_saved(saved).items()}
     # A setting that did not exist yet had the effect of its default.

@@ -13,6 +13,7 @@ from model.sizes import SIZES
 from ranges import ConfigError
 from train.assemble import resolve_models
 from train.checkpoints import saved_models
+from train.config import saved
 from train.config.run import ModelConfig, RunConfig, build, default
 from train.objectives import registry
 
@@ -47,8 +48,10 @@ def test_the_default_recipe_is_the_dataclass_default():
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_builds(recipe):
-    choices = {"configs.chains.support": ["text=a.txt,chats=b.jsonl,preferences=c.jsonl"]}
+def test_every_recipe_builds(recipe, monkeypatch):
+    monkeypatch.setattr(saved, "recipe_of", lambda name: default())
+    choices = {"configs.of_run": ["run=runs/first"]}
+    choices |= {"configs.chains.support": ["text=a.txt,chats=b.jsonl,preferences=c.jsonl"]}
     choices["configs.pods"] = ["recipe=llama3-70b,slice=v5p-128"]
     config = importlib.import_module(recipe).get_config(*choices.get(recipe, []))
     runs = config.stages if "stages" in config else {recipe: config}

@@ -1,0 +1,186 @@
+"""Forks: a new run that continues from a step of another one, with some settings changed.
+
+A fork takes everything from the checkpoint of its parent: weights, moments, the place in the data,
+a half-used rollout. With nothing changed it is the parent's continuation, bit for bit. The parent
+is only read, and the fork begins with a checkpoint of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from ranges import ConfigError
+from train.assemble import Run
+from train.checkpoints import checkpointer, saved_models, verification
+from train.config.run import RunConfig
+from train.config.saved import check_step, split_step
+from train.guards.settings import SWITCHES, Difference, Kind, kind_of
+from train.runtime import resume
+from train.step import TrainState
+
+# {setting, or group: why a fork cannot change it}; the other ones it can, if the arrays of the
+# checkpoint fit.
+FIXED = {
+    "stage": "another stage trains other weights",
+    "model": "the weights and their moments would have other shapes or another meaning",
+    "tokenizer": "ids would mean other text",
+    "optimizer.name": "the saved moments are another optimizer's",
+    "optimizer.state_dtype": "the saved moments have another dtype",
+    "value_optimizer.name": "the saved moments are another optimizer's",
+    "value_optimizer.state_dtype": "the saved moments have another dtype",
+    "loss.pool": "the reward model was trained to be read otherwise",
+    "rl.prompt_length": "the saved rollout has other shapes",
+    "rl.response_length": "the saved rollout has other shapes",
+    "rl.rollout_batch": "the saved rollout has other shapes",
+    "ppo.shared_critic": "the critic would be another network",
+    "grpo.group_size": "the saved rollout has other shapes",
+    "lora": "other weights would be trained",
+    "freeze": "other weights would be trained",
+}
+# Of stages with rollouts, whose saved rollout is divided into minibatches already.
+FIXED_ROLLOUT = {
+    "data.batch_size": "the saved rollout is divided into minibatches already",
+    "rl.epochs": "the saved rollout is divided into minibatches already",
+}
+
+
+class Fork(NamedTuple):
+    """The origin of a fork: a checkpoint of another run."""
+
+    parent: str
+    step: int
+
+    @property
+    def checkpoint(self) -> epath.Path:
+        return (epath.Path(self.parent) / "checkpoints" / str(self.step)).resolve()
+
+    def __str__(self) -> str:
+        return f"{self.parent}@{self.step}"
+
+
+def parse(name: str, workdir: epath.PathLike) -> Fork:
+    """The fork that --fork=NAME asks for.
+
+    Raises:
+      ConfigError: NAME is no RUN@STEP, the run has no such checkpoint, or it is `workdir` itself.
+    """
+    parent, step = split_step(name)
+    saved_models.read_models(parent)
+    if step is None:
+        newest = max(verification.steps(parent), default="STEP")
+        raise ConfigError(f"--fork={name} names no step; type --fork={parent}@{newest}")
+    check_step(parent, step, verification.steps(parent))
+    if epath.Path(parent).resolve() == epath.Path(workdir).resolve():
+        raise ConfigError(f"--fork={name} is --workdir itself; give the fork one of its own")
+    return Fork(parent if "://" in parent else os.path.abspath(parent), step)
+
+
+def with_tokenizer(config: RunConfig, fork: Fork, workdir: epath.Path) -> RunConfig:
+    """The settings with the parent's tokenizer, until the fork has a copy of it."""
+    if (workdir / "tokenizer" / "tokenizer.json").exists():
+        return config
+    tokenizer = dataclasses.replace(config.tokenizer, path=fork.parent)
+    return dataclasses.replace(config, tokenizer=tokenizer)
+
+
+def restore(
+    fork: Fork, run: Run, config_text: str, workdir: epath.PathLike
+) -> tuple[tuple[int, TrainState, dict[str, Any]], list[Difference]]:
+    """((step, state, meta) of the parent's checkpoint, the changes of the fork). All processes call
+    it. The lineage in `meta` ends with the fork.
+
+    Args:
+      config_text: the fork's settings as JSON.
+
+    Raises:
+      ConfigError: the checkpoint is damaged, or its arrays do not allow a change.
+    """
+    try:
+        meta = verification.read_meta(fork.checkpoint)
+        saved_models.check_files(fork.parent, meta.get("files", {}))
+        changed = changes(fork, meta, run, config_text)
+        state = checkpointer.restore_state(fork.checkpoint, run.abstract, meta)
+    except verification.Damaged as error:
+        raise ConfigError(f"--fork={fork}: the checkpoint is damaged ({error})") from None
+    origin = resume.Change(step=fork.step, setting="fork", before=fork.parent, now=str(workdir))
+    lineage = [*resume.lineage(meta, [], fork.step), origin]
+    meta.pop("earlier", None)  # an older version's form of the lineage
+    return (fork.step, state, meta | {"lineage": lineage}), changed
+
+
+def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> list[Difference]:
+    """The settings, frozen models and rows in which a fork differs from its parent.
+
+    Args:
+      meta: of the parent's checkpoint. config_text: the fork's settings as JSON.
+
+    Raises:
+      ConfigError: a change that the saved arrays do not allow.
+    """
+    settings = resume.changes(meta["config"], config_text)
+    if "steps" in settings and settings["steps"][1] < fork.step:
+        raise ConfigError(
+            f"steps={settings['steps'][1]} is before the fork, at step {fork.step}; type "
+            f"--config.steps={fork.step} or more"
+        )
+    fixed = FIXED | (FIXED_ROLLOUT if run.objective.rollouts else {})
+    differences, refused = list[Difference](), list[str]()
+    for key, values in settings.items():
+        if (key, values[1]) == ("tokenizer.path", fork.parent):  # by `with_tokenizer`
+            continue
+        difference = Difference(key, *values, kind_of(key, *values, rows_known=True))
+        if difference.kind is not Kind.FREE:
+            difference = difference._replace(kind=Kind.NAMED)
+        differences.append(difference)
+        if reason := _obstacle(difference, fixed):
+            refused.append(f"{difference} ({reason})")
+    if refused:
+        raise ConfigError(
+            "\n".join([f"a fork of {fork} cannot change:", *refused])
+            + "\nType the old values, or start a new run from its weights: "
+            f"--config.init_from.{run.objective.trainable[0]}={fork.parent}"
+        )
+    for role, origin in meta["frozen"].items():
+        now = run.origins.get(role, {}).get("fingerprint", "")
+        if now != origin["fingerprint"]:
+            key = f"init_from.{role}"
+            differences.append(Difference(key, origin["fingerprint"], now, Kind.NAMED))
+    for name, now in run.content.items():
+        before = meta.get("content", {}).get(name, now)
+        if before != now:
+            differences.append(Difference(name, before, now, Kind.NAMED, rows=True))
+    return differences
+
+
+def _obstacle(difference: Difference, fixed: Mapping[str, str]) -> str:
+    """Why a fork cannot make a change, or ""."""
+    key = difference.setting
+    if difference.kind is Kind.FREE or key == "model.dtype":
+        return ""
+    if key in SWITCHES and bool(difference.before) != bool(difference.now):
+        return "it would add a part to the saved state, or take one away"
+    parts = key.split(".")
+    names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((fixed[name] for name in names if name in fixed), "")
+
+
+def check_resumed(fork: Fork, meta: Mapping[str, Any], workdir: epath.PathLike) -> None:
+    """Refuses to resume a workdir as a fork that it is not.
+
+    Args:
+      meta: of a checkpoint of the workdir.
+
+    Raises:
+      ConfigError: it is another run.
+    """
+    origins = [c for c in meta.get("lineage", ()) if c["setting"] == "fork"]
+    if not any(c["before"] == fork.parent and c["step"] == fork.step for c in origins):
+        was = f"a fork of {origins[-1]['before']}@{origins[-1]['step']}" if origins else "no fork"
+        raise ConfigError(
+            f"{workdir} holds a run that is {was}; give --fork={fork} a new --workdir"
+        )
