@@ -9,10 +9,9 @@ import jax
 from etils import epath
 
 from train.interop import opening
-from train.runtime import outputs
 from train.tasks.base import Outcome
 from train.tasks.evaluation import results, samples
-from train.tasks.evaluation.benchmark import Benchmark, Result, evaluate
+from train.tasks.evaluation.benchmark import Benchmark, Result, evaluate, tried
 from train.tasks.evaluation.items import Stored
 from train.tasks.evaluation.pace import Pace
 from train.tasks.scoring.scorer import Scorer
@@ -97,7 +96,7 @@ class Evaluation:
 
             pace.begin()
             with phase(benchmark.label):
-                result, reason = outputs.tried(
+                result, reason = tried(
                     benchmark.label, evaluate, scorer, opened.params, benchmark, opened.tokenizer,
                     self._given["seed"], stored, count,
                 )  # fmt: skip

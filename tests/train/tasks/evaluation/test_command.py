@@ -85,7 +85,7 @@ def test_results_are_written_compared_and_shown(models, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "capitals" in text and "Curve:" in text and "against" in text
     svg = (tmp_path / "out" / "shots-capitals.svg").read_text()
-    assert svg.startswith("<svg xmlns=") and svg.count("<circle") == svg.count("class=\"error\"") == 2
+    assert svg.startswith("<svg xmlns=") and svg.count("<circle") == svg.count('class="error"') == 2
 
     # The other model's items are used again, as are those of the first.
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*/settings.json")}
@@ -116,17 +116,17 @@ def test_a_task_that_fails_costs_no_other(models, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "values, shots, message",
+    "workdir, tasks, shots, message",
     [
-        (dict(workdir="", tasks=["piqa"]), [], "--workdir is missing"),
-        (dict(workdir="x", tasks=[], dtype=None), [], "--tasks is missing; type --tasks=arc_easy,piqa"),
-        (dict(workdir="x", tasks=["arc_esy"], dtype=None), [], "did you mean arc_easy"),
-        (dict(workdir="x", tasks=["piqa"], dtype=None), ["0", "five"], "'five' is no number; type --shots=0,5"),
+        ("", ["piqa"], [], "--workdir is missing"),
+        ("x", [], [], "--tasks is missing; type --tasks=arc_easy,piqa"),
+        ("x", ["arc_esy"], [], r"did you mean arc_easy"),
+        ("x", ["piqa"], ["0", "five"], "'five' is no number; type --shots=0,5"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_read(values, shots, message):
+def test_mistakes_are_named_before_anything_is_read(workdir, tasks, shots, message):
     with pytest.raises(ConfigError, match=message):
-        command.main(False, (), shots, values)
+        command.main(False, (), shots, dict(workdir=workdir, tasks=tasks, dtype=None))
 
 
 def test_a_verdict_is_in_words():
