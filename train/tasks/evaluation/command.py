@@ -141,15 +141,22 @@ def _place(name: str, flag: str) -> Place:
     """The place of a model that a flag names.
 
     Raises:
-      ValueError: it is a workdir without a policy.
+      ValueError: it is neither a run with a policy nor an open model.
     """
     path, step = opening.split_step(name)
-    if opening.is_run(path):
+    if opening.is_run(path) or not _may_be_open(epath.Path(name)):
         check_workdir(path, flag)
         step = committed_steps(path).get("") if step is None else step
         return Place(f"{path}@{step}", step, epath.Path(path) / "evals" / f"@{step}")
     stem = epath.Path(name.rstrip("/")).name.removesuffix(".gguf")
     return Place(name, None, epath.Path("runs") / "evals" / stem)
+
+
+def _may_be_open(path: epath.Path) -> bool:
+    """Whether a path is an open model's, or its name, OWNER/MODEL, on the hub."""
+    if path.suffix == ".gguf" or (path / "config.json").exists():
+        return True
+    return len(path.parts) == 2 and not path.exists() and not path.parent.exists()
 
 
 def list_tasks() -> None:
