@@ -46,7 +46,7 @@ def write_run(
     workdir: Path, config: TransformerConfig = CONFIG, roles: Mapping[str, int] | None = None,
     step: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """Writes the workdir of a run that trained `roles` {role: seed}, by default a policy, and adds a
+    """Writes a workdir that trained `roles` {role: seed}, by default a policy, and adds a
     checkpoint of `step`. Returns {role: parameters}."""
     roles = roles or {"policy": step}
     workdir.mkdir(exist_ok=True, parents=True)

@@ -19,8 +19,8 @@ from documentation import ROOT, docstring, type_command
 from train.config.run import keys
 
 COMMANDS = (
-    "train", "train.chain", "train.chat", "train.convert", "train.best_of", "train.normalize", "train.average",
-    "data.prepare", "data.inspect", "tpu.fit", "tpu.launch",
+    "train", "train.chain", "train.chat", "train.convert", "train.best_of", "train.normalize",
+    "train.average", "train.evaluate", "data.prepare", "data.inspect", "tpu.fit", "tpu.launch",
 )  # fmt: skip
 
 
