@@ -47,6 +47,18 @@ def test_a_pool_beside_the_file_is_read_and_nothing_is_taken_from_the_scored(tmp
     assert (len(found.scored), len(found.pool), found.pool_source) == (30, 4, pool)
 
 
+def test_a_source_is_named(tmp_path):
+    path = write(tmp_path / "x.jsonl", records(4))
+    pool = write(tmp_path / "y.jsonl", records(2, start=9))
+    write(tmp_path / "arc_easy.jsonl", records(1))
+    data = [str(tmp_path), f"arc_easy={path}", f"arc_easy.pool={pool}"]
+    found = sources.load(ARC, data, shots=1)
+    assert (found.source, found.pool_source, len(found.scored)) == (path, pool, 4)
+    sources.check(data, ["arc_easy"])
+    with pytest.raises(ConfigError, match="arc_easy is none of the tasks arc_hard; did you mean"):
+        sources.check(data, ["arc_hard"])
+
+
 def test_without_a_pool_a_seeded_part_of_the_documents_is_not_scored(tmp_path):
     write(tmp_path / "arc_easy.jsonl", records(50))
     few, many, other = (sources.load(ARC, [str(tmp_path)], *a) for a in ((1,), (5,), (5, 1)))

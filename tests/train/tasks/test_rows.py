@@ -68,6 +68,16 @@ def test_both_forms_give_the_same_document(name):
     assert hub == foundry and len(hub) == 1
 
 
+def test_records_of_tfds_give_the_same_documents():
+    listed = [{"text": "no", "label": 0}, {"text": "yes", "label": 1}]
+    arc = {"question": "Is ice cold?", "choices": listed, "answerKey": 1}
+    grande = {k: v for k, v in FORMS["winogrande"][0].items() if k != "answer"} | {"label": 1}
+    for name, record in (
+        ("arc_easy", arc), ("winogrande", grande), ("lambada", {"passage": "He went to bed"}),
+    ):  # fmt: skip
+        assert find(name).prepare(record) == find(name).prepare(FORMS[name][0])
+
+
 def test_rows_say_where_they_come_from():
     for name, row in TASKS.items():
         assert row.name == name and row.description
