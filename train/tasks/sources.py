@@ -93,9 +93,12 @@ def _split(source: str) -> str:
 
 
 def check(data: Sequence[str], names: Collection[str]) -> None:
-    """Raises ConfigError for an entry NAME=SOURCE of a task that is none of `names`."""
+    """Raises ConfigError for an entry of `data` that is no folder, or names a task that is none of
+    `names`."""
     for entry in data:
         name, equals, source = entry.partition("=")
+        if not equals and not epath.Path(os.path.expanduser(entry)).is_dir():
+            raise ConfigError(f"data={entry:.80} is no folder; type a folder, or NAME=SOURCE")
         if equals and name.removesuffix(".pool") not in names:
             raise ConfigError(
                 f"data={entry:.80}: {name.removesuffix('.pool')} is none of the tasks "

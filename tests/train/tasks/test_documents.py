@@ -57,6 +57,8 @@ def test_a_source_is_named(tmp_path):
     sources.check(data, ["arc_easy"])
     with pytest.raises(ConfigError, match="arc_easy is none of the tasks arc_hard; did you mean"):
         sources.check(data, ["arc_hard"])
+    with pytest.raises(ConfigError, match="nowhere is no folder"):
+        sources.check(["nowhere"], ["arc_easy"])
 
 
 def test_without_a_pool_a_seeded_part_of_the_documents_is_not_scored(tmp_path):

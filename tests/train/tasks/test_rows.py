@@ -129,11 +129,9 @@ def test_wikitext_is_split_at_titles():
 
 def test_scores_by_hand():
     document = {"context": "", "answer": ["The cat!", "a dog"]}
-    assert scores.squad_exact("cat", document) == 1 and scores.squad_exact("cats", document) == 0
     # {big, cat} and {cat}: precision 1/2, recall 1.
     assert scores.f1("the big cat", document) == pytest.approx(2 / 3)
     assert scores.f1("", {"answer": "x"}) == 0
-    assert scores.matches(r"c.t")("a cat", document) == 1
     assert scores.exact_match(ignore_case=True, ignore_punctuation=True)("THE CAT", document) == 1
     assert scores.verified("gsm8k")("so 1,004.", {"context": "", "answer": "#### 1004"}) == 1
 
