@@ -3,6 +3,8 @@
 import dataclasses
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +107,20 @@ def test_fixed_examples_are_the_first_of_the_document_s_group():
     assert [d["context"] for d in drawn] == ["1", "3"]
     own = dataclasses.replace(ARC, examples=tuple(POOL[:2]))
     assert few_shot.draw(own, [], {"context": "?"}, 3, 1, 0) == (POOL[0],)
+
+
+COUNTS = {
+    "arc_easy": 2376, "arc_challenge": 1172, "piqa": 1838, "boolq": 3270, "copa": 100,
+    "openbookqa": 500, "winogrande": 1267, "wsc273": 273, "lambada": 5153, "svamp": 300,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_llm_foundry_s_files_are_read_whole(name):
+    folder = Path(os.environ.get("SEEDPOD_TEST_DATA", "no data")) / "eval-mc"
+    if not folder.is_dir():
+        pytest.skip("there is no eval-mc in the folder that SEEDPOD_TEST_DATA names")
+    found = sources.load(find(name), [str(folder)])
+    assert (len(found.scored), found.left_out) == (COUNTS[name], 0)
+    for document in found.scored:
+        find(name).request(document, found.scored[:1], False)
