@@ -88,10 +88,16 @@ class Scored(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One generated answer; `cut`: it ended at the largest number of tokens."""
+    """One generated answer.
+
+    Attributes:
+      cut: it ended at the largest number of tokens. prompt_cut: tokens of the prompt that did not
+        fit and were left out on the left.
+    """
 
     text: str
     cut: bool
+    prompt_cut: int = 0
 
 
 # Of Likelihoods a Scored each, of Rolling one, of Generation an Answer each.

@@ -44,12 +44,15 @@ for _rows in _ROWS:
         TASKS.register(_row.name, _row)
 
 
-def find(name: str) -> Task | Suite:
+def find(name: str, key: str = "") -> Task | Suite:
     """The benchmark of a name, or of a YAML file.
+
+    Args:
+      key: the setting that names it, for the message; by default `tasks`.
 
     Raises:
       ConfigError: there is none of that name. DataError: the file is not a task.
     """
     if name.endswith((".yaml", ".yml")):
         return own.load(name)
-    return TASKS.find(name)
+    return TASKS.find(name, key)
