@@ -12,16 +12,20 @@ from etils import epath
 
 import plugins
 from data.atomic import is_remote
+from data.errors import DataError
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.chat.workdirs import check_workdir
+from train.config import run as run_config
+from train.config.saved import recipe_of
 from train.interop import opening
+from train.objectives.registry import STAGES
 from train.runtime import compilation, outputs
 from train.runtime.metrics import quiet_to_file
 from train.tasks import registry
 from train.tasks.base import Suite, Task
 from train.tasks.evaluation import report, table
-from train.tasks.evaluation.benchmark import Benchmark, prepare
+from train.tasks.evaluation.benchmark import Benchmark, prepare, tried
 from train.tasks.evaluation.model import Evaluation
 from train.terminal import interrupts
 from train.terminal.console import console
@@ -101,15 +105,24 @@ def read(tasks: Plan, options: Options) -> tuple[list[Benchmark], dict[str, str]
     benchmarks, failed = list[Benchmark](), dict[str, str]()
     for task, shots in tasks.tasks:
         with phase(f"reading {task.name}"):
-            read, reason = outputs.tried(
-                task.name, prepare, task, shots, options.limit, options.seed, options.data,
-                options.chat,
-            )  # fmt: skip
+            read, reason = tried(task.name, _prepare, task, shots, options)
         if reason:
             failed[task.name] = reason
         else:
             benchmarks += read
     return benchmarks, failed
+
+
+def _prepare(task: Task, shots: Sequence[int], options: Options) -> list[Benchmark]:
+    """`prepare`; a task of the run's own training data has that of --workdir."""
+    if task.of_run and opening.is_run(opening.split_step(options.workdir)[0]):
+        config = run_config.build(recipe_of(options.workdir))
+        try:
+            task = task.of_run(config.data, STAGES[config.stage].schema)
+        except DataError:
+            if not options.data:  # which may have a file of the task
+                raise
+    return prepare(task, shots, options.limit, options.seed, options.data, options.chat)
 
 
 class Place(NamedTuple):
@@ -166,7 +179,7 @@ def run(options: Options) -> int:
     mesh = make_mesh(MeshConfig())
     try:
         with jax.set_mesh(mesh):
-            with Progress(first.name) as progress:
+            with Progress(epath.Path(first.name).name) as progress:
                 for note in asked.notes:
                     progress.say(f"  {note}")
                 benchmarks, unread = read(asked, options)
@@ -179,7 +192,7 @@ def run(options: Options) -> int:
                 evaluated = first.run(benchmarks, mesh, progress)
             other = None
             if second:
-                with Progress(second.name) as progress:
+                with Progress(epath.Path(second.name).name) as progress:
                     other = second.run(benchmarks, mesh, progress)
     except KeyboardInterrupt:
         interrupts.leave(interrupts.message())
@@ -218,4 +231,5 @@ def main(
     for word in shots:
         if not word.strip().isdecimal():
             raise ConfigError(f"--shots={','.join(shots)}: {word!r} is no number; type --shots=0,5")
+    values = {**values, "dtype": values["dtype"] or ""}
     return run(Options(shots=[int(word) for word in shots], **values))

@@ -67,8 +67,13 @@ _NAMES = ("name", "step")  # of a model, which may move and be trained again
 
 def folder_of(out: epath.PathLike, settings: Mapping[str, Any]) -> epath.Path:
     """The folder of a benchmark with these settings."""
-    name = re.sub(r"[^\w.-]", "_", f"{settings['task']}-{settings['shots']}shot")
+    name = file_name(f"{settings['task']}-{settings['shots']}shot")
     return epath.Path(out) / f"{name}-{fingerprint([settings])[:8]}"
+
+
+def file_name(name: str) -> str:
+    """A name of a task with only the characters that a file's name has everywhere."""
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def begin(folder: epath.Path, settings: Mapping[str, Any]) -> list[str]:
