@@ -57,9 +57,7 @@ def test_a_visitor_sees_every_layer_of_a_scan_and_can_change_it():
         changed = model.apply(params, TOKENS)
         assert taps.active()
     assert not taps.active()
-    assert [n for n in seen if n.endswith(".residual")] == [
-        f"layers.{i}.residual" for i in range(3)
-    ]
+    assert [n[:8] for n in seen if n.endswith(".residual")] == ["layers.0", "layers.1", "layers.2"]
     assert len(seen) == len(set(seen)) and {"embedding", "final_norm", "logits"} < {*seen}
     without = jax.tree.map(lambda x: x, nn.unbox(params))
     without["params"]["layers"]["down"] = without["params"]["layers"]["down"].at[1].set(0)

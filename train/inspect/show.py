@@ -157,11 +157,10 @@ def heatmap(axes: Any, values: np.ndarray, label: str, **options: Any) -> Any:
     return image
 
 
-def tree_html(value: Any) -> str | None:
-    """The HTML of a tree by treescope; None, by which a notebook takes the text, without it."""
+def tree_html(tree: Any) -> str | None:
+    """The HTML of a tree of dicts by treescope; None, by which a notebook takes the text, without
+    it."""
     try:
-        treescope = imported("treescope")
+        return imported("treescope").render_to_html(tree)
     except ConfigError:
         return None
-    with treescope.active_autovisualizer.set_scoped(treescope.ArrayAutovisualizer()):
-        return treescope.render_to_html(value)

@@ -25,9 +25,8 @@ def test_a_stack_is_saved_layer_by_layer_and_restored_as_it_was(mesh, tmp_path, 
         return jax.device_put(rng.standard_normal(shape).astype(np.float32), placed)
 
     policy = {"layers": {"up": array(5, 8, 32), "norm": array(5, 4)}, "embedding": array(64, 32)}
-    state = TrainState(
-        np.array(1), {"policy": policy}, {"mu": array(5, 64)}, {"s": np.zeros(2)}, np.array(0)
-    )
+    rest = {"mu": array(5, 64)}, {"s": np.zeros(2)}, np.array(0)
+    state = TrainState(np.array(1), {"policy": policy}, *rest)
     checkpoints = Checkpointer(tmp_path, keep=1)
     checkpoints.save(state, {}, wait=True)
     abstract = networks.to_abstract(state)

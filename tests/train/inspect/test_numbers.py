@@ -97,10 +97,9 @@ def test_values_are_those_that_ppo_computes(runs):
     count = 4  # tokens of the last answer
     batch = {"tokens": ids[None], "positions": np.arange(len(ids))[None],
              "segment_ids": np.ones((1, len(ids)), np.int32)}  # fmt: skip
-    for name, critic in (("separate", "value"), ("head", "value_head")):
-        roles = {r: p for r, p in params[name].items()}
-        configs = dict.fromkeys(roles, CONFIG)
-        _, _, expected = forward.policy_and_values(configs, roles, batch, (count, 1.0, 0))
+    for name in ("separate", "head"):
+        configs = dict.fromkeys(params[name], CONFIG)
+        _, _, expected = forward.policy_and_values(configs, params[name], batch, (count, 1.0, 0))
         m = inspect.open(path / name)
         values = m.values(CHAT)
         np.testing.assert_allclose(values.values[-count - 1 : -1], expected[0], atol=1e-5)
