@@ -10,6 +10,7 @@ import importlib
 import io
 import math
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -108,7 +109,8 @@ def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) 
     body = "".join(
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
     )
-    return f"<table><caption>{html.escape(title)}</caption><tr>{head}</tr>{body}</table>"
+    caption = f'<caption style="white-space:nowrap;text-align:left">{html.escape(title)}</caption>'
+    return f"<table>{caption}<tr>{head}</tr>{body}</table>"
 
 
 def colour(share: float) -> str:
@@ -130,10 +132,9 @@ def figure(
     Raises:
       ConfigError: matplotlib is not installed.
     """
-    made = imported("matplotlib.figure").Figure(
-        figsize=(max(width * across, 4.5), height * rows), layout="constrained"
-    )
-    made.suptitle(printed(title), fontsize=11)
+    inches = max(width * across, 4.5)
+    made = imported("matplotlib.figure").Figure((inches, height * rows), layout="constrained")
+    made.suptitle("\n".join(textwrap.wrap(printed(title), int(inches * 12))), fontsize=10)
     return made, made.subplots(rows, across, squeeze=False)
 
 
