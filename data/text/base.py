@@ -21,6 +21,8 @@ class Tokenizer(abc.ABC):
       fingerprint: a hash of everything that determines the ids.
       token_bytes: the UTF-8 that each id stands for; b"" for special ids.
       pad_id: fills a row. prefix: ids that open a document. eos_id: ends one.
+      bos_id: the id named as the one that opens a document, whether or not `prefix` has it; None
+        if no id is.
       stop_ids: ids that end an answer. banned_ids: ids that are never sampled, because nothing may
         open a role or a document inside an answer.
       fim_ids: the prefix, suffix and middle ids of fill in the middle, if there are any.
@@ -33,6 +35,7 @@ class Tokenizer(abc.ABC):
     pad_id: int
     prefix: tuple[int, ...]
     eos_id: int
+    bos_id: int | None
     stop_ids: tuple[int, ...]
     banned_ids: tuple[int, ...]
     fim_ids: tuple[int, ...] = ()

@@ -52,7 +52,7 @@ class BuiltinTokenizer(Tokenizer):
       specials: names of the special ids, which come first.
     """
 
-    pad_id, prefix, eos_id, stop_ids = PAD, (BOS,), EOS, (EOS,)
+    pad_id, prefix, eos_id, bos_id, stop_ids = PAD, (BOS,), EOS, BOS, (EOS,)
     banned_ids: tuple[int, ...] = NEVER_SAMPLED
 
     def __init__(self, kind: str, model: bytes, fim: bool = False):

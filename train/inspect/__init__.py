@@ -1,4 +1,4 @@
-"""A checkpoint opened in Python: its weights, and the values inside a forward pass.
+"""Runs and checkpoints opened in Python: weights, the values inside a forward pass, records.
 
     from train import inspect
 
@@ -15,6 +15,11 @@ from typing import Any
 _MODULES = {
     "open": "opening",
     "Model": "model",
+    "curves": "records.curves",
+    "first_difference": "records.rollouts",
+    "replay": "records.replay",
+    "rollouts": "records.rollouts",
+    "runs": "records.runs",
 }
 
 

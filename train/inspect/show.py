@@ -39,7 +39,7 @@ def imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         package = name.partition(".")[0]
-        if error.name != package:
+        if (error.name or "").partition(".")[0] != package:
             raise
         raise ConfigError(
             f"{package} is not installed; type pip install 'seedpod[notebook]', or pip install "
