@@ -1,6 +1,12 @@
-"""Look inside runs and checkpoints, in a notebook or a terminal: `from train import inspect`.
+"""A checkpoint opened in Python: its weights, and the values inside a forward pass; and what runs
+leave behind: metrics, settings, rollouts.
 
-Each name is imported when it is first used.
+    from train import inspect
+
+    m = inspect.open("runs/demo/ppo@60")
+    inspect.runs("runs/demo/*")
+
+docs/inspect.md shows what can be asked. Each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -9,6 +15,8 @@ import importlib
 from typing import Any
 
 _MODULES = {
+    "open": "opening",
+    "Model": "model",
     "curves": "records.curves",
     "first_difference": "records.rollouts",
     "replay": "records.replay",

@@ -17,7 +17,7 @@ from interpreter import python
 from model.config import TransformerConfig
 from model.pretrained import families
 from ranges import ConfigError
-from train.checkpoints import fingerprints, networks, saved_models, verification
+from train.checkpoints import chunks, fingerprints, networks, saved_models, verification
 from train.interop import export, published, unfinished, weights
 from train.terminal.console import console
 
@@ -91,7 +91,8 @@ def _save(workdir, params, meta) -> None:
     with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
         arrays, _ = fingerprints.survey({"policy": params})
         meta = verification.seal(meta, arrays, saved_models.hashes(workdir))
-        items = dict(policy=ocp.args.PyTreeSave(params), meta=ocp.args.JsonSave(meta))
+        args = chunks.save_args("policy", params)
+        items = dict(policy=ocp.args.PyTreeSave(params, args), meta=ocp.args.JsonSave(meta))
         manager.save(0, args=ocp.args.Composite(**items))
 
 
