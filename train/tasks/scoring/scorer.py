@@ -34,6 +34,9 @@ class Scorer:
       config: of a policy. tokenizer: its own.
       mesh: of the parameters that will be given: a command's, or that of a run in training.
       tokens: tokens that each of the mesh's batch shards computes at once; 0 for the platform's.
+
+    Attributes:
+      score, sampler: what computes log-likelihoods of ids, and answers to ids.
     """
 
     def __init__(
@@ -43,9 +46,9 @@ class Scorer:
         self.config, self.tokenizer, self.mesh = config, tokenizer, mesh
         with jax.set_mesh(mesh):
             tokens = tokens or (CPU_TOKENS if platform() == "cpu" else TOKENS)
-        self._log_likelihood = LogLikelihood(config, mesh, tokens)
+        self.score = LogLikelihood(config, mesh, tokens)
         rows = max(tokens // TOKENS_PER_ANSWER, 1)
-        self._sampler = AnswerSampler(config, tokenizer, mesh, rows)
+        self.sampler = AnswerSampler(config, tokenizer, mesh, rows)
 
     def answer(
         self, params: Any, requests: Sequence[Request],
@@ -67,17 +70,17 @@ class Scorer:
         """
         numbers = range(len(requests)) if numbers is None else numbers
         numbered = list(zip(numbers, requests, strict=True))
-        prompts = [(n, r) for n, r in numbered if isinstance(r, Generation)]
         texts = [(n, r) for n, r in numbered if not isinstance(r, Generation)]
+        prompts = [self.sampler.prompt(n, r) for n, r in numbered if isinstance(r, Generation)]
         done = 0
-        for responses in (self._score(params, texts), self._sampler(params, prompts, seed)):
+        for responses in (self._scored(params, texts), self.sampler(params, prompts, seed)):
             for response in responses:
                 done += 1
                 if report:
                     report(done)
                 yield response
 
-    def _score(
+    def _scored(
         self, params: Any, requests: Sequence[tuple[int, Likelihoods | Rolling]]
     ) -> Iterator[tuple[int, tuple[Scored, ...]]]:
         groups = []
@@ -101,16 +104,6 @@ class Scorer:
         if isinstance(request, Rolling):
             return window_passages(self.tokenizer, request, most)
         return continuation_passages(self.tokenizer, request, most)
-
-    def score(
-        self, params: Any, groups: Sequence[Sequence[Passage]]
-    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:
-        """Yields (index of a group, the Scored of each of its passages) as batches are finished.
-
-        Args:
-          groups: passages that may share their beginning, as ids.
-        """
-        return self._log_likelihood(params, groups)
 
 
 def _joined(windows: Sequence[Scored]) -> Scored:
