@@ -12,6 +12,7 @@ from jax import Array
 from model import weights
 from model.config import TransformerConfig
 from model.cpu import matmul
+from model.taps import tap
 from model.transformer import Transformer
 
 
@@ -37,7 +38,7 @@ class ScalarModel(nn.Module):
         x, _ = Transformer(self.config, name="backbone").hidden(
             tokens, positions, segment_ids, branch_ids=branch_ids
         )
-        return _numbers(self, x, self.head_std)
+        return tap("values", _numbers(self, x, self.head_std))
 
 
 class ValueHead(nn.Module):

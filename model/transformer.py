@@ -17,6 +17,7 @@ from model.layers.kv_cache import KVCache
 from model.layers.norm import rms_norm
 from model.layers.stack import init_layers, run_layers
 from model.sharding import constrain
+from model.taps import tap
 
 
 class Transformer(nn.Module):
@@ -71,7 +72,7 @@ class Transformer(nn.Module):
         if c.embedding_scale:
             x = x * jnp.asarray(c.embed_dim**0.5, x.dtype)
         length = "act_length" if cache is None else "act_slot"
-        x = constrain(x, "act_batch", length, "act_embed")
+        x = tap("embedding", constrain(x, "act_batch", length, "act_embed"))
         if self.is_initializing():
             self.layers(None)  # creates their parameters; nothing need be computed
         else:
@@ -81,7 +82,7 @@ class Transformer(nn.Module):
             if c.num_experts:  # for a caller with `mutable=["router"]`
                 self.sow("router", "stats", stats, reduce_fn=lambda _, new: new)
         x = context_parallel.join(x) if split else x
-        return rms_norm(x, self.final_norm, c), cache
+        return tap("final_norm", rms_norm(x, self.final_norm, c)), cache
 
     def logits(self, hidden: Array, decoding: bool = False) -> Array:
         """[..., D] -> float32 [..., V] over the padded vocabulary; ids beyond it are `MASKED`.
@@ -97,7 +98,7 @@ class Transformer(nn.Module):
         self, tokens: Array, positions: Array | None = None, segment_ids: Array | None = None
     ) -> Array:
         """Float32 logits [B, T, V] of the token after each."""
-        return self.logits(self.hidden(tokens, positions, segment_ids)[0])
+        return tap("logits", self.logits(self.hidden(tokens, positions, segment_ids)[0]))
 
     def step(
         self, tokens: Array, positions: Array, segment_ids: Array, cache: KVCache,

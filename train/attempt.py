@@ -18,9 +18,10 @@ from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
 from train.evals import outcomes
 from train.evals.outcomes import Outcomes
-from train.guards.going_back import Guard
+from train.guards.going_back import Guard, with_losses
 from train.guards.numbers import check_skipped
 from train.rl.forward import CRITICS
+from train.rl.record import Recorder
 from train.rl.rewards import RewardError
 from train.runtime import flops, processes
 from train.runtime.goodput import Goodput
@@ -53,6 +54,16 @@ def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
     return metrics
 
 
+def jit_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The train step of a run, jitted; the state is donated."""
+    config = run.ctx.config
+    return jax.jit(
+        make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
+        donate_argnums=0,
+        compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
+    )
+
+
 @dataclasses.dataclass
 class Attempt:
     """The state of a run between two steps, and the outputs that its steps write to.
@@ -76,28 +87,26 @@ class Attempt:
     goodput: Goodput
     tracer: Profile
     outcomes: Outcomes
+    recorder: Recorder
 
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
         self.config, self.source = config, run.stage.source
         self.guard = Guard(run, self.saved_meta, self.metrics, self.progress)
-        self.state = self.guard.with_losses(self.state, self.saved_meta)
+        self.state = with_losses(run, self.state, self.saved_meta)
         self.throughput = Throughput(PEAK_FLOPS.get(jax.devices()[0].device_kind))
         self.held = 0.0  # seconds for which saves have held the loop since the last record
         self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
         self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
         self.compiled = False  # whether a step was taken
-        self.step_fn = jax.jit(
-            make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
-            donate_argnums=0,
-            compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
-        )
+        self.step_fn = jit_step(run)
         self.begin()
 
     def begin(self) -> None:
         """Prepares for the steps from `start`."""
         config = self.config
+        self.recorder.begin(self.start)
         self.source_state = self.state.source
         self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
         self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
@@ -159,6 +168,8 @@ class Attempt:
                 batch, self.source_state, extra = self.save_before_error(
                     step, self.source.next, self.state, frozen, self.source_state, step
                 )
+                if "record" in extra:
+                    self.recorder.write(step, extra.pop("record"))
             self.throughput.drew(self.goodput.seconds[drawing] - drawn_before, rollout)
             # The step does not see, and so does not donate, the arrays of the source: the next
             # minibatch reads them again.

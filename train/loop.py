@@ -28,6 +28,7 @@ from train.evals.outcomes import Outcomes
 from train.guards import lock
 from train.guards.settings import Difference
 from train.guards.watchdog import Watchdog
+from train.rl.record import Recorder
 from train.runtime import outputs
 from train.runtime.goodput import Goodput
 from train.runtime.metrics import Metrics
@@ -166,6 +167,7 @@ def _run(
             run=run, state=state, start=start, saved_meta=saved_meta, meta=meta,
             checkpoints=checkpoints, metrics=metrics, progress=progress, goodput=goodput,
             tracer=tracer, outcomes=outcomes,
+            recorder=Recorder(workdir, run.ctx.tokenizer, run.ctx.mesh),
         ).train()  # fmt: skip
     finally:
         goodput.write()

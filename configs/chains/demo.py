@@ -107,6 +107,7 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     ppo.value_optimizer.weight_decay = 0.0
     ppo.log_every = 2
     ppo.checkpoint.every = 16
+    ppo.rl.record = 8  # the rollouts after each checkpoint; milliseconds each
 
     return dict(pretrain=pretrain, sft=sft, reward=reward, judge=judge, ppo=ppo)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from model.kernels.base import MASKED, einsum32, visible
+from model.taps import tap
 
 # Queries in a chunk. A chunk reads only the keys up to its end, which saves causal attention half
 # of its work; on accelerators the matmuls of short rows would only get smaller.
@@ -43,15 +44,37 @@ def attend(
     Returns:
       [B, T, H, N] in q's dtype.
     """
+    weights, inverse = softmax_parts(*_logits(q, k, mask, softcap, scale))
+    out = einsum32("bkgts,bskn->bkgtn", weights.astype(v.dtype), v) * inverse
+    return out.astype(v.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+
+def _logits(q, k, mask, softcap, scale):
+    """(float32 logits [B, K, G, T, S], the mask in their axes) of `attend`."""
     B, T, H, N = q.shape
     K = k.shape[2]
     q = q.reshape(B, T, K, H // K, N) * (scale or N**-0.5)
     logits = einsum32("btkgn,bskn->bkgts", q, k)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
-    weights, inverse = softmax_parts(logits, mask[:, None, None])
-    out = einsum32("bkgts,bskn->bkgtn", weights.astype(v.dtype), v) * inverse
-    return out.astype(v.dtype).transpose(0, 3, 1, 2, 4).reshape(B, T, H, N)
+    return logits, mask[:, None, None]
+
+
+def tapped_attention(
+    q: Array, k: Array, v: Array, segment_ids: Array,
+    *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
+) -> Array:  # fmt: skip
+    """`causal_attention` with taps: its weights [B, H, T, S], and each head's sum of values
+    [B, T, H, N]."""
+    (B, T, H, N), K = q.shape, k.shape[2]
+    index = jnp.arange(T)
+    mask = visible(index, index, window)[None]
+    mask &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    weights, inverse = softmax_parts(*_logits(q, k, mask, softcap, scale))
+    weights = tap("attention.weights", (weights * inverse).reshape(B, H, T, T))
+    weights = weights.reshape(B, K, H // K, T, T).astype(v.dtype)
+    out = einsum32("bkgts,bskn->btkgn", weights, v).astype(v.dtype)
+    return tap("attention.heads", out.reshape(B, T, H, N))
 
 
 def causal_attention(

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from model import taps
 from model.config import TransformerConfig
 from model.kernels.dispatch import attention, prompt_attention
+from model.kernels.plain import tapped_attention
 from model.layers.kv_cache import KVCache, cached_attention, extend, kv_repeats
 from model.layers.norm import rms_norm
 from model.layers.projection import project
 from model.layers.rotary import rope, rotary_settings
 from model.sharding import constrain
+from model.taps import tap
 
 
 class Rows(NamedTuple):
@@ -75,6 +78,7 @@ def self_attention(
         q, k = rms_norm(q, params["query_norm"], c), rms_norm(k, params["key_norm"], c)
     base, scaling = rotary_settings(c, kind)
     q, k = rope(q, query_positions, base, scaling), rope(k, positions, base, scaling)
+    q, k, v = (tap(f"attention.{n}", a) for n, a in (("query", q), ("key", k), ("value", v)))
     if (repeats := kv_repeats(c)) > 1:
         k, v = (
             constrain(jnp.repeat(a, repeats, axis=2),
@@ -87,7 +91,9 @@ def self_attention(
         softcap=c.attention_softcap,
         scale=c.query_scale,
     )
-    if cache is None:
+    if taps.active():
+        out = tapped_attention(q, k, v, segment_ids, **settings)
+    elif cache is None:
         out = attention(q, k, v, segment_ids, c, branch_ids, **settings)
     else:
         cache = extend(cache, k, v, layer, 0 if slot is None else slot, c)

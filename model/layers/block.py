@@ -12,6 +12,7 @@ from model.layers.attention import Carry, Rows, self_attention
 from model.layers.mlp import mlp
 from model.layers.norm import fence_norm, rms_norm
 from model.sharding import constrain
+from model.taps import tap
 
 
 def block(
@@ -36,22 +37,23 @@ def block(
     def norm(name, x):
         return rms_norm(x, params[name], c)
 
-    def add(x, out, post_norm):
-        x = x + (norm(post_norm, fence_norm(c, out)) if c.post_norms else out)
+    def add(x, out, part):
+        out = norm(f"post_{part}_norm", fence_norm(c, out)) if c.post_norms else out
+        x = x + tap(f"{part}.out", out)
         return constrain(x, "act_batch", length, "act_embed")
 
     x = checkpoint_name(x, "layer_input")
-    h = fence_norm(c, norm("attention_norm", x))
+    h = tap("attention.input", fence_norm(c, norm("attention_norm", x)))
     out, cache = self_attention(c, kind, params, h, cache, layer, rows, last_only)
     out = checkpoint_name(out, "attention_out")
     segment_ids = rows.segment_ids
     if last_only:
         x, segment_ids = x[:, -1:], segment_ids[:, -1:]
-    x = add(x, out, "post_attention_norm")
+    x = tap("residual_middle", add(x, out, "attention"))
 
-    h = fence_norm(c, norm("mlp_norm", x))
+    h = tap("mlp.input", fence_norm(c, norm("mlp_norm", x)))
     if c.num_experts:
         out, stats = moe.mixture(c, params, h, segment_ids, split_length=length == "act_length")
     else:
         out, stats = mlp(c, params, h, length), None
-    return (add(x, out, "post_mlp_norm"), cache, layer + 1), stats
+    return (tap("residual", add(x, out, "mlp")), cache, layer + 1), stats

@@ -14,6 +14,7 @@ from model import cpu
 from model.config import TransformerConfig
 from model.layers.projection import adapter, project
 from model.sharding import constrain
+from model.taps import tap
 
 Activation: TypeAlias = Callable[[Array], Array]
 
@@ -31,9 +32,10 @@ def mlp(config: TransformerConfig, params: Mapping, x: Array, length_axis: str) 
     """
     gate = checkpoint_name(project(params, "gate", x), "gate")  # [B, T, F]
     up = checkpoint_name(project(params, "up", x), "up")
+    gate, up = tap("mlp.gate", gate), tap("mlp.up", up)
     # With an adapter the result is not transposed: XLA on CPU has no bfloat16 product for its
     # matrices.
     next_weight = None if adapter(params, "down", x.dtype) else params["down"]
     hidden = cpu.gated(ACTIVATIONS[config.activation], gate, up, next_weight)
-    hidden = constrain(hidden, "act_batch", length_axis, "act_mlp")
+    hidden = tap("mlp.hidden", constrain(hidden, "act_batch", length_axis, "act_mlp"))
     return project(params, "down", hidden)

@@ -20,12 +20,13 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jax.sharding import PartitionSpec as P
 
-from model import cpu, quantized
+from model import cpu, quantized, taps
 from model.config import TransformerConfig
 from model.kernels.base import LANES
 from model.layers.mlp import ACTIVATIONS, Activation
 from model.layers.projection import adapter, read
 from model.sharding import BATCH_AXES, batch_shards, platform
+from model.taps import tap
 
 # Blocks of the Pallas kernel, in VMEM twice with their float32 sums: about 10 MiB in bfloat16.
 TILE_ROWS, TILE = 512, 1024
@@ -137,10 +138,16 @@ def expert_mlps(
             out = out + product(product(x, a, sizes), b, sizes)
         return out
 
+    def tap_rows(name, rows):
+        """`tap` of [R, F] as [1, M, k, F], those of each token together."""
+        if not taps.active():
+            return rows
+        return tap(name, collect(rows, *index)[None]).reshape(M * k, -1)[order[:R]]
+
     rows = dispatch(x, *index)
-    gate = checkpoint_name(project(rows, *gate), "gate")  # [R, F]
-    h = activation(gate) * checkpoint_name(project(rows, *up), "up")
-    out = collect(project(h, *down), *index)
+    gate = tap_rows("mlp.gate", checkpoint_name(project(rows, *gate), "gate"))  # [R, F]
+    h = activation(gate) * tap_rows("mlp.up", checkpoint_name(project(rows, *up), "up"))
+    out = collect(project(tap_rows("mlp.hidden", h), *down), *index)
     out = jnp.einsum("mkd,mk->md", out, weights, preferred_element_type=jnp.float32)
     return out.astype(x.dtype)
 
@@ -175,8 +182,9 @@ def mixture(
     Returns:
       ([B, T, D], RouterStats).
     """
-    logits = cpu.matmul(x.astype(jnp.float32), params["router"])
+    logits = tap("router.logits", cpu.matmul(x.astype(jnp.float32), params["router"]))
     ids, weights, stats = route(config, logits, segment_ids > 0)
+    ids, weights = tap("router.experts", ids), tap("router.weights", weights)
     gate, up, down = (
         (
             quantized.dequantize(read(params, name, x.dtype), x.dtype),

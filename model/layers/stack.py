@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from model import cpu, quantized, weights
+from model import cpu, quantized, taps, weights
 from model.config import TransformerConfig
 from model.kernels.base import RESIDUALS
 from model.layers.attention import Carry, Rows
@@ -117,17 +117,20 @@ def run_layers(
         def run(params, carry):
             return block(config, kind, params, carry, rows, is_last)
 
-        if config.remat != "none" and cache is None:  # decoding has no backward pass
+        # Decoding has no backward pass, and a tapped value could not leave a rematerialised layer.
+        if config.remat != "none" and cache is None and not taps.active():
             policy = remat_policy(config.remat)
             run = jax.checkpoint(run, policy=policy, prevent_cse=not in_scan)
         return run(params, carry)
 
-    if "0" in params:
+    if "0" in params or taps.active():
         x, cache, _ = carry
         for i in range(config.num_layers):
             kind, is_last = kinds[i % P], i == config.num_layers - 1
+            own = params[str(i)] if "0" in params else jax.tree.map(lambda w, i=i: w[i], params)
             carry = x, cache, i
-            (x, cache, _), _ = layer(kind, carry, params[str(i)], in_scan=False, is_last=is_last)
+            with taps.scope(f"layers.{i}"):
+                (x, cache, _), _ = layer(kind, carry, own, in_scan=False, is_last=is_last)
         return (x, cache, config.num_layers), None
 
     def sequence(kinds, carry, params):

@@ -141,6 +141,7 @@ def recipe(
     config.rl.dual_clip = 3.0
     config.rl.max_kl = 10.0
     config.rl.pretrain_coef = 0.1
+    config.rl.record = 1
     config.pretrain_data.source = str(directory / "text.txt")
     config.pretrain_data.length = 32
     config.steps = 8

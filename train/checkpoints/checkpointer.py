@@ -13,7 +13,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from ranges import ConfigError
-from train.checkpoints import fingerprints, retention, saved_models, saved_steps, verification
+from train.checkpoints import (
+    chunks,
+    fingerprints,
+    retention,
+    saved_models,
+    saved_steps,
+    verification,
+)
 from train.checkpoints.agreement import decided, objection
 from train.checkpoints.failures import Failures
 from train.checkpoints.verification import Damaged
@@ -140,7 +147,10 @@ class Checkpointer:
         self._say(f"  warning: {text}")
 
     def _start(self, step: int, items: Mapping[str, Any], meta: dict[str, Any]) -> None:
-        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments = {
+            name: ocp.args.StandardSave(tree, chunks.save_args(name, tree))
+            for name, tree in items.items()
+        }
         self._saving = step
         self._error = _error_of(
             lambda: self._manager.save(
@@ -305,6 +315,22 @@ class Checkpointer:
             self._say(f"  warning: failed saves in this attempt: {self.failures.total}")
         if self.refused:
             self._say(f"  warning: states that were not saved, as not finite: {self.refused}")
+
+
+def restore_state(
+    checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
+) -> TrainState:
+    """The state of a checkpoint, with the shardings of `abstract`, and without `losses`.
+
+    Raises:
+      Damaged: it is not what was saved.
+    """
+    items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
+    restored = verification.restore(checkpoint, meta, items)
+    opt_state, source = restored.pop("opt_state"), restored.pop("source")
+    counts = (jnp.asarray(n, jnp.int32) for n in (int(checkpoint.name), meta.get("skipped", 0)))
+    step, skipped = counts
+    return TrainState(step, restored, opt_state, source, skipped)
 
 
 def _error_of(function: Callable[[], Any]) -> Exception | None:

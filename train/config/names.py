@@ -175,6 +175,8 @@ ALIASES = (
     ("ptx_coef ptx_coeff", ["rl.pretrain_coef"], ""),
     ("rollout_batch_size num_rollouts n_rollouts generate_batch_size train_rollout_batch",
      ["rl.rollout_batch"], "answers a rollout"),
+    ("record_rollouts save_rollouts log_completions rollout_data_dir record_trajectories",
+     ["rl.record"], "every so many rollouts"),
     ("max_prompt_length prompt_len max_prompt_len", ["rl.prompt_length"], ""),
     ("max_new_tokens max_completion_length max_response_length response_len max_tokens gen_len "
      "completion_length max_gen_len generation_max_length max_generate_length new_tokens",

@@ -10,6 +10,7 @@ import registry
 from ranges import (
     ConfigError,
     Count,
+    CountOr0,
     NonNegative,
     Positive,
     Range,
@@ -58,6 +59,8 @@ class RLConfig:
         token), neither its update nor the rollout's later ones are applied (early stopping, called
         target_kl elsewhere); 0 applies all.
       pretrain_coef: weight of the next-token loss on `pretrain_data` mixed in (PPO-ptx).
+      record: every so many rollouts, one is kept as `rollouts/STEP.parquet` in the workdir, with
+        its texts and the arrays of its tokens (train/rl/record.py); 0 keeps none.
     """
 
     prompt_length: Size = 32
@@ -87,6 +90,7 @@ class RLConfig:
     importance_cap: NonNegative = 0.0
     max_kl: NonNegative = 0.0
     pretrain_coef: NonNegative = 0.0
+    record: CountOr0 = 0
 
     def __post_init__(self):
         ranges.check(self, "rl.")

@@ -82,14 +82,6 @@ class Guard:
             guard["losses"] = faults.saved_losses(state.losses)
         return {"guard": guard} | ({"went_back": self._went_back} if self._went_back else {})
 
-    def with_losses(self, state: TrainState, meta: Mapping[str, Any]) -> TrainState:
-        """A restored or new state, with the losses by which spikes are measured."""
-        if not self._config.spike:
-            return state
-        losses = faults.restored_losses(meta.get("guard", {}).get("losses", []))
-        replicated = sharding.replicated(self._run.ctx.mesh)
-        return state._replace(losses=jax.device_put(losses, replicated))
-
     def go_back(self, checkpoints: Checkpointer) -> tuple[int, TrainState, Mapping[str, Any]]:
         """(step, state, meta) of the last good checkpoint, with the source past the data since.
 
@@ -122,7 +114,19 @@ class Guard:
             self._metrics.note(step + 1, "went_back", dict(dropped))
         self._progress.done = step
         self._progress.say(message(entry, len(self._went_back), self._most))
-        return step, self.with_losses(state._replace(source=source), meta), meta
+        return step, with_losses(self._run, state._replace(source=source), meta), meta
+
+
+def with_losses(run: Run, state: TrainState, meta: Mapping[str, Any]) -> TrainState:
+    """A restored or new state, with the losses by which spikes are measured.
+
+    Args:
+      meta: of its checkpoint; empty at step 0.
+    """
+    if not run.ctx.config.guard.spike:
+        return state
+    losses = faults.restored_losses(meta.get("guard", {}).get("losses", []))
+    return state._replace(losses=jax.device_put(losses, sharding.replicated(run.ctx.mesh)))
 
 
 def is_good(checkpoints: Checkpointer, step: int) -> bool:

@@ -41,6 +41,7 @@ CHANGES = {
     "evaluate": Kind.FREE,
     "evals": Kind.FREE,
     "rl.eval_prompts": Kind.FREE,
+    "rl.record": Kind.FREE,
     "checkpoint": Kind.FREE,
     "watchdog": Kind.FREE,
     "guard": Kind.FREE,

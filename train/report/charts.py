@@ -122,6 +122,23 @@ def chart(
     )
 
 
+def file(title: str, unit: str, points: Points, across: str) -> str:
+    """A figure of some points, as the content of an SVG file. Arguments: see `chart`."""
+    figure = chart(title, unit, points, points, across=across)
+    drawing = figure[figure.index("<svg ") : figure.index("</figure>")]
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}"'
+    paper = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
+    return drawing.replace("<svg", f"<svg {size}", 1).replace(">", f">{_STYLE}{paper}", 1)
+
+
+# Of an SVG file, as the report's (train/report/page.py).
+_STYLE = (
+    "<style>text{fill:#5d6157;font:11px sans-serif}.grid{stroke:#dedcd2}"
+    ".axis{stroke:#8f9287;fill:none}.train{fill:none;stroke:#2a7449;stroke-width:1.8}"
+    ".heldout{fill:#b84f13;stroke:#fff;stroke-width:1.5}</style>"
+)
+
+
 def _chart(run: Finished, c: Curve) -> str:
     title, note = f"{run.name}: {c.title}", ""
     if c.trials and (count := run.metric(c.trials)):

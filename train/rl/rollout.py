@@ -30,6 +30,7 @@ from train.guards.origins import BatchOrigin
 from train.losses import kl_estimate
 from train.rl import advantages as adv
 from train.rl import forward, hacking
+from train.rl import record as records
 from train.rl.sampler import Sampler, groups
 from train.terminal.progress import phase
 
@@ -220,11 +221,22 @@ class RolloutSource:
     def _take(self, experience, rollout, minibatch):
         """The rows of one minibatch; every epoch has its own permutation."""
         epoch, part = minibatch // self.minibatches, minibatch % self.minibatches
-        key = jax.random.fold_in(jax.random.fold_in(self.key, rollout), epoch)
-        order = jax.random.permutation(key, self.rl.rollout_batch)
-        size = self.ctx.config.data.batch_size
+        order, size = self._order(rollout, epoch), self.ctx.config.data.batch_size
         index = jax.lax.dynamic_slice(order, (part * size,), (size,))
         return jax.tree.map(lambda x: x[index], experience)
+
+    def _order(self, rollout, epoch):
+        """The rows of a rollout, from 1, in the order of an epoch."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, rollout), epoch)
+        return jax.random.permutation(key, self.rl.rollout_batch)
+
+    def _updates(self, rollout: int) -> np.ndarray:
+        """The updates of a rollout that take each of its rows, from 1: [B, epochs] int."""
+        size, updates = self.ctx.config.data.batch_size, []
+        for epoch in range(self.rl.epochs):
+            order = np.asarray(self._order(rollout, epoch))
+            updates.append(1 + epoch * self.minibatches + np.argsort(order) // size)
+        return np.stack(updates, axis=1)
 
     def _width(self, number: int) -> int:
         """The width of all hosts' `number`-th batch of prompts: one of `rl.prompt_buckets`."""
@@ -275,7 +287,8 @@ class RolloutSource:
         """Samples a new experience.
 
         Returns:
-          (the state s with it, metrics); the metric `warnings` is a list of texts.
+          (the state s with it, metrics); the metric `warnings` is a list of texts, and `record` a
+          `record.Rollout`, if this one is to be recorded (`rl.record`).
         """
         start = time.perf_counter()
         number, drawn = int(s["rollout"]), int(s["drawn"])
@@ -308,6 +321,9 @@ class RolloutSource:
         metrics["rollout/draws"] = new_drawn - drawn
         tokens = metrics["rollout/length"] * self.rl.rollout_batch * (new_drawn - drawn)
         metrics["rollout/tokens_per_second"] = tokens / seconds
+        if self.rl.record and number % self.rl.record == 0:
+            updates = self._updates(number + 1)
+            metrics["record"] = records.Rollout(number, batch, rewards, experience, updates)
         s = {k: np.asarray(v) for k, v in scalars.items()} | {
             "experience": experience,
             "minibatch": np.asarray(0, np.int32),

@@ -5,7 +5,7 @@ Axes: B prompts, n samples a prompt, P prompt length (left padded), R response l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -111,9 +111,13 @@ class AnswerSampler:
         )
 
     def __call__(
-        self, params: Any, prompts: Sequence[PromptIds], seed: int
-    ) -> Iterator[tuple[int, tuple[Answer, ...]]]:
+        self, params: Any, prompts: Sequence[PromptIds], seed: int,
+        done: Collection[int] = frozenset(),
+    ) -> Iterator[tuple[int, tuple[Answer, ...]]]:  # fmt: skip
         """Yields (number of a prompt, its answers) as they are sampled.
+
+        Args:
+          done: numbers of prompts that are not needed; a batch with nothing else is skipped.
 
         Raises:
           FloatingPointError: a log-probability is not finite.
@@ -121,13 +125,17 @@ class AnswerSampler:
         groups: dict[Sampling, list[PromptIds]] = {}
         for prompt in prompts:
             groups.setdefault(prompt.sampling, []).append(prompt)
+        if all(prompt.number in done for prompt in prompts):
+            return
         with jax.set_mesh(self.mesh):
-            params = self._prepare(params) if groups else params
+            params = self._prepare(params)
         for sampling, group in groups.items():
             group.sort(key=lambda prompt: (-len(prompt.ids), prompt.number))
             size = max(self.rows // sampling.samples, 1) * sharding.batch_shards(self.mesh)
             for start in range(0, len(group), size):
-                yield from self._answers(params, group[start:][:size], size, seed)
+                batch = group[start:][:size]
+                if any(prompt.number not in done for prompt in batch):
+                    yield from self._answers(params, batch, size, seed)
 
     def _answers(
         self, params: Any, group: Sequence[PromptIds], size: int, seed: int

@@ -5,7 +5,7 @@ Axes: R rows, T row length, C scored tokens of a row at once, D embed, V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -66,17 +66,21 @@ class LogLikelihood:
         return logprobs, top == targets
 
     def __call__(
-        self, params: Any, groups: Sequence[Sequence[Passage]]
-    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:
+        self, params: Any, groups: Sequence[Sequence[Passage]],
+        done: Collection[int] = frozenset(),
+    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:  # fmt: skip
         """Yields (index of a group, the Scored of each of its passages) as they are computed.
 
         Args:
           groups: passages that are likely to begin alike, such as the choices of a question.
+          done: indices of groups that are not needed; a batch with nothing else is skipped.
         """
         passages = [passage for group in groups for passage in group]
         starts = np.cumsum([0, *map(len, groups)])
         group_of = np.repeat(np.arange(len(groups)), np.diff(starts))
         missing = np.array([sum(p.scored for p in group) for group in groups], np.int64)
+        needed = np.isin(np.arange(len(groups)), list(done), invert=True)
+        missing[~needed] = -1  # which never becomes 0
         sums, greedy = np.zeros(len(passages)), np.ones(len(passages), bool)
 
         def result(index):
@@ -90,7 +94,7 @@ class LogLikelihood:
             yield result(index)
         pieces = make_pieces(groups, self.forks)
         for batches in pack(pieces, self.config.embed_dim):
-            for owners, logprobs, tops in self._computed(params, batches):
+            for owners, logprobs, tops in self._computed(params, batches, needed[group_of]):
                 np.add.at(sums, owners, logprobs)
                 np.logical_and.at(greedy, owners, tops)
                 counts = np.bincount(group_of[owners], minlength=len(groups))
@@ -99,10 +103,10 @@ class LogLikelihood:
                     yield result(index)
 
     def _computed(
-        self, params: Any, batches: Batches
+        self, params: Any, batches: Batches, needed: np.ndarray
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yields (numbers of passages, log-probabilities, whether each is the likeliest), each [n],
-        of scored tokens."""
+        of scored tokens, for each batch with a passage that is `needed`."""
         table = params["embedding" if self.config.tie_embeddings else "unembedding"]
         own_rows = max(self.tokens // batches.length, 1)
         count = own_rows * sharding.batch_shards(self.mesh)
@@ -114,7 +118,10 @@ class LogLikelihood:
 
         before = list[tuple[np.ndarray, tuple[Array, Array]]]()
         for start in range(0, len(batches.rows), count):
-            rows = fill(batches.rows[start:][:count], count, batches.length, chunk)
+            own = batches.rows[start:][:count]
+            if not any(needed[piece.owners].any() for row in own for piece in row):
+                continue
+            rows = fill(own, count, batches.length, chunk)
             started = []
             with jax.set_mesh(self.mesh):
                 arrays = put(*rows[: 4 if batches.forks else 3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ class Scorer:
     def answer(
         self, params: Any, requests: Sequence[Request],
         report: Callable[[int], None] | None = None, seed: int = 0,
-        numbers: Sequence[int] | None = None,
+        done: Collection[int] = frozenset(),
     ) -> Iterator[tuple[int, Response]]:  # fmt: skip
         """Yields (number of a request, its response) as batches are finished, in any order.
 
@@ -61,35 +61,39 @@ class Scorer:
           params: of the policy, on the mesh.
           report: called with the number of requests that are finished, after each.
           seed: of sampled answers; what is drawn depends on it and on the request's number alone.
-          numbers: of the requests, by default 0, 1, …; one who resumes gives those of the requests
-            that are left, and gets what an uninterrupted call gives.
+          done: numbers of requests that are answered. Batches are those of a call without it, so
+            that the others get the same answers to the bit; one with nothing else is skipped.
 
         Raises:
           DataError, ConfigError: a request does not fit the model; the message has its number.
           FloatingPointError: a log-probability is not finite; the message names the request.
         """
-        numbers = range(len(requests)) if numbers is None else numbers
-        numbered = list(zip(numbers, requests, strict=True))
-        texts = [(n, r) for n, r in numbered if not isinstance(r, Generation)]
-        prompts = [self.sampler.prompt(n, r) for n, r in numbered if isinstance(r, Generation)]
-        done = 0
-        for responses in (self._scored(params, texts), self.sampler(params, prompts, seed)):
+        texts = [(n, r) for n, r in enumerate(requests) if not isinstance(r, Generation)]
+        prompts = [
+            self.sampler.prompt(n, r) for n, r in enumerate(requests) if isinstance(r, Generation)
+        ]
+        finished = 0
+        for responses in (
+            self._scored(params, texts, done), self.sampler(params, prompts, seed, done)
+        ):  # fmt: skip
             for response in responses:
-                done += 1
+                finished += 1
                 if report:
-                    report(done)
+                    report(finished)
                 yield response
 
     def _scored(
-        self, params: Any, requests: Sequence[tuple[int, Likelihoods | Rolling]]
-    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:
+        self, params: Any, requests: Sequence[tuple[int, Likelihoods | Rolling]],
+        done: Collection[int],
+    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:  # fmt: skip
         groups = []
         for number, request in requests:
             try:
                 groups.append(self._passages(request))
             except DataError as e:
                 raise DataError(f"request {number}: {e}", e.reason) from None
-        for index, scored in self.score(params, groups):
+        finished = {index for index, (number, _) in enumerate(requests) if number in done}
+        for index, scored in self.score(params, groups, finished):
             number, request = requests[index]
             for i, one in enumerate(scored):
                 if not math.isfinite(one.logprob):
