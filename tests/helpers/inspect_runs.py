@@ -46,8 +46,8 @@ def write_run(
     workdir: Path, config: TransformerConfig = CONFIG, roles: Mapping[str, int] | None = None,
     step: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """Writes the workdir of a run that trained `roles` {role: seed}, by default a policy, and adds a
-    checkpoint of `step`. Returns {role: parameters}."""
+    """Writes the workdir of a run that trained `roles` {role: seed}, by default a policy, or adds a
+    checkpoint to it. Returns {role: parameters}."""
     roles = roles or {"policy": step}
     workdir.mkdir(exist_ok=True, parents=True)
     TOKENIZER.save(workdir / "tokenizer")

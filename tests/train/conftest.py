@@ -15,9 +15,9 @@ from model.lora import LoRA
 from model.sizes import SIZES
 from model.transformer import Transformer
 from train import loop
+from train.assembly.partition import divide
 from train.config import run as configs
 from train.config.run import RunConfig
-from train.trainable import divide
 
 
 def config_classes(cls=configs.RunConfig):

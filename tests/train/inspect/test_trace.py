@@ -178,7 +178,9 @@ def test_a_patched_router_sends_tokens_to_other_experts(tmp_path):
 
 
 def test_what_is_not_there_or_does_not_fit_is_refused(m):
-    with pytest.raises(ValueError, match=r"'layers\.1\.residuals'; did you mean layers\.1\.residual"):
+    with pytest.raises(
+        ValueError, match=r"'layers\.1\.residuals'; did you mean layers\.1\.residual"
+    ):
         m.patch(TEXT, {"layers.1.residuals": lambda x: x})
     with pytest.raises(ValueError, match=r"no value is named 'layers\.9\.residual'"):
         m.trace(TEXT, "layers.9.residual")

@@ -120,15 +120,18 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 PLUGIN = """
 from train.tasks.registry import TASKS
 from train.tasks.rows.forms import generation
-from train.tasks.rows.scores import matches
 
 
 def prepare(record):
     return [{"context": record["prompt"], "answer": "please"}]
 
 
+def polite(answer, document):
+    return float(document["answer"] in answer)
+
+
 TASKS.register("polite", generation(
-    "polite", "Answers that say please", "prompts.jsonl", prepare, {"polite": matches("please")},
+    "polite", "Answers that say please", "prompts.jsonl", prepare, {"polite": polite},
 ))
 """
 

@@ -44,9 +44,8 @@ def test_answers_are_those_of_generate(model, monkeypatch):
     assert got[2][0].text == wanted and len(got[2]) == 1
     wanted = reference(model, PROMPTS[3], dict(max_new_tokens=8, temperature=1.5), key)
     assert got[3][1].text == wanted and got[3][0].text != got[3][1].text
-    # Alone, with its number, the same; with another number or seed, others.
-    again = answers(model, [drawn[3]], seed=5, numbers=[3])
-    assert again == {3: got[3]}
+    # The same where the others are done; with another number or seed, others.
+    assert answers(model, [*greedy[:3], drawn[3]], seed=5, done=range(3)) == {3: got[3]}
     assert answers(model, [drawn[3]], seed=5)[0] != got[3] != answers(model, [drawn[3]])[0]
 
 
@@ -56,9 +55,9 @@ def test_a_stop_text_ends_an_answer_and_the_work(model, monkeypatch):
     assert whole.cut and len(whole.text) == 16
     stop = whole.text[3:5]
     calls = []
-    advance = model[0]._sampler._advance
+    advance = model[0].sampler._advance
     monkeypatch.setattr(
-        model[0]._sampler, "_advance", lambda *a, **k: calls.append(0) or advance(*a, **k)
+        model[0].sampler, "_advance", lambda *a, **k: calls.append(0) or advance(*a, **k)
     )
     (answer,) = answers(model, [Generation(PROMPTS[0], 16, stop=("", "\0", stop))])[0]
     assert answer.text == whole.text[: whole.text.find(stop)] and not answer.cut

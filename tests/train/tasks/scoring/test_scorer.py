@@ -27,11 +27,8 @@ def test_responses_to_all_kinds_in_any_order_and_part(model):
     done = []
     whole = dict(scorer.answer(params, REQUESTS, done.append))
     assert done == [1, 2, 3, 4, 5, 6] and sorted(whole) == list(range(6))
-    numbers = [1, 3, 5]
-    part = dict(scorer.answer(params, [REQUESTS[i] for i in numbers], numbers=numbers))
-    assert sorted(part) == numbers and part[1] == whole[1]
-    for i in (3, 5):
-        np.testing.assert_allclose(part[i][0].logprob, whole[i][0].logprob, atol=1e-4)
+    part = dict(scorer.answer(params, REQUESTS, done={0, 2, 4}))
+    assert part.keys() == {1, 3, 5} and part.items() <= whole.items()
     assert whole[4][0] == (0.0, True, 0, 0)
 
 
@@ -55,10 +52,10 @@ def test_a_text_in_windows_is_a_loop_over_them(model):
 def test_what_is_not_finite_or_does_not_fit_is_named(model):
     scorer, params, config = model
     broken = jax.tree.map(lambda x: x * np.nan, params)
-    with pytest.raises(FloatingPointError, match="request 4: the log-probability of ' B' after"):
-        list(scorer.answer(broken, REQUESTS[-1:], numbers=[4]))
-    with pytest.raises(FloatingPointError, match="request 7"):
-        list(scorer.answer(broken, REQUESTS[1:2], numbers=[7]))
+    with pytest.raises(FloatingPointError, match="request 5: the log-probability of ' B' after"):
+        list(scorer.answer(broken, REQUESTS, done=range(5)))
+    with pytest.raises(FloatingPointError, match="request 1"):
+        list(scorer.answer(broken, REQUESTS[:2], done=[0]))
     long = Likelihoods((Continuation("A", "b" * 200),))
     with pytest.raises(DataError, match="request 1: a continuation has 200 tokens"):
         list(scorer.answer(params, [REQUESTS[0], long]))
