@@ -51,8 +51,8 @@ def open_benchmark(name: str, entry: Any, config: Any, objective: Any) -> Callab
     task, data = registry.find(entry.task, f"{key}.task"), list[str]()
     if isinstance(task, Suite):
         raise ConfigError(
-            f"{key}.task={task.name} is a group of tasks, which {key} is too small for; name one "
-            f"of {', '.join(part.task for part in task.parts.values())}"
+            f"{key}.task={task.name} is a group of tasks; give each an entry of its own: "
+            f"{', '.join(dict.fromkeys(part.task for part in task.parts.values()))}"
         )
     sources = [entry.source] if isinstance(entry.source, str) else list(entry.source)
     if all(source and epath.Path(source).is_dir() for source in sources):

@@ -141,12 +141,13 @@ def _place(name: str, flag: str) -> Place:
     """The place of a model that a flag names.
 
     Raises:
-      ValueError: it is neither a run with a policy nor an open model.
+      ValueError: it is neither a run with a policy that is saved nor an open model.
     """
     path, step = opening.split_step(name)
     if opening.is_run(path) or not _may_be_open(epath.Path(name)):
         check_workdir(path, flag)
-        step = committed_steps(path).get("") if step is None else step
+        if step is None and (step := committed_steps(path).get("")) is None:
+            raise ConfigError(f"--{flag}={name} holds no checkpoint; train that stage first")
         return Place(f"{path}@{step}", step, epath.Path(path) / "evals" / f"@{step}")
     stem = epath.Path(name.rstrip("/")).name.removesuffix(".gguf")
     return Place(name, None, epath.Path("runs") / "evals" / stem)

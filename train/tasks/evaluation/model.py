@@ -37,8 +37,9 @@ class Evaluation:
     """The evaluation of one model.
 
     Args:
-      name, step: see `place`. out: the folder of its items. dtype: of the computation; "" for the
-        model's. samples: right and wrong answers of each benchmark that are written.
+      name, step: as of a Place (command.py). out: the folder of its items. dtype: of the
+        computation; "" for the model's.
+      samples: right and wrong answers of each benchmark that are written.
       given: the settings `seed`, `limit` and `chat` of the benchmarks.
     """
 

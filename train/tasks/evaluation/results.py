@@ -103,12 +103,12 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     plain = [f"{n}={before.get(n)} instead of {now[n]}" for n in names if n not in _HASHES]
     # Other settings make other documents and requests.
     hashes = [n for n in names if n in _HASHES and not (plain and n in ("documents", "requests"))]
-    return ", ".join([*plain, *(f"other {_HASHES[name]}" for name in hashes)])
+    return ", ".join([*plain, *(_HASHES[name] for name in hashes)])
 
 
 _HASHES = {
-    "weights": "weights", "architecture": "settings of the model", "tokenizer": "a tokenizer",
-    "documents": "documents", "requests": "prompts",
+    "weights": "other weights", "architecture": "another architecture",
+    "tokenizer": "another tokenizer", "documents": "other documents", "requests": "other prompts",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from train.tasks.evaluation.pairs import Comparison
 from train.terminal.console import console, duration
 
 LARGE = 1e5  # from which on a value has an exponent
+MOST_GROUPS = 16  # that are shown; results.json has all
 NARROW, WIDE = 80, 110  # columns below which less is shown, and from which all
 
 
@@ -52,11 +53,16 @@ def results(rows: Sequence[Result], suites: Mapping[str, Estimate]) -> Table:
     table = _table(*heads, *([("time", "right")] if wide else []))
     for row in rows:
         ends = [f"{row.items:,}", f"{row.cut:,}", *([duration(row.seconds)] if wide else [])]
-        starts = [escaped(row.task.name), str(row.shots)]
-        for metric, value in row.metrics.items():
-            bold = "bold" if starts[0] else ""
-            table.add_row(*starts, escaped(metric), Text(estimate(value), bold), *ends)
-            starts, ends = ["", ""], [""] * len(ends)
+        (metric, value), *others = row.metrics.items()
+        table.add_row(
+            escaped(row.task.name), str(row.shots), escaped(metric),
+            Text(estimate(value), "bold"), *ends,
+        )  # fmt: skip
+        if len(row.by_group) <= MOST_GROUPS:
+            for name, value in row.by_group.items():
+                table.add_row("", "", Text(f"  {escaped(name)}", "dim"), estimate(value))
+        for metric, value in others:
+            table.add_row("", "", escaped(metric), estimate(value))
     for name, value in suites.items():
         table.add_row(escaped(name), "", "mean", Text(estimate(value), "bold"))
     return table

@@ -143,16 +143,16 @@ def test_a_verdict_is_in_words():
 def test_a_lower_perplexity_is_better():
     task = registry.find("lambada")
 
-    def result(logprobs):
-        outcomes = [{"acc": 0.0, "logprob": x} for x in logprobs]
+    def result(losses):
+        outcomes = [{"acc": 0.0, "loss": x} for x in losses]
         values = {name: metric(outcomes) for name, metric in task.metrics.items()}
         return Result(task, 0, values, {}, 3, 0, 3, 0.0, (), outcomes)
 
-    rows = pairs.compare([result([-1.0, -1.1, -1.2])], [result([-2.0, -2.1, -2.3])])
+    rows = pairs.compare([result([1.0, 1.1, 1.2])], [result([2.0, 2.1, 2.3])])
     assert [(row.metric, row.verdict) for row in rows] == [
         ("acc", "no difference"), ("perplexity", "better")
     ]  # fmt: skip
-    assert rows[1].value < rows[1].other and rows[1].paired.difference > 0
+    assert rows[1].value < rows[1].other and rows[1].paired.difference < 0
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
