@@ -17,7 +17,8 @@ from rich.console import Console
 
 from ranges import ConfigError
 from train.tasks import registry
-from train.tasks.evaluation import command, pairs, table
+from train.tasks.base import Generation, Rolling
+from train.tasks.evaluation import command, pace, pairs, table
 from train.tasks.evaluation.benchmark import Result
 from train.tasks.evaluation.command import Options
 from train.tasks.metrics import Paired
@@ -129,6 +130,29 @@ def test_a_task_that_fails_costs_no_other(models, tmp_path, capsys):
 def test_mistakes_are_named_before_anything_is_read(workdir, tasks, shots, message):
     with pytest.raises(ConfigError, match=message):
         command.main(False, (), shots, dict(workdir=workdir, tasks=tasks, dtype=None))
+
+
+def test_a_group_of_tasks_has_its_own_numbers_of_examples():
+    asked = command.plan(Options("x", ["core", "arc_easy"], shots=[1]))
+    shots = {task.name: numbers for task, numbers in asked.tasks}
+    assert shots["arc_easy"] == (10, 1) and shots["hellaswag"] == (0, 10)
+    assert asked.notes == ["core has its own numbers of examples; --shots is not for it"]
+
+
+def test_the_time_left_follows_each_kind_s_cost_and_forgets_compilation(monkeypatch):
+    text, answer = Rolling("x" * 100), Generation("x" * 20, max_new_tokens=10)
+    clock = iter([50.0, 50.01, 51.0, 53.0, 53.0, 60.0, 64.0])
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    left = pace.Pace([("rolling", text)] * 5 + [("generation", answer)] * 3)
+    left.begin()
+    assert left.add("rolling", text) is None  # however long it took
+    assert left.add("rolling", text) is None  # of the same batch
+    assert left.add("rolling", text) == pytest.approx(0.99 / 100 * (2 * 100 + 3 * 100))
+    assert left.add("rolling", text) == pytest.approx(2.99 / 200 * (100 + 3 * 100))
+    assert left.add("rolling", text) == pytest.approx(2.99 / 300 * 300)
+    left.begin()
+    left.add("generation", answer)
+    assert left.add("generation", answer) == pytest.approx(4.0)
 
 
 def test_a_verdict_is_in_words():
