@@ -167,7 +167,9 @@ def _score_interval(better: int, worse: int, count: int) -> tuple[float, float]:
         share = (root - linear) / (4 * count)
         variance = count * (2 * share + d * (1 - d))
         excess = better - worse - count * d
-        return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess)
+        if variance > 0:
+            return excess / math.sqrt(variance)
+        return math.copysign(math.inf, excess) if excess else 0.0
 
     from scipy import optimize
 
