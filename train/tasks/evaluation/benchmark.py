@@ -104,7 +104,8 @@ def prepare(
 
     Args:
       limit: the most documents, the first ones; 0 for all. seed: of the examples that are drawn.
-      data: folders that are searched for the task's files (train/tasks/sources.py).
+      data: folders that are searched for the task's files, or TASK=SOURCE
+        (train/tasks/sources.py).
       chat: whether prompts are conversations.
 
     Raises:

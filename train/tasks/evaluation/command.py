@@ -22,7 +22,7 @@ from train.interop import opening
 from train.objectives.registry import STAGES
 from train.runtime import compilation, outputs
 from train.runtime.metrics import quiet_to_file
-from train.tasks import registry
+from train.tasks import registry, sources
 from train.tasks.base import Suite, Task
 from train.tasks.evaluation import report, table
 from train.tasks.evaluation.benchmark import Benchmark, prepare, tried
@@ -41,7 +41,8 @@ class Options:
       workdir: the model, as `open_model` takes it. against: another, or "".
       tasks: names, or YAML files. shots: numbers of examples; empty for each task's own.
       limit: the most documents of a task; 0 for all. seed: of examples and of sampling.
-      data: folders that are searched for the tasks' files. chat: whether prompts are conversations.
+      data: folders that are searched for the tasks' files, or TASK=SOURCE.
+      chat: whether prompts are conversations.
       dtype: of the computation; "" for the model's. out: the folder of results; "" for the
         default. samples: right and wrong answers of each task that are written.
     """
@@ -173,6 +174,7 @@ def run(options: Options) -> int:
       ConfigError: before anything is read, where possible.
     """
     asked = plan(options)
+    sources.check(options.data, [task.name for task, _ in asked.tasks])
     place = _place(options.workdir, "workdir")
     out = epath.Path(options.out) if options.out else place.folder
     given = {"seed": options.seed, "limit": options.limit, "chat": options.chat}

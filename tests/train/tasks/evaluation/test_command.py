@@ -132,6 +132,14 @@ def test_mistakes_are_named_before_anything_is_read(workdir, tasks, shots, messa
         command.main(False, (), shots, dict(workdir=workdir, tasks=tasks, dtype=None))
 
 
+def test_data_is_a_folder_or_of_a_task_that_is_asked(models, tmp_path):
+    file = str(ROOT / "examples/evaluate/capitals.jsonl")
+    with pytest.raises(ConfigError, match="capitls is none of the tasks capitals; did you mean"):
+        evaluate(models, tmp_path, data=[f"capitls={file}"])
+    code, record = evaluate(models, tmp_path, limit=1, data=[f"capitals={file}"])
+    assert code == 0 and record["results"][0]["source"] == file
+
+
 def test_a_group_of_tasks_has_its_own_numbers_of_examples():
     asked = command.plan(Options("x", ["core", "arc_easy"], shots=[1]))
     shots = {task.name: numbers for task, numbers in asked.tasks}
