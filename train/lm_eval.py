@@ -15,7 +15,7 @@ from train import cli
 def main() -> None:
     with cli.expected_errors():
         if importlib.util.find_spec("lm_eval") is None:
-            raise ConfigError("this needs lm-evaluation-harness: pip install 'lm-eval>=0.4.9'")
+            raise ConfigError("this needs lm-evaluation-harness: pip install 'lm-eval>=0.4.13'")
         from train.interop import lm_eval
 
         lm_eval.run()

@@ -36,9 +36,11 @@ from benchmarks.evaluation import records
 from model import cpu
 from model.sharding import MeshConfig, make_mesh
 from train.interop import convert, export, opening
+from train.runtime.metrics import quiet_to_file
 from train.tasks import sources
 from train.tasks.base import Task
 from train.tasks.registry import TASKS
+from train.tasks.rows.forms import scored_parts
 from train.tasks.scoring.scorer import Scorer
 
 # The log-likelihoods of the choices of each document, and whether each is the likeliest.
@@ -67,7 +69,8 @@ class Ours:
             "seconds": time.perf_counter() - start,
             "processor_seconds": time.process_time() - processor,
         }
-        ordered = [[(s.logprob, s.greedy) for s in responses[i]] for i in range(len(requests))]
+        scored = [scored_parts(responses[i]) for i in range(len(requests))]
+        ordered = [[(s.logprob, s.greedy) for s in choices] for choices in scored]
         return {**seconds, "responses": ordered}
 
 
@@ -173,14 +176,14 @@ def run(names: Sequence[str], directory: Path) -> dict[str, Any]:
     }
     for side in sides.values():
         side.answer(names[0], 8)  # loads and warms up
-    results, lines = {}, [HEADER]
+    results, lines = {}, [list(HEADER)]
     for name in names:
         turns = [{k: s.answer(name, f.limit) for k, s in sides.items()} for _ in range(f.repeats)]
         result = compare(name, ours, turns[-1], f.limit)
         for unit in UNITS:
             result[unit] = {k: [turn[k][unit] for turn in turns] for k in sides}
         results[name] = result
-        lines.append(line(name, result))
+        lines.append(list(line(name, result)))
         print(f"{name}: {json.dumps(result['seconds'])}", file=sys.stderr, flush=True)
     show(lines)
     for unit in UNITS:
@@ -200,6 +203,7 @@ def run(names: Sequence[str], directory: Path) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    quiet_to_file(os.devnull)
     cpu.keep_memory()
     names = flags.FLAGS.tasks or list(records.ROWS)
     with tempfile.TemporaryDirectory() as directory:

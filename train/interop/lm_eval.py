@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,9 @@ from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 from train.interop.opening import open_model
+from train.runtime.metrics import quiet_to_file
 from train.tasks.base import Rolling
+from train.tasks.rows.forms import scored_parts
 from train.tasks.scoring.generation import PromptIds
 from train.tasks.scoring.scorer import Scorer
 from train.tasks.scoring.tokens import passage, prefix_id
@@ -49,8 +52,9 @@ class SeedpodLM(TemplateLM):
 
     Args:
       workdir, role, dtype: of `open_model`. seed: of sampled answers.
-      batch_size, max_batch_size: the harness gives them always; rows are packed whatever they are.
-      device: refused: JAX_PLATFORMS chooses the devices.
+      batch_size, max_batch_size, device: not used; the harness gives them whether or not they were
+        on its command line. Rows are packed, and all devices of JAX are used, of the platform that
+        the variable JAX_PLATFORMS names.
 
     Raises:
       ConfigError: no workdir, one without a model, or an argument that there is none of.
@@ -58,7 +62,7 @@ class SeedpodLM(TemplateLM):
 
     def __init__(
         self, workdir: str = "", role: str = "", dtype: str = "", seed: int = 0,
-        batch_size: Any = None, max_batch_size: Any = None, device: str | None = None, **unknown,
+        batch_size: Any = None, max_batch_size: Any = None, device: Any = None, **unknown: Any,
     ):  # fmt: skip
         super().__init__()
         self._cut = 0  # prompts that did not fit
@@ -69,11 +73,6 @@ class SeedpodLM(TemplateLM):
             )
         if not workdir:
             raise ConfigError("--model_args names no model; add workdir=RUN, or RUN@STEP")
-        if device:
-            raise ConfigError(
-                f"--device {device}: leave it out; all devices of JAX are used, and the variable "
-                "JAX_PLATFORMS chooses among platforms"
-            )
         mesh = make_mesh(MeshConfig(), jax.devices())
         self.opened = open_model(str(workdir), role, mesh, dtype)
         if self.opened.role != "policy":
@@ -172,7 +171,8 @@ class SeedpodLM(TemplateLM):
         texts = [Rolling(request.args[0]) for request in requests]
         results: dict[int, float] = {}
         with tqdm(total=len(texts), desc="texts", disable=disable_tqdm) as bar:
-            for i, (scored,) in self._scorer.answer(self.opened.params, texts):
+            for i, response in self._scorer.answer(self.opened.params, texts):
+                (scored,) = scored_parts(response)
                 results[i] = scored.logprob
                 self.cache_hook.add_partial("loglikelihood_rolling", requests[i].args, results[i])
                 bar.update()
@@ -197,9 +197,9 @@ class SeedpodLM(TemplateLM):
         """
         settings: dict[str, Any] = dict(normalize_gen_kwargs(dict(gen_kwargs), MAX_GEN_TOKS))
         stop, most = tuple(settings.pop("until")), settings.pop("max_gen_toks")
-        kept = {k: settings.pop(k) for k in ("temperature", "top_p", "top_k") if k in settings}
-        if not settings.pop("do_sample"):
-            kept = {"temperature": 0.0}
+        names = [n for n in ("temperature", "top_p", "top_k") if n in settings]
+        drawn: dict[str, Any] = {name: settings.pop(name) for name in names}
+        kept = drawn if settings.pop("do_sample") else {"temperature": 0.0}
         for name, value in settings.items():
             if NEUTRAL.get(name) != value:
                 raise ConfigError(
@@ -220,5 +220,6 @@ class SeedpodLM(TemplateLM):
 
 def run() -> None:
     """The harness's command line, with the model."""
+    quiet_to_file(os.devnull)
     keep_memory()
     cli_evaluate()
