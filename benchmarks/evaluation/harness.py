@@ -1,9 +1,7 @@
 """A side of benchmarks/evaluation: lm-evaluation-harness, in a process that waits for turns.
 
-    python -m benchmarks.evaluation.harness hf DIR FOLDER THREADS BATCH
-    python -m benchmarks.evaluation.harness seedpod DIR FOLDER
-
-The first is its Hugging Face model with float32 on the CPU, the second ours. Answers every line of
+Its arguments are `hf DIR FOLDER THREADS BATCH`, for its Hugging Face model with float32 on the CPU,
+or `seedpod DIR FOLDER`, for ours; FOLDER holds the tasks. Answers every line of
 standard input, a JSON object {task, limit}, with one of {seconds, processor_seconds, responses: for
 each document [[log-likelihood, is greedy] for each choice]}; the seconds are those of the model's
 `loglikelihood`, its tokenization included.
@@ -23,10 +21,10 @@ from lm_eval.tasks import TaskManager
 def make_model(kind: str, directory: str, settings: list[str]) -> Any:
     if kind == "seedpod":
         from model.cpu import keep_memory
-        from train.interop.lm_eval import SeedpodLM
+        from train.lm_eval.model import register
 
         keep_memory()
-        return SeedpodLM(directory, dtype="float32")
+        return register()(directory, dtype="float32")
     import torch
     from lm_eval.models.huggingface import HFLM
 

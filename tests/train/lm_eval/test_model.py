@@ -15,7 +15,8 @@ from lm_eval.api.instance import Instance
 
 from data.text.chat import render_prompt
 from ranges import ConfigError
-from train.interop.lm_eval import SeedpodLM
+from train.lm_eval import __main__
+from train.lm_eval.model import register
 from train.tasks.base import Continuation, Generation, Likelihoods, Rolling
 
 TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
@@ -24,7 +25,7 @@ TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     directory = open_models.write(tmp_path_factory.mktemp("open") / "hf", open_models.VALUES)
-    return SeedpodLM(str(directory), dtype="float32", batch_size=1)
+    return register()(str(directory), dtype="float32", batch_size=1)
 
 
 def instances(kind, *arguments):
@@ -87,7 +88,7 @@ def test_conversations_are_text_whose_ids_are_those_of_the_template(model):
 )
 def test_arguments_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        SeedpodLM(**settings)
+        register()(**settings)
 
 
 @pytest.mark.slow
@@ -100,14 +101,12 @@ def test_the_command_runs_a_task_of_one_s_own(model, tmp_path, monkeypatch, caps
         'doc_to_text: "{{q}}"\ndoc_to_choice: "{{c}}"\ndoc_to_target: a\n'
         'target_delimiter: ""\nmetric_list: [{metric: acc}]\n'
     )
-    from train import lm_eval
-
     arguments = ["--model", "seedpod", "--model_args", f"workdir={model.opened.name}"]
     arguments += ["--tasks", "own", "--include_path", str(tmp_path)]
     arguments += ["--output_path", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments])
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    lm_eval.main()
+    __main__.main()
     (result,) = (tmp_path / "out").rglob("results*.json")
     assert json.loads(result.read_text())["results"]["own"]["acc,none"] in (1 / 3, 2 / 3)
     assert "own" in capsys.readouterr().out
