@@ -38,6 +38,8 @@ setup(
         "etils[epath]>=1.9",
         "fsspec>=2024.12",  # exclusive creation, for the lock of a workdir in a bucket
         "numpy>=2.0",
+        "scipy>=1.14",  # tests of two runs; JAX needs it too
+        "pyyaml>=6.0",  # benchmarks of one's own
         "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
@@ -55,6 +57,8 @@ setup(
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [
             "httpx2>=2.0",  # Starlette's test client
+            "matplotlib>=3.9",  # what train.inspect shows
+            "treescope>=0.1.10",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -63,6 +67,6 @@ setup(
             "mypy>=2.4",  # `make lint`: types
         ],
         "browser": ["playwright>=1.50"],  # tests of pages in an installed Chromium
-        "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8"],
+        "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8", "treescope>=0.1.10"],
     },
 )

@@ -180,9 +180,9 @@ def open_context(
         text = config.pretrain_data
         read_text = functools.partial(read_source, text, "text")
         pretrain_data = open_rows("text", text, "text", read_text)
-    sets = {}
+    sets = evals.read_own(config, objective)
     for name, entry in config.evals.items():
-        if entry.source:
+        if entry.source and name not in sets:
             schema = evals.schema_of(name, entry, objective)
             settings = evals.data_config(config, entry, schema, objective)
             read_set = functools.partial(read_source, settings, schema, True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train import optimizer
 from train.assemble import Run, optimizer_configs
@@ -39,11 +40,16 @@ def log_interval(config: RunConfig) -> int:
     return config.log_every or min(10, max(config.steps // 10, 1))
 
 
+def rate_tables(run: Run) -> dict[str, jax.Array]:
+    """{trained role: the learning rate of every update}."""
+    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
+    return optimizer.rate_tables(configs, run.ctx.config.steps)
+
+
 def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
     """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
     critic, `value_learning_rate`."""
-    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
-    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
+    rates_of = optimizer.learning_rates(rate_tables(run))
 
     def metrics(opt_state) -> dict[str, float]:
         return {
@@ -55,13 +61,15 @@ def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
 
 
 def jit_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The train step of a run, jitted; the state is donated."""
+    """The train step (state, frozen, batch) of a run, jitted; the state is donated."""
     config = run.ctx.config
-    return jax.jit(
+    step = jax.jit(
         make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
         donate_argnums=0,
         compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
     )
+    rates = jax.device_put(rate_tables(run), sharding.replicated(run.ctx.mesh))
+    return lambda state, frozen, batch: step(state, frozen, batch, rates)
 
 
 @dataclasses.dataclass

@@ -21,6 +21,8 @@ class Tokenizer(abc.ABC):
       fingerprint: a hash of everything that determines the ids.
       token_bytes: the UTF-8 that each id stands for; b"" for special ids.
       pad_id: fills a row. prefix: ids that open a document. eos_id: ends one.
+      bos_id: the id named as the one that opens a document, whether or not `prefix` has it; None
+        if no id is.
       stop_ids: ids that end an answer. banned_ids: ids that are never sampled, because nothing may
         open a role or a document inside an answer.
       fim_ids: the prefix, suffix and middle ids of fill in the middle, if there are any.
@@ -33,6 +35,7 @@ class Tokenizer(abc.ABC):
     pad_id: int
     prefix: tuple[int, ...]
     eos_id: int
+    bos_id: int | None
     stop_ids: tuple[int, ...]
     banned_ids: tuple[int, ...]
     fim_ids: tuple[int, ...] = ()
@@ -57,6 +60,11 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def encode_further(self, text: str) -> list[int]:
         """Ids of text that continues other text."""
+
+    @abc.abstractmethod
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of text in which the names of special tokens stand for them: of a rendered
+        conversation whose parts are no longer known."""
 
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:

@@ -190,6 +190,7 @@ class HFTokenizer(Tokenizer):
                 'a text; set "eos_token" in its tokenizer_config.json'
             )
         self.eos_id = stops[0] if eos is None else eos
+        self.bos_id = self._special_id("bos_token")
         self.stop_ids = tuple(dict.fromkeys([self.eos_id, *stops, *self._turn_end_ids()]))
         pad = self._special_id("pad_token")
         self.pad_id = self.eos_id if pad is None or pad >= self.vocab_size else pad
@@ -245,6 +246,9 @@ class HFTokenizer(Tokenizer):
     def encode_further(self, text: str) -> list[int]:
         text.encode()
         return self._check_rows(self._encoder.further(text))
+
+    def encode_marked(self, text: str) -> list[int]:
+        return self._check_rows(self._encoder.page(text, ()).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in self._control])

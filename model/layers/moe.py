@@ -139,10 +139,10 @@ def expert_mlps(
         return out
 
     def tap_rows(name, rows):
-        """`tap` of [R, F] as [M, k, F], those of each token together."""
+        """`tap` of [R, F] as [1, M, k, F], those of each token together."""
         if not taps.active():
             return rows
-        return tap(name, collect(rows, *index)).reshape(M * k, -1)[order[:R]]
+        return tap(name, collect(rows, *index)[None]).reshape(M * k, -1)[order[:R]]
 
     rows = dispatch(x, *index)
     gate = tap_rows("mlp.gate", checkpoint_name(project(rows, *gate), "gate"))  # [R, F]

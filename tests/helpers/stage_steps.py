@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+import optax
 from stage_fixtures import ORIGINS, Stages, recipe
 
 from model import sharding
@@ -75,12 +75,13 @@ def five_steps(
         def step(state, frozen, batch):
             given = []
 
-            def update(grads, *args):
+            def update(grads, *args, **settings):
                 given.append(grads)
-                return run.tx.update(grads, *args)
+                return run.tx.update(grads, *args, **settings)
 
-            optimizer = SimpleNamespace(update=update)
-            state, metrics = make_train_step(run.stage, optimizer, accumulate)(state, frozen, batch)
+            optimizer = optax.GradientTransformationExtraArgs(run.tx.init, update)
+            step_fn = make_train_step(run.stage, optimizer, accumulate)
+            state, metrics = step_fn(state, frozen, batch)
             return state, metrics["loss"], given[0]
 
         step, losses = jax.jit(step), []

@@ -173,12 +173,12 @@ class Scorer:
 def open_model(workdir: epath.PathLike, sampling: Sampling, seed: int, flag: str) -> ChatModel:
     """The policy of a workdir, or of WORKDIR@STEP, which the flag `flag` names."""
     check_workdir(split_step(str(workdir))[0], flag)
-    _, _, *opened = opening.open_model(str(workdir), "policy")
-    return ChatModel(str(workdir), *opened, sampling, seed)
+    name, _, config, params, tokenizer = opening.open_model(str(workdir), "policy")
+    return ChatModel(name, config, params, tokenizer, sampling, seed)
 
 
 def open_scorer(workdir: epath.PathLike) -> Scorer:
     """The reward model of a workdir, or of WORKDIR@STEP, which the flag --reward names."""
     check_workdir(split_step(str(workdir))[0], "reward", "reward")
-    _, _, *opened = opening.open_model(str(workdir), "reward")
-    return Scorer(str(workdir), *opened)
+    name, _, config, params, tokenizer = opening.open_model(str(workdir), "reward")
+    return Scorer(name, config, params, tokenizer)

@@ -134,7 +134,7 @@ def hashes(workdir: epath.PathLike) -> dict[str, str]:
     workdir = epath.Path(workdir)
     contents = dict[str, bytes]()
     if (workdir / "models.json").exists():
-        models = {role: _decisive(model_config(workdir, role)) for role in read_models(workdir)}
+        models = {role: decisive(model_config(workdir, role)) for role in read_models(workdir)}
         contents["models.json"] = json.dumps(models, sort_keys=True).encode()
     if (workdir / "parts.json").exists():
         records = json_files.read(workdir / "parts.json", dict[str, PartitionRecord])
@@ -146,7 +146,7 @@ def hashes(workdir: epath.PathLike) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest()[:16] for name, content in contents.items()}
 
 
-def _decisive(config: TransformerConfig) -> dict[str, Any]:
+def decisive(config: TransformerConfig) -> dict[str, Any]:
     """The settings that are not defaults, those of execution left out: a later version of Seedpod
     has more of both."""
     settings = dataclasses.asdict(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -22,7 +23,7 @@ from train.cli.errors import EXPECTED, fail, no_backend, short
 from train.cli.flags import config
 from train.rl import time_limit
 from train.runtime import outputs, processes
-from train.terminal import interrupts
+from train.terminal import interrupts, saved
 from train.terminal.console import print_error
 
 BEGUN = time.time()  # the start of this process, approximately
@@ -55,7 +56,7 @@ def start() -> None:
     if not f.workdir:
         fail("--workdir is empty; give a directory for the run")
     trains = "profiler_port" in f
-    interrupts.watch(f.workdir if trains else "")
+    interrupts.watch(functools.partial(saved.describe, f.workdir) if trains else None)
     if "://" not in f.workdir:
         try:
             outputs.make_folder(Path(f.workdir))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import jax
 import numpy as np
@@ -27,6 +27,13 @@ SEED = 20_240  # of evaluations, whatever the run's seed, so that runs are compa
 
 # (trainable, frozen) -> (metrics, samples)
 Evaluation = Callable[[Mapping, Mapping], tuple[dict[str, float], list[dict]]]
+
+
+class Fingerprinted(Protocol):
+    """Data of an evaluation."""
+
+    def fingerprint(self) -> str:
+        """A hash of its content, which checkpoints hold."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,11 @@ from data.config import DataConfig
 from data.pipeline import Data
 from ranges import ConfigError
 from registry import Registry
-from train.evals.base import EvalConfig, Evaluation
+from train.evals import tasks
+from train.evals.base import EvalConfig, Evaluation, Fingerprinted
 from train.evals.generative import Samples, SamplesConfig
 from train.evals.perplexity import Perplexity
+from train.terminal.progress import phase
 
 
 class EvalType(NamedTuple):
@@ -25,23 +27,28 @@ class EvalType(NamedTuple):
         the run's Context. data: the Data with its held-out rows. stage: the run's Stage.
       schemas: the schemas of data that it reads, the default first; empty for the stage's own.
       role: the role that the run has to train; "" for any.
+      open: (name, entry, config, objective) -> the function that reads data of its own kind, which
+        `build` is given, or ConfigError for settings that do not fit; None for a type that reads a
+        Data.
     """
 
     build: Callable[..., Evaluation]
     schemas: tuple[str, ...] = ()
     role: str = "policy"
+    open: Callable[[str, Any, Any, Any], Callable[[], Fingerprinted]] | None = None
 
 
 EVALS: Registry[EvalType] = Registry("evaluation", "evals.NAME.type")
 
 
 def evaluation(
-    name: str, schemas: tuple[str, ...] = (), role: str = "policy", settings: type | None = None
-) -> Callable[[Callable], Callable]:
+    name: str, schemas: tuple[str, ...] = (), role: str = "policy", settings: type | None = None,
+    open: Callable | None = None,
+) -> Callable[[Callable], Callable]:  # fmt: skip
     """Decorates the `build` of an EvalType; `settings` is a frozen dataclass."""
 
     def decorate(build):
-        EVALS.register(name, EvalType(build, schemas, role), settings)
+        EVALS.register(name, EvalType(build, schemas, role, open), settings)
         return build
 
     return decorate
@@ -67,6 +74,15 @@ def stage_evaluation(ctx: Any, data: Data, stage: Any) -> Evaluation:
     preferences, or the score, KL and win rate of answers to prompts."""
     del ctx
     return stage.evaluation(data)
+
+
+@evaluation("task", settings=tasks.TaskConfig, open=tasks.open_benchmark)
+def task_evaluation(
+    ctx: Any, data: tasks.Benchmark, stage: Any, settings: tasks.TaskConfig
+) -> Evaluation:
+    """A benchmark, as `python -m train.evaluate` scores it."""
+    del stage, settings  # `data` was opened by them
+    return tasks.TaskEvaluation(ctx, data)
 
 
 def entry_class(types: Iterable[str]) -> type:
@@ -96,15 +112,31 @@ def validate(config: Any, objective: Any) -> None:
                 f"evals.{name}.type={entry.type} reads a {role}, and stage {config.stage} trains "
                 f"none; choose --config.evals.{name}.type={' or '.join(fitting)}"
             )
+        if open_own := EVALS[entry.type].open:
+            _refuse_unread(name, entry)
+            open_own(name, entry, config, objective)
         schema_of(name, entry, objective)
 
 
+def _refuse_unread(name: str, entry: EvalConfig) -> None:
+    """Refuses settings of a Data for a type that reads none."""
+    default = EvalConfig()
+    for setting in ("schema", "fields", "documents", "length"):
+        if getattr(entry, setting) != getattr(default, setting):
+            raise ConfigError(
+                f"evals.{name}.{setting} is of rows of data, and type {entry.type} reads none; "
+                "leave it out"
+            )
+
+
 def schema_of(name: str, entry: EvalConfig, objective: Any) -> str:
-    """The schema (data/schemas) of an evaluation's data.
+    """The schema (data/schemas) of an evaluation's data; "" for data of a type's own kind.
 
     Raises:
       ConfigError: the type does not read it.
     """
+    if EVALS[entry.type].open:
+        return ""
     readable = EVALS[entry.type].schemas or (objective.schema,)
     if not entry.source and objective.schema not in readable:
         raise ConfigError(
@@ -143,6 +175,17 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
     )
 
 
+def read_own(config: Any, objective: Any) -> dict[str, Any]:
+    """{name: data} of the evaluations that read data of their own kind."""
+    sets = {}
+    for name, entry in config.evals.items():
+        if open_own := EVALS[entry.type].open:
+            read = open_own(name, entry, config, objective)
+            with phase(f"reading {name}"):
+                sets[name] = read()
+    return sets
+
+
 class Scheduled(NamedTuple):
     """An evaluation of a run and its interval; the stage's own has the name ""."""
 
@@ -165,11 +208,11 @@ class Scheduled(NamedTuple):
         return metrics, [{"eval": self.name, **sample} for sample in samples]
 
 
-def build(ctx: Any, stage: Any, sets: Mapping[str, Data]) -> tuple[Scheduled, ...]:
+def build(ctx: Any, stage: Any, sets: Mapping[str, Any]) -> tuple[Scheduled, ...]:
     """The evaluations of a run, the stage's own first.
 
     Args:
-      sets: {name: data} of the evaluations that have a source.
+      sets: {name: data} of the evaluations that do not read the run's own.
     """
     every = ctx.config.evaluate.every
     evaluations = [Scheduled("", stage.evaluation(ctx.data), every)]

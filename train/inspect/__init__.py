@@ -1,10 +1,8 @@
-"""A checkpoint opened in Python: its weights, and the values inside a forward pass; and what runs
-leave behind: metrics, settings, rollouts.
+"""Runs and checkpoints opened in Python: weights, the values inside a forward pass, records.
 
     from train import inspect
 
     m = inspect.open("runs/demo/ppo@60")
-    inspect.runs("runs/demo/*")
 
 docs/inspect.md shows what can be asked. Each name is imported when it is first used.
 """

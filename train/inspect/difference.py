@@ -78,7 +78,7 @@ class Difference:
         place = axes[0, 0]
         show.heatmap(place, values, "‖difference‖ / ‖weight‖", cmap="magma_r", vmin=0)
         place.set_yticks(range(len(layers)), list(layers), fontsize=8)
-        place.set_xlabel("layer")
+        place.set(xlabel="layer", ylabel="weight")
         return figure
 
 

@@ -10,6 +10,7 @@ import importlib
 import io
 import math
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -38,7 +39,7 @@ def imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         package = name.partition(".")[0]
-        if error.name != package:
+        if (error.name or "").partition(".")[0] != package:
             raise
         raise ConfigError(
             f"{package} is not installed; type pip install 'seedpod[notebook]', or pip install "
@@ -108,7 +109,8 @@ def html_table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) 
     body = "".join(
         f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows
     )
-    return f"<table><caption>{html.escape(title)}</caption><tr>{head}</tr>{body}</table>"
+    caption = f'<caption style="white-space:nowrap;text-align:left">{html.escape(title)}</caption>'
+    return f"<table>{caption}<tr>{head}</tr>{body}</table>"
 
 
 def colour(share: float) -> str:
@@ -130,10 +132,9 @@ def figure(
     Raises:
       ConfigError: matplotlib is not installed.
     """
-    made = imported("matplotlib.figure").Figure(
-        figsize=(max(width * across, 4.5), height * rows), layout="constrained"
-    )
-    made.suptitle(printed(title), fontsize=11)
+    inches = max(width * across, 4.5)
+    made = imported("matplotlib.figure").Figure((inches, height * rows), layout="constrained")
+    made.suptitle("\n".join(textwrap.wrap(printed(title), int(inches * 12))), fontsize=10)
     return made, made.subplots(rows, across, squeeze=False)
 
 
@@ -157,11 +158,10 @@ def heatmap(axes: Any, values: np.ndarray, label: str, **options: Any) -> Any:
     return image
 
 
-def tree_html(value: Any) -> str | None:
-    """The HTML of a tree by treescope; None, by which a notebook takes the text, without it."""
+def tree_html(tree: Any) -> str | None:
+    """The HTML of a tree of dicts by treescope; None, by which a notebook takes the text, without
+    it."""
     try:
-        treescope = imported("treescope")
+        return imported("treescope").render_to_html(tree)
     except ConfigError:
         return None
-    with treescope.active_autovisualizer.set_scoped(treescope.ArrayAutovisualizer()):
-        return treescope.render_to_html(value)

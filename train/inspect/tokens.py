@@ -108,10 +108,10 @@ class TokenValues:
 
     def __repr__(self) -> str:
         rows = [
-            [visible(text), show.number(float(value)), "" if inside else "-"]
+            [visible(text), show.number(float(value)), "yes" if inside else ""]
             for text, value, inside in zip(self.tokens.texts, self.values, self.mask, strict=True)
         ]
-        return show.table(self._summary(), ["token", self.unit, "mean"], rows)
+        return show.table(self._summary(), ["token", self.unit, "in mean"], rows)
 
     def __rich__(self) -> Text:
         """The text itself, each token on its colour, for `rich.print`."""
@@ -149,7 +149,7 @@ class TokenValues:
     def plot(self) -> Any:
         """A matplotlib Figure: the number of each token, in order."""
         count = len(self)
-        figure, axes = show.figure(self.title, width=min(max(5.0, count * 0.22), 16.0))
+        figure, axes = show.figure(self.title, width=min(max(6.0, count * 0.22), 16.0))
         place = axes[0, 0]
         place.bar(range(count), np.nan_to_num(self.values), color="#2c7bb6", label="in the mean")
         others = ~self.mask & np.isfinite(self.values)

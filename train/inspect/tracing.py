@@ -201,13 +201,8 @@ class Trace(Mapping[str, np.ndarray]):
         title = f"{self.title}: trace of {len(self.tokens.ids)} tokens"
         return show.table(title, ["value", "count", "shape", "bytes"], rows)
 
-    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
-        return show.imported("treescope.repr_lib").render_dictionary_wrapper(
-            type(self), self._values, path, subtree_renderer
-        )
-
     def _repr_html_(self) -> str | None:
-        return show.tree_html(self)
+        return show.tree_html(self._values)
 
     def plot(self, name: str) -> Any:
         """A matplotlib Figure of a value: attention's weights a head a panel, another value as its

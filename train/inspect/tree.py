@@ -159,13 +159,12 @@ class Parameters(Mapping[str, Any]):
         ]
         return show.table("", ["weight", "shape", "axes", "bytes"], rows)
 
-    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
-        return show.imported("treescope.repr_lib").render_dictionary_wrapper(
-            type(self), self._children, path, subtree_renderer
-        )
+    def _plain(self) -> dict[str, Any]:
+        children = self._children.items()
+        return {n: x if isinstance(x, Weight) else x._plain() for n, x in children}
 
     def _repr_html_(self) -> str | None:
-        return show.tree_html(self)
+        return show.tree_html(self._plain())
 
 
 def build(

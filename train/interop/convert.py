@@ -10,15 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from etils import epath
 
 from interpreter import python
 from model.config import TransformerConfig
 from model.pretrained import families
 from ranges import ConfigError
-from train.checkpoints import chunks, fingerprints, networks, saved_models, verification
-from train.interop import export, published, unfinished, weights
+from train.checkpoints import networks, saved_models
+from train.interop import export, published, unfinished, weights, workdirs
 from train.terminal.console import console
 
 
@@ -62,7 +61,7 @@ def import_model(
         saved_models.save_models(workdir, {"policy": config})
         record |= {"source_dtype": source.reader.dtype, "rows_added": rows_added}
         (workdir / "config.json").write_text(json.dumps(record, indent=2) + "\n")
-        _save(workdir, params, record)
+        workdirs.save_weights(workdir, "policy", params, record)
     return config
 
 
@@ -77,23 +76,6 @@ def _template(path) -> str:
             f"--chat_template={path} cannot be read ({e.strerror or e}); give a Jinja file, or "
             "chatml"
         ) from e
-
-
-def _save(workdir, params, meta) -> None:
-    """Writes checkpoint 0, fetching a few GB at a time. By default Orbax fetches all arrays to the
-    host before it writes one, so that training can continue meanwhile; here there is none."""
-    handlers = {
-        "policy": ocp.PyTreeCheckpointHandler(save_device_host_concurrent_gb=8),
-        "meta": ocp.JsonCheckpointHandler(),
-    }
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    directory = (workdir / "checkpoints").resolve()
-    with ocp.CheckpointManager(directory, item_handlers=handlers, options=options) as manager:
-        arrays, _ = fingerprints.survey({"policy": params})
-        meta = verification.seal(meta, arrays, saved_models.hashes(workdir))
-        args = chunks.save_args("policy", params)
-        items = dict(policy=ocp.args.PyTreeSave(params, args), meta=ocp.args.JsonSave(meta))
-        manager.save(0, args=ocp.args.Composite(**items))
 
 
 def add_rows(

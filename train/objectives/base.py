@@ -32,7 +32,8 @@ class Context:
       config: the run's RunConfig (train/config/run.py, which imports this package).
       models: the architecture of each role that the objective uses.
       data: rows of both splits. pretrain_data: rows of the text that is mixed in, or None.
-      evals: {name: held-out rows} of the evaluations that have a source.
+      evals: {name: data} of the evaluations that do not read `data`: a Data with held-out rows, or
+        a type's own (train/evals/registry.py).
       normalizer: (gain, bias) that normalize the reward model's scores, saved with it, or None.
       save_rows: functions that write newly computed rows to the workdir, called once the run has
         passed all checks.
@@ -44,7 +45,7 @@ class Context:
     data: Data
     mesh: jax.sharding.Mesh
     pretrain_data: Data | None = None
-    evals: Mapping[str, Data] = dataclasses.field(default_factory=dict)
+    evals: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     normalizer: tuple[float, float] | None = None
     save_rows: tuple[Callable[[], None], ...] = ()
 

@@ -7,8 +7,10 @@ the task turns a response into the numbers of an item, and those of all items in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
+
+from data.config import DataConfig
 
 # A record of a data set.
 Document: TypeAlias = Mapping[str, Any]
@@ -86,10 +88,16 @@ class Scored(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One generated answer; `cut`: it ended at the largest number of tokens."""
+    """One generated answer.
+
+    Attributes:
+      cut: it ended at the largest number of tokens. prompt_cut: tokens of the prompt that did not
+        fit and were left out on the left.
+    """
 
     text: str
     cut: bool
+    prompt_cut: int = 0
 
 
 # Of Likelihoods a Scored each, of Rolling one, of Generation an Answer each.
@@ -108,25 +116,101 @@ class Estimate(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric: (outcomes of all items) -> Estimate.
+
+    Attributes:
+      item: the number of an outcome that two runs are compared by, item by item; "" for none.
+      higher_is_better.
+    """
+
+    estimate: Callable[[Sequence[Outcome]], Estimate]
+    item: str = ""
+    higher_is_better: bool = True
+
+    def __call__(self, outcomes: Sequence[Outcome]) -> Estimate:
+        return self.estimate(outcomes)
+
+
+def unchanged(record: Document) -> list[Document]:
+    """A record that is a document as it is."""
+    return [record]
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """A benchmark.
 
     Attributes:
       name. description: one line: the source of its prompts and data, with the paper.
-      source: the documents that are scored, as in `data.source` ("hf:…", "tfds:…" or a path).
-      pool: the documents of which examples are drawn; empty for documents of `source` that are
-        then not scored.
-      request: (document, examples) -> Request; examples: documents of the pool, the few shots.
+      source: the documents that are scored, as in `data.source` ("hf:…", "tfds:…" or a path); empty
+        for a task whose data is given by `--data` alone.
+      request: (document, examples, chat) -> Request. examples: documents of the pool, the few
+        shots. chat: whether the examples are turns of a conversation and the question its last.
       outcome: (document, response) -> the item's numbers.
-      metrics: {metric: outcomes of all items -> Estimate}, the headline first.
+      metrics: {metric: Metric}, the headline first.
       kind: of its requests: `likelihood`, `rolling` or `generation`.
+      prepare: record of the source -> documents; usually one, none for a record that cannot be
+        scored (counted by the reader). It raises DataError for a record without the fields it
+        needs. `request` and `outcome` are given documents as it returns them.
+      pool: the records of which examples are drawn; empty for documents of `source` that are then
+        not scored.
+      examples: documents that are the examples, the first `shots` of them, instead of a pool.
+      fixed: whether the examples are the first ones of the pool, and not drawn.
+      shots: examples where the command names no number.
+      group: the field of a document by whose values results are also given, such as `subject`;
+        examples are of the document's own group. "" for none.
+      files: names of the task's file in a folder of data besides its own name.
+      documents: whether a document of a .txt is a `line` or the whole `file`.
+      records: () -> (location, record) pairs, instead of those of `source`.
+      of_run: (DataConfig of a run, its schema) -> the task with the run's own training data, for a
+        task about what a model was trained on; None for all others.
     """
 
     name: str
     description: str
     source: str
-    request: Callable[[Document, Sequence[Document]], Request]
+    request: Callable[[Document, Sequence[Document], bool], Request]
     outcome: Callable[[Document, Response], Outcome]
-    metrics: Mapping[str, Callable[[Sequence[Outcome]], Estimate]]
+    metrics: Mapping[str, Metric]
     kind: str
+    prepare: Callable[[Document], Sequence[Document]] = unchanged
     pool: str = ""
+    examples: tuple[Document, ...] = ()
+    fixed: bool = False
+    shots: int = 0
+    group: str = ""
+    files: tuple[str, ...] = ()
+    documents: str = "line"
+    records: Callable[[], Iterable[tuple[str, Document]]] | None = None
+    of_run: Callable[[DataConfig, str], Task] | None = None
+
+
+class Part(NamedTuple):
+    """A task of a suite.
+
+    Attributes:
+      task: a name of the registry. shots: examples. metric: the task's number that is read.
+      chance: its value for random answers.
+    """
+
+    task: str
+    shots: int
+    metric: str
+    chance: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Tasks with one number for all: the mean of the parts' centred values,
+    (value - chance)/(1 - chance).
+
+    Attributes:
+      name, description: as of a Task. parts: by name; a task may be in it with several shots.
+      metric: the name of the mean.
+    """
+
+    name: str
+    description: str
+    parts: Mapping[str, Part]
+    metric: str

@@ -11,11 +11,11 @@ import enum
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from train.runtime import processes
-from train.terminal import progress, saved
+from train.terminal import progress
 from train.terminal.console import print_error
 
 PATIENCE = 1.0  # seconds in which the main thread has to notice
@@ -29,18 +29,19 @@ class Mode(enum.Enum):
     EVALUATION = "the evaluation ends with KeyboardInterrupt, and the steps before it are saved"
 
 
-_mode, _workdir = Mode.LEAVE, ""
+_mode = Mode.LEAVE
+_kept: Callable[[], str] | None = None
 _noticed, _asked = threading.Event(), threading.Event()
 
 
-def watch(workdir: str) -> None:
+def watch(kept: Callable[[], str] | None = None) -> None:
     """Handles Ctrl-C from now on.
 
     Args:
-      workdir: the run's, or the chain's, for the message about what is saved.
+      kept: gives the message about what is saved, as train/terminal/saved.py's for training.
     """
-    global _workdir
-    _workdir = workdir
+    global _kept
+    _kept = kept
     pipe, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -66,7 +67,7 @@ def mode(new: Mode) -> Iterator[None]:
 
 def message() -> str:
     """The message of a command that was interrupted, with what is saved."""
-    return f"interrupted; {saved.describe(_workdir)}" if _workdir else "interrupted"
+    return f"interrupted; {_kept()}" if _kept else "interrupted"
 
 
 def stopped(step: int) -> str:

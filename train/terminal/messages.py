@@ -92,8 +92,22 @@ def evaluation(
                 texts.append(text.format(value))
                 if (before := first.get(prefix + metric)) is not None and first is not values:
                     texts[-1] += f" ({_change(text, value - before)})"
+        if name and not texts:
+            texts = _headline(prefix, values, first)
         if texts:
             yield [f"  step {step}: {name}{': ' * bool(name)}{texts[0]}", *texts[1:]]
+
+
+def _headline(prefix: str, values: Mapping[str, float], first: Mapping[str, float]) -> list[str]:
+    """The first metric of a benchmark, with its standard error and its change; [] without one."""
+    for metric, value in values.items():
+        stderr = values.get(f"{metric}_stderr")
+        if metric.startswith(prefix) and stderr is not None:
+            text = f"{metric.removeprefix(prefix)} {value:.4g} ± {stderr:.2g}"
+            if (before := first.get(metric)) is not None and first is not values:
+                text += f" ({_change('{:.4g}', value - before)})"
+            return [text]
+    return []
 
 
 def _change(text: str, value: float) -> str:
@@ -110,5 +124,7 @@ def closing(run: Run, workdir: Any) -> Iterator[str]:
     yield f"  its curves   tensorboard --logdir={workdir}"
     if "policy" in run.objective.trainable:
         yield f"  its texts    {workdir}/samples.jsonl"
+        evaluate = f"{python()} -m train.evaluate"
+        yield f"  evaluate it  {evaluate} --workdir={workdir} --tasks=arc_easy,piqa,lambada"
         export = f"{python()} -m train.convert export"
         yield f"  export it    {export} --workdir={workdir} --to={workdir}/hf"

@@ -20,7 +20,7 @@ from train.config.run import keys
 
 COMMANDS = (
     "train", "train.chain", "train.chat", "train.convert", "train.best_of", "train.normalize",
-    "data.prepare", "data.inspect", "tpu.fit", "tpu.launch",
+    "train.average", "train.evaluate", "data.prepare", "data.inspect", "tpu.fit", "tpu.launch",
 )  # fmt: skip
 
 

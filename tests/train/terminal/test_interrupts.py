@@ -16,14 +16,14 @@ from train.terminal import saved
 ROOT = Path(__file__).parents[3]
 # Hashing releases the interpreter's lock and does not return, as XLA's compiler.
 PROGRAM = """
-import hashlib, sys, time
+import functools, hashlib, sys, time
 from train.cli import process
 from train.runtime import processes
-from train.terminal import interrupts
+from train.terminal import interrupts, saved
 from train.terminal.progress import Progress, phase
 
 def main(argv):
-    interrupts.watch(sys.argv[1])
+    interrupts.watch(functools.partial(saved.describe, sys.argv[1]))
     with Progress("run", 9), phase("working"), interrupts.mode(interrupts.Mode[sys.argv[2]]):
         try:
             print("ready", flush=True)

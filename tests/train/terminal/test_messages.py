@@ -21,6 +21,10 @@ def test_an_evaluation_is_shown_with_the_change_since_the_first():
         ["  step 9: 75.0% of pairs ranked right (+25.0%)"]
     ]
     assert list(messages.evaluation(9, {"length": 1.0}, {})) == []
+    arc = {"arc/acc": 0.5, "arc/acc_stderr": 0.03535, "arc/ece": 0.2}
+    assert list(messages.evaluation(9, arc, {"arc/acc": 0.25})) == [
+        ["  step 9: arc: acc 0.5 ± 0.035 (+0.25)"]
+    ]
 
 
 def test_a_rollout_is_not_called_data():
@@ -39,7 +43,8 @@ def test_a_finished_run_names_the_commands_that_go_on():
 
     policy = said(answers=True, trainable=("policy",))
     assert " -m train.chat --workdir=runs/a" in policy
+    assert " -m train.evaluate --workdir=runs/a --tasks=arc_easy," in policy
     assert " -m train.convert export --workdir=runs/a --to=runs/a/hf" in policy
     reward = said(answers=False, trainable=("reward",))
-    assert not any(word in reward for word in ("chat", "export", "samples.jsonl"))
+    assert not any(word in reward for word in ("chat", "evaluate", "export", "samples.jsonl"))
     assert "tensorboard --logdir=runs/a" in reward

@@ -1,0 +1,1 @@
+"""Benchmarks answered by a model, kept, compared and shown."""

@@ -1,0 +1,136 @@
+"""Results of benchmarks on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.table import Table
+from rich.text import Text
+
+from printable import escaped
+from train.tasks.base import Estimate
+from train.tasks.evaluation.benchmark import Result
+from train.tasks.evaluation.pairs import Comparison
+from train.terminal.console import console, duration
+
+LARGE = 1e5  # from which on a value has an exponent
+NARROW, WIDE = 80, 110  # columns below which less is shown, and from which all
+
+
+def number(value: float, stderr: float = math.nan) -> str:
+    """A value with the decimals that its standard error has at two digits; with four digits
+    without one."""
+    if not math.isfinite(stderr) or stderr <= 0 or abs(value) >= LARGE:
+        return f"{value:.4g}"
+    return f"{value:.{max(1 - math.floor(math.log10(stderr)), 0)}f}"
+
+
+def estimate(value: Estimate) -> str:
+    """`0.512 ± 0.035`."""
+    if not math.isfinite(value.stderr):
+        return number(value.value)
+    shown = number(value.stderr, value.stderr) if value.value < LARGE else f"{value.stderr:.2g}"
+    return f"{number(value.value, value.stderr)} ± {shown}"
+
+
+def _table(*columns: tuple[str, str]) -> Table:
+    """A table with (heading, justification) columns."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for heading, justify in columns:
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
+
+
+def results(rows: Sequence[Result], suites: Mapping[str, Estimate]) -> Table:
+    """The metrics of benchmarks, a row each."""
+    wide = console.width >= NARROW
+    heads = [("task", "left"), ("shots", "right"), ("metric", "left"), ("value ± stderr", "left")]
+    heads += [("items", "right"), ("cut", "right")]
+    table = _table(*heads, *([("time", "right")] if wide else []))
+    for row in rows:
+        ends = [f"{row.items:,}", f"{row.cut:,}", *([duration(row.seconds)] if wide else [])]
+        starts = [escaped(row.task.name), str(row.shots)]
+        for metric, value in row.metrics.items():
+            bold = "bold" if starts[0] else ""
+            table.add_row(*starts, escaped(metric), Text(estimate(value), bold), *ends)
+            starts, ends = ["", ""], [""] * len(ends)
+    for name, value in suites.items():
+        table.add_row(escaped(name), "", "mean", Text(estimate(value), "bold"))
+    return table
+
+
+def comparisons(rows: Iterable[Comparison]) -> Table:
+    """Differences between two models, a row each; a narrow terminal shows less."""
+    shots, interval, values = (console.width >= width for width in (NARROW, NARROW, WIDE))
+    heads = [("task", "left")] + [("shots", "right")] * shots + [("metric", "left")]
+    heads += [("this", "right"), ("other", "right")] * values
+    heads += [("difference" + " [95%]" * interval, "left"), ("p", "right"), ("verdict", "left")]
+    table = _table(*heads)
+    styles = {"better": "green", "worse": "yellow"}
+    before = ("", -1)
+    for row in rows:
+        label = ("", "") if before == (row.task, row.shots) else (row.task, str(row.shots))
+        before = row.task, row.shots
+        test, spread = row.paired, (row.paired.high - row.paired.low) / 4
+        text = _signed(test.difference, spread)
+        if interval:
+            text += f" [{_signed(test.low, spread)}, {_signed(test.high, spread)}]"
+        table.add_row(
+            escaped(label[0]), *[label[1]] * shots, escaped(row.metric),
+            *[f"{row.value:.4g}", f"{row.other:.4g}"] * values,
+            f"{text} of {escaped(row.item)}" if row.item != row.metric else text,
+            _p(test.p), Text(row.verdict, styles.get(row.verdict, "")),
+        )  # fmt: skip
+    return table
+
+
+def _signed(value: float, spread: float) -> str:
+    text = number(value, 10 * spread)
+    return text.replace("-", "−") if value < 0 else f"+{text}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def tasks(rows: Iterable[Any]) -> Table:
+    """The registered benchmarks and suites."""
+    table = _table(("task", "left"), ("shots", "right"), ("what it is", "left"))
+    for row in rows:
+        shots = str(row.shots) if hasattr(row, "shots") else ""
+        table.add_row(row.name, shots, escaped(row.description))
+    return table
+
+
+def samples(label: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+    """Lines with right and wrong answers, each clipped to the terminal's width."""
+    if records:
+        yield Text(escaped(label), "bold")
+    for record in records:
+        mark, style = ("right", "green") if record["right"] else ("wrong", "yellow")
+        yield Text.assemble((f"  {mark}  ", style), _clipped(record["prompt"], 9, end=True))
+        answer = Text("         → ")
+        reference = record.get("reference", "")
+        if reference and not record["right"]:
+            most = max((console.width - 11) // 2, 10)
+            wanted = f"  (right: {_clipped(reference, console.width - most + 12)})"
+            shown = _clipped(record["response"] or "(nothing)", 11 + cell_len(wanted))
+            answer.append(shown).append(wanted, "dim")
+        else:
+            answer.append(_clipped(record["response"] or "(nothing)", 11))
+        yield answer
+
+
+def _clipped(text: str, taken: int, end: bool = False) -> str:
+    """A text on one line, in the columns that are not taken; with `end`, its end."""
+    text, room = escaped(" ".join(str(text).split())), max(console.width - taken, 10)
+    if cell_len(text) <= room:
+        return text
+    if not end:
+        return set_cell_size(text, room - 1).rstrip() + "…"
+    while cell_len(text) > room - 1:
+        text = text[max(cell_len(text) - room + 1, 1) // 2 or 1 :]
+    return f"…{text}"
