@@ -12,7 +12,9 @@ import nbformat  # noqa: E402, comes with nbclient
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # {notebook: the number of its figures}
-FIGURES = {"compare_runs": 4, "inspect_checkpoint": 3, "rollouts": 1, "talk_to_it": 0}
+FIGURES = {
+    "compare_runs": 4, "evaluate": 1, "inspect_checkpoint": 3, "rollouts": 1, "talk_to_it": 0
+}  # fmt: skip
 # Forgets what a notebook has defined, and begins where Jupyter would.
 RESET = "%reset -f\nimport os\nos.chdir({folder!r})\ndel os"
 
