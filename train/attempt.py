@@ -11,10 +11,9 @@ from typing import Any
 
 import jax
 
-from model import sharding
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train import optimizer
-from train.assemble import Run, optimizer_configs
+from train.assembly.run import Run
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
 from train.evals import outcomes
@@ -40,16 +39,10 @@ def log_interval(config: RunConfig) -> int:
     return config.log_every or min(10, max(config.steps // 10, 1))
 
 
-def rate_tables(run: Run) -> dict[str, jax.Array]:
-    """{trained role: the learning rate of every update}."""
-    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
-    return optimizer.rate_tables(configs, run.ctx.config.steps)
-
-
 def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
     """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
     critic, `value_learning_rate`."""
-    rates_of = optimizer.learning_rates(rate_tables(run))
+    rates_of = optimizer.learning_rates(run.rates)
 
     def metrics(opt_state) -> dict[str, float]:
         return {
@@ -68,8 +61,7 @@ def jit_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]
         donate_argnums=0,
         compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
     )
-    rates = jax.device_put(rate_tables(run), sharding.replicated(run.ctx.mesh))
-    return lambda state, frozen, batch: step(state, frozen, batch, rates)
+    return lambda state, frozen, batch: step(state, frozen, batch, run.rates)
 
 
 @dataclasses.dataclass

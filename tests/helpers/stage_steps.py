@@ -11,7 +11,7 @@ import optax
 from stage_fixtures import ORIGINS, Stages, recipe
 
 from model import sharding
-from train.assemble import init_state, setup
+from train.assembly.run import init_state, setup
 from train.config import run as configs
 from train.step import make_train_step
 

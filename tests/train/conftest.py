@@ -10,8 +10,8 @@ from model.config import TransformerConfig
 from model.lora import LoRA
 from model.sizes import SIZES
 from model.transformer import Transformer
+from train.assembly.partition import divide
 from train.config.run import RunConfig
-from train.trainable import divide
 
 
 def trace_other_branches() -> None:

@@ -335,6 +335,22 @@ def _remove(path: epath.Path) -> None:
         outputs.failed(str(path), error, "what a failed save has written stays for now")
 
 
+def restore_state(
+    checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
+) -> TrainState:
+    """The state of a checkpoint, with the shardings of `abstract`, and without `losses`.
+
+    Raises:
+      Damaged: it is not what was saved.
+    """
+    items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
+    restored = verification.restore(checkpoint, meta, items)
+    opt_state, source = restored.pop("opt_state"), restored.pop("source")
+    counts = int(checkpoint.name), meta.get("skipped", 0)
+    step, skipped = (jnp.asarray(n, jnp.int32) for n in counts)
+    return TrainState(step, restored, opt_state, source, skipped)
+
+
 def restore_item(workdir: epath.PathLike, role: str, abstract: Any, step: int | None = None) -> Any:
     """The item of a role in a workdir's checkpoint of `step`, by default its newest valid one.
 

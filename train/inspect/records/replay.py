@@ -14,7 +14,7 @@ from etils import epath
 from data.read import json_files
 from model import sharding
 from ranges import ConfigError
-from train.assemble import Run, init_state, setup
+from train.assembly.run import Run, init_state, setup
 from train.attempt import jit_step, learning_rates
 from train.checkpoints import verification
 from train.checkpoints.checkpointer import restore_state

@@ -10,7 +10,7 @@ from stage_fixtures import ORIGINS, recipe
 from model import sharding
 from ranges import ConfigError
 from train import inspect
-from train.assemble import setup
+from train.assembly.run import setup
 from train.config import run as configs
 from train.inspect.records import files
 from train.inspect.records.curves import moving_average
