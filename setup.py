@@ -55,10 +55,12 @@ setup(
         "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
         "lm-eval": ["lm-eval>=0.4.13", "tqdm>=4.59"],  # train.lm_eval
+        "sweep": ["optuna>=4.5"],  # train.sweep --search=optuna
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [
             "httpx2>=2.0",  # Starlette's test client
             "matplotlib>=3.9",  # what train.inspect shows
+            "optuna>=4.5",
             "treescope>=0.1.10",
             "pytest>=8",
             "pytest-timeout>=2.3",

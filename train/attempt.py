@@ -74,6 +74,7 @@ class Attempt:
       start: the step of the checkpoint that it continues, or 0; another once it has gone back.
       saved_meta: JSON values of that checkpoint; empty at step 0.
       meta: JSON values that every checkpoint of this attempt holds.
+      after_evaluation: called with (step, metrics); what it raises ends the run.
     """
 
     run: Run
@@ -88,6 +89,7 @@ class Attempt:
     tracer: Profile
     outcomes: Outcomes
     recorder: Recorder
+    after_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
 
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
@@ -250,6 +252,8 @@ class Attempt:
             self.progress.say(warning)
         for line in messages.evaluation(step, values, self.metrics.first):
             self.progress.say(*line)
+        if self.after_evaluation:
+            self.after_evaluation(step, values)
 
     def evaluate_or_stop(self, step: int) -> None:
         """`evaluate`, during which a Ctrl-C saves the run and stops it."""

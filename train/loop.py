@@ -58,6 +58,7 @@ def run(
     allow_change: Collection[str] = (),
     position: str = "",
     fork: str = "",
+    after_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> None:
     """Trains one stage to its end in `workdir`, resuming from its newest checkpoint if it has one.
 
@@ -71,6 +72,8 @@ def run(
         (train/guards/settings.py).
       position: of the stage in its chain, as "2/5 ", for the terminal.
       fork: RUN@STEP, where a new run continues (train/workflows/fork.py).
+      after_evaluation: called with (step, metrics) after each evaluation; what it raises ends the
+        run.
 
     Raises:
       ConfigError, DataError, ShardingError: before any training, where possible.
@@ -97,7 +100,7 @@ def run(
         with phase("setting up"):
             ready = setup(config, workdir, mesh, examples, open_data)
         progress.say(*messages.header(ready, workdir))
-        _run(ready, workdir, goodput, progress, profile, allow_change, origin)
+        _run(ready, workdir, goodput, progress, profile, allow_change, origin, after_evaluation)
         if not position:
             for line in messages.closing(ready, workdir):
                 progress.command(line)
@@ -106,6 +109,7 @@ def run(
 def _run(
     run: Run, workdir: epath.Path, goodput: Goodput, progress: Progress, profile: range,
     allow_change: Collection[str], fork: Fork | None,
+    after_evaluation: Callable[[int, Mapping[str, float]], None] | None,
 ) -> None:  # fmt: skip
     config = run.ctx.config
     check_memory(run.abstract, "this run")
@@ -166,7 +170,7 @@ def _run(
         Attempt(
             run=run, state=state, start=start, saved_meta=saved_meta, meta=meta,
             checkpoints=checkpoints, metrics=metrics, progress=progress, goodput=goodput,
-            tracer=tracer, outcomes=outcomes,
+            tracer=tracer, outcomes=outcomes, after_evaluation=after_evaluation,
             recorder=Recorder(workdir, run.ctx.tokenizer, run.ctx.mesh),
         ).train()  # fmt: skip
     finally:

@@ -204,14 +204,16 @@ def muon(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
     ]
 
 
+def table_length(steps: int) -> int:
+    """The length of a table of learning rates: a power of two, so that the number of steps seldom
+    changes it, and with it the compiled program."""
+    return max(_LEAST_TABLE, 1 << (steps - 1).bit_length())
+
+
 def rate_tables(configs: Mapping[str, OptimizerConfig], steps: int) -> dict[str, jax.Array]:
     """{role: the learning rate of every update, float32}, an argument of the step: runs that differ
-    in it alone share a compiled program.
-
-    The length is a power of two, at least `steps`, so that the number of steps seldom changes it.
-    """
-    length = max(_LEAST_TABLE, 1 << (steps - 1).bit_length())
-    counts = jnp.minimum(jnp.arange(length), steps - 1)
+    in it alone share a compiled program."""
+    counts = jnp.minimum(jnp.arange(table_length(steps)), steps - 1)
     return {
         role: jax.jit(jax.vmap(make_schedule(c, steps)))(counts).astype(jnp.float32)
         for role, c in configs.items()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 from train.cli import help, recipe
 from train.cli.errors import fail
@@ -27,9 +28,22 @@ def define_config(help: str) -> None:
     config_flags.DEFINE_config_file("config", None, help, lock_config=True, sys_argv=ARGV)
 
 
-def define_flags() -> None:
+def define_run() -> None:
+    """The flags --config, --workdir and --compilation_cache."""
     define_config("A recipe, as configs/chains/demo.py.")
     flags.DEFINE_string("workdir", None, "The run's directory; one that holds a run is resumed.")
+    flags.DEFINE_string(
+        "compilation_cache",
+        "auto",
+        "Cache of compiled programs: a directory that all processes see; none; or auto: in the "
+        "workdir on accelerators, the user's on CPU.",
+    )
+    flags.mark_flags_as_required(["config", "workdir"])
+
+
+def define_flags() -> None:
+    """The flags of `define_run`, and those of a run of several processes."""
+    define_run()
     flags.DEFINE_bool("distributed", False, "Join the other processes of this run first.")
     flags.DEFINE_string(
         "coordinator", "", "host:port of process 0; empty on TPU, where JAX finds the others."
@@ -42,13 +56,6 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("peer_timeout", 300, "Seconds to wait for all processes.", 1, 10**6)
     flags.DEFINE_integer("heartbeat", 100, "Seconds until a silent process is lost.", 1, 10**6)
-    flags.DEFINE_string(
-        "compilation_cache",
-        "auto",
-        "Cache of compiled programs: a directory that all processes see; none; or auto: in the "
-        "workdir on accelerators, the user's on CPU.",
-    )
-    flags.mark_flags_as_required(["config", "workdir"])
 
 
 def define_run_flags() -> None:
@@ -193,3 +200,20 @@ def _plainly(message: str) -> str:
 def config() -> ml_collections.ConfigDict:
     """The recipe with the command line's overrides."""
     return flags.FLAGS.config
+
+
+def config_with(settings: Mapping[str, str]) -> ml_collections.ConfigDict:
+    """The recipe with the command line's overrides and further ones, {key: text}, which are read
+    as --config.KEY=TEXT is. An unknown key ends the process with a message.
+
+    Raises:
+      ConfigError: a text is no value of its setting.
+    """
+    argv = recipe.check([*ARGV, *(f"--config.{key}={text}" for key, text in settings.items())])
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", values, lock_config=True, sys_argv=argv)
+    try:
+        values(argv, known_only=True)
+    except flags.Error as error:
+        raise ConfigError(_plainly(str(error))) from None
+    return values.config

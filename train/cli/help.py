@@ -25,6 +25,8 @@ _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of s
 _PLACES = {"config": "RECIPE", "from": "MODEL"}
 _PLACES |= dict.fromkeys(("workdir", "to", "out", "output", "against", "reward"), "DIR")
 _PLACES |= dict.fromkeys(("json", "hlo"), "FILE")
+_PLACES |= dict.fromkeys(("grid", "zip"), "KEY=A,B")
+_PLACES |= dict.fromkeys(("random", "log_uniform"), "KEY=LOW:HIGH")
 
 
 def asked(argv: Sequence[str]) -> str | None:

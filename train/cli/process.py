@@ -45,26 +45,33 @@ def run_arguments() -> dict[str, Any]:
     )
 
 
-def start() -> None:
+def start(kept: Callable[[], str] | None = None, log: str = "") -> None:
     """Sends the log messages of libraries to <workdir>/log.txt, joins the other hosts if asked,
     configures the allocator and the compilation cache; for commands that train (`define_run_flags`)
-    also serves profiles."""
+    also serves profiles.
+
+    Args:
+      kept: gives the message about what is saved, after Ctrl-C; by default that of a run or chain.
+      log: another name of the log.
+    """
     from train.runtime.metrics import quiet_to_file
 
     global _log
     f = flags.FLAGS
     if not f.workdir:
         fail("--workdir is empty; give a directory for the run")
-    trains = "profiler_port" in f
-    interrupts.watch(functools.partial(saved.describe, f.workdir) if trains else None)
+    trains, several = "profiler_port" in f, "distributed" in f
+    describe = functools.partial(saved.describe, f.workdir) if trains else None
+    interrupts.watch(kept or describe)
     if "://" not in f.workdir:
         try:
             outputs.make_folder(Path(f.workdir))
         except ValueError as e:
             fail(str(e))
-        name = f"log-{f.process_id}.txt" if f.process_id else "log.txt"
+        number = f.process_id if several else 0
+        name = log or (f"log-{number}.txt" if number else "log.txt")
         _log = quiet_to_file(os.path.join(f.workdir, name))
-    if f.distributed:
+    if several and f.distributed:
         processes.join(f.coordinator, f.num_processes, f.process_id, f.peer_timeout, f.heartbeat)
     else:
         processes.watch_for_preemption()

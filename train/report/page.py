@@ -1,19 +1,12 @@
-"""The template of report.html: its styles, and the placeholders that train/report/html.py fills.
+"""The template of report.html: its styles, which other pages share, and the placeholders that
+train/report/html.py fills.
 
 Without its script the page is complete: sections are opened by hand, and on paper stay as they are.
 """
 
 from string import Template
 
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Seedpod report: $name</title>
-<style>
-:root {
+STYLE = """:root {
   --paper: #faf9f5; --card: #ffffff; --ink: #22251f; --soft: #5d6157; --line: #dedcd2;
   --green: #2a7449; --amber: #8a5600; --orange: #b84f13; --grey: #8f9287;
 }
@@ -126,7 +119,20 @@ pre { font-size: .8rem; margin: .25rem 0 1rem; white-space: pre-wrap; overflow-w
   .answers { grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); }
   pre { columns: 2; }
 }
-</style>
+"""
+
+PAGE = Template(
+    """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Seedpod report: $name</title>
+<style>
+"""
+    + STYLE
+    + """</style>
 </head>
 <body>
 <header>
@@ -154,4 +160,5 @@ addEventListener("afterprint", () => opened.forEach(d => d.open = false));
 </script>
 </body>
 </html>
-""")
+"""
+)

@@ -1,0 +1,69 @@
+"""Sweeps in tests: recipes with texts applied as on a command line, and a loop that only writes the
+metrics of a formula."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_collections
+
+from ranges import ConfigError
+from train.config.names import suggest
+from train.config.run import RunConfig, build, default, keys, literal
+from train.sweep import command
+
+FLAGS = {
+    "grid": [], "zip": [], "random": [], "log_uniform": [], "trials": 0, "seed": 0, "seeds": 1,
+    "search": "all", "metric": "", "mode": None, "parallel": 1,
+}  # fmt: skip
+STEPS = (0, 2, 4)
+
+
+def build_with(recipe: ml_collections.ConfigDict) -> Callable:
+    """The `Build` of a recipe (train/sweep/trials.py)."""
+
+    def build_point(point) -> RunConfig:
+        config = recipe.copy_and_resolve_references()
+        for key, text in point.items():
+            group, _, leaf = key.rpartition(".")
+            if key not in keys():
+                raise ConfigError(f"unknown config key {key}{suggest(key, keys())}")
+            inner = config[group] if group else config
+            inner[leaf] = literal(text)
+        return build(config)
+
+    return build_point
+
+
+def asked(workdir: Path, recipe=None, **flags) -> command.Sweep:
+    """The sweep of some flags."""
+    recipe = recipe or default()
+    return command.asked(str(workdir), FLAGS | flags, build_with(recipe))
+
+
+def loss(config: RunConfig, step: int) -> float:
+    """A loss that falls with the steps, is least at a rate of 0.01, and less with Muon."""
+    start = 5.0 - 0.5 * step
+    rate = abs(math.log10(config.optimizer.peak_lr) + 2) * 0.25 * step
+    muon = 0.1 * step if config.optimizer.name == "muon" else 0.0
+    return round(start + rate - muon + 0.01 * config.seed, 6)
+
+
+def pretend(
+    config, workdir, position="", after_evaluation=None, fails=lambda config, step: None
+) -> None:
+    """`loop.run` without training.
+
+    Args:
+      fails: may raise, before each evaluation.
+    """
+    path = Path(workdir) / "metrics.jsonl"
+    path.write_text("")
+    for step in STEPS:
+        fails(config, step)
+        values = {"loss": loss(config, step), "bits_per_byte": 1.0}
+        with path.open("a") as file:
+            file.write(json.dumps({"step": step, "kind": "eval", **values}) + "\n")
+        if after_evaluation:
+            after_evaluation(step, values)

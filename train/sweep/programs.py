@@ -1,0 +1,90 @@
+"""Compiled programs of a sweep: which trials share one, and how many there really are."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+from train.optimizer import SCHEDULES, table_length
+from train.sweep.trials import Trial, short
+
+# Settings, or groups, that no step has as constants: the learning rates are its argument, and the
+# loop reads the others. A trial that differs in another one may need a program of its own.
+_SHARED = ("seed", "log_every", "evaluate", "evals", "checkpoint", "watchdog", "plugins")
+_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction")
+_OPTIMIZERS = ("optimizer", "value_optimizer")
+STEP = "jit_train_step"  # the name of the program of the step
+
+
+def is_shared(key: str) -> bool:
+    """Whether trials that differ in a setting share a program."""
+    group, _, leaf = key.rpartition(".")
+    if group in _OPTIMIZERS:
+        return leaf in (*_RATES, *SCHEDULES.fields())
+    return key.split(".")[0] in _SHARED
+
+
+def split(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """The trials in groups, of which each shares a program."""
+    groups = dict[str, list[Trial]]()
+    for trial in trials:
+        constants = {k: v for k, v in trial.settings.items() if not is_shared(k) and k != "steps"}
+        group = repr((constants, table_length(trial.config.steps)))
+        groups.setdefault(group, []).append(trial)
+    return list(groups.values())
+
+
+def describe(trials: Sequence[Trial], runs: int) -> str:
+    """A line on which trials share a program, and what splits them."""
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
+    tables = {table_length(trial.config.steps) for trial in trials}
+    split_by = [k for k in keys if not is_shared(k) and (k != "steps" or len(tables) > 1)]
+    shared = [short(k) for k in keys if k not in split_by]
+    count = len(split(trials))
+    text = f"{runs} run{'s' * (runs != 1)}, {count} program{'s' * (count != 1)}"
+    if split_by:
+        text += f": {', '.join(map(short, split_by))} {_verb(split_by, 'change')} the program"
+        text += f", {', '.join(shared)} {_verb(shared, 'do')} not" if shared else ""
+    return text
+
+
+def _verb(names: Sequence[str], verb: str) -> str:
+    return verb if names[1:] else {"do": "does"}.get(verb, f"{verb}s")
+
+
+class Count(logging.Filter):
+    """The programs of the step that this process has used: what JAX's compilation cache says of
+    each, which is the only place that names them.
+
+    Attributes:
+      used: keys of the programs. compiled: keys of those that were not in the cache.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.compiled = set[str](), set[str]()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Counts a message of the cache; others than warnings go no further."""
+        if isinstance(record.args, tuple) and len(record.args) == 2 and record.args[0] == STEP:
+            key, text = str(record.args[1]), record.msg.lower()
+            if text.startswith("persistent compilation cache"):
+                self.used.add(key)
+                if "miss" in text:
+                    self.compiled.add(key)
+        return record.levelno > logging.DEBUG
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Count]:
+    """A context in which programs are counted."""
+    logger, count = logging.getLogger("jax._src.compiler"), Count()
+    level = logger.level
+    logger.addFilter(count)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield count
+    finally:
+        logger.setLevel(level)
+        logger.removeFilter(count)
