@@ -25,7 +25,7 @@ def view(config: Any, step: int, rows: int = 3, workdir: str = "") -> Panel:
     training."""
     # After the flags were read: importing JAX takes seconds.
     from data import preview, splits
-    from train.assemble import make_tokenizer
+    from train.assembly.inputs import make_tokenizer
     from train.config.run import RunConfig, build
     from train.objectives import registry
 

@@ -34,7 +34,7 @@ class LoRA:
 
     Attributes:
       rank: r; 0 has no adapters. alpha: α; A·B is multiplied by α/r.
-      targets: patterns of the weights to adapt (train/trainable.py).
+      targets: patterns of the weights to adapt (train/assembly/partition.py).
     """
 
     rank: Annotated[int, Range(0, 2**16)] = 0

@@ -13,7 +13,7 @@ import jax
 
 from tpu.chips import PEAK_FLOPS, compiler_options
 from train import optimizer
-from train.assemble import Run, optimizer_configs
+from train.assembly.run import Run
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
 from train.evals import outcomes
@@ -42,8 +42,7 @@ def log_interval(config: RunConfig) -> int:
 def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
     """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
     critic, `value_learning_rate`."""
-    configs = optimizer_configs(run.ctx.config, run.objective.trainable)
-    rates_of = optimizer.learning_rates(configs, run.ctx.config.steps)
+    rates_of = optimizer.learning_rates(run.rates)
 
     def metrics(opt_state) -> dict[str, float]:
         return {
@@ -55,13 +54,14 @@ def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
 
 
 def jit_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The train step of a run, jitted; the state is donated."""
+    """The train step (state, frozen, batch) of a run, jitted; the state is donated."""
     config = run.ctx.config
-    return jax.jit(
+    step = jax.jit(
         make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
         donate_argnums=0,
         compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
     )
+    return lambda state, frozen, batch: step(state, frozen, batch, run.rates)
 
 
 @dataclasses.dataclass

@@ -36,9 +36,13 @@ if __name__ == "__main__":
     flags.DEFINE_list("shots", [], "Examples before each question; several, as 0,1,5, for a curve.")
     flags.DEFINE_integer("limit", 0, "The most documents of a task; 0 takes all.", 0)
     flags.DEFINE_integer("seed", 0, "Seed of the examples that are drawn, and of sampling.", 0)
-    flags.DEFINE_list("data", [], "Folders with the tasks' files, as arc_easy.jsonl.")
+    flags.DEFINE_list(
+        "data", [], "Folders with the tasks' files, as arc_easy.jsonl; or TASK=SOURCE."
+    )  # fmt: skip
     flags.DEFINE_bool("chat", False, "Write prompts with the model's chat template.")
-    flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "Of the computation.")
+    flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "Dtype of the computation; by default the model's."
+    )  # fmt: skip
     flags.DEFINE_string("against", "", "A second model, compared item by item.")
     flags.DEFINE_string("out", "", "Folder of the results; by default RUN/evals/@STEP.")
     flags.DEFINE_integer("samples", 4, "Right and wrong answers of each task to write.", 0)

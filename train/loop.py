@@ -19,7 +19,7 @@ from data.splits import Examples
 from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
-from train.assemble import Run, init_state, setup
+from train.assembly.run import Run, init_state, setup
 from train.attempt import Attempt
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.networks import check_memory

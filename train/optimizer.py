@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from jax.sharding import NamedSharding
@@ -28,6 +29,8 @@ from train.config.patterns import select
 
 # The most numbers that a counter or a coefficient in an optimizer's state has.
 _FEW = 64
+# The least length of a table of learning rates.
+_LEAST_TABLE = 4096
 
 # (OptimizerConfig, learning rate[, settings]) -> the transforms that follow the clipping
 OPTIMIZERS: Registry[Callable] = Registry("optimizer", "optimizer.name")
@@ -201,10 +204,35 @@ def muon(c: OptimizerConfig, rate: optax.Schedule) -> Transforms:
     ]
 
 
-def one_model(c: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer of one model's parameters: clipping, then the update rule `c.name`."""
+def rate_tables(configs: Mapping[str, OptimizerConfig], steps: int) -> dict[str, jax.Array]:
+    """{role: the learning rate of every update, float32}, an argument of the step: runs that differ
+    in it alone share a compiled program.
+
+    The length is a power of two, at least `steps`, so that the number of steps seldom changes it.
+    """
+    length = max(_LEAST_TABLE, 1 << (steps - 1).bit_length())
+    counts = jnp.minimum(jnp.arange(length), steps - 1)
+    return {
+        role: jax.jit(jax.vmap(make_schedule(c, steps)))(counts).astype(jnp.float32)
+        for role, c in configs.items()
+    }
+
+
+def _looked_up(table: jax.Array) -> optax.Schedule:
+    """The schedule of a table of `rate_tables`."""
+    return lambda count: table[jnp.minimum(count, table.shape[0] - 1)]
+
+
+def one_model(
+    c: OptimizerConfig, steps: int, table: jax.Array | None = None
+) -> optax.GradientTransformation:
+    """The optimizer of one model's parameters: clipping, then the update rule `c.name`.
+
+    Args:
+      table: of learning rates, of `rate_tables`; by default they are constants of the program.
+    """
     parts = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm else []
-    rate = make_schedule(c, steps)
+    rate = make_schedule(c, steps) if table is None else _looked_up(table)
     parts += OPTIMIZERS[c.name](c, rate, **OPTIMIZERS.arguments(c.name, c))
     tx = optax.chain(*parts)
     if c.lr_multipliers:
@@ -263,35 +291,48 @@ def _store_state_as(tx, dtype) -> optax.GradientTransformation:
 
 def make_optimizer(
     configs: Mapping[str, OptimizerConfig], steps: int
-) -> optax.GradientTransformation:
-    """One optimizer for each trained model; the top level of the parameters is the model's role."""
-    parts = {name: one_model(c, steps) for name, c in configs.items()}
+) -> optax.GradientTransformationExtraArgs:
+    """One optimizer for each trained model; the top level of the parameters is the model's role.
+
+    `update` has an argument `rates`, of `rate_tables`; without it the learning rates are constants
+    of the program.
+    """
 
     def labels(params):
         return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
 
-    return optax.partition(parts, labels)
+    def build(rates: Mapping[str, jax.Array]) -> optax.GradientTransformation:
+        parts = {name: one_model(c, steps, rates.get(name)) for name, c in configs.items()}
+        return optax.partition(parts, labels)
+
+    def update(updates, state, params=None, *, rates: Mapping[str, jax.Array] | None = None):
+        return build(rates or {}).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(build({}).init, update)
 
 
 def learning_rates(
-    configs: Mapping[str, OptimizerConfig], steps: int
+    rates: Mapping[str, jax.Array],
 ) -> Callable[[Any], dict[str, float]]:
     """The function (optimizer state after an update) -> {role: the learning rate of the update}.
 
     The state counts the updates that were applied. A role whose optimizer counts none is left out.
-    """
-    schedules = {role: jax.jit(make_schedule(c, steps)) for role, c in configs.items()}
 
-    def rates(opt_state) -> dict[str, float]:
+    Args:
+      rates: of `rate_tables`.
+    """
+    tables = {role: np.asarray(table) for role, table in rates.items()}
+
+    def last_rates(opt_state) -> dict[str, float]:
         out = {}
         for role, state in opt_state.inner_states.items():
             counts = optax.tree_utils.tree_get_all_with_path(state, "count")
             if counts:
                 count = int(counts[0][1])
-                out[role] = float(schedules[role](max(count - 1, 0)))
+                out[role] = float(tables[role][max(count - 1, 0)])
         return out
 
-    return rates
+    return last_rates
 
 
 def opt_state_shardings(

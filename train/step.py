@@ -125,7 +125,7 @@ def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
 def make_train_step(
     stage: Stage, optimizer: optax.GradientTransformation, accumulate: int, spike: float = 0.0
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The function `step(state, frozen, batch) -> (state, metrics)`, to be jitted.
+    """The function `step(state, frozen, batch, rates) -> (state, metrics)`, to be jitted.
 
     An update with a fault is not applied: parameters and optimizer state are unchanged, the step
     still counts, and the metric `skipped` is 1. `fault` is an index into `numbers.CAUSES`, the same
@@ -135,15 +135,17 @@ def make_train_step(
     resets `stopped` to 0; the metric `stopped` counts them.
 
     Args:
+      optimizer: of train/optimizer.py; `rates` of its `rate_tables` is passed on to its `update`.
       spike: the threshold of `numbers.is_spike`, for a state with `losses`.
     """
+    optimizer = optax.with_extra_args_support(optimizer)
 
-    def train_step(state: TrainState, frozen, batch):
+    def train_step(state: TrainState, frozen, batch, rates=None):
         loss, grads, metrics = accumulate_gradients(
             stage, state.trainable, frozen, batch, accumulate
         )
         norm = global_norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, rates=rates)
         trainable = optax.apply_updates(state.trainable, updates)
         losses, jump = state.losses, jnp.bool_(False)
         if spike:

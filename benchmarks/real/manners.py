@@ -27,7 +27,7 @@ from absl import app, flags
 
 from benchmarks.real import data
 from model import sharding
-from train.assemble import init_state, setup
+from train.assembly.run import init_state, setup
 from train.config import run as config
 from train.terminal.console import console
 

@@ -24,7 +24,7 @@ from etils import epath
 from benchmarks import reliability
 from configs import base
 from model import sharding
-from train.assemble import init_state, setup
+from train.assembly.run import init_state, setup
 from train.checkpoints import fingerprints
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import build

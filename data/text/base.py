@@ -62,6 +62,11 @@ class Tokenizer(abc.ABC):
         """Ids of text that continues other text."""
 
     @abc.abstractmethod
+    def encode_marked(self, text: str) -> list[int]:
+        """Ids of text in which the names of special tokens stand for them: of a rendered
+        conversation whose parts are no longer known."""
+
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; special ids are dropped, and bytes that are not UTF-8 become U+FFFD."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -113,6 +114,12 @@ class BuiltinTokenizer(Tokenizer):
 
     def encode_further(self, text: str) -> list[int]:
         return self.encode(text)
+
+    def encode_marked(self, text: str) -> list[int]:
+        names = "|".join(map(re.escape, self.specials))
+        parts = re.split(f"({names})", text)
+        ids = [[self.specials.index(p)] if i % 2 else self.encode(p) for i, p in enumerate(parts)]
+        return [i for part in ids for i in part]
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")

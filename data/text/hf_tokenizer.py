@@ -247,6 +247,9 @@ class HFTokenizer(Tokenizer):
         text.encode()
         return self._check_rows(self._encoder.further(text))
 
+    def encode_marked(self, text: str) -> list[int]:
+        return self._check_rows(self._encoder.page(text, ()).ids)
+
     def decode(self, ids: Iterable[int]) -> str:
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in self._control])
 

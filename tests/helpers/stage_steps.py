@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+import optax
 from stage_fixtures import ORIGINS, Stages, recipe
 
 from model import sharding
-from train.assemble import init_state, setup
+from train.assembly.run import init_state, setup
 from train.config import run as configs
 from train.step import make_train_step
 
@@ -75,12 +75,13 @@ def five_steps(
         def step(state, frozen, batch):
             given = []
 
-            def update(grads, *args):
+            def update(grads, *args, **settings):
                 given.append(grads)
-                return run.tx.update(grads, *args)
+                return run.tx.update(grads, *args, **settings)
 
-            optimizer = SimpleNamespace(update=update)
-            state, metrics = make_train_step(run.stage, optimizer, accumulate)(state, frozen, batch)
+            optimizer = optax.GradientTransformationExtraArgs(run.tx.init, update)
+            step_fn = make_train_step(run.stage, optimizer, accumulate)
+            state, metrics = step_fn(state, frozen, batch)
             return state, metrics["loss"], given[0]
 
         step, losses = jax.jit(step), []

@@ -23,10 +23,11 @@ def spoil(monkeypatch, steps):
     def make(stage, tx, accumulate, *more):
         step_fn = make_train_step(stage, tx, accumulate, *more)
 
-        def step(state, frozen, batch):
+        def step(state, frozen, batch, rates):
             bad = sum(state.step == number for number in steps)
             mask = batch["loss_mask"] * (0.0 / (1.0 - bad))
-            return step_fn(state, frozen, batch | {"loss_mask": batch["loss_mask"] + mask})
+            batch = batch | {"loss_mask": batch["loss_mask"] + mask}
+            return step_fn(state, frozen, batch, rates)
 
         return step
 

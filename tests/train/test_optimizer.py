@@ -22,6 +22,7 @@ from train.optimizer import (
     make_optimizer,
     make_schedule,
     opt_state_shardings,
+    rate_tables,
 )
 
 PLAIN = OptimizerConfig(
@@ -121,12 +122,29 @@ def test_the_rate_is_that_of_the_last_update_that_was_applied(name):
     config = dataclasses.replace(PLAIN, name=name, warmup_steps=2, schedule="wsd")
     configs = {"policy": config, "value": dataclasses.replace(config, peak_lr=0.5)}
     params = {role: {"query": jnp.ones((1, 2, 2, 2))} for role in configs}
-    optimizer, rates = make_optimizer(configs, 10), learning_rates(configs, 10)
+    optimizer, rates = make_optimizer(configs, 10), learning_rates(rate_tables(configs, 10))
     state = optimizer.init(params)
     schedules = {role: make_schedule(c, 10) for role, c in configs.items()}
+    tables = rate_tables(configs, 10)
     for step in range(4):
-        _, state = optimizer.update(params, state, params)
-        assert rates(state) == {role: float(schedules[role](step)) for role in configs}
+        before, same = (optimizer.update(params, state, params, rates=r) for r in (None, tables))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), before, same)
+        state = same[1]
+        wanted = {role: float(schedules[role](step)) for role in configs}
+        assert rates(state) == pytest.approx(wanted)
+
+
+def test_runs_of_other_rates_share_a_program():
+    """Also of another schedule, and of other steps."""
+    params = {"policy": {"query": jnp.ones((1, 2, 2, 2))}}
+    lowered = set()
+    for settings, steps in (({}, 10), ({"peak_lr": 0.3}, 10), ({"schedule": "cosine"}, 99)):
+        configs = {"policy": dataclasses.replace(PLAIN, **settings)}
+        optimizer = make_optimizer(configs, steps)
+        args = params, optimizer.init(params), params
+        update = jax.jit(lambda *a, update=optimizer.update, **k: update(*a, **k))
+        lowered.add(update.lower(*args, rates=rate_tables(configs, steps)).as_text())
+    assert len(lowered) == 1
 
 
 def test_moments_lie_where_their_parameters_do():

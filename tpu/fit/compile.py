@@ -118,8 +118,8 @@ def compile_programs(
     """
     import jax
 
-    from train import assemble
-    from train import trainable as parts_
+    from train.assembly import partition as parts_
+    from train.assembly import run as assemble
     from train.checkpoints import networks
     from train.objectives import registry
     from train.objectives.base import Context

@@ -317,22 +317,6 @@ class Checkpointer:
             self._say(f"  warning: states that were not saved, as not finite: {self.refused}")
 
 
-def restore_state(
-    checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
-) -> TrainState:
-    """The state of a checkpoint, with the shardings of `abstract`, and without `losses`.
-
-    Raises:
-      Damaged: it is not what was saved.
-    """
-    items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
-    restored = verification.restore(checkpoint, meta, items)
-    opt_state, source = restored.pop("opt_state"), restored.pop("source")
-    counts = (jnp.asarray(n, jnp.int32) for n in (int(checkpoint.name), meta.get("skipped", 0)))
-    step, skipped = counts
-    return TrainState(step, restored, opt_state, source, skipped)
-
-
 def _error_of(function: Callable[[], Any]) -> Exception | None:
     """The error of a save, or None."""
     try:
@@ -354,7 +338,11 @@ def _remove(path: epath.Path) -> None:
 def restore_state(
     checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
 ) -> TrainState:
-    """The state of a checkpoint, with the shardings of `abstract`. Raises Damaged."""
+    """The state of a checkpoint, with the shardings of `abstract`, and without `losses`.
+
+    Raises:
+      Damaged: it is not what was saved.
+    """
     items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
     restored = verification.restore(checkpoint, meta, items)
     opt_state, source = restored.pop("opt_state"), restored.pop("source")

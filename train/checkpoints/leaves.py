@@ -11,8 +11,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from model import lora
+from train.assembly.partition import Partition
 from train.checkpoints import checkpointer, fingerprints, loading, saved_models, verification
-from train.trainable import Partition
 
 
 class Leaves:

@@ -18,8 +18,8 @@ from model.config import TransformerConfig
 from model.lora import LoRA
 from model.quantized import DTYPES
 from ranges import ConfigError
+from train.assembly.partition import Partition
 from train.config.model import EXECUTION
-from train.trainable import Partition
 
 Models = Annotated[dict[str, dict], msgspec.Meta(min_length=1)]
 

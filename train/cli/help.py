@@ -23,7 +23,7 @@ GROUPS = {
 }  # fmt: skip
 _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of strings": "A,B"}
 _PLACES = {"config": "RECIPE", "from": "MODEL"}
-_PLACES |= dict.fromkeys(("workdir", "to", "output", "against", "reward"), "DIR")
+_PLACES |= dict.fromkeys(("workdir", "to", "out", "output", "against", "reward"), "DIR")
 _PLACES |= dict.fromkeys(("json", "hlo"), "FILE")
 
 

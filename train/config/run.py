@@ -59,7 +59,7 @@ class TokenizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FreezeConfig:
-    """Trained and frozen weights of the models that a run trains (train/trainable.py).
+    """Trained and frozen weights of the models that a run trains (train/assembly/partition.py).
 
     Attributes:
       frozen, trained: patterns of weights. With one given, the other is the rest; with both, every

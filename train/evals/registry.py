@@ -27,14 +27,15 @@ class EvalType(NamedTuple):
         the run's Context. data: the Data with its held-out rows. stage: the run's Stage.
       schemas: the schemas of data that it reads, the default first; empty for the stage's own.
       role: the role that the run has to train; "" for any.
-      open: (name, entry) -> the function that reads data of its own kind, which `build` is given,
-        or ConfigError for settings that do not fit; None for a type that reads a Data.
+      open: (name, entry, config, objective) -> the function that reads data of its own kind, which
+        `build` is given, or ConfigError for settings that do not fit; None for a type that reads a
+        Data.
     """
 
     build: Callable[..., Evaluation]
     schemas: tuple[str, ...] = ()
     role: str = "policy"
-    open: Callable[[str, Any], Callable[[], Fingerprinted]] | None = None
+    open: Callable[[str, Any, Any, Any], Callable[[], Fingerprinted]] | None = None
 
 
 EVALS: Registry[EvalType] = Registry("evaluation", "evals.NAME.type")
@@ -113,7 +114,7 @@ def validate(config: Any, objective: Any) -> None:
             )
         if open_own := EVALS[entry.type].open:
             _refuse_unread(name, entry)
-            open_own(name, entry)
+            open_own(name, entry, config, objective)
         schema_of(name, entry, objective)
 
 
@@ -174,12 +175,12 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
     )
 
 
-def read_own(config: Any) -> dict[str, Any]:
+def read_own(config: Any, objective: Any) -> dict[str, Any]:
     """{name: data} of the evaluations that read data of their own kind."""
     sets = {}
     for name, entry in config.evals.items():
         if open_own := EVALS[entry.type].open:
-            read = open_own(name, entry)
+            read = open_own(name, entry, config, objective)
             with phase(f"reading {name}"):
                 sets[name] = read()
     return sets

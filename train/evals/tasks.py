@@ -38,18 +38,21 @@ class TaskConfig:
         ranges.check(self)
 
 
-def open_benchmark(name: str, entry: Any) -> Callable[[], Benchmark]:
+def open_benchmark(name: str, entry: Any, config: Any, objective: Any) -> Callable[[], Benchmark]:
     """The function that reads the benchmark of an entry of `config.evals`.
 
+    Args:
+      config, objective: of the run.
+
     Raises:
-      ConfigError: there is no such task.
+      ConfigError: there is no such task. DataError: it is of a run's data, and not of this one's.
     """
     key = f"evals.{name}"
     task, data = registry.find(entry.task, f"{key}.task"), list[str]()
     if isinstance(task, Suite):
         raise ConfigError(
-            f"{key}.task={task.name} is a group of tasks, which {key} is too small for; name one "
-            f"of {', '.join(part.task for part in task.parts.values())}"
+            f"{key}.task={task.name} is a group of tasks; give each an entry of its own: "
+            f"{', '.join(dict.fromkeys(part.task for part in task.parts.values()))}"
         )
     sources = [entry.source] if isinstance(entry.source, str) else list(entry.source)
     if all(source and epath.Path(source).is_dir() for source in sources):
@@ -58,6 +61,8 @@ def open_benchmark(name: str, entry: Any) -> Callable[[], Benchmark]:
         raise ConfigError(f"{key}.source has several files; give one, or folders")
     elif sources[0]:
         task = dataclasses.replace(task, source=sources[0], pool="")
+    elif task.of_run:
+        task = task.of_run(config.data, objective.schema)
     shots = task.shots if entry.shots is None else entry.shots
 
     def read() -> Benchmark:
@@ -103,5 +108,5 @@ class TaskEvaluation:
             metrics[name] = value
             if math.isfinite(stderr):
                 metrics[f"{name}_stderr"] = stderr
-        count = self.ctx.config.evaluate.samples
-        return metrics, samples.right_and_wrong(benchmark, result, -(-count // 2))[:count]
+        most = self.ctx.config.evaluate.samples
+        return metrics, samples.right_and_wrong(benchmark, result, -(-most // 2))[:most]

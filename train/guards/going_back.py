@@ -14,7 +14,7 @@ import jax
 
 from interpreter import python
 from model import sharding
-from train.assemble import Run, init_state
+from train.assembly.run import Run, init_state
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.verification import Damaged
 from train.guards import faults

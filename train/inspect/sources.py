@@ -18,10 +18,10 @@ from model import lora, weights
 from model.config import TransformerConfig
 from model.pretrained.mapping import Slice, slices
 from model.sharding import MeshConfig, make_mesh
+from train.assembly.partition import Partition
 from train.checkpoints import loading, saved_models
 from train.checkpoints.stored import Index, StoredArray, open_newest
 from train.interop.weights import DTYPES, Reader, check_names
-from train.trainable import Partition
 
 Path = tuple[str, ...]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 from train.objectives import registry
@@ -45,7 +45,7 @@ def thin(points: list) -> list:
     return points[::-1][:: -(-len(points) // MAX_POINTS) or 1][::-1]
 
 
-class _Axes:
+class Axes:
     """The mapping of values to the plot area; its inset keeps dots at the ends inside."""
 
     def __init__(self, points: Points):
@@ -66,6 +66,30 @@ class _Axes:
         return TOP + (self.top - value) / (self.top - self.bottom) * (self.floor - TOP)
 
 
+def frame(
+    axes: Axes, unit: str, across: str, numbers: Iterable[float], label: Callable[[float], str]
+) -> list[str]:
+    """The SVG of axes with their titles, a grid, and labels: `numbers` on the x axis."""
+    parts = []
+    for value in ticks(axes.bottom, axes.top):
+        y = axes.y(value)
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
+        )
+    for value in numbers:
+        x = f'x="{axes.x(value):.1f}"'
+        parts.append(f'<text {x} y="{axes.floor + 15}" text-anchor="middle">{value:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + axes.floor) / 2
+    parts.append(
+        f'<path class="axis" d="M{LEFT},{TOP} V{axes.floor} H{WIDTH - RIGHT}"/>'
+        f'<text x="{middle[0]}" y="{HEIGHT - 6}" text-anchor="middle">{across}</text>'
+        f'<text transform="translate(11 {middle[1]}) rotate(-90)" text-anchor="middle">'
+        f"{escape(unit)}</text>"
+    )
+    return parts
+
+
 def chart(
     title: str, unit: str, line: Points, dots: Points, percent: bool = False, across: str = "",
     note: str = "",
@@ -78,29 +102,13 @@ def chart(
     """
     if not (line or dots):
         return ""
-    axes, across_title = _Axes([*line, *dots]), escape(across or "optimizer step")
+    axes, across_title = Axes([*line, *dots]), escape(across or "optimizer step")
 
     def label(value):
         return f"{value * 100:.4g}%" if percent else f"{value:.6g}"
 
-    parts = []
-    for value in ticks(axes.bottom, axes.top):
-        y = axes.y(value)
-        parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label(value)}</text>'
-        )
-    for value in ticks(axes.left, axes.right):
-        if across or float(value).is_integer():
-            x = f'x="{axes.x(value):.1f}"'
-            parts.append(f'<text {x} y="{axes.floor + 15}" text-anchor="middle">{value:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2, (TOP + axes.floor) / 2
-    parts.append(
-        f'<path class="axis" d="M{LEFT},{TOP} V{axes.floor} H{WIDTH - RIGHT}"/>'
-        f'<text x="{middle[0]}" y="{HEIGHT - 6}" text-anchor="middle">{across_title}</text>'
-        f'<text transform="translate(11 {middle[1]}) rotate(-90)" text-anchor="middle">'
-        f"{escape(unit)}</text>"
-    )
+    numbers = [x for x in ticks(axes.left, axes.right) if across or float(x).is_integer()]
+    parts = frame(axes, unit, across_title, numbers, label)
     path = [f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in thin(list(line))]
     # One point alone is drawn as a line to itself, which has round ends.
     parts.append(
@@ -120,23 +128,6 @@ def chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">'
         f"{''.join(parts)}</svg></figure>"
     )
-
-
-def file(title: str, unit: str, points: Points, across: str) -> str:
-    """A figure of some points, as the content of an SVG file. Arguments: see `chart`."""
-    figure = chart(title, unit, points, points, across=across)
-    drawing = figure[figure.index("<svg ") : figure.index("</figure>")]
-    size = f'xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}"'
-    paper = f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
-    return drawing.replace("<svg", f"<svg {size}", 1).replace(">", f">{_STYLE}{paper}", 1)
-
-
-# Of an SVG file, as the report's (train/report/page.py).
-_STYLE = (
-    "<style>text{fill:#5d6157;font:11px sans-serif}.grid{stroke:#dedcd2}"
-    ".axis{stroke:#8f9287;fill:none}.train{fill:none;stroke:#2a7449;stroke-width:1.8}"
-    ".heldout{fill:#b84f13;stroke:#fff;stroke-width:1.5}</style>"
-)
 
 
 def _chart(run: Finished, c: Curve) -> str:

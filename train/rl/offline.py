@@ -9,7 +9,7 @@ from etils import epath
 
 from data.pipeline import Data
 from data.text.base import Tokenizer
-from train import assemble
+from train.assembly import inputs
 from train.checkpoints import loading, networks
 from train.config.run import RunConfig
 from train.objectives import registry
@@ -32,7 +32,7 @@ def open_sampler(
       ConfigError, DataError: as the recipe's stage would.
     """
     objective = registry.validate(config, mesh)
-    ctx = assemble.open_context(config, objective, workdir, mesh, None, open_data)
+    ctx = inputs.open_context(config, objective, workdir, mesh, None, open_data)
     params = {}
     for role in roles:
         abstract = networks.abstract_params(role, ctx.models[role], mesh)

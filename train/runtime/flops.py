@@ -15,9 +15,9 @@ from flax.traverse_util import flatten_dict
 
 from model.config import TransformerConfig
 from model.weights import flops_per_token, is_layer_matrix
+from train.assembly.partition import Partition
 from train.config.run import RunConfig
 from train.objectives import registry
-from train.trainable import Partition
 
 
 class PerToken(NamedTuple):

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from data.atomic import write_atomically
 from ranges import ConfigError
-from train.assemble import Run
+from train.assembly.run import Run
 from train.checkpoints import saved_models
 from train.config.model import read_saved
 from train.config.names import RENAMED

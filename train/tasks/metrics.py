@@ -40,8 +40,8 @@ def mean(item: str, higher_is_better: bool = True) -> Metric:
 
 
 def perplexity(outcomes: Sequence[Outcome]) -> Estimate:
-    """exp of the mean of -log-likelihood by item; the standard error by the delta method."""
-    value, stderr = mean_of(-column(outcomes, "logprob"))
+    """exp of the mean of `loss`; the standard error by the delta method."""
+    value, stderr = mean_of(column(outcomes, "loss"))
     return Estimate(_exp(value), _exp(value) * stderr)
 
 
@@ -62,18 +62,18 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
 
 
 def perplexity_per(unit: str) -> Callable[[Sequence[Outcome]], Estimate]:
-    """exp(-Σ log-likelihood / Σ units), of `words` or `bytes`."""
+    """exp(Σ loss / Σ units), of `words` or `bytes`."""
 
     def estimate(outcomes: Sequence[Outcome]) -> Estimate:
-        value, stderr = ratio(-column(outcomes, "logprob"), column(outcomes, unit))
+        value, stderr = ratio(column(outcomes, "loss"), column(outcomes, unit))
         return Estimate(_exp(value), _exp(value) * stderr)
 
     return estimate
 
 
 def bits_per_byte(outcomes: Sequence[Outcome]) -> Estimate:
-    """-Σ log₂-likelihood / Σ bytes."""
-    return ratio(-column(outcomes, "logprob") / math.log(2), column(outcomes, "bytes"))
+    """Σ loss in bits / Σ bytes."""
+    return ratio(column(outcomes, "loss") / math.log(2), column(outcomes, "bytes"))
 
 
 def calibration_error(outcomes: Sequence[Outcome]) -> Estimate:
@@ -167,7 +167,9 @@ def _score_interval(better: int, worse: int, count: int) -> tuple[float, float]:
         share = (root - linear) / (4 * count)
         variance = count * (2 * share + d * (1 - d))
         excess = better - worse - count * d
-        return excess / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, excess)
+        if variance > 0:
+            return excess / math.sqrt(variance)
+        return math.copysign(math.inf, excess) if excess else 0.0
 
     from scipy import optimize
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from etils import epath
@@ -13,6 +13,8 @@ from data.errors import DataError
 from data.read.readers import READERS
 from data.read.reading import ReadOptions
 from data.read.sources import inputs_of
+from ranges import ConfigError
+from suggestions import did_you_mean, nearest
 from train.tasks.base import Document, Task
 
 POOL_SHARE, MOST_OF_POOL = 10, 100  # the pool of a task without one: a tenth, at most 100
@@ -46,6 +48,8 @@ def load(
       data: folders that are searched, in order, for the task's files: NAME.jsonl or
         NAME/SPLIT.jsonl, of any format that is read, also as .gz; the pool's is NAME/SPLIT.jsonl by
         the pool's split, or NAME.pool.jsonl. A file that is there replaces the task's source.
+        An entry NAME=SOURCE names the source itself, as `data.source`, and NAME.pool=SOURCE the
+        pool's.
       shots: the most examples that will be drawn; 0 reads no pool. A task without a pool gives up a
         seeded tenth of its documents for it, the same for any number of shots.
 
@@ -85,12 +89,33 @@ def _names(task: Task) -> tuple[str, ...]:
 
 def _split(source: str) -> str:
     """The split of a named source; "" of a path."""
-    return source.rpartition(":")[2].partition("[")[0] if ":" in source else ""
+    return source.partition("[")[0].rpartition(":")[2] if ":" in source else ""
+
+
+def check(data: Sequence[str], names: Collection[str]) -> None:
+    """Raises ConfigError for an entry of `data` that is no folder, or names a task that is none of
+    `names`."""
+    for entry in data:
+        name, equals, source = entry.partition("=")
+        if not equals and not epath.Path(os.path.expanduser(entry)).is_dir():
+            raise ConfigError(f"data={entry:.80} is no folder; type a folder, or NAME=SOURCE")
+        if equals and name.removesuffix(".pool") not in names:
+            raise ConfigError(
+                f"data={entry:.80}: {name.removesuffix('.pool')} is none of the tasks "
+                f"{', '.join(names)}{did_you_mean(nearest(name, names))}"
+            )
+        if equals and not source:
+            raise ConfigError(f"data={entry:.80} names no source; type --data={entry}PATH")
 
 
 def _find(stems: Sequence[str], data: Sequence[str]) -> str:
-    """The first file of a folder that has one of the names, with any ending that is read."""
-    for folder in data:
+    """The source that `data` gives one of the names, or the first file of a folder that has it,
+    with any ending that is read; "" if there is none."""
+    for entry in data:
+        name, equals, source = entry.partition("=")
+        if equals and name in stems:
+            return source
+    for folder in (entry for entry in data if "=" not in entry):
         for stem in stems:
             for ending in READERS:
                 for packed in ("", ".gz"):
@@ -110,12 +135,12 @@ def _file(task: Task, source: str, data: Sequence[str]) -> str:
 def _pool(task: Task, source: str, data: Sequence[str]) -> str:
     """The source of a task's pool; "" for documents of `source`. A file for the documents goes with
     a file for the pool: the hub's may hold the same documents."""
+    if named := _find([f"{name}.pool" for name in _names(task)], data):
+        return named
     if source == task.source:
         return task.pool
-    stems = [f"{name}.pool" for name in _names(task)]
-    if split := _split(task.pool):
-        stems += [os.path.join(name, split) for name in _names(task)]
-    return _find(stems, data)
+    split = _split(task.pool)
+    return _find([os.path.join(name, split) for name in _names(task)], data) if split else ""
 
 
 def _read(task: Task, source: str, tfds_dir: str) -> tuple[list[Document], int]:

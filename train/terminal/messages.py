@@ -11,7 +11,7 @@ import numpy as np
 
 from data.rows import take_rows
 from interpreter import python
-from train.assemble import Run
+from train.assembly.run import Run
 from train.checkpoints.networks import abstract_params
 from train.runtime import flops
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ranges import ConfigError
-from train.assemble import Run
+from train.assembly.run import Run
 from train.checkpoints import checkpointer, saved_models, verification
 from train.config.run import RunConfig
 from train.config.saved import check_step, split_step

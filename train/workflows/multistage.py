@@ -22,7 +22,7 @@ from interpreter import python
 from model import sharding
 from ranges import ConfigError
 from train import loop
-from train.assemble import read_source
+from train.assembly.inputs import read_source
 from train.config.names import suggest
 from train.config.run import RunConfig, build, keys
 from train.guards.watchdog import Activity, Watchdog

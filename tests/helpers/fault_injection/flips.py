@@ -18,7 +18,7 @@ from fault_injection.lab import STEPS, Lab, Row
 
 from model import sharding
 from ranges import ConfigError
-from train.assemble import setup
+from train.assembly.run import setup
 from train.checkpoints import verification
 from train.config.run import build
 

@@ -7,7 +7,7 @@ import pytest
 from open_models import CONFIG, save_role
 
 from model.sharding import MeshConfig, make_mesh
-from train import trainable as parts_
+from train.assembly import partition as parts_
 from train.checkpoints import loading, networks, saved_models
 from train.checkpoints.leaves import Leaves
 from train.config import run as configs

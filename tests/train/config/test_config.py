@@ -11,7 +11,7 @@ from data.errors import DataError
 from model.sharding import MeshConfig, make_mesh
 from model.sizes import SIZES
 from ranges import ConfigError
-from train.assemble import resolve_models
+from train.assembly.inputs import resolve_models
 from train.checkpoints import saved_models
 from train.config import saved
 from train.config.run import ModelConfig, RunConfig, build, default

@@ -9,7 +9,7 @@ from stage_fixtures import recipe, write_files
 
 from model import sharding
 from ranges import ConfigError
-from train import assemble
+from train.assembly import run as assembly
 from train.config import overrides
 from train.config.run import build, default
 from train.evals import registry
@@ -102,8 +102,8 @@ def evaluate(config, workdir):
     config, out = build(config), {}
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     with jax.set_mesh(mesh):
-        run = assemble.setup(config, workdir, mesh)
-        trainable = assemble.init_state(run).trainable
+        run = assembly.setup(config, workdir, mesh)
+        trainable = assembly.init_state(run).trainable
         for evaluation in run.evaluations:
             out[evaluation.name] = evaluation(trainable, run.frozen)
     return run, out

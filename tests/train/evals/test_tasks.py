@@ -66,18 +66,24 @@ def test_a_mistake_is_refused_before_anything_is_read(settings, message):
         registry.validate(build(recipe), STAGES["pretrain"])
 
 
-def entry(**settings):
+def opened(stage="pretrain", **settings):
     recipe = default()
+    recipe.data.source = "long.txt"
     recipe.evals = {"a": dict(type="task", **settings)}
-    return build(recipe).evals["a"]
+    config = build(recipe)
+    return registry.EVALS["task"].open("a", config.evals["a"], config, STAGES[stage])()
 
 
-def test_a_source_is_a_file_or_a_folder(tmp_path):
-    folder, open_own = str(ROOT / "examples/evaluate"), registry.EVALS["task"].open
-    refusals = open_own("a", entry(task="refusals", source=folder))()
+def test_documents_are_those_of_a_file_or_a_folder_or_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long.txt").write_text("".join(f"{f'word{i} ' * 70}\n" for i in range(20)))
+    folder = str(ROOT / "examples/evaluate")
+    refusals = opened(task="refusals", source=folder)
     assert len(refusals.requests) == 16 and refusals.shots == 0
-    missing = entry(task="piqa", source=str(tmp_path / "nothing.jsonl"))
     with pytest.raises(DataError, match=r"nothing\.jsonl"):
-        open_own("a", missing)()
+        opened(task="piqa", source=str(tmp_path / "nothing.jsonl"))
     with pytest.raises(ConfigError, match=r"evals\.a\.shots makes no difference to refusals"):
-        open_own("a", entry(task="refusals", source=folder, shots=1))()
+        opened(task="refusals", source=folder, shots=1)
+    assert "long.txt" in opened(task="memorisation", limit=2).documents[0]["where"]
+    with pytest.raises(DataError, match="the run reads preference data"):
+        opened("reward", task="memorisation")

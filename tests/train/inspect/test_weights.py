@@ -15,7 +15,7 @@ from inspect_runs import CONFIG, write_run
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train import inspect
-from train import trainable as parts_
+from train.assembly import partition as parts_
 from train.checkpoints import loading, networks, saved_models, stored
 from train.config import run as configs
 from train.interop import opening

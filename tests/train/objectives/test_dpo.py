@@ -23,7 +23,7 @@ from model.config import TransformerConfig
 from model.transformer import Transformer
 from ranges import ConfigError
 from train import loop
-from train.assemble import setup
+from train.assembly.run import setup
 from train.config import run as configs
 from train.objectives import dpo, preferences, reference
 from train.runtime.records import read_metrics

@@ -11,11 +11,11 @@ import pytest
 
 from data.packing.preferences import preference_rows
 from data.text.tokenizer import train
+from train.assembly.partition import Partition, joined
 from train.objectives import kto, orpo, simpo
 from train.objectives.base import Stage
 from train.runtime.records import read_metrics
 from train.step import accumulate_gradients
-from train.trainable import Partition, joined
 
 # Several candidates, ties, two rankings in a row, candidates missing, answers alone.
 RANK = np.array([[0, 2, 1, 1], [0, 1, 1, 0], [1, -1, 0, -1], [0, 1, -1, -1]])

@@ -23,7 +23,7 @@ from model.heads import reward_model
 from model.transformer import Transformer
 from ranges import ConfigError
 from train import vocabulary
-from train.assemble import init_state, setup
+from train.assembly.run import init_state, setup
 from train.checkpoints import loading, networks
 from train.config import run as configs
 from train.objectives.ppo import PPOConfig

@@ -19,7 +19,7 @@ from tiny_ppo import PER_ROLLOUT
 from benchmarks.ppo_steady import watched
 from model import sharding
 from train import loop
-from train.assemble import init_state, setup
+from train.assembly.run import init_state, setup
 from train.config import run as configs
 from train.step import accumulate_gradients
 

@@ -14,7 +14,7 @@ from model.heads import ValueHead, value_model
 from model.transformer import Transformer
 from ranges import ConfigError
 from train import loop
-from train.assemble import init_state, setup
+from train.assembly.run import init_state, setup
 from train.checkpoints import loading
 from train.config import run as configs
 from train.objectives import registry

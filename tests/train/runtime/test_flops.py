@@ -11,12 +11,12 @@ from model import sharding
 from model.config import TransformerConfig
 from model.lora import LoRA
 from model.weights import flops_per_token
+from train.assembly.partition import Partition, divide
 from train.checkpoints import networks
 from train.config import run as configs
 from train.objectives.grpo import GRPOConfig
 from train.objectives.ppo import PPOConfig
 from train.runtime import flops
-from train.trainable import Partition, divide
 
 MODEL = TransformerConfig(
     vocab_size=32, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=8,

@@ -207,7 +207,7 @@ def test_requests_are_equal(theirs, name, shots):
     assert split == (config.test_split or config.validation_split)
 
 
-NAMES = {"perplexity": "logprob", "pct_stereotype": "stereotype", "likelihood_diff": "difference"}
+NAMES = {"pct_stereotype": "stereotype", "likelihood_diff": "difference"}
 LIKELIHOODS = [name for name in CASES if name != "gsm8k"]
 
 
@@ -224,11 +224,13 @@ def test_outcomes_are_equal(theirs, name):
         outcome = row.outcome(document, tuple(Scored(x, greedy, 1) for x in logprobs))
         if isinstance(request, Rolling):
             expected = task.process_results(record, (logprobs[0],))
-            assert (outcome["logprob"], outcome["words"]) == expected["word_perplexity"]
-            assert (outcome["logprob"], outcome["bytes"]) == expected["bits_per_byte"]
+            assert (-outcome["loss"], outcome["words"]) == expected["word_perplexity"]
+            assert (-outcome["loss"], outcome["bytes"]) == expected["bits_per_byte"]
             continue
         results = [(x, greedy) for x in logprobs]
         expected = task.process_results(record, results)
+        if "perplexity" in expected:
+            assert outcome["loss"] == -expected.pop("perplexity")
         for metric, value in expected.items():
             if np.ndim(value) == 0:  # others are parts of an aggregate
                 assert outcome[NAMES.get(metric, metric)] == pytest.approx(value), metric
@@ -294,7 +296,7 @@ def test_aggregates_are_equal():
     logprobs, sizes = -rng.uniform(1, 9, 50), rng.integers(1, 9, 50)
     correct = rng.integers(0, 2, 50)
     outcomes = [
-        {"acc": float(a), "logprob": x, "words": n, "bytes": n}
+        {"acc": float(a), "loss": -x, "words": n, "bytes": n}
         for a, x, n in zip(correct, logprobs, sizes, strict=True)
     ]
     pairs = list(zip(logprobs, sizes, strict=True))

@@ -3,6 +3,8 @@
 import dataclasses
 import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,20 @@ def test_a_pool_beside_the_file_is_read_and_nothing_is_taken_from_the_scored(tmp
     pool = write(tmp_path / "arc_easy" / "train.jsonl", records(4, start=50))
     found = sources.load(ARC, [str(tmp_path)], shots=2)
     assert (len(found.scored), len(found.pool), found.pool_source) == (30, 4, pool)
+
+
+def test_a_source_is_named(tmp_path):
+    path = write(tmp_path / "x.jsonl", records(4))
+    pool = write(tmp_path / "y.jsonl", records(2, start=9))
+    write(tmp_path / "arc_easy.jsonl", records(1))
+    data = [str(tmp_path), f"arc_easy={path}", f"arc_easy.pool={pool}"]
+    found = sources.load(ARC, data, shots=1)
+    assert (found.source, found.pool_source, len(found.scored)) == (path, pool, 4)
+    sources.check(data, ["arc_easy"])
+    with pytest.raises(ConfigError, match="arc_easy is none of the tasks arc_hard; did you mean"):
+        sources.check(data, ["arc_hard"])
+    with pytest.raises(ConfigError, match="nowhere is no folder"):
+        sources.check(["nowhere"], ["arc_easy"])
 
 
 def test_without_a_pool_a_seeded_part_of_the_documents_is_not_scored(tmp_path):
@@ -91,3 +107,20 @@ def test_fixed_examples_are_the_first_of_the_document_s_group():
     assert [d["context"] for d in drawn] == ["1", "3"]
     own = dataclasses.replace(ARC, examples=tuple(POOL[:2]))
     assert few_shot.draw(own, [], {"context": "?"}, 3, 1, 0) == (POOL[0],)
+
+
+COUNTS = {
+    "arc_easy": 2376, "arc_challenge": 1172, "piqa": 1838, "boolq": 3270, "copa": 100,
+    "openbookqa": 500, "winogrande": 1267, "wsc273": 273, "lambada": 5153, "svamp": 300,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_llm_foundry_s_files_are_read_whole(name):
+    folder = Path(os.environ.get("SEEDPOD_TEST_DATA", "no data")) / "eval-mc"
+    if not folder.is_dir():
+        pytest.skip("there is no eval-mc in the folder that SEEDPOD_TEST_DATA names")
+    found = sources.load(find(name), [str(folder)])
+    assert (len(found.scored), found.left_out) == (COUNTS[name], 0)
+    for document in found.scored:
+        find(name).request(document, found.scored[:1], False)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+import plugins
 from data.errors import DataError
 from ranges import ConfigError
 from train.tasks import sources
-from train.tasks.base import Likelihoods, Rolling
-from train.tasks.registry import find
+from train.tasks.base import Answer, Likelihoods, Rolling
+from train.tasks.registry import TASKS, find
 
 EXAMPLES = Path(__file__).parents[3] / "examples/evaluate"
 CHOICE = "kind: multiple_choice\nsource: a.jsonl\n"
@@ -114,3 +115,34 @@ def test_a_record_without_the_fields_is_refused_with_its_line(task, record, mess
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="did you mean arc_easy"):
         find("arc_eazy")
+
+
+PLUGIN = """
+from train.tasks.registry import TASKS
+from train.tasks.rows.forms import generation
+
+
+def prepare(record):
+    return [{"context": record["prompt"], "answer": "please"}]
+
+
+def polite(answer, document):
+    return float(document["answer"] in answer)
+
+
+TASKS.register("polite", generation(
+    "polite", "Answers that say please", "prompts.jsonl", prepare, {"polite": polite},
+))
+"""
+
+
+def test_a_plugin_registers_a_task(tmp_path, monkeypatch):
+    name = f"tasks_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(TASKS, "_rows", dict(TASKS._rows))
+    plugins.load(name)
+    row = find("polite")
+    (document,) = row.prepare({"prompt": "Ask."})
+    outcomes = [row.outcome(document, (Answer(t, False),)) for t in ("Yes, please.", "No.")]
+    assert row.metrics["polite"](outcomes).value == 0.5

@@ -68,6 +68,16 @@ def test_both_forms_give_the_same_document(name):
     assert hub == foundry and len(hub) == 1
 
 
+def test_records_of_tfds_give_the_same_documents():
+    listed = [{"text": "no", "label": 0}, {"text": "yes", "label": 1}]
+    arc = {"question": "Is ice cold?", "choices": listed, "answerKey": 1}
+    grande = {k: v for k, v in FORMS["winogrande"][0].items() if k != "answer"} | {"label": 1}
+    for name, record in (
+        ("arc_easy", arc), ("winogrande", grande), ("lambada", {"passage": "He went to bed"}),
+    ):  # fmt: skip
+        assert find(name).prepare(record) == find(name).prepare(FORMS[name][0])
+
+
 def test_rows_say_where_they_come_from():
     for name, row in TASKS.items():
         assert row.name == name and row.description
@@ -119,11 +129,9 @@ def test_wikitext_is_split_at_titles():
 
 def test_scores_by_hand():
     document = {"context": "", "answer": ["The cat!", "a dog"]}
-    assert scores.squad_exact("cat", document) == 1 and scores.squad_exact("cats", document) == 0
     # {big, cat} and {cat}: precision 1/2, recall 1.
     assert scores.f1("the big cat", document) == pytest.approx(2 / 3)
     assert scores.f1("", {"answer": "x"}) == 0
-    assert scores.matches(r"c.t")("a cat", document) == 1
     assert scores.exact_match(ignore_case=True, ignore_punctuation=True)("THE CAT", document) == 1
     assert scores.verified("gsm8k")("so 1,004.", {"context": "", "answer": "#### 1004"}) == 1
 

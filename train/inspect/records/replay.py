@@ -14,10 +14,11 @@ from etils import epath
 from data.read import json_files
 from model import sharding
 from ranges import ConfigError
-from train.assemble import Run, init_state, setup
+from train.assembly.run import Run, init_state, setup
 from train.attempt import jit_step, learning_rates
 from train.checkpoints import verification
 from train.checkpoints.checkpointer import restore_state
+from train.config import saved
 from train.config.run import RunConfig, build
 from train.guards.going_back import with_losses
 from train.guards.settings import ROWS
@@ -28,6 +29,8 @@ from train.runtime.resume import check_resume, config_json
 from train.step import TrainState, step_view
 from train.terminal.progress import Progress
 
+# Changes of a lineage that are of no setting: rows of data, and a fork.
+NOT_SETTINGS = (*ROWS, "fork")
 # Metrics of a rollout that are times.
 _TIMES = ("rollout/seconds", "rollout/tokens_per_second")
 
@@ -158,10 +161,10 @@ def replay(run: epath.PathLike, step: int, mesh: jax.sharding.Mesh | None = None
 def _config(workdir: epath.Path, later: list[dict]) -> RunConfig:
     """The settings of a run, before its changes `later`, with every rollout on record."""
     settings = json_files.read(workdir / "config.json")
-    for name in ("lineage", "earlier"):
-        settings.pop(name, None)
-    for change in reversed([c for c in later if c["setting"] not in ROWS]):
-        _set(settings, change["setting"], change["before"])
+    settings = {name: value for name, value in settings.items() if name not in saved.NOT_SETTINGS}
+    for change in reversed(later):
+        if change["setting"] not in NOT_SETTINGS:
+            _set(settings, change["setting"], change["before"])
     config = build(settings)
     return dataclasses.replace(config, evals={}, rl=dataclasses.replace(config.rl, record=1))
 
@@ -179,16 +182,16 @@ def _set(settings: dict, name: str, value: Any) -> None:
 
 def _restore(run: Run, workdir: epath.Path, step: int) -> tuple[int, TrainState, Mapping]:
     """(step, state, meta) of the newest valid checkpoint at or before `step`, else of the start."""
-    for saved in verification.steps(workdir):
-        if not 0 < saved <= step:
+    for start in verification.steps(workdir):
+        if not 0 < start <= step:
             continue
-        checkpoint = (workdir / "checkpoints" / str(saved)).resolve()
+        checkpoint = (workdir / "checkpoints" / str(start)).resolve()
         try:
             meta = verification.read_meta(checkpoint)
             state = restore_state(checkpoint, run.abstract, meta)
         except verification.Damaged:
             continue
-        return saved, with_losses(run, state, meta), meta
+        return start, with_losses(run, state, meta), meta
     return 0, with_losses(run, init_state(run), {}), {}
 
 
@@ -212,8 +215,10 @@ def _check_straight(
             )
     for change in changes:
         if start < change["step"] <= step:
+            forked = change["setting"] == "fork"
+            happened = "began as a fork" if forked else f"changed {change['setting']}"
             raise ConfigError(
-                f"{workdir} changed {change['setting']} at step {change['step']}, between {began} "
+                f"{workdir} {happened} at step {change['step']}, between {began} "
                 f"and the rollout of step {step}; replay one after a later checkpoint"
             )
 

@@ -7,10 +7,9 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
@@ -18,8 +17,13 @@ from etils import epath
 from data.errors import DataError
 from data.text import tokenizer as tokenizers
 from ranges import ConfigError
-from train.inspect.records.token_view import Row, TokenView, token_texts
+from train.inspect import show
+from train.inspect.records.token_view import Row, TokenView
+from train.inspect.tokens import text_of
 from train.rl import record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What answers can be coloured by: {name: (column, text)}; other columns of numbers go by their own.
 COLOURS = {
@@ -51,6 +55,7 @@ class Rollouts:
     def __getitem__(self, step: int) -> pd.DataFrame:
         """A frame with a row an answer, and the columns of train/rl/record.py; the columns of
         tokens hold numpy arrays."""
+        show.imported("pandas")
         return self.table(step).to_pandas()
 
     def table(self, step: int) -> pa.Table:
@@ -91,7 +96,7 @@ class Rollouts:
                 "length": tokens / len(table),
                 "logprob_gap": float(np.max(gap)),
             }
-        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
+        return show.imported("pandas").DataFrame.from_dict(rows, orient="index").rename_axis("step")
 
     def show(self, step: int, rows: Sequence[int] = range(6), by: str = "advantages") -> TokenView:
         """Answers of a rollout, their tokens coloured by a number.
@@ -121,7 +126,7 @@ class Rollouts:
             answer = frame.iloc[i]
             values = np.broadcast_to(answer[column], len(answer["tokens"])).tolist()
             heading = f"row {i}   score {answer['score']:.3g}   KL {np.sum(answer['kl']):.3g}"
-            texts = token_texts(tokenizer, answer["tokens"])
+            texts = [text_of(tokenizer, int(i)) for i in answer["tokens"]]
             shown.append(Row(heading, answer["prompt"], texts, values))
         return TokenView(f"{self.workdir}: rollout after step {step}", text, shown)
 

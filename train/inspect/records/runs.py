@@ -16,6 +16,7 @@ from data.read import json_files
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from train.assembly.partition import divide
 from train.checkpoints import networks, saved_models, saved_steps
 from train.config.run import RunConfig, build
 from train.inspect import show
@@ -23,7 +24,6 @@ from train.inspect.records.files import RunFiles, read_runs
 from train.objectives import registry
 from train.runtime import flops
 from train.terminal.console import print_error
-from train.trainable import divide
 
 if TYPE_CHECKING:
     import pandas as pd

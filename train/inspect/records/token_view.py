@@ -1,7 +1,4 @@
-"""Tokens coloured by a number, as HTML for notebooks and as text for terminals.
-
-Orange is below 0, blue above, and the strength is the share of the largest absolute value.
-"""
+"""Answers whose tokens are coloured by a number, for notebooks and terminals."""
 
 from __future__ import annotations
 
@@ -9,25 +6,24 @@ import html
 import io
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rich.console import Console, Group
+import numpy as np
+from rich.console import Console
 from rich.text import Text
 
-from data.text.base import Tokenizer
 from printable import escaped
-from train.terminal.console import columns, is_live
-
-BELOW, ABOVE = (230, 120, 20), (50, 120, 220)  # RGB
-STRONGEST = 0.75  # share of the colour in the mix with white
+from train.inspect import show
+from train.inspect.tokens import coloured
+from train.terminal.console import is_live
 
 
 class Row(NamedTuple):
-    """A text of coloured tokens.
+    """A prompt and an answer.
 
     Attributes:
-      heading: a line above it. before: text without a colour. tokens: their texts. values: a number
-        for each; one that is not finite has no colour.
+      heading: a line above them. before: text without a colour. tokens: their texts. values: a
+        number for each; one that is not finite has no colour.
     """
 
     heading: str
@@ -36,83 +32,62 @@ class Row(NamedTuple):
     values: Sequence[float]
 
 
-def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The text of each id alone; parts of a character are U+FFFD."""
-    return [
-        tokenizer.special_name(i) or tokenizer.token_bytes[i].decode(errors="replace") for i in ids
-    ]
-
-
 class TokenView:
-    """Rows of coloured tokens.
+    """Rows of tokens on colours of one scale, from blue (negative) over white (0) to orange.
 
     Args:
-      title: a line above them. name: of the numbers, with their unit.
+      title: a line above them. unit: of the numbers.
+
+    Attributes:
+      most: the largest absolute value, which has the full colour.
     """
 
-    def __init__(self, title: str, name: str, rows: Sequence[Row]):
-        self.title, self.name, self.rows = title, name, rows
+    def __init__(self, title: str, unit: str, rows: Sequence[Row]):
+        self.title, self.unit, self.rows = title, unit, rows
         sizes = [abs(x) for row in rows for x in row.values if math.isfinite(x)]
         self.most = max(sizes, default=0.0)
 
-    def _color(self, value: float) -> tuple[int, int, int] | None:
-        if not math.isfinite(value) or not self.most:
-            return None
-        share = STRONGEST * abs(value) / self.most
-        color = ABOVE if value > 0 else BELOW
-        red, green, blue = (round(255 + share * (x - 255)) for x in color)
-        return red, green, blue
+    def _shares(self, values: Sequence[float]) -> np.ndarray:
+        return np.nan_to_num(np.divide(values, self.most or 1.0), posinf=0.0, neginf=0.0)
 
-    def _legend(self) -> list[tuple[str, float]]:
-        return [(f"{x:+.3g}" if x else "0", x) for x in (-self.most, 0.0, self.most)]
+    def _scale(self) -> tuple[list[str], np.ndarray]:
+        """(texts, shares) of the legend."""
+        shares = np.linspace(-1, 1, 5)
+        return [f" {share * self.most:.3g} " for share in shares], shares
 
     def _repr_html_(self) -> str:
-        def span(text: str, value: float, title: str = "") -> str:
-            # Line breaks are shown, and made: a token may hold several.
-            text = html.escape(escaped(text)).replace("\n", "⏎<br>").replace("\t", "⇥")
-            color = self._color(value)
-            style = f"background:rgb{color};color:#111;" if color else ""
-            title = f' title="{html.escape(title)}"' if title else ""
-            return f'<span{title} style="{style}border-radius:2px">{text}</span>'
-
-        legend = " ".join(span(f" {text} ", value) for text, value in self._legend())
+        texts, shares = self._scale()
         parts = [
-            '<div style="font-family:monospace;white-space:pre-wrap;line-height:1.6">'
-            f"<b>{html.escape(self.title)}</b>   {html.escape(self.name)}: {legend}"
+            f"<div><b>{html.escape(escaped(self.title))}</b> {html.escape(self.unit)}:"
+            f"{coloured(texts, shares, [self.unit] * len(texts))}"
         ]
         for row in self.rows:
-            tokens = "".join(
-                span(text, value, f"token {i}: {self.name} {value:+.4g}")
-                for i, (text, value) in enumerate(zip(row.tokens, row.values, strict=True))
-            )
-            before = html.escape(escaped(row.before))
+            hints = [f"token {i}: {x:.4g} {self.unit}" for i, x in enumerate(row.values)]
             parts.append(
-                f'<div style="margin-top:.6em"><div style="opacity:.65">{html.escape(row.heading)}'
-                f'</div><span style="opacity:.65">{before}</span> {tokens}</div>'
+                f'<div style="margin-top:.6em;font-family:monospace;opacity:.7">'
+                f"{html.escape(escaped(row.heading))}<br>{html.escape(escaped(row.before))}</div>"
+                f"{coloured(row.tokens, self._shares(row.values), hints)}"
             )
         return "".join([*parts, "</div>"])
 
-    def __rich__(self) -> Group:
-        def piece(text: str, value: float) -> tuple[str, str]:
-            text = escaped(text).replace("\n", "⏎").replace("\t", "⇥")
-            color = self._color(value)
-            return text, f"#111111 on rgb({color[0]},{color[1]},{color[2]})" if color else ""
+    def __rich__(self) -> Text:
+        def pieces(texts, shares):
+            for token, share in zip(texts, shares, strict=True):
+                text = escaped(token).replace("\n", "⏎").replace("\t", "⇥")
+                yield text, f"black on {show.colour(float(share))}"
 
-        legend = [piece(f" {text} ", value) for text, value in self._legend()]
-        lines = [Text.assemble((self.title, "bold"), f"   {self.name}: ", *legend)]
+        lines = Text.assemble((escaped(self.title), "bold"), f"  {self.unit}: ")
+        lines.append_text(Text.assemble(*pieces(*self._scale())))
         for row in self.rows:
-            before = escaped(row.before).replace("\n", "⏎")
-            lines.append(Text(row.heading, "dim"))
-            tokens = map(piece, row.tokens, row.values)
-            lines.append(Text.assemble((before, "dim"), " ", *tokens, "\n"))
-        return Group(*lines)
+            before = escaped(row.before).replace("\n", " ")
+            lines.append(f"\n\n{escaped(row.heading)}\n{before} ", "dim")
+            lines.append_text(Text.assemble(*pieces(row.tokens, self._shares(row.values))))
+        return lines
 
     def __repr__(self) -> str:
-        return printed(self)
-
-
-def printed(renderable: Any) -> str:
-    """Text of a rich renderable, with colours where standard output is a terminal."""
-    live, out = is_live(), io.StringIO()
-    Console(file=out, force_terminal=live, width=min(columns(), 120)).print(renderable)
-    return out.getvalue().rstrip("\n")
+        out = io.StringIO()
+        console = Console(
+            file=out, force_terminal=is_live(), force_jupyter=False, width=show.columns()
+        )
+        console.print(self.__rich__())
+        return out.getvalue().rstrip("\n")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from data.errors import DataError
 from data.text.base import Tokenizer
+from ranges import ConfigError
 from train.runtime import outputs
 from train.tasks import few_shot, sources
 from train.tasks.base import Answer, Document, Estimate, Outcome, Request, Response, Task
@@ -78,6 +79,19 @@ class Result(NamedTuple):
         return f"{self.task.name} {self.shots}-shot"
 
 
+def tried(name: str, function: Callable, *args: Any) -> tuple[Any, str]:
+    """`outputs.tried`, with the whole message of an error that explains a fault of the input."""
+
+    def call() -> tuple[Any, str]:
+        try:
+            return function(*args), ""
+        except (DataError, ConfigError, FloatingPointError, OSError) as error:
+            return None, " ".join(str(error).split())
+
+    result, reason = outputs.tried(name, call)
+    return (None, reason) if reason else result
+
+
 def prepare(
     task: Task,
     shots: Sequence[int],
@@ -90,7 +104,8 @@ def prepare(
 
     Args:
       limit: the most documents, the first ones; 0 for all. seed: of the examples that are drawn.
-      data: folders that are searched for the task's files (train/tasks/sources.py).
+      data: folders that are searched for the task's files, or TASK=SOURCE
+        (train/tasks/sources.py).
       chat: whether prompts are conversations.
 
     Raises:

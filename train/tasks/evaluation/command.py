@@ -12,16 +12,20 @@ from etils import epath
 
 import plugins
 from data.atomic import is_remote
+from data.errors import DataError
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.chat.workdirs import check_workdir
+from train.config import run as run_config
+from train.config.saved import recipe_of
 from train.interop import opening
+from train.objectives.registry import STAGES
 from train.runtime import compilation, outputs
 from train.runtime.metrics import quiet_to_file
-from train.tasks import registry
+from train.tasks import registry, sources
 from train.tasks.base import Suite, Task
 from train.tasks.evaluation import report, table
-from train.tasks.evaluation.benchmark import Benchmark, prepare
+from train.tasks.evaluation.benchmark import Benchmark, prepare, tried
 from train.tasks.evaluation.model import Evaluation
 from train.terminal import interrupts
 from train.terminal.console import console
@@ -37,7 +41,8 @@ class Options:
       workdir: the model, as `open_model` takes it. against: another, or "".
       tasks: names, or YAML files. shots: numbers of examples; empty for each task's own.
       limit: the most documents of a task; 0 for all. seed: of examples and of sampling.
-      data: folders that are searched for the tasks' files. chat: whether prompts are conversations.
+      data: folders that are searched for the tasks' files, or TASK=SOURCE.
+      chat: whether prompts are conversations.
       dtype: of the computation; "" for the model's. out: the folder of results; "" for the
         default. samples: right and wrong answers of each task that are written.
     """
@@ -101,15 +106,24 @@ def read(tasks: Plan, options: Options) -> tuple[list[Benchmark], dict[str, str]
     benchmarks, failed = list[Benchmark](), dict[str, str]()
     for task, shots in tasks.tasks:
         with phase(f"reading {task.name}"):
-            read, reason = outputs.tried(
-                task.name, prepare, task, shots, options.limit, options.seed, options.data,
-                options.chat,
-            )  # fmt: skip
+            read, reason = tried(task.name, _prepare, task, shots, options)
         if reason:
             failed[task.name] = reason
         else:
             benchmarks += read
     return benchmarks, failed
+
+
+def _prepare(task: Task, shots: Sequence[int], options: Options) -> list[Benchmark]:
+    """`prepare`; a task of the run's own training data has that of --workdir."""
+    if task.of_run and opening.is_run(opening.split_step(options.workdir)[0]):
+        config = run_config.build(recipe_of(options.workdir))
+        try:
+            task = task.of_run(config.data, STAGES[config.stage].schema)
+        except DataError:
+            if not options.data:  # which may have a file of the task
+                raise
+    return prepare(task, shots, options.limit, options.seed, options.data, options.chat)
 
 
 class Place(NamedTuple):
@@ -128,15 +142,23 @@ def _place(name: str, flag: str) -> Place:
     """The place of a model that a flag names.
 
     Raises:
-      ValueError: it is a workdir without a policy.
+      ValueError: it is neither a run with a policy that is saved nor an open model.
     """
     path, step = opening.split_step(name)
-    if opening.is_run(path):
+    if opening.is_run(path) or not _may_be_open(epath.Path(name)):
         check_workdir(path, flag)
-        step = committed_steps(path).get("") if step is None else step
+        if step is None and (step := committed_steps(path).get("")) is None:
+            raise ConfigError(f"--{flag}={name} holds no checkpoint; train that stage first")
         return Place(f"{path}@{step}", step, epath.Path(path) / "evals" / f"@{step}")
     stem = epath.Path(name.rstrip("/")).name.removesuffix(".gguf")
     return Place(name, None, epath.Path("runs") / "evals" / stem)
+
+
+def _may_be_open(path: epath.Path) -> bool:
+    """Whether a path is an open model's, or its name, OWNER/MODEL, on the hub."""
+    if path.suffix == ".gguf" or (path / "config.json").exists():
+        return True
+    return len(path.parts) == 2 and not path.exists() and not path.parent.exists()
 
 
 def list_tasks() -> None:
@@ -152,6 +174,7 @@ def run(options: Options) -> int:
       ConfigError: before anything is read, where possible.
     """
     asked = plan(options)
+    sources.check(options.data, [task.name for task, _ in asked.tasks])
     place = _place(options.workdir, "workdir")
     out = epath.Path(options.out) if options.out else place.folder
     given = {"seed": options.seed, "limit": options.limit, "chat": options.chat}
@@ -166,7 +189,7 @@ def run(options: Options) -> int:
     mesh = make_mesh(MeshConfig())
     try:
         with jax.set_mesh(mesh):
-            with Progress(first.name) as progress:
+            with Progress(epath.Path(first.name).name) as progress:
                 for note in asked.notes:
                     progress.say(f"  {note}")
                 benchmarks, unread = read(asked, options)
@@ -179,7 +202,7 @@ def run(options: Options) -> int:
                 evaluated = first.run(benchmarks, mesh, progress)
             other = None
             if second:
-                with Progress(second.name) as progress:
+                with Progress(epath.Path(second.name).name) as progress:
                     other = second.run(benchmarks, mesh, progress)
     except KeyboardInterrupt:
         interrupts.leave(interrupts.message())
@@ -218,4 +241,5 @@ def main(
     for word in shots:
         if not word.strip().isdecimal():
             raise ConfigError(f"--shots={','.join(shots)}: {word!r} is no number; type --shots=0,5")
+    values = {**values, "dtype": values["dtype"] or ""}
     return run(Options(shots=[int(word) for word in shots], **values))

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import msgspec
@@ -88,7 +88,8 @@ class Stored(Answered):
 
     def __init__(self, folder: epath.PathLike):
         super().__init__()
-        self._path, self._lines = epath.Path(folder) / NAME, dict[int, bytes]()
+        self._path = epath.Path(folder) / NAME
+        self._lines = dict[int, bytes]()  # of a file in an object store
         self.damaged = 0
         if self._path.exists():
             self._read()
@@ -108,23 +109,25 @@ class Stored(Answered):
                 continue
             number = item["id"]
             self.responses[number], self.seconds[number] = response, item["seconds"]
-            self._lines[number] = line
+            if is_remote(self._path):
+                self._lines[number] = line
 
     def add(self, number: int, item: Item) -> None:
         super().add(number, item)
-        self._lines[number] = line = self._line(number, item)
+        line = self._line(number, item)
         if not is_remote(self._path):
             # One call, so that a line is never mixed with that of another process.
             with open(self._path, "ab", buffering=0) as file:
                 file.write(line + b"\n")
-        elif self._clock - self._uploaded > UPLOAD_EVERY:
+            return
+        self._lines[number] = line
+        if self._clock - self._uploaded > UPLOAD_EVERY:
             self._uploaded = self._clock
-            self._write()
+            self._write(self._lines[number] for number in sorted(self._lines))
 
     def finish(self, items: Sequence[Item]) -> None:
         """Writes the file of a task that is answered: a line for each item, in order."""
-        self._lines = {number: self._line(number, item) for number, item in enumerate(items)}
-        self._write()
+        self._write(self._line(number, item) for number, item in enumerate(items))
 
     def _line(self, number: int, item: Item) -> bytes:
         return dumps({
@@ -133,9 +136,8 @@ class Stored(Answered):
             "seconds": self.seconds[number],
         })  # fmt: skip
 
-    def _write(self) -> None:
-        lines = (self._lines[number] + b"\n" for number in sorted(self._lines))
-        write_atomically(self._path, b"".join(lines))
+    def _write(self, lines: Iterable[bytes]) -> None:
+        write_atomically(self._path, b"".join(line + b"\n" for line in lines))
 
 
 def dumps(value: Any) -> bytes:

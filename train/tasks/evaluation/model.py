@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +10,9 @@ import jax
 from etils import epath
 
 from train.interop import opening
-from train.runtime import outputs
 from train.tasks.base import Outcome
 from train.tasks.evaluation import results, samples
-from train.tasks.evaluation.benchmark import Benchmark, Result, evaluate
+from train.tasks.evaluation.benchmark import Benchmark, Result, evaluate, tried
 from train.tasks.evaluation.items import Stored
 from train.tasks.evaluation.pace import Pace
 from train.tasks.scoring.scorer import Scorer
@@ -37,8 +37,9 @@ class Evaluation:
     """The evaluation of one model.
 
     Args:
-      name, step: see `place`. out: the folder of its items. dtype: of the computation; "" for the
-        model's. samples: right and wrong answers of each benchmark that are written.
+      name, step: as of a Place (command.py). out: the folder of its items. dtype: of the
+        computation; "" for the model's.
+      samples: right and wrong answers of each benchmark that are written.
       given: the settings `seed`, `limit` and `chat` of the benchmarks.
     """
 
@@ -73,40 +74,43 @@ class Evaluation:
         progress.done = sum(len(stored.responses) for stored in self._stored)
         if progress.done:
             progress.say(f"  {progress.done:,} of {progress.total:,} items were answered before")
-        pairs = list(zip(benchmarks, self._stored, strict=True))
         pace = Pace(
             (benchmark.task.kind, request)
-            for benchmark, stored in pairs
+            for benchmark, stored in zip(benchmarks, self._stored, strict=True)
             for number, request in enumerate(benchmark.requests)
             if number not in stored.responses
         )
         scorer = Scorer(opened.config, opened.tokenizer, mesh)
-        done, failed = Evaluated(model, [], [], {}), dict[str, str]()
-        for (benchmark, stored), folder in zip(pairs, folders, strict=True):
-            headline, metric = next(iter(benchmark.task.metrics.items()))
-            values = list[float]()
-
-            def count(
-                number: int, outcome: Outcome, benchmark: Benchmark = benchmark,
-                headline: str = headline, item: str = metric.item, values: list = values,
-            ) -> None:  # fmt: skip
-                seconds = pace.add(benchmark.task.kind, benchmark.requests[number])
-                values += [outcome[item]] if item in outcome else []
-                so_far = [f"{headline} {sum(values) / len(values):.4g}"] if values else []
-                progress.update(progress.done + 1, so_far, seconds)
-
-            pace.begin()
+        answer = functools.partial(self._answer, scorer, opened.params, progress, pace)
+        done = Evaluated(model, [], [], {})
+        for benchmark, stored, folder in zip(benchmarks, self._stored, folders, strict=True):
             with phase(benchmark.label):
-                result, reason = outputs.tried(
-                    benchmark.label, evaluate, scorer, opened.params, benchmark, opened.tokenizer,
-                    self._given["seed"], stored, count,
-                )  # fmt: skip
+                result, reason = tried(benchmark.label, answer, benchmark, stored)
             if reason:
-                failed[benchmark.label] = reason
-                continue
-            done.results.append(result)
-            done.entries.append(self._write(benchmark, result, folder))
-        return done._replace(failed=failed)
+                done.failed[benchmark.label] = reason
+            else:
+                done.results.append(result)
+                done.entries.append(self._write(benchmark, result, folder))
+        return done
+
+    def _answer(
+        self, scorer: Scorer, params: Any, progress: Progress, pace: Pace, benchmark: Benchmark,
+        stored: Stored,
+    ) -> Result:  # fmt: skip
+        """`evaluate`, with the mean so far and the time left on the terminal."""
+        metric = next(iter(benchmark.task.metrics.values()))
+        values = list[float]()
+
+        def count(number: int, outcome: Outcome) -> None:
+            seconds = pace.add(benchmark.task.kind, benchmark.requests[number])
+            if metric.item in outcome:
+                values.append(outcome[metric.item])
+            so_far = [f"{metric.item} {sum(values) / len(values):.4g}"] if values else []
+            progress.update(progress.done + 1, so_far, seconds)
+
+        pace.begin()
+        seed = self._given["seed"]
+        return evaluate(scorer, params, benchmark, scorer.tokenizer, seed, stored, count)
 
     def _open(self, model: results.Model, benchmark: Benchmark, progress: Progress) -> epath.Path:
         """Opens the folder of a benchmark with the items that are answered."""

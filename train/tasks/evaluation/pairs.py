@@ -15,7 +15,8 @@ class Comparison(NamedTuple):
     """A metric of two models on the same items.
 
     Attributes:
-      value, other: the means of the two. verdict: in words.
+      value, other: of the two models. item: the number of an item that is compared.
+      paired: of that number. verdict: in words.
     """
 
     task: str
@@ -23,6 +24,7 @@ class Comparison(NamedTuple):
     metric: str
     value: float
     other: float
+    item: str
     paired: Paired
     verdict: str
 
@@ -39,10 +41,12 @@ def compare(results: Sequence[Result], others: Iterable[Result]) -> list[Compari
             if not metric.item:
                 continue
             test = paired(_values(result, metric.item), _values(other, metric.item))
+            value, theirs = result.metrics[name].value, other.metrics[name].value
+            is_better = (value > theirs) == metric.higher_is_better
             rows.append(
                 Comparison(
-                    result.task.name, result.shots, name, result.metrics[name].value,
-                    other.metrics[name].value, test, verdict(test, metric.higher_is_better),
+                    result.task.name, result.shots, name, value, theirs, metric.item, test,
+                    verdict(test, is_better),
                 )
             )  # fmt: skip
     return rows
@@ -52,10 +56,14 @@ def _values(result: Result, item: str) -> dict[Hashable, float]:
     return {i: float(o[item]) for i, o in enumerate(result.outcomes) if item in o}
 
 
-def verdict(test: Paired, higher_is_better: bool) -> str:
-    """`better`, `worse`, or why neither is said."""
+def verdict(test: Paired, is_better: bool) -> str:
+    """`better`, `worse`, or why neither is said.
+
+    Args:
+      is_better: whether the first model's number is the better one.
+    """
     if not test.items:
         return "no item in common"
     if not test.p < LEVEL:
-        return "no difference found"
-    return "better" if (test.difference > 0) == higher_is_better else "worse"
+        return "no difference"
+    return "better" if is_better else "worse"

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from train.report import provenance
-from train.tasks.base import Estimate, Suite
+from train.tasks import metrics
+from train.tasks.base import Suite
 from train.tasks.evaluation import curves, pairs, results, samples, table
 from train.tasks.evaluation.benchmark import Benchmark, Result
 from train.tasks.evaluation.model import Evaluated
-from train.tasks.metrics import centred
+from train.tasks.metrics import SuiteMean
 from train.terminal.console import console, print_error
 
 FEW_BY_CHANCE = 5  # comparisons from which on some differ by chance alone
 
 
-def suite_mean(suite: Suite, done: Sequence[Result]) -> Estimate | None:
-    """The mean of the centred values of a suite's parts; None if a part has no result."""
+def suite_mean(suite: Suite, done: Sequence[Result]) -> SuiteMean:
+    """The mean of a suite's parts that have a result."""
     by_label = {(result.task.name, result.shots): result for result in done}
-    values, variance = [], 0.0
-    for part in suite.parts.values():
-        if (result := by_label.get((part.task, part.shots))) is None:
-            return None
-        value, stderr = result.metrics[part.metric]
-        values.append(centred(value, part.chance))
-        variance += (stderr / (1 - part.chance)) ** 2
-    return Estimate(sum(values) / len(values), math.sqrt(variance) / len(values))
+    values = {
+        name: by_label[part.task, part.shots].metrics[part.metric]
+        for name, part in suite.parts.items()
+        if (part.task, part.shots) in by_label
+    }
+    return metrics.suite_mean(suite, values)
 
 
 def write(
@@ -46,14 +44,16 @@ def write(
     """
     compared = pairs.compare(first.results, second.results) if second else []
     means = {suite.name: suite_mean(suite, first.results) for suite in suites}
-    found = {name: value for name, value in means.items() if value is not None}
     failed = {**unread, **first.failed}
     record: dict[str, Any] = {
         "settings": dict(settings),
         "made": provenance.current(),
         "model": first.model._asdict(),
         "results": first.entries,
-        "suites": {name: results.estimate(value) for name, value in found.items()},
+        "suites": {
+            name: {**results.estimate(mean.estimate), "parts": mean.centred}
+            for name, mean in means.items()
+        },
         "failed": failed,
     }
     if second:
@@ -66,7 +66,7 @@ def write(
     path = out / "results.json"
     results.write(path, record)
     drawn = curves.write(first.results, out)
-    _show(benchmarks, first, found, second, compared)
+    _show(benchmarks, first, means, second, compared)
     console.print(f"Results:  {path}")
     for curve in drawn:
         console.print(f"Curve:    {curve}")
@@ -74,23 +74,28 @@ def write(
         failed = failed | {
             f"{label} of {second.model.name}": why for label, why in second.failed.items()
         }
-    for suite in suites:
-        if suite.name not in found:
-            print_error(f"{suite.name}: no mean, as some of its tasks have no result")
     for label, reason in failed.items():
         print_error(f"error: {label}: {reason}")
     return not failed
 
 
 def _show(
-    benchmarks: Sequence[Benchmark], first: Evaluated, suites: Mapping[str, Estimate],
+    benchmarks: Sequence[Benchmark], first: Evaluated, suites: Mapping[str, SuiteMean],
     second: Evaluated | None, compared: Sequence[pairs.Comparison],
 ) -> None:  # fmt: skip
     """Prints the results of the first model, a few of its answers, and the comparison."""
     by_label = {benchmark.label: benchmark for benchmark in benchmarks}
     if first.results:
         console.print()
-        console.print(table.results(first.results, suites))
+        means = {name: mean.estimate for name, mean in suites.items()}
+        console.print(table.results(first.results, means))
+        for name, mean in suites.items():
+            if mean.missing:
+                parts = len(mean.centred) + len(mean.missing)
+                console.print(
+                    f"{name} is the mean of {len(mean.centred)} of its {parts} tasks; without a "
+                    f"result: {', '.join(mean.missing)}"
+                )
         console.print()
     by_task = {result.task.name: result for result in first.results}  # the last number of shots
     for result in by_task.values():

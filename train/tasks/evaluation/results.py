@@ -67,8 +67,13 @@ _NAMES = ("name", "step")  # of a model, which may move and be trained again
 
 def folder_of(out: epath.PathLike, settings: Mapping[str, Any]) -> epath.Path:
     """The folder of a benchmark with these settings."""
-    name = re.sub(r"[^\w.-]", "_", f"{settings['task']}-{settings['shots']}shot")
+    name = file_name(f"{settings['task']}-{settings['shots']}shot")
     return epath.Path(out) / f"{name}-{fingerprint([settings])[:8]}"
+
+
+def file_name(name: str) -> str:
+    """A name of a task with only the characters that a file's name has everywhere."""
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def begin(folder: epath.Path, settings: Mapping[str, Any]) -> list[str]:
@@ -98,12 +103,12 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     plain = [f"{n}={before.get(n)} instead of {now[n]}" for n in names if n not in _HASHES]
     # Other settings make other documents and requests.
     hashes = [n for n in names if n in _HASHES and not (plain and n in ("documents", "requests"))]
-    return ", ".join([*plain, *(f"other {_HASHES[name]}" for name in hashes)])
+    return ", ".join([*plain, *(_HASHES[name] for name in hashes)])
 
 
 _HASHES = {
-    "weights": "weights", "architecture": "settings of the model", "tokenizer": "a tokenizer",
-    "documents": "documents", "requests": "prompts",
+    "weights": "other weights", "architecture": "another architecture",
+    "tokenizer": "another tokenizer", "documents": "other documents", "requests": "other prompts",
 }  # fmt: skip
 
 

@@ -28,19 +28,29 @@ def sample(benchmark: Benchmark, result: Result, number: int) -> dict[str, Any]:
     request, response = benchmark.requests[number], result.responses[number]
     outcome = result.outcomes[number]
     record: dict[str, Any] = {"id": number}
-    if isinstance(request, Likelihoods):
-        choice = _choice(response, outcome)
-        record["prompt"] = text_of(request.continuations[choice].context)
-        if len(request.continuations) > 1:
-            record["response"] = request.continuations[choice].text.strip()
-        else:
-            record["response"] = f"log-probability {_logprob(response, 0):.4g}"
+    reference = reference_of(benchmark.documents[number])
+    if isinstance(request, Likelihoods) and len(request.continuations) > 1:
+        texts = [text_of(context) for context, _ in request.continuations]
+        pairs = enumerate(zip(*texts, strict=False))
+        length = next((i for i, c in pairs if len(set(c)) > 1), min(map(len, texts)))
+        record["prompt"] = texts[0][:length]
+        choices = [
+            text[length:] + continuation.text
+            for text, continuation in zip(texts, request.continuations, strict=True)
+        ]
+        record["response"] = choices[_choice(response, outcome)].strip()
+        gold = benchmark.documents[number].get("gold")
+        if isinstance(gold, int) and 0 <= gold < len(choices):
+            reference = choices[gold].strip()
+    elif isinstance(request, Likelihoods):
+        record["prompt"] = text_of(request.continuations[0].context)
+        record["response"] = f"log-probability {_logprob(response, 0):.4g}"
     elif isinstance(request, Rolling):
         record["prompt"], record["response"] = request.text, f"{_logprob(response, 0):.6g} nats"
     else:
         record["prompt"] = text_of(request.prompt)
         record["response"] = response[0].text if isinstance(response[0], Answer) else ""
-    if reference := reference_of(benchmark.documents[number]):
+    if reference:
         record["reference"] = reference
     if (right := is_right(result, outcome)) is not None:
         record["right"] = right
@@ -60,11 +70,8 @@ def _logprob(response: Response, number: int) -> float:
 
 
 def reference_of(document: Document) -> str:
-    """The right answer of a document of one of the forms (train/tasks/forms.py), or ""."""
-    choices, gold = document.get("choices"), document.get("gold")
-    if isinstance(choices, list | tuple) and isinstance(gold, int) and 0 <= gold < len(choices):
-        return str(choices[gold]).strip()
-    for name in ("answer", "continuation", "gold"):
+    """The right answer of a document of one of the forms (train/tasks/rows/forms.py), or ""."""
+    for name in ("answer", "continuation"):
         if isinstance(document.get(name), str | int | float):
             return str(document[name]).strip()
     return ""

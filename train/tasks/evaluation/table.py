@@ -17,7 +17,8 @@ from train.tasks.evaluation.pairs import Comparison
 from train.terminal.console import console, duration
 
 LARGE = 1e5  # from which on a value has an exponent
-NARROW = 80  # columns below which less is shown
+MOST_GROUPS = 16  # that are shown; results.json has all
+NARROW, WIDE = 80, 110  # columns below which less is shown, and from which all
 
 
 def number(value: float, stderr: float = math.nan) -> str:
@@ -52,44 +53,48 @@ def results(rows: Sequence[Result], suites: Mapping[str, Estimate]) -> Table:
     table = _table(*heads, *([("time", "right")] if wide else []))
     for row in rows:
         ends = [f"{row.items:,}", f"{row.cut:,}", *([duration(row.seconds)] if wide else [])]
-        starts = [escaped(row.task.name), str(row.shots)]
-        for metric, value in row.metrics.items():
-            bold = "bold" if starts[0] else ""
-            table.add_row(*starts, escaped(metric), Text(estimate(value), bold), *ends)
-            starts, ends = ["", ""], [""] * len(ends)
+        (metric, value), *others = row.metrics.items()
+        table.add_row(
+            escaped(row.task.name), str(row.shots), escaped(metric),
+            Text(estimate(value), "bold"), *ends,
+        )  # fmt: skip
+        if len(row.by_group) <= MOST_GROUPS:
+            for name, value in row.by_group.items():
+                table.add_row("", "", Text(f"  {escaped(name)}", "dim"), estimate(value))
+        for metric, value in others:
+            table.add_row("", "", escaped(metric), estimate(value))
     for name, value in suites.items():
         table.add_row(escaped(name), "", "mean", Text(estimate(value), "bold"))
     return table
 
 
 def comparisons(rows: Iterable[Comparison]) -> Table:
-    """Differences between two models, a row each."""
-    wide = console.width >= NARROW
-    heads = [("task", "left"), ("shots", "right"), ("metric", "left")]
-    heads += [("this", "right"), ("other", "right")] if wide else []
-    heads += [("difference [95%]", "left"), ("p", "right"), ("verdict", "left")]
+    """Differences between two models, a row each; a narrow terminal shows less."""
+    shots, interval, values = (console.width >= width for width in (NARROW, NARROW, WIDE))
+    heads = [("task", "left")] + [("shots", "right")] * shots + [("metric", "left")]
+    heads += [("this", "right"), ("other", "right")] * values
+    heads += [("difference" + " [95%]" * interval, "left"), ("p", "right"), ("verdict", "left")]
     table = _table(*heads)
     styles = {"better": "green", "worse": "yellow"}
     before = ("", -1)
     for row in rows:
-        same = before == (row.task, row.shots)
+        label = ("", "") if before == (row.task, row.shots) else (row.task, str(row.shots))
         before = row.task, row.shots
-        paired = row.paired
-        spread = (paired.high - paired.low) / 4
-        values = [number(row.value, spread), number(row.other, spread)] if wide else []
-        text = (
-            f"{_signed(paired.difference, spread)} "
-            f"[{_signed(paired.low, spread)}, {_signed(paired.high, spread)}]"
-        )
+        test, spread = row.paired, (row.paired.high - row.paired.low) / 4
+        text = _signed(test.difference, spread)
+        if interval:
+            text += f" [{_signed(test.low, spread)}, {_signed(test.high, spread)}]"
         table.add_row(
-            "" if same else escaped(row.task), "" if same else str(row.shots), escaped(row.metric),
-            *values, text, _p(paired.p), Text(row.verdict, styles.get(row.verdict, "")),
+            escaped(label[0]), *[label[1]] * shots, escaped(row.metric),
+            *[f"{row.value:.4g}", f"{row.other:.4g}"] * values,
+            f"{text} of {escaped(row.item)}" if row.item != row.metric else text,
+            _p(test.p), Text(row.verdict, styles.get(row.verdict, "")),
         )  # fmt: skip
     return table
 
 
 def _signed(value: float, spread: float) -> str:
-    text = number(value, spread)
+    text = number(value, 10 * spread)
     return text.replace("-", "−") if value < 0 else f"+{text}"
 
 

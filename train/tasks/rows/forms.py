@@ -95,7 +95,7 @@ def multiple_choice(
         )
 
     def outcome(document: Document, response: Response) -> Outcome:
-        return choice_outcome(document, response, normalised)
+        return _choice_outcome(document, response, normalised)
 
     reported = {"acc": metrics.mean("acc")}
     if normalised:
@@ -111,7 +111,7 @@ def _contexts(document: Document) -> Sequence[str]:
     return document.get("contexts") or [document["context"]] * len(document["choices"])
 
 
-def choice_outcome(document: Document, response: Response, normalised: bool = True) -> Outcome:
+def _choice_outcome(document: Document, response: Response, normalised: bool = True) -> Outcome:
     """The numbers of a multiple-choice item.
 
     Returns:
@@ -149,11 +149,11 @@ def last_word(name: str, description: str, source: str, prepare: Prepare, **fiel
 
     def outcome(document: Document, response: Response) -> Outcome:
         (scored,) = scored_parts(response)
-        return {"acc": float(scored.greedy), "logprob": scored.logprob}
+        return {"acc": float(scored.greedy), "loss": -scored.logprob}
 
     reported = {
         "acc": metrics.mean("acc"),
-        "perplexity": Metric(metrics.perplexity, "logprob", higher_is_better=False),
+        "perplexity": Metric(metrics.perplexity, "loss", higher_is_better=False),
     }
     return Task(
         name, description, source, request, outcome, reported, "likelihood", prepare, **fields
@@ -177,7 +177,7 @@ def perplexity(
         (scored,) = scored_parts(response)
         original = document.get("original", document["text"])
         return {
-            "logprob": scored.logprob,
+            "loss": -scored.logprob,
             "words": len(metrics.WHITE_SPACE.split(original)),
             "bytes": len(original.encode("utf-8")),
             "bits_per_byte": -scored.logprob / math.log(2) / max(len(original.encode("utf-8")), 1),

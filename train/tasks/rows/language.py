@@ -14,7 +14,8 @@ def lambada(record: Document) -> list[Document]:
     if fields.has(record, "context", "continuation"):
         context, word = fields.text(record, "context"), fields.text(record, "continuation")
     else:
-        context, _, word = fields.text(record, "text").rpartition(" ")
+        name = "passage" if "passage" in record else "text"  # of TFDS, and of the hub
+        context, _, word = fields.text(record, name).rpartition(" ")
     return [{"context": context, "continuation": f" {word.removeprefix(' ')}"}]
 
 

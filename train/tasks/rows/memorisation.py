@@ -116,7 +116,7 @@ def _request(document: Document, examples: Sequence[Document], chat: bool) -> Re
 def _outcome(document: Document, response: Response) -> Outcome:
     del document
     (scored,) = scored_parts(response)
-    return {"memorised": float(scored.greedy), "logprob": scored.logprob}
+    return {"memorised": float(scored.greedy), "loss": -scored.logprob}
 
 
 TASKS = (memorisation(),)

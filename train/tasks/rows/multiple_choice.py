@@ -29,12 +29,17 @@ def foundry(record: Document) -> dict[str, Any]:
 
 
 def labelled(record: Document, key: str) -> tuple[list[str], int]:
-    """(choices, index of the right one) of choices with labels: {"text": […], "label": […]}."""
+    """(choices, index of the right one) of choices with labels: {"text": […], "label": […]}, or a
+    list of {"text": …, "label": …}, as TFDS has them."""
     listed = fields.value(record, "choices")
+    if isinstance(listed, list):
+        names = ("text", "label")
+        listed = {name: [fields.value(choice, name) for choice in listed] for name in names}
     if not isinstance(listed, dict):
         raise DataError(f"'choices' should be an object, and is a {type(listed).__name__}")
-    choices, labels = fields.texts(listed, "text"), fields.texts(listed, "label")
-    answer = fields.text(record, key).strip()
+    choices, labels = fields.texts(listed, "text"), fields.value(listed, "label")
+    answer = fields.value(record, key)
+    answer = answer.strip() if isinstance(answer, str) else answer
     if answer not in labels:
         raise DataError(f"{key!r} is {answer!r:.20}, which is none of {labels}", "wrong_type")
     return choices, labels.index(answer)
@@ -163,7 +168,9 @@ def winogrande(record: Document) -> list[Document]:
     if not blank:
         raise DataError("'sentence' has no blank, _", "wrong_type")
     options = [fields.text(record, "option1"), fields.text(record, "option2")]
-    gold = fields.index(record, "answer", options, base=1)
+    # TFDS has a number from 0.
+    by_label = "label" in record
+    gold = fields.index(record, "label" if by_label else "answer", options, base=not by_label)
     return _partial([before + option for option in options], after.strip(), gold)
 
 

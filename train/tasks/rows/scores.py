@@ -70,19 +70,6 @@ def extracted(text: str, pattern: re.Pattern, group: int = 0) -> str:
     return match.strip()
 
 
-def matches(pattern: str) -> Score:
-    """1 if a pattern is found in an answer, else 0."""
-    compiled = re.compile(pattern, re.DOTALL)
-
-    def score(text: str, document: Document) -> float:
-        del document
-        error = TimeoutError(f"the pattern {pattern!r:.60} took over {REGEX_SECONDS:g} s")
-        with time_limit(REGEX_SECONDS, error):
-            return float(bool(compiled.search(text)))
-
-    return score
-
-
 def normalised(text: str) -> str:
     """Lower case without punctuation, articles and double spaces (SQuAD; Rajpurkar et al. 2016)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
@@ -98,11 +85,6 @@ def _f1(words: list[str], reference: list[str]) -> float:
         return float(words == reference)
     common = sum((Counter(words) & Counter(reference)).values())
     return 2 * common / (len(words) + len(reference))
-
-
-def squad_exact(text: str, document: Document) -> float:
-    """1 if an answer equals a reference up to `normalised`, else 0."""
-    return float(any(normalised(text) == normalised(r) for r in references(document)))
 
 
 def verified(name: str, settings: Any = None) -> Score:

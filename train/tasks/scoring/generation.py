@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,24 @@ BETWEEN = 16
 # Prompts are padded to this many tokens at least; of longer ones each doubling has four widths.
 NARROW = 32
 
-# The number of a request, the request, and the ids of its prompt.
-NumberedPrompt: TypeAlias = tuple[int, Generation, list[int]]
+
+class PromptIds(NamedTuple):
+    """A prompt as ids.
+
+    Attributes:
+      number: on which its random keys depend. stop: texts that end an answer. sampling: with the
+        tokenizer's ids.
+    """
+
+    number: int
+    ids: list[int]
+    stop: Sequence[str]
+    sampling: Sampling
 
 
 def padded_width(length: int, most: int) -> int:
     """The length to which a prompt is padded, at most `most`."""
-    step = max(NARROW, 1 << (length.bit_length() - 3))
+    step = max(NARROW, (1 << length.bit_length()) >> 3)
     return min(-(-length // step) * step, most)
 
 
@@ -71,67 +82,71 @@ class AnswerSampler:
         state = state._replace(alive=state.alive & running)
         return advance(self.config, params, state, sampling, until)
 
-    def __call__(
-        self,
-        params: Any,
-        requests: Sequence[tuple[int, Generation]],
-        seed: int,
-        done: Collection[int] = frozenset(),
-    ) -> Iterator[tuple[int, tuple[Answer, ...]]]:
-        """Yields (number of a request, its answers) as they are sampled.
+    def prompt(self, number: int, request: Generation) -> PromptIds:
+        """A request with its number as ids."""
+        ids = encode_prompt(self.tokenizer, request.prompt) or [prefix_id(self.tokenizer)]
+        sampling = self.sampling(
+            request.max_new_tokens, temperature=request.temperature, samples=request.samples
+        )
+        return PromptIds(number, ids, request.stop, sampling)
 
-        Args:
-          requests: with their numbers. done: those that are not needed; a batch with nothing else
-            is skipped.
+    def sampling(self, max_new_tokens: int, **settings: Any) -> Sampling:
+        """A Sampling with the tokenizer's ids.
 
         Raises:
           ConfigError: the answer alone would fill the context.
+        """
+        if max_new_tokens >= (most := self.config.max_length):
+            raise ConfigError(
+                f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the {most} tokens "
+                "that the model reads; give fewer"
+            )
+        ids = self.tokenizer
+        return Sampling(
+            max_new_tokens,
+            stop_ids=ids.stop_ids,
+            pad_id=ids.pad_id,
+            banned_ids=ids.banned_ids,
+            **settings,
+        )
+
+    def __call__(
+        self, params: Any, prompts: Sequence[PromptIds], seed: int,
+        done: Collection[int] = frozenset(),
+    ) -> Iterator[tuple[int, tuple[Answer, ...]]]:  # fmt: skip
+        """Yields (number of a prompt, its answers) as they are sampled.
+
+        Args:
+          done: numbers of prompts that are not needed; a batch with nothing else is skipped.
+
+        Raises:
           FloatingPointError: a log-probability is not finite.
         """
-        groups: dict[Sampling, list[NumberedPrompt]] = {}
-        for number, request in requests:
-            ids = encode_prompt(self.tokenizer, request.prompt) or [prefix_id(self.tokenizer)]
-            groups.setdefault(self._sampling(request), []).append((number, request, ids))
-        if all(number in done for number, _ in requests):
+        groups: dict[Sampling, list[PromptIds]] = {}
+        for prompt in prompts:
+            groups.setdefault(prompt.sampling, []).append(prompt)
+        if all(prompt.number in done for prompt in prompts):
             return
         with jax.set_mesh(self.mesh):
             params = self._prepare(params)
         for sampling, group in groups.items():
-            group.sort(key=lambda item: (-len(item[2]), item[0]))
+            group.sort(key=lambda prompt: (-len(prompt.ids), prompt.number))
             size = max(self.rows // sampling.samples, 1) * sharding.batch_shards(self.mesh)
             for start in range(0, len(group), size):
                 batch = group[start:][:size]
-                if any(number not in done for number, *_ in batch):
-                    yield from self._answers(params, batch, size, sampling, seed)
-
-    def _sampling(self, request: Generation) -> Sampling:
-        new, most = request.max_new_tokens, self.config.max_length
-        if new >= most:
-            raise ConfigError(
-                f"max_new_tokens={new} leaves no room for a prompt in the {most} tokens that the "
-                "model reads; give fewer"
-            )
-        ids = self.tokenizer
-        return Sampling(
-            new,
-            request.temperature,
-            stop_ids=ids.stop_ids,
-            pad_id=ids.pad_id,
-            banned_ids=ids.banned_ids,
-            samples=request.samples,
-        )
+                if any(prompt.number not in done for prompt in batch):
+                    yield from self._answers(params, batch, size, seed)
 
     def _answers(
-        self, params: Any, group: Sequence[NumberedPrompt], size: int, sampling: Sampling,
-        seed: int,
-    ) -> Iterator[tuple[int, tuple[Answer, ...]]]:  # fmt: skip
+        self, params: Any, group: Sequence[PromptIds], size: int, seed: int
+    ) -> Iterator[tuple[int, tuple[Answer, ...]]]:
         """Yields the answers of one batch of `size` prompts, of which `group` are real."""
-        R, n = sampling.max_new_tokens, sampling.samples
-        room = self.config.max_length - R
-        width = padded_width(max(len(ids) for *_, ids in group), room)
+        sampling = group[0].sampling
+        n, room = sampling.samples, self.config.max_length - sampling.max_new_tokens
+        width = padded_width(max(len(prompt.ids) for prompt in group), room)
         prompts, mask = np.zeros((size, width), np.int32), np.zeros((size, width), bool)
         numbers = np.zeros(size, np.int32)
-        for row, (number, _, ids) in enumerate(group):
+        for row, (number, ids, *_) in enumerate(group):
             kept = ids[-width:]
             prompts[row, width - len(kept) :], mask[row, width - len(kept) :] = kept, True
             numbers[row] = number
@@ -139,14 +154,14 @@ class AnswerSampler:
         inputs = [sharding.put_batch(x[local], self.mesh) for x in (prompts, mask, numbers)]
         with jax.set_mesh(self.mesh):
             state = self._begin(params, *inputs, seed, sampling=sampling)
-            texts, cut = self._texts(params, state, sampling, group)
-        for row, (number, _, ids) in enumerate(group):
+            texts, cut = self._texts(params, state, group)
+        for row, (number, ids, *_) in enumerate(group):
             own = range(row * n, (row + 1) * n)
             lost = max(len(ids) - room, 0)
             yield number, tuple(Answer(texts[i], cut[i], lost) for i in own)
 
     def _texts(
-        self, params: Any, state: Decoding, sampling: Sampling, group: Sequence[NumberedPrompt]
+        self, params: Any, state: Decoding, group: Sequence[PromptIds]
     ) -> tuple[list[str], list[bool]]:
         """(the answers, whether each ended at the largest number of tokens) to the first prompts of
         a batch, those of `group`.
@@ -154,6 +169,7 @@ class AnswerSampler:
         Raises:
           FloatingPointError: a log-probability is not finite.
         """
+        sampling = group[0].sampling
         R, n = sampling.max_new_tokens, sampling.samples
         rows, count, until = len(state.ids), len(group) * n, 1
         local = sharding.local_rows(self.mesh, rows)
@@ -163,13 +179,13 @@ class AnswerSampler:
                 self._fetch(state.response, state.response_mask, state.alive, state.logprobs)
             )
             for row in np.flatnonzero(running).tolist():
-                number, request, _ = group[row // n]
+                prompt = group[row // n]
                 if not np.isfinite(logprobs[row]).all():
                     raise FloatingPointError(
-                        f"request {number}: the log-probability of a sampled token is not finite"
+                        f"request {prompt.number}: a sampled token's log-probability is not finite"
                     )
                 text = self.tokenizer.decode(response[row, mask[row]])
-                end = first_stop(text, request.stop)
+                end = first_stop(text, prompt.stop)
                 texts[row] = text[:end] if end >= 0 else text
                 running[row] = end < 0 and alive[row]
             if until == R or not running.any():

@@ -19,7 +19,8 @@ from model.context_parallel import AXIS
 from model.kernels.dispatch import LONG, BackendError, check_branches
 from model.transformer import Transformer
 from train.tasks.base import Scored
-from train.tasks.scoring.packing import Batches, fill, make_pieces, pack
+from train.tasks.scoring.packing import Batches, fill, pack
+from train.tasks.scoring.pieces import make_pieces
 from train.tasks.scoring.tokens import Passage
 
 # Logits that a device holds at once, at most: this many tokens'.
@@ -71,7 +72,7 @@ class LogLikelihood:
         """Yields (index of a group, the Scored of each of its passages) as they are computed.
 
         Args:
-          groups: passages of a group share what they begin with.
+          groups: passages that are likely to begin alike, such as the choices of a question.
           done: indices of groups that are not needed; a batch with nothing else is skipped.
         """
         passages = [passage for group in groups for passage in group]
@@ -91,9 +92,7 @@ class LogLikelihood:
 
         for index in np.flatnonzero(missing == 0).tolist():
             yield result(index)
-        pieces = []
-        for group, start in zip(groups, starts, strict=False):
-            pieces += make_pieces(list(enumerate(group, start)), self.forks)
+        pieces = make_pieces(groups, self.forks)
         for batches in pack(pieces, self.config.embed_dim):
             for owners, logprobs, tops in self._computed(params, batches, needed[group_of]):
                 np.add.at(sums, owners, logprobs)

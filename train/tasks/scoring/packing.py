@@ -1,4 +1,4 @@
-"""Rows of many passages, in which passages that begin alike share their beginning.
+"""Rows of many pieces.
 
 Axes: R rows, T row length, S scored tokens of a row.
 """
@@ -12,35 +12,13 @@ import numpy as np
 
 from data.packing.chats import best_fit
 from model.kernels.dispatch import LONG
-from train.tasks.scoring.tokens import Passage
+from train.tasks.scoring.pieces import Piece
 
 # Row lengths are multiples of it: the block of attention kernels.
 LANES = 128
 # Row lengths and numbers of rows are chosen for pieces of up to `SHORT` tokens, of up to twice as
 # many, and so on, so that short ones do not pay for the attention of long rows.
 SHORT = 512
-
-
-class Piece(NamedTuple):
-    """A segment of a row: one passage, or a trunk that passages share and a branch for each.
-
-    Attributes:
-      tokens, positions, branches: [n] int32; branch 0 is the trunk.
-      places: [s] int32, the index in the segment at which each scored token is predicted.
-      targets: [s] int32, the scored tokens. owners: [s] int32, numbers of their passages.
-    """
-
-    tokens: np.ndarray
-    positions: np.ndarray
-    branches: np.ndarray
-    places: np.ndarray
-    targets: np.ndarray
-    owners: np.ndarray
-
-    @property
-    def size(self) -> int:
-        """The room that it takes in a row, which has as many places to score as tokens."""
-        return max(len(self.tokens), len(self.targets))
 
 
 class Rows(NamedTuple):
@@ -58,55 +36,6 @@ class Rows(NamedTuple):
     places: np.ndarray
     targets: np.ndarray
     owners: np.ndarray
-
-
-def common_length(rows: Sequence[Sequence[int]]) -> int:
-    """The number of ids that all rows begin with alike."""
-    shortest, longest = min(rows), max(rows)  # in alphabetical order
-    pairs = enumerate(zip(shortest, longest, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(shortest), len(longest)))
-
-
-def make_pieces(passages: Sequence[tuple[int, Passage]], forks: bool) -> Iterator[Piece]:
-    """Yields pieces of passages that may share their beginning, given with their numbers.
-
-    Args:
-      forks: whether a piece may have branches; its size is then at most `LONG`.
-    """
-    read = [passage.ids[:-1] for _, passage in passages]
-    trunk = common_length(read) if forks and read else 0
-    if not trunk:
-        for passage in passages:
-            yield _piece([passage], 0)
-        return
-    group: list[tuple[int, Passage]] = []
-    tokens, targets = trunk, 0
-    for number, passage in passages:
-        tokens += len(passage.ids) - 1 - trunk
-        targets += passage.scored
-        if group and max(tokens, targets) > LONG:
-            yield _piece(group, trunk)
-            group, tokens, targets = [], len(passage.ids) - 1, passage.scored
-        group.append((number, passage))
-    yield _piece(group, trunk)
-
-
-def _piece(group: Sequence[tuple[int, Passage]], trunk: int) -> Piece:
-    """One piece; a single passage has no branch."""
-    trunk = len(group[0][1].ids) - 1 if len(group) == 1 else trunk
-    tokens, positions, branches = list(group[0][1].ids[:trunk]), list(range(trunk)), [0] * trunk
-    places, targets, owners = [], [], []
-    for branch, (number, (ids, scored, _)) in enumerate(group, 1):
-        end = len(ids) - 1
-        shift = len(tokens) - trunk
-        tokens += ids[trunk:end]
-        positions += range(trunk, end)
-        branches += [branch] * (end - trunk)
-        places += [p if p < trunk else p + shift for p in range(end - scored, end)]
-        targets += ids[-scored:]
-        owners += [number] * scored
-    lists = tokens, positions, branches, places, targets, owners
-    return Piece(*(np.array(x, np.int32) for x in lists))
 
 
 def _row_length(sizes: Sequence[int], embed_dim: int) -> int:

@@ -34,6 +34,9 @@ class Scorer:
       config: of a policy. tokenizer: its own.
       mesh: of the parameters that will be given: a command's, or that of a run in training.
       tokens: tokens that each of the mesh's batch shards computes at once; 0 for the platform's.
+
+    Attributes:
+      score, sampler: what computes log-likelihoods of ids, and answers to ids.
     """
 
     def __init__(
@@ -43,9 +46,9 @@ class Scorer:
         self.config, self.tokenizer, self.mesh = config, tokenizer, mesh
         with jax.set_mesh(mesh):
             tokens = tokens or (CPU_TOKENS if platform() == "cpu" else TOKENS)
-        self._log_likelihood = LogLikelihood(config, mesh, tokens)
+        self.score = LogLikelihood(config, mesh, tokens)
         rows = max(tokens // TOKENS_PER_ANSWER, 1)
-        self._sampler = AnswerSampler(config, tokenizer, mesh, rows)
+        self.sampler = AnswerSampler(config, tokenizer, mesh, rows)
 
     def answer(
         self, params: Any, requests: Sequence[Request],
@@ -65,11 +68,13 @@ class Scorer:
           DataError, ConfigError: a request does not fit the model; the message has its number.
           FloatingPointError: a log-probability is not finite; the message names the request.
         """
-        prompts = [(n, r) for n, r in enumerate(requests) if isinstance(r, Generation)]
         texts = [(n, r) for n, r in enumerate(requests) if not isinstance(r, Generation)]
+        prompts = [
+            self.sampler.prompt(n, r) for n, r in enumerate(requests) if isinstance(r, Generation)
+        ]
         finished = 0
         for responses in (
-            self._score(params, texts, done), self._sampler(params, prompts, seed, done)
+            self._scored(params, texts, done), self.sampler(params, prompts, seed, done)
         ):  # fmt: skip
             for response in responses:
                 finished += 1
@@ -77,12 +82,10 @@ class Scorer:
                     report(finished)
                 yield response
 
-    def _score(
-        self,
-        params: Any,
-        requests: Sequence[tuple[int, Likelihoods | Rolling]],
+    def _scored(
+        self, params: Any, requests: Sequence[tuple[int, Likelihoods | Rolling]],
         done: Collection[int],
-    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:
+    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:  # fmt: skip
         groups = []
         for number, request in requests:
             try:
@@ -105,18 +108,6 @@ class Scorer:
         if isinstance(request, Rolling):
             return window_passages(self.tokenizer, request, most)
         return continuation_passages(self.tokenizer, request, most)
-
-    def score(
-        self, params: Any, groups: Sequence[Sequence[Passage]],
-        done: Collection[int] = frozenset(),
-    ) -> Iterator[tuple[int, tuple[Scored, ...]]]:  # fmt: skip
-        """Yields (index of a group, the Scored of each of its passages) as batches are finished.
-
-        Args:
-          groups: passages that may share their beginning, as ids. done: indices of groups that are
-            not needed.
-        """
-        return self._log_likelihood(params, groups, done)
 
 
 def _joined(windows: Sequence[Scored]) -> Scored:

@@ -24,7 +24,7 @@ class Passage(NamedTuple):
         predicted. cut: ids that were left out at the start because they did not fit.
     """
 
-    ids: Sequence[int]
+    ids: list[int]
     scored: int
     cut: int = 0
 

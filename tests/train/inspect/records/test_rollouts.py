@@ -10,7 +10,9 @@ from data.errors import DataError
 from data.text import tokenizer as tokenizers
 from ranges import ConfigError
 from train import inspect
-from train.inspect.records.token_view import Row, TokenView, token_texts
+from train.inspect import show
+from train.inspect.records.token_view import Row, TokenView
+from train.inspect.tokens import text_of
 from train.rl import record
 
 
@@ -71,10 +73,7 @@ def test_answers_are_coloured_by_a_number(workdir):
     frame = rollouts[4]
     assert [list(row.values) for row in view.rows] == [frame["kl"][i].tolist() for i in (3, 7)]
     tokenizer = tokenizers.load(workdir)
-    assert view.rows[0].tokens == token_texts(tokenizer, frame["tokens"][3])
-    assert token_texts(tokenizer, tokenizer.encode("ab")) == ["a", "b"]
-    eos = tokenizer.eos_id
-    assert token_texts(tokenizer, [eos]) == [tokenizer.special_name(eos)]
+    assert view.rows[0].tokens == [text_of(tokenizer, i) for i in frame["tokens"][3]]
     assert view.most == max(np.abs(frame["kl"][i]).max() for i in (3, 7))
     by_score = rollouts.show(4, by="reward")
     assert len(by_score.rows) == 6
@@ -93,9 +92,10 @@ def test_texts_of_others_are_text():
     assert "<script>" not in page and "&lt;script&gt;" in page and "&lt;run&gt;" in page
     assert "\x1b" not in page + repr(view) and "\\x1b[2J" in repr(view)
     assert "⏎" in page and "⏎" in repr(view)
-    strong, weak = "rgb(101, 154, 229)", "rgb(178, 204, 242)"
-    assert f'title="token 0: advantage +1" style="background:{strong}' in page
-    assert f"background:{weak}" in page and 'title="token 2: advantage +nan" style="border' in page
+    strong, weak = show.colour(1.0), show.colour(0.5)
+    assert f'title="token 0: 1 advantage" style="background:{strong}' in page
+    assert f"background:{weak}" in page
+    assert f'title="token 2: nan advantage" style="background:{show.colour(0)}' in page
 
 
 def test_two_runs_are_compared_at_the_first_token_that_differs(workdir, tmp_path):

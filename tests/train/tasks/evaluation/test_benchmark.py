@@ -5,12 +5,14 @@ import json
 
 import pytest
 from documentation import ROOT
+from etils import epath
 
 from data.errors import DataError
 from data.text import tokenizer as tokenizers
 from tests.train.tasks.evaluation.fake_scorer import FakeScorer
 from train.tasks import registry
 from train.tasks.base import Scored
+from train.tasks.evaluation import items
 from train.tasks.evaluation.benchmark import Benchmark, evaluate, prepare
 from train.tasks.evaluation.items import Stored
 
@@ -24,8 +26,8 @@ def benchmark() -> Benchmark:
 
 
 def lines(folder):
-    items = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in item.items() if k != "seconds"} for item in items]
+    records = [json.loads(line) for line in (folder / "items.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
 
 
 def test_a_killed_evaluation_goes_on_to_the_same_result(benchmark, tmp_path):
@@ -53,6 +55,19 @@ def test_a_killed_evaluation_goes_on_to_the_same_result(benchmark, tmp_path):
     assert not third.computed
 
 
+def test_items_in_an_object_store_are_uploaded_now_and_then(bucket, benchmark, monkeypatch):
+    folder = epath.Path("gs://bucket/evals/a")
+    monkeypatch.setattr(items, "UPLOAD_EVERY", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(FakeScorer(5), 0.5, benchmark, TOKENIZER, answered=Stored(folder))
+    scorer = FakeScorer()
+    stored = Stored(folder)
+    assert sorted(stored.responses) == [4, 5, 6, 7, 8]
+    again = evaluate(scorer, 0.5, benchmark, TOKENIZER, answered=stored)
+    assert again.metrics == evaluate(FakeScorer(), 0.5, benchmark, TOKENIZER).metrics
+    assert scorer.computed == [4, 3, 2, 1, 0] and len(lines(folder)) == 9
+
+
 def lines_so_far(folder):
     whole = (folder / "items.jsonl").read_text().split("\n")[:-1]
     return [json.loads(line) for line in whole]
@@ -60,16 +75,15 @@ def lines_so_far(folder):
 
 def test_the_metrics_follow_from_the_items_alone(benchmark, tmp_path):
     result = evaluate(FakeScorer(), 0.5, benchmark, TOKENIZER, answered=Stored(tmp_path))
-    items = lines(tmp_path)
-    task = benchmark.task
+    records, task = lines(tmp_path), benchmark.task
     outcomes = [
         task.outcome(item["document"], tuple(Scored(**part) for part in item["response"]))
-        for item in items
+        for item in records
     ]
-    assert outcomes == [item["outcome"] for item in items]
+    assert outcomes == [item["outcome"] for item in records]
     assert {name: metric(outcomes) for name, metric in task.metrics.items()} == result.metrics
-    assert items[0]["request"]["context"].endswith("What is the capital of France?\nAnswer:")
-    assert items[0]["request"]["continuations"][2] == " Paris"
+    assert records[0]["request"]["context"].endswith("What is the capital of France?\nAnswer:")
+    assert records[0]["request"]["continuations"][2] == " Paris"
 
 
 def test_a_damaged_line_is_answered_again(benchmark, tmp_path):

@@ -16,7 +16,10 @@ from quick_compile import FLAGS
 from rich.console import Console
 
 from ranges import ConfigError
-from train.tasks.evaluation import command, pairs, table
+from train.tasks import registry
+from train.tasks.base import Generation, Rolling
+from train.tasks.evaluation import command, pace, pairs, table
+from train.tasks.evaluation.benchmark import Result
 from train.tasks.evaluation.command import Options
 from train.tasks.metrics import Paired
 
@@ -85,7 +88,7 @@ def test_results_are_written_compared_and_shown(models, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "capitals" in text and "Curve:" in text and "against" in text
     svg = (tmp_path / "out" / "shots-capitals.svg").read_text()
-    assert svg.startswith("<svg xmlns=") and svg.count("<circle") == 2
+    assert svg.startswith("<svg xmlns=") and svg.count("<circle") == svg.count('class="error"') == 2
 
     # The other model's items are used again, as are those of the first.
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*/settings.json")}
@@ -116,42 +119,85 @@ def test_a_task_that_fails_costs_no_other(models, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "values, shots, message",
+    "workdir, tasks, shots, message",
     [
-        (dict(workdir="", tasks=["piqa"]), [], "--workdir is missing"),
-        (dict(workdir="x", tasks=[]), [], "--tasks is missing; type --tasks=arc_easy,piqa"),
-        (dict(workdir="x", tasks=["arc_esy"]), [], "did you mean arc_easy"),
-        (dict(workdir="x", tasks=["piqa"]), ["0", "five"], "'five' is no number; type --shots=0,5"),
+        ("", ["piqa"], [], "--workdir is missing"),
+        ("x", [], [], "--tasks is missing; type --tasks=arc_easy,piqa"),
+        ("x", ["arc_esy"], [], r"did you mean arc_easy"),
+        ("x", ["piqa"], ["0", "five"], "'five' is no number; type --shots=0,5"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_read(values, shots, message):
+def test_mistakes_are_named_before_anything_is_read(workdir, tasks, shots, message):
     with pytest.raises(ConfigError, match=message):
-        command.main(False, (), shots, values)
+        command.main(False, (), shots, dict(workdir=workdir, tasks=tasks, dtype=None))
+
+
+def test_data_is_a_folder_or_of_a_task_that_is_asked(models, tmp_path):
+    file = str(ROOT / "examples/evaluate/capitals.jsonl")
+    with pytest.raises(ConfigError, match="capitls is none of the tasks capitals; did you mean"):
+        evaluate(models, tmp_path, data=[f"capitls={file}"])
+    code, record = evaluate(models, tmp_path, limit=1, data=[f"capitals={file}"])
+    assert code == 0 and record["results"][0]["source"] == file
+
+
+def test_a_group_of_tasks_has_its_own_numbers_of_examples():
+    asked = command.plan(Options("x", ["core", "arc_easy"], shots=[1]))
+    shots = {task.name: numbers for task, numbers in asked.tasks}
+    assert shots["arc_easy"] == (10, 1) and shots["hellaswag"] == (0, 10)
+    assert asked.notes == ["core has its own numbers of examples; --shots is not for it"]
+
+
+def test_the_time_left_follows_each_kind_s_cost_and_forgets_compilation(monkeypatch):
+    text, answer = Rolling("x" * 100), Generation("x" * 20, max_new_tokens=10)
+    clock = iter([50.0, 50.01, 51.0, 53.0, 53.0, 60.0, 64.0])
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    left = pace.Pace([("rolling", text)] * 5 + [("generation", answer)] * 3)
+    left.begin()
+    assert left.add("rolling", text) is None  # however long it took
+    assert left.add("rolling", text) is None  # of the same batch
+    assert left.add("rolling", text) == pytest.approx(0.99 / 100 * (2 * 100 + 3 * 100))
+    assert left.add("rolling", text) == pytest.approx(2.99 / 200 * (100 + 3 * 100))
+    assert left.add("rolling", text) == pytest.approx(2.99 / 300 * 300)
+    left.begin()
+    left.add("generation", answer)
+    assert left.add("generation", answer) == pytest.approx(4.0)
 
 
 def test_a_verdict_is_in_words():
-    def said(difference, p, higher=True, items=9):
-        return pairs.verdict(Paired(difference, 0, 0, p, items, 0), higher)
+    def said(p, is_better=True, items=9):
+        return pairs.verdict(Paired(0.1, 0, 0, p, items, 0), is_better)
 
-    assert said(0.1, 0.01) == "better" and said(-0.1, 0.01) == "worse"
-    assert said(-0.1, 0.01, higher=False) == "better"
-    assert said(0.1, 0.2) == said(0.1, math.nan) == "no difference found"
-    assert said(0.1, math.nan, items=0) == "no item in common"
+    assert said(0.01) == "better" and said(0.01, is_better=False) == "worse"
+    assert said(0.2) == said(math.nan) == "no difference"
+    assert said(math.nan, items=0) == "no item in common"
 
 
-@pytest.mark.parametrize("width", [60, 120])
+def test_a_lower_perplexity_is_better():
+    task = registry.find("lambada")
+
+    def result(losses):
+        outcomes = [{"acc": 0.0, "loss": x} for x in losses]
+        values = {name: metric(outcomes) for name, metric in task.metrics.items()}
+        return Result(task, 0, values, {}, 3, 0, 3, 0.0, (), outcomes)
+
+    rows = pairs.compare([result([1.0, 1.1, 1.2])], [result([2.0, 2.1, 2.3])])
+    assert [(row.metric, row.verdict) for row in rows] == [
+        ("acc", "no difference"), ("perplexity", "better")
+    ]  # fmt: skip
+    assert rows[1].value < rows[1].other and rows[1].paired.difference < 0
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
 def test_tables_fit_the_terminal(width, monkeypatch):
     console = Console(width=width, record=True)
     monkeypatch.setattr(table, "console", console)
-    row = pairs.Comparison(
-        "truthfulqa_mc1", 10, "acc_bytes", 0.4312, 0.25, Paired(0.18, 0.05, 0.31, 4e-4, 200, 0),
-        "better",
-    )  # fmt: skip
-    console.print(table.comparisons([row]))
-    text = console.export_text()
-    assert all(len(line.rstrip()) <= width for line in text.splitlines())
-    assert "+0.180" in text and "<0.001" in text
-    assert ("0.431" in text) == (width == 120)
+    test = Paired(-0.183, -0.313, 0.054, 4e-4, 200, 0)
+    row = pairs.Comparison("truthfulqa_mc1", 10, "acc_bytes", 0.4312, 0.25, "acc_bytes", test, "")
+    console.print(table.comparisons([row._replace(verdict="no difference")]))
+    (head, line) = console.export_text().splitlines()
+    assert len(line.rstrip()) <= width and "no difference" in line and "<0.001" in line
+    assert ("−0.18 [−0.31, +0.05]" in line) == (width >= 80)
+    assert ("0.4312" in line) == (width == 120)
 
 
 def test_numbers_have_the_digits_that_they_are_known_to():

@@ -1,10 +1,10 @@
 """Answers: those of `model.generate`, whatever batch they are sampled in."""
 
-import fixture_models
 import jax
 import numpy as np
 import pytest
-from fixture_models import CHARACTERS
+from scoring import fixture_models
+from scoring.fixture_models import CHARACTERS
 
 from model.generate import Sampling, generate
 from ranges import ConfigError
@@ -55,9 +55,9 @@ def test_a_stop_text_ends_an_answer_and_the_work(model, monkeypatch):
     assert whole.cut and len(whole.text) == 16
     stop = whole.text[3:5]
     calls = []
-    advance = model[0]._sampler._advance
+    advance = model[0].sampler._advance
     monkeypatch.setattr(
-        model[0]._sampler, "_advance", lambda *a, **k: calls.append(0) or advance(*a, **k)
+        model[0].sampler, "_advance", lambda *a, **k: calls.append(0) or advance(*a, **k)
     )
     (answer,) = answers(model, [Generation(PROMPTS[0], 16, stop=("", "\0", stop))])[0]
     assert answer.text == whole.text[: whole.text.find(stop)] and not answer.cut

@@ -21,11 +21,11 @@ from model.sizes import SIZES
 from model.transformer import Transformer
 from ranges import ConfigError
 from train import loop
-from train.assemble import init_state, setup
+from train.assembly.partition import divide
+from train.assembly.run import init_state, setup
 from train.checkpoints import checkpointer, loading, networks
 from train.config import run as configs
 from train.config.run import FreezeConfig, RunConfig
-from train.trainable import divide
 
 POLICY = {
     "embedding": 0,

@@ -1,0 +1,180 @@
+"""A run that is ready to train, and its state at step 0."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from data.pipeline import Data
+from data.splits import Examples
+from data.text.base import Tokenizer
+from model import cpu, lora, sharding
+from model.mimetic import mimetic
+from train import optimizer
+from train.assembly import partition as parts_
+from train.assembly.frozen import load_frozen
+from train.assembly.inputs import open_context, origin_of
+from train.assembly.partition import Partition
+from train.checkpoints import loading, networks
+from train.config.run import RunConfig
+from train.evals import registry as evals
+from train.objectives import registry
+from train.objectives.base import Context, Objective, Stage
+from train.rl import rewards
+from train.rl.forward import CRITICS
+from train.runtime import outputs
+from train.step import TrainState
+
+
+class Run(NamedTuple):
+    """A stage that is ready to train.
+
+    Attributes:
+      evaluations: the stage's own first, then those of `config.evals`.
+      tx: the optimizer. rates: {trained role: the learning rate of every update}, an argument of
+        the step. abstract: shapes, dtypes and shardings of the state.
+      parts: {trained role: its `Partition`}.
+      frozen: {role: frozen parameters}. origins: {role: their origin and fingerprint}, saved in
+        checkpoints. content: {setting: fingerprint} of the tokenizer and of the rows, also saved in
+        checkpoints.
+    """
+
+    ctx: Context
+    objective: Objective
+    stage: Stage
+    evaluations: tuple[evals.Scheduled, ...]
+    tx: Any
+    rates: dict[str, jax.Array]
+    abstract: TrainState
+    parts: dict[str, Partition]
+    frozen: dict
+    origins: dict
+    content: dict[str, str]
+
+
+def setup(
+    config: RunConfig,
+    workdir: epath.PathLike,
+    mesh: jax.sharding.Mesh,
+    examples: Examples | None = None,
+    open_data: Callable[[Tokenizer], Data] | None = None,
+) -> Run:
+    """Opens everything that a run needs, except the trained weights. Writes only the files that the
+    objective precomputes. Call it under `jax.set_mesh(mesh)`.
+
+    Args:
+      examples: the examples of `config.data`, if they have been read already.
+      open_data: (tokenizer) -> Data, instead of the files that the config names.
+    """
+    objective = registry.validate(config, mesh)
+    evals.validate(config, objective)
+    registry.check_origins(config)
+    ctx = open_context(config, objective, workdir, mesh, examples, open_data)
+    content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
+    if ctx.pretrain_data:
+        content["pretrain_data"] = ctx.pretrain_data.fingerprint()
+    content |= {f"evals.{name}": data.fingerprint() for name, data in ctx.evals.items()}
+    whole = {r: networks.abstract_params(r, ctx.models[r], mesh) for r in objective.trainable}
+    parts = parts_.divide(config, whole)
+    frozen, origins = load_frozen(config, objective, ctx.models, mesh, parts, whole)
+    if "reward" in frozen:
+        ctx = dataclasses.replace(ctx, normalizer=rewards.normalizer(config, origins))
+    sets = dict(ctx.evals)
+    if objective.precompute:
+        for name, data in sets.items():
+            if evals.schema_of(name, config.evals[name], objective) == objective.schema:
+                heldout_only = dataclasses.replace(data, train=data.heldout)
+                eval_ctx = dataclasses.replace(ctx, data=heldout_only)
+                folder = epath.Path(workdir) / "evals" / name
+                outputs.make_folder(folder)
+                sets[name] = objective.precompute(eval_ctx, frozen, origins, folder)[0].data
+        ctx, frozen = objective.precompute(ctx, frozen, origins, workdir)
+    stage = objective.build(ctx)
+    evaluations = tuple(
+        e._replace(evaluate=parts_.joined_evaluation(e.evaluate, parts))
+        for e in evals.build(ctx, stage, sets)
+    )
+    stage = parts_.joined(stage, parts)
+    trainable = {r: parts[r].trained(whole[r]) for r in objective.trainable}
+    abstract, tx = abstract_state(config, trainable, mesh, stage.source)
+    rates = optimizer.rate_tables(optimizer_configs(config, trainable), config.steps)
+    return Run(
+        ctx, objective, stage, evaluations, tx, jax.device_put(rates, sharding.replicated(mesh)),
+        abstract, parts, frozen, origins, content,
+    )  # fmt: skip
+
+
+def optimizer_configs(config: RunConfig, roles: Iterable[str]) -> dict[str, Any]:
+    """{trained role: the settings of its optimizer}."""
+    return {r: config.value_optimizer if r in CRITICS else config.optimizer for r in roles}
+
+
+def abstract_state(
+    config: RunConfig, trainable: Mapping[str, Any], mesh: jax.sharding.Mesh, source: Any
+) -> tuple[TrainState, optax.GradientTransformation]:
+    """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
+    tx = optimizer.make_optimizer(optimizer_configs(config, trainable), config.steps)
+    replicated = sharding.replicated(mesh)
+    shardings = jax.tree.map(lambda x: x.sharding, trainable)
+    moments = jax.eval_shape(tx.init, trainable)
+    placed = optimizer.opt_state_shardings(moments, trainable, shardings, replicated)
+    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
+    opt_state = networks.with_shardings(moments, placed)
+    state = TrainState(step, trainable, opt_state, networks.to_abstract(source.init()), step)
+    return state, tx
+
+
+def init_state(run: Run) -> TrainState:
+    """The state at step 0, every array created with its sharding."""
+    mesh, abstract = run.ctx.mesh, run.abstract
+    trainable = init_trainable(run, abstract.trainable)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract.opt_state)
+    opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
+    # Two arrays, because both are donated.
+    step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
+    return TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
+
+
+def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters on the mesh: loaded where `init_from` names them, else newly initialized."""
+    ctx, config, trainable = run.ctx, run.ctx.config, {}
+    for number, role in enumerate(run.objective.trainable):
+        model, part = ctx.models[role], run.parts[role]
+        whole = networks.abstract_params(role, model, ctx.mesh)
+        adapters = part.adapters(whole)
+        origin = origin_of(config, run.objective, role)
+        wanted = flatten_dict(abstract[role])
+        weights = wanted.keys() - flatten_dict(adapters).keys()
+        # An origin of another kind of network gives only its backbone.
+        old = {p for p in weights if origin == role or (origin and p[0] == "backbone")}
+        new = unflatten_dict({p: x for p, x in wanted.items() if p not in old})
+
+        def init(key, role=role, model=model, adapters=adapters, new=new):
+            params = nn.unbox(networks.init_params(role, model, key))
+            if config.model.mimetic:
+                params = mimetic(params, np.array(ctx.tokenizer.words()), key)
+            params = flatten_dict(params) | flatten_dict(lora.init(key, adapters))
+            return unflatten_dict({p: params[p] for p in flatten_dict(new)})
+
+        params = {}
+        if new:
+            shardings = jax.tree.map(lambda x: x.sharding, new)
+            key = jax.random.fold_in(jax.random.key(config.seed), number)
+            options = cpu.run_once_options()
+            init = jax.jit(init, out_shardings=shardings, compiler_options=options)
+            params = flatten_dict(init(key))
+        if origin is not None and old:
+            path = config.init_from[origin]
+            base = flatten_dict(loading.load_from(path, origin, role, whole))
+            params |= {p: base[p] for p in old}
+        trainable[role] = unflatten_dict(params)
+    return trainable
