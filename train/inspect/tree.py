@@ -162,10 +162,10 @@ class Parameters(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         rows = [
-            [name, " ".join(map(str, w.shape)), " ".join(w.axes), show.size(w.nbytes)]
+            [name, " ".join(w.axes), " ".join(map(str, w.shape)), show.size(w.nbytes)]
             for name, w in self.flat().items()
         ]
-        return show.table("", ["weight", "shape", "axes", "bytes"], rows)
+        return show.table("", ["weight", "axes", "shape", "bytes"], rows, words=2)
 
     def _plain(self) -> dict[str, Any]:
         children = self._children.items()
