@@ -87,6 +87,10 @@ class Weight:
         except Damaged as error:
             raise ConfigError(f"{self._origin}: {error}") from None
 
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        parts = show.imported("treescope.rendering_parts")
+        return parts.build_one_line_tree_node(line=parts.text(repr(self)), path=path)
+
     def __repr__(self) -> str:
         axes = " ".join(self.axes)
         return f"Weight {self.name} {list(self.shape)} ({axes}) {show.size(self.nbytes)}"
