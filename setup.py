@@ -54,6 +54,7 @@ setup(
         "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
         "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
+        "lm-eval": ["lm-eval>=0.4.13", "tqdm>=4.59"],  # train.lm_eval
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [
             "httpx2>=2.0",  # Starlette's test client

@@ -15,7 +15,13 @@ PACKAGES = ["model", "train", "data", "configs", "tpu", "benchmarks"]
 # What a benchmark runs with another Python, which has packages of its own.
 OTHERS = {
     ROOT / "benchmarks" / f"{name}.py"
-    for name in ("sampling_transformers", "data_other", "ppo_trl_other", "real/rewards_other")
+    for name in (
+        "sampling_transformers",
+        "data_other",
+        "ppo_trl_other",
+        "real/rewards_other",
+        "evaluation/harness",
+    )
 }
 MODULES = ["interpreter", "plugins", "printable", "ranges", "registry", "suggestions"]
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]

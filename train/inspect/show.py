@@ -84,7 +84,10 @@ def table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> st
         elif i == half:
             grid.add_row(f"… {len(rows) - 2 * half} more")
     out = io.StringIO()
-    Console(file=out, width=columns(), markup=False, highlight=False, color_system=None).print(grid)
+    # Without `force_jupyter` a console in a notebook shows what it prints, beside the HTML.
+    console = Console(file=out, width=columns(), markup=False, highlight=False, color_system=None,
+                      force_jupyter=False)  # fmt: skip
+    console.print(grid)
     text = "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
     return "\n".join([*wrap(escaped(title), columns()), text]) if title else text
 

@@ -1,11 +1,13 @@
 """Rendered ids and masks, compared with hand-written ones."""
 
 import numpy as np
+import open_tokenizers
 import pytest
 
 from data.errors import DataError
-from data.text.builtin import ASSISTANT, BOS, EOS, SYSTEM, USER
+from data.text.builtin import ASSISTANT, BOS, EOS, SYSTEM, USER, BuiltinTokenizer
 from data.text.chat import render, render_prompt
+from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import train
 
 TOKENIZER = train("char", ["abcdefgh"], 0)
@@ -78,3 +80,16 @@ def test_what_the_built_in_format_has_no_place_for_is_refused(more, tools):
         with pytest.raises(DataError, match="no place for") as error:
             function(TOKENIZER, messages, tools)
         assert error.value.reason
+
+
+@pytest.mark.parametrize("kind", ["byte", "hf"])
+def test_a_rendered_conversation_can_be_encoded_from_its_text(kind):
+    turns = [{"role": "user", "content": "hello  there"}]
+    if kind == "byte":
+        tokenizer = BuiltinTokenizer("byte", b"")
+        text = "<bos><|user|>hello  there<eos><|assistant|>"
+    else:
+        tokenizer = HFTokenizer(open_tokenizers.files())
+        text = "<|im_start|>user\nhello  there<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.encode_marked(text) == render_prompt(tokenizer, turns).tolist()
+    assert tokenizer.encode_marked("hello") == tokenizer.encode("hello")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,10 @@ from data.errors import DataError
 from data.read import json_files
 from data.schemas.templates import is_number
 from ranges import ConfigError
+from train.config.run import run_class
+from train.config.saved import NOT_SETTINGS
 from train.runtime.records import read_records
+from train.runtime.resume import config_json
 from train.terminal.console import print_error
 
 
@@ -32,8 +36,9 @@ class RunFiles(NamedTuple):
 
     @property
     def flat(self) -> dict[str, Any]:
-        """{dotted name: value} of the settings; a list as a tuple."""
-        flat = flatten_dict(self.settings, sep=".")
+        """{dotted name: value} of the settings; a list as a tuple. One that an older version did
+        not have had the effect of its default."""
+        flat = _defaults() | flatten_dict(self.settings, sep=".")
         return {k: tuple(v) if isinstance(v, list) else v for k, v in flat.items()}
 
     def values(self, kind: str, metric: str) -> list[tuple[int, float, float]]:
@@ -49,6 +54,10 @@ class RunFiles(NamedTuple):
         others = {"step", "kind", "elapsed_seconds", "not_finite", "failed"}
         records = self.records.get(kind, ())
         return list(dict.fromkeys(name for r in records for name in r if name not in others))
+
+
+def _defaults() -> dict[str, Any]:
+    return flatten_dict(json.loads(config_json(run_class()())), sep=".")
 
 
 def read_runs(pattern: epath.PathLike | Sequence[epath.PathLike]) -> list[RunFiles]:
@@ -119,5 +128,5 @@ def _read(workdir: epath.Path) -> RunFiles:
     records = dict[str, list[dict]]()
     for record in read_records(workdir / "metrics.jsonl"):
         records.setdefault(record.get("kind", ""), []).append(record)
-    ours = {name: x for name, x in settings.items() if name not in ("lineage", "earlier")}
+    ours = {name: x for name, x in settings.items() if name not in NOT_SETTINGS}
     return RunFiles(str(workdir), workdir, ours, records)

@@ -86,6 +86,8 @@ class TokenView:
 
     def __repr__(self) -> str:
         out = io.StringIO()
-        console = Console(file=out, force_terminal=is_live(), width=show.columns())
+        console = Console(
+            file=out, force_terminal=is_live(), force_jupyter=False, width=show.columns()
+        )
         console.print(self.__rich__())
         return out.getvalue().rstrip("\n")

@@ -43,7 +43,7 @@ class PromptIds(NamedTuple):
 
 def padded_width(length: int, most: int) -> int:
     """The length to which a prompt is padded, at most `most`."""
-    step = max(NARROW, 1 << (length.bit_length() - 3))
+    step = max(NARROW, (1 << length.bit_length()) >> 3)
     return min(-(-length // step) * step, most)
 
 

@@ -63,7 +63,7 @@ def test_a_frame_has_what_differs_and_what_came_of_it(folder, capsys):
     assert frame["seed"].tolist() == [1, 2, 1]
     assert frame["data.fields.x"].tolist()[:2] == [(1, 2), (1, 3)]
     assert frame["step"].tolist() == [4, 2, 1] and "last score" not in frame
-    assert frame["data.length"].tolist()[:2] == [8, 8]  # a setting that the chain's run lacks
+    assert frame["data.length"].tolist() == [8, 8, 128]  # the chain's run has the default
     said = capsys.readouterr().err
     for name, reason in {
         "notes": "is no run: it has no config.json",

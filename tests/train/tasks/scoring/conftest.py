@@ -1,6 +1,6 @@
-import fixture_models
 import pytest
-from fixture_models import CHARACTERS
+from scoring import fixture_models
+from scoring.fixture_models import CHARACTERS
 
 from train.tasks.scoring.scorer import Scorer
 

@@ -1,10 +1,10 @@
 """Answers: those of `model.generate`, whatever batch they are sampled in."""
 
-import fixture_models
 import jax
 import numpy as np
 import pytest
-from fixture_models import CHARACTERS
+from scoring import fixture_models
+from scoring.fixture_models import CHARACTERS
 
 from model.generate import Sampling, generate
 from ranges import ConfigError

@@ -1,9 +1,9 @@
 """Log-likelihoods of packed passages that share their beginning: those of each alone."""
 
-import fixture_models
 import numpy as np
 import open_weights as ow
 import pytest
+from scoring import fixture_models
 
 from train.tasks.base import Scored
 from train.tasks.scoring.likelihood import LogLikelihood

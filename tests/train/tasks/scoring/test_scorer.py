@@ -1,10 +1,10 @@
 """Requests of all kinds in one call."""
 
-import fixture_models
 import jax
 import numpy as np
 import pytest
-from fixture_models import CHARACTERS
+from scoring import fixture_models
+from scoring.fixture_models import CHARACTERS
 
 from data.errors import DataError
 from train.tasks.base import Continuation, Generation, Likelihoods, Rolling

@@ -12,26 +12,24 @@ Hugging Face model has it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from lm_eval.__main__ import cli_evaluate
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
-from tqdm import tqdm
 
 from model.cpu import keep_memory
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 from train.interop.opening import open_model
+from train.runtime.metrics import quiet_to_file
 from train.tasks.base import Rolling
+from train.tasks.rows.forms import scored_parts
 from train.tasks.scoring.generation import PromptIds
 from train.tasks.scoring.scorer import Scorer
 from train.tasks.scoring.tokens import passage, prefix_id
@@ -43,24 +41,26 @@ NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0}
 ARGUMENTS = ("workdir", "role", "dtype", "seed")
 
 
-@register_model("seedpod")
-class SeedpodLM(TemplateLM):
-    """A policy on all devices.
+class Model:
+    """A policy on all devices: the methods that the harness calls.
 
     Args:
       workdir, role, dtype: of `open_model`. seed: of sampled answers.
-      batch_size, max_batch_size: the harness gives them always; rows are packed whatever they are.
-      device: refused: JAX_PLATFORMS chooses the devices.
+      batch_size, max_batch_size, device: not used; the harness gives them whether or not they were
+        on its command line. Rows are packed, and all devices of JAX are used, of the platform that
+        the variable JAX_PLATFORMS names.
 
     Raises:
       ConfigError: no workdir, one without a model, or an argument that there is none of.
     """
 
+    cache_hook: Any  # of the harness's class
+
     def __init__(
         self, workdir: str = "", role: str = "", dtype: str = "", seed: int = 0,
-        batch_size: Any = None, max_batch_size: Any = None, device: str | None = None, **unknown,
+        batch_size: Any = None, max_batch_size: Any = None, device: Any = None, **unknown: Any,
     ):  # fmt: skip
-        super().__init__()
+        super().__init__()  # of the harness's class
         self._cut = 0  # prompts that did not fit
         for name in unknown:
             raise ConfigError(
@@ -69,11 +69,6 @@ class SeedpodLM(TemplateLM):
             )
         if not workdir:
             raise ConfigError("--model_args names no model; add workdir=RUN, or RUN@STEP")
-        if device:
-            raise ConfigError(
-                f"--device {device}: leave it out; all devices of JAX are used, and the variable "
-                "JAX_PLATFORMS chooses among platforms"
-            )
         mesh = make_mesh(MeshConfig(), jax.devices())
         self.opened = open_model(str(workdir), role, mesh, dtype)
         if self.opened.role != "policy":
@@ -153,7 +148,7 @@ class SeedpodLM(TemplateLM):
             [passage(*requests[i][1:], self.max_length) for i in group] for group in indices
         ]
         results: dict[int, tuple[float, bool]] = {}
-        with tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm) as bar:
+        with _bar(len(requests), "log-likelihoods", disable_tqdm) as bar:
             for index, scored in self._scorer.score(self.opened.params, passages):
                 self._warn_of_cuts(sum(one.cut > 0 for one in scored))
                 for i, one in zip(indices[index], scored, strict=True):
@@ -167,21 +162,22 @@ class SeedpodLM(TemplateLM):
         return [results[i] for i in range(len(requests))]
 
     def loglikelihood_rolling(
-        self, requests: Sequence[Instance], disable_tqdm: bool = False
+        self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
         texts = [Rolling(request.args[0]) for request in requests]
         results: dict[int, float] = {}
-        with tqdm(total=len(texts), desc="texts", disable=disable_tqdm) as bar:
-            for i, (scored,) in self._scorer.answer(self.opened.params, texts):
+        with _bar(len(texts), "texts", disable_tqdm) as bar:
+            for i, response in self._scorer.answer(self.opened.params, texts):
+                (scored,) = scored_parts(response)
                 results[i] = scored.logprob
                 self.cache_hook.add_partial("loglikelihood_rolling", requests[i].args, results[i])
                 bar.update()
         return [results[i] for i in range(len(texts))]
 
-    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         prompts = [self._prompt(i, *request.args) for i, request in enumerate(requests)]
         results: dict[int, str] = {}
-        with tqdm(total=len(prompts), desc="answers", disable=disable_tqdm) as bar:
+        with _bar(len(prompts), "answers", disable_tqdm) as bar:
             for i, (answer,) in self._scorer.sampler(self.opened.params, prompts, self._seed):
                 results[i] = answer.text
                 self.cache_hook.add_partial("generate_until", requests[i].args, results[i])
@@ -195,11 +191,13 @@ class SeedpodLM(TemplateLM):
         Raises:
           ConfigError: a setting of the task that our sampler does not have.
         """
+        from lm_eval.models.utils import normalize_gen_kwargs
+
         settings: dict[str, Any] = dict(normalize_gen_kwargs(dict(gen_kwargs), MAX_GEN_TOKS))
         stop, most = tuple(settings.pop("until")), settings.pop("max_gen_toks")
-        kept = {k: settings.pop(k) for k in ("temperature", "top_p", "top_k") if k in settings}
-        if not settings.pop("do_sample"):
-            kept = {"temperature": 0.0}
+        names = [n for n in ("temperature", "top_p", "top_k") if n in settings]
+        drawn: dict[str, Any] = {name: settings.pop(name) for name in names}
+        kept = drawn if settings.pop("do_sample") else {"temperature": 0.0}
         for name, value in settings.items():
             if NEUTRAL.get(name) != value:
                 raise ConfigError(
@@ -218,7 +216,30 @@ class SeedpodLM(TemplateLM):
         self._cut += count
 
 
+def _bar(total: int, name: str, hidden: bool) -> Any:
+    """A progress bar like the harness's."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=name, disable=hidden)
+
+
+@functools.cache
+def register() -> type[Any]:
+    """The class of the harness with our methods, under the name `seedpod` in its registry."""
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+
+    class SeedpodLM(Model, TemplateLM):
+        pass
+
+    return register_model("seedpod")(SeedpodLM)
+
+
 def run() -> None:
     """The harness's command line, with the model."""
+    from lm_eval.__main__ import cli_evaluate
+
+    quiet_to_file(os.devnull)
     keep_memory()
+    register()
     cli_evaluate()

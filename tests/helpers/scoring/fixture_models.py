@@ -23,7 +23,7 @@ from train.checkpoints.networks import abstract_params
 CHARACTERS = BuiltinTokenizer(
     "char", b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,?!'\n:"[: ow.VOCAB - 7]
 )
-FIXTURES = Path(__file__).parents[1] / "model/fixtures"
+FIXTURES = Path(__file__).parents[2] / "model/fixtures"
 
 
 def make_mesh(**axes: int) -> jax.sharding.Mesh:
