@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.inspect import show
-from train.inspect.tree import Parameters, Weight
+from train.inspect.tree import Parameters, Weight, inner
 
 
 class Summary:
@@ -83,7 +83,7 @@ class Summary:
 
 
 def _rms(weight: Weight) -> np.ndarray:
-    sums = [float(np.sum(np.square(part, dtype=np.float64))) for part in weight.parts()]
+    sums = [inner(part, part) for part in weight.parts()]
     if weight.layers:
         return np.sqrt(np.array(sums) * weight.layers / weight.size)
     return np.sqrt(np.array([sum(sums)]) / weight.size)

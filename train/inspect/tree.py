@@ -16,6 +16,7 @@ from train.inspect import show
 from train.inspect.sources import Path, Source
 
 PART_BYTES = 32 << 20  # of `Weight.parts`
+BLOCK = 1 << 20  # values that are converted to float64 at once
 
 
 class Weight:
@@ -89,6 +90,13 @@ class Weight:
     def __repr__(self) -> str:
         axes = " ".join(self.axes)
         return f"Weight {self.name} {list(self.shape)} ({axes}) {show.size(self.nbytes)}"
+
+
+def inner(x: np.ndarray, y: np.ndarray) -> float:
+    """Σ x·y of two arrays of one size, summed in float64 a block at a time."""
+    x, y = x.ravel(), y.ravel()
+    blocks = (slice(start, start + BLOCK) for start in range(0, x.size, BLOCK))
+    return sum(float(x[b].astype(np.float64) @ y[b].astype(np.float64)) for b in blocks)
 
 
 def _plain(index: Any, shape: tuple[int, ...]) -> tuple[Index, tuple[slice, ...]]:
