@@ -60,6 +60,9 @@ setup(
             "httpx2>=2.0",  # Starlette's test client
             "matplotlib>=3.9",  # what train.inspect shows
             "treescope>=0.1.10",
+            "pandas>=2.2",
+            "nbclient>=0.10",  # runs the notebooks
+            "ipykernel>=6.29",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -68,6 +71,12 @@ setup(
             "mypy>=2.4",  # `make lint`: types
         ],
         "browser": ["playwright>=1.50"],  # tests of pages in an installed Chromium
-        "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8", "treescope>=0.1.10"],
+        "notebook": [
+            "jupyterlab>=4",
+            "matplotlib>=3.9",
+            "ipywidgets>=8",
+            "treescope>=0.1.10",
+            "pandas>=2.2",
+        ],  # fmt: skip
     },
 )
