@@ -77,6 +77,6 @@ setup(
             "ipywidgets>=8",
             "treescope>=0.1.10",
             "pandas>=2.2",
-        ],  # fmt: skip
+        ],
     },
 )
