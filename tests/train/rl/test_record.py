@@ -72,7 +72,7 @@ def test_every_second_rollout_is_recorded(recorded):
     assert names == ["0.parquet", f"{2 * PER_ROLLOUT}.parquet"]
     notes = json.loads(pq.read_schema(record.path(workdir, 0)).metadata[b"seedpod"])
     assert (notes["step"], notes["rollout"]) == (0, 0)
-    assert notes["made"] == f"JAX {jax.__version__}, 8 × cpu"
+    assert notes["made"] == f"JAX {jax.__version__}, 2 × cpu"
 
 
 def test_a_record_holds_what_the_named_updates_took(recorded):
