@@ -212,6 +212,8 @@ class Model:
             max_new_tokens, temperature, top_k, top_p, stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id, banned_ids=tokenizer.banned_ids, samples=n,
         )  # fmt: skip
+        if not isinstance(messages, str) and messages and messages[-1]["role"] == "assistant":
+            raise ValueError("the conversation ends with an answer; end it with a question")
         title = f"{self._title}, temperature {temperature:g}, seed {seed}"
         tokens = self.tokens(messages)
         return answers.sample(title, self.config, self._loaded, tokenizer, tokens, sampling, seed)

@@ -120,6 +120,8 @@ def test_answers_have_the_probabilities_of_the_model(m):
     np.testing.assert_allclose(
         greedy.logprobs[0], jax.nn.log_softmax(jnp.asarray(first))[greedy.ids[0]], atol=1e-4
     )
+    with pytest.raises(ValueError, match="ends with an answer"):
+        m.generate(CHAT)
     with pytest.raises(ValueError, match="give fewer max_new_tokens"):
         m.generate(TEXT, max_new_tokens=60)
 
@@ -129,7 +131,4 @@ def test_a_mesh_gives_the_same_numbers(runs, m):
     spread = inspect.open(runs[0] / "separate", mesh=mesh)
     np.testing.assert_allclose(
         spread.token_losses(TEXT).values, m.token_losses(TEXT).values, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        spread.trace(TEXT, "logits")["logits"], m.trace(TEXT, "logits")["logits"], atol=1e-4
     )
