@@ -8,7 +8,7 @@ import documentation
 import matplotlib.figure
 import numpy as np
 from documentation import ROOT
-from inspect_runs import CONFIG, write_run
+from sample_runs.random_runs import CONFIG, write_run
 
 PAGE = ROOT / "docs/inspect.md"
 MODEL = dataclasses.replace(CONFIG, num_layers=4, max_length=128)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -49,10 +49,10 @@ class Model:
 
     def __init__(
         self, name: str, role: str, config: TransformerConfig, tokenizer: Tokenizer,
-        params: Parameters, mesh: jax.sharding.Mesh,
+        params: Parameters, mesh: jax.sharding.Mesh, open: Callable[..., Model],
     ):  # fmt: skip
         self.name, self.role, self.config, self.tokenizer = name, role, config, tokenizer
-        self.params, self._mesh = params, mesh
+        self.params, self._mesh, self._open = params, mesh, open
 
     @functools.cached_property
     def _loaded(self) -> Any:
@@ -101,9 +101,7 @@ class Model:
           other: a Model, or what `inspect.open` takes. role: of the other; by default this one's.
         """
         if not isinstance(other, Model):
-            from train.inspect.opening import open
-
-            other = open(other, role or self.role)
+            other = self._open(other, role or self.role)
         return Difference(f"{self._title} against {other._title}", self.params, other.params)
 
     def names(self, text: str | Messages = "") -> dict[str, tracing.Tap]:

@@ -13,7 +13,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
@@ -79,7 +79,7 @@ def table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]], words
     rows = [[escaped(cell) for cell in row] for row in rows]
     grid = Table(box=box.SIMPLE_HEAD)
     for i, name in enumerate(names):
-        justify = "left" if i < words else "right"
+        justify: Literal["left", "right"] = "left" if i < words else "right"
         grid.add_column(escaped(name), justify=justify, overflow="fold", no_wrap=i == 0)
     half = MOST_ROWS // 2
     for i, row in enumerate(rows):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inspect_runs import CONFIG, TOKENIZER, write_run
+from sample_runs.random_runs import CONFIG, TOKENIZER, write_run
 
 from data import batch as batches
 from model.sharding import MeshConfig, make_mesh

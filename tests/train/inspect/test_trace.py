@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from inspect_runs import CONFIG, family, write_run
+from sample_runs.random_runs import CONFIG, family, write_run
 
 from model.transformer import Transformer
 from ranges import ConfigError
