@@ -1,4 +1,5 @@
-"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses."""
+"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses, up to
+the part on runs, which test_inspect_records.py runs."""
 
 import ast
 import dataclasses
@@ -19,7 +20,9 @@ def test_every_statement_runs_and_every_result_shows_itself(tmp_path, monkeypatc
     write_run(tmp_path / "runs/demo/sft", MODEL, {"policy": 3})
     write_run(tmp_path / "runs/demo/reward", MODEL, {"reward": 4})
     names, figures = {}, 0
-    for block in documentation.blocks(PAGE.read_text()):
+    page, heading, _ = PAGE.read_text().partition("## Runs and rollouts")
+    assert heading
+    for block in documentation.blocks(page):
         for node in ast.parse(block.text).body if block.language == "python" else []:
             if not isinstance(node, ast.Expr):
                 exec(compile(ast.Module([node], []), str(PAGE), "exec"), names)
