@@ -1,5 +1,7 @@
-"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses. The
-part on runs is in test_inspect_records.py."""
+"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses.
+
+The part on runs is that of test_inspect_records.py.
+"""
 
 import ast
 import dataclasses
@@ -8,7 +10,7 @@ import documentation
 import matplotlib.figure
 import numpy as np
 from documentation import ROOT
-from inspect_runs import CONFIG, write_run
+from sample_runs.random_runs import CONFIG, write_run
 
 PAGE = ROOT / "docs/inspect.md"
 MODEL = dataclasses.replace(CONFIG, num_layers=4, max_length=128)
