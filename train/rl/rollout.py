@@ -303,8 +303,6 @@ class RolloutSource:
             scalars,
             np.bool_(number >= self.critic_warmup),
         )
-        # On CPU, sums over the devices can deadlock with a program that still sums over them.
-        jax.block_until_ready(experience)
         valid = jnp.isfinite(rewards["score"])
         metrics |= {
             f"reward/{k}": adv.moments(v, valid)[0] for k, v in rewards.items() if k != "score"
