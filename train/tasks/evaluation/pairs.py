@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -64,6 +65,8 @@ def verdict(test: Paired, is_better: bool) -> str:
     """
     if not test.items:
         return "no item in common"
-    if not test.p < LEVEL:
+    if math.isnan(test.p):
+        return "too few items"
+    if test.p >= LEVEL:
         return "no difference"
     return "better" if is_better else "worse"
