@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -53,15 +53,35 @@ def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
     return metrics
 
 
-def jit_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The train step (state, frozen, batch) of a run, jitted; the state is donated."""
+Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def jitted(run: Run) -> Step:
+    """The train step (state, frozen, batch, rates) of a run, jitted; the state is donated."""
     config = run.ctx.config
-    step = jax.jit(
+    return jax.jit(
         make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
         donate_argnums=0,
         compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
     )
+
+
+def jit_step(run: Run, jit: Callable[[Run], Step] = jitted) -> Step:
+    """The train step (state, frozen, batch) of a run, with its learning rates."""
+    step = jit(run)
     return lambda state, frozen, batch: step(state, frozen, batch, run.rates)
+
+
+class Hooks(NamedTuple):
+    """What the caller of `loop.run` adds to a run.
+
+    Attributes:
+      after_evaluation: called with (step, metrics); what it raises ends the run.
+      jit: gives the jitted step of a run, which may be that of another run with the same program.
+    """
+
+    after_evaluation: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
+    jit: Callable[[Run], Step] = jitted
 
 
 @dataclasses.dataclass
@@ -74,7 +94,6 @@ class Attempt:
       start: the step of the checkpoint that it continues, or 0; another once it has gone back.
       saved_meta: JSON values of that checkpoint; empty at step 0.
       meta: JSON values that every checkpoint of this attempt holds.
-      after_evaluation: called with (step, metrics); what it raises ends the run.
     """
 
     run: Run
@@ -89,7 +108,7 @@ class Attempt:
     tracer: Profile
     outcomes: Outcomes
     recorder: Recorder
-    after_evaluation: Callable[[int, Mapping[str, float]], None] | None = None
+    hooks: Hooks
 
     def __post_init__(self):
         run, config = self.run, self.run.ctx.config
@@ -102,7 +121,7 @@ class Attempt:
         self.rates = learning_rates(run)
         self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
         self.compiled = False  # whether a step was taken
-        self.step_fn = jit_step(run)
+        self.step_fn = jit_step(run, self.hooks.jit)
         self.begin()
 
     def begin(self) -> None:
@@ -252,8 +271,7 @@ class Attempt:
             self.progress.say(warning)
         for line in messages.evaluation(step, values, self.metrics.first):
             self.progress.say(*line)
-        if self.after_evaluation:
-            self.after_evaluation(step, values)
+        self.hooks.after_evaluation(step, values)
 
     def evaluate_or_stop(self, step: int) -> None:
         """`evaluate`, during which a Ctrl-C saves the run and stops it."""

@@ -20,7 +20,7 @@ from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from train.assembly.run import Run, init_state, setup
-from train.attempt import Attempt
+from train.attempt import Attempt, Hooks
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.networks import check_memory
 from train.config.run import RunConfig, build
@@ -58,7 +58,7 @@ def run(
     allow_change: Collection[str] = (),
     position: str = "",
     fork: str = "",
-    after_evaluation: Callable[[int, Mapping[str, float]], None] | None = None,
+    hooks: Hooks | None = None,
 ) -> None:
     """Trains one stage to its end in `workdir`, resuming from its newest checkpoint if it has one.
 
@@ -72,8 +72,7 @@ def run(
         (train/guards/settings.py).
       position: of the stage in its chain, as "2/5 ", for the terminal.
       fork: RUN@STEP, where a new run continues (train/workflows/fork.py).
-      after_evaluation: called with (step, metrics) after each evaluation; what it raises ends the
-        run.
+      hooks: what the caller adds (train/attempt.py).
 
     Raises:
       ConfigError, DataError, ShardingError: before any training, where possible.
@@ -100,7 +99,8 @@ def run(
         with phase("setting up"):
             ready = setup(config, workdir, mesh, examples, open_data)
         progress.say(*messages.header(ready, workdir))
-        _run(ready, workdir, goodput, progress, profile, allow_change, origin, after_evaluation)
+        extras = hooks or Hooks()
+        _run(ready, workdir, goodput, progress, profile, allow_change, origin, extras)
         if not position:
             for line in messages.closing(ready, workdir):
                 progress.command(line)
@@ -108,8 +108,7 @@ def run(
 
 def _run(
     run: Run, workdir: epath.Path, goodput: Goodput, progress: Progress, profile: range,
-    allow_change: Collection[str], fork: Fork | None,
-    after_evaluation: Callable[[int, Mapping[str, float]], None] | None,
+    allow_change: Collection[str], fork: Fork | None, hooks: Hooks,
 ) -> None:  # fmt: skip
     config = run.ctx.config
     check_memory(run.abstract, "this run")
@@ -170,7 +169,7 @@ def _run(
         Attempt(
             run=run, state=state, start=start, saved_meta=saved_meta, meta=meta,
             checkpoints=checkpoints, metrics=metrics, progress=progress, goodput=goodput,
-            tracer=tracer, outcomes=outcomes, after_evaluation=after_evaluation,
+            tracer=tracer, outcomes=outcomes, hooks=hooks,
             recorder=Recorder(workdir, run.ctx.tokenizer, run.ctx.mesh),
         ).train()  # fmt: skip
     finally:

@@ -50,9 +50,7 @@ def loss(config: RunConfig, step: int) -> float:
     return round(start + rate - muon + 0.01 * config.seed, 6)
 
 
-def pretend(
-    config, workdir, position="", after_evaluation=None, fails=lambda config, step: None
-) -> None:
+def pretend(config, workdir, position, hooks, fails=lambda config, step: None) -> None:
     """`loop.run` without training.
 
     Args:
@@ -65,5 +63,4 @@ def pretend(
         values = {"loss": loss(config, step), "bits_per_byte": 1.0}
         with path.open("a") as file:
             file.write(json.dumps({"step": step, "kind": "eval", **values}) + "\n")
-        if after_evaluation:
-            after_evaluation(step, values)
+        hooks.after_evaluation(step, values)

@@ -6,12 +6,14 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
+from train.assembly.run import Run
+from train.attempt import Step, jitted
 from train.optimizer import SCHEDULES, table_length
-from train.sweep.trials import Trial, short
+from train.sweep.trials import Trial, flatten, short
 
 # Settings, or groups, that no step has as constants: the learning rates are its argument, and the
 # loop reads the others. A trial that differs in another one may need a program of its own.
-_SHARED = ("seed", "log_every", "evaluate", "evals", "checkpoint", "watchdog", "plugins")
+_SHARED = ("seed", "log_every", "evaluate", "evals", "checkpoint", "watchdog")
 _RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction")
 _OPTIMIZERS = ("optimizer", "value_optimizer")
 STEP = "jit_train_step"  # the name of the program of the step
@@ -88,3 +90,38 @@ def counted() -> Iterator[Count]:
     finally:
         logger.setLevel(level)
         logger.removeFilter(count)
+
+
+class Steps:
+    """The jitted steps of this process (`Hooks.jit`): a run whose step is the same program gets
+    that of an earlier run, and is neither traced nor compiled again.
+
+    Args:
+      count: of the programs.
+    """
+
+    def __init__(self, count: Count):
+        self._count, self._steps, self._used = count, dict[str, Step](), dict[str, list[str]]()
+        self._present = ""
+
+    def __call__(self, run: Run) -> Step:
+        """The jitted step of a run."""
+        self._count.used.clear()
+        self._present = _constants(run)
+        if self._present not in self._steps:
+            self._steps[self._present] = jitted(run)
+        return self._steps[self._present]
+
+    def programs(self) -> list[str]:
+        """Keys of the programs of the last step that was asked for."""
+        used = self._used.setdefault(self._present, [])
+        used += sorted(self._count.used - {*used})
+        return used
+
+
+def _constants(run: Run) -> str:
+    """Everything that may be a constant of a run's step."""
+    ctx = run.ctx
+    settings = {k: v for k, v in flatten(ctx.config).items() if not is_shared(k) and k != "steps"}
+    lengths = {role: table.shape for role, table in run.rates.items()}
+    return repr((settings, lengths, ctx.models, run.content, run.origins, ctx.mesh.shape))

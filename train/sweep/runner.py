@@ -14,11 +14,12 @@ from etils import epath
 
 from ranges import ConfigError
 from train import loop
+from train.attempt import Hooks
 from train.runtime import outputs, processes
 from train.runtime.records import read_metrics
 from train.sweep import inputs, results
 from train.sweep.metric import Metric
-from train.sweep.programs import Count
+from train.sweep.programs import Count, Steps
 from train.sweep.results import BROKEN, DIVERGED, FAILED, FINISHED, PRUNED, SETTLED, Outcome
 from train.sweep.trials import Run
 from train.terminal.console import console
@@ -40,7 +41,8 @@ class Runner:
     """
 
     def __init__(self, metric: Metric, sources: Mapping[str, epath.Path], count: Count, total: int):
-        self.metric, self.sources, self.count, self.total = metric, sources, count, total
+        self.metric, self.sources, self.total = metric, sources, total
+        self.steps = Steps(count)
 
     def run_all(self, runs: Sequence[Run]) -> None:
         """Runs what has not ended yet.
@@ -77,13 +79,15 @@ class Runner:
 
     def _outcome(self, run: Run, place: str, after_evaluation: AfterEvaluation | None) -> Outcome:
         """Runs a run to its end, whatever that is."""
-        self.count.used.clear()
+        hooks = Hooks(jit=self.steps)
+        if after_evaluation:
+            hooks = hooks._replace(after_evaluation=after_evaluation)
         outputs.make_folder(run.workdir)
         outcome = Outcome(status=FINISHED)
         try:
             inputs.share(self.sources[inputs.key(run.config)], run)
             position = f"{place}{run.trial} "
-            loop.run(run.config, run.workdir, position=position, after_evaluation=after_evaluation)
+            loop.run(run.config, run.workdir, position=position, hooks=hooks)
         except (processes.Stopped, processes.Unsaved):
             raise
         except Pruned:
@@ -97,7 +101,7 @@ class Runner:
             outcome = Outcome(
                 status=FAILED, reason=f"{type(error).__name__}: {outputs.reason(error):.300}"
             )
-        return outcome | Outcome(status=outcome["status"], programs=sorted(self.count.used))
+        return outcome | Outcome(status=outcome["status"], programs=self.steps.programs())
 
     def _end(self, place: str, run: Run, outcome: Outcome) -> None:
         """Shows the end of a run."""

@@ -48,7 +48,7 @@ def table(rows: Sequence[Compared], metric: Metric) -> Table:
     medium, wide = (console.width >= width for width in (NARROW, WIDE))
     out = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     out.add_column("trial", overflow="fold")
-    if medium:
+    if wide:
         out.add_column("seeds", justify="right")
     out.add_column(f"{metric.title} ± sd", justify="right", no_wrap=True)
     if wide:
@@ -63,7 +63,7 @@ def table(rows: Sequence[Compared], metric: Metric) -> Table:
         end = row.verdict if result.is_whole else result.note
         out.add_row(
             Text(escaped(result.name), style),
-            *[f"{len(finals)}/{len(result.runs)}"] * medium,
+            *[f"{len(finals)}/{len(result.runs)}"] * wide,
             with_spread(finals), *[with_spread(bests)] * wide,
             text if medium else text or end, *[Text(end, style)] * medium,
         )  # fmt: skip

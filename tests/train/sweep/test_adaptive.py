@@ -30,7 +30,7 @@ def search(workdir):
     recipe.steps, recipe.evaluate.every = 4, 2
     with console.capture() as printed:
         code = command.run(sweep_runs.asked(workdir, recipe, **FLAGS))
-    assert code == 0
+    assert code == 0, printed.get()
     return printed.get(), (workdir / "sweep.json").read_text()
 
 

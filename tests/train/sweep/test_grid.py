@@ -32,18 +32,18 @@ def test_grids_are_combined_lists_are_zipped_and_names_do_not_depend_on_how_it_i
     assert critic.name == "value_optimizer.peak_lr=0.001"
 
 
-def test_draws_are_seeded_within_bounds_and_the_first_of_more_are_the_same(tmp_path):
-    flags = {"log_uniform": ["optimizer.peak_lr=1e-4:1e-2"], "random": ["steps=10:20"]}
-    few = sweep_runs.asked(tmp_path, trials=5, **flags).trials
-    many = sweep_runs.asked(tmp_path, trials=200, **flags).trials
-    assert [t.name for t in few] == [t.name for t in many][:5]
-    rates = [t.settings["optimizer.peak_lr"] for t in many]
+def test_draws_are_seeded_within_bounds_and_the_first_of_more_are_the_same():
+    def points(trials, seed=0):
+        flags = {"log_uniform": ["a=1e-4:1e-2"], "random": ["b=10:20"]}
+        flags = sweep_runs.FLAGS | flags | {"trials": trials, "seed": seed}
+        return list(grid.space(flags).points({"a": False, "b": True}))
+
+    many = points(200)
+    assert points(5) == many[:5] != points(5, seed=1)
+    rates = [float(point["a"]) for point in many]
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
     assert 80 < sum(rate < 1e-3 for rate in rates) < 120  # half of them, by the logarithm
-    assert {type(t.settings["steps"]) for t in many} == {int}
-    assert [t.name for t in sweep_runs.asked(tmp_path, trials=5, seed=1, **flags).trials] != [
-        t.name for t in few
-    ]
+    assert {int(point["b"]) for point in many} == set(range(10, 21))
 
 
 def test_values_may_have_commas_in_brackets():
