@@ -145,7 +145,8 @@ def run(sweep: Sweep) -> int:
                 runner.run_all(runs)
         finally:
             failed = write(workdir, plan, sweep.metric, sweep.base)
-        if line := program_line([run.workdir for run in runs], count):
+        compiled = len(count.compiled) if sweep.parallel == 1 else None
+        if line := program_line([run.workdir for run in runs], compiled):
             console.print(f"  {line}")
         show(workdir, plan, sweep.metric)
     return 1 if failed else 0

@@ -138,11 +138,15 @@ def say(place: str, run: Run, metric: Metric) -> None:
     console.print(f"{place}{run.name}: {text}")
 
 
-def program_line(workdirs: Sequence[epath.Path], count: Count) -> str:
-    """A line on the compiled steps of the runs that have ended; "" if they are not known."""
+def program_line(workdirs: Sequence[epath.Path], compiled: int | None) -> str:
+    """A line on the compiled steps of the runs that have ended; "" if they are not known.
+
+    Args:
+      compiled: number of those that were not in the cache; None if it is not known.
+    """
     ended = [outcome for path in workdirs if (outcome := results.read_outcome(path))]
     used = {key for outcome in ended for key in outcome.get("programs", ())}
     text = f"{len(used)} program{'s' * (len(used) != 1)} for {len(ended)} runs"
-    if count.used:
-        text += f", {len(count.compiled)} compiled by this process"
+    if compiled is not None:
+        text += f", {compiled} compiled by this process"
     return text if used else ""
