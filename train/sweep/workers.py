@@ -64,7 +64,7 @@ def run_parallel(count: int, workdir: epath.Path, runs: Sequence[Run], metric: M
         contextlib.ExitStack() as on,
     ):
         children = [
-            _start(on, Path(folder) / str(n), workdir / f"worker-{n}.txt")
+            _start(Path(folder) / str(n), workdir / f"worker-{n}.txt")
             for n in range(1, min(count, len(left)) + 1)
         ]
         try:

@@ -85,10 +85,10 @@ def lines(workdir):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_killed_at_random_it_ends_the_same_and_so_do_several_processes(tmp_path):
+def test_killed_at_random_it_ends_the_same(tmp_path):
     write_files(tmp_path)
     (tmp_path / "recipe.py").write_text(RECIPE)
-    whole, killed, several = (tmp_path / name / "runs" for name in ("a", "b", "c"))
+    whole, killed = (tmp_path / name / "runs" for name in ("a", "b"))
     output = finish(start(tmp_path, "train.sweep", f"--workdir={whole}", *GRID))
     assert "2 programs for 8 runs, 2 compiled by this process" in output
     assert len(list((tmp_path / "cache").glob("jit_train_step-*-cache"))) == 2
@@ -107,14 +107,30 @@ def test_killed_at_random_it_ends_the_same_and_so_do_several_processes(tmp_path)
     finish(start(tmp_path, "train.sweep", f"--workdir={killed}", *GRID))
     assert contents(killed) == contents(whole)
 
-    finish(start(tmp_path, "train.sweep", f"--workdir={several}", "--parallel=2", *GRID))
-    assert contents(several) == contents(whole)
-
     alone = tmp_path / "alone"
     settings = ["--config.optimizer.peak_lr=3e-3", "--config.optimizer.name=muon",
                 "--config.seed=1"]  # fmt: skip
     finish(start(tmp_path, "train", f"--workdir={alone}", *settings))
     assert records(whole / "name=muon,peak_lr=0.003" / "seed1") == records(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_several_processes_end_with_the_same_and_leave_with_the_command(tmp_path):
+    write_files(tmp_path)
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    whole, several = (tmp_path / name / "runs" for name in ("a", "b"))
+    grid = [GRID[0], "--seeds=2"]
+    finish(start(tmp_path, "train.sweep", f"--workdir={whole}", *grid))
+    process = start(tmp_path, "train.sweep", f"--workdir={several}", "--parallel=2", *grid)
+    while lines(several) < 4:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)  # its workers leave, or they would hold the runs
+    process.communicate()
+    output = finish(start(tmp_path, "train.sweep", f"--workdir={several}", "--parallel=2", *grid))
+    assert "for 4 runs" in output
+    assert contents(several) == contents(whole)
 
 
 @pytest.mark.slow
