@@ -1,7 +1,7 @@
 """Time of a sweep beside that of the same runs one by one, turn about, each side with an empty
 compilation cache: prints a table and writes JSON.
 
-    python -m benchmarks.sweep --source=examples/articles.txt --steps=2 --rounds=1
+    python -m benchmarks.sweep --source=examples/shakespeare/train.txt --vocab_size=512 --rounds=1
 
 By default three learning rates, two optimizers, two seeds: twelve runs of 160 steps of a model of
 about a million parameters. Checks that both sides end with the same losses, bit for bit.
@@ -25,18 +25,23 @@ from absl import app, flags
 RATES, OPTIMIZERS, SEEDS = ("1e-3", "3e-3", "1e-2"), ("adamw", "muon"), (0, 1)
 GRID = {"optimizer.peak_lr": RATES, "optimizer.name": OPTIMIZERS}
 
-_SOURCE = flags.DEFINE_string("source", None, "The text to train on, as --config.data.source.")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "The text to train on, as --config.data.source.", required=True
+)
 _STEPS = flags.DEFINE_integer("steps", 160, "Steps of a run.", 1)
+_VOCAB = flags.DEFINE_integer("vocab_size", 4096, "Of the tokenizer.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that each side runs.", 1)
 _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
 
 
-def settings(source: str, steps: int) -> list[str]:
+def settings(source: str, steps: int, vocab_size: int) -> list[str]:
     """The flags that all runs share."""
     values = {
         "data.source": os.path.abspath(source), "steps": steps,
         "evaluate.every": max(steps // 4, 1), "checkpoint.every": 0,
-        "data.heldout_limit": 64, "evaluate.samples": 0,
+        "data.heldout_limit": 64, "evaluate.samples": 0, "data.batch_size": 8,
+        "model.embed_dim": 128, "model.num_layers": 3, "model.mlp_dim": 256,
+        "tokenizer.vocab_size": vocab_size,
     }  # fmt: skip
     recipe = "--config=configs/pretrain.py:smoke"
     return [recipe, *(f"--config.{key}={value}" for key, value in values.items())]
@@ -107,7 +112,7 @@ def measure(shared: Sequence[str], folder: Path, sweep_first: bool) -> dict[str,
 
 def main(argv: list[str]) -> None:
     del argv
-    shared, rounds = settings(_SOURCE.value, _STEPS.value), []
+    shared, rounds = settings(_SOURCE.value, _STEPS.value, _VOCAB.value), []
     print("| round | first | sweep, s | apart, s | ratio | runs | programs |")
     print("|---|---|---|---|---|---|---|")
     for number in range(1, _ROUNDS.value + 1):
@@ -130,5 +135,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("source")
     app.run(main)

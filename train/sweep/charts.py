@@ -51,7 +51,7 @@ def curves(
       results: the best first. read: the curve of a run. dots: whether each point is marked.
     """
     bands = [band(read(run) for run in result.runs.values()) for result in results]
-    every = [(x, y) for b in bands for x, low, _, high in b for y in (low, high)]
+    every: Points = [(x, y) for b in bands for x, low, _, high in b for y in (low, high)]
     if len(every) < 2:
         return ""
     points = _visible(every)

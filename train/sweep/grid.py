@@ -65,7 +65,8 @@ class Space(NamedTuple):
     @property
     def keys(self) -> tuple[str, ...]:
         """The settings that vary, in the order of the flags."""
-        return tuple(part.key for part in (*self.grid, *self.zipped, *self.draws))
+        axes = (*self.grid, *self.zipped)
+        return (*(axis.key for axis in axes), *(draw.key for draw in self.draws))
 
     def points(self, integers: Mapping[str, bool]) -> Iterator[dict[str, str]]:
         """{setting: text} of each point; of the first N of more draws the same N.

@@ -41,7 +41,7 @@ class Runner:
     """
 
     def __init__(self, metric: Metric, sources: Mapping[str, epath.Path], count: Count, total: int):
-        self.metric, self.sources, self.total = metric, sources, total
+        self.metric, self.sources, self.total = metric, dict(sources), total
         self.steps = Steps(count)
 
     def run_all(self, runs: Sequence[Run]) -> None:

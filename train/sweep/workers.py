@@ -59,10 +59,7 @@ def run_parallel(count: int, workdir: epath.Path, runs: Sequence[Run], metric: M
     """
     begun = {run.name: results.read_outcome(run.workdir) for run in runs}
     left = [r for r in runs if (o := begun[r.name]) is None or o["status"] not in SETTLED]
-    with (
-        tempfile.TemporaryDirectory(prefix="seedpod-sweep-") as folder,
-        contextlib.ExitStack() as on,
-    ):
+    with tempfile.TemporaryDirectory(prefix="seedpod-sweep-") as folder:
         children = [
             _start(Path(folder) / str(n), workdir / f"worker-{n}.txt")
             for n in range(1, min(count, len(left)) + 1)
