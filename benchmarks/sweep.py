@@ -40,7 +40,7 @@ def settings(source: str, steps: int, vocab_size: int) -> list[str]:
         "data.source": os.path.abspath(source), "steps": steps,
         "evaluate.every": max(steps // 4, 1), "checkpoint.every": 0,
         "data.heldout_limit": 64, "evaluate.samples": 0, "data.batch_size": 8,
-        "model.embed_dim": 128, "model.num_layers": 3, "model.mlp_dim": 256,
+        "model.embed_dim": 128, "model.num_layers": 3, "model.mlp_dim": 384,
         "tokenizer.vocab_size": vocab_size,
     }  # fmt: skip
     recipe = "--config=configs/pretrain.py:smoke"
