@@ -12,6 +12,8 @@ from ranges import ConfigError
 from train.config.names import suggest
 from train.config.run import RunConfig, build, default, keys, literal
 from train.sweep import command
+from train.sweep.metric import Metric
+from train.sweep.results import DIVERGED, FINISHED, Measured, Result
 
 FLAGS = {
     "grid": [], "zip": [], "random": [], "log_uniform": [], "trials": 0, "seed": 0, "seeds": 1,
@@ -64,3 +66,17 @@ def pretend(config, workdir, position, hooks, fails=lambda config, step: None) -
         with path.open("a") as file:
             file.write(json.dumps({"step": step, "kind": "eval", **values}) + "\n")
         hooks.after_evaluation(step, values)
+
+
+LOSS = Metric("loss", True, "nats a token")
+
+
+def result(finals, **settings) -> Result:
+    """A trial with {seed: final value}; None for a run that diverged."""
+    runs = {
+        seed: Measured(FINISHED, "", [(0, 9.0), (4, x)], [], x, (4, x))
+        if x is not None
+        else Measured(DIVERGED, "not finite", [], [], None, None)
+        for seed, x in finals.items()
+    }
+    return Result(",".join(f"{k}={v}" for k, v in settings.items()), settings, runs)

@@ -3,23 +3,10 @@
 import math
 
 import pytest
+from sweep_runs import LOSS, result
 
 from train.sweep import comparison, table
 from train.sweep.metric import Metric
-from train.sweep.results import DIVERGED, FINISHED, Measured, Result
-
-LOSS = Metric("loss", True, "nats a token")
-
-
-def result(finals, **settings):
-    """A trial with {seed: final value}; None for a run that diverged."""
-    runs = {
-        seed: Measured(FINISHED, "", [(0, 9.0), (4, x)], [], x, (4, x))
-        if x is not None
-        else Measured(DIVERGED, "not finite", [], [], None, None)
-        for seed, x in finals.items()
-    }
-    return Result(",".join(f"{k}={v}" for k, v in settings.items()), settings, runs)
 
 
 def rate(value, *finals):
