@@ -10,5 +10,5 @@
 | runner.py, workers.py, adaptive.py | the runs in turn, in several processes, as Optuna asks |
 | results.py | what the runs have measured |
 | comparison.py | ranks, paired differences, the verdict |
-| table.py, charts.py, page.py, style.py | the terminal, table.md and sweep.json, sweep.html |
+| report/ | the result on the terminal, as table.md and sweep.json, as sweep.html |
 """

@@ -20,15 +20,14 @@ from train.sweep import (
     grid,
     inputs,
     metric,
-    page,
     programs,
     results,
-    table,
     trials,
     workers,
 )
 from train.sweep.grid import Space
 from train.sweep.metric import Metric
+from train.sweep.report import page, table
 from train.sweep.runner import Runner, program_line
 from train.sweep.trials import Plan, Run, Trial
 from train.terminal.console import console

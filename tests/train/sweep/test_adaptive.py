@@ -4,7 +4,7 @@ import functools
 import json
 
 import pytest
-import sweep_runs
+from sample_runs import sweep_runs
 
 from train.sweep import command, inputs, runner
 from train.terminal.console import console

@@ -3,10 +3,11 @@
 import math
 
 import pytest
-from sweep_runs import LOSS, result
+from sample_runs.sweep_runs import LOSS, result
 
-from train.sweep import comparison, table
+from train.sweep import comparison
 from train.sweep.metric import Metric
+from train.sweep.report import table
 
 
 def rate(value, *finals):

@@ -1,7 +1,7 @@
 """The points that flags name, and what is refused before anything runs."""
 
 import pytest
-import sweep_runs
+from sample_runs import sweep_runs
 
 from ranges import ConfigError
 from train.sweep import grid

@@ -4,10 +4,11 @@ import itertools
 import shutil
 
 import pytest
-import sweep_runs
-from sweep_runs import LOSS, result
+from sample_runs import sweep_runs
+from sample_runs.sweep_runs import LOSS, result
 
-from train.sweep import comparison, page
+from train.sweep import comparison
+from train.sweep.report import page
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-import sweep_runs
 from etils import epath
 from local_runs import ROOT, records
 from quick_compile import FLAGS
+from sample_runs import sweep_runs
 from stage_fixtures import recipe, write_files
 
 from train.assembly import inputs as assembly

@@ -4,8 +4,8 @@ import functools
 import json
 
 import pytest
-import sweep_runs
 from etils import epath
+from sample_runs import sweep_runs
 
 from ranges import ConfigError
 from train.runtime import processes

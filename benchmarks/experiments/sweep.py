@@ -1,7 +1,8 @@
 """Time of a sweep beside that of the same runs one by one, turn about, each side with an empty
 compilation cache: prints a table and writes JSON.
 
-    python -m benchmarks.sweep --source=examples/shakespeare/train.txt --vocab_size=512 --rounds=1
+    python -m benchmarks.experiments.sweep --source=examples/shakespeare/train.txt \\
+        --vocab_size=512 --rounds=1
 
 By default three learning rates, two optimizers, two seeds: twelve runs of 160 steps of a model of
 about a million parameters. Checks that both sides end with the same losses, bit for bit.

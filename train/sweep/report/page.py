@@ -7,11 +7,11 @@ from html import escape
 
 from train.config.run import RunConfig, run_class
 from train.report.html import differences
-from train.sweep import charts
 from train.sweep.comparison import BEST, EXPLANATION, Compared
 from train.sweep.metric import Metric
-from train.sweep.style import PAGE
-from train.sweep.table import difference, failures, with_spread
+from train.sweep.report import charts
+from train.sweep.report.style import PAGE
+from train.sweep.report.table import difference, failures, with_spread
 
 HEADS = ("trial", "seeds", "final ± sd", "best ± sd", "to the best ± 95%", "")
 

@@ -1,0 +1,1 @@
+"""The result of a sweep: on the terminal, as files, as a page."""
