@@ -47,7 +47,9 @@ def half_width(test: Paired) -> float:
 
 def difference(result: Result, other: Result) -> Paired | None:
     """`result` minus `other` over the seeds that both have; None if they share none."""
-    test = paired({**result.finals}, {**other.finals})
+    ours: dict[Any, float] = {**result.finals}
+    theirs: dict[Any, float] = {**other.finals}
+    test = paired(ours, theirs)
     if not test.items:
         return None
     if test.items == 1:  # whatever the values are
