@@ -39,8 +39,8 @@ def settings(source: str, steps: int, vocab_size: int) -> list[str]:
     """The flags that all runs share."""
     values = {
         "data.source": os.path.abspath(source), "steps": steps,
-        "evaluate.every": max(steps // 4, 1), "checkpoint.every": 0,
-        "data.heldout_limit": 64, "evaluate.samples": 0, "data.batch_size": 8,
+        "evaluate.every": max(steps // 2, 1), "checkpoint.every": 0,
+        "data.heldout_limit": 32, "evaluate.samples": 0, "data.batch_size": 4,
         "model.embed_dim": 128, "model.num_layers": 3, "model.mlp_dim": 384,
         "tokenizer.vocab_size": vocab_size,
     }  # fmt: skip
