@@ -1,5 +1,5 @@
-"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses, up to
-the part on runs, which test_inspect_records.py runs."""
+"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses, up
+to the part on runs, which test_inspect_records.py runs."""
 
 import ast
 import dataclasses
