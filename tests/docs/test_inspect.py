@@ -1,5 +1,7 @@
-"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses, up
-to the part on runs, which test_inspect_records.py runs."""
+"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses.
+
+The part on runs is that of test_inspect_records.py.
+"""
 
 import ast
 import dataclasses

@@ -1,4 +1,4 @@
-"""The part of docs/inspect.md on runs and rollouts, run on the stages other tests train too."""
+"""The part of docs/inspect.md on runs and rollouts, run on the stages that other tests train."""
 
 import ast
 
