@@ -18,6 +18,7 @@ from train import inspect
 from train.assembly import partition as parts_
 from train.checkpoints import loading, networks, saved_models, stored
 from train.config import run as configs
+from train.inspect.spectra import _singular
 from train.interop import opening
 
 
@@ -169,6 +170,10 @@ def test_singular_values_are_those_of_an_svd(run):
             np.testing.assert_allclose(spectra.stable_rank(path_)[i], stable)
     with pytest.raises(ValueError, match="'qeury'; did you mean query"):
         inspect.open(path).spectra("qeury")
+    with pytest.raises(ValueError, match="layers=9; the model has layers 0 to 2"):
+        inspect.open(path).spectra("query", [9])
+    with pytest.raises(ValueError, match="layers/query holds NaN or infinity"):
+        _singular("layers/query", np.full((4, 2, 2), np.nan))
 
 
 def test_a_difference_is_by_weight_and_layer_and_names_what_one_lacks(run, tmp_path):
