@@ -37,13 +37,14 @@ EXAMPLES = dict(
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    chosen = base.choices(arg, **EXAMPLES)
-    missing = [name for name, path in EXAMPLES.items() if chosen[name] == path]
+    chosen = base.choices(arg, **dict.fromkeys(EXAMPLES, ""))
+    missing = [name for name, path in chosen.items() if not path]
     if 0 < len(missing) < len(EXAMPLES):  # examples would be mixed into the user's own
         raise ValueError(
             f"say where all your files are: no {', '.join(missing)}. Type "
             "--config=configs/chains/support.py:text=PATH,chats=PATH,preferences=PATH"
         )
+    chosen = chosen if any(chosen.values()) else EXAMPLES
     stages = {
         name: demo.stages()[name].copy_and_resolve_references()
         for name in ("pretrain", "sft", "reward", "ppo")
