@@ -78,6 +78,7 @@ def test_the_choices_of_a_recipe():
     stages = support.get_config(f"text={example},chats=b.jsonl,preferences=c.jsonl").stages
     assert (stages.pretrain.data.source, stages.sft.data.source) == (example, "b.jsonl")
     assert support.get_config().stages.pretrain.data.source == example
+    assert support.get_config("text=a.txt,chats=b.jsonl").order == ("pretrain", "sft")
 
 
 @pytest.mark.parametrize(
