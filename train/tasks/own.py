@@ -25,6 +25,7 @@ import yaml
 from msgspec import Meta
 
 from data.errors import DataError
+from data.read import paths
 from data.read.readers import named_reader
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
@@ -179,6 +180,8 @@ class _Bad(ValueError):
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, int]]:
     """({key: value}, {key: its line})."""
+    if not os.path.exists(path):
+        paths.expand(path)  # names the nearest file
     try:
         with open(path, encoding="utf-8") as file:
             loader = yaml.SafeLoader(file.read())

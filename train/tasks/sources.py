@@ -99,7 +99,9 @@ def check(data: Sequence[str], names: Collection[str]) -> None:
     for entry in data:
         name, equals, source = entry.partition("=")
         if not equals and not epath.Path(os.path.expanduser(entry)).is_dir():
-            raise ConfigError(f"data={entry:.80} is no folder; type a folder, or NAME=SOURCE")
+            stem = os.path.basename(entry).partition(".")[0]
+            named = f"--data={stem}={entry:.80}" if stem in names else "NAME=SOURCE"
+            raise ConfigError(f"data={entry:.80} is no folder; type a folder, or {named}")
         if equals and name.removesuffix(".pool") not in names:
             raise ConfigError(
                 f"data={entry:.80}: {name.removesuffix('.pool')} is none of the tasks "

@@ -86,7 +86,8 @@ def test_what_is_not_there_is_refused(run, tmp_path):
     for name, role, reason in (
         (f"{path}@3", "", "no checkpoint of step 3; the nearest is"),
         (path, "reward", "has no reward model; it has policy"),
-        (tmp_path / "none", "", "there is no such directory"),
+        (tmp_path / "none", "", "there is no such directory; a name on the hub is"),
+        (f"{path}x", "", f"there is no such directory; did you mean {path}"),
         (tmp_path / "none@3", "", "is not the workdir of a run"),
     ):
         with pytest.raises(ConfigError, match=reason):
