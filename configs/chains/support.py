@@ -8,8 +8,8 @@ reads `examples/`, files of a few kilobytes about a seed shop. On your own:
 text=examples/articles.txt,chats=examples/chats.jsonl,preferences=examples/preferences.jsonl
 
 Choices: `text`, .txt, a document a line; `chats`, JSONL; `preferences`, JSONL with `chosen` and
-`rejected`; without preferences the chain ends after SFT. A path may be a glob, or a data set by name (docs/data.md). Records with other fields
-are mapped by templates, such as
+`rejected`; without preferences the chain ends after SFT. A path may be a glob, or a data set by
+name (docs/data.md). Records with other fields are mapped by templates, such as
 
     --config.stages.sft.data.fields.prompt='{question}'
     --config.stages.sft.data.fields.response='{answer}'
