@@ -34,6 +34,7 @@ SKIPPED = {
     "python -m tpu.launch supervise": "needs Cloud TPU",
     "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
     "--web": "serves until it is stopped",
+    "python -m train.lm_eval": "reads its tasks from the hub",
 }
 MAKE_DEMO = "python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo"
 # The open model that documentation imports; a small one of its shape is put in its place.
