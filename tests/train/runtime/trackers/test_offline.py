@@ -1,0 +1,96 @@
+"""Offline output of trackers, read back by their own libraries: a run stopped and resumed."""
+
+import json
+import os
+
+import pytest
+
+from train.runtime.metrics import Metrics
+from train.runtime.trackers.registry import TrackingConfig
+
+SETTINGS = {"optimizer.peak_lr": 1e-3, "source": ["a", "b"], "x": None, "name": "é" * 7000}
+LOSS, SAMPLES = "train/loss", [{"prompt": "Why?", "response": "# é\n```", "score": 0.5}]
+
+
+@pytest.fixture
+def tracked(tmp_path, monkeypatch):
+    """The function that trains the run `runs/first` with a tracker: 3 steps, then from step 2 on
+    to its end."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(name: str) -> None:
+        for start, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+            tracking = TrackingConfig(project="study", offline=True)
+            metrics = Metrics(tmp_path / "runs/first", start, 4, True, (name,), tracking)
+            metrics.write_settings(SETTINGS | {"steps": 4 + start})
+            for step in steps:
+                metrics.write(step, "train", {"loss": 1.0 / step, "grad_norm/hidden": 2.0})
+                metrics.write_samples(step, SAMPLES)
+            metrics.close()
+
+    return train
+
+
+def test_wandb_files_are_read_by_its_datastore(tracked, tmp_path, capfd):
+    pytest.importorskip("wandb", reason="pip install 'seedpod[wandb]'")
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal import datastore
+
+    tracked("wandb")
+    assert "wandb" not in capfd.readouterr().err
+    files = sorted((tmp_path / "runs/first/wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    names, ids, history, config, codes = set(), set(), [], {}, []
+    for file in files:
+        store = datastore.DataStore()
+        store.open_for_scan(str(file))
+        while (data := store.scan_data()) is not None:
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.HasField("run"):
+                names.add((record.run.project, record.run.display_name))
+                ids.add(record.run.run_id)
+            for item in record.config.update:
+                config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+            if record.HasField("history"):
+                items = record.history.item
+                history.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+            if record.HasField("exit"):
+                codes.append(record.exit.exit_code)
+    assert names == {("study", "first")} and len(ids) == 1 and codes == [1, 0]
+    assert config["optimizer.peak_lr"] == 1e-3 and config["steps"] == 6
+    scalars = [(row["step"], row[LOSS]) for row in history if LOSS in row]
+    assert scalars == [(n, 1.0 / n) for n in (1, 2, 3, 3, 4)]
+    tables = [row for row in history if "samples" in row]
+    assert [row["step"] for row in tables] == [1, 2, 3, 3, 4]
+    (table,) = files[0].parent.glob(f"files/{tables[0]['samples']['path']}")
+    assert json.loads(table.read_text())["data"] == [["Why?", "# é\n```", "0.5"]]
+
+
+def test_mlflow_is_read_by_its_client(tracked, tmp_path):
+    pytest.importorskip("mlflow", reason="pip install 'seedpod[mlflow]'")
+    from mlflow.tracking import MlflowClient
+
+    tracked("mlflow")
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("study")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
+    history = client.get_metric_history(run.info.run_id, LOSS)
+    assert [(m.step, m.value) for m in history] == [(n, 1.0 / n) for n in (1, 2, 3, 3, 4)]
+    assert run.data.metrics["train/grad_norm/hidden"] == 2.0
+    assert run.data.params["optimizer.peak_lr"] == "0.001" and run.data.params["steps"] == "4"
+    assert run.data.tags["changed.steps"] == "6"
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "samples")}
+    assert files == {f"samples/{step}.md" for step in (1, 2, 3, 4)}
+
+
+def test_trackio_is_read_by_its_api(tracked, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    trackio = pytest.importorskip("trackio", reason="pip install 'seedpod[trackio]'")
+    tracked("trackio")
+    (run,) = trackio.Api().runs("study")
+    assert run.name.startswith("first-")
+    history = run.history
+    assert history
+    assert os.listdir(tmp_path / "trackio")
