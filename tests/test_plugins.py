@@ -40,7 +40,8 @@ from train.objectives import next_token
 from train.objectives.registry import STAGES
 from train.optimizer import OPTIMIZERS, SCHEDULES
 from train.rl.verifiers import verifier
-from train.runtime.trackers.registry import Tracker, tracker
+from train.runtime.trackers.base import Tracker
+from train.runtime.trackers.registry import tracker
 
 
 @dataclasses.dataclass(frozen=True)

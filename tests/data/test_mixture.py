@@ -137,7 +137,7 @@ def test_files_are_mixed_packed_and_counted(files):
     ]
     assert sum("two" in text for text in decoded) == 15
     assert loader.progress(5) == {
-        "share/one": 0.25, "share/two": 0.75, "epochs/one": 5 / 9, "epochs/two": 15 / data.sizes[1]
+        "share/one": 0.25, "share/two": 0.75, "epochs/one": 5 / data.sizes[0], "epochs/two": 15 / data.sizes[1]
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param, RunStatus
 from mlflow.tracking import MlflowClient
 
 from train.runtime import strict_json
-from train.runtime.trackers.registry import Target, Tracker
+from train.runtime.trackers.base import Target, Tracker
 from train.runtime.trackers.tensorboard import samples_text
 
 TAG = "seedpod.id"

@@ -1,8 +1,8 @@
 """The trackers that `config.trackers` may name: a class each, and its row.
 
-    @tracker("mine", package="mine")
-    def open_mine(target):
-        from mytracker import Mine
+    @tracker("mine", package="mytracker")
+    def mine(target):
+        from mytracker import Mine  # a train.runtime.trackers.base.Tracker
 
         return Mine(target)
 
@@ -14,50 +14,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import netrc
 import os
-from collections.abc import Callable, Mapping, Sequence
+import urllib.parse
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import registry
 from ranges import ConfigError
 from registry import Registry
-
-
-class Target(NamedTuple):
-    """The run that a tracker is opened for.
-
-    Attributes:
-      workdir: a folder on this machine, whose files are in the run's workdir in the end.
-      name: of the run. project, offline: see `TrackingConfig`.
-      start: the step that the run resumes from, or 0.
-      id: of the tracked run: the same in every attempt at the run, and in no other run.
-    """
-
-    workdir: Any
-    name: str
-    project: str
-    offline: bool
-    start: int
-    id: str
-
-
-class Tracker:
-    """A place that receives a run. Whatever a method raises is counted and does not end the run."""
-
-    def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Receives the settings of the run, {dotted name: value}; once an attempt."""
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Receives scalars. A resumed run repeats the steps after its checkpoint."""
-
-    def write_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Receives samples: texts, and JSON values about them."""
-
-    def go_back(self, step: int) -> None:
-        """Learns that the run goes back to `step`, and repeats the steps after it."""
-
-    def close(self, finished: bool) -> None:
-        """Ends the attempt; `finished`: whether the run has taken its last step."""
+from train.runtime.trackers.base import Target, Tracker
 
 
 class TrackerType(NamedTuple):
@@ -101,12 +67,16 @@ def tensorboard(target: Target) -> Tracker:
 
 
 def _wandb_login(offline: bool) -> str:
-    if offline or os.environ.get("WANDB_MODE") in ("offline", "dryrun", "disabled", "shared"):
+    if offline or os.environ.get("WANDB_MODE", "online") != "online":
         return ""
-    import wandb
-
-    hint = "type `wandb login`, or set WANDB_API_KEY"
-    return "" if wandb.api.api_key else f"there is no login: {hint}"
+    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname
+    try:
+        logins = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        logins = {}
+    if host in logins or any(map(os.environ.get, ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"))):
+        return ""
+    return f"there is no login to {host}: type `wandb login`, or set WANDB_API_KEY"
 
 
 @tracker("wandb", package="wandb", install="'seedpod[wandb]'", missing=_wandb_login)

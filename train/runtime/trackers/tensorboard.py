@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summ
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from train.runtime import outputs, strict_json
-from train.runtime.trackers.registry import Target, Tracker
+from train.runtime.trackers.base import Target, Tracker
 
 # Texts are shown whole, and every file is read by the browser; samples.jsonl has all of them.
 MOST_SAMPLES, MOST_CHARACTERS = 8, 4000

@@ -17,10 +17,13 @@ from data.atomic import write_atomically
 from data.errors import DataError
 from data.read import json_files
 from train.runtime import outputs, strict_json
-from train.runtime.trackers.registry import TRACKERS, Target, Tracker, TrackingConfig
+from train.runtime.trackers.base import Target, Tracker
+from train.runtime.trackers.registry import TRACKERS, TrackingConfig
 
 MOST_WAITING = 10_000
-PATIENCE = 20.0  # seconds that a thread has at the end of the run: a preemption gives about 30
+# Seconds that a thread has at the end of a run that is stopped, or finished; a preempted machine has
+# about 30.
+PATIENCE = (15.0, 120.0)
 INSTEAD = "metrics.jsonl has the metrics"
 
 
@@ -69,8 +72,8 @@ class _Direct:
             outputs.failed(self._name, reason, INSTEAD)
         return result
 
-    def end(self) -> None:
-        """Waits for the calls so far."""
+    def end(self, patience: float) -> None:
+        """Waits for the calls so far, at most `patience` seconds."""
 
 
 class _Threaded(_Direct):
@@ -92,13 +95,12 @@ class _Threaded(_Direct):
         else:
             outputs.failed(self._name, f"{MOST_WAITING} calls wait for it", INSTEAD)
 
-    def end(self) -> None:
+    def end(self, patience: float) -> None:
         self._calls.put(None)
-        self._thread.join(PATIENCE)
+        self._thread.join(patience)
         if self._thread.is_alive():
-            waiting = max(self._calls.qsize(), 1)
-            reason = f"it did not end within {PATIENCE:g} s"
-            outputs.failed(self._name, reason, INSTEAD, waiting)
+            reason = f"it did not end within {patience:g} s"
+            outputs.failed(self._name, reason, INSTEAD, max(self._calls.qsize(), 1))
 
 
 class Tracking:
@@ -143,4 +145,4 @@ class Tracking:
     def close(self, finished: bool) -> None:
         self._each(lambda tracker: tracker.close(finished))
         for tracker in self._trackers:
-            tracker.end()
+            tracker.end(PATIENCE[finished])

@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trackio
+import trackio.run
+import trackio.utils
 
-from train.runtime.trackers.registry import Target, Tracker
+from train.runtime.trackers.base import Target, Tracker
 from train.runtime.trackers.tensorboard import samples_text
+
+# Trackio prints what it does, in the middle of the progress; a redirected stdout would take the lines
+# of the run with it.
+for module in (trackio, trackio.run, trackio.utils):
+    vars(module)["print"] = lambda *texts, **_: logging.info(" ".join(map(str, texts)))
 
 
 class TrackIO(Tracker):
@@ -27,7 +35,7 @@ class TrackIO(Tracker):
         self._run = trackio.init(
             project=target.project, name=f"{target.name}-{target.id}", resume="allow",
             space_id=None if target.offline else os.environ.get("TRACKIO_SPACE_ID"),
-            config=dict(settings), embed=False,
+            config=dict(settings), embed=False, auto_log_gpu=False, auto_log_cpu=False,
         )  # fmt: skip
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

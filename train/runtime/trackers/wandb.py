@@ -9,7 +9,7 @@ from typing import Any
 import wandb
 
 from train.runtime import strict_json
-from train.runtime.trackers.registry import Target, Tracker
+from train.runtime.trackers.base import Target, Tracker
 
 
 class WandB(Tracker):

@@ -10,7 +10,8 @@ from train.loop import run
 from train.runtime import outputs
 from train.runtime.metrics import Metrics
 from train.runtime.trackers import registry, tracking
-from train.runtime.trackers.registry import TRACKERS, Tracker, TrackingConfig
+from train.runtime.trackers.base import Tracker
+from train.runtime.trackers.registry import TRACKERS, TrackingConfig
 
 
 class Calls(Tracker):
@@ -89,7 +90,7 @@ def test_a_tracker_that_fails_or_hangs_is_counted_and_holds_nothing(
 
     gate = threading.Event()
     add(lambda target: gate.wait() and Calls(target))
-    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    monkeypatch.setattr(tracking, "PATIENCE", (0.1, 0.1))
     monkeypatch.setattr(tracking, "MOST_WAITING", 2)
     monkeypatch.setattr(outputs, "_reported", set())
     metrics = Metrics(tmp_path / "b", 0, 9, True, ("mine",))
