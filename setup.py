@@ -36,6 +36,7 @@ setup(
         "ml-collections>=1.1",
         "absl-py>=2.1",
         "etils[epath]>=1.9",
+        "tensorstore>=0.1.71",  # parts of arrays; Orbax needs it too
         "fsspec>=2024.12",  # exclusive creation, for the lock of a workdir in a bucket
         "numpy>=2.0",
         "scipy>=1.14",  # tests of two runs; JAX needs it too

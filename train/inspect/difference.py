@@ -79,6 +79,7 @@ class Difference:
         show.heatmap(place, values, "‖difference‖ / ‖weight‖", cmap="magma_r", vmin=0)
         place.set_yticks(range(len(layers)), list(layers), fontsize=8)
         place.set(xlabel="layer", ylabel="weight")
+        place.xaxis.get_major_locator().set_params(integer=True)
         return figure
 
 

@@ -87,6 +87,10 @@ class Weight:
         except Damaged as error:
             raise ConfigError(f"{self._origin}: {error}") from None
 
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        parts = show.imported("treescope.rendering_parts")
+        return parts.build_one_line_tree_node(line=parts.text(repr(self)), path=path)
+
     def __repr__(self) -> str:
         axes = " ".join(self.axes)
         return f"Weight {self.name} {list(self.shape)} ({axes}) {show.size(self.nbytes)}"
@@ -162,10 +166,10 @@ class Parameters(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         rows = [
-            [name, " ".join(map(str, w.shape)), " ".join(w.axes), show.size(w.nbytes)]
+            [name, " ".join(w.axes), " ".join(map(str, w.shape)), show.size(w.nbytes)]
             for name, w in self.flat().items()
         ]
-        return show.table("", ["weight", "shape", "axes", "bytes"], rows)
+        return show.table("", ["weight", "axes", "shape", "bytes"], rows, words=2)
 
     def _plain(self) -> dict[str, Any]:
         children = self._children.items()

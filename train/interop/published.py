@@ -212,7 +212,7 @@ def chat_tokenizer(
     return tokenizer, old_size
 
 
-def abstract_params(source: OpenModel, mesh, dtype: str):
+def abstract_params(source: OpenModel, mesh: jax.sharding.Mesh, dtype: str) -> Any:
     """Shapes and shardings of an open model's parameters in a dtype."""
     try:
         abstract = networks.abstract_params("policy", source.config, mesh)

@@ -10,7 +10,7 @@ import numpy as np
 import open_models
 import pytest
 from fault_injection.files import flip, largest
-from inspect_runs import CONFIG, write_run
+from sample_runs.random_runs import CONFIG, write_run
 
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tiny_ppo
+from local_runs import records
 from tiny_ppo import EPOCHS, MINIBATCH, PER_ROLLOUT, ROWS, P, R
 
 from model import sharding
@@ -21,9 +22,6 @@ from train.rl.rollout import RolloutSource
 from train.runtime import outputs
 from train.runtime.records import read_metrics
 
-TIMES = ("elapsed_seconds", "tokens_per_second", "data_wait", "rollout/seconds", "rollout/share",
-         "rollout/tokens_per_second", "checkpoint/held_seconds")  # fmt: skip
-
 
 def train(directory, workdir, every, stage="ppo", rollouts=3, devices=2, **settings):
     config = tiny_ppo.recipe(stage, directory, rollouts)
@@ -34,8 +32,7 @@ def train(directory, workdir, every, stage="ppo", rollouts=3, devices=2, **setti
 
 
 def numbers(workdir):
-    records = read_metrics(workdir, "train")
-    return [{k: x for k, x in r.items() if k not in TIMES} for r in records]
+    return [r for r in records(workdir) if r["kind"] == "train"]
 
 
 @pytest.fixture(scope="module")
