@@ -56,9 +56,9 @@ setup(
         "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
         "lm-eval": ["lm-eval>=0.4.13", "tqdm>=4.59"],  # train.lm_eval
-        "wandb": ["wandb>=0.20"],  # trackers
-        "trackio": ["trackio>=0.5"],
-        "mlflow": ["mlflow-skinny>=3.7", "sqlalchemy>=2.0", "alembic>=1.10"],
+        "wandb": ["wandb>=0.28"],  # trackers
+        "trackio": ["trackio>=0.40"],
+        "mlflow": ["mlflow>=3.7"],
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [
             "httpx2>=2.0",  # Starlette's test client

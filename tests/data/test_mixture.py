@@ -136,8 +136,9 @@ def test_files_are_mixed_packed_and_counted(files):
         tokenizer.decode(row[row > 0]) for k in range(5) for row in loader.batch(k)["tokens"]
     ]
     assert sum("two" in text for text in decoded) == 15
+    one, two = data.sizes
     assert loader.progress(5) == {
-        "share/one": 0.25, "share/two": 0.75, "epochs/one": 5 / data.sizes[0], "epochs/two": 15 / data.sizes[1]
+        "share/one": 0.25, "share/two": 0.75, "epochs/one": 5 / one, "epochs/two": 15 / two
     }  # fmt: skip
 
 

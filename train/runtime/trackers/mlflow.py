@@ -1,4 +1,4 @@
-"""MLflow, on a server or in a database. This is the only module that imports `mlflow`."""
+"""MLflow, on a server or in a database."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-from mlflow.entities import Metric, Param, RunStatus
-from mlflow.tracking import MlflowClient
 
 from train.runtime import strict_json
 from train.runtime.trackers.base import Target, Tracker
@@ -26,6 +21,11 @@ class MLflow(Tracker):
     """A run of MLflow; its experiment is the project."""
 
     def __init__(self, target: Target):
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import entities
+        from mlflow.tracking import MlflowClient
+
+        self._metric, self._param = entities.Metric, entities.Param
         local = f"sqlite:///{os.path.abspath('mlflow.db')}"
         self._client = client = MlflowClient(local if target.offline else None)
         known = client.get_experiment_by_name(target.project)
@@ -33,7 +33,7 @@ class MLflow(Tracker):
         runs = client.search_runs([number], f"tags.`{TAG}` = '{target.id}'", max_results=1)
         if runs:
             self._id = runs[0].info.run_id
-            client.update_run(self._id, status=RunStatus.to_string(RunStatus.RUNNING))
+            client.update_run(self._id, status="RUNNING")
         else:
             run = client.create_run(number, tags={TAG: target.id}, run_name=target.name)
             self._id = run.info.run_id
@@ -46,7 +46,7 @@ class MLflow(Tracker):
             text = value if isinstance(value, str) else strict_json.dumps(value)
             name, text = _name(name), text[:MOST_CHARACTERS]
             if name not in known:
-                params.append(Param(name, text))
+                params.append(self._param(name, text))
             elif known[name] != text:
                 self._client.set_tag(self._id, f"changed.{name}", text)
         for first in range(0, len(params), MOST_PARAMS):
@@ -54,7 +54,7 @@ class MLflow(Tracker):
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        metrics = [Metric(_name(name), float(x), now, step) for name, x in values.items()]
+        metrics = [self._metric(_name(name), float(x), now, step) for name, x in values.items()]
         for first in range(0, len(metrics), MOST_METRICS):
             self._client.log_batch(self._id, metrics=metrics[first : first + MOST_METRICS])
 

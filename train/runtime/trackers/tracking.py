@@ -21,8 +21,8 @@ from train.runtime.trackers.base import Target, Tracker
 from train.runtime.trackers.registry import TRACKERS, TrackingConfig
 
 MOST_WAITING = 10_000
-# Seconds that a thread has at the end of a run that is stopped, or finished; a preempted machine has
-# about 30.
+# Seconds that a thread has at the end of a run that is stopped, or finished: a machine that is
+# preempted has about 30.
 PATIENCE = (15.0, 120.0)
 INSTEAD = "metrics.jsonl has the metrics"
 

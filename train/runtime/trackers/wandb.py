@@ -1,12 +1,10 @@
-"""Weights & Biases, on its server or in offline files. This is the only module that imports
-`wandb`."""
+"""Weights & Biases, on its server or in offline files."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import wandb
 
 from train.runtime import strict_json
 from train.runtime.trackers.base import Target, Tracker
@@ -20,11 +18,16 @@ class WandB(Tracker):
     """
 
     def __init__(self, target: Target):
+        import wandb
+
+        self._table = wandb.Table
+        # Offline every attempt is a file of its own, with the same id, and `wandb sync` joins them.
+        offline = target.offline or os.environ.get("WANDB_MODE", "online") != "online"
         settings = wandb.Settings(
             console="off", silent=True, save_code=False, disable_git=True, disable_code=True
         )
         self._run = wandb.init(
-            project=target.project, name=target.name, id=target.id, resume="allow",
+            project=target.project, name=target.name, id=target.id, resume=None if offline else "allow",
             dir=str(target.workdir), mode="offline" if target.offline else None, settings=settings,
         )  # fmt: skip
         self._run.define_metric("step", hidden=True)
@@ -40,7 +43,7 @@ class WandB(Tracker):
         names = list(dict.fromkeys(name for sample in samples for name in sample))
         rows = [[_text(sample.get(name, "")) for name in names] for sample in samples]
         if rows:
-            self._run.log({"step": step, "samples": wandb.Table(columns=names, data=rows)})
+            self._run.log({"step": step, "samples": self._table(columns=names, data=rows)})
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)

@@ -77,16 +77,18 @@ def test_wandb_files_are_read_by_its_reader(tracked, tmp_path, capfd):
                 config[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
             if record.HasField("history"):
                 items = record.history.item
-                history.append({i.key or i.nested_key[0]: json.loads(i.value_json) for i in items})
+                history.append(
+                    {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in items}
+                )
             if record.HasField("exit"):
                 codes.append(record.exit.exit_code)
     assert names == {("study", "first")} and len(ids) == 1 and codes == [1, 0]
     assert config["optimizer.peak_lr"] == 1e-3 and config["steps"] == 6
     scalars = [(row["step"], row[LOSS]) for row in history if LOSS in row]
     assert scalars == [(n, 1.0 / n) for n in (1, 2, 3, 3, 4)]
-    tables = [row for row in history if "samples" in row]
+    tables = [row for row in history if "samples.path" in row]
     assert [row["step"] for row in tables] == [1, 2, 3, 3, 4]
-    (table,) = files[0].parent.glob(f"files/{tables[0]['samples']['path']}")
+    table = files[0].parent / "files" / tables[0]["samples.path"]
     assert json.loads(table.read_text())["data"] == [["Why?", "# é\n```", "0.5"]]
 
 
