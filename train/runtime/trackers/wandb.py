@@ -22,13 +22,13 @@ class WandB(Tracker):
 
         self._table = wandb.Table
         # Offline every attempt is a file of its own, with the same id, and `wandb sync` joins them.
-        offline = target.offline or os.environ.get("WANDB_MODE", "online") != "online"
+        offline = target.offline or os.environ.get("WANDB_MODE") == "offline"
         settings = wandb.Settings(
             console="off", silent=True, save_code=False, disable_git=True, disable_code=True
         )
         self._run = wandb.init(
-            project=target.project, name=target.name, id=target.id, resume=None if offline else "allow",
-            dir=str(target.workdir), mode="offline" if target.offline else None, settings=settings,
+            project=target.project, name=target.name, dir=str(target.workdir), settings=settings,
+            id=target.id, resume=None if offline else "allow", mode="offline" if offline else None,
         )  # fmt: skip
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
