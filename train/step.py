@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -137,7 +137,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     accumulate: int,
     spike: float = 0.0,
-    measure: str = "none",
+    measure: Collection[str] = (),
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The function `step(state, frozen, batch, rates) -> (state, metrics)`, to be jitted.
 
@@ -151,14 +151,13 @@ def make_train_step(
     Args:
       optimizer: of train/optimizer.py; `rates` of its `rate_tables` is passed on to its `update`.
       spike: the threshold of `numbers.is_spike`, for a state with `losses`.
-      measure: one of `statistics.CHOICES`: the statistics that are added to the metrics.
+      measure: the statistics that are added to the metrics, of `statistics.CHOICES`.
     """
-    measured = measure != "none"
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, frozen, batch, rates=None):
         loss, grads, metrics = accumulate_gradients(
-            stage, state.trainable, frozen, batch, accumulate, measured
+            stage, state.trainable, frozen, batch, accumulate, "noise" in measure
         )
         norm = global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, rates=rates)
@@ -182,8 +181,8 @@ def make_train_step(
         # between the new weights and the old would hold both in memory.
         new_weights = jax.lax.optimization_barrier(trainable)
         fault = numbers.fault(loss, norm, new_weights, jump)
-        if measured:
-            metrics |= statistics.of_update(grads, updates, new_weights, measure == "layers")
+        if "groups" in measure or "layers" in measure:
+            metrics |= statistics.of_update(grads, updates, new_weights, "layers" in measure)
         if spike:
             losses = jnp.where(applied, jnp.append(losses[1:], loss), losses)
         skipped = fault > 0

@@ -137,8 +137,9 @@ class RunConfig:
       seed: of the initial weights, of the order of the data and of sampling.
       steps: optimizer steps. accumulate: microbatches a step.
       log_every: steps between records of training metrics; 0 is 10, and a tenth of a short run.
-      statistics: of gradients, weights and updates in these records: `groups` of weights, `layers`
-        too, or `none` (train/measures/statistics.py).
+      statistics: in these records, of gradients, weights and updates: by `groups` of weights, by
+        `layers` too, and the `noise` of microbatches, which changes losses by rounding
+        (train/measures/statistics.py).
       trackers: places besides metrics.jsonl that receive the records, rows of
         train/runtime/trackers/registry.py; `tracking` has their settings.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
@@ -152,7 +153,7 @@ class RunConfig:
     steps: Count = 1000
     accumulate: Count = 1
     log_every: CountOr0 = 0
-    statistics: str = statistics.DEFAULT
+    statistics: str | tuple[str, ...] = statistics.DEFAULT
     trackers: str | tuple[str, ...] = DEFAULT
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -177,7 +178,7 @@ class RunConfig:
 
     def __post_init__(self):
         ranges.check(self)
-        for name in ("plugins", "trackers"):
+        for name in ("plugins", "trackers", "statistics"):
             object.__setattr__(self, name, ranges.split_names(getattr(self, name)))
         for name in self.trackers:
             TRACKERS.find(name)

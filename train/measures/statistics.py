@@ -9,7 +9,7 @@ host reads them (`numbers`):
 | `weight_rms/GROUP` | root mean square of the weights after the update |
 | `update_rms/GROUP` | root mean square of what the optimizer adds to them |
 | `update_ratio/GROUP` | `update_rms` / `weight_rms` |
-| `noise_scale`, `noise_signal`, `noise_trace` | of microbatches (train/measures/noise.py) |
+| `noise_scale`, `noise_signal`, `noise_trace` | with `noise`: train/measures/noise.py |
 
 GROUP is `embedding`, `hidden`, `output` or `vector` (model/weights.py), `other` for a plugin's
 weights; with `layers` also `layer_0`, `layer_1`, …: all weights of a layer. The names for a model
@@ -19,7 +19,7 @@ that is trained beside a policy begin with its role, as `value_grad_norm/hidden`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -30,18 +30,21 @@ from model import weights
 from ranges import ConfigError
 from train.measures import noise
 
-CHOICES = ("groups", "layers", "none")
-DEFAULT = "groups"
+# `noise` is no default: reading the gradients of single microbatches changes how XLA fuses, and so
+# rounds, their sum.
+CHOICES = ("groups", "layers", "noise")
+DEFAULT = ("groups",)
 
 
-def check(choice: str) -> None:
+def check(names: Collection[str]) -> None:
     """Refuses a value of `config.statistics`.
 
     Raises:
-      ConfigError: it is not one of `CHOICES`.
+      ConfigError: a name is not one of `CHOICES`.
     """
-    if choice not in CHOICES:
-        raise ConfigError(f"statistics={choice!r:.80}; choose {', '.join(CHOICES)}")
+    for name in names:
+        if name not in CHOICES:
+            raise ConfigError(f"statistics={name!r:.80}; choose {', '.join(CHOICES)}")
 
 
 def _prefix(role: str, roles: Mapping[str, Any]) -> str:

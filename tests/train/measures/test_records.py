@@ -20,6 +20,7 @@ def records(workdir) -> list[dict]:
 
 
 def test_a_record_says_how_far_the_run_is_and_a_resumed_one_goes_on_from_there(tiny, tmp_path):
+    tiny.statistics = "groups,noise"
     tiny.accumulate, tiny.log_every, tiny.evaluate.at_start = 2, 1, False
     tiny.optimizer.lr_multipliers = {"hidden": 0.5, "final_norm": 2.0}
     run(tiny, tmp_path / "run")

@@ -34,7 +34,7 @@ def stage() -> Stage:
     return Stage(lambda batch: {"all": jnp.float32(1)}, loss, None, None)
 
 
-def take_step(measure: str):
+def take_step(*measure: str):
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1))
     step = jax.jit(make_train_step(stage(), tx, 1, 0.0, measure))
     state = TrainState(jnp.int32(0), PARAMS, tx.init(PARAMS), ())
@@ -78,7 +78,7 @@ def test_statistics_are_those_of_numpy_by_group_and_layer():
 
 
 def test_statistics_change_no_weight():
-    (plain, none), (measured, groups) = take_step("none"), take_step("groups")
+    (plain, none), (measured, groups) = take_step(), take_step("groups")
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(measured), strict=True):
         np.testing.assert_array_equal(a, b)
     assert set(none) == {"loss", "grad_norm", "skipped", "fault"} < set(groups)
@@ -86,5 +86,5 @@ def test_statistics_change_no_weight():
 
 
 def test_an_unknown_choice_is_refused():
-    with pytest.raises(ConfigError, match="statistics='all'; choose groups, layers, none"):
-        RunConfig(statistics="all")
+    with pytest.raises(ConfigError, match="statistics='all'; choose groups, layers, noise"):
+        RunConfig(statistics="groups,all")
