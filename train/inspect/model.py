@@ -134,12 +134,14 @@ class Model:
           changes: {pattern of names: function from an array to one of the same shape}.
 
         Raises:
-          ValueError: as `trace`; or a function returns another shape, or NaN.
+          ValueError: as `trace`; or a function returns another shape, or NaN; or two patterns
+            change one value.
         """
         tokens = self.tokens(text)
         # The inputs are checked before the weights are loaded.
-        for pattern in (*_listed(names), *changes):
-            tracing.select(pattern, tracing.names(self.role, self.config, 1))
+        known = tracing.names(self.role, self.config, 1)
+        tracing.select(names, known)
+        tracing.patches(changes, known)
         values = tracing.run(self.role, self.config, self._load(), tokens, names, changes)
         return tracing.Trace(self._title, tokens, values)
 
@@ -170,11 +172,11 @@ class Model:
           ValueError: the last message is not an answer.
         """
         self._need(SCORERS, "rewards")
-        if not messages or messages[-1]["role"] != "assistant":
+        tokens = self.tokens(messages)
+        if isinstance(messages, str) or messages[-1]["role"] != "assistant":
             raise ValueError("a reward is of an answer; end with {'role': 'assistant', …}")
         _, authors = self.tokenizer.render(messages)
         columns = np.flatnonzero(authors == len(messages) - 1)
-        tokens = self.tokens(messages)
         values = self._compute(_scalars, tokens, self.role)
         start, end = (jnp.asarray(columns[[i]])[None] for i in (0, -1))
         scores = read_scores(jnp.asarray(values)[None], start, end, self.config.pool)
@@ -218,10 +220,10 @@ class Model:
             max_new_tokens, temperature, top_k, top_p, stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id, banned_ids=tokenizer.banned_ids, samples=n,
         )  # fmt: skip
-        if not isinstance(messages, str) and messages and messages[-1]["role"] == "assistant":
+        tokens = self.tokens(messages)
+        if not isinstance(messages, str) and messages[-1]["role"] == "assistant":
             raise ValueError("the conversation ends with an answer; end it with a question")
         title = f"{self._title}, temperature {temperature:g}, seed {seed}"
-        tokens = self.tokens(messages)
         return answers.sample(title, self.config, self._load(), tokenizer, tokens, sampling, seed)
 
     def _need(self, roles: tuple[str, ...], what: str) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import typing
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -17,7 +18,7 @@ from train import loop
 from train.config import run as configs
 
 
-def config_classes(cls: type = configs.RunConfig) -> Iterator[type]:
+def config_classes(cls: Any = configs.RunConfig) -> Iterator[Any]:
     yield cls
     for kind in typing.get_type_hints(cls).values():
         if dataclasses.is_dataclass(kind):

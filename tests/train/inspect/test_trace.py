@@ -189,8 +189,15 @@ def test_what_is_not_there_or_does_not_fit_is_refused(m, tmp_path):
         m.patch(TEXT, {"layers.1.residual": lambda x: x[0]})
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.out returns NaN or infinity"):
         m.patch(TEXT, {"layers.1.mlp.out": lambda x: x / 0})
+    with pytest.raises(ValueError, match=r"'\*residual' and 'layers\.1\.\*' both change"):
+        m.patch(TEXT, {"*residual": lambda x: x, "layers.1.*": lambda x: x})
+    with pytest.raises(ValueError, match="returns None; return the changed array"):
+        m.patch(TEXT, {"layers.1.mlp.out": lambda x: None})
     with pytest.raises(ValueError, match="reads at most 64"):
         m.trace("a" * 64)
+    for messages in ([], [{"role": "user"}], ["hello"]):
+        with pytest.raises(ValueError, match="is no conversation; write"):
+            m.token_losses(messages)
     write_run(tmp_path, CONFIG, {"policy": 1, "value_head": 2})
     head = inspect.open(tmp_path, role="value_head")
     assert list(head.params) == ["head"] and head.params["head"].shape == (16, 1)
@@ -211,7 +218,9 @@ def test_only_what_is_named_is_kept_and_too_much_is_refused(m, monkeypatch):
 
 
 def test_the_page_names_all_values():
-    page = (Path(__file__).parents[3] / "docs/inspect.md").read_text()
+    page = (
+        (Path(__file__).parents[3] / "docs/inspect.md").read_text().split("## Runs and rollouts")[0]
+    )
     rows = set(re.findall(r"^\| `((?:layers\.N\.)?[\w.]+)` \|", page, re.MULTILINE))
     found = set()
     for config in CONFIGS.values():

@@ -89,7 +89,7 @@ def begin(folder: epath.Path, settings: Mapping[str, Any], name: str) -> list[st
     path = folder / "settings.json"
     if path.exists():
         return []
-    outputs.make_folder(folder)
+    outputs.make_folder(folder, "out")
     messages = []
     prefix = folder.name.rpartition("-")[0] + "-"
     for other in sorted(folder.parent.glob(f"{prefix}*")):

@@ -193,6 +193,21 @@ def test_a_lower_perplexity_is_better():
     assert rows[1].value < rows[1].other and rows[1].paired.difference < 0
 
 
+def test_a_verdict_is_that_of_the_items_that_are_tested():
+    task = registry.find("wikitext")
+
+    def result(rates):  # bits per byte of texts of 1 byte, and of one of 1000
+        outcomes = [
+            {"loss": bits * n * math.log(2), "words": 1, "bytes": n, "bits_per_byte": bits}
+            for bits, n in zip(rates, [1] * 8 + [1000], strict=True)
+        ]
+        values = {name: metric(outcomes) for name, metric in task.metrics.items()}
+        return Result(task, 0, values, {}, 9, 0, 9, 0.0, (), outcomes)
+
+    (row,) = pairs.compare([result([1.0] * 8 + [2.1])], [result([2.0] * 9)])
+    assert row.value > row.other and row.paired.difference < 0 and row.verdict == "better"
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_tables_fit_the_terminal(width, monkeypatch):
     console = Console(width=width, record=True)
