@@ -57,6 +57,9 @@ setup(
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
         "lm-eval": ["lm-eval>=0.4.13", "tqdm>=4.59"],  # train.lm_eval
         "sweep": ["optuna>=4.5"],  # train.sweep --search=optuna
+        "wandb": ["wandb>=0.28"],  # trackers
+        "trackio": ["trackio>=0.40"],
+        "mlflow": ["mlflow>=3.7"],
         "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
         "test": [
             "httpx2>=2.0",  # Starlette's test client

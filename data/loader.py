@@ -55,10 +55,16 @@ class Loader:
         """This host's rows of batch `step`."""
         return self.batches(range(step, step + 1))[0]
 
-    def shares(self, steps: int) -> dict[str, float]:
-        """{`share/NAME`: share of a mixture's source in the first `steps` batches}."""
-        shares = self._mixture.shares(steps * self._batch_size) if self._mixture else {}
-        return {f"share/{name}": share for name, share in shares.items()}
+    def progress(self, steps: int) -> dict[str, float]:
+        """`epochs`, the number of passes over the rows in the first `steps` batches; of a mixture
+        `epochs/NAME` and `share/NAME`, the share of the batches, for each source."""
+        rows = steps * self._batch_size
+        if not self._mixture:
+            return {"epochs": rows / self._size}
+        shares, epochs = self._mixture.shares(rows), self._mixture.epochs(rows)
+        return {f"share/{name}": share for name, share in shares.items()} | {
+            f"epochs/{name}": passes for name, passes in epochs.items()
+        }
 
     def rows(self, step: int) -> list[int]:
         """The indices of all hosts' rows of batch `step` among the rows of all sources."""

@@ -205,6 +205,11 @@ class Mixture:
         """{name: share of the source among the first `rows` rows}."""
         return {name: n / max(rows, 1) for name, n in zip(self.names, self.counts(rows))}
 
+    def epochs(self, rows: int) -> dict[str, float]:
+        """{name: passes over the source among the first `rows` rows}."""
+        counts = zip(self.names, self.counts(rows), self._sizes)
+        return {name: count / max(size, 1) for name, count, size in counts}
+
 
 def _weight(config: SourceConfig, step: int) -> float:
     """The weight of a source at a step."""

@@ -22,9 +22,10 @@ from train.objectives.registry import STAGES
 from train.optimizer import OPTIMIZERS, SCHEDULES
 from train.rl.verifiers import VERIFIERS
 from train.runtime.records import read_metrics
+from train.runtime.trackers.registry import TRACKERS
 
 ROOT = Path(__file__).resolve().parents[1]
-REGISTRIES = (STAGES, EVALS, VERIFIERS, READERS, OPTIMIZERS, SCHEDULES)
+REGISTRIES = (STAGES, EVALS, VERIFIERS, READERS, OPTIMIZERS, SCHEDULES, TRACKERS)
 PLUGIN = """
 import dataclasses
 from typing import Annotated
@@ -39,6 +40,8 @@ from train.objectives import next_token
 from train.objectives.registry import STAGES
 from train.optimizer import OPTIMIZERS, SCHEDULES
 from train.rl.verifiers import verifier
+from train.runtime.trackers.base import Tracker
+from train.runtime.trackers.registry import tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +126,31 @@ class Stairs:
 def staircase(c, warmup, steps, settings):
     every = max((steps - warmup) // settings.stairs, 1)
     return optax.exponential_decay(c.peak_lr, every, 0.5, staircase=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    place: str = "tracked.txt"
+
+
+class Lines(Tracker):
+    def __init__(self, path):
+        self.path = path
+
+    def write(self, step, values):
+        with open(self.path, "a") as file:
+            file.write(f"{step} {'train/loss' in values}\\n")
+
+
+@tracker("lines", settings=Place)
+def lines(target, settings):
+    return Lines(target.workdir / settings.place)
 """
 SETTINGS = {
     "stage": "scaled", "scaled.scale": 2.0, "optimizer.name": "sign", "optimizer.sign_b1": 0.5,
     "optimizer.schedule": "staircase", "optimizer.stairs": 2, "data.separator": "|",
     "rewards.polite": 0.5, "rewards.word": "please", "evals.count.type": "vowels",
-    "evals.count.vowels": "e",
+    "evals.count.vowels": "e", "trackers": "lines", "tracking.place": "lines.txt",
 }  # fmt: skip
 RECIPE = """
 from train.config.run import default
@@ -275,6 +297,8 @@ def test_a_run_with_a_plugin_trains_and_resumes(house, tmp_path):
     assert saved["plugins"] == [house] and saved["scaled"] == {"scale": 2.0}
     whole = read_metrics(tmp_path / "run", "train"), read_metrics(tmp_path / "run", "eval")
     assert all(0 < record["count/share"] < 0.5 for record in whole[1])
+    lines = (tmp_path / "run/lines.txt").read_text().splitlines()
+    assert lines == ["0 False", "1 True", "2 True", "2 False", "3 True", "4 True", "4 False"]
 
     (tmp_path / "run/checkpoints/4").rename(tmp_path / "4")  # as if it had been stopped
     file.write_text(PLUGIN + "# another file")

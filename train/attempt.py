@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from tpu.chips import PEAK_FLOPS, compiler_options
-from train import optimizer
 from train.assembly.run import Run
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
@@ -20,7 +19,11 @@ from train.evals import outcomes
 from train.evals.outcomes import Outcomes
 from train.guards.going_back import Guard, with_losses
 from train.guards.numbers import check_skipped
-from train.rl.forward import CRITICS
+from train.measures import statistics
+from train.measures.noise import NoiseScale
+from train.measures.patience import Patience
+from train.measures.rates import learning_rates
+from train.measures.totals import Totals
 from train.rl.record import Recorder
 from train.rl.rewards import RewardError
 from train.runtime import flops, processes
@@ -39,20 +42,6 @@ def log_interval(config: RunConfig) -> int:
     return config.log_every or min(10, max(config.steps // 10, 1))
 
 
-def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
-    """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
-    critic, `value_learning_rate`."""
-    rates_of = optimizer.learning_rates(run.rates)
-
-    def metrics(opt_state) -> dict[str, float]:
-        return {
-            "value_learning_rate" if role in CRITICS else "learning_rate": rate
-            for role, rate in rates_of(opt_state).items()
-        }
-
-    return metrics
-
-
 Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
@@ -60,7 +49,9 @@ def jitted(run: Run) -> Step:
     """The train step (state, frozen, batch, rates) of a run, jitted; the state is donated."""
     config = run.ctx.config
     return jax.jit(
-        make_train_step(run.stage, run.tx, config.accumulate, config.guard.spike),
+        make_train_step(
+            run.stage, run.tx, config.accumulate, config.guard.spike, config.statistics
+        ),
         donate_argnums=0,
         compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
     )
@@ -119,7 +110,9 @@ class Attempt:
         self.held = 0.0  # seconds for which saves have held the loop since the last record
         self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
-        self.step_costs = messages.tokens_per_step(run), messages.flops_per_step(run)
+        self.step_cost = Totals(
+            messages.tokens_per_step(run), config.data.batch_size, messages.flops_per_step(run)
+        )
         self.compiled = False  # whether a step was taken
         self.step_fn = jit_step(run, self.hooks.jit)
         self.begin()
@@ -130,6 +123,11 @@ class Attempt:
         self.recorder.begin(self.start)
         self.source_state = self.state.source
         self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
+        models, rollouts = self.run.ctx.models, self.run.objective.rollouts
+        per_rollout = flops.of_rollout(config, models) if rollouts else 0.0
+        self.totals = Totals.restored(self.saved_meta, self.start, self.step_cost, per_rollout)
+        self.noise = NoiseScale(self.saved_meta.get("noise", {}))
+        self.patience = Patience(config, self.metrics.evaluations)
         self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
         self.time_left = TimeLeft(
             self.start, config.steps,
@@ -158,7 +156,7 @@ class Attempt:
         self.goodput.lap()
         with contextlib.ExitStack() as protected:
             done = self.start
-            while done < self.config.steps:
+            while done < self.config.steps and not self.patience.ended:
                 values, extra = self.take_step(done)
                 done += 1
                 if not self.compiled:  # until now a Ctrl-C had nothing to save
@@ -175,6 +173,8 @@ class Attempt:
                     self.stop(done)
                 self.evaluate_or_stop(done)
                 self.save_if_due(done)
+        if done < self.config.steps:
+            self.end(done)
         self.check_result()
 
     def take_step(self, step: int) -> tuple[dict[str, jax.Array], dict[str, Any]]:
@@ -213,26 +213,32 @@ class Attempt:
         config, source_state = self.config, self.source_state
         for warning in extra.pop("warnings", ()):
             self.progress.say(f"  warning at step {done}: {warning}")
-        self.throughput.add(*self.step_costs)
+        self.count(self.step_cost)
         if "rollout/draws" in extra:
             self.rollouts = {
                 "taken": self.rollouts["taken"] + 1,
                 "no_lesson": self.rollouts["no_lesson"] + extra["rollout/no_lesson"],
             }
             draws = extra["rollout/draws"]
-            self.throughput.add(flops=flops.of_rollout(config, self.run.ctx.models, draws))
+            self.count(Totals(flops=flops.of_rollout(config, self.run.ctx.models, draws)))
             extra["rollout/share"] = self.throughput.rollout_share()
         if not (extra or done % log_interval(config) == 0 or done == config.steps):
             return
-        values = {k: float(v) for k, v in jax.device_get(values).items()} | extra
-        values |= self.rates(self.state.opt_state) | self.source.shares(source_state)
-        values |= self.throughput.measure() | self.saving_metrics()
+        values = statistics.numbers(values) | extra
+        values |= self.noise.add(values)
+        values |= self.rates(self.state.opt_state) | self.source.progress(source_state)
+        values |= self.totals.values() | self.throughput.measure() | self.saving_metrics()
         self.metrics.write(done, "train", values)
         self.goodput.record(done)
         to_come = self.source.rollouts(source_state, config.steps - done)
         seconds = self.time_left.record(done, to_come, self.goodput.lap())
         self.shown |= values
         self.progress.update(done, messages.metrics(self.shown), seconds)
+
+    def count(self, cost: Totals) -> None:
+        """Counts the cost of a step or of a rollout."""
+        self.totals.add(cost)
+        self.throughput.add(cost.tokens, cost.flops)
 
     def due(self, step: int) -> bool:
         """Whether a record of metrics, an evaluation or a checkpoint is due after `step` steps."""
@@ -243,8 +249,12 @@ class Attempt:
         return any(e.due(step, self.config.steps) for e in self.run.evaluations)
 
     def due_to_save(self, step: int) -> bool:
-        every, last = self.config.checkpoint.every, step == self.config.steps
-        return last or bool(every and step % every == 0)
+        every = self.config.checkpoint.every
+        return self.is_last(step) or bool(every and step % every == 0)
+
+    def is_last(self, step: int) -> bool:
+        """Whether the run ends after `step` steps, all of them or those of its patience."""
+        return step == self.config.steps or self.patience.ended
 
     def go_back(self) -> int:
         """Continues from the last good checkpoint, past the data since; returns its step."""
@@ -264,6 +274,11 @@ class Attempt:
             return
         with self.goodput.time("evaluate"), phase("evaluating"):
             values, samples, failed = outcomes.make(due, self.state.trainable, self.run.frozen)
+            self.patience.add(step, values)
+            if self.patience.ended:  # the others are due too, as at the last step
+                others = [e for e in self.run.evaluations if e not in due]
+                more = outcomes.make(others, self.state.trainable, self.run.frozen)
+                values, samples, failed = values | more[0], samples + more[1], failed | more[2]
         self.evaluated = step, values
         self.metrics.write_samples(step, samples)
         self.metrics.write(step, "eval", values, failed)  # last: it marks the evaluation as made
@@ -290,6 +305,7 @@ class Attempt:
             notes = self.guard.notes(self.state, self.due_to_save(int(self.state.step)))
             self.metrics.sync()
             meta = self.meta | notes | {"rollouts": self.rollouts}
+            meta |= {"totals": self.totals.values(), "noise": self.noise.notes()}
             self.checkpoints.save(self.state, meta, wait=wait, score=self.score())
 
     @contextlib.contextmanager
@@ -328,7 +344,7 @@ class Attempt:
         """Saves at the steps of `checkpoint.every` and at the last; retries a save that failed.
         Between updates that are not applied it does not: that may come of the weights, and their
         checkpoint would take a good one's place."""
-        asked, last = self.due_to_save(step), step == self.config.steps
+        asked, last = self.due_to_save(step), self.is_last(step)
         if self.guard.in_a_row and not last:
             if asked:
                 self.progress.say(f"  step {step}: no checkpoint, as its update was not applied")
@@ -357,9 +373,17 @@ class Attempt:
         self.save(wait=True)
         raise processes.Stopped(interrupts.stopped(step))
 
+    def end(self, step: int) -> None:
+        """Ends the run before its last step, as `evaluate.patience` asks."""
+        if not self.metrics.finished:
+            self.metrics.note(step, "ended", self.patience.note())
+            self.metrics.finished = True
+        for line in self.patience.words(step, self.config.steps):
+            self.progress.say(line)
+
     def check_result(self) -> None:
         """Refuses the result of a run that has learned nothing."""
-        count, steps, rollouts = int(self.state.skipped), self.config.steps, self.rollouts
+        count, steps, rollouts = int(self.state.skipped), int(self.state.step), self.rollouts
         check_skipped(count, steps)
         if 0 < rollouts["taken"] == rollouts["no_lesson"]:
             raise RewardError(

@@ -28,6 +28,7 @@ from train.evals.outcomes import Outcomes
 from train.guards import lock
 from train.guards.settings import Difference
 from train.guards.watchdog import Watchdog
+from train.report import provenance
 from train.rl.record import Recorder
 from train.runtime import outputs
 from train.runtime.goodput import Goodput
@@ -41,6 +42,7 @@ from train.runtime.resume import (
     save_run_files,
     ways_on,
 )
+from train.runtime.trackers import registry as trackers
 from train.terminal import messages
 from train.terminal.progress import Progress, phase
 from train.workflows import fork as forks
@@ -84,6 +86,8 @@ def run(
             f"steps={config.steps}"
         )
     workdir, writes = epath.Path(workdir), jax.process_index() == 0
+    if writes:
+        trackers.check(config.trackers, config.tracking)
     origin = forks.parse(fork, workdir) if fork else None
     outputs.make_folder(workdir)
     if origin:
@@ -142,8 +146,11 @@ def _run(
     multihost_utils.sync_global_devices("set up")  # before files that other processes read
     if jax.process_index() == 0:
         save_run_files(run, workdir, changes)
+        provenance.add_attempt(workdir, start, run.content, hashes)
 
-    metrics = Metrics(workdir, start, config.steps, jax.process_index() == 0)
+    metrics = Metrics(
+        workdir, start, config.steps, jax.process_index() == 0, config.trackers, config.tracking
+    )
     metrics.evaluated = bool(multihost_utils.broadcast_one_to_all(np.array(metrics.evaluated)))
     outcomes = Outcomes(run.evaluations, config.steps, metrics.evaluations)
     metrics.write_settings(flatten_dict(json.loads(text), sep="."))

@@ -242,6 +242,21 @@ def one_model(
     return tx if c.state_dtype == "float32" else _store_state_as(tx, jnp.dtype(c.state_dtype))
 
 
+def rate_factors(multipliers: Mapping[str, float], tree: Any) -> dict[tuple[str, ...], float]:
+    """{path: factor of the learning rate} of the weights of a tree.
+
+    Raises:
+      ConfigError: a pattern matches no weight.
+    """
+    paths = [tuple(k.key for k in path) for path, _ in jax.tree.leaves_with_path(tree)]
+    groups = {path: weights.group(path[-1]) for path in paths}
+    out = dict.fromkeys(paths, 1.0)
+    for patterns, multiplier in multipliers.items():
+        for path in select(patterns, paths, "optimizer.lr_multipliers", groups):
+            out[path] *= multiplier
+    return out
+
+
 def _multiply_rates(tx, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
     """`tx` with the updates of the weights that patterns match multiplied; the state is unchanged.
 
@@ -249,22 +264,13 @@ def _multiply_rates(tx, multipliers: Mapping[str, float]) -> optax.GradientTrans
       ConfigError: at `init`, if a pattern matches no weight.
     """
 
-    def factors(tree):
-        paths = [tuple(k.key for k in path) for path, _ in jax.tree.leaves_with_path(tree)]
-        groups = {path: weights.group(path[-1]) for path in paths}
-        out = dict.fromkeys(paths, 1.0)
-        for patterns, multiplier in multipliers.items():
-            for path in select(patterns, paths, "optimizer.lr_multipliers", groups):
-                out[path] *= multiplier
-        return out
-
     def init(params):
-        factors(params)
+        rate_factors(multipliers, params)
         return tx.init(params)
 
     def update(updates, state, params=None):
         updates, state = tx.update(updates, state, params)
-        by_path = factors(updates)
+        by_path = rate_factors(multipliers, updates)
 
         def scale(path, update):
             factor = by_path[tuple(k.key for k in path)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from train.guards import numbers
+from train.measures import statistics
 from train.objectives.base import Stage
 from train.optimizer import global_norm
 
@@ -80,10 +81,14 @@ def accumulate_gradients(
     frozen: Mapping[str, Any],
     batch: dict[str, jax.Array],
     count: int,
+    noise: bool = False,
 ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
     """Gradients of Σ Sₙ/Wₙ over all rows of a batch, accumulated over `count` microbatches.
 
     The weights Wₙ of the whole batch are computed first, so microbatches and devices simply add.
+
+    Args:
+      noise: whether to add the gradient noise of several microbatches to the metrics.
 
     Returns:
       (loss, gradients, {metric: mean over the batch}).
@@ -98,6 +103,7 @@ def accumulate_gradients(
         return sum(ratio(sums[n], weights[n]) for n in sums), metrics
 
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    measured = {}
     if count == 1:
         (total, metrics), grads = value_and_grad(trainable, batch)
     else:
@@ -111,10 +117,14 @@ def accumulate_gradients(
 
         def add(carry, micro):
             new = value_and_grad(trainable, micro)
-            return jax.tree_util.tree_map_with_path(merge, carry, new), None
+            norms = statistics.by_model(statistics.squares(new[1])) if noise else None
+            return jax.tree_util.tree_map_with_path(merge, carry, new), norms
 
-        ((total, metrics), grads), _ = jax.lax.scan(add, zeros, micros)
-    return total, grads, {name: ratio(s, w) for name, (s, w) in metrics.items()}
+        ((total, metrics), grads), norms = jax.lax.scan(add, zeros, micros)
+        if noise:
+            rows = jax.tree.leaves(batch)[0].shape[0]
+            measured = statistics.of_microbatches(norms, grads, rows)
+    return total, grads, {name: ratio(s, w) for name, (s, w) in metrics.items()} | measured
 
 
 def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
@@ -123,7 +133,11 @@ def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
 
 
 def make_train_step(
-    stage: Stage, optimizer: optax.GradientTransformation, accumulate: int, spike: float = 0.0
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+    accumulate: int,
+    spike: float = 0.0,
+    measure: Collection[str] = (),
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """The function `step(state, frozen, batch, rates) -> (state, metrics)`, to be jitted.
 
@@ -137,12 +151,13 @@ def make_train_step(
     Args:
       optimizer: of train/optimizer.py; `rates` of its `rate_tables` is passed on to its `update`.
       spike: the threshold of `numbers.is_spike`, for a state with `losses`.
+      measure: the statistics that are added to the metrics, of `statistics.CHOICES`.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, frozen, batch, rates=None):
         loss, grads, metrics = accumulate_gradients(
-            stage, state.trainable, frozen, batch, accumulate
+            stage, state.trainable, frozen, batch, accumulate, "noise" in measure
         )
         norm = global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, rates=rates)
@@ -164,7 +179,10 @@ def make_train_step(
         # The new weights are looked at where they are, behind a barrier: a check of an earlier
         # value would change how XLA fuses, and so rounds, what leads to it, and a second choice
         # between the new weights and the old would hold both in memory.
-        fault = numbers.fault(loss, norm, jax.lax.optimization_barrier(trainable), jump)
+        new_weights = jax.lax.optimization_barrier(trainable)
+        fault = numbers.fault(loss, norm, new_weights, jump)
+        if "groups" in measure or "layers" in measure:
+            metrics |= statistics.of_update(grads, updates, new_weights, "layers" in measure)
         if spike:
             losses = jnp.where(applied, jnp.append(losses[1:], loss), losses)
         skipped = fault > 0

@@ -76,7 +76,7 @@ def test_shares_follow_the_weights_and_their_changes():
     m = mixture([50, 50], weight=[3.0, 1.0], changes=[{"100": 1.0}, {}])
     assert m.counts(400) == [300, 100]
     assert m.counts(800) == [500, 300]
-    assert m.shares(400) == {"a": 0.75, "b": 0.25}
+    assert m.shares(400) == {"a": 0.75, "b": 0.25} and m.epochs(400) == {"a": 6.0, "b": 2.0}
     assert m.counts(10**12 + 400) == [300 + 5 * 10**11, 100 + 5 * 10**11]
 
 
@@ -136,7 +136,10 @@ def test_files_are_mixed_packed_and_counted(files):
         tokenizer.decode(row[row > 0]) for k in range(5) for row in loader.batch(k)["tokens"]
     ]
     assert sum("two" in text for text in decoded) == 15
-    assert loader.shares(5) == {"share/one": 0.25, "share/two": 0.75}
+    one, two = data.sizes
+    assert loader.progress(5) == {
+        "share/one": 0.25, "share/two": 0.75, "epochs/one": 5 / one, "epochs/two": 15 / two
+    }  # fmt: skip
 
 
 def test_rankings_of_all_sources_have_one_shape(tmp_path):

@@ -148,7 +148,8 @@ def compile_programs(
         stopped = jax.ShapeDtypeStruct((), "int32", sharding=state.step.sharding)
         source = step_view({"stopped": stopped})
         programs, batch = rollout_programs(cast("RolloutSource", built.source), whole, batch)
-    train_step = jax.jit(make_train_step(stage, tx, config.accumulate), donate_argnums=0)
+    step = make_train_step(stage, tx, config.accumulate, measure=config.statistics)
+    train_step = jax.jit(step, donate_argnums=0)
     first = train_step, (state._replace(source=source), frozen, batch), mesh
     programs = {"step": first, **programs}
 

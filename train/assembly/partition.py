@@ -182,7 +182,7 @@ class JoinedSource:
 
     def __init__(self, source: Source, join: Callable[[Mapping, Mapping], dict]):
         self._source, self._join = source, join
-        self.init, self.rollouts, self.shares = source.init, source.rollouts, source.shares
+        self.init, self.rollouts, self.progress = source.init, source.rollouts, source.progress
         self.place, self.origins, self.past = source.place, source.origins, source.past
 
     def next(

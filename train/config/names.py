@@ -219,8 +219,8 @@ ALIASES = (
      "attention_probs_dropout_prob disable_dropout", [], "there is no dropout in Seedpod"),
     ("entropy_coef ent_coef entropy_bonus entropy_coeff", [],
      "there is no entropy bonus; rl.clip_high keeps answers diverse"),
-    ("early_stopping early_stopping_patience patience", [],
-     "a run takes all its steps; every evaluation is in metrics.jsonl"),
+    ("early_stopping early_stopping_patience", ["evaluate.patience"],
+     "evaluations without a better checkpoint.best"),
     ("initializer_range init_std initializer_std", ["model.init_scale", "model.embedding_std"],
      "a matrix starts with a deviation of init_scale/√fan_in"),
     ("rms_norm_eps layer_norm_eps layernorm_epsilon", ["model.norm_eps"], ""),
@@ -234,9 +234,12 @@ ALIASES = (
      "save_path exp_dir run_dir workdir experiment_dir default_root_dir hub_model_id "
      "base_output_directory out output output_directory", [],
      "a run lives in --workdir=PATH"),
-    ("report_to wandb use_wandb wandb_project logger tensorboard tracker run_name wandb_run_name "
-     "log_with mlflow comet", [],
-     "metrics.jsonl and TensorBoard's files in --workdir are always written"),
+    ("report_to wandb use_wandb logger tensorboard tracker log_with mlflow trackio", ["trackers"],
+     "as wandb,mlflow; metrics.jsonl in --workdir is always written"),
+    ("wandb_project project_name", ["tracking.project"], ""),
+    ("run_name wandb_run_name comet neptune clearml", [],
+     "trackers give a run the name of its workdir; a plugin may add a tracker"),
+    ("log_gradients watch_model log_grad_norm grad_stats", ["statistics"], ""),
     ("num_workers dataloader_num_workers num_proc preprocessing_num_workers", [],
      "there is no such setting here; data.prepare has --processes"),
     ("device devices num_gpus gpus num_devices n_gpu world_size nproc_per_node num_nodes backend "

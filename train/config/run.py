@@ -31,8 +31,10 @@ from train.config.rl import RewardsConfig, RLConfig
 from train.evals import registry as evals
 from train.evals.base import EvalConfig
 from train.guards.watchdog import WatchdogConfig
+from train.measures import statistics
 from train.objectives import registry as objectives
 from train.optimizer import OptimizerConfig
+from train.runtime.trackers.registry import DEFAULT, TRACKERS, TrackingConfig
 
 T = TypeVar("T", bound=Any)  # a dataclass
 
@@ -83,11 +85,14 @@ class EvaluateConfig:
     Attributes:
       every: steps between evaluations; 0 evaluates at the start and the end only.
       at_start: whether to evaluate before the first step too.
+      patience: the run ends after this many evaluations in a row without a better value of
+        `checkpoint.best`, by default of the first held-out metric that the terminal shows; 0 never.
       samples: texts written to samples.jsonl each time. sample_tokens: the longest, in tokens.
     """
 
     every: CountOr0 = 0
     at_start: bool = True
+    patience: CountOr0 = 0
     samples: SizeOr0 = 4
     sample_tokens: Size = 64
 
@@ -132,6 +137,11 @@ class RunConfig:
       seed: of the initial weights, of the order of the data and of sampling.
       steps: optimizer steps. accumulate: microbatches a step.
       log_every: steps between records of training metrics; 0 is 10, and a tenth of a short run.
+      statistics: in these records, of gradients, weights and updates: by `groups` of weights, by
+        `layers` too, and the `noise` of microbatches, which changes losses by rounding
+        (train/measures/statistics.py).
+      trackers: places besides metrics.jsonl that receive the records, rows of
+        train/runtime/trackers/registry.py; `tracking` has their settings.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
       evals: {name: evaluation} besides the stage's own (train/evals/base.py).
@@ -143,6 +153,9 @@ class RunConfig:
     steps: Count = 1000
     accumulate: Count = 1
     log_every: CountOr0 = 0
+    statistics: str | tuple[str, ...] = statistics.DEFAULT
+    trackers: str | tuple[str, ...] = DEFAULT
+    tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = dataclasses.field(default_factory=TokenizerConfig)
@@ -165,7 +178,17 @@ class RunConfig:
 
     def __post_init__(self):
         ranges.check(self)
-        object.__setattr__(self, "plugins", ranges.split_names(self.plugins))
+        for name in ("plugins", "trackers", "statistics"):
+            object.__setattr__(self, name, ranges.split_names(getattr(self, name)))
+        for name in self.trackers:
+            TRACKERS.find(name)
+        statistics.check(self.statistics)
+        every = [self.evaluate.every, *(entry.every for entry in self.evals.values())]
+        if self.evaluate.patience and not any(every):
+            raise ConfigError(
+                f"evaluate.patience={self.evaluate.patience} counts evaluations, and evaluate.every"
+                "=0 makes none before the last step; set --config.evaluate.every=STEPS"
+            )
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "

@@ -38,6 +38,9 @@ CHANGES = {
     "rl.decode_tensor": Kind.FREE,
     # What a run writes, and when it ends by a fault.
     "log_every": Kind.FREE,
+    "statistics": Kind.FREE,
+    "trackers": Kind.FREE,
+    "tracking": Kind.FREE,
     "evaluate": Kind.FREE,
     "evals": Kind.FREE,
     "rl.eval_prompts": Kind.FREE,

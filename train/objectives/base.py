@@ -66,8 +66,8 @@ class Source(Protocol):
     def rollouts(self, s: dict[str, Any], steps: int) -> int:
         """The number of rollouts that the next `steps` steps need."""
 
-    def shares(self, s: dict[str, Any]) -> dict[str, float]:
-        """{metric: share} of a mixture's sources so far."""
+    def progress(self, s: dict[str, Any]) -> dict[str, float]:
+        """{metric: value} of how far the data was read, by source (`Loader.progress`)."""
 
     def place(self, s: dict[str, Any]) -> dict[str, Any]:
         """The place of a state."""
@@ -211,8 +211,8 @@ class LoaderSource:
         del s, steps
         return 0
 
-    def shares(self, s: Mapping[str, Any]) -> dict[str, float]:
-        return self._loader.shares(int(s["step"]))
+    def progress(self, s: Mapping[str, Any]) -> dict[str, float]:
+        return self._loader.progress(int(s["step"]))
 
     def place(self, s: Mapping[str, Any]) -> dict[str, int]:
         return {"step": int(s["step"])}

@@ -1,18 +1,34 @@
-"""When, where and with what a run was trained; the chain notes it in the file DONE of a run."""
+"""When, where and with what a run was trained: attempts.jsonl in its workdir has a line for each
+attempt, and a chain's file DONE the last one in brief."""
 
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+from etils import epath
 
+from data.atomic import write_atomically
+from train.runtime import outputs, strict_json
+
+# Characters of the changes to the source that an attempt notes; the rest is cut.
+MOST_DIFF = 100_000
+# Packages whose versions decide what is computed.
+PACKAGES = (
+    "seedpod", "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy",
+    "tokenizers", "sentencepiece",
+)  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,7 +41,7 @@ def current(code: str | None = None) -> dict[str, str | int]:
     """
     values = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit() if code is None else code,
+        "commit": _source()[0] if code is None else code,
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "seedpod": _version("seedpod"),
         "jax": jax.__version__,
@@ -38,6 +54,44 @@ def current(code: str | None = None) -> dict[str, str | int]:
         "processes": jax.process_count(),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def add_attempt(
+    workdir: epath.Path, step: int, data: Mapping[str, str], plugins: Mapping[str, str]
+) -> None:
+    """Adds an attempt at a run to attempts.jsonl; one that cannot be written now is written later.
+
+    Args:
+      step: where it begins. data: {setting: fingerprint} of the tokenizer and of the rows.
+      plugins: {name: hash}.
+    """
+    path = workdir / "attempts.jsonl"
+    versions = {name: version for name in PACKAGES if (version := _version(name))}
+    devices = [f"{d.device_kind} {d.id}" for d in jax.local_devices()]
+    _, text = _source()
+    attempt: dict[str, Any] = {
+        "step": step, **current(), "host": socket.gethostname(), "platform": platform.platform(),
+        "versions": versions, "local_devices": devices, "data": dict(data),
+        "plugins": dict(plugins), "diff": text[:MOST_DIFF],
+        "diff_cut": max(len(text) - MOST_DIFF, 0),
+    }  # fmt: skip
+    line = strict_json.dumps(attempt, ensure_ascii=False).encode(errors="replace") + b"\n"
+
+    def write() -> None:
+        before = path.read_bytes() if path.exists() else b""
+        write_atomically(path, before + line)
+
+    outputs.write_later(path, write, "it is not known with what this attempt was made")
+
+
+@functools.cache  # of this process, whatever happens to its files afterwards
+def _source() -> tuple[str, str]:
+    """(commit, changes to the tracked files since it)."""
+    head = commit()
+    try:
+        return head, _git("diff", "HEAD") if head.endswith("+changes") else ""
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return head, ""
 
 
 def commit() -> str:

@@ -362,9 +362,9 @@ class RolloutSource:
         left = self.per_rollout - int(s["minibatch"])
         return -(-max(steps - left, 0) // self.per_rollout)
 
-    def shares(self, s: dict[str, Any]) -> dict[str, float]:
-        """{metric: share} of a mixture's sources in the prompts so far."""
-        return self.prompts.shares(int(s["drawn"]))
+    def progress(self, s: dict[str, Any]) -> dict[str, float]:
+        """{metric: value} of how far the prompts were read, by source (`Loader.progress`)."""
+        return self.prompts.progress(int(s["drawn"]))
 
     def place(self, s: dict[str, Any]) -> dict[str, Any]:
         """The place of a state, with the first rollout's metrics, which a run that goes back to its

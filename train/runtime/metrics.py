@@ -1,4 +1,4 @@
-"""Files that a run writes besides checkpoints: metrics.jsonl, TensorBoard, samples.jsonl.
+"""Files that a run writes besides checkpoints: metrics.jsonl, samples.jsonl, those of trackers.
 
 Only process 0 writes. Records of steps that a resumed run repeats are dropped first, so that every
 step is once in metrics.jsonl. An object store (gs://…) cannot append: for it the files are written
@@ -14,7 +14,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from etils import epath
@@ -23,6 +23,8 @@ from data.atomic import is_remote
 from ranges import ConfigError
 from train.runtime import outputs, strict_json
 from train.runtime.records import truncate_jsonl
+from train.runtime.trackers.registry import DEFAULT, TrackingConfig
+from train.runtime.trackers.tracking import Tracking
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 
@@ -130,9 +132,10 @@ class Metrics:
 
     Args:
       start: the step that the run resumes from; records after it are dropped. steps: the run's last
-        step. writes: whether this process writes.
+        step. writes: whether this process writes. trackers, tracking: of the settings.
 
     Attributes:
+      finished: whether the run has ended, at its last step or by `evaluate.patience`.
       evaluated: whether metrics.jsonl has the record of an evaluation at `start` in which nothing
         failed; else what it has is dropped, since the evaluation is repeated. Only a process that
         writes knows.
@@ -140,30 +143,37 @@ class Metrics:
       first, last: the metrics of the run's first evaluation and of its last; empty before it.
     """
 
-    def __init__(self, workdir: epath.PathLike, start: int, steps: int, writes: bool = True):
+    def __init__(
+        self, workdir: epath.PathLike, start: int, steps: int, writes: bool = True,
+        trackers: Sequence[str] = DEFAULT, tracking: TrackingConfig | None = None,
+    ):  # fmt: skip
         self._writes, self._started = writes, time.time()
+        self.finished = start == steps
         self.first, self.last = dict[str, float](), dict[str, float]()
         self.evaluated, self.evaluations = False, list[dict]()
         if not writes:
             return
         workdir, self._mirror = epath.Path(workdir), None
-        name, names = workdir.name, {log: log for log in LOGS}
+        folder, names = workdir, {log: log for log in LOGS}
         if is_remote(workdir):
             self._mirror = _Mirror(workdir, start)
-            workdir, names = epath.Path(self._mirror.local), self._mirror.names
-        self._workdir, self._name, self._steps = workdir, name, steps
-        self._paths = [workdir / names[log] for log in LOGS]
+            folder, names = epath.Path(self._mirror.local), self._mirror.names
+        self._steps, self._paths = steps, [folder / names[log] for log in LOGS]
         last = start or -1  # from step 0, the first evaluation is repeated
         self.evaluated = any(
             record["step"] == last and not record.get("failed")
             for record in _evaluations(truncate_jsonl(self._paths[0], last))
         )
-        records = self._open(start, last, self.evaluated)
+        records = self._open(last, self.evaluated)
+        if self.finished and self.evaluated:
+            trackers = ()  # there is nothing to come
+        self._tracking = Tracking(trackers, tracking or TrackingConfig(), folder, workdir, start)
+        self.finished |= any(r.get("kind") == "ended" and r["step"] == start for r in records)
         self._before = records[-1].get("elapsed_seconds", 0.0) if records else 0.0
 
-    def _open(self, start: int, last: int, evaluated: bool) -> list[dict]:
-        """Opens the files for the steps after `start`; returns the metrics up to step `last`, which
-        stay, those of its evaluation only if `evaluated`."""
+    def _open(self, last: int, evaluated: bool) -> list[dict]:
+        """Opens the files; returns the metrics up to step `last`, which stay, those of its
+        evaluation only if `evaluated`."""
         metrics, samples = self._paths
         records = truncate_jsonl(metrics, last, evaluated)
         truncate_jsonl(samples, last, evaluated)
@@ -171,16 +181,16 @@ class Metrics:
         measured = [numbers for r in self.evaluations if (numbers := _numbers(r))]
         self.first, self.last = (measured[0], measured[-1]) if measured else ({}, {})
         self._jsonl, self._samples = (outputs.Records(path) for path in self._paths)
-        self._last = start
-        self._events = self._tracked(_event_file, self._workdir, self._name, start)
         return records
 
     def go_back(self, step: int) -> None:
         """Drops the records after `step`, which the run takes again; its evaluation stays as it
         is."""
+        self.finished = False
         if self._writes:
             self._close_files()
-            self._open(step, step, evaluated=True)
+            self._open(step, evaluated=True)
+            self._tracking.go_back(step)
 
     def elapsed(self) -> float:
         """Seconds of work on this run; interrupted processes count up to their last record."""
@@ -193,8 +203,8 @@ class Metrics:
         values: dict[str, float],
         failed: Mapping[str, str] | None = None,
     ) -> None:
-        """Adds a record to metrics.jsonl and TensorBoard, unbuffered. Values that are not finite
-        are null in the file, and counted there as `not_finite`.
+        """Adds a record to metrics.jsonl, unbuffered, and its values to the trackers. Values that
+        are not finite are null in the file, and counted there as `not_finite`.
 
         Args:
           failed: {evaluation: the reason why it has no values}.
@@ -209,9 +219,8 @@ class Metrics:
         if failed:
             record["failed"] = dict(failed)
         self._jsonl.write(f"{strict_json.dumps(record)}\n".encode())
-        scalars = {f"{kind}/{name}": value for name, value in values.items()}
-        self._track(lambda events: events.write(step, scalars))
-        self._last = step
+        self._tracking.write(step, {f"{kind}/{name}": value for name, value in values.items()})
+        self.finished = step == self._steps
 
     def note(self, step: int, kind: str, values: dict) -> None:
         """Adds a record of other JSON values than numbers to metrics.jsonl alone."""
@@ -220,30 +229,17 @@ class Metrics:
             self._jsonl.write(f"{strict_json.dumps(record | values)}\n".encode())
 
     def write_settings(self, settings: dict) -> None:
-        """Adds settings, {dotted name: value}, to TensorBoard."""
+        """Adds settings, {dotted name: value}, to the trackers."""
         if self._writes:
-            self._track(lambda events: events.write_settings(settings))
+            self._tracking.write_settings(settings)
 
     def write_samples(self, step: int, samples: list[dict]) -> None:
-        """Adds records of text to samples.jsonl and TensorBoard."""
+        """Adds records of text to samples.jsonl and the trackers."""
         if self._writes:
-            self._track(lambda events: events.write_samples(step, samples))
+            self._tracking.write_samples(step, samples)
             for sample in samples:
                 line = strict_json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n"
                 self._samples.write(line.encode(errors="replace"))
-
-    def _track(self, call: Callable) -> None:
-        """call(the event file), if there is one."""
-        if self._events is not None:
-            self._tracked(call, self._events)
-
-    @staticmethod
-    def _tracked(call: Callable, *args):
-        """call(*args); None, counted, if TensorBoard's library fails."""
-        result, reason = outputs.tried("TensorBoard", call, *args)
-        if reason:
-            outputs.failed("TensorBoard's event file", reason, "metrics.jsonl has the metrics")
-        return result
 
     def sync(self) -> None:
         """Flushes to disk and uploads, before a checkpoint: records up to it must outlive a crash.
@@ -259,22 +255,15 @@ class Metrics:
         if not self._writes:
             return
         outputs.write_again()
+        self._tracking.close(self.finished)
         self._close_files()
         if self._mirror:
             self._mirror.close()
         outputs.report()
 
     def _close_files(self) -> None:
-        finished = self._last == self._steps
-        self._track(lambda events: events.close(finished))
         for records in (self._jsonl, self._samples):
             records.close()
-
-
-def _event_file(workdir: epath.Path, name: str, start: int):
-    from train.runtime.trackers.tensorboard import EventFile  # slow to import
-
-    return EventFile(workdir, name, start)
 
 
 def _evaluations(records: list[dict]) -> list[dict]:

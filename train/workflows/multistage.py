@@ -30,6 +30,7 @@ from train.objectives import registry
 from train.report import collect, provenance
 from train.runtime import outputs, processes
 from train.runtime.records import read_metrics
+from train.runtime.trackers import registry as trackers
 from train.terminal import saved
 from train.terminal.console import console, duration
 from train.terminal.progress import Progress
@@ -92,6 +93,8 @@ def run(
     with Progress(workdir.name, writes=jax.process_index() == 0):
         for name, run_config in runs.items():  # bad input is refused before the first stage trains
             row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
+            if jax.process_index() == 0:
+                trackers.check(run_config.trackers, run_config.tracking)
             if name not in done:
                 with Watchdog(run_config.watchdog, Activity()):
                     examples[name] = read_source(run_config.data, row.schema)

@@ -130,17 +130,17 @@ def test_a_run_that_goes_back_keeps_the_evaluation_of_the_step(tmp_path):
 
 
 def test_a_tracker_that_raises_is_counted(tmp_path, monkeypatch, capsys):
-    from train.runtime.trackers.tensorboard import EventFile
+    from train.runtime.trackers.tensorboard import TensorBoard
 
     def fails(self, *args):
         raise TypeError("no such event")
 
-    monkeypatch.setattr(EventFile, "write", fails)
+    monkeypatch.setattr(TensorBoard, "write", fails)
     metrics = Metrics(tmp_path, 0, 9)
     for step in (1, 2):
         metrics.write(step, "train", {"loss": 1.0})
     metrics.close()
     assert len(read_metrics(tmp_path, "train")) == 2
     said = capsys.readouterr().err
-    assert "TensorBoard's event file cannot be written (TypeError: no such event)" in said
-    assert "TensorBoard's event file could not be written, 2 times in all" in said
+    assert "tracker tensorboard cannot be written (TypeError: no such event)" in said
+    assert "tracker tensorboard could not be written, 2 times in all" in said

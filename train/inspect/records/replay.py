@@ -15,7 +15,7 @@ from data.read import json_files
 from model import sharding
 from ranges import ConfigError
 from train.assembly.run import Run, init_state, setup
-from train.attempt import jit_step, learning_rates
+from train.attempt import jit_step
 from train.checkpoints import verification
 from train.checkpoints.checkpointer import restore_state
 from train.config import saved
@@ -23,6 +23,8 @@ from train.config.run import RunConfig, build
 from train.guards.going_back import with_losses
 from train.guards.settings import ROWS
 from train.inspect.records import rollouts as recorded
+from train.measures import statistics
+from train.measures.rates import learning_rates
 from train.rl import record
 from train.runtime.records import read_metrics, read_records
 from train.runtime.resume import check_resume, config_json
@@ -148,9 +150,10 @@ def replay(run: epath.PathLike, step: int, mesh: jax.sharding.Mesh | None = None
             if number < step or first or (then := logged.get(number + 1)) is None:
                 continue
             extra.pop("warnings", None)
-            now = {name: float(x) for name, x in jax.device_get(values).items() if name != "fault"}
+            values.pop("fault")
+            now = statistics.numbers(values)
             now |= {name: float(x) for name, x in extra.items() if name not in _TIMES}
-            now |= rates(state.opt_state) | source.shares(state.source)
+            now |= rates(state.opt_state) | source.progress(state.source)
             first = _compare_metrics(then, now, number + 1)
             compared, count = [*compared, number + 1], count + len(now)
     assert replayed is not None

@@ -53,11 +53,10 @@ def runs(
     | column | meaning |
     |---|---|
     | stage | pretrain, sft, … |
-    | status | `finished`, or `at step N` |
+    | status | `finished`, `ended at step N` by `evaluate.patience`, or `at step N` |
     | step | optimizer steps taken |
     | tokens | that its updates have read, padding included |
-    | flops | of its updates and rollouts, computed from its settings (train/runtime/flops.py), \
-as no file of a run holds them |
+    | flops | of its updates and rollouts (train/runtime/flops.py) |
     | seconds | of all its attempts (goodput.json) |
     | last NAME, best NAME | a metric of its evaluations, or of training if it has none |
     | *a setting* | that is not the same in all runs |
@@ -92,20 +91,28 @@ def _facts(run: RunFiles) -> dict[str, Any]:
     steps = max([r["step"] for r in trained], default=0)
     planned = run.settings.get("steps", 0)
     saved, _ = saved_steps.read(run.workdir) or ([], {})
-    done = bool(planned) and max([steps, *saved]) >= planned
+    last = max([steps, *saved])
+    ended = any(record["step"] == last for record in run.records.get("ended", []))
+    status = f"ended at step {last}" if ended else f"at step {steps}"
     facts = {
         "stage": run.settings["stage"],
-        "status": "finished" if done else f"at step {steps}",
+        "status": "finished" if planned and last >= planned else status,
         "step": steps,
         "tokens": math.nan,
         "flops": math.nan,
         "seconds": _seconds(run),
     }
     try:
-        facts |= cost(run, steps)
+        facts |= _recorded(trained) or cost(run, steps)
     except (ConfigError, DataError, KeyError) as error:
         print_error(f"warning: {run.name}: tokens and FLOPs are not known ({error})")
     return facts
+
+
+def _recorded(trained: Sequence[dict]) -> dict[str, float]:
+    """{`tokens`, `flops`} of the last record of training; empty if an earlier version made it."""
+    last = max(trained, key=lambda record: record["step"], default={})
+    return {name: last[name] for name in ("tokens", "flops")} if "flops" in last else {}
 
 
 def _seconds(run: RunFiles) -> float:
@@ -122,8 +129,8 @@ def _seconds(run: RunFiles) -> float:
 
 
 def cost(run: RunFiles, steps: int) -> dict[str, float]:
-    """{`tokens`, `flops`} of the first `steps` updates of a run, and of the rollouts that its
-    metrics name; from its settings and architectures alone, without its data.
+    """{`tokens`, `flops`} of the first `steps` updates of a run whose records lack them, and of the
+    rollouts that its metrics name; from its settings and architectures alone, without its data.
 
     Raises:
       ConfigError, DataError: they cannot be read, as a model that it starts from is gone.

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -23,25 +22,32 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summ
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from train.runtime import outputs, strict_json
+from train.runtime.trackers.base import Target, Tracker
 
 # Texts are shown whole, and every file is read by the browser; samples.jsonl has all of them.
 MOST_SAMPLES, MOST_CHARACTERS = 8, 4000
 
 
-class EventFile:
-    """The events of one attempt at a run.
+class TensorBoard(Tracker):
+    """The events of one attempt at a run; a further file where it goes back."""
 
-    Args:
-      start: the step that the run resumes from; TensorBoard drops later events of earlier files.
-    """
+    def __init__(self, target: Target):
+        self._name, self._folder = target.name, target.workdir
+        self._open(target.start)
 
-    def __init__(self, workdir: epath.PathLike, name: str, start: int):
-        self._name, self._start = name, start
+    def _open(self, start: int) -> None:
+        """Opens a file for the steps after `start`; TensorBoard drops later events of earlier
+        files."""
+        self._start = start
         # TensorBoard reads the files of a folder in the order of their names.
         file = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._records = outputs.Records(epath.Path(workdir) / file)
+        self._records = outputs.Records(self._folder / file)
         self._add(file_version="brain.Event:2")
         self._add(step=start + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def go_back(self, step: int) -> None:
+        self._records.close()
+        self._open(step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds scalars."""

@@ -1,0 +1,63 @@
+"""What a record of training holds: sums that a resumed run goes on from, rates by group."""
+
+import json
+
+import pytest
+
+from train.loop import run
+from train.measures.totals import Totals
+from train.report import provenance
+from train.runtime.records import read_metrics
+
+TIMES = ("elapsed_seconds", "tokens_per_second", "data_wait", "checkpoint/held_seconds")
+
+
+def records(workdir) -> list[dict]:
+    return [
+        {name: x for name, x in record.items() if name not in TIMES}
+        for record in read_metrics(workdir, "train")
+    ]
+
+
+def test_a_record_says_how_far_the_run_is_and_a_resumed_one_goes_on_from_there(tiny, tmp_path):
+    tiny.statistics = "groups,noise"
+    tiny.accumulate, tiny.log_every, tiny.evaluate.at_start = 2, 1, False
+    tiny.optimizer.lr_multipliers = {"hidden": 0.5, "final_norm": 2.0}
+    run(tiny, tmp_path / "run")
+    whole = records(tmp_path / "run")
+    last, size = whole[-1], tiny.data.batch_size
+    assert (last["rows"], last["tokens"]) == (4 * size, 4 * size * tiny.data.length)
+    assert last["epochs"] > 0 and last["epochs"] == pytest.approx(4 * whole[0]["epochs"])
+    assert last["flops"] == pytest.approx(4 * whole[0]["flops"])
+    rate = last["learning_rate"]
+    assert last["learning_rate/hidden"] == 0.5 * rate and last["learning_rate/embedding"] == rate
+    assert (last["learning_rate/vector_min"], last["learning_rate/vector_max"]) == (rate, 2 * rate)
+    assert {"noise_scale", "update_ratio/hidden", "grad_norm/vector"} <= set(last)
+
+    newest = tmp_path / "run/checkpoints/4"
+    newest.rename(tmp_path / "4")  # as if it had been stopped
+    run(tiny, tmp_path / "run")
+    assert records(tmp_path / "run") == whole
+    lines = (tmp_path / "run/attempts.jsonl").read_text().splitlines()
+    attempts = [json.loads(line) for line in lines]
+    assert [attempt["step"] for attempt in attempts] == [0, 2]
+    assert attempts[0]["data"] == attempts[1]["data"] and len(attempts[0]["data"]["data"]) == 16
+    assert attempts[0]["versions"]["jax"] and attempts[0]["command"] and attempts[0]["host"]
+
+
+def test_a_checkpoint_of_an_earlier_version_has_the_sums_of_its_steps():
+    step = Totals(100, 4, 1e6)
+    old = Totals.restored({"rollouts": {"taken": 2}}, 3, step, 1e7)
+    assert old == Totals(300, 12, 2.3e7)
+    old.add(step)
+    assert Totals.restored({"totals": old.values()}, 9, step, 0.0) == old
+
+
+def test_an_attempt_has_the_changes_to_the_source_up_to_a_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "_source", lambda: ("a+changes", "é" * 30))
+    monkeypatch.setattr(provenance, "MOST_DIFF", 20)
+    for step in (0, 5):
+        provenance.add_attempt(tmp_path, step, {"data": "abc"}, {})
+    first, second = map(json.loads, (tmp_path / "attempts.jsonl").read_text().splitlines())
+    assert (first["commit"], first["diff"], first["diff_cut"]) == ("a+changes", "é" * 20, 10)
+    assert (first["step"], second["step"]) == (0, 5)
