@@ -19,13 +19,15 @@ from data.splits import Examples
 from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
-from train.assembly.run import Run, init_state, setup
-from train.attempt import Attempt
+from train.assembly import budget
+from train.assembly.run import Run, init_state, setup, with_config
+from train.attempt import Attempt, jit_step
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.networks import check_memory
 from train.config.run import RunConfig, build
 from train.evals.outcomes import Outcomes
 from train.guards import lock
+from train.guards.going_back import with_losses
 from train.guards.settings import Difference
 from train.guards.watchdog import Watchdog
 from train.rl.record import Recorder
@@ -76,11 +78,8 @@ def run(
       ConfigError, DataError, ShardingError: before any training, where possible.
     """
     config = config if isinstance(config, RunConfig) else build(config)
-    if profile and profile.start >= config.steps:
-        raise ConfigError(
-            f"--profile_steps={profile.start}:{profile.stop} is after the run's last step, "
-            f"steps={config.steps}"
-        )
+    if not config.budget:
+        _check_profile(profile, config.steps)
     workdir, writes = epath.Path(workdir), jax.process_index() == 0
     origin = forks.parse(fork, workdir) if fork else None
     outputs.make_folder(workdir)
@@ -96,11 +95,27 @@ def run(
     ):
         with phase("setting up"):
             ready = setup(config, workdir, mesh, examples, open_data)
+        if budget.to_be_timed(config, workdir):
+            with phase("timing steps"):
+                state = with_losses(ready, init_state(ready), {})
+                ready = with_config(ready, budget.measured(ready, state, jit_step(ready)))
+        progress.total = ready.ctx.config.steps
+        if config.budget:
+            _check_profile(profile, progress.total)
+            progress.say(f"  {budget.line(ready)}")
         progress.say(*messages.header(ready, workdir))
         _run(ready, workdir, goodput, progress, profile, allow_change, origin)
         if not position:
             for line in messages.closing(ready, workdir):
                 progress.command(line)
+
+
+def _check_profile(profile: range, steps: int) -> None:
+    if profile and profile.start >= steps:
+        raise ConfigError(
+            f"--profile_steps={profile.start}:{profile.stop} is after the run's last step, "
+            f"steps={steps}"
+        )
 
 
 def _run(

@@ -23,6 +23,7 @@ from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from ranges import ConfigError, Count, CountOr0, Seed, Size, SizeOr0
+from train.config import budget
 from train.config.guard import GuardConfig
 from train.config.loss import LossConfig
 from train.config.model import ModelConfig
@@ -130,7 +131,9 @@ class RunConfig:
     Attributes:
       stage: a row of train/objectives/registry.py.
       seed: of the initial weights, of the order of the data and of sampling.
-      steps: optimizer steps. accumulate: microbatches a step.
+      steps: optimizer steps; or a `budget`, as `20x`. accumulate: microbatches a step.
+      budget: if not empty, what `steps` is computed from: `20x` (tokens a parameter, embeddings
+        included), `1e9tokens`, `1e18flops` or `2h` (hours of steps, by the time of the first).
       log_every: steps between records of training metrics; 0 is 10, and a tenth of a short run.
       init_from: {role: workdir} to start from; the roles that a stage reads are in its row.
       value_optimizer: of PPO's critic. pretrain_data: the text of PPO's pretraining loss.
@@ -141,6 +144,7 @@ class RunConfig:
     stage: str = "pretrain"
     seed: Seed = 0
     steps: Count = 1000
+    budget: str = ""
     accumulate: Count = 1
     log_every: CountOr0 = 0
     init_from: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -166,6 +170,8 @@ class RunConfig:
     def __post_init__(self):
         ranges.check(self)
         object.__setattr__(self, "plugins", ranges.split_names(self.plugins))
+        if self.budget:
+            budget.parse(self.budget)
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "
@@ -264,6 +270,9 @@ def build(config: Mapping) -> RunConfig:
         raise ConfigError(
             f"this recipe is a chain of stages: run it with {python()} -m train.chain"
         )
+    steps = config.get("steps") if isinstance(config, Mapping | ml_collections.ConfigDict) else None
+    if isinstance(steps, str):
+        config = {k: v for k, v in config.items() if k != "steps"} | budget.from_steps(steps)
     return build_group(config, run_class(), "", keys())
 
 

@@ -38,6 +38,7 @@ CHANGES = {
     "rl.decode_tensor": Kind.FREE,
     # What a run writes, and when it ends by a fault.
     "log_every": Kind.FREE,
+    "budget": Kind.FREE,  # its number of steps is compared
     "evaluate": Kind.FREE,
     "evals": Kind.FREE,
     "rl.eval_prompts": Kind.FREE,
