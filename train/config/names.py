@@ -47,7 +47,7 @@ ALIASES = (
      "max_steps_per_epoch", ["steps"], ""),
     ("target_flops target_param_data_ratio tokens_per_param flops_budget max_tokens_trained",
      ["steps"], "a budget such as 20x (tokens a parameter), 1e9tokens or 1e18flops"),
-    ("mup use_mup mup_base_width mup_width_multiplier width_multiplier",
+    ("mup use_mup maximal_update mup_base_width mup_width_multiplier width_multiplier",
      ["model.parametrization", "model.base_width"], "mup"),
     ("num_epochs epochs num_train_epochs n_epochs max_epochs total_epochs epoch train_epochs "
      "total_episodes", ["steps"], "of data.batch_size rows; a run counts no epochs"),
@@ -229,7 +229,7 @@ ALIASES = (
     ("tie_word_embeddings tie_weights", ["model.tie_embeddings"], ""),
     ("hidden_act hidden_activation activation_function", ["model.activation"], ""),
     ("sliding_window", ["model.window"], "of the `local` layers of model.layer_pattern"),
-    ("lr_mult lr_mults layer_lr layerwise_lr mup", ["optimizer.lr_multipliers"], ""),
+    ("lr_mult lr_mults layer_lr layerwise_lr", ["optimizer.lr_multipliers"], ""),
     ("top_p top_k min_p repetition_penalty", [],
      "rollouts draw from the whole distribution; train.chat has --top_p"),
     ("output_dir out_dir save_dir logdir log_dir output_path checkpoint_dir ckpt_dir results_dir "

@@ -18,12 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 # δ of the Huber loss, in log L.
 HUBER = 1e-3
 RESAMPLES, SHARE = 300, 0.95
 _STARTS = 8  # of the grid, from which L-BFGS runs
-_LEAST = 1e-10  # of a direction in which the errors of a fit say nothing, as a share
+_MOST = math.log(3.0)  # of the logarithm of an exponent
+_LEAST = 1e-6  # of a direction in which the errors of a fit say nothing, as a share
 
 Number = float | np.ndarray
 
@@ -52,6 +54,10 @@ class Law:
         logs = np.log(np.stack(columns))  # [J, R]
         self.centre = logs.mean(axis=1, keepdims=True)
         x, y = logs - self.centre, np.log(losses)
+        with threadpool_limits(1):  # in several threads, BLAS takes ten times as long for so few
+            self._fit(x, y, seed)
+
+    def _fit(self, x: np.ndarray, y: np.ndarray, seed: int) -> None:
         self.theta = _fitted(x, y, _starts(x, y))
         predicted = _log_loss(self.theta, x)
         # Residuals of a fit are smaller than the noise, by the numbers that were fitted.
@@ -59,7 +65,7 @@ class Law:
         residuals = (y - predicted) * math.sqrt(len(y) / free)
         rng = np.random.default_rng(seed)
         samples = predicted + rng.choice(residuals, (RESAMPLES, len(y)))
-        self.draws = np.stack([_fitted(x, sample, self.theta[None]) for sample in samples])
+        self.draws = np.stack([_descended(x, sample, self.theta) for sample in samples])
 
     def estimate(self, function: Callable[[np.ndarray], Number]) -> Estimate:
         """A function of the numbers of a law [..., P], with its interval."""
@@ -80,7 +86,7 @@ class Law:
 
     def exponent(self, term: int) -> Estimate:
         """α, β or γ."""
-        return self.estimate(lambda theta: np.exp(theta[..., 2 + 2 * term]))
+        return self.estimate(lambda theta: _power(theta[..., 2 + 2 * term]))
 
     def coefficient(self, term: int) -> Estimate:
         """A, B or K."""
@@ -93,8 +99,8 @@ def optimum(law: Law, flops: float) -> tuple[Estimate, Estimate, Estimate]:
 
     def log_parameters(theta):
         a, b = (_log_coefficient(law, theta, term) for term in (0, 1))
-        alpha, beta = np.exp(theta[..., 2]), np.exp(theta[..., 4])
-        ratio = theta[..., 2] + a - theta[..., 4] - b
+        alpha, beta = _power(theta[..., 2]), _power(theta[..., 4])
+        ratio = np.log(alpha) + a - np.log(beta) - b
         return (ratio + beta * math.log(flops / 6)) / (alpha + beta)
 
     def log_loss(theta):
@@ -120,13 +126,17 @@ def frontier(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
 
 
 def _log_coefficient(law: Law, theta: np.ndarray, term: int) -> np.ndarray:
-    return theta[..., 1 + 2 * term] + np.exp(theta[..., 2 + 2 * term]) * law.centre[term, 0]
+    return theta[..., 1 + 2 * term] + _power(theta[..., 2 + 2 * term]) * law.centre[term, 0]
+
+
+def _power(b: np.ndarray) -> np.ndarray:
+    return np.exp(np.minimum(b, _MOST))
 
 
 def _terms(theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     """[..., P], [J, ..., R] -> [1 + J, ..., R], the logarithms of the terms of a law."""
     powers = [
-        theta[..., 1 + 2 * j, None] - np.exp(theta[..., 2 + 2 * j, None]) * x[j]
+        theta[..., 1 + 2 * j, None] - _power(theta[..., 2 + 2 * j, None]) * x[j]
         for j in range(len(x))
     ]
     return np.stack([np.broadcast_to(theta[..., :1], powers[0].shape), *powers])
@@ -143,7 +153,7 @@ def _slopes(theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shares = np.exp(terms - log_loss)
     rows = [shares[0]]
     for j in range(len(x)):
-        rows += [shares[1 + j], -shares[1 + j] * x[j] * np.exp(theta[2 + 2 * j])]
+        rows += [shares[1 + j], -shares[1 + j] * x[j] * _power(theta[2 + 2 * j])]
     return log_loss, np.stack(rows)
 
 
@@ -184,6 +194,6 @@ def _descended(x: np.ndarray, y: np.ndarray, start: np.ndarray) -> np.ndarray:
         pull = np.clip((predicted - y) / HUBER, -1, 1) / HUBER
         return _huber(predicted - y).sum(), scale.T @ (slopes @ pull)
 
-    options = dict(maxiter=200, ftol=1e-12, gtol=1e-6)
+    options = dict(maxiter=100, maxfun=200, ftol=1e-10, gtol=1e-5)
     return start + scale @ minimize(error, np.zeros_like(start), jac=True, method="L-BFGS-B",
                                     options=options).x  # fmt: skip

@@ -66,7 +66,7 @@ def with_size(recipe: ml_collections.ConfigDict, size: str) -> ml_collections.Co
         elif value:
             recipe.model[key] = literal(value)
         else:
-            raise ConfigError(f"--sizes={size}: {part} has no value; write {key}=NUMBER")
+            raise ConfigError(f"{key} has no value; write {key}=NUMBER")
     return recipe
 
 
