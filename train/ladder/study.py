@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,7 +82,20 @@ def study(rungs: Sequence[Rung]) -> Study:
         chosen = [rungs[i] for i in best]
         compute = Law([np.array([r.flops for r in chosen])], np.array([r.loss for r in chosen]))
         remarks.append(_vague("γ", "compute", compute.exponent(0)))
+    remarks += _worse(rungs)
     return Study(list(rungs), joint, compute, [text for text in remarks if text])
+
+
+def _worse(rungs: Sequence[Rung]) -> list[str]:
+    """Remarks about runs that are worse than one of the same size with fewer tokens."""
+    remarks = []
+    for a, b in itertools.pairwise(sorted(rungs, key=lambda r: (r.parameters, r.tokens))):
+        if a.parameters == b.parameters and b.loss > a.loss:
+            remarks.append(
+                f"{b.name} is worse than {a.name}: it has read its data too often, or its learning "
+                "rate is too high. No law has such runs: give more data, or fewer tokens."
+            )
+    return remarks
 
 
 def _vague(name: str, meaning: str, estimate: Estimate) -> str:

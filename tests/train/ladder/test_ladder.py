@@ -104,6 +104,13 @@ def test_noise_as_large_as_what_is_learned_is_said():
     assert any("too noisy to say how the loss falls" in text for text in result.remarks)
 
 
+def test_a_run_that_more_tokens_made_worse_is_named():
+    runs = ladder()
+    runs[2] = runs[2]._replace(loss=runs[1].loss + 0.1)
+    assert any(f"{runs[2].name} is worse than {runs[1].name}" in x for x in study._worse(runs))
+    assert len(study._worse(runs)) == 1
+
+
 def test_predictions_of_sizes_and_of_compute():
     result = study.study(ladder())
     assert not result.remarks

@@ -27,7 +27,7 @@ from train.assembly.mup import scale_rates
 from train.optimizer import OptimizerConfig, make_optimizer, rate_tables
 from train.terminal.console import console
 
-TEXT = Path(__file__).parent.parent / "examples" / "shakespeare"
+TEXT = Path(__file__).parents[2] / "examples" / "shakespeare"
 BASE = 64
 ROWS, LENGTH, HELD_OUT = 16, 64, 64
 RATES = [2.0**power for power in range(-11, -3)]
