@@ -165,7 +165,8 @@ def _huber(r: np.ndarray) -> np.ndarray:
 
 def _starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """[S, P], those of a grid with the least error: shares of E and exponents."""
-    least, axes = y.min(), [(0.1, 0.3, 0.6, 0.9)]
+    least = y.min()
+    axes: list[tuple[float, ...]] = [(0.1, 0.3, 0.6, 0.9)]
     axes += [(-3.0, -2.0, -1.0, 0.0, 1.0), (0.1, 0.25, 0.5, 1.0)] * len(x)
     grid = np.array(list(itertools.product(*axes)))
     grid[:, 0] = np.log(grid[:, 0]) + least

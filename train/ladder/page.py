@@ -27,7 +27,7 @@ svg .line { fill: none; stroke: var(--c); stroke-width: 1.6; }
 svg .dot { fill: var(--c); stroke: var(--card); stroke-width: 1.5; }
 svg .band { fill: var(--grey); opacity: .18; }
 .key { margin: .3rem 0 0; font-size: .8rem; } .key i { font-style: normal; margin-right: .9rem;
-  white-space: nowrap; color: var(--soft); }
+  display: inline-block; overflow-wrap: anywhere; color: var(--soft); }
 .key i::before { content: "● "; color: var(--c); }
 h2 { margin: 1.2rem 0 .5rem; } .remark { color: var(--amber); }
 </style>

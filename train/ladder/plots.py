@@ -58,15 +58,15 @@ def _widened(low: float, high: float, least: float) -> tuple[float, float]:
     return low / margin, high * margin
 
 
-def _powers(axes: LogAxes) -> list[float]:
-    """Round numbers on the x axis: powers of ten, at least two and at most about five."""
-    low, high = math.log10(axes.left), math.log10(axes.right)
+def _powers(least: float, most: float) -> list[float]:
+    """Round numbers of a logarithmic axis: powers of ten, at least two and at most about five."""
+    low, high = math.log10(least), math.log10(most)
     step = max(1, math.ceil((high - low) / 5))
     powers = [10.0**n for n in range(math.ceil(low), math.floor(high) + 1, step)]
     if len(powers) >= 2:
         return powers
     return [m * 10.0**n for n in range(math.floor(low), math.ceil(high)) for m in (1, 2, 5)
-            if axes.left <= m * 10.0**n <= axes.right]  # fmt: skip
+            if least <= m * 10.0**n <= most]  # fmt: skip
 
 
 def plot(
@@ -85,7 +85,8 @@ def plot(
     if not points:
         return ""
     axes = LogAxes(points)
-    parts = charts.frame(axes, unit, escape(across), _powers(axes), label)
+    heights = _powers(axes.bottom, axes.top) if axes.top > 10 * axes.bottom else ()
+    parts = charts.frame(axes, unit, escape(across), _powers(axes.left, axes.right), label, heights)
     for s in series:
         css = f"s{s.colour % COLOURS}" if s.colour >= 0 else "law"
         if s.band:
