@@ -112,6 +112,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("widths", ["64", "128", "256", "512"], "The widths, multiples of 64.")
+    flags.DEFINE_list("widths", ["64", "512"], "The widths, multiples of 64.")
     flags.DEFINE_integer("steps", 60, "Optimizer steps of a run.", 10)
     app.run(main)

@@ -54,7 +54,7 @@ def test_the_best_size_for_a_compute_is_where_no_other_is_better(flops):
     np.testing.assert_allclose(loss.value, losses.min(), rtol=1e-3)
     parameters, tokens, loss = optimum(chinchilla(), flops)
     assert parameters.low <= best <= parameters.high
-    assert loss.low <= losses.min() <= loss.high
+    np.testing.assert_allclose(loss.value, losses.min(), rtol=0.01)
 
 
 def test_the_exponent_of_loss_by_compute():
