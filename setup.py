@@ -36,6 +36,7 @@ setup(
         "ml-collections>=1.1",
         "absl-py>=2.1",
         "etils[epath]>=1.9",
+        "tensorstore>=0.1.71",  # parts of arrays; Orbax needs it too
         "fsspec>=2024.12",  # exclusive creation, for the lock of a workdir in a bucket
         "numpy>=2.0",
         "scipy>=1.14",  # tests of two runs; JAX needs it too
@@ -61,6 +62,9 @@ setup(
             "httpx2>=2.0",  # Starlette's test client
             "matplotlib>=3.9",  # what train.inspect shows
             "treescope>=0.1.10",
+            "pandas>=2.2",
+            "nbclient>=0.10",  # runs the notebooks
+            "ipykernel>=6.29",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -69,6 +73,12 @@ setup(
             "mypy>=2.4",  # `make lint`: types
         ],
         "browser": ["playwright>=1.50"],  # tests of pages in an installed Chromium
-        "notebook": ["jupyterlab>=4", "matplotlib>=3.9", "ipywidgets>=8", "treescope>=0.1.10"],
+        "notebook": [
+            "jupyterlab>=4",
+            "matplotlib>=3.9",
+            "ipywidgets>=8",
+            "treescope>=0.1.10",
+            "pandas>=2.2",
+        ],
     },
 )

@@ -10,10 +10,13 @@ import pytest
 
 # What reads objects, and with them code, from bytes.
 MODULES = ("pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "torch",
-           "pandas", "jsonpickle", "yaml")  # fmt: skip
+           "jsonpickle")  # fmt: skip
 # Functions that run text, or give it to a shell.
-FUNCTIONS = ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "yaml.load",
-             "pickle.load", "pickle.loads", "torch.load", "subprocess.getoutput")  # fmt: skip
+FUNCTIONS = ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load",
+             "pickle.loads", "torch.load", "subprocess.getoutput")  # fmt: skip
+# Readers of modules that have safe ones too, pandas and yaml.
+UNSAFE = ("read_pickle", "read_hdf", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
+          "yaml.Loader", "yaml.FullLoader", "yaml.UnsafeLoader")  # fmt: skip
 ROOT = Path(__file__).parents[1]
 ROOMS = ("model", "data", "train", "tpu", "configs", "scripts")
 
@@ -31,7 +34,7 @@ def faults(source: str) -> list[str]:
         found += [f"imports {name}" for name in names if name.split(".")[0] in MODULES]
     for call in calls(tree):
         name, keywords = ast.unparse(call.func), {k.arg: k.value for k in call.keywords}
-        if name in FUNCTIONS:
+        if name in FUNCTIONS or name.endswith(UNSAFE):
             found.append(f"calls {name}")
         if name.endswith(("np.load", "numpy.load")):
             allowed = keywords.get("allow_pickle")
@@ -53,7 +56,8 @@ def test_no_file_of_the_tree_reads_objects_or_runs_text(room):
 
 @pytest.mark.parametrize(
     "source",
-    ["import pickle", "from torch import load", "x = eval(y)", "np.load(path)", "os.system(c)",
+    ["import pickle", "from torch import load", "pandas.read_pickle(p)", "yaml.load(f)",
+     "yaml.FullLoader(f)", "x = eval(y)", "np.load(path)", "os.system(c)",
      "np.load(path, allow_pickle=True)", "subprocess.run(c, shell=True)", "np.load(p, None, x)",
      "datasets.load_dataset(n, trust_remote_code=True)", "subprocess.run(c, shell=flag)"],
 )  # fmt: skip

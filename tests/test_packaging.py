@@ -57,6 +57,7 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module.split(".")[0], at_import
         lazy = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Try)
+        lazy |= isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
         for child in ast.iter_child_nodes(node):
             yield from visit(child, at_import and not lazy)
 

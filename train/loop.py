@@ -168,6 +168,11 @@ def _run(
             progress.say(f"  {line}")
         for line in messages.evaluation(start, metrics.last, metrics.first):
             progress.say(*line)
+    elif forked and start == config.steps:
+        progress.say(
+            f"forking {fork}, its last step: no step is left to train; for more, a new "
+            f"--workdir and --config.steps=M, M above {start}"
+        )
     elif start:
         progress.say(f"forking {fork}" if forked else f"resuming {workdir} from step {start}")
     for line in changed_lines(config, changed, start):

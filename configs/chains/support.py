@@ -8,8 +8,8 @@ reads `examples/`, files of a few kilobytes about a seed shop. On your own:
 text=examples/articles.txt,chats=examples/chats.jsonl,preferences=examples/preferences.jsonl
 
 Choices: `text`, .txt, a document a line; `chats`, JSONL; `preferences`, JSONL with `chosen` and
-`rejected`. A path may be a glob, or a data set by name (docs/data.md). Records with other fields
-are mapped by templates, such as
+`rejected`; without preferences the chain ends after SFT. A path may be a glob, or a data set by
+name (docs/data.md). Records with other fields are mapped by templates, such as
 
     --config.stages.sft.data.fields.prompt='{question}'
     --config.stages.sft.data.fields.response='{answer}'
@@ -37,11 +37,12 @@ EXAMPLES = dict(
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-    chosen = base.choices(arg, **EXAMPLES)
-    missing = [name for name, path in EXAMPLES.items() if chosen[name] == path]
-    if 0 < len(missing) < len(EXAMPLES):  # examples would be mixed into the user's own
+    chosen = base.choices(arg, **dict.fromkeys(EXAMPLES, ""))
+    chosen = chosen if any(chosen.values()) else EXAMPLES
+    missing = [name for name in ("text", "chats") if not chosen[name]]
+    if missing:  # examples would be mixed into the user's own
         raise ValueError(
-            f"say where all your files are: no {', '.join(missing)}. Type "
+            f"say where all your files are: no {' and no '.join(missing)}. Type "
             "--config=configs/chains/support.py:text=PATH,chats=PATH,preferences=PATH"
         )
     stages = {
@@ -71,4 +72,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ppo.data.source = chosen["preferences"]
     ppo.rl.prompt_length = 64
     ppo.rl.eval_prompts = 64
+    if not chosen["preferences"]:
+        del stages["reward"], stages["ppo"]
     return ml_collections.ConfigDict({"order": tuple(stages), "stages": stages}, type_safe=False)

@@ -126,6 +126,10 @@ def _field(record: Mapping, field: str, name: str) -> Any:
         pass
     if not record:
         raise DataError("the record is empty: {}", "missing_field")
+    if name == "prompt" and not {"chosen", "responses"} & record.keys():
+        turns = [key for key in _CALLED["messages"].split() if isinstance(record.get(key), list)]
+        if turns:  # a conversation, as in ShareGPT's files
+            field = name = "messages"
     near = nearest(str(field), sorted(record)) or next(
         (key for key in _CALLED.get(name, "").split() if key in record), ""
     )

@@ -60,16 +60,30 @@ def _logits(q, k, mask, softcap, scale):
     return logits, mask[:, None, None]
 
 
+def _masks(segment_ids, branch_ids, window):
+    """A function from (start, end, first) to the mask [B, end - start, end - first] of
+    `causal_attention`, of queries start… on keys first…"""
+    index = jnp.arange(segment_ids.shape[1])
+
+    def mask_of(start, end, first):
+        mask = visible(index[start:end], index[first:end], window)
+        mask = mask[None] & (segment_ids[:, start:end, None] == segment_ids[:, None, first:end])
+        if branch_ids is not None:
+            key_branches = branch_ids[:, None, first:end]
+            mask &= (key_branches == 0) | (key_branches == branch_ids[:, start:end, None])
+        return mask
+
+    return mask_of
+
+
 def tapped_attention(
-    q: Array, k: Array, v: Array, segment_ids: Array,
+    q: Array, k: Array, v: Array, segment_ids: Array, branch_ids: Array | None = None,
     *, window: int = 0, softcap: float = 0.0, scale: float = 0.0,
 ) -> Array:  # fmt: skip
     """`causal_attention` with taps: its weights [B, H, T, S], and each head's sum of values
     [B, T, H, N]."""
     (B, T, H, N), K = q.shape, k.shape[2]
-    index = jnp.arange(T)
-    mask = visible(index, index, window)[None]
-    mask &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    mask = _masks(segment_ids, branch_ids, window)(0, T, 0)
     weights, inverse = softmax_parts(*_logits(q, k, mask, softcap, scale))
     weights = tap("attention.weights", (weights * inverse).reshape(B, H, T, T))
     weights = weights.reshape(B, K, H // K, T, T).astype(v.dtype)
@@ -92,16 +106,12 @@ def causal_attention(
       softcap, scale: of `attend`.
     """
     T = q.shape[1]
-    index = jnp.arange(T)
+    mask_of = _masks(segment_ids, branch_ids, window)
     out = []
     for start in range(0, T, CHUNK):
         end = min(start + CHUNK, T)
         first = max(start + 1 - window, 0) if window else 0
-        mask = visible(index[start:end], index[first:end], window)
-        mask = mask[None] & (segment_ids[:, start:end, None] == segment_ids[:, None, first:end])
-        if branch_ids is not None:
-            key_branches = branch_ids[:, None, first:end]
-            mask &= (key_branches == 0) | (key_branches == branch_ids[:, start:end, None])
+        mask = mask_of(start, end, first)
         args = q[:, start:end], k[:, first:end], v[:, first:end], mask
         out.append(attend(*args, softcap=softcap, scale=scale))
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)

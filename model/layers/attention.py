@@ -91,8 +91,8 @@ def self_attention(
         softcap=c.attention_softcap,
         scale=c.attention_scale,
     )
-    if taps.active():
-        out = tapped_attention(q, k, v, segment_ids, **settings)
+    if taps.active() and cache is None:
+        out = tapped_attention(q, k, v, segment_ids, branch_ids, **settings)
     elif cache is None:
         out = attention(q, k, v, segment_ids, c, branch_ids, **settings)
     else:

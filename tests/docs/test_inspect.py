@@ -1,4 +1,7 @@
-"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses."""
+"""docs/inspect.md, run statement by statement beside tiny checkpoints under the names it uses.
+
+The part on runs is that of test_inspect_records.py.
+"""
 
 import ast
 import dataclasses
@@ -7,7 +10,7 @@ import documentation
 import matplotlib.figure
 import numpy as np
 from documentation import ROOT
-from inspect_runs import CONFIG, write_run
+from sample_runs.random_runs import CONFIG, write_run
 
 PAGE = ROOT / "docs/inspect.md"
 MODEL = dataclasses.replace(CONFIG, num_layers=4, max_length=128)
@@ -19,7 +22,9 @@ def test_every_statement_runs_and_every_result_shows_itself(tmp_path, monkeypatc
     write_run(tmp_path / "runs/demo/sft", MODEL, {"policy": 3})
     write_run(tmp_path / "runs/demo/reward", MODEL, {"reward": 4})
     names, figures = {}, 0
-    for block in documentation.blocks(PAGE.read_text()):
+    page, heading, _ = PAGE.read_text().partition("## Runs and rollouts")
+    assert heading
+    for block in documentation.blocks(page):
         for node in ast.parse(block.text).body if block.language == "python" else []:
             if not isinstance(node, ast.Expr):
                 exec(compile(ast.Module([node], []), str(PAGE), "exec"), names)

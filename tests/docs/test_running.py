@@ -23,7 +23,8 @@ from quick_compile import FLAGS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 # The pages with commands, post_training.md before those that start from its runs.
-PAGES = ("README.md", "docs/post_training.md", "docs/data.md", "docs/open_models.md", "docs/tpu.md",
+PAGES = ("README.md", "docs/post_training.md", "docs/evaluation.md", "docs/data.md",
+         "docs/open_models.md", "docs/tpu.md",
          "docs/chat.md", "docs/benchmarks.md", "CONTRIBUTING.md")  # fmt: skip
 # {the beginning of a command, or a flag: why it is not run}
 SKIPPED = {
@@ -33,6 +34,7 @@ SKIPPED = {
     "python -m tpu.launch supervise": "needs Cloud TPU",
     "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
     "--web": "serves until it is stopped",
+    "python -m train.lm_eval": "reads its tasks from the hub",
 }
 MAKE_DEMO = "python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo"
 # The open model that documentation imports; a small one of its shape is put in its place.

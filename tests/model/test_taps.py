@@ -16,7 +16,7 @@ from model.transformer import Transformer
 
 DENSE = TransformerConfig(
     vocab_size=21, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6, mlp_dim=20,
-    remat="minimal", layer_pattern=("local", "global"), window=4,
+    remat="minimal",
 )  # fmt: skip
 MIXTURE = dataclasses.replace(DENSE, num_experts=4, experts_per_token=2)
 TOKENS = np.arange(8)[None]
@@ -54,7 +54,7 @@ def test_a_visitor_sees_every_layer_of_a_scan_and_can_change_it():
 
     plain = jax.jit(model.apply)(params, TOKENS)
     with taps.watching(visit):
-        changed = model.apply(params, TOKENS)
+        changed = jax.jit(lambda params: model.apply(params, TOKENS))(params)
         assert taps.active()
     assert not taps.active()
     assert [n[:8] for n in seen if n.endswith(".residual")] == ["layers.0", "layers.1", "layers.2"]

@@ -1,7 +1,6 @@
 """The notebooks run from their first cell to their last on the runs of a small chain."""
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -39,10 +38,8 @@ def executed(runs):
         cells = [reset, *nbformat.read(path, 4).cells]
         whole.cells += cells
         names += [path.stem] * len(cells)
-    # On one device, as the runs were trained: replays are equal bit for bit.
-    flags = re.sub(r"device_count=\d+", "device_count=1", os.environ["XLA_FLAGS"])
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])  # which has a reward function
-    env = os.environ | {"SEEDPOD_RUNS": str(runs), "XLA_FLAGS": flags, "PYTHONPATH": path}
+    env = os.environ | {"SEEDPOD_RUNS": str(runs), "PYTHONPATH": path}
     env.pop("MPLBACKEND", None)
     nbclient.NotebookClient(whole, timeout=120, allow_errors=True).execute(env=env)
     return {

@@ -3,8 +3,8 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from sample_runs.stage_runs import record_reads, stages_dir  # noqa: F401, a fixture
 from stage_fixtures import ORIGINS, recipe, write_files
-from stage_runs import record_reads, stages_dir  # noqa: F401, a fixture
 
 from model.config import TransformerConfig
 from model.lora import LoRA

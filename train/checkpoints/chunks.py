@@ -14,7 +14,7 @@ from train.checkpoints import networks
 # Arrays up to this many bytes are stored whole: a chunk costs a request of its own.
 SMALL = 4 << 20
 # The largest chunk: what a read holds beside its result.
-MOST = 32 << 20
+MOST = 8 << 20
 
 
 def save_args(item: str, tree: Any) -> Any:

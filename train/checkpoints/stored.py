@@ -7,6 +7,7 @@ a part would read all of it. `loading.load` verifies.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from data.read import json_files
 from train.checkpoints import saved_models, verification
 
 Index = tuple[int | slice, ...]
+PIECE = 8 << 20  # bytes that are read at once
 
 
 class StoredArray:
@@ -51,8 +53,10 @@ class StoredArray:
         Raises:
           verification.Damaged: it cannot be read.
         """
-        array = self._opened
-        return self._attempt(lambda: np.asarray(array[index].read().result()))
+        view = self._opened[index]
+        part = np.empty(view.shape, self.dtype)
+        self._attempt(lambda: _fill(part, view))
+        return part
 
     @functools.cached_property
     def _opened(self) -> ts.TensorStore:
@@ -84,6 +88,23 @@ class StoredArray:
 @functools.cache
 def _context(ocdbt: bool) -> ts.Context:
     return ocp.type_handlers.get_ts_context(use_ocdbt=ocdbt)
+
+
+def _fill(part: np.ndarray, view: ts.TensorStore) -> None:
+    """Reads a few chunks at a time: TensorStore holds all that it reads at once, compressed, beside
+    the result."""
+    chunk = view.chunk_layout.read_chunk_template.shape
+    counts = [-(-length // size) for length, size in zip(view.shape, chunk, strict=True)]
+    if part.nbytes <= PIECE or max(counts) == 1:
+        part[...] = view.read().result()
+        return
+    axis = int(np.argmax(counts))
+    middle = counts[axis] // 2 * chunk[axis]
+    first = view.origin[axis]
+    ends = first, first + middle, first + view.shape[axis]
+    for start, stop in itertools.pairwise(ends):
+        place = (*[slice(None)] * axis, slice(start - first, stop - first))
+        _fill(part[place], view[(*[slice(None)] * axis, slice(start, stop))])
 
 
 def open_newest(workdir: epath.PathLike, step: int | None = None) -> epath.Path:

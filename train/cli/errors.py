@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -45,16 +46,25 @@ def short(message: str) -> str:
 
 def no_backend(error: Exception) -> str:
     """The message about a kind of device that JAX cannot use here, or ""."""
-    found = re.match(r"Unable to initialize backend '(\w+)': (.*)", str(error), re.DOTALL)
-    if not isinstance(error, RuntimeError) or not found:
-        return ""
-    kind, reason = found[1], found[2].partition(" (")[0].strip().rstrip(".")
     setting = os.environ.get("JAX_PLATFORMS", "")
+    found = re.match(r"Unable to initialize backend '(\w+)': (.*)", str(error), re.DOTALL)
+    if isinstance(error, RuntimeError) and found:
+        kind, reason = found[1], ": " + found[2].partition(" (")[0].strip().rstrip(".")
+    elif isinstance(error, AssertionError) and setting and _is_of_backends(error):
+        kind, reason = setting, ""  # JAX has the library, and asserts that it found a device
+    else:
+        return ""
     asked = f", which JAX_PLATFORMS={setting} asks for" * bool(setting)
     return (
-        f"JAX cannot use {kind} on this machine{asked}: {reason}. For the CPU, type "
+        f"JAX cannot use {kind} on this machine{asked}{reason}. For the CPU, type "
         "JAX_PLATFORMS=cpu before the command"
     )
+
+
+def _is_of_backends(error: Exception) -> bool:
+    """Whether JAX raised an error where it looks for devices."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
 
 
 @contextlib.contextmanager
@@ -65,7 +75,7 @@ def expected_errors() -> Iterator[None]:
         yield
     except EXPECTED as e:
         fail(str(e))
-    except RuntimeError as e:
+    except (RuntimeError, AssertionError) as e:
         if message := no_backend(e):
             fail(message)
         raise

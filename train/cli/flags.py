@@ -123,6 +123,21 @@ def _print_help(argv: Sequence[str], query: str) -> NoReturn:
     raise SystemExit
 
 
+# {flag of a command without a recipe: its names in other libraries}
+_CALLED = {
+    "workdir": ("model", "model_args", "model_path", "model_name", "model_name_or_path",
+                "model_tag", "pretrained", "checkpoint", "checkpoint_path", "ckpt", "run"),
+    "prompt": ("message", "question", "query", "input"),
+    "max_new_tokens": ("max_tokens", "max_length"),
+    "tasks": ("task", "benchmark", "benchmarks", "eval"),
+    "shots": ("num_fewshot", "fewshot", "n_shot"),
+    "limit": ("max_per_task", "max_problems", "max_samples"),
+    "out": ("output_path", "output_dir", "output"),
+    "chat": ("apply_chat_template",),
+    "data": ("data_dir", "dataset"),
+}  # fmt: skip
+
+
 def _meant(name: str) -> str:
     """The flag or setting that a name was probably meant for, or ""."""
     known = help.own_flags()
@@ -130,7 +145,7 @@ def _meant(name: str) -> str:
     if near := next(iter(longer), "") or nearest(name, known, 0.75):
         return did_you_mean(f"--{near}")
     if "config" not in flags.FLAGS:
-        return ""
+        return did_you_mean(*(f"--{flag}" for flag in known if name in _CALLED.get(flag, ())))
     from train.config.names import meant
     from train.config.run import keys
 

@@ -91,6 +91,7 @@ def _with_recipe_of_fork(argv: Sequence[str]) -> list[str]:
 def check(argv: Sequence[str]) -> list[str]:
     """Loads the plugins and the recipe before absl does, for plain messages about errors in them or
     in an override; returns the command line for absl to parse."""
+    forked = not _named(argv)  # if a recipe is named below, it is that of --fork
     argv = _with_recipe_of_fork(argv)
     named = _named(argv)
     if not named:
@@ -128,7 +129,7 @@ def check(argv: Sequence[str]) -> list[str]:
         choices = bool(get_config and inspect.signature(get_config).parameters)
         recipe = get_config(*arguments) if get_config and (choices or not argument) else None
     except ValueError as e:
-        fail(f"{path}: {e}")
+        fail(str(e) if forked else f"{path}: {e}")
     except (Exception, SystemExit) as e:  # SystemExit would end the command with success
         fail(f"{path}: {type(e).__name__}: {outputs.reason(e)}")
     if not get_config:

@@ -117,9 +117,11 @@ ALIASES = (
     ("model_size preset architecture arch model_type model_config", ["model.size"], ""),
     ("model_name model_name_or_path pretrained checkpoint_path load_from init_checkpoint "
      "pretrained_model_name_or_path base_model from_pretrained finetune_from restore_from "
-     "load_checkpoint init_from_checkpoint model_path resume_from_checkpoint resume "
-     "load_parameters_path load_full_state_path checkpointer model_tag",
-     ["init_from.policy"], "a workdir; one that holds a run is resumed without asking"),
+     "load_checkpoint init_from_checkpoint model_path load_parameters_path model_tag",
+     ["init_from.policy"],
+     "the workdir of a run, or of an open model that train.convert has imported"),
+    ("resume_from_checkpoint resume load_full_state_path checkpointer",
+     ["init_from.policy"], "to resume a run, type its command again, with the same --workdir"),
     ("ref_model reference_model ref_policy ref_model_path", ["init_from.policy"],
      "the reference is where the policy starts"),
     ("reward_model reward_model_path rm_path reward_model_name_or_path rm", ["init_from.reward"],

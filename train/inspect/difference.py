@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.inspect import show
-from train.inspect.tree import Parameters, Weight
+from train.inspect.tree import Parameters, Weight, inner
 
 
 class Difference:
@@ -79,6 +79,7 @@ class Difference:
         show.heatmap(place, values, "‖difference‖ / ‖weight‖", cmap="magma_r", vmin=0)
         place.set_yticks(range(len(layers)), list(layers), fontsize=8)
         place.set(xlabel="layer", ylabel="weight")
+        place.xaxis.get_major_locator().set_params(integer=True)
         return figure
 
 
@@ -91,8 +92,8 @@ def _compare(a: Weight, b: Weight) -> tuple[np.ndarray, np.ndarray]:
     """(relative norms, cosines), each [L] or [1]; a part is read at a time."""
     sums = []
     for x, y in zip(a.parts(), b.parts(), strict=True):
-        x, y = x.astype(np.float64).ravel(), y.astype(np.float64).ravel()
-        sums.append((np.sum((x - y) ** 2), x @ y, x @ x, y @ y))
+        gap = x - y
+        sums.append((inner(gap, gap), inner(x, y), inner(x, x), inner(y, y)))
     table = np.array(sums)
     if not a.layers:
         table = table.sum(0, keepdims=True)

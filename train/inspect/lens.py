@@ -6,6 +6,7 @@ Axes: L layers, T length, D embed, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,20 +49,13 @@ class LogitLens:
         )
 
     def _read(self, row: int) -> tuple[np.ndarray, ...]:
-        logp = jax.nn.log_softmax(jnp.asarray(self.logits(row)), axis=-1)
-        ids = jnp.argmax(logp, axis=-1)
-        top = jnp.exp(jnp.max(logp, axis=-1))
-        entropies = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-        following = jnp.asarray(self.tokens.ids[1:])
-        nats = -jnp.take_along_axis(logp[:-1], following[:, None], axis=-1)[:, 0]
-        return tuple(np.asarray(x) for x in (ids, top, entropies, nats))
+        following = self.tokens.ids[1:]
+        parts = _predictions(self._config, *self._head, self._residuals[row], following)
+        return tuple(np.asarray(x) for x in parts)
 
     def logits(self, row: int) -> np.ndarray:
         """[T, V] float32, of row `row` of `rows`: 0 is the embedding, -1 the last layer."""
-        norm, table = self._head
-        hidden = rms_norm(jnp.asarray(self._residuals[row])[None], norm, self._config)
-        logits = vocabulary.logits(self._config, table, hidden)
-        return np.asarray(logits)[0, :, : self._config.vocab_size]
+        return np.asarray(_logits(self._config, *self._head, self._residuals[row]))
 
     def _text(self, row: int, column: int) -> str:
         return visible(text_of(self._tokenizer, int(self.ids[row, column])))
@@ -116,3 +110,18 @@ class LogitLens:
         place.set_xlabel("token read")
         label_tokens(place, self.tokens.texts)
         return figure
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(config, norm, table, residual):
+    hidden = rms_norm(residual[None], norm, config)
+    return vocabulary.logits(config, table, hidden)[0, :, : config.vocab_size]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predictions(config, norm, table, residual, following):
+    """Of one row: `ids`, `probabilities`, `entropies` and `next_nats` of `LogitLens`."""
+    logp = jax.nn.log_softmax(_logits(config, norm, table, residual), axis=-1)
+    entropies = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+    nats = -jnp.take_along_axis(logp[:-1], following[:, None], axis=-1)[:, 0]
+    return jnp.argmax(logp, axis=-1), jnp.exp(jnp.max(logp, axis=-1)), entropies, nats

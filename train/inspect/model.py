@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -49,14 +49,18 @@ class Model:
 
     def __init__(
         self, name: str, role: str, config: TransformerConfig, tokenizer: Tokenizer,
-        params: Parameters, mesh: jax.sharding.Mesh,
+        params: Parameters, mesh: jax.sharding.Mesh, open: Callable[..., Model],
     ):  # fmt: skip
         self.name, self.role, self.config, self.tokenizer = name, role, config, tokenizer
-        self.params, self._mesh = params, mesh
+        self.params, self._mesh, self._open = params, mesh, open
+        self._verified: dict[str, Any] = {}
 
-    @functools.cached_property
-    def _loaded(self) -> Any:
-        return opening.open_model(self.name, self.role, self._mesh).params
+    def _load(self, role: str = "") -> Any:
+        """The whole parameters of a role of this checkpoint, by default its own, verified."""
+        role = role or self.role
+        if role not in self._verified:
+            self._verified[role] = opening.open_model(self.name, role, self._mesh).params
+        return self._verified[role]
 
     @property
     def _title(self) -> str:
@@ -68,8 +72,8 @@ class Model:
         Raises:
           ConfigError: one is not what was saved.
         """
-        self.__dict__.pop("_loaded", None)
-        _ = self._loaded
+        self._verified.clear()
+        self._load()
 
     def tokens(self, text: str | Messages) -> Tokens:
         """The tokens of a text, or of a conversation [{"role": …, "content": …}, …] in the model's
@@ -101,9 +105,7 @@ class Model:
           other: a Model, or what `inspect.open` takes. role: of the other; by default this one's.
         """
         if not isinstance(other, Model):
-            from train.inspect.opening import open
-
-            other = open(other, role or self.role)
+            other = self._open(other, role or self.role)
         return Difference(f"{self._title} against {other._title}", self.params, other.params)
 
     def names(self, text: str | Messages = "") -> dict[str, tracing.Tap]:
@@ -132,20 +134,23 @@ class Model:
           changes: {pattern of names: function from an array to one of the same shape}.
 
         Raises:
-          ValueError: as `trace`; or a function returns another shape, or NaN.
+          ValueError: as `trace`; or a function returns another shape, or NaN; or two patterns
+            change one value.
         """
         tokens = self.tokens(text)
         # The inputs are checked before the weights are loaded.
-        for pattern in (*_listed(names), *changes):
-            tracing.select(pattern, tracing.names(self.role, self.config, 1))
-        values = tracing.run(self.role, self.config, self._loaded, tokens, names, changes)
+        known = tracing.names(self.role, self.config, 1)
+        tracing.select(names, known)
+        tracing.patches(changes, known)
+        values = tracing.run(self.role, self.config, self._load(), tokens, names, changes)
         return tracing.Trace(self._title, tokens, values)
 
     def logit_lens(self, text: str | Messages) -> LogitLens:
         """What each layer would predict, if it were the last."""
         self._need(POLICIES, "a logit lens")
         trace = self.trace(text, ["embedding", "layers.*.residual"])
-        return LogitLens(self._title, trace.tokens, list(trace.values()), self.config, self._loaded,
+        residuals = list(trace.values())
+        return LogitLens(self._title, trace.tokens, residuals, self.config, self._load(),
                          self.tokenizer)  # fmt: skip
 
     def token_losses(self, text: str | Messages) -> TokenValues:
@@ -154,8 +159,9 @@ class Model:
         self._need(POLICIES, "the losses of tokens")
         tokens = self.tokens(text)
         nats = np.full(len(tokens.ids), np.nan, np.float32)
-        nats[1:] = self._compute(_nats, tokens)[:-1]
-        mask = (tokens.weights > 0) & np.isfinite(nats)
+        nats[1:] = self._compute(_nats, tokens, self.role)[:-1]
+        mask = tokens.weights > 0
+        mask[0] = False
         return TokenValues(f"losses of {self._title}", "nats", tokens, nats, mask)
 
     def rewards(self, messages: Messages) -> TokenValues:
@@ -166,11 +172,11 @@ class Model:
           ValueError: the last message is not an answer.
         """
         self._need(SCORERS, "rewards")
+        tokens = self.tokens(messages)
+        if isinstance(messages, str) or messages[-1]["role"] != "assistant":
+            raise ValueError("a reward is of an answer; end with {'role': 'assistant', …}")
         _, authors = self.tokenizer.render(messages)
         columns = np.flatnonzero(authors == len(messages) - 1)
-        if not len(columns):
-            raise ValueError("a reward is of an answer; end with {'role': 'assistant', …}")
-        tokens = self.tokens(messages)
         values = self._compute(_scalars, tokens, self.role)
         start, end = (jnp.asarray(columns[[i]])[None] for i in (0, -1))
         scores = read_scores(jnp.asarray(values)[None], start, end, self.config.pool)
@@ -181,7 +187,7 @@ class Model:
     def values(self, messages: str | Messages) -> TokenValues:
         """The value that PPO's critic gives to the text up to and with each token; `mean` is over
         the places before the assistant's tokens, which training reads."""
-        self._need((*POLICIES, *CRITICS), "values")
+        self._need(("policy", "value"), "values")
         critic = next((role for role in CRITICS if role == self.role or self._has(role)), "")
         if not critic:
             raise ConfigError(
@@ -189,8 +195,10 @@ class Model:
                 'role="value"'
             )
         tokens = self.tokens(messages)
-        function = _scalars if critic == "value" else _head_values
-        values = self._compute(function, tokens, critic)
+        if critic == "value":
+            values = self._compute(_scalars, tokens, critic)
+        else:
+            values = self._compute(_head_values, tokens, "policy", critic)
         before = np.append(tokens.weights[1:] > 0, False)
         return TokenValues(f"values of {self.name}", "value", tokens, values, before)
 
@@ -212,16 +220,18 @@ class Model:
             max_new_tokens, temperature, top_k, top_p, stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id, banned_ids=tokenizer.banned_ids, samples=n,
         )  # fmt: skip
-        title = f"{self._title}, temperature {temperature:g}, seed {seed}"
         tokens = self.tokens(messages)
-        return answers.sample(title, self.config, self._loaded, tokenizer, tokens, sampling, seed)
+        if not isinstance(messages, str) and messages[-1]["role"] == "assistant":
+            raise ValueError("the conversation ends with an answer; end it with a question")
+        title = f"{self._title}, temperature {temperature:g}, seed {seed}"
+        return answers.sample(title, self.config, self._load(), tokenizer, tokens, sampling, seed)
 
     def _need(self, roles: tuple[str, ...], what: str) -> None:
         """Refuses what a model of another role has."""
         if self.role not in roles:
             raise ConfigError(
                 f"{what}: {self.name} was opened as its {self.role} model; open one with "
-                f"role={' or role='.join(map(repr, roles[:1]))}"
+                f"role={roles[0]!r}"
             )
 
     def _has(self, role: str) -> bool:
@@ -229,11 +239,9 @@ class Model:
         path, _ = opening.split_step(self.name)
         return opening.is_run(path) and role in saved_models.read_models(path)
 
-    def _compute(self, function: Any, tokens: Tokens, role: str = "") -> np.ndarray:
+    def _compute(self, function: Any, tokens: Tokens, *roles: str) -> np.ndarray:
         """[T] float32, of a function of (config, {role: params}, tokens, positions, segments)."""
-        roles = {self.role: self._loaded}
-        if role and role != self.role:
-            roles[role] = self._other(role)
+        params = {role: self._load(role) for role in roles}
         length = len(tokens.ids)
         width = padded_width(length, self.config.max_length)
         ids, segments = np.zeros((1, width), np.int32), np.zeros((1, width), np.int32)
@@ -241,18 +249,8 @@ class Model:
         positions = np.arange(width, dtype=np.int32)[None]
         # A scan compiles in a fraction of the time.
         config = dataclasses.replace(self.config, scan_unroll=1, remat="none")
-        out = function(config, roles, ids, positions, segments)
+        out = function(config, params, ids, positions, segments)
         return np.asarray(out)[0, :length]
-
-    @functools.cached_property
-    def _others(self) -> dict[str, Any]:
-        return {}
-
-    def _other(self, role: str) -> Any:
-        """The parameters of another role of the same checkpoint."""
-        if role not in self._others:
-            self._others[role] = opening.open_model(self.name, role, self._mesh).params
-        return self._others[role]
 
     def __repr__(self) -> str:
         c = self.config
@@ -280,9 +278,8 @@ def _nats(config, roles, tokens, positions, segments):
 @functools.partial(jax.jit, static_argnums=0)
 def _scalars(config, roles, tokens, positions, segments):
     """The numbers [1, T] of a reward or value model."""
-    role = next(role for role in roles if role in (*SCORERS, "value"))
-    model = networks.NETWORKS[role](config)
-    return model.apply({"params": roles[role]}, tokens, positions, segments)
+    ((role, params),) = roles.items()
+    return networks.NETWORKS[role](config).apply({"params": params}, tokens, positions, segments)
 
 
 @functools.partial(jax.jit, static_argnums=0)

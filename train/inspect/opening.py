@@ -60,7 +60,7 @@ def open(
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
     at = path if step is None else f"{path}@{step}"
-    return Model(at, role, config, tokenizer, tree.build(axes, arrays, at), mesh)
+    return Model(at, role, config, tokenizer, tree.build(axes, arrays, at), mesh, open)
 
 
 def _names(leaf: Any) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich import box
@@ -68,15 +68,19 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.3g} {unit}"
 
 
-def table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text as wide as the terminal; the first column is names, others are numbers.
+def table(title: str, names: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A table of text as wide as the terminal.
 
     Beyond `MOST_ROWS` the rows in the middle are left out, and counted.
+
+    Args:
+      words: the number of columns, from the first, that are not numbers.
     """
     rows = [[escaped(cell) for cell in row] for row in rows]
     grid = Table(box=box.SIMPLE_HEAD)
     for i, name in enumerate(names):
-        grid.add_column(escaped(name), justify="right" if i else "left", overflow="fold")
+        justify: Literal["left", "right"] = "left" if i < words else "right"
+        grid.add_column(escaped(name), justify=justify, overflow="fold", no_wrap=i == 0)
     half = MOST_ROWS // 2
     for i, row in enumerate(rows):
         if len(rows) <= MOST_ROWS or i < half or i >= len(rows) - half:

@@ -26,7 +26,8 @@ class Spectra(Mapping[str, np.ndarray]):
       title. layers: the numbers of the layers.
 
     Raises:
-      ValueError: a pattern matches no matrix of the layers.
+      ValueError: a pattern matches no matrix of the layers, there is no such layer, or a weight is
+        not finite.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class Spectra(Mapping[str, np.ndarray]):
             chosen |= dict.fromkeys(found)
         count = max((w.layers for w in matrices.values()), default=0)
         self.layers = tuple(range(count) if layers is None else layers)
+        if missing := [layer for layer in self.layers if not 0 <= layer < count]:
+            raise ValueError(f"layers={missing[0]}; the model has layers 0 to {count - 1}")
         self._values = {
             path: np.stack([_singular(path, matrices[path][i]) for i in self.layers])
             for path in chosen
@@ -119,6 +122,8 @@ def _singular(path: str, matrix: np.ndarray) -> np.ndarray:
     lead = matrix.shape[: row.stacked - 1]
     inputs = math.prod(matrix.shape[len(lead) : len(lead) + row.inputs])
     m = matrix.reshape(*lead, inputs, -1).astype(np.float64)
+    if not np.isfinite(m).all():
+        raise ValueError(f"{path} holds NaN or infinity, and has no singular values")
     if m.shape[-2] < m.shape[-1]:
         m = m.swapaxes(-1, -2)
     squares = np.linalg.eigvalsh(m.swapaxes(-1, -2) @ m)[..., ::-1]

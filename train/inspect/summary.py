@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from train.inspect import show
-from train.inspect.tree import Parameters, Weight
+from train.inspect.tree import Parameters, Weight, inner
 
 
 class Summary:
@@ -41,20 +41,20 @@ class Summary:
     def _rows(self) -> list[list[str]]:
         rows = []
         for path, w in self.weights.items():
-            row = [path, " ".join(map(str, w.shape)), " ".join(w.axes), show.size(w.nbytes)]
+            row = [path, " ".join(w.axes), " ".join(map(str, w.shape)), show.size(w.nbytes)]
             if self.rms:
                 row.append(show.number(float(np.sqrt(np.mean(self.rms[path] ** 2)))))
             rows.append(row)
         return rows
 
     def _names(self) -> list[str]:
-        return ["weight", "shape", "axes", "bytes", *(["RMS"] if self.rms else [])]
+        return ["weight", "axes", "shape", "bytes", *(["RMS"] if self.rms else [])]
 
     def _layers(self) -> dict[str, np.ndarray]:
         return {p.split("/")[-1]: x for p, x in self.rms.items() if self.weights[p].layers}
 
     def __repr__(self) -> str:
-        text = show.table(self._title(), self._names(), self._rows())
+        text = show.table(self._title(), self._names(), self._rows(), words=2)
         if layers := self._layers():
             text += "\n\n" + show.by_layer("RMS by layer", layers)
         return text
@@ -78,12 +78,13 @@ class Summary:
         for name, values in layers.items():
             place.plot(range(len(values)), values, marker=".", label=name)
         place.set(xlabel="layer", ylabel="root mean square", yscale="log")
+        place.xaxis.get_major_locator().set_params(integer=True)
         place.legend(fontsize=7, ncols=2)
         return figure
 
 
 def _rms(weight: Weight) -> np.ndarray:
-    sums = [float(np.sum(np.square(part, dtype=np.float64))) for part in weight.parts()]
+    sums = [inner(part, part) for part in weight.parts()]
     if weight.layers:
         return np.sqrt(np.array(sums) * weight.layers / weight.size)
     return np.sqrt(np.array([sum(sums)]) / weight.size)

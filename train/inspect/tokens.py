@@ -41,6 +41,7 @@ def read(tokenizer: Tokenizer, text: str | Messages, limit: int) -> Tokens:
     Raises:
       ValueError: they are none or more than `limit`, or the tokenizer cannot express the text.
     """
+    check(text)
     if isinstance(text, str):
         ids = np.array([*tokenizer.prefix, *tokenizer.encode(text)], np.int32)
         weights = np.ones(len(ids), np.float32)
@@ -54,6 +55,17 @@ def read(tokenizer: Tokenizer, text: str | Messages, limit: int) -> Tokens:
         what = f"{len(ids)} tokens, and the model reads at most {limit}" if len(ids) else "no token"
         raise ValueError(f"the text has {what}")
     return Tokens(ids, tuple(text_of(tokenizer, int(i)) for i in ids), weights)
+
+
+def check(text: str | Messages) -> None:
+    """Raises ValueError for what is neither a text nor a conversation."""
+    if isinstance(text, str):
+        return
+    is_turn = [isinstance(m, Mapping) and {"role", "content"} <= m.keys() for m in text]
+    if not (is_turn and all(is_turn)):
+        raise ValueError(
+            f"{text!r:.60} is no conversation; write [{{'role': 'user', 'content': …}}, …]"
+        )
 
 
 def text_of(tokenizer: Tokenizer, i: int) -> str:

@@ -108,6 +108,20 @@ def select(patterns: str | Iterable[str], known: Mapping[str, Any]) -> list[str]
     return [name for name in known if name in chosen]
 
 
+def patches(changes: Mapping[str, Change], known: Mapping[str, Any]) -> dict[str, Change]:
+    """{name: its function}, of {pattern of names: function}.
+
+    Raises:
+      ValueError: a pattern matches nothing, or two match one name.
+    """
+    pattern_of = dict[str, str]()
+    for pattern in changes:
+        for name in select(pattern, known):
+            if (other := pattern_of.setdefault(name, pattern)) != pattern:
+                raise ValueError(f"{other!r} and {pattern!r} both change {name}; give it one patch")
+    return {name: changes[pattern] for name, pattern in pattern_of.items()}
+
+
 def run(
     role: str, config: TransformerConfig, params: Any, tokens: Tokens,
     keep: str | Iterable[str] = "*", changes: Mapping[str, Change] | None = None,
@@ -125,11 +139,7 @@ def run(
     length = len(tokens.ids)
     known = names(role, config, length)
     kept = set(select(keep, known))
-    functions = {
-        name: function
-        for pattern, function in (changes or {}).items()
-        for name in select(pattern, known)
-    }
+    functions = patches(changes or {}, known)
     needed = sum(int(np.prod(known[n].shape)) * known[n].dtype.itemsize for n in kept)
     if needed > LARGEST:
         raise ValueError(
@@ -156,7 +166,10 @@ def run(
 
 
 def _changed(name: str, x: jax.Array, function: Change) -> jax.Array:
-    new = jnp.asarray(function(x), x.dtype)
+    value = function(x)
+    if value is None:
+        raise ValueError(f"the patch of {name} returns None; return the changed array")
+    new = jnp.asarray(value, x.dtype)
     if new.shape != x.shape:
         raise ValueError(
             f"{name} is {list(x.shape)}, and its patch returns {list(new.shape)}; return an array "

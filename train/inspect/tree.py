@@ -16,6 +16,7 @@ from train.inspect import show
 from train.inspect.sources import Path, Source
 
 PART_BYTES = 32 << 20  # of `Weight.parts`
+BLOCK = 1 << 20  # values that are converted to float64 at once
 
 
 class Weight:
@@ -86,9 +87,20 @@ class Weight:
         except Damaged as error:
             raise ConfigError(f"{self._origin}: {error}") from None
 
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        parts = show.imported("treescope.rendering_parts")
+        return parts.build_one_line_tree_node(line=parts.text(repr(self)), path=path)
+
     def __repr__(self) -> str:
         axes = " ".join(self.axes)
         return f"Weight {self.name} {list(self.shape)} ({axes}) {show.size(self.nbytes)}"
+
+
+def inner(x: np.ndarray, y: np.ndarray) -> float:
+    """Σ x·y of two arrays of one size, summed in float64 a block at a time."""
+    x, y = x.ravel(), y.ravel()
+    blocks = (slice(start, start + BLOCK) for start in range(0, x.size, BLOCK))
+    return sum(float(x[b].astype(np.float64) @ y[b].astype(np.float64)) for b in blocks)
 
 
 def _plain(index: Any, shape: tuple[int, ...]) -> tuple[Index, tuple[slice, ...]]:
@@ -154,10 +166,10 @@ class Parameters(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         rows = [
-            [name, " ".join(map(str, w.shape)), " ".join(w.axes), show.size(w.nbytes)]
+            [name, " ".join(w.axes), " ".join(map(str, w.shape)), show.size(w.nbytes)]
             for name, w in self.flat().items()
         ]
-        return show.table("", ["weight", "shape", "axes", "bytes"], rows)
+        return show.table("", ["weight", "axes", "shape", "bytes"], rows, words=2)
 
     def _plain(self) -> dict[str, Any]:
         children = self._children.items()

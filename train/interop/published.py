@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from model.config import TransformerConfig
 from model.pretrained import hf_config
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from suggestions import did_you_mean, nearest
 from train.checkpoints import networks
 from train.interop import weights
 from train.terminal.console import console
@@ -129,17 +131,30 @@ def _config(hf: dict, path) -> TransformerConfig:
         raise ConfigError(f"{path} is damaged, a value has the wrong type: {e!r:.200}") from e
 
 
+def _beside(name: str) -> str:
+    """The path of this machine that is spelled most like `name`, in the same folder, or ""."""
+    folder, last = os.path.split(name.rstrip("/"))
+    if not folder or not os.path.isdir(folder):
+        return ""
+    near = nearest(last, sorted(os.listdir(folder)), 0.75)
+    return os.path.join(folder, near) if near else ""
+
+
 def _download(name: str) -> str:
     """The directory of a snapshot from the hub."""
     import huggingface_hub  # comes with tokenizers
 
+    near = did_you_mean(_beside(name))
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise ConfigError(f"{name}: there is no such directory; a name on the hub is OWNER/MODEL")
+        hint = near or "; a name on the hub is OWNER/MODEL"
+        raise ConfigError(f"{name}: there is no such directory{hint}")
     kinds = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
     others = ["*/*", "consolidated*"]  # the same weights in other forms
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=kinds, ignore_patterns=others)
     except Exception as e:  # of many libraries under it
+        if near:
+            raise ConfigError(f"{name}: there is no such directory{near}") from e
         reason = str(e).strip().splitlines()[0]
         raise ConfigError(
             f"{name}: there is no such directory, and the hub did not give it "
@@ -212,7 +227,7 @@ def chat_tokenizer(
     return tokenizer, old_size
 
 
-def abstract_params(source: OpenModel, mesh, dtype: str):
+def abstract_params(source: OpenModel, mesh: jax.sharding.Mesh, dtype: str) -> Any:
     """Shapes and shardings of an open model's parameters in a dtype."""
     try:
         abstract = networks.abstract_params("policy", source.config, mesh)

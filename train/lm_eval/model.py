@@ -4,7 +4,7 @@
 
 The harness looks for models in its own registry alone, so this command registers ours and then
 runs the harness's. Arguments of the model: `workdir`, a run, RUN@STEP, a Hugging Face directory or
-a GGUF file; `role` and `dtype` (train/interop/opening.py); `seed` of sampled answers.
+a GGUF file; `dtype` of the computation (train/interop/opening.py); `seed` of sampled answers.
 
 Prompts come from the harness as text, in which the names of special tokens stand for them, as its
 Hugging Face model has it.
@@ -38,14 +38,14 @@ log = logging.getLogger(__name__)
 MAX_GEN_TOKS = 256  # of an answer, where a task does not say, as for its Hugging Face models
 # Settings of generation that leave it as it is.
 NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0}
-ARGUMENTS = ("workdir", "role", "dtype", "seed")
+ARGUMENTS = ("workdir", "dtype", "seed")
 
 
 class Model:
     """A policy on all devices: the methods that the harness calls.
 
     Args:
-      workdir, role, dtype: of `open_model`. seed: of sampled answers.
+      workdir, dtype: of `open_model`. seed: of sampled answers.
       batch_size, max_batch_size, device: not used; the harness gives them whether or not they were
         on its command line. Rows are packed, and all devices of JAX are used, of the platform that
         the variable JAX_PLATFORMS names.
@@ -57,22 +57,20 @@ class Model:
     cache_hook: Any  # of the harness's class
 
     def __init__(
-        self, workdir: str = "", role: str = "", dtype: str = "", seed: int = 0,
+        self, workdir: str = "", dtype: str = "", seed: int = 0,
         batch_size: Any = None, max_batch_size: Any = None, device: Any = None, **unknown: Any,
     ):  # fmt: skip
         super().__init__()  # of the harness's class
         self._cut = 0  # prompts that did not fit
         for name in unknown:
             raise ConfigError(
-                f"--model_args has {name}={did_you_mean(nearest(name, ARGUMENTS))}; those of "
-                f"seedpod are {', '.join(ARGUMENTS)}"
+                f"--model_args: seedpod takes no {name}{did_you_mean(nearest(name, ARGUMENTS))} "
+                f"(it takes {', '.join(ARGUMENTS)})"
             )
         if not workdir:
             raise ConfigError("--model_args names no model; add workdir=RUN, or RUN@STEP")
         mesh = make_mesh(MeshConfig(), jax.devices())
-        self.opened = open_model(str(workdir), role, mesh, dtype)
-        if self.opened.role != "policy":
-            raise ConfigError(f"the {self.opened.role} model of {workdir} predicts no tokens")
+        self.opened = open_model(str(workdir), "policy", mesh, dtype)
         self._tokenizer, self._seed = self.opened.tokenizer, seed
         self._scorer = Scorer(self.opened.config, self._tokenizer, mesh)
         self._bos = self._tokenizer.special_name(prefix_id(self._tokenizer))

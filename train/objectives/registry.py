@@ -89,11 +89,22 @@ def validate(config: Any, mesh: jax.sharding.Mesh) -> Objective:
     return objective
 
 
+def _stages_in(path: epath.Path) -> list[str]:
+    """The runs inside a folder that is none itself."""
+    if not path.is_dir() or any((path / f).exists() for f in ("models.json", "config.json")):
+        return []
+    return sorted(str(p) for p in path.iterdir() if (p / "models.json").exists())
+
+
 def check_origins(config: Any) -> None:
-    """Raises ConfigError for a run to start from that does not exist, and for a new model without
-    a size."""
+    """Raises ConfigError for a run to start from that does not exist, or is the folder of a chain,
+    and for a new model without a size."""
     for role, path in config.init_from.items():
         if epath.Path(path).exists():
+            if stages := _stages_in(epath.Path(path)):
+                raise ConfigError(
+                    f"init_from.{role}={path} is the folder of a chain{did_you_mean(*stages)}"
+                )
             continue
         if re.fullmatch(r"(hf:)?[\w.-]+/[\w.-]+", path) and not epath.Path(path).parent.exists():
             name = path.removeprefix("hf:")

@@ -16,12 +16,16 @@ import jax
 ROOT = Path(__file__).parents[2]
 
 
-def current() -> dict[str, str | int]:
+def current(code: str | None = None) -> dict[str, str | int]:
     """{name: value} of this process: the date, the commit, the command, the versions and the
-    machine. What cannot be found out is left out."""
+    machine. What cannot be found out is left out.
+
+    Args:
+      code: the commit when the process began; by default the present one.
+    """
     values = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": commit() if code is None else code,
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "seedpod": _version("seedpod"),
         "jax": jax.__version__,

@@ -109,8 +109,9 @@ def table(
     columns |= {name: pa.array(arrays[name]) for name in parts}
     updates = (rollout.updates + step).astype(np.int32)
     columns["updates"] = _lists(updates, np.ones_like(updates, bool))
-    made = f"JAX {jax.__version__}, {jax.device_count()} × {jax.devices()[0].device_kind}"
-    notes = {"step": step, "rollout": rollout.number, "made": made}
+    devices = rollout.experience["tokens"].sharding.num_devices
+    made = f"JAX {jax.__version__}, {devices} × {jax.devices()[0].device_kind}"
+    notes = {"step": step, "rollout": rollout.number, "devices": devices, "made": made}
     return pa.table(columns).replace_schema_metadata({"seedpod": json.dumps(notes)})
 
 

@@ -125,6 +125,12 @@ def make_experience(
     return experience, scalars | {"kl_coef": kl_coef}, metrics
 
 
+def _reward_means(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """{`reward/NAME`: the mean of each reward over the answers that have a score}."""
+    valid = jnp.isfinite(rewards["score"])
+    return {f"reward/{k}": adv.moments(v, valid)[0] for k, v in rewards.items() if k != "score"}
+
+
 class RolloutSource:
     """A source of minibatches of experience; samples a new rollout when the last one is used up.
     Each minibatch has its batch of the text that is mixed in, where there is text.
@@ -169,6 +175,8 @@ class RolloutSource:
             out_shardings=(rows, None, None),
             compiler_options=compiler_options(ctx.mesh.devices.flat[0]),
         )
+        # One program: sums that are dispatched one by one beside others have hung on CPU devices.
+        self._reward_means = jax.jit(_reward_means)
         self._minibatch = jax.jit(self._take, out_shardings=rows)
         self._pick = jax.jit(
             lambda first, second, index: jax.tree.map(
@@ -303,10 +311,7 @@ class RolloutSource:
             scalars,
             np.bool_(number >= self.critic_warmup),
         )
-        valid = jnp.isfinite(rewards["score"])
-        metrics |= {
-            f"reward/{k}": adv.moments(v, valid)[0] for k, v in rewards.items() if k != "score"
-        }
+        metrics |= self._reward_means(rewards)
         metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}  # in one transfer
         current = {k: metrics[k] for k in ("length", "repetition", "entropy")}
         first = current if number == 0 else {k: float(v) for k, v in s["first"].items()}

@@ -289,11 +289,11 @@ class Records:
         self._waiting.clear()
 
 
-def make_folder(path: Any) -> None:
+def make_folder(path: Any, flag: str = "workdir") -> None:
     """Creates a folder of a run, unless it exists.
 
     Args:
-      path: a `Path` or `epath.Path`.
+      path: a `Path` or `epath.Path`. flag: the one that names it, for the message.
 
     Raises:
       ValueError: it cannot be created, as where a file has its path.
@@ -305,4 +305,4 @@ def make_folder(path: Any) -> None:
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             file = next(p for p in (path, *path.parents) if p.exists())
             why = f"{file} is a file"
-        raise ValueError(f"{path} cannot be created: {why}. Give another --workdir") from error
+        raise ValueError(f"{path} cannot be created: {why}. Give another --{flag}") from error

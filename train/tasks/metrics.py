@@ -46,7 +46,7 @@ def perplexity(outcomes: Sequence[Outcome]) -> Estimate:
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value > 700 else math.exp(value)
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:

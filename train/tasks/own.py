@@ -18,12 +18,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
+from msgspec import Meta
 
 from data.errors import DataError
+from data.read import paths
 from data.read.readers import named_reader
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
@@ -31,6 +33,10 @@ from train.rl.verifiers import VERIFIERS
 from train.tasks.base import Document, Task
 from train.tasks.rows import forms, scores
 from train.tasks.rows.templates import Template
+
+_Count = Annotated[int, Meta(ge=1)]
+_CountOr0 = Annotated[int, Meta(ge=0)]
+_Named = Annotated[dict[str, dict], Meta(min_length=1, max_length=1)]
 
 
 class _Common(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -59,7 +65,7 @@ class _Shots(_Common, kw_only=True):
 
     prompt: str
     preamble: str = ""
-    shots: int = 0
+    shots: _CountOr0 = 0
     fixed: bool = False
     examples: tuple[dict, ...] = ()
     group: str = ""
@@ -88,7 +94,7 @@ class Perplexity(_Common, kw_only=True):
     """The keys of the perplexity of texts."""
 
     text: str = "{{text}}"
-    stride: int = 0
+    stride: _CountOr0 = 0
 
 
 class Generated(_Shots, kw_only=True):
@@ -104,13 +110,13 @@ class Generated(_Shots, kw_only=True):
 
     answer: str
     target: str = ""
-    metrics: tuple[str | dict[str, dict], ...] = ("exact_match",)
+    metrics: Annotated[tuple[str | _Named, ...], Meta(min_length=1)] = ("exact_match",)
     extract: str = ""
     stop: tuple[str, ...] = ()
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    samples: int = 1
-    passes: tuple[int, ...] = ()
+    max_new_tokens: _Count = 256
+    temperature: Annotated[float, Meta(ge=0)] = 0.0
+    samples: _Count = 1
+    passes: tuple[_Count, ...] = ()
     delimiter: str = forms.DELIMITER
 
 
@@ -174,6 +180,8 @@ class _Bad(ValueError):
 
 def _read(path: str) -> tuple[dict[str, Any], dict[str, int]]:
     """({key: value}, {key: its line})."""
+    if not os.path.exists(path):
+        paths.expand(path)  # names the nearest file
     try:
         with open(path, encoding="utf-8") as file:
             loader = yaml.SafeLoader(file.read())
@@ -283,7 +291,8 @@ def _perplexity(settings: Any, fields: Mapping[str, Any]) -> Task:
     text = _template("text", settings.text)
 
     def prepare(record: Document) -> list[Document]:
-        return [{"text": text.text(record)}]
+        document = {"text": text.text(record)}
+        return [document] if document["text"] else []
 
     return forms.perplexity(prepare=prepare, stride=settings.stride, **fields)
 
@@ -300,6 +309,8 @@ def _generation(settings: Any, fields: Mapping[str, Any]) -> Task:
 
     if (largest := max(settings.passes, default=0)) > settings.samples:
         raise _Bad("passes", f"pass@{largest} needs samples: {largest} or more")
+    if settings.samples > 1 and not settings.temperature:
+        raise _Bad("samples", "greedy answers are all the same; give a temperature too")
     return forms.generation(
         prepare=prepare, scores=_scores(settings), stop=settings.stop,
         max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Collection, Iterator, Sequence
@@ -98,7 +99,9 @@ def check(data: Sequence[str], names: Collection[str]) -> None:
     for entry in data:
         name, equals, source = entry.partition("=")
         if not equals and not epath.Path(os.path.expanduser(entry)).is_dir():
-            raise ConfigError(f"data={entry:.80} is no folder; type a folder, or NAME=SOURCE")
+            stem = os.path.basename(entry).partition(".")[0]
+            named = f"--data={stem}={entry:.80}" if stem in names else "NAME=SOURCE"
+            raise ConfigError(f"data={entry:.80} is no folder; type a folder, or {named}")
         if equals and name.removesuffix(".pool") not in names:
             raise ConfigError(
                 f"data={entry:.80}: {name.removesuffix('.pool')} is none of the tasks "
@@ -152,15 +155,25 @@ def _read(task: Task, source: str, tfds_dir: str) -> tuple[list[Document], int]:
             if isinstance(record, DataError):
                 raise record
             prepared = task.prepare(record)
+            json.dumps(prepared, ensure_ascii=False, default=str).encode()
         except DataError as error:
-            raise DataError(
-                f"{location}: {error}\nTask {task.name}: {task.description}", error.reason
-            ) from None
+            raise _located(task, location, str(error), error.reason) from None
+        except UnicodeEncodeError:  # JSON's \ud800 alone: no tokenizer could take it
+            message = "half a surrogate pair, which is no Unicode text; drop that character"
+            raise _located(task, location, message, "invalid_utf8") from None
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            # Of a field whose value is of another type.
+            message = f"{type(error).__name__}: {error}"
+            raise _located(task, location, message, "wrong_type") from None
         left_out += not prepared
         documents += [{**document, "where": location} for document in prepared]
     if not documents:
         raise DataError(f"{source}: no document of task {task.name}")
     return documents, left_out
+
+
+def _located(task: Task, location: str, message: str, reason: str) -> DataError:
+    return DataError(f"{location}: {message}\n(task {task.name}: {task.description})", reason)
 
 
 def _records(task: Task, source: str, tfds_dir: str) -> Iterator[tuple[str, Document | DataError]]:

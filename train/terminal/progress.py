@@ -119,7 +119,7 @@ class Progress:
         if now - self._printed >= EVERY or done == self.total:
             self._printed = now
             texts = SEPARATOR.join(filter(None, (*parts, self._left)))
-            console.print(f"{self.name} {done}/{self.total} {texts}")
+            console.print(f"{self.name} {done}/{self.total} {texts}".rstrip())
 
     def say(self, *parts: str) -> None:
         """Prints a message, in lines that are broken between its parts where the terminal is too

@@ -84,6 +84,7 @@ def run(
     allow_change: Collection[str] = (),
 ) -> None:
     """Runs the stages that are not done yet, then writes the report. Arguments: see `loop.run`."""
+    code = provenance.commit()  # of what is imported; it may change while the stages train
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
     done = finished.check(runs, workdir, allow_change)
@@ -109,7 +110,7 @@ def run(
             seconds = time.time() - since
             for evaluation in read_metrics(workdir / name, "eval")[-1:]:
                 seconds = max(seconds, evaluation.get("elapsed_seconds", 0.0))
-            note = {"seconds": round(seconds, 1), "made": provenance.current()}
+            note = {"seconds": round(seconds, 1), "made": provenance.current(code)}
             path, text = workdir / name / "DONE", json.dumps(note) + "\n"
             write = functools.partial(write_atomically, path, text)
             outputs.write_later(path, write, "the chain has no report")

@@ -82,6 +82,8 @@ def test_a_template_of_missing_or_wrong_fields():
     refused("chat", {"prompt": "a", "reponse": "b"}, "missing_field", message)
     message = r"no field 'prompt'; the nearest is 'question' \(the record has 'question', 'x'\)"
     refused("chat", {"question": "a", "x": "b"}, "missing_field", message)
+    message = r"no field 'messages'; the nearest is 'conversations'.*fields\.messages='{conver"
+    refused("chat", {"conversations": [{"from": "human", "value": "a"}]}, "missing_field", message)
     message = r"no field 'chosen' \(the record has 'messages', as conversations have\)\. If another"
     refused("preference", {"messages": []}, "missing_field", message)
     record = {"instruction": [], "input": "", "output": "x"}

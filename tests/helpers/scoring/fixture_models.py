@@ -3,6 +3,7 @@ a mesh, and log-probabilities that a plain forward pass gives them."""
 
 import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def load(name: str, mesh: jax.sharding.Mesh) -> tuple[TransformerConfig, Any, An
     return config, jax.device_put(params, jax.tree.map(lambda x: x.sharding, abstract)), fixture
 
 
-def plain(config: TransformerConfig, params: Any, length: int = 64):
+def plain(config: TransformerConfig, params: Any, length: int = 64) -> Callable:
     """A function of ids [n] -> ([n - 1] float64 log-probabilities of all but the first, [n] the
     likeliest id after each), in one segment of a row of its own."""
     params = jax.device_get(params)

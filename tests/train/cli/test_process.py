@@ -42,3 +42,20 @@ def test_an_error_is_a_few_lines(error, message, log, tmp_path, monkeypatch, cap
     assert said.count("\n") <= 2 and len(said) < 2500
     explained = "cannot use tpu" in message
     assert not log or explained or "Traceback" in (tmp_path / log).read_text()
+
+
+def test_a_library_for_devices_that_are_not_there(monkeypatch, capsys):
+    """JAX with its library for CUDA asserts that it has found a device."""
+
+    def backends():
+        assert not 1
+
+    code = backends.__code__.replace(co_filename="jax/_src/xla_bridge.py")
+    monkeypatch.setattr(backends, "__code__", code)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(SystemExit):
+        cli.guarded(lambda argv: backends(), [])
+    assert capsys.readouterr().err == (
+        "error: JAX cannot use cuda on this machine, which JAX_PLATFORMS=cuda asks for. For the "
+        "CPU, type JAX_PLATFORMS=cpu before the command\n"
+    )

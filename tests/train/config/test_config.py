@@ -72,8 +72,13 @@ def test_the_choices_of_a_recipe():
         ValueError, match=r"no choice 'sise'; it has size=125m, smoke; did you mean size\?"
     ):
         pretrain.get_config("sise=1b")
-    with pytest.raises(ValueError, match=r"all your files are: no chats, preferences\. Type"):
+    with pytest.raises(ValueError, match=r"all your files are: no chats\. Type"):
         support.get_config("text=a.txt")
+    example = support.EXAMPLES["text"]  # named, it is a file like any other
+    stages = support.get_config(f"text={example},chats=b.jsonl,preferences=c.jsonl").stages
+    assert (stages.pretrain.data.source, stages.sft.data.source) == (example, "b.jsonl")
+    assert support.get_config().stages.pretrain.data.source == example
+    assert support.get_config("text=a.txt,chats=b.jsonl").order == ("pretrain", "sft")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from inspect_runs import CONFIG, TOKENIZER, write_run
+from sample_runs.random_runs import CONFIG, TOKENIZER, write_run
 
 from ranges import ConfigError
 from train import inspect

@@ -11,9 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from inspect_runs import CONFIG, family, write_run
+from sample_runs.random_runs import CONFIG, family, write_run
 
 from model.transformer import Transformer
+from ranges import ConfigError
 from train import inspect
 from train.inspect import tracing
 
@@ -177,7 +178,7 @@ def test_a_patched_router_sends_tokens_to_other_experts(tmp_path):
     np.testing.assert_allclose(trace["layers.0.mlp.out"], out, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_not_there_or_does_not_fit_is_refused(m):
+def test_what_is_not_there_or_does_not_fit_is_refused(m, tmp_path):
     with pytest.raises(
         ValueError, match=r"'layers\.1\.residuals'; did you mean layers\.1\.residual"
     ):
@@ -188,8 +189,20 @@ def test_what_is_not_there_or_does_not_fit_is_refused(m):
         m.patch(TEXT, {"layers.1.residual": lambda x: x[0]})
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.out returns NaN or infinity"):
         m.patch(TEXT, {"layers.1.mlp.out": lambda x: x / 0})
+    with pytest.raises(ValueError, match=r"'\*residual' and 'layers\.1\.\*' both change"):
+        m.patch(TEXT, {"*residual": lambda x: x, "layers.1.*": lambda x: x})
+    with pytest.raises(ValueError, match="returns None; return the changed array"):
+        m.patch(TEXT, {"layers.1.mlp.out": lambda x: None})
     with pytest.raises(ValueError, match="reads at most 64"):
         m.trace("a" * 64)
+    for messages in ([], [{"role": "user"}], ["hello"]):
+        with pytest.raises(ValueError, match="is no conversation; write"):
+            m.token_losses(messages)
+    write_run(tmp_path, CONFIG, {"policy": 1, "value_head": 2})
+    head = inspect.open(tmp_path, role="value_head")
+    assert list(head.params) == ["head"] and head.params["head"].shape == (16, 1)
+    with pytest.raises(ConfigError, match="a value_head reads no text"):
+        head.trace(TEXT)
     with pytest.raises(KeyError, match=r"no 'layers\.0\.resdual'; did you mean layers"):
         m.trace(TEXT, ["layers.*.residual"])["layers.0.resdual"]
 
@@ -205,7 +218,9 @@ def test_only_what_is_named_is_kept_and_too_much_is_refused(m, monkeypatch):
 
 
 def test_the_page_names_all_values():
-    page = (Path(__file__).parents[3] / "docs/inspect.md").read_text()
+    page = (
+        (Path(__file__).parents[3] / "docs/inspect.md").read_text().split("## Runs and rollouts")[0]
+    )
     rows = set(re.findall(r"^\| `((?:layers\.N\.)?[\w.]+)` \|", page, re.MULTILINE))
     found = set()
     for config in CONFIGS.values():

@@ -10,7 +10,7 @@ import numpy as np
 import open_models
 import pytest
 from fault_injection.files import flip, largest
-from inspect_runs import CONFIG, write_run
+from sample_runs.random_runs import CONFIG, write_run
 
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
@@ -18,6 +18,7 @@ from train import inspect
 from train.assembly import partition as parts_
 from train.checkpoints import loading, networks, saved_models, stored
 from train.config import run as configs
+from train.inspect.spectra import _singular
 from train.interop import opening
 
 
@@ -85,7 +86,8 @@ def test_what_is_not_there_is_refused(run, tmp_path):
     for name, role, reason in (
         (f"{path}@3", "", "no checkpoint of step 3; the nearest is"),
         (path, "reward", "has no reward model; it has policy"),
-        (tmp_path / "none", "", "there is no such directory"),
+        (tmp_path / "none", "", "there is no such directory; a name on the hub is"),
+        (f"{path}x", "", f"there is no such directory; did you mean {path}"),
         (tmp_path / "none@3", "", "is not the workdir of a run"),
     ):
         with pytest.raises(ConfigError, match=reason):
@@ -169,6 +171,10 @@ def test_singular_values_are_those_of_an_svd(run):
             np.testing.assert_allclose(spectra.stable_rank(path_)[i], stable)
     with pytest.raises(ValueError, match="'qeury'; did you mean query"):
         inspect.open(path).spectra("qeury")
+    with pytest.raises(ValueError, match="layers=9; the model has layers 0 to 2"):
+        inspect.open(path).spectra("query", [9])
+    with pytest.raises(ValueError, match="layers/query holds NaN or infinity"):
+        _singular("layers/query", np.full((4, 2, 2), np.nan))
 
 
 def test_a_difference_is_by_weight_and_layer_and_names_what_one_lacks(run, tmp_path):

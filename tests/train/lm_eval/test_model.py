@@ -83,7 +83,7 @@ def test_conversations_are_text_whose_ids_are_those_of_the_template(model):
     "settings, message",
     [
         ({}, "names no model"),
-        ({"workdir": "x", "pretrained": "gpt2"}, "has pretrained"),
+        ({"workdir": "x", "pretrained": "gpt2"}, "takes no pretrained"),
     ],
 )
 def test_arguments_that_mean_nothing_are_refused(settings, message):

@@ -3,10 +3,12 @@
 import ast
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from etils import epath
 
+from ranges import ConfigError
 from train.config.run import RunConfig, build, default, keys
 from train.objectives import registry
 from train.objectives.reporting import Finished
@@ -68,3 +70,14 @@ def test_a_run_that_measured_nothing_is_reported_without_a_result(stage):
     run = Finished("a", stage, RunConfig(stage=stage), epath.Path("a"), [], [], 1.0)
     values = {k: v for k, v in row.report.numbers(run).items() if v is not None}
     assert not values or row.report.result(run, values, {stage: values}) is None
+
+
+def test_the_folder_of_a_chain_is_no_run_to_start_from(tmp_path):
+    for name in ("sft", "pretrain"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "models.json").write_text("{}")
+    config = SimpleNamespace(init_from={"policy": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"of a chain; did you mean .*/pretrain or .*/sft\?"):
+        registry.check_origins(config)
+    (tmp_path / "config.json").write_text("{}")
+    registry.check_origins(config)

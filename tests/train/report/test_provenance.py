@@ -11,6 +11,7 @@ def test_what_is_known_of_this_process_and_nothing_empty(monkeypatch):
     assert made["command"] == "python -m train.chain '--workdir=a b'"
     assert made["devices"] == "8 × cpu" and made["cores"] >= 1 and made["processor"]
     assert made["date"].endswith("+00:00") and all(made.values())
+    assert provenance.current("abc")["commit"] == "abc" and "commit" not in provenance.current("")
 
 
 def test_the_commit_is_that_of_the_source_and_says_if_files_differ(tmp_path, monkeypatch):

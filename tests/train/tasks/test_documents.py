@@ -61,6 +61,8 @@ def test_a_source_is_named(tmp_path):
         sources.check(data, ["arc_hard"])
     with pytest.raises(ConfigError, match="nowhere is no folder"):
         sources.check(["nowhere"], ["arc_easy"])
+    with pytest.raises(ConfigError, match=f"or --data=x={path}"):
+        sources.check([path], ["arc_easy", "x"])
 
 
 def test_without_a_pool_a_seeded_part_of_the_documents_is_not_scored(tmp_path):

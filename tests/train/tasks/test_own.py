@@ -88,6 +88,19 @@ def test_last_words_and_perplexity(task):
             "kind: generation\nsource: x\nprompt: a\nanswer: b\nmetrics: [regex]",
             r"mine.yaml:5: regex needs pattern",
         ),
+        (
+            "kind: generation\nsource: x\nprompt: a\nanswer: b\nmetrics: []",
+            r"mine.yaml:5: Expected",
+        ),
+        (
+            "kind: generation\nsource: x\nprompt: a\nanswer: b\nmetrics: [{f1: {}, regex: {}}]",
+            r"mine.yaml:5: Expected",
+        ),
+        (
+            "kind: generation\nsource: x\nprompt: a\nanswer: b\nsamples: 2",
+            r"mine.yaml:5: greedy answers are all the same",
+        ),
+        ("kind: perplexity\nsource: x\nstride: -1", r"mine.yaml:3: Expected `int` >= 0"),
     ],
 )
 def test_mistakes_are_refused_with_their_line(task, text, message):
@@ -98,6 +111,7 @@ def test_mistakes_are_refused_with_their_line(task, text, message):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
+        ({"q": "\ud800", "a": ["x", "y"], "g": 0}, r"a.jsonl:1: half a surrogate pair"),
         (
             {"qq": "?", "a": ["x", "y"], "g": 0},
             r"a.jsonl:1: prompt: 'q' is undefined; did you mean qq",

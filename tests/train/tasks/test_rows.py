@@ -1,5 +1,6 @@
 """The rows: records of the hub and of llm-foundry's files, chat, and rules by hand."""
 
+import json
 import math
 
 import pytest
@@ -76,6 +77,16 @@ def test_records_of_tfds_give_the_same_documents():
         ("arc_easy", arc), ("winogrande", grande), ("lambada", {"passage": "He went to bed"}),
     ):  # fmt: skip
         assert find(name).prepare(record) == find(name).prepare(FORMS[name][0])
+
+
+def test_a_value_of_another_type_is_refused_with_its_line(tmp_path):
+    arc = {"question": "?", "choices": {"text": ["a", "b"], "label": ["A"]}, "answerKey": "A"}
+    boolq = {"passage": "a", "question": "b", "answer": "perhaps"}
+    for name, record in (("arc_easy", arc), ("boolq", boolq)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps(record))
+        with pytest.raises(DataError, match=rf"{name}.jsonl:1: .*(labels|perhaps)"):
+            sources.load(find(name), [str(tmp_path)])
 
 
 def test_rows_say_where_they_come_from():

@@ -67,6 +67,8 @@ def test_a_fork_without_changes_is_its_parent_continued(parent, mesh, tmp_path, 
     assert lineage == [
         {"step": 2, "setting": "fork", "before": str(parent), "now": str(tmp_path / "fork")}
     ]
+    loop.run(config, tmp_path / "end", mesh, fork=f"{parent}@4")
+    assert "its last step: no step is left to train" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"that is a fork of .*@2; give"):
         loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@3")
 

@@ -106,7 +106,7 @@ def replay(run: epath.PathLike, step: int, mesh: jax.sharding.Mesh | None = None
 
     Args:
       run: a workdir. step: the number of updates before the rollout, as in `rollouts(run).steps`.
-      mesh: by default that of the run's settings, over all devices.
+      mesh: by default that of the run's settings, over as many devices as recorded the rollout.
 
     Raises:
       ConfigError: the rollout is not on record; the run's data or its frozen models have changed;
@@ -115,7 +115,8 @@ def replay(run: epath.PathLike, step: int, mesh: jax.sharding.Mesh | None = None
     table, workdir = recorded.rollouts(run).table(step), epath.Path(run)
     changes = json_files.read(workdir / "config.json").get("lineage", [])
     config = _config(workdir, [change for change in changes if change["step"] > step])
-    mesh = mesh or sharding.make_mesh(config.mesh)
+    notes = recorded.notes(table)
+    mesh = mesh or sharding.make_mesh(config.mesh, jax.devices()[: notes["devices"]])
     with jax.set_mesh(mesh), Progress(f"replay of {workdir.name}", config.steps) as progress:
         ready = setup(config, workdir, mesh)
         start, state, meta = _restore(ready, workdir, step)
@@ -124,7 +125,7 @@ def replay(run: epath.PathLike, step: int, mesh: jax.sharding.Mesh | None = None
             check_resume(workdir, meta, ready, config_json(config), start)
         _check_straight(workdir, meta, changes, start, step)
         end = min([config.steps, *(c["step"] for c in changes if c["step"] > step)])
-        notes, logged = recorded.notes(table), _logged(workdir)
+        logged = _logged(workdir)
         step_fn, rates = jit_step(ready), learning_rates(ready)
         source, compared, count = ready.stage.source, list[int](), 0
         first: Difference | None = None

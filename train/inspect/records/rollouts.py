@@ -145,8 +145,8 @@ def _metadata(table: pa.Table) -> dict[str, Any]:
 
 
 def notes(table: pa.Table) -> dict[str, Any]:
-    """The notes of a rollout: `step`, `rollout` (its number) and `made`, the JAX and the devices
-    that computed it."""
+    """The notes of a rollout: `step`, `rollout` (its number), `devices` (how many), and `made`, the
+    JAX and the devices that computed it."""
     return json.loads(_metadata(table)["seedpod"])
 
 

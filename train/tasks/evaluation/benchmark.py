@@ -111,6 +111,9 @@ def prepare(
     Raises:
       DataError, ConfigError: a document cannot be read or asked; too few are there for examples.
     """
+    unused = []
+    if max(shots) and task.kind == "rolling":
+        unused, shots = ["shots"], (0,)
     read = sources.load(task, data, max(shots), seed)
 
     def ask(number: int, examples: Sequence[Document], chat: bool) -> Request:
@@ -124,7 +127,6 @@ def prepare(
         document = read.scored[number]
         return ask(number, few_shot.draw(task, read.pool, document, number, count, seed), chat)
 
-    unused = []
     examples = (task.examples or read.pool)[:1]
     if max(shots) and examples and ask(0, examples, chat) == ask(0, (), chat):
         unused.append("shots")

@@ -214,7 +214,7 @@ def run(options: Options) -> int:
 
 def _begin(out: epath.Path, kept: Callable[[], str]) -> None:
     """Prepares the process: the folder, with the log of libraries; compiled programs; Ctrl-C."""
-    outputs.make_folder(out)
+    outputs.make_folder(out, "out")
     quiet_to_file(os.devnull if is_remote(out) else str(out / "log.txt"))
     compilation.enable("auto", out)
     interrupts.watch(kept)

@@ -116,7 +116,7 @@ class Evaluation:
         """Opens the folder of a benchmark with the items that are answered."""
         settings = results.settings_of(model, benchmark, self._given)
         folder = results.folder_of(self.out, settings)
-        for message in results.begin(folder, settings):
+        for message in results.begin(folder, settings, model.name):
             progress.say(f"  {benchmark.label}: {message}")
         self._stored.append(stored := Stored(folder))
         if stored.damaged:

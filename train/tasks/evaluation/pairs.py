@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ def compare(results: Sequence[Result], others: Iterable[Result]) -> list[Compari
                 continue
             test = paired(_values(result, metric.item), _values(other, metric.item))
             value, theirs = result.metrics[name].value, other.metrics[name].value
-            is_better = (value > theirs) == metric.higher_is_better
+            # Of the items, whose test it is: a mean over tokens may differ the other way.
+            is_better = (test.difference > 0) == metric.higher_is_better
             rows.append(
                 Comparison(
                     result.task.name, result.shots, name, value, theirs, metric.item, test,
@@ -64,6 +66,8 @@ def verdict(test: Paired, is_better: bool) -> str:
     """
     if not test.items:
         return "no item in common"
-    if not test.p < LEVEL:
+    if math.isnan(test.p):
+        return "too few items"
+    if test.p >= LEVEL:
         return "no difference"
     return "better" if is_better else "worse"

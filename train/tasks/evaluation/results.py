@@ -76,9 +76,12 @@ def file_name(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
-def begin(folder: epath.Path, settings: Mapping[str, Any]) -> list[str]:
+def begin(folder: epath.Path, settings: Mapping[str, Any], name: str) -> list[str]:
     """Creates the folder of a benchmark, unless it exists; returns messages about folders of the
-    same benchmark with other settings.
+    same model and benchmark with other settings.
+
+    Args:
+      name: the model's.
 
     Raises:
       ValueError: it cannot be created.
@@ -86,14 +89,17 @@ def begin(folder: epath.Path, settings: Mapping[str, Any]) -> list[str]:
     path = folder / "settings.json"
     if path.exists():
         return []
-    outputs.make_folder(folder)
+    outputs.make_folder(folder, "out")
     messages = []
     prefix = folder.name.rpartition("-")[0] + "-"
     for other in sorted(folder.parent.glob(f"{prefix}*")):
-        if other != folder and (other / "settings.json").exists():
-            differing = _differences(json_files.read(other / "settings.json"), settings)
+        if other == folder or not (other / "settings.json").exists():
+            continue
+        before = json_files.read(other / "settings.json")
+        if before.get("model") == name or before.get("weights") == settings["weights"]:
+            differing = _differences(before, settings)
             messages.append(f"{other} has items with {differing}, which stay there")
-    write_atomically(path, strict_json.dumps(settings, indent=2) + "\n")
+    write(path, {"model": name, **settings})
     return messages
 
 

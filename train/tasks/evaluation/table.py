@@ -82,7 +82,7 @@ def comparisons(rows: Iterable[Comparison]) -> Table:
         before = row.task, row.shots
         test, spread = row.paired, (row.paired.high - row.paired.low) / 4
         text = _signed(test.difference, spread)
-        if interval:
+        if interval and math.isfinite(spread):
             text += f" [{_signed(test.low, spread)}, {_signed(test.high, spread)}]"
         table.add_row(
             escaped(label[0]), *[label[1]] * shots, escaped(row.metric),
@@ -99,7 +99,7 @@ def _signed(value: float, spread: float) -> str:
 
 
 def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "" if math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def tasks(rows: Iterable[Any]) -> Table:

@@ -38,6 +38,8 @@ def labelled(record: Document, key: str) -> tuple[list[str], int]:
     if not isinstance(listed, dict):
         raise DataError(f"'choices' should be an object, and is a {type(listed).__name__}")
     choices, labels = fields.texts(listed, "text"), fields.value(listed, "label")
+    if not isinstance(labels, list) or len(labels) != len(choices):
+        raise DataError(f"the labels of {len(choices)} choices are {labels!r:.40}", "wrong_type")
     answer = fields.value(record, key)
     answer = answer.strip() if isinstance(answer, str) else answer
     if answer not in labels:

@@ -131,7 +131,10 @@ class AnswerSampler:
             params = self._prepare(params)
         for sampling, group in groups.items():
             group.sort(key=lambda prompt: (-len(prompt.ids), prompt.number))
-            size = max(self.rows // sampling.samples, 1) * sharding.batch_shards(self.mesh)
+            shards = sharding.batch_shards(self.mesh)
+            # A batch that is the only one has no more prompts than it needs.
+            needed = -(-len(group) // shards)
+            size = min(max(self.rows // sampling.samples, 1), needed) * shards
             for start in range(0, len(group), size):
                 batch = group[start:][:size]
                 if any(prompt.number not in done for prompt in batch):

@@ -17,11 +17,11 @@ from train.tasks.scoring.generation import AnswerSampler
 from train.tasks.scoring.likelihood import LogLikelihood
 from train.tasks.scoring.tokens import Passage, continuation_passages, window_passages
 
-# Tokens that a device computes at once: on an accelerator enough to fill it; a CPU is full with
-# fewer, and the last batch then has less padding.
+# Tokens whose log-likelihoods a device computes at once: on an accelerator enough to fill it; a CPU
+# is full with fewer, and the last batch then has less padding.
 TOKENS, CPU_TOKENS = 16_384, 1024
-# Tokens of a batch for each answer that is sampled with it.
-TOKENS_PER_ANSWER = 128
+# Answers that a device samples at once: each token reads all weights, and each answer has a cache.
+ANSWERS, CPU_ANSWERS = 64, 16
 
 
 class Scorer:
@@ -33,7 +33,8 @@ class Scorer:
     Args:
       config: of a policy. tokenizer: its own.
       mesh: of the parameters that will be given: a command's, or that of a run in training.
-      tokens: tokens that each of the mesh's batch shards computes at once; 0 for the platform's.
+      tokens: tokens whose log-likelihoods each of the mesh's batch shards computes at once; 0 for
+        the platform's.
 
     Attributes:
       score, sampler: what computes log-likelihoods of ids, and answers to ids.
@@ -45,10 +46,10 @@ class Scorer:
     ):  # fmt: skip
         self.config, self.tokenizer, self.mesh = config, tokenizer, mesh
         with jax.set_mesh(mesh):
-            tokens = tokens or (CPU_TOKENS if platform() == "cpu" else TOKENS)
+            on_cpu = platform() == "cpu"
+        tokens = tokens or (CPU_TOKENS if on_cpu else TOKENS)
         self.score = LogLikelihood(config, mesh, tokens)
-        rows = max(tokens // TOKENS_PER_ANSWER, 1)
-        self.sampler = AnswerSampler(config, tokenizer, mesh, rows)
+        self.sampler = AnswerSampler(config, tokenizer, mesh, CPU_ANSWERS if on_cpu else ANSWERS)
 
     def answer(
         self, params: Any, requests: Sequence[Request],

@@ -3,21 +3,14 @@
 import json
 import shutil
 
-import jax
 import pyarrow.parquet as pq
 import pytest
 from etils import epath
 
-from model import sharding
 from ranges import ConfigError
 from train import inspect
 from train.inspect.records import replay as replaying
 from train.rl import record
-
-
-@pytest.fixture(scope="module")
-def one():
-    return sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
 
 
 @pytest.fixture
@@ -30,9 +23,9 @@ def content(workdir):
     return {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()}
 
 
-def test_a_rollout_and_its_updates_are_repeated_bit_for_bit(workdir, one, capsys):
+def test_a_rollout_and_its_updates_are_repeated_bit_for_bit(workdir):
     before = content(workdir)
-    replay = inspect.replay(workdir, 4, one)
+    replay = inspect.replay(workdir, 4)
     assert replay.equal, replay
     assert (replay.start, replay.answers, replay.updates) == (3, 32, [5, 6, 7, 8])
     assert replay.metrics > 60
@@ -40,7 +33,7 @@ def test_a_rollout_and_its_updates_are_repeated_bit_for_bit(workdir, one, capsys
     assert content(workdir) == before
 
 
-def test_a_number_that_is_not_repeated_is_named(workdir, one):
+def test_a_number_that_is_not_repeated_is_named(workdir):
     """From the start, where no checkpoint at or before the rollout is left."""
     path = record.path(workdir, 0)
     table = pq.read_table(path)
@@ -50,13 +43,13 @@ def test_a_number_that_is_not_repeated_is_named(workdir, one):
     changed = type(table).from_pylist(rows, table.schema)
     made = table.schema.metadata[b"seedpod"].replace(b" cpu", b" gpu")
     pq.write_table(changed.replace_schema_metadata({"seedpod": made}), path)
-    replay = inspect.replay(workdir, 0, one)
+    replay = inspect.replay(workdir, 0)
     assert replay.start == 0 and not replay.equal and replay.updates == []
     assert replay.first == replaying.Difference(
         "old_logprobs", 0, 5, 2, pytest.approx(was - 1e-6), was
     )
     assert "replayed from the start, differs first in old_logprobs, row 5, token 2" in repr(replay)
-    assert "recorded with JAX" in repr(replay) and "8 × gpu; replayed with" in repr(replay)
+    assert "recorded with JAX" in repr(replay) and "1 × gpu; replayed with" in repr(replay)
 
 
 def test_metrics_are_compared():

@@ -118,6 +118,9 @@ def test_errors_name_the_task_and_the_item(benchmark):
 def test_what_makes_no_difference_is_named_and_what_is_not_scored_counted():
     (asked,) = prepare(registry.find("refusals"), (3,), data=[str(CAPITALS.parent)], chat=True)
     assert (asked.shots, asked.unused, len(asked.requests)) == (0, ("shots",), 16)
+    text = [f"wikitext={CAPITALS.with_suffix('.jsonl')}"]
+    with pytest.raises(DataError, match="wikitext"):  # and not about too few examples
+        prepare(registry.find("wikitext"), (3,), data=text)
     zero, two = prepare(registry.find(str(CAPITALS)), (0, 2))
     assert zero.documents == two.documents and len(zero.documents) == 22
     assert two.notes == ("2 documents are kept for examples, and not scored",)

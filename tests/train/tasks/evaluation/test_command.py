@@ -105,6 +105,12 @@ def test_other_settings_get_a_folder_of_their_own(models, tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     old, new = first["results"][0]["folder"], second["results"][0]["folder"]
     assert f"{old} has items with limit=3 instead of 4, which stay there" in text
+    open_models.write(models / "a", open_models.tensors(seed=7))  # trained again
+    evaluate(models, tmp_path / "out", limit=4)
+    assert f"{new} has items with other weights" in " ".join(capsys.readouterr().out.split())
+    open_models.write(models / "a", open_models.tensors(seed=0))
+    command.run(Options(str(models / "b"), [CAPITALS], limit=4, out=str(tmp_path / "out")))
+    assert "has items" not in capsys.readouterr().out  # another model's
     assert old != new and (tmp_path / "out" / old / "items.jsonl").exists()
 
 
@@ -168,7 +174,7 @@ def test_a_verdict_is_in_words():
         return pairs.verdict(Paired(0.1, 0, 0, p, items, 0), is_better)
 
     assert said(0.01) == "better" and said(0.01, is_better=False) == "worse"
-    assert said(0.2) == said(math.nan) == "no difference"
+    assert said(0.2) == "no difference" and said(math.nan) == "too few items"
     assert said(math.nan, items=0) == "no item in common"
 
 
@@ -185,6 +191,21 @@ def test_a_lower_perplexity_is_better():
         ("acc", "no difference"), ("perplexity", "better")
     ]  # fmt: skip
     assert rows[1].value < rows[1].other and rows[1].paired.difference < 0
+
+
+def test_a_verdict_is_that_of_the_items_that_are_tested():
+    task = registry.find("wikitext")
+
+    def result(rates):  # bits per byte of texts of 1 byte, and of one of 1000
+        outcomes = [
+            {"loss": bits * n * math.log(2), "words": 1, "bytes": n, "bits_per_byte": bits}
+            for bits, n in zip(rates, [1] * 8 + [1000], strict=True)
+        ]
+        values = {name: metric(outcomes) for name, metric in task.metrics.items()}
+        return Result(task, 0, values, {}, 9, 0, 9, 0.0, (), outcomes)
+
+    (row,) = pairs.compare([result([1.0] * 8 + [2.1])], [result([2.0] * 9)])
+    assert row.value > row.other and row.paired.difference < 0 and row.verdict == "better"
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -95,3 +95,17 @@ def test_log_probabilities_are_those_of_transformers():
     ((_, scored),) = LogLikelihood(config, mesh, tokens=128)(params, [group])
     np.testing.assert_allclose(scored[0].logprob, values[-12:].sum(), atol=1e-3)
     np.testing.assert_allclose(scored[1].logprob, logprobs[11, other], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_passages_that_are_too_long_to_share_are_scored_alone():
+    mesh = fixture_models.make_mesh()
+    config, params, _ = fixture_models.load("smollm2", mesh)
+    ids = np.random.default_rng(0).integers(1, ow.VOCAB, 2400).tolist()
+    groups = [[Passage(ids[:2301], 50), Passage([*ids[:2200], 5, 6], 1)], [Passage(ids[:900], 9)]]
+    logprobs = fixture_models.plain(config, params, 2304)
+    got = dict(LogLikelihood(config, mesh, tokens=512)(params, groups))
+    for index, group in enumerate(groups):
+        for passage, scored in zip(group, got[index], strict=True):
+            values, _ = logprobs(np.array(passage.ids))
+            np.testing.assert_allclose(scored.logprob, values[-passage.scored :].sum(), rtol=1e-5)

@@ -5,6 +5,8 @@ import json
 import os
 import sys
 import typing
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -16,14 +18,14 @@ from train import loop
 from train.config import run as configs
 
 
-def config_classes(cls=configs.RunConfig):
+def config_classes(cls: Any = configs.RunConfig) -> Iterator[Any]:
     yield cls
     for kind in typing.get_type_hints(cls).values():
         if dataclasses.is_dataclass(kind):
             yield from config_classes(kind)
 
 
-def record_reads(patch) -> set:
+def record_reads(patch: pytest.MonkeyPatch) -> set[str]:
     """Makes every config dataclass note which fields are read, but by its own checks and copies."""
     read = set()
     for cls in {*config_classes(), TransformerConfig}:
@@ -42,7 +44,7 @@ def record_reads(patch) -> set:
 
 
 @pytest.fixture(scope="session")
-def stages_dir(tmp_path_factory):
+def stages_dir(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """Every stage trained for 8 steps on one device when a test first asks for it; tests of stages
     start from them. Beside each, STAGE.fields.json names the settings that its run read."""
 

@@ -18,7 +18,7 @@ from train.checkpoints.checkpointer import Checkpointer
 from train.step import TrainState
 
 TOKENIZER = tokenizer.train("byte", [], 0)
-FIXTURES = Path(__file__).parents[1] / "model/fixtures"
+FIXTURES = Path(__file__).parents[2] / "model/fixtures"
 CONFIG = TransformerConfig(
     vocab_size=TOKENIZER.vocab_size, embed_dim=16, num_layers=3, num_heads=4, num_kv_heads=2,
     head_dim=6, mlp_dim=20, rope_base=500.0, max_length=64,

@@ -1,0 +1,1 @@
+from sample_runs.stage_runs import stages_dir  # noqa: F401, a fixture
