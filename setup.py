@@ -40,6 +40,7 @@ setup(
         "fsspec>=2024.12",  # exclusive creation, for the lock of a workdir in a bucket
         "numpy>=2.0",
         "scipy>=1.14",  # tests of two runs; JAX needs it too
+        "threadpoolctl>=3.5",  # scaling laws: many fits, each too small for threads
         "pyyaml>=6.0",  # benchmarks of one's own
         "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`

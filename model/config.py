@@ -15,8 +15,10 @@ ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
 ACTIVATIONS = ("silu", "gelu_tanh")
 LAYER_KINDS = ("global", "local")
+PARAMETRIZATIONS = ("standard", "mup")
 _CHOICES = {
     "activation": ACTIVATIONS,
+    "parametrization": PARAMETRIZATIONS,
     "remat": REMAT_POLICIES,
     "attention": ATTENTION_BACKENDS,
     "dtype": ("float32", "bfloat16"),
@@ -78,7 +80,7 @@ class TransformerConfig:
       qk_norm: RMSNorm over the head size of queries and keys, before rotary positions.
       post_norms: RMSNorm after attention and MLP too, before they are added.
       norm_offset: norms multiply by 1 + scale; scales start at 0.
-      embedding_scale: embeddings are multiplied by √D.
+      embedding_scale: embeddings are multiplied by √D; by √base_width with `mup`.
       query_scale: queries are multiplied by it; 0: by 1/√N.
       attention_softcap, logit_softcap: c·tanh(x / c) bounds attention's and the vocabulary's
         logits (Gemma 2, arXiv:2408.00118); 0 disables it.
@@ -101,6 +103,10 @@ class TransformerConfig:
         unembedding_init_scale: a further factor, of the unembedding. embedding_std: standard
         deviation of the embedding. depth_scaled_init: matrices whose product is added to the
         residual stream start 1/√(2·num_layers) as large (GPT-2, Radford et al. 2019).
+      parametrization: `standard`, or `mup`, under which the best learning rate does not depend on
+        the width (μP, Yang et al. 2022, arXiv:2203.03466): it scales initial weights, attention,
+        logits and learning rates (model/weights.py) by D over `base_width`, the width at which both
+        are the same. num_heads, num_kv_heads and mlp_dim are to grow with D.
       max_length: longest sequence allowed; data and rollouts are checked against it.
       pool: how a reward model reduces its scalars at each position to one score: `last`, `mean`.
     """
@@ -143,6 +149,8 @@ class TransformerConfig:
     unembedding_init_scale: Positive = 1.0
     embedding_std: Positive = 0.02
     depth_scaled_init: bool = False
+    parametrization: str = "standard"
+    base_width: Size = 256
     max_length: Size = 2048
     pool: str = "last"
 
@@ -184,6 +192,17 @@ class TransformerConfig:
         for name in ("attention_block", "attention_compute_block"):
             if (size := getattr(self, name)) % 128:
                 raise ValueError(f"model.{name}={size}; blocks are multiples of 128 tokens")
+        width = type(self).base_width
+        if self.parametrization == "standard" and self.base_width != width:
+            raise ValueError(
+                f"model.base_width={self.base_width} is of μP alone; add "
+                "--config.model.parametrization=mup, or leave it out"
+            )
+        if self.parametrization == "mup" and self.query_scale:
+            raise ValueError(
+                f"model.query_scale={self.query_scale:.4g} and model.parametrization=mup, which "
+                "scales queries itself; set --config.model.query_scale=0"
+            )
         if self.pool not in ("last", "mean"):
             raise ValueError(f"pool={self.pool!r:.80}; choose last or mean")
         if not 0 <= self.scan_unroll <= self.num_layers:
@@ -196,6 +215,16 @@ class TransformerConfig:
     @property
     def activation_dtype(self) -> jnp.dtype:
         return jnp.dtype(self.dtype)
+
+    @property
+    def width_ratio(self) -> float:
+        """μP's width multiplier, D / base_width; 1 in the standard parametrization."""
+        return self.embed_dim / self.base_width if self.parametrization == "mup" else 1.0
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor of the queries; 0: 1/√N. Of μP it is √64/N: ∝ 1/N, as the standard one at 64."""
+        return 8 / self.head_dim if self.parametrization == "mup" else self.query_scale
 
     @property
     def layer_kinds(self) -> tuple[str, ...]:

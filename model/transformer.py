@@ -70,7 +70,7 @@ class Transformer(nn.Module):
         # The table is sharded over D, so that gathering rows needs no one-hot product.
         x = jnp.take(self.embedding.astype(c.activation_dtype), tokens, axis=0)
         if c.embedding_scale:
-            x = x * jnp.asarray(c.embed_dim**0.5, x.dtype)
+            x = x * jnp.asarray((c.embed_dim / c.width_ratio) ** 0.5, x.dtype)
         length = "act_length" if cache is None else "act_slot"
         x = tap("embedding", constrain(x, "act_batch", length, "act_embed"))
         if self.is_initializing():

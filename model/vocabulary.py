@@ -34,6 +34,8 @@ def logits(config: TransformerConfig, table: Array, hidden: Array, decoding: boo
     if c.tie_embeddings:
         table = cpu.TransposedWeight(table) if decoding else table.T
     logits = cpu.matmul(hidden, table).astype(jnp.float32)
+    if c.width_ratio != 1:
+        logits = logits / c.width_ratio
     if c.logit_softcap:
         logits = c.logit_softcap * jnp.tanh(logits / c.logit_softcap)
     if logits.ndim == 3:

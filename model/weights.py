@@ -266,12 +266,41 @@ def kernel_init(std: float) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(stddev=std / _CUT_STD)
 
 
+def _mup_init(weight: Weight, config: TransformerConfig) -> float:
+    """μP's factor of a weight's initial standard deviation, as a power of the width ratio.
+
+    Yang et al. 2022 (arXiv:2203.03466), tables 3 and 8: the variance of hidden matrices is 1/fan_in
+    as usual; that of the unembedding is constant, for the logits are divided by the ratio; that of
+    other outputs, which have no such multiplier, is 1/fan_in².
+    """
+    power = {"unembedding": 0.5, "router": -0.5, "head": -0.5}.get(weight.name, 0.0)
+    return config.width_ratio**power
+
+
+def mup_rate(name: str, ratio: float, orthogonal: bool = False) -> float:
+    """μP's factor of the learning rate of a parameter, by its last name.
+
+    Those of Adam (the tables of `_mup_init`): 1/ratio for a matrix that sums over the width, 1 for
+    embeddings, vectors and the unembedding, whose logits are divided by the ratio. An adapter is
+    the two matrices that it consists of: A sums over the width, B over its rank.
+
+    Args:
+      ratio: `TransformerConfig.width_ratio`.
+      orthogonal: of an optimizer whose updates of hidden matrices are orthogonal, with entries as
+        large as Adam's. Their spectral norm is √fan_in where that of Adam's is fan_in.
+    """
+    weight = row(re.sub("_lora_[ab]$", "", name))
+    if not weight or not weight.inputs or weight.name == "unembedding" or name.endswith("_lora_b"):
+        return 1.0
+    return ratio**-0.5 if orthogonal and name == weight.name and weight.muon else 1 / ratio
+
+
 def init_std(weight: Weight, config: TransformerConfig) -> float:
     """The standard deviation from which a matrix with `init="fan_in"` starts."""
     first = weight.stacked - (weight.part == "layers")
     fan_in = math.prod(shape(weight, config)[first : first + weight.inputs])
     scale = {"unembedding": config.unembedding_init_scale}.get(weight.name, 1.0)
-    std = config.init_scale * scale * fan_in**-0.5
+    std = config.init_scale * scale * fan_in**-0.5 * _mup_init(weight, config)
     if weight.residual and config.depth_scaled_init:
         std *= (2 * config.num_layers) ** -0.5
     return std
@@ -291,7 +320,7 @@ def initializer(weight: Weight, config: TransformerConfig, std: float | None = N
             "embedding": nn.initializers.normal(config.embedding_std),
             "norm": zeros if config.norm_offset else ones,  # a norm starts without effect
             "zeros": zeros,
-            "given": nn.initializers.normal(std or 0.0),
+            "given": nn.initializers.normal((std or 0.0) * _mup_init(weight, config)),
         }[weight.init]
     return nn.with_logical_partitioning(init, logical_axes(weight, config))
 

@@ -4,6 +4,7 @@
     python -m train --config=configs/sft.py:smoke --workdir=runs/sft \\
         --config.init_from.policy=runs/first --config.data.source=examples/chats.jsonl
 
+    python -m train --config=configs/pretrain.py:smoke --workdir=runs/hour --hours=1
     python -m train --fork=runs/first@60 --workdir=runs/branch --config.optimizer.peak_lr=1e-4
 
 A workdir that holds a checkpoint is resumed. Ctrl-C saves and stops; a second one leaves at once.
@@ -31,4 +32,6 @@ if __name__ == "__main__":
         "fork", "", "RUN@STEP: a new run that continues from there, with the settings of RUN but "
         "for those that are given."
     )  # fmt: skip
+    flags.DEFINE_float("hours", None, "As --config.steps=NUMBERh: hours of steps.", 0)
+    flags.DEFINE_float("flops", None, "As --config.steps=NUMBERflops.", 0)
     app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

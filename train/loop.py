@@ -19,13 +19,15 @@ from data.splits import Examples
 from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
-from train.assembly.run import Run, init_state, setup
-from train.attempt import Attempt, Hooks
+from train.assembly import budget
+from train.assembly.run import Run, init_state, setup, with_config
+from train.attempt import Attempt, Hooks, jit_step
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.networks import check_memory
 from train.config.run import RunConfig, build
 from train.evals.outcomes import Outcomes
 from train.guards import lock
+from train.guards.going_back import with_losses
 from train.guards.settings import Difference
 from train.guards.watchdog import Watchdog
 from train.report import provenance
@@ -80,11 +82,8 @@ def run(
       ConfigError, DataError, ShardingError: before any training, where possible.
     """
     config = config if isinstance(config, RunConfig) else build(config)
-    if profile and profile.start >= config.steps:
-        raise ConfigError(
-            f"--profile_steps={profile.start}:{profile.stop} is after the run's last step, "
-            f"steps={config.steps}"
-        )
+    if not config.budget:
+        _check_profile(profile, config.steps)
     workdir, writes = epath.Path(workdir), jax.process_index() == 0
     if writes:
         trackers.check(config.trackers, config.tracking)
@@ -102,12 +101,28 @@ def run(
     ):
         with phase("setting up"):
             ready = setup(config, workdir, mesh, examples, open_data)
+        if budget.to_be_timed(config, workdir):
+            with phase("timing steps"):
+                state = with_losses(ready, init_state(ready), {})
+                ready = with_config(ready, budget.measured(ready, state, jit_step(ready)))
+        progress.total = ready.ctx.config.steps
+        if config.budget:
+            _check_profile(profile, progress.total)
+            progress.say(f"  {budget.line(ready)}")
         progress.say(*messages.header(ready, workdir))
         extras = hooks or Hooks()
         _run(ready, workdir, goodput, progress, profile, allow_change, origin, extras)
         if not position:
             for line in messages.closing(ready, workdir):
                 progress.command(line)
+
+
+def _check_profile(profile: range, steps: int) -> None:
+    if profile and profile.start >= steps:
+        raise ConfigError(
+            f"--profile_steps={profile.start}:{profile.stop} is after the run's last step, "
+            f"steps={steps}"
+        )
 
 
 def _run(

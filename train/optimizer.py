@@ -58,8 +58,7 @@ class OptimizerConfig:
       lr_multipliers: {patterns: factor of the learning rate, and thus of the decay per step} of the
         weights that match (train/config/patterns.py); factors of several patterns multiply. A
         pattern may also be a group of model/weights.py: `embedding`, `hidden`, `output`, `vector`.
-        For μP (Yang et al. 2022, arXiv:2203.03466) set `hidden` and `output` to
-        base width / width.
+        Those of μP come with `model.parametrization=mup`.
       state_dtype: storage dtype of moments between steps, `float32` or `bfloat16`. Updates are
         computed in float32 either way.
     """

@@ -89,7 +89,7 @@ def self_attention(
     settings: dict[str, Any] = dict(
         window=c.window if kind == "local" else 0,
         softcap=c.attention_softcap,
-        scale=c.query_scale,
+        scale=c.attention_scale,
     )
     if taps.active() and cache is None:
         out = tapped_attention(q, k, v, segment_ids, branch_ids, **settings)

@@ -39,7 +39,7 @@ KEYS_OF = {
 # How a model is computed or initialised, not what it computes: no family needs a key for these. A
 # reward model's `pool` is checked where it is exported.
 EXECUTION = (
-    "init_scale", "unembedding_init_scale", "embedding_std", "depth_scaled_init",
+    "init_scale", "unembedding_init_scale", "embedding_std", "depth_scaled_init", "base_width",
     "vocab_multiple", "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention",
     "attention_block", "attention_compute_block", "pool",
 )  # fmt: skip

@@ -19,7 +19,7 @@ from model.layers.projection import project
 from model.pretrained.mapping import check_covered, slices
 from model.sharding import MeshConfig, make_mesh, parameter_shardings
 from model.transformer import Transformer
-from train.optimizer import OptimizerConfig, decay_mask, make_optimizer, muon_dimensions
+from train.optimizer import decay_mask, muon_dimensions
 
 CONFIG = TransformerConfig(
     vocab_size=20, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
@@ -128,36 +128,3 @@ def test_gpt2_starts_its_residual_projections_smaller():
     np.testing.assert_allclose(std["out"], 0.02 / math.sqrt(6), rtol=0.03)
     # Ours follows from the fan-in, and that of `down` is twice the width here.
     np.testing.assert_allclose(std["down"], 0.02 / math.sqrt(6) / math.sqrt(2), rtol=0.03)
-
-
-def test_mup_starts_its_output_smaller_with_the_width():
-    """Yang et al. 2022 (arXiv:2203.03466), table 8: variances of 1/fan_in in the hidden layers,
-    1/fan_in² at the output, and none of the width at the input. Base width 64, width 256."""
-    base = 64
-    std = deviations(unembedding_init_scale=(base / 256) ** 0.5, embedding_std=1.0)
-    np.testing.assert_allclose(std["unembedding"] ** 2, base / 256**2, rtol=0.06)
-    np.testing.assert_allclose(std["query"] ** 2, 1 / 256, rtol=0.06)
-    np.testing.assert_allclose(std["embedding"], 1.0, rtol=0.03)
-
-
-def test_mup_learns_its_hidden_layers_and_output_slower_with_the_width():
-    """The same table for Adam: rates of 1/fan_in in the hidden layers and at the output, 1 at the
-    input and for vectors. Width is 4 times the base width."""
-    plain = OptimizerConfig(peak_lr=0.01, schedule="constant", warmup_steps=0, clip_norm=0.0)
-    mup = dataclasses.replace(plain, lr_multipliers={"hidden": 1 / 4, "output": 1 / 4})
-    config = dataclasses.replace(CONFIG, tie_embeddings=False, attention_bias=True)
-    params = {"policy": nn.unbox(init(config))}
-    grads = jax.tree.map(lambda x: jnp.ones_like(x), params)
-
-    def updates(settings):
-        tx = make_optimizer({"policy": settings}, 10)
-        return tx.update(grads, tx.init(params), params)[0]["policy"]
-
-    ratios = jax.tree.map(lambda a, b: float((a / b).mean()), updates(mup), updates(plain))
-    matrices = dict.fromkeys(("query", "key", "value", "out", "gate", "up", "down"), 1 / 4)
-    vectors = dict.fromkeys(
-        ("attention_norm", "mlp_norm", "query_bias", "key_bias", "value_bias"), 1.0
-    )
-    assert ratios == {
-        "embedding": 1.0, "unembedding": 1 / 4, "final_norm": 1.0, "layers": matrices | vectors
-    }  # fmt: skip

@@ -141,7 +141,7 @@ def compile_programs(
     trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
     frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
     frozen |= {r: whole[r] for r in roles if r not in row.trainable}
-    state, tx = assemble.abstract_state(config, trainable, mesh, SimpleNamespace(init=dict))
+    state, tx = assemble.abstract_state(config, models, trainable, mesh, SimpleNamespace(init=dict))
 
     programs, source = {}, ()
     if row.rollouts:

@@ -18,8 +18,10 @@ from data.pipeline import Data
 from data.splits import Examples
 from data.text.base import Tokenizer
 from model import cpu, lora, sharding
+from model.config import TransformerConfig
 from model.mimetic import mimetic
 from train import optimizer
+from train.assembly import budget, mup
 from train.assembly import partition as parts_
 from train.assembly.frozen import load_frozen
 from train.assembly.inputs import open_context, origin_of
@@ -75,6 +77,7 @@ def setup(
       examples: the examples of `config.data`, if they have been read already.
       open_data: (tokenizer) -> Data, instead of the files that the config names.
     """
+    budget.check(config, registry.find(config))
     objective = registry.validate(config, mesh)
     evals.validate(config, objective)
     registry.check_origins(config)
@@ -85,6 +88,11 @@ def setup(
     content |= {f"evals.{name}": data.fingerprint() for name, data in ctx.evals.items()}
     whole = {r: networks.abstract_params(r, ctx.models[r], mesh) for r in objective.trainable}
     parts = parts_.divide(config, whole)
+    if config.budget:
+        steps = budget.recorded_steps(config, workdir)
+        resolved = budget.resolve(ctx, objective, whole, parts)
+        config = dataclasses.replace(resolved, steps=steps or resolved.steps)
+        ctx = dataclasses.replace(ctx, config=config)
     frozen, origins = load_frozen(config, objective, ctx.models, mesh, parts, whole)
     if "reward" in frozen:
         ctx = dataclasses.replace(ctx, normalizer=rewards.normalizer(config, origins))
@@ -98,19 +106,36 @@ def setup(
                 outputs.make_folder(folder)
                 sets[name] = objective.precompute(eval_ctx, frozen, origins, folder)[0].data
         ctx, frozen = objective.precompute(ctx, frozen, origins, workdir)
+    ctx = dataclasses.replace(ctx, evals=sets)
+    return assemble(ctx, objective, parts, frozen, origins, content)
+
+
+def assemble(
+    ctx: Context, objective: Objective, parts: dict[str, Partition], frozen: dict, origins: dict,
+    content: dict[str, str],
+) -> Run:  # fmt: skip
+    """A run of what has been opened, as long as `ctx.config.steps`."""
+    config, mesh = ctx.config, ctx.mesh
     stage = objective.build(ctx)
     evaluations = tuple(
         e._replace(evaluate=parts_.joined_evaluation(e.evaluate, parts))
-        for e in evals.build(ctx, stage, sets)
+        for e in evals.build(ctx, stage, ctx.evals)
     )
     stage = parts_.joined(stage, parts)
+    whole = {r: networks.abstract_params(r, ctx.models[r], mesh) for r in objective.trainable}
     trainable = {r: parts[r].trained(whole[r]) for r in objective.trainable}
-    abstract, tx = abstract_state(config, trainable, mesh, stage.source)
+    abstract, tx = abstract_state(config, ctx.models, trainable, mesh, stage.source)
     rates = optimizer.rate_tables(optimizer_configs(config, trainable), config.steps)
     return Run(
         ctx, objective, stage, evaluations, tx, jax.device_put(rates, sharding.replicated(mesh)),
         abstract, parts, frozen, origins, content,
     )  # fmt: skip
+
+
+def with_config(run: Run, config: RunConfig) -> Run:
+    """The run with another number of steps."""
+    ctx = dataclasses.replace(run.ctx, config=config)
+    return assemble(ctx, run.objective, run.parts, run.frozen, run.origins, run.content)
 
 
 def optimizer_configs(config: RunConfig, roles: Iterable[str]) -> dict[str, Any]:
@@ -119,10 +144,13 @@ def optimizer_configs(config: RunConfig, roles: Iterable[str]) -> dict[str, Any]
 
 
 def abstract_state(
-    config: RunConfig, trainable: Mapping[str, Any], mesh: jax.sharding.Mesh, source: Any
-) -> tuple[TrainState, optax.GradientTransformation]:
+    config: RunConfig, models: Mapping[str, TransformerConfig], trainable: Mapping[str, Any],
+    mesh: jax.sharding.Mesh, source: Any,
+) -> tuple[TrainState, optax.GradientTransformation]:  # fmt: skip
     """(shapes, dtypes and shardings of the whole `TrainState`, the optimizer)."""
-    tx = optimizer.make_optimizer(optimizer_configs(config, trainable), config.steps)
+    configs = optimizer_configs(config, trainable)
+    tx = optimizer.make_optimizer(configs, config.steps)
+    tx = mup.scale_rates(tx, configs, {role: models[role].width_ratio for role in configs})
     replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)

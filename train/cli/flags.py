@@ -213,8 +213,16 @@ def _plainly(message: str) -> str:
 
 
 def config() -> ml_collections.ConfigDict:
-    """The recipe with the command line's overrides."""
-    return flags.FLAGS.config
+    """The recipe with the command line's overrides, and the budget of --hours or --flops."""
+    f, units = flags.FLAGS, {"hours": "h", "flops": "flops"}
+    given = [name for name in units if name in f and f[name].value is not None]
+    if given:
+        changed = config_flags.get_override_values(f["config"])
+        others = [*given[1:], *(f"config.{key}" for key in ("steps", "budget") if key in changed)]
+        if others:
+            fail(f"--{given[0]} and --{others[0]} both say how long the run is; give one of them")
+        f.config.budget = f"{f[given[0]].value!r}{units[given[0]]}"
+    return f.config
 
 
 def config_with(settings: Mapping[str, str]) -> ml_collections.ConfigDict:

@@ -44,7 +44,11 @@ ALIASES = (
     ("max_steps num_steps train_steps num_train_steps total_steps max_iters num_iterations "
      "n_steps training_steps iterations num_training_steps total_train_steps train_iters "
      "max_updates num_updates max_train_steps n_iters learning_rate_schedule_steps "
-     "max_steps_per_epoch target_flops target_param_data_ratio", ["steps"], ""),
+     "max_steps_per_epoch", ["steps"], ""),
+    ("target_flops target_param_data_ratio tokens_per_param flops_budget max_tokens_trained",
+     ["steps"], "a budget such as 20x (tokens a parameter), 1e9tokens or 1e18flops"),
+    ("mup use_mup maximal_update mup_base_width mup_width_multiplier width_multiplier",
+     ["model.parametrization", "model.base_width"], "mup"),
     ("num_epochs epochs num_train_epochs n_epochs max_epochs total_epochs epoch train_epochs "
      "total_episodes", ["steps"], "of data.batch_size rows; a run counts no epochs"),
     ("ppo_epochs num_ppo_epochs update_epochs noptepochs n_ppo_epochs num_iterations_per_batch",
@@ -227,7 +231,7 @@ ALIASES = (
     ("tie_word_embeddings tie_weights", ["model.tie_embeddings"], ""),
     ("hidden_act hidden_activation activation_function", ["model.activation"], ""),
     ("sliding_window", ["model.window"], "of the `local` layers of model.layer_pattern"),
-    ("lr_mult lr_mults layer_lr layerwise_lr mup", ["optimizer.lr_multipliers"], ""),
+    ("lr_mult lr_mults layer_lr layerwise_lr", ["optimizer.lr_multipliers"], ""),
     ("top_p top_k min_p repetition_penalty", [],
      "rollouts draw from the whole distribution; train.chat has --top_p"),
     ("output_dir out_dir save_dir logdir log_dir output_path checkpoint_dir ckpt_dir results_dir "

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from data.mixture import SourceConfig
 from ranges import ConfigError, Number, Range, check_value, split_names, without_none
 from registry import is_settings
-from train.config import names
+from train.config import budget, names
 from train.config.run import keys, literal, run_class
 from train.evals.base import EvalConfig
 from train.evals.registry import EVALS, entry_class
@@ -35,6 +35,7 @@ class _UnsetParser(flags.ArgumentParser):
 config_flags.register_flag_parser_for_type(type(None), _UnsetParser())
 
 _FLAG = re.compile(r"--?(?:no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+_BUDGET = re.compile(r"--?config\.(stages\.[^.=]+\.)?steps=(.*[A-Za-z])", re.DOTALL)
 _PLUGINS = re.compile(r"--?config\.(?:stages\.[^.=]+\.)?plugins(?:=(.*))?", re.DOTALL)
 
 
@@ -57,13 +58,17 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
     Raises:
       ConfigError: an unknown key, or a value that its setting does not take.
     """
-    known = {".".join(map(str, path)) for path in flatten_dict(recipe, keep_empty_nodes=True)}
+    flat = flatten_dict(recipe, keep_empty_nodes=True)
+    known = {".".join(map(str, path)): value for path, value in flat.items()}
+    budgets: dict[str, str] = {}  # {prefix: the budget of the last `steps`, "" if that is a number}
     out, changed, words = list(argv[:1]), {}, iter(argv[1:])
     for word in words:
         if word == "--":
             out += [word, *words]
         elif not (flag := _FLAG.fullmatch(word)):
             out.append(word)
+        elif match := _BUDGET.fullmatch(word):
+            budgets[match[1] or ""] = budget.from_steps(match[2])["budget"]
         else:
             key, text = flag.groups()
             if "" in key.split("."):
@@ -73,6 +78,8 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
                 if key not in known:
                     raise ConfigError(_unknown(key, recipe))
                 out.append(word)
+                if key.removeprefix(_prefix(key)) == "steps":
+                    budgets[_prefix(key)] = ""
                 continue
             if mapping not in changed:
                 changed[mapping] = len(out), _lookup(recipe, mapping, key)
@@ -87,6 +94,12 @@ def gather(argv: Sequence[str], recipe: Mapping) -> list[str]:
             )
     for mapping, (position, tree) in changed.items():
         out[position] = f"--config.{mapping}={tree!r}"
+    end = out.index("--") if "--" in out else len(out)
+    out[end:end] = [
+        f"--config.{prefix}budget={text}"
+        for prefix, text in budgets.items()
+        if text or known.get(f"{prefix}budget")
+    ]
     return out
 
 

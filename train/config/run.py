@@ -23,6 +23,7 @@ from model.lora import LoRA
 from model.quantized import DTYPES
 from model.sharding import MeshConfig
 from ranges import ConfigError, Count, CountOr0, Seed, Size, SizeOr0
+from train.config import budget
 from train.config.guard import GuardConfig
 from train.config.loss import LossConfig
 from train.config.model import ModelConfig
@@ -135,7 +136,9 @@ class RunConfig:
     Attributes:
       stage: a row of train/objectives/registry.py.
       seed: of the initial weights, of the order of the data and of sampling.
-      steps: optimizer steps. accumulate: microbatches a step.
+      steps: optimizer steps; or a `budget`, as `20x`. accumulate: microbatches a step.
+      budget: if not empty, what `steps` is computed from: `20x` (tokens a parameter, embeddings
+        included), `1e9tokens`, `1e18flops` or `2h` (hours of steps, by the time of the first).
       log_every: steps between records of training metrics; 0 is 10, and a tenth of a short run.
       statistics: in these records, of gradients, weights and updates: by `groups` of weights, by
         `layers` too, and the `noise` of microbatches, which changes losses by rounding
@@ -151,6 +154,7 @@ class RunConfig:
     stage: str = "pretrain"
     seed: Seed = 0
     steps: Count = 1000
+    budget: str = ""
     accumulate: Count = 1
     log_every: CountOr0 = 0
     statistics: str | tuple[str, ...] = statistics.DEFAULT
@@ -189,6 +193,8 @@ class RunConfig:
                 f"evaluate.patience={self.evaluate.patience} counts evaluations, and evaluate.every"
                 "=0 makes none before the last step; set --config.evaluate.every=STEPS"
             )
+        if self.budget:
+            budget.parse(self.budget)
         if self.data.batch_size % self.accumulate:
             raise ConfigError(
                 f"data.batch_size={self.data.batch_size} is not a multiple of "
@@ -287,6 +293,9 @@ def build(config: Mapping) -> RunConfig:
         raise ConfigError(
             f"this recipe is a chain of stages: run it with {python()} -m train.chain"
         )
+    steps = config.get("steps") if isinstance(config, Mapping | ml_collections.ConfigDict) else None
+    if isinstance(steps, str):
+        config = {k: v for k, v in config.items() if k != "steps"} | budget.from_steps(steps)
     return build_group(config, run_class(), "", keys())
 
 

@@ -62,7 +62,8 @@ def recipe_of(name: str) -> ml_collections.ConfigDict:
     if isinstance(named := saved.get("plugins"), list):
         plugins.load(named)
     config, known = default(), set(keys())
-    flat = flatten_dict({k: v for k, v in saved.items() if k not in NOT_SETTINGS}, sep=".")
+    left_out = (*NOT_SETTINGS, "budget")  # which has become a number of steps
+    flat = flatten_dict({k: v for k, v in saved.items() if k not in left_out}, sep=".")
     for old, value in read_saved(flat).items():
         _set(config, RENAMED.get(old, old), value, known, name)
     return config

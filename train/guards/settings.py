@@ -41,6 +41,7 @@ CHANGES = {
     "statistics": Kind.FREE,
     "trackers": Kind.FREE,
     "tracking": Kind.FREE,
+    "budget": Kind.FREE,  # its number of steps is compared
     "evaluate": Kind.FREE,
     "evals": Kind.FREE,
     "rl.eval_prompts": Kind.FREE,

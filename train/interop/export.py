@@ -26,7 +26,7 @@ from data.text.hf_files import hf_files
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer
 from interpreter import python
 from model import lora
-from model.pretrained import hf_config, mapping
+from model.pretrained import fold, hf_config, mapping
 from ranges import ConfigError
 from train.checkpoints import checkpointer, networks, saved_models
 from train.checkpoints.leaves import Leaves
@@ -49,7 +49,8 @@ def export_model(
     mesh: jax.sharding.Mesh | None = None,
     limit: int = weights.SHARD_BYTES,
 ) -> str:
-    """Writes a workdir's model, adapters merged, as a Hugging Face directory, weight by weight.
+    """Writes a workdir's model, adapters merged and the multipliers of μP folded into its weights,
+    as a Hugging Face directory, weight by weight.
 
     Args:
       item: `policy`, `value` or `reward`; by default the first that the run trained.
@@ -75,6 +76,7 @@ def export_model(
             f"{workdir} reads its score as a {config.pool} over the answer, and transformers' "
             "sequence classifiers read it at the last token; train with --config.loss.pool=last"
         )
+    config, fold_weight = fold.to_standard(config, scalar=item != "policy")
     tokenizer = _hf_tokenizer(workdir, config)
     try:
         hf = hf_config.config_to_hf(config)
@@ -93,7 +95,7 @@ def export_model(
         hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     with unfinished.directory(to, "to", record) as directory:
         save_tokenizer(tokenizer, directory, hf["pad_token_id"])
-        tensors = _tensors(config, leaves.read, item)
+        tensors = _tensors(config, lambda path: fold_weight(path[-1], leaves.read(path)), item)
         weights.write_safetensors(directory, tensors, dtype, limit=limit)
         # Written last: without it nothing loads the directory.
         (directory / "config.json").write_text(json.dumps(hf, indent=2) + "\n")
@@ -139,6 +141,11 @@ def export_adapter(
     parts = saved_models.read_parts(workdir, "policy")
     if parts is None or not parts[0].adapted:
         raise ConfigError(f"{workdir} trained no adapters; export without --adapter")
+    if config.parametrization != "standard":
+        raise ConfigError(
+            f"{workdir} is a model with model.parametrization={config.parametrization}, whose "
+            "multipliers peft does not know; export the merged model, without --adapter"
+        )
     part, origin = parts
     abstract = part.trained(networks.abstract_params("policy", config, mesh))
     for path in flatten_dict(abstract):

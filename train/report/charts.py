@@ -67,11 +67,13 @@ class Axes:
 
 
 def frame(
-    axes: Axes, unit: str, across: str, numbers: Iterable[float], label: Callable[[float], str]
-) -> list[str]:
-    """The SVG of axes with their titles, a grid, and labels: `numbers` on the x axis."""
+    axes: Axes, unit: str, across: str, numbers: Iterable[float], label: Callable[[float], str],
+    heights: Iterable[float] = (),
+) -> list[str]:  # fmt: skip
+    """The SVG of axes with their titles, a grid, and labels: `numbers` on the x axis, and on the
+    y axis `heights`, by default round numbers of equal distance."""
     parts = []
-    for value in ticks(axes.bottom, axes.top):
+    for value in heights or ticks(axes.bottom, axes.top):
         y = axes.y(value)
         parts.append(
             f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
-from data.rows import take_rows
 from interpreter import python
+from train.assembly import budget
 from train.assembly.run import Run
 from train.checkpoints.networks import abstract_params
 from train.runtime import flops
@@ -28,10 +27,7 @@ EVALUATED = (
 
 def tokens_per_step(run: Run) -> int:
     """The number of tokens of a batch, padding included."""
-    config = run.ctx.config
-    if run.objective.rollouts:
-        return config.data.batch_size * (config.rl.prompt_length + config.rl.response_length)
-    return config.data.batch_size * take_rows(run.ctx.data.train, np.arange(1))["tokens"].size
+    return budget.tokens_per_step(run.ctx, run.objective)
 
 
 def flops_per_step(run: Run) -> float:

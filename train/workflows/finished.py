@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import PurePath
@@ -10,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from ranges import ConfigError
+from train.assembly.budget import recorded_steps
 from train.config.run import RunConfig
 from train.guards.settings import LOCATIONS, Difference, Kind, kind_of
 from train.runtime import resume
@@ -77,6 +79,7 @@ def _changes(
 ) -> dict[str, tuple[Any, Any]]:
     """{setting: (before, now)} of the settings on which the weights of a finished run depend."""
     changes = {}
+    config = dataclasses.replace(config, steps=recorded_steps(config, run) or config.steps)
     saved = (run / "config.json").read_text()
     for key, values in resume.changes(saved, resume.config_json(config)).items():
         if key.startswith(("init_from.", "tokenizer.path")):  # workdirs, which may have moved

@@ -88,7 +88,7 @@ def test_the_choices_of_a_recipe():
         ("optimizer__peak_rl", 1.0, r"unknown config key optimizer\.peak_rl; did you mean optim"),
         ("rl__kl_coeff", 0.1, r"unknown config key rl\.kl_coeff; did you mean rl\.kl_coef\?"),
         ("data__qqqq", 1, r"unknown config key data\.qqqq; known: source, "),
-        ("steps", "10", r"steps='10' is a str; it must be an int"),
+        ("steps", "10 s", r"steps='10 s' is no budget"),
         ("steps", 10.0, r"steps=10\.0 is a float; it must be an int"),
         ("steps", True, r"steps=True is a bool; it must be an int"),
         ("steps", (1, 2), r"steps=\(1, 2\) is a tuple; it must be an int"),

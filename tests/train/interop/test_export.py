@@ -14,7 +14,7 @@ import pytest
 from open_models import CONFIG, VALUES, refused, stored
 
 from train.checkpoints import loading
-from train.interop import convert, export, published, unfinished, weights
+from train.interop import convert, export, published, unfinished, weights, workdirs
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -90,11 +90,11 @@ def test_a_killed_import_is_finished_by_the_same_command(hf_dir, tmp_path, monke
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
 
-        def killed(workdir, params, facts):
+        def killed(workdir, *values):
             (workdir / "checkpoints" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
             raise KeyboardInterrupt
 
-        patch.setattr(convert, "_save", killed)
+        patch.setattr(workdirs, "save_weights", killed)
         with pytest.raises(KeyboardInterrupt):
             convert.import_model(str(hf_dir), run)
     said = refused(convert.import_model, str(hf_dir), run, dtype="bfloat16")

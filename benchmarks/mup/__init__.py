@@ -1,0 +1,1 @@
+"""The best learning rate by width, in the standard parametrization and in μP."""
