@@ -3,8 +3,9 @@ metrics of a formula."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
@@ -38,7 +39,9 @@ def build_with(recipe: ml_collections.ConfigDict) -> Callable:
     return build_point
 
 
-def asked(workdir: Path, recipe=None, **flags) -> command.Sweep:
+def asked(
+    workdir: Path, recipe: ml_collections.ConfigDict | None = None, **flags: Any
+) -> command.Sweep:
     """The sweep of some flags."""
     recipe = recipe or default()
     return command.asked(str(workdir), FLAGS | flags, build_with(recipe))
@@ -52,7 +55,10 @@ def loss(config: RunConfig, step: int) -> float:
     return round(start + rate - muon + 0.01 * config.seed, 6)
 
 
-def pretend(config, workdir, position, hooks, fails=lambda config, step: None) -> None:
+def pretend(
+    config: Any, workdir: Path, position: str, hooks: Any,
+    fails: Callable = lambda config, step: None,
+) -> None:  # fmt: skip
     """`loop.run` without training.
 
     Args:
@@ -71,7 +77,7 @@ def pretend(config, workdir, position, hooks, fails=lambda config, step: None) -
 LOSS = Metric("loss", True, "nats a token")
 
 
-def result(finals, **settings) -> Result:
+def result(finals: Mapping[int, float | None], **settings: Any) -> Result:
     """A trial with {seed: final value}; None for a run that diverged."""
     runs = {
         seed: Measured(FINISHED, "", [(0, 9.0), (4, x)], [], x, (4, x))
