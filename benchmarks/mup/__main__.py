@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -34,7 +35,7 @@ RATES = [2.0**power for power in range(-11, -3)]
 
 
 def config(width: int, parametrization: str) -> TransformerConfig:
-    base = {"base_width": BASE} if parametrization == "mup" else {}
+    base: dict[str, Any] = {"base_width": BASE} if parametrization == "mup" else {}
     return TransformerConfig(
         vocab_size=256, embed_dim=width, num_layers=2, num_heads=width // 64,
         num_kv_heads=width // 64, head_dim=64, mlp_dim=2 * width, tie_embeddings=False,
@@ -59,8 +60,8 @@ def losses(width: int, parametrization: str, rates: Sequence[float], steps: int)
     data, heldout = batches(steps)
 
     def loss(params, tokens):
-        logits = model.apply({"params": params["policy"]}, tokens)[:, :-1]
-        return -jnp.mean(vocabulary.log_probs(logits, tokens[:, 1:], 1.0))
+        logits = jnp.asarray(model.apply({"params": params["policy"]}, tokens))
+        return -jnp.mean(vocabulary.log_probs(logits[:, :-1], tokens[:, 1:], 1.0))
 
     def train(params, tables, data, heldout):
         def step(carry, tokens):
