@@ -23,7 +23,8 @@ from quick_compile import FLAGS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 # The pages with commands, post_training.md before those that start from its runs.
-PAGES = ("README.md", "docs/post_training.md", "docs/evaluation.md", "docs/data.md",
+PAGES = ("README.md", "docs/post_training.md", "docs/evaluation.md", "docs/experiments.md",
+         "docs/data.md",
          "docs/open_models.md", "docs/tpu.md",
          "docs/chat.md", "docs/benchmarks.md", "CONTRIBUTING.md")  # fmt: skip
 # {the beginning of a command, or a flag: why it is not run}
@@ -34,6 +35,7 @@ SKIPPED = {
     "python -m tpu.launch supervise": "needs Cloud TPU",
     "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
     "--web": "serves until it is stopped",
+    "--config.trackers": "needs wandb",
     "python -m train.lm_eval": "reads its tasks from the hub",
 }
 MAKE_DEMO = "python -m train.chain --config=configs/chains/demo.py --workdir=runs/demo"
@@ -81,6 +83,8 @@ def cuts(line: str) -> str:
     if words[1:3] == ["-m", "tests.fuzz"]:
         return "--inputs=1"
     if words[:2] != ["python", "-m"] or words[2] not in TRAINS or "--dry_run" in words:
+        return ""
+    if re.search(r"--(config\.steps|hours|flops)=", line):  # the budget that it shows
         return ""
     rolls_out = re.search(r"configs/(ppo|grpo|chains/\w+)\.py", line)
     settings: dict = CUT | (CUT_RL if rolls_out else {})
