@@ -62,6 +62,9 @@ def average(
     shares = parts_of_one(names, given)
     sources = [split_step(name) for name in names]
     role = role or next(iter(saved_models.read_models(sources[0][0])))
+    for path, _ in sources:
+        if role not in (models := saved_models.read_models(path)):
+            raise ConfigError(f"{path} trained {', '.join(models)}, and no {role} model")
     config = saved_models.model_config(sources[0][0], role)
     tokenizer = tokenizers.load(sources[0][0])
     for path, step in sources:

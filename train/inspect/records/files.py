@@ -73,7 +73,11 @@ def read_runs(pattern: epath.PathLike | Sequence[epath.PathLike]) -> list[RunFil
     patterns = [pattern] if isinstance(pattern, str) or hasattr(pattern, "__fspath__") else pattern
     runs, reasons = dict[str, RunFiles](), dict[str, str]()
     for folder in (folder for one in patterns for folder in _folders(epath.Path(one))):
-        inside = [] if is_run(folder) else [path for path in _children(folder) if is_run(path)]
+        inside = (
+            []
+            if has_settings(folder)
+            else [path for path in _children(folder) if has_settings(path)]
+        )
         for workdir in inside or [folder]:
             try:
                 runs[str(workdir)] = _read(workdir)
@@ -87,7 +91,7 @@ def read_runs(pattern: epath.PathLike | Sequence[epath.PathLike]) -> list[RunFil
     return [runs[name] for name in sorted(runs, key=_natural)]
 
 
-def is_run(folder: epath.Path) -> bool:
+def has_settings(folder: epath.Path) -> bool:
     """Whether a folder has the settings of a run."""
     return (folder / "config.json").exists()
 
@@ -119,7 +123,7 @@ def _read(workdir: epath.Path) -> RunFiles:
     Raises:
       ConfigError: it is none. DataError: a file is damaged.
     """
-    if not is_run(workdir):
+    if not has_settings(workdir):
         exists = "is no run: it has no config.json" if workdir.exists() else "does not exist"
         raise ConfigError(f"{workdir} {exists}")
     settings: Mapping = json_files.read(workdir / "config.json")

@@ -41,8 +41,8 @@ class PromptIds(NamedTuple):
     sampling: Sampling
 
 
-def padded_width(length: int, most: int) -> int:
-    """The length to which a prompt is padded, at most `most`."""
+def batch_width(length: int, most: int) -> int:
+    """The width of a batch whose longest prompt has `length` tokens, at most `most`."""
     step = max(NARROW, (1 << length.bit_length()) >> 3)
     return min(-(-length // step) * step, most)
 
@@ -146,7 +146,7 @@ class AnswerSampler:
         """Yields the answers of one batch of `size` prompts, of which `group` are real."""
         sampling = group[0].sampling
         n, room = sampling.samples, self.config.max_length - sampling.max_new_tokens
-        width = padded_width(max(len(prompt.ids) for prompt in group), room)
+        width = batch_width(max(len(prompt.ids) for prompt in group), room)
         prompts, mask = np.zeros((size, width), np.int32), np.zeros((size, width), bool)
         numbers = np.zeros(size, np.int32)
         for row, (number, ids, *_) in enumerate(group):

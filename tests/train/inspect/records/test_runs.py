@@ -143,4 +143,4 @@ def test_patterns_reach_below_folders_and_home(tmp_path, monkeypatch):
     assert [run.workdir.name for run in read_runs("~/x/o*")] == ["one"]
     monkeypatch.chdir(tmp_path)
     assert [run.name for run in read_runs("*/one")] == ["x/one"]
-    assert files.is_run(tmp_path / "x" / "one")
+    assert files.has_settings(tmp_path / "x" / "one")
