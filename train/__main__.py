@@ -32,6 +32,6 @@ if __name__ == "__main__":
         "fork", "", "RUN@STEP: a new run that continues from there, with the settings of RUN but "
         "for those that are given."
     )  # fmt: skip
-    flags.DEFINE_float("hours", None, "As --config.steps=NUMBERh: hours of steps.", 0)
-    flags.DEFINE_float("flops", None, "As --config.steps=NUMBERflops.", 0)
+    flags.DEFINE_float("hours", None, "As --config.steps=NUMBERh: hours of steps.")
+    flags.DEFINE_float("flops", None, "As --config.steps=NUMBERflops.")
     app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

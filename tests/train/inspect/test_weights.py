@@ -144,7 +144,8 @@ def test_an_open_model_is_read_tensor_by_tensor(tmp_path):
     assert m.token_losses("ab").mean > 0
 
 
-def test_the_summary_counts_and_measures(run):
+def test_the_summary_counts_and_measures(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     path, params = run
     m = inspect.open(path)
     summary = m.summary()
