@@ -132,6 +132,7 @@ def test_a_record_that_fails_ends_no_run(recorded, tmp_path, monkeypatch, capsys
     assert record.path(tmp_path, 0).read_bytes() == record.path(recorded[0], 0).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_of_groups_writes_the_same_records(directory, tmp_path):
     """Without a critic. What a resumed run samples again is dropped first."""
     workdir, every = tmp_path / "run", {"every": PER_ROLLOUT}

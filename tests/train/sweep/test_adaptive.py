@@ -45,14 +45,14 @@ def test_a_search_gives_up_what_falls_behind_and_nears_the_optimum(tmp_path):
     assert 1e-3 < trials[0]["settings"]["optimizer.peak_lr"] < 1e-1
 
 
-@pytest.mark.parametrize("at", [20])
-def test_interrupted_it_asks_for_the_same_trials(at, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_interrupted_it_asks_for_the_same_trials(tmp_path, monkeypatch):
     _, whole = search(tmp_path / "whole")
     calls = []
 
     def fails(config, step):
         calls.append(step)
-        if len(calls) == at:
+        if len(calls) == 20:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(runner.loop, "run", functools.partial(sweep_runs.pretend, fails=fails))
