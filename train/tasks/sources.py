@@ -168,7 +168,8 @@ def _read(task: Task, source: str, tfds_dir: str) -> tuple[list[Document], int]:
         left_out += not prepared
         documents += [{**document, "where": location} for document in prepared]
     if not documents:
-        raise DataError(f"{source}: no document of task {task.name}")
+        unfit = f": none of {left_out} records can be scored" if left_out else ""
+        raise DataError(f"{source}: no document of task {task.name}{unfit}")
     return documents, left_out
 
 
