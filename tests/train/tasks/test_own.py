@@ -155,6 +155,7 @@ def test_a_plugin_registers_a_task(tmp_path, monkeypatch):
     (tmp_path / f"{name}.py").write_text(PLUGIN)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(TASKS, "_rows", dict(TASKS._rows))
+    monkeypatch.setattr(plugins, "_loaded", [])  # other processes of a test would import them
     plugins.load(name)
     row = find("polite")
     (document,) = row.prepare({"prompt": "Ask."})
