@@ -64,7 +64,7 @@ def jit_step(run: Run, jit: Callable[[Run], Step] = jitted) -> Step:
 
 
 class Hooks(NamedTuple):
-    """What the caller of `loop.run` adds to a run.
+    """Functions that the caller of `loop.run` adds to a run.
 
     Attributes:
       after_evaluation: called with (step, metrics); what it raises ends the run.

@@ -1,4 +1,4 @@
-"""What a run reads: data, tokenizer, architectures."""
+"""The inputs of a run: data, tokenizer, architectures."""
 
 from __future__ import annotations
 

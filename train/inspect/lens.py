@@ -24,7 +24,7 @@ from train.inspect.tokens import Tokens, label_tokens, text_of, visible
 
 
 class LogitLens:
-    """What each layer would predict, if it were the last.
+    """The prediction of each layer, as if it were the last.
 
     Attributes:
       title. tokens: of the text.
@@ -120,7 +120,7 @@ def _logits(config, norm, table, residual):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predictions(config, norm, table, residual, following):
-    """Of one row: `ids`, `probabilities`, `entropies` and `next_nats` of `LogitLens`."""
+    """`ids`, `probabilities`, `entropies` and `next_nats` of `LogitLens`, for one row."""
     logp = jax.nn.log_softmax(_logits(config, norm, table, residual), axis=-1)
     entropies = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
     nats = -jnp.take_along_axis(logp[:-1], following[:, None], axis=-1)[:, 0]

@@ -146,7 +146,7 @@ class Model:
         return tracing.Trace(self._title, tokens, values)
 
     def logit_lens(self, text: str | Messages) -> LogitLens:
-        """What each layer would predict, if it were the last."""
+        """The prediction of each layer, as if it were the last."""
         self._need(POLICIES, "a logit lens")
         trace = self.trace(text, ["embedding", "layers.*.residual"])
         residuals = list(trace.values())

@@ -70,7 +70,7 @@ class Spectra(Mapping[str, np.ndarray]):
         return squares.sum(-1) / np.maximum(squares[..., 0], np.finfo(float).tiny)
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        """Of each layer σ₁ and the stable rank of each matrix; experts by their mean."""
+        """σ₁ and the stable rank of each matrix, by layer; the mean over experts."""
         rows = []
         for path, values in self.items():
             stable = self.stable_rank(path)

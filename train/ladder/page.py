@@ -8,10 +8,7 @@ from string import Template
 
 from train.ladder import plots, texts
 from train.ladder.study import Prediction, Study
-from train.report.page import PAGE
-
-# The styles of the report, which have no placeholders.
-_STYLE = PAGE.template.partition("<style>")[2].partition("</style>")[0]
+from train.report.page import STYLE
 
 _PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -63,7 +60,7 @@ def page(
     sizes = len({rung.size for rung in study.rungs})
     return _PAGE.substitute(
         name=escape(name),
-        style=_STYLE,
+        style=STYLE,
         summary=f"{len(study.rungs)} runs of {sizes} sizes.",
         plots=plots.by_compute(study, predictions) + plots.by_tokens(study)
         + plots.best_sizes(study, predictions),

@@ -39,7 +39,7 @@ class LogAxes(charts.Axes):
 
 
 class Series(NamedTuple):
-    """What a plot draws in one colour.
+    """The marks of a plot in one colour.
 
     Attributes:
       colour: the number of a size, or -1 of none. dots: (x, y, title). line: points.

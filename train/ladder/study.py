@@ -23,7 +23,7 @@ FAR = 100.0
 
 
 class Study(NamedTuple):
-    """What a ladder says.
+    """The results of a ladder.
 
     Attributes:
       joint: L(N, D), or None. compute: L(C), or None.

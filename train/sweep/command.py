@@ -35,7 +35,7 @@ from train.terminal.progress import Progress
 
 
 class Sweep(NamedTuple):
-    """What a command line asks for.
+    """The request of a command line.
 
     Attributes:
       base: the settings of the recipe. seeds: of the runs. trials: those that are known before the

@@ -1,4 +1,4 @@
-"""What runs of a sweep read: the tokenizer and the rows are made once, and linked into each run.
+"""The inputs of the runs of a sweep: tokenizer and rows are made once, and linked into each run.
 
 The first run of each group that reads the same gets them; each other run links the files before it
 begins, as if it had made them itself.

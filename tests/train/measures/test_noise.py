@@ -27,7 +27,7 @@ def test_the_estimates_are_unbiased():
 
 
 def test_a_step_measures_its_microbatches():
-    """Of a linear loss, whose gradient for a row is the row."""
+    """The noise scale of a linear loss, whose gradient for a row is the row."""
     rows = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     stage = Stage(
         weights=lambda batch: {"all": jnp.float32(8)},

@@ -1,4 +1,4 @@
-"""What a record of training holds: sums that a resumed run goes on from, rates by group."""
+"""The content of a training record: sums that a resumed run continues, rates by group."""
 
 import json
 

@@ -1,1 +1,1 @@
-"""What runs leave behind, as frames and figures: metrics, settings, rollouts on record."""
+"""The records of runs, as frames and figures: metrics, settings, rollouts on record."""

@@ -22,7 +22,7 @@ from train.terminal.console import print_error
 
 
 class RunFiles(NamedTuple):
-    """What a workdir says of its run.
+    """The files of a workdir that describe its run.
 
     Attributes:
       name: the path of the workdir. settings: of config.json. records: {kind: those of
@@ -118,7 +118,7 @@ def _children(folder: epath.Path) -> list[epath.Path]:
 
 
 def _read(workdir: epath.Path) -> RunFiles:
-    """What a workdir says of its run.
+    """The files of a workdir that describe its run.
 
     Raises:
       ConfigError: it is none. DataError: a file is damaged.

@@ -61,7 +61,7 @@ class Options:
 
 
 class Plan(NamedTuple):
-    """What is asked of a model.
+    """The tasks of a command.
 
     Attributes:
       tasks: with the numbers of examples of each. suites: those named.

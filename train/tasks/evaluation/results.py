@@ -27,7 +27,7 @@ from train.tasks.evaluation.items import dumps, fingerprint
 
 
 class Model(NamedTuple):
-    """What decides the answers of a model.
+    """The inputs that decide the answers of a model.
 
     Attributes:
       name: of the run or the open model. step: of the checkpoint, if it is one.
