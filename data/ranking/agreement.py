@@ -6,12 +6,13 @@ second (1). Which is first is random, so that chance is even. A ranking of three
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -65,13 +66,14 @@ def agreement(answers: Iterable[Recorded]) -> Agreement | None:
         from statsmodels.stats.inter_rater import cohens_kappa, fleiss_kappa
     except ImportError as error:
         raise ValueError(f"agreement needs {error.name}; type: pip install '.[ranking]'") from None
+    pairwise = functools.partial(cohens_kappa, return_results=False)
     names = sorted({name for unit in units for name in unit})
     cohen = {}
     for a, b in itertools.combinations(names, 2):
         both = Counter((unit[a], unit[b]) for unit in units if a in unit and b in unit)
         if both:
             table = np.array([[both[x, y] for y in RATINGS] for x in RATINGS])
-            cohen[a, b] = _kappa(cohens_kappa(table, return_results=False), table)
+            cohen[a, b] = _defined(pairwise, table, table.sum(0) + table.sum(1))
     raters, _ = Counter(map(len, units)).most_common(1)[0]
     counts = [Counter(unit.values()) for unit in units if len(unit) == raters]
     table = np.array([[count[x] for x in RATINGS] for count in counts])
@@ -80,10 +82,14 @@ def agreement(answers: Iterable[Recorded]) -> Agreement | None:
     alpha = math.nan
     if len({rating for unit in units for rating in unit.values()}) > 1:
         alpha = float(krippendorff.alpha(matrix, level_of_measurement="ordinal"))
-    fleiss = _kappa(fleiss_kappa(table), table)
+    fleiss = _defined(fleiss_kappa, table, table.sum(0))
     return Agreement(len(units), float(np.mean(equal)), cohen, fleiss, raters, alpha)
 
 
-def _kappa(value: float, table: np.ndarray) -> float:
-    """A kappa; NaN where all ratings are the same, and chance explains them."""
-    return math.nan if np.count_nonzero(table.sum(0)) < 2 else float(value)
+def _defined(kappa: Callable[..., Any], table: np.ndarray, used: np.ndarray) -> float:
+    """A kappa of a table; NaN where all ratings are the same, so that chance explains them.
+
+    Args:
+      used: how often each rating is given.
+    """
+    return float(kappa(table)) if np.count_nonzero(used) > 1 else math.nan

@@ -77,7 +77,9 @@ def agreement_lines(answers: list[Recorded]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "undefined: all ratings are the same" if math.isnan(value) else f"{value:.2f}"
+    if math.isnan(value):
+        return "undefined: all ratings are the same"
+    return f"{value:.2f}".replace("-", "−")
 
 
 def wins(answers: list[Recorded], questions: dict[int, Question]) -> list[dict[str, Any]]:
