@@ -16,7 +16,6 @@ from data.text.chat import render_prompt
 from model.sharding import MeshConfig, make_mesh
 from train.chat.model import open_scorer
 from train.chat.workdirs import check_workdir
-from train.checkpoints import saved_steps
 from train.config.saved import split_step
 from train.interop import opening
 from train.runtime import compilation
@@ -46,9 +45,9 @@ class RunAnswers:
         self._sampling = self._sampler.sampling(**sampling)
         self._room = config.max_length - self._sampling.max_new_tokens
         self._seed, self._name = seed, name
-        saved = saved_steps.read(workdir)
-        if step is None and saved and saved[0]:
-            step = max(saved[0])
+        if step is None:  # the newest
+            folders = (epath.Path(workdir) / "checkpoints").iterdir()
+            step = max(int(folder.name) for folder in folders if folder.name.isdigit())
         self.source = {"run": workdir, "step": step, **sampling, "seed": seed}
 
     def __call__(

@@ -1,8 +1,9 @@
 """Argilla's JSON, as `dataset.records.to_json` of Argilla 2 writes and `from_json` reads it.
 
 A record has `fields`: `prompt` (a text, or messages) and the answers, all other fields; and
-`responses`: `ranking` (the names of fields, best first; objects with `rank` where there are ties),
-and `ideal` and `comment` (texts).
+`responses`: `ranking` (the names of fields, best first), and `ideal` and `comment` (texts). Argilla
+2 has no ties: those that are written are in the metadata. Those of Argilla 1, objects with `rank`,
+are read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from data.ranking.formats.base import Given, Imported, candidates_of, conversati
 from data.ranking.questions import Answer, Question, Recorded
 
 _PROMPTS = ("prompt", "messages", "instruction", "question", "input")
+_METADATA = {"sources", "annotators", "ties"}
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "seedpod/annotators")  # Argilla's users have UUIDs
 
 
@@ -43,7 +45,7 @@ def imported(record: Mapping, unread: Counter) -> Imported:
             "a record of Argilla needs the field 'prompt', and a field for each answer to compare",
             "missing_field",
         )
-    unread.update(f"metadata.{name}" for name in metadata.keys() - {"sources", "annotators"})
+    unread.update(f"metadata.{name}" for name in metadata.keys() - _METADATA)
     unread.update(f"suggestions.{name}" for name in record.get("suggestions") or {})
     candidates = candidates_of(texts, _json(metadata.get("sources")))
     question = Question(conversation(fields[prompt], f"fields.{prompt}"), candidates)
@@ -71,6 +73,8 @@ def _given(responses: Mapping, names: list[str], metadata: Mapping, unread: Coun
                 setattr(answer, question, value)
             else:
                 unread[f"responses.{question}"] += 1
+    for user, rank in _json(metadata.get("ties")).items():
+        answers.setdefault(user, Answer()).rank = rank
     said = {user: a for user, a in answers.items() if a != Answer()}
     return [Given(str(people.get(user, user)), answer) for user, answer in said.items()]
 
@@ -85,27 +89,27 @@ def _rank(value: list, names: list[str]) -> list[int]:
 
 
 def exported(question: Question, answers: list[Recorded]) -> dict[str, Any]:
-    """A record. The names of annotators, and what made the answers, are in its metadata; a skipped
-    question has no response."""
+    """A record. The names of annotators, what made the answers, and ties are in its metadata; a
+    skipped question has no response."""
     names = [f"answer-{i + 1}" for i in range(len(question.candidates))]
     texts = (candidate.text for candidate in question.candidates)
     responses: dict[str, list] = {}
-    people = {}
+    people, ties = {}, {}
     for recorded in answers:
         user = str(uuid.uuid5(_NAMESPACE, recorded.annotator))
         people[user] = recorded.annotator
         said = recorded.answer
-        if said.rank is not None:
+        if said.rank is not None and len(set(said.rank)) < len(names):
+            ties[user] = said.rank
+        elif said.rank is not None:
             order = sorted(range(len(names)), key=said.rank.__getitem__)
-            value: list = [names[i] for i in order]
-            if len(set(said.rank)) < len(names):
-                value = [{"value": names[i], "rank": said.rank[i] + 1} for i in order]
+            value = [names[i] for i in order]
             responses.setdefault("ranking", []).append({"value": value, "user_id": user})
         for name in ("ideal", "comment"):
             if text := getattr(said, name):
                 responses.setdefault(name, []).append({"value": text, "user_id": user})
     sources = {n: c.source for n, c in zip(names, question.candidates, strict=True) if c.source}
-    metadata = {"annotators": people, "sources": sources}
+    metadata = {"annotators": people, "sources": sources, "ties": ties}
     return {
         "id": str(question.id),
         "fields": {"prompt": question.messages, **dict(zip(names, texts, strict=True))},

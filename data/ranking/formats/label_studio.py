@@ -1,17 +1,24 @@
 """Label Studio's JSON: a task holds `data` and `annotations`.
 
-Written are tasks for this labelling configuration, which Label Studio takes as it is:
+Written are tasks for this labelling configuration:
 
     <View>
       <Paragraphs name="chat" value="$messages" layout="dialogue" nameKey="role" textKey="content"/>
       <List name="answers" value="$items"/>
-      <Ranker name="rank" toName="answers"/>
-      <TextArea name="ideal" toName="chat"/> <TextArea name="comment" toName="chat"/>
+      <Ranker name="rank" toName="answers">
+        <Bucket name="1st"/> <Bucket name="2nd"/> <Bucket name="3rd"/> <Bucket name="4th"/>
+      </Ranker>
+      <Choices name="unsafe" toName="chat" choice="multiple">
+        <Choice value="0"/> <Choice value="1"/> <Choice value="2"/> <Choice value="3"/>
+      </Choices>
+      <TextArea name="ideal" toName="chat"/>
+      <TextArea name="comment" toName="chat"/>
     </View>
 
 Read are those, and tasks with `prompt` (a text, or messages) and `answer1`, `answer2` (or `text1`,
 `response1`, …) or a list of `{"id", "body"}`, with results of Pairwise and of Ranker. A ranker's
-buckets are levels: the answers in one are tied. A cancelled annotation is a skipped question.
+buckets are levels, in the order of the configuration: answers in one are tied, and those in none
+come last. A cancelled annotation is a skipped question.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ from data.ranking.formats.base import Given, Imported, candidates_of, conversati
 from data.ranking.questions import Answer, Question, Recorded
 
 _ANSWER = re.compile(r"(answer|response|text|completion|output)[_ -]?(\d)")
+BUCKETS = ("1st", "2nd", "3rd", "4th")
 _PROMPTS = ("messages", "prompt", "question", "instruction")
 
 
@@ -82,11 +90,7 @@ def _given(annotation: Mapping, names: list[str], unread: Counter) -> Given | No
         if kind == "pairwise":
             answer.rank = rank_of([[names[value.get("selected") != "left"]]], names)
         elif kind == "ranker":
-            ranker = value.get("ranker")
-            levels = list(ranker.values()) if isinstance(ranker, dict) else [ranker]
-            if len(levels) == 1:
-                levels = [[name] for name in levels[0]]
-            answer.rank = rank_of(levels, names)
+            answer.rank = rank_of(_levels(value.get("ranker"), tag), names)
         elif kind == "textarea" and tag in ("ideal", "comment"):
             setattr(answer, tag, "\n".join(value.get("text") or []))
         elif kind == "choices" and tag == "unsafe":
@@ -97,6 +101,14 @@ def _given(annotation: Mapping, names: list[str], unread: Counter) -> Given | No
         is_answer = True
     answer.seconds = float(annotation.get("lead_time") or 0)
     return Given(name, answer, str(annotation.get("created_at") or "")) if is_answer else None
+
+
+def _levels(ranker: Any, tag: str) -> list[list[str]]:
+    """The names on each level of a ranker: its buckets, or without buckets one name each."""
+    if isinstance(ranker, dict) and ranker.keys() != {tag}:
+        return [level for name, level in ranker.items() if name != "_"]
+    ordered = ranker[tag] if isinstance(ranker, dict) else ranker
+    return [[name] for name in ordered]
 
 
 def exported(question: Question, answers: list[Recorded]) -> dict[str, Any]:
@@ -124,19 +136,15 @@ def _annotation(recorded: Recorded) -> dict[str, Any]:
         results.append({**place, "value": {kind if kind != "textarea" else "text": value}})
 
     if answer.rank is not None:
-        levels: dict[int, list[str]] = {}
+        ranker: dict[str, list[str]] = {"_": []}  # the list from which they were taken
         for number, rank in sorted(enumerate(answer.rank), key=lambda pair: pair[1]):
-            levels.setdefault(rank, []).append(str(number))
-        if len(levels) == len(answer.rank):
-            ranker = {"rank": [name for level in levels.values() for name in level]}
-        else:  # buckets, as ties need them
-            ranker = {f"rank_{rank}": level for rank, level in levels.items()} | {"_": []}
+            ranker.setdefault(BUCKETS[rank], []).append(str(number))
         add("rank", "answers", "ranker", ranker)
     for name in ("ideal", "comment"):
         if text := getattr(answer, name):
             add(name, "chat", "textarea", [text])
     if answer.unsafe:
-        add("unsafe", "answers", "choices", list(map(str, answer.unsafe)))
+        add("unsafe", "chat", "choices", list(map(str, answer.unsafe)))
     return {
         "created_username": recorded.annotator, "created_at": recorded.time,
         "lead_time": answer.seconds, "was_cancelled": answer.rank is None, "result": results,

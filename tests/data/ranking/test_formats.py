@@ -110,7 +110,10 @@ def test_an_export_of_label_studio(tmp_path):
             {"completed_by": 7, "result": [
                 {"type": "ranker", "value": {"ranker": {"good": ["b", "c"], "bad": ["a"]}}}]},
             {"completed_by": 8, "result": [
-                {"type": "ranker", "value": {"ranker": ["c", "a", "b"]}}]}]},
+                {"type": "ranker", "value": {"ranker": ["c", "a", "b"]}}]},
+            {"completed_by": 9, "result": [
+                {"type": "ranker", "from_name": "rank",
+                 "value": {"ranker": {"rank": ["c", "b", "a"]}}}]}]},
     ]  # fmt: skip
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps(tasks))
@@ -119,7 +122,7 @@ def test_an_export_of_label_studio(tmp_path):
     assert [(g.annotator, g.answer.rank) for g in first] == [("ana@example.com", [1, 0]),
                                                              ("7", None)]  # fmt: skip
     assert first[0].time == "2026-01-01T00:00:00Z" and first[0].answer.seconds == 2.5
-    assert [g.answer.rank for g in second] == [[1, 0, 0], [1, 2, 0]]
+    assert [g.answer.rank for g in second] == [[1, 0, 0], [1, 2, 0], [2, 1, 0]]
     assert read.questions[1].messages == CHAT
     assert read.unread == {"data.topic": 1, "a result of type rating (stars)": 1}
     tasks[1]["annotations"][0]["result"][0]["value"]["ranker"] = {"good": ["z"]}
@@ -141,6 +144,10 @@ def test_an_export_of_argilla(tmp_path):
     read = reading.read(str(path))
     ((given,),) = read.answers
     assert given.annotator == "u1" and given.answer.rank == [1, 0]
+    value = [{"value": "reply-1", "rank": 2}, {"value": "reply-2", "rank": 1}]  # of Argilla 1
+    record["responses"]["ranking"][0]["value"] = value
+    path.write_text(json.dumps([record]))
+    assert reading.read(str(path)).answers[0][0].answer.rank == [1, 0]
     assert read.unread == {"metadata.source": 1, "suggestions.ranking": 1, "responses.quality": 1}
 
 
