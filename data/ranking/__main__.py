@@ -1,8 +1,8 @@
 """Collect rankings: a page of this machine on which people compare answers to prompts.
 
     python -m data.ranking --workdir=runs/demo/ppo,runs/demo/sft \\
-        --prompts=examples/prompts.jsonl --out=prefs.jsonl --annotators=ana,ben --each=2
-    python -m data.ranking --out=prefs.jsonl --export=jsonl
+        --prompts=examples/prompts.jsonl --out=runs/prefs.jsonl --annotators=ana,ben --each=2
+    python -m data.ranking --out=runs/prefs.jsonl --export=jsonl
 
 Runs are sampled while people answer; a prompt with `responses` brings its own. Answers are kept in
 a database beside --out: the same command resumes.

@@ -164,6 +164,7 @@ def _open(settings: Settings, console: Console) -> Store:
     gold = reading.read(settings.gold, gold=True) if settings.gold else None
     if read and not path.exists():
         _check_answers(read, settings)
+    path.parent.mkdir(parents=True, exist_ok=True)
     store = Store(path)
     try:
         if read:
