@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from data.ranking.agreement import agreement
@@ -38,7 +38,7 @@ def annotators(answers: list[Recorded], questions: dict[int, Question]) -> list[
     for name in sorted({answer.annotator for answer in answers}):
         own = [answer for answer in answers if answer.annotator == name]
         tested = [(a.answer, gold) for a in own if (gold := questions[a.question].gold)]
-        golds = [is_right(answer, gold) for answer, gold in tested if answer.rank is not None]
+        golds = [bool(is_right(a, gold)) for a, gold in tested if a.rank is not None]
         first = [
             a.answer.rank[i] < a.answer.rank[j]
             for a in own if a.answer.rank and not questions[a.question].gold
@@ -84,7 +84,8 @@ def _number(value: float) -> str:
 
 def wins(answers: list[Recorded], questions: dict[int, Question]) -> list[dict[str, Any]]:
     """For each source the share of pairs with another that it won; a tie is half a win."""
-    won, pairs = Counter[str](), Counter[str]()
+    won: dict[str, float] = defaultdict(float)
+    pairs = Counter[str]()
     for answer in answers:
         rank = answer.answer.rank or []
         names = [source_name(c.source) for c in questions[answer.question].candidates]

@@ -113,8 +113,8 @@ class _Exports:
     """Exports soon after an answer, and not after every one."""
 
     def __init__(self, export: Callable[[], Any]):
-        self._export, self._task = export, None
-        self.error, self._delay = "", EXPORT_DELAY
+        self._export, self.error, self._delay = export, "", EXPORT_DELAY
+        self._task: asyncio.Task[None] | None = None
 
     def soon(self) -> None:
         if self._task is None or self._task.done():

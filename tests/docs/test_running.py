@@ -18,9 +18,10 @@ from pathlib import Path
 import documentation
 import open_models
 import pytest
-import scripted_annotator
 from documentation import ROOT
 from quick_compile import FLAGS
+
+from tests.data.ranking import scripted_annotator
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 

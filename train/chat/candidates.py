@@ -14,6 +14,7 @@ from data.ranking.questions import Candidate, Question
 from data.ranking.sampling import Sampled, Score
 from data.text.chat import render_prompt
 from model.sharding import MeshConfig, make_mesh
+from ranges import ConfigError
 from train.chat.model import open_scorer
 from train.chat.workdirs import check_workdir
 from train.config.saved import split_step
@@ -32,7 +33,8 @@ class RunAnswers:
       seed: an answer depends on it, on the question's number and on its own among the samples.
 
     Raises:
-      ValueError: there is no policy, or an answer alone would fill its context.
+      ValueError: there is no policy, an answer alone would fill its context, or the tokenizer is
+        not the one that the model was trained with.
     """
 
     def __init__(self, name: str, sampling: Mapping[str, Any], seed: int):
@@ -41,6 +43,11 @@ class RunAnswers:
         compilation.enable("auto", epath.Path(workdir))
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         _, _, config, self._params, self._tokenizer = opening.open_model(name, "policy", mesh)
+        if (ids := self._tokenizer.vocab_size) > config.vocab_size:
+            raise ConfigError(
+                f"the tokenizer in {workdir} has {ids} ids and its model {config.vocab_size}: it "
+                f"is another one. Restore {workdir}/tokenizer, or name another run"
+            )
         self._sampler = AnswerSampler(config, self._tokenizer, mesh, ROWS)
         self._sampling = self._sampler.sampling(**sampling)
         self._room = config.max_length - self._sampling.max_new_tokens

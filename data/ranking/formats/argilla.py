@@ -84,7 +84,7 @@ def _rank(value: list, names: list[str]) -> list[int]:
     levels: dict[Any, list[str]] = {}
     for place, item in enumerate(value):
         item = item if isinstance(item, dict) else {"value": item}
-        levels.setdefault(item.get("rank", place + 1), []).append(item.get("value"))
+        levels.setdefault(item.get("rank", place + 1), []).append(str(item.get("value")))
     return rank_of([levels[rank] for rank in sorted(levels)], names)
 
 

@@ -1,5 +1,7 @@
 """Answers of saved runs to questions that people rank, and a reward model's scores of them."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from model.config import TransformerConfig
 from model.sizes import SIZES
 from train.chat.candidates import open_answerers, open_score
 from train.checkpoints import checkpointer, networks, saved_models
+from train.interop import opening
 from train.step import TrainState
 
 SAMPLING = {"max_new_tokens": 6, "temperature": 1.0, "top_p": 1.0}
@@ -63,6 +66,14 @@ def test_scores_of_a_reward_model(runs):
     assert first != second  # one is read without the id that ends it
     with pytest.raises(ValueError, match="do not fit"):
         score(prompt, [Candidate("x" * 200)])
+
+
+def test_a_run_with_another_tokenizer_is_refused(runs, monkeypatch):
+    opened = opening.open_model(str(runs / "a"), "policy")
+    small = dataclasses.replace(opened.config, vocab_size=100)
+    monkeypatch.setattr(opening, "open_model", lambda *_: opened._replace(config=small))
+    with pytest.raises(ValueError, match=r"has 263 ids and its model 100: .* Restore .*tokenizer"):
+        open_answerers([str(runs / "a")], SAMPLING, 0)
 
 
 def test_a_run_without_the_model_is_refused(runs):

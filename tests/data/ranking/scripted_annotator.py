@@ -1,4 +1,4 @@
-"""Annotators of a page of `python -m data.ranking`, who prefer the longest answer and improve it."""
+"""Annotators of a page of `data.ranking`, who prefer the longest answer and improve it."""
 
 import json
 import time
