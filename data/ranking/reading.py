@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from data.errors import DataError
 from data.ranking.formats import argilla, label_studio
 from data.ranking.formats.base import Imported
@@ -50,9 +52,10 @@ def read(source: str, gold: bool = False) -> Read:
             imported = _imported(record, gold, unread)
             imported.question.where = where
             imported.question.check()
-        except DataError as error:
+            msgspec.json.encode(imported)  # as the database will
+        except (DataError, UnicodeEncodeError) as error:
             text = str(error)
-            raise DataError(text if where in text else f"{where}: {text}", error.reason) from None
+            raise DataError(text if where in text else f"{where}: {text}", "bad_record") from None
         key = imported.question.key()
         if key in seen:
             repeated += 1

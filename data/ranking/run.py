@@ -80,6 +80,8 @@ class Settings:
             raise DataError(
                 "--temperature=0 samples the same answer each time; name two runs, or set it above"
             )
+        if self.export and (self.workdirs or self.reward):
+            raise DataError("--export writes the answers that there are; leave runs out")
         if bool(self.reward) != (self.order == "uncertain"):
             raise DataError("--next=uncertain and --reward=RUN, the judge, go together")
 
@@ -171,6 +173,12 @@ def _open(settings: Settings, console: Console) -> Store:
             _begin(store, settings, read, console)
         if gold:
             store.add(gold.questions, settings.seed)
+        known = {answer.annotator for answer in store.answers()} | set(settings.annotators)
+        if strangers := sorted(set(settings.leave_out) - known):
+            raise DataError(
+                f"--leave_out={strangers[0]}: nobody of that name has answered; there are "
+                f"{', '.join(sorted(known))}"
+            )
     except BaseException:
         store.close()
         raise

@@ -139,7 +139,9 @@ def build(room: Room) -> Starlette:
     def known(request: Request, owner: bool = False) -> str:
         """The name of who sends a request."""
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        name = names.get(token or request.query_params.get("key", ""))
+        if owner:  # a link to download a file has no headers
+            token = token or request.query_params.get("key", "")
+        name = names.get(token)
         if name is None or (name == OWNER) != owner:
             raise loopback.Refusal("this link is not one of this server's; ask for a new one", 401)
         return name

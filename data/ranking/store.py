@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import secrets
 import sqlite3
 import threading
@@ -73,12 +74,14 @@ class Store:
         if not self.path.exists() and not create:
             raise DataError(f"there is no {path}; collect answers first")
         try:
+            if not self.path.exists():  # the secrets of links are for this user alone
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(
                 self.path, isolation_level=None, check_same_thread=False, timeout=30
             )
             self._db.row_factory = sqlite3.Row
             self._prepare()
-        except sqlite3.OperationalError as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise DataError(f"{path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError as error:
             raise DataError(f"{path} is no database of answers ({error}); {OTHER}") from None

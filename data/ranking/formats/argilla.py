@@ -14,13 +14,34 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from data.errors import DataError
-from data.ranking.formats.base import Given, Imported, candidates_of, conversation, rank_of
+from data.ranking.formats.base import (
+    Given,
+    Imported,
+    candidates_of,
+    conversation,
+    converted,
+    rank_of,
+)
 from data.ranking.questions import Answer, Question, Recorded
 
 _PROMPTS = ("prompt", "messages", "instruction", "question", "input")
 _METADATA = {"sources", "annotators", "ties"}
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "seedpod/annotators")  # Argilla's users have UUIDs
+
+
+class _Response(msgspec.Struct):
+    value: Any
+    user_id: str | None = None
+
+
+class _Record(msgspec.Struct):
+    fields: dict[str, Any]
+    responses: dict[str, list[_Response]] | None = None
+    metadata: dict[str, Any] | None = None
+    suggestions: dict[str, Any] | None = None
 
 
 def is_record(record: Mapping) -> bool:
@@ -37,7 +58,8 @@ def imported(record: Mapping, unread: Counter) -> Imported:
     Raises:
       DataError: it has no prompt or no answers, or a response is malformed.
     """
-    fields, metadata = record["fields"], record.get("metadata") or {}
+    read = converted(record, _Record, "a record of Argilla")
+    fields, metadata = read.fields, read.metadata or {}
     prompt = next((name for name in _PROMPTS if fields.get(name)), "")
     texts = {name: text for name, text in fields.items() if name != prompt and text}
     if not prompt or len(texts) < 2:
@@ -46,10 +68,10 @@ def imported(record: Mapping, unread: Counter) -> Imported:
             "missing_field",
         )
     unread.update(f"metadata.{name}" for name in metadata.keys() - _METADATA)
-    unread.update(f"suggestions.{name}" for name in record.get("suggestions") or {})
+    unread.update(f"suggestions.{name}" for name in read.suggestions or {})
     candidates = candidates_of(texts, _json(metadata.get("sources")))
     question = Question(conversation(fields[prompt], f"fields.{prompt}"), candidates)
-    return Imported(question, _given(record["responses"], list(texts), metadata, unread))
+    return Imported(question, _given(read.responses or {}, list(texts), metadata, unread))
 
 
 def _json(text: Any) -> dict:
@@ -61,30 +83,38 @@ def _json(text: Any) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _given(responses: Mapping, names: list[str], metadata: Mapping, unread: Counter) -> list[Given]:
+def _given(
+    responses: Mapping[str, list[_Response]], names: list[str], metadata: Mapping, unread: Counter
+) -> list[Given]:
     people, answers = _json(metadata.get("annotators")), dict[str, Answer]()
     for question, given in responses.items():
         for response in given:
-            user, value = str(response.get("user_id") or "someone"), response["value"]
+            user, value = response.user_id or "someone", response.value
             answer = answers.setdefault(user, Answer())
             if isinstance(value, list):
                 answer.rank = _rank(value, names)
-            elif question in ("ideal", "comment"):
+            elif question in ("ideal", "comment") and isinstance(value, str):
                 setattr(answer, question, value)
             else:
                 unread[f"responses.{question}"] += 1
     for user, rank in _json(metadata.get("ties")).items():
-        answers.setdefault(user, Answer()).rank = rank
+        answers.setdefault(user, Answer()).rank = converted(rank, list[int], "metadata.ties")
     said = {user: a for user, a in answers.items() if a != Answer()}
     return [Given(str(people.get(user, user)), answer) for user, answer in said.items()]
 
 
+class _Place(msgspec.Struct):
+    value: str
+    rank: int
+
+
 def _rank(value: list, names: list[str]) -> list[int]:
     """Ranks from names, best first, or from {"value": name, "rank": …} objects."""
-    levels: dict[Any, list[str]] = {}
-    for place, item in enumerate(value):
-        item = item if isinstance(item, dict) else {"value": item}
-        levels.setdefault(item.get("rank", place + 1), []).append(str(item.get("value")))
+    if not value or isinstance(value[0], str):
+        return rank_of([[name] for name in converted(value, list[str], "a ranking")], names)
+    levels: dict[int, list[str]] = {}
+    for place in converted(value, list[_Place], "a ranking"):
+        levels.setdefault(place.rank, []).append(place.value)
     return rank_of([levels[rank] for rank in sorted(levels)], names)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from data.errors import DataError
 from data.ranking.questions import Answer, Candidate, Question
@@ -26,6 +28,21 @@ class Imported(NamedTuple):
     answers: Sequence[Given] = ()
 
 
+Form = TypeVar("Form")
+
+
+def converted(value: Any, form: type[Form], name: str) -> Form:
+    """A JSON value as a structure.
+
+    Raises:
+      DataError: it has another form; the message says where.
+    """
+    try:
+        return msgspec.convert(value, form)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise DataError(f"{name}: {error}", "wrong_type") from None
+
+
 def conversation(value: Any, name: str) -> list[dict]:
     """Messages from a text or a list of messages.
 
@@ -39,7 +56,7 @@ def conversation(value: Any, name: str) -> list[dict]:
 
 def candidates_of(texts: Mapping[str, Any], sources: Any) -> list[Candidate]:
     """Candidates from {name in the file: text}. `sources`: {name: source}, if the file has them."""
-    known = sources if isinstance(sources, Mapping) else {}
+    known = converted(sources or {}, dict[str, dict[str, Any]], "sources")
     return [
         Candidate(required_text(text, name), known.get(name, {})) for name, text in texts.items()
     ]
@@ -56,7 +73,9 @@ def rank_of(levels: Sequence[Sequence[str]], names: Sequence[str]) -> list[int]:
     for place, level in enumerate(levels):
         for name in level:
             if name not in names or name in places:
-                raise DataError(f"the ranking names {name!r:.60}, which is not one of the answers "
-                                f"{', '.join(names)}, or is there twice", "bad_rank")  # fmt: skip
+                raise DataError(
+                    f"the ranking names {name!r:.60}, which is not one of the answers "
+                    f"{', '.join(names):.200}, or is there twice", "bad_rank",
+                )  # fmt: skip
             places[name] = place
     return [places.get(name, len(levels)) for name in names]

@@ -28,13 +28,38 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from data.errors import DataError
-from data.ranking.formats.base import Given, Imported, candidates_of, conversation, rank_of
+from data.ranking.formats.base import (
+    Given,
+    Imported,
+    candidates_of,
+    conversation,
+    converted,
+    rank_of,
+)
 from data.ranking.questions import Answer, Question, Recorded
+from data.schemas.messages import objects_of
 
 _ANSWER = re.compile(r"(answer|response|text|completion|output)[_ -]?(\d)")
 BUCKETS = ("1st", "2nd", "3rd", "4th")
 _PROMPTS = ("messages", "prompt", "question", "instruction")
+
+
+class _Result(msgspec.Struct):
+    type: str = ""
+    from_name: str | None = None
+    value: dict[str, Any] = {}
+
+
+class _Annotation(msgspec.Struct):
+    completed_by: int | str | dict[str, Any] | None = None
+    created_username: str | None = None
+    created_at: str | None = None
+    lead_time: float | None = None
+    was_cancelled: bool | None = None
+    result: list[_Result] | None = None
 
 
 def is_record(record: Mapping) -> bool:
@@ -63,52 +88,58 @@ def imported(record: Mapping, unread: Counter) -> Imported:
     unread.update(f"data.{name}" for name in others)
     candidates = candidates_of(texts, data.get("sources"))
     messages = conversation(data[prompt], f"data.{prompt}")
-    question = Question(messages, candidates, data.get("tools") or [])
-    given = [
-        _given(annotation, list(texts), unread) for annotation in record.get("annotations") or []
-    ]
+    question = Question(messages, candidates, objects_of(data.get("tools"), "data.tools"))
+    annotations = converted(record.get("annotations") or [], list[_Annotation], "annotations")
+    given = [_given(annotation, list(texts), unread) for annotation in annotations]
     return Imported(question, [one for one in given if one])
 
 
 def _texts(data: Mapping) -> tuple[dict[str, Any], set[str]]:
     """({name of an answer: text}, the fields that hold them)."""
     for name, value in data.items():
-        if isinstance(value, list) and all(isinstance(v, dict) and "id" in v for v in value):
-            return {str(v["id"]): v.get("body") or v.get("title") for v in value}, {name}
+        items = value if isinstance(value, list) else []
+        if items and all(isinstance(item, dict) and "id" in item for item in items):
+            texts = {str(item["id"]): item.get("body") or item.get("title") for item in items}
+            return texts, {name}
     named = sorted((name for name in data if _ANSWER.fullmatch(name)), key=lambda n: n[-1])
     return {name: data[name] for name in named}, set(named)
 
 
-def _given(annotation: Mapping, names: list[str], unread: Counter) -> Given | None:
-    by = annotation.get("completed_by")
+def _given(annotation: _Annotation, names: list[str], unread: Counter) -> Given | None:
+    by: Any = annotation.completed_by
     if isinstance(by, dict):
         by = by.get("email") or by.get("id")
-    name = str(annotation.get("created_username") or by or "someone")
-    answer, is_answer = Answer(), bool(annotation.get("was_cancelled"))
-    for result in annotation.get("result") or []:
-        kind, tag, value = result.get("type"), result.get("from_name"), result.get("value") or {}
-        if kind == "pairwise":
-            answer.rank = rank_of([[names[value.get("selected") != "left"]]], names)
-        elif kind == "ranker":
+    name = str(annotation.created_username or by or "someone")
+    answer, is_answer = Answer(), bool(annotation.was_cancelled)
+    for result in annotation.result or []:
+        tag, value = result.from_name or "", result.value
+        if result.type == "pairwise":
+            if len(names) != 2 or value.get("selected") not in ("left", "right"):
+                raise DataError("a pairwise result selects left or right of two", "bad_rank")
+            answer.rank = rank_of([[names[value["selected"] == "right"]]], names)
+        elif result.type == "ranker":
             answer.rank = rank_of(_levels(value.get("ranker"), tag), names)
-        elif kind == "textarea" and tag in ("ideal", "comment"):
-            setattr(answer, tag, "\n".join(value.get("text") or []))
-        elif kind == "choices" and tag == "unsafe":
-            answer.unsafe = [names.index(n) for n in value.get("choices") or [] if n in names]
+        elif result.type == "textarea" and tag in ("ideal", "comment"):
+            lines = converted(value.get("text") or [], list[str], tag)
+            setattr(answer, tag, "\n".join(lines))
+        elif result.type == "choices" and tag == "unsafe":
+            chosen = converted(value.get("choices") or [], list[str], tag)
+            answer.unsafe = [names.index(name) for name in chosen if name in names]
         else:
-            unread[f"a result of type {kind} ({tag})"] += 1
+            unread[f"a result of type {result.type} ({tag})"] += 1
             continue
         is_answer = True
-    answer.seconds = float(annotation.get("lead_time") or 0)
-    return Given(name, answer, str(annotation.get("created_at") or "")) if is_answer else None
+    answer.seconds = annotation.lead_time or 0.0
+    return Given(name, answer, annotation.created_at or "") if is_answer else None
 
 
 def _levels(ranker: Any, tag: str) -> list[list[str]]:
     """The names on each level of a ranker: its buckets, or without buckets one name each."""
-    if isinstance(ranker, dict) and ranker.keys() != {tag}:
-        return [level for name, level in ranker.items() if name != "_"]
-    ordered = ranker[tag] if isinstance(ranker, dict) else ranker
-    return [[name] for name in ordered]
+    form = dict[str, list[str]] if isinstance(ranker, dict) else list[str]
+    value: Any = converted(ranker, form, "ranker")
+    if isinstance(value, dict) and value.keys() != {tag}:
+        return [level for name, level in value.items() if name != "_"]
+    return [[name] for name in (value[tag] if isinstance(value, dict) else value)]
 
 
 def exported(question: Question, answers: list[Recorded]) -> dict[str, Any]:

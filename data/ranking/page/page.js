@@ -89,6 +89,7 @@ function show(state) {
   $("progress").max = Math.max(total, 1);
   $("progress").value = state.done;
   $("undo").disabled = previous === null;
+  $("onward").hidden = !question?.answer;
   $("form").hidden = $("asked").hidden = $("answers").hidden = !question;
   $("finished").hidden = Boolean(question);
   if (!question) {
@@ -116,7 +117,7 @@ function show(state) {
   document.querySelector("main").scrollTop = 0;
   document.activeElement?.blur();
   draw();
-  status(!own ? "" : own.rank === null ? "You skipped this. Send replaces it." : "Your answer. Send replaces it.");
+  status(!own ? "" : own.rank === null ? "You skipped this. Send replaces it." : "Your answer. Send or Skip replaces it.");
 }
 
 function card(candidate, number) {
@@ -305,6 +306,7 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.toLowerCase();
   if (key === "u") { undo(); return; }
   if (!question || busy) return;
+  if (key === "n" && question.answer) { next(); return; }
   if (key === "enter" && event.target.matches("button, summary, a")) return;
   if (/^[1-4]$/.test(key)) {
     flagging ? flagUnsafe(key - 1) : rank(key - 1);
@@ -326,6 +328,7 @@ for (const name of ["comment", "ideal"]) {
 }
 $("form").addEventListener("submit", (event) => { event.preventDefault(); send(); });
 $("undo").addEventListener("click", undo);
+$("onward").addEventListener("click", next);
 $("equal").addEventListener("click", () => KEYS["="]());
 $("tie").addEventListener("click", tie);
 $("skip").addEventListener("click", () => send(true));

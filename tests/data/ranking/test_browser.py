@@ -282,10 +282,14 @@ def test_keys(links, open_page):
     page.keyboard.press("u")
     page.get_by_text("Your answer").wait_for()
     assert page.locator(".place").all_inner_texts() == ["1st =", "3rd", "1st =", "2nd"]
+    page.keyboard.press("n")
+    page.locator("#onward").wait_for(state="hidden")
+    page.keyboard.press("u")
+    page.get_by_text("Your answer").wait_for()
     page.keyboard.press("Backspace")
     page.keyboard.type("t")
     page.keyboard.press("Enter")
-    page.get_by_text("Your answer").wait_for(state="detached")
+    page.locator("#onward").wait_for(state="hidden")
     assert store.current("ana", question.id).answer.tied and len(store.answers()) == done + 1
 
 

@@ -166,6 +166,7 @@ def test_a_model_that_fails_loses_nothing(settings, serve, monkeypatch):
         ({"workdirs": [], "answers": 2}, "name a run"),
         ({"workdirs": ["a"], "sampling": {"temperature": 0}}, "same answer each time"),
         ({"order": "uncertain"}, "go together"),
+        ({"export": "jsonl"}, "leave runs out"),
         ({"workdirs": []}, "no answers to compare; --workdir=RUN"),
         ({"prompts": ""}, "--prompts=FILE begins"),
         ({"prompts": "nothing.jsonl"}, "nothing.jsonl"),
@@ -203,5 +204,8 @@ def test_files_of_other_tools_are_converted_without_a_page(settings, tmp_path, c
     (argilla,) = json.loads((tmp_path / "prefs.argilla.json").read_text())
     assert len(argilla["responses"]["ranking"]) == 3
     assert "3 answers: 1 preference;" in capsys.readouterr().out
-    command.run(dataclasses.replace(convert, prompts="", export="label_studio"), Models)
+    convert = dataclasses.replace(convert, prompts="", export="label_studio")
+    with pytest.raises(DataError, match=r"--leave_out=eva: nobody .* ana, ben, eve"):
+        command.run(dataclasses.replace(convert, leave_out=["eva"]), Models)
+    command.run(convert, Models)
     assert (tmp_path / "prefs.label_studio.json").exists()
