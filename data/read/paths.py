@@ -115,7 +115,7 @@ def _dataset_folder(path: str, folder) -> str:
 def identity(source: epath.PathLike) -> list:
     """[file, size, times of change] of each file of a path or folder; [] if there is none."""
     path = epath.Path(source)
-    files = list(_files_in(path)) if path.exists() else []
+    files = list(files_in(path)) if path.exists() else []
     if is_remote(path):
         return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in files]
     return [
@@ -124,10 +124,10 @@ def identity(source: epath.PathLike) -> list:
     ]
 
 
-def _files_in(path: epath.Path) -> Iterator[epath.Path]:
+def files_in(path: epath.Path) -> Iterator[epath.Path]:
     """The files of a folder and its subfolders; a file itself."""
     if not path.is_dir():
         yield path
         return
     for entry in sorted(path.iterdir()):
-        yield from _files_in(entry)
+        yield from files_in(entry)
