@@ -18,6 +18,7 @@ from data.read.text_files import whole
 _CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LATIN = ("iso-8859-1", "latin-1", "latin1", "us-ascii", "ascii")  # browsers read windows-1252
+_HEADING = re.compile(r"^#{1,6} ", re.MULTILINE)
 # Where the library finds less, it takes the whole page, menus included; an answer may be short.
 _LEAST = ("MIN_EXTRACTED_SIZE", "MIN_OUTPUT_SIZE")
 
@@ -48,7 +49,8 @@ def _decoded(raw: bytes) -> str:
             return decode(raw)
         except DataError as error:
             declared = _CHARSET.search(raw[:4096])
-            if declared is None or declared[1].lower() in (b"utf-8", b"utf8"):
+            # UTF-16 would have a byte order mark; its name could not be read.
+            if declared is None or declared[1].lower().startswith((b"utf", b"ucs")):
                 raise error
             name = declared[1].decode("ascii", "replace").lower()
             encoding = "windows-1252" if name in _LATIN else name
@@ -71,10 +73,18 @@ def _page(html: str) -> dict[str, str]:
     library, config = _library()
     if not re.search(r"<(?:html|body)\b", html, re.IGNORECASE):  # a fragment
         html = f"<html><body>{html}</body></html>"
-    text = library.extract(
-        html, output_format="markdown", include_comments=False, include_formatting=True,
-        include_links=True, config=config,
-    )  # fmt: skip
+
+    def extract(page: str) -> str:
+        return library.extract(
+            page, output_format="markdown", include_comments=False, include_formatting=True,
+            include_links=True, config=config,
+        ) or ""  # fmt: skip
+
+    text = extract(html)
+    if not _HEADING.search(text) and re.search(r"<h[1-4]\b", html, re.IGNORECASE):
+        # In a page without an element that says where its content is, paragraphs alone are found.
+        marked = extract(re.sub(r"<body\b[^>]*>", r"\g<0><article>", html, flags=re.IGNORECASE))
+        text = marked if _HEADING.search(marked) else text
     if not text:
         raise DataError("the page has no text beside menus and the like", "no_text")
     metadata = library.extract_metadata(html)

@@ -134,13 +134,12 @@ def record_steps(place: str) -> list[str]:
     """
     if not place:
         return []
-    steps = re.findall(r"\[\]|[^.\[\]]+", place)
-    if ".".join(steps) != place.replace("[]", ".[]").removeprefix("."):
+    if not re.fullmatch(r"(?:\[\]|[^.\[\]]+)(?:\.[^.\[\]]+|\[\])*", place):
         raise DataError(
             f"data.records={place!r:.80} is no path into a document; write 'tickets', "
             "'result.tickets', or '[].tickets' for a list of pages"
         )
-    return steps
+    return re.findall(r"\[\]|[^.\[\]]+", place)
 
 
 def starts_list(path: str) -> bool:

@@ -106,6 +106,8 @@ def iterate(
             else:
                 count += 1
                 yield {**example, **group, "where": location}
+        for name in [name for name, number in changes.items() if not number]:
+            del changes[name]
         if not has_records and not span:
             error = DataError("holds no record, only blank space if anything", "empty_file")
             bad.add(item.name, error)

@@ -124,7 +124,7 @@ class Change:
                 )
         defaults = {name: row.default for name, row in TRANSFORMS.items() if is_export}
         active = {k: v for k, v in (defaults | dict(values)).items() if v not in (None, False)}
-        if any(TRANSFORMS[name].needs_turns(value) for name, value in active.items()):
+        if is_export or any(TRANSFORMS[name].needs_turns(value) for name, value in active.items()):
             active = {"turns": {}, "roles": {}} | active
         names = sorted((name for name in TRANSFORMS if name in active), key=_order)
         self._steps = [TRANSFORMS[name].make(active[name]) for name in names]

@@ -40,13 +40,16 @@ def _parsed(text: str) -> list[Any]:
 
 def without_quotes(text: str) -> str:
     """A mail without the earlier mails below it, and without lines that begin with ">"."""
-    replies = _parsed(text)
-    if len(replies) > 1 or (replies and replies[0].headers):
-        first = replies[0]
-        text = first.body if first.headers else first.content
-    lines = text.split("\n")
-    kept = [line for line in lines if not line.lstrip().startswith(">")]
-    return tidy("\n".join(kept)) if len(replies) > 1 or len(kept) < len(lines) else text
+    lines = text.replace("\r\n", "\n").strip().split("\n")
+    quoted = any(line.lstrip().startswith(">") for line in lines)
+    first, *others = _parsed(text)
+    if first.headers and quoted:  # the answer is below what it quotes
+        lines = first.body.split("\n")
+    elif others and not first.headers:
+        lines = lines[: first.content.count("\n") + 1]
+    elif not quoted:
+        return text
+    return tidy("\n".join(line for line in lines if not line.lstrip().startswith(">")))
 
 
 def without_signature(text: str) -> str:

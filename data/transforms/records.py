@@ -132,6 +132,8 @@ def turns(value: Any) -> Callable[[Conversation, Counter], str]:
                 found = inside(message, at)
             except KeyError:
                 continue
+            if not place and name == "role" and isinstance(found, dict | list):
+                continue  # `from` may be an object, of which `author` names a part
             consumed.add(root(at))
             return found
         if place and name in ("author", "content", "role"):

@@ -69,10 +69,22 @@ def roles(value: Any) -> Callable[[Conversation, Counter], str]:
     if not everyone and len(one) == 1:
         everyone = "assistant" if one == ["user"] else "user"
 
-    def role_of(turn: Turn, number: int) -> str:
+    # Names of nobody so far, as they are counted; a name is taken out when it is first seen.
+    unseen = {
+        (role, name): f"sources without {name!r:.40} of roles.{role}"
+        for role, names in named.items()
+        for name in names
+        if name != OTHERS
+    }
+    pending = Counter(unseen.values())  # to be counted with the first conversation
+
+    def role_of(turn: Turn, number: int, counts: Counter) -> str:
         for role, names in named.items():
-            if any(_is(turn, name) for name in names if name != OTHERS):
-                return role
+            for name in names:
+                if name != OTHERS and _is(turn, name):
+                    if text := unseen.pop((role, name), ""):
+                        counts.subtract([text])
+                    return role
         kind = turn.kind.lower()
         knows = kind in _KINDS and kind not in (OPENER, OTHERS)
         if everyone and not knows:
@@ -90,9 +102,11 @@ def roles(value: Any) -> Callable[[Conversation, Counter], str]:
         )
 
     def apply(conversation: Conversation, counts: Counter) -> str:
+        counts.update(pending)
+        pending.clear()
         kept = []
         for number, turn in enumerate(conversation.turns):
-            turn.role = role_of(turn, number)
+            turn.role = role_of(turn, number, counts)
             if turn.role == DROP:
                 counts[f"messages dropped, of {turn.kind or 'roles.drop':.40}"] += 1
             else:

@@ -251,7 +251,7 @@ def test_the_log_tells_what_was_cut_from_what_was_passed_over():
         "a.jsonl: fields not used: meta (1,200), id (5)",
     ]
     many = {f"field{i:02}": 1 for i in range(15)}
-    assert summary.lines({}, {}, {"c": many})[0].endswith("field11 (1) and 3 more")
+    assert summary.lines({}, {}, {"c": many}, {})[0].endswith("field11 (1) and 3 more")
 
 
 def test_names_that_a_format_does_not_show_are_not_used():
