@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 from etils import epath
@@ -107,8 +108,13 @@ def _dataset_folder(path: str, folder) -> str:
         raise DataError(f"{path} holds the splits of a data set; name one: {named}")
     if (folder / "manifest.json").exists():
         raise DataError(f"{path} holds prepared rows, of which no single record can be read")
+    names = [os.path.basename(file) for file in files_in(folder)]
+    if not names:
+        raise DataError(f"{path} is an empty directory; name a file, or a directory with files")
+    endings = Counter(os.path.splitext(name.removesuffix(".gz"))[1] for name in names)
+    ending = max(sorted(endings), key=lambda ending: (bool(ending), endings[ending]))
     raise DataError(
-        f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*.jsonl')}"
+        f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*' + ending)}"
     )
 
 

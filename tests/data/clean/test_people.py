@@ -34,6 +34,7 @@ def test_addresses():
     assert canada == ("To [ADDRESS].", {"address": 1})
 
 
+@pytest.mark.slow  # importing spaCy takes seconds
 def test_names_that_a_pipeline_finds(tmp_path):
     spacy = pytest.importorskip("spacy", reason="the extra `names` is not installed")
     pipeline = spacy.blank("en")
