@@ -21,11 +21,14 @@ def lines(
     """Lines on the counts of data/pipeline.py's `Data`."""
     out = []
     for source, counts in changes.items():
+        if not counts:
+            continue
         by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        out += [f"{source}: {name}: {count:,}" for name, count in by_count[:MAX_CHANGES]]
+        out.append(f"{source}, changed and left out:")
+        out += [f"  {name}: {count:,}" for name, count in by_count[:MAX_CHANGES]]
         if more := by_count[MAX_CHANGES:]:
             total = sum(count for _, count in more)
-            out.append(f"{source}: {len(more)} other changes, {total:,} times")
+            out.append(f"  {len(more)} other changes: {total:,}")
     for reason, count in skipped.items():
         if reason.endswith(CUT):
             out.append(f"cut {count:,} examples: {reason.removesuffix(CUT)}")

@@ -243,8 +243,9 @@ def test_the_log_tells_what_was_cut_from_what_was_passed_over():
     unused = {"a.jsonl": {"id": 5, "meta": 1200}, "b.jsonl": {}}
     changes = {"zendesk:a": {"turns merged": 1200, "private notes dropped": 3}}
     assert summary.lines(skipped, {"email": 3}, unused, changes) == [
-        "zendesk:a: turns merged: 1,200",
-        "zendesk:a: private notes dropped: 3",
+        "zendesk:a, changed and left out:",
+        "  turns merged: 1,200",
+        "  private notes dropped: 3",
         "cut 1,200 examples: longer than 16 tokens",
         "passed over 2 examples: longer than 16 tokens, drop",
         "redacted: email, 3 times",
