@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from data.errors import DataError
 
 MODEL = "en_core_web_sm"  # a pipeline of spaCy
 _PERSON = ("PERSON", "PER")
-_COUNTRIES = ("US", "CA", "GB")
+_COUNTRIES: tuple[Literal["US", "CA", "GB"], ...] = ("US", "CA", "GB")
 
 Spans = list[tuple[int, int]]
 

@@ -31,16 +31,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from data.errors import DataError
-from data.read import (
-    columns,
-    hf_records,
-    html_pages,
-    json_records,
-    tables,
-    text_files,
-    tfds_records,
-)
-from data.read.exports import files, intercom, mailboxes, slack, zendesk
+from data.read import columns, hf_records, json_records, tables, text_files, tfds_records
+from data.read.exports import files, intercom, mailboxes, pages, slack, zendesk
 from data.read.lines import line_spans
 from data.read.reading import Span
 from registry import Registry
@@ -73,8 +65,8 @@ for _ending, _reader in {
     ".csv": Reader(tables.read_csv),
     ".tsv": Reader(tables.read_tsv),
     ".parquet": Reader(columns.read_parquet, columns.parquet_spans),
-    ".html": Reader(html_pages.read_page),
-    ".htm": Reader(html_pages.read_page),
+    ".html": Reader(pages.read_page),
+    ".htm": Reader(pages.read_page),
     ".mbox": Reader(mailboxes.read, is_export=True),
 }.items():
     READERS.register(_ending, _reader)

@@ -54,7 +54,7 @@ class ReadOptions(NamedTuple):
         """Whether a field is used."""
         return self.fields is None or name in self.fields
 
-    def count(self, name: str) -> None:
+    def leave_out(self, name: str) -> None:
         """Counts something that is left out."""
         if self.counts is not None:
             self.counts[name] += 1

@@ -86,8 +86,7 @@ def front_matter(value: Any) -> Callable[[Conversation, Counter], str]:
 
     def apply(conversation: Conversation, counts: Counter) -> str:
         text = conversation.fields.get("text")
-        match = _FRONT_MATTER.match(text) if isinstance(text, str) else None
-        if not match:
+        if not isinstance(text, str) or not (match := _FRONT_MATTER.match(text)):
             return ""
         try:
             head = yaml.safe_load(match[1])

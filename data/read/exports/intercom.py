@@ -46,7 +46,7 @@ def _conversation(conversation: dict, options: ReadOptions) -> dict:
     for part in parts:
         body, person = files.text_at(part, "body"), part.get("author") or {}
         if not body and part.get("part_type", "comment") not in ("comment", "note"):
-            options.count("events dropped, such as an assignment")
+            options.leave_out("events dropped, such as an assignment")
             continue
         if not isinstance(person, dict):
             raise DataError("'author' should be an object", "wrong_type")

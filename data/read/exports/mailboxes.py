@@ -8,6 +8,7 @@ the order of their dates. Whoever opened it is the user and the others answer, u
 from __future__ import annotations
 
 import contextlib
+import email
 import email.message
 import email.policy
 import email.utils
@@ -40,12 +41,8 @@ def read(
                 )
             shutil.copyfileobj(file, copy)
         copy.flush()
-        with contextlib.closing(mailbox.mbox(copy.name, _parse, create=False)) as box:
+        with contextlib.closing(mailbox.mbox(copy.name, create=False)) as box:
             yield from _threads(path, box, options)
-
-
-def _parse(file) -> email.message.EmailMessage:
-    return email.message_from_binary_file(file, policy=email.policy.default)
 
 
 def _threads(
@@ -54,7 +51,7 @@ def _threads(
     threads: dict[str, list[tuple[int, dict | DataError, datetime]]] = {}
     thread_of: dict[str, str] = {}  # {id of a message: that of the thread's first}
     for number, key in enumerate(box.keys()):
-        mail = box[key]
+        mail = email.message_from_bytes(box.get_bytes(key), policy=email.policy.default)
         own = _ids(mail, "Message-ID")[:1] or [f"<{number}>"]
         others = [*_ids(mail, "References"), *_ids(mail, "In-Reply-To")]
         root = next((thread_of[id] for id in others if id in thread_of), (others or own)[0])
@@ -105,7 +102,7 @@ def _message(mail: email.message.EmailMessage) -> dict:
     return message | {"attachments": list(attached), "subject": str(mail.get("Subject", ""))}
 
 
-def _text(part: email.message.EmailMessage) -> str:
+def _text(part: email.message.MIMEPart) -> str:
     """The text of a part, by the encoding that it declares, or as UTF-8.
 
     Raises:

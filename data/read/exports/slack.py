@@ -63,27 +63,30 @@ def _threads(
     """(location of the first message, record) pairs of a channel, in the order of their first
     messages."""
     threads: dict[str, list[tuple[str, dict]]] = {}
-    for path in sorted(p for p in paths_in(channel) if files.ending_of(p) == ".json"):
+    for path in sorted(p for p in _paths_in(channel) if files.ending_of(p) == ".json"):
         for location, message in _checked(path, options):
-            root = message.get("thread_ts") or message.get("ts")
-            if not isinstance(root, str):
-                raise DataError(f"{location}: a message without 'ts', the time that is its name")
+            try:
+                root = message.get("thread_ts") or message["ts"]
+                float(message["ts"]), float(root)
+            except (KeyError, TypeError, ValueError):
+                raise DataError(
+                    f"{location}: a message without 'ts', the time that is its name"
+                ) from None
             if message.get("subtype", "") in _WRITTEN:
                 threads.setdefault(root, []).append((location, message))
             else:
-                options.count("events dropped, such as somebody joining")
+                options.leave_out("events dropped, such as somebody joining")
 
     def name_of(id: str) -> str:
         user = people.get(id, {})
-        profile = user.get("profile") if isinstance(user.get("profile"), dict) else {}
-        names = (profile.get("display_name"), user.get("real_name"), user.get("name"), id)
+        names = (_profile(user).get("display_name"), user.get("real_name"), user.get("name"), id)
         return next(name for name in names if name)
 
-    for root, found in sorted(threads.items()):
-        found.sort(key=lambda pair: pair[1]["ts"])
+    for root, found in sorted(threads.items(), key=lambda item: float(item[0])):
+        found.sort(key=lambda pair: float(pair[1]["ts"]))
         location, first = found[0]
         if len(found) == 1 and not first.get("reply_count"):
-            options.count("messages outside of threads dropped")
+            options.leave_out("messages outside of threads dropped")
             continue
         try:
             yield location, _conversation(channel, root, [m for _, m in found], people, name_of)
@@ -91,7 +94,12 @@ def _threads(
             yield location, error
 
 
-def paths_in(folder: str) -> list[str]:
+def _profile(user: dict) -> dict:
+    profile = user.get("profile")
+    return profile if isinstance(profile, dict) else {}
+
+
+def _paths_in(folder: str) -> list[str]:
     return [os.fspath(entry) for entry in epath.Path(folder).iterdir()]
 
 
@@ -109,12 +117,11 @@ def _conversation(
     for message in thread:
         id = _author_id(message)
         user = people.get(id, {})
-        profile = user.get("profile") if isinstance(user.get("profile"), dict) else {}
         is_bot = user.get("is_bot") or message.get("bot_id")
         kind = "bot" if is_bot else "opener" if id == opener else "others"
         text = from_slack(files.text_at(message, "text"), name_of)
         name = name_of(id) if id in people else message.get("username")
-        author = files.author(id, name, profile.get("email"), kind)
+        author = files.author(id, name, _profile(user).get("email"), kind)
         held = {"files": message.get("files")}
         messages.append({"author": author, "content": text, "private": False} | held)
     reactions = files.list_at({"reactions": thread[0].get("reactions")}, "reactions")
