@@ -94,6 +94,11 @@ def redact(example: dict, kinds: Iterable[str], counts: Counter) -> dict:
             | _redact_json({k: message[k] for k in _TEXT_FIELDS & message.keys()}, kinds, counts)
             for message in out["messages"]
         ]
+    if "passages" in out:
+        out["passages"] = [
+            passage | {"text": redact_text(passage["text"], kinds, counts)}
+            for passage in out["passages"]
+        ]
     if "responses" in out:
         out["responses"] = [redact_text(text, kinds, counts) for text in out["responses"]]
     return out

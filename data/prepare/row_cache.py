@@ -31,13 +31,14 @@ from data.atomic import write_atomically
 from data.config import DataConfig
 from data.errors import DataError
 from data.packing.origins import Origins
+from data.passages import library
 from data.pipeline import Data
 from data.read import json_files, paths, sources
 from data.read.readers import named_reader
 from data.text.base import Tokenizer
 from interpreter import python
 
-LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
+LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets", "bm25s", "PyStemmer")
 IGNORED = ("batch_size",)  # settings that do not change the rows
 HEADER = "facts.json"
 MAX_BYTES = 1 << 30  # of rows in memory that are cached
@@ -119,6 +120,8 @@ def _key(config: DataConfig, schema: str, tokenizer: Tokenizer, prompt_length: i
             for source, source_schema in named
             for item in sources.inputs_of(source, source_schema, config.documents, config.tfds_dir)
         ]
+        if config.passages.source:
+            files.append(library.identity(config.passages, config.tfds_dir))
     except (DataError, OSError):
         return ""  # reading reports the error
     if not all(files):

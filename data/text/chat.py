@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data.errors import DataError
 from data.text.base import Tokenizer
 
 
@@ -27,9 +28,45 @@ def render(
     Raises:
       DataError: see Tokenizer.render.
     """
-    ids, authors = tokenizer.render(messages, tools)
+    plain = [{k: v for k, v in m.items() if k != "parts"} for m in messages]
+    ids, authors = tokenizer.render(plain, tools)
     weights = [m.get("weight", 1.0) for m in messages]
-    return ids, np.array([*weights, 0.0], np.float32)[authors]  # author -1 takes the last: 0
+    mask = np.array([*weights, 0.0], np.float32)[authors]  # author -1 takes the last: 0
+    if any("parts" in message for message in messages):
+        _weigh_parts(tokenizer, ids, messages, mask)
+    return ids, mask
+
+
+def _weigh_parts(
+    tokenizer: Tokenizer, ids: np.ndarray, messages: Sequence[Mapping], mask: np.ndarray
+) -> None:
+    """Sets the weights in `mask` [n] of the tokens of parts of messages.
+
+    A message's `parts` are [text, weight or None] pairs whose texts make up its content. A token
+    belongs to the part that has its last byte.
+
+    Raises:
+      DataError: the chat format changes the text of a part.
+    """
+    pieces = [tokenizer.token_bytes[i] for i in ids.tolist()]
+    text, lengths = b"".join(pieces), np.array([len(piece) for piece in pieces])
+    last = np.cumsum(lengths) - 1
+    end = 0
+    for message in messages:
+        for part, weight in message.get("parts") or [[message["content"], None]]:
+            written = part.strip().encode()
+            start = text.find(written, end)
+            if start >= 0:
+                end = start + len(written)
+            if weight is None or not written:
+                continue
+            if start < 0:
+                raise DataError(
+                    f"the chat format changes the text {part.strip()!r:.60}, so that its tokens "
+                    "have no weight of their own; leave data.passages.weights out",
+                    "bad_weight",
+                )
+            mask[(lengths > 0) & (last >= start) & (last < end)] = weight * message.get("weight", 1)
 
 
 def render_prompt(

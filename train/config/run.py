@@ -205,7 +205,7 @@ class RunConfig:
 # Mappings whose keys the user chooses.
 _FREE = (
     "init_from", "fields", "keep", "filters", "mixture", "decontaminate", "evals", "rope_scaling",
-    "lr_multipliers",
+    "lr_multipliers", "weights",
 )  # fmt: skip
 
 
@@ -233,8 +233,9 @@ def default() -> ml_collections.ConfigDict:
     # ones.
     config.init_from = dict.fromkeys(objectives.roles(), "")
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
-    fields += ("confidence", "answer")
+    fields += ("confidence", "answer", "passages", "sources")
     config.data.fields = dict.fromkeys(fields, "")
+    config.data.passages.fields = dict.fromkeys(("text", "title", "id"), "")
     return config
 
 
