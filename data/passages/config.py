@@ -33,10 +33,11 @@ class PassagesConfig:
     """Passages in prompts, for chat, preferences and prompts: those that a record brings
     (`data.fields.passages`), those that a retriever finds in `source`, or both.
 
-    A record says by `data.fields.sources` which of them answer: ids of passages, or of documents
-    that are split. Without it, passages that it brings itself all answer, and of others that is
-    unknown. The passages go into the last question; what earlier answers say is not learned. Draws
-    depend on `seed` and on the record's messages before its answer alone.
+    A record says by `data.fields.sources` which of them answer: ids of passages, or of documents,
+    of which the passage counts that fits question and answer best. Without it, passages that it
+    brings itself all answer, and of others that is unknown. The passages go into the last question;
+    what earlier answers say is not learned. Draws depend on `seed` and on the record's messages
+    before its answer alone.
 
     Attributes:
       source: the documents, a folder or as `data.source`; empty for none. fields: templates over a

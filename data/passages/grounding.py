@@ -113,8 +113,10 @@ class Grounder:
         """
         messages = list(example["messages"])
         at = max(i for i, message in enumerate(messages) if message["role"] == "user")
+        last = messages[-1]
+        answer = last["content"] if last["role"] == "assistant" else example.get("answer", "")
         grounded = self.question(
-            messages[at]["content"], example.get("passages"), example.get("sources"),
+            messages[at]["content"], example.get("passages"), example.get("sources"), answer,
             content_key(dict(example)),
         )  # fmt: skip
         out = {name: value for name, value in example.items() if name not in OWN}
@@ -132,12 +134,13 @@ class Grounder:
 
     def question(
         self, question: str, own: Sequence[Mapping[str, str]] | None = None,
-        names: Sequence[str] | None = None, key: bytes = b"", mode: str = RATES,
+        names: Sequence[str] | None = None, answer: str = "", key: bytes = b"", mode: str = RATES,
     ) -> Grounded:  # fmt: skip
         """A question with passages.
 
         Args:
           own: passages of the record. names: the ids of those that answer; None if that is unknown.
+          answer: where it is known; it tells the passage of a document that is named.
           key: of the draws. mode: RATES by the settings' rates; RIGHT and WRONG with and without
             the passages that answer; RETRIEVED those that come first, whether they answer or not.
 
@@ -157,9 +160,9 @@ class Grounder:
                     "that answer; name the field with their ids: "
                     "--config.data.fields.sources='{FIELD}'"
                 )
-            chosen, answer = self._search(question, number, mine), None
+            chosen, answering = self._search(question, number, mine), None
         else:
-            right, others = self._divided(question, mine, names)
+            right, others = self._divided(question, answer, mine, names)
             if mode == RETRIEVED:
                 chosen = self._search(question, number, mine)
             elif mode == WRONG or (mode == RATES and without < self.config.none_rate):
@@ -168,8 +171,8 @@ class Grounder:
                 chosen = right[:number]
             else:
                 chosen = [*right[:number], *others[: max(number - len(right), 0)]]
-            answer = [passage for passage in chosen if passage.is_of(names)]
-        return self._written(question, self._ordered(question, chosen, rng), names, answer)
+            answering = [passage for passage in chosen if passage in right]
+        return self._written(question, self._ordered(question, chosen, rng), names, answering)
 
     def _search(self, question: str, count: int, mine: Sequence[Passage]) -> list[Passage]:
         """The record's passages, then the best ones of the source, without copies."""
@@ -180,24 +183,20 @@ class Grounder:
         return [*mine, *(p for p in found if p.text not in texts)][:count]
 
     def _divided(
-        self, question: str, mine: Sequence[Passage], names: Sequence[str]
+        self, question: str, answer: str, mine: Sequence[Passage], names: Sequence[str]
     ) -> tuple[list[Passage], list[Passage]]:
-        """(passages that answer, others), the best first, as many as a prompt has at most."""
-        number = self.config.number
+        """(the passage of each name, others; the best first, as many as a prompt has at most)."""
         extra = len(self.library.numbers(names)) if self.library else 0
-        found = self._search(question, len(mine) + number + extra, mine)
-        right = [p for p in found[: len(mine) + number] if p.is_of(names)]
-        for name in names:
-            if not any(p.is_of([name]) for p in right):
-                right.append(self._named(name, question, mine))
-        return right, [passage for passage in found if not passage.is_of(names)]
+        found = self._search(question, len(mine) + self.config.number + extra, mine)
+        right = [self._named(name, f"{question} {answer}", mine) for name in names]
+        return list(dict.fromkeys(right)), [p for p in found if not p.is_of(names)]
 
-    def _named(self, name: str, question: str, mine: Sequence[Passage]) -> Passage:
+    def _named(self, name: str, query: str, mine: Sequence[Passage]) -> Passage:
         for passage in mine:
             if passage.is_of([name]):
                 return passage
         if self.library:
-            return self.library.best(name, question)
+            return self.library.best(name, query)
         raise DataError(f"'sources' names {name!r:.80}, which is none of its 'passages'",
                         "missing_passage")  # fmt: skip
 
@@ -211,7 +210,7 @@ class Grounder:
 
     def _written(
         self, question: str, chosen: list[Passage], names: Sequence[str] | None,
-        answer: list[Passage] | None,
+        answering: list[Passage] | None,
     ) -> Grounded:  # fmt: skip
         shown = [p.id for p in chosen]
         if self.config.ids == "number":
@@ -225,8 +224,8 @@ class Grounder:
         values = {"documents": SEPARATOR.join(fitted) or NOTHING, "question": question}
         parts = _filled(self._template, values)
         right = None
-        if answer is not None:
-            right = [name for name, p in zip(shown, chosen, strict=True) if p in answer]
+        if answering is not None:
+            right = [name for name, p in zip(shown, chosen, strict=True) if p in answering]
         answerable = right is None or bool(right) or not names
         prompt = "".join(text for text, _ in parts)
         return Grounded(prompt, parts, shown, chosen, right, answerable, fitted != texts)

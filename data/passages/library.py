@@ -52,8 +52,8 @@ class Library:
         """The numbers of the passages that are, or are of, one of `names`."""
         return {number for name in names for number in self._by_name.get(name, ())}
 
-    def best(self, name: str, question: str) -> Passage:
-        """The passage of that name; of a document with several the best for a question.
+    def best(self, name: str, query: str) -> Passage:
+        """The passage of that name; of a document with several the best for a query.
 
         Raises:
           DataError: there is none.
@@ -65,7 +65,7 @@ class Library:
                             "missing_passage")  # fmt: skip
         if len(numbers) == 1:
             return self.passages[numbers[0]]
-        ranked = self._retriever.rank(question, len(self.passages))
+        ranked = self._retriever.rank(query, len(self.passages))
         return self.passages[next((n for n in ranked if n in numbers), numbers[0])]
 
 

@@ -235,7 +235,6 @@ def default() -> ml_collections.ConfigDict:
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
     fields += ("confidence", "answer", "passages", "sources")
     config.data.fields = dict.fromkeys(fields, "")
-    config.data.passages.fields = dict.fromkeys(("text", "title", "id"), "")
     return config
 
 

@@ -133,7 +133,9 @@ def documents_of(grounder: Grounder, record: Document) -> list[Document]:
         if condition == NONE:
             prompt = question
         else:
-            grounded = grounder.question(question, record.get("passages"), names, key, condition)
+            grounded = grounder.question(
+                question, record.get("passages"), names, answer, key, condition
+            )
             prompt = grounded.prompt
             right = grounded.right if known else None
             document |= {"right": right, "given": grounded.documents}
