@@ -26,7 +26,7 @@ from data.text.base import Tokenizer
 RATES, RIGHT, WRONG, RETRIEVED = "rates", "right", "wrong", "retrieved"
 NOTHING = "(none)"  # the documents of a prompt without any
 SEPARATOR = "\n\n"  # between documents
-OWN = ("passages", "sources")  # fields of an example before it is grounded
+OWN = ("passages", "sources", "grounded")  # fields of an example before it is grounded
 
 
 class Grounded(NamedTuple):
@@ -111,6 +111,8 @@ class Grounder:
           DataError: `sources` names a passage that there is not, or none is given and
             `none_rate` needs them.
         """
+        if not example.get("grounded", True):  # of a source of a mixture without passages
+            return {name: value for name, value in example.items() if name not in OWN}, False
         messages = list(example["messages"])
         at = max(i for i, message in enumerate(messages) if message["role"] == "user")
         last = messages[-1]

@@ -1,5 +1,6 @@
 """Passages: documents, retrieval, prompts and answers, weights, and rows made in any way."""
 
+import dataclasses
 import json
 import math
 import pickle
@@ -292,6 +293,21 @@ def test_rows_come_from_the_cache_until_a_page_changes(config_of, help_pages, tm
     assert len(said) == 1 and "rows from the cache" in said[0]
     (help_pages / "parcels.md").write_text("# Parcels\n\nA parcel takes three days.")
     assert opened() != first and "other data or settings" in said[-1]
+
+
+def test_a_source_of_a_mixture_may_have_no_passages(config_of, tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text("".join(f'{{"q": "{i}?", "a": "label", "page": []}}\n' for i in range(9)))
+    config = config_of()
+    sources = {
+        "answers": dict(source=config.source),
+        "labels": dict(source=str(path), passages=False),
+    }
+    mixed = dataclasses.replace(config, source="", mixture=sources)
+    data = open_data(mixed, "chat", BYTES)
+    prompts = [e["messages"] for e in data.heldout_examples]
+    assert {len(m[0]["content"]) > 100 for m in prompts if m[1]["content"] == "label"} == {False}
+    assert any("[1]" in m[0]["content"] for m in prompts)
 
 
 def test_a_plugin_adds_a_retriever(config_of):
