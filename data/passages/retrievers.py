@@ -9,6 +9,7 @@ def mine(passages, folder): ...
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import re
 import shutil
@@ -67,6 +68,7 @@ class BM25:
     def __init__(self, passages: Sequence[Passage], folder: str, settings: BM25Settings):
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each index
         if settings.language:
             import Stemmer
 

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 from collections import Counter
+from pathlib import Path
 
 import bm25s
 import numpy as np
@@ -22,6 +23,8 @@ from data.passages.retrievers import BM25, RETRIEVERS, BM25Settings
 from data.pipeline import open_data
 from data.prepare import row_cache
 from data.prepare.plan import PrepareJob
+from data.prepare.prepared_rows import PreparedRows
+from data.prepare.run import prepare_corpus
 from data.read.bad_records import BadRecords
 from data.schemas.normaliser import normaliser
 from data.splits import read_examples
@@ -293,6 +296,24 @@ def test_rows_come_from_the_cache_until_a_page_changes(config_of, help_pages, tm
     assert len(said) == 1 and "rows from the cache" in said[0]
     (help_pages / "parcels.md").write_text("# Parcels\n\nA parcel takes three days.")
     assert opened() != first and "other data or settings" in said[-1]
+
+
+def test_prepared_rows_are_those_of_a_run(config_of, help_pages, tmp_path):
+    config, folder = config_of(none_rate=0.3), str(tmp_path / "out")
+    BYTES.save(tmp_path / "tokenizer")
+    manifest = prepare_corpus(config, "chat", folder, tokenizer=str(tmp_path))
+    rows, data = PreparedRows(folder, "train"), open_data(config, "chat", BYTES)
+    for name, values in rows.take(np.arange(len(rows))).items():
+        np.testing.assert_array_equal(values, data.train[name])
+    assert {Path(source["name"]).name for source in manifest["sources"]} == {
+        "q.jsonl", "beans.md", "parcels.md", "cards.md",
+    }  # fmt: skip
+    other = dataclasses.replace(config_of(none_rate=0.4), source=folder)
+    with pytest.raises(DataError, match=r"prepared with other settings of data\.passages"):
+        open_data(other, "chat", BYTES)
+    (help_pages / "parcels.md").write_text("# Parcels\n\nOther.")
+    with pytest.raises(DataError, match=r"parcels.md has changed since"):
+        prepare_corpus(config, "chat", folder, tokenizer=str(tmp_path))
 
 
 def test_a_source_of_a_mixture_may_have_no_passages(config_of, tmp_path):
