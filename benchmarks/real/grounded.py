@@ -39,7 +39,7 @@ from train.tasks.evaluation import command
 from train.tasks.metrics import Z
 from train.terminal.console import console
 
-LENGTH, PASSAGES, TOKENS = 448, 3, 256
+LENGTH, PASSAGES, TOKENS = 384, 3, 208
 HELD_OUT = 0.3  # of places and of flows
 RATES = {"none_rate": 0.2, "distractor_rate": 0.8}
 
