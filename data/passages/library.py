@@ -22,7 +22,7 @@ from data.read import paths
 from data.read.readers import named_reader
 from suggestions import did_you_mean, nearest
 
-FORMAT = 1  # of the indices' folders
+FORMAT = 1  # of the indices; another one where they would be others
 
 
 class Library:

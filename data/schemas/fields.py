@@ -91,7 +91,11 @@ def passages_fields(record: Record, templates: Mapping) -> dict[str, list]:
     if "passages" in templates:
         value = value_of(record, templates, "passages")
         items = value if isinstance(value, list) else [] if is_empty(value) else [value]
-        fields["passages"] = [_passage(item, n, record) for n, item in enumerate(items, 1)]
+        passages = [_passage(item, n, record) for n, item in enumerate(items, 1)]
+        ids = [passage["id"] for passage in passages]
+        if twice := [name for name in ids if ids.count(name) > 1]:
+            raise DataError(f"two of 'passages' have the id {twice[0]!r:.80}", "bad_passages")
+        fields["passages"] = passages
     if "sources" in templates:
         value = value_of(record, templates, "sources")
         names = value if isinstance(value, list) else [] if is_empty(value) else [value]

@@ -33,13 +33,14 @@ def render(
     weights = [m.get("weight", 1.0) for m in messages]
     mask = np.array([*weights, 0.0], np.float32)[authors]  # author -1 takes the last: 0
     if any("parts" in message for message in messages):
-        _weigh_parts(tokenizer, ids, messages, mask)
+        _weigh_parts(tokenizer, ids, authors, messages, mask)
     return ids, mask
 
 
 def _weigh_parts(
-    tokenizer: Tokenizer, ids: np.ndarray, messages: Sequence[Mapping], mask: np.ndarray
-) -> None:
+    tokenizer: Tokenizer, ids: np.ndarray, authors: np.ndarray, messages: Sequence[Mapping],
+    mask: np.ndarray,
+) -> None:  # fmt: skip
     """Sets the weights in `mask` [n] of the tokens of parts of messages.
 
     A message's `parts` are [text, weight or None] pairs whose texts make up its content. A token
@@ -50,15 +51,19 @@ def _weigh_parts(
     """
     pieces = [tokenizer.token_bytes[i] for i in ids.tolist()]
     text, lengths = b"".join(pieces), np.array([len(piece) for piece in pieces])
-    last = np.cumsum(lengths) - 1
-    end = 0
-    for message in messages:
-        for part, weight in message.get("parts") or [[message["content"], None]]:
-            written = part.strip().encode()
-            start = text.find(written, end)
+    ends = np.cumsum(lengths)
+    at = 0  # in `text`
+    for number, message in enumerate(messages):
+        if len(written := np.flatnonzero(authors == number)):
+            at = int(ends[written[0]] - lengths[written[0]])
+        else:
+            at = max(at, text.find(message["content"].strip().encode(), at))
+        for part, weight in message.get("parts", ()):
+            content = part.strip().encode()
+            start = text.find(content, at)
             if start >= 0:
-                end = start + len(written)
-            if weight is None or not written:
+                at = start + len(content)
+            if weight is None or not content:
                 continue
             if start < 0:
                 raise DataError(
@@ -66,7 +71,8 @@ def _weigh_parts(
                     "have no weight of their own; leave data.passages.weights out",
                     "bad_weight",
                 )
-            mask[(lengths > 0) & (last >= start) & (last < end)] = weight * message.get("weight", 1)
+            inside = (lengths > 0) & (ends > start) & (ends <= at)
+            mask[inside] = weight * message.get("weight", 1.0)
 
 
 def render_prompt(

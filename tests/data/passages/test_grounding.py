@@ -233,6 +233,10 @@ def test_parts_have_weights_of_their_own(config_of, template):
     assert set(np.unique(mask)) <= {0, 0.25, 1, 2, 3}
     plain = [{k: v for k, v in m.items() if k != "parts"} for m in messages]
     np.testing.assert_array_equal(render(tokenizer, plain)[0], ids)
+    # "an" is in the header of an answer too.
+    messages = grounded(config_of(weights=weights), RECORDS[1] | {"a": "an"})["messages"]
+    ids, mask = render(tokenizer, messages)
+    assert tokenizer.decode(ids[mask == 3]).strip() == "an"
     silent = config_of(none_rate=1.0, weights={"unknown": 0.5})
     _, mask = render(tokenizer, grounded(silent, RECORDS[1])["messages"])
     assert set(np.unique(mask)) == {0, 0.5}
