@@ -202,6 +202,13 @@ def check_compatible(
                 f"{folder} was prepared with data.{name}={prepared_value!r:.80}, and its "
                 f"rows cannot be chosen again by {value!r}; leave it empty, or prepare it again"
             )
+    passages = manifest["settings"].get("passages")
+    if config.grounded and json.loads(json.dumps(config.passages.values())) != passages:
+        made = "other settings of data.passages" if passages else "no data.passages"
+        raise DataError(
+            f"{folder} was prepared with {made}, which its rows cannot have anew; give none, or "
+            "prepare it again"
+        )
     fingerprint = manifest["tokenizer"]["fingerprint"]
     if fingerprint != tokenizer.fingerprint:
         raise DataError(

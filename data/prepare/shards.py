@@ -23,6 +23,7 @@ from data.errors import DataError
 from data.packing.base import NothingLeft, Packed
 from data.packing.chats import pack_chats
 from data.packing.text import pack_text
+from data.passages.grounding import open_grounder
 from data.prepare import row_format
 from data.prepare.manifest import FORMAT, HELDOUT, MANIFEST, Shard
 from data.prepare.plan import (
@@ -93,6 +94,8 @@ def _pack(
         return Packed({}, [], [])
     config = job.config
     try:
+        if grounder := open_grounder(config, job.schema, tokenizer):
+            examples = list(grounder.ground(examples, skipped, bad))
         if job.schema == "text":
             change = config.text_change(training)
             return pack_text(examples, tokenizer, config.length, change, skipped, bad)

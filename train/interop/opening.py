@@ -69,3 +69,13 @@ def open_model(
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
     return Opened(name, role, config, params, tokenizer)
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a model, without its weights. `name` and errors: see `open_model`."""
+    path, _ = split_step(name)
+    if is_run(path):
+        return tokenizers.load(path)
+    tokenizer = published.open_source(name).tokenizer
+    assert tokenizer is not None  # it was asked for
+    return tokenizer

@@ -115,7 +115,7 @@ def read(tasks: Plan, options: Options) -> tuple[list[Benchmark], dict[str, str]
 
 
 def _prepare(task: Task, shots: Sequence[int], options: Options) -> list[Benchmark]:
-    """`prepare`; a task of the run's own training data has that of --workdir."""
+    """`prepare`; a task of the run's own data has that of --workdir."""
     if task.of_run and opening.is_run(opening.split_step(options.workdir)[0]):
         config = run_config.build(recipe_of(options.workdir))
         try:
@@ -123,6 +123,8 @@ def _prepare(task: Task, shots: Sequence[int], options: Options) -> list[Benchma
         except DataError:
             if not options.data:  # which may have a file of the task
                 raise
+    if task.with_tokenizer:
+        task = task.with_tokenizer(opening.open_tokenizer(options.workdir))
     return prepare(task, shots, options.limit, options.seed, options.data, options.chat)
 
 
