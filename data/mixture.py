@@ -34,7 +34,8 @@ class SourceConfig:
     """One source of a mixture.
 
     Attributes:
-      source: as `data.source`. fields: as `data.fields`, the default if empty.
+      source: as `data.source`. fields, records, transforms: as those of `data`, the default if
+        empty.
       weight: its share of the rows, relative to the other sources' weights.
       changes: {step: weight from that step on}.
       epochs: the largest number of passes over its rows, which need not be whole; then the other
@@ -49,6 +50,8 @@ class SourceConfig:
     epochs: NonNegative = 0.0
     limit: CountOr0 = 0
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    records: str = ""
+    transforms: Mapping[str, object] = dataclasses.field(default_factory=dict)
     passages: bool = True
 
     def __post_init__(self):

@@ -42,7 +42,7 @@ class Data:
       kinds: the names that `kind` indexes, for preferences.
       train_examples: for prompts, the examples in the training rows; row i is example i.
       sizes: training rows of each source of a mixture, in order; empty without a mixture.
-      redacted, unused: see data/splits.py's Examples.
+      redacted, unused, changes: see data/splits.py's Examples.
       origins: for each source in order, where the examples in its training rows were read; empty if
         that is unknown.
     """
@@ -57,6 +57,7 @@ class Data:
     redacted: Counter = dataclasses.field(default_factory=Counter)
     unused: dict[str, Counter] = dataclasses.field(default_factory=dict)
     origins: tuple[Origins | PreparedRows, ...] = ()
+    changes: dict[str, Counter] = dataclasses.field(default_factory=dict)
 
     def locations(self, row: int) -> list[str]:
         """Where the examples in a training row were read; empty if that is unknown."""
@@ -174,6 +175,7 @@ def open_data(
     return Data(
         train, heldout, heldout_examples, skipped + bad.skipped - examples.bad, kinds,
         train_examples, counts if examples.sizes else (), redacted, unused, origins,
+        examples.changes,
     )  # fmt: skip
 
 

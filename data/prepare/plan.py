@@ -33,9 +33,10 @@ SAMPLE_CHARACTERS = 50_000_000  # of the sample that a tokenizer is trained on
 UNFINISHED = "unfinished"  # the folder of intermediate files
 # The settings that the rows depend on; a run that uses the rows may not set others.
 SETTINGS = (
-    "source", "heldout_source", "heldout_fraction", "fields", "documents", "on_bad",
-    "max_record_bytes", "subset", "filters", "redact", "dedup", "decontaminate", "length",
-    "on_long", "pack", "truncate", "fim_rate", "fim_spm",
+    "source", "records", "transforms", "heldout_source", "heldout_by", "heldout_fraction",
+    "fields", "documents", "on_bad", "max_record_bytes", "subset", "filters", "redact",
+    "redact_model", "dedup", "decontaminate", "length", "on_long", "pack", "truncate", "fim_rate",
+    "fim_spm",
 )  # fmt: skip
 
 
@@ -146,7 +147,9 @@ def _size(name: str) -> int | None:
 def check_settings(job: PrepareJob, settings: dict) -> None:
     """Raises DataError if the folder was begun with other settings."""
     now = settings_of(job)
-    changed = [name for name in now if settings.get(name) != now[name]]
+    default = settings_of(job._replace(config=registry.current(DataConfig)(source=UNFINISHED)))
+    # A setting that was not there when the folder was begun had its default.
+    changed = [name for name in now if settings.get(name, default[name]) != now[name]]
     if changed:
         raise DataError(
             f"{job.folder} was begun with another data.{', data.'.join(changed)}; use the same "
@@ -188,7 +191,7 @@ def load_tokenizer(folder: str) -> Tokenizer:
 
 def examples_of(
     job: PrepareJob, number: int, skipped: Counter | None = None, redacted: Counter | None = None,
-    unused: Counter | None = None,
+    unused: Counter | None = None, changes: Counter | None = None,
 ) -> Iterator[dict]:  # fmt: skip
     """The examples of one part, in the same order every time. Counters: as of
     data/read/sources.py's `iterate` and data/clean/redact.py."""
@@ -196,12 +199,15 @@ def examples_of(
     name, span, _ = read_plan(job.folder)["parts"][number]
     config = job.config
     examples = sources.iterate(
-        name, job.schema, fields=config.fields, documents=config.documents,
+        name, job.schema, fields=config.fields, records=config.records,
+        transforms=config.transforms, heldout_by=config.heldout_by, documents=config.documents,
         tfds_dir=config.tfds_dir, on_bad=config.on_bad, max_bad=config.max_bad,
         max_record_bytes=config.max_record_bytes, skipped=skipped, unused=unused,
-        span=Span(*span) if span else None, settings=config,
+        changes=changes, span=Span(*span) if span else None, settings=config,
     )  # fmt: skip
-    return (redact.redact(example, config.redact, redacted) for example in examples)
+    return (
+        redact.redact(example, config.redact, redacted, config.redact_model) for example in examples
+    )
 
 
 def make_tokenizer(job: PrepareJob, kind: str, vocab_size: int, path: str, fim: bool) -> None:

@@ -192,7 +192,8 @@ def check_compatible(
             f"{folder} was prepared with rows of {manifest['length']} tokens, and data.length is "
             f"{length}; set --config.data.length={manifest['length']}, or prepare it again"
         )
-    choosing = ("filters", "redact", "subset", "dedup", "decontaminate", "truncate", "fim_rate")
+    choosing = ("transforms", "heldout_by", "filters", "redact", "subset", "dedup", "decontaminate",
+                "truncate", "fim_rate")  # fmt: skip
     for name in choosing:
         value = json.loads(json.dumps(getattr(config, name)))
         prepared_value = manifest["settings"].get(name)

@@ -69,7 +69,8 @@ def write_shards(job: PrepareJob, number: int) -> int:
     bad = BadRecords(job.config.on_bad, job.config.max_bad)
     for example, reason in itertools.zip_longest(examples_of(job, number), reasons[number]):
         digest.update(to_json(example).encode())
-        if reason in ("", "heldout"):
+        if example is not None and reason in ("", "heldout"):
+            example.pop("group", None)
             splits[reason or "train"].append(example)
     if digest.hexdigest() != decisions["digests"][number]:
         raise source_changed(job, read_plan(job.folder)["parts"][number][0])
@@ -159,6 +160,7 @@ def finish(job: PrepareJob) -> dict:
         "skipped": dict(sorted(skipped.items())),
         "redacted": dict(sorted(decisions["redacted"].items())),
         "unused": dict(sorted(decisions["unused"].items())),
+        "changes": dict(sorted(decisions.get("changes", {}).items())),
         "packing": {
             "method": "best fit" if job.schema == "chat" and job.config.pack else
             "concatenate and split" if job.schema == "text" else "none",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from data.errors import DataError
@@ -34,7 +34,10 @@ from data.schemas.templates import (
 
 
 def normaliser(
-    schema: str, fields: Mapping[str, Any] = {}, unused: Counter | None = None
+    schema: str,
+    fields: Mapping[str, Any] = {},
+    unused: Counter | None = None,
+    others: Collection[str] = (),
 ) -> Callable[[dict], dict]:
     """A function from a record to a normalised example of `schema`.
 
@@ -46,7 +49,7 @@ def normaliser(
         text. Where a value is empty or null, the filled template is stripped, so that an optional
         field leaves no blank line behind.
       unused: counts the fields of records and of their messages that hold something and are not
-        read.
+        read. others: fields that something else reads.
 
     Raises:
       DataError: at once for an unknown schema, name or template; from the returned function, with a
@@ -59,7 +62,7 @@ def normaliser(
         record = Record(record)
         example = convert(record, templates) | passages_fields(record, templates)
         if unused is not None:
-            unused.update(record.unread())
+            unused.update(name for name in record.unread() if name not in others)
         return example
 
     return normalise

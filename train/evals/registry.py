@@ -11,6 +11,7 @@ import registry
 from data.config import DataConfig
 from data.passages.config import PassagesConfig
 from data.pipeline import Data
+from data.read.readers import may_be_document
 from data.text.base import Tokenizer
 from ranges import ConfigError
 from registry import Registry
@@ -164,6 +165,9 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
         heldout_source=entry.source,
         heldout_limit=entry.limit,
         fields=entry.fields or (run.fields if same else {}),
+        records=run.records if same and may_be_document(entry.source) else "",
+        transforms=run.transforms if same else {},
+        heldout_by="",
         documents=entry.documents,
         length=entry.length or run.heldout_length or run.length,
         heldout_length=0,
