@@ -127,7 +127,7 @@ def open_data(
         redacted.update(grounder.library.redacted)
 
     def pack(part, length: int, training: bool = True) -> Packed:
-        part = grounder.ground(part, skipped, bad) if grounder else part
+        part = list(grounder.ground(part, skipped, bad)) if grounder else part
         if schema == "text":
             change = config.text_change(training)
             return pack_text(part, tokenizer, length, change, skipped, bad)

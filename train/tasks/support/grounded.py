@@ -125,7 +125,7 @@ def documents_of(grounder: Grounder, record: Document) -> list[Document]:
     at = max(i for i, message in enumerate(messages) if message["role"] == "user")
     question, names = messages[at]["content"], record.get("sources")
     known = bool(names or (names is None and record.get("passages")))
-    key, documents = content_key(dict(record)), []
+    key, documents = content_key(dict(record)), list[Document]()
     for condition in CONDITIONS:
         if condition in (RIGHT, WRONG) and not known:
             continue
