@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tpu.chips import PEAK_FLOPS, compiler_options
+from train.assembly import averages
 from train.assembly.run import Run
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
@@ -46,8 +47,7 @@ Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
 def jitted(run: Run) -> Step:
-    """The train step (state, frozen, batch, rates, ema_rates) of a run, jitted; the state is
-    donated."""
+    """The train step (state, frozen, batch, rates) of a run, jitted; the state is donated."""
     config = run.ctx.config
     return jax.jit(
         make_train_step(
@@ -59,9 +59,9 @@ def jitted(run: Run) -> Step:
 
 
 def jit_step(run: Run, jit: Callable[[Run], Step] = jitted) -> Step:
-    """The train step (state, frozen, batch) of a run, with its rates."""
-    step = jit(run)
-    return lambda state, frozen, batch: step(state, frozen, batch, run.rates, run.ema_rates)
+    """The train step (state, frozen, batch) of a run, with its learning rates, and the averages of
+    its weights."""
+    return averages.with_averages(jit(run), run)
 
 
 class Hooks(NamedTuple):

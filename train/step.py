@@ -29,7 +29,7 @@ class TrainState(NamedTuple):
       losses: the last losses that were applied, [numbers.WINDOW], NaN before the first; or () if
         spikes are not looked for.
       ema: {role: moving averages of its trained parameters} of the models whose optimizer asks for
-        them; or () if none does.
+        them (train/assembly/averages.py), which the step passes on; or () if none does.
     """
 
     step: Any
@@ -135,24 +135,6 @@ def step_view(source: Mapping[str, Any]) -> dict[str, jax.Array] | tuple[()]:
     return {"stopped": source["stopped"]} if "stopped" in source else ()
 
 
-def moving_averages(
-    averages: Mapping[str, Any], params: Mapping[str, Any], rates: Mapping[str, Any], step: Any
-) -> dict[str, Any]:
-    """Exponential moving averages of weights (Polyak & Juditsky 1992): a + r·(w − a), with r at
-    least 9 / (step + 9), so that early on they span about the last tenth of the steps, and forget
-    the initial weights.
-
-    Args:
-      averages: {role: a}. params: {role: w}, after `step` updates, at least 1.
-      rates: {role: 1 − decay}, float32.
-    """
-    least = 9 / (step + 9)
-    return {
-        role: optax.incremental_update(params[role], old, jnp.maximum(rates[role], least))
-        for role, old in averages.items()
-    }
-
-
 def make_train_step(
     stage: Stage,
     optimizer: optax.GradientTransformation,
@@ -160,8 +142,7 @@ def make_train_step(
     spike: float = 0.0,
     measure: Collection[str] = (),
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The function `step(state, frozen, batch, rates, ema_rates) -> (state, metrics)`, to be
-    jitted.
+    """The function `step(state, frozen, batch, rates) -> (state, metrics)`, to be jitted.
 
     An update with a fault is not applied: parameters and optimizer state are unchanged, the step
     still counts, and the metric `skipped` is 1. `fault` is an index into `numbers.CAUSES`, the same
@@ -172,13 +153,12 @@ def make_train_step(
 
     Args:
       optimizer: of train/optimizer.py; `rates` of its `rate_tables` is passed on to its `update`.
-        `ema_rates`, of `moving_averages`, are needed for a state with `ema`.
       spike: the threshold of `numbers.is_spike`, for a state with `losses`.
       measure: the statistics that are added to the metrics, of `statistics.CHOICES`.
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
-    def train_step(state: TrainState, frozen, batch, rates=None, ema_rates=None):
+    def train_step(state: TrainState, frozen, batch, rates=None):
         loss, grads, metrics = accumulate_gradients(
             stage, state.trainable, frozen, batch, accumulate, "noise" in measure
         )
@@ -208,13 +188,9 @@ def make_train_step(
             metrics |= statistics.of_update(grads, updates, new_weights, "layers" in measure)
         if spike:
             losses = jnp.where(applied, jnp.append(losses[1:], loss), losses)
-        ema = state.ema
-        if ema:
-            new = moving_averages(ema, new_weights, ema_rates, state.step + 1)
-            ema = jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, ema)
         skipped = fault > 0
         metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 * skipped, "fault": fault}
         step, skipped = state.step + 1, state.skipped + skipped
-        return TrainState(step, trainable, opt_state, source, skipped, losses, ema), metrics
+        return TrainState(step, trainable, opt_state, source, skipped, losses, state.ema), metrics
 
     return train_step

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from train.objectives.base import Stage
 from train.step import TrainState, make_train_step
@@ -40,28 +39,3 @@ def test_an_early_stop_leaves_out_the_rest_of_the_rollout_and_counts_its_steps()
     assert state.step == 4 and state.opt_state == 1 and state.trainable["policy"]["w"] == -1
     state, metrics = step(state._replace(source={"stopped": jnp.int32(0)}), {}, {"kl": 0.5})
     assert state.trainable["policy"]["w"] == -2 and metrics["stopped"] == 0
-
-
-def test_moving_averages_are_those_of_numpy_and_leave_out_updates_that_are_not_applied():
-    stage = Stage(
-        weights=lambda batch: {"all": jnp.float32(1)},
-        loss=lambda trainable, frozen, batch: (
-            {"all": batch["slope"] * trainable["policy"]["w"] + trainable["value"]["w"]}, {}
-        ),
-        source=None, evaluation=None,
-    )  # fmt: skip
-    step = jax.jit(make_train_step(stage, optax.sgd(0.5), 1))
-    params = {"policy": {"w": jnp.float32(3)}, "value": {"w": jnp.float32(1)}}
-    ema, rates = {"policy": {"w": jnp.float32(3)}}, {"policy": np.float32(1 - 0.7)}
-    state = TrainState(jnp.int32(0), params, optax.sgd(0.5).init(params), (), ema=ema)
-    slopes = np.append(np.random.default_rng(0).normal(size=30), [np.nan, 2.0])
-    weight = average = 3.0
-    for number, slope in enumerate(slopes, 1):
-        state, _ = step(state, {}, {"slope": jnp.float32(slope)}, None, rates)
-        if np.isfinite(slope):
-            weight -= 0.5 * slope
-            decay = min(0.7, number / (number + 9))
-            average = decay * average + (1 - decay) * weight
-    np.testing.assert_allclose(state.trainable["policy"]["w"], weight, rtol=1e-5)
-    assert state.ema.keys() == {"policy"}
-    np.testing.assert_allclose(state.ema["policy"]["w"], average, rtol=1e-5)

@@ -150,9 +150,7 @@ def compile_programs(
         programs, batch = rollout_programs(cast("RolloutSource", built.source), whole, batch)
     step = make_train_step(stage, tx, config.accumulate, measure=config.statistics)
     train_step = jax.jit(step, donate_argnums=0)
-    scalar = jax.ShapeDtypeStruct((), "float32", sharding=state.step.sharding)
-    ema_rates = dict.fromkeys(dict(state.ema), scalar)
-    first = train_step, (state._replace(source=source), frozen, batch, None, ema_rates), mesh
+    first = train_step, (state._replace(source=source), frozen, batch), mesh
     programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]

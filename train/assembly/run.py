@@ -21,7 +21,7 @@ from model import cpu, lora, sharding
 from model.config import TransformerConfig
 from model.mimetic import mimetic
 from train import optimizer
-from train.assembly import budget, mup
+from train.assembly import averages, budget, mup
 from train.assembly import partition as parts_
 from train.assembly.frozen import load_frozen
 from train.assembly.inputs import open_context, origin_of
@@ -43,7 +43,7 @@ class Run(NamedTuple):
     Attributes:
       evaluations: the stage's own first, then those of `config.evals`.
       tx: the optimizer. rates: {trained role: the learning rate of every update}, and ema_rates:
-        {role with averages: 1 − decay}, arguments of the step.
+        {role: 1 − decay} of the averages, arguments of their programs.
       abstract: shapes, dtypes and shardings of the state.
       parts: {trained role: its `Partition`}.
       frozen: {role: frozen parameters}. origins: {role: their origin and fingerprint}, saved in
@@ -178,19 +178,7 @@ def init_state(run: Run) -> TrainState:
     # Two arrays, because both are donated.
     step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
     state = TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
-    return with_averages(run, state)
-
-
-def with_averages(run: Run, state: TrainState) -> TrainState:
-    """The state with the averages that a run keeps: those that it has, others begin with copies of
-    the present weights."""
-    ema = dict(state.ema)
-    for role, like in dict(run.abstract.ema).items():
-        if role not in ema:  # copied, because the step donates both
-            shardings = jax.tree.map(lambda x: x.sharding, like)
-            copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
-            ema[role] = copy(state.trainable[role])
-    return state._replace(ema=ema or ())
+    return averages.begun(state, abstract.ema)
 
 
 def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:

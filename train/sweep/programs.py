@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from train.assembly.run import Run
 from train.attempt import Step, jitted
 from train.optimizer import SCHEDULES, table_length
 from train.sweep.trials import Trial, flatten, short
 
-# Settings, or groups, that no step has as constants: the learning rates are its argument, and the
-# loop reads the others. A trial that differs in another one may need a program of its own.
+# Settings, or groups, that no step has as constants: the learning rates are its argument, averages
+# of weights are another program, and the loop reads the others. A trial that differs in another one
+# may need a program of its own.
 _SHARED = ("seed", "log_every", "evaluate", "evals", "checkpoint", "watchdog")
-_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction")
+_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction", "ema")
 _OPTIMIZERS = ("optimizer", "value_optimizer")
 STEP = "jit_train_step"  # the name of the program of the step
 
@@ -28,21 +28,12 @@ def is_shared(key: str) -> bool:
     return key.split(".")[0] in _SHARED
 
 
-def _constants_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """{setting: what of its value may be a constant of a step}, without `steps`; of
-    `optimizer.ema` whether it is 0."""
-    return {
-        key: bool(value) if key.endswith("optimizer.ema") else value
-        for key, value in settings.items()
-        if not is_shared(key) and key != "steps"
-    }
-
-
 def split(trials: Sequence[Trial]) -> list[list[Trial]]:
     """The trials in groups, of which each shares a program."""
     groups = dict[str, list[Trial]]()
     for trial in trials:
-        group = repr((_constants_of(trial.settings), table_length(trial.config.steps)))
+        constants = {k: v for k, v in trial.settings.items() if not is_shared(k) and k != "steps"}
+        group = repr((constants, table_length(trial.config.steps)))
         groups.setdefault(group, []).append(trial)
     return list(groups.values())
 
@@ -51,12 +42,7 @@ def describe(trials: Sequence[Trial], runs: int) -> str:
     """A line on which trials share a program, and what splits them."""
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
     tables = {table_length(trial.config.steps) for trial in trials}
-    constants = [_constants_of(trial.settings) for trial in trials]
-    split_by = [
-        k
-        for k in keys
-        if not is_shared(k) and (len(tables) > 1 if k == "steps" else _differs(constants, k))
-    ]
+    split_by = [k for k in keys if not is_shared(k) and (k != "steps" or len(tables) > 1)]
     shared = [short(k) for k in keys if k not in split_by]
     count = len(split(trials))
     text = f"{runs} run{'s' * (runs != 1)}, {count} program{'s' * (count != 1)}"
@@ -64,10 +50,6 @@ def describe(trials: Sequence[Trial], runs: int) -> str:
         text += f": {', '.join(map(short, split_by))} {_verb(split_by, 'change')} the program"
         text += f", {', '.join(shared)} {_verb(shared, 'do')} not" if shared else ""
     return text
-
-
-def _differs(constants: Sequence[Mapping[str, Any]], key: str) -> bool:
-    return len({repr(values.get(key)) for values in constants}) > 1
 
 
 def _verb(names: Sequence[str], verb: str) -> str:
@@ -141,6 +123,6 @@ class Steps:
 def _constants(run: Run) -> str:
     """Everything that may be a constant of a run's step."""
     ctx = run.ctx
-    settings = _constants_of(flatten(ctx.config))
+    settings = {k: v for k, v in flatten(ctx.config).items() if not is_shared(k) and k != "steps"}
     lengths = {role: table.shape for role, table in run.rates.items()}
     return repr((settings, lengths, ctx.models, run.content, run.origins, ctx.mesh.shape))

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ranges import ConfigError
-from train.assembly.run import Run, with_averages
+from train.assembly import averages
+from train.assembly.run import Run
 from train.checkpoints import checkpointer, saved_models, verification
 from train.config.run import RunConfig
 from train.config.run_names import check_step, split_name
@@ -69,8 +70,8 @@ def parse(name: str, workdir: epath.PathLike) -> Fork:
     Raises:
       ConfigError: NAME is no RUN@STEP, the run has no such checkpoint, or it is `workdir` itself.
     """
-    parent, step, averages = split_name(name)
-    if averages:
+    parent, step, of_averages = split_name(name)
+    if of_averages:
         raise ConfigError(
             f"--fork={name}: a fork takes everything of a run; to start from its averaged weights, "
             f"type --config.init_from.ROLE={name}"
@@ -115,11 +116,12 @@ def restore(
             if f"{role}{saved_models.AVERAGES}" in meta.get("arrays", {})
         }
         abstract = run.abstract._replace(ema=ema or ())
-        state = with_averages(run, checkpointer.restore_state(fork.checkpoint, abstract, meta))
+        state = checkpointer.restore_state(fork.checkpoint, abstract, meta)
     except verification.Damaged as error:
         raise ConfigError(f"--fork={fork}: the checkpoint is damaged ({error})") from None
     origin = resume.Change(step=fork.step, setting="fork", before=fork.parent, now=str(workdir))
     lineage = [*resume.lineage(meta, [], fork.step), origin]
+    state = averages.begun(state, run.abstract.ema)
     meta.pop("earlier", None)  # an older version's form of the lineage
     return (fork.step, state, meta | {"lineage": lineage}), changed
 
