@@ -88,7 +88,7 @@ def test_an_exported_mup_model_computes_the_same(tied, tmp_path):
     export.export_model(work, tmp_path / "out")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     wanted = ours(config, params)[..., : CONFIG.vocab_size]
-    assert np.std(wanted) > 0.1
+    assert np.std(wanted) > 0.05
     np.testing.assert_allclose(theirs(model), wanted, atol=1e-5)
 
 
