@@ -116,6 +116,7 @@ def test_a_run_that_starts_from_averages_has_the_loss_that_was_evaluated(
     assert not (tmp_path / "none/metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_averages_of_the_uninterrupted_one(averaged, folder, mesh, tmp_path):
     loop.run(settings(folder, steps=2), tmp_path / "run", mesh)
     loop.run(settings(folder), tmp_path / "run", mesh, allow_change=("steps",))
@@ -126,6 +127,7 @@ def test_a_resumed_run_has_the_averages_of_the_uninterrupted_one(averaged, folde
         loop.run(config, tmp_path / "run", mesh)
 
 
+@pytest.mark.slow
 def test_a_fork_begins_its_averages_or_leaves_them(plain, averaged, mesh, tmp_path, capsys):
     config = saved.recipe_of(str(plain))
     config.optimizer.ema = 0.6
@@ -142,6 +144,7 @@ def test_a_fork_begins_its_averages_or_leaves_them(plain, averaged, mesh, tmp_pa
         loop.run(config, tmp_path / "no", mesh, fork=f"{averaged}@3@ema")
 
 
+@pytest.mark.slow
 def test_averages_of_adapters_are_merged_with_the_base_that_a_step_is(
     averaged, folder, mesh, tmp_path
 ):
