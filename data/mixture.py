@@ -34,12 +34,14 @@ class SourceConfig:
     """One source of a mixture.
 
     Attributes:
-      source: as `data.source`. fields: as `data.fields`, the default if empty.
+      source: as `data.source`. fields, records, transforms: as those of `data`, the default if
+        empty.
       weight: its share of the rows, relative to the other sources' weights.
       changes: {step: weight from that step on}.
       epochs: the largest number of passes over its rows, which need not be whole; then the other
         sources continue without it. 0 is no limit.
       limit: the number of its examples to use, before filters; 0 uses all.
+      passages: whether its prompts get the passages of `data.passages`.
     """
 
     source: str | tuple[str, ...]
@@ -48,6 +50,9 @@ class SourceConfig:
     epochs: NonNegative = 0.0
     limit: CountOr0 = 0
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    records: str = ""
+    transforms: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    passages: bool = True
 
     def __post_init__(self):
         ranges.check(self)
@@ -67,6 +72,8 @@ def source_config(name: str, settings: Mapping) -> SourceConfig:
     if not settings.get("source"):
         raise DataError(f"{prefix}.source is missing; a path, a glob, or hf:OWNER/NAME:SPLIT")
     ranges.check_fields(SourceConfig, settings, f"{prefix}.")
+    if not isinstance(given := settings.get("passages", True), bool):
+        raise DataError(f"{prefix}.passages={given!r:.80}; it must be True or False")
     config = SourceConfig(**settings)
     for step in config.changes:
         if not str(step).isdecimal():

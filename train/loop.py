@@ -170,7 +170,7 @@ def _run(
     outcomes = Outcomes(run.evaluations, config.steps, metrics.evaluations)
     metrics.write_settings(flatten_dict(json.loads(text), sep="."))
     for data in filter(None, (run.ctx.data, run.ctx.pretrain_data)):
-        for line in summary.lines(data.skipped, data.redacted, data.unused):
+        for line in summary.lines(data.skipped, data.redacted, data.unused, data.changes):
             progress.say(f"  {line}")
     if start == config.steps and metrics.evaluated:
         progress.say(f"{workdir} is finished at step {start}; nothing to do")

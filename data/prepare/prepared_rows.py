@@ -212,7 +212,8 @@ def check_compatible(
             f"{folder} was prepared with rows of {manifest['length']} tokens, and data.length is "
             f"{length}; set --config.data.length={manifest['length']}, or prepare it again"
         )
-    choosing = ("filters", "redact", "subset", "dedup", "decontaminate", "truncate", "fim_rate")
+    choosing = ("transforms", "heldout_by", "filters", "redact", "subset", "dedup", "decontaminate",
+                "truncate", "fim_rate")  # fmt: skip
     for name in choosing:
         value = json.loads(json.dumps(getattr(config, name)))
         prepared_value = manifest["settings"].get(name)
@@ -221,6 +222,13 @@ def check_compatible(
                 f"{folder} was prepared with data.{name}={prepared_value!r:.80}, and its "
                 f"rows cannot be chosen again by {value!r}; leave it empty, or prepare it again"
             )
+    passages = manifest["settings"].get("passages")
+    if config.grounded and json.loads(json.dumps(config.passages.values())) != passages:
+        made = "other settings of data.passages" if passages else "no data.passages"
+        raise DataError(
+            f"{folder} was prepared with {made}, which its rows cannot have anew; give none, or "
+            "prepare it again"
+        )
     fingerprint = manifest["tokenizer"]["fingerprint"]
     if fingerprint != tokenizer.fingerprint:
         raise DataError(

@@ -140,6 +140,7 @@ def describe(manifest: dict, folder: str) -> str:
     if manifest["documents"]:
         counts = ", ".join(f"{name}: {n:,}" for name, n in manifest["documents"].items())
         lines.append(f"documents: {counts}")
-    unused = {str(manifest["settings"]["source"]): manifest.get("unused", {})}
-    lines += summary.lines(manifest["skipped"], manifest["redacted"], unused)
+    source = str(manifest["settings"]["source"])
+    unused, changes = ({source: manifest.get(name, {})} for name in ("unused", "changes"))
+    lines += summary.lines(manifest["skipped"], manifest["redacted"], unused, changes)
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from data.packing.base import NothingLeft, Packed
 from data.packing.chats import pack_chats
 from data.packing.origins import Origins
 from data.packing.text import pack_text
+from data.passages.grounding import open_grounder
 from data.prepare import row_format
 from data.prepare.manifest import EXAMPLES, FORMAT, HELDOUT, MANIFEST, Shard
 from data.prepare.plan import (
@@ -69,7 +70,8 @@ def write_shards(job: PrepareJob, number: int) -> int:
     bad = BadRecords(job.config.on_bad, job.config.max_bad)
     for example, reason in itertools.zip_longest(examples_of(job, number), reasons[number]):
         digest.update(to_json(example).encode())
-        if reason in ("", "heldout"):
+        if example is not None and reason in ("", "heldout"):
+            example.pop("group", None)
             splits[reason or "train"].append(example)
     if digest.hexdigest() != decisions["digests"][number]:
         raise source_changed(job, read_plan(job.folder)["parts"][number][0])
@@ -93,6 +95,8 @@ def _pack(
         return Packed({}, [], [])
     config = job.config
     try:
+        if grounder := open_grounder(config, job.schema, tokenizer):
+            examples = list(grounder.ground(examples, skipped, bad))
         if job.schema == "text":
             change = config.text_change(training)
             return pack_text(examples, tokenizer, config.length, change, skipped, bad)
@@ -159,6 +163,7 @@ def finish(job: PrepareJob) -> dict:
         "skipped": dict(sorted(skipped.items())),
         "redacted": dict(sorted(decisions["redacted"].items())),
         "unused": dict(sorted(decisions["unused"].items())),
+        "changes": dict(sorted(decisions.get("changes", {}).items())),
         "packing": {
             "method": "best fit" if job.schema == "chat" and job.config.pack else
             "concatenate and split" if job.schema == "text" else "none",

@@ -241,14 +241,18 @@ def test_bad_records_are_counted_over_reading_and_rendering(tmp_path):
 def test_the_log_tells_what_was_cut_from_what_was_passed_over():
     skipped = {"longer than 16 tokens, cut": 1200, "longer than 16 tokens, drop": 2}
     unused = {"a.jsonl": {"id": 5, "meta": 1200}, "b.jsonl": {}}
-    assert summary.lines(skipped, {"email": 3}, unused) == [
+    changes = {"zendesk:a": {"turns merged": 1200, "private notes dropped": 3}}
+    assert summary.lines(skipped, {"email": 3}, unused, changes) == [
+        "zendesk:a, changed and left out:",
+        "  turns merged: 1,200",
+        "  private notes dropped: 3",
         "cut 1,200 examples: longer than 16 tokens",
         "passed over 2 examples: longer than 16 tokens, drop",
         "redacted: email, 3 times",
         "a.jsonl: fields not used: meta (1,200), id (5)",
     ]
     many = {f"field{i:02}": 1 for i in range(15)}
-    assert summary.lines({}, {}, {"c": many})[0].endswith("field11 (1) and 3 more")
+    assert summary.lines({}, {}, {"c": many}, {})[0].endswith("field11 (1) and 3 more")
 
 
 def test_names_that_a_format_does_not_show_are_not_used():

@@ -91,7 +91,7 @@ def open_context(
         text = config.pretrain_data
         read_text = functools.partial(read_source, text, "text")
         pretrain_data = open_rows("text", text, "text", read_text)
-    sets = evals.read_own(config, objective)
+    sets = evals.read_own(config, objective, tokenizer)
     for name, entry in config.evals.items():
         if entry.source and name not in sets:
             schema = evals.schema_of(name, entry, objective)

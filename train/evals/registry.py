@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 
 import registry
 from data.config import DataConfig
+from data.passages.config import PassagesConfig
 from data.pipeline import Data
+from data.read.readers import may_be_document
+from data.text.base import Tokenizer
 from ranges import ConfigError
 from registry import Registry
 from train.evals import tasks
@@ -27,15 +30,15 @@ class EvalType(NamedTuple):
         the run's Context. data: the Data with its held-out rows. stage: the run's Stage.
       schemas: the schemas of data that it reads, the default first; empty for the stage's own.
       role: the role that the run has to train; "" for any.
-      open: (name, entry, config, objective) -> the function that reads data of its own kind, which
-        `build` is given, or ConfigError for settings that do not fit; None for a type that reads a
-        Data.
+      open: (name, entry, config, objective) -> the function of a tokenizer that reads data of
+        its own kind, which `build` is given, or ConfigError for settings that do not fit; None for
+        a type that reads a Data.
     """
 
     build: Callable[..., Evaluation]
     schemas: tuple[str, ...] = ()
     role: str = "policy"
-    open: Callable[[str, Any, Any, Any], Callable[[], Fingerprinted]] | None = None
+    open: Callable[[str, Any, Any, Any], Callable[[Tokenizer], Fingerprinted]] | None = None
 
 
 EVALS: Registry[EvalType] = Registry("evaluation", "evals.NAME.type")
@@ -168,6 +171,9 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
         heldout_source=entry.source,
         heldout_limit=entry.limit,
         fields=entry.fields or (run.fields if same else {}),
+        records=run.records if same and may_be_document(entry.source) else "",
+        transforms=run.transforms if same else {},
+        heldout_by="",
         documents=entry.documents,
         length=entry.length or run.heldout_length or run.length,
         heldout_length=0,
@@ -178,17 +184,18 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
         decontaminate={},
         truncate="",
         fim_rate=0.0,
+        passages=run.passages if same else PassagesConfig(),
     )
 
 
-def read_own(config: Any, objective: Any) -> dict[str, Any]:
+def read_own(config: Any, objective: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     """{name: data} of the evaluations that read data of their own kind."""
     sets = {}
     for name, entry in config.evals.items():
         if open_own := EVALS[entry.type].open:
             read = open_own(name, entry, config, objective)
             with phase(f"reading {name}"):
-                sets[name] = read()
+                sets[name] = read(tokenizer)
     return sets
 
 

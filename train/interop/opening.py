@@ -14,7 +14,7 @@ from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.checkpoints import loading, saved_models
-from train.config.run_names import split_name
+from train.config.run_names import split_name, split_step
 from train.interop import published
 
 
@@ -70,3 +70,13 @@ def open_model(
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
     return Opened(name, role, config, params, tokenizer)
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of a model, without its weights. `name` and errors: see `open_model`."""
+    path, _ = split_step(name)
+    if is_run(path):
+        return tokenizers.load(path)
+    tokenizer = published.open_source(name).tokenizer
+    assert tokenizer is not None  # it was asked for
+    return tokenizer

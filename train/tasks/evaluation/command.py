@@ -116,7 +116,7 @@ def read(tasks: Plan, options: Options) -> tuple[list[Benchmark], dict[str, str]
 
 
 def _prepare(task: Task, shots: Sequence[int], options: Options) -> list[Benchmark]:
-    """`prepare`; a task of the run's own training data has that of --workdir."""
+    """`prepare`; a task of the run's own data has that of --workdir."""
     if task.of_run and opening.is_run(split_name(options.workdir).workdir):
         config = run_config.build(recipe_of(options.workdir))
         try:
@@ -124,6 +124,8 @@ def _prepare(task: Task, shots: Sequence[int], options: Options) -> list[Benchma
         except DataError:
             if not options.data:  # which may have a file of the task
                 raise
+    if task.with_tokenizer:
+        task = task.with_tokenizer(opening.open_tokenizer(options.workdir))
     return prepare(task, shots, options.limit, options.seed, options.data, options.chat)
 
 

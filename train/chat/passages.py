@@ -1,0 +1,59 @@
+"""Passages in the questions of a conversation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import registry
+from data.passages.config import PassagesConfig
+from data.passages.grounding import RETRIEVED, Grounded, Grounder
+from data.passages.library import open_library
+from data.text.base import Tokenizer
+from train.config import run
+from train.config.run_names import split_step
+from train.config.saved import recipe_of
+from train.interop import opening
+
+
+class ChatPassages:
+    """The passages of a source that fit each question.
+
+    Args:
+      source: a folder, or as `data.source`. config: the other settings. tokenizer: counts tokens.
+
+    Raises:
+      ValueError: the source has no document.
+    """
+
+    def __init__(self, source: str, config: PassagesConfig, tokenizer: Tokenizer):
+        config = dataclasses.replace(config, source=source)
+        self._grounder = Grounder(config, tokenizer, open_library(config))
+        self._source = source
+
+    def _grounded(self, question: str) -> Grounded:
+        return self._grounder.question(question, key=question.encode(), mode=RETRIEVED)
+
+    def prompt(self, question: str) -> str:
+        """A question with its passages, as the model is asked it."""
+        return self._grounded(question).prompt
+
+    def shown(self, question: str) -> str:
+        """A remark on the passages of a question."""
+        grounded = self._grounded(question)
+        pairs = zip(grounded.shown, grounded.passages, strict=True)
+        names = (p.id if name == p.id else f"[{name}] {p.id}" for name, p in pairs)
+        return "passages: " + ", ".join(names) + ", cut" * grounded.cut
+
+    def __str__(self) -> str:
+        library = self._grounder.library
+        assert library is not None
+        return f"answers from {len(library.passages)} passages of {self._source}"
+
+
+def settings_of(workdir: str) -> PassagesConfig:
+    """The settings of passages with which a run was trained; the defaults for one without."""
+    if opening.is_run(split_step(workdir)[0]):
+        config = run.build(recipe_of(workdir))
+        if config.data.grounded:
+            return config.data.passages
+    return registry.current(PassagesConfig)()
