@@ -204,6 +204,17 @@ class Mixture:
             out[of_source] = self._offsets[source] + order
         return out
 
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """The positions of the rows `start` to `stop` - 1, as of `index`, source by source."""
+        parts = zip(self._offsets, self._sizes, self.counts(start), self.counts(stop), strict=True)
+        return np.concatenate(
+            [
+                offset + permute(np.arange(a, b), size, self._seed + source)
+                for source, (offset, size, a, b) in enumerate(parts)
+                if b > a
+            ]
+        )
+
     def names_of(self, rows: Sequence[int]) -> list[str]:
         """The name of the source of each of `rows`."""
         return [self.names[source] for source, _ in self.locate(rows)]

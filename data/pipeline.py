@@ -67,6 +67,12 @@ class Data:
             row -= len(part)
         return []
 
+    def example_counts(self) -> np.ndarray | None:
+        """[R] the number of examples that begin in each training row; None if that is unknown."""
+        counts = [part.example_counts() for part in self.origins]
+        known = [part for part in counts if part is not None]
+        return np.concatenate(known) if counts and len(known) == len(counts) else None
+
     def fingerprint(self) -> str:
         """A hash of both splits' rows and examples, equal for the same rows wherever they were
         read from. For prepared rows that are not in memory it covers the digests of their
