@@ -38,7 +38,7 @@ from data.text.base import Tokenizer
 from interpreter import python
 
 LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
-IGNORED = ("batch_size",)  # settings that do not change the rows
+IGNORED = ("batch_size", "batch_ramp")  # settings that do not change the rows
 HEADER = "facts.json"
 MAX_BYTES = 1 << 30  # of rows in memory that are cached
 

@@ -6,25 +6,25 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
+from train.assembly.programs import Step, jitted
 from train.assembly.run import Run
-from train.attempt import Step, jitted
 from train.optimizer import SCHEDULES, table_length
 from train.sweep.trials import Trial, flatten, short
 
 # Settings, or groups, that no step has as constants: the learning rates are its argument, and the
 # loop reads the others. A trial that differs in another one may need a program of its own.
 _SHARED = ("seed", "log_every", "evaluate", "evals", "checkpoint", "watchdog")
-_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction")
+_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction", "cycles")
 _OPTIMIZERS = ("optimizer", "value_optimizer")
 STEP = "jit_train_step"  # the name of the program of the step
 
 
 def is_shared(key: str) -> bool:
     """Whether trials that differ in a setting share a program."""
-    group, _, leaf = key.rpartition(".")
+    group, *names = key.split(".")
     if group in _OPTIMIZERS:
-        return leaf in (*_RATES, *SCHEDULES.fields())
-    return key.split(".")[0] in _SHARED
+        return bool(names) and names[0] in (*_RATES, *SCHEDULES.fields())
+    return group in _SHARED
 
 
 def split(trials: Sequence[Trial]) -> list[list[Trial]]:

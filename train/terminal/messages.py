@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
+from data.ramp import cut
+from data.rows import num_rows, take_rows
 from interpreter import python
-from train.assembly import budget
+from model import sharding
+from train.assembly import budget, ramps
 from train.assembly.run import Run
 from train.checkpoints.networks import abstract_params
+from train.config.run import RunConfig
 from train.runtime import flops
 
 # Metrics of evaluations that are shown, the most important first: (metric, its text).
@@ -24,17 +30,22 @@ EVALUATED = (
     ("win_rate", "{:.1%} preferred to the reference"),
 )
 
-
-def tokens_per_step(run: Run) -> int:
-    """The number of tokens of a batch, padding included."""
-    return budget.tokens_per_step(run.ctx, run.objective)
+SAMPLE = 256  # rows that say how much a ramp does not learn
 
 
-def flops_per_step(run: Run) -> float:
-    """The floating-point operations of an optimizer step (train/runtime/flops.py)."""
-    ctx = run.ctx
+def tokens_per_step(run: Run, config: RunConfig | None = None) -> int:
+    """The number of tokens of a batch, padding included; with the settings of a level of its ramps,
+    or those that the run ends with."""
+    ctx = dataclasses.replace(run.ctx, config=config or run.ctx.config)
+    return budget.tokens_per_step(ctx, run.objective)
+
+
+def flops_per_step(run: Run, config: RunConfig | None = None) -> float:
+    """The floating-point operations of an optimizer step (train/runtime/flops.py); `config` as of
+    `tokens_per_step`."""
+    ctx, config = run.ctx, config or run.ctx.config
     weights = {r: abstract_params(r, ctx.models[r], ctx.mesh) for r in run.objective.trainable}
-    return flops.of_step(ctx.config, ctx.models, weights, run.parts, tokens_per_step(run))
+    return flops.of_step(config, ctx.models, weights, run.parts, tokens_per_step(run, config))
 
 
 def header(run: Run, workdir: Any) -> Iterator[str]:
@@ -53,6 +64,30 @@ def header(run: Run, workdir: Any) -> Iterator[str]:
     yield f"{flops_per_step(run):.3g} FLOPs a step{rollout}"
     yield f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     yield str(workdir)
+
+
+def ramp(run: Run) -> Iterator[str]:
+    """The levels of a run's ramps, the share of what they do not learn because a row is cut, and
+    the number of programs; nothing without a ramp."""
+    config, data = run.ctx.config, run.ctx.data.train
+    levels = ramps.levels(config, sharding.batch_shards(run.ctx.mesh))
+    if len(levels) == 1:
+        return
+    sample = take_rows(data, np.arange(min(num_rows(data), SAMPLE)))
+    for level in levels:
+        rows, length = level.shape
+        text = f"{rows:,} rows of {length:,} tokens"
+        if config.accumulate > 1:
+            count = level.config.accumulate
+            text += f" in {count} microbatch{'es' * (count != 1)}"
+        if length < config.data.length:
+            pieces = cut(sample, config.data.length // length, run.objective.schema == "chat")
+            learned = np.sum(pieces["loss_mask"]) / np.sum(sample["loss_mask"])
+            text += f" ({1 - learned:.1%} is not learned, at cuts)"
+        last = level is levels[-1]
+        yield f"  then {text}" if last else f"  {text} until step {level.steps.stop:,}"
+    count = len({level.shape for level in levels})
+    yield f"  {count} programs of the step, each compiled at its first step"
 
 
 def _count(tree) -> int:

@@ -1,0 +1,185 @@
+"""Runs with ramps: the same bits from every step on; what they count; what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from stage_fixtures import recipe, write_files
+
+from model import sharding
+from ranges import ConfigError
+from train import loop
+from train.assembly import budget, ramps
+from train.assembly.run import setup
+from train.checkpoints import loading
+from train.config.run import build
+from train.measures.costs import Costs
+from train.objectives import registry
+from train.runtime.records import read_metrics
+from train.terminal import messages
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ramps")
+    write_files(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:2])
+
+
+def settings(directory, stage="pretrain", **changes):
+    """A recipe with batches of 4, 8 and 16 rows, of which the first ones are of 16 tokens."""
+    config = recipe(stage, directory)
+    config.model.num_layers = 1
+    config.data.heldout_limit = 16
+    config.data.batch_ramp = {"2": 4, "5": 8}
+    config.data.length_ramp = {"3": 16}
+    config.accumulate = 2
+    config.evaluate.update(at_start=False, samples=0)
+    config.update(steps=STEPS, log_every=1)
+    config.checkpoint.update(every=1, keep=99)
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key.replace("__", "."): value})
+    return config
+
+
+def kept(workdir):
+    """The records of every step, without times."""
+    names = ("step", "loss", "grad_norm", "learning_rate", "tokens", "rows", "epochs", "flops")
+    return [{name: r[name] for name in names} for r in read_metrics(workdir, "train")]
+
+
+def same_weights(a, b):
+    trees = (jax.tree.leaves(jax.device_get(loading.load(path)[1])) for path in (a, b))
+    for ours, theirs in zip(*trees, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.fixture(scope="module", params=["pretrain", "sft"])
+def run(request, directory, mesh):
+    """(recipe, workdir) of a whole run."""
+    config = settings(directory, request.param)
+    loop.run(config, directory / f"{request.param}-ramp", mesh)
+    return config, directory / f"{request.param}-ramp"
+
+
+def test_a_run_resumed_anywhere_in_a_ramp_is_the_uninterrupted_one(run, mesh, tmp_path):
+    config, workdir = run
+    for step in (1, 2, 3, 4, 5, 6):
+        copy = tmp_path / f"at{step}"
+        shutil.copytree(workdir, copy)
+        for saved in (copy / "checkpoints").iterdir():
+            if saved.name.isdecimal() and int(saved.name) > step:
+                shutil.rmtree(saved)
+        loop.run(config, copy, mesh)
+        assert kept(copy) == kept(workdir)
+        same_weights(copy, workdir)
+
+
+def test_tokens_rows_and_flops_are_those_of_the_levels(run, mesh, tmp_path, capsys):
+    config, workdir = run
+    records = kept(workdir)
+    sizes = [4, 4, 8, 8, 8, 16, 16, 16]
+    assert [r["rows"] for r in records] == np.cumsum(sizes).tolist()
+    assert [r["tokens"] for r in records] == (48 * np.cumsum(sizes)).tolist()
+    with jax.set_mesh(mesh):
+        ready = setup(build(config), tmp_path / "new", mesh)
+        levels = ramps.levels(ready.ctx.config, sharding.batch_shards(mesh))
+        costs = [messages.flops_per_step(ready, level.config) for level in levels]
+        text = " ".join(messages.ramp(ready))
+        work = Costs(ready).work
+    assert [level.shape for level in levels] == [(12, 16), (24, 16), (8, 48), (16, 48)]
+    assert [level.config.accumulate for level in levels] == [1, 1, 1, 2]
+    spent = np.diff([0.0, *(r["flops"] for r in records)])
+    np.testing.assert_allclose(spent, np.repeat(costs, [2, 1, 2, 3]))
+    # Short rows cost less, by attention alone.
+    assert 0.8 < 4 * costs[0] / costs[3] < 1 and costs[3] == pytest.approx(2 * costs[2])
+    np.testing.assert_allclose(work(6) - work(1), sum(spent[1:6]) / costs[0])
+    assert "12 rows of 16 tokens in 1 microbatch" in text and "until step 2 " in text
+    assert "then 16 rows of 48 tokens in 2 microbatches" in text
+    assert "4 programs of the step" in text
+
+
+def test_a_ramp_changes_rows_and_not_what_is_learned_of_them(directory, mesh, tmp_path):
+    """A level is a run of its batch size; microbatches add."""
+    config = settings(directory, data__length_ramp={}, optimizer__schedule="constant")
+    config.data.batch_ramp = {"2": 4}
+    loop.run(config, tmp_path / "ramp", mesh)
+    alone = settings(directory, data__length_ramp={}, optimizer__schedule="constant")
+    alone.data.update(batch_ramp={}, batch_size=4)
+    alone.update(steps=2, accumulate=1)
+    loop.run(alone, tmp_path / "alone", mesh)
+    assert [r["loss"] for r in kept(tmp_path / "ramp")][:2] == [
+        r["loss"] for r in kept(tmp_path / "alone")
+    ]
+    held_out = read_metrics(tmp_path / "ramp", "eval")[-1]
+    assert held_out["step"] == STEPS and held_out["loss"] > 0
+
+
+def test_a_fork_takes_a_ramp_that_read_the_same_rows(directory, mesh, tmp_path):
+    plain = settings(directory, data__length_ramp={}, data__batch_size=4, accumulate=1)
+    plain.data.batch_ramp = {}
+    loop.run(plain, tmp_path / "parent", mesh)
+    larger = settings(directory, data__length_ramp={}, accumulate=1)
+    larger.data.batch_ramp = {}
+    at_3 = f"{tmp_path / 'parent'}@3"
+    with pytest.raises(ConfigError, match=r"has read 12 rows in 3 batches, .* read\n?.* 48: .*"
+                       r'Add --config.data.batch_ramp="{3: 4}"'):  # fmt: skip
+        loop.run(larger, tmp_path / "fork", mesh, fork=at_3)
+    larger.data.batch_ramp = {"3": 4}
+    loop.run(larger, tmp_path / "fork", mesh, fork=at_3)
+    loop.run(larger, tmp_path / "planned", mesh)
+    assert kept(tmp_path / "fork") == kept(tmp_path / "planned")[3:]
+    same_weights(tmp_path / "fork", tmp_path / "planned")
+
+
+def test_budgets_count_the_levels(directory, mesh, tmp_path):
+    config = settings(directory, steps=f"{48 * (4 * 2 + 8 * 3 + 16 * 4)}tokens")
+    with jax.set_mesh(mesh):
+        ready = setup(build(config), tmp_path / "run", mesh)
+        assert ready.ctx.config.steps == 9
+        objective, parts = ready.objective, ready.parts
+        whole = {"policy": jax.eval_shape(lambda: ready.abstract.trainable["policy"])}
+        total = sum(
+            messages.flops_per_step(ready, level.config) * level.among(9)
+            for level in ramps.levels(ready.ctx.config, sharding.batch_shards(mesh))
+        )
+        in_flops = dataclasses.replace(ready.ctx.config, budget=f"{total:.6e}flops")
+        ctx = dataclasses.replace(ready.ctx, config=in_flops)
+        assert budget.resolve(ctx, objective, whole, parts).steps == 9
+        with pytest.raises(ConfigError, match=r"batch_ramp\.5: it would end at step 5, .* steps=4"):
+            setup(build(settings(directory, steps=f"{48 * 40}tokens")), tmp_path / "few", mesh)
+    costs = [(range(2), 3.0), (range(2, 5), 1.0), (range(5, 9), 2.0)]
+    assert [ramps.steps_for(x, costs) for x in (3, 7.5, 9, 29)] == [1, 3.5, 5, 15]
+
+
+def test_hours_are_of_every_level(directory, mesh, tmp_path):
+    loop.run(settings(directory, steps="0.0001h"), tmp_path / "timed", mesh)
+    steps = json.loads((tmp_path / "timed/config.json").read_text())["steps"]
+    assert kept(tmp_path / "timed")[-1]["step"] == steps > 5
+
+
+def test_what_takes_no_ramp_is_refused_with_the_reason(directory, mesh):
+    def refused(stage, message, **changes):
+        config = settings(directory, stage, **changes)
+        with pytest.raises(ConfigError, match=message):
+            registry.validate(build(config), mesh)
+
+    origins = dict(init_from__policy="x", init_from__reward="x", accumulate=1)
+    refused("ppo", r"batch_ramp: stage ppo makes its batches of rollouts", **origins)
+    refused("dpo", r"length_ramp cuts rows of text and of conv.* dpo reads rows of pref", **origins)
+    refused("pretrain", r"batches of 3 rows do not divide", data__batch_ramp={"2": 3})
+    refused(
+        "pretrain", r"batch_ramp\.8: it would end at step 8, .*steps=8", data__batch_ramp={"8": 4}
+    )
+    refused("pretrain", r"pretrain_data\.batch_ramp", pretrain_data__batch_ramp={"2": 4})
+    refused("pretrain", r"optimizer\.cycles\.9: a cycle would begin", optimizer__cycles={"9": 1e-3})
