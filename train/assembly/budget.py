@@ -132,10 +132,16 @@ def measured(
       state: at step 0; it is donated. step: (state, frozen, batch) -> (state, metrics).
     """
     config, s, costs = run.ctx.config, state.source, list[tuple[range, float]]()
-    for level in ramps.levels(config, sharding.batch_shards(run.ctx.mesh)):
-        s, seconds = {**s, "step": np.asarray(level.steps.start, np.int32)}, []
+    *short, last = ramps.levels(config, sharding.batch_shards(run.ctx.mesh))
+    for level in (*short, last):
+        seconds = []
         for number in range(UNTIMED + TIMED):
             begun = time.perf_counter()
+            if short:  # a level may have fewer steps
+                step_number = level.steps.start + number
+                if level is not last:
+                    step_number = min(step_number, level.steps.stop - 1)
+                s = {**s, "step": np.asarray(step_number, np.int32)}
             batch, s, _ = run.stage.source.next(state, run.frozen, s, number)
             state, metrics = step(state._replace(source=step_view(s)), run.frozen, batch)
             jax.block_until_ready((state, metrics))

@@ -1,7 +1,6 @@
 """Runs with ramps: the same bits from every step on; what they count; what is refused."""
 
 import dataclasses
-import json
 import shutil
 
 import jax
@@ -14,11 +13,14 @@ from ranges import ConfigError
 from train import loop
 from train.assembly import budget, ramps
 from train.assembly.run import setup
+from train.attempt import Hooks
 from train.checkpoints import loading
 from train.config.run import build
 from train.measures.costs import Costs
 from train.objectives import registry
 from train.runtime.records import read_metrics
+from train.step import TrainState
+from train.sweep.programs import Count, Steps
 from train.terminal import messages
 
 STEPS = 8
@@ -36,13 +38,15 @@ def mesh():
     return sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:2])
 
 
-def settings(directory, stage="pretrain", **changes):
-    """A recipe with batches of 4, 8 and 16 rows, of which the first ones are of 16 tokens."""
+BATCHES, LENGTHS = {"2": 4, "5": 8}, {"3": 16}
+
+
+def settings(directory, stage="pretrain", batch_ramp=BATCHES, length_ramp=LENGTHS, **changes):
+    """A recipe with batches of 4, 8 and 16 rows, of which the first ones are cut into three."""
     config = recipe(stage, directory)
     config.model.num_layers = 1
     config.data.heldout_limit = 16
-    config.data.batch_ramp = {"2": 4, "5": 8}
-    config.data.length_ramp = {"3": 16}
+    config.data.update(batch_ramp=batch_ramp, length_ramp=length_ramp)
     config.accumulate = 2
     config.evaluate.update(at_start=False, samples=0)
     config.update(steps=STEPS, log_every=1)
@@ -66,71 +70,80 @@ def same_weights(a, b):
 
 @pytest.fixture(scope="module", params=["pretrain", "sft"])
 def run(request, directory, mesh):
-    """(recipe, workdir) of a whole run."""
+    """(recipe, workdir) of a whole run, and hooks with its programs."""
     config = settings(directory, request.param)
-    loop.run(config, directory / f"{request.param}-ramp", mesh)
-    return config, directory / f"{request.param}-ramp"
+    workdir, steps = directory / f"{request.param}-ramp", Steps(Count())
+    loop.run(config, workdir, mesh, hooks=Hooks(jit=steps))
+    return config, workdir, Hooks(jit=steps)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_anywhere_in_a_ramp_is_the_uninterrupted_one(run, mesh, tmp_path):
-    config, workdir = run
-    for step in (1, 2, 3, 4, 5, 6):
+    config, workdir, hooks = run
+    sizes = [4, 4, 8, 8, 8, 16, 16, 16]
+    assert [r["rows"] for r in kept(workdir)] == np.cumsum(sizes).tolist()
+    assert [r["tokens"] for r in kept(workdir)] == (48 * np.cumsum(sizes)).tolist()
+    for step in (1, 2, 4, 5):
         copy = tmp_path / f"at{step}"
         shutil.copytree(workdir, copy)
         for saved in (copy / "checkpoints").iterdir():
             if saved.name.isdecimal() and int(saved.name) > step:
                 shutil.rmtree(saved)
-        loop.run(config, copy, mesh)
+        loop.run(config, copy, mesh, hooks=hooks)
         assert kept(copy) == kept(workdir)
         same_weights(copy, workdir)
 
 
-def test_tokens_rows_and_flops_are_those_of_the_levels(run, mesh, tmp_path, capsys):
-    config, workdir = run
-    records = kept(workdir)
-    sizes = [4, 4, 8, 8, 8, 16, 16, 16]
-    assert [r["rows"] for r in records] == np.cumsum(sizes).tolist()
-    assert [r["tokens"] for r in records] == (48 * np.cumsum(sizes)).tolist()
+def test_levels_have_their_own_costs_and_microbatches(directory, mesh, tmp_path):
     with jax.set_mesh(mesh):
-        ready = setup(build(config), tmp_path / "new", mesh)
-        levels = ramps.levels(ready.ctx.config, sharding.batch_shards(mesh))
-        costs = [messages.flops_per_step(ready, level.config) for level in levels]
-        text = " ".join(messages.ramp(ready))
-        work = Costs(ready).work
-    assert [level.shape for level in levels] == [(12, 16), (24, 16), (8, 48), (16, 48)]
+        run = setup(build(settings(directory)), tmp_path / "new", mesh)
+        levels = ramps.levels(run.ctx.config, sharding.batch_shards(mesh))
+        text, costs = " ".join(messages.ramp(run)), Costs(run)
+    shapes = [level.shape for level in levels]
+    assert shapes == [(12, 16), (24, 16), (8, 48), (16, 48)]
     assert [level.config.accumulate for level in levels] == [1, 1, 1, 2]
-    spent = np.diff([0.0, *(r["flops"] for r in records)])
-    np.testing.assert_allclose(spent, np.repeat(costs, [2, 1, 2, 3]))
+    spent = [costs.of({"tokens": np.zeros(shape)}) for shape in shapes]
+    assert [(c.rows, c.tokens) for c in spent] == [(n, 48 * n) for n in (4, 8, 8, 16)]
+    flops = [c.flops for c in spent]
     # Short rows cost less, by attention alone.
-    assert 0.8 < 4 * costs[0] / costs[3] < 1 and costs[3] == pytest.approx(2 * costs[2])
-    np.testing.assert_allclose(work(6) - work(1), sum(spent[1:6]) / costs[0])
-    assert "12 rows of 16 tokens in 1 microbatch" in text and "until step 2 " in text
+    assert 0.8 < 4 * flops[0] / flops[3] < 1 and flops[3] == pytest.approx(2 * flops[2])
+    wanted = np.dot([1, 1, 2, 1], flops) / flops[0]
+    np.testing.assert_allclose(costs.work(6) - costs.work(1), wanted)
+    assert "12 rows of 16 tokens in 1 microbatch (" in text and "until step 2 " in text
     assert "then 16 rows of 48 tokens in 2 microbatches" in text
     assert "4 programs of the step" in text
 
 
+@pytest.mark.slow
 def test_a_ramp_changes_rows_and_not_what_is_learned_of_them(directory, mesh, tmp_path):
     """A level is a run of its batch size; microbatches add."""
-    config = settings(directory, data__length_ramp={}, optimizer__schedule="constant")
-    config.data.batch_ramp = {"2": 4}
-    loop.run(config, tmp_path / "ramp", mesh)
-    alone = settings(directory, data__length_ramp={}, optimizer__schedule="constant")
-    alone.data.update(batch_ramp={}, batch_size=4)
-    alone.update(steps=2, accumulate=1)
-    loop.run(alone, tmp_path / "alone", mesh)
-    assert [r["loss"] for r in kept(tmp_path / "ramp")][:2] == [
-        r["loss"] for r in kept(tmp_path / "alone")
-    ]
+    constant = dict(optimizer__schedule="constant")
+    loop.run(
+        settings(directory, batch_ramp={"2": 4}, length_ramp={}, **constant),
+        tmp_path / "ramp",
+        mesh,
+    )
+    small = settings(
+        directory,
+        batch_ramp={},
+        length_ramp={},
+        data__batch_size=4,
+        steps=2,
+        accumulate=1,
+        **constant,
+    )
+    loop.run(small, tmp_path / "alone", mesh)
+    losses = [[r["loss"] for r in kept(tmp_path / name)] for name in ("ramp", "alone")]
+    assert losses[0][:2] == losses[1]
     held_out = read_metrics(tmp_path / "ramp", "eval")[-1]
     assert held_out["step"] == STEPS and held_out["loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_fork_takes_a_ramp_that_read_the_same_rows(directory, mesh, tmp_path):
-    plain = settings(directory, data__length_ramp={}, data__batch_size=4, accumulate=1)
-    plain.data.batch_ramp = {}
-    loop.run(plain, tmp_path / "parent", mesh)
-    larger = settings(directory, data__length_ramp={}, accumulate=1)
-    larger.data.batch_ramp = {}
+    flat = dict(batch_ramp={}, length_ramp={}, accumulate=1)
+    loop.run(settings(directory, data__batch_size=4, **flat), tmp_path / "parent", mesh)
+    larger = settings(directory, **flat)
     at_3 = f"{tmp_path / 'parent'}@3"
     with pytest.raises(ConfigError, match=r"has read 12 rows in 3 batches, .* read\n?.* 48: .*"
                        r'Add --config.data.batch_ramp="{3: 4}"'):  # fmt: skip
@@ -156,16 +169,25 @@ def test_budgets_count_the_levels(directory, mesh, tmp_path):
         in_flops = dataclasses.replace(ready.ctx.config, budget=f"{total:.6e}flops")
         ctx = dataclasses.replace(ready.ctx, config=in_flops)
         assert budget.resolve(ctx, objective, whole, parts).steps == 9
-        with pytest.raises(ConfigError, match=r"batch_ramp\.5: it would end at step 5, .* steps=4"):
-            setup(build(settings(directory, steps=f"{48 * 40}tokens")), tmp_path / "few", mesh)
+        with pytest.raises(ConfigError, match=r"batch_ramp\.5: it would end at step 5, .* steps=3"):
+            setup(build(settings(directory, steps=f"{48 * 16}tokens")), tmp_path / "few", mesh)
     costs = [(range(2), 3.0), (range(2, 5), 1.0), (range(5, 9), 2.0)]
     assert [ramps.steps_for(x, costs) for x in (3, 7.5, 9, 29)] == [1, 3.5, 5, 15]
 
 
-def test_hours_are_of_every_level(directory, mesh, tmp_path):
-    loop.run(settings(directory, steps="0.0001h"), tmp_path / "timed", mesh)
-    steps = json.loads((tmp_path / "timed/config.json").read_text())["steps"]
-    assert kept(tmp_path / "timed")[-1]["step"] == steps > 5
+def test_hours_are_those_of_every_level(directory, mesh, tmp_path, monkeypatch):
+    """With a clock of a quarter of a second for each row of a batch."""
+    now = [0.0]
+
+    def step(state, frozen, batch):
+        now[0] += batch["tokens"].shape[0] / 4
+        return state, {}
+
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: now[0])
+    with jax.set_mesh(mesh):
+        run = setup(build(settings(directory, steps="1h")), tmp_path / "run", mesh)
+        state = TrainState(0, {}, {}, run.stage.source.init())
+        assert budget.measured(run, state, step).steps == 5 + (3600 - 2 * 3 - 6 - 2 * 2) // 4
 
 
 def test_what_takes_no_ramp_is_refused_with_the_reason(directory, mesh):
@@ -174,12 +196,10 @@ def test_what_takes_no_ramp_is_refused_with_the_reason(directory, mesh):
         with pytest.raises(ConfigError, match=message):
             registry.validate(build(config), mesh)
 
-    origins = dict(init_from__policy="x", init_from__reward="x", accumulate=1)
-    refused("ppo", r"batch_ramp: stage ppo makes its batches of rollouts", **origins)
-    refused("dpo", r"length_ramp cuts rows of text and of conv.* dpo reads rows of pref", **origins)
-    refused("pretrain", r"batches of 3 rows do not divide", data__batch_ramp={"2": 3})
-    refused(
-        "pretrain", r"batch_ramp\.8: it would end at step 8, .*steps=8", data__batch_ramp={"8": 4}
-    )
+    policy, reward = dict(init_from__policy="x"), dict(init_from__reward="x")
+    refused("ppo", r"batch_ramp: stage ppo makes its batches of rollouts", **policy, **reward)
+    refused("dpo", r"length_ramp cuts rows of text and of conv.* dpo reads rows of pref", **policy)
+    refused("pretrain", r"batches of 3 rows do not divide", batch_ramp={"2": 3})
+    refused("pretrain", r"batch_ramp\.8: it would end at step 8, .*steps=8", batch_ramp={"8": 4})
     refused("pretrain", r"pretrain_data\.batch_ramp", pretrain_data__batch_ramp={"2": 4})
     refused("pretrain", r"optimizer\.cycles\.9: a cycle would begin", optimizer__cycles={"9": 1e-3})
