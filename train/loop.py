@@ -111,8 +111,8 @@ def run(
             _check_profile(profile, progress.total)
             progress.say(f"  {budget.line(ready)}")
         progress.say(*messages.header(ready, workdir))
-        for line in messages.ramp(ready):
-            progress.say(line)
+        for parts in messages.ramp(ready):
+            progress.say(*parts)
         extras = hooks or Hooks()
         _run(ready, workdir, goodput, progress, profile, allow_change, origin, extras)
         if not position:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,18 +57,21 @@ def header(run: Run, workdir: Any) -> Iterator[str]:
         if role in run.parts and run.parts[role].frozen:
             size += f" and {_count(run.frozen[role]) / 1e6:.2f}M frozen"
         yield size
-    yield f"{config.steps:,} steps of {tokens_per_step(run):,} tokens"
+    levels = [level.config for level in ramps.levels(config, sharding.batch_shards(run.ctx.mesh))]
+    tokens = _span([f"{tokens_per_step(run, level):,}" for level in levels])
+    yield f"{config.steps:,} steps of {tokens} tokens"
     rollout = ""
     if run.objective.rollouts:
         rollout = f" and {flops.of_rollout(config, run.ctx.models):.3g} a rollout"
-    yield f"{flops_per_step(run):.3g} FLOPs a step{rollout}"
+    cost = _span([f"{flops_per_step(run, level):.3g}" for level in levels])
+    yield f"{cost} FLOPs a step{rollout}"
     yield f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     yield str(workdir)
 
 
-def ramp(run: Run) -> Iterator[str]:
-    """The levels of a run's ramps, the share of what they do not learn because a row is cut, and
-    the number of programs; nothing without a ramp."""
+def ramp(run: Run) -> Iterator[list[str]]:
+    """The lines about a run's ramps: the batches of each level, the share of them that is not
+    learned because a row is cut, and the number of programs; nothing without a ramp."""
     config, data = run.ctx.config, run.ctx.data.train
     levels = ramps.levels(config, sharding.batch_shards(run.ctx.mesh))
     if len(levels) == 1:
@@ -76,18 +79,23 @@ def ramp(run: Run) -> Iterator[str]:
     sample = take_rows(data, np.arange(min(num_rows(data), SAMPLE)))
     for level in levels:
         rows, length = level.shape
-        text = f"{rows:,} rows of {length:,} tokens"
+        until = "then" if level is levels[-1] else f"until step {level.steps.stop:,}:"
+        parts = [f"  {until} {rows:,} rows of {length:,} tokens"]
         if config.accumulate > 1:
             count = level.config.accumulate
-            text += f" in {count} microbatch{'es' * (count != 1)}"
+            parts.append(f"{count} microbatch{'es' * (count != 1)}")
         if length < config.data.length:
             pieces = cut(sample, config.data.length // length, run.objective.schema == "chat")
             learned = np.sum(pieces["loss_mask"]) / np.sum(sample["loss_mask"])
-            text += f" ({1 - learned:.1%} is not learned, at cuts)"
-        last = level is levels[-1]
-        yield f"  then {text}" if last else f"  {text} until step {level.steps.stop:,}"
+            parts.append(f"{1 - learned:.1%} not learned, at cuts")
+        yield parts
     count = len({level.shape for level in levels})
-    yield f"  {count} programs of the step, each compiled at its first step"
+    yield [f"  the step is compiled for each of these shapes: {count} programs"]
+
+
+def _span(texts: Sequence[str]) -> str:
+    """The first and the last of several texts, or the one that they are."""
+    return " to ".join(dict.fromkeys((texts[0], texts[-1])))
 
 
 def _count(tree) -> int:

@@ -98,7 +98,8 @@ def test_levels_have_their_own_costs_and_microbatches(directory, mesh, tmp_path)
     with jax.set_mesh(mesh):
         run = setup(build(settings(directory)), tmp_path / "new", mesh)
         levels = ramps.levels(run.ctx.config, sharding.batch_shards(mesh))
-        text, costs = " ".join(messages.ramp(run)), Costs(run)
+        text, costs = [" · ".join(parts) for parts in messages.ramp(run)], Costs(run)
+        header = " · ".join(messages.header(run, tmp_path))
     shapes = [level.shape for level in levels]
     assert shapes == [(12, 16), (24, 16), (8, 48), (16, 48)]
     assert [level.config.accumulate for level in levels] == [1, 1, 1, 2]
@@ -109,9 +110,12 @@ def test_levels_have_their_own_costs_and_microbatches(directory, mesh, tmp_path)
     assert 0.8 < 4 * flops[0] / flops[3] < 1 and flops[3] == pytest.approx(2 * flops[2])
     wanted = np.dot([1, 1, 2, 1], flops) / flops[0]
     np.testing.assert_allclose(costs.work(6) - costs.work(1), wanted)
-    assert "12 rows of 16 tokens in 1 microbatch (" in text and "until step 2 " in text
-    assert "then 16 rows of 48 tokens in 2 microbatches" in text
-    assert "4 programs of the step" in text
+    assert "8 steps of 192 to 768 tokens" in header
+    assert text[0].startswith("  until step 2: 12 rows of 16 tokens · 1 microbatch · ")
+    assert text[3:] == [
+        "  then 16 rows of 48 tokens · 2 microbatches",
+        "  the step is compiled for each of these shapes: 4 programs",
+    ]
 
 
 @pytest.mark.slow
