@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
+from train.assembly import ramps
 from train.assembly.programs import Step, jitted
 from train.assembly.run import Run
 from train.optimizer import SCHEDULES, table_length
@@ -43,7 +44,9 @@ def describe(trials: Sequence[Trial], runs: int) -> str:
     tables = {table_length(trial.config.steps) for trial in trials}
     split_by = [k for k in keys if not is_shared(k) and (k != "steps" or len(tables) > 1)]
     shared = [short(k) for k in keys if k not in split_by]
-    count = len(split(trials))
+    count = sum(
+        len({level.shape for level in ramps.levels(group[0].config)}) for group in split(trials)
+    )
     text = f"{runs} run{'s' * (runs != 1)}, {count} program{'s' * (count != 1)}"
     if split_by:
         text += f": {', '.join(map(short, split_by))} {_verb(split_by, 'change')} the program"

@@ -68,10 +68,11 @@ def same_weights(a, b):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.fixture(scope="module", params=["pretrain", "sft"])
+@pytest.fixture(scope="module", params=["pretrain", "sft", "reward"])
 def run(request, directory, mesh):
     """(recipe, workdir) of a whole run, and hooks with its programs."""
-    config = settings(directory, request.param)
+    lengths = {} if request.param == "reward" else LENGTHS
+    config = settings(directory, request.param, length_ramp=lengths)
     workdir, steps = directory / f"{request.param}-ramp", Steps(Count())
     loop.run(config, workdir, mesh, hooks=Hooks(jit=steps))
     return config, workdir, Hooks(jit=steps)
@@ -82,7 +83,8 @@ def test_a_run_resumed_anywhere_in_a_ramp_is_the_uninterrupted_one(run, mesh, tm
     config, workdir, hooks = run
     sizes = [4, 4, 8, 8, 8, 16, 16, 16]
     assert [r["rows"] for r in kept(workdir)] == np.cumsum(sizes).tolist()
-    assert [r["tokens"] for r in kept(workdir)] == (48 * np.cumsum(sizes)).tolist()
+    tokens = 48 * (config.data.sub_rows if config.stage == "reward" else 1)
+    assert [r["tokens"] for r in kept(workdir)] == (tokens * np.cumsum(sizes)).tolist()
     for step in (1, 2, 4, 5):
         copy = tmp_path / f"at{step}"
         shutil.copytree(workdir, copy)
