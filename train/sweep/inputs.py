@@ -38,7 +38,7 @@ def key(config: RunConfig) -> str:
         for name, value in flatten(config).items()
         if name.split(".")[0] in _READ or name == "rl.prompt_length"
     }
-    values.pop("data.batch_size", None)
+    values = {k: v for k, v in values.items() if not k.startswith("data.batch_")}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
