@@ -79,10 +79,10 @@ def read(path: str, today: datetime.date | None = None) -> Prices:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        match = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        reason = str(error)[: match.start()] if match else str(error)
-        line = f":{match[1]}" if match else ""
-        raise DataError(f"{path}{line} is no TOML: {reason}. {EXAMPLE} is an example") from None
+        reason, _, place = str(error).partition(" (at ")
+        number = re.match(r"line (\d+)", place)
+        line = int(number[1]) if number else len(text.splitlines())
+        raise DataError(f"{path}:{line} is no TOML: {reason}. {EXAMPLE} is an example") from None
     date = _date(path, content.pop("date", None), today or datetime.date.today())
     dollars = {kind: _table(path, text, kind, table) for kind, table in content.items()}
     if not dollars:

@@ -129,7 +129,7 @@ def run(sweep: Sweep) -> int:
     with lock.owned(workdir), programs.counted() as count:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         plan = trials.read_plan(workdir, sweep.base)
-        runs = _runs(sweep)
+        runs = runs_of(sweep)
         sources = dict[str, epath.Path]()
         if not sweep.launch:
             with Progress(workdir.name):
@@ -161,7 +161,7 @@ def run(sweep: Sweep) -> int:
     return 1 if failed else 0
 
 
-def _runs(sweep: Sweep) -> list[Run]:
+def runs_of(sweep: Sweep) -> list[Run]:
     """The runs of the trials that are known."""
     return [run for trial in sweep.trials for run in trial.runs(sweep.workdir, sweep.seeds)]
 
@@ -170,7 +170,7 @@ def _work(sweep: Sweep, worker) -> int:
     """The runs that this worker takes of a sweep that another process has prepared."""
     with programs.counted() as count:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        runs = _runs(sweep)
+        runs = runs_of(sweep)
         workers.work(worker, Runner(sweep.metric, inputs.prepare(runs), count, len(runs)), runs)
     return 0
 
@@ -237,7 +237,7 @@ def from_flags(values: Mapping[str, Any], launcher: Launcher) -> int:
     sweep = asked(values["workdir"], values, lambda point: build(cli.config_with(point)))
     sweep = with_launch(sweep, values, launcher, cli.recipe_words())
     if values["dry_run"]:
-        launched.show(sweep.launch, _runs(sweep))
+        launched.show(sweep.launch, runs_of(sweep))
         return 0
     worker = workers.this_worker()
     cli.start(functools.partial(_kept, sweep.workdir), f"log-worker-{worker.name}.txt" if worker
@@ -268,7 +268,7 @@ def with_launch(
     words = launched.read(flags["launch"])
     cache = flags["compilation_cache"]
     launch = Launch(launcher, words, flags["at_once"] or 1, recipe, cache, points)
-    launched.check(launch, _runs(sweep))
+    launched.check(launch, runs_of(sweep))
     if not flags["dry_run"]:
         launched.check_readable(sweep.workdir)
     return sweep._replace(launch=launch)
