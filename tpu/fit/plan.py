@@ -132,7 +132,7 @@ def show(made: Plan, report: Mapping[str, Any], prices: Prices | None) -> str:
     lines = [
         f"a run of {made.steps:,} steps on {made.machines.name} ({made.machines.chips:,} chips)",
         f"  {'tokens':32}{count(made.tokens):>12}",
-        f"  {'seconds of a step, predicted':32}{made.step_seconds:12.3f}   "
+        f"  {'seconds of a step, predicted':32}{made.step_seconds:>12.3g}   "
         f"MFU {report['predicted_mfu']:.1%}",
         f"  {'hours':32}{hours(made.hours):>12}",
     ]
@@ -171,7 +171,7 @@ def row(machines: Slices, made: Plan | None, why: str, capacities: Sequence[str]
     """
     if made is None:
         return f"{machines.name:16}  {why}"
-    line = f"{machines.name:16}{made.step_seconds:8.3f}{hours(made.hours):>9}"
+    line = f"{machines.name:16}{made.step_seconds:>8.3g}{hours(made.hours):>9}"
     costs = (made.dollars.get(capacity) for capacity in capacities)
     return line + "".join(f"{'–' if x is None else dollars(x):>12}" for x in costs)
 

@@ -195,7 +195,8 @@ def leave_with_parent() -> None:
     whatever has ended that program."""
 
     def wait():
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # a thread in `sys.stdin` would make Python's own end a crash
+            pass
         end(INTERRUPTED)
 
     threading.Thread(target=wait, daemon=True).start()

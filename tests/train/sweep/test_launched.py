@@ -170,16 +170,16 @@ def test_a_request_to_stop_lets_the_runs_save_and_starts_no_other(tmp_path, star
     monkeypatch.undo()
 
 
-def command_of(workdir, number=0, **flags):
+def commands_of(workdir, **flags):
     flags = sweep_runs.FLAGS | GRID | {"launch": SLICES} | flags
     asked = asked_of(workdir, flags)
     asked = command.with_launch(asked, flags, Launcher(), RECIPE)
-    runs = command.runs_of(asked)
-    return asked.launch, asked.launch.command(runs[number])
+    return [asked.launch.command(run) for run in command.runs_of(asked)]
 
 
 def test_a_run_is_a_command_with_its_settings_and_a_name_of_its_own(tmp_path):
-    launch, words = command_of(tmp_path)
+    every = commands_of(tmp_path)
+    words = every[0]
     at = words.index("--")
     assert words[:5] == SLICES.split() and words[at + 1 : at + 2] == RECIPE
     assert words[at + 2 : at + 5] == [
@@ -187,12 +187,12 @@ def test_a_run_is_a_command_with_its_settings_and_a_name_of_its_own(tmp_path):
     ]  # fmt: skip
     assert f"--workdir={tmp_path}/name=adamw,peak_lr=0.001/seed0" in words
     assert f"--compilation_cache={tmp_path}/programs" in words
-    names = {command_of(tmp_path, n)[1][at - 1] for n in range(8)}
+    names = {other[at - 1] for other in every}
     assert len(names) == 8 and all(name.startswith("--name=rates-") for name in names)
     fewer = {"grid": ["optimizer.name=adamw", "optimizer.peak_lr=1e-3"]}
-    assert command_of(tmp_path, **fewer)[1][at - 1] == words[at - 1]  # whatever else is swept
-    assert command_of(tmp_path / "other")[1][at - 1] != words[at - 1]
-    _, local = command_of(tmp_path, launch="local --processes=2")
+    assert commands_of(tmp_path, **fewer)[0][at - 1] == words[at - 1]  # whatever else is swept
+    assert commands_of(tmp_path / "other")[0][at - 1] not in names
+    local = commands_of(tmp_path, launch="local --processes=2")[0]
     assert not any(word.startswith("--name") for word in local)
 
 
@@ -211,7 +211,7 @@ def test_a_run_is_a_command_with_its_settings_and_a_name_of_its_own(tmp_path):
 )
 def test_bad_input_is_refused_before_anything_runs(flags, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        command_of(tmp_path, **flags)
+        commands_of(tmp_path, **flags)
     assert list(tmp_path.iterdir()) == []
 
 
