@@ -247,7 +247,8 @@ class Controller:
             return None
         if not code:
             return Outcome(status=FINISHED)
-        reason = self._reason(run, lines) or f"its launcher ended with code {code}"
+        reason = self._reason(run, lines) or "its launcher gave no reason"
+        reason += f" (exit code {code})" * (code != 1)
         diverged = any(sign in reason for sign in SIGNS)
         return Outcome(status=DIVERGED if diverged else FAILED, reason=reason[:300])
 

@@ -125,7 +125,7 @@ def test_failures_are_shown_and_passed_over(tmp_path, started):
     code, printed = sweep(tmp_path / "runs", launcher)
     assert code == 1 and len(launcher.deleted) == 8
     assert f"{bad} seed 0: diverged: 9 of 12 updates were not applied" in printed
-    assert f"{bad} seed 1: failed: giving up" in printed
+    assert f"{bad} seed 1: failed: giving up (exit code 137)" in printed
     started.codes.clear()
     code, _ = sweep(tmp_path / "runs", launcher)
     assert code == 1 and started.names[8:] == [f"{bad} seed 1"]  # what diverged is not run again
