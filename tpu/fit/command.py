@@ -135,8 +135,9 @@ def _checked(asked: Asked) -> tuple[Prices | None, list[Slices]]:
         raise ConfigError(f"--topology={','.join(topologies)} names a slice twice")
     chosen = [plan.slices_of(topology, asked.slices) for topology in topologies]
     prices = read_prices(asked.price) if asked.price else None
-    for machines in chosen if prices else ():
-        prices.of(machines.kind)
+    if prices:
+        for machines in chosen:
+            prices.of(machines.kind)
     return prices, chosen
 
 
@@ -145,7 +146,7 @@ def _compiled(recipe: Any, machines: Slices, asked: Asked, several: bool) -> dic
     divide are a line of the table."""
     try:
         return report.of_slice(
-            recipe, machines.topology, machines.count, asked.vocab_size, asked.knobs, asked.hlo
+            recipe, machines.topology, machines.number, asked.vocab_size, asked.knobs, asked.hlo
         )
     except (ShardingError, ConfigError) as error:
         if not several:

@@ -46,7 +46,7 @@ class Machines(NamedTuple):
       device: JAX's kind. kind: that of a price file.
     """
 
-    count: int
+    number: int
     device: str
     seconds: float
 
@@ -86,7 +86,7 @@ class Measured(NamedTuple):
 
     def dollars(self, prices: Prices) -> dict[str, float]:
         """{capacity: dollars} of the capacities for which all machines have a price."""
-        parts = [(m.seconds / 3600 * m.count, prices.of(m.kind)) for m in self.machines]
+        parts = [(m.seconds / 3600 * m.number, prices.of(m.kind)) for m in self.machines]
         return {
             capacity: sum(hours * rates[capacity] for hours, rates in parts)
             for capacity in CAPACITIES
@@ -149,16 +149,18 @@ def slices_of(machines: Sequence[Machines], topologies: Sequence[str], count: in
       ConfigError: a prediction for them is not possible.
     """
     if len(machines) > 1:
-        texts = ", ".join(f"{m.count} × {m.device}" for m in machines)
+        texts = ", ".join(f"{m.number} × {m.device}" for m in machines)
         raise ConfigError(f"it was on several kinds of machines ({texts})")
     (one,) = machines
     if one.device not in chips.GENERATIONS:
-        raise ConfigError(f"it was on {one.count} × {one.device}, and the compiler is that of TPUs")
-    here = one.count // count
+        raise ConfigError(
+            f"it was on {one.number} × {one.device}, and the compiler is that of TPUs"
+        )
+    here = one.number // count
     if topologies:
         named = plan.slices_of(topologies[0], count)
-        if (named.kind, named.chips) != (one.kind, one.count):
-            raise ConfigError(f"it was on {one.count} × {one.device}, which is not {named.name}")
+        if (named.kind, named.chips) != (one.kind, one.number):
+            raise ConfigError(f"it was on {one.number} × {one.device}, which is not {named.name}")
         return named
     for name in (f"{one.kind}-{here}", f"{one.kind}-{2 * here}"):  # v5p's names count cores
         try:
@@ -178,7 +180,7 @@ def predict(workdir: str, machines: Sequence[Machines], topologies: Sequence[str
     chosen = slices_of(machines, topologies, count)
     role = next(iter(saved_models.read_models(workdir)))
     vocab_size = saved_models.model_config(workdir, role).vocab_size
-    found = report.of_slice(recipe_of(workdir), chosen.topology, chosen.count, vocab_size)
+    found = report.of_slice(recipe_of(workdir), chosen.topology, chosen.number, vocab_size)
     if not found["fits"]:
         raise ConfigError(f"it does not fit {chosen.name} by the prediction: {found['error']}")
     return found
@@ -239,7 +241,7 @@ def _predicted(
     seconds = found["predicted_step_seconds"]
     hours = measured.steps * seconds / goodput / 3600
     rates = prices.of(machines.kind) if prices else {}
-    dollars = {capacity: hours * machines.count * rate for capacity, rate in rates.items()}
+    dollars = {capacity: hours * machines.number * rate for capacity, rate in rates.items()}
     return Numbers(seconds, found["predicted_mfu"], goodput, hours, dollars)
 
 
@@ -249,7 +251,7 @@ def show(workdir: str, measured: Measured, numbers: Mapping[str, Numbers]) -> st
     Args:
       numbers: {`measured`, and `predicted` where that is possible: its column}.
     """
-    devices = ", ".join(f"{m.count} × {m.device}" for m in measured.machines)
+    devices = ", ".join(f"{m.number} × {m.device}" for m in measured.machines)
     attempts = f", {measured.attempts} attempts" if measured.attempts > 1 else ""
     lines = [
         f"{workdir}: {measured.steps:,} of {measured.planned:,} steps, {devices}{attempts}",

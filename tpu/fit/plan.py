@@ -27,18 +27,18 @@ class Slices(NamedTuple):
     """The slices of a run, all of one kind.
 
     Attributes:
-      topology: as v5p-128 or v5p:4x4x4. count: number of slices. kind: of their chips, as v5p.
+      topology: as v5p-128 or v5p:4x4x4. number: of slices. kind: of their chips, as v5p.
       chips: in all slices.
     """
 
     topology: str
-    count: int
+    number: int
     kind: str
     chips: int
 
     @property
     def name(self) -> str:
-        return f"{self.count} × {self.topology}" if self.count > 1 else self.topology
+        return f"{self.number} × {self.topology}" if self.number > 1 else self.topology
 
 
 def slices_of(topology: str, count: int) -> Slices:

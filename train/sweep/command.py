@@ -236,7 +236,7 @@ def from_flags(values: Mapping[str, Any], launcher: Launcher) -> int:
     """The command with its flags; returns the exit code."""
     sweep = asked(values["workdir"], values, lambda point: build(cli.config_with(point)))
     sweep = with_launch(sweep, values, launcher, cli.recipe_words())
-    if values["dry_run"]:
+    if sweep.launch and values["dry_run"]:
         launched.show(sweep.launch, runs_of(sweep))
         return 0
     worker = workers.this_worker()

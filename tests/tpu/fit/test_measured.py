@@ -81,7 +81,7 @@ def test_measured_beside_predicted(workdir, price, tmp_path, monkeypatch, capsys
 def test_time_is_divided_between_the_machines_of_the_attempts(workdir, price, capsys):
     """100 s until step 40 on 16 chips, the other 150 s on 8 of another kind."""
     run = measured.measure(workdir(attempts=((0, V5E), (40, "8 × TPU v6 lite"))))
-    assert [(m.count, m.kind, m.seconds) for m in run.machines] == [
+    assert [(m.number, m.kind, m.seconds) for m in run.machines] == [
         (16, "v5e", 100.0), (8, "v6e", 150.0),
     ]  # fmt: skip
     measured.run(workdir(attempts=((0, V5E), (40, "8 × TPU v6 lite"))), price, 0.9, [], 1, "")

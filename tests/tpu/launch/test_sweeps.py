@@ -82,7 +82,7 @@ def until(condition, process):
 
 def children(text):
     """The command lines with `text` of this machine's processes."""
-    done = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    done = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True).stdout
     return [line for line in done.splitlines() if text in line and "-m" in line.split()]
 
 
