@@ -22,6 +22,10 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
 }
 
+# The generation in the names of slices of a device.
+GENERATIONS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
+               "TPU v6 lite": "v6e"}  # fmt: skip
+
 # Memory of one device, GiB, from Google's system architecture pages; programs get a little less.
 HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v5p": 95, "TPU v6 lite": 32}
 

@@ -33,7 +33,7 @@ SKIPPED = {
     "git clone": "needs an account",
     "gcloud ": "needs an account",
     "python -m tpu.launch supervise": "needs Cloud TPU",
-    "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
+    "python -m tpu.fit --config": "needs the TPU compiler, and minutes; docs/fit.md has its output",
     "--web": "serves until it is stopped",
     "--config.trackers": "needs wandb",
     "python -m train.lm_eval": "reads its tasks from the hub",

@@ -7,6 +7,7 @@ import argparse
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 
 from printable import escaped
 from tpu.launch import commands, doctor, jobset, local, queued, supervise
@@ -19,6 +20,7 @@ from tpu.launch.arguments import (
 )
 from tpu.launch.gcloud import Gcloud
 from tpu.slices import parse
+from train.runtime import processes
 from train.terminal import saved
 
 
@@ -130,6 +132,56 @@ def run_queued(args: argparse.Namespace, command: list[str]) -> int:
     return 0
 
 
+def check(argv: list[str]) -> argparse.Namespace:
+    """The flags of a command line for one run, which `main` would take.
+
+    Raises:
+      ValueError: it would be refused, or its verb does not wait for the end of a run.
+    """
+    ours, command = split_command(argv)
+    args = parser().parse_args(ours)
+    if args.verb == "local":
+        workdir_of(command)
+    elif args.verb == "supervise":
+        in_bucket(job_of(args), command)
+    else:
+        raise ValueError(f"{args.verb} does not wait for the end of a run: supervise and local do")
+    return args
+
+
+def devices(argv: list[str]) -> int:
+    """The number of devices that a command line of `check` gives a run."""
+    args = check(argv)
+    if args.verb == "local":
+        return args.processes * args.devices
+    return parse(args.accelerator).chips * args.slices
+
+
+def delete(argv: list[str], say: Callable[[str], None]) -> None:
+    """Deletes the slices of a command line of `check`, if it has any.
+
+    Raises:
+      LaunchError: gcloud refuses, or they are still there after 10 minutes.
+    """
+    args = check(argv)
+    if args.verb == "supervise":
+        queued.down(job_of(args), Gcloud(args.dry_run), say, supervise.StopSignal())
+
+
+def first_error(argv: list[str]) -> str:
+    """The first error that a worker of a command line of `check` has printed; "" without one.
+
+    Raises:
+      LaunchError: gcloud refuses, as where there are no slices.
+    """
+    args = check(argv)
+    if args.verb == "local":
+        return ""
+    remote = commands.remote_logs("none", 1)
+    output = commands.first_error_first(Gcloud()(commands.ssh(job_of(args), remote)))
+    return output.removeprefix("first error: ") if output.startswith("first error: ") else ""
+
+
 def _interactive(command: list[str], dry_run: bool) -> int:
     if dry_run:
         print(shlex.join(command))
@@ -169,6 +221,8 @@ def main(argv: list[str], doc: str = "") -> int:
     ours, command = split_command(argv)
     args = parser(doc).parse_args(ours)
     run = {"local": run_local, "manifest": run_manifest}.get(args.verb, run_queued)
+    if getattr(args, "attached", False):
+        processes.leave_with_parent()
     try:
         return run(args, command)
     except ValueError as e:
