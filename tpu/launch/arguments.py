@@ -111,7 +111,7 @@ def number_or_all(text: str) -> str:
 def _slice_flags(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--name", required=True, help="of the job and its machines; yours to choose")
     verb.add_argument("--zone", required=True, help="as us-west4-a")
-    verb.add_argument("--accelerator", required=True, help="v5e-16, v5p-128, v6e-256")
+    verb.add_argument("--accelerator", required=True, help="v5e-16, v5p-128, tpu7x-128")
     verb.add_argument(
         "--slices", type=whole(1, 4096), default=1, help="number of slices, joined by DCN"
     )

@@ -326,7 +326,7 @@ def test_sync_copies_the_tracked_files_as_they_are(tmp_path, monkeypatch):
     "flags,message",
     [
         (["--accelerator=v5e-17"], "v5e comes with 1, 4, 8, 16"),
-        (["--accelerator=h100-8"], "write v5e-16, v5p-128 or v6e-256"),
+        (["--accelerator=h100-8"], "write v5e-16, v6e-256 (chips), v4-32"),
         (["--name=Q_1"], "small letters, digits and hyphens"),
         (["--name=q-"], "--name=q-: small letters, digits and hyphens"),
         (["--name=1q"], "--name=1q: small letters"),
