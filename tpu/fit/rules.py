@@ -27,9 +27,9 @@ REMAT = ("none", "minimal", "qkv", "full")
 # Bytes of a logit and its gradient at the peak: float32, and once in bfloat16.
 _LOGIT_BYTES = 6
 # Features that a layer computes besides what `minimal` saves, all of which are alive in its
-# backward pass, as multiples of F and D; of a mixture, three times those of the experts of a token.
+# backward pass, as multiples of F and D; of a mixture, four times as many.
 _FULL_LAYER = (4, 9)
-_MIXTURE = 3
+_MIXTURE = 4
 
 
 class Settings(NamedTuple):
@@ -104,12 +104,13 @@ def derive(
                 least = min(least, peak)
     if math.isfinite(least):
         raise ConfigError(
-            f"needs {least:.1f} GiB a device, and has {hbm:g}, of which {USABLE:.0%} count (tpu.fit "
-            "compiles it exactly); take more chips, or set --config.loss.chunk=512"
+            f"it needs about {least:.1f} GiB a device, and {USABLE:.0%} of {hbm:g} are to be had "
+            "(tpu.fit compiles it); name more chips, or set --config.loss.chunk=512"
         )
     rows = config.data.batch_size
     raise ConfigError(
-        reason or f"its {devices} devices do not divide the {rows} rows of a step: with tensor "
+        reason
+        or f"its {devices} devices do not divide the {rows} rows of a step: with tensor "
         f"{', '.join(map(str, TENSOR))} no data × fsdp × expert does; change --config.data.batch_size"
     )
 
@@ -121,6 +122,8 @@ def _meshes(config: RunConfig, devices: int, slices: int, typed: Collection[str]
     sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
     kept = {axis for axis in sizes if f"mesh.{axis}" in typed} | {"expert", "sequence"}
     given = {"data": slices, "fsdp": -1} | {axis: sizes[axis] for axis in kept}
+    if given["data"] == -1:
+        given["fsdp"] = max(sizes["fsdp"], 1)
     for tensor in (sizes["tensor"],) if "tensor" in kept else TENSOR:
         mesh = dataclasses.replace(config.mesh, **(given | {"tensor": tensor}))
         try:
@@ -208,12 +211,10 @@ def _saved_features(model: TransformerConfig, remat: str, tensor: int) -> float:
     attention's result and the products that the table of weights names."""
     from model import weights
 
-    if remat in ("full", "none", "offload"):
-        features = {"full": model.embed_dim, "none": 0, "offload": 0}[remat]
-        if remat != "none":
-            return features
-        minimal = _saved_features(model, "minimal", tensor)
-        return minimal + _mlp_features(model, tensor)
+    if remat in ("full", "offload"):  # `offload` saves them in the host's memory
+        return model.embed_dim if remat == "full" else 0
+    if remat == "none":
+        return _saved_features(model, "minimal", tensor) + _mlp_features(model, tensor)
     names = weights.saved_outputs(remat)
     features = model.embed_dim + model.num_heads * model.head_dim / tensor
     for weight in weights.rows(model, "layers"):
@@ -228,17 +229,13 @@ def _saved_features(model: TransformerConfig, remat: str, tensor: int) -> float:
 
 def _mlp_features(model: TransformerConfig, tensor: int) -> float:
     wide, narrow = _FULL_LAYER
-    return wide * model.mlp_dim * max(model.experts_per_token, 1) / tensor + (
-        narrow * model.embed_dim
-    )
+    experts = max(model.experts_per_token, 1)
+    return experts * wide * model.mlp_dim / tensor + narrow * model.embed_dim
 
 
 def _layer_features(model: TransformerConfig, tensor: int) -> float:
     """Features of a layer that are alive for each token in its backward pass."""
-    if not model.num_experts:
-        return _mlp_features(model, tensor)
-    one = _mlp_features(dataclasses.replace(model, num_experts=0, experts_per_token=0), tensor)
-    return one * model.experts_per_token * _MIXTURE
+    return _mlp_features(model, tensor) * (_MIXTURE if model.num_experts else 1)
 
 
 def _gathered_bytes(model: TransformerConfig, mesh: Mapping[str, int]) -> float:
