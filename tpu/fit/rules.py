@@ -27,9 +27,9 @@ REMAT = ("none", "minimal", "qkv", "full")
 # Bytes of a logit and its gradient at the peak: float32, and once in bfloat16.
 _LOGIT_BYTES = 6
 # Features that a layer computes besides what `minimal` saves, all of which are alive in its
-# backward pass, as multiples of F and D; of a mixture, four times as many.
+# backward pass, as multiples of F and D; of a mixture, `_MIXTURE` times as many.
 _FULL_LAYER = (4, 9)
-_MIXTURE = 4
+_MIXTURE = 4.5
 
 
 class Settings(NamedTuple):
@@ -110,8 +110,8 @@ def derive(
     rows = config.data.batch_size
     raise ConfigError(
         reason
-        or f"its {devices} devices do not divide the {rows} rows of a step: with tensor "
-        f"{', '.join(map(str, TENSOR))} no data × fsdp × expert does; change --config.data.batch_size"
+        or f"{rows} rows a step (data.batch_size) cannot be divided between {devices} devices, "
+        f"with mesh.tensor of {', '.join(map(str, TENSOR))}"
     )
 
 
@@ -184,11 +184,11 @@ def peak_gib(run: AbstractRun, mesh: Mapping[str, int], accumulate: int, remat: 
         model = run.models[role]
         per_token = _saved_features(model, remat, mesh["tensor"]) * model.num_layers
         saved += tokens * per_token * _bytes(model)
+        vocabulary = model.padded_vocab_size / mesh["tensor"] if role == "policy" else 0
         positions = min(config.loss.chunk or math.inf, tokens / rows) * rows
-        logits = positions * model.padded_vocab_size / mesh["tensor"] * _LOGIT_BYTES
         layer = tokens * _layer_features(model, mesh["tensor"]) * _bytes(model)
-        transient = max(transient, logits, layer)
-        gathered = max(gathered, _gathered_bytes(model, mesh))
+        transient = max(transient, positions * vocabulary * _LOGIT_BYTES, layer)
+        gathered = max(gathered, _gathered_bytes(model, mesh, vocabulary))
     step = resident + gradients + (saved + transient + gathered) / GIB
     return max(step, resident + _decoding_gib(run, mesh)) if run.objective.rollouts else step
 
@@ -238,8 +238,9 @@ def _layer_features(model: TransformerConfig, tensor: int) -> float:
     return _mlp_features(model, tensor) * (_MIXTURE if model.num_experts else 1)
 
 
-def _gathered_bytes(model: TransformerConfig, mesh: Mapping[str, int]) -> float:
-    """Bytes of the weights of a layer, and of the vocabulary, gathered from `fsdp`."""
+def _gathered_bytes(model: TransformerConfig, mesh: Mapping[str, int], vocabulary: float) -> float:
+    """Bytes of the weights of a layer and of the vocabulary's table, gathered from `fsdp`; of a
+    table that is read at both ends twice."""
     from model import weights
 
     if mesh["fsdp"] * mesh["sequence"] == 1:
@@ -248,8 +249,8 @@ def _gathered_bytes(model: TransformerConfig, mesh: Mapping[str, int]) -> float:
         math.prod(weights.shape(weight, model)) / (mesh["expert"] if weight.stacked == 2 else 1)
         for weight in weights.rows(model, "layers")
     )
-    table = model.padded_vocab_size * model.embed_dim
-    return (2 * layer + table) / mesh["tensor"] * _bytes(model)
+    table = vocabulary * model.embed_dim * (2 if model.tie_embeddings else 1)
+    return (layer / mesh["tensor"] + table) * _bytes(model)
 
 
 def _decoding_gib(run: AbstractRun, mesh: Mapping[str, int]) -> float:

@@ -201,8 +201,13 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
         verb.add_argument("--bucket", required=True, help="gs://…, for code and workdirs")
         verb.add_argument("--project", default="", help="by default the project of gcloud")
         if name == "supervise":
-            verb.add_argument("--move_after", type=whole(1, 10**5), default=30, metavar="MINUTES",
-                              help="without machines, before it asks for the next (30)")  # fmt: skip
+            verb.add_argument(
+                "--move_after",
+                type=whole(1, 10**5),
+                default=30,
+                metavar="MINUTES",
+                help="without machines, before it asks for the next (%(default)s)",
+            )
             verb.add_argument("--give_up_after", type=whole(1), default=3,
                               help="attempts without a step gained")  # fmt: skip
         if name in ("sync", "run", "supervise"):
