@@ -17,6 +17,8 @@ from ranges import ConfigError
 from tpu.fit.abstract import GIB, AbstractRun, assemble, gib
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
+    import jax
+
     from model.config import TransformerConfig
     from train.config.run import RunConfig
 
@@ -55,7 +57,7 @@ class Settings(NamedTuple):
     def __str__(self) -> str:
         mesh = " × ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1)
         count = "1 microbatch" if self.accumulate == 1 else f"{self.accumulate} microbatches"
-        peak = "" if self.peak is None else f", about {self.peak:.1f} GiB a device"
+        peak = "" if self.peak is None else f", about {self.peak:.3g} GiB a device"
         return f"mesh {mesh or 'one device'}, {count}, remat {self.remat}{peak}"
 
 
@@ -91,7 +93,7 @@ def derive(
                 rl=dataclasses.replace(config.rl, decode_tensor=_decode(config, mesh, typed)),
             )
             try:
-                run = run or assemble(changed, _abstract_mesh(mesh), models)
+                run = run or assemble(changed, abstract_mesh(mesh), models)
             except ValueError as error:  # heads or rows that this mesh does not divide
                 reason = reason or str(error)
                 continue
@@ -135,7 +137,8 @@ def _meshes(config: RunConfig, devices: int, slices: int, typed: Collection[str]
         yield dict(zip(MESH_AXES, shape, strict=True))
 
 
-def _abstract_mesh(mesh: Mapping[str, int]):
+def abstract_mesh(mesh: Mapping[str, int]) -> jax.sharding.AbstractMesh:
+    """The mesh of some sizes, without devices."""
     from jax.sharding import AbstractMesh, AxisType
 
     return AbstractMesh(tuple(mesh.values()), tuple(mesh), (AxisType.Auto,) * len(mesh))

@@ -77,8 +77,8 @@ class Follower:
                     there = self._ask(candidate)
                 except LaunchError as error:
                     self.history.end(str(error))
-                    self.say(f"{candidate}: {error}")
                     if error.code not in (LOST, PREEMPTED):
+                        self.say(f"{candidate}: {error}")
                         self._refusals[candidate] = self._refusals.get(candidate, 0) + 1
                     continue
                 return self._run(candidate, there)

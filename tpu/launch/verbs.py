@@ -219,7 +219,8 @@ def run_manifest(args: argparse.Namespace, command: list[str]) -> int:
     text = jobset.text(jobset.manifest(*settings, spot=spot, bucket=bucket, queue=args.queue))
     xpk = jobset.xpk(*settings, cluster=args.cluster, zone=args.zone, spot=spot)
     attached = f", {bucket} attached at {jobset.MOUNT} (xpk storage attach)" if bucket else ""
-    print(f"# the same with xpk{attached}:\n# {shlex.join(xpk)}", file=sys.stderr)
+    pool = f"# on a node pool of {slice_.hosts} {slice_.machine}, topology {slice_.topology}"
+    print(f"{pool}; the same with xpk{attached}:\n# {shlex.join(xpk)}", file=sys.stderr)
     if args.apply and not args.dry_run:
         Gcloud()(["kubectl", "apply", "-f", "-"], text.encode())
         say(f"{args.name} was applied to the cluster")

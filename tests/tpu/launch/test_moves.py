@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -119,4 +120,5 @@ def test_moved_from_4_to_2_to_8_devices_twice_it_is_the_same_run(tmp_path, monke
     assert [s["accelerator"] for s in stays] == [f"{n} devices" for n in (4, 2, 8, 4, 2, 8)]
     assert stays[2]["outcome"] == "lost while nobody supervised"
     assert stays[-1]["outcome"] == "done" and stays[-1]["last_step"] == STEPS
-    assert output.splitlines()[-1].startswith("launch: 8 devices  steps 4")
+    last = output.splitlines()[-1]
+    assert re.fullmatch(r"launch: 8 devices  steps \d+ to 70  \d+:\d\d  done", last), last
