@@ -8,8 +8,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
-    import jax
-
     from model.config import TransformerConfig
     from train.assembly.partition import Partition
     from train.config.run import RunConfig
@@ -30,7 +28,7 @@ class AbstractRun(NamedTuple):
 
     config: RunConfig
     objective: Objective
-    models: Mapping[str, TransformerConfig]
+    models: dict[str, TransformerConfig]
     whole: dict[str, Any]
     parts: dict[str, Partition]
     frozen: dict[str, Any]
@@ -40,12 +38,13 @@ class AbstractRun(NamedTuple):
 
 def assemble(
     config: RunConfig,
-    mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+    mesh: Any,
     models: Mapping[str, TransformerConfig] | int,
 ) -> AbstractRun:
     """The abstract run of some settings.
 
     Args:
+      mesh: a `jax.sharding.Mesh` or `AbstractMesh`.
       models: {role: architecture}, of which roles that are missing take the first; or the size of
         the tokenizer, and `config.model` has the architecture of all.
 

@@ -49,10 +49,12 @@ class Settings(NamedTuple):
     peak: float | None
 
     def values(self) -> dict[str, Any]:
-        """{setting of a run: value}; `rl.decode_tensor` where it is not 1."""
-        values = {f"mesh.{axis}": size for axis, size in self.mesh.items()}
-        values |= {"accumulate": self.accumulate, "model.remat": self.remat}
-        return values | ({"rl.decode_tensor": self.decode_tensor} if self.decode_tensor > 1 else {})
+        """{setting of a run: value}."""
+        mesh = {f"mesh.{axis}": size for axis, size in self.mesh.items()}
+        others = (self.accumulate, self.remat, self.decode_tensor)
+        return mesh | dict(
+            zip(("accumulate", "model.remat", "rl.decode_tensor"), others, strict=True)
+        )
 
     def __str__(self) -> str:
         mesh = " × ".join(f"{axis} {size}" for axis, size in self.mesh.items() if size > 1)
@@ -84,6 +86,7 @@ def derive(
       ConfigError: none does; the message says what is missing.
     """
     reason, least = "", math.inf
+    architecture: Any = config.model  # its class is created at run time (train/config/model.py)
     for mesh in _meshes(config, devices, slices, typed):
         run = None
         for accumulate in _microbatches(config, mesh, hbm, typed):
@@ -98,7 +101,7 @@ def derive(
                 reason = reason or str(error)
                 continue
             keeps = hbm is None or "model.remat" in typed
-            for remat in (config.model.remat,) if keeps else REMAT:
+            for remat in (architecture.remat,) if keeps else REMAT:
                 peak = None if hbm is None else peak_gib(run, mesh, accumulate, remat)
                 if peak is None or peak <= USABLE * (hbm or 0):
                     decode = changed.rl.decode_tensor

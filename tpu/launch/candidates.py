@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import re
 import tempfile
@@ -50,8 +51,9 @@ def of_slices(
 def of_devices(command: Sequence[str], workdir: str, counts: Sequence[int], processes: int):
     """The candidates of numbers of devices a process on this machine. Raises: see `of_slices`."""
     kinds = {f"{count * processes} devices": (count * processes, None) for count in counts}
-    read = lambda path: Path(path).read_text()  # noqa: E731
-    settings = derive_all(command, workdir, kinds, 1, read, "--devices")
+    settings = derive_all(
+        command, workdir, kinds, 1, lambda path: Path(path).read_text(), "--devices"
+    )  # fmt: skip
     return [Candidate(name, "", *settings[name]) for name in kinds]
 
 
@@ -83,8 +85,11 @@ def derive_all(
             except ValueError as error:
                 problems.append(f"{name}{f', stage {stage}' if stage else ''}: {error}")
                 break
-            changes = {k: v for k, v in settings.values().items() if k not in stays}
-            flags += [f"--config.{prefix}{key}={value}" for key, value in changes.items()]
+            flags += [
+                f"--config.{prefix}{key}={value}"
+                for key, value in settings.values().items()
+                if key not in stays and value != operator.attrgetter(key)(config)
+            ]
             texts.append(f"{stage}: {settings}" if stage else str(settings))
         found[name] = tuple(flags), "; ".join(texts)
     if problems:
