@@ -36,6 +36,16 @@ class AbstractRun(NamedTuple):
     tx: Any
 
 
+def validate(config: RunConfig, mesh: Any) -> tuple[RunConfig, Objective]:
+    """(settings with a workdir for every role that the stage needs, its objective), checked against
+    a mesh. Raises ConfigError: as in a run."""
+    from train.objectives import registry
+
+    granted = {role: "a workdir" for role in registry.find(config).required}
+    config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
+    return config, registry.validate(config, mesh)
+
+
 def assemble(
     config: RunConfig,
     mesh: Any,
@@ -54,11 +64,8 @@ def assemble(
     from train.assembly import partition as parts_
     from train.assembly import run as assemble_
     from train.checkpoints import networks
-    from train.objectives import registry
 
-    granted = {role: "a workdir" for role in registry.find(config).required}
-    config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
-    row = registry.validate(config, mesh)
+    config, row = validate(config, mesh)
     roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
     if isinstance(models, int):
         models = {role: config.model.build(models) for role in roles}

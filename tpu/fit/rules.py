@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ranges import ConfigError
-from tpu.fit.abstract import GIB, AbstractRun, assemble, gib
+from tpu.fit.abstract import GIB, AbstractRun, assemble, gib, validate
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
     import jax
@@ -83,19 +83,27 @@ def derive(
       typed: settings that stay as they are, such as `mesh.tensor`.
 
     Raises:
-      ConfigError: none does; the message says what is missing.
+      ConfigError, ShardingError: none does; the message says what is missing.
     """
     reason, least = "", math.inf
     architecture: Any = config.model  # its class is created at run time (train/config/model.py)
     for mesh in _meshes(config, devices, slices, typed):
-        run = None
-        for accumulate in _microbatches(config, mesh, hbm, typed):
+        run, counts = None, _microbatches(config, mesh, hbm, typed)
+        if not counts:
+            reason = reason or (
+                f"its {devices} devices are {_shards(mesh)} shards of a batch (data × fsdp × "
+                f"expert), which do not divide its {config.data.batch_size} rows "
+                f"(data.batch_size), and no mesh.tensor of {', '.join(map(str, TENSOR))} makes "
+                "fewer that do"
+            )
+        for accumulate in counts:
             changed = dataclasses.replace(
                 config,
                 accumulate=accumulate,
                 rl=dataclasses.replace(config.rl, decode_tensor=_decode(config, mesh, typed)),
             )
             try:
+                validate(changed, abstract_mesh(mesh))
                 run = run or assemble(changed, abstract_mesh(mesh), models)
             except ValueError as error:  # heads or rows that this mesh does not divide
                 reason = reason or str(error)
@@ -112,16 +120,13 @@ def derive(
             f"it needs about {least:.1f} GiB a device, and {USABLE:.0%} of {hbm:g} are to be had "
             "(tpu.fit compiles it); name more chips, or set --config.loss.chunk=512"
         )
-    rows = config.data.batch_size
-    raise ConfigError(
-        reason
-        or f"{rows} rows a step (data.batch_size) cannot be divided between {devices} devices, "
-        f"with mesh.tensor of {', '.join(map(str, TENSOR))}"
-    )
+    raise ConfigError(reason)
 
 
-def _meshes(config: RunConfig, devices: int, slices: int, typed: Collection[str]):
-    """The meshes to try, {axis: size}."""
+def _meshes(
+    config: RunConfig, devices: int, slices: int, typed: Collection[str]
+) -> list[dict[str, int]]:
+    """The meshes to try, {axis: size}. Raises ShardingError if there is none."""
     from model.sharding import MESH_AXES, ShardingError
 
     sizes = {axis: getattr(config.mesh, axis) for axis in MESH_AXES}
@@ -129,15 +134,16 @@ def _meshes(config: RunConfig, devices: int, slices: int, typed: Collection[str]
     given = {"data": slices, "fsdp": -1} | {axis: sizes[axis] for axis in kept}
     if given["data"] == -1:
         given["fsdp"] = max(sizes["fsdp"], 1)
+    meshes, error = [], None
     for tensor in (sizes["tensor"],) if "tensor" in kept else TENSOR:
         mesh = dataclasses.replace(config.mesh, **(given | {"tensor": tensor}))
         try:
-            shape = mesh.shape(devices)
-        except ShardingError:
-            if "tensor" in kept:
-                raise
-            continue
-        yield dict(zip(MESH_AXES, shape, strict=True))
+            meshes.append(dict(zip(MESH_AXES, mesh.shape(devices), strict=True)))
+        except ShardingError as e:
+            error = error or e
+    if not meshes and error:
+        raise error
+    return meshes
 
 
 def abstract_mesh(mesh: Mapping[str, int]) -> jax.sharding.AbstractMesh:

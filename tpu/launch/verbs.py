@@ -90,6 +90,8 @@ def run_capacity(
     workdir = in_bucket(job, command)
 
     def read(path: str) -> str:
+        if gcloud.dry_run:
+            raise ValueError(f"{path} has the architecture, and --dry_run reads nothing")
         return gcloud(["gcloud", "storage", "cat", path])
 
     zones, kinds = args.zones or (args.zone,), args.accelerators or (args.accelerator,)

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import recipes
 from configs import pods, pretrain
+from model.sharding import ShardingError
 from ranges import ConfigError
 from tpu.chips import HBM_GIB
 from tpu.fit import abstract, rules
@@ -65,11 +66,13 @@ def test_the_rule_by_hand():
     assert kept.mesh["fsdp"] == 64 and kept.remat == "minimal"
 
 
-def test_experts_stay_and_too_little_memory_is_said():
+def test_experts_stay_and_what_is_missing_is_said():
     mixture = derive("v5p-128", "mixtral-8x7b, v6e-256")
     assert (mixture.mesh["expert"], mixture.mesh["fsdp"]) == (8, 8)
     with pytest.raises(ConfigError, match=r"it needs about \d+\.\d GiB a device, and 90% of 16 "):
         derive("v5e-16", "llama3-70b, v5e-256")
+    with pytest.raises(ShardingError, match=r"expert=8.* does not make 4 devices"):
+        derive("v5p-8", "mixtral-8x7b, v5p-128")
 
 
 def test_decoding_shards_follow_the_mesh():

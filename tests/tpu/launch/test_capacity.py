@@ -133,7 +133,8 @@ def test_kinds_that_cannot_hold_the_run_are_named_before_any_is_asked_for(play, 
     assert verbs.main([*flags, kinds, *RUN, *sizes]) == 1
     error = capsys.readouterr().err
     assert "v5e-4: it needs about " in error and "GiB a device, and 90% of 16" in error
-    assert "v6e-256: 48 rows a step (data.batch_size) cannot be divided between 256" in error
+    assert "v6e-256: its 256 devices are 256 shards of a batch" in error
+    assert "do not divide its 48 rows" in error
     assert "v5e-16: " not in error and not play.calls()
 
 
