@@ -204,9 +204,8 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
             verb.add_argument(
                 "--move_after",
                 type=whole(1, 10**5),
-                default=30,
                 metavar="MINUTES",
-                help="without machines, before it asks for the next (%(default)s)",
+                help="of several, without machines, before it asks for the next (30)",
             )
             verb.add_argument("--give_up_after", type=whole(1), default=3,
                               help="attempts without a step gained")  # fmt: skip

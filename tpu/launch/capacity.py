@@ -16,7 +16,7 @@ from typing import Protocol
 from data.atomic import write_atomically
 from tpu.launch import queued
 from tpu.launch.commands import QueuedJob
-from tpu.launch.gcloud import LOST, Gcloud, LaunchError
+from tpu.launch.gcloud import LOST, Gcloud, LaunchError, StillThere
 from tpu.launch.history import FILE, Candidate, History, candidate_of
 from tpu.launch.supervise import StopSignal
 from train.runtime.processes import PREEMPTED
@@ -67,7 +67,11 @@ class Follower:
 
     def attempt(self) -> int:
         """Asks the candidates until one has machines, and runs one attempt there; returns its exit
-        code."""
+        code.
+
+        Raises:
+          StillThere: machines of a candidate could not be deleted.
+        """
         pause = FIRST_PAUSE
         while order := self._order():
             for candidate in order:
@@ -75,6 +79,8 @@ class Follower:
                     return PREEMPTED
                 try:
                     there = self._ask(candidate)
+                except StillThere:  # no other is asked for beside them
+                    raise
                 except LaunchError as error:
                     self.history.end(str(error))
                     if error.code not in (LOST, PREEMPTED):

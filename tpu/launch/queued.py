@@ -17,7 +17,7 @@ import msgspec
 
 from tpu.launch import commands, local, package
 from tpu.launch.commands import QueuedJob
-from tpu.launch.gcloud import LOST, Gcloud, LaunchError, parse_answer
+from tpu.launch.gcloud import LOST, Gcloud, LaunchError, StillThere, parse_answer
 from tpu.launch.supervise import StopSignal
 from train.runtime.processes import PREEMPTED, UNSAVED
 
@@ -128,7 +128,7 @@ def down(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopS
     """Deletes the slices and waits until they are gone.
 
     Raises:
-      LaunchError: they are still there after 10 minutes.
+      StillThere: they are still there after 10 minutes.
     """
     try:
         gcloud(commands.delete(job))
@@ -140,7 +140,7 @@ def down(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopS
             say(f"{job.name} is gone")
             return
         stop.sleep(15)
-    raise LaunchError(f"{job.name} still exists after 10 minutes; see status")
+    raise StillThere(f"{job.name} still exists after 10 minutes; see status")
 
 
 def sync(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None]) -> str:

@@ -98,7 +98,8 @@ def run_capacity(
     found = candidates.of_slices(command, workdir, kinds, zones, args.slices, read)
     for kind in kinds:
         say(f"{kind}: {next(c.summary for c in found if c.accelerator == kind)}")
-    place = capacity.Queued(job, gcloud, command, workdir, say, stop, 60 * args.move_after)
+    patience = 60 * (args.move_after or 30)
+    place = capacity.Queued(job, gcloud, command, workdir, say, stop, patience)
     with stop:
         history = place.open_history()
         place.check_zones(zones, history)
@@ -168,6 +169,8 @@ def run_queued(args: argparse.Namespace, command: list[str]) -> int:
         case "supervise" if args.zones or args.accelerators:
             return run_capacity(args, command, job, gcloud, stop)
         case "supervise":
+            if args.move_after:
+                raise ValueError("--move_after is of several: type --zones=A,B, --accelerators=X,Y")
             workdir = in_bucket(job, command)
             with stop:
                 return supervise.supervise(
