@@ -46,6 +46,7 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
         "state_gib": {
             "parameters": gib(step.state.trainable),
             "optimizer state": gib(step.state.opt_state),
+            **({"averaged weights": gib(step.state.ema)} if step.state.ema else {}),
             "frozen weights": gib(step.frozen),
         },
         "predicted_step_seconds": estimate.step,

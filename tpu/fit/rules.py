@@ -187,12 +187,13 @@ def _decode(config: RunConfig, mesh: Mapping[str, int], typed: Collection[str]) 
 def peak_gib(run: AbstractRun, mesh: Mapping[str, int], accumulate: int, remat: str) -> float:
     """GiB of a device at the peak of a step, or of a rollout."""
     config, shards = run.config, _shards(mesh)
-    resident = gib(run.state.trainable) + gib(run.state.opt_state) + gib(run.frozen)
-    gradients = gib(run.state.trainable)
+    state = run.state
+    resident = gib((state.trainable, state.opt_state, state.ema, run.frozen))
+    gradients = gib(state.trainable)
     rows = config.data.batch_size / accumulate / shards
     tokens = rows * _row_tokens(run) / mesh["sequence"]
     saved = transient = gathered = 0.0
-    for role in run.state.trainable:
+    for role in state.trainable:
         model = run.models[role]
         per_token = _saved_features(model, remat, mesh["tensor"]) * model.num_layers
         saved += tokens * per_token * _bytes(model)

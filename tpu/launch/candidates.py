@@ -149,7 +149,7 @@ def architectures(
         for number, (stage, config) in enumerate(runs.items()):
             origins = {}
             for role, path in config.init_from.items():
-                path = re.sub(r"@\d+$", "", path).rstrip("/")
+                path = re.sub(r"(@\d+)?(@ema)?$", "", path).rstrip("/")
                 if path not in earlier:
                     earlier[path] = Path(folder) / f"{number}-{role}"
                     earlier[path].mkdir()
