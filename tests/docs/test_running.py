@@ -27,8 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 # The pages with commands, post_training.md before those that start from its runs.
 PAGES = ("README.md", "docs/post_training.md", "docs/people.md", "docs/evaluation.md",
-         "docs/experiments.md",
-         "docs/data.md",
+         "docs/experiments.md", "docs/data.md", "docs/knowledge.md",
          "docs/open_models.md", "docs/tpu.md",
          "docs/chat.md", "docs/benchmarks.md", "CONTRIBUTING.md")  # fmt: skip
 # {the beginning of a command, or a flag: why it is not run}
@@ -37,7 +36,7 @@ SKIPPED = {
     "git clone": "needs an account",
     "gcloud ": "needs an account",
     "python -m tpu.launch supervise": "needs Cloud TPU",
-    "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
+    "python -m tpu.fit --config": "needs the TPU compiler, and minutes; docs/fit.md has its output",
     "--web": "serves until it is stopped",
     "--config.trackers": "needs wandb",
     "python -m train.lm_eval": "reads its tasks from the hub",
