@@ -195,5 +195,5 @@ def _note(notes: list[str], unanswered: int, silent: int, unused: Counter) -> No
         notes.append(f"{unanswered:,} conversations without an answer of the assistant, left out")
     if silent:
         notes.append(f"{silent:,} answers without a text, as calls of tools, are not replayed")
-    if names := [name for name, count in unused.items() if count]:
+    if names := sorted(name for name, count in unused.items() if count):
         notes.append(f"fields that are not read: {', '.join(names)}")

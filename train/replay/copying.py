@@ -34,11 +34,11 @@ class Training(NamedTuple):
     """The training data of a checkpoint.
 
     Attributes:
-      examples: of its run and of those that it began from. unread: the parts that cannot be read,
-        each with the reason.
+      parts: {settings of data: examples}, of its run and of those that it began from.
+      unread: the parts that cannot be read, each with the reason.
     """
 
-    examples: list[dict]
+    parts: dict[str, list[dict]]
     unread: list[str]
 
 
@@ -46,14 +46,13 @@ def training_of(name: str, known: dict[str, list[dict]]) -> Training:
     """The training data of a run, and of the runs that its policy began from.
 
     Args:
-      known: {settings of data: examples} that were read for other checkpoints; it grows.
+      known: parts that were read for other checkpoints; it grows.
     """
-    examples, unread = list[dict](), list[str]()
-    seen = set[str]()
+    training, seen = Training({}, []), set[str]()
     while name and name not in seen:
         seen.add(name)
         if not opening.is_run(opening.split_step(name)[0]):
-            unread.append(f"{name} is no run of Seedpod")
+            training.unread.append(f"{name} is no run of Seedpod")
             break
         try:
             config = run_config.build(recipe_of(name))
@@ -61,12 +60,12 @@ def training_of(name: str, known: dict[str, list[dict]]) -> Training:
             key = f"{schema} {config.data}"
             if key not in known:
                 known[key] = _read(config.data, schema)
-            examples += known[key]
         except (ConfigError, DataError, OSError) as error:
-            unread.append(f"{name}: {' '.join(str(error).split()):.200}")
+            training.unread.append(f"{name}: {' '.join(str(error).split()):.200}")
             break
+        training.parts[key] = known[key]
         name = config.init_from.get("policy", "")
-    return Training(examples, unread)
+    return training
 
 
 def _read(data: DataConfig, schema: str) -> list[dict]:
@@ -78,7 +77,24 @@ def _read(data: DataConfig, schema: str) -> list[dict]:
 
 def questions(training: Training) -> set[bytes]:
     """Keys of the conversations that were trained on (data/schemas/examples.py)."""
-    return {content_key(example) for example in training.examples}
+    return {content_key(example) for part in training.parts.values() for example in part}
+
+
+def copied(answers: Sequence[Sequence[str]], training: Sequence[Training]) -> list[np.ndarray]:
+    """The longest runs of several sets of answers, each compared with the training data of its own;
+    data that several share is read once. Empty arrays where there is none."""
+    parts = {key: part for own in training for key, part in own.parts.items()}
+    texts = [text for own in answers for text in own]
+    runs = dict[str, np.ndarray]()
+    for number, (key, examples) in enumerate(parts.items(), 1):
+        with phase(f"comparing with training data, part {number} of {len(parts)}"):
+            runs[key] = longest_runs(texts, map(example_text, examples))
+    ends = np.cumsum([len(own) for own in answers])[:-1]
+    split = {key: np.split(values, ends) for key, values in runs.items()}
+    return [
+        np.max([split[key][number] for key in own.parts], axis=0) if own.parts else np.zeros(0)
+        for number, own in enumerate(training)
+    ]
 
 
 def longest_runs(answers: Sequence[str], texts: Iterable[str]) -> np.ndarray:
@@ -91,11 +107,6 @@ def longest_runs(answers: Sequence[str], texts: Iterable[str]) -> np.ndarray:
         _update(best, ids, owners, chunk)
     index = {text: i for i, text in enumerate(distinct)}
     return best[[index[text] for text in answers]]
-
-
-def texts_of(training: Training) -> list[str]:
-    """The texts of training data."""
-    return [example_text(example) for example in training.examples]
 
 
 def _update(best: np.ndarray, answers: np.ndarray, owners: np.ndarray, texts: np.ndarray) -> None:

@@ -46,7 +46,7 @@ METRICS: Mapping[str, Metric] = {
     "refusals.harmless": _share("Refusals of what people answered", "lower"),
     "refusals.harmful": _share("Refusals of harmful requests", "higher"),
     "personal_data": _share("Personal data in the answer alone", "lower"),
-    **{f"personal_data.{kind}": _share(f"{kind.title()}", "lower") for kind in KINDS},
+    **{f"personal_data.{kind}": _share(f"Personal data: {kind}", "lower") for kind in KINDS},
     "copied": Metric("Longest run of words copied from training", "lower"),
     "repetition": Metric("Repeated runs of four words", "lower", percent=True),
     "empty": _share("Empty answers", "lower"),

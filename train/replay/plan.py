@@ -105,11 +105,11 @@ def plan(options: Options) -> Plan:
     read = conversations.read(
         options.conversations, options.fields, options.category, options.turns, options.limit
     )
-    training, known = [copying.Training([], [])] * len(places), dict[str, list[dict]]()
+    training, known = [copying.Training({}, [])] * len(places), dict[str, list[dict]]()
     if options.training:
         with Progress("replay"):
             training = [copying.training_of(place.name, known) for place in places]
-    there = available(scorers, read.turns, bool(options.against), bool(training[0].examples))
+    there = available(scorers, read.turns, bool(options.against), bool(training[0].parts))
     read_gates = gates.Gates()
     if options.gates:
         read_gates = gates.read(options.gates, there, read.categories)

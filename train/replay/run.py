@@ -20,7 +20,7 @@ from train.tasks.base import Answer
 from train.tasks.evaluation.benchmark import Result
 from train.tasks.evaluation.results import Model
 from train.terminal.console import console
-from train.terminal.progress import Progress, phase
+from train.terminal.progress import Progress
 
 
 class Replayed(NamedTuple):
@@ -76,8 +76,9 @@ def replay(options: Options, begin: Callable[[Plan], None] = lambda planned: Non
             for evaluation, label in zip(planned.evaluations, planned.labels, strict=True)
         ]
         columns = [_people(planned)]
-        for number, (_, result) in enumerate(sampled):
-            columns.append(_checkpoint(planned, number, result))
+        for label, (_, result) in zip(planned.labels, sampled, strict=True):
+            columns.append(_checkpoint(planned, label, result))
+        _add_copied(planned, columns)
         unscored = _add_scores(planned, columns, mesh)
     preference = preference_of([*planned.scorers, "similarity"])
     compared = Replay(planned.read.turns, columns[0], columns[1:], preference)
@@ -96,30 +97,30 @@ def replay(options: Options, begin: Callable[[Plan], None] = lambda planned: Non
 
 
 def _people(planned: Plan) -> Column:
-    """The people's answers, with the words that the first checkpoint's training data has too."""
-    turns = planned.read.turns
-    texts = [turn.answer for turn in turns]
-    values = measures.measure(turns, texts)
-    return Column(PEOPLE, texts, values | _copied(planned.training[0], texts))
+    """The people's answers."""
+    texts = [turn.answer for turn in planned.read.turns]
+    return Column(PEOPLE, texts, measures.measure(planned.read.turns, texts))
 
 
-def _checkpoint(planned: Plan, number: int, result: Result) -> Column:
+def _checkpoint(planned: Plan, label: str, result: Result) -> Column:
     """The answers of a checkpoint."""
     parts = [part for (part,) in result.responses if isinstance(part, Answer)]
     texts = [part.text.strip() for part in parts]
-    values = measures.measure(planned.read.turns, texts) | _copied(planned.training[number], texts)
+    values = measures.measure(planned.read.turns, texts)
     values["similarity"] = np.array([outcome["similarity"] for outcome in result.outcomes])
     values["cut"] = np.array([float(part.cut) for part in parts])
-    return Column(planned.labels[number], texts, values)
+    return Column(label, texts, values)
 
 
-def _copied(training: copying.Training, texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The metric of copied words; empty where no training data is read."""
-    if not training.examples:
-        return {}
-    with Progress("copied words"), phase("comparing with training data"):
-        runs = copying.longest_runs(texts, copying.texts_of(training))
-    return {"copied": runs.astype(np.float64)}
+def _add_copied(planned: Plan, columns: Sequence[Column]) -> None:
+    """Adds the words that are copied from the training data of each checkpoint; for the people's
+    answers those that the first one's has too."""
+    training = [planned.training[0], *planned.training]
+    with Progress("copied words"):
+        runs = copying.copied([column.texts for column in columns], training)
+    for column, own in zip(columns, runs, strict=True):
+        if len(own):
+            column.values["copied"] = own.astype(np.float64)
 
 
 def _add_scores(planned: Plan, columns: Sequence[Column], mesh: jax.sharding.Mesh) -> list[str]:

@@ -28,7 +28,7 @@ COUNT = 40
 def chats(count):
     """Conversations of several lengths and two categories, the third with an answer of its own."""
     return [
-        {"category": "ab"[i % 2], "messages": [
+        {"category": "ab"[i % 2], "x": 1, "y": 2, "z": 3, "messages": [
             {"role": "user", "content": f"q{i}" + "?" * (i % 9)},
             {"role": "assistant", "content": "z" * 30 if i == 2 else f"answer {i}"}]}
         for i in range(count)
@@ -123,7 +123,7 @@ def test_training_data_is_that_of_the_run_and_of_those_it_began_from(tmp_path):
     training = copying.training_of(str(tmp_path / "sft"), known := {})
     assert training.unread == [f"{tmp_path / 'gone'} is no run of Seedpod"] and len(known) == 2
     answers = ["so three four", "seven eight nine", "nothing"]
-    assert copying.longest_runs(answers, copying.texts_of(training)).tolist() == [2, 3, 0]
+    assert copying.copied([answers], [training])[0].tolist() == [2, 3, 0]
     asked = copying.content_key({"messages": [{"role": "user", "content": "one  two"}]})
     assert asked in copying.questions(training)
 

@@ -36,6 +36,16 @@ class Content(NamedTuple):
         rates = {"win_rate": is_first, "win_rate_people": column is not self.replay.people}
         return [name for name in self.available if rates.get(name, name in names)]
 
+    def found(self) -> list[str]:
+        """The metrics to show: without the kinds of personal data that nobody gives."""
+        columns = [*self.replay.checkpoints, self.replay.people]
+        return [
+            name
+            for name in self.available
+            if not name.startswith("personal_data.")
+            or any(self.replay.value(name, column).value for column in columns)
+        ]
+
 
 def summary(content: Content) -> dict[str, Any]:
     """The content of NAME.json."""

@@ -39,7 +39,7 @@ script-src '$script_hash'; base-uri 'none'; form-action 'none'">
 <style>$style</style>
 </head>
 <body>
-<header><h1>$name</h1><p>$summary</p></header>
+<header><h1>$title</h1><p>$summary</p></header>
 <main>
 $lead
 $worst
@@ -76,15 +76,17 @@ def page(name: str, content: Content) -> str:
     style = STYLE + (_HERE / "page.css").read_text()
     script = (_HERE / "page.js").read_text()
     data = rows(content)
-    others = ", ".join(column.name for column in replay.others)
     conversations = len({turn.conversation for turn in replay.turns})
+    count = f"{conversations:,} conversations"
+    if len(replay.turns) > conversations:
+        count = f"{len(replay.turns):,} turns of {count}"
+    names = filter(None, (replay.first.name, _others(content)))
     columns = [column.name for column in replay.checkpoints] + [PEOPLE]
     return _PAGE.substitute(
         name=escape(name),
-        summary=f"<b>{escape(replay.first.name)}</b> answers {len(replay.turns):,} turns of "
-        f"{conversations:,} conversations"
-        + (f", beside <b>{escape(others)}</b>" if others else "")
-        + f". Better is decided by {_PREFERRED[replay.preference]}.",
+        title=escape(" against ".join(names)),
+        summary=f"Answers to {count} that people answered. Better is decided by "
+        f"{_PREFERRED[replay.preference]}.",
         style=style, script=script, style_hash=_hash(style), script_hash=_hash(script),
         lead=_lead(content), worst=_worst(content), measures=_measures(content),
         categories=_categories(content),
@@ -149,12 +151,22 @@ def _worst(content: Content) -> str:
     ]
     lower = sum(not r.fault for r in worse)
     counts += [f"{lower:,} with a lower score"] if lower else []
-    text = ", ".join(counts) or "none"
+    text = f"{', '.join(counts) or 'None'}.{_worst_category(content)}"
     items = "".join(_item(content, r) for r in worse[:WORST])
     return (
-        f"<section><h2>Worst regressions</h2><p>{escape(text)}.</p>"
+        f"<section><h2>Worst regressions</h2><p>{escape(text)}</p>"
         f'<ol class="rows worst">{items}</ol></section>'
     )
+
+
+def _worst_category(content: Content) -> str:
+    """A sentence about the category with the lowest win rate."""
+    names = [decision.category for decision in content.decisions]
+    if not content.replay.others or len(names) < 2:
+        return ""
+    rates = {name: content.replay.value("win_rate", category=name) for name in names}
+    worst = min(rates, key=lambda name: rates[name].value)
+    return f" Worst category: {worst or '(none)'}, preferred in {shown(rates[worst], True)}."
 
 
 def _item(content: Content, regression: Regression) -> str:
@@ -196,10 +208,10 @@ def _measures(content: Content) -> str:
     """The metrics of all, with the differences from the first of the others."""
     replay = content.replay
     columns = [*replay.checkpoints, replay.people]
-    heads = ["", *(escape(column.name) for column in columns)]
-    heads += [f"less {escape(other.name)} (95%)" for other in replay.others]
+    heads = ["measure", *(escape(column.name) for column in columns)]
+    heads += [f"difference from {escape(other.name)}" for other in replay.others]
     lines = []
-    for name in content.available:
+    for name in content.found():
         metric = METRICS[name]
         cells = [_cell(metric.title)]
         for column in columns:
@@ -214,6 +226,9 @@ def _measures(content: Content) -> str:
             word = verdict(test, (test.difference > 0) == (metric.better == "higher"))
             styles = {"better": "passed", "worse": "failed"} if metric.better else {}
             end = f" {word}" if word in styles else ""
+            if metric.percent:
+                points = (100 * x for x in test[:3])
+                test, end = test._replace(**dict(zip(test._fields, points))), f" points{end}"
             cells.append(_cell(f"{difference(test)}{end}", styles.get(word, "")))
         lines.append(cells)
     text = "95% intervals; those of several answers of a conversation count it once."

@@ -38,14 +38,12 @@ def _table(*heads: str) -> Table:
 
 
 def _measures(content: Content) -> Table:
-    """A row a metric; those without an answer that has them are left out."""
+    """A row a metric."""
     replay = content.replay
     columns = list(replay.checkpoints) + [replay.people] * (console.width >= WIDE)
     table = _table("", *(column.name for column in columns))
-    for name in content.available:
+    for name in content.found():
         metric = METRICS[name]
-        if name.startswith("personal_data.") and not replay.value(name).value:
-            continue
         values = [
             shown(replay.value(name, column), metric.percent)
             if name in content.metrics_of(column) else ""
