@@ -117,8 +117,8 @@ def shown(value: Value, percent: bool) -> str:
     """A value with its interval, `53.1% [47, 59]`."""
     if value.conversations == 0:
         return "–"
-    scale, unit = (100, "%") if percent else (1, "")
-    text = f"{value.value * scale:.3g}{unit}"
+    scale, digits, unit = (100, ".1f", "%") if percent else (1, ".3g", "")
+    text = f"{value.value * scale:{digits}}{unit}"
     if np.isfinite(value.low):
-        text += f" [{value.low * scale:.3g}, {value.high * scale:.3g}]"
+        text += f" [{value.low * scale:{digits}}, {value.high * scale:{digits}}]"
     return text

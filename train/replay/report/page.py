@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -21,7 +22,8 @@ from train.report.page import STYLE
 from train.sweep.report.table import difference
 from train.tasks.evaluation.pairs import verdict
 
-WORST, CLIP = 3, 200  # regressions at the top of the page; characters of their texts
+# Regressions and gates at the top of the page; characters of their texts.
+WORST, GATES, CLIP = 3, 3, 200
 _HERE = Path(__file__).parent
 _PREFERRED = {
     "judge": "the judge's score", "reward": "the reward",
@@ -131,11 +133,14 @@ def _lead(content: Content) -> str:
     else:
         value = shown(replay.value(replay.preference), False)
         title, style = f"{METRICS[replay.preference].title}: {value}", ""
-    shown_lines = "".join(lines[:4])
-    rest = f"<details><summary>all gates</summary><ul>{''.join(lines[4:])}</ul></details>"
+    shown_lines = "".join(lines[:GATES])
+    rest = (
+        f"<details><summary>{len(lines[GATES:])} more gates</summary>"
+        f"<ul>{''.join(lines[GATES:])}</ul></details>"
+    )
     return (
         f'<article class="result lead {style}"><strong>{escape(title)}</strong>'
-        f"<ul>{shown_lines}</ul>{rest if lines[4:] else ''}</article>"
+        f"<ul>{shown_lines}</ul>{rest if lines[GATES:] else ''}</article>"
     )
 
 
@@ -144,15 +149,15 @@ def _others(content: Content) -> str:
 
 
 def _worst(content: Content) -> str:
-    """The worst regressions, and how many of each kind there are."""
+    """The worst regression of each kind, the most frequent first, and how many there are."""
     worse = [r for r in content.regressions if r.fault or r.gap < 0]
-    counts = [
-        f"{count:,} × {name}" for name in FAULTS if (count := sum(r.fault == name for r in worse))
-    ]
-    lower = sum(not r.fault for r in worse)
-    counts += [f"{lower:,} with a lower score"] if lower else []
+    numbers = Counter(r.fault for r in worse)
+    kinds = sorted(numbers, key=lambda name: (not name, -numbers[name]))
+    counts = [f"{numbers[name]:,} × {name or 'lower score'}" for name in kinds]
+    examples = [next(r for r in worse if r.fault == name) for name in kinds]
+    examples += [r for r in worse if r not in examples]
     text = f"{', '.join(counts) or 'None'}.{_worst_category(content)}"
-    items = "".join(_item(content, r) for r in worse[:WORST])
+    items = "".join(_item(content, r) for r in examples[:WORST])
     return (
         f"<section><h2>Worst regressions</h2><p>{escape(text)}</p>"
         f'<ol class="rows worst">{items}</ol></section>'
@@ -241,7 +246,8 @@ def _categories(content: Content) -> str:
         return ""
     wanted = ("win_rate", "win_rate_people", content.replay.preference, "refusals.harmless")
     names = [name for name in dict.fromkeys(wanted) if name in content.available]
-    heads = ["category", "who answers", "conversations", *(METRICS[n].title for n in names), "why"]
+    heads = ["category", "who answers", "conversations", *(METRICS[n].title for n in names)]
+    heads += ["why"] * bool(content.conditions)
     lines = []
     for decision in content.decisions:
         who = ("the model may", "may") if decision.answers else ("stays with people", "stays")
@@ -249,12 +255,12 @@ def _categories(content: Content) -> str:
         cells = [_cell(shown(v, METRICS[n].percent)) for n, v in zip(names, values, strict=True)]
         lines.append([
             _cell(decision.category or "(none)"), _cell(*who), _cell(f"{decision.conversations:,}"),
-            *cells, _cell(decision.reason, "reason"),
+            *cells, *[_cell(decision.reason, "reason")] * bool(content.conditions),
         ])  # fmt: skip
     needs = " and ".join(map(str, content.conditions))
-    text = f"The model may answer a category that has {needs}." if needs else (
-        "Nothing says what a category needs for the model to answer it."
-    )  # fmt: skip
+    text = f"The model may answer a category that has {needs}."
+    if not needs:
+        text = f"All stay with people: {content.decisions[0].reason}."
     table = _table("categories", heads, lines)
     return f"<section><h2>Who answers what</h2><p>{escape(text)}</p>{table}</section>"
 

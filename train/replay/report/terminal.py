@@ -23,7 +23,9 @@ def show(content: Content, path: epath.Path) -> None:
         style = "green" if verdict.passed else "yellow"
         word = "passed" if verdict.passed else "failed"
         console.print(Text(f"gate {word}: {escaped(str(verdict))}", style))
-    if any(decision.category for decision in content.decisions):
+    if not content.conditions:
+        console.print(f"All categories stay with people: {content.decisions[0].reason}")
+    elif any(decision.category for decision in content.decisions):
         console.print(_decisions(content))
     for note in content.notes:
         console.print(f"  {escaped(note)}")
