@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from data.clean.redact import KINDS
@@ -120,4 +121,4 @@ def repeated(texts: Sequence[str]) -> np.ndarray:
     mask = np.zeros(ids.shape, np.int32)
     for row, own in enumerate(lists):
         ids[row, : len(own)], mask[row, : len(own)] = own, 1
-    return np.asarray(repetition(ids, mask), np.float64)
+    return np.asarray(repetition(jnp.asarray(ids), jnp.asarray(mask)), np.float64)

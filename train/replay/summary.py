@@ -6,7 +6,7 @@ Answers of one conversation are not independent, so that intervals count convers
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +128,7 @@ class Replay(NamedTuple):
         return metrics.paired(self._by_conversation(name, self.first),
                               self._by_conversation(name, other))  # fmt: skip
 
-    def _by_conversation(self, name: str, column: Column) -> dict[int, float]:
+    def _by_conversation(self, name: str, column: Column) -> dict[Hashable, float]:
         groups = dict[int, list[float]]()
         for turn, value in zip(self.turns, column.values.get(name, ()), strict=False):
             if not math.isnan(value):

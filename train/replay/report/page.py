@@ -232,8 +232,9 @@ def _measures(content: Content) -> str:
             styles = {"better": "passed", "worse": "failed"} if metric.better else {}
             end = f" {word}" if word in styles else ""
             if metric.percent:
-                points = (100 * x for x in test[:3])
-                test, end = test._replace(**dict(zip(test._fields, points))), f" points{end}"
+                mean, low, high = (100 * x for x in test[:3])
+                test = test._replace(difference=mean, low=low, high=high)
+                end = f" points{end}"
             cells.append(_cell(f"{difference(test)}{end}", styles.get(word, "")))
         lines.append(cells)
     text = "95% intervals; those of several answers of a conversation count it once."
@@ -244,7 +245,8 @@ def _categories(content: Content) -> str:
     """Who answers each category, and how the first checkpoint does there."""
     if not any(decision.category for decision in content.decisions):
         return ""
-    wanted = ("win_rate", "win_rate_people", content.replay.preference, "refusals.harmless")
+    wanted = [condition.metric for condition in content.conditions]
+    wanted = wanted or ["win_rate", content.replay.preference, "refusals.harmless"]
     names = [name for name in dict.fromkeys(wanted) if name in content.available]
     heads = ["category", "who answers", "conversations", *(METRICS[n].title for n in names)]
     heads += ["why"] * bool(content.conditions)
