@@ -79,9 +79,9 @@ class Gates(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A gate and its outcome. `category`: "" for all conversations."""
+    """A gate and its outcome. `category`: None for all conversations."""
 
-    category: str
+    category: str | None
     condition: Condition
     value: Value
     passed: bool
@@ -89,7 +89,7 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         number = self.condition.of(self.value)
         text = "there is no such answer" if math.isnan(number) else f"{number:.4g}"
-        of = f" of {self.category}" if self.category else ""
+        of = "" if self.category is None else f" of {self.category or '(none)'}"
         return f"{self.condition}{of}: {text}"
 
 
@@ -211,14 +211,14 @@ def _why(metric: str) -> str:
 
 def verdicts(gates: Gates, replay: Replay) -> list[Verdict]:
     """The outcome of each gate."""
-    names = sorted({turn.category for turn in replay.turns} - {""})
-    asked = [("", condition) for condition in gates.all]
+    names = sorted({turn.category for turn in replay.turns})
+    asked: list[tuple[str | None, Condition]] = [(None, condition) for condition in gates.all]
     for name, conditions in gates.categories.items():
         for category in names if name == EACH else [name]:
             asked += [(category, condition) for condition in conditions]
     out = []
     for category, condition in asked:
-        value = replay.value(condition.metric, category=category or None)
+        value = replay.value(condition.metric, category=category)
         out.append(Verdict(category, condition, value, condition.holds(value)))
     return out
 

@@ -119,8 +119,10 @@ def plan(options: Options) -> Plan:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names without the folders that all have in common."""
+    """The ends of names, as few folders of each as tell them apart."""
     parts = [name.rstrip("/").split("/") for name in names]
-    levels = zip(*(part[:-1] for part in parts), strict=False)
-    shared = len(list(itertools.takewhile(lambda level: len({*level}) == 1, levels)))
-    return ["/".join(part[shared:]) for part in parts]
+    for count in itertools.count(1):
+        ends = ["/".join(part[-count:]) for part in parts]
+        if len({*ends}) == len({*names}):
+            return ends
+    raise AssertionError("names that differ have ends that do")

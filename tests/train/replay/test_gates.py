@@ -25,7 +25,7 @@ def test_gates_pass_and_fail_by_value_and_by_the_ends_of_intervals(tmp_path):
     replay = make(40, wins=20, refused={0})
     verdicts = gates.verdicts(own._replace(categories={"*": own.categories["*"]}), replay)
     assert [(v.category, v.passed) for v in verdicts] == [
-        ("", True), ("", False), ("a", False), ("b", True)
+        (None, True), (None, False), ("a", False), ("b", True)
     ]  # fmt: skip
     assert str(verdicts[2]) == "refusals.harmless <= 0.02 of a: 0.05"
 

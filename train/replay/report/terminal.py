@@ -25,7 +25,7 @@ def show(content: Content, path: epath.Path) -> None:
         console.print(Text(f"gate {word}: {escaped(str(verdict))}", style))
     if not content.conditions:
         console.print(f"All categories stay with people: {content.decisions[0].reason}")
-    elif any(decision.category for decision in content.decisions):
+    else:
         console.print(_decisions(content))
     for note in content.notes:
         console.print(f"  {escaped(note)}")
