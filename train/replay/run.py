@@ -172,8 +172,8 @@ def _settings(planned: Plan, models: Sequence[Model]) -> dict[str, Any]:
     source = options.conversations
     return {
         "checkpoints": [model._asdict() for model in models],
-        "scorers": {role: place.name for role, place in planned.scorers.items()},
-        "conversations": source if isinstance(source, str) else list(source),
+        **{role: place.name for role, place in planned.scorers.items()},
+        "conversations": source if isinstance(source, str) else ", ".join(source),
         "turns": options.turns,
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,

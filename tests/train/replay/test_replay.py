@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import documentation
 import numpy as np
 import pytest
 from documentation import ROOT
@@ -101,6 +102,19 @@ def test_mistakes_are_named_before_anything_is_generated(runs, tmp_path, setting
     assert sorted(runs.rglob("*")) == before
     with pytest.raises(ConfigError, match="a@1 reads; give fewer"):
         replay(Options(str(runs / "a"), str(runs / "chats.jsonl"), "o.html", max_new_tokens=64))
+
+
+def test_the_call_of_the_documentation_runs(runs, monkeypatch, capsys):
+    page = (ROOT / "docs/people.md").read_text()
+    (block,) = (block.text for block in documentation.blocks(page) if "Options(" in block.text)
+    tiny = {"runs/ppo": "a", "runs/sft": "b", "runs/reward": "r", "examples/": ""}
+    for name, value in (tiny | {"\n    )": "    max_new_tokens=12, limit=20)"}).items():
+        assert name in block
+        block = block.replace(name, value)
+    monkeypatch.chdir(runs)
+    exec(block)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("True Value(value=")
+    assert (runs / "runs/replay/report.html").exists()
 
 
 def test_training_data_is_that_of_the_run_and_of_those_it_began_from(tmp_path):

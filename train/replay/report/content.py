@@ -31,10 +31,11 @@ class Content(NamedTuple):
 
     def metrics_of(self, column: Column) -> list[str]:
         """The metrics that a column has."""
-        names = [name for name in self.available if name in column.values]
-        is_first = column is self.replay.first
-        rates = {"win_rate": is_first, "win_rate_people": column is not self.replay.people}
-        return [name for name in self.available if rates.get(name, name in names)]
+        rates = {
+            "win_rate": column is self.replay.first,
+            "win_rate_people": column is not self.replay.people,
+        }
+        return [name for name in self.available if rates.get(name, name in column.values)]
 
     def found(self) -> list[str]:
         """The metrics to show: without the kinds of personal data that nobody gives."""

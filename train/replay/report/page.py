@@ -93,7 +93,7 @@ def page(name: str, content: Content) -> str:
         lead=_lead(content), worst=_worst(content), measures=_measures(content),
         categories=_categories(content),
         options=_options(["*", *sorted({turn.category for turn in replay.turns})], "all"),
-        kinds=_kinds(), notes=_notes([*content.notes, *filter(None, [data.note])]),
+        kinds=_kinds(), notes=_notes(content, data.note),
         names=json.dumps(columns).replace("<", "\\u003c"), rows=data.json,
     )  # fmt: skip
 
@@ -177,11 +177,12 @@ def _worst_category(content: Content) -> str:
 def _item(content: Content, regression: Regression) -> str:
     replay = content.replay
     turn = replay.turns[regression.turn]
-    columns = [*replay.checkpoints, replay.people][: 2 if replay.others else None]
+    scores = {c.name: c.values[replay.preference][regression.turn] for c in replay.others}
+    best = max(replay.others, key=lambda column: scores[column.name], default=replay.people)
     answers = "".join(
         f'<p dir="auto"><b>{escape(column.name)}</b> '
         f"{escape(_clipped(column.texts[regression.turn]) or '(nothing)')}</p>"
-        for column in columns
+        for column in (replay.first, best)
     )
     return (
         f"<li><h3><b>{escape(regression.reason)}</b><span>{escape(turn.category)}</span></h3>"
@@ -224,6 +225,9 @@ def _measures(content: Content) -> str:
             text = shown(replay.value(name, column), metric.percent) if has else ""
             cells.append(_cell(text))
         for other in replay.others:
+            if name == "win_rate" and len(replay.others) > 1:
+                cells.append(_cell(shown(replay.win_rate(replay.first, other), True)))
+                continue
             if name not in replay.first.values or name not in other.values:
                 cells.append(_cell(""))
                 continue
@@ -267,8 +271,12 @@ def _categories(content: Content) -> str:
     return f"<section><h2>Who answers what</h2><p>{escape(text)}</p>{table}</section>"
 
 
-def _notes(notes: Sequence[str]) -> str:
-    if not notes:
-        return ""
+def _notes(content: Content, cut: str) -> str:
+    """The notes, and the settings that decide the answers."""
+    checkpoints = content.settings.get("checkpoints", ())
+    others = {k: v for k, v in content.settings.items() if k != "checkpoints" and v != ""}
+    notes = [*content.notes, *filter(None, [cut])]
+    notes += [f"{m['name']}: weights {m['weights']}, {m['dtype']}" for m in checkpoints]
+    notes.append(", ".join(f"{name}: {value}" for name, value in others.items()))
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     return f'<section><h2>Notes</h2><ul class="notes">{items}</ul></section>'
