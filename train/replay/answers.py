@@ -10,7 +10,7 @@ from etils import epath
 from data.errors import DataError
 from ranges import ConfigError
 from train.checkpoints import saved_models
-from train.config.saved import check_step
+from train.config.run_names import check_step, split_step
 from train.interop import opening
 from train.replay.conversations import Turn
 from train.replay.measures import chrf
@@ -52,7 +52,7 @@ def check(place: Place, max_new_tokens: int) -> None:
     Raises:
       ConfigError: it is such a run.
     """
-    path, step = opening.split_step(place.name)
+    path, step = split_step(place.name)
     if not opening.is_run(path):
         return
     folder = epath.Path(path) / "checkpoints"

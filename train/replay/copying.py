@@ -20,6 +20,7 @@ from data.schemas.examples import content_key, example_text
 from data.splits import read_examples
 from ranges import ConfigError
 from train.config import run as run_config
+from train.config.run_names import split_step
 from train.config.saved import recipe_of
 from train.interop import opening
 from train.objectives.registry import STAGES
@@ -51,7 +52,7 @@ def training_of(name: str, known: dict[str, list[dict]]) -> Training:
     training, seen = Training({}, []), set[str]()
     while name and name not in seen:
         seen.add(name)
-        if not opening.is_run(opening.split_step(name)[0]):
+        if not opening.is_run(split_step(name)[0]):
             training.unread.append(f"{name} is no run of Seedpod")
             break
         try:
