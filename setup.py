@@ -45,6 +45,9 @@ setup(
         "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
+        # Passages of a question; the second has a small binary, and no dependencies.
+        "bm25s>=0.3",
+        "PyStemmer>=3.0",
         "rich>=13.0",
         "prompt_toolkit>=3.0",  # the line that train.chat reads
         "markdown-it-py>=3.0",  # its web page; rich needs it too
@@ -54,6 +57,14 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]", "gcsfs>=2024.12"],  # gs://
         "beam": ["apache-beam>=2.60"],  # to prepare what outgrows a machine
+        "knowledge": [  # pages of HTML, HTML in exports, quoted mails
+            "trafilatura>=2.0",
+            "lxml_html_clean>=0.4",  # jusText, of trafilatura, names it by an older extra
+            "markdownify>=1.0",
+            "beautifulsoup4>=4.12",
+            "mail-parser-reply>=1.30",
+        ],
+        "names": ["spacy>=3.8", "pyap2>=0.2"],  # data.redact=name,address
         "hf": ["datasets>=5.2"],  # hf:OWNER/NAME:SPLIT; as of 5 it runs no code of a data set
         "gpu": ["jax[cuda13]"],  # for a driver older than 580: pip install 'jax[cuda12]'
         "lm-eval": ["lm-eval>=0.4.13", "tqdm>=4.59"],  # train.lm_eval
@@ -66,6 +77,11 @@ setup(
             "httpx2>=2.0",  # Starlette's test client
             "matplotlib>=3.9",  # what train.inspect shows
             "optuna>=4.5",
+            "trafilatura>=2.0",
+            "lxml_html_clean>=0.4",
+            "markdownify>=1.0",
+            "mail-parser-reply>=1.30",
+            "pyap2>=0.2",
             "treescope>=0.1.10",
             "pandas>=2.2",
             "nbclient>=0.10",  # runs the notebooks

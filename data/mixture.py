@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
@@ -34,12 +34,14 @@ class SourceConfig:
     """One source of a mixture.
 
     Attributes:
-      source: as `data.source`. fields: as `data.fields`, the default if empty.
+      source: as `data.source`. fields, records, transforms: as those of `data`, the default if
+        empty.
       weight: its share of the rows, relative to the other sources' weights.
       changes: {step: weight from that step on}.
       epochs: the largest number of passes over its rows, which need not be whole; then the other
         sources continue without it. 0 is no limit.
       limit: the number of its examples to use, before filters; 0 uses all.
+      passages: whether its prompts get the passages of `data.passages`.
     """
 
     source: str | tuple[str, ...]
@@ -48,6 +50,9 @@ class SourceConfig:
     epochs: NonNegative = 0.0
     limit: CountOr0 = 0
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    records: str = ""
+    transforms: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    passages: bool = True
 
     def __post_init__(self):
         ranges.check(self)
@@ -67,6 +72,8 @@ def source_config(name: str, settings: Mapping) -> SourceConfig:
     if not settings.get("source"):
         raise DataError(f"{prefix}.source is missing; a path, a glob, or hf:OWNER/NAME:SPLIT")
     ranges.check_fields(SourceConfig, settings, f"{prefix}.")
+    if not isinstance(given := settings.get("passages", True), bool):
+        raise DataError(f"{prefix}.passages={given!r:.80}; it must be True or False")
     config = SourceConfig(**settings)
     for step in config.changes:
         if not str(step).isdecimal():
@@ -109,7 +116,7 @@ class Mixture:
 
     Args:
       names: of the sources. sizes: the number of rows of each. configs: one for each source.
-      batch_size: rows a step; converts the steps of `changes` to rows.
+      rows_before: step -> rows of the steps before; converts the steps of `changes` to rows.
       seed: the rows of source i are shuffled, each epoch differently, with seed `seed` + i.
 
     Attributes:
@@ -121,7 +128,7 @@ class Mixture:
 
     def __init__(
         self, names: Iterable[str], sizes: Sequence[int], configs: Sequence[SourceConfig],
-        batch_size: int, seed: int,
+        rows_before: Callable[[int], int], seed: int,
     ):  # fmt: skip
         self.names = tuple(names)
         self.rows: int | None = None
@@ -138,7 +145,7 @@ class Mixture:
             exact = [Fraction(w).limit_denominator(10**6) for w in weights]
             common = math.lcm(*(f.denominator for f in exact))
             parts = [int(f * common) for f in exact]
-            if not self._extend(parts, most, None if end is None else end * batch_size):
+            if not self._extend(parts, most, None if end is None else rows_before(end)):
                 break
         self._starts = [phase.start for phase in self._phases]
 
@@ -196,6 +203,17 @@ class Mixture:
             order = permute(places[of_source, 1], self._sizes[source], self._seed + source)
             out[of_source] = self._offsets[source] + order
         return out
+
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """The positions of the rows `start` to `stop` - 1, as of `index`, source by source."""
+        parts = zip(self._offsets, self._sizes, self.counts(start), self.counts(stop), strict=True)
+        return np.concatenate(
+            [
+                offset + permute(np.arange(a, b), size, self._seed + source)
+                for source, (offset, size, a, b) in enumerate(parts)
+                if b > a
+            ]
+        )
 
     def names_of(self, rows: Sequence[int]) -> list[str]:
         """The name of the source of each of `rows`."""

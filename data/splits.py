@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 from data.clean import duplicates, filters, redact
 from data.config import DataConfig
 from data.errors import DataError
+from data.mixture import SourceConfig
 from data.read.sources import read
 from data.schemas.examples import content_key
 
@@ -30,6 +32,7 @@ class Examples:
       bad: the part of `skipped` that counts records that could not be used, up to `max_bad`.
       unused: {source: {field: number of records in which that field holds something and is not
         read}}.
+      changes: {source: {change of a transform: count}}.
     """
 
     train: list
@@ -40,21 +43,25 @@ class Examples:
     redacted: Counter = dataclasses.field(default_factory=Counter)
     bad: Counter = dataclasses.field(default_factory=Counter)
     unused: dict[str, Counter] = dataclasses.field(default_factory=dict)
+    changes: dict[str, Counter] = dataclasses.field(default_factory=dict)
 
 
 def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -> Examples:
     """Reads both splits, or that of `heldout_source` alone. `schema`: `text`, `chat`, `preference`
     or `prompt` (data/schemas)."""
     skipped, heldout, folders = Counter(), [], config.prepared_folders()
-    redacted, bad, unused = Counter(), Counter(), {}
+    redacted, bad, unused, changes = Counter(), Counter(), {}, {}
     parts: list[list] = []  # the training examples of each source
 
-    def read_clean(source, fields) -> list[dict]:
-        name = source if isinstance(source, str) else ", ".join(source)
+    def read_clean(own: SourceConfig) -> list[dict]:
+        name = own.source if isinstance(own.source, str) else ", ".join(own.source)
         examples = read(
-            source,
+            own.source,
             schema,
-            fields=fields or config.fields,
+            fields=own.fields or config.fields,
+            records=own.records or config.records,
+            transforms=own.transforms or config.transforms,
+            heldout_by=config.heldout_by,
             documents=config.documents,
             tfds_dir=config.tfds_dir,
             on_bad=config.on_bad,
@@ -62,9 +69,13 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
             max_record_bytes=config.max_record_bytes,
             skipped=bad,
             unused=unused.setdefault(name, Counter()),
+            changes=changes.setdefault(name, Counter()),
             settings=config,
         ).examples
-        return [redact.redact(example, config.redact, redacted) for example in examples]
+        return [
+            redact.redact(example, config.redact, redacted, config.redact_model)
+            for example in examples
+        ]
 
     for (name, source), folder in zip(config.sources().items(), folders, strict=True):
         if heldout_only:
@@ -75,9 +86,12 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
                 raise DataError(f"data.mixture.{name}.limit: the rows of {folder} are prepared")
             parts.append([])
             continue
-        parts.append(read_clean(source.source, source.fields))
+        examples = read_clean(source)
+        if config.grounded and not source.passages:
+            examples = [{**example, "grounded": False} for example in examples]
+        parts.append(examples)
     if config.heldout_source:
-        heldout = read_clean(config.heldout_source, ())
+        heldout = read_clean(SourceConfig(config.heldout_source))
     notes: list[dict] = [{} for _ in parts]  # for each source {where an example was read: note}
     heldout_notes = []
     if config.dedup or config.decontaminate:
@@ -88,7 +102,7 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
         if config.dedup:
             heldout_notes = [duplicates.note(e, config.dedup, {}) for e in heldout]
     if not config.heldout_source:
-        parts, heldout = _split(parts, notes, config)
+        parts, heldout = _split(parts, notes, config, skipped)
     parts = [
         _choose(part[: source.limit or None], config, skipped)
         for part, source in zip(parts, config.sources().values())
@@ -112,10 +126,13 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
         redacted,
         bad,
         {source: fields for source, fields in unused.items() if fields},
+        {source: counts for source, counts in changes.items() if counts},
     )
 
 
-def heldout_keys(keys: list[bytes], fraction: float, first_location: str = "") -> set[bytes]:
+def heldout_keys(
+    keys: list[bytes], fraction: float, first_location: str = "", heldout_by: str = ""
+) -> set[bytes]:
     """The keys (duplicates.copy_groups) whose examples are held out.
 
     Examples of the same key stay together. Of n different keys the max(1, round(fraction · n))
@@ -123,7 +140,8 @@ def heldout_keys(keys: list[bytes], fraction: float, first_location: str = "") -
     little when examples are added.
 
     Args:
-      first_location: where the first example was read, for errors.
+      first_location: where the first example was read, for errors. heldout_by: the field whose
+        values are the keys, or "" where the examples' content is.
 
     Raises:
       DataError: the fraction is outside (0, 1), or there are fewer than two keys.
@@ -133,6 +151,8 @@ def heldout_keys(keys: list[bytes], fraction: float, first_location: str = "") -
     groups = sorted(set(keys))
     if len(groups) < 2:
         only = f"there is only one, at {first_location}" if keys else "there is none"
+        if heldout_by:
+            raise DataError(f"data.heldout_by={heldout_by} needs two different values, and {only}")
         raise DataError(
             f"held-out data needs two different documents or prompts, and {only}. Add data, or "
             'name a held-out source of its own. (documents="line" makes each line of a .txt one.)'
@@ -140,23 +160,46 @@ def heldout_keys(keys: list[bytes], fraction: float, first_location: str = "") -
     return set(groups[: min(max(1, round(fraction * len(groups))), len(groups) - 1)])
 
 
-def _split(parts, notes, config: DataConfig) -> tuple[list[list], list]:
+COPY = "copy of a held-out example"  # why an example is left out
+
+
+def group_key(example: dict, copy: bytes) -> bytes:
+    """The key of the examples with which one stays together: those of its `group`, which is taken
+    out of it, or else its copies."""
+    group = example.pop("group", None)
+    return copy if group is None else hashlib.sha256(group.encode()).digest()
+
+
+def _split(parts, notes, config: DataConfig, skipped: Counter) -> tuple[list[list], list]:
     """(the training examples of each source, the held-out examples of all). A fraction of each
     source is held out, together with its copies in every source."""
     keys = [content_key(e) for part in parts for e in part]
     all_notes = [note for own in notes for note in own.values()]
-    groups = iter(duplicates.copy_groups(keys, all_notes, config.dedup))
-    groups = [list(itertools.islice(groups, len(part))) for part in parts]
+    copies = duplicates.copy_groups(keys, all_notes, config.dedup)
+    remaining = iter(copies)
+    groups = [[group_key(e, next(remaining)) for e in part] for part in parts]
     heldout: set[bytes] = set()
     for part, part_groups, folder in zip(parts, groups, config.prepared_folders(), strict=True):
         if not folder:
             first = part[0]["where"] if part else ""
-            heldout |= heldout_keys(part_groups, config.heldout_fraction, first)
-    pairs = [list(zip(*both, strict=True)) for both in zip(parts, groups, strict=True)]
-    return (
-        [[e for e, key in part if key not in heldout] for part in pairs],
-        [e for part in pairs for e, key in part if key in heldout],
-    )
+            fraction, field = config.heldout_fraction, config.heldout_by
+            heldout |= heldout_keys(part_groups, fraction, first, field)
+    flat = list(itertools.chain(*groups))
+    held_copies = {copy for copy, key in zip(copies, flat, strict=True) if key in heldout}
+    remaining = iter(copies)
+    train: list[list] = []
+    held_out: list = []
+    for part, part_groups in zip(parts, groups, strict=True):
+        train.append([])
+        for example, key in zip(part, part_groups, strict=True):
+            is_copy = next(remaining) in held_copies
+            if key in heldout:
+                held_out.append(example)
+            elif is_copy:
+                skipped[COPY] += 1
+            else:
+                train[-1].append(example)
+    return train, held_out
 
 
 def _choose(examples, config: DataConfig, skipped: Counter) -> list:

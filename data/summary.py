@@ -9,14 +9,26 @@ from data.packing.base import CUT
 from data.text.base import Tokenizer
 from data.text.chat_template import ChatTemplate, TemplateError
 
-MAX_FIELDS = 12  # that are named
+MAX_FIELDS, MAX_CHANGES = 12, 24  # that are named
 # Fields of messages that a chat format may ignore.
 _OPTIONAL = ("name", "tool_call_id")
 
 
-def lines(skipped: Mapping, redacted: Mapping, unused: Mapping[str, Mapping]) -> list[str]:
+def lines(
+    skipped: Mapping, redacted: Mapping, unused: Mapping[str, Mapping],
+    changes: Mapping[str, Mapping],
+) -> list[str]:  # fmt: skip
     """Lines on the counts of data/pipeline.py's `Data`."""
     out = []
+    for source, counts in changes.items():
+        if not counts:
+            continue
+        by_count = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        out.append(f"{source}, changed and left out:")
+        out += [f"  {name}: {count:,}" for name, count in by_count[:MAX_CHANGES]]
+        if more := by_count[MAX_CHANGES:]:
+            total = sum(count for _, count in more)
+            out.append(f"  {len(more)} other changes: {total:,}")
     for reason, count in skipped.items():
         if reason.endswith(CUT):
             out.append(f"cut {count:,} examples: {reason.removesuffix(CUT)}")

@@ -59,8 +59,8 @@ def _spaced(value):
 
 
 def _exact(example) -> str:
-    """An example as text, without where it was read: equal for copies only."""
-    return json.dumps(_spaced({key: example[key] for key in example.keys() - {"where"}}),
+    """An example as text, without where it was read and its group: equal for copies only."""
+    return json.dumps(_spaced({key: example[key] for key in example.keys() - {"where", "group"}}),
                       sort_keys=True)  # fmt: skip
 
 

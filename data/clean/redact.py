@@ -1,17 +1,19 @@
 """Redaction: personal data in texts is replaced by its kind, such as `[EMAIL]`. The kinds are those
 that `data.redact` names; a new one is a function and a row.
 
-Patterns match forms: a person's name or address is not found, and a number that happens to look
-like a phone number is replaced. Card and account numbers are replaced only if their check digits
-are valid.
+Patterns match forms: a number that happens to look like a phone number is replaced. Card and
+account numbers are replaced only if their check digits are valid. Names and postal addresses are
+found by libraries (data/clean/people.py), and the names of the people of a conversation are those
+that its export gives.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from data.clean import people as finders
 from data.schemas.messages import ANSWER_FIELDS
 
 
@@ -47,10 +49,20 @@ KINDS = {
     "card": (r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.]\d)", luhn),
     "phone": (r"(?<![\w.])(?:\+|\()?\d(?:[ .()/-]{0,2}\d){7,14}(?![\w])", phone),
 }
+# {kind that is found in other ways, in their order: the word in its place}
+WORDS = {"address": "[ADDRESS]", "people": "[NAME]", "name": "[NAME]"}
+ALL_KINDS = (*KINDS, *WORDS)
 
 
-def redact_text(text: str, kinds: Iterable[str], counts: Counter) -> str:
-    """The text with personal data of `kinds` replaced and counted."""
+def redact_text(
+    text: str, kinds: Iterable[str], counts: Counter, people: Sequence[str] = (),
+    model: str = finders.MODEL,
+) -> str:  # fmt: skip
+    """The text with personal data of `kinds` replaced and counted.
+
+    Args:
+      people: the names of the people of the conversation. model: a pipeline of spaCy.
+    """
     for kind, (pattern, is_valid) in KINDS.items():
         if kind not in kinds:
             continue
@@ -62,6 +74,15 @@ def redact_text(text: str, kinds: Iterable[str], counts: Counter) -> str:
             return f"[{kind.upper()}]"
 
         text = re.sub(pattern, replace, text)
+    for kind, word in WORDS.items():
+        if kind in kinds:
+            spans = (
+                finders.addresses(text) if kind == "address"
+                else finders.known_names(text, people) if kind == "people"
+                else finders.found_names(text, model)
+            )  # fmt: skip
+            text, count = finders.replace(text, spans, word)
+            counts.update({kind: count} if count else {})
     return text
 
 
@@ -69,31 +90,32 @@ def redact_text(text: str, kinds: Iterable[str], counts: Counter) -> str:
 _TEXT_FIELDS = {"content", *ANSWER_FIELDS}
 
 
-def _redact_json(value, kinds: Iterable[str], counts: Counter):
-    """A JSON value with all its texts redacted."""
-    if isinstance(value, str):
-        return redact_text(value, kinds, counts)
-    if isinstance(value, dict):
-        return {key: _redact_json(item, kinds, counts) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_redact_json(item, kinds, counts) for item in value]
-    return value
-
-
-def redact(example: dict, kinds: Iterable[str], counts: Counter) -> dict:
-    """An example of any schema (data/schemas) with all its texts redacted."""
-    if not kinds:
-        return example
+def redact(
+    example: dict, kinds: Iterable[str], counts: Counter, model: str = finders.MODEL
+) -> dict:
+    """An example of any schema (data/schemas) with all its texts redacted, and without `people`."""
     out = dict(example)
-    for name in ("text", "answer"):
-        if name in out:
-            out[name] = redact_text(out[name], kinds, counts)
+    people = out.pop("people", ())
+    if not kinds:
+        return out
+
+    def redacted(value):
+        """A JSON value with all its texts redacted."""
+        if isinstance(value, str):
+            return redact_text(value, kinds, counts, people, model)
+        if isinstance(value, dict):
+            return {key: redacted(item) for key, item in value.items()}
+        return [redacted(item) for item in value] if isinstance(value, list) else value
+
+    for name in {"text", "answer", "responses"} & out.keys():
+        out[name] = redacted(out[name])
     if "messages" in out:
         out["messages"] = [
-            message
-            | _redact_json({k: message[k] for k in _TEXT_FIELDS & message.keys()}, kinds, counts)
+            message | {key: redacted(message[key]) for key in _TEXT_FIELDS & message.keys()}
             for message in out["messages"]
         ]
-    if "responses" in out:
-        out["responses"] = [redact_text(text, kinds, counts) for text in out["responses"]]
+    if "passages" in out:
+        out["passages"] = [
+            passage | {"text": redacted(passage["text"])} for passage in out["passages"]
+        ]
     return out

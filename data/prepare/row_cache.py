@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import platform
@@ -31,14 +32,18 @@ from data.atomic import write_atomically
 from data.config import DataConfig
 from data.errors import DataError
 from data.packing.origins import Origins
+from data.passages import library
 from data.pipeline import Data
 from data.read import json_files, paths, sources
 from data.read.readers import named_reader
 from data.text.base import Tokenizer
 from interpreter import python
 
-LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
-IGNORED = ("batch_size",)  # settings that do not change the rows
+LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets", "bm25s", "PyStemmer")
+# {package of an extra that changes texts: its module}
+EXTRAS = {"trafilatura": "trafilatura", "markdownify": "markdownify", "spacy": "spacy",
+          "mail-parser-reply": "mailparser_reply", "pyap2": "pyap"}  # fmt: skip
+IGNORED = ("batch_size", "batch_ramp")  # settings that do not change the rows
 HEADER = "facts.json"
 MAX_BYTES = 1 << 30  # of rows in memory that are cached
 
@@ -57,6 +62,7 @@ class Header(TypedDict):
     skipped: dict[str, int]
     redacted: dict[str, int]
     unused: dict[str, dict[str, int]]
+    changes: dict[str, dict[str, int]]
     kinds: list[str]
     sizes: list[int]
 
@@ -119,6 +125,8 @@ def _key(config: DataConfig, schema: str, tokenizer: Tokenizer, prompt_length: i
             for source, source_schema in named
             for item in sources.inputs_of(source, source_schema, config.documents, config.tfds_dir)
         ]
+        if config.passages.source:
+            files.append(library.identity(config.passages, config.tfds_dir))
     except (DataError, OSError):
         return ""  # reading reports the error
     if not all(files):
@@ -139,7 +147,9 @@ def _code() -> list[str]:
     """Identifies the code that makes rows."""
     files = sorted(Path(__file__).parents[1].rglob("*.py"))
     code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES]
+    installed = [name for name in EXTRAS if importlib.util.find_spec(EXTRAS[name])]
+    names = (*LIBRARIES, *installed)
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
     readers = [f"{name} {plugins.fingerprint(name)}" for name in plugins.loaded()]
     return [code, platform.python_version(), np.__version__, *versions, *readers]
 
@@ -156,6 +166,7 @@ def _pack(data: Data, key: str) -> bytes:
         "skipped": data.skipped,
         "redacted": data.redacted,
         "unused": data.unused,
+        "changes": data.changes,
         "kinds": data.kinds,
         "sizes": data.sizes,
     }
@@ -210,4 +221,5 @@ def _read(path: epath.Path, key: str) -> Data | str:
         Counter(header["redacted"]),
         header["unused"],
         (Origins(**arrays["origins"]),),
+        header["changes"],
     )

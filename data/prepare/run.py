@@ -25,6 +25,7 @@ from data.prepare.plan import (
     make_plan,
     make_tokenizer,
 )
+from data.prepare.prepared_rows import check_nested
 from data.prepare.shards import finish, remove_intermediate, write_shards
 from data.prepare.survey import decide, survey
 from printable import SafeConsole
@@ -57,6 +58,7 @@ def prepare_corpus(
     """
     if config.mixture:
         raise DataError("a mixture is not prepared as a whole: prepare each of its sources")
+    check_nested(schema, config)
     if schema not in ("text", "chat"):
         raise DataError(f"rows of {schema} are few, and are made when a run starts")
     job = PrepareJob(config, schema, os.path.expanduser(folder))
@@ -140,6 +142,7 @@ def describe(manifest: dict, folder: str) -> str:
     if manifest["documents"]:
         counts = ", ".join(f"{name}: {n:,}" for name, n in manifest["documents"].items())
         lines.append(f"documents: {counts}")
-    unused = {str(manifest["settings"]["source"]): manifest.get("unused", {})}
-    lines += summary.lines(manifest["skipped"], manifest["redacted"], unused)
+    source = str(manifest["settings"]["source"])
+    unused, changes = ({source: manifest.get(name, {})} for name in ("unused", "changes"))
+    lines += summary.lines(manifest["skipped"], manifest["redacted"], unused, changes)
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from etils import epath
@@ -27,7 +27,9 @@ from data.prepare.plan import (
 )
 from data.read import json_files
 from data.schemas.examples import content_key
-from data.splits import heldout_keys
+from data.splits import COPY, group_key, heldout_keys
+
+COUNTERS = ("skipped", "redacted", "unused", "changes")
 
 
 class Decisions(TypedDict):
@@ -37,6 +39,7 @@ class Decisions(TypedDict):
     skipped: dict[str, int]
     redacted: dict[str, int]
     unused: dict[str, int]
+    changes: NotRequired[dict[str, int]]
     reasons: list[list[str]]
     digests: list[str]
 
@@ -51,11 +54,12 @@ def survey(job: PrepareJob, number: int) -> int:
     if path.exists():
         return number
     config, skipped, notes, keys, filtered = job.config, Counter(), [], [], []
-    runs, redacted, unused = _runs(job), Counter(), Counter()
-    digest = hashlib.sha256()
-    for example in examples_of(job, number, skipped, redacted, unused):
+    runs, redacted, unused, changes = _runs(job), Counter(), Counter(), Counter()
+    digest, groups = hashlib.sha256(), []
+    for example in examples_of(job, number, skipped, redacted, unused, changes):
         digest.update(to_json(example).encode())
         keys.append(content_key(example))
+        groups.append(group_key(example, b""))
         failed = Counter()
         filters.apply([example], config.filters, failed)
         filtered.append(next(iter(failed), ""))
@@ -66,6 +70,7 @@ def survey(job: PrepareJob, number: int) -> int:
     np.savez(
         data,
         content=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 32),
+        group=np.frombuffer(b"".join(groups), np.uint8).reshape(-1, 32),
         key=np.frombuffer(b"".join(note.key for note in notes), np.uint8).reshape(-1, 16),
         sketch=np.array(sketches, np.uint32).reshape(-1, duplicates.PERMUTATIONS),
         contaminated=np.array([note.contaminated for note in notes], np.str_),
@@ -73,6 +78,7 @@ def survey(job: PrepareJob, number: int) -> int:
         skipped=np.array(to_json(skipped)),
         redacted=np.array(to_json(redacted)),
         unused=np.array(to_json(unused)),
+        changes=np.array(to_json(changes)),
         digest=np.array(digest.hexdigest()),
     )
     write_atomically(path, data.getvalue())
@@ -98,13 +104,13 @@ def decide(job: PrepareJob) -> None:
     if path.exists():
         return
     config, parts = job.config, read_plan(job.folder)["parts"]
-    surveys, counters = [], {name: Counter() for name in ("skipped", "redacted", "unused")}
+    surveys, counters = [], {name: Counter() for name in COUNTERS}
     for number in range(len(parts)):
         notes_path = _notes_path(job, number)
         with np.load(io.BytesIO(notes_path.read_bytes()), allow_pickle=False) as arrays:
             surveys.append({name: arrays[name] for name in arrays.files})
         for name, counter in counters.items():
-            text = str(surveys[-1][name])
+            text = str(surveys[-1].get(name, "{}"))
             counter.update(json_files.parse(text, f"{notes_path}: {name}", dict[str, int]))
     check_bad(counters["skipped"], config)
     heldout = np.concatenate(
@@ -114,12 +120,17 @@ def decide(job: PrepareJob) -> None:
     reasons = np.concatenate([arrays["filtered"] for arrays in surveys]).astype(object)
     notes = _notes(surveys) if config.dedup or config.decontaminate else []
     if not config.heldout_source:
-        groups = duplicates.copy_groups(content, notes, config.dedup)
-        keys = heldout_keys(groups, config.heldout_fraction)
+        copies = duplicates.copy_groups(content, notes, config.dedup)
+        groups = [row.tobytes() for arrays in surveys for row in arrays.get("group", ())] or copies
+        keys = heldout_keys(groups, config.heldout_fraction, heldout_by=config.heldout_by)
         heldout = np.array([key in keys for key in groups], bool)
+        held_copies = {copies[i] for i in np.flatnonzero(heldout)}
+        for i in np.flatnonzero(~heldout):
+            if copies[i] in held_copies:
+                reasons[i] = COPY
     part, count = config.subset_part()
     numbers: dict[bytes, int] = {}
-    for i in np.flatnonzero(~heldout).tolist():
+    for i in np.flatnonzero(~heldout & (reasons != COPY)).tolist():
         if numbers.setdefault(content[i], len(numbers)) % count != part:
             reasons[i] = "of another subset"
     remaining = np.flatnonzero(~heldout & (reasons == "")).tolist()

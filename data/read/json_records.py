@@ -7,6 +7,7 @@ finite is an error, such as 1e999.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import math
 import re
@@ -23,6 +24,7 @@ from data.read.reading import (
     opened,
     parse_each,
 )
+from suggestions import did_you_mean, nearest
 
 _CHUNK = 1 << 20
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -104,23 +106,55 @@ def parse_line(raw: bytes) -> dict | None:
 def read_list(
     path: str, span: Span | None, options: ReadOptions
 ) -> Iterator[tuple[str, dict | DataError]]:
-    """(location, object) pairs of a .json, which may be larger than memory.
+    """(location, object) pairs of a .json, which may be larger than memory: of the list that it is,
+    or of the one at `options.records` in it.
 
     Raises:
-      DataError: the file is no list, or is malformed, so that its objects cannot be counted.
+      DataError: there is no such list, or the file is malformed, so that its objects cannot be
+        counted.
     """
     del span  # a list has no spans
+    steps = record_steps(options.records)
+    location = f"{path}: {options.records}" if steps else path
 
     def raw():
         with opened(path) as file:
-            for number, item in enumerate(_List(path, file, options).items()):
-                yield f"{path}[{number}]", item
+            for number, item in enumerate(_Document(path, file, options).items(steps)):
+                yield f"{location}[{number}]", item
 
     return parse_each(raw(), _as_object)
 
 
-class _List:
-    """Reads the items of a JSON list one by one, holding little more text than one item."""
+def record_steps(place: str) -> list[str]:
+    """The steps of `data.records`, "a.b" or "[].a": names of keys, and "[]" for each item of a
+    list.
+
+    Raises:
+      DataError: it is no such path.
+    """
+    if not place:
+        return []
+    if not re.fullmatch(r"(?:\[\]|[^.\[\]]+)(?:\.[^.\[\]]+|\[\])*", place):
+        raise DataError(
+            f"data.records={place!r:.80} is no path into a document; write 'tickets', "
+            "'result.tickets', or '[].tickets' for a list of pages"
+        )
+    return re.findall(r"\[\]|[^.\[\]]+", place)
+
+
+def starts_list(path: str) -> bool:
+    """Whether a .json is one list, by its first character that is not blank."""
+    with opened(path) as file:
+        return _Document(path, file, ReadOptions()).first() == "["
+
+
+class NoSuchPlace(DataError):
+    """The error for a document without the place of the records."""
+
+
+class _Document:
+    """Reads the items of a list in a JSON document one by one, holding little more text than one
+    item."""
 
     def __init__(self, path: str, file, options: ReadOptions):
         self._path, self._file, self._options = path, file, options
@@ -154,25 +188,108 @@ class _List:
                 return self._text[self._at : self._at + 1]
             self._more()
 
-    def items(self) -> Iterator:
-        first = self._next()
-        if first and first != "[":
-            raise self._no_list(first)
-        self._at += 1
-        while first:
-            if first == "[" and self._next() == "]":
-                break
-            yield self._item()
-            first = self._next()
-            if first == "]":
-                break
-            if first != ",":
-                raise self._broken("Expecting ',' delimiter", self._at)
-            self._at += 1
-            self._next()
-        self._at += 1
+    def first(self) -> str:
+        """The first character that is not blank; "" in a blank file."""
+        return self._next()
+
+    def items(self, steps: list[str]) -> Iterator:
+        """The items of the list at `steps` (`record_steps`); a DataError in place of a bad one."""
+        if self._next():
+            yield from self._walk(steps, steps)
         if self._next():
             raise self._broken("Extra data", self._at)
+
+    def _walk(self, steps: list[str], path: list[str]) -> Iterator:
+        """The items of the list at `steps` in the value that begins at _at."""
+        first, setting = self._next(), f"data.records={'.'.join(path).replace('.[]', '[]')}"
+        if not steps or steps[0] == "[]":
+            if first != "[" and path:
+                raise self._misplaced(setting, "a list")
+            if first != "[":
+                raise self._no_list(first)
+            for _ in self._elements():
+                if steps:
+                    yield from self._walk(steps[1:], path)
+                else:
+                    yield self._item()
+            return
+        if first != "{":
+            raise self._misplaced(setting, f"an object with the key {steps[0]!r}")
+        keys = []
+        for key in self._keys():
+            keys.append(key)
+            if key == steps[0]:
+                yield from self._walk(steps[1:], path)
+            else:
+                self._skip()
+        if steps[0] not in keys:
+            listed = ", ".join(repr(key)[:40] for key in keys[:12]) or "none"
+            hint = did_you_mean(nearest(steps[0], keys))
+            raise NoSuchPlace(
+                f"{self._path}: {setting}: there is no key {steps[0]!r}; the keys there: {listed}"
+                f"{hint}"
+            )
+
+    def _elements(self) -> Iterator[None]:
+        """Stops at each element of the list that begins at _at; the caller reads it."""
+        self._at += 1
+        if self._next() != "]":
+            while True:
+                self._next()
+                yield
+                first = self._next()
+                if first == "]":
+                    break
+                if first != ",":
+                    raise self._broken("Expecting ',' delimiter", self._at)
+                self._at += 1
+        self._at += 1
+
+    def _keys(self) -> Iterator[str]:
+        """Stops at the value of each key of the object that begins at _at; the caller reads it."""
+        self._at += 1
+        seen = set()
+        if self._next() != "}":
+            while True:
+                if self._next() != '"':
+                    message = "Expecting property name enclosed in double quotes"
+                    raise self._broken(message, self._at)
+                key = self._item()
+                if isinstance(key, DataError) or key in seen:
+                    twice = f"the key {key!r:.60} is there twice in one object; keep one of them"
+                    raise DataError(f"{self._path}: {key if isinstance(key, DataError) else twice}")
+                seen.add(key)
+                if self._next() != ":":
+                    raise self._broken("Expecting ':' delimiter", self._at)
+                self._at += 1
+                self._next()
+                yield key
+                first = self._next()
+                if first == "}":
+                    break
+                if first != ",":
+                    raise self._broken("Expecting ',' delimiter", self._at)
+                self._at += 1
+        self._at += 1
+
+    def _skip(self) -> None:
+        """Reads over the value at _at; a list item by item, so that it may be larger than
+        memory."""
+        first = self._next()
+        if first == "{":
+            for _ in self._keys():
+                self._skip()
+        elif first == "[":
+            for _ in self._elements():
+                self._item()
+        else:
+            self._item()
+
+    def _misplaced(self, setting: str, wanted: str) -> DataError:
+        line, _ = self._place(self._at)
+        kind = {"{": "an object", "[": "a list", '"': "a text"}.get(self._next(), "a single value")
+        hint = "; for a list of pages begin with '[].'" if kind == "a list" else ""
+        return DataError(f"{self._path}:{line}: {setting}: {kind} where {wanted} should be{hint}")
 
     def _item(self):
         limit = self._options.max_bytes
@@ -226,9 +343,16 @@ class _List:
         if first != "{":
             return self._broken(f"Expecting '[' and not {first!r}", self._at)
         stem, gz = self._path.removesuffix(".gz"), ".gz" * self._path.endswith(".gz")
+        lists = []
+        with contextlib.suppress(DataError):  # of a file that is malformed later
+            for key in self._keys():
+                lists += [key] if self._next() == "[" else []
+                self._skip()
+            lists = [] if self._next() else lists  # another object follows: one a line
+        inside = "".join(f"; it has a list at --config.data.records={key}" for key in lists[:3])
         return DataError(
             f"{self._path}: a JSON dict; a .json that is read is one list of objects: [{{...}}, "
-            f"...]. If it is one object a line, name it {stem}l{gz}"
+            f"...]. If it is one object a line, name it {stem}l{gz}{inside}"
         )
 
 

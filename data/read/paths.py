@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 from etils import epath
@@ -107,15 +108,20 @@ def _dataset_folder(path: str, folder) -> str:
         raise DataError(f"{path} holds the splits of a data set; name one: {named}")
     if (folder / "manifest.json").exists():
         raise DataError(f"{path} holds prepared rows, of which no single record can be read")
+    names = [os.path.basename(file) for file in files_in(folder)]
+    if not names:
+        raise DataError(f"{path} is an empty directory; name a file, or a directory with files")
+    endings = Counter(os.path.splitext(name.removesuffix(".gz"))[1] for name in names)
+    ending = max(sorted(endings), key=lambda ending: (bool(ending), endings[ending]))
     raise DataError(
-        f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*.jsonl')}"
+        f"{path} is a directory. Name the files in it: {os.path.join(path, '**', '*' + ending)}"
     )
 
 
 def identity(source: epath.PathLike) -> list:
     """[file, size, times of change] of each file of a path or folder; [] if there is none."""
     path = epath.Path(source)
-    files = list(_files_in(path)) if path.exists() else []
+    files = list(files_in(path)) if path.exists() else []
     if is_remote(path):
         return [[os.fspath(file), (stat := file.stat()).length, stat.mtime] for file in files]
     return [
@@ -124,10 +130,10 @@ def identity(source: epath.PathLike) -> list:
     ]
 
 
-def _files_in(path: epath.Path) -> Iterator[epath.Path]:
+def files_in(path: epath.Path) -> Iterator[epath.Path]:
     """The files of a folder and its subfolders; a file itself."""
     if not path.is_dir():
         yield path
         return
     for entry in sorted(path.iterdir()):
-        yield from _files_in(entry)
+        yield from files_in(entry)

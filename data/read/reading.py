@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -40,14 +41,23 @@ class ReadOptions(NamedTuple):
       fields: the names of the fields that are used; None uses all. Formats with columns decode no
         others.
       max_bytes: the largest record, in bytes.
+      records: the place of the list of records in a .json, "" for the document itself.
+      counts: counts what a reader leaves out, by what it is; None counts nothing.
     """
 
     fields: frozenset[str] | None = None
     max_bytes: int = MAX_RECORD_BYTES
+    records: str = ""
+    counts: Counter | None = None
 
     def uses(self, name: str) -> bool:
         """Whether a field is used."""
         return self.fields is None or name in self.fields
+
+    def leave_out(self, name: str) -> None:
+        """Counts something that is left out."""
+        if self.counts is not None:
+            self.counts[name] += 1
 
     def too_large(self, hint: str = "") -> DataError:
         """The error for a record of more than `max_bytes`."""

@@ -21,19 +21,20 @@ def read_whole(
 ) -> Iterator[tuple[str, dict | DataError]]:
     """One (location, {"text": content of the file}) pair; none if it is blank."""
     del span
+    return parse_each(whole(path, options), _parse)
 
-    def raw():
-        pieces, size = [], 0
-        with opened(path) as file:
-            while piece := file.read(PIECE_BYTES):
-                pieces.append(piece)
-                size += len(piece)
-                if size > options.max_bytes:
-                    yield f"{path}:1", options.too_large()
-                    return
-            yield f"{path}:1", b"".join(pieces)
 
-    return parse_each(raw(), _parse)
+def whole(path: str, options: ReadOptions) -> Iterator[tuple[str, bytes | DataError]]:
+    """One (location, content) pair; a DataError in place of a content that is too large."""
+    pieces, size = [], 0
+    with opened(path) as file:
+        while piece := file.read(PIECE_BYTES):
+            pieces.append(piece)
+            size += len(piece)
+            if size > options.max_bytes:
+                yield f"{path}:1", options.too_large()
+                return
+        yield f"{path}:1", b"".join(pieces)
 
 
 def _parse(raw: bytes) -> dict | None:

@@ -19,8 +19,8 @@ from data.read.json_records import STRICT
 from data.schemas.templates import required_text, wrong_type
 
 # Names of the fields and of the speakers in the data sets in use.
-_ROLE_KEYS, _CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
-_ROLES = {"human": "user", "customer": "user", "gpt": "assistant", "agent": "assistant"}
+ROLE_KEYS, CONTENT_KEYS = ("role", "from", "speaker"), ("content", "value", "text")
+ROLES = {"human": "user", "customer": "user", "gpt": "assistant", "agent": "assistant"}
 # The roles that may follow a role; "" is the beginning.
 _NEXT = {
     "": ("user", "system"),
@@ -177,7 +177,7 @@ def message_of(message: Any, name: str, record: Record, content_name: str = "") 
             '"tool_calls": [{"type": "function", "function": {"name": ..., "arguments": ...}}]',
             "old_form",
         )
-    role_key, content_key = _key(message, _ROLE_KEYS), _key(message, _CONTENT_KEYS)
+    role_key, content_key = _key(message, ROLE_KEYS), _key(message, CONTENT_KEYS)
     calls = message.get("tool_calls")
     if calls is not None:
         calls = objects_of(calls, f"{name}.tool_calls")
@@ -190,7 +190,7 @@ def message_of(message: Any, name: str, record: Record, content_name: str = "") 
             )
     role = message[role_key]
     if isinstance(role, str):
-        role = _ROLES.get(role, role)
+        role = ROLES.get(role, role)
     content_name = content_name or f"{name}.content"
     content = content_of(message.get(content_key), content_name, record)
     if (role in ("system", "tool") or calls) and (content is None or content == ""):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from data.errors import DataError
 from data.schemas.fields import (
     FLAGS,
+    PASSAGES,
     holds_messages,
     optional,
+    passages_fields,
     prompt_messages,
     record_weight,
     tools_field,
@@ -32,7 +34,10 @@ from data.schemas.templates import (
 
 
 def normaliser(
-    schema: str, fields: Mapping[str, Any] = {}, unused: Counter | None = None
+    schema: str,
+    fields: Mapping[str, Any] = {},
+    unused: Counter | None = None,
+    others: Collection[str] = (),
 ) -> Callable[[dict], dict]:
     """A function from a record to a normalised example of `schema`.
 
@@ -44,7 +49,7 @@ def normaliser(
         text. Where a value is empty or null, the filled template is stripped, so that an optional
         field leaves no blank line behind.
       unused: counts the fields of records and of their messages that hold something and are not
-        read.
+        read. others: fields that something else reads.
 
     Raises:
       DataError: at once for an unknown schema, name or template; from the returned function, with a
@@ -55,9 +60,9 @@ def normaliser(
 
     def normalise(record: dict) -> dict:
         record = Record(record)
-        example = convert(record, templates)
+        example = convert(record, templates) | passages_fields(record, templates)
         if unused is not None:
-            unused.update(record.unread())
+            unused.update(name for name in record.unread() if name not in others)
         return example
 
     return normalise
@@ -68,7 +73,7 @@ def fields_used(schema: str, fields: Mapping[str, Any] = {}) -> frozenset[str]:
     and the schema's own where no template replaces them."""
     templates = _templates(schema, fields)
     # `functions` and the flags are read by fields.py's `tools_field` and `record_weight`.
-    own = {*_SCHEMAS[schema][1], "functions", *FLAGS} - set(templates)
+    own = {*_SCHEMAS[schema][1], "functions", *FLAGS} - {*templates, *PASSAGES}
     return frozenset(own.union(*map(fields_of, templates.values())))
 
 
@@ -138,7 +143,7 @@ _SCHEMAS = {
     "text": (_text_example, ("text", "weight")),
     "chat": (
         _chat_example,
-        ("messages", "prompt", "response", "system", *ANSWER_FIELDS, "tools", "weight"),
+        ("messages", "prompt", "response", "system", *ANSWER_FIELDS, "tools", "weight", *PASSAGES),
     ),
     "preference": (
         preference_example,
@@ -153,7 +158,7 @@ _SCHEMAS = {
             "good",
             "confidence",
         )
-        + ("system", "tools", "weight"),
+        + ("system", "tools", "weight", *PASSAGES),
     ),
-    "prompt": (_prompt_example, ("messages", "prompt", "system", "answer", "tools")),
+    "prompt": (_prompt_example, ("messages", "prompt", "system", "answer", "tools", *PASSAGES)),
 }

@@ -97,7 +97,7 @@ def _filled(record: Mapping, template: list, name: str) -> Any:
 _STEP = re.compile(r"(?:^|\.)([^.\[\]]+)|\[(\d+)\]")
 
 
-def _inside(record: Mapping, field: str) -> Any:
+def inside(record: Mapping, field: str) -> Any:
     """The value at "a.b[0]" in dicts and lists; KeyError if there is none."""
     value, end = record, 0
     for step in _STEP.finditer(field):
@@ -121,7 +121,7 @@ def _field(record: Mapping, field: str, name: str) -> Any:
     if field in record:
         return record[field]
     try:
-        return _inside(record, field)
+        return inside(record, field)
     except KeyError:
         pass
     if not record:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 # The pages with commands, post_training.md before those that start from its runs.
 PAGES = ("README.md", "docs/post_training.md", "docs/evaluation.md", "docs/experiments.md",
-         "docs/data.md",
+         "docs/data.md", "docs/knowledge.md",
          "docs/open_models.md", "docs/tpu.md",
          "docs/chat.md", "docs/benchmarks.md", "CONTRIBUTING.md")  # fmt: skip
 # {the beginning of a command, or a flag: why it is not run}

@@ -204,8 +204,8 @@ class RunConfig:
 
 # Mappings whose keys the user chooses.
 _FREE = (
-    "init_from", "fields", "keep", "filters", "mixture", "decontaminate", "evals", "rope_scaling",
-    "lr_multipliers",
+    "init_from", "fields", "transforms", "keep", "filters", "mixture", "decontaminate", "evals",
+    "rope_scaling", "lr_multipliers", "weights", "cycles", "batch_ramp", "length_ramp",
 )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def default() -> ml_collections.ConfigDict:
     # ones.
     config.init_from = dict.fromkeys(objectives.roles(), "")
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
-    fields += ("confidence", "answer")
+    fields += ("confidence", "answer", "passages", "sources")
     config.data.fields = dict.fromkeys(fields, "")
     return config
 
@@ -274,10 +274,11 @@ def _check_free(mapping: str, key: str, value: Any) -> None:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key}={_plain(value)!r:.80}; set --config.{key}.source=PATH")
         _check_text(f"{key}.source", value.get("source", ""))
-        if not isinstance(fields := value.get("fields", {}), Mapping):
-            raise ConfigError(
-                f"{key}.fields={_plain(fields)!r:.80}; set --config.{key}.fields.NAME=TEMPLATE"
-            )
+        for name, wanted in (("fields", "TEMPLATE"), ("transforms", "VALUE")):
+            if not isinstance(inner := value.get(name, {}), Mapping):
+                raise ConfigError(
+                    f"{key}.{name}={_plain(inner)!r:.80}; set --config.{key}.{name}.NAME={wanted}"
+                )
 
 
 def build(config: Mapping) -> RunConfig:

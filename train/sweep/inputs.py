@@ -20,6 +20,7 @@ from data.atomic import is_remote
 from model import sharding
 from model.sharding import MeshConfig
 from train.assembly.inputs import open_context
+from train.checkpoints import loading
 from train.config.run import RunConfig
 from train.evals import registry as evals
 from train.objectives import registry
@@ -39,7 +40,7 @@ def key(config: RunConfig) -> str:
         for name, value in flatten(config).items()
         if name.split(".")[0] in _READ or name == "rl.prompt_length"
     }
-    values.pop("data.batch_size", None)
+    values = {k: v for k, v in values.items() if not k.startswith("data.batch_")}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -56,6 +57,7 @@ def check(runs: Sequence[Run], mesh_of: Callable[[MeshConfig], Any]) -> None:
         objective = registry.validate(run.config, mesh_of(run.config.mesh))
         evals.validate(run.config, objective)
         registry.check_origins(run.config)
+        loading.check_names(run.config.init_from)
 
 
 def prepare(runs: Sequence[Run]) -> dict[str, epath.Path]:

@@ -227,6 +227,9 @@ def test_no_source(source):
 
 
 def test_directories_and_endings(write, tmp_path):
+    with pytest.raises(DataError, match=r"is an empty directory"):
+        read(str(tmp_path), "text")
+    write("a/b.jsonl.gz", "")
     with pytest.raises(DataError, match=r"is a directory.*\*\*/\*\.jsonl"):
         read(str(tmp_path), "text")
     with pytest.raises(DataError, match=r"read from \.jsonl, \.json, "):
