@@ -24,6 +24,7 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
     from model.weights import flops_per_token
     from tpu import chips
     from tpu.fit import compile, cost, hlo
+    from tpu.fit.abstract import gib
     from train.runtime.flops import row_length
 
     kind, model = mesh.devices.flat[0].device_kind, step.model
@@ -42,10 +43,10 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
         "peak_bytes_per_chip": memory.peak_memory_in_bytes,
         "hbm_bytes_per_chip": chips.HBM_GIB[kind] * GIB,
         "state_gib": {
-            "parameters": _gib(step.state.trainable),
-            "optimizer state": _gib(step.state.opt_state),
-            **({"averaged weights": _gib(step.state.ema)} if step.state.ema else {}),
-            "frozen weights": _gib(step.frozen),
+            "parameters": gib(step.state.trainable),
+            "optimizer state": gib(step.state.opt_state),
+            **({"averaged weights": gib(step.state.ema)} if step.state.ema else {}),
+            "frozen weights": gib(step.frozen),
         },
         "predicted_step_seconds": estimate.step,
         "serial_step_seconds": estimate.serial,
@@ -112,15 +113,6 @@ def stage_report(
     }
     busy = first["seconds"]["compute"] + first["seconds"]["kernels"] + rollout
     return merged | _speed(programs["step"], mesh, seconds, busy)
-
-
-def _gib(tree) -> float:
-    """GiB that one device holds of a tree of `jax.ShapeDtypeStruct` with shardings."""
-    import jax
-    import numpy as np
-
-    shards = ((x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree))
-    return sum(float(np.prod(shape)) * size for shape, size in shards) / GIB
 
 
 def show(report: dict) -> str:
