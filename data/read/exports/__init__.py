@@ -1,6 +1,7 @@
 """Exports of helpdesks and chats, mailboxes, and pages of HTML, one file a kind.
 
-A reader of an export or a mailbox gives a record for each conversation: the fields that the export has, and
+A reader of an export or a mailbox gives a record for each conversation: the fields that the export
+has, and
 
     messages   [{"author": {"id", "name", "email", "kind"}, "content": str, "private": bool}]
     status, rating, tags, subject, customer     where the export knows them, else null

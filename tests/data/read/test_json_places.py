@@ -72,6 +72,7 @@ def test_a_place_that_is_not_there(tmp_path, content, records, message):
         ('{"b": [1, 2, "a": [{"text": "b"}]}', r"Expecting ',' delimiter at line 1"),
         ('{"a": [{"text": "b"}], "a": []}', r"the key 'a' is there twice"),
         ('{"a": [{"text": "b"}]} {}', r"Extra data"),
+        ('{"b": ' * 5000 + "1" + "}" * 5000, r"not readable JSON"),
         ("{'a': []}", r"Expecting property name enclosed in double quotes at line 1, column 2"),
     ],
 )
