@@ -45,6 +45,9 @@ setup(
         "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
+        # Passages of a question; the second has a small binary, and no dependencies.
+        "bm25s>=0.3",
+        "PyStemmer>=3.0",
         "rich>=13.0",
         "prompt_toolkit>=3.0",  # the line that train.chat reads
         "markdown-it-py>=3.0",  # its web page; rich needs it too

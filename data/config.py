@@ -14,6 +14,7 @@ from data.errors import DataError
 from data.mixture import SourceConfig, source_config
 from data.packing.base import ON_LONG
 from data.packing.text import UNCHANGED, TextChange
+from data.passages.config import PassagesConfig
 from data.prepare.manifest import is_prepared
 from data.read.json_records import record_steps
 from data.read.readers import READERS, may_be_document
@@ -77,6 +78,7 @@ class DataConfig:
       pack: put several conversations in a row.
       truncate: "4000 characters" or "512 tokens" to keep of each training document (text); the cut
         end gets no <eos>, and cuts are counted; empty cuts nothing.
+      passages: retrieved passages in prompts, on with `passages.source` or `fields.passages`.
       fim_rate: the share of training documents (text) whose middle is moved to the end for fill in
         the middle (data/text/fim.py). fim_spm: the share of those with the suffix first.
     """
@@ -112,6 +114,7 @@ class DataConfig:
     truncate: str = ""
     fim_rate: Share = 0.0
     fim_spm: Share = 0.5
+    passages: PassagesConfig = dataclasses.field(default_factory=PassagesConfig)
 
     def __post_init__(self):
         ranges.check(self, "data.")
@@ -139,6 +142,21 @@ class DataConfig:
             )
         self._check_reading()
         duplicates.check_settings(self.dedup, self.decontaminate)
+        if "sources" in self._names() and not self.grounded:
+            raise DataError(
+                "data.fields.sources names the passages that answer, and there are none; set "
+                "--config.data.passages.source=FOLDER or --config.data.fields.passages='{FIELD}'"
+            )
+
+    def _names(self) -> set[str]:
+        """The names of the schema that have a template."""
+        mixed = (source.fields for source in self.sources().values())
+        return set(self.fields).union(*mixed)
+
+    @property
+    def grounded(self) -> bool:
+        """Whether prompts get passages."""
+        return bool(self.passages.source) or "passages" in self._names()
 
     def _check_reading(self) -> None:
         """Raises DataError for a place of records or a transform that there is not."""

@@ -28,13 +28,15 @@ class Loader:
     Args:
       rows: the rows of all sources. mixture: the order of rows, where there are several sources.
       local: the rows j of each batch that this host reads; by default all.
+      counts: [R] the number of examples that begin in each row, if known.
     """
 
     def __init__(
         self, rows: Rows, batch_size: int, seed: int,
         local: Sequence[int] | np.ndarray | None = None, mixture: Mixture | None = None,
+        counts: np.ndarray | None = None,
     ):  # fmt: skip
-        self._size, self._seed = num_rows(rows), seed
+        self._size, self._seed, self._counts = num_rows(rows), seed, counts
         self._rows, self._batch_size, self._mixture = rows, batch_size, mixture
         self._local = np.arange(batch_size) if local is None else np.asarray(local, np.int64)
         self.steps_per_epoch = self._size / batch_size
@@ -65,6 +67,15 @@ class Loader:
         return {f"share/{name}": share for name, share in shares.items()} | {
             f"epochs/{name}": passes for name, passes in epochs.items()
         }
+
+    def examples(self, steps: range) -> int | None:
+        """The number of examples that begin in the batches `steps`; None if that is unknown."""
+        if self._counts is None or not steps:
+            return None if self._counts is None else 0
+        start, stop = steps.start * self._batch_size, steps.stop * self._batch_size
+        if self._mixture:
+            return int(np.sum(self._counts[self._mixture.between(start, stop)]))
+        return int(np.sum(self._counts[self.index(np.arange(start, stop))]))
 
     def rows(self, step: int) -> list[int]:
         """The indices of all hosts' rows of batch `step` among the rows of all sources."""
@@ -125,7 +136,7 @@ def make_loader(
                 f"sources' epochs end after {mixture.rows} rows. Raise an `epochs`, or set "
                 f"--config.steps={mixture.rows // batch_size}"
             )
-    return Loader(data.train, batch_size, seed, local, mixture)
+    return Loader(data.train, batch_size, seed, local, mixture, data.example_counts())
 
 
 def heldout_batches(

@@ -41,6 +41,7 @@ class SourceConfig:
       epochs: the largest number of passes over its rows, which need not be whole; then the other
         sources continue without it. 0 is no limit.
       limit: the number of its examples to use, before filters; 0 uses all.
+      passages: whether its prompts get the passages of `data.passages`.
     """
 
     source: str | tuple[str, ...]
@@ -51,6 +52,7 @@ class SourceConfig:
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
     records: str = ""
     transforms: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    passages: bool = True
 
     def __post_init__(self):
         ranges.check(self)
@@ -70,6 +72,8 @@ def source_config(name: str, settings: Mapping) -> SourceConfig:
     if not settings.get("source"):
         raise DataError(f"{prefix}.source is missing; a path, a glob, or hf:OWNER/NAME:SPLIT")
     ranges.check_fields(SourceConfig, settings, f"{prefix}.")
+    if not isinstance(given := settings.get("passages", True), bool):
+        raise DataError(f"{prefix}.passages={given!r:.80}; it must be True or False")
     config = SourceConfig(**settings)
     for step in config.changes:
         if not str(step).isdecimal():
@@ -199,6 +203,17 @@ class Mixture:
             order = permute(places[of_source, 1], self._sizes[source], self._seed + source)
             out[of_source] = self._offsets[source] + order
         return out
+
+    def between(self, start: int, stop: int) -> np.ndarray:
+        """The positions of the rows `start` to `stop` - 1, as of `index`, source by source."""
+        parts = zip(self._offsets, self._sizes, self.counts(start), self.counts(stop), strict=True)
+        return np.concatenate(
+            [
+                offset + permute(np.arange(a, b), size, self._seed + source)
+                for source, (offset, size, a, b) in enumerate(parts)
+                if b > a
+            ]
+        )
 
     def names_of(self, rows: Sequence[int]) -> list[str]:
         """The name of the source of each of `rows`."""

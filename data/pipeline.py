@@ -23,6 +23,7 @@ from data.packing.origins import Origins
 from data.packing.preferences import preference_rows
 from data.packing.prompts import prompt_rows
 from data.packing.text import pack_text
+from data.passages.grounding import open_grounder
 from data.prepare import manifest
 from data.prepare.prepared_rows import PreparedRows, check_compatible
 from data.read.bad_records import BadRecords
@@ -65,6 +66,12 @@ class Data:
                 return part.locations(row)
             row -= len(part)
         return []
+
+    def example_counts(self) -> np.ndarray | None:
+        """[R] the number of examples that begin in each training row; None if that is unknown."""
+        counts = [part.example_counts() for part in self.origins]
+        known = [part for part in counts if part is not None]
+        return np.concatenate(known) if counts and len(known) == len(counts) else None
 
     def fingerprint(self) -> str:
         """A hash of both splits' rows and examples, equal for the same rows wherever they were
@@ -119,7 +126,14 @@ def open_data(
         name = "truncate" if config.truncate else "fim_rate"
         raise DataError(f"data.{name} is for documents of text, and this stage reads {schema}")
 
+    grounder = open_grounder(config, schema, tokenizer)
+    redacted = Counter(examples.redacted)
+    if grounder and grounder.library:
+        skipped.update(grounder.library.skipped)
+        redacted.update(grounder.library.redacted)
+
     def pack(part, length: int, training: bool = True) -> Packed:
+        part = list(grounder.ground(part, skipped, bad)) if grounder else part
         if schema == "text":
             change = config.text_change(training)
             return pack_text(part, tokenizer, length, change, skipped, bad)
@@ -166,7 +180,7 @@ def open_data(
     origins = tuple(Origins.of(part) if isinstance(part, Packed) else part for part in parts)
     return Data(
         train, heldout, heldout_examples, skipped + bad.skipped - examples.bad, kinds,
-        train_examples, counts if examples.sizes else (), examples.redacted, unused, origins,
+        train_examples, counts if examples.sizes else (), redacted, unused, origins,
         examples.changes,
     )  # fmt: skip
 

@@ -86,7 +86,10 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
                 raise DataError(f"data.mixture.{name}.limit: the rows of {folder} are prepared")
             parts.append([])
             continue
-        parts.append(read_clean(source))
+        examples = read_clean(source)
+        if config.grounded and not source.passages:
+            examples = [{**example, "grounded": False} for example in examples]
+        parts.append(examples)
     if config.heldout_source:
         heldout = read_clean(SourceConfig(config.heldout_source))
     notes: list[dict] = [{} for _ in parts]  # for each source {where an example was read: note}

@@ -9,7 +9,8 @@
 
 A workdir that holds a checkpoint is resumed. Ctrl-C saves and stops; a second one leaves at once.
 Exit codes: 0 done, 1 a deterministic error, 42 preempted by SIGTERM and saved, 74 no checkpoint can
-be written, 130 interrupted, 134 another process of the run was lost.
+be written, 129 another process has taken the workdir, 130 interrupted, 134 another process of the
+run was lost, 142 a part of the run took too long (the watchdog).
 """
 
 from absl import app, flags

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tpu.chips import PEAK_FLOPS, compiler_options
+from train.assembly import averages
 from train.assembly.run import Run
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
@@ -58,9 +59,9 @@ def jitted(run: Run) -> Step:
 
 
 def jit_step(run: Run, jit: Callable[[Run], Step] = jitted) -> Step:
-    """The train step (state, frozen, batch) of a run, with its learning rates."""
-    step = jit(run)
-    return lambda state, frozen, batch: step(state, frozen, batch, run.rates)
+    """The train step (state, frozen, batch) of a run, with its learning rates, and the averages of
+    its weights."""
+    return averages.with_averages(jit(run), run)
 
 
 class Hooks(NamedTuple):
@@ -111,8 +112,9 @@ class Attempt:
         self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
         self.step_cost = Totals(
-            messages.tokens_per_step(run), config.data.batch_size, messages.flops_per_step(run)
-        )
+            messages.tokens_per_step(run), config.data.batch_size, messages.flops_per_step(run),
+            uncounted=1,
+        )  # fmt: skip
         self.compiled = False  # whether a step was taken
         self.step_fn = jit_step(run, self.hooks.jit)
         self.begin()
@@ -227,7 +229,8 @@ class Attempt:
         values = statistics.numbers(values) | extra
         values |= self.noise.add(values)
         values |= self.rates(self.state.opt_state) | self.source.progress(source_state)
-        values |= self.totals.values() | self.throughput.measure() | self.saving_metrics()
+        values |= self.totals.values(self.source, source_state)
+        values |= self.throughput.measure() | self.saving_metrics()
         self.metrics.write(done, "train", values)
         self.goodput.record(done)
         to_come = self.source.rollouts(source_state, config.steps - done)
@@ -272,12 +275,13 @@ class Attempt:
         due = [e for e in self.run.evaluations if e.due(step, self.config.steps)]
         if not due:
             return
+        weights = self.state.trainable, self.run.frozen, self.state.ema
         with self.goodput.time("evaluate"), phase("evaluating"):
-            values, samples, failed = outcomes.make(due, self.state.trainable, self.run.frozen)
+            values, samples, failed = outcomes.make(due, *weights)
             self.patience.add(step, values)
             if self.patience.ended:  # the others are due too, as at the last step
                 others = [e for e in self.run.evaluations if e not in due]
-                more = outcomes.make(others, self.state.trainable, self.run.frozen)
+                more = outcomes.make(others, *weights)
                 values, samples, failed = values | more[0], samples + more[1], failed | more[2]
         self.evaluated = step, values
         self.metrics.write_samples(step, samples)
@@ -305,7 +309,8 @@ class Attempt:
             notes = self.guard.notes(self.state, self.due_to_save(int(self.state.step)))
             self.metrics.sync()
             meta = self.meta | notes | {"rollouts": self.rollouts}
-            meta |= {"totals": self.totals.values(), "noise": self.noise.notes()}
+            totals = self.totals.values(self.source, self.source_state)
+            meta |= {"totals": totals, "noise": self.noise.notes()}
             self.checkpoints.save(self.state, meta, wait=wait, score=self.score())
 
     @contextlib.contextmanager

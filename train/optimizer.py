@@ -61,6 +61,8 @@ class OptimizerConfig:
         Those of μP come with `model.parametrization=mup`.
       state_dtype: storage dtype of moments between steps, `float32` or `bfloat16`. Updates are
         computed in float32 either way.
+      ema: decay per step of an exponential moving average of the weights, as 0.999, which is
+        evaluated beside them and saved with them; 0 keeps none.
     """
 
     name: str = "adamw"
@@ -80,6 +82,7 @@ class OptimizerConfig:
         default_factory=dict
     )
     state_dtype: str = "float32"
+    ema: Annotated[float, Range(0, 1, "[)")] = 0.0
 
     def __post_init__(self):
         ranges.check(self, "optimizer.")

@@ -114,4 +114,8 @@ def redact(
             message | {key: redacted(message[key]) for key in _TEXT_FIELDS & message.keys()}
             for message in out["messages"]
         ]
+    if "passages" in out:
+        out["passages"] = [
+            passage | {"text": redacted(passage["text"])} for passage in out["passages"]
+        ]
     return out

@@ -20,6 +20,8 @@ from data.atomic import write_atomically
 from data.clean import redact
 from data.config import DataConfig
 from data.errors import DataError
+from data.passages import documents
+from data.passages.config import PassagesConfig
 from data.read import json_files, sources
 from data.read.readers import READERS, named_reader
 from data.read.reading import Span
@@ -53,12 +55,15 @@ class PrepareJob(NamedTuple):
     def __reduce__(self):
         """In another process, plugins are imported before the settings are made."""
         values = {f.name: getattr(self.config, f.name) for f in dataclasses.fields(self.config)}
+        values["passages"] = self.config.passages.values()
         return _unpickled, (plugins.loaded(), values, self.schema, self.folder)
 
 
 def _unpickled(names: tuple[str, ...], values: dict, schema: str, folder: str) -> PrepareJob:
     plugins.load(names)
-    return PrepareJob(registry.current(DataConfig)(**values), schema, folder)
+    passages = registry.current(PassagesConfig)(**values["passages"])
+    config = registry.current(DataConfig)(**values | {"passages": passages})
+    return PrepareJob(config, schema, folder)
 
 
 class Plan(TypedDict):
@@ -80,6 +85,8 @@ def settings_of(job: PrepareJob) -> dict:
     values = dataclasses.asdict(job.config)
     names = (*SETTINGS, *READERS.fields())
     settings = {name: values[name] for name in names} | {"schema": job.schema}
+    if job.config.grounded:
+        settings["passages"] = values["passages"]
     return json.loads(json.dumps(settings))
 
 
@@ -100,7 +107,7 @@ def make_plan(job: PrepareJob) -> int:
         parts = [
             (item.name, span, is_heldout) for item, is_heldout in inputs for span in item.spans()
         ]
-        sizes = [{"name": item.name, "bytes": _size(item.name)} for item, _ in inputs]
+        sizes = [{"name": name, "bytes": _size(name)} for name in _read(job, inputs)]
         job.work.mkdir(parents=True, exist_ok=True)
         plan = {"settings": settings_of(job), "sources": sizes, "parts": parts}
         write_atomically(path, to_json(plan))
@@ -108,6 +115,16 @@ def make_plan(job: PrepareJob) -> int:
     check_settings(job, plan["settings"])
     check_sources(job, plan["sources"])
     return len(plan["parts"])
+
+
+def _read(job: PrepareJob, inputs: list[tuple[sources.Input, bool]]) -> list[str]:
+    """The names of all that is read: the inputs, and the files of passages."""
+    names = [item.name for item, _ in inputs]
+    if source := job.config.passages.source:
+        files = tuple(documents.files_of(source))
+        passages = sources.inputs_of(files, "text", "file", job.config.tfds_dir)
+        names += [item.name for item in passages if item.name not in names]
+    return names
 
 
 def _inputs(job: PrepareJob) -> list[tuple[sources.Input, bool]]:
@@ -132,7 +149,8 @@ def check_settings(job: PrepareJob, settings: dict) -> None:
     now = settings_of(job)
     default = settings_of(job._replace(config=registry.current(DataConfig)(source=UNFINISHED)))
     # A setting that was not there when the folder was begun had its default.
-    changed = [name for name in now if settings.get(name, default[name]) != now[name]]
+    now, settings = default | now, default | settings
+    changed = [name for name in now | settings if settings.get(name) != now.get(name)]
     if changed:
         raise DataError(
             f"{job.folder} was begun with another data.{', data.'.join(changed)}; use the same "
@@ -144,7 +162,7 @@ def check_sources(job: PrepareJob, recorded: list[dict]) -> None:
     """Raises DataError if the sources still exist and are other files, or of other sizes, than
     `recorded`. (`write_shards` compares their content.)"""
     try:
-        now = {item.name: _size(item.name) for item, _ in _inputs(job)}
+        now = {name: _size(name) for name in _read(job, _inputs(job))}
     except DataError:
         return
     then = {entry["name"]: entry["bytes"] for entry in recorded}

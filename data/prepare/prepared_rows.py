@@ -16,7 +16,7 @@ from data.atomic import is_remote
 from data.config import DataConfig
 from data.errors import DataError
 from data.prepare import row_format
-from data.prepare.manifest import MANIFEST, read_manifest
+from data.prepare.manifest import EXAMPLES, MANIFEST, read_manifest
 from data.read import paths
 from data.text.base import Tokenizer
 from interpreter import python
@@ -88,6 +88,26 @@ class PreparedRows:
         if self._rows is None:
             self._rows = self._read_all()
         return {name: self._rows[name][index].astype(DTYPES[name]) for name in self._rows}
+
+    def example_counts(self) -> np.ndarray | None:
+        """[R] the number of examples that begin in each row; None in a folder that an earlier
+        version prepared.
+
+        Raises:
+          DataError: a file of them is damaged.
+        """
+        shards = [epath.Path(path) for path in self._paths]
+        paths = [path.parent / f"{EXAMPLES}{path.name}" for path in shards]
+        if not all(path.exists() for path in paths):
+            return None
+        parts = [np.frombuffer(path.read_bytes(), "<u4") for path in paths]
+        for path, part, rows in zip(paths, parts, np.diff(self._ends, prepend=0), strict=True):
+            if len(part) != rows:
+                raise DataError(
+                    f"{path} has numbers of {len(part)} rows, and its shard {rows} rows; copy it "
+                    "again"
+                )
+        return np.concatenate(parts)
 
     def locations(self, number: int) -> list[str]:
         """The shard and record of a row."""
@@ -202,6 +222,13 @@ def check_compatible(
                 f"{folder} was prepared with data.{name}={prepared_value!r:.80}, and its "
                 f"rows cannot be chosen again by {value!r}; leave it empty, or prepare it again"
             )
+    passages = manifest["settings"].get("passages")
+    if config.grounded and json.loads(json.dumps(config.passages.values())) != passages:
+        made = "other settings of data.passages" if passages else "no data.passages"
+        raise DataError(
+            f"{folder} was prepared with {made}, which its rows cannot have anew; give none, or "
+            "prepare it again"
+        )
     fingerprint = manifest["tokenizer"]["fingerprint"]
     if fingerprint != tokenizer.fingerprint:
         raise DataError(

@@ -32,13 +32,14 @@ from data.atomic import write_atomically
 from data.config import DataConfig
 from data.errors import DataError
 from data.packing.origins import Origins
+from data.passages import library
 from data.pipeline import Data
 from data.read import json_files, paths, sources
 from data.read.readers import named_reader
 from data.text.base import Tokenizer
 from interpreter import python
 
-LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets")
+LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets", "bm25s", "PyStemmer")
 # {package of an extra that changes texts: its module}
 EXTRAS = {"trafilatura": "trafilatura", "markdownify": "markdownify", "spacy": "spacy",
           "mail-parser-reply": "mailparser_reply", "pyap2": "pyap"}  # fmt: skip
@@ -124,6 +125,8 @@ def _key(config: DataConfig, schema: str, tokenizer: Tokenizer, prompt_length: i
             for source, source_schema in named
             for item in sources.inputs_of(source, source_schema, config.documents, config.tfds_dir)
         ]
+        if config.passages.source:
+            files.append(library.identity(config.passages, config.tfds_dir))
     except (DataError, OSError):
         return ""  # reading reports the error
     if not all(files):

@@ -15,10 +15,12 @@ from data.schemas.messages import (
     objects_of,
     weight_of,
 )
-from data.schemas.templates import has, required_text, value_of
+from data.schemas.templates import has, is_number, required_text, value_of
 
 # Fields of a record, true or false: whether it is learned from.
 FLAGS = ("train", "loss")
+# Fields of data.passages, which a template alone brings: their names are common in other senses.
+PASSAGES = ("passages", "sources")
 
 
 def optional(record: Record, templates: Mapping, name: str) -> Any:
@@ -80,6 +82,41 @@ def tools_field(record: Record, templates: Mapping) -> dict:
         raise DataError("'functions' is the old form of 'tools'; name it so", "old_form")
     tools = objects_of(optional(record, templates, "tools"), "tools")
     return {"tools": tools} if tools else {}
+
+
+def passages_fields(record: Record, templates: Mapping) -> dict[str, list]:
+    """{"passages": [{"id", "text"}, …], "sources": [ids]}, as far as they have templates; a passage
+    may have a "title"."""
+    fields: dict[str, list] = {}
+    if "passages" in templates:
+        value = value_of(record, templates, "passages")
+        items = value if isinstance(value, list) else [] if is_empty(value) else [value]
+        passages = [_passage(item, n, record) for n, item in enumerate(items, 1)]
+        ids = [passage["id"] for passage in passages]
+        if twice := [name for name in ids if ids.count(name) > 1]:
+            raise DataError(f"two of 'passages' have the id {twice[0]!r:.80}", "bad_passages")
+        fields["passages"] = passages
+    if "sources" in templates:
+        value = value_of(record, templates, "sources")
+        names = value if isinstance(value, list) else [] if is_empty(value) else [value]
+        fields["sources"] = [str(name) if is_number(name) else name for name in names]
+        for name in fields["sources"]:
+            required_text(name, "sources")
+    return fields
+
+
+def _passage(item: Any, number: int, record: Record) -> dict[str, str]:
+    """A passage of a record: a text, or an object with `text` or `content`."""
+    name = f"passages[{number - 1}]"
+    if not isinstance(item, dict):
+        return {"id": str(number), "text": required_text(item, name)}
+    key = "content" if "text" not in item and "content" in item else "text"
+    passage = {"id": str(number), "text": required_text(item.get(key), f"{name}.{key}")}
+    for other in ("id", "title"):
+        if not is_empty(value := item.get(other)):
+            passage[other] = required_text(str(value) if is_number(value) else value, other)
+    record.pass_over(name, item.keys() - {key, "id", "title"})
+    return passage
 
 
 def record_weight(record: Record, templates: Mapping) -> float:

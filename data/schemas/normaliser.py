@@ -10,8 +10,10 @@ from typing import Any
 from data.errors import DataError
 from data.schemas.fields import (
     FLAGS,
+    PASSAGES,
     holds_messages,
     optional,
+    passages_fields,
     prompt_messages,
     record_weight,
     tools_field,
@@ -58,7 +60,7 @@ def normaliser(
 
     def normalise(record: dict) -> dict:
         record = Record(record)
-        example = convert(record, templates)
+        example = convert(record, templates) | passages_fields(record, templates)
         if unused is not None:
             unused.update(name for name in record.unread() if name not in others)
         return example
@@ -71,7 +73,7 @@ def fields_used(schema: str, fields: Mapping[str, Any] = {}) -> frozenset[str]:
     and the schema's own where no template replaces them."""
     templates = _templates(schema, fields)
     # `functions` and the flags are read by fields.py's `tools_field` and `record_weight`.
-    own = {*_SCHEMAS[schema][1], "functions", *FLAGS} - set(templates)
+    own = {*_SCHEMAS[schema][1], "functions", *FLAGS} - {*templates, *PASSAGES}
     return frozenset(own.union(*map(fields_of, templates.values())))
 
 
@@ -141,7 +143,7 @@ _SCHEMAS = {
     "text": (_text_example, ("text", "weight")),
     "chat": (
         _chat_example,
-        ("messages", "prompt", "response", "system", *ANSWER_FIELDS, "tools", "weight"),
+        ("messages", "prompt", "response", "system", *ANSWER_FIELDS, "tools", "weight", *PASSAGES),
     ),
     "preference": (
         preference_example,
@@ -156,7 +158,7 @@ _SCHEMAS = {
             "good",
             "confidence",
         )
-        + ("system", "tools", "weight"),
+        + ("system", "tools", "weight", *PASSAGES),
     ),
-    "prompt": (_prompt_example, ("messages", "prompt", "system", "answer", "tools")),
+    "prompt": (_prompt_example, ("messages", "prompt", "system", "answer", "tools", *PASSAGES)),
 }

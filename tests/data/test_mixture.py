@@ -140,6 +140,9 @@ def test_files_are_mixed_packed_and_counted(files):
     assert loader.progress(5) == {
         "share/one": 0.25, "share/two": 0.75, "epochs/one": 5 / one, "epochs/two": 15 / two
     }  # fmt: skip
+    held = [int(np.max(loader.batch(k)["segment_ids"], axis=1).sum()) for k in range(9)]
+    assert [loader.examples(range(k, k + 1)) for k in range(9)] == held
+    assert loader.examples(range(2, 9)) == sum(held[2:]) > 7 * 4  # rows hold several
 
 
 def test_rankings_of_all_sources_have_one_shape(tmp_path):

@@ -26,7 +26,9 @@ def main(argv: list[str]) -> None:
     port = f.port if f.web else 0
     with cli.expected_errors():
         quiet_to_file(os.devnull)
-        run.run(f.workdir, f.against, f.reward, sampling, f.seed, f.system, f.prompt, port)
+        run.run(
+            f.workdir, f.against, f.reward, sampling, f.seed, f.system, f.prompt, port, f.passages
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -34,6 +36,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("against", "", "A second such run, which answers the same questions.")
     flags.DEFINE_string("reward", "", "A run of a reward model, which scores the answers.")
     flags.DEFINE_string("system", "", "A system message.")
+    flags.DEFINE_string("passages", "", "A folder of documents to answer from.")
     flags.DEFINE_string("prompt", None, "A prompt to answer before exiting.")
     flags.DEFINE_bool("web", False, "Serve a page on this machine, in place of the terminal.")
     flags.DEFINE_integer("port", 8000, "Port of the page.", 1, 65535)

@@ -13,13 +13,14 @@ from train.chat.session import Session
 
 def run(
     workdir: str, against: str, reward: str, sampling: dict, seed: int = 0, system: str = "",
-    prompt: str | None = None, port: int = 0,
+    prompt: str | None = None, port: int = 0, passages: str = "",
 ) -> None:  # fmt: skip
     """Answers one prompt, holds a conversation on standard input and output, or serves one.
 
     Args:
       against, reward: workdirs of a second policy and of a reward model, or "".
       sampling: keyword arguments of `model.generate.Sampling`. port: of the web page; 0 for none.
+      passages: the source of passages that are written into each question; "" for none.
 
     Raises:
       ValueError: a workdir lacks the model, or `prompt` does not fit its context.
@@ -32,6 +33,9 @@ def run(
         print(f"{CLEAR}reading {workdir} …", end="", file=sys.stderr, flush=True)
     try:
         session, notice = open_session(workdir, against, reward, sampling, seed, system)
+        if passages:
+            session.ground(passages)
+            notice = str(session.passages)
     finally:
         if sys.stderr.isatty():
             print(CLEAR, end="", file=sys.stderr, flush=True)
@@ -49,7 +53,9 @@ def open_session(
     """(session, a notice about its models or "")."""
     from model.generate import Sampling
     from train.chat.model import open_model, open_scorer
+    from train.chat.passages import ChatPassages, hint, settings_of
     from train.chat.workdirs import answers
+    from train.interop import opening
     from train.runtime import compilation
 
     compilation.enable("auto", epath.Path(workdir))
@@ -60,4 +66,9 @@ def open_session(
     scorer = open_scorer(reward) if reward else None
     untrained = [model.name for model in models if not answers(model.name)]
     notice = f"{' and '.join(untrained)}: only pretrained, not trained to answer" * bool(untrained)
-    return Session(models, scorer, settings.temperature, system), notice
+    notice = notice or hint(workdir)
+
+    def open_passages(source: str) -> ChatPassages:
+        return ChatPassages(source, settings_of(workdir), opening.open_tokenizer(workdir))
+
+    return Session(models, scorer, settings.temperature, system, open_passages), notice

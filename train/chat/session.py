@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -36,17 +36,22 @@ class Session:
 
     Args:
       models: `train.chat.model.ChatModel`s. scorer: a `Scorer`, or None.
+      open_passages: source -> passages (train/chat/passages.py).
 
     Attributes:
       models, scorer, temperature. system: the system message, "" for none.
+      passages: writes passages into a question (train/chat/passages.py), or None.
       turns: the whole conversation, also what no longer fits a context.
     """
 
     def __init__(
-        self, models: Sequence[Any], scorer: Any = None, temperature: float = 0.7, system: str = ""
-    ):
+        self, models: Sequence[Any], scorer: Any = None, temperature: float = 0.7, system: str = "",
+        open_passages: Callable[[str], Any] | None = None,
+    ):  # fmt: skip
         self.models, self.scorer = tuple(models), scorer
         self.temperature, self.system = temperature, ""
+        self.passages: Any = None
+        self._open_passages = open_passages
         self.turns: list[Turn] = []
         self._draws, self._saved = 0, ""
         self.instruct(system)
@@ -63,6 +68,16 @@ class Session:
         for model in self.models if system else ():
             model.fit([{"role": "system", "content": system}, {"role": "user", "content": "?"}])
         self.system = system
+
+    def ground(self, source: str) -> None:
+        """Answers from the documents of a folder from now on; "" from none.
+
+        Raises:
+          ValueError: it has none, or this session has no way to open them.
+        """
+        if source and not self._open_passages:
+            raise ValueError("these models have no passages")
+        self.passages = self._open_passages(source) if source and self._open_passages else None
 
     def set_temperature(self, text: str) -> None:
         """Sets the temperature from text.
@@ -96,7 +111,8 @@ class Session:
           ValueError: the question does not fit the context of a model.
         """
         turns = self.turns if turns is None else turns
-        fits = [m.fit(self.messages(i, turns, question)) for i, m in enumerate(self.models)]
+        asked = self.passages.prompt(question) if self.passages else question
+        fits = [m.fit(self.messages(i, turns, asked)) for i, m in enumerate(self.models)]
         draw, self._draws = self._draws, self._draws + 1
         return [
             Reply(model, forgotten, model.stream(ids, draw, self.temperature))

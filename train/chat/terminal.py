@@ -23,6 +23,7 @@ HELP = """\
 /regenerate       writes the last answer again
 /temperature X    0 takes the likeliest token each time
 /system TEXT      sets a system message; no TEXT, none
+/passages FOLDER  answers from its documents; no FOLDER, from none
 /reset            forgets the conversation
 /save FILE.jsonl  writes it to a file that SFT reads
 /quit             ends, as Ctrl-D does
@@ -92,6 +93,7 @@ class Terminal:
             "/regenerate": self._regenerate,
             "/temperature": self._temperature,
             "/system": self._system,
+            "/passages": self._passages,
             "/reset": self._reset,
             "/save": self._save,
             "/quit": self._quit,
@@ -129,6 +131,10 @@ class Terminal:
     def _system(self, text: str) -> None:
         self._session.instruct(text)
         say(f"(system message: {text})" if text else "(no system message)")
+
+    def _passages(self, folder: str) -> None:
+        self._session.ground(folder)
+        say(f"({self._session.passages})" if folder else "(no passages)")
 
     def _reset(self, _: str) -> None:
         self._session.reset()
@@ -204,6 +210,8 @@ class Terminal:
         for model, answer in zip(self._session.models, turn.answers, strict=True):
             if remarks := " · ".join(marks(answer, model.limit)):
                 say(f"{model.name}: {remarks}" if two else remarks)
+        if self._session.passages:
+            say(self._session.passages.shown(turn.question))
 
 
 def prompt_reader() -> Callable[[], str]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import registry
 from data.mixture import SourceConfig
+from data.passages.retrievers import RETRIEVERS
 from data.read.readers import READERS
 from model.config import RopeScaling, TransformerConfig
 from model.sizes import SIZES
@@ -101,7 +102,7 @@ def _settings(key: str, cls: type, default) -> Iterator[Setting]:
 def _choices(key: str) -> str:
     """The names that a setting chooses from, where they are rows of a table."""
     tables: dict[str, Iterable[str]] = {
-        table.key: table for table in (OPTIMIZERS, SCHEDULES, objectives.STAGES)
+        table.key: table for table in (OPTIMIZERS, SCHEDULES, objectives.STAGES, RETRIEVERS)
     }
     tables |= {"model.size": SIZES, "evals.NAME.type": EVALS}
     return ", ".join(tables.get(key.removeprefix("value_"), ()))
@@ -129,7 +130,7 @@ def _meanings(cls: type) -> dict[str, str]:
         name: f"weight of the verifier: {_first_sentence(row.function)}"
         for name, row in VERIFIERS.items()
     }
-    tables: tuple[Registry, ...] = (OPTIMIZERS, SCHEDULES, VERIFIERS, EVALS, READERS)
+    tables: tuple[Registry, ...] = (OPTIMIZERS, SCHEDULES, VERIFIERS, EVALS, READERS, RETRIEVERS)
     for table in tables:
         for name in table:
             if settings := table.settings_of(name):

@@ -166,7 +166,7 @@ def _value(key: str, text: str, hint):
         for allowed in (e for e in extras if isinstance(e, Range)):
             check_value(key, value, Number(kind, allowed))
         return value
-    if kind is object:
+    if kind in (object, bool):
         return literal(text)
     group = typing.get_origin(kind) is Mapping or is_settings(kind)
     several = text[:1] in ("(", "[") and tuple[str, ...] in typing.get_args(kind)

@@ -205,7 +205,7 @@ class RunConfig:
 # Mappings whose keys the user chooses.
 _FREE = (
     "init_from", "fields", "transforms", "keep", "filters", "mixture", "decontaminate", "evals",
-    "rope_scaling", "lr_multipliers",
+    "rope_scaling", "lr_multipliers", "weights",
 )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def default() -> ml_collections.ConfigDict:
     # ones.
     config.init_from = dict.fromkeys(objectives.roles(), "")
     fields = ("text", "messages", "system", "prompt", "response", "chosen", "rejected")
-    fields += ("confidence", "answer")
+    fields += ("confidence", "answer", "passages", "sources")
     config.data.fields = dict.fromkeys(fields, "")
     return config
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import registry
 from data.config import DataConfig
+from data.passages.config import PassagesConfig
 from data.pipeline import Data
 from data.read.readers import may_be_document
+from data.text.base import Tokenizer
 from ranges import ConfigError
 from registry import Registry
 from train.evals import tasks
@@ -28,18 +30,19 @@ class EvalType(NamedTuple):
         the run's Context. data: the Data with its held-out rows. stage: the run's Stage.
       schemas: the schemas of data that it reads, the default first; empty for the stage's own.
       role: the role that the run has to train; "" for any.
-      open: (name, entry, config, objective) -> the function that reads data of its own kind, which
-        `build` is given, or ConfigError for settings that do not fit; None for a type that reads a
-        Data.
+      open: (name, entry, config, objective) -> the function of a tokenizer that reads data of
+        its own kind, which `build` is given, or ConfigError for settings that do not fit; None for
+        a type that reads a Data.
     """
 
     build: Callable[..., Evaluation]
     schemas: tuple[str, ...] = ()
     role: str = "policy"
-    open: Callable[[str, Any, Any, Any], Callable[[], Fingerprinted]] | None = None
+    open: Callable[[str, Any, Any, Any], Callable[[Tokenizer], Fingerprinted]] | None = None
 
 
 EVALS: Registry[EvalType] = Registry("evaluation", "evals.NAME.type")
+EMA = "ema"  # the name, or its beginning, of an evaluation of averaged weights
 
 
 def evaluation(
@@ -101,6 +104,11 @@ def validate(config: Any, objective: Any) -> None:
       ConfigError: an evaluation does not fit the stage, or cannot read its data.
     """
     for name, entry in config.evals.items():
+        if config.optimizer.ema and re.match(rf"{EMA}(_|$)", name):
+            raise ConfigError(
+                f"evals.{name}: with optimizer.ema names that begin so are those of evaluations of "
+                "the averaged weights; give another name"
+            )
         if not re.fullmatch(r"[\w-]+", name):
             raise ConfigError(
                 f"evals.{name!r:.80}: a name consists of letters, digits, _ and -, as "
@@ -176,26 +184,32 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
         decontaminate={},
         truncate="",
         fim_rate=0.0,
+        passages=run.passages if same else PassagesConfig(),
     )
 
 
-def read_own(config: Any, objective: Any) -> dict[str, Any]:
+def read_own(config: Any, objective: Any, tokenizer: Tokenizer) -> dict[str, Any]:
     """{name: data} of the evaluations that read data of their own kind."""
     sets = {}
     for name, entry in config.evals.items():
         if open_own := EVALS[entry.type].open:
             read = open_own(name, entry, config, objective)
             with phase(f"reading {name}"):
-                sets[name] = read()
+                sets[name] = read(tokenizer)
     return sets
 
 
 class Scheduled(NamedTuple):
-    """An evaluation of a run and its interval; the stage's own has the name ""."""
+    """An evaluation of a run and its interval; the stage's own has the name "".
+
+    Attributes:
+      averages: whether it is made with the averages of weights.
+    """
 
     name: str
     evaluate: Evaluation
     every: int
+    averages: bool = False
 
     def due(self, step: int, steps: int) -> bool:
         """Whether to evaluate after `step` of `steps` steps: also at the start and at the end."""
@@ -213,7 +227,8 @@ class Scheduled(NamedTuple):
 
 
 def build(ctx: Any, stage: Any, sets: Mapping[str, Any]) -> tuple[Scheduled, ...]:
-    """The evaluations of a run, the stage's own first.
+    """The evaluations of a run, the stage's own first; with `optimizer.ema` those of the averaged
+    weights follow, as `ema` and `ema_NAME`.
 
     Args:
       sets: {name: data} of the evaluations that do not read the run's own.
@@ -224,4 +239,9 @@ def build(ctx: Any, stage: Any, sets: Mapping[str, Any]) -> tuple[Scheduled, ...
         settings = EVALS.arguments(entry.type, entry)
         evaluate = EVALS[entry.type].build(ctx, sets.get(name, ctx.data), stage, **settings)
         evaluations.append(Scheduled(name, evaluate, entry.every or every))
+    if ctx.config.optimizer.ema:
+        evaluations += [
+            e._replace(name=f"{EMA}_{e.name}" if e.name else EMA, averages=True)
+            for e in evaluations
+        ]
     return tuple(evaluations)

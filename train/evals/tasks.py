@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 import ranges
+from data.text.base import Tokenizer
 from ranges import ConfigError, CountOr0
 from train.tasks import registry
 from train.tasks.base import Outcome, Suite
@@ -38,7 +39,9 @@ class TaskConfig:
         ranges.check(self)
 
 
-def open_benchmark(name: str, entry: Any, config: Any, objective: Any) -> Callable[[], Benchmark]:
+def open_benchmark(
+    name: str, entry: Any, config: Any, objective: Any
+) -> Callable[[Tokenizer], Benchmark]:
     """The function that reads the benchmark of an entry of `config.evals`.
 
     Args:
@@ -65,8 +68,9 @@ def open_benchmark(name: str, entry: Any, config: Any, objective: Any) -> Callab
         task = task.of_run(config.data, objective.schema)
     shots = task.shots if entry.shots is None else entry.shots
 
-    def read() -> Benchmark:
-        (benchmark,) = prepare(task, (shots,), entry.limit, data=data, chat=entry.chat)
+    def read(tokenizer: Tokenizer) -> Benchmark:
+        asked = task.with_tokenizer(tokenizer) if task.with_tokenizer else task
+        (benchmark,) = prepare(asked, (shots,), entry.limit, data=data, chat=entry.chat)
         for setting in benchmark.unused:
             raise ConfigError(f"{key}.{setting} makes no difference to {task.name}; leave it out")
         return benchmark

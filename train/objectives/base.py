@@ -69,6 +69,10 @@ class Source(Protocol):
     def progress(self, s: dict[str, Any]) -> dict[str, float]:
         """{metric: value} of how far the data was read, by source (`Loader.progress`)."""
 
+    def examples(self, s: dict[str, Any], steps: int) -> int | None:
+        """The number of examples, or of sampled answers, in the last `steps` batches before a
+        state; None if it is unknown."""
+
     def place(self, s: dict[str, Any]) -> dict[str, Any]:
         """The place of a state."""
 
@@ -213,6 +217,10 @@ class LoaderSource:
 
     def progress(self, s: Mapping[str, Any]) -> dict[str, float]:
         return self._loader.progress(int(s["step"]))
+
+    def examples(self, s: Mapping[str, Any], steps: int) -> int | None:
+        end = int(s["step"])
+        return self._loader.examples(range(end - steps, end))
 
     def place(self, s: Mapping[str, Any]) -> dict[str, int]:
         return {"step": int(s["step"])}

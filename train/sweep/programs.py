@@ -11,10 +11,11 @@ from train.attempt import Step, jitted
 from train.optimizer import SCHEDULES, table_length
 from train.sweep.trials import Trial, flatten, short
 
-# Settings, or groups, that no step has as constants: the learning rates are its argument, and the
-# loop reads the others. A trial that differs in another one may need a program of its own.
+# Settings, or groups, that no step has as constants: the learning rates are its argument, averages
+# of weights are another program, and the loop reads the others. A trial that differs in another one
+# may need a program of its own.
 _SHARED = ("seed", "log_every", "evaluate", "evals", "checkpoint", "watchdog")
-_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction")
+_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction", "ema")
 _OPTIMIZERS = ("optimizer", "value_optimizer")
 STEP = "jit_train_step"  # the name of the program of the step
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from data.config import DataConfig
+from data.text.base import Tokenizer
 
 # A record of a data set.
 Document: TypeAlias = Mapping[str, Any]
@@ -163,8 +164,12 @@ class Task:
       files: names of the task's file in a folder of data besides its own name.
       documents: whether a document of a .txt is a `line` or the whole `file`.
       records: () -> (location, record) pairs, instead of those of `source`.
-      of_run: (DataConfig of a run, its schema) -> the task with the run's own training data, for a
-        task about what a model was trained on; None for all others.
+      of_run: (DataConfig of a run, its schema) -> the task with the run's own data, for a task
+        about what a model was trained on; None for all others.
+      with_tokenizer: (a model's tokenizer) -> the task, for one whose texts are cut to a number of
+        tokens; it has to be called before `prepare`. None for all others.
+      labels: the classes that an outcome's `gold` and `choice` number, of a classification; a
+        choice of -1 is none of them.
     """
 
     name: str
@@ -184,6 +189,8 @@ class Task:
     documents: str = "line"
     records: Callable[[], Iterable[tuple[str, Document]]] | None = None
     of_run: Callable[[DataConfig, str], Task] | None = None
+    with_tokenizer: Callable[[Tokenizer], Task] | None = None
+    labels: tuple[str, ...] = ()
 
 
 class Part(NamedTuple):

@@ -1,6 +1,6 @@
 """The benchmarks that `--tasks` and `config.evals.NAME.task` may name.
 
-A task of one's own is a YAML file (train/tasks/own.py), or a row that a plugin registers:
+A task of one's own is a YAML file (train/tasks/own), or a row that a plugin registers:
 
     from train.tasks.registry import TASKS
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from registry import Registry
-from train.tasks import own
 from train.tasks.base import Suite, Task
+from train.tasks.own.load import load
 from train.tasks.rows import (
     bias,
     core,
@@ -25,6 +25,7 @@ from train.tasks.rows import (
     refusals,
     truthfulness,
 )
+from train.tasks.support import grounded
 
 TASKS: Registry[Task | Suite] = Registry("task", "tasks")
 
@@ -37,6 +38,7 @@ _ROWS: tuple[Iterable[Task | Suite], ...] = (
     refusals.TASKS,
     bias.TASKS,
     memorisation.TASKS,
+    grounded.TASKS,
     core.TASKS,
 )
 for _rows in _ROWS:
@@ -54,5 +56,5 @@ def find(name: str, key: str = "") -> Task | Suite:
       ConfigError: there is none of that name. DataError: the file is not a task.
     """
     if name.endswith((".yaml", ".yml")):
-        return own.load(name)
+        return load(name)
     return TASKS.find(name, key)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from ranges import ConfigError
+from train.assembly import averages
 from train.assembly.run import Run
 from train.checkpoints import checkpointer, saved_models, verification
 from train.config.run import RunConfig
-from train.config.saved import check_step, split_step
+from train.config.run_names import check_step, split_name
 from train.guards.settings import SWITCHES, Difference, Kind, kind_of
 from train.runtime import resume
 from train.step import TrainState
@@ -69,7 +70,12 @@ def parse(name: str, workdir: epath.PathLike) -> Fork:
     Raises:
       ConfigError: NAME is no RUN@STEP, the run has no such checkpoint, or it is `workdir` itself.
     """
-    parent, step = split_step(name)
+    parent, step, of_averages = split_name(name)
+    if of_averages:
+        raise ConfigError(
+            f"--fork={name}: a fork takes everything of a run; to start from its averaged weights, "
+            f"type --config.init_from.ROLE={name}"
+        )
     saved_models.read_models(parent)
     if step is None:
         newest = max(verification.steps(parent), default="STEP")
@@ -104,11 +110,18 @@ def restore(
         meta = verification.read_meta(fork.checkpoint)
         saved_models.check_files(fork.parent, meta.get("files", {}))
         changed = changes(fork, meta, run, config_text)
-        state = checkpointer.restore_state(fork.checkpoint, run.abstract, meta)
+        ema = {
+            role: x
+            for role, x in dict(run.abstract.ema).items()
+            if f"{role}{saved_models.AVERAGES}" in meta.get("arrays", {})
+        }
+        abstract = run.abstract._replace(ema=ema or ())
+        state = checkpointer.restore_state(fork.checkpoint, abstract, meta)
     except verification.Damaged as error:
         raise ConfigError(f"--fork={fork}: the checkpoint is damaged ({error})") from None
     origin = resume.Change(step=fork.step, setting="fork", before=fork.parent, now=str(workdir))
     lineage = [*resume.lineage(meta, [], fork.step), origin]
+    state = averages.begun(state, run.abstract.ema)
     meta.pop("earlier", None)  # an older version's form of the lineage
     return (fork.step, state, meta | {"lineage": lineage}), changed
 
@@ -162,7 +175,8 @@ def _obstacle(difference: Difference, fixed: Mapping[str, str]) -> str:
     key = difference.setting
     if difference.kind is Kind.FREE or key == "model.dtype":
         return ""
-    if key in SWITCHES and bool(difference.before) != bool(difference.now):
+    switched = bool(difference.before) != bool(difference.now)
+    if key in SWITCHES and switched and not key.endswith(".ema"):
         return "it would add a part to the saved state, or take one away"
     parts = key.split(".")
     names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))

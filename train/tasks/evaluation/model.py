@@ -127,6 +127,8 @@ class Evaluation:
         """Writes the results of a benchmark; returns its entry of results.json."""
         entry = results.as_json(result, benchmark, folder)
         results.write(folder / "result.json", entry)
+        if result.task.labels:
+            results.write_confusion(folder / "confusion.csv", result)
         kept = samples.right_and_wrong(benchmark, result, self._samples)
         results.write_lines(folder / "samples.jsonl", kept)
         return entry

@@ -10,7 +10,7 @@ from etils import epath
 from train.report import provenance
 from train.tasks import metrics
 from train.tasks.base import Suite
-from train.tasks.evaluation import curves, pairs, results, samples, table
+from train.tasks.evaluation import curves, pairs, results, samples, table, tickets
 from train.tasks.evaluation.benchmark import Benchmark, Result
 from train.tasks.evaluation.model import Evaluated
 from train.tasks.metrics import SuiteMean
@@ -97,6 +97,9 @@ def _show(
                     f"result: {', '.join(mean.missing)}"
                 )
         console.print()
+    for result in first.results:
+        if result.task.labels:
+            console.print(tickets.show(result))
     by_task = {result.task.name: result for result in first.results}  # the last number of shots
     for result in by_task.values():
         benchmark = by_label[result.label]

@@ -6,10 +6,13 @@ OUT/arc_easy-5shot-1f0c…/items.jsonl    a line a document (train/tasks/evaluat
                                         folder's name, so that items of two settings never mix
                         /result.json    the metrics
                         /samples.jsonl  a few right and wrong answers
+                        /confusion.csv  of a classification
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -24,6 +27,7 @@ from train.runtime import outputs, strict_json
 from train.tasks.base import Estimate
 from train.tasks.evaluation.benchmark import Benchmark, Result
 from train.tasks.evaluation.items import dumps, fingerprint
+from train.tasks.support import classification
 
 
 class Model(NamedTuple):
@@ -128,12 +132,32 @@ def as_json(result: Result, benchmark: Benchmark, folder: epath.Path) -> dict[st
         "metrics": {name: estimate(value) for name, value in result.metrics.items()},
         **({"groups": {n: estimate(v) for n, v in result.by_group.items()}}
            if result.by_group else {}),
+        **(_classes(result) if result.task.labels else {}),
         "items": result.items,
         "cut": result.cut,
         "tokens": result.tokens,
         "seconds": round(result.seconds, 3),
         "folder": folder.name,
     }  # fmt: skip
+
+
+def _classes(result: Result) -> dict[str, Any]:
+    """The confusion matrix of a classification, and the scores of each label."""
+    labels = result.task.labels
+    return {
+        "confusion": classification.confusion(labels, result.outcomes)._asdict(),
+        "labels": classification.scores_of(labels, result.outcomes),
+    }
+
+
+def write_confusion(path: epath.Path, result: Result) -> None:
+    """Writes the confusion matrix as CSV: a row a true label, a column a label of answers."""
+    matrix = classification.confusion(result.task.labels, result.outcomes)
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["label", *matrix.labels])
+    table.writerows([label, *row] for label, row in zip(result.task.labels, matrix.counts))
+    write_atomically(path, out.getvalue())
 
 
 def estimate(value: Estimate) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Grounded answers: passages that are retrieved and written into prompts."""

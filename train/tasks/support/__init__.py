@@ -1,0 +1,1 @@
+"""Tasks of customer support: tickets by label, answers from passages."""
