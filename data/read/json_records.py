@@ -350,7 +350,8 @@ class _Document:
                 lists += [key] if self._next() == "[" else []
                 self._skip()
             lists = [] if self._next() else lists  # another object follows: one a line
-        inside = "".join(f"; it has a list at --config.data.records={key}" for key in lists[:3])
+        named = " or ".join(lists[:3])
+        inside = f"; if they are inside it, type --config.data.records={named}" if lists else ""
         return DataError(
             f"{self._path}: a JSON dict; a .json that is read is one list of objects: [{{...}}, "
             f"...]. If it is one object a line, name it {stem}l{gz}{inside}"

@@ -55,7 +55,7 @@ def test_a_place_in_a_document(tmp_path):
             "result.tickets",
             r"a list where an object .*; for a list of pages begin with",
         ),
-        (DOCUMENT, "", r"it has a list at --config.data.records=users"),
+        (DOCUMENT, "", r"inside it, type --config\.data\.records=users$"),
         ({"a": []}, "a", r"no record|no example|holds no record"),
     ],
 )
