@@ -72,7 +72,7 @@ def open_grounder(config: DataConfig, schema: str, tokenizer: Tokenizer) -> Grou
         )
     library = None
     if passages.source:
-        library = open_library(passages, config.tfds_dir, config.redact)
+        library = open_library(passages, config.tfds_dir, config.redact, config.redact_model)
     return Grounder(passages, tokenizer, library)
 
 
