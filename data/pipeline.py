@@ -67,6 +67,12 @@ class Data:
             row -= len(part)
         return []
 
+    def example_counts(self) -> np.ndarray | None:
+        """[R] the number of examples that begin in each training row; None if that is unknown."""
+        counts = [part.example_counts() for part in self.origins]
+        known = [part for part in counts if part is not None]
+        return np.concatenate(known) if counts and len(known) == len(counts) else None
+
     def fingerprint(self) -> str:
         """A hash of both splits' rows and examples, equal for the same rows wherever they were
         read from. For prepared rows that are not in memory it covers the digests of their
@@ -132,7 +138,10 @@ def open_data(
             change = config.text_change(training)
             return pack_text(part, tokenizer, length, change, skipped, bad)
         if schema == "chat":
-            return pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped, bad)
+            shorter = config.row_lengths()[:-1] if training else ()
+            return pack_chats(
+                part, tokenizer, length, config.on_long, config.pack, skipped, bad, shorter
+            )
         if schema == "preference":
             return preference_rows(
                 part, tokenizer, length, config.sub_rows, config.share_prompt, config.on_long,

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("from", None, "A Hugging Face directory, a .gguf file, or OWNER/MODEL.")
-    flags.DEFINE_string("workdir", None, "import: the workdir to create. export: the one to read.")
+    flags.DEFINE_string("workdir", None, "import: the workdir to create. export: RUN or RUN@STEP.")
     flags.DEFINE_string("to", None, "export: the directory to create.")
     flags.DEFINE_string("item", "", "export: policy, value or reward; the first by default.")
     flags.DEFINE_enum(

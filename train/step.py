@@ -28,6 +28,8 @@ class TrainState(NamedTuple):
       skipped: number of updates that were not applied because of a fault (train/guards/numbers.py).
       losses: the last losses that were applied, [numbers.WINDOW], NaN before the first; or () if
         spikes are not looked for.
+      ema: {role: moving averages of its trained parameters} of the models whose optimizer asks for
+        them (train/assembly/averages.py), which the step passes on; or () if none does.
     """
 
     step: Any
@@ -36,6 +38,7 @@ class TrainState(NamedTuple):
     source: Any
     skipped: Any = np.int32(0)
     losses: Any = ()
+    ema: Any = ()
 
 
 def split_microbatches(batch: Any, count: int) -> Any:
@@ -188,6 +191,6 @@ def make_train_step(
         skipped = fault > 0
         metrics |= {"loss": loss, "grad_norm": norm, "skipped": 1.0 * skipped, "fault": fault}
         step, skipped = state.step + 1, state.skipped + skipped
-        return TrainState(step, trainable, opt_state, source, skipped, losses), metrics
+        return TrainState(step, trainable, opt_state, source, skipped, losses, state.ema), metrics
 
     return train_step

@@ -51,6 +51,12 @@ class Origins:
     def __len__(self) -> int:
         return len(self.ends)
 
+    def example_counts(self) -> np.ndarray:
+        """[R] the number of examples that begin in each row."""
+        _, first = np.unique(self.examples, return_index=True)
+        rows = np.searchsorted(self.ends, first, side="right")
+        return np.bincount(rows, minlength=len(self.ends))
+
     def locations(self, row: int) -> list[str]:
         """The places at which the examples in a row were read."""
         ends = np.flatnonzero(self.places == 0)

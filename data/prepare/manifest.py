@@ -14,6 +14,9 @@ from interpreter import python
 
 FORMAT = 1
 MANIFEST, HELDOUT = "manifest.json", "heldout.jsonl"
+# The beginning of the name of a file with the number of examples that begin in each row of a shard,
+# <u4.
+EXAMPLES = "examples-"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
 

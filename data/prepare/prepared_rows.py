@@ -16,7 +16,7 @@ from data.atomic import is_remote
 from data.config import DataConfig
 from data.errors import DataError
 from data.prepare import row_format
-from data.prepare.manifest import MANIFEST, read_manifest
+from data.prepare.manifest import EXAMPLES, MANIFEST, read_manifest
 from data.read import paths
 from data.text.base import Tokenizer
 from interpreter import python
@@ -88,6 +88,26 @@ class PreparedRows:
         if self._rows is None:
             self._rows = self._read_all()
         return {name: self._rows[name][index].astype(DTYPES[name]) for name in self._rows}
+
+    def example_counts(self) -> np.ndarray | None:
+        """[R] the number of examples that begin in each row; None in a folder that an earlier
+        version prepared.
+
+        Raises:
+          DataError: a file of them is damaged.
+        """
+        shards = [epath.Path(path) for path in self._paths]
+        paths = [path.parent / f"{EXAMPLES}{path.name}" for path in shards]
+        if not all(path.exists() for path in paths):
+            return None
+        parts = [np.frombuffer(path.read_bytes(), "<u4") for path in paths]
+        for path, part, rows in zip(paths, parts, np.diff(self._ends, prepend=0), strict=True):
+            if len(part) != rows:
+                raise DataError(
+                    f"{path} has numbers of {len(part)} rows, and its shard {rows} rows; copy it "
+                    "again"
+                )
+        return np.concatenate(parts)
 
     def locations(self, number: int) -> list[str]:
         """The shard and record of a row."""
@@ -192,6 +212,7 @@ def check_compatible(
             f"{folder} was prepared with rows of {manifest['length']} tokens, and data.length is "
             f"{length}; set --config.data.length={manifest['length']}, or prepare it again"
         )
+    check_nested(schema, config)
     choosing = ("transforms", "heldout_by", "filters", "redact", "subset", "dedup", "decontaminate",
                 "truncate", "fim_rate")  # fmt: skip
     for name in choosing:
@@ -213,4 +234,18 @@ def check_compatible(
         raise DataError(
             f"{folder} was prepared with another tokenizer ({fingerprint:.80}) than the run's "
             f"({tokenizer.fingerprint}); set --config.tokenizer.path={folder}, or prepare it again"
+        )
+
+
+def check_nested(schema: str, config: DataConfig) -> None:
+    """Refuses to prepare rows for a ramp of the length of conversations: a row of them that can be
+    cut has padding between them, which records do not hold.
+
+    Raises:
+      DataError: they are asked for.
+    """
+    if schema == "chat" and config.length_ramp:
+        raise DataError(
+            "data.length_ramp and prepared conversations, which are packed for rows of "
+            "data.length alone; read the files themselves, or leave data.length_ramp out"
         )

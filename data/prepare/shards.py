@@ -22,10 +22,11 @@ from data.atomic import is_remote, write_atomically
 from data.errors import DataError
 from data.packing.base import NothingLeft, Packed
 from data.packing.chats import pack_chats
+from data.packing.origins import Origins
 from data.packing.text import pack_text
 from data.passages.grounding import open_grounder
 from data.prepare import row_format
-from data.prepare.manifest import FORMAT, HELDOUT, MANIFEST, Shard
+from data.prepare.manifest import EXAMPLES, FORMAT, HELDOUT, MANIFEST, Shard
 from data.prepare.plan import (
     PrepareJob,
     examples_of,
@@ -76,10 +77,10 @@ def write_shards(job: PrepareJob, number: int) -> int:
         raise source_changed(job, read_plan(job.folder)["parts"][number][0])
     written: dict[str, Any] = {}
     for split, examples in splits.items():
-        rows, kept, _ = _pack(job, examples, tokenizer, skipped, bad, split == "train")
+        packed = _pack(job, examples, tokenizer, skipped, bad, split == "train")
         name = f"{split}-{number:05}-of-{len(reasons):05}.array_record"
-        written[split] = _write_shard(job, name, rows, tokenizer) if rows else None
-        written["examples"] = kept[:KEPT_EXAMPLES]  # of the last split: held-out ones
+        written[split] = _write_shard(job, name, packed, tokenizer) if packed.rows else None
+        written["examples"] = packed.examples[:KEPT_EXAMPLES]  # of the last split: held-out ones
     written |= {"skipped": skipped, "bad": bad.skipped}
     write_atomically(path, to_json(written))
     return number
@@ -106,11 +107,13 @@ def _pack(
         return Packed({}, [], [])
 
 
-def _write_shard(job: PrepareJob, name: str, rows, tokenizer: Tokenizer) -> Shard:
+def _write_shard(job: PrepareJob, name: str, packed: Packed, tokenizer: Tokenizer) -> Shard:
+    rows, counts = packed.rows, Origins.of(packed).example_counts()
     dtype = row_format.token_dtype(tokenizer.vocab_size)
     with_mask = row_format.has_mask(job.schema, job.config.fim_rate)
     path, count = epath.Path(job.folder) / name, len(rows["tokens"])
     remote = is_remote(job.folder)
+    write_atomically(path.parent / f"{EXAMPLES}{name}", counts.astype("<u4").tobytes())
     with tempfile.TemporaryDirectory(dir=None if remote else job.work) as folder:
         local = os.path.join(folder, name)
         writer = array_record_module.ArrayRecordWriter(local, SHARD_OPTIONS)

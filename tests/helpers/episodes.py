@@ -22,7 +22,7 @@ from train.objectives import grpo as grpo_
 from train.objectives import ppo as ppo_
 from train.objectives.grpo import GRPOConfig
 from train.objectives.ppo import PPOConfig
-from train.rl import rollout
+from train.rl.experience import make_experience
 from train.rl.sampler import place
 
 CONFIG = TransformerConfig(
@@ -120,7 +120,7 @@ def make(
     advantages_of = partial(ppo_.advantages, ppo)
     if not {"value", "value_head"} & roles.keys():
         advantages_of = partial(grpo_.advantages, ctx.config.grpo)
-    function = jit(partial(rollout.make_experience, ctx, advantages_of))
+    function = jit(partial(make_experience, ctx, advantages_of))
     s = s or scalars(kl_coef=rl.kl_coef)
     kept = ("policy", "value", "value_head", "reference")
     roles = {n: roles[n] for n in kept if n in roles}

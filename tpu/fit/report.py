@@ -45,6 +45,7 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
         "state_gib": {
             "parameters": _gib(step.state.trainable),
             "optimizer state": _gib(step.state.opt_state),
+            **({"averaged weights": _gib(step.state.ema)} if step.state.ema else {}),
             "frozen weights": _gib(step.frozen),
         },
         "predicted_step_seconds": estimate.step,

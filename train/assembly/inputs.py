@@ -23,6 +23,7 @@ from model.config import TransformerConfig
 from ranges import ConfigError
 from train.checkpoints import saved_models
 from train.config.run import RunConfig
+from train.config.run_names import split_step
 from train.evals import registry as evals
 from train.objectives.base import Context, Objective
 from train.terminal.console import console
@@ -126,7 +127,7 @@ def make_tokenizer(
     if config.tokenizer.path:
         origins["tokenizer.path"] = config.tokenizer.path
     for name, path in origins.items():
-        other = tokenizers.load(path)
+        other = tokenizers.load(split_step(path)[0] if name.startswith("init_from.") else path)
         if tokenizer is not None and other.fingerprint != tokenizer.fingerprint:
             raise ConfigError(
                 f"{name}={path} has another tokenizer ({other.fingerprint}) than this run "

@@ -19,6 +19,12 @@ from train.optimizer import OptimizerConfig
 ORTHOGONAL = {"adamw": False, "adafactor": False, "muon": True}
 
 
+def rate_factor(name: str, ratio: float, optimizer: str) -> float:
+    """The factor of the learning rate of a weight, by its last name; 1 without μP, where the ratio
+    is 1."""
+    return 1.0 if ratio == 1 else weights.mup_rate(name, ratio, ORTHOGONAL[optimizer])
+
+
 def scale_rates(
     tx: optax.GradientTransformationExtraArgs,
     configs: Mapping[str, OptimizerConfig],
@@ -44,7 +50,7 @@ def scale_rates(
 
     def factor(path) -> float:
         role = path[0].key
-        return weights.mup_rate(path[-1].key, ratios[role], ORTHOGONAL[configs[role].name])
+        return rate_factor(path[-1].key, ratios[role], configs[role].name)
 
     def update(updates, state, params: Any, **rates):
         # The update rules read no parameter but to decay it, in proportion.

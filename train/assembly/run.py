@@ -21,12 +21,13 @@ from model import cpu, lora, sharding
 from model.config import TransformerConfig
 from model.mimetic import mimetic
 from train import optimizer
-from train.assembly import budget, mup
+from train.assembly import averages, budget, mup
 from train.assembly import partition as parts_
 from train.assembly.frozen import load_frozen
 from train.assembly.inputs import open_context, origin_of
+from train.assembly.moments import opt_state_shardings
 from train.assembly.partition import Partition
-from train.checkpoints import loading, networks
+from train.checkpoints import loading, networks, verification
 from train.config.run import RunConfig
 from train.evals import registry as evals
 from train.objectives import registry
@@ -42,8 +43,9 @@ class Run(NamedTuple):
 
     Attributes:
       evaluations: the stage's own first, then those of `config.evals`.
-      tx: the optimizer. rates: {trained role: the learning rate of every update}, an argument of
-        the step. abstract: shapes, dtypes and shardings of the state.
+      tx: the optimizer. rates: {trained role: the learning rate of every update}, and ema_rates:
+        {role: 1 − decay} of the averages, arguments of their programs.
+      abstract: shapes, dtypes and shardings of the state.
       parts: {trained role: its `Partition`}.
       frozen: {role: frozen parameters}. origins: {role: their origin and fingerprint}, saved in
         checkpoints. content: {setting: fingerprint} of the tokenizer and of the rows, also saved in
@@ -56,6 +58,7 @@ class Run(NamedTuple):
     evaluations: tuple[evals.Scheduled, ...]
     tx: Any
     rates: dict[str, jax.Array]
+    ema_rates: dict[str, jax.Array]
     abstract: TrainState
     parts: dict[str, Partition]
     frozen: dict
@@ -81,6 +84,8 @@ def setup(
     objective = registry.validate(config, mesh)
     evals.validate(config, objective)
     registry.check_origins(config)
+    if not verification.steps(workdir):  # a resumed run reads only frozen weights again
+        loading.check_names(config.init_from)
     ctx = open_context(config, objective, workdir, mesh, examples, open_data)
     content = {"tokenizer": ctx.tokenizer.fingerprint, "data": ctx.data.fingerprint()}
     if ctx.pretrain_data:
@@ -125,10 +130,13 @@ def assemble(
     whole = {r: networks.abstract_params(r, ctx.models[r], mesh) for r in objective.trainable}
     trainable = {r: parts[r].trained(whole[r]) for r in objective.trainable}
     abstract, tx = abstract_state(config, ctx.models, trainable, mesh, stage.source)
-    rates = optimizer.rate_tables(optimizer_configs(config, trainable), config.steps)
+    configs = optimizer_configs(config, trainable)
+    rates = optimizer.rate_tables(configs, config.steps)
+    ema_rates = {role: np.float32(1 - c.ema) for role, c in configs.items() if c.ema}
+    rates, ema_rates = jax.device_put((rates, ema_rates), sharding.replicated(mesh))
     return Run(
-        ctx, objective, stage, evaluations, tx, jax.device_put(rates, sharding.replicated(mesh)),
-        abstract, parts, frozen, origins, content,
+        ctx, objective, stage, evaluations, tx, rates, ema_rates, abstract, parts, frozen, origins,
+        content,
     )  # fmt: skip
 
 
@@ -154,11 +162,12 @@ def abstract_state(
     replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)
-    placed = optimizer.opt_state_shardings(moments, trainable, shardings, replicated)
+    placed = opt_state_shardings(moments, trainable, shardings, replicated)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     opt_state = networks.with_shardings(moments, placed)
     state = TrainState(step, trainable, opt_state, networks.to_abstract(source.init()), step)
-    return state, tx
+    ema = {role: trainable[role] for role, c in configs.items() if c.ema}
+    return state._replace(ema=ema or ()), tx
 
 
 def init_state(run: Run) -> TrainState:
@@ -169,7 +178,8 @@ def init_state(run: Run) -> TrainState:
     opt_state = jax.jit(run.tx.init, out_shardings=shardings)(trainable)
     # Two arrays, because both are donated.
     step, skipped = (jax.device_put(jnp.int32(0), sharding.replicated(mesh)) for _ in range(2))
-    return TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
+    state = TrainState(step, trainable, opt_state, run.stage.source.init(), skipped)
+    return averages.begun(state, abstract.ema)
 
 
 def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from model.config import TransformerConfig
 from model.generate import Sampling, advance, begin, prepare
 from train.chat.answer import LIMIT, STOP, Answer
 from train.chat.workdirs import check_workdir
-from train.config.saved import split_step
+from train.config.run_names import split_step
 from train.interop import opening
 from train.rl.rewards import score
 
@@ -171,14 +171,14 @@ class Scorer:
 
 
 def open_model(workdir: epath.PathLike, sampling: Sampling, seed: int, flag: str) -> ChatModel:
-    """The policy of a workdir, or of WORKDIR@STEP, which the flag `flag` names."""
+    """The policy of a run, RUN@STEP or RUN@ema, which the flag `flag` names."""
     check_workdir(split_step(str(workdir))[0], flag)
     name, _, config, params, tokenizer = opening.open_model(str(workdir), "policy")
     return ChatModel(name, config, params, tokenizer, sampling, seed)
 
 
 def open_scorer(workdir: epath.PathLike) -> Scorer:
-    """The reward model of a workdir, or of WORKDIR@STEP, which the flag --reward names."""
+    """The reward model of a run, RUN@STEP or RUN@ema, which the flag --reward names."""
     check_workdir(split_step(str(workdir))[0], "reward", "reward")
     name, _, config, params, tokenizer = opening.open_model(str(workdir), "reward")
     return Scorer(name, config, params, tokenizer)

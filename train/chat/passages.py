@@ -14,7 +14,8 @@ from data.passages.library import open_library
 from data.read import json_files
 from data.text.base import Tokenizer
 from train.config import run
-from train.config.saved import recipe_of, split_step
+from train.config.run_names import split_step
+from train.config.saved import recipe_of
 from train.objectives.registry import STAGES
 
 

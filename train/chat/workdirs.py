@@ -6,7 +6,7 @@ from etils import epath
 
 from data.read import json_files
 from train.checkpoints import saved_models
-from train.config.saved import split_step
+from train.config.run_names import split_step
 from train.objectives import registry
 
 

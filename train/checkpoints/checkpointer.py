@@ -24,6 +24,7 @@ from train.checkpoints import (
 from train.checkpoints.agreement import decided, objection
 from train.checkpoints.failures import Failures
 from train.checkpoints.verification import Damaged
+from train.config.run_names import split_step
 from train.runtime import outputs, processes
 from train.step import TrainState
 from train.terminal.console import print_error
@@ -114,7 +115,7 @@ class Checkpointer:
         """
         self.settle()
         step = int(state.step)
-        items = {**state.trainable, "opt_state": state.opt_state, "source": state.source}
+        items = items_of(state)
         arrays, not_finite = fingerprints.survey(items)
         not_finite = [name for name in not_finite if not name.startswith("source/")]
         if not_finite:
@@ -335,6 +336,13 @@ def _remove(path: epath.Path) -> None:
         outputs.failed(str(path), error, "what a failed save has written stays for now")
 
 
+def items_of(state: TrainState) -> dict[str, Any]:
+    """{item: tree} of the checkpoint of a state."""
+    averages = {f"{role}{saved_models.AVERAGES}": x for role, x in dict(state.ema).items()}
+    rest = {"opt_state": state.opt_state, "source": state.source}
+    return {**state.trainable, **averages, **rest}
+
+
 def restore_state(
     checkpoint: epath.Path, abstract: TrainState, meta: Mapping[str, Any]
 ) -> TrainState:
@@ -343,25 +351,29 @@ def restore_state(
     Raises:
       Damaged: it is not what was saved.
     """
-    items = {**abstract.trainable, "opt_state": abstract.opt_state, "source": abstract.source}
-    restored = verification.restore(checkpoint, meta, items)
+    restored = verification.restore(checkpoint, meta, items_of(abstract))
     opt_state, source = restored.pop("opt_state"), restored.pop("source")
+    ema = {role: restored.pop(f"{role}{saved_models.AVERAGES}") for role in dict(abstract.ema)}
     counts = int(checkpoint.name), meta.get("skipped", 0)
     step, skipped = (jnp.asarray(n, jnp.int32) for n in counts)
-    return TrainState(step, restored, opt_state, source, skipped)
+    return TrainState(step, restored, opt_state, source, skipped, ema=ema or ())
 
 
-def restore_item(workdir: epath.PathLike, role: str, abstract: Any, step: int | None = None) -> Any:
-    """The item of a role in a workdir's checkpoint of `step`, by default its newest valid one.
+def restore_item(name: epath.PathLike, role: str, abstract: Any) -> Any:
+    """The item of a role in a checkpoint.
+
+    Args:
+      name: RUN, for its newest valid checkpoint, or RUN@STEP; of averages RUN@ema or RUN@STEP@ema.
 
     Raises:
       ConfigError: there is none, or another file of the workdir is damaged.
     """
-    item = saved_models.ITEM_OF.get(role, role)
+    workdir, step = split_step(name)
+    item = saved_models.item_of(name, role)
 
     def read(checkpoint: epath.Path, meta: dict[str, Any]) -> Any:
         saved_models.check_files(workdir, meta.get("files", {}))
         return verification.restore(checkpoint, meta, {item: abstract})[item]
 
-    with phase(f"loading {role} of {workdir}"):
+    with phase(f"loading {role} of {name}"):
         return verification.newest_valid(workdir, read, step)[1]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from train.checkpoints import networks
+from train.checkpoints import networks, saved_models
 
 # Arrays up to this many bytes are stored whole: a chunk costs a request of its own.
 SMALL = 4 << 20
@@ -23,7 +23,7 @@ def save_args(item: str, tree: Any) -> Any:
     Parameters under `layers` get chunks of one layer; those of the optimizer and the source, of
     which no part is read, stay as they are. Chunks never span the shards of an array.
     """
-    if item not in networks.NETWORKS:
+    if item.removesuffix(saved_models.AVERAGES) not in networks.NETWORKS:
         return None
 
     def of(path, x):

@@ -1,4 +1,4 @@
-"""A workdir's weights read one parameter at a time, without ever holding a whole model."""
+"""A run's weights read one parameter at a time, without ever holding a whole model."""
 
 from __future__ import annotations
 
@@ -13,45 +13,40 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from model import lora
 from train.assembly.partition import Partition
 from train.checkpoints import checkpointer, fingerprints, loading, saved_models, verification
+from train.config.run_names import split_step
 
 
 class Leaves:
-    """A role's weights in a workdir, adapters merged as `loading.load_params` merges.
+    """A role's weights in a run, adapters merged as `loading.load_params` merges.
 
     Args:
+      name: as of `loading.load_params`.
       abstract: shapes, dtypes and shardings of its parameters.
       dtype: of parameters that are read unchanged; merged ones have the dtype in `abstract`.
-      step: of the checkpoint; by default the newest valid one.
 
     Raises:
       ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
 
-    def __init__(
-        self,
-        workdir: epath.PathLike,
-        role: str,
-        abstract: Any,
-        dtype: Any = None,
-        step: int | None = None,
-    ):
-        self._item = saved_models.ITEM_OF.get(role, role)
-        self._workdir, self._abstract = workdir, flatten_dict(abstract)
-        parts = saved_models.read_parts(workdir, self._item)
+    def __init__(self, name: epath.PathLike, role: str, abstract: Any, dtype: Any = None):
+        self._workdir, step = split_step(name)
+        self._item, self._abstract = saved_models.item_of(name, role), flatten_dict(abstract)
+        parts = saved_models.read_parts(name, role)
         self._dtype, self._fingerprint = dtype, ""
         self._part: Partition | None = None
         if parts is None:
-            self._checkpoint, sums = verification.newest_valid(workdir, self._verify, step)
+            self._checkpoint, sums = verification.newest_valid(self._workdir, self._verify, step)
             self._fingerprint = fingerprints.fold(sums)
             return
         self._part, origin = parts
         like = self._part.trained(abstract)
-        trained = checkpointer.restore_item(workdir, self._item, like, step)
+        trained = checkpointer.restore_item(name, role, like)
         self._trained = flatten_dict(trained)
-        self._same = origin["role"] == self._item
-        shapes = loading.origin_shapes(origin["from"], origin["role"], self._item, abstract)
+        trained_role = saved_models.ITEM_OF.get(role, role)
+        self._same = origin["role"] == trained_role
+        shapes = loading.origin_shapes(origin["from"], origin["role"], trained_role, abstract)
         self._base = Leaves(origin["from"], origin["role"], shapes)
-        loading.check_origin(workdir, origin, self._base.fingerprint())
+        loading.check_origin(name, origin, self._base.fingerprint())
         self._fingerprint = f"{origin['fingerprint']}+{fingerprints.fingerprint(trained)}"
 
     def _verify(self, checkpoint: epath.Path, meta: dict[str, Any]) -> list[int]:

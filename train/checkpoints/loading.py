@@ -1,7 +1,8 @@
-"""Models of a workdir, loaded from its newest checkpoint or from that of a step."""
+"""Models of runs, loaded by name, as RUN, RUN@STEP and RUN@ema (train/config/run_names.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,33 +11,44 @@ from etils import epath
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
-from train.checkpoints import checkpointer, fingerprints, networks, saved_models
+from train.checkpoints import checkpointer, fingerprints, networks, saved_models, verification
+from train.config.run_names import check_step, split_step
 
 
-def load_params(workdir: epath.PathLike, role: str, abstract: Any, step: int | None = None) -> Any:
-    """A role's weights in a workdir, by default the newest, adapters merged, with the shardings of
-    `abstract`.
+def check_names(names: Mapping[str, epath.PathLike]) -> None:
+    """Refuses names of models, {role: name}, of which there is no checkpoint, without reading any.
+
+    Raises:
+      ConfigError: naming the nearest step that there is.
+    """
+    for role, name in names.items():
+        workdir, step = split_step(name)
+        if step is not None:
+            check_step(workdir, step, verification.steps(workdir))
+        saved_models.item_of(name, role)
+
+
+def load_params(name: epath.PathLike, role: str, abstract: Any) -> Any:
+    """A role's weights, adapters merged, with the shardings of `abstract`.
 
     Raises:
       ConfigError: there is no finished checkpoint, or its frozen weights have changed.
     """
-    item = saved_models.ITEM_OF.get(role, role)
-    networks.check_memory(abstract, f"the {item} of {workdir}")
-    parts = saved_models.read_parts(workdir, item)
+    trained_role = saved_models.ITEM_OF.get(role, role)
+    networks.check_memory(abstract, f"the {trained_role} of {name}")
+    parts = saved_models.read_parts(name, role)
     if parts is None:
-        return checkpointer.restore_item(workdir, item, abstract, step)
+        return checkpointer.restore_item(name, role, abstract)
     part, origin = parts
-    trained = checkpointer.restore_item(workdir, item, part.trained(abstract), step)
-    base, base_fingerprint = load_base(origin["from"], origin["role"], item, abstract)
-    check_origin(workdir, origin, base_fingerprint)
+    trained = checkpointer.restore_item(name, role, part.trained(abstract))
+    base, base_fingerprint = load_base(origin["from"], origin["role"], trained_role, abstract)
+    check_origin(name, origin, base_fingerprint)
     frozen = part.freeze(part.split(base)[1])
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(part.merge, out_shardings=shardings)(trained, frozen)
 
 
-def check_origin(
-    workdir: epath.PathLike, origin: saved_models.Origin, fingerprint_now: str
-) -> None:
+def check_origin(name: epath.PathLike, origin: saved_models.Origin, fingerprint_now: str) -> None:
     """Refuses frozen weights with another fingerprint than those that the run was trained with.
 
     Raises:
@@ -44,12 +56,12 @@ def check_origin(
     """
     if fingerprint_now != origin["fingerprint"]:
         raise ConfigError(
-            f"{workdir} was trained with the frozen weights of {origin['from']} "
+            f"{name} was trained with the frozen weights of {origin['from']} "
             f"({origin['fingerprint']}), which have changed ({fingerprint_now}). Restore them"
         )
 
 
-def load_base(workdir: epath.PathLike, origin: str, role: str, abstract: Any) -> tuple[Any, str]:
+def load_base(name: epath.PathLike, origin: str, role: str, abstract: Any) -> tuple[Any, str]:
     """Another run's weights for a role to start from.
 
     Args:
@@ -59,23 +71,23 @@ def load_base(workdir: epath.PathLike, origin: str, role: str, abstract: Any) ->
     Returns:
       (parameters, fingerprint of the whole model they are from).
     """
-    params = load_params(workdir, origin, origin_shapes(workdir, origin, role, abstract))
-    whole = identity(workdir, origin, params)
+    params = load_params(name, origin, origin_shapes(name, origin, role, abstract))
+    whole = identity(name, origin, params)
     return (params if origin == role else _backbone(params, abstract)), whole
 
 
-def load_from(workdir: epath.PathLike, origin: str, role: str, abstract: Any) -> Any:
+def load_from(name: epath.PathLike, origin: str, role: str, abstract: Any) -> Any:
     """The parameters of `load_base`, without the fingerprint."""
-    params = load_params(workdir, origin, origin_shapes(workdir, origin, role, abstract))
+    params = load_params(name, origin, origin_shapes(name, origin, role, abstract))
     return params if origin == role else _backbone(params, abstract)
 
 
-def origin_shapes(workdir: epath.PathLike, origin: str, role: str, abstract: Any) -> Any:
-    """Shapes and shardings of the parameters of `origin` in a workdir, from which `role` starts."""
+def origin_shapes(name: epath.PathLike, origin: str, role: str, abstract: Any) -> Any:
+    """Shapes and shardings of the parameters of `origin` in a run, from which `role` starts."""
     if origin == role:
         return abstract
     mesh = jax.tree.leaves(abstract)[0].sharding.mesh
-    return networks.abstract_params(origin, saved_models.model_config(workdir, origin), mesh)
+    return networks.abstract_params(origin, saved_models.model_config(name, origin), mesh)
 
 
 def _backbone(params, abstract):
@@ -83,37 +95,33 @@ def _backbone(params, abstract):
     return {"backbone": {k: weights[k] for k in abstract["backbone"]}}
 
 
-def identity(workdir: epath.PathLike, role: str, params: Any) -> str:
+def identity(name: epath.PathLike, role: str, params: Any) -> str:
     """The fingerprint of a role's loaded weights. For merged weights it joins those of the base and
     of the trained part, which do not depend on how a mesh rounds the sum."""
-    parts = saved_models.read_parts(workdir, saved_models.ITEM_OF.get(role, role))
+    parts = saved_models.read_parts(name, role)
     if parts is None:
         return fingerprints.fingerprint(params)
     part, origin = parts
     trained = part.trained(networks.to_abstract(params))
-    saved = checkpointer.restore_item(workdir, role, trained)
+    saved = checkpointer.restore_item(name, role, trained)
     return f"{origin['fingerprint']}+{fingerprints.fingerprint(saved)}"
 
 
 def load(
-    workdir: epath.PathLike,
-    item: str = "",
-    mesh: jax.sharding.Mesh | None = None,
-    step: int | None = None,
+    name: epath.PathLike, item: str = "", mesh: jax.sharding.Mesh | None = None
 ) -> tuple[TransformerConfig, Any]:
-    """Loads a model of a workdir, whatever mesh it was saved on.
+    """Loads a model of a run, whatever mesh it was saved on.
 
     Args:
       item: `policy`, `value` or `reward`; by default the first that the run trained.
       mesh: the devices that the weights go to; by default one device.
-      step: of the checkpoint; by default the newest valid one.
 
     Returns:
       (TransformerConfig, params) for `Transformer(config)`, `value_model(config)` or
       `reward_model(config)`.
     """
-    item = item or next(iter(saved_models.read_models(workdir)))
-    config = saved_models.model_config(workdir, item)
+    item = item or next(iter(saved_models.read_models(name)))
+    config = saved_models.model_config(name, item)
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
     abstract = networks.abstract_params(item, config, mesh)
-    return config, load_params(workdir, item, abstract, step)
+    return config, load_params(name, item, abstract)

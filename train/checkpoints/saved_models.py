@@ -20,6 +20,7 @@ from model.quantized import DTYPES
 from ranges import ConfigError
 from train.assembly.partition import Partition
 from train.config.model import EXECUTION
+from train.config.run_names import split_name, split_step
 
 Models = Annotated[dict[str, dict], msgspec.Meta(min_length=1)]
 
@@ -39,6 +40,8 @@ class PartitionRecord(TypedDict):
 
 # {role: the item of a checkpoint that holds its weights}, where it is not the role's own.
 ITEM_OF = {"reference": "policy", "judge": "reward"}
+# The end of the name of an item with the moving averages of a role's weights.
+AVERAGES = "_ema"
 
 
 def save_models(workdir: epath.PathLike, models: dict[str, TransformerConfig]) -> None:
@@ -47,16 +50,35 @@ def save_models(workdir: epath.PathLike, models: dict[str, TransformerConfig]) -
     write_atomically(epath.Path(workdir) / "models.json", json.dumps(settings, indent=2) + "\n")
 
 
-def model_config(workdir: epath.PathLike, role: str, **execution: Any) -> TransformerConfig:
-    """The architecture of a role in a workdir, with other execution settings if given.
+def item_of(name: epath.PathLike, role: str) -> str:
+    """The item of a checkpoint with a role's weights, or, of a name RUN@ema, with their averages.
+
+    Raises:
+      ConfigError: no checkpoint of the run has averages.
+    """
+    item, (workdir, _, averages) = ITEM_OF.get(role, role), split_name(name)
+    if not averages:
+        return item
+    steps = (epath.Path(workdir) / "checkpoints").glob("*")
+    if not any((step / f"{item}{AVERAGES}").exists() for step in steps):
+        raise ConfigError(
+            f"{name}: the checkpoints of {workdir} hold no averages of its {item}; a run keeps "
+            "them with --config.optimizer.ema=0.999"
+        )
+    return f"{item}{AVERAGES}"
+
+
+def model_config(name: epath.PathLike, role: str, **execution: Any) -> TransformerConfig:
+    """The architecture of a role in a run, with other execution settings if given.
 
     Raises:
       ConfigError: no such workdir, or it trained no such role.
     """
+    workdir, _ = split_step(name)
     item, models = ITEM_OF.get(role, role), read_models(workdir)
     if item not in models:
         raise ConfigError(
-            f"init_from.{role}={workdir}: that run trained {', '.join(models)}, not a {item} model"
+            f"init_from.{role}={name}: that run trained {', '.join(models)}, not a {item} model"
         )
     return _settings(TransformerConfig, models[item] | execution, f"{workdir}/models.json: {item}")
 
@@ -79,12 +101,13 @@ def _settings(cls, given: dict, label: str):
         raise ConfigError(f"{label}: {error}") from None
 
 
-def read_models(workdir: epath.PathLike) -> dict[str, dict]:
+def read_models(name: epath.PathLike) -> dict[str, dict]:
     """{role: settings of its architecture} of the models that a run trained.
 
     Raises:
       ConfigError: this is not a workdir. DataError: models.json is damaged.
     """
+    workdir, _ = split_step(name)
     path = epath.Path(workdir) / "models.json"
     if not path.exists():
         exists = path.parent.exists()
@@ -112,8 +135,9 @@ def save_parts(
         write_atomically(epath.Path(workdir) / "parts.json", json.dumps(records, indent=2) + "\n")
 
 
-def read_parts(workdir: epath.PathLike, item: str) -> tuple[Partition, Origin] | None:
+def read_parts(name: epath.PathLike, role: str) -> tuple[Partition, Origin] | None:
     """(Partition, origin) of a model with frozen weights; None for one without."""
+    item, (workdir, _) = ITEM_OF.get(role, role), split_step(name)
     path = epath.Path(workdir) / "parts.json"
     records = json_files.read(path, dict[str, PartitionRecord]) if path.exists() else {}
     if item not in records:

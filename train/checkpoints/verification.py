@@ -22,7 +22,7 @@ from etils import epath
 from ranges import ConfigError
 from train.checkpoints import fingerprints
 from train.checkpoints.agreement import objection
-from train.config.saved import check_step
+from train.config.run_names import check_step
 from train.runtime import outputs, processes
 from train.terminal.console import print_error
 

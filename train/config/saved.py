@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -17,38 +16,9 @@ from ranges import ConfigError
 from train.config.model import read_saved
 from train.config.names import RENAMED
 from train.config.run import default, keys
+from train.config.run_names import check_step, split_step
 
 NOT_SETTINGS = ("earlier", "lineage")  # of config.json
-
-
-def split_step(name: str) -> tuple[str, int | None]:
-    """(workdir, step) of RUN@STEP; (name, None) of anything else.
-
-    A folder whose name ends in @ and digits is itself, if it exists.
-    """
-    match = re.fullmatch(r"(.+)@(\d+)", name)
-    if not match or epath.Path(name).exists():
-        return name, None
-    return match[1], int(match[2])
-
-
-def check_step(workdir: epath.PathLike, step: int, steps: Collection[int]) -> None:
-    """Refuses a step that a workdir has no checkpoint of, and names the nearest.
-
-    Args:
-      steps: those that it has.
-
-    Raises:
-      ConfigError: it lacks `step`.
-    """
-    if not steps:
-        raise ConfigError(f"{workdir} holds no checkpoint; train that stage first")
-    if step not in steps:
-        nearest = min(sorted(steps), key=lambda other: abs(other - step))
-        raise ConfigError(
-            f"{workdir} holds no checkpoint of step {step}; the nearest is {workdir}@{nearest} (it "
-            f"has {', '.join(map(str, sorted(steps)))})"
-        )
 
 
 def recipe_of(name: str) -> ml_collections.ConfigDict:

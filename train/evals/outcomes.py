@@ -22,9 +22,12 @@ def label(name: str) -> str:
 
 
 def make(
-    due: Iterable[Scheduled], trainable: Mapping[str, Any], frozen: Mapping[str, Any]
+    due: Iterable[Scheduled], trainable: Mapping[str, Any], frozen: Mapping[str, Any], ema: Any = ()
 ) -> tuple[dict[str, float], list[dict], dict[str, str]]:
     """(metrics, samples, {evaluation: the reason why it failed}) of the evaluations that are due.
+
+    Args:
+      ema: the averages of `TrainState`, which an evaluation of averages takes as `trainable`.
 
     One that fails in some process counts as failed in all. A process that fails alone, while others
     wait for it in a collective, ends (train/runtime/processes.py, `first_failure`).
@@ -32,7 +35,8 @@ def make(
     values, samples, failed = dict[str, float](), list[dict](), dict[str, str]()
     for evaluation in due:
         name = label(evaluation.name)
-        result, reason = outputs.tried(name, _checked, evaluation, trainable, frozen)
+        weights = {**trainable, **dict(ema)} if evaluation.averages else trainable
+        result, reason = outputs.tried(name, _checked, evaluation, weights, frozen)
         if reason := processes.first_failure(name, reason):
             failed[evaluation.name] = reason
         else:

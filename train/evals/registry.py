@@ -42,6 +42,7 @@ class EvalType(NamedTuple):
 
 
 EVALS: Registry[EvalType] = Registry("evaluation", "evals.NAME.type")
+EMA = "ema"  # the name, or its beginning, of an evaluation of averaged weights
 
 
 def evaluation(
@@ -103,6 +104,11 @@ def validate(config: Any, objective: Any) -> None:
       ConfigError: an evaluation does not fit the stage, or cannot read its data.
     """
     for name, entry in config.evals.items():
+        if config.optimizer.ema and re.match(rf"{EMA}(_|$)", name):
+            raise ConfigError(
+                f"evals.{name}: with optimizer.ema names that begin so are those of evaluations of "
+                "the averaged weights; give another name"
+            )
         if not re.fullmatch(r"[\w-]+", name):
             raise ConfigError(
                 f"evals.{name!r:.80}: a name consists of letters, digits, _ and -, as "
@@ -171,6 +177,8 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
         documents=entry.documents,
         length=entry.length or run.heldout_length or run.length,
         heldout_length=0,
+        batch_ramp={},
+        length_ramp={},
         subset="",
         keep={},
         filters={},
@@ -194,11 +202,16 @@ def read_own(config: Any, objective: Any, tokenizer: Tokenizer) -> dict[str, Any
 
 
 class Scheduled(NamedTuple):
-    """An evaluation of a run and its interval; the stage's own has the name ""."""
+    """An evaluation of a run and its interval; the stage's own has the name "".
+
+    Attributes:
+      averages: whether it is made with the averages of weights.
+    """
 
     name: str
     evaluate: Evaluation
     every: int
+    averages: bool = False
 
     def due(self, step: int, steps: int) -> bool:
         """Whether to evaluate after `step` of `steps` steps: also at the start and at the end."""
@@ -216,7 +229,8 @@ class Scheduled(NamedTuple):
 
 
 def build(ctx: Any, stage: Any, sets: Mapping[str, Any]) -> tuple[Scheduled, ...]:
-    """The evaluations of a run, the stage's own first.
+    """The evaluations of a run, the stage's own first; with `optimizer.ema` those of the averaged
+    weights follow, as `ema` and `ema_NAME`.
 
     Args:
       sets: {name: data} of the evaluations that do not read the run's own.
@@ -227,4 +241,9 @@ def build(ctx: Any, stage: Any, sets: Mapping[str, Any]) -> tuple[Scheduled, ...
         settings = EVALS.arguments(entry.type, entry)
         evaluate = EVALS[entry.type].build(ctx, sets.get(name, ctx.data), stage, **settings)
         evaluations.append(Scheduled(name, evaluate, entry.every or every))
+    if ctx.config.optimizer.ema:
+        evaluations += [
+            e._replace(name=f"{EMA}_{e.name}" if e.name else EMA, averages=True)
+            for e in evaluations
+        ]
     return tuple(evaluations)

@@ -86,8 +86,9 @@ CHANGES = {
     "freeze": Kind.REFUSED,
 }
 # Settings that switch a part of the state, or a role, on and off; that is refused.
-SWITCHES = ("optimizer.clip_norm", "value_optimizer.clip_norm", "init_from.policy",
-            "init_from.reward", "init_from.value")  # fmt: skip
+SWITCHES = ("optimizer.clip_norm", "value_optimizer.clip_norm", "optimizer.ema",
+            "value_optimizer.ema", "init_from.policy", "init_from.reward",
+            "init_from.value")  # fmt: skip
 # The location of data, which is free where its rows are known to be the same.
 LOCATIONS = re.compile(
     r"(data|pretrain_data)\.((mixture|decontaminate)\.[^.]+\.source|source|heldout_source|tfds_dir|"

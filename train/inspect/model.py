@@ -21,6 +21,7 @@ from ranges import ConfigError
 from train import losses
 from train.chat.model import padded_width
 from train.checkpoints import networks, saved_models
+from train.config.run_names import split_step
 from train.inspect import answers, tracing
 from train.inspect.difference import Difference
 from train.inspect.lens import LogitLens
@@ -43,7 +44,7 @@ class Model:
     answer) loads the whole model first, once, and verifies it.
 
     Attributes:
-      name: WORKDIR@STEP, or that of an open model. role: as `policy`, `reward`.
+      name: RUN@STEP or RUN@STEP@ema, or that of an open model. role: as `policy`, `reward`.
       config: its architecture. tokenizer. params: the tree of its weights.
     """
 
@@ -236,7 +237,7 @@ class Model:
 
     def _has(self, role: str) -> bool:
         """Whether the run of this model trained a role too."""
-        path, _ = opening.split_step(self.name)
+        path, _ = split_step(self.name)
         return opening.is_run(path) and role in saved_models.read_models(path)
 
     def _compute(self, function: Any, tokens: Tokens, *roles: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from data.text import tokenizer as tokenizers
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.checkpoints import networks, saved_models
+from train.config.run_names import split_name
 from train.inspect import sources, tree
 from train.inspect.model import Model
 from train.interop import opening, published
@@ -25,8 +26,8 @@ def open(
     """Opens a model to look inside. Its arrays are read when they are touched.
 
     Args:
-      name: a workdir, WORKDIR@STEP, a Hugging Face directory, a `.gguf` file, or OWNER/MODEL on the
-        hub.
+      name: a run, RUN@STEP, RUN@ema or RUN@STEP@ema for the averages of its weights, a Hugging
+        Face directory, a `.gguf` file, or OWNER/MODEL on the hub.
       role: of a workdir's model, as `policy`, `reward`, `value`; by default the first that the run
         trained.
       mesh: the devices on which it computes; by default one.
@@ -36,7 +37,7 @@ def open(
       ConfigError: there is no such model or step, or a file of it is damaged.
     """
     name = str(name)
-    path, step = opening.split_step(name)
+    path, step, averages = parts = split_name(name)
     mesh = mesh or make_mesh(MeshConfig(), jax.devices()[:1])
     if opening.is_run(path):
         models = saved_models.read_models(path)
@@ -45,10 +46,10 @@ def open(
             raise ConfigError(f"{path} has no {role} model; it has {', '.join(models)}")
         config = saved_models.model_config(path, role)
         abstract = networks.abstract_params(role, config, mesh)
-        step, arrays = sources.of_run(path, role, abstract, step)
+        step, arrays = sources.of_run(name, role, abstract)
         tokenizer = tokenizers.load(path)
     else:
-        if step is not None or role not in ("", "policy"):
+        if step is not None or averages or role not in ("", "policy"):
             opening.open_model(name, role)  # says what is wrong
         role, source = "policy", published.open_source(path)
         tokenizer, _ = published.chat_tokenizer(source, path)
@@ -59,7 +60,7 @@ def open(
     axes = {path: _names(leaf) for path, leaf in flatten_dict(boxed).items()}
     if dtype:
         config = dataclasses.replace(config, dtype=dtype)
-    at = path if step is None else f"{path}@{step}"
+    at = str(parts._replace(step=step))
     return Model(at, role, config, tokenizer, tree.build(axes, arrays, at), mesh, open)
 
 

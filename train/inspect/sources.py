@@ -21,6 +21,7 @@ from model.sharding import MeshConfig, make_mesh
 from train.assembly.partition import Partition
 from train.checkpoints import loading, saved_models
 from train.checkpoints.stored import Index, StoredArray, open_newest
+from train.config.run_names import split_step
 from train.interop.weights import DTYPES, Reader, check_names
 
 Path = tuple[str, ...]
@@ -125,19 +126,19 @@ def of_open_model(
 
 
 def of_run(
-    workdir: epath.PathLike, role: str, abstract: Mapping[str, Any], step: int | None = None
+    name: epath.PathLike, role: str, abstract: Mapping[str, Any]
 ) -> tuple[int, dict[Path, Source]]:
-    """(the step of the checkpoint, the parameters of a role in a workdir).
+    """(the step of the checkpoint, the parameters of a role in a run).
 
     Args:
-      abstract: their shapes and shardings. step: by default that of the newest checkpoint.
+      name: as of `loading.load_params`. abstract: their shapes and shardings.
 
     Raises:
       ConfigError: there is no checkpoint, or a file of the workdir is damaged.
     """
-    item = saved_models.ITEM_OF.get(role, role)
-    checkpoint = open_newest(workdir, step)
-    found, parts = int(checkpoint.name), saved_models.read_parts(workdir, item)
+    item = saved_models.item_of(name, role)
+    checkpoint = open_newest(*split_step(name))
+    found, parts = int(checkpoint.name), saved_models.read_parts(name, role)
 
     def stored(tree: Mapping[str, Any]) -> dict[Path, Source]:
         flat = flatten_dict(tree)
@@ -147,7 +148,8 @@ def of_run(
         return found, stored(abstract)
     part, origin = parts
     trained = stored(part.trained(abstract))
-    shapes = loading.origin_shapes(origin["from"], origin["role"], item, abstract)
+    trained_role = saved_models.ITEM_OF.get(role, role)
+    shapes = loading.origin_shapes(origin["from"], origin["role"], trained_role, abstract)
     _, base = of_run(origin["from"], origin["role"], shapes)
     sources = dict[Path, Source]()
     for path in flatten_dict(abstract):

@@ -16,9 +16,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from data.text import tokenizer as tokenizers
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
-from train.checkpoints import networks, saved_models, verification
+from train.checkpoints import loading, networks, saved_models
 from train.checkpoints.leaves import Leaves
-from train.config.saved import check_step, split_step
+from train.config.run_names import split_name
 from train.interop import unfinished, workdirs
 from train.runtime.finite import finite
 from train.terminal.console import console
@@ -53,40 +53,40 @@ def average(
     """Writes a workdir with the average of the weights of some models, adapters merged.
 
     Args:
-      names: workdirs, or WORKDIR@STEP. given: the share of each, by default equal.
+      names: of runs, RUN@STEP, or RUN@ema for its moving averages. given: the share of each, by
+        default equal.
       role: `policy`, `reward` or `value`; by default the first that the first run trained.
 
     Raises:
       ConfigError: they are not of one architecture and tokenizer, or `workdir` is in use.
     """
     shares = parts_of_one(names, given)
-    sources = [split_step(name) for name in names]
-    role = role or next(iter(saved_models.read_models(sources[0][0])))
-    for path, _ in sources:
+    paths = [split_name(name).workdir for name in names]
+    role = role or next(iter(saved_models.read_models(paths[0])))
+    for path in paths:
         if role not in (models := saved_models.read_models(path)):
             raise ConfigError(f"{path} trained {', '.join(models)}, and no {role} model")
-    config = saved_models.model_config(sources[0][0], role)
-    tokenizer = tokenizers.load(sources[0][0])
-    for path, step in sources:
+    config = saved_models.model_config(paths[0], role)
+    tokenizer = tokenizers.load(paths[0])
+    for name, path in zip(names, paths, strict=True):
         if saved_models.model_config(path, role) != config:
-            raise ConfigError(f"{path} has another architecture than {sources[0][0]}")
+            raise ConfigError(f"{path} has another architecture than {paths[0]}")
         if (other := tokenizers.load(path).fingerprint) != tokenizer.fingerprint:
             raise ConfigError(
-                f"{path} has another tokenizer ({other}) than {sources[0][0]} "
+                f"{path} has another tokenizer ({other}) than {paths[0]} "
                 f"({tokenizer.fingerprint}): ids would mean other text"
             )
-        if step is not None:
-            check_step(path, step, verification.steps(path))
+        loading.check_names({role: name})
     record: dict[str, Any] = {"stage": "average", "from": list(names), "shares": shares}
-    record |= {"init_from": {role: sources[0][0]}}
+    record |= {"init_from": {role: paths[0]}}
     unfinished.check_free(workdir, "workdir", record)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     abstract = networks.abstract_params(role, config, mesh)
     networks.check_memory(abstract, f"the average of {len(names)} models")
     with phase("averaging", len(names)) as progress:
         total = dict[tuple[str, ...], jax.Array]()
-        for number, ((path, step), share) in enumerate(zip(sources, shares, strict=True), 1):
-            leaves = Leaves(path, role, abstract, step=step)
+        for number, (name, share) in enumerate(zip(names, shares, strict=True), 1):
+            leaves = Leaves(name, role, abstract)
             for key, like in flatten_dict(abstract).items():
                 value = leaves.read(key).astype(jnp.float32) * share
                 total[key] = (total[key] + value if number > 1 else value).astype(like.dtype)

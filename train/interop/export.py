@@ -30,6 +30,7 @@ from model.pretrained import fold, hf_config, mapping
 from ranges import ConfigError
 from train.checkpoints import checkpointer, networks, saved_models
 from train.checkpoints.leaves import Leaves
+from train.config.run_names import split_step
 from train.interop import peft, unfinished, weights
 from train.terminal.console import console
 
@@ -42,17 +43,18 @@ _CLASSES = {
 
 
 def export_model(
-    workdir: epath.PathLike,
+    name: epath.PathLike,
     to: epath.PathLike,
     item: str = "",
     dtype: str = "",
     mesh: jax.sharding.Mesh | None = None,
     limit: int = weights.SHARD_BYTES,
 ) -> str:
-    """Writes a workdir's model, adapters merged and the multipliers of μP folded into its weights,
-    as a Hugging Face directory, weight by weight.
+    """Writes a run's model, adapters merged and the multipliers of μP folded into its weights, as a
+    Hugging Face directory, weight by weight.
 
     Args:
+      name: a run, RUN@STEP, or RUN@ema or RUN@STEP@ema for the averages of its weights.
       item: `policy`, `value` or `reward`; by default the first that the run trained.
       dtype: of the weights; by default that of the open model it started from, or float32.
       limit: bytes of weights in one file.
@@ -64,11 +66,12 @@ def export_model(
       ConfigError: there is no such model, transformers has no class for it, or `to` is in use.
     """
     mesh = weights.whole_mesh(mesh)
+    workdir, _ = split_step(name)
     item = item or next(iter(saved_models.read_models(workdir)))
     if item not in _CLASSES:
         raise ConfigError(f"--item={item} is no model on its own; choose {', '.join(_CLASSES)}")
     dtype = dtype or source_dtype(workdir)
-    record = {"export": str(workdir), "item": item, "dtype": dtype, "shard_size": limit}
+    record = {"export": str(name), "item": item, "dtype": dtype, "shard_size": limit}
     unfinished.check_free(to, "to", record)
     config = saved_models.model_config(workdir, item)
     if item == "reward" and config.pool != "last":
@@ -84,7 +87,7 @@ def export_model(
         raise ConfigError(f"{workdir}: {e}") from e
     abstract = networks.abstract_params(item, config, mesh)
     # float16 is cast while writing, where values beyond its range are refused.
-    leaves = Leaves(workdir, item, abstract, jnp.bfloat16 if dtype == "bfloat16" else None)
+    leaves = Leaves(name, item, abstract, jnp.bfloat16 if dtype == "bfloat16" else None)
     try:
         mapping.check_covered(config, leaves.shapes(), scalar=item != "policy")
     except ValueError as e:
@@ -116,14 +119,15 @@ def shard_bytes(text: str) -> int:
 
 
 def export_adapter(
-    workdir: epath.PathLike,
+    name: epath.PathLike,
     to: epath.PathLike,
     base: str = "",
     mesh: jax.sharding.Mesh | None = None,
 ) -> str:
-    """Writes the adapters of a workdir's policy as a directory that `peft` reads.
+    """Writes the adapters of a run's policy as a directory that `peft` reads.
 
     Args:
+      name: as of `export_model`.
       base: where `peft` finds the model that is adapted, a name on the hub or a Hugging Face
         directory; by default the one that was imported.
 
@@ -135,7 +139,8 @@ def export_adapter(
         base.
     """
     mesh = weights.whole_mesh(mesh)
-    record = {"export": str(workdir), "item": "adapter", "base": base}
+    workdir, _ = split_step(name)
+    record = {"export": str(name), "item": "adapter", "base": base}
     unfinished.check_free(to, "to", record)
     config = saved_models.model_config(workdir, "policy")
     parts = saved_models.read_parts(workdir, "policy")
@@ -155,7 +160,7 @@ def export_adapter(
                 "would leave out; export the merged model, without --adapter"
             )
     base = _where(base) if base else base_of(origin["from"])
-    adapters = checkpointer.restore_item(workdir, "policy", abstract)
+    adapters = checkpointer.restore_item(name, "policy", abstract)
     tokenizer = _hf_tokenizer(workdir, config)
     with unfinished.directory(to, "to", record) as directory:
         save_tokenizer(tokenizer, directory, tokenizer.pad_id)
@@ -169,6 +174,7 @@ def base_of(workdir: epath.PathLike) -> str:
     Raises:
       ConfigError: the weights of the workdir are in no Hugging Face directory.
     """
+    workdir, _ = split_step(workdir)
     record = _config_json(workdir)
     origin = record.get("from", "") if record.get("stage") == "import" else ""
     if not origin:
@@ -219,7 +225,7 @@ def source_dtype(workdir: epath.PathLike) -> str:
             return dtype if dtype in weights.DTYPES else "float32"
         origins = record.get("init_from") or {}
         child = workdir
-        workdir = origins.get("policy") or next(iter(origins.values()), child)
+        workdir, _ = split_step(origins.get("policy") or next(iter(origins.values()), child))
         if not epath.Path(workdir).exists():
             console.print(
                 f"{child} started from {workdir}, which does not exist, so the dtype of its "

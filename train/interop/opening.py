@@ -14,7 +14,7 @@ from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.checkpoints import loading, saved_models
-from train.config.saved import split_step
+from train.config.run_names import split_name, split_step
 from train.interop import published
 
 
@@ -44,8 +44,8 @@ def open_model(
     """Opens a model.
 
     Args:
-      name: a workdir, WORKDIR@STEP, a Hugging Face directory, a `.gguf` file, or OWNER/MODEL on the
-        hub.
+      name: a run, RUN@STEP, RUN@ema or RUN@STEP@ema for the averages of its weights, a Hugging
+        Face directory, a `.gguf` file, or OWNER/MODEL on the hub.
       role: of a workdir's model; by default the first that the run trained.
       mesh: the devices that the weights go to; by default one device.
       dtype: of the computation, `float32` or `bfloat16`; by default the model's.
@@ -53,13 +53,14 @@ def open_model(
     Raises:
       ConfigError: there is no such model or step, or it is damaged.
     """
-    path, step = split_step(name)
+    path, step, averages = split_name(name)
     if is_run(path):
         role = role or next(iter(saved_models.read_models(path)))
-        config, params = loading.load(path, role, mesh, step)
+        config, params = loading.load(name, role, mesh)
         tokenizer = tokenizers.load(path)
-    elif step is not None:
-        raise ConfigError(f"{path} is not the workdir of a run, so it has no step {step}")
+    elif step is not None or averages:
+        part = f"step {step}" if step is not None else "averages of weights"
+        raise ConfigError(f"{path} is not the workdir of a run, so it has no {part}")
     elif role not in ("", "policy"):
         raise ConfigError(f"{name} is an open model, a policy; it has no {role} model")
     else:

@@ -7,15 +7,23 @@ from typing import Any
 
 from model import weights
 from train import optimizer
+from train.assembly import mup
 from train.assembly.run import Run, optimizer_configs
 from train.rl.forward import CRITICS
 
 
-def _groups(multipliers: Any, params: Any) -> dict[str, float]:
-    """{group: factor} of the learning rate; `GROUP_min` and `GROUP_max` where its weights have
-    several."""
+def _groups(c: optimizer.OptimizerConfig, ratio: float, params: Any) -> dict[str, float]:
+    """{group: factor} of the learning rate, of `lr_multipliers` and of μP; `GROUP_min` and
+    `GROUP_max` where its weights have several. Empty if no factor is set.
+
+    Args:
+      ratio: `TransformerConfig.width_ratio`. params: {role: weights}.
+    """
+    if ratio == 1 and not c.lr_multipliers:
+        return {}
     factors: dict[str, set[float]] = {}
-    for path, factor in optimizer.rate_factors(multipliers, params).items():
+    for path, factor in optimizer.rate_factors(c.lr_multipliers, params).items():
+        factor *= mup.rate_factor(path[-1], ratio, c.name)
         factors.setdefault(weights.group(path[-1]) or "other", set()).add(factor)
     out = {}
     for group, values in factors.items():
@@ -26,11 +34,12 @@ def _groups(multipliers: Any, params: Any) -> dict[str, float]:
 
 def learning_rates(run: Run) -> Callable[[Any], dict[str, float]]:
     """The function (optimizer state after an update) -> the metrics `learning_rate` and, of a
-    critic, `value_learning_rate`; with `optimizer.lr_multipliers` also `learning_rate/GROUP`."""
+    critic, `value_learning_rate`; with `optimizer.lr_multipliers` or μP also
+    `learning_rate/GROUP`."""
     rates_of, params = optimizer.learning_rates(run.rates), run.abstract.trainable
-    configs = optimizer_configs(run.ctx.config, params)
+    configs, models = optimizer_configs(run.ctx.config, params), run.ctx.models
     groups = {
-        role: _groups(c.lr_multipliers, {role: params[role]}) if c.lr_multipliers else {}
+        role: _groups(c, models[role].width_ratio, {role: params[role]})
         for role, c in configs.items()
     }
 

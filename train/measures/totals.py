@@ -1,10 +1,12 @@
-"""Tokens, rows and FLOPs of a run so far."""
+"""Tokens, rows, examples and FLOPs of a run so far."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+from train.objectives.base import Source
 
 
 @dataclasses.dataclass
@@ -16,11 +18,15 @@ class Totals:
     Attributes:
       tokens: of the batches, padding included. rows: of the batches. flops: of updates and rollouts
         (train/runtime/flops.py).
+      examples: of the batches; None if that is unknown, as in a run that an earlier version began.
+      uncounted: the last updates, whose examples are not in `examples` yet.
     """
 
     tokens: int = 0
     rows: int = 0
     flops: float = 0.0
+    examples: int | None = 0
+    uncounted: int = 0
 
     @classmethod
     def restored(
@@ -29,17 +35,28 @@ class Totals:
         """The sums after `step` steps, saved in a checkpoint's meta. A checkpoint of an earlier
         version has none: then those of as many steps and rollouts as it has taken."""
         if saved := meta.get("totals"):
-            return cls(**saved)
+            return cls(**{"examples": None} | saved)
         rollouts = meta.get("rollouts", {}).get("taken", 0)
         flops = step * per_step.flops + rollouts * per_rollout
-        return cls(step * per_step.tokens, step * per_step.rows, flops)
+        examples = None if step else 0
+        return cls(step * per_step.tokens, step * per_step.rows, flops, examples)
 
     def add(self, other: Totals) -> None:
         """Adds the cost of a step or of a rollout."""
         self.tokens += other.tokens
         self.rows += other.rows
         self.flops += other.flops
+        self.uncounted += other.uncounted
 
-    def values(self) -> dict[str, Any]:
-        """{metric: value}, also for a checkpoint's meta."""
-        return dataclasses.asdict(self)
+    def values(self, source: Source, s: dict[str, Any]) -> dict[str, Any]:
+        """{metric: value}, also for a checkpoint's meta.
+
+        Args:
+          source, s: the source of the run's batches, and its present state.
+        """
+        if self.uncounted and self.examples is not None:
+            new = source.examples(s, self.uncounted)
+            self.examples = None if new is None else self.examples + new
+        self.uncounted = 0
+        values = {"tokens": self.tokens, "rows": self.rows, "examples": self.examples}
+        return {k: v for k, v in (values | {"flops": self.flops}).items() if v is not None}

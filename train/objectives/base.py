@@ -6,6 +6,7 @@ Each objective is one file of this folder and one row of train/objectives/regist
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -68,6 +69,10 @@ class Source(Protocol):
 
     def progress(self, s: dict[str, Any]) -> dict[str, float]:
         """{metric: value} of how far the data was read, by source (`Loader.progress`)."""
+
+    def examples(self, s: dict[str, Any], steps: int) -> int | None:
+        """The number of examples, or of sampled answers, in the last `steps` batches before a
+        state; None if it is unknown."""
 
     def place(self, s: dict[str, Any]) -> dict[str, Any]:
         """The place of a state."""
@@ -173,14 +178,18 @@ class Objective:
 
 class LoaderSource:
     """A source of the batches of a data set. Its whole state is `step`, the number of the next
-    batch: the number of steps taken, and more after a run has gone back."""
+    batch: the number of steps taken, and more after a run has gone back.
 
-    def __init__(self, ctx: Context):
+    Args:
+      whole: whether a row that is cut loses the rest of its segment (data/ramp.py's `cut`).
+    """
+
+    def __init__(self, ctx: Context, whole: bool = False):
         config = ctx.config
-        local = sharding.local_rows(ctx.mesh, config.data.batch_size)
+        local = functools.partial(sharding.local_rows, ctx.mesh)
         self._data = ctx.data
         self._loader = make_loader(
-            config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps
+            config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps, whole
         )
         if self._loader.steps_per_epoch < 1 and jax.process_index() == 0:
             rows = round(self._loader.steps_per_epoch * config.data.batch_size)
@@ -213,6 +222,10 @@ class LoaderSource:
 
     def progress(self, s: Mapping[str, Any]) -> dict[str, float]:
         return self._loader.progress(int(s["step"]))
+
+    def examples(self, s: Mapping[str, Any], steps: int) -> int | None:
+        end = int(s["step"])
+        return self._loader.examples(range(end - steps, end))
 
     def place(self, s: Mapping[str, Any]) -> dict[str, int]:
         return {"step": int(s["step"])}

@@ -15,6 +15,7 @@ from etils import epath
 from data.pipeline import Data
 from ranges import ConfigError
 from train import losses
+from train.config.run_names import split_step
 from train.evals.base import Evaluation
 from train.evals.generative import ScoredAnswers
 from train.objectives.base import Context, Stage
@@ -160,7 +161,8 @@ def trained_on(run: Finished) -> dict[str, str]:
 
 def independent_judge(run: Finished) -> str | None:
     """The name of the judge of a run's answers, unless the run trains on it; None without one."""
-    origins = {role: epath.Path(path).resolve() for role, path in run.config.init_from.items()}
+    named = {role: split_step(name)[0] for role, name in run.config.init_from.items()}
+    origins = {role: epath.Path(path).resolve() for role, path in named.items()}
     if "judge" not in origins:
         return None
     same = "model" in trained_on(run) and origins["judge"] == origins["reward"]

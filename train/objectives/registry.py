@@ -15,6 +15,8 @@ from model import sharding
 from ranges import ConfigError
 from registry import Registry
 from suggestions import did_you_mean, nearest
+from train.assembly import ramps
+from train.config.run_names import split_step
 from train.objectives import dpo, grpo, kto, next_token, orpo, ppo, reward, simpo
 from train.objectives.base import Objective
 
@@ -86,6 +88,7 @@ def validate(config: Any, mesh: jax.sharding.Mesh) -> Objective:
                 f"{name} is {value}, which the mesh's {shards} batch shards (data × fsdp × "
                 "expert) do not divide; change it or --config.mesh"
             )
+    ramps.check(config, objective, mesh)
     return objective
 
 
@@ -99,7 +102,8 @@ def _stages_in(path: epath.Path) -> list[str]:
 def check_origins(config: Any) -> None:
     """Raises ConfigError for a run to start from that does not exist, or is the folder of a chain,
     and for a new model without a size."""
-    for role, path in config.init_from.items():
+    for role, name in config.init_from.items():
+        path, _ = split_step(name)
         if epath.Path(path).exists():
             if stages := _stages_in(epath.Path(path)):
                 raise ConfigError(

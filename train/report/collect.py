@@ -24,6 +24,7 @@ from interpreter import python
 from model import sharding
 from train.checkpoints import loading
 from train.config.run import RunConfig
+from train.config.run_names import split_step
 from train.evals.generative import TextSampler
 from train.objectives import registry
 from train.objectives.base import Objective
@@ -55,7 +56,7 @@ def read(runs: dict[str, RunConfig], workdir: epath.PathLike) -> list[Finished]:
     A judge is a run that a run with rollouts names as its judge, and none as its reward model.
     """
     rollouts = [run for run in runs.values() if registry.STAGES[run.stage].rollouts]
-    origins = [run.init_from for run in rollouts]
+    origins = [{r: split_step(x)[0] for r, x in run.init_from.items()} for run in rollouts]
     judges = {o["judge"] for o in origins if "judge" in o} - {o.get("reward") for o in origins}
     finished = []
     for name, config in runs.items():

@@ -27,6 +27,7 @@ from interpreter import python
 from model.config import TransformerConfig
 from model.heads import reward_model
 from ranges import ConfigError
+from train.config.run_names import split_step
 from train.rl.time_limit import left_behind, time_limit
 from train.rl.verifiers import VERIFIERS
 
@@ -128,7 +129,7 @@ def normalizer(config: Any, origins: Mapping[str, Mapping[str, Any]]) -> tuple[f
     """
     if weights(config) != {"model": 1.0} or not config.rl.normalize_scores:
         return None
-    path = epath.Path(config.init_from["reward"]) / "normalizer.json"
+    path = epath.Path(split_step(config.init_from["reward"])[0]) / "normalizer.json"
     if not path.exists():
         return None
     saved = json_files.read(path, Normalizer)

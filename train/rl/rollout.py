@@ -13,7 +13,6 @@ order [prompt, group]: answers to one prompt are adjacent, until minibatches are
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -27,108 +26,12 @@ from data.loader import Loader, make_loader
 from model import sharding
 from tpu.chips import compiler_options
 from train.guards.origins import BatchOrigin
-from train.losses import kl_estimate
 from train.rl import advantages as adv
 from train.rl import forward, hacking
 from train.rl import record as records
+from train.rl.experience import make_experience, reward_means
 from train.rl.sampler import Sampler, groups
 from train.terminal.progress import phase
-
-
-def make_experience(
-    ctx: Any,
-    advantages_of: Callable[[adv.Episodes], tuple],
-    roles: Mapping[str, Any],
-    batch: Mapping[str, jax.Array],
-    scores: jax.Array,
-    s: Mapping[str, jax.Array],
-    train_policy: jax.Array,
-) -> tuple[dict[str, jax.Array], dict[str, jax.Array], dict[str, jax.Array]]:
-    """The experience of a rollout, with all that an update needs. Traced under `jit`.
-
-    Args:
-      advantages_of: as in `RolloutSource`.
-      roles: {role: parameters} of `policy`, `reference` and, for PPO, one of `forward.CRITICS`.
-      batch: from `Sampler.sample`. scores: [B], raw; an episode whose score is not finite is
-        skipped: its masks are 0. s: the source's scalars (`RolloutSource.init`).
-      train_policy: bool scalar; false while the critic warms up.
-
-    Returns:
-      (experience, updated scalars, metrics).
-    """
-    rl, R = ctx.config.rl, ctx.config.rl.response_length
-    settings = R, rl.temperature, ctx.config.loss.chunk
-
-    def forward_rows(rows):
-        old, entropy, values = forward.policy_and_values(ctx.models, roles, rows, settings)
-        reference = ctx.models["reference"], roles["reference"]
-        out = {"old_logprobs": old, "entropy": entropy}
-        out["ref_logprobs"], _ = forward.response_logprobs(*reference, rows, *settings)
-        return out if values is None else out | {"old_values": values}
-
-    experience = dict(batch) | forward.by_rows(forward_rows, batch, ctx.config.data.batch_size)
-    entropy, sampler_logprobs = (experience.pop(k) for k in ("entropy", "sampler_logprobs"))
-    valid, old = jnp.isfinite(scores), experience["old_logprobs"]
-    mask = jnp.where(valid[:, None], experience["response_mask"], 0.0)
-    experience["response_mask"], scores = mask, jnp.where(valid, scores, 0.0)
-    length = jnp.sum(mask, axis=1)
-    answer = experience["tokens"][:, -R:]
-    stops = functools.reduce(jnp.logical_or, [answer == i for i in ctx.tokenizer.stop_ids])
-    ended = jnp.sum(adv.last_token(mask) * stops, axis=1) > 0
-    fit = rl.normalize_scores and ctx.normalizer is None
-    final, scalars = adv.normalized(rl, scores, s, length, ended, fit, valid)
-
-    k1 = kl_estimate(old, experience["ref_logprobs"])
-    kl = kl_estimate(old, experience["ref_logprobs"], rl.kl_estimator)
-    token_rewards = adv.token_rewards(final, kl, mask, s["kl_coef"])
-    rewards = jnp.sum(token_rewards, axis=1)
-
-    def mean(x):
-        return adv.masked_mean(x, mask)
-
-    def row_mean(x):
-        return adv.moments(x, valid)[0]
-
-    kl_sum = row_mean(jnp.sum(jnp.where(mask > 0, k1, 0.0), axis=1))
-    gap = jnp.abs(jnp.where(mask > 0, old - sampler_logprobs, 0))
-    metrics = {
-        "score": row_mean(scores),
-        "score_std": adv.moments(scores, valid)[1],
-        "score_normalized": row_mean(final),
-        "reward": row_mean(rewards),
-        "reward_errors": jnp.sum(~valid),
-        "kl": kl_sum,
-        "kl_per_token": mean(k1),
-        "kl_coef": s["kl_coef"],
-        "entropy": mean(entropy),
-        "repetition": row_mean(hacking.repetition(answer, mask)),
-        "length": row_mean(length),
-        "eos_rate": row_mean(ended.astype(jnp.float32)),
-        "logprob_gap_max": jnp.max(gap),
-        "logprob_gap_mean": mean(gap),
-    }
-    episodes = adv.Episodes(token_rewards, mask, scores, valid, ended, experience.get("old_values"))
-    advantages, arrays, advantage_metrics = advantages_of(episodes)
-    experience, metrics = experience | arrays, metrics | advantage_metrics
-    if rl.importance_cap:
-        # A factor of an advantage weights the token's loss, which is linear in it.
-        importance = jnp.exp(jnp.where(mask > 0, old - sampler_logprobs, 0.0))
-        advantages = advantages * jnp.minimum(importance, rl.importance_cap)
-    experience["advantages"] = advantages
-    trains_policy = train_policy & (ended if rl.missing_eos == "mask" else True)
-    experience["policy_mask"] = jnp.where(jnp.reshape(trains_policy, (-1, 1)), mask, 0.0)
-
-    kl_coef = s["kl_coef"]
-    if rl.kl_target:
-        count = jnp.sum(valid)
-        kl_coef = adv.adaptive_kl(kl_coef, kl_sum, rl.kl_target, rl.kl_horizon, count)
-    return experience, scalars | {"kl_coef": kl_coef}, metrics
-
-
-def _reward_means(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """{`reward/NAME`: the mean of each reward over the answers that have a score}."""
-    valid = jnp.isfinite(rewards["score"])
-    return {f"reward/{k}": adv.moments(v, valid)[0] for k, v in rewards.items() if k != "score"}
 
 
 class RolloutSource:
@@ -168,7 +71,7 @@ class RolloutSource:
         self._warned: set[str] = set()  # each warning is given once per process
         seed, self.groups = ctx.config.seed, groups(ctx.mesh, n, self.group)
         count, local = n // self.group, self.groups.prompts
-        self.prompts = make_loader(ctx.config.data, ctx.data, count, seed, local)
+        self.prompts = make_loader(ctx.config.data, ctx.data, count, seed, lambda size: local)
         rows = sharding.batch_sharding(ctx.mesh)
         self.make_experience = jax.jit(
             partial(make_experience, ctx, advantages_of),
@@ -176,7 +79,7 @@ class RolloutSource:
             compiler_options=compiler_options(ctx.mesh.devices.flat[0]),
         )
         # One program: sums that are dispatched one by one beside others have hung on CPU devices.
-        self._reward_means = jax.jit(_reward_means)
+        self._reward_means = jax.jit(reward_means)
         self._minibatch = jax.jit(self._take, out_shardings=rows)
         self._pick = jax.jit(
             lambda first, second, index: jax.tree.map(
@@ -187,10 +90,10 @@ class RolloutSource:
         self._text: Loader | None = None
         if self.rl.pretrain_coef:
             text = ctx.config.pretrain_data
-            local = sharding.local_rows(ctx.mesh, text.batch_size)
             self._text = make_loader(
-                text, ctx.pretrain_data, text.batch_size, seed, local, ctx.config.steps
-            )
+                text, ctx.pretrain_data, text.batch_size, seed,
+                partial(sharding.local_rows, ctx.mesh), ctx.config.steps,
+            )  # fmt: skip
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """{name: `jax.ShapeDtypeStruct`} of an experience."""
@@ -363,8 +266,18 @@ class RolloutSource:
         return -(-max(steps - left, 0) // self.per_rollout)
 
     def progress(self, s: dict[str, Any]) -> dict[str, float]:
-        """{metric: value} of how far the prompts were read, by source (`Loader.progress`)."""
-        return self.prompts.progress(int(s["drawn"]))
+        """{metric: value} of how far the prompts were read, by source (`Loader.progress`); and,
+        named `pretrain_…`, the text beside the minibatches."""
+        values = self.prompts.progress(int(s["drawn"]))
+        if self._text:
+            read = self._text.progress(self._minibatches(s["rollout"], s["minibatch"]))
+            values |= {f"pretrain_{name}": value for name, value in read.items()}
+        return values
+
+    def examples(self, s: dict[str, Any], steps: int) -> int:
+        """The answers in the last `steps` minibatches; each epoch takes one again."""
+        del s
+        return steps * self.ctx.config.data.batch_size
 
     def place(self, s: dict[str, Any]) -> dict[str, Any]:
         """The place of a state, with the first rollout's metrics, which a run that goes back to its

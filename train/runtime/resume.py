@@ -113,6 +113,10 @@ def changed_lines(config: RunConfig, differences: Iterable[Difference], step: in
         name = difference.setting
         if name == "steps":
             yield change_of_steps(config, difference.before, step)
+        elif name.endswith("optimizer.ema") and not difference.before:
+            yield f"{difference}; the averages begin with the weights of step {step}"
+        elif name.endswith("optimizer.ema") and not difference.now:
+            yield f"{difference}; the averages of the weights are left behind"
         elif difference.rows:
             yield f"warning: {name} has changed rows since the checkpoint"
         else:

@@ -18,6 +18,7 @@ from etils import epath
 from data.atomic import is_remote
 from model import sharding
 from train.assembly.inputs import open_context
+from train.checkpoints import loading
 from train.config.run import RunConfig
 from train.evals import registry as evals
 from train.objectives import registry
@@ -37,7 +38,7 @@ def key(config: RunConfig) -> str:
         for name, value in flatten(config).items()
         if name.split(".")[0] in _READ or name == "rl.prompt_length"
     }
-    values.pop("data.batch_size", None)
+    values = {k: v for k, v in values.items() if not k.startswith("data.batch_")}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -54,6 +55,7 @@ def prepare(runs: Sequence[Run]) -> dict[str, epath.Path]:
         objective = registry.validate(run.config, sharding.make_mesh(run.config.mesh))
         evals.validate(run.config, objective)
         registry.check_origins(run.config)
+        loading.check_names(run.config.init_from)
     sources = dict[str, epath.Path]()
     for run in runs:
         name = key(run.config)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 from train.config.run import RunConfig
+from train.evals.registry import EMA
 from train.inspect.records.runs import METRICS
 from train.objectives import registry
 from train.objectives.reporting import Curve
@@ -49,9 +50,12 @@ def find(config: RunConfig, name: str = "", mode: str = "") -> Metric:
     known = _known(config, curves)
     bare = name.removeprefix("eval/") or next(iter(curves))
     entry, slash, rest = bare.partition("/")
-    of_entry = bool(slash) and entry in config.evals
+    entries = [*config.evals]
+    if config.optimizer.ema:
+        entries += [EMA, *(f"{EMA}_{other}" for other in config.evals)]
+    of_entry = bool(slash) and entry in entries
     if bare not in known and not of_entry:
-        names = [*(f"eval/{n}" for n in known), *(f"eval/{n}/METRIC" for n in config.evals)]
+        names = [*(f"eval/{n}" for n in known), *(f"eval/{n}/METRIC" for n in entries)]
         hint = did_you_mean(nearest(name, names))
         raise ConfigError(f"--metric={name}: the evaluations have {', '.join(names)}{hint}")
     better = mode or METRICS.get(rest if of_entry else bare, "")

@@ -13,6 +13,7 @@ from etils import epath
 from ranges import ConfigError
 from train.assembly.budget import recorded_steps
 from train.config.run import RunConfig
+from train.config.run_names import split_step
 from train.guards.settings import LOCATIONS, Difference, Kind, kind_of
 from train.runtime import resume
 from train.terminal import saved
@@ -61,7 +62,7 @@ def _origins(runs: Mapping[str, RunConfig], workdir: epath.Path) -> dict[str, se
     """{stage: the earlier stages from which it starts, and those from which they do}."""
     origins: dict[str, set[str]] = {}
     for name, config in runs.items():
-        paths = config.init_from.values()
+        paths = {split_step(name)[0] for name in config.init_from.values()}
         nearest = {origin for origin in origins if str(workdir / origin) in paths}
         origins[name] = nearest.union(*(origins[origin] for origin in nearest))
     return origins

@@ -8,17 +8,20 @@ is only read, and the fork begins with a checkpoint of its own.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
+from data.ramp import Ramp
 from ranges import ConfigError
+from train.assembly import averages
 from train.assembly.run import Run
 from train.checkpoints import checkpointer, saved_models, verification
 from train.config.run import RunConfig
-from train.config.saved import check_step, split_step
+from train.config.run_names import check_step, split_name
 from train.guards.settings import SWITCHES, Difference, Kind, kind_of
 from train.runtime import resume
 from train.step import TrainState
@@ -47,6 +50,8 @@ FIXED_ROLLOUT = {
     "data.batch_size": "the saved rollout is divided into minibatches already",
     "rl.epochs": "the saved rollout is divided into minibatches already",
 }
+# Of stages that read conversations, whose rows are packed so that they can be cut.
+FIXED_CHAT = {"data.length_ramp": "the rows would hold other conversations than those it has read"}
 
 
 class Fork(NamedTuple):
@@ -69,7 +74,12 @@ def parse(name: str, workdir: epath.PathLike) -> Fork:
     Raises:
       ConfigError: NAME is no RUN@STEP, the run has no such checkpoint, or it is `workdir` itself.
     """
-    parent, step = split_step(name)
+    parent, step, of_averages = split_name(name)
+    if of_averages:
+        raise ConfigError(
+            f"--fork={name}: a fork takes everything of a run; to start from its averaged weights, "
+            f"type --config.init_from.ROLE={name}"
+        )
     saved_models.read_models(parent)
     if step is None:
         newest = max(verification.steps(parent), default="STEP")
@@ -104,11 +114,19 @@ def restore(
         meta = verification.read_meta(fork.checkpoint)
         saved_models.check_files(fork.parent, meta.get("files", {}))
         changed = changes(fork, meta, run, config_text)
-        state = checkpointer.restore_state(fork.checkpoint, run.abstract, meta)
+        ema = {
+            role: x
+            for role, x in dict(run.abstract.ema).items()
+            if f"{role}{saved_models.AVERAGES}" in meta.get("arrays", {})
+        }
+        abstract = run.abstract._replace(ema=ema or ())
+        state = checkpointer.restore_state(fork.checkpoint, abstract, meta)
+        _check_place(fork, meta, run, state.source)
     except verification.Damaged as error:
         raise ConfigError(f"--fork={fork}: the checkpoint is damaged ({error})") from None
     origin = resume.Change(step=fork.step, setting="fork", before=fork.parent, now=str(workdir))
     lineage = [*resume.lineage(meta, [], fork.step), origin]
+    state = averages.begun(state, run.abstract.ema)
     meta.pop("earlier", None)  # an older version's form of the lineage
     return (fork.step, state, meta | {"lineage": lineage}), changed
 
@@ -129,6 +147,7 @@ def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> 
             f"--config.steps={fork.step} or more"
         )
     fixed = FIXED | (FIXED_ROLLOUT if run.objective.rollouts else {})
+    fixed |= FIXED_CHAT if run.objective.schema == "chat" else {}
     differences, refused = list[Difference](), list[str]()
     for key, values in settings.items():
         if (key, values[1]) == ("tokenizer.path", fork.parent):  # by `with_tokenizer`
@@ -157,12 +176,36 @@ def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> 
     return differences
 
 
+def _check_place(fork: Fork, meta: Mapping[str, Any], run: Run, source: Mapping[str, Any]) -> None:
+    """Refuses a fork that would read other rows next than those after the parent's last batch.
+
+    Args:
+      meta: of the parent's checkpoint. source: the state of its source.
+
+    Raises:
+      ConfigError: by its ramp, it has read another number of rows.
+    """
+    if run.objective.rollouts:
+        return
+    step = int(source["step"])
+    before = Ramp.of(json.loads(meta["config"])["data"])
+    now = Ramp.of(vars(run.ctx.config.data))
+    if before.rows_before(step) != now.rows_before(step):
+        raise ConfigError(
+            f"a fork of {fork} has read {before.rows_before(step)} rows in {step} batches, and "
+            f"with its data.batch_size and data.batch_ramp it would have read "
+            f"{now.rows_before(step)}: rows would be repeated or left out. Add "
+            f'--config.data.batch_ramp="{before.batch_ramp(step)}"'
+        )
+
+
 def _obstacle(difference: Difference, fixed: Mapping[str, str]) -> str:
     """Why a fork cannot make a change, or ""."""
     key = difference.setting
     if difference.kind is Kind.FREE or key == "model.dtype":
         return ""
-    if key in SWITCHES and bool(difference.before) != bool(difference.now):
+    switched = bool(difference.before) != bool(difference.now)
+    if key in SWITCHES and switched and not key.endswith(".ema"):
         return "it would add a part to the saved state, or take one away"
     parts = key.split(".")
     names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))

@@ -25,6 +25,7 @@ from train import loop
 from train.assembly.inputs import read_source
 from train.config.names import suggest
 from train.config.run import RunConfig, build, keys
+from train.config.run_names import split_step
 from train.guards.watchdog import Activity, Watchdog
 from train.objectives import registry
 from train.report import collect, provenance
@@ -64,11 +65,10 @@ def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Run
             )
         recipe = config["stages"][name].copy_and_resolve_references()
         for role, origin in recipe.init_from.items():
-            if origin in order and origin not in runs:
-                raise ConfigError(
-                    f"stages.{name}.init_from.{role}={origin}, which is not before it"
-                )
-            if origin in runs:
+            stage, _ = split_step(origin)
+            if stage in order and stage not in runs:
+                raise ConfigError(f"stages.{name}.init_from.{role}={stage}, which is not before it")
+            if stage in runs:
                 recipe.init_from[role] = str(epath.Path(workdir) / origin)
         try:
             runs[name] = build(recipe)

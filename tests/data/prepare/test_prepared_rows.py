@@ -155,3 +155,18 @@ def test_a_record_is_the_row(data):
     for broken in (record[:-1], record + b"\0", b"", b"\xff\xff" + record[2:]):
         with pytest.raises(ValueError, match="row"):
             row_format.decode([broken], length, dtype, with_mask)
+
+
+def test_the_examples_of_prepared_rows_are_counted_where_they_begin(copy):
+    documents = json.loads((copy / "manifest.json").read_text())["documents"]["train"]
+    rows = prepared_rows.PreparedRows(copy, "train")
+    counts = rows.example_counts()
+    assert len(counts) == len(rows) and counts.sum() == documents
+    segments = np.max(rows.take(np.arange(len(rows)))["segment_ids"], axis=1)
+    assert np.all((segments - counts == 0) | (segments - counts == 1))  # a document may continue
+    path = next(copy.glob("examples-train-*"))
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match=f"{path} has numbers of .* copy it again"):
+        rows.example_counts()
+    path.unlink()  # as in a folder of an earlier version
+    assert rows.example_counts() is None

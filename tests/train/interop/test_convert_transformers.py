@@ -3,6 +3,7 @@
 Needs torch and transformers, which Seedpod itself does not: skipped without them.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -70,6 +71,25 @@ def test_there_and_back(family, tmp_path):
     np.testing.assert_allclose(theirs(again), wanted, atol=1e-5)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.eos_token_id == again.generation_config.eos_token_id[0] == 2
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_exported_mup_model_computes_the_same(tied, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, parametrization="mup", base_width=CONFIG.embed_dim // 4, tie_embeddings=tied
+    )
+    params = jax.jit(Transformer(config).init)(jax.random.key(0), jnp.asarray(TOKENS))["params"]
+    params = jax.tree.map(lambda x: x.value, params, is_leaf=lambda x: hasattr(x, "names"))
+    params = jax.tree.map(lambda x: x + 0.1 * np.cos(np.arange(x.size)).reshape(x.shape), params)
+    work = tmp_path / "run"
+    work.mkdir()
+    HFTokenizer(open_tokenizers.files()).save(work / "tokenizer")
+    save_role(work, "policy", params, config)
+    export.export_model(work, tmp_path / "out")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    wanted = ours(config, params)[..., : CONFIG.vocab_size]
+    assert np.std(wanted) > 0.05
+    np.testing.assert_allclose(theirs(model), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("role", ["reward", "value"])

@@ -45,6 +45,14 @@ def test_bfloat16_is_rounded_as_numpy_rounds(run, tmp_path):
         np.testing.assert_array_equal(value, VALUES[name].astype(ml_dtypes.bfloat16), name)
 
 
+def test_a_step_of_a_run_is_exported(steps_run, tmp_path):
+    export.export_model(f"{steps_run}@3", tmp_path / "out")
+    for name, value in stored(tmp_path / "out").items():
+        np.testing.assert_allclose(value, 3 * VALUES[name], rtol=1e-6)
+    said = refused(export.export_model, f"{steps_run}@4", tmp_path / "none")
+    assert f"the nearest is {steps_run}@3" in said and not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     "text, size",
     [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1.5kb", 1500), ("123", 123), ("0", 0),

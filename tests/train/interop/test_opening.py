@@ -6,7 +6,7 @@ import numpy as np
 from open_models import CONFIG, refused
 
 from data.text import tokenizer as tokenizers
-from train.config.saved import split_step
+from train.config.run_names import split_name, split_step
 from train.interop import opening
 
 
@@ -34,6 +34,15 @@ def test_a_folder_whose_name_ends_like_a_step_is_itself(tmp_path):
     (tmp_path / "mail@3").mkdir()
     assert split_step(f"{tmp_path}/mail@3") == (f"{tmp_path}/mail@3", None)
     assert split_step("runs/mail@3") == ("runs/mail", 3)
+    for name, parts in {
+        "runs/a": ("runs/a", None, False),
+        "runs/a@ema": ("runs/a", None, True),
+        "runs/a@60@ema": ("runs/a", 60, True),
+        "gs://a/b@c": ("gs://a/b@c", None, False),
+        f"{tmp_path}/mail@3@ema": (f"{tmp_path}/mail@3", None, True),
+        f"{tmp_path}/mail@3@7": (f"{tmp_path}/mail@3", 7, False),
+    }.items():
+        assert split_name(name) == parts and str(split_name(name)) == name
 
 
 def test_what_is_not_there_is_named(steps_run, hf_dir, tmp_path):
@@ -42,6 +51,10 @@ def test_what_is_not_there_is_named(steps_run, hf_dir, tmp_path):
     )
     assert "it has no reward model" in refused(opening.open_model, str(hf_dir), "reward")
     assert "so it has no step 4" in refused(opening.open_model, f"{hf_dir}@4")
+    assert "so it has no averages" in refused(opening.open_model, f"{hf_dir}@ema")
+    assert "hold no averages of its policy; a run keeps them with" in refused(
+        opening.open_model, f"{steps_run}@3@ema"
+    )
     assert "there is no such directory" in refused(opening.open_model, str(tmp_path / "none"))
 
 

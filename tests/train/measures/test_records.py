@@ -1,9 +1,13 @@
 """The content of a training record: sums that a resumed run continues, rates by group."""
 
+import io
 import json
+import zipfile
 
+import numpy as np
 import pytest
 
+from data.shuffle import permute
 from train.loop import run
 from train.measures.totals import Totals
 from train.report import provenance
@@ -19,6 +23,20 @@ def records(workdir) -> list[dict]:
     ]
 
 
+def documents_begun(workdir, rows) -> int:
+    """The number of documents that begin in the first rows of the order of seed 0, by the places
+    in the row cache."""
+    with zipfile.ZipFile(io.BytesIO((workdir / "rows/text.zip").read_bytes()[32:])) as file:
+        examples, ends = (
+            np.load(io.BytesIO(file.read(f"origins/{name}.npy"))) for name in ("examples", "ends")
+        )
+    parts, seen, begun = np.split(examples, ends[:-1]), set(), []
+    for part in parts:
+        begun.append(len({*part.tolist()} - seen))
+        seen |= {*part.tolist()}
+    return sum(begun[row] for row in permute(np.arange(rows), len(ends), 0))
+
+
 def test_a_record_says_how_far_the_run_is_and_a_resumed_one_goes_on_from_there(tiny, tmp_path):
     tiny.statistics = "groups,noise"
     tiny.accumulate, tiny.log_every, tiny.evaluate.at_start = 2, 1, False
@@ -27,6 +45,7 @@ def test_a_record_says_how_far_the_run_is_and_a_resumed_one_goes_on_from_there(t
     whole = records(tmp_path / "run")
     last, size = whole[-1], tiny.data.batch_size
     assert (last["rows"], last["tokens"]) == (4 * size, 4 * size * tiny.data.length)
+    assert last["examples"] == documents_begun(tmp_path / "run", 4 * size) > 0
     assert last["epochs"] > 0 and last["epochs"] == pytest.approx(4 * whole[0]["epochs"])
     assert last["flops"] == pytest.approx(4 * whole[0]["flops"])
     rate = last["learning_rate"]
@@ -48,9 +67,10 @@ def test_a_record_says_how_far_the_run_is_and_a_resumed_one_goes_on_from_there(t
 def test_a_checkpoint_of_an_earlier_version_has_the_sums_of_its_steps():
     step = Totals(100, 4, 1e6)
     old = Totals.restored({"rollouts": {"taken": 2}}, 3, step, 1e7)
-    assert old == Totals(300, 12, 2.3e7)
+    assert old == Totals(300, 12, 2.3e7, None)
     old.add(step)
-    assert Totals.restored({"totals": old.values()}, 9, step, 0.0) == old
+    assert old.values(None, {}).keys() == {"tokens", "rows", "flops"}
+    assert Totals.restored({"totals": old.values(None, {})}, 9, step, 0.0) == old
 
 
 def test_an_attempt_has_the_changes_to_the_source_up_to_a_length(tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_bad_input_is_one_line_before_anything_runs(tmp_path):
     for flag, message in {
         "--grid=optimizer.peek_lr=1": "error: unknown config key optimizer.peek_lr; did you mean "
         "optimizer.peak_lr?",
-        "--grid=steps=many,2": "error: --config.steps=many: it must be an int",
+        "--grid=steps=many,2": "error: steps='many' is no budget; write a number of steps",
         "--metric=eval/speed": "error: --metric=eval/speed: the evaluations have eval/loss, "
         "eval/bits_per_byte",
         "--grid=data.source=nowhere.txt,text.txt": "nowhere.txt",

@@ -89,10 +89,14 @@ def test_other_origins_are_refused(chain):
     chain[0].stages.tuned.init_from.policy = "/elsewhere/tuned"
     with pytest.raises(ConfigError, match=r"init_from\.policy: 'base' -> 'tuned'"):
         check(chain)
+    chain[0].stages.tuned.init_from.policy = "base@4"
+    with pytest.raises(ConfigError, match=r"init_from\.policy: 'base' -> 'base@4'"):
+        check(chain)
 
 
 def test_a_stage_of_an_origin_that_is_trained_again_is_refused(chain):
-    _, workdir = chain
+    config, workdir = chain
+    config.stages.judge.init_from.policy = "tuned@4"  # it is not done
     (workdir / "base" / "DONE").unlink()
     with pytest.raises(ConfigError) as refused:
         check(chain)

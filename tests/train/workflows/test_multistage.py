@@ -45,10 +45,12 @@ def test_init_from_names_become_workdirs(tmp_path):
         "base": recipe("pretrain", tmp_path),
         "tuned": recipe("sft", tmp_path, policy="base"),
         "other": recipe("sft", tmp_path, policy="/elsewhere/run"),
+        "early": recipe("sft", tmp_path, policy="base@2@ema"),
     }
     runs = multistage.resolve(chain_config(stages), tmp_path / "runs")
     assert runs["tuned"].init_from == {"policy": str(tmp_path / "runs" / "base")}
     assert runs["other"].init_from == {"policy": "/elsewhere/run"}
+    assert runs["early"].init_from == {"policy": str(tmp_path / "runs" / "base@2@ema")}
 
 
 def test_a_stage_starts_from_an_earlier_one(tmp_path):

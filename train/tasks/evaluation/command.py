@@ -17,6 +17,7 @@ from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
 from train.chat.workdirs import check_workdir
 from train.config import run as run_config
+from train.config.run_names import split_name
 from train.config.saved import recipe_of
 from train.interop import opening
 from train.objectives.registry import STAGES
@@ -116,7 +117,7 @@ def read(tasks: Plan, options: Options) -> tuple[list[Benchmark], dict[str, str]
 
 def _prepare(task: Task, shots: Sequence[int], options: Options) -> list[Benchmark]:
     """`prepare`; a task of the run's own data has that of --workdir."""
-    if task.of_run and opening.is_run(opening.split_step(options.workdir)[0]):
+    if task.of_run and opening.is_run(split_name(options.workdir).workdir):
         config = run_config.build(recipe_of(options.workdir))
         try:
             task = task.of_run(config.data, STAGES[config.stage].schema)
@@ -146,12 +147,13 @@ def _place(name: str, flag: str) -> Place:
     Raises:
       ValueError: it is neither a run with a policy that is saved nor an open model.
     """
-    path, step = opening.split_step(name)
+    path, step, _ = parts = split_name(name)
     if opening.is_run(path) or not _may_be_open(epath.Path(name)):
         check_workdir(path, flag)
         if step is None and (step := committed_steps(path).get("")) is None:
             raise ConfigError(f"--{flag}={name} holds no checkpoint; train that stage first")
-        return Place(f"{path}@{step}", step, epath.Path(path) / "evals" / f"@{step}")
+        whole = str(parts._replace(step=step))
+        return Place(whole, step, epath.Path(path) / "evals" / whole.removeprefix(path))
     stem = epath.Path(name.rstrip("/")).name.removesuffix(".gguf")
     return Place(name, None, epath.Path("runs") / "evals" / stem)
 
