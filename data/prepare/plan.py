@@ -147,8 +147,7 @@ def check_settings(job: PrepareJob, settings: dict) -> None:
     now = settings_of(job)
     default = settings_of(job._replace(config=registry.current(DataConfig)(source=UNFINISHED)))
     # A setting that was not there when the folder was begun had its default.
-    now, settings = default | now, default | settings
-    changed = [name for name in now | settings if settings.get(name) != now.get(name)]
+    changed = [name for name in now if settings.get(name, default[name]) != now[name]]
     if changed:
         raise DataError(
             f"{job.folder} was begun with another data.{', data.'.join(changed)}; use the same "
