@@ -11,7 +11,11 @@ setup(
     description="Grows a language model on TPU pods: pretraining, SFT, reward model, PPO",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_data={"train.chat": ["page/*"], "data.ranking": ["page/*"]},
+    package_data={
+        "train.chat": ["page/*"],
+        "data.ranking": ["page/*"],
+        "train.replay.report": ["page.css", "page.js"],
+    },
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
     py_modules=[
         "interpreter",
@@ -49,7 +53,8 @@ setup(
         "numpy>=2.0",
         "scipy>=1.14",  # tests of two runs; JAX needs it too
         "threadpoolctl>=3.5",  # scaling laws: many fits, each too small for threads
-        "pyyaml>=6.0",  # benchmarks of one's own
+        "pyyaml>=6.0",  # benchmarks of one's own, gates of a replay
+        "sacrebleu>=2.4",  # chrF, the similarity of answers
         "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
@@ -86,13 +91,13 @@ setup(
             "httpx2>=2.0",  # Starlette's test client
             "matplotlib>=3.9",  # what train.inspect shows
             "optuna>=4.5",
-            "statsmodels>=0.15",  # agreement of annotators
-            "krippendorff>=0.8",
             "trafilatura>=2.0",
             "lxml_html_clean>=0.4",
             "markdownify>=1.0",
             "mail-parser-reply>=1.30",
             "pyap2>=0.2",
+            "statsmodels>=0.15",  # agreement of annotators
+            "krippendorff>=0.8",
             "treescope>=0.1.10",
             "pandas>=2.2",
             "nbclient>=0.10",  # runs the notebooks

@@ -29,7 +29,8 @@ PEAK_FLOPS = {
 
 # The generation in the names of slices of a device.
 GENERATIONS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
-               "TPU v6 lite": "v6e"}  # fmt: skip
+               "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}  # fmt: skip
+DEVICES_A_CHIP = {"TPU7x": 2}  # where that is not one
 
 # Memory of one device, GiB, from Google's system architecture pages; programs get a little less.
 HBM_GIB = {

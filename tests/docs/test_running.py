@@ -26,7 +26,7 @@ from tests.data.ranking import scripted_annotator
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 # The pages with commands, post_training.md before those that start from its runs.
-PAGES = ("README.md", "docs/post_training.md", "docs/people.md", "docs/evaluation.md",
+PAGES = ("README.md", "docs/post_training.md", "docs/evaluation.md", "docs/people.md",
          "docs/experiments.md", "docs/data.md", "docs/knowledge.md",
          "docs/open_models.md", "docs/tpu.md",
          "docs/chat.md", "docs/benchmarks.md", "CONTRIBUTING.md")  # fmt: skip

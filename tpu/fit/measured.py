@@ -43,7 +43,7 @@ class Machines(NamedTuple):
     """Devices of one kind, and the seconds that a run had them.
 
     Attributes:
-      device: JAX's kind. kind: that of a price file.
+      number: of devices. device: JAX's kind. kind: that of a price file.
     """
 
     number: int
@@ -53,6 +53,10 @@ class Machines(NamedTuple):
     @property
     def kind(self) -> str:
         return chips.GENERATIONS.get(self.device, self.device)
+
+    @property
+    def chips(self) -> int:
+        return self.number // chips.DEVICES_A_CHIP.get(self.device, 1)
 
 
 class Measured(NamedTuple):
@@ -86,7 +90,7 @@ class Measured(NamedTuple):
 
     def dollars(self, prices: Prices) -> dict[str, float]:
         """{capacity: dollars} of the capacities for which all machines have a price."""
-        parts = [(m.seconds / 3600 * m.number, prices.of(m.kind)) for m in self.machines]
+        parts = [(m.seconds / 3600 * m.chips, prices.of(m.kind)) for m in self.machines]
         return {
             capacity: sum(hours * rates[capacity] for hours, rates in parts)
             for capacity in CAPACITIES
@@ -156,10 +160,10 @@ def slices_of(machines: Sequence[Machines], topologies: Sequence[str], count: in
         raise ConfigError(
             f"it was on {one.number} × {one.device}, and the compiler is that of TPUs"
         )
-    here = one.number // count
+    here = one.chips // count
     if topologies:
         named = plan.slices_of(topologies[0], count)
-        if (named.kind, named.chips) != (one.kind, one.number):
+        if (named.kind, named.chips) != (one.kind, one.chips):
             raise ConfigError(f"it was on {one.number} × {one.device}, which is not {named.name}")
         return named
     for name in (f"{one.kind}-{here}", f"{one.kind}-{2 * here}"):  # v5p's names count cores
@@ -241,7 +245,7 @@ def _predicted(
     seconds = found["predicted_step_seconds"]
     hours = measured.steps * seconds / goodput / 3600
     rates = prices.of(machines.kind) if prices else {}
-    dollars = {capacity: hours * machines.number * rate for capacity, rate in rates.items()}
+    dollars = {capacity: hours * machines.chips * rate for capacity, rate in rates.items()}
     return Numbers(seconds, found["predicted_mfu"], goodput, hours, dollars)
 
 

@@ -4,6 +4,7 @@ or a JobSet for GKE."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import shlex
 import subprocess
@@ -28,7 +29,7 @@ from tpu.launch.arguments import (
     split_command,
     workdir_of,
 )
-from tpu.launch.gcloud import Gcloud
+from tpu.launch.gcloud import Gcloud, LaunchError
 from tpu.launch.history import History
 from tpu.slices import parse
 from train.runtime import processes
@@ -221,36 +222,41 @@ def check(argv: list[str]) -> argparse.Namespace:
 
 
 def devices(argv: list[str]) -> int:
-    """The number of devices that a command line of `check` gives a run."""
+    """The number of devices that a command line of `check` gives a run; of several, the first."""
     args = check(argv)
     if args.verb == "local":
-        return args.processes * args.devices
-    return parse(args.accelerator).chips * args.slices
+        return args.processes * args.devices[0]
+    return parse(args.accelerator).devices * args.slices
 
 
 def delete(argv: list[str], say: Callable[[str], None]) -> None:
-    """Deletes the slices of a command line of `check`, if it has any.
+    """Deletes the slices of a command line of `check`, if it has any, in whatever zone.
 
     Raises:
       LaunchError: gcloud refuses, or they are still there after 10 minutes.
     """
     args = check(argv)
-    if args.verb == "supervise":
-        queued.down(job_of(args), Gcloud(args.dry_run), say, supervise.StopSignal())
+    for job in jobs(args):
+        queued.down(job, Gcloud(args.dry_run), say, supervise.StopSignal())
 
 
 def first_error(argv: list[str]) -> str:
-    """The first error that a worker of a command line of `check` has printed; "" without one.
+    """The first error that a worker of a command line of `check` has printed; "" without one."""
+    for job in jobs(check(argv)):
+        with contextlib.suppress(LaunchError):  # there are no slices in this zone any more
+            remote = commands.remote_logs("none", 1)
+            output = commands.first_error_first(Gcloud()(commands.ssh(job, remote)))
+            if output.startswith("first error: "):
+                return output.removeprefix("first error: ")
+    return ""
 
-    Raises:
-      LaunchError: gcloud refuses, as where there are no slices.
-    """
-    args = check(argv)
+
+def jobs(args: argparse.Namespace) -> list[commands.QueuedJob]:
+    """The job that the flags of `check` describe, in each of its zones; none of `local`."""
     if args.verb == "local":
-        return ""
-    remote = commands.remote_logs("none", 1)
-    output = commands.first_error_first(Gcloud()(commands.ssh(job_of(args), remote)))
-    return output.removeprefix("first error: ") if output.startswith("first error: ") else ""
+        return []
+    job = job_of(args)
+    return [job._replace(zone=zone) for zone in args.zones or (args.zone,)]
 
 
 def _interactive(command: list[str], dry_run: bool) -> int:

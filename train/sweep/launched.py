@@ -8,7 +8,6 @@ slices; it is written before they are requested, and removed when they are gone.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
@@ -282,10 +281,7 @@ class Controller:
 
     def _reason(self, run: Run, lines: Sequence[str]) -> str:
         """The reason of a failure: an error of the run, else what the launcher said last."""
-        found = ""
-        if self._launch.makes_slices:
-            with contextlib.suppress(ValueError):  # its machines are gone
-                found = self._launch.launcher.first_error(self._launch.command(run))
+        found = self._launch.launcher.first_error(self._launch.command(run))
         said = [
             match[1]
             for start in ("launch: ", r"(?:\[\d+\] )?error: ")

@@ -106,6 +106,8 @@ def test_no_prediction_for_what_is_no_slice(workdir, price, capsys):
 def test_slices_of_devices():
     machines = [measured.Machines(64, "TPU v5p", 1.0)]
     assert measured.slices_of(machines, [], 1).topology == "v5p-128"  # its names count cores
+    dies = measured.Machines(128, "TPU7x", 3600.0)  # two a chip
+    assert (dies.chips, measured.slices_of([dies], [], 1).topology) == (64, "tpu7x-128")
     assert measured.slices_of(machines, [], 2) == ("v5p-64", 2, "v5p", 64)
 
 

@@ -250,3 +250,12 @@ def test_a_mark_names_the_slices(tmp_path, started):
     sweep(tmp_path / "runs", launcher, grid=[], seeds=2)
     names = [json.loads(path.read_text())["name"] for path in marks(tmp_path / "runs")]
     assert len({*names}) == 2 and all(name.startswith("rates-") for name in names)
+
+
+def test_slices_are_deleted_in_every_zone(capsys):
+    words = SLICES.replace("--zone=us-west4-a", "--zones=us-west4-a,us-east1-c").split()
+    verbs.delete([*words, "--dry_run", "--", "--config=x", "--workdir=gs://b/runs/x"], print)
+    lines = [line for line in capsys.readouterr().out.splitlines() if " delete " in line]
+    assert [line.split()[6] for line in lines] == ["--zone=us-west4-a", "--zone=us-east1-c"]
+    assert verbs.devices([*words, "--", "--workdir=gs://b/runs/x"]) == 4
+    assert verbs.devices(["local", "--processes=2", "--devices=4", "--", "--workdir=x"]) == 8
