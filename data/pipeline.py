@@ -138,7 +138,10 @@ def open_data(
             change = config.text_change(training)
             return pack_text(part, tokenizer, length, change, skipped, bad)
         if schema == "chat":
-            return pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped, bad)
+            shorter = config.row_lengths()[:-1] if training else ()
+            return pack_chats(
+                part, tokenizer, length, config.on_long, config.pack, skipped, bad, shorter
+            )
         if schema == "preference":
             return preference_rows(
                 part, tokenizer, length, config.sub_rows, config.share_prompt, config.on_long,
