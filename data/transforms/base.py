@@ -123,7 +123,8 @@ class Change:
                     f"{did_you_mean(nearest(name, TRANSFORMS))}; known: {', '.join(TRANSFORMS)}"
                 )
         defaults = {name: row.default for name, row in TRANSFORMS.items() if is_export}
-        active = {k: v for k, v in (defaults | dict(values)).items() if v not in (None, False)}
+        chosen = (defaults | dict(values)).items()
+        active = {name: v for name, v in chosen if v is not None and v is not False}
         if is_export or any(TRANSFORMS[name].needs_turns(value) for name, value in active.items()):
             active = {"turns": {}, "roles": {}} | active
         names = sorted((name for name in TRANSFORMS if name in active), key=_order)

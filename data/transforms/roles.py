@@ -108,7 +108,8 @@ def roles(value: Any) -> Callable[[Conversation, Counter], str]:
         for number, turn in enumerate(conversation.turns):
             turn.role = role_of(turn, number, counts)
             if turn.role == DROP:
-                counts[f"messages dropped, of {turn.kind or 'roles.drop':.40}"] += 1
+                by_kind = _KINDS.get(turn.kind.lower()) == DROP
+                counts[f"messages dropped, of {turn.kind if by_kind else 'roles.drop'}"] += 1
             else:
                 kept.append(turn)
         conversation.turns = kept

@@ -13,6 +13,8 @@ from data.read import json_records, paths
 from data.read.reading import ReadOptions
 
 ENDINGS = (".json", ".jsonl")
+# Files of people, which may be beside those of the conversations.
+USERS = ("users.json", "users.jsonl", "users.json.gz", "users.jsonl.gz")
 
 
 def place_of(name: str) -> str:
@@ -55,8 +57,9 @@ def identity(name: str, tfds_dir: str) -> list:
     path = place_of(name)
     if epath.Path(path).is_dir():
         return paths.identity(path)
-    beside = {os.path.dirname(file) or "." for file in paths.expand(path)}  # with the users
-    return [entry for folder in sorted(beside) for entry in paths.identity(folder)]
+    files = paths.expand(path)
+    beside = [os.path.join(os.path.dirname(file), name) for file in files for name in USERS]
+    return [entry for file in dict.fromkeys(files + beside) for entry in paths.identity(file)]
 
 
 def objects(path: str, key: str, options: ReadOptions) -> Iterator[tuple[str, Any]]:

@@ -21,15 +21,13 @@ from data.read.exports import files
 from data.read.exports.markup import markdown_of
 from data.read.reading import ReadOptions, Span, parse_each
 
-_USERS = ("users.json", "users.jsonl", "users.json.gz", "users.jsonl.gz")
-
 
 def read(
     name: str, tfds_dir: str, span: Span | None, options: ReadOptions
 ) -> Iterator[tuple[str, dict | DataError]]:
     """(location, record) pairs, one a ticket."""
     del tfds_dir, span
-    paths = [path for path in files.files_of(name) if os.path.basename(path) not in _USERS]
+    paths = [path for path in files.files_of(name) if os.path.basename(path) not in files.USERS]
     if not paths:
         raise DataError(f"{name} has users alone; name the file of the tickets")
     for path in paths:
@@ -40,7 +38,7 @@ def read(
 
 def _people(path: str, options: ReadOptions) -> dict[str, dict]:
     """{id: user} of the users in a file of tickets, or of a file beside it."""
-    beside = [os.path.join(os.path.dirname(path), name) for name in _USERS]
+    beside = [os.path.join(os.path.dirname(path), name) for name in files.USERS]
     source = next((other for other in beside if epath.Path(other).exists()), path)
     if source == path and files.ending_of(path) == ".jsonl":
         return {}

@@ -13,6 +13,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.pipeline import open_data
 from data.prepare.run import prepare_corpus
+from data.read.exports import files
 from data.read.sources import read
 from data.text.tokenizer import train
 
@@ -153,6 +154,16 @@ def test_a_run_and_a_prepared_corpus_read_an_export_alike(tmp_path):
     assert (rows.train.take(range(1))["tokens"] == data.train["tokens"]).all()
     assert rows.heldout_examples == data.heldout_examples
     assert "group" not in rows.heldout_examples[0]
+
+
+def test_an_export_is_identified_by_its_files_alone(tmp_path):
+    (tmp_path / "a.json").write_text('{"tickets": []}')
+    name = f"zendesk:{tmp_path}/a.json"
+    before = files.identity(name, "")
+    (tmp_path / "metrics.jsonl").write_text("{}")  # of a run in the same folder
+    assert files.identity(name, "") == before
+    (tmp_path / "users.json").write_text("[]")
+    assert files.identity(name, "") != before
 
 
 # What cannot be read.
