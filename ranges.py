@@ -149,6 +149,13 @@ def check_fields(cls: type, values: Mapping, prefix: str = "") -> None:
             check_value(prefix + name, values[name], number)
 
 
+def check_steps(key: str, values: Mapping) -> None:
+    """Raises ConfigError for a key of the setting {step: value} that is no step after the first."""
+    for step in values:
+        if not str(step).isdecimal() or not int(step):
+            raise ConfigError(f"{key}: {step!r:.80} is no step after 0; write {{1000: VALUE}}")
+
+
 def check(settings: object, prefix: str = "") -> None:
     """`check_fields` of a dataclass instance."""
     check_fields(type(settings), vars(settings), prefix)

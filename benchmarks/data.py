@@ -40,6 +40,7 @@ from data.loader import Loader, make_loader
 from data.pipeline import open_data
 from data.prepare import prepared_rows, row_format
 from data.prepare.run import prepare_corpus
+from data.ramp import Ramp
 from data.read import sources
 from data.text.base import Tokenizer
 from data.text.tokenizer import load
@@ -84,13 +85,13 @@ def open_as_large(folder: str) -> Loader:
     few, prepared_rows.FEW_BYTES = prepared_rows.FEW_BYTES, 0
     rows = prepared_rows.PreparedRows(folder, "train")
     prepared_rows.FEW_BYTES = few
-    return Loader(rows, BATCH, SEED)
+    return Loader(rows, Ramp(BATCH), SEED)
 
 
 def open_in_memory(folder: str) -> Loader:
     """A loader of the same rows in memory, as with data tokenized on the fly."""
     rows = prepared_rows.PreparedRows(folder, "train")
-    return Loader(rows.take(np.arange(len(rows))), BATCH, SEED)
+    return Loader(rows.take(np.arange(len(rows))), Ramp(BATCH), SEED)
 
 
 def rate(batches: Iterator[dict[str, np.ndarray]], steps: int) -> float:

@@ -38,11 +38,15 @@ import numpy as np
 
 
 def segment_row(
-    segments: Iterable[tuple[Sequence[int] | np.ndarray, Any]], length: int
-) -> dict[str, np.ndarray]:
+    segments: Iterable[tuple[Sequence[int] | np.ndarray, Any]], length: int,
+    starts: Sequence[int] = (),
+) -> dict[str, np.ndarray]:  # fmt: skip
     """One row [length] of (ids, loss mask) segments, one after the other, padded at the end.
 
     A segment's first token is never predicted: its mask is set to 0.
+
+    Args:
+      starts: ascending positions of the segments, with padding between them.
     """
     row = {
         "tokens": np.zeros(length, np.int32),
@@ -52,6 +56,7 @@ def segment_row(
     }
     at = 0
     for number, (ids, mask) in enumerate(segments, start=1):
+        at = starts[number - 1] if starts else at
         end = at + len(ids)
         if end > length:
             raise ValueError(f"segments of {end} tokens or more do not fit a row of {length}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import ranges
 import registry
+from data import ramp
 from data.clean import duplicates, filters, redact
 from data.clean.people import MODEL
 from data.errors import DataError
@@ -67,6 +68,11 @@ class DataConfig:
       decontaminate: {name: {source, fields}} of evaluation sets, read as text; a training document
         that shares thirteen consecutive words with one is left out.
       batch_size: rows a step, over all devices and microbatches. length: tokens in a row (T).
+      batch_ramp: {step: rows a step until then}, fewer than `batch_size`, which follows; a step has
+        as many microbatches as keep them no larger than in the end.
+      length_ramp: {step: tokens in a row until then}, each length a divisor of the next; a row of
+        `length` is cut into shorter ones, so that a step reads as many tokens
+        (data/ramp.py).
       sub_rows: for preferences, the number of sub-rows of `length` tokens in a row (S).
       share_prompt: store the prompt of a ranking once, before its candidates, to compute less; runs
         in plain XLA, so it suits rows of up to 2,048 tokens without a sliding window.
@@ -104,6 +110,10 @@ class DataConfig:
     decontaminate: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
     batch_size: Size = 32
     length: Annotated[int, Range(2, 2**24)] = 128
+    batch_ramp: Mapping[str, Size] = dataclasses.field(default_factory=dict)
+    length_ramp: Mapping[str, Annotated[int, Range(2, 2**24)]] = dataclasses.field(
+        default_factory=dict
+    )
     sub_rows: Size = 4
     share_prompt: bool = False
     on_long: str = "error"
@@ -129,6 +139,9 @@ class DataConfig:
         self.subset_part()
         self.text_change(training=True)
         self.sources()
+        ramp.check("batch_ramp", self.batch_ramp, self.batch_size)
+        ramp.check("length_ramp", self.length_ramp, self.length)
+        self.row_lengths()
         filters.check_limits(self.filters)
         object.__setattr__(self, "redact", split_names(self.redact))
         for kind in self.redact:
@@ -180,6 +193,10 @@ class DataConfig:
         if not self.mixture:
             return {"": SourceConfig(self.source)}
         return {name: source_config(name, settings) for name, settings in self.mixture.items()}
+
+    def row_lengths(self) -> tuple[int, ...]:
+        """The lengths of training rows, ascending, of which each divides the next."""
+        return ramp.nested_lengths(self.length, self.length_ramp)
 
     def prepared_folders(self) -> tuple[str, ...]:
         """For each source its folder of prepared rows; "" for a source of examples."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, NamedTuple
 
@@ -116,7 +116,7 @@ class Mixture:
 
     Args:
       names: of the sources. sizes: the number of rows of each. configs: one for each source.
-      batch_size: rows a step; converts the steps of `changes` to rows.
+      rows_before: step -> rows of the steps before; converts the steps of `changes` to rows.
       seed: the rows of source i are shuffled, each epoch differently, with seed `seed` + i.
 
     Attributes:
@@ -128,7 +128,7 @@ class Mixture:
 
     def __init__(
         self, names: Iterable[str], sizes: Sequence[int], configs: Sequence[SourceConfig],
-        batch_size: int, seed: int,
+        rows_before: Callable[[int], int], seed: int,
     ):  # fmt: skip
         self.names = tuple(names)
         self.rows: int | None = None
@@ -145,7 +145,7 @@ class Mixture:
             exact = [Fraction(w).limit_denominator(10**6) for w in weights]
             common = math.lcm(*(f.denominator for f in exact))
             parts = [int(f * common) for f in exact]
-            if not self._extend(parts, most, None if end is None else end * batch_size):
+            if not self._extend(parts, most, None if end is None else rows_before(end)):
                 break
         self._starts = [phase.start for phase in self._phases]
 

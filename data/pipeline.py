@@ -133,12 +133,15 @@ def open_data(
         redacted.update(grounder.library.redacted)
 
     def pack(part, length: int, training: bool = True) -> Packed:
-        part = grounder.ground(part, skipped, bad) if grounder else part
+        part = list(grounder.ground(part, skipped, bad)) if grounder else part
         if schema == "text":
             change = config.text_change(training)
             return pack_text(part, tokenizer, length, change, skipped, bad)
         if schema == "chat":
-            return pack_chats(part, tokenizer, length, config.on_long, config.pack, skipped, bad)
+            shorter = config.row_lengths()[:-1] if training else ()
+            return pack_chats(
+                part, tokenizer, length, config.on_long, config.pack, skipped, bad, shorter
+            )
         if schema == "preference":
             return preference_rows(
                 part, tokenizer, length, config.sub_rows, config.share_prompt, config.on_long,

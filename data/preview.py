@@ -35,10 +35,11 @@ def preview_batch(
       DataError: the data cannot be used as the settings ask.
     """
     data = open_data(config, schema, tokenizer, examples, prompt_length)
-    loader = make_loader(config, data, batch_size, seed)
+    loader = make_loader(config, data, batch_size, seed, whole=schema == "chat")
     title = f"{title}: one epoch is {loader.steps_per_epoch:.1f}"
     locations = [short_list(data.locations(row)) for row in loader.rows(step)[:rows]]
-    origins = _origins(loader, step, locations)
+    pieces = loader.ramp.level(step).pieces
+    origins = [text for text in _origins(loader, step, locations) for _ in range(pieces)]
     return render_batch(tokenizer, loader.batch(step), rows, origins, data.kinds, title)
 
 
@@ -129,7 +130,7 @@ def readable(tokenizer: Tokenizer, ids: Iterable[int], learned: Iterable) -> Tex
 def segments(row: Mapping[str, np.ndarray]) -> Iterator[slice]:
     """Yields the slice of each segment of a row's `segment_ids` [T]."""
     ids = row["segment_ids"]
-    starts = np.flatnonzero(np.diff(ids, prepend=0) & (ids > 0))
+    starts = np.flatnonzero((np.diff(ids, prepend=0) != 0) & (ids > 0))
     for start in starts:
         same = ids[start:] == ids[start]
         yield slice(start, start + (len(same) if same.all() else int(np.argmin(same))))

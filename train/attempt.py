@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tpu.chips import PEAK_FLOPS, compiler_options
-from train.assembly import averages
+from tpu.chips import PEAK_FLOPS
+from train.assembly import ramps
+from train.assembly.programs import Step, jit_step, jitted
 from train.assembly.run import Run
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
@@ -21,6 +22,7 @@ from train.evals.outcomes import Outcomes
 from train.guards.going_back import Guard, with_losses
 from train.guards.numbers import check_skipped
 from train.measures import statistics
+from train.measures.costs import Costs
 from train.measures.noise import NoiseScale
 from train.measures.patience import Patience
 from train.measures.rates import learning_rates
@@ -32,7 +34,7 @@ from train.runtime.goodput import Goodput
 from train.runtime.metrics import Metrics
 from train.runtime.profiling import Profile
 from train.runtime.throughput import Throughput
-from train.step import TrainState, make_train_step, step_view
+from train.step import TrainState, step_view
 from train.terminal import interrupts, messages
 from train.terminal.progress import Progress, phase
 from train.terminal.time_left import TimeLeft, multiples
@@ -41,27 +43,6 @@ from train.terminal.time_left import TimeLeft, multiples
 def log_interval(config: RunConfig) -> int:
     """Steps between records of training metrics."""
     return config.log_every or min(10, max(config.steps // 10, 1))
-
-
-Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-
-
-def jitted(run: Run) -> Step:
-    """The train step (state, frozen, batch, rates) of a run, jitted; the state is donated."""
-    config = run.ctx.config
-    return jax.jit(
-        make_train_step(
-            run.stage, run.tx, config.accumulate, config.guard.spike, config.statistics
-        ),
-        donate_argnums=0,
-        compiler_options=compiler_options(jax.devices()[0], run.ctx.models.values()),
-    )
-
-
-def jit_step(run: Run, jit: Callable[[Run], Step] = jitted) -> Step:
-    """The train step (state, frozen, batch) of a run, with its learning rates, and the averages of
-    its weights."""
-    return averages.with_averages(jit(run), run)
 
 
 class Hooks(NamedTuple):
@@ -111,11 +92,8 @@ class Attempt:
         self.held = 0.0  # seconds for which saves have held the loop since the last record
         self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
-        self.step_cost = Totals(
-            messages.tokens_per_step(run), config.data.batch_size, messages.flops_per_step(run),
-            uncounted=1,
-        )  # fmt: skip
-        self.compiled = False  # whether a step was taken
+        self.costs = Costs(run)
+        self.compiled = set[tuple[int, int]]()  # shapes of the batches of steps that were taken
         self.step_fn = jit_step(run, self.hooks.jit)
         self.begin()
 
@@ -127,7 +105,7 @@ class Attempt:
         self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
         models, rollouts = self.run.ctx.models, self.run.objective.rollouts
         per_rollout = flops.of_rollout(config, models) if rollouts else 0.0
-        self.totals = Totals.restored(self.saved_meta, self.start, self.step_cost, per_rollout)
+        self.totals = Totals.restored(self.saved_meta, self.start, self.costs.first, per_rollout)
         self.noise = NoiseScale(self.saved_meta.get("noise", {}))
         self.patience = Patience(config, self.metrics.evaluations)
         self.shown = dict[str, float]()  # the metrics of the terminal: a rollout's, until the next
@@ -135,7 +113,7 @@ class Attempt:
             self.start, config.steps,
             self.source.rollouts(self.source_state, config.steps - self.start),
             evaluations=multiples([e.every for e in self.run.evaluations], config.steps),
-            checkpoints=multiples([config.checkpoint.every], config.steps),
+            checkpoints=multiples([config.checkpoint.every], config.steps), work=self.costs.work,
         )  # fmt: skip
 
     def train(self) -> None:
@@ -159,11 +137,11 @@ class Attempt:
         with contextlib.ExitStack() as protected:
             done = self.start
             while done < self.config.steps and not self.patience.ended:
+                first = not self.compiled
                 values, extra = self.take_step(done)
                 done += 1
-                if not self.compiled:  # until now a Ctrl-C had nothing to save
+                if first:  # until now a Ctrl-C had nothing to save
                     protected.enter_context(interrupts.mode(interrupts.Mode.STEP))
-                    self.compiled = True
                 looks = self.guard.add(values.pop("fault"), done, self.source_state)
                 self.record(done, values, extra)
                 stops = processes.asked_to_stop()
@@ -197,11 +175,16 @@ class Attempt:
             # The step does not see, and so does not donate, the arrays of the source: the next
             # minibatch reads them again.
             state = self.state._replace(source=step_view(self.source_state))
+            shape = ramps.shape(batch)
             with contextlib.ExitStack() as first:
-                if not self.compiled:
+                if shape not in self.compiled:
                     first.enter_context(self.goodput.time("compile"))
                     first.enter_context(phase("compiling"))
+                    if self.compiled:
+                        first.enter_context(self.throughput.paused())
                 state, values = self.step_fn(state, frozen, batch)
+            self.compiled.add(shape)
+        self.count(self.costs.of(batch))
         self.source_state = {**self.source_state, **(state.source or {})}
         self.state = state._replace(source=self.source_state)
         return values, extra
@@ -215,7 +198,6 @@ class Attempt:
         config, source_state = self.config, self.source_state
         for warning in extra.pop("warnings", ()):
             self.progress.say(f"  warning at step {done}: {warning}")
-        self.count(self.step_cost)
         if "rollout/draws" in extra:
             self.rollouts = {
                 "taken": self.rollouts["taken"] + 1,

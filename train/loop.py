@@ -20,8 +20,9 @@ from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from train.assembly import budget
+from train.assembly.programs import jit_step
 from train.assembly.run import Run, init_state, setup, with_config
-from train.attempt import Attempt, Hooks, jit_step
+from train.attempt import Attempt, Hooks
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.networks import check_memory
 from train.config.run import RunConfig, build
@@ -110,6 +111,8 @@ def run(
             _check_profile(profile, progress.total)
             progress.say(f"  {budget.line(ready)}")
         progress.say(*messages.header(ready, workdir))
+        for parts in messages.ramp(ready):
+            progress.say(*parts)
         extras = hooks or Hooks()
         _run(ready, workdir, goodput, progress, profile, allow_change, origin, extras)
         if not position:

@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from optax.contrib import MuonDimensionNumbers
 
 import ranges
@@ -28,7 +26,7 @@ from registry import Registry
 from train.config.patterns import select
 
 # The most numbers that a counter or a coefficient in an optimizer's state has.
-_FEW = 64
+FEW = 64
 # The least length of a table of learning rates.
 _LEAST_TABLE = 4096
 
@@ -50,6 +48,9 @@ class OptimizerConfig:
       schedule: after `warmup_steps` of linear warm-up, a row of SCHEDULES: `cosine` to
         `final_fraction` of the peak, `wsd` (constant, then linear decay over the last
         `decay_fraction`), or `constant`.
+      cycles: {step: peak} of further cycles: from each step on the schedule begins again, for the
+        steps until the next cycle or the end, with `warmup_steps` from the learning rate that was
+        reached to that peak (warm restarts; Loshchilov & Hutter 2016, arXiv:1608.03983).
       ns_steps: Newton-Schulz iterations of Muon; five bring every singular value near 1, three cost
         less and bring the large ones there.
       momentum: Muon's, with Nesterov's look-ahead.
@@ -71,6 +72,7 @@ class OptimizerConfig:
     warmup_steps: CountOr0 = 20
     final_fraction: Share = 0.1
     decay_fraction: Share = 0.2
+    cycles: Mapping[str, Annotated[float, Range(0, 10)]] = dataclasses.field(default_factory=dict)
     ns_steps: Annotated[int, Range(1, 100)] = 5
     momentum: Annotated[float, Range(0, 1, "[)")] = 0.95
     b1: Annotated[float, Range(0, 1, "[)")] = 0.9
@@ -101,9 +103,11 @@ class OptimizerConfig:
                     "than bfloat16 resolves (1/128); lower it to 0.99, or keep "
                     "optimizer.state_dtype=float32"
                 )
-        if self.peak_lr * self.weight_decay >= 1:
+        ranges.check_steps("optimizer.cycles", self.cycles)
+        if (peak := max([self.peak_lr, *self.cycles.values()])) * self.weight_decay >= 1:
+            name = "peak_lr" if peak == self.peak_lr else "cycles"
             raise ValueError(
-                f"optimizer.peak_lr={self.peak_lr} times optimizer.weight_decay={self.weight_decay}"
+                f"optimizer.{name}={peak} times optimizer.weight_decay={self.weight_decay}"
                 " is 1 or more: one step's decay would flip every weight's sign; lower one of them"
             )
 
@@ -133,9 +137,23 @@ def constant(c: OptimizerConfig, warmup: int, steps: int) -> optax.Schedule:
 
 def make_schedule(c: OptimizerConfig, steps: int) -> optax.Schedule:
     """The learning rate as a function of the step, over `steps` optimizer steps: linear warm-up,
-    then `c.schedule`."""
+    then `c.schedule`, in each of its cycles."""
+    peaks = {int(step): peak for step, peak in c.cycles.items() if int(step) < steps}
+    starts = sorted(peaks)
+    first, *lengths = (end - start for start, end in zip([0, *starts], [*starts, steps]))
+    cycles = [_cycle(c, first)]
+    for start, length, before in zip(starts, lengths, [first, *lengths]):
+        with jax.ensure_compile_time_eval():
+            reached = float(cycles[-1](before))
+        cycles.append(_cycle(dataclasses.replace(c, peak_lr=peaks[start]), length, reached))
+    return optax.join_schedules(cycles, starts) if starts else cycles[0]
+
+
+def _cycle(c: OptimizerConfig, steps: int, reached: float = 0.0) -> optax.Schedule:
+    """The schedule of one cycle of `steps` steps, after a learning rate of `reached`."""
     warmup = min(c.warmup_steps, steps)
-    ramp = optax.linear_schedule(c.peak_lr / max(warmup, 1), c.peak_lr, max(warmup - 1, 1))
+    first = reached + (c.peak_lr - reached) / max(warmup, 1)
+    ramp = optax.linear_schedule(first, c.peak_lr, max(warmup - 1, 1))
     after = SCHEDULES[c.schedule](c, warmup, steps, **SCHEDULES.arguments(c.schedule, c))
     return optax.join_schedules([ramp, after], [warmup])
 
@@ -288,7 +306,7 @@ def _store_state_as(tx, dtype) -> optax.GradientTransformation:
 
     def cast(state, to):
         def cast_leaf(x):
-            return x.astype(to) if x.size > _FEW and x.dtype in (jnp.float32, dtype) else x
+            return x.astype(to) if x.size > FEW and x.dtype in (jnp.float32, dtype) else x
 
         return jax.tree.map(cast_leaf, state)
 
@@ -343,43 +361,6 @@ def learning_rates(
         return out
 
     return last_rates
-
-
-def opt_state_shardings(
-    abstract_state: Any, params: Any, param_shardings: Any, replicated: NamedSharding
-) -> Any:
-    """Shardings of an optimizer state: a leaf has the sharding of the parameter it belongs to.
-
-    The path of a moment ends in its parameter's path, and the longest such suffix decides. A
-    factored moment lacks one axis, and is sharded over the others as the parameter is; counters and
-    coefficients (a few numbers) are replicated.
-    """
-    by_path = {
-        tuple(map(str, path)): (leaf.shape, sharding)
-        for (path, leaf), sharding in zip(
-            jax.tree_util.tree_flatten_with_path(params)[0],
-            jax.tree.leaves(param_shardings),
-            strict=True,
-        )
-    }
-
-    def place(path, leaf):
-        keys = tuple(map(str, path))
-        for start in range(len(keys)):
-            if keys[start:] not in by_path:
-                continue
-            shape, sharding = by_path[keys[start:]]
-            if shape == leaf.shape:
-                return sharding
-            for axis in range(len(shape)):
-                if shape[:axis] + shape[axis + 1 :] == leaf.shape:
-                    spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
-                    return NamedSharding(sharding.mesh, P(*spec[:axis], *spec[axis + 1 :]))
-        if leaf.size > _FEW:
-            raise ValueError(f"optimizer state {jax.tree_util.keystr(path)} matches no parameter")
-        return replicated
-
-    return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
 def global_norm(tree: Any) -> jax.Array:

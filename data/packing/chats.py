@@ -17,12 +17,12 @@ from data.text.chat import render
 
 def pack_chats(
     examples: Iterable[dict], tokenizer: Tokenizer, length: int, on_long: str, pack: bool,
-    skipped: Counter, bad: BadRecords | None = None,
+    skipped: Counter, bad: BadRecords | None = None, shorter: Sequence[int] = (),
 ) -> Packed:  # fmt: skip
     """Conversations -> rows, packed or one a row, with the loss on the assistant's tokens alone.
 
     Args:
-      bad: takes the examples that cannot be rendered.
+      bad: takes the examples that cannot be rendered. shorter: as of `nested_fit`.
 
     Raises:
       DataError: an example is longer than a row (`on_long="error"`); NothingLeft if all are left
@@ -31,16 +31,41 @@ def pack_chats(
     rendered = list(_rendered(examples, tokenizer, length, on_long, skipped, bad))
     if not rendered:
         raise NothingLeft(f"no conversation fits data.length={length}: {dict(skipped)}")
-    bins = [[i] for i in range(len(rendered))]
+    bins = [[(i, 0)] for i in range(len(rendered))]
     if pack:
-        bins = best_fit([len(ids) for _, ids, _ in rendered], length)
-    rows = stack([segment_row([rendered[i][1:] for i in b], length) for b in bins])
-    return Packed(rows, [example for example, _, _ in rendered], bins)
+        bins = nested_fit([len(ids) for _, ids, _ in rendered], [*shorter, length])
+    rows = [
+        segment_row([rendered[i][1:] for i, _ in b], length, [start for _, start in b])
+        for b in bins
+    ]
+    indices = [[i for i, _ in b] for b in bins]
+    return Packed(stack(rows), [example for example, _, _ in rendered], indices)
+
+
+def nested_fit(sizes: Sequence[int], lengths: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Bins of the last length, each a list of (index, start), that can be cut into bins of every
+    other length: what fits one is not cut, and what does not begins at the start of one.
+
+    Args:
+      lengths: ascending, each a divisor of the next.
+    """
+    blocks, extents = [[(index, 0)] for index in range(len(sizes))], list(sizes)
+    for length in lengths:
+        merged, ends = [], []
+        for numbers in best_fit(extents, length):
+            block, end = [], 0
+            for number in sorted(numbers, key=lambda n: extents[n] <= length):
+                block += [(index, end + start) for index, start in blocks[number]]
+                end += extents[number]
+            merged.append(block)
+            ends.append(-(-end // length) * length)
+        blocks, extents = merged, ends
+    return blocks
 
 
 def best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
     """Bins of `length`, each a list of indices: first-fit decreasing, into the fullest bin that has
-    room.
+    room. What is longer gets as many as it fills, and the room in the last of them is used.
 
     (Ding et al. 2024, arXiv:2404.10830: no example is cut, and almost no token is wasted.)
     """
@@ -55,7 +80,7 @@ def best_fit(sizes: Sequence[int], length: int) -> list[list[int]]:
         else:
             number = by_room[room].pop()
         bins[number].append(index)
-        by_room[room - size].append(number)
+        by_room[(room - size) % length].append(number)
     return [sorted(b) for b in bins]
 
 

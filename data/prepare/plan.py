@@ -36,7 +36,7 @@ SETTINGS = (
     "source", "records", "transforms", "heldout_source", "heldout_by", "heldout_fraction",
     "fields", "documents", "on_bad", "max_record_bytes", "subset", "filters", "redact",
     "redact_model", "dedup", "decontaminate", "length", "on_long", "pack", "truncate", "fim_rate",
-    "fim_spm",
+    "fim_spm", "passages",
 )  # fmt: skip
 
 
@@ -85,8 +85,6 @@ def settings_of(job: PrepareJob) -> dict:
     values = dataclasses.asdict(job.config)
     names = (*SETTINGS, *READERS.fields())
     settings = {name: values[name] for name in names} | {"schema": job.schema}
-    if job.config.grounded:
-        settings["passages"] = values["passages"]
     return json.loads(json.dumps(settings))
 
 

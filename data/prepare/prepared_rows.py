@@ -212,6 +212,7 @@ def check_compatible(
             f"{folder} was prepared with rows of {manifest['length']} tokens, and data.length is "
             f"{length}; set --config.data.length={manifest['length']}, or prepare it again"
         )
+    check_nested(schema, config)
     choosing = ("transforms", "heldout_by", "filters", "redact", "subset", "dedup", "decontaminate",
                 "truncate", "fim_rate")  # fmt: skip
     for name in choosing:
@@ -224,14 +225,27 @@ def check_compatible(
             )
     passages = manifest["settings"].get("passages")
     if config.grounded and json.loads(json.dumps(config.passages.values())) != passages:
-        made = "other settings of data.passages" if passages else "no data.passages"
         raise DataError(
-            f"{folder} was prepared with {made}, which its rows cannot have anew; give none, or "
-            "prepare it again"
+            f"{folder} was prepared with other settings of data.passages, and its rows cannot be "
+            "made again; leave data.passages and data.fields.passages out, or prepare it again"
         )
     fingerprint = manifest["tokenizer"]["fingerprint"]
     if fingerprint != tokenizer.fingerprint:
         raise DataError(
             f"{folder} was prepared with another tokenizer ({fingerprint:.80}) than the run's "
             f"({tokenizer.fingerprint}); set --config.tokenizer.path={folder}, or prepare it again"
+        )
+
+
+def check_nested(schema: str, config: DataConfig) -> None:
+    """Refuses to prepare rows for a ramp of the length of conversations: a row of them that can be
+    cut has padding between them, which records do not hold.
+
+    Raises:
+      DataError: they are asked for.
+    """
+    if schema == "chat" and config.length_ramp:
+        raise DataError(
+            "data.length_ramp and prepared conversations, which are packed for rows of "
+            "data.length alone; read the files themselves, or leave data.length_ramp out"
         )

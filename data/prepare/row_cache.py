@@ -43,7 +43,7 @@ LIBRARIES = ("sentencepiece", "tokenizers", "jinja2", "tensorflow-datasets", "bm
 # {package of an extra that changes texts: its module}
 EXTRAS = {"trafilatura": "trafilatura", "markdownify": "markdownify", "spacy": "spacy",
           "mail-parser-reply": "mailparser_reply", "pyap2": "pyap"}  # fmt: skip
-IGNORED = ("batch_size",)  # settings that do not change the rows
+IGNORED = ("batch_size", "batch_ramp")  # settings that do not change the rows
 HEADER = "facts.json"
 MAX_BYTES = 1 << 30  # of rows in memory that are cached
 

@@ -25,6 +25,7 @@ from data.prepare.plan import (
     make_plan,
     make_tokenizer,
 )
+from data.prepare.prepared_rows import check_nested
 from data.prepare.shards import finish, remove_intermediate, write_shards
 from data.prepare.survey import decide, survey
 from printable import SafeConsole
@@ -57,6 +58,7 @@ def prepare_corpus(
     """
     if config.mixture:
         raise DataError("a mixture is not prepared as a whole: prepare each of its sources")
+    check_nested(schema, config)
     if schema not in ("text", "chat"):
         raise DataError(f"rows of {schema} are few, and are made when a run starts")
     job = PrepareJob(config, schema, os.path.expanduser(folder))

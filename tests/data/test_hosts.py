@@ -57,7 +57,8 @@ def test_hosts_read_slices_of_the_same_batches(opened, hosts):
     config, data = opened
     whole = make_loader(config, data, BATCH, SEED)
     parts = [
-        make_loader(config, data, BATCH, SEED, local) for local in np.split(np.arange(BATCH), hosts)
+        make_loader(config, data, BATCH, SEED, lambda size, local=local: local)
+        for local in np.split(np.arange(BATCH), hosts)
     ]
     for step in range(12):
         wanted = whole.batch(step)
@@ -77,7 +78,9 @@ def test_a_run_goes_on_with_other_hosts(opened, before, after):
         collected = []
         for hosts, steps in ((before, range(stop)), (after, range(stop, 9))):
             streams = [
-                make_loader(config, data, BATCH, SEED, local).iterate(steps.start, steps.stop)
+                make_loader(config, data, BATCH, SEED, lambda size, local=local: local).iterate(
+                    steps.start, steps.stop
+                )
                 for local in np.split(np.arange(BATCH), hosts)
             ]
             for batches in zip(*streams, strict=True):

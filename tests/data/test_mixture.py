@@ -12,6 +12,7 @@ from data.errors import DataError
 from data.loader import Loader, make_loader
 from data.mixture import Mixture, SourceConfig, source_config, split
 from data.pipeline import open_data
+from data.ramp import Ramp
 from data.splits import read_examples
 from data.text.tokenizer import train
 from ranges import ConfigError
@@ -22,7 +23,7 @@ def mixture(sizes, batch_size=4, seed=0, **settings):
     configs = [
         SourceConfig("x", **{k: v[i] for k, v in settings.items()}) for i in range(len(sizes))
     ]
-    return Mixture("abcdef"[: len(sizes)], sizes, configs, batch_size, seed)
+    return Mixture("abcdef"[: len(sizes)], sizes, configs, Ramp(batch_size).rows_before, seed)
 
 
 @given(
@@ -104,8 +105,11 @@ def test_every_epoch_of_a_source_is_a_permutation():
 def test_hosts_together_read_what_one_reads_from_any_step(processes):
     rows = {"id": np.arange(40)}
     m = mixture([10, 30], 24, weight=[2, 1], changes=[{"3": 1}, {}], epochs=[5, 0], seed=1)
-    whole = Loader(rows, 24, 1, mixture=m)
-    parts = [Loader(rows, 24, 1, p, m) for p in np.split(np.arange(24), processes)]
+    whole = Loader(rows, Ramp(24), 1, mixture=m)
+    parts = [
+        Loader(rows, Ramp(24), 1, lambda size, part=part: part, m)
+        for part in np.split(np.arange(24), processes)
+    ]
     iterators = [part.iterate(2, 6) for part in parts]
     for step in range(2, 6):
         together = np.concatenate([next(i)["id"] for i in iterators])

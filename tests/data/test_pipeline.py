@@ -12,6 +12,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.loader import Loader, heldout_batches
 from data.pipeline import open_data
+from data.ramp import Ramp
 from data.splits import Examples, read_examples, thin_rankings
 from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import train
@@ -23,8 +24,11 @@ ROWS = {"id": np.arange(SIZE), "tokens": np.arange(SIZE * 3).reshape(SIZE, 3)}
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_read_the_slices_of_the_single_process_batch(processes):
-    whole = Loader(ROWS, 8, seed=3)
-    parts = [Loader(ROWS, 8, 3, local) for local in np.split(np.arange(8), processes)]
+    whole = Loader(ROWS, Ramp(8), seed=3)
+    parts = [
+        Loader(ROWS, Ramp(8), 3, lambda size, local=local: local)
+        for local in np.split(np.arange(8), processes)
+    ]
     for step in (0, 1, 2, 7, 1000):
         batches = [part.batch(step) for part in parts]
         for name, values in whole.batch(step).items():
@@ -32,13 +36,13 @@ def test_processes_read_the_slices_of_the_single_process_batch(processes):
 
 
 def test_rows_stay_together():
-    batch = Loader(ROWS, 8, seed=3).batch(5)
+    batch = Loader(ROWS, Ramp(8), seed=3).batch(5)
     np.testing.assert_array_equal(batch["tokens"], ROWS["tokens"][batch["id"]])
 
 
 def test_every_epoch_is_a_permutation_of_its_own():
     """22 rows in batches of 8: epochs end within batches."""
-    loader = Loader(ROWS, 8, seed=3)
+    loader = Loader(ROWS, Ramp(8), seed=3)
     ids = np.concatenate([loader.batch(step)["id"] for step in range(11)])
     epochs = ids.reshape(4, SIZE)
     for epoch in epochs:
@@ -49,13 +53,13 @@ def test_every_epoch_is_a_permutation_of_its_own():
 
 
 def test_the_order_depends_on_the_seed_alone():
-    first, again, other = (Loader(ROWS, 8, seed).batch(4)["id"] for seed in (3, 3, 4))
+    first, again, other = (Loader(ROWS, Ramp(8), seed).batch(4)["id"] for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_iterate_gives_the_batches_from_any_start():
-    loader = Loader(ROWS, 4, seed=1, local=[1, 3])
+    loader = Loader(ROWS, Ramp(4), seed=1, local=lambda size: [1, 3])
     batches = list(loader.iterate(3, 9))
     assert len(batches) == 6
     for step, batch in enumerate(batches, start=3):
@@ -64,7 +68,7 @@ def test_iterate_gives_the_batches_from_any_start():
 
 
 def test_a_batch_larger_than_the_data_repeats_it():
-    ids = Loader({"id": np.arange(3)}, 8, seed=0).batch(0)["id"]
+    ids = Loader({"id": np.arange(3)}, Ramp(8), seed=0).batch(0)["id"]
     assert sorted(ids[:3]) == sorted(ids[3:6]) == [0, 1, 2]
 
 

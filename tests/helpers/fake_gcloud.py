@@ -41,6 +41,7 @@ EMPTY = {
     "create_errors": [],  # of one `create` after the other; empty for none
     "lives": [["ACTIVE"]],  # the states of the resource of each `create`, in turn
     "states": [],  # of the current resource
+    "zone": "",  # where it is; empty: in any
     "describe_errors": [],  # as `create_errors`
     "cause": "",  # why it FAILED
     "ssh": [],  # what one ssh after the other prints; None: it is lost, SIGTERM: to the caller
@@ -69,20 +70,21 @@ def check(command: str, words: list[str]) -> None:
         raise Ended(1, "", "ERROR: (gcloud.ssh) Cannot target multiple workers: no --command")
 
 
-def queued_resources(plan: dict, verb: str) -> None:
+def queued_resources(plan: dict, verb: str, zone: str) -> None:
+    there = plan["states"] and plan["zone"] in ("", zone)
     if verb == "create":
         if plan["create_errors"] and (error := plan["create_errors"].pop(0)):
             raise Ended(1, "", "Create request issued\n" + error)
-        plan["states"] = plan["lives"].pop(0)
+        plan["states"], plan["zone"] = plan["lives"].pop(0), zone
     elif verb == "describe":
         if plan["describe_errors"] and (error := plan["describe_errors"].pop(0)):
             raise Ended(1, "", error)
-        if not plan["states"]:
+        if not there:
             raise Ended(1, "", "ERROR: (gcloud.describe) NOT_FOUND: Resource 'q' was not found")
         now = plan["states"].pop(0) if len(plan["states"]) > 1 else plan["states"][0]
         failed = {"failedData": {"error": {"message": plan["cause"]}}} if now == "FAILED" else {}
         raise Ended(0, json.dumps({"state": {"state": now, **failed}}), "")
-    elif verb == "delete":
+    elif verb == "delete" and there:
         plan["states"] = []
     elif verb == "ssh" and plan["ssh"]:
         output = plan["ssh"].pop(0)
@@ -105,7 +107,8 @@ def gcloud(plan: dict, words: list[str]) -> None:
         answer = plan["answers"][command]
         raise Ended(0, answer, "") if isinstance(answer, str) else Ended(answer[0], "", answer[1])
     if command.startswith(QR):
-        queued_resources(plan, command.split()[-1])
+        zone = next((w.removeprefix("--zone=") for w in words if w.startswith("--zone=")), "")
+        queued_resources(plan, command.split()[-1], zone)
     elif command == "storage cp" and words[2] == "-":
         plan["stdin"][words[3]] = sys.stdin.buffer.read().decode(errors="replace")
     elif command == "storage ls":
@@ -113,9 +116,10 @@ def gcloud(plan: dict, words: list[str]) -> None:
             raise Ended(1, "", "ERROR: (gcloud.storage.ls) One or more URLs matched no objects.")
         raise Ended(0, plan["ls"].pop(0), "")
     elif command == "storage cat":
-        if words[2] not in plan["cat"]:
+        files = plan["cat"] | plan["stdin"]
+        if words[2] not in files:
             raise Ended(1, "", "ERROR: (gcloud.storage.cat) The following URLs matched no objects")
-        raise Ended(0, plan["cat"][words[2]], "")
+        raise Ended(0, files[words[2]], "")
 
 
 def kubectl(plan: dict, words: list[str]) -> None:
@@ -136,7 +140,8 @@ def main(path: str, program: str, *words: str) -> None:
         ended = 0, "", ""
     except Ended as e:
         ended = e.args
-    Path(path).write_text(json.dumps(plan))
+    Path(f"{path}.new").write_text(json.dumps(plan))
+    os.replace(f"{path}.new", path)  # a test may read it at any moment
     print(ended[1], end="")
     print(ended[2], end="", file=sys.stderr)
     sys.exit(ended[0])

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -14,6 +15,7 @@ from model.config import TransformerConfig
 from model.heads import value_model
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
+from train.assembly.moments import opt_state_shardings
 from train.optimizer import (
     OptimizerConfig,
     decay_mask,
@@ -21,7 +23,6 @@ from train.optimizer import (
     learning_rates,
     make_optimizer,
     make_schedule,
-    opt_state_shardings,
     rate_tables,
 )
 
@@ -53,6 +54,52 @@ def test_schedules_at_their_corners(options, steps, expected):
     schedule = make_schedule(config, steps)
     for step, fraction in expected.items():
         np.testing.assert_allclose(schedule(step), 2.0 * fraction, atol=1e-6, err_msg=str(step))
+
+
+def test_cycles_are_warm_restarts():
+    """Against optax's SGDR without warm-up; by hand with one, from the rate that was reached."""
+    peaks, lengths = {0: 1.0, 40: 0.5, 100: 0.25}, [40, 60, 100]
+    config = OptimizerConfig(
+        peak_lr=1.0, warmup_steps=0, cycles={"100": 0.25, "40": 0.5}, weight_decay=0.0
+    )
+    cycles = [
+        dict(init_value=p, peak_value=p, warmup_steps=0, decay_steps=n, end_value=0.1 * p)
+        for p, n in zip(peaks.values(), lengths, strict=True)
+    ]
+    theirs = [optax.sgdr_schedule(cycles)(step) for step in range(200)]
+    np.testing.assert_allclose(rate_tables({"policy": config}, 200)["policy"][:200], theirs, 1e-5)
+
+    reached, by_hand = 0.0, []
+    for peak, length in zip(peaks.values(), lengths, strict=True):
+        by_hand += [reached + (peak - reached) * (n + 1) / 5 for n in range(5)]
+        share = np.arange(length - 5) / (length - 5)
+        by_hand += (peak * (0.1 + 0.9 * (1 + np.cos(np.pi * share)) / 2)).tolist()
+        reached = 0.1 * peak
+    rates = rate_tables({"policy": dataclasses.replace(config, warmup_steps=5)}, 200)["policy"]
+    np.testing.assert_allclose(rates[:200], by_hand, 1e-5)
+
+
+def test_a_cycle_begins_any_schedule_again():
+    config = OptimizerConfig(
+        peak_lr=2.0, schedule="wsd", warmup_steps=10, cycles={"100": 1.0}, weight_decay=0.0
+    )
+    once = make_schedule(dataclasses.replace(config, cycles={}), 100)
+    schedule = make_schedule(config, 200)
+    assert [schedule(step) for step in range(100)] == [once(step) for step in range(100)]
+    expected = {100: 0.2 + 0.8 / 10, 109: 1.0, 110: 1.0, 179: 1.0, 190: 0.55, 200: 0.1, 300: 0.1}
+    for step, rate in expected.items():
+        np.testing.assert_allclose(schedule(step), rate, atol=1e-6)
+    # A run of fewer steps has no part of it, and a program may have them as constants.
+    plain = dataclasses.replace(config, cycles={})
+    assert make_schedule(config, 90)(50) == make_schedule(plain, 90)(50)
+    np.testing.assert_allclose(jax.jit(lambda n: make_schedule(config, 200)(n))(109), 1.0)
+    for cycles, message in (
+        ({"soon": 1e-3}, r"optimizer\.cycles: 'soon' is no step after 0"),
+        ({"5": 11.0}, r"optimizer\.cycles\.5=11\.0; it must be at least 0 and at most 10"),
+        ({"5": 10.0}, r"optimizer\.cycles=10\.0 times optimizer\.weight_decay=0\.1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OptimizerConfig(cycles=cycles)
 
 
 def test_an_unknown_schedule_is_an_error():

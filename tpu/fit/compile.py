@@ -6,14 +6,12 @@ options.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
@@ -53,7 +51,8 @@ class CompiledProgram(NamedTuple):
     Attributes:
       compiled: the result of `jax.stages.Lowered.compile`. text: its HLO.
       state, frozen: those of the run, trees of `jax.ShapeDtypeStruct` with shardings.
-      model: the architecture of the first trained role. tokens: in a train step, padding included.
+      model: the architecture of the first trained role. parameters: of all trained roles.
+      tokens: in a train step, padding included.
       flops_per_token: of a train step, with its share of a rollout. seconds: of compilation.
       mesh: the mesh that it runs on.
     """
@@ -63,6 +62,7 @@ class CompiledProgram(NamedTuple):
     state: TrainState
     frozen: Any
     model: TransformerConfig
+    parameters: int
     tokens: int
     flops_per_token: float
     seconds: float
@@ -118,30 +118,20 @@ def compile_programs(
     """
     import jax
 
+    from tpu.fit import abstract
     from train.assembly import partition as parts_
-    from train.assembly import run as assemble
-    from train.checkpoints import networks
-    from train.objectives import registry
     from train.objectives.base import Context
     from train.runtime.flops import of_rollout, of_step
     from train.step import make_train_step, step_view
 
-    granted = {role: "a workdir" for role in registry.find(config).required}
-    config = dataclasses.replace(config, init_from=granted | dict(config.init_from))
-    row = registry.validate(config, mesh)
+    config, row, models, whole, parts, frozen, state, tx = abstract.assemble(
+        config, mesh, vocab_size
+    )
     batch, data, tokenizer = abstract_batch(config, row.schema, mesh)
     batch |= row.precomputed(batch)
-    roles = (*row.trainable, *row.frozen, *(r for r in row.optional if r in config.init_from))
-    models = {role: config.model.build(vocab_size) for role in roles}
     # Other preparations of a stage run on this machine, outside of the mesh.
-    whole = {r: networks.abstract_params(r, models[r], mesh) for r in roles}
-    parts = parts_.divide(config, {r: whole[r] for r in row.trainable})
     built = row.build(Context(config, models, tokenizer, data, mesh))
     stage = parts_.joined(built, parts)
-    trainable = {r: part.trained(whole[r]) for r, part in parts.items()}
-    frozen = {r: p.freeze(p.split(whole[r])[1]) for r, p in parts.items() if p.frozen}
-    frozen |= {r: whole[r] for r in roles if r not in row.trainable}
-    state, tx = assemble.abstract_state(config, models, trainable, mesh, SimpleNamespace(init=dict))
 
     programs, source = {}, ()
     if row.rollouts:
@@ -154,6 +144,7 @@ def compile_programs(
     programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]
+    parameters = sum(x.size for role in row.trainable for x in jax.tree.leaves(whole[role]))
     tokens = batch["tokens"].size
     flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
     if row.rollouts:
@@ -164,8 +155,9 @@ def compile_programs(
         with jax.set_mesh(its_mesh):
             program, text, seconds = _compile(function, args, its_mesh, models.values())
         compiled[name] = CompiledProgram(
-            program, text, state, frozen, model, tokens, flops / tokens, seconds, its_mesh
-        )
+            program, text, state, frozen, model, parameters, tokens, flops / tokens, seconds,
+            its_mesh,
+        )  # fmt: skip
     return compiled
 
 

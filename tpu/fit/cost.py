@@ -176,10 +176,13 @@ def _traffic(c: Collective, mesh) -> Traffic:
     varies = (places != places[..., :1]).any((1, 2))
     axes = "+".join(name for name, varied in zip(mesh.axis_names, varies) if varied)
     coordinates = np.array([flat[i].coords for i in rows[0]])
-    dimensions = int((coordinates != coordinates[0]).any(0).sum()) or 1
-    links = 1 if pairs else 2 * dimensions
+    dimensions = int((coordinates != coordinates[0]).any(0).sum())
+    links = 1 if pairs else 2 * (dimensions or 1)
+    rate = chips.LINK_GB[kind] * links
+    if not dimensions and kind in chips.DIE_GB:  # the devices of one chip
+        rate = chips.DIE_GB[kind]
     moved = _sent(c.kind, c.shape.bytes, rows.shape[1])
-    seconds = moved / (chips.LINK_GB[kind] * 1e9 * links)
+    seconds = moved / (rate * 1e9)
     return Traffic(axes, "ici", c.kind, c.times, c.times * moved, c.times * seconds)
 
 

@@ -58,6 +58,10 @@ def check_names(args: argparse.Namespace, suffix: str) -> None:
         needed = value or flag in ("name", "zone")
         if needed and not re.fullmatch(pattern, value):
             raise ValueError(f"--{flag}={value}: {form}")
+    for zone in getattr(args, "zones", ()):
+        pattern, form = NAMES["zone"]
+        if not re.fullmatch(pattern, zone):
+            raise ValueError(f"--zones={zone}: {form}")
     if len(args.name + suffix) > 63:
         raise ValueError(f"--name={args.name}: at most {63 - len(suffix)} characters")
 
@@ -101,6 +105,17 @@ def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     return parse_number
 
 
+def wholes(low: int, high: int) -> Callable[[str], tuple[int, ...]]:
+    """An argparse type: one or several whole numbers from `low` to `high`, joined by commas."""
+    parse_number = whole(low, high)
+    return lambda text: tuple(dict.fromkeys(parse_number(part) for part in text.split(",")))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """An argparse type: names joined by commas."""
+    return tuple(dict.fromkeys(filter(None, (part.strip() for part in text.split(",")))))
+
+
 def number_or_all(text: str) -> str:
     """An argparse type: the number of a worker or slice, or `all`."""
     if not re.fullmatch(r"\d{1,6}|all", text):
@@ -108,10 +123,14 @@ def number_or_all(text: str) -> str:
     return text
 
 
-def _slice_flags(verb: argparse.ArgumentParser) -> None:
+def _slice_flags(verb: argparse.ArgumentParser, several: bool = False) -> None:
     verb.add_argument("--name", required=True, help="of the job and its machines; yours to choose")
-    verb.add_argument("--zone", required=True, help="as us-west4-a")
-    verb.add_argument("--accelerator", required=True, help="v5e-16, v5p-128, v6e-256")
+    for flag, text in (("zone", "as us-west4-a"), ("accelerator", "v5e-16, v5p-128, tpu7x-128")):
+        group = verb.add_mutually_exclusive_group(required=True) if several else verb
+        group.add_argument(f"--{flag}", required=not several, default="", help=text)
+        if several:
+            group.add_argument(f"--{flag}s", type=names, default=(), metavar="A,B",
+                               help="several, the preferred first")  # fmt: skip
     verb.add_argument(
         "--slices", type=whole(1, 4096), default=1, help="number of slices, joined by DCN"
     )
@@ -119,6 +138,14 @@ def _slice_flags(verb: argparse.ArgumentParser) -> None:
         verb.add_argument(f"--{kind}", dest="capacity", action="store_const", const=kind,
                           default="spot", help="rather than spot")  # fmt: skip
     verb.add_argument("--dry_run", action="store_true", help="print the commands")
+
+
+def _attached_flag(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--attached", action="store_true",
+        help="leave when standard input ends, as with the program that started this one; machines "
+        "of Cloud TPU continue to run",
+    )  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -149,7 +176,11 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
         "--processes", type=whole(1, 1024), default=2, help="number of processes (%(default)s)"
     )
     local.add_argument(
-        "--devices", type=whole(1, 1024), default=1, help="CPU devices of each (%(default)s)"
+        "--devices",
+        type=wholes(1, 1024),
+        default=(1,),
+        metavar="N[,N…]",
+        help="CPU devices of each (1); of several numbers, with --supervise, the next after a loss",
     )
     local.add_argument(
         "--port",
@@ -172,14 +203,22 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
     local.add_argument(
         "--give_up_after", type=whole(1), default=3, help="attempts without a step gained"
     )
+    _attached_flag(local)
     for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, allow_abbrev=False)
-        _slice_flags(verb)
+        _slice_flags(verb, several=name == "supervise")
         verb.add_argument("--bucket", required=True, help="gs://…, for code and workdirs")
         verb.add_argument("--project", default="", help="by default the project of gcloud")
         if name == "supervise":
+            verb.add_argument(
+                "--move_after",
+                type=whole(1, 10**5),
+                metavar="MINUTES",
+                help="of several, without machines, before it asks for the next (30)",
+            )
             verb.add_argument("--give_up_after", type=whole(1), default=3,
                               help="attempts without a step gained")  # fmt: skip
+            _attached_flag(verb)
         if name in ("sync", "run", "supervise"):
             for flag, text in (
                 ("--take", "a tracked file to copy although it looks like a key"),

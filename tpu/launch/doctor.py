@@ -15,7 +15,13 @@ from tpu.launch.gcloud import Gcloud, LaunchError, parse_answer
 
 LOCK = "/tmp/libtpu_lockfile"
 # {gcloud's name of a generation: prefix of its quotas in the TPU API, as in TPUV6EPreemptiblePer…}
-_QUOTAS = {"v5litepod": "TPUV5s", "v5p": "TPUV5P", "v6e": "TPUV6E"}
+_QUOTAS = {
+    "v4": "TPUV4",
+    "v5litepod": "TPUV5s",
+    "v5p": "TPUV5P",
+    "v6e": "TPUV6E",
+    "tpu7x": "TPU7X",
+}
 
 
 class Problem(Exception):
@@ -116,8 +122,7 @@ def read_bucket(job: QueuedJob) -> Callable[[str], str]:
 
 
 def read_quota(job: QueuedJob) -> Callable[[str], str]:
-    """A `read` that requires enough quota, in the unit of the accelerator's name: cores for v5p,
-    else chips."""
+    """A `read` that requires enough quota, in the unit of the accelerator's name."""
     prefix, size = job.slice.accelerator.split("-")
     needed = int(size) * job.slices
 

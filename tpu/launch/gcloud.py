@@ -24,6 +24,10 @@ class LaunchError(ValueError):
         self.code = code
 
 
+class StillThere(LaunchError):
+    """Machines that were deleted are not gone."""
+
+
 class Gcloud:
     """Runs commands, or with `dry_run` prints them and assumes that they succeed."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import NotRequired, TypedDict
@@ -16,7 +17,7 @@ import msgspec
 
 from tpu.launch import commands, local, package
 from tpu.launch.commands import QueuedJob
-from tpu.launch.gcloud import LOST, Gcloud, LaunchError, parse_answer
+from tpu.launch.gcloud import LOST, Gcloud, LaunchError, StillThere, parse_answer
 from tpu.launch.supervise import StopSignal
 from train.runtime.processes import PREEMPTED, UNSAVED
 
@@ -80,13 +81,19 @@ def patient_state(
             stop.sleep(30)
 
 
-def up(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopSignal) -> bool:
+def up(
+    job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopSignal,
+    deadline: float = math.inf,
+) -> bool:  # fmt: skip
     """Creates the slices unless they exist, and waits until they are ACTIVE; returns whether they
     already were.
 
+    Args:
+      deadline: time.time() after which to give up.
+
     Raises:
-      LaunchError: they failed or were preempted, or termination was requested; they are deleted
-        then, as leftovers hold quota.
+      LaunchError: they failed or were preempted, did not come before the deadline, or termination
+        was requested; they are deleted then, as leftovers hold quota.
     """
     start, last = time.monotonic(), None
     current, cause = ("", "") if gcloud.dry_run else state(job, gcloud)
@@ -95,7 +102,11 @@ def up(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopSig
         current = ""
     ready = current == "ACTIVE"
     if not current:
-        gcloud(commands.create(job))
+        try:
+            gcloud(commands.create(job))
+        except LaunchError as e:  # a supervisor that is gone may have asked a moment ago
+            if "ALREADY_EXISTS" not in str(e):
+                raise
         current, cause = state(job, gcloud)
     while current != "ACTIVE":
         if current != last:
@@ -108,6 +119,9 @@ def up(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopSig
             down(job, gcloud, say, stop)
             code = 1 if "uota" in cause else LOST
             raise LaunchError(f"{job.name} is {current or 'gone'}: {cause or 'preempted'}", code)
+        if time.time() > deadline:
+            down(job, gcloud, say, stop)
+            raise LaunchError("no machines came in time", LOST)
         stop.sleep(15)
         current, cause = patient_state(job, gcloud, say, stop)
     say(f"{job.name} is ACTIVE: {job.slices} × {job.slice.accelerator}, {job.workers} workers")
@@ -118,7 +132,7 @@ def down(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopS
     """Deletes the slices and waits until they are gone.
 
     Raises:
-      LaunchError: they are still there after 10 minutes.
+      StillThere: they are still there after 10 minutes.
     """
     try:
         gcloud(commands.delete(job))
@@ -130,7 +144,7 @@ def down(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None], stop: StopS
             say(f"{job.name} is gone")
             return
         stop.sleep(15)
-    raise LaunchError(f"{job.name} still exists after 10 minutes; see status")
+    raise StillThere(f"{job.name} still exists after 10 minutes; see status")
 
 
 def sync(job: QueuedJob, gcloud: Gcloud, say: Callable[[str], None]) -> str:
@@ -278,11 +292,34 @@ def attempt_once(
     say: Callable[[str], None],
     stop: StopSignal,
 ) -> int:
-    """Creates the machines, copies the code and runs one attempt, or waits for one that an earlier
-    supervisor started; returns its exit code. Machines that must not be reused are deleted.
+    """Creates the machines and runs one attempt on them (`run_once`); returns its exit code."""
+    try:
+        there = up(job, gcloud, say, stop)
+    except LaunchError as e:
+        say(str(e))
+        if must_go(e.code):
+            down(job, gcloud, say, stop)
+        return e.code
+    return run_once(job, gcloud, command, workdir, say, stop, there)
+
+
+def must_go(code: int) -> bool:
+    """Whether the machines of an attempt that ended with an exit code must not be reused."""
+    return code in (PREEMPTED, UNSAVED) or code >= 128
+
+
+def run_once(
+    job: QueuedJob, gcloud: Gcloud, command: list[str], workdir: str, say: Callable[[str], None],
+    stop: StopSignal, there: bool,
+) -> int:  # fmt: skip
+    """Copies the code and runs one attempt, or waits for one that an earlier supervisor started;
+    returns its exit code. Machines that must not be reused are deleted.
+
+    Args:
+      there: whether the machines were there already, and may be running an attempt.
     """
     try:
-        attempt = running(job, gcloud) if up(job, gcloud, say, stop) else ""
+        attempt = running(job, gcloud) if there else ""
         if attempt:
             say(f"attempt {attempt} is running already: waiting for it")
         else:
@@ -292,6 +329,6 @@ def attempt_once(
     except LaunchError as e:
         say(str(e))
         code = e.code
-    if code in (PREEMPTED, UNSAVED) or code >= 128:
+    if must_go(code):
         down(job, gcloud, say, stop)
     return code

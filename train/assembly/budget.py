@@ -15,7 +15,9 @@ from jax.experimental import multihost_utils
 
 from data.read import json_files
 from data.rows import take_rows
+from model import sharding
 from ranges import ConfigError
+from train.assembly import ramps
 from train.assembly.partition import Partition
 from train.checkpoints import networks
 from train.config.budget import parse
@@ -85,51 +87,69 @@ def resolve(
       ConfigError: the budget is less than a step.
     """
     config, budget = ctx.config, parse(ctx.config.budget)
-    tokens = tokens_per_step(ctx, objective)
     if budget.unit == "h":
         return dataclasses.replace(config, steps=UNTIMED + TIMED)
-    if budget.unit == "flops":
-        cost = flops.of_step(config, ctx.models, whole, parts, tokens)
-        return _with_steps(config, budget.amount / cost, f"{cost:.3g} FLOPs")
+    costs = list[tuple[range, float]]()
+    for level in ramps.levels(config, sharding.batch_shards(ctx.mesh)):
+        tokens = tokens_per_step(dataclasses.replace(ctx, config=level.config), objective)
+        in_flops = flops.of_step(level.config, ctx.models, whole, parts, tokens)
+        costs.append((level.steps, in_flops if budget.unit == "flops" else tokens))
     wanted = budget.amount
     if budget.unit == "x":
         wanted *= sum(parameters(whole[role]) for role in objective.trainable)
-    return _with_steps(config, wanted / tokens, f"{tokens:,} tokens")
+    _, first = costs[0]
+    text = f"{first:.3g} FLOPs" if budget.unit == "flops" else f"{first:,} tokens"
+    return _with_steps(config, ramps.steps_for(wanted, costs), text)
 
 
 def _with_steps(config: RunConfig, steps: float, cost: str) -> RunConfig:
     """`config` with the nearest number of steps.
 
+    Args:
+      cost: of the first step.
+
     Raises:
-      ConfigError: there is none, or an absurd one.
+      ConfigError: there is none, or an absurd one, or a ramp ends after them.
     """
     if not 0.5 <= steps < _MOST:
         raise ConfigError(
             f"budget={config.budget} is {steps:.2g} steps of {cost}; give a "
             f"{'larger' if steps < 1 else 'smaller'} one"
         )
-    return dataclasses.replace(config, steps=round(steps))
+    config = dataclasses.replace(config, steps=round(steps))
+    ramps.check_steps(config)
+    return config
 
 
 def measured(
     run: Run, state: TrainState, step: Callable[..., tuple[TrainState, dict]]
 ) -> RunConfig:
     """The settings of a run with the number of steps that take the hours of its budget, by the
-    median time of its first steps, which are taken and thrown away; the same on all processes.
+    median time of its first steps, or of the first ones of each level of its ramps, which are taken
+    and thrown away; the same on all processes.
 
     Args:
       state: at step 0; it is donated. step: (state, frozen, batch) -> (state, metrics).
     """
-    config, s, seconds = run.ctx.config, state.source, []
-    for number in range(UNTIMED + TIMED):
-        begun = time.perf_counter()
-        batch, s, _ = run.stage.source.next(state, run.frozen, s, number)
-        state, metrics = step(state._replace(source=step_view(s)), run.frozen, batch)
-        jax.block_until_ready((state, metrics))
-        seconds.append(time.perf_counter() - begun)
-    median = np.array(statistics.median(seconds[UNTIMED:]))
-    one = float(multihost_utils.broadcast_one_to_all(median))
-    return _with_steps(config, parse(config.budget).amount * 3600 / one, f"{one:.3g} s")
+    config, s, costs = run.ctx.config, state.source, list[tuple[range, float]]()
+    *short, last = ramps.levels(config, sharding.batch_shards(run.ctx.mesh))
+    for level in (*short, last):
+        seconds = []
+        for number in range(UNTIMED + TIMED):
+            begun = time.perf_counter()
+            if short:  # a level may have fewer steps
+                step_number = level.steps.start + number
+                if level is not last:
+                    step_number = min(step_number, level.steps.stop - 1)
+                s = {**s, "step": np.asarray(step_number, np.int32)}
+            batch, s, _ = run.stage.source.next(state, run.frozen, s, number)
+            state, metrics = step(state._replace(source=step_view(s)), run.frozen, batch)
+            jax.block_until_ready((state, metrics))
+            seconds.append(time.perf_counter() - begun)
+        median = np.array(statistics.median(seconds[UNTIMED:]))
+        costs.append((level.steps, float(multihost_utils.broadcast_one_to_all(median))))
+    steps = ramps.steps_for(parse(config.budget).amount * 3600, costs)
+    return _with_steps(config, steps, f"{costs[0][1]:.3g} s")
 
 
 def line(run: Run) -> str:
@@ -144,5 +164,8 @@ def line(run: Run) -> str:
         parameters(networks.abstract_params(role, run.ctx.models[role], run.ctx.mesh))
         for role in run.objective.trainable
     )
-    tokens = tokens_per_step(run.ctx, run.objective)
-    return f"{text}, {budget.amount:g} × {count:,} parameters / {tokens:,} tokens a step"
+    levels = ramps.levels(config, sharding.batch_shards(run.ctx.mesh))
+    contexts = (dataclasses.replace(run.ctx, config=level.config) for level in levels)
+    tokens = sorted({tokens_per_step(ctx, run.objective) for ctx in contexts})
+    a_step = " to ".join(f"{count:,}" for count in dict.fromkeys((tokens[0], tokens[-1])))
+    return f"{text}, {budget.amount:g} × {count:,} parameters / {a_step} tokens a step"

@@ -25,6 +25,7 @@ from train.assembly import averages, budget, mup
 from train.assembly import partition as parts_
 from train.assembly.frozen import load_frozen
 from train.assembly.inputs import open_context, origin_of
+from train.assembly.moments import opt_state_shardings
 from train.assembly.partition import Partition
 from train.checkpoints import loading, networks, verification
 from train.config.run import RunConfig
@@ -161,7 +162,7 @@ def abstract_state(
     replicated = sharding.replicated(mesh)
     shardings = jax.tree.map(lambda x: x.sharding, trainable)
     moments = jax.eval_shape(tx.init, trainable)
-    placed = optimizer.opt_state_shardings(moments, trainable, shardings, replicated)
+    placed = opt_state_shardings(moments, trainable, shardings, replicated)
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated)
     opt_state = networks.with_shardings(moments, placed)
     state = TrainState(step, trainable, opt_state, networks.to_abstract(source.init()), step)

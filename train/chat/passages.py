@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+from etils import epath
 
 import registry
 from data.passages.config import PassagesConfig
-from data.passages.grounding import RETRIEVED, Grounded, Grounder
+from data.passages.grounding import SEARCH, Grounded, Grounder
 from data.passages.library import open_library
+from data.read import json_files
 from data.text.base import Tokenizer
 from train.config import run
 from train.config.run_names import split_step
 from train.config.saved import recipe_of
-from train.interop import opening
+from train.objectives.registry import STAGES
 
 
 class ChatPassages:
@@ -31,7 +35,7 @@ class ChatPassages:
         self._source = source
 
     def _grounded(self, question: str) -> Grounded:
-        return self._grounder.question(question, key=question.encode(), mode=RETRIEVED)
+        return self._grounder.question(question, key=question.encode(), mode=SEARCH)
 
     def prompt(self, question: str) -> str:
         """A question with its passages, as the model is asked it."""
@@ -50,10 +54,21 @@ class ChatPassages:
         return f"answers from {len(library.passages)} passages of {self._source}"
 
 
+def _saved(workdir: str) -> dict[str, Any]:
+    path = epath.Path(split_step(workdir)[0]) / "config.json"
+    return json_files.read(path) if path.exists() else {}
+
+
+def hint(workdir: str) -> str:
+    """A line for a run that was trained with the passages of a source; "" for others."""
+    data = _saved(workdir).get("data", {})
+    source = data.get("passages", {}).get("source") if isinstance(data, dict) else ""
+    return f"trained with passages of {source}; --passages=FOLDER gives it some" if source else ""
+
+
 def settings_of(workdir: str) -> PassagesConfig:
-    """The settings of passages with which a run was trained; the defaults for one without."""
-    if opening.is_run(split_step(workdir)[0]):
-        config = run.build(recipe_of(workdir))
-        if config.data.grounded:
-            return config.data.passages
+    """The settings of passages with which a run was trained; the defaults for a run without, and
+    for an imported model."""
+    if _saved(workdir).get("stage") in STAGES:
+        return run.build(recipe_of(workdir)).data.passages
     return registry.current(PassagesConfig)()

@@ -26,14 +26,17 @@ def run(
       ValueError: a workdir lacks the model, or `prompt` does not fit its context.
     """
     if port:
+        import loopback
         from train.chat import web  # first: it says what is not installed
 
-        listening = web.listen(port)
+        listening = loopback.listen(port)
     if sys.stderr.isatty():
         print(f"{CLEAR}reading {workdir} …", end="", file=sys.stderr, flush=True)
     try:
         session, notice = open_session(workdir, against, reward, sampling, seed, system)
-        session.ground(passages)
+        if passages:
+            session.ground(passages)
+            notice = str(session.passages)
     finally:
         if sys.stderr.isatty():
             print(CLEAR, end="", file=sys.stderr, flush=True)
@@ -51,7 +54,7 @@ def open_session(
     """(session, a notice about its models or "")."""
     from model.generate import Sampling
     from train.chat.model import open_model, open_scorer
-    from train.chat.passages import ChatPassages, settings_of
+    from train.chat.passages import ChatPassages, hint, settings_of
     from train.chat.workdirs import answers
     from train.interop import opening
     from train.runtime import compilation
@@ -64,6 +67,7 @@ def open_session(
     scorer = open_scorer(reward) if reward else None
     untrained = [model.name for model in models if not answers(model.name)]
     notice = f"{' and '.join(untrained)}: only pretrained, not trained to answer" * bool(untrained)
+    notice = notice or hint(workdir)
 
     def open_passages(source: str) -> ChatPassages:
         return ChatPassages(source, settings_of(workdir), opening.open_tokenizer(workdir))

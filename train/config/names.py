@@ -29,6 +29,8 @@ ALIASES = (
      ["optimizer.warmup_steps"], "warm-up is counted in steps"),
     ("cooldown cooldown_fraction decay_ratio warmdown_ratio lr_decay_ratio lr_decay_iters "
      "decay_steps lr_decay_steps", ["optimizer.decay_fraction"], "a share of all steps, of wsd"),
+    ("cosine_restarts cosine_with_restarts num_cycles lr_num_cycles restarts warm_restarts sgdr "
+     "cycle_length t_mult", ["optimizer.cycles"], "{step: peak of the cycle that begins there}"),
     ("optim optimizer_type optimizer_name opt optim_type opt_type", ["optimizer.name"], ""),
     ("wd adam_weight_decay l2 decay", ["optimizer.weight_decay"], ""),
     ("max_grad_norm grad_clip gradient_clipping gradient_clip gradient_clip_val grad_clip_norm "
@@ -60,6 +62,11 @@ ALIASES = (
      "microbatch batch_size_per_gpu per_gpu_train_batch_size",
      ["data.batch_size", "accumulate"],
      "batch_size counts rows of all devices; accumulate divides it into microbatches"),
+    ("rampup_batch_size batch_size_warmup batch_size_rampup batch_size_schedule batch_warmup "
+     "per_device_batch_size_start global_batch_size_rampup_steps",
+     ["data.batch_ramp"], "{step: rows a step until then}"),
+    ("seq_len_warmup sequence_length_warmup seqlen_warmup curriculum_learning length_warmup "
+     "length_curriculum", ["data.length_ramp"], "{step: tokens in a row until then}"),
     ("gradient_accumulation_steps grad_accum grad_accum_steps accumulation_steps accum_steps "
      "accumulate_grad_batches gradient_accumulation num_microbatches grad_accumulation_steps "
      "accumulation accumulate_steps grad_accum_iters", ["accumulate"], ""),

@@ -205,7 +205,7 @@ class RunConfig:
 # Mappings whose keys the user chooses.
 _FREE = (
     "init_from", "fields", "transforms", "keep", "filters", "mixture", "decontaminate", "evals",
-    "rope_scaling", "lr_multipliers", "weights",
+    "rope_scaling", "lr_multipliers", "weights", "cycles", "batch_ramp", "length_ramp",
 )  # fmt: skip
 
 

@@ -177,6 +177,8 @@ def data_config(config: Any, entry: EvalConfig, schema: str, objective: Any) -> 
         documents=entry.documents,
         length=entry.length or run.heldout_length or run.length,
         heldout_length=0,
+        batch_ramp={},
+        length_ramp={},
         subset="",
         keep={},
         filters={},

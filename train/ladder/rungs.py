@@ -18,6 +18,7 @@ from model import weights
 from model.config import TransformerConfig
 from ranges import ConfigError
 from train import loop
+from train.assembly import ramps
 from train.checkpoints import saved_models
 from train.config import budget
 from train.config.run import RunConfig, build, literal
@@ -169,8 +170,11 @@ def read(name: str, size: str, workdir: epath.Path) -> Rung:
     loss = evaluations[-1].get("loss") if evaluations else None
     if loss is None or not math.isfinite(loss):
         raise ConfigError(f"{workdir} has no held-out loss at step {config.steps}")
-    tokens = config.steps * config.data.batch_size * config.data.length
-    cost = weights.flops_per_token(model, config.data.length) * tokens
+    tokens, cost = 0, 0.0
+    for level in ramps.levels(config):
+        rows, length = level.shape
+        tokens += len(level.steps) * rows * length
+        cost += weights.flops_per_token(model, length) * len(level.steps) * rows * length
     return Rung(name, size, count(model), tokens, cost, loss)
 
 

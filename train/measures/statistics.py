@@ -78,8 +78,9 @@ def squares(tree: Mapping[str, Any], layers: bool = False) -> dict[tuple[str, st
     return totals
 
 
-def _sizes(tree: Mapping[str, Any]) -> dict[tuple[str, str], int]:
-    """{(prefix, group): number of values}; of `layer`, in each layer."""
+def _sizes(tree: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """{(prefix, group): number of values}; of `layer`, in each layer. One that is no int32, as JAX
+    reads whole numbers, is a float."""
     sizes: dict[tuple[str, str], int] = {}
     for path, x in jax.tree.leaves_with_path(tree):
         parts = {_group(path): x.size}
@@ -88,7 +89,7 @@ def _sizes(tree: Mapping[str, Any]) -> dict[tuple[str, str], int]:
         for group, size in parts.items():
             key = _prefix(path[0].key, tree), group
             sizes[key] = sizes.get(key, 0) + size
-    return sizes
+    return {key: size if size < 2**31 else float(size) for key, size in sizes.items()}
 
 
 def by_model(totals: Mapping[tuple[str, str], jax.Array]) -> dict[str, jax.Array]:

@@ -6,6 +6,7 @@ Each objective is one file of this folder and one row of train/objectives/regist
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -177,14 +178,18 @@ class Objective:
 
 class LoaderSource:
     """A source of the batches of a data set. Its whole state is `step`, the number of the next
-    batch: the number of steps taken, and more after a run has gone back."""
+    batch: the number of steps taken, and more after a run has gone back.
 
-    def __init__(self, ctx: Context):
+    Args:
+      whole: whether a row that is cut loses the rest of its segment (data/ramp.py's `cut`).
+    """
+
+    def __init__(self, ctx: Context, whole: bool = False):
         config = ctx.config
-        local = sharding.local_rows(ctx.mesh, config.data.batch_size)
+        local = functools.partial(sharding.local_rows, ctx.mesh)
         self._data = ctx.data
         self._loader = make_loader(
-            config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps
+            config.data, ctx.data, config.data.batch_size, config.seed, local, config.steps, whole
         )
         if self._loader.steps_per_epoch < 1 and jax.process_index() == 0:
             rows = round(self._loader.steps_per_epoch * config.data.batch_size)

@@ -5,6 +5,7 @@ The two differ in their data and in their reports.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -58,14 +59,15 @@ def next_token_terms(ctx: Context) -> tuple[Callable, Callable]:
     return weights, loss
 
 
-def build(ctx: Context) -> Stage:
-    """The stage of next-token prediction, for pretraining and for fine-tuning."""
+def build(ctx: Context, whole: bool = False) -> Stage:
+    """The stage of next-token prediction, for pretraining and for fine-tuning (`whole`, as of
+    LoaderSource)."""
     weights, loss = next_token_terms(ctx)
 
     def evaluation(data: Data) -> Evaluation:
         return combined(Perplexity(ctx, data), Samples(ctx, data, ctx.config.evaluate))
 
-    return Stage(weights, loss, LoaderSource(ctx), evaluation)
+    return Stage(weights, loss, LoaderSource(ctx, whole), evaluation)
 
 
 CURVES = (Curve("loss", "nats a token", "nats_per_token", "loss"),)
@@ -125,7 +127,7 @@ def _sft_result(run: Finished, values: Mapping, report: Mapping) -> Result | Non
 SFT = Objective(
     schema="chat",
     trainable=("policy",),
-    build=build,
+    build=functools.partial(build, whole=True),
     origins={"policy": ("policy",)},
     report=Report(_sft_numbers, _sft_result, CURVES),
 )

@@ -15,6 +15,7 @@ from model import sharding
 from ranges import ConfigError
 from registry import Registry
 from suggestions import did_you_mean, nearest
+from train.assembly import ramps
 from train.config.run_names import split_step
 from train.objectives import dpo, grpo, kto, next_token, orpo, ppo, reward, simpo
 from train.objectives.base import Objective
@@ -87,6 +88,7 @@ def validate(config: Any, mesh: jax.sharding.Mesh) -> Objective:
                 f"{name} is {value}, which the mesh's {shards} batch shards (data × fsdp × "
                 "expert) do not divide; change it or --config.mesh"
             )
+    ramps.check(config, objective, mesh)
     return objective
 
 

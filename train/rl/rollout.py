@@ -71,7 +71,7 @@ class RolloutSource:
         self._warned: set[str] = set()  # each warning is given once per process
         seed, self.groups = ctx.config.seed, groups(ctx.mesh, n, self.group)
         count, local = n // self.group, self.groups.prompts
-        self.prompts = make_loader(ctx.config.data, ctx.data, count, seed, local)
+        self.prompts = make_loader(ctx.config.data, ctx.data, count, seed, lambda size: local)
         rows = sharding.batch_sharding(ctx.mesh)
         self.make_experience = jax.jit(
             partial(make_experience, ctx, advantages_of),
@@ -90,10 +90,10 @@ class RolloutSource:
         self._text: Loader | None = None
         if self.rl.pretrain_coef:
             text = ctx.config.pretrain_data
-            local = sharding.local_rows(ctx.mesh, text.batch_size)
             self._text = make_loader(
-                text, ctx.pretrain_data, text.batch_size, seed, local, ctx.config.steps
-            )
+                text, ctx.pretrain_data, text.batch_size, seed,
+                partial(sharding.local_rows, ctx.mesh), ctx.config.steps,
+            )  # fmt: skip
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """{name: `jax.ShapeDtypeStruct`} of an experience."""

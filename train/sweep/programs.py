@@ -6,8 +6,9 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
+from train.assembly import ramps
+from train.assembly.programs import Step, jitted
 from train.assembly.run import Run
-from train.attempt import Step, jitted
 from train.optimizer import SCHEDULES, table_length
 from train.sweep.trials import Trial, flatten, short
 
@@ -15,17 +16,19 @@ from train.sweep.trials import Trial, flatten, short
 # of weights are another program, and the loop reads the others. A trial that differs in another one
 # may need a program of its own.
 _SHARED = ("seed", "log_every", "evaluate", "evals", "checkpoint", "watchdog")
-_RATES = ("peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction", "ema")
+_RATES = (
+    "peak_lr", "schedule", "warmup_steps", "final_fraction", "decay_fraction", "cycles", "ema",
+)  # fmt: skip
 _OPTIMIZERS = ("optimizer", "value_optimizer")
 STEP = "jit_train_step"  # the name of the program of the step
 
 
 def is_shared(key: str) -> bool:
     """Whether trials that differ in a setting share a program."""
-    group, _, leaf = key.rpartition(".")
+    group, *names = key.split(".")
     if group in _OPTIMIZERS:
-        return leaf in (*_RATES, *SCHEDULES.fields())
-    return key.split(".")[0] in _SHARED
+        return bool(names) and names[0] in (*_RATES, *SCHEDULES.fields())
+    return group in _SHARED
 
 
 def split(trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -44,7 +47,9 @@ def describe(trials: Sequence[Trial], runs: int) -> str:
     tables = {table_length(trial.config.steps) for trial in trials}
     split_by = [k for k in keys if not is_shared(k) and (k != "steps" or len(tables) > 1)]
     shared = [short(k) for k in keys if k not in split_by]
-    count = len(split(trials))
+    count = sum(
+        len({level.shape for level in ramps.levels(group[0].config)}) for group in split(trials)
+    )
     text = f"{runs} run{'s' * (runs != 1)}, {count} program{'s' * (count != 1)}"
     if split_by:
         text += f": {', '.join(map(short, split_by))} {_verb(split_by, 'change')} the program"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from data.ramp import cut
+from data.rows import num_rows, take_rows
 from interpreter import python
-from train.assembly import budget
+from model import sharding
+from train.assembly import budget, ramps
 from train.assembly.run import Run
 from train.checkpoints.networks import abstract_params
+from train.config.run import RunConfig
 from train.runtime import flops
 
 # Metrics of evaluations that are shown, the most important first: (metric, its text).
@@ -24,17 +30,22 @@ EVALUATED = (
     ("win_rate", "{:.1%} preferred to the reference"),
 )
 
-
-def tokens_per_step(run: Run) -> int:
-    """The number of tokens of a batch, padding included."""
-    return budget.tokens_per_step(run.ctx, run.objective)
+SAMPLE = 256  # rows that say how much a ramp does not learn
 
 
-def flops_per_step(run: Run) -> float:
-    """The floating-point operations of an optimizer step (train/runtime/flops.py)."""
-    ctx = run.ctx
+def tokens_per_step(run: Run, config: RunConfig | None = None) -> int:
+    """The number of tokens of a batch, padding included; with the settings of a level of its ramps,
+    or those that the run ends with."""
+    ctx = dataclasses.replace(run.ctx, config=config or run.ctx.config)
+    return budget.tokens_per_step(ctx, run.objective)
+
+
+def flops_per_step(run: Run, config: RunConfig | None = None) -> float:
+    """The floating-point operations of an optimizer step (train/runtime/flops.py); `config` as of
+    `tokens_per_step`."""
+    ctx, config = run.ctx, config or run.ctx.config
     weights = {r: abstract_params(r, ctx.models[r], ctx.mesh) for r in run.objective.trainable}
-    return flops.of_step(ctx.config, ctx.models, weights, run.parts, tokens_per_step(run))
+    return flops.of_step(config, ctx.models, weights, run.parts, tokens_per_step(run, config))
 
 
 def header(run: Run, workdir: Any) -> Iterator[str]:
@@ -46,13 +57,45 @@ def header(run: Run, workdir: Any) -> Iterator[str]:
         if role in run.parts and run.parts[role].frozen:
             size += f" and {_count(run.frozen[role]) / 1e6:.2f}M frozen"
         yield size
-    yield f"{config.steps:,} steps of {tokens_per_step(run):,} tokens"
+    levels = [level.config for level in ramps.levels(config, sharding.batch_shards(run.ctx.mesh))]
+    tokens = _span([f"{tokens_per_step(run, level):,}" for level in levels])
+    yield f"{config.steps:,} steps of {tokens} tokens"
     rollout = ""
     if run.objective.rollouts:
         rollout = f" and {flops.of_rollout(config, run.ctx.models):.3g} a rollout"
-    yield f"{flops_per_step(run):.3g} FLOPs a step{rollout}"
+    cost = _span([f"{flops_per_step(run, level):.3g}" for level in levels])
+    yield f"{cost} FLOPs a step{rollout}"
     yield f"{jax.device_count()} × {jax.devices()[0].device_kind}"
     yield str(workdir)
+
+
+def ramp(run: Run) -> Iterator[list[str]]:
+    """The lines about a run's ramps: the batches of each level, the share of them that is not
+    learned because a row is cut, and the number of programs; nothing without a ramp."""
+    config, data = run.ctx.config, run.ctx.data.train
+    levels = ramps.levels(config, sharding.batch_shards(run.ctx.mesh))
+    if len(levels) == 1:
+        return
+    sample = take_rows(data, np.arange(min(num_rows(data), SAMPLE)))
+    for level in levels:
+        rows, length = level.shape
+        until = "then" if level is levels[-1] else f"until step {level.steps.stop:,}:"
+        parts = [f"  {until} {rows:,} rows of {length:,} tokens"]
+        if config.accumulate > 1:
+            count = level.config.accumulate
+            parts.append(f"{count} microbatch{'es' * (count != 1)}")
+        if length < config.data.length:
+            pieces = cut(sample, config.data.length // length, run.objective.schema == "chat")
+            learned = np.sum(pieces["loss_mask"]) / np.sum(sample["loss_mask"])
+            parts.append(f"{1 - learned:.1%} not learned, at cuts")
+        yield parts
+    count = len({level.shape for level in levels})
+    yield [f"  the step is compiled for each of these shapes: {count} programs"]
+
+
+def _span(texts: Sequence[str]) -> str:
+    """The first and the last of several texts, or the one that they are."""
+    return " to ".join(dict.fromkeys((texts[0], texts[-1])))
 
 
 def _count(tree) -> int:

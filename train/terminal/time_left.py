@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 RECENT = 20  # records of metrics, or events of one kind, that count
 TRIMMED = 5  # records from which on the slowest is left out
@@ -28,15 +28,18 @@ class TimeLeft:
     Args:
       start, steps: the step that it resumes from, and its last. rollouts: number of rollouts in
         between. evaluations, checkpoints: the steps after which there is one.
+      work: n -> the work of the first n steps, which takes time in proportion.
     """
 
     def __init__(
-        self, start: int, steps: int, rollouts: int, evaluations: list[int], checkpoints: list[int]
-    ):
+        self, start: int, steps: int, rollouts: int, evaluations: list[int],
+        checkpoints: list[int], work: Callable[[int], float] = float,
+    ):  # fmt: skip
+        self._work = work
         self._steps, self._evaluations, self._checkpoints = steps, evaluations, checkpoints
         self._done = start + 1  # the first step counts as compilation
         self._to_come = self._events(self._done, rollouts)
-        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._seconds: dict[str, deque[float]] = {n: deque(maxlen=RECENT) for n in self._to_come}
 
     def _events(self, step: int, rollouts: int) -> dict[str, int]:
@@ -61,7 +64,7 @@ class TimeLeft:
                 self._seconds[kind].append(seconds[kind] / happened)
         if done > self._done:
             parts = sum(seconds[part] for part in ("step", "lost", "data_wait"))
-            self._recent.append((done - self._done, parts))
+            self._recent.append((self._work(done) - self._work(self._done), parts))
         self._done, self._to_come = done, events
         if not self._recent:
             return None
@@ -71,4 +74,4 @@ class TimeLeft:
         each = sum(s for _, s in recent) / sum(n for n, _ in recent)
         medians = {kind: sorted(s)[len(s) // 2] for kind, s in self._seconds.items() if s}
         others = sum(medians.get(kind, 0.0) * count for kind, count in events.items())
-        return each * (self._steps - done) + others
+        return each * (self._work(self._steps) - self._work(done)) + others

@@ -8,12 +8,14 @@ is only read, and the fork begins with a checkpoint of its own.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
+from data.ramp import Ramp
 from ranges import ConfigError
 from train.assembly import averages
 from train.assembly.run import Run
@@ -48,6 +50,8 @@ FIXED_ROLLOUT = {
     "data.batch_size": "the saved rollout is divided into minibatches already",
     "rl.epochs": "the saved rollout is divided into minibatches already",
 }
+# Of stages that read conversations, whose rows are packed so that they can be cut.
+FIXED_CHAT = {"data.length_ramp": "the rows would hold other conversations than those it has read"}
 
 
 class Fork(NamedTuple):
@@ -117,6 +121,7 @@ def restore(
         }
         abstract = run.abstract._replace(ema=ema or ())
         state = checkpointer.restore_state(fork.checkpoint, abstract, meta)
+        _check_place(fork, meta, run, state.source)
     except verification.Damaged as error:
         raise ConfigError(f"--fork={fork}: the checkpoint is damaged ({error})") from None
     origin = resume.Change(step=fork.step, setting="fork", before=fork.parent, now=str(workdir))
@@ -142,6 +147,7 @@ def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> 
             f"--config.steps={fork.step} or more"
         )
     fixed = FIXED | (FIXED_ROLLOUT if run.objective.rollouts else {})
+    fixed |= FIXED_CHAT if run.objective.schema == "chat" else {}
     differences, refused = list[Difference](), list[str]()
     for key, values in settings.items():
         if (key, values[1]) == ("tokenizer.path", fork.parent):  # by `with_tokenizer`
@@ -168,6 +174,29 @@ def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> 
         if before != now:
             differences.append(Difference(name, before, now, Kind.NAMED, rows=True))
     return differences
+
+
+def _check_place(fork: Fork, meta: Mapping[str, Any], run: Run, source: Mapping[str, Any]) -> None:
+    """Refuses a fork that would read other rows next than those after the parent's last batch.
+
+    Args:
+      meta: of the parent's checkpoint. source: the state of its source.
+
+    Raises:
+      ConfigError: by its ramp, it has read another number of rows.
+    """
+    if run.objective.rollouts:
+        return
+    step = int(source["step"])
+    before = Ramp.of(json.loads(meta["config"])["data"])
+    now = Ramp.of(vars(run.ctx.config.data))
+    if before.rows_before(step) != now.rows_before(step):
+        raise ConfigError(
+            f"a fork of {fork} has read {before.rows_before(step)} rows in {step} batches, and "
+            f"with its data.batch_size and data.batch_ramp it would have read "
+            f"{now.rows_before(step)}: rows would be repeated or left out. Add "
+            f'--config.data.batch_ramp="{before.batch_ramp(step)}"'
+        )
 
 
 def _obstacle(difference: Difference, fixed: Mapping[str, str]) -> str:

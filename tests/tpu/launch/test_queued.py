@@ -13,7 +13,6 @@ import pytest
 from tpu.launch import arguments, commands, queued, verbs
 from tpu.launch.gcloud import LOST, Gcloud, LaunchError
 from tpu.launch.supervise import StopSignal
-from tpu.slices import parse
 
 FLAGS_OF = ["--name=q", "--accelerator=v5e-16", "--zone=us-west4-a", "--bucket=gs://b"]
 JOB = commands.QueuedJob("q", "us-west4-a", "v5e-16", "gs://b")
@@ -326,7 +325,7 @@ def test_sync_copies_the_tracked_files_as_they_are(tmp_path, monkeypatch):
     "flags,message",
     [
         (["--accelerator=v5e-17"], "v5e comes with 1, 4, 8, 16"),
-        (["--accelerator=h100-8"], "write v5e-16, v5p-128 or v6e-256"),
+        (["--accelerator=h100-8"], "write v5e-16, v6e-256 (chips), v4-32"),
         (["--name=Q_1"], "small letters, digits and hyphens"),
         (["--name=q-"], "--name=q-: small letters, digits and hyphens"),
         (["--name=1q"], "--name=1q: small letters"),
@@ -373,14 +372,6 @@ def test_numbers_of_flags_have_ranges(verb, flag, values, capsys):
 def test_a_workdir_that_not_all_workers_see_is_refused(capsys):
     assert verbs.main(["run", *FLAGS_OF, "--dry_run", "--", "--workdir=runs/q"]) == 1
     assert "type --workdir=gs://b/runs/q" in capsys.readouterr().err
-
-
-def test_slices_by_name():
-    assert parse("v5e-16") == parse("v5litepod-16")
-    assert parse("v5e-16")[2:] == ("4x4", "tpu-v5-lite-podslice", 4, 16)
-    assert parse("v5p-128")[2:] == ("4x4x4", "tpu-v5p-slice", 16, 64)
-    assert parse("v6e-256")[2:] == ("16x16", "tpu-v6e-slice", 64, 256)
-    assert (parse("v5p-8").topology, parse("v6e-8").hosts) == ("2x2x1", 1)
 
 
 def test_the_page_on_tpus_shows_what_dry_run_prints(capsys):

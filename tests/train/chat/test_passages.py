@@ -1,5 +1,6 @@
 """Passages in a conversation."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from data.errors import DataError
 from data.passages.config import PassagesConfig
 from data.text.tokenizer import train
 from tests.train.chat.fake_chat import FakeModel
-from train.chat.passages import ChatPassages
+from train.chat.passages import ChatPassages, hint, settings_of
 from train.chat.session import Session
 from train.chat.terminal import Terminal
+from train.config import run
 
 HELP = str(Path(__file__).parents[3] / "examples/help")
 
@@ -42,6 +44,19 @@ def test_each_question_gets_its_passages(session, capsys):
     terminal.take("/passages")
     terminal.take("Hello?")
     assert session.models[0].messages[-1]["content"] == "Hello?"
+
+
+def test_the_settings_are_those_of_the_run(tmp_path):
+    assert settings_of(str(tmp_path)) == PassagesConfig()
+    config = run.default()
+    config.data.passages.update(source="help", number=2)
+    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "stage": "sft"}))
+    (tmp_path / "models.json").write_text("{}")
+    assert settings_of(str(tmp_path)).number == 2
+    assert hint(str(tmp_path)).startswith("trained with passages of help; ")
+    (tmp_path / "config.json").write_text('{"stage": "import"}')
+    assert hint(str(tmp_path)) == ""
+    assert settings_of(str(tmp_path)) == PassagesConfig()
 
 
 def test_a_folder_without_documents_leaves_the_session_as_it_was(session, tmp_path):

@@ -14,8 +14,8 @@ from etils import epath
 from data.read import json_files
 from model import sharding
 from ranges import ConfigError
+from train.assembly.programs import jit_step
 from train.assembly.run import Run, init_state, setup
-from train.attempt import jit_step
 from train.checkpoints import verification
 from train.checkpoints.checkpointer import restore_state
 from train.config import saved

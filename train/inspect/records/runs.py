@@ -16,6 +16,7 @@ from data.read import json_files
 from model.config import TransformerConfig
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from train.assembly import ramps
 from train.assembly.partition import divide
 from train.checkpoints import networks, saved_models, saved_steps
 from train.config.run import RunConfig, build
@@ -140,12 +141,15 @@ def cost(run: RunFiles, steps: int) -> dict[str, float]:
     models = _models(run, config)
     weights = {role: _weights(role, models[role]) for role in row.trainable}
     sub_rows = config.data.sub_rows if row.schema == "preference" else 1
-    tokens = config.data.batch_size * flops.row_length(config) * sub_rows
-    a_step = flops.of_step(config, models, weights, divide(config, weights), tokens)
-    total = steps * a_step
+    tokens, total, parts = 0, 0.0, divide(config, weights)
+    for level in ramps.levels(config):
+        settings, count = level.config, level.among(steps)
+        each = settings.data.batch_size * flops.row_length(config) * sub_rows
+        total += count * flops.of_step(settings, models, weights, parts, each)
+        tokens += count * each
     for _, _, draws in run.values("train", "rollout/draws"):
         total += flops.of_rollout(config, models, draws)
-    return {"tokens": steps * tokens, "flops": total}
+    return {"tokens": tokens, "flops": total}
 
 
 def _models(run: RunFiles, config: RunConfig) -> dict[str, TransformerConfig]:
