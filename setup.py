@@ -11,9 +11,21 @@ setup(
     description="Grows a language model on TPU pods: pretraining, SFT, reward model, PPO",
     license="Apache-2.0",
     python_requires=">=3.11",
-    package_data={"train.chat": ["page/*"]},
+    package_data={
+        "train.chat": ["page/*"],
+        "data.ranking": ["page/*"],
+        "train.replay.report": ["page.css", "page.js"],
+    },
     packages=find_packages(include=[p for name in PACKAGES for p in (name, name + ".*")]),
-    py_modules=["interpreter", "plugins", "printable", "ranges", "registry", "suggestions"],
+    py_modules=[
+        "interpreter",
+        "loopback",
+        "plugins",
+        "printable",
+        "ranges",
+        "registry",
+        "suggestions",
+    ],
     install_requires=[
         "jax>=0.10",
         "jaxlib>=0.10",  # checks XLA_FLAGS
@@ -41,7 +53,8 @@ setup(
         "numpy>=2.0",
         "scipy>=1.14",  # tests of two runs; JAX needs it too
         "threadpoolctl>=3.5",  # scaling laws: many fits, each too small for threads
-        "pyyaml>=6.0",  # benchmarks of one's own
+        "pyyaml>=6.0",  # benchmarks of one's own, gates of a replay
+        "sacrebleu>=2.4",  # chrF, the similarity of answers
         "msgspec>=0.20",  # the structure of JSON files
         "pyarrow>=18.0",  # Parquet, and folders of Hugging Face `datasets`
         "datasketch>=2.0",  # near duplicates
@@ -72,7 +85,8 @@ setup(
         "wandb": ["wandb>=0.28"],  # trackers
         "trackio": ["trackio>=0.40"],
         "mlflow": ["mlflow>=3.7"],
-        "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web
+        "web": ["starlette>=1.0", "uvicorn>=0.30"],  # train.chat --web, data.ranking
+        "ranking": ["statsmodels>=0.15", "krippendorff>=0.8"],  # agreement of annotators
         "test": [
             "httpx2>=2.0",  # Starlette's test client
             "matplotlib>=3.9",  # what train.inspect shows
@@ -82,6 +96,8 @@ setup(
             "markdownify>=1.0",
             "mail-parser-reply>=1.30",
             "pyap2>=0.2",
+            "statsmodels>=0.15",  # agreement of annotators
+            "krippendorff>=0.8",
             "treescope>=0.1.10",
             "pandas>=2.2",
             "nbclient>=0.10",  # runs the notebooks

@@ -23,7 +23,7 @@ OTHERS = {
         "evaluation/harness",
     )
 }
-MODULES = ["interpreter", "plugins", "printable", "ranges", "registry", "suggestions"]
+MODULES = ["interpreter", "loopback", "plugins", "printable", "ranges", "registry", "suggestions"]
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
 SINGLE = [ROOT / f"{name}.py" for name in MODULES]
 

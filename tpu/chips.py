@@ -27,6 +27,11 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
 }
 
+# The generation in the names of slices of a device.
+GENERATIONS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
+               "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}  # fmt: skip
+DEVICES_A_CHIP = {"TPU7x": 2}  # where that is not one
+
 # Memory of one device, GiB, from Google's system architecture pages; programs get a little less.
 HBM_GIB = {
     "TPU v4": 32,

@@ -23,7 +23,7 @@ from data.schemas.examples import content_key
 from data.schemas.templates import parse
 from data.text.base import Tokenizer
 
-RATES, RIGHT, WRONG, RETRIEVED = "rates", "right", "wrong", "retrieved"
+RATES, RIGHT, WRONG, SEARCH = "rates", "right", "wrong", "search"
 NOTHING = "(none)"  # the documents of a prompt without any
 SEPARATOR = "\n\n"  # between documents
 OWN = ("passages", "sources", "grounded")  # fields of an example before it is grounded
@@ -72,7 +72,7 @@ def open_grounder(config: DataConfig, schema: str, tokenizer: Tokenizer) -> Grou
         )
     library = None
     if passages.source:
-        library = open_library(passages, config.tfds_dir, config.redact)
+        library = open_library(passages, config.tfds_dir, config.redact, config.redact_model)
     return Grounder(passages, tokenizer, library)
 
 
@@ -144,7 +144,7 @@ class Grounder:
           own: passages of the record. names: the ids of those that answer; None if that is unknown.
           answer: where it is known; it tells the passage of a document that is named.
           key: of the draws. mode: RATES by the settings' rates; RIGHT and WRONG with and without
-            the passages that answer; RETRIEVED those that come first, whether they answer or not.
+            the passages that answer; SEARCH those that come first, whether they answer or not.
 
         Raises:
           DataError: see `example`.
@@ -165,7 +165,7 @@ class Grounder:
             chosen, answering = self._search(question, number, mine), None
         else:
             right, others = self._divided(question, answer, mine, names)
-            if mode == RETRIEVED:
+            if mode == SEARCH:
                 chosen = self._search(question, number, mine)
             elif mode == WRONG or (mode == RATES and without < self.config.none_rate):
                 chosen = others[:number]

@@ -84,24 +84,24 @@ def identity(config: PassagesConfig, tfds_dir: str) -> list:
 
 
 def open_library(
-    config: PassagesConfig, tfds_dir: str = "", kinds: Collection[str] = ()
+    config: PassagesConfig, tfds_dir: str = "", kinds: Collection[str] = (), model: str = ""
 ) -> Library:
     """The library of `config.source`. Its index is read from `config.cache_dir`, or is built and
     kept there.
 
     Args:
-      kinds: of personal data to replace.
+      kinds: of personal data to replace. model: as `data.redact_model`.
 
     Raises:
       DataError: there is no document, or one cannot be read; the index cannot be kept.
     """
     key = json.dumps(config.values(), sort_keys=True)
     known = json.dumps(identity(config, tfds_dir))
-    return _open(key, tfds_dir, tuple(kinds), known)
+    return _open(key, tfds_dir, tuple(kinds), model, known)
 
 
 @functools.lru_cache(maxsize=2)
-def _open(key: str, tfds_dir: str, kinds: tuple[str, ...], known: str) -> Library:
+def _open(key: str, tfds_dir: str, kinds: tuple[str, ...], model: str, known: str) -> Library:
     del known
     config = registry.current(PassagesConfig)(**json.loads(key))
     skipped, redacted = Counter(), Counter()
@@ -109,8 +109,8 @@ def _open(key: str, tfds_dir: str, kinds: tuple[str, ...], known: str) -> Librar
     passages = documents.read(source, config.fields, config.words, tfds_dir, skipped)
     if kinds:
         passages = [
-            p._replace(text=redact_text(p.text, kinds, redacted),
-                       title=redact_text(p.title, kinds, redacted))
+            p._replace(text=redact_text(p.text, kinds, redacted, (), model),
+                       title=redact_text(p.title, kinds, redacted, (), model))
             for p in passages
         ]  # fmt: skip
     return Library(passages, _retriever(config, passages), skipped, redacted)

@@ -36,7 +36,7 @@ SETTINGS = (
     "source", "records", "transforms", "heldout_source", "heldout_by", "heldout_fraction",
     "fields", "documents", "on_bad", "max_record_bytes", "subset", "filters", "redact",
     "redact_model", "dedup", "decontaminate", "length", "on_long", "pack", "truncate", "fim_rate",
-    "fim_spm",
+    "fim_spm", "passages",
 )  # fmt: skip
 
 
@@ -85,8 +85,6 @@ def settings_of(job: PrepareJob) -> dict:
     values = dataclasses.asdict(job.config)
     names = (*SETTINGS, *READERS.fields())
     settings = {name: values[name] for name in names} | {"schema": job.schema}
-    if job.config.grounded:
-        settings["passages"] = values["passages"]
     return json.loads(json.dumps(settings))
 
 
@@ -149,8 +147,7 @@ def check_settings(job: PrepareJob, settings: dict) -> None:
     now = settings_of(job)
     default = settings_of(job._replace(config=registry.current(DataConfig)(source=UNFINISHED)))
     # A setting that was not there when the folder was begun had its default.
-    now, settings = default | now, default | settings
-    changed = [name for name in now | settings if settings.get(name) != now.get(name)]
+    changed = [name for name in now if settings.get(name, default[name]) != now[name]]
     if changed:
         raise DataError(
             f"{job.folder} was begun with another data.{', data.'.join(changed)}; use the same "

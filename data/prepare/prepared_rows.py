@@ -225,10 +225,9 @@ def check_compatible(
             )
     passages = manifest["settings"].get("passages")
     if config.grounded and json.loads(json.dumps(config.passages.values())) != passages:
-        made = "other settings of data.passages" if passages else "no data.passages"
         raise DataError(
-            f"{folder} was prepared with {made}, which its rows cannot have anew; give none, or "
-            "prepare it again"
+            f"{folder} was prepared with other settings of data.passages, and its rows cannot be "
+            "made again; leave data.passages and data.fields.passages out, or prepare it again"
         )
     fingerprint = manifest["tokenizer"]["fingerprint"]
     if fingerprint != tokenizer.fingerprint:

@@ -27,6 +27,7 @@ from data.read.reading import (
 from suggestions import did_you_mean, nearest
 
 _CHUNK = 1 << 20
+_DEPTH = 16  # of objects that are read key by key
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -272,13 +273,13 @@ class _Document:
                 self._at += 1
         self._at += 1
 
-    def _skip(self) -> None:
-        """Reads over the value at _at; a list item by item, so that it may be larger than
-        memory."""
+    def _skip(self, depth: int = 0) -> None:
+        """Reads over the value at _at; down to a depth, and a list item by item, so that it may be
+        larger than memory."""
         first = self._next()
-        if first == "{":
+        if first == "{" and depth < _DEPTH:
             for _ in self._keys():
-                self._skip()
+                self._skip(depth + 1)
         elif first == "[":
             for _ in self._elements():
                 self._item()
@@ -349,7 +350,8 @@ class _Document:
                 lists += [key] if self._next() == "[" else []
                 self._skip()
             lists = [] if self._next() else lists  # another object follows: one a line
-        inside = "".join(f"; it has a list at --config.data.records={key}" for key in lists[:3])
+        named = " or ".join(lists[:3])
+        inside = f"; if they are inside it, type --config.data.records={named}" if lists else ""
         return DataError(
             f"{self._path}: a JSON dict; a .json that is read is one list of objects: [{{...}}, "
             f"...]. If it is one object a line, name it {stem}l{gz}{inside}"

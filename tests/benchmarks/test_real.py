@@ -9,7 +9,7 @@ import numpy as np
 import open_models
 import pytest
 
-from benchmarks.real import data, manners, refusals, rewards
+from benchmarks.real import data, grounded, manners, refusals, rewards
 from model.heads import reward_model
 
 
@@ -104,3 +104,35 @@ def test_no_instruction_stands_on_both_sides(tmp_path):
     asked = [{r["prompt"] for r in read[n]} for n in ("rankings", "rankings_heldout")]
     assert asked[0] and asked[1] and asked[0].isdisjoint(asked[1])
     assert len(read["chats"]) == 2 * len(read["rankings"])
+
+
+def test_questions_are_held_out_by_place(tmp_path):
+    (tmp_path / "dstc9-faq").mkdir()
+    (tmp_path / "abcd-sample").mkdir()
+    docs = {str(i): {"title": f"Question {i}?", "body": f"Answer {i}."} for i in range(3)}
+    places = {str(i): {"name": f"PLACE {i}", "docs": docs} for i in range(20)}
+    domains = {"hotel": places, "taxi": {"*": {"name": None, "docs": docs}}}
+    with gzip.open(tmp_path / "dstc9-faq/knowledge.json.gz", "wt") as file:
+        json.dump(domains, file)
+    steps = [{"button": "Pull up Account", "text": "Use [Pull up Account]."}]
+    flow = {"Returns": {"subflows": {"Due to Size": {"actions": steps}}}}
+    (tmp_path / "abcd-sample/guidelines.json").write_text(json.dumps(flow))
+    said = [["agent", "Hi"], ["customer", "Hello"], ["agent", "One"], ["agent", "moment"],
+            ["action", "Looked up"], ["customer", "Thanks"], ["agent", "Bye"]]  # fmt: skip
+    talk = {"original": said, "scenario": {"subflow": "due_size"}}
+    (tmp_path / "abcd-sample/abcd_sample.json").write_text(json.dumps([talk]))
+    paths = grounded.prepare(tmp_path, tmp_path / "out", 40, 40)
+    rows = {name: data.records(path) for name, path in paths.items()}
+    assert len(rows["passages"]) == 64
+    shop = next(row for row in rows["passages"] if row["id"] == "abcd-Due to Size")
+    assert shop["title"] == "Returns: Due to Size" and "Use Pull up Account." in shop["text"]
+    *learned, last = rows["train"]
+    assert [m["content"] for m in last["messages"]] == ["Hello", "One\nmoment"]
+    assert last["sources"] == ["abcd-Due to Size"]
+
+    def place(row):
+        return row["sources"][0].rpartition("-")[0]
+
+    assert not set(map(place, learned)) & set(map(place, rows["heldout"]))
+    assert {row["label"] for row in rows["tickets"]} == {"hotel"}
+    assert all("Place" not in row["text"] for row in rows["labels"])

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,13 @@ import pytest
 from documentation import ROOT
 from quick_compile import FLAGS
 
+from tests.data.ranking import scripted_annotator
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 # The pages with commands, post_training.md before those that start from its runs.
-PAGES = ("README.md", "docs/post_training.md", "docs/evaluation.md", "docs/experiments.md",
-         "docs/data.md", "docs/knowledge.md",
+PAGES = ("README.md", "docs/post_training.md", "docs/evaluation.md", "docs/people.md",
+         "docs/experiments.md", "docs/data.md", "docs/knowledge.md",
          "docs/open_models.md", "docs/tpu.md",
          "docs/chat.md", "docs/benchmarks.md", "CONTRIBUTING.md")  # fmt: skip
 # {the beginning of a command, or a flag: why it is not run}
@@ -33,7 +36,7 @@ SKIPPED = {
     "git clone": "needs an account",
     "gcloud ": "needs an account",
     "python -m tpu.launch supervise": "needs Cloud TPU",
-    "python -m tpu.fit": "needs the TPU compiler, and minutes; docs/fit.md has its output",
+    "python -m tpu.fit --config": "needs the TPU compiler, and minutes; docs/fit.md has its output",
     "--web": "serves until it is stopped",
     "--config.trackers": "needs wandb",
     "python -m train.lm_eval": "reads its tasks from the hub",
@@ -125,6 +128,22 @@ def clone(tmp_path_factory):
     return root
 
 
+def collect(command: str, clone: Path, environment: dict) -> subprocess.CompletedProcess:
+    """Runs a page of rankings until its annotators have answered some, and interrupts it."""
+    process = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=clone, env=environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.startswith("Answers are kept"):
+            for link in re.findall(r"http://\S+/#\S+", "".join(printed)):
+                scripted_annotator.answer(link, 16)
+            process.send_signal(signal.SIGINT)
+    return subprocess.CompletedProcess(command, process.wait(300), "".join(printed), "")
+
+
 def failures(clone: Path, lines: list[str]) -> list[str]:
     """Runs each command once; the output of those that fail."""
     environment = {
@@ -137,10 +156,13 @@ def failures(clone: Path, lines: list[str]) -> list[str]:
     for line in dict.fromkeys(lines):
         command = f"{line} {cuts(line)}".strip()
         print("$", command, flush=True)
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=clone, env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=1200,
-        )  # fmt: skip
+        if "-m data.ranking" in line and "--export" not in line:
+            done = collect(command, clone, environment)
+        else:
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=clone, env=environment, stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, timeout=1200,
+            )  # fmt: skip
         print(done.stdout[-2000:], flush=True)
         if done.returncode:
             out.append(f"$ {command}\n{done.stdout[-1000:]}\n{done.stderr[-2000:]}")

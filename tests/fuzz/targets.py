@@ -8,6 +8,11 @@ from tests.fuzz.engine import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/helpers"))
 
-from tests.fuzz import data_targets, model_targets, run_targets
+from tests.fuzz import data_targets, model_targets, ranking_targets, run_targets
 
-TARGETS = [*data_targets.TARGETS, *model_targets.TARGETS, *run_targets.TARGETS]
+TARGETS = [
+    *data_targets.TARGETS,
+    *model_targets.TARGETS,
+    *ranking_targets.TARGETS,
+    *run_targets.TARGETS,
+]

@@ -211,9 +211,8 @@ def _build_recipe() -> None:
     """Builds the recipe of parsed flags, or each stage of a chain."""
     from train.config.run import build
 
-    if "config" not in flags.FLAGS:
+    if "config" not in flags.FLAGS or not (recipe := flags.FLAGS.config):
         return
-    recipe = flags.FLAGS.config
     for config in recipe.get("stages", {"": recipe}).values():
         build(config)
 

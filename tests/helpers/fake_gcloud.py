@@ -140,7 +140,8 @@ def main(path: str, program: str, *words: str) -> None:
         ended = 0, "", ""
     except Ended as e:
         ended = e.args
-    Path(path).write_text(json.dumps(plan))
+    Path(f"{path}.new").write_text(json.dumps(plan))
+    os.replace(f"{path}.new", path)  # a test may read it at any moment
     print(ended[1], end="")
     print(ended[2], end="", file=sys.stderr)
     sys.exit(ended[0])

@@ -51,7 +51,8 @@ class CompiledProgram(NamedTuple):
     Attributes:
       compiled: the result of `jax.stages.Lowered.compile`. text: its HLO.
       state, frozen: those of the run, trees of `jax.ShapeDtypeStruct` with shardings.
-      model: the architecture of the first trained role. tokens: in a train step, padding included.
+      model: the architecture of the first trained role. parameters: of all trained roles.
+      tokens: in a train step, padding included.
       flops_per_token: of a train step, with its share of a rollout. seconds: of compilation.
       mesh: the mesh that it runs on.
     """
@@ -61,6 +62,7 @@ class CompiledProgram(NamedTuple):
     state: TrainState
     frozen: Any
     model: TransformerConfig
+    parameters: int
     tokens: int
     flops_per_token: float
     seconds: float
@@ -142,6 +144,7 @@ def compile_programs(
     programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]
+    parameters = sum(x.size for role in row.trainable for x in jax.tree.leaves(whole[role]))
     tokens = batch["tokens"].size
     flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
     if row.rollouts:
@@ -152,8 +155,9 @@ def compile_programs(
         with jax.set_mesh(its_mesh):
             program, text, seconds = _compile(function, args, its_mesh, models.values())
         compiled[name] = CompiledProgram(
-            program, text, state, frozen, model, tokens, flops / tokens, seconds, its_mesh
-        )
+            program, text, state, frozen, model, parameters, tokens, flops / tokens, seconds,
+            its_mesh,
+        )  # fmt: skip
     return compiled
 
 

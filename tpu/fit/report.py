@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from train.runtime import strict_json
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
     from jax.sharding import Mesh
@@ -41,6 +39,7 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
     return {
         "fits": True,
         **compile.summary(step, mesh),
+        "parameters": step.parameters,
         "peak_bytes_per_chip": memory.peak_memory_in_bytes,
         "hbm_bytes_per_chip": chips.HBM_GIB[kind] * GIB,
         "state_gib": {
@@ -207,23 +206,22 @@ def recipe_report(
     return stage_report(programs, mesh, config)
 
 
-def run(
+def of_slice(
     recipe: Any,
     topology: str,
     slices: int,
     vocab_size: int,
     knobs: Sequence[str] = (),
     hlo: str = "",
-    json: str = "",
-) -> bool:
-    """Prints the report of a recipe on a slice; returns whether it fits and does not gather the
-    weights of all layers at once.
+) -> dict[str, Any]:
+    """The report of a recipe on a slice.
 
     Args:
       recipe: a ConfigDict. topology, slices: see `chips.topology`.
       vocab_size: of the tokenizer, which is not read.
-      knobs: settings to try (tpu/fit/sweep.py); the report is then that of the best.
-      hlo, json: files for the optimized HLO and for the report.
+      knobs: settings to try (tpu/fit/sweep.py), each of which is printed; the report is then that
+        of the best, with its `settings`.
+      hlo: a file for the optimized HLO.
 
     Raises:
       ValueError: there is no such slice, or a run would not start.
@@ -233,9 +231,8 @@ def run(
     from model import sharding
     from tpu import chips
     from tpu.fit.sweep import sweep
+    from train.config.run import build
 
-    if knobs and hlo:
-        raise ValueError("--hlo writes one program, and --sweep compiles many; give one of them")
     devices = chips.topology(topology, slices).devices
 
     def compile_one(recipe):
@@ -244,18 +241,15 @@ def run(
     caches = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
     try:
-        if knobs:
-            report = sweep(recipe, knobs, compile_one, functools.partial(print, flush=True))
-            settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
-            print(f"\nthe best of these: {settings}")
-        else:
-            report = compile_one(recipe)
+        if not knobs:
+            return compile_one(recipe)
+        # The knob `mesh` divides a number of chips.
+        shape = build(recipe).mesh.shape(len(devices))
+        sized = copy.deepcopy(recipe)
+        sized.mesh.update(dict(zip(sharding.MESH_AXES, shape, strict=True)))
+        report = sweep(sized, knobs, compile_one, functools.partial(print, flush=True))
+        settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
+        print(f"\nthe best of these: {settings}")
+        return report
     finally:
         jax.config.update("jax_enable_compilation_cache", caches)
-    if report["fits"]:
-        print(show(report))
-    else:
-        print(show_too_large(report), file=sys.stderr)
-    if json:
-        Path(json).write_text(strict_json.dumps(report, indent=1))
-    return report["fits"] and not report["whole_parameter_gathers"]

@@ -26,8 +26,6 @@ def remat(config: ConfigDict, fits: Fits) -> Iterator[ConfigDict]:
 def mesh(config: ConfigDict, fits: Fits) -> Iterator[ConfigDict]:
     """Every power of two of `tensor`, from 1 to 8, with the rest for `fsdp`."""
     sizes = config.mesh
-    if sizes.fsdp < 1:
-        raise ValueError("--sweep=mesh changes fsdp and tensor; set --config.mesh.fsdp to a number")
     chips = sizes.fsdp * sizes.tensor
     for tensor in (1, 2, 4, 8):
         if chips % tensor == 0:

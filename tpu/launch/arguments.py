@@ -140,6 +140,14 @@ def _slice_flags(verb: argparse.ArgumentParser, several: bool = False) -> None:
     verb.add_argument("--dry_run", action="store_true", help="print the commands")
 
 
+def _attached_flag(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--attached", action="store_true",
+        help="leave when standard input ends, as with the program that started this one; machines "
+        "of Cloud TPU continue to run",
+    )  # fmt: skip
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are those of the other commands."""
 
@@ -195,6 +203,7 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
     local.add_argument(
         "--give_up_after", type=whole(1), default=3, help="attempts without a step gained"
     )
+    _attached_flag(local)
     for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, allow_abbrev=False)
         _slice_flags(verb, several=name == "supervise")
@@ -209,6 +218,7 @@ def parser(doc: str = "") -> argparse.ArgumentParser:
             )
             verb.add_argument("--give_up_after", type=whole(1), default=3,
                               help="attempts without a step gained")  # fmt: skip
+            _attached_flag(verb)
         if name in ("sync", "run", "supervise"):
             for flag, text in (
                 ("--take", "a tracked file to copy although it looks like a key"),

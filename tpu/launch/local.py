@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from train.runtime.processes import PREEMPTED, UNSAVED, port_is_free
+from train.runtime.processes import PREEMPTED, UNSAVED, before_leaving, port_is_free
 
 HOST = "127.0.0.1"
 
@@ -109,17 +109,23 @@ def run(
         threading.Thread(target=printer.relay, args=(n, w.stdout), daemon=True)
         for n, w in enumerate(workers)
     ]
+
+    def kill():
+        for worker in workers:
+            if worker.poll() is None:
+                worker.kill()
+
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in handlers:
         signal.signal(number, forward)
+    before_leaving.append(kill)
     try:
         for reader in readers:
             reader.start()
         return exit_code(_wait(workers, heartbeat + 10))
     finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.kill()
+        before_leaving.remove(kill)
+        kill()
         for reader in readers:
             reader.join(5)
         for number, handler in handlers.items():

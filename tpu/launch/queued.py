@@ -102,7 +102,11 @@ def up(
         current = ""
     ready = current == "ACTIVE"
     if not current:
-        gcloud(commands.create(job))
+        try:
+            gcloud(commands.create(job))
+        except LaunchError as e:  # a supervisor that is gone may have asked a moment ago
+            if "ALREADY_EXISTS" not in str(e):
+                raise
         current, cause = state(job, gcloud)
     while current != "ACTIVE":
         if current != last:

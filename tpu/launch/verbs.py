@@ -4,6 +4,7 @@ or a JobSet for GKE."""
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import shlex
 import subprocess
@@ -28,9 +29,10 @@ from tpu.launch.arguments import (
     split_command,
     workdir_of,
 )
-from tpu.launch.gcloud import Gcloud
+from tpu.launch.gcloud import Gcloud, LaunchError
 from tpu.launch.history import History
 from tpu.slices import parse
+from train.runtime import processes
 from train.terminal import saved
 
 
@@ -202,6 +204,61 @@ def run_queued(args: argparse.Namespace, command: list[str]) -> int:
     return 0
 
 
+def check(argv: list[str]) -> argparse.Namespace:
+    """The flags of a command line for one run, which `main` would take.
+
+    Raises:
+      ValueError: it would be refused, or its verb does not wait for the end of a run.
+    """
+    ours, command = split_command(argv)
+    args = parser().parse_args(ours)
+    if args.verb == "local":
+        workdir_of(command)
+    elif args.verb == "supervise":
+        in_bucket(job_of(args), command)
+    else:
+        raise ValueError(f"{args.verb} does not wait for the end of a run: supervise and local do")
+    return args
+
+
+def devices(argv: list[str]) -> int:
+    """The number of devices that a command line of `check` gives a run; of several, the first."""
+    args = check(argv)
+    if args.verb == "local":
+        return args.processes * args.devices[0]
+    return parse(args.accelerator).devices * args.slices
+
+
+def delete(argv: list[str], say: Callable[[str], None]) -> None:
+    """Deletes the slices of a command line of `check`, if it has any, in whatever zone.
+
+    Raises:
+      LaunchError: gcloud refuses, or they are still there after 10 minutes.
+    """
+    args = check(argv)
+    for job in jobs(args):
+        queued.down(job, Gcloud(args.dry_run), say, supervise.StopSignal())
+
+
+def first_error(argv: list[str]) -> str:
+    """The first error that a worker of a command line of `check` has printed; "" without one."""
+    for job in jobs(check(argv)):
+        with contextlib.suppress(LaunchError):  # there are no slices in this zone any more
+            remote = commands.remote_logs("none", 1)
+            output = commands.first_error_first(Gcloud()(commands.ssh(job, remote)))
+            if output.startswith("first error: "):
+                return output.removeprefix("first error: ")
+    return ""
+
+
+def jobs(args: argparse.Namespace) -> list[commands.QueuedJob]:
+    """The job that the flags of `check` describe, in each of its zones; none of `local`."""
+    if args.verb == "local":
+        return []
+    job = job_of(args)
+    return [job._replace(zone=zone) for zone in args.zones or (args.zone,)]
+
+
 def _interactive(command: list[str], dry_run: bool) -> int:
     if dry_run:
         print(shlex.join(command))
@@ -242,6 +299,8 @@ def main(argv: list[str], doc: str = "") -> int:
     ours, command = split_command(argv)
     args = parser(doc).parse_args(ours)
     run = {"local": run_local, "manifest": run_manifest}.get(args.verb, run_queued)
+    if getattr(args, "attached", False):
+        processes.leave_with_parent()
     try:
         return run(args, command)
     except ValueError as e:

@@ -4,8 +4,9 @@
 #
 #   sh tpu/launch/worker.sh ATTEMPT BUCKET MODULE FLAGS…
 #
-# In ~/seedpod: log.txt, attempt, pid of the command while it runs, exit-ATTEMPT once it has ended,
-# and asked if it was asked to stop meanwhile. The bucket, with the workdir, is at ~/bucket.
+# In ~/seedpod: log.txt, attempt, pid of this script while it sets up and then of the command,
+# exit-ATTEMPT once it has ended, and asked if it was asked to stop meanwhile. The bucket, with the
+# workdir, is at ~/bucket.
 cd "$(dirname "$0")/.."
 state=$HOME/seedpod attempt=$1 bucket=$2
 shift 2
@@ -41,8 +42,9 @@ keep_log() {
 
 # A handler, not "ignore": that the program would inherit, and it must see SIGTERM to save.
 trap : TERM
-rm -f "$state/asked" "$state/pid"
+rm -f "$state/asked"
 echo "$attempt" >"$state/attempt"
+echo $$ >"$state/pid" # while it sets up: a supervisor that comes now must not start another
 ( setup )
 code=$?
 if [ $code = 0 ] && [ -e "$state/asked" ]; then
@@ -57,9 +59,9 @@ elif [ $code = 0 ]; then
   code=$?
   # SIGTERM ends this wait, not the program, which saves first.
   while kill -0 "$program" 2>/dev/null; do wait "$program"; code=$?; done
-  rm -f "$state/pid"
   kill "$keeper"
 fi
+rm -f "$state/pid"
 keep_log
 echo "$code" >"$state/exit-$attempt.tmp"
 mv "$state/exit-$attempt.tmp" "$state/exit-$attempt"

@@ -141,7 +141,12 @@ class Scorer:
         self.name, self._model, self._params, self._tokenizer = name, model, params, tokenizer
 
     def score(self, messages: Messages, ended: bool) -> float:
-        """The score of the last message, an answer; the oldest turns are left out if need be.
+        """The score of the last message, an answer. Arguments and errors are those of `row`."""
+        return self._score(*self.row(messages, ended))
+
+    def row(self, messages: Messages, ended: bool) -> tuple[np.ndarray, np.ndarray]:
+        """(ids of a conversation that ends with an answer, the answer's columns among them); the
+        oldest turns are left out if need be.
 
         Args:
           ended: whether the answer ended by itself; else it is scored without the id that ends one.
@@ -157,7 +162,7 @@ class Scorer:
             while not ended and len(columns) > 1 and ids[columns[-1]] in self._tokenizer.stop_ids:
                 columns = columns[:-1]
             if len(columns) and columns[-1] < self._model.max_length:
-                return self._score(ids[: columns[-1] + 1], columns)
+                return ids[: columns[-1] + 1], columns
         raise ValueError(f"question and answer do not fit the context of {self.name}")
 
     def _score(self, ids, columns) -> float:

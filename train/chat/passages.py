@@ -9,7 +9,7 @@ from etils import epath
 
 import registry
 from data.passages.config import PassagesConfig
-from data.passages.grounding import RETRIEVED, Grounded, Grounder
+from data.passages.grounding import SEARCH, Grounded, Grounder
 from data.passages.library import open_library
 from data.read import json_files
 from data.text.base import Tokenizer
@@ -35,7 +35,7 @@ class ChatPassages:
         self._source = source
 
     def _grounded(self, question: str) -> Grounded:
-        return self._grounder.question(question, key=question.encode(), mode=RETRIEVED)
+        return self._grounder.question(question, key=question.encode(), mode=SEARCH)
 
     def prompt(self, question: str) -> str:
         """A question with its passages, as the model is asked it."""

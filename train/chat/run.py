@@ -26,9 +26,10 @@ def run(
       ValueError: a workdir lacks the model, or `prompt` does not fit its context.
     """
     if port:
+        import loopback
         from train.chat import web  # first: it says what is not installed
 
-        listening = web.listen(port)
+        listening = loopback.listen(port)
     if sys.stderr.isatty():
         print(f"{CLEAR}reading {workdir} …", end="", file=sys.stderr, flush=True)
     try:

@@ -225,6 +225,17 @@ def config() -> ml_collections.ConfigDict:
     return f.config
 
 
+def recipe_words() -> list[str]:
+    """The words of the command line that name the recipe and its settings, for another command."""
+    words, out = ARGV[1:], list[str]()
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        if re.match(r"--?(no)?config([.=]|$)", word):
+            out.append(word)
+            if "=" not in word and not following.startswith("-"):
+                out.append(following)
+    return out
+
+
 def config_with(settings: Mapping[str, str]) -> ml_collections.ConfigDict:
     """The recipe with the command line's overrides and further ones, {key: text}, which are read
     as --config.KEY=TEXT is. An unknown key ends the process with a message.

@@ -22,8 +22,8 @@ GROUPS = {
     "Profiling and compilation": ("profile_steps", "profiler_port", "compilation_cache"),
 }  # fmt: skip
 _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of strings": "A,B"}
-_PLACES = {"config": "RECIPE", "from": "MODEL"}
-_PLACES |= dict.fromkeys(("workdir", "to", "out", "output", "against", "reward"), "DIR")
+_PLACES = {"config": "RECIPE", "from": "MODEL", "out": "PATH"}
+_PLACES |= dict.fromkeys(("workdir", "to", "output", "against", "reward"), "DIR")
 _PLACES |= dict.fromkeys(("json", "hlo"), "FILE")
 _PLACES |= dict.fromkeys(("grid", "zip"), "KEY=A,B")
 _PLACES |= dict.fromkeys(("random", "log_uniform"), "KEY=LOW:HIGH")

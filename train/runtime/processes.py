@@ -190,6 +190,18 @@ def _keep_gloo_local(host: str) -> None:
     xla_bridge.register_backend_factory("cpu", make_client, priority=0, fail_quietly=False)
 
 
+def leave_with_parent() -> None:
+    """Ends this process as soon as its standard input, a pipe of the program that started it, does:
+    whatever has ended that program."""
+
+    def wait():
+        while os.read(0, 4096):  # a thread in `sys.stdin` would make Python's own end a crash
+            pass
+        end(INTERRUPTED)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def is_lost_peer(error: BaseException | None) -> bool:
     """Whether an error means that another process is gone, not that this one is at fault. An error
     whose message quotes text of others, such as answers, has a true `of_this_process`."""

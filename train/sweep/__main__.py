@@ -16,15 +16,17 @@ from absl import app, flags
 
 from train import cli
 
-FLAGS = ("workdir", "grid", "zip", "random", "log_uniform", "trials", "seed", "seeds", "search",
-         "metric", "mode", "parallel")  # fmt: skip
+FLAGS = ("workdir", "compilation_cache", "grid", "zip", "random", "log_uniform", "trials", "seed",
+         "seeds", "search", "metric", "mode", "parallel", "launch", "at_once",
+         "dry_run")  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
     del argv
+    from tpu.launch import verbs
     from train.sweep import command  # after the flags were read: importing JAX takes seconds
 
-    raise SystemExit(command.from_flags({name: flags.FLAGS[name].value for name in FLAGS}))
+    raise SystemExit(command.from_flags({name: flags.FLAGS[name].value for name in FLAGS}, verbs))
 
 
 if __name__ == "__main__":
@@ -45,4 +47,7 @@ if __name__ == "__main__":
     )  # fmt: skip
     flags.DEFINE_enum("mode", None, ["min", "max"], "Which values of --metric are better.")
     flags.DEFINE_integer("parallel", 1, "Processes on this machine, on CPU.", 1, 1024)
+    flags.DEFINE_string("launch", "", "Verb and flags of tpu.launch, which starts each run.")
+    flags.DEFINE_integer("at_once", None, "Most runs of --launch at one time; by default 1.", 1)
+    flags.DEFINE_bool("dry_run", False, "Print what --launch would do.")
     app.run(lambda argv: cli.guarded(main, argv), flags_parser=cli.parse_flags)

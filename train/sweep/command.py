@@ -19,6 +19,7 @@ from train.sweep import (
     comparison,
     grid,
     inputs,
+    launched,
     metric,
     programs,
     results,
@@ -26,6 +27,7 @@ from train.sweep import (
     workers,
 )
 from train.sweep.grid import Space
+from train.sweep.launched import Launch, Launcher
 from train.sweep.metric import Metric
 from train.sweep.report import page, table
 from train.sweep.runner import Runner, program_line
@@ -42,6 +44,7 @@ class Sweep(NamedTuple):
         first run; empty for an adaptive search.
       integers: {drawn setting: whether it is an int}.
       adaptive: whether Optuna chooses the trials. parallel: number of processes.
+      launch: where the runs are launched, if not in this process.
     """
 
     workdir: epath.Path
@@ -54,6 +57,7 @@ class Sweep(NamedTuple):
     adaptive: bool
     parallel: int
     build: trials.Build
+    launch: Launch | None = None
 
 
 def asked(workdir: str, flags: Mapping[str, Any], build_with: trials.Build) -> Sweep:
@@ -125,17 +129,23 @@ def run(sweep: Sweep) -> int:
     with lock.owned(workdir), programs.counted() as count:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         plan = trials.read_plan(workdir, sweep.base)
-        runs = [run for trial in sweep.trials for run in trial.runs(workdir, sweep.seeds)]
-        with Progress(workdir.name):
-            sources = inputs.prepare(runs)
+        runs = runs_of(sweep)
+        sources = dict[str, epath.Path]()
+        if not sweep.launch:
+            with Progress(workdir.name):
+                sources = inputs.prepare(runs)
         trials.add(plan, sweep.trials, sweep.seeds)
         trials.write_plan(workdir, plan)
         total = sweep.space.trials * len(sweep.seeds) if sweep.adaptive else len(runs)
-        if not sweep.adaptive:
+        if sweep.launch:
+            console.print(f"  {launched.describe(sweep.launch, runs)}")
+        elif not sweep.adaptive:
             console.print(f"  {programs.describe(sweep.trials, total)}")
         runner = Runner(sweep.metric, sources, count, total)
         try:
-            if sweep.adaptive:
+            if sweep.launch:
+                launched.run_all(sweep.launch, runs, sweep.metric)
+            elif sweep.adaptive:
                 runs = _search(sweep, runner, plan)
             elif sweep.parallel > 1:
                 _check_parallel(workdir)
@@ -151,11 +161,16 @@ def run(sweep: Sweep) -> int:
     return 1 if failed else 0
 
 
+def runs_of(sweep: Sweep) -> list[Run]:
+    """The runs of the trials that are known."""
+    return [run for trial in sweep.trials for run in trial.runs(sweep.workdir, sweep.seeds)]
+
+
 def _work(sweep: Sweep, worker) -> int:
     """The runs that this worker takes of a sweep that another process has prepared."""
     with programs.counted() as count:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        runs = [run for trial in sweep.trials for run in trial.runs(sweep.workdir, sweep.seeds)]
+        runs = runs_of(sweep)
         workers.work(worker, Runner(sweep.metric, inputs.prepare(runs), count, len(runs)), runs)
     return 0
 
@@ -217,13 +232,46 @@ def show(workdir: epath.Path, plan: Plan, chosen: Metric) -> None:
     console.print(f"  curves: tensorboard --logdir={workdir}")
 
 
-def from_flags(values: Mapping[str, Any]) -> int:
+def from_flags(values: Mapping[str, Any], launcher: Launcher) -> int:
     """The command with its flags; returns the exit code."""
     sweep = asked(values["workdir"], values, lambda point: build(cli.config_with(point)))
+    sweep = with_launch(sweep, values, launcher, cli.recipe_words())
+    if sweep.launch and values["dry_run"]:
+        launched.show(sweep.launch, runs_of(sweep))
+        return 0
     worker = workers.this_worker()
     cli.start(functools.partial(_kept, sweep.workdir), f"log-worker-{worker.name}.txt" if worker
               else "log.txt")  # fmt: skip
     return run(sweep)
+
+
+def with_launch(
+    sweep: Sweep, flags: Mapping[str, Any], launcher: Launcher, recipe: Sequence[str]
+) -> Sweep:
+    """The sweep with the launch that its flags request, checked.
+
+    Args:
+      recipe: the words of the command line with the recipe and its settings.
+
+    Raises:
+      ConfigError: bad input.
+    """
+    others = [name for name in ("at_once", "dry_run") if flags[name]]
+    if not flags["launch"]:
+        if others:
+            raise ConfigError(f"--{others[0]} is about the runs that --launch starts; add --launch")
+        return sweep
+    if sweep.adaptive or sweep.parallel > 1:
+        other = "--search=optuna" if sweep.adaptive else "--parallel"
+        raise ConfigError(f"{other} is for runs on this machine; leave it or --launch out")
+    points = {trial.name: trial.point for trial in sweep.trials}
+    words = launched.read(flags["launch"])
+    cache = flags["compilation_cache"]
+    launch = Launch(launcher, words, flags["at_once"] or 1, recipe, cache, points)
+    launched.check(launch, runs_of(sweep))
+    if not flags["dry_run"]:
+        launched.check_readable(sweep.workdir)
+    return sweep._replace(launch=launch)
 
 
 def _kept(workdir: epath.Path) -> str:

@@ -10,13 +10,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from etils import epath
 
 from data.atomic import is_remote
 from model import sharding
+from model.sharding import MeshConfig
 from train.assembly.inputs import open_context
 from train.checkpoints import loading
 from train.config.run import RunConfig
@@ -42,6 +44,22 @@ def key(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def check(runs: Sequence[Run], mesh_of: Callable[[MeshConfig], Any]) -> None:
+    """Checks the settings of all runs, as far as that needs no data.
+
+    Args:
+      mesh_of: mesh settings -> a mesh of the devices of a run, or its shape.
+
+    Raises:
+      ConfigError, ShardingError: bad input, of any run.
+    """
+    for run in {run.trial: run for run in runs}.values():
+        objective = registry.validate(run.config, mesh_of(run.config.mesh))
+        evals.validate(run.config, objective)
+        registry.check_origins(run.config)
+        loading.check_names(run.config.init_from)
+
+
 def prepare(runs: Sequence[Run]) -> dict[str, epath.Path]:
     """Checks the settings of all runs, and makes the inputs of each group in its first run.
 
@@ -51,11 +69,7 @@ def prepare(runs: Sequence[Run]) -> dict[str, epath.Path]:
     Raises:
       ConfigError, DataError: bad input, of any run.
     """
-    for run in {run.trial: run for run in runs}.values():
-        objective = registry.validate(run.config, sharding.make_mesh(run.config.mesh))
-        evals.validate(run.config, objective)
-        registry.check_origins(run.config)
-        loading.check_names(run.config.init_from)
+    check(runs, sharding.make_mesh)
     sources = dict[str, epath.Path]()
     for run in runs:
         name = key(run.config)

@@ -107,18 +107,23 @@ class Runner:
         """Shows the end of a run."""
         say(place, run, self.metric)
         if outcome["status"] == FINISHED:
-            self._check_metric(run)
+            check_metric(run, self.metric)
 
-    def _check_metric(self, run: Run) -> None:
-        """Refuses a metric that no evaluation of a finished run has."""
-        records = read_metrics(run.workdir, "eval")
-        if records and not any(self.metric.name in record for record in records):
-            others = ("step", "kind", "elapsed_seconds", "not_finite", "failed")
-            names = ", ".join(f"eval/{n}" for n in records[-1] if n not in others)
-            raise ConfigError(
-                f"--metric={self.metric.title}: {run.workdir} has no such metric; it has {names}. "
-                "Type one of them: the runs that have finished stay"
-            )
+
+def check_metric(run: Run, metric: Metric) -> None:
+    """Refuses a metric that no evaluation of a finished run has.
+
+    Raises:
+      ConfigError: the evaluations have others.
+    """
+    records = read_metrics(run.workdir, "eval")
+    if records and not any(metric.name in record for record in records):
+        others = ("step", "kind", "elapsed_seconds", "not_finite", "failed")
+        names = ", ".join(f"eval/{n}" for n in records[-1] if n not in others)
+        raise ConfigError(
+            f"--metric={metric.title}: {run.workdir} has no such metric; it has {names}. "
+            "Type one of them: the runs that have finished stay"
+        )
 
 
 def say(place: str, run: Run, metric: Metric) -> None:

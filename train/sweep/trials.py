@@ -46,11 +46,13 @@ class Trial(NamedTuple):
 
     Attributes:
       settings: {setting: value} of those that vary. config: with the recipe's own seed.
+      point: {setting: its text}.
     """
 
     name: str
     settings: dict[str, Any]
     config: RunConfig
+    point: Mapping[str, str]
 
     def runs(self, workdir: epath.Path, seeds: Iterable[int]) -> list[Run]:
         """The runs of the trial, one a seed."""
@@ -70,7 +72,7 @@ def resolve(point: Mapping[str, str], build: Build) -> Trial:
     config = build(point)
     flat = flatten(config)
     settings = {key: flat.get(key, text) for key, text in sorted(point.items())}
-    return Trial(trial_name(settings), settings, config)
+    return Trial(trial_name(settings), settings, config, point)
 
 
 def flatten(config: RunConfig) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,17 +37,11 @@ def this_worker() -> Path | None:
 
 def work(worker: Path, runner: Runner, runs: Sequence[Run]) -> None:
     """Runs, as a worker, what no other worker has taken."""
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    processes.leave_with_parent()
     for number, run in enumerate(runs, 1):
         with contextlib.suppress(FileExistsError):
             (worker.parent / f"run-{number}").touch(exist_ok=False)
             runner.run(run, number)
-
-
-def _leave_with_parent() -> None:
-    """Ends this process when its standard input, the parent's pipe, does."""
-    sys.stdin.buffer.read()
-    processes.end(processes.INTERRUPTED)
 
 
 def run_parallel(count: int, workdir: epath.Path, runs: Sequence[Run], metric: Metric) -> None:

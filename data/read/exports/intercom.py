@@ -56,8 +56,10 @@ def _conversation(conversation: dict, options: ReadOptions) -> dict:
         private = part.get("part_type") == "note"
         message = {"author": author, "content": markdown_of(body), "private": private}
         messages.append(message | {"attachments": part.get("attachments")})
-    contacts = _inner(conversation.get("contacts"), "contacts") or []
-    tags = _inner(conversation.get("tags"), "tags") or []
+    contacts, tags = (
+        files.list_at({name: _inner(conversation.get(name), name)}, name)
+        for name in ("contacts", "tags")
+    )
     rating = conversation.get("conversation_rating")
     subject = conversation.get("title") or (
         source.get("subject") if isinstance(source, dict) else None
@@ -66,8 +68,8 @@ def _conversation(conversation: dict, options: ReadOptions) -> dict:
         "subject": markdown_of(subject) if isinstance(subject, str) else None,
         "status": conversation.get("state"),
         "rating": rating.get("rating") if isinstance(rating, dict) else rating,
-        "tags": [tag.get("name") if isinstance(tag, dict) else tag for tag in tags],
-        "customer": next((c.get("id") for c in contacts if isinstance(c, dict)), None),
+        "tags": [tag.get("name") for tag in tags],
+        "customer": contacts[0].get("id") if contacts else None,
     }
     taken = ("source", "conversation_message", "conversation_parts", "conversation_rating",
              "contacts", "state", "title")  # fmt: skip

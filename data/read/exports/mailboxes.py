@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import email
+import email.errors
+import email.header
 import email.message
-import email.policy
 import email.utils
 import mailbox
 import re
@@ -51,7 +52,7 @@ def _threads(
     threads: dict[str, list[tuple[int, dict | DataError, datetime]]] = {}
     thread_of: dict[str, str] = {}  # {id of a message: that of the thread's first}
     for number, key in enumerate(box.keys()):
-        mail = email.message_from_bytes(box.get_bytes(key), policy=email.policy.default)
+        mail = email.message_from_bytes(box.get_bytes(key))
         own = _ids(mail, "Message-ID")[:1] or [f"<{number}>"]
         others = [*_ids(mail, "References"), *_ids(mail, "In-Reply-To")]
         root = next((thread_of[id] for id in others if id in thread_of), (others or own)[0])
@@ -76,33 +77,57 @@ def _threads(
             yield location, _conversation(messages)
 
 
-def _ids(mail: email.message.EmailMessage, header: str) -> list[str]:
-    return re.findall(r"<[^<>\s]+>", str(mail.get(header, "")))
+def _header(mail: email.message.Message, name: str) -> str:
+    """A header as text; as it is written where it is malformed."""
+    value = mail.get(name, "")
+    try:
+        return str(email.header.make_header(email.header.decode_header(value)))
+    except (email.errors.HeaderParseError, LookupError, ValueError):
+        return str(value)
 
 
-def _date(mail: email.message.EmailMessage) -> datetime:
+def _ids(mail: email.message.Message, header: str) -> list[str]:
+    return re.findall(r"<[^<>\s]+>", _header(mail, header))
+
+
+def _date(mail: email.message.Message) -> datetime:
     """The date of a message, in UTC; a message without a readable one comes first."""
     try:
-        date = email.utils.parsedate_to_datetime(str(mail["Date"]))
-    except (TypeError, ValueError):
+        date = email.utils.parsedate_to_datetime(_header(mail, "Date"))
+        return date if date.tzinfo else date.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
         return _EARLIEST
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _message(mail: email.message.EmailMessage) -> dict:
-    name, address = email.utils.parseaddr(str(mail.get("From", "")))
-    automatic = str(mail.get("Auto-Submitted", "no")).lower() != "no"
-    body = mail.get_body(("plain", "html"))
-    text = _text(body) if body is not None else ""
-    if body is not None and body.get_content_type() == "text/html":
-        text = markdown_of(text)
-    attached = (part.get_filename() or part.get_content_type() for part in mail.iter_attachments())
+def _message(mail: email.message.Message) -> dict:
+    """The message of a mail, of its first part of plain text, or else of HTML, with its subject.
+
+    Raises:
+      DataError: that part cannot be decoded.
+    """
+    texts: dict[str, email.message.Message] = {}
+    attachments = []
+    for part in mail.walk():
+        kind = part.get_content_type()
+        if part.is_multipart():
+            continue
+        if kind in ("text/plain", "text/html") and part.get_content_disposition() != "attachment":
+            texts.setdefault(kind, part)
+        else:
+            attachments.append(kind)
+    text = ""
+    if "text/plain" in texts:
+        text = _text(texts["text/plain"])
+    elif "text/html" in texts:
+        text = markdown_of(_text(texts["text/html"]))
+    name, address = email.utils.parseaddr(_header(mail, "From"))
+    automatic = _header(mail, "Auto-Submitted").lower() not in ("", "no")
     author = files.author(address.lower(), name, address.lower(), "bot" if automatic else "")
     message = {"author": author, "content": text.replace("\r\n", "\n").strip(), "private": False}
-    return message | {"attachments": list(attached), "subject": str(mail.get("Subject", ""))}
+    return message | {"attachments": attachments, "subject": _header(mail, "Subject")}
 
 
-def _text(part: email.message.MIMEPart) -> str:
+def _text(part: email.message.Message) -> str:
     """The text of a part, by the encoding that it declares, or as UTF-8.
 
     Raises:
@@ -114,7 +139,7 @@ def _text(part: email.message.MIMEPart) -> str:
     for encoding in (declared, "utf-8"):
         try:
             return raw.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+        except (ValueError, LookupError):
             continue
     raise DataError(
         f"a message that says it is {declared!r:.40}, and is neither that nor UTF-8",

@@ -31,7 +31,10 @@ def markdown_of(text: str) -> str:
         heading_style="ATX", bullets="-", strip=["img"], escape_asterisks=False,
         escape_underscores=False, escape_misc=False,
     )  # fmt: skip
-    return tidy(converter.convert_soup(soup))
+    try:
+        return tidy(converter.convert_soup(soup))
+    except RecursionError:
+        raise DataError("HTML that is nested too deeply to be read", "bad_html") from None
 
 
 def tidy(text: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from etils import epath
 
@@ -37,7 +36,7 @@ def read(
     users_path = epath.Path(folder) / _USERS
     if not users_path.exists():
         raise DataError(f"{folder} has no {_USERS}; name the folder of an unpacked Slack export")
-    people = {user.get("id"): user for _, user in _checked(os.fspath(users_path), options)}
+    people = {str(user.get("id")): user for _, user in _checked(os.fspath(users_path), options)}
     channels = sorted(os.fspath(entry) for entry in epath.Path(folder).iterdir() if entry.is_dir())
     if not channels:
         raise DataError(f"{folder} has no folder of a channel beside {_USERS}")
@@ -58,7 +57,7 @@ def _checked(path: str, options: ReadOptions) -> Iterator[tuple[str, dict]]:
 
 
 def _threads(
-    channel: str, people: dict[Any, dict], options: ReadOptions
+    channel: str, people: dict[str, dict], options: ReadOptions
 ) -> Iterator[tuple[str, dict | DataError]]:
     """(location of the first message, record) pairs of a channel, in the order of their first
     messages."""
@@ -80,7 +79,7 @@ def _threads(
     def name_of(id: str) -> str:
         user = people.get(id, {})
         names = (_profile(user).get("display_name"), user.get("real_name"), user.get("name"), id)
-        return next(name for name in names if name)
+        return str(next(filter(None, names), "somebody"))
 
     for root, found in sorted(threads.items(), key=lambda item: float(item[0])):
         found.sort(key=lambda pair: float(pair[1]["ts"]))
@@ -104,7 +103,7 @@ def _paths_in(folder: str) -> list[str]:
 
 
 def _conversation(
-    channel: str, root: str, thread: list[dict], people: dict[Any, dict],
+    channel: str, root: str, thread: list[dict], people: dict[str, dict],
     name_of: Callable[[str], str],
 ) -> dict:  # fmt: skip
     if thread[0]["ts"] != root:

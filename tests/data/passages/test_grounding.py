@@ -32,7 +32,7 @@ from data.text.chat import render
 from data.text.hf_tokenizer import HFTokenizer
 from data.text.tokenizer import train
 from ranges import ConfigError
-from train.config import run
+from train.config import overrides, run
 
 BYTES = train("byte", [], 0)
 PAGES = {
@@ -361,5 +361,7 @@ def test_settings_of_a_command_line():
     config = run.default()
     config.data.source = config.data.passages.source = "x"
     config.data.passages.weights = {"sources": 2.0}
+    argv = ["x", "--config.data.mixture.a.source=s", "--config.data.mixture.a.passages=False"]
+    assert "'passages': False" in overrides.gather(argv, config.to_dict())[-1]
     built = run.build(config).data
     assert built.passages.weights == {"sources": 2.0} and built.grounded and not built.fields

@@ -55,7 +55,7 @@ def test_a_place_in_a_document(tmp_path):
             "result.tickets",
             r"a list where an object .*; for a list of pages begin with",
         ),
-        (DOCUMENT, "", r"it has a list at --config.data.records=users"),
+        (DOCUMENT, "", r"inside it, type --config\.data\.records=users$"),
         ({"a": []}, "a", r"no record|no example|holds no record"),
     ],
 )
@@ -72,6 +72,7 @@ def test_a_place_that_is_not_there(tmp_path, content, records, message):
         ('{"b": [1, 2, "a": [{"text": "b"}]}', r"Expecting ',' delimiter at line 1"),
         ('{"a": [{"text": "b"}], "a": []}', r"the key 'a' is there twice"),
         ('{"a": [{"text": "b"}]} {}', r"Extra data"),
+        ('{"b": ' * 5000 + "1" + "}" * 5000, r"not readable JSON"),
         ("{'a': []}", r"Expecting property name enclosed in double quotes at line 1, column 2"),
     ],
 )

@@ -141,6 +141,12 @@ def test_html_becomes_markdown():
     ]
 
 
+@knowledge
+def test_html_that_is_nested_too_deeply_is_refused():
+    with pytest.raises(DataError, match="nested too deeply"):
+        changed({"body": "<b>" * 5000 + "x"}, {"html": "body"})
+
+
 QUOTE = "On Mon, 6 May 2024 at 10:12, Ana <a@b.org> wrote:\n> Hello Ben,\n> press Change"
 
 

@@ -18,7 +18,8 @@ from train.sweep.results import DIVERGED, FINISHED, Measured, Result
 
 FLAGS = {
     "grid": [], "zip": [], "random": [], "log_uniform": [], "trials": 0, "seed": 0, "seeds": 1,
-    "search": "all", "metric": "", "mode": None, "parallel": 1,
+    "search": "all", "metric": "", "mode": None, "parallel": 1, "launch": "", "at_once": None,
+    "dry_run": False, "compilation_cache": "auto",
 }  # fmt: skip
 STEPS = (0, 2, 4)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+import loopback
 from tests.train.chat.fake_chat import FakeModel, FakeScorer
 from train.chat import web
 from train.chat.session import Session
@@ -41,13 +42,13 @@ def serve():
     servers = []
 
     def serve(*models):
-        listening = web.listen(0)
+        listening = loopback.listen(0)
         app = web.build(Session(models, FakeScorer(), 0.5))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         servers.append((server, thread))
-        return f"http://{web.HOST}:{listening.getsockname()[1]}"
+        return f"http://{loopback.HOST}:{listening.getsockname()[1]}"
 
     yield serve
     for server, thread in servers:

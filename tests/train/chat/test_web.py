@@ -9,6 +9,7 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
+import loopback
 from tests.train.chat.fake_chat import FakeModel, FakeScorer
 from train.chat import web
 from train.chat.session import Session
@@ -93,7 +94,7 @@ def test_another_host_is_refused(client, host):
         (json.dumps(BODY | {"draw": 2**40}).encode(), 400),
         (json.dumps(BODY | {"extra": 1}).encode(), 400),
         (json.dumps(BODY | {"messages": [{**QUESTION, "content": "x" * 3000}]}).encode(), 400),
-        (b" " * (web.MAX_BODY + 1), 413),
+        (b" " * (loopback.MAX_BODY + 1), 413),
     ],
 )
 def test_a_bad_request_is_refused_with_a_reason(client, session, body, status):
@@ -174,11 +175,11 @@ def test_a_closed_connection_stops_the_sampling_and_the_next_waits_for_its_turn(
 
 def test_a_port_in_use_is_said():
     with socket.socket() as other:
-        other.bind((web.HOST, 0))
+        other.bind((loopback.HOST, 0))
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} is in use; give another: --port="):
-            web.listen(port)
+            loopback.listen(port)
 
 
 def test_missing_packages_are_named():
@@ -190,4 +191,4 @@ def test_missing_packages_are_named():
         "except ValueError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "--web needs uvicorn; type: pip install '.[web]'\n"
+    assert done.stdout == "a web page needs uvicorn; type: pip install '.[web]'\n"

@@ -38,7 +38,7 @@ def test_a_run_logs_the_numbers_of_the_command(tiny, tmp_path, monkeypatch, caps
     content = Checkpointer(workdir, 2).meta(4)["content"]
     assert content["evals.towns"] == content["evals.copy"]
 
-    monkeypatch.setattr(command, "_begin", lambda *_: None)
+    monkeypatch.setattr(command, "begin", lambda *_: None)
     monkeypatch.setattr(command, "make_mesh", lambda _: one)
     assert command.run(command.Options(f"{workdir}@2", [CAPITALS], shots=[1], limit=6)) == 0
     assert logged[2]["towns/ece"] != logged[4]["towns/ece"]

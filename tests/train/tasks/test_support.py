@@ -135,12 +135,12 @@ def help_task(tmp_path, monkeypatch):
     return find(str(tmp_path / "help.yaml"))
 
 
-def test_each_question_is_asked_with_right_wrong_no_and_retrieved_passages(help_task):
+def test_each_question_is_asked_with_right_wrong_no_and_search_passages(help_task):
     with pytest.raises(DataError, match="was given no tokenizer"):
         sources.load(help_task)
     documents = sources.load(help_task.with_tokenizer(BYTES)).scored
     by_condition = {d["condition"]: d for d in documents[:4]}
-    assert list(by_condition) == ["right", "wrong", "none", "retrieved"]
+    assert list(by_condition) == ["right", "wrong", "none", "search"]
     right, wrong, none = (by_condition[name] for name in ("right", "wrong", "none"))
     assert none["context"][-1]["content"] == "How long does the link for a forgotten password work?"
     assert "one hour" in right["given"] and len(right["right"]) == 1
@@ -168,7 +168,7 @@ def test_numbers_of_grounded_answers(help_task):
     unknown = outcome("I do not know.", condition="wrong", right=[])
     assert unknown == {"wrong_unknown": 1}
     assert outcome("The documents don’t say.")["right_unknown"] == 1
-    assert outcome("one", condition="retrieved", right=[])["retrieved_found"] == 0
+    assert outcome("one", condition="search", right=[])["search_found"] == 0
     assert "none_grounded" not in outcome("x", condition="none", right=None)
     assert outcome("x [1, 2]", right=["1", "2"])["right_cited"] == 1
 

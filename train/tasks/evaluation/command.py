@@ -141,15 +141,15 @@ class Place(NamedTuple):
     folder: epath.Path
 
 
-def _place(name: str, flag: str) -> Place:
+def place_of(name: str, flag: str, role: str = "policy") -> Place:
     """The place of a model that a flag names.
 
     Raises:
-      ValueError: it is neither a run with a policy that is saved nor an open model.
+      ValueError: it is neither a run with a saved model of that role nor an open model, a policy.
     """
     path, step, _ = parts = split_name(name)
-    if opening.is_run(path) or not _may_be_open(epath.Path(name)):
-        check_workdir(path, flag)
+    if role != "policy" or opening.is_run(path) or not _may_be_open(epath.Path(name)):
+        check_workdir(path, flag, role)
         if step is None and (step := committed_steps(path).get("")) is None:
             raise ConfigError(f"--{flag}={name} holds no checkpoint; train that stage first")
         whole = str(parts._replace(step=step))
@@ -179,17 +179,17 @@ def run(options: Options) -> int:
     """
     asked = plan(options)
     sources.check(options.data, [task.name for task, _ in asked.tasks])
-    place = _place(options.workdir, "workdir")
+    place = place_of(options.workdir, "workdir")
     out = epath.Path(options.out) if options.out else place.folder
     given = {"seed": options.seed, "limit": options.limit, "chat": options.chat}
     settings = options.dtype, options.samples, given
     first, second = Evaluation(place.name, place.step, out, *settings), None
     if options.against:
-        place = _place(options.against, "against")
+        place = place_of(options.against, "against")
         second = Evaluation(
             place.name, place.step, epath.Path(options.out or place.folder), *settings
         )
-    _begin(out, lambda: "; ".join(e.kept() for e in (first, second) if e))
+    begin(out, lambda: "; ".join(e.kept() for e in (first, second) if e))
     mesh = make_mesh(MeshConfig())
     try:
         with jax.set_mesh(mesh):
@@ -216,7 +216,7 @@ def run(options: Options) -> int:
     return 0 if whole else 1
 
 
-def _begin(out: epath.Path, kept: Callable[[], str]) -> None:
+def begin(out: epath.Path, kept: Callable[[], str]) -> None:
     """Prepares the process: the folder, with the log of libraries; compiled programs; Ctrl-C."""
     outputs.make_folder(out, "out")
     quiet_to_file(os.devnull if is_remote(out) else str(out / "log.txt"))

@@ -73,7 +73,7 @@ def _classification(settings: Any, fields: Mapping[str, Any], beside: Callable[[
         if value not in labels:
             near = did_you_mean(nearest(value, names))
             raise DataError(f"label: {value!r:.60} is none of the {len(names)} labels{near}")
-        return [{**common(record), "label": value, "gold": names.index(value)}]
+        return [{**common(record), "gold": names.index(value), "answer": labels[value]}]
 
     return classification.classification(
         labels=labels, prepare=prepare, generates=settings.method == "generation",

@@ -1,12 +1,13 @@
 """Classification: a text's label, by the likelihood of each label or read in a generated answer.
 
-A document has a `context`, `label` and `gold`, the label's number.
+A document has a `context`, `gold`, the label's number, and `answer`, its text.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from train.tasks.base import (
     Answer,
     Document,
     Estimate,
-    Generation,
     Metric,
     Outcome,
     Request,
@@ -121,24 +121,13 @@ def classification(
       labels: {label: the text that the model reads or writes for it}.
       generates: whether the label is read in an answer, else it is the one of the largest
         log-likelihood.
-      prepare: gives `context`, `label` and `gold`. fields: others of Task.
+      prepare: gives `context`, `gold` and `answer`. fields: others of Task.
     """
-    texts = list(labels.values())
-    choices = forms.multiple_choice(
-        name, description, source, prepare, normalised=False, delimiter=delimiter, **fields
-    )
+    texts = tuple(labels.values())
     reported = {"acc": metrics.mean("acc"), "macro_f1": Metric(macro_f1)}
-    request: Callable[[Document, Sequence[Document], bool], Request]
-    outcome: Callable[[Document, Response], Outcome]
     if generates:
 
-        def request(document: Document, examples: Sequence[Document], chat: bool) -> Request:
-            turns = [(d["context"], texts[d["gold"]]) for d in examples]
-            start = document.get("preamble", "")
-            prompt = forms.prompt(document["context"], turns, chat, start, delimiter)
-            return Generation(prompt, max_new_tokens, stop)
-
-        def outcome(document: Document, response: Response) -> Outcome:
+        def written(document: Document, response: Response) -> Outcome:
             (answer,) = (part.text for part in response if isinstance(part, Answer))
             choice, gold = label_in(answer, labels), document["gold"]
             return {
@@ -146,25 +135,27 @@ def classification(
                 "no_label": float(choice == NONE),
             }  # fmt: skip
 
+        base = forms.generation(
+            name, description, source, prepare, {}, stop=stop, max_new_tokens=max_new_tokens,
+            delimiter=delimiter, **fields,
+        )  # fmt: skip
         reported["no_label"] = metrics.mean("no_label", higher_is_better=False)
-        kind = "generation"
-    else:
+        return dataclasses.replace(base, outcome=written, metrics=reported, labels=tuple(labels))
 
-        def request(document: Document, examples: Sequence[Document], chat: bool) -> Request:
-            return choices.request(with_choices(document), list(map(with_choices, examples)), chat)
+    base = forms.multiple_choice(
+        name, description, source, prepare, normalised=False, delimiter=delimiter, **fields
+    )
 
-        def outcome(document: Document, response: Response) -> Outcome:
-            return {
-                **choices.outcome(with_choices(document), response), "gold": document["gold"]
-            }  # fmt: skip
-
-        reported["ece"] = choices.metrics["ece"]
-        kind = "likelihood"
-
-    def with_choices(document: Document) -> Document:
+    def whole(document: Document) -> Document:
         return {**document, "choices": texts}
 
-    return Task(
-        name, description, source, request, outcome, reported, kind, prepare,
-        labels=tuple(labels), **fields,
-    )  # fmt: skip
+    def request(document: Document, examples: Sequence[Document], chat: bool) -> Request:
+        return base.request(whole(document), list(map(whole, examples)), chat)
+
+    def compared(document: Document, response: Response) -> Outcome:
+        return {**base.outcome(whole(document), response), "gold": document["gold"]}
+
+    reported["ece"] = base.metrics["ece"]
+    return dataclasses.replace(
+        base, request=request, outcome=compared, metrics=reported, labels=tuple(labels)
+    )

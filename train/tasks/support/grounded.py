@@ -16,7 +16,7 @@ from typing import Any
 from data.config import DataConfig
 from data.errors import DataError
 from data.passages.config import PassagesConfig
-from data.passages.grounding import RETRIEVED, RIGHT, WRONG, Grounder, open_grounder
+from data.passages.grounding import RIGHT, SEARCH, WRONG, Grounder, open_grounder
 from data.schemas.examples import content_key
 from data.schemas.normaliser import normaliser
 from data.splits import read_examples
@@ -35,7 +35,7 @@ from train.tasks.rows import scores
 from train.tasks.rows.scores import normalised
 
 NONE = "none"
-CONDITIONS = (RIGHT, WRONG, NONE, RETRIEVED)
+CONDITIONS = (RIGHT, WRONG, NONE, SEARCH)
 MAX_NEW_TOKENS = 64
 # Phrases of an answer that says that it does not know, besides `data.passages.unknown`.
 UNKNOWN = (
@@ -90,9 +90,9 @@ def outcome_of(unknown: str, document: Document, response: Response) -> Outcome:
     if condition != WRONG:
         same = normalised(text) == normalised(document["answer"])
         numbers |= {"exact_match": float(same), "f1": scores.f1(text, document)}
-    if condition == RETRIEVED and right is not None:
+    if condition == SEARCH and right is not None:
         numbers["found"] = float(bool(right))
-    if right and condition in (RIGHT, RETRIEVED):
+    if right and condition in (RIGHT, SEARCH):
         numbers["cited"] = float(cited == set(right))
     if condition != NONE and not unsaid:
         numbers["grounded"] = groundedness(text, document["given"])
@@ -106,8 +106,8 @@ _METRICS = {
         "right_exact_match", "right_f1", "right_cited", "right_grounded", "right_unknown",
         "wrong_unknown", "wrong_grounded",
         "none_exact_match", "none_f1", "none_unknown",
-        "retrieved_exact_match", "retrieved_f1", "retrieved_cited", "retrieved_grounded",
-        "retrieved_unknown", "retrieved_found",
+        "search_exact_match", "search_f1", "search_cited", "search_grounded",
+        "search_unknown", "search_found",
     )
 }  # fmt: skip
 

@@ -223,3 +223,26 @@ def test_pages_without_text_or_of_another_encoding_are_refused(tmp_path):
         read(str(page), "text")
     with pytest.raises(DataError, match=r"schema 'chat' is read from"):
         read(str(page), "chat")
+
+
+def test_sources_of_a_mixture_have_transforms_of_their_own(tmp_path):
+    (tmp_path / "a.json").write_text(
+        json.dumps({"data": [{"log": [{"role": "user", "content": f"q{i}"},
+                                      {"role": "gpt", "content": "a"}]} for i in range(4)]})
+    )  # fmt: skip
+    chats = [{"prompt": f"p{i}", "response": "r"} for i in range(4)]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
+    mixture = {
+        "cases": {
+            "source": str(tmp_path / "a.json"),
+            "records": "data",
+            "transforms": {"turns": {"messages": "log"}},
+        },
+        "chats": {"source": str(tmp_path / "b.jsonl")},
+        "threads": {"source": f"slack:{HERE}/slack"},
+    }
+    data = open_data(
+        DataConfig(source="", mixture=mixture, length=256), "chat", train("byte", [], 0)
+    )
+    assert len(data.heldout_examples) == 3
+    assert [source.rpartition("/")[2] for source in data.changes] == ["slack"]

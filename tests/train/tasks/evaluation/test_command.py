@@ -46,7 +46,7 @@ def models(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """The process of the test stays as it is."""
-    monkeypatch.setattr(command, "_begin", lambda out, kept: out.mkdir(parents=True, exist_ok=True))
+    monkeypatch.setattr(command, "begin", lambda out, kept: out.mkdir(parents=True, exist_ok=True))
 
 
 def copy_task(folder, times=1):

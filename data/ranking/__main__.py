@@ -1,0 +1,59 @@
+"""Collect rankings: a page of this machine on which people compare answers to prompts.
+
+    python -m data.ranking --workdir=runs/demo/ppo,runs/demo/sft \\
+        --prompts=examples/prompts.jsonl --out=runs/prefs.jsonl --annotators=ana,ben --each=2
+    python -m data.ranking --out=runs/prefs.jsonl --export=jsonl
+
+Runs are sampled while people answer; a prompt with `responses` brings its own. Answers are kept in
+a database beside --out: the same command resumes.
+"""
+
+import os
+
+from absl import app, flags
+
+from train import cli
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from data.ranking.run import Settings, run
+    from train.runtime.metrics import quiet_to_file
+
+    f = flags.FLAGS
+    sampling = {n: f[n].value for n in ("max_new_tokens", "temperature", "top_p")}
+
+    def models():
+        from train.chat import candidates  # importing JAX takes seconds
+
+        return candidates
+
+    with cli.expected_errors():
+        quiet_to_file(os.devnull)
+        settings = Settings(
+            f.out, f.workdir, f.prompts, f.gold, f.answers, sampling, f.seed, f.annotators,
+            f.each, f.next, f.reward, f.port, f.hosts, f.export or "", f.leave_out,
+        )  # fmt: skip
+        run(settings, models)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "The preferences, a .jsonl; other files are beside it.")
+    flags.DEFINE_string("prompts", "", "Prompts, with or without answers to compare.")
+    flags.DEFINE_list("workdir", [], "Runs that answer them: RUN or RUN@STEP, several as A,B.")
+    flags.DEFINE_integer("answers", 0, "Sampled answers to a prompt, 2 to 4 of all runs.", 0, 4)
+    flags.DEFINE_list("annotators", ["me"], "Names; each gets a link.")
+    flags.DEFINE_integer("each", 1, "How many people answer a question.", 1, 100)
+    flags.DEFINE_string("gold", "", "Rankings known to be right, one in ten questions.")
+    flags.DEFINE_enum("next", "random", ["random", "uncertain"], "The order of questions.")
+    flags.DEFINE_string("reward", "", "With --next=uncertain: the run of the reward model.")
+    flags.DEFINE_float("temperature", 0.7, "Of sampling; 0 takes the likeliest token.", 0, 100)
+    flags.DEFINE_float("top_p", 1.0, "Sample from tokens with this much probability.", 0.01, 1.0)
+    flags.DEFINE_integer("max_new_tokens", 128, "Largest number of tokens of an answer.", 1)
+    flags.DEFINE_integer("seed", 0, "Of sampling, and of the order of questions.", 0, 2**31)
+    flags.DEFINE_integer("port", 8001, "Port of the page.", 1, 65535)
+    flags.DEFINE_list("hosts", [], "Other names of this machine, those of tunnels to the page.")
+    flags.DEFINE_enum("export", None, ["jsonl", "label_studio", "argilla"], "Write, and end.")
+    flags.DEFINE_list("leave_out", [], "Annotators whose answers are not exported.")
+    flags.mark_flag_as_required("out")
+    app.run(main, flags_parser=cli.parse_flags)

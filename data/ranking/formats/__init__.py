@@ -1,0 +1,1 @@
+"""Formats of other tools for annotation, read and written."""

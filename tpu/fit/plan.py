@@ -1,0 +1,212 @@
+"""The price of a run before it is launched: hours, dollars and tokens on a slice, and the cheapest
+slice on which it ends in time.
+
+    hours = steps · seconds of a step / goodput        dollars = hours · chips · dollars a chip-hour
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ranges import ConfigError
+from tpu import slices
+from tpu.fit.prices import CAPACITIES, Prices
+from train.assembly import budget as budgets
+from train.config import budget as texts
+from train.config.run import RunConfig
+from train.objectives import registry
+
+# Published step times as multiples of the predicted ones: the least and the largest (docs/fit.md).
+PUBLISHED = (0.81, 1.15)
+
+
+class Slices(NamedTuple):
+    """The slices of a run, all of one kind.
+
+    Attributes:
+      topology: as v5p-128 or v5p:4x4x4. number: of slices. kind: of their chips, as v5p.
+      chips: in all slices.
+    """
+
+    topology: str
+    number: int
+    kind: str
+    chips: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.number} × {self.topology}" if self.number > 1 else self.topology
+
+
+def slices_of(topology: str, count: int) -> Slices:
+    """The slices of a --topology.
+
+    Raises:
+      ValueError: it names none.
+    """
+    kind, _, size = re.sub("^v5litepod", "v5e", topology).partition("-")
+    if size:
+        chips = slices.parse(topology, "--topology").chips
+    else:
+        kind, _, grid = kind.partition(":")
+        if not re.fullmatch(r"\d+(x\d+)*", grid):
+            raise ValueError(f"--topology={topology}: write v5e-16, v5p-128, v6e-256 or v5e:4x4")
+        chips = math.prod(map(int, grid.split("x")))
+    return Slices(topology, count, kind, chips * count)
+
+
+class Plan(NamedTuple):
+    """A run on some slices.
+
+    Attributes:
+      tokens: padding included. step_seconds: predicted. dollars: {capacity: dollars}.
+    """
+
+    machines: Slices
+    steps: int
+    tokens: int
+    step_seconds: float
+    hours: float
+    dollars: Mapping[str, float]
+
+
+def number_of_steps(config: RunConfig, report: Mapping[str, Any]) -> int:
+    """The number of steps of a run, also of one whose budget says it.
+
+    Args:
+      report: of a slice on which it fits (tpu/fit/report.py).
+
+    Raises:
+      ConfigError: the stage takes no budget, or the budget is less than a step.
+    """
+    if not config.budget:
+        return config.steps
+    budgets.check(config, registry.find(config))
+    budget, tokens = texts.parse(config.budget), report["tokens_per_step"]
+    a_step = {
+        "x": tokens / report["parameters"],
+        "tokens": tokens,
+        "flops": report["flops_per_step_per_chip"] * report["devices"],
+        "h": report["predicted_step_seconds"] / 3600,
+    }[budget.unit]
+    steps = round(budget.amount / a_step)
+    if not steps:
+        raise ConfigError(f"budget={config.budget} is less than a step; give a larger one")
+    return steps
+
+
+def plan(
+    report: Mapping[str, Any],
+    steps: int,
+    machines: Slices,
+    goodput: float,
+    prices: Prices | None,
+) -> Plan:
+    """The plan of a run that fits.
+
+    Args:
+      report: of the slices (tpu/fit/report.py). goodput: share of the time that goes into steps.
+    """
+    seconds = report["predicted_step_seconds"]
+    hours = steps * seconds / goodput / 3600
+    rates = prices.of(machines.kind) if prices else {}
+    dollars = {capacity: hours * machines.chips * rate for capacity, rate in rates.items()}
+    return Plan(machines, steps, steps * report["tokens_per_step"], seconds, hours, dollars)
+
+
+def cheapest(plans: Iterable[Plan], deadline: float | None) -> dict[str, Plan]:
+    """{capacity: the cheapest plan that ends within `deadline` hours}, where there is one."""
+    in_time = [p for p in plans if deadline is None or p.hours <= deadline]
+    return {
+        capacity: min(priced, key=lambda p: p.dollars[capacity])
+        for capacity in CAPACITIES
+        if (priced := [p for p in in_time if capacity in p.dollars])
+    }
+
+
+def show(made: Plan, report: Mapping[str, Any], prices: Prices | None) -> str:
+    """The plan of a run as text for the terminal."""
+    lines = [
+        f"a run of {made.steps:,} steps on {made.machines.name} ({made.machines.chips:,} chips)",
+        f"  {'tokens':32}{count(made.tokens):>12}",
+        f"  {'seconds of a step, predicted':32}{made.step_seconds:>12.3g}   "
+        f"MFU {report['predicted_mfu']:.1%}",
+        f"  {'hours':32}{hours(made.hours):>12}",
+    ]
+    rates = prices.of(made.machines.kind) if prices else {}
+    for capacity, cost in made.dollars.items():
+        rate = f"${rates[capacity]:g} a chip-hour"
+        lines.append(f"  {f'dollars, {words(capacity)}':32}{dollars(cost):>12}   {rate}")
+    return "\n".join(lines)
+
+
+def basis(goodput: float, prices: Prices | None) -> list[str]:
+    """Sentences on what the hours and dollars rest on."""
+    low, high = PUBLISHED
+    sentences = [
+        "Seconds of a step are the TPU compiler's prediction, not a measurement: published step "
+        f"times are {low:g} to {high:g} times such predictions (docs/fit.md).",
+        f"A goodput of {goodput:.0%} is assumed (--goodput): compilation, evaluations, checkpoints "
+        "and restarts are in the rest of the hours. Waiting for machines is not.",
+    ]
+    return [*sentences, f"Prices: {prices.described()}."] if prices else sentences
+
+
+HEAD = f"{'slice':16}{'s/step':>8}{'hours':>9}"
+
+
+def head(capacities: Sequence[str]) -> str:
+    """The first line of the table of several slices."""
+    return HEAD + "".join(f"{words(capacity):>12}" for capacity in capacities)
+
+
+def row(machines: Slices, made: Plan | None, why: str, capacities: Sequence[str]) -> str:
+    """A line of the table of several slices.
+
+    Args:
+      made: None if the run does not fit. why: the reason.
+    """
+    if made is None:
+        return f"{machines.name:16}  {why}"
+    line = f"{machines.name:16}{made.step_seconds:>8.3g}{hours(made.hours):>9}"
+    costs = (made.dollars.get(capacity) for capacity in capacities)
+    return line + "".join(f"{'–' if x is None else dollars(x):>12}" for x in costs)
+
+
+def verdict(best: Mapping[str, Plan], deadline: float | None) -> list[str]:
+    """Lines that name the cheapest slice for each capacity."""
+    within = "" if deadline is None else f" within {deadline:g} hours"
+    lines = [
+        f"cheapest {words(capacity)}{within}: {made.machines.name}, {hours(made.hours)} hours, "
+        f"{dollars(made.dollars[capacity])}"
+        for capacity, made in best.items()
+    ]
+    return lines or [f"no slice here ends the run{within}"]
+
+
+def words(capacity: str) -> str:
+    """A capacity in words: `on demand`."""
+    return capacity.replace("_", " ")
+
+
+def hours(value: float) -> str:
+    """Hours with three digits, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def dollars(value: float) -> str:
+    """Dollars; below 100 with cents, below a cent with two digits."""
+    if value >= 100:
+        return f"${value:,.0f}"
+    return f"${value:.2f}" if value >= 0.01 else f"${value:.2g}"
+
+
+def count(value: float) -> str:
+    """A large number in words: `52.4 billion`."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{value / size:.3g} {word}"
+    return f"{value:,.0f}"

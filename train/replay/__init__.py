@@ -1,0 +1,1 @@
+"""Replay: how checkpoints would have answered real conversations, and gates on the difference."""

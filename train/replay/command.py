@@ -1,0 +1,64 @@
+"""The command `python -m train.replay`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+import plugins
+from ranges import ConfigError
+from train.replay.plan import Options
+from train.replay.report import terminal
+from train.replay.run import replay
+from train.tasks.evaluation import command as evaluation
+from train.terminal import interrupts
+from train.terminal.console import print_error
+
+
+def run(options: Options) -> int:
+    """Replays, writes and shows the report; returns the exit code: 1 if a gate failed.
+
+    Raises:
+      ConfigError, DataError, ValueError: as `replay`.
+    """
+    try:
+        done = replay(
+            options, lambda planned: evaluation.begin(epath.Path(options.out).parent, planned.kept)
+        )
+    except KeyboardInterrupt:
+        interrupts.leave(interrupts.message())
+    terminal.show(done.content, done.report)
+    if failed := sum(not verdict.passed for verdict in done.content.verdicts):
+        print_error(f"{failed} of {len(done.content.verdicts)} gates failed")
+        return 1
+    return 0
+
+
+def fields_of(words: Sequence[str]) -> dict[str, str]:
+    """{field: template} of NAME=TEMPLATE words.
+
+    Raises:
+      ConfigError: a word is none.
+    """
+    fields = {}
+    for word in words:
+        name, equals, template = word.partition("=")
+        if not equals or not template:
+            raise ConfigError(f"--fields={word:.80}; type --fields=prompt='{{question}}'")
+        fields[name.strip()] = template
+    return fields
+
+
+def main(fields: Sequence[str], modules: Sequence[str], values: Mapping[str, Any]) -> int:
+    """The command with its flags; returns the exit code.
+
+    Args:
+      fields: as typed. modules: plugins to import first. values: other fields of `Options`.
+
+    Raises:
+      ConfigError, DataError, ValueError: as `run`.
+    """
+    plugins.load(modules)
+    return run(Options(fields=fields_of(fields), **{**values, "dtype": values["dtype"] or ""}))

@@ -1,0 +1,1 @@
+"""The report of a replay: a page, its numbers as JSON, its answers as JSON lines."""
