@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 
@@ -25,8 +25,7 @@ FORMATS = {"jsonl": None, "label_studio": label_studio.exported, "argilla": argi
 _NAME = re.compile(r"\w[\w.@+-]{0,63}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The flags of `python -m data.ranking`, which say what they mean."""
 
     out: str
@@ -34,7 +33,7 @@ class Settings:
     prompts: str = ""
     gold: str = ""
     answers: int = 0
-    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampling: Mapping[str, Any] = MappingProxyType({})
     seed: int = 0
     annotators: Sequence[str] = ("me",)
     each: int = 1
@@ -69,9 +68,9 @@ class Settings:
                 f"--each={self.each} asks for more people than --annotators names "
                 f"({len(self.annotators)})"
             )
-        if not max(2, len(self.workdirs)) <= self.count <= MOST_CANDIDATES:
+        if not max(2, len(self.workdirs)) <= self.per_prompt <= MOST_CANDIDATES:
             raise DataError(
-                f"{len(self.workdirs)} runs and {self.count} answers to compare; there are 2 to "
+                f"{len(self.workdirs)} runs and {self.per_prompt} answers to compare; there are 2 to "
                 f"{MOST_CANDIDATES}, and one or more of each run: set --answers"
             )
         if self.answers and not self.workdirs:
@@ -86,7 +85,7 @@ class Settings:
             raise DataError("--next=uncertain and --reward=RUN, the judge, go together")
 
     @property
-    def count(self) -> int:
+    def per_prompt(self) -> int:
         """The number of sampled answers to a prompt."""
         return self.answers or max(2, len(self.workdirs))
 
@@ -125,7 +124,7 @@ def run(settings: Settings, models: Callable[[], Models]) -> None:
         if store.waiting():
             answerers = _answerers(store, settings, models)
         score = models().open_score(settings.reward) if settings.reward else None
-        sampler = Sampler(store, answerers, settings.count, score, settings.reward)
+        sampler = Sampler(store, answerers, settings.per_prompt, score, settings.reward)
         room = server.Room(
             store, settings.annotators, lambda: export(store, settings.out, settings.leave_out),
             settings.each, settings.order, sampler, settings.hosts,
@@ -235,7 +234,7 @@ def _answerers(
             f"--workdir={store.note('runs') or 'RUN'} samples them"
         )
     answerers = models().open_answerers(settings.workdirs, settings.sampling, settings.seed)
-    wanted = json.dumps([",".join(settings.workdirs), settings.count, dict(settings.sampling)])
+    wanted = json.dumps([",".join(settings.workdirs), settings.per_prompt, dict(settings.sampling)])
     known = store.note("sampling", wanted)
     if known != wanted:
         runs, count, sampling = json.loads(known or "")
@@ -258,7 +257,7 @@ def _export_as(store: Store, settings: Settings) -> Exported:
                if q.gold is None]  # fmt: skip
     path = Path(settings.out).with_suffix(f".{settings.export}.json")
     write_atomically(path, json.dumps(records, ensure_ascii=False, indent=1))
-    return dataclasses.replace(exported, paths=(*exported.paths, path))
+    return exported._replace(paths=(*exported.paths, path))
 
 
 def _print_exported(console: Console, exported: Exported) -> None:

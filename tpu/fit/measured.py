@@ -175,7 +175,9 @@ def slices_of(machines: Sequence[Machines], topologies: Sequence[str], count: in
     raise ConfigError(f"no slice has {here} chips of {one.kind}; name it with --topology")
 
 
-def predict(workdir: str, machines: Sequence[Machines], topologies: Sequence[str], count: int):
+def predict(
+    workdir: str, machines: Sequence[Machines], topologies: Sequence[str], count: int
+) -> dict[str, Any]:
     """The report of the run's recipe on its slices (tpu/fit/report.py).
 
     Raises:

@@ -48,7 +48,9 @@ def of_slices(
     ]  # fmt: skip
 
 
-def of_devices(command: Sequence[str], workdir: str, counts: Sequence[int], processes: int):
+def of_devices(
+    command: Sequence[str], workdir: str, counts: Sequence[int], processes: int
+) -> list[Candidate]:
     """The candidates of numbers of devices a process on this machine. Raises: see `of_slices`."""
     kinds = {f"{count * processes} devices": (count * processes, None) for count in counts}
     settings = derive_all(
