@@ -155,12 +155,10 @@ def basis(goodput: float, prices: Prices | None) -> list[str]:
     return [*sentences, f"Prices: {prices.described()}."] if prices else sentences
 
 
-HEAD = f"{'slice':16}{'s/step':>8}{'hours':>9}"
-
-
 def head(capacities: Sequence[str]) -> str:
     """The first line of the table of several slices."""
-    return HEAD + "".join(f"{words(capacity):>12}" for capacity in capacities)
+    costs = "".join(f"{words(capacity):>12}" for capacity in capacities)
+    return f"{'slice':16}{'s/step':>8}{'hours':>9}{costs}"
 
 
 def row(machines: Slices, made: Plan | None, why: str, capacities: Sequence[str]) -> str:

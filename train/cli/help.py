@@ -24,7 +24,7 @@ GROUPS = {
 _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of strings": "A,B"}
 _PLACES = {"config": "RECIPE", "from": "MODEL", "out": "PATH"}
 _PLACES |= dict.fromkeys(("workdir", "to", "output", "against", "reward"), "DIR")
-_PLACES |= dict.fromkeys(("json", "hlo"), "FILE")
+_PLACES |= dict.fromkeys(("json", "hlo", "price"), "FILE")
 _PLACES |= dict.fromkeys(("grid", "zip"), "KEY=A,B")
 _PLACES |= dict.fromkeys(("random", "log_uniform"), "KEY=LOW:HIGH")
 
