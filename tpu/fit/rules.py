@@ -189,7 +189,7 @@ def peak_gib(run: AbstractRun, mesh: Mapping[str, int], accumulate: int, remat: 
     config, shards = run.config, _shards(mesh)
     state = run.state
     resident = gib((state.trainable, state.opt_state, state.ema, run.frozen))
-    gradients = gib(state.trainable)
+    gradients = gib(state.trainable) * (1 if accumulate == 1 else 2)  # a microbatch's, and the sum
     rows = config.data.batch_size / accumulate / shards
     tokens = rows * _row_tokens(run) / mesh["sequence"]
     saved = transient = gathered = 0.0

@@ -34,16 +34,17 @@ class ChatPassages:
         self._grounder = Grounder(config, tokenizer, open_library(config))
         self._source = source
 
-    def _grounded(self, question: str) -> Grounded:
+    def grounded(self, question: str) -> Grounded:
+        """A question with its passages."""
         return self._grounder.question(question, key=question.encode(), mode=SEARCH)
 
     def prompt(self, question: str) -> str:
         """A question with its passages, as the model is asked it."""
-        return self._grounded(question).prompt
+        return self.grounded(question).prompt
 
     def shown(self, question: str) -> str:
         """A remark on the passages of a question."""
-        grounded = self._grounded(question)
+        grounded = self.grounded(question)
         pairs = zip(grounded.shown, grounded.passages, strict=True)
         names = (p.id if name == p.id else f"[{name}] {p.id}" for name, p in pairs)
         return "passages: " + ", ".join(names) + ", cut" * grounded.cut

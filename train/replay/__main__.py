@@ -14,7 +14,7 @@ from absl import app, flags
 from train import cli
 
 FLAGS = ("workdir", "against", "conversations", "out", "category", "turns", "limit",
-         "reward", "judge", "gates", "max_new_tokens", "temperature",
+         "reward", "judge", "passages", "gates", "max_new_tokens", "temperature",
          "seed", "dtype", "training")  # fmt: skip
 
 
@@ -39,6 +39,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("limit", 0, "The most conversations; 0 takes all.", 0)
     flags.DEFINE_string("reward", "", "A run with a reward model, which scores all answers.")
     flags.DEFINE_string("judge", "", "Another one, which decides what is preferred.")
+    flags.DEFINE_string("passages", "", "A folder of documents to answer from.")
     flags.DEFINE_string("gates", "", "YAML with conditions; exit code 1 if one fails.")
     flags.DEFINE_integer("max_new_tokens", 256, "The most tokens of an answer.", 1)
     flags.DEFINE_float("temperature", 0.0, "0 takes the likeliest tokens.", 0.0)

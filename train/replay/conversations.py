@@ -13,6 +13,7 @@ from data.schemas.fields import holds_messages, with_system
 from data.schemas.messages import Record, is_empty, messages_of
 from data.schemas.normaliser import normaliser
 from data.schemas.templates import parse, value_of
+from train.chat.passages import ChatPassages
 
 CATEGORY = "category"
 TURNS = ("last", "all")
@@ -26,7 +27,8 @@ class Turn(NamedTuple):
       where: of the record. conversation: its number. number: of the answer in it, from 1.
       messages: before the answer, those of the people. answer: the person's.
       category: "" without one. harmful: what the record says of its request; None if nothing.
-      documents: the text of the passages of the record, "" without any.
+      documents: the text of the passages of the record, and of those in the prompt.
+      question: the last message before the answer, without passages.
     """
 
     where: str
@@ -37,6 +39,7 @@ class Turn(NamedTuple):
     category: str
     harmful: bool | None
     documents: str
+    question: str
 
 
 class Conversations(NamedTuple):
@@ -102,12 +105,26 @@ def read(
         for count, i in chosen:
             answer = messages[i]["content"]
             before = tuple(messages[:i])
-            out.turns.append(Turn(where, number, count, before, answer, own, harmful, documents))
+            question = messages[i - 1]["content"]
+            out.turns.append(
+                Turn(where, number, count, before, answer, own, harmful, documents, question)
+            )
     _check(out, source, unanswered)
     for name in {category.partition(".")[0] or CATEGORY, "harmful", "documents"}:
         del unused[name]
     _note(out.notes, unanswered, silent, unused)
     return out
+
+
+def grounded(turn: Turn, passages: ChatPassages) -> Turn:
+    """A turn whose question has its passages; one that answers a tool stays as it is."""
+    *before, last = turn.messages
+    if last["role"] != "user":
+        return turn
+    found = passages.grounded(turn.question)
+    messages = (*before, last | {"content": found.prompt})
+    documents = "\n".join(filter(None, (turn.documents, found.documents)))
+    return turn._replace(messages=messages, documents=documents)
 
 
 def _records(source: str | Sequence[str]) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import ranges
 from ranges import ConfigError, CountOr0, NonNegative, Seed, Size
+from train.chat import passages
+from train.interop import opening
 from train.replay import answers, conversations, copying, gates, scores
 from train.replay.conversations import TURNS, Conversations
 from train.replay.summary import available
@@ -30,6 +32,8 @@ class Options:
       fields, category, turns, limit: as train/replay/conversations.py's `read`.
       reward, judge: runs of reward models, or RUN@STEP; "" for none. Answers are preferred by the
         judge's scores, without one by the reward, else by their similarity to the people's.
+      passages: a folder of documents of which passages are written into each question, "" for none;
+        other settings are those with which the first checkpoint was trained.
       gates: a YAML file (train/replay/gates.py); "" for none.
       max_new_tokens, temperature, seed, dtype: of the answers, as in train/tasks/base.py.
       training: whether to read the training data of the checkpoints, for copied words.
@@ -45,6 +49,7 @@ class Options:
     limit: CountOr0 = 0
     reward: str = ""
     judge: str = ""
+    passages: str = ""
     gates: str = ""
     max_new_tokens: Size = 256
     temperature: NonNegative = 0.0
@@ -105,6 +110,17 @@ def plan(options: Options) -> Plan:
     read = conversations.read(
         options.conversations, options.fields, options.category, options.turns, options.limit
     )
+    if options.passages:
+        found = passages.ChatPassages(
+            options.passages, passages.settings_of(places[0].name),
+            opening.open_tokenizer(places[0].name),
+        )  # fmt: skip
+        read = read._replace(turns=[conversations.grounded(turn, found) for turn in read.turns])
+        read.notes.append(str(found))
+    else:
+        read.notes.extend(
+            f"{place.name} was {hint}" for place in places if (hint := passages.hint(place.name))
+        )
     training, known = [copying.Training({}, [])] * len(places), dict[str, list[dict]]()
     if options.training:
         with Progress("replay"):

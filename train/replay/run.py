@@ -174,6 +174,7 @@ def _settings(planned: Plan, models: Sequence[Model]) -> dict[str, Any]:
         "checkpoints": [model._asdict() for model in models],
         **{role: place.name for role, place in planned.scorers.items()},
         "conversations": source if isinstance(source, str) else ", ".join(source),
+        "passages": options.passages,
         "turns": options.turns,
         "max_new_tokens": options.max_new_tokens,
         "temperature": options.temperature,

@@ -121,7 +121,10 @@ class Replay(NamedTuple):
         from scipy import stats  # slow to import
 
         half = float(stats.t.ppf(0.975, count - 1)) * stderr
-        return Value(mean, mean - half, mean + half, count)
+        low, high = mean - half, mean + half
+        if metric.percent:
+            low, high = max(low, 0.0), min(high, 1.0)
+        return Value(mean, low, high, count)
 
     def difference(self, name: str, other: Column) -> Paired:
         """The first checkpoint less another by a metric, conversation by conversation."""

@@ -133,7 +133,9 @@ class Person:
             until_done(self.page, done + 1)
 
 
-def test_two_people_rank_while_the_server_is_killed_and_a_reward_model_learns_it(browser, tmp_path):
+def test_two_people_rank_while_the_server_is_killed_and_a_reward_model_learns_it(
+    browser, tmp_path, request
+):
     prompts = tmp_path / "prompts.jsonl"
     topics = ["beans", "peas", "tulips", "garlic", "mint", "kale", "leeks", "roses"]
     prompts.write_text("".join(
@@ -142,6 +144,7 @@ def test_two_people_rank_while_the_server_is_killed_and_a_reward_model_learns_it
         + "\n" for i in range(PAIRS)
     ))  # fmt: skip
     command = Command(tmp_path, f"--prompts={prompts}", "--annotators=ana,ben", "--each=2")
+    request.addfinalizer(lambda: command.process.kill())
     ana, ben = (Person(browser, command.links[name]) for name in ("ana", "ben"))
     ana.answer(10)
     ben.answer(12)

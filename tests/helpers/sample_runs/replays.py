@@ -19,7 +19,8 @@ def make(count, wins=0, people=0.0, refused=(), texts=None, question="Where is i
     """
     turns = [
         Turn(f"chats.jsonl:{i + 1}", i, 1, ({"role": "user", "content": f"{question} {i}"},),
-             (texts or {}).get(i, f"It is here, number {i}."), "ab"[i % 2], None, "")
+             (texts or {}).get(i, f"It is here, number {i}."), "ab"[i % 2], None, "",
+             f"{question} {i}")
         for i in range(count)
     ]  # fmt: skip
     others = np.where(np.arange(count) < wins, 0.0, 2.0)

@@ -79,5 +79,9 @@ def test_a_run_with_another_tokenizer_is_refused(runs, monkeypatch):
 def test_a_run_without_the_model_is_refused(runs):
     with pytest.raises(ValueError, match="does not write text"):
         open_answerers([str(runs / "reward")], SAMPLING, 0)
+    with pytest.raises(ValueError, match="no checkpoint of step 9"):
+        open_answerers([f"{runs / 'a'}@9"], SAMPLING, 0)
+    (answerer,) = open_answerers([f"{runs / 'a'}@1"], SAMPLING, 0)
+    assert answerer.source["run"] == str(runs / "a") and answerer.source["step"] == 1
     with pytest.raises(ValueError, match="leaves no room"):
         open_answerers([str(runs / "a")], SAMPLING | {"max_new_tokens": 64}, 0)

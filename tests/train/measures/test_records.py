@@ -1,15 +1,19 @@
 """The content of a training record: sums that a resumed run continues, rates by group."""
 
+import functools
 import io
 import json
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 
 from data.shuffle import permute
 from train.loop import run
+from train.measures import rates
 from train.measures.totals import Totals
+from train.optimizer import OptimizerConfig
 from train.report import provenance
 from train.runtime.records import read_metrics
 
@@ -71,6 +75,16 @@ def test_a_checkpoint_of_an_earlier_version_has_the_sums_of_its_steps():
     old.add(step)
     assert old.values(None, {}).keys() == {"tokens", "rows", "flops"}
     assert Totals.restored({"totals": old.values(None, {})}, 9, step, 0.0) == old
+
+
+def test_rates_by_group_are_those_of_mup_and_of_multipliers():
+    params = {"policy": {"embedding": 0, "layers": {"query": 0, "attention_norm": 0}}}
+    params = jax.tree.map(lambda _: np.zeros(1), params)
+    groups = functools.partial(rates._groups, params=params)
+    assert groups(OptimizerConfig(), 1.0) == {}
+    assert groups(OptimizerConfig(), 4.0) == {"embedding": 1, "hidden": 1 / 4, "vector": 1}
+    muon = OptimizerConfig(name="muon", lr_multipliers={"hidden": 3.0})
+    assert groups(muon, 4.0) == {"embedding": 1, "hidden": 3 / 2, "vector": 1}
 
 
 def test_an_attempt_has_the_changes_to_the_source_up_to_a_length(tmp_path, monkeypatch):

@@ -3,9 +3,13 @@
 import json
 
 import pytest
+from sample_runs.random_runs import TOKENIZER
 
+import registry
 from data.errors import DataError
-from train.replay.conversations import read
+from data.passages.config import PassagesConfig
+from train.chat.passages import ChatPassages
+from train.replay.conversations import grounded, read
 
 CHAT = [
     {"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"},
@@ -43,6 +47,20 @@ def test_fields_are_named_and_what_is_left_out_is_counted(tmp_path):
         "2 conversations without an answer of the assistant, left out",
         "1 answers without a text, as calls of tools, are not replayed",
     ]
+
+
+def test_passages_are_written_into_questions_and_measured(tmp_path):
+    (turn,) = read(write(tmp_path / "a.jsonl", {"messages": CHAT[:5]})).turns
+    (tmp_path / "help").mkdir()
+    (tmp_path / "help/why.md").write_text("# Why\n\nWhy it is so nobody knows.\n")
+    config = registry.current(PassagesConfig)(cache_dir=str(tmp_path))
+    passages = ChatPassages(str(tmp_path / "help"), config, TOKENIZER)
+    got = grounded(turn, passages)
+    assert got.messages[:-1] == turn.messages[:-1] and got.question == "why?"
+    asked = got.messages[-1]["content"]
+    assert "nobody knows" in asked and asked.endswith("why?") and "nobody knows" in got.documents
+    tool = turn._replace(messages=({"role": "tool", "content": "3"},))
+    assert grounded(tool, passages) == tool
 
 
 @pytest.mark.parametrize(

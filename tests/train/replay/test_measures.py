@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from train.replay import copying, measures
 from train.replay.conversations import Turn
 
-TURN = Turn("a:1", 0, 1, ({"role": "user", "content": "call 555-123-4567?"},), "no", "", None, "")
+TURN = Turn("a:1", 0, 1, ({"role": "user", "content": "call 555-123-4567?"},), "no", "", None, "",
+            "call 555-123-4567?")  # fmt: skip
 
 
 def shared(answer, text):

@@ -89,6 +89,9 @@ def steps(begun):
                 Step(*jax.device_get((batch, metrics)), rollout,
                      *jax.device_get((state.trainable, source)))
             )  # fmt: skip
+    assert run.stage.source.progress(source)["pretrain_epochs"] == len(records) * (
+        run.ctx.config.pretrain_data.batch_size / len(run.ctx.pretrain_data.train["tokens"])
+    )
     return records
 
 

@@ -9,7 +9,7 @@ from sample_runs import sweep_runs
 
 from ranges import ConfigError
 from train.runtime import processes
-from train.sweep import command, inputs, results, runner
+from train.sweep import command, inputs, programs, results, runner
 from train.terminal.console import console
 
 GRID = {"grid": ["optimizer.peak_lr=1e-3,1e-2", "optimizer.name=adamw,muon"], "seeds": 2}
@@ -144,3 +144,9 @@ def test_the_table_fits_the_terminal(width, tmp_path, monkeypatch):
     rows = lines[start : lines.index("", start)]
     assert max(map(len, rows)) <= width and len(rows) >= 5
     assert ("seeds" in rows[0]) == (width == 120)
+
+
+def test_a_cycle_of_the_learning_rate_shares_the_program_and_a_ramp_does_not():
+    shared = ["optimizer.peak_lr", "optimizer.cycles.100", "value_optimizer.cycles.9", "seed"]
+    own = ["optimizer.lr_multipliers.hidden", "optimizer.name", "data.batch_ramp.5", "model.size"]
+    assert [programs.is_shared(key) for key in shared + own] == [True] * 4 + [False] * 4

@@ -153,7 +153,8 @@ def replay(run: epath.PathLike, step: int, mesh: jax.sharding.Mesh | None = None
             values.pop("fault")
             now = statistics.numbers(values)
             now |= {name: float(x) for name, x in extra.items() if name not in _TIMES}
-            now |= rates(state.opt_state) | source.progress(state.source)
+            read = source.progress(state.source).items()  # an earlier version logged less of it
+            now |= rates(state.opt_state) | {k: x for k, x in read if k in then}
             first = _compare_metrics(then, now, number + 1)
             compared, count = [*compared, number + 1], count + len(now)
     assert replayed is not None

@@ -30,7 +30,7 @@ function rowOf(row) {
   head.append(element("span", row.w));
   const item = element("li", "", "", head);
   if (row.c.length) {
-    const before = element("details", "", "", element("summary", `${row.c.length} earlier messages`));
+    const before = element("details", "", "", element("summary", `context: ${row.c.length}`));
     row.c.forEach(([role, text]) => before.append(element("p", `${role}: ${text}`)));
     item.append(before);
   }

@@ -186,7 +186,7 @@ def _item(content: Content, regression: Regression) -> str:
     )
     return (
         f"<li><h3><b>{escape(regression.reason)}</b><span>{escape(turn.category)}</span></h3>"
-        f'<p class="question" dir="auto">{escape(_clipped(turn.messages[-1]["content"]))}</p>'
+        f'<p class="question" dir="auto">{escape(_clipped(turn.question))}</p>'
         f"{answers}</li>"
     )
 

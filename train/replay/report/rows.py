@@ -58,12 +58,13 @@ def _rows(content: Content):
     columns = [*replay.checkpoints, replay.people]
     for regression in content.regressions:
         turn = replay.turns[regression.turn]
-        *earlier, last = [[m["role"], m["content"]] for m in turn.messages]
+        earlier = [[m["role"], m["content"]] for m in turn.messages[:-1]]
+        earlier += [["documents", turn.documents]] if turn.documents else []
         yield {
             "w": turn.where,
             "k": turn.category,
             "c": earlier,
-            "q": last[1],
+            "q": turn.question,
             "a": [_answer(content, column, regression.turn) for column in columns],
             "r": regression.reason,
             "f": regression.fault,
