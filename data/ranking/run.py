@@ -70,7 +70,7 @@ class Settings(NamedTuple):
             )
         if not max(2, len(self.workdirs)) <= self.per_prompt <= MOST_CANDIDATES:
             raise DataError(
-                f"{len(self.workdirs)} runs and {self.per_prompt} answers to compare; there are 2 to "
+                f"{len(self.workdirs)} runs, {self.per_prompt} answers to compare; there are 2 to "
                 f"{MOST_CANDIDATES}, and one or more of each run: set --answers"
             )
         if self.answers and not self.workdirs:
