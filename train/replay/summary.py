@@ -117,9 +117,8 @@ class Replay(NamedTuple):
         from scipy import stats  # slow to import
 
         half = float(stats.t.ppf(0.975, count - 1)) * stderr
-        low, high = mean - half, mean + half
-        if metric.percent:
-            low, high = max(low, 0.0), min(high, 1.0)
+        low = mean - half if metric.signed else max(mean - half, 0.0)
+        high = min(mean + half, 1.0) if metric.percent else mean + half
         return Value(mean, low, high, count)
 
     def difference(self, name: str, other: Column) -> Paired:
