@@ -71,10 +71,6 @@ class Replay(NamedTuple):
         """The checkpoints that it is compared with."""
         return self.checkpoints[1:]
 
-    def gaps(self, other: Column) -> np.ndarray:
-        """The preference score of the first checkpoint less that of another, [n]."""
-        return self.first.values[self.preference] - other.values[self.preference]
-
     def value(self, name: str, column: Column | None = None, category: str | None = None) -> Value:
         """A metric of a column, by default the first checkpoint, over a category or all.
 

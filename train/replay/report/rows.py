@@ -36,17 +36,16 @@ def rows(content: Content) -> Rows:
     everything = list(_rows(content))
     for most in CUTS:
         lines = [_line(row, most) for row in everything]
-        if (size := sum(map(len, lines)) + len(lines)) <= MOST_BYTES:
+        if sum(len(line.encode()) + 1 for line in lines) <= MOST_BYTES:
             longest = max((len(text) for row in everything for text in _texts(row)), default=0)
             cut = f"Texts are cut at {most:,} characters." if longest > most else ""
             return Rows(f"[{','.join(lines)}]", cut)
     total, kept = 0, []
     for line in lines:
-        total += len(line) + 1
+        total += len(line.encode()) + 1
         if total > MOST_BYTES:
             break
         kept.append(line)
-    del size
     return Rows(
         f"[{','.join(kept)}]",
         f"The worst {len(kept):,} of {len(lines):,} answers are shown, their texts cut at "
