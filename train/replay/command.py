@@ -9,6 +9,7 @@ from etils import epath
 
 import plugins
 from ranges import ConfigError
+from train import cli
 from train.replay.plan import Options
 from train.replay.report import terminal
 from train.replay.run import replay
@@ -34,21 +35,6 @@ def run(options: Options) -> int:
         print_error(f"{failed} of {len(done.content.verdicts)} gates failed")
         return 1
     return 0
-
-
-def fields_of(words: Sequence[str]) -> dict[str, str]:
-    """{field: template} of NAME=TEMPLATE words.
-
-    Raises:
-      ConfigError: a word is none.
-    """
-    fields = {}
-    for word in words:
-        name, equals, template = word.partition("=")
-        if not equals or not template:
-            raise ConfigError(f"--fields={word:.80}; type --fields=prompt='{{question}}'")
-        fields[name.strip()] = template
-    return fields
 
 
 def transforms_of(words: Sequence[str]) -> dict[str, Any]:
@@ -88,4 +74,6 @@ def main(
     """
     plugins.load(modules)
     values = {**values, "dtype": values["dtype"] or ""}
-    return run(Options(fields=fields_of(fields), transforms=transforms_of(transforms), **values))
+    return run(
+        Options(fields=cli.templates_of(fields), transforms=transforms_of(transforms), **values)
+    )
