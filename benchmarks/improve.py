@@ -40,11 +40,6 @@ SETTINGS = {
     "stages.policy.model.scan_unroll": 0, "stages.reward.model.scan_unroll": 0,
 }  # fmt: skip
 
-_DEMO = flags.DEFINE_string("demo", "runs/demo", "A finished run of configs/chains/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of the rounds.", required=True)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Their number.", 1)
-_JSON = flags.DEFINE_string("json", "", "File for the numbers.")
-
 
 def follows(answer: str) -> bool:
     """Whether an answer is a whole sentence of at most `MOST_WORDS` words."""
@@ -105,8 +100,9 @@ def row(name: str, measured: Mapping[str, Any], record: Mapping[str, Any]) -> st
 
 def main(argv: list[str]) -> None:
     del argv
-    demo, workdir, begun = Path(_DEMO.value), Path(_WORKDIR.value), time.monotonic()
-    done = subprocess.run(command(demo, workdir, _ROUNDS.value), stdin=subprocess.DEVNULL)
+    f, begun = flags.FLAGS, time.monotonic()
+    demo, workdir = Path(f.demo), Path(f.workdir)
+    done = subprocess.run(command(demo, workdir, f.rounds), stdin=subprocess.DEVNULL)
     seconds = time.monotonic() - begun
     if done.returncode not in (0, 1) or not (workdir / "rounds.jsonl").exists():
         raise SystemExit(done.returncode)
@@ -120,10 +116,16 @@ def main(argv: list[str]) -> None:
         print(row(f"round {number}" if number else "SFT", values, record))
     content = {"policies": policies, "measured": measured, "rounds": records,
                "settings": SETTINGS, "seconds": round(seconds)}  # fmt: skip
-    if _JSON.value:
-        write_atomically(Path(_JSON.value), json.dumps(content, indent=1) + "\n")
+    if f.json:
+        write_atomically(Path(f.json), json.dumps(content, indent=1) + "\n")
     raise SystemExit(done.returncode)
 
 
-if __name__ == "__main__":
+if (
+    __name__ == "__main__"
+):  # the command of the rounds imports this module, and has flags of its own
+    flags.DEFINE_string("demo", "runs/demo", "A finished run of configs/chains/demo.py.")
+    flags.DEFINE_string("workdir", None, "The workdir of the rounds.", required=True)
+    flags.DEFINE_integer("rounds", 3, "Their number.", 1)
+    flags.DEFINE_string("json", "", "File for the numbers.")
     app.run(main)
