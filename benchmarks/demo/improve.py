@@ -1,10 +1,10 @@
 """Rounds of improvement on the demo, with a scripted annotator whose rule no model sees: the share
 of answers on held-out prompts that the rule prefers, after each round. Prints a table, writes JSON.
 
-    python -m benchmarks.improve --demo=runs/demo --workdir=runs/benchmark-improve
+    python -m benchmarks.demo.improve --demo=runs/demo --workdir=runs/benchmark-improve
 
-The annotator prefers whole sentences of at most six words. The rounds start from the demo's SFT and
-reward stages (configs/chains/demo.py); the same command resumes.
+The annotator prefers whole sentences of three to six words. The rounds start from the SFT and the
+reward model of configs/chains/demo.py; the same command resumes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from absl import app, flags
 from data.atomic import write_atomically
 
 PROMPTS, HELD_OUT = "tfds:pydocs/chat:train", "tfds:pydocs/chat:test"
-MOST_WORDS = 6
+WORDS = range(3, 7)
 SETTINGS = {
     "improve.questions": 100, "improve.answers": 4, "improve.max_new_tokens": 24,
-    "improve.limit": 200,
-    "stages.reward.steps": 40, "stages.reward.data.length": 64,
+    "improve.limit": 120,
+    "stages.reward.steps": 30, "stages.reward.data.length": 64,
     "stages.reward.data.batch_size": 8, "stages.reward.loss.pool": "mean",
     "stages.reward.optimizer.name": "muon", "stages.reward.optimizer.peak_lr": 2e-3,
     "stages.reward.evaluate.samples": 0,
-    "stages.policy.steps": 32, "stages.policy.data.batch_size": 64,
+    "stages.policy.steps": 14, "stages.policy.data.batch_size": 64,
     "stages.policy.rl.prompt_length": 28, "stages.policy.rl.rollout_batch": 128,
     "stages.policy.rl.epochs": 1, "stages.policy.rl.eval_prompts": 64,
     "stages.policy.rl.score_clip": 2.0, "stages.policy.optimizer.name": "muon",
@@ -42,8 +42,8 @@ SETTINGS = {
 
 
 def follows(answer: str) -> bool:
-    """Whether an answer is a whole sentence of at most `MOST_WORDS` words."""
-    return answer.strip().endswith(".") and len(answer.split()) <= MOST_WORDS
+    """Whether an answer is a whole sentence of as many words as `WORDS` has."""
+    return answer.strip().endswith(".") and len(answer.split()) in WORDS
 
 
 def annotate(messages: Sequence[Mapping], answers: Sequence[str]) -> list[int]:
@@ -59,7 +59,7 @@ def command(demo: Path, workdir: Path, rounds: int) -> list[str]:
     settings = SETTINGS | {"improve.rounds": rounds}
     return [
         sys.executable, "-m", "train.improve", f"--workdir={workdir}", f"--config={recipe}",
-        "--annotator=benchmarks.improve:annotate",
+        "--annotator=benchmarks.demo.improve:annotate",
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip
 
