@@ -3,9 +3,11 @@
 import json
 import re
 import threading
+from types import SimpleNamespace
 
 import ml_collections
 import pytest
+from etils import epath
 from sample_runs.random_runs import write_run
 from stage_fixtures import recipe, write_files
 
@@ -16,6 +18,8 @@ from ranges import ConfigError
 from tests.data.ranking import scripted_annotator
 from train.improve import asking, command, rounds, settings
 from train.improve.rounds import Round
+from train.replay.gates import Condition, Verdict
+from train.replay.summary import Value
 
 asked = []  # the messages that `longer` saw
 chains = {}  # {round: the chain that `pretend` was to run}
@@ -76,6 +80,20 @@ def pretend(chain, folder):
     (folder / "reward/metrics.jsonl").write_text(json.dumps(metrics) + "\n")
 
 
+EVEN = Value(0.5, 0.3, 0.7, 8)
+
+
+def replayed(rate=EVEN, passed=True):
+    """`replay` without generating, with a win rate, and a gate on it that is passed or not."""
+
+    def pretend_replay(options):
+        verdicts = [Verdict(None, Condition("win_rate", "", ">=", 0.9), rate, passed)]
+        content = SimpleNamespace(verdicts=verdicts, replay=SimpleNamespace(preference="reward"))
+        return SimpleNamespace(value=lambda name: rate, content=content, report=options.out)
+
+    return pretend_replay
+
+
 @pytest.fixture(scope="module")
 def done(stages, tmp_path_factory):
     """The workdir of two rounds that were interrupted while people ranked and before the replay,
@@ -92,6 +110,7 @@ def done(stages, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds.multistage, "run", pretend)
+        patch.setattr(rounds, "replay", replayed())
         patch.setattr(command.rewards, "load_function", lambda *_: third)
         with pytest.raises(KeyboardInterrupt):
             run(config, workdir)
@@ -236,16 +255,42 @@ def test_a_wrong_rank_names_the_annotator(tmp_path):
         assert store.answers()[0].answer.rank is None
 
 
-def test_what_people_prefer_ends_the_loop(stages, tmp_path, monkeypatch):
-    made = settings.read(make(stages))
-    ranked = asking.Ranked({"answers": 9}, None, {})
-    monkeypatch.setattr(asking, "ask", lambda *_: ranked)
-    worse = {"value": 0.2, "low": 0.1, "high": 0.4}
-    monkeypatch.setattr(rounds, "_preferred", lambda *_: worse)
-    (tmp_path / "round_2").mkdir()
-    record = rounds.hold(Round(tmp_path, 2), made, [], lambda store: None)
-    assert record["best"] == str(stages / "sft")
-    assert record["reason"].startswith("people prefer") and "policy" not in record
+@pytest.mark.parametrize(
+    "people, rate, passed, reason",
+    [
+        (
+            0.4,
+            EVEN,
+            True,
+            r"people prefer \S+sft to \S+round_1/policy \(0\.20",
+        ),
+        (
+            0.6,
+            Value(0.3, 0.1, 0.4, 9),
+            True,
+            r"no better than those of .* \(win rate 0\.30 ",
+        ),
+        (0.6, EVEN, False, r"gates failed: win_rate >= 0\.9: 0\.5"),
+        (0.6, EVEN, True, ""),
+    ],
+)
+def test_a_round_that_is_no_improvement_names_the_last_good_policy(
+    stages, tmp_path, monkeypatch, people, rate, passed, reason
+):
+    made, this = settings.read(make(stages)), Round(epath.Path(tmp_path), 2)
+    for number in (1, 2):
+        (tmp_path / f"round_{number}").mkdir()
+        (tmp_path / f"round_{number}/prefs.jsonl").write_text("{}")
+    monkeypatch.setattr(asking, "ask", lambda *_: asking.Ranked({"answers": 9}, None, {}))
+    preferred = {"value": 0.2, "low": 0.1, "high": people}
+    monkeypatch.setattr(rounds, "_preferred", lambda *_: preferred)
+    monkeypatch.setattr(rounds.multistage, "run", pretend)
+    monkeypatch.setattr(rounds, "replay", replayed(rate, passed))
+    record = rounds.hold(this, made, [], lambda store: None)
+    assert re.search(reason, record["reason"]) and bool(record["reason"]) == bool(reason)
+    good = {"people": str(stages / "sft"), "": this.policy}
+    assert record["best"] == good.get(reason[:6], Round(this.workdir, 1).policy)
+    assert this.read() == record
 
 
 def test_a_page_ends_when_all_is_answered_and_keeps_its_links(stages, tmp_path, capsys,
