@@ -97,11 +97,12 @@ def cuts(line: str) -> str:
         stages = ("pretrain", "sft", "reward", "ppo") + (("judge",) if "demo.py" in line else ())
         prefixes = [f"--config.stages.{stage}." for stage in stages]
     elif words[2] == "train.improve":
-        prefixes = ["--config.stages.reward.", "--config.stages.policy."]
+        stages = {"reward": CUT, "policy": CUT if "method=dpo" in line else CUT | CUT_RL}
+        cut = {f"stages.{s}.{name}": v for s, own in stages.items() for name, v in own.items()}
+        return " ".join(f"--config.{name}={v}" for name, v in ({"improve.rounds": 1} | cut).items())
     elif re.search(r"configs/pretrain\.py(?!:smoke)", line):  # a model for an accelerator
         settings = settings | {"model.size": "tiny", "tokenizer.vocab_size": 512}
-    out = [f"{p}{name}={value}" for p in prefixes for name, value in settings.items()]
-    return " ".join(["--config.improve.rounds=1"] * (words[2] == "train.improve") + out)
+    return " ".join(f"{p}{name}={value}" for p in prefixes for name, value in settings.items())
 
 
 @pytest.fixture(scope="module")
