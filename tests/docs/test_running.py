@@ -48,7 +48,8 @@ CUT = {
     "steps": 2, "log_every": 1, "data.heldout_limit": 4, "data.batch_size": 4,
     "evaluate.samples": 1, "rl.eval_prompts": 2, "rl.response_length": 12,
 }  # fmt: skip
-TRAINS = ("train", "train.chain", "train.best_of", "train.normalize", "tpu.launch")
+TRAINS = ("train", "train.chain", "train.improve", "train.best_of", "train.normalize",
+          "tpu.launch")  # fmt: skip
 CUT_RL = {"data.batch_size": 16, "rl.rollout_batch": 16}
 
 
@@ -95,6 +96,10 @@ def cuts(line: str) -> str:
     if words[2] == "train.chain":
         stages = ("pretrain", "sft", "reward", "ppo") + (("judge",) if "demo.py" in line else ())
         prefixes = [f"--config.stages.{stage}." for stage in stages]
+    elif words[2] == "train.improve":
+        stages = {"reward": CUT, "policy": CUT if "method=dpo" in line else CUT | CUT_RL}
+        cut = {f"stages.{s}.{name}": v for s, own in stages.items() for name, v in own.items()}
+        return " ".join(f"--config.{name}={v}" for name, v in ({"improve.rounds": 1} | cut).items())
     elif re.search(r"configs/pretrain\.py(?!:smoke)", line):  # a model for an accelerator
         settings = settings | {"model.size": "tiny", "tokenizer.vocab_size": 512}
     return " ".join(f"{p}{name}={value}" for p in prefixes for name, value in settings.items())
@@ -129,7 +134,8 @@ def clone(tmp_path_factory):
 
 
 def collect(command: str, clone: Path, environment: dict) -> subprocess.CompletedProcess:
-    """Runs a page of rankings until its annotators have answered some, and interrupts it."""
+    """Runs a page of rankings until its annotators have answered some, and interrupts it; one of
+    `train.improve` until it ends."""
     process = subprocess.Popen(
         ["bash", "-c", f"exec {command}"], cwd=clone, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -141,6 +147,9 @@ def collect(command: str, clone: Path, environment: dict) -> subprocess.Complete
             for link in re.findall(r"http://\S+/#\S+", "".join(printed)):
                 scripted_annotator.answer(link, 16)
             process.send_signal(signal.SIGINT)
+        if "questions to answer;" in line:
+            (link,) = re.findall(r"me +(http://\S+)", "".join(printed))
+            scripted_annotator.answer(link, 16)
     return subprocess.CompletedProcess(command, process.wait(300), "".join(printed), "")
 
 
@@ -156,7 +165,8 @@ def failures(clone: Path, lines: list[str]) -> list[str]:
     for line in dict.fromkeys(lines):
         command = f"{line} {cuts(line)}".strip()
         print("$", command, flush=True)
-        if "-m data.ranking" in line and "--export" not in line:
+        served = "-m train.improve" in line and "--annotator" not in line
+        if served or ("-m data.ranking" in line and "--export" not in line):
             done = collect(command, clone, environment)
         else:
             done = subprocess.run(
@@ -183,7 +193,7 @@ def test_every_command_runs_and_leaves_the_clone_clean(clone):
 def test_the_commands_of_the_recipes_run(clone):
     """The first command of each recipe that no page has; they start from the runs above."""
     lines = []
-    for name in ("orpo", "simpo", "grpo", "shakespeare"):
+    for name in ("preferences/orpo", "preferences/simpo", "grpo", "shakespeare"):
         commands = documentation.documented_commands(ROOT / f"configs/{name}.py")
         lines.append(shlex.join(next(words for words in commands if words[2] == "train")))
     assert not failures(clone, lines)

@@ -29,7 +29,8 @@ from train.rl import rewards
 from train.runtime import goodput, profiling, records
 
 RECIPES = ("pretrain.py", "pretrain.py:smoke", "sft.py", "reward.py", "dpo.py", "ppo.py", "grpo.py",
-           "kto.py", "specialise.py:smoke", "chains/demo.py", "shakespeare.py")  # fmt: skip
+           "preferences/kto.py", "specialise.py:smoke", "chains/demo.py",
+           "shakespeare.py")  # fmt: skip
 
 
 def _good_workdir(folder):

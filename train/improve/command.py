@@ -26,7 +26,7 @@ from train.objectives import registry
 from train.replay import answers, conversations, gates
 from train.replay.summary import available
 from train.rl import rewards
-from train.runtime import strict_json
+from train.runtime import outputs, strict_json
 from train.tasks.evaluation.command import place_of
 from train.terminal.console import console, print_error
 from train.workflows import multistage
@@ -49,6 +49,7 @@ def run(
     recipe, path = settings.read(config), epath.Path(workdir)
     if is_remote(workdir):
         raise ConfigError("--workdir holds a database, so it is a folder of this machine")
+    outputs.make_folder(path)
     with lock.owned(path):
         begun = rounds.begun(path)
         trained = any((r.folder / "reward" / "config.json").exists() for r in begun)

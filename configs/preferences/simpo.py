@@ -1,7 +1,7 @@
 """SimPO: a fine-tuned policy learns from rankings by its average log-probability, without a
 reference.
 
-    python -m train --config=configs/simpo.py --workdir=runs/simpo \\
+    python -m train --config=configs/preferences/simpo.py --workdir=runs/simpo \\
         --config.init_from.policy=runs/sft --config.data.source=examples/preferences.jsonl
 
 Choice: `smoke`, as in configs/dpo.py.

@@ -1,6 +1,6 @@
 """KTO: a fine-tuned policy learns from answers that are good or not, one by one.
 
-    python -m train --config=configs/kto.py --workdir=runs/kto \\
+    python -m train --config=configs/preferences/kto.py --workdir=runs/kto \\
         --config.init_from.policy=runs/sft --config.data.source=examples/ratings.jsonl
 
 Rankings are split: the answer ranked first is good, the others are not. Choice: `smoke`, as in

@@ -1,10 +1,10 @@
 """Rounds of improvement on the demo, with a scripted annotator whose rule no model sees: the share
 of answers on held-out prompts that the rule prefers, after each round. Prints a table, writes JSON.
 
-    python -m benchmarks.improve --demo=runs/demo --workdir=runs/benchmark-improve
+    python -m benchmarks.demo.improve --demo=runs/demo --workdir=runs/benchmark-improve
 
-The annotator prefers whole sentences of at most six words. The rounds start from the demo's SFT and
-reward stages (configs/chains/demo.py); the same command resumes.
+The annotator prefers whole sentences of three to six words. The rounds start from the SFT and the
+reward model of configs/chains/demo.py; the same command resumes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from absl import app, flags
 from data.atomic import write_atomically
 
 PROMPTS, HELD_OUT = "tfds:pydocs/chat:train", "tfds:pydocs/chat:test"
-MOST_WORDS = 6
+WORDS = range(3, 7)
 SETTINGS = {
     "improve.questions": 100, "improve.answers": 4, "improve.max_new_tokens": 24,
-    "improve.limit": 200,
-    "stages.reward.steps": 40, "stages.reward.data.length": 64,
+    "improve.limit": 120,
+    "stages.reward.steps": 30, "stages.reward.data.length": 64,
     "stages.reward.data.batch_size": 8, "stages.reward.loss.pool": "mean",
     "stages.reward.optimizer.name": "muon", "stages.reward.optimizer.peak_lr": 2e-3,
     "stages.reward.evaluate.samples": 0,
-    "stages.policy.steps": 32, "stages.policy.data.batch_size": 64,
+    "stages.policy.steps": 14, "stages.policy.data.batch_size": 64,
     "stages.policy.rl.prompt_length": 28, "stages.policy.rl.rollout_batch": 128,
     "stages.policy.rl.epochs": 1, "stages.policy.rl.eval_prompts": 64,
     "stages.policy.rl.score_clip": 2.0, "stages.policy.optimizer.name": "muon",
@@ -40,15 +40,10 @@ SETTINGS = {
     "stages.policy.model.scan_unroll": 0, "stages.reward.model.scan_unroll": 0,
 }  # fmt: skip
 
-_DEMO = flags.DEFINE_string("demo", "runs/demo", "A finished run of configs/chains/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of the rounds.", required=True)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Their number.", 1)
-_JSON = flags.DEFINE_string("json", "", "File for the numbers.")
-
 
 def follows(answer: str) -> bool:
-    """Whether an answer is a whole sentence of at most `MOST_WORDS` words."""
-    return answer.strip().endswith(".") and len(answer.split()) <= MOST_WORDS
+    """Whether an answer is a whole sentence of as many words as `WORDS` has."""
+    return answer.strip().endswith(".") and len(answer.split()) in WORDS
 
 
 def annotate(messages: Sequence[Mapping], answers: Sequence[str]) -> list[int]:
@@ -64,7 +59,7 @@ def command(demo: Path, workdir: Path, rounds: int) -> list[str]:
     settings = SETTINGS | {"improve.rounds": rounds}
     return [
         sys.executable, "-m", "train.improve", f"--workdir={workdir}", f"--config={recipe}",
-        "--annotator=benchmarks.improve:annotate",
+        "--annotator=benchmarks.demo.improve:annotate",
         *(f"--config.{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip
 
@@ -105,8 +100,9 @@ def row(name: str, measured: Mapping[str, Any], record: Mapping[str, Any]) -> st
 
 def main(argv: list[str]) -> None:
     del argv
-    demo, workdir, begun = Path(_DEMO.value), Path(_WORKDIR.value), time.monotonic()
-    done = subprocess.run(command(demo, workdir, _ROUNDS.value), stdin=subprocess.DEVNULL)
+    f, begun = flags.FLAGS, time.monotonic()
+    demo, workdir = Path(f.demo), Path(f.workdir)
+    done = subprocess.run(command(demo, workdir, f.rounds), stdin=subprocess.DEVNULL)
     seconds = time.monotonic() - begun
     if done.returncode not in (0, 1) or not (workdir / "rounds.jsonl").exists():
         raise SystemExit(done.returncode)
@@ -120,10 +116,16 @@ def main(argv: list[str]) -> None:
         print(row(f"round {number}" if number else "SFT", values, record))
     content = {"policies": policies, "measured": measured, "rounds": records,
                "settings": SETTINGS, "seconds": round(seconds)}  # fmt: skip
-    if _JSON.value:
-        write_atomically(Path(_JSON.value), json.dumps(content, indent=1) + "\n")
+    if f.json:
+        write_atomically(Path(f.json), json.dumps(content, indent=1) + "\n")
     raise SystemExit(done.returncode)
 
 
-if __name__ == "__main__":
+if (
+    __name__ == "__main__"
+):  # the command of the rounds imports this module, and has flags of its own
+    flags.DEFINE_string("demo", "runs/demo", "A finished run of configs/chains/demo.py.")
+    flags.DEFINE_string("workdir", None, "The workdir of the rounds.", required=True)
+    flags.DEFINE_integer("rounds", 3, "Their number.", 1)
+    flags.DEFINE_string("json", "", "File for the numbers.")
     app.run(main)

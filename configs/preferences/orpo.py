@@ -1,7 +1,7 @@
 """ORPO: fine-tuning and preferences in one stage, without a reference; it starts from a pretrained
 policy.
 
-    python -m train --config=configs/orpo.py --workdir=runs/orpo \\
+    python -m train --config=configs/preferences/orpo.py --workdir=runs/orpo \\
         --config.init_from.policy=runs/pretrain --config.data.source=examples/preferences.jsonl
 
 Choice: `smoke`, as in configs/dpo.py.

@@ -1,0 +1,1 @@
+"""Recipes of objectives that learn from preferences, beside configs/dpo.py."""
