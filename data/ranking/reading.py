@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +16,7 @@ from data.ranking.questions import Candidate, Question
 from data.read.reading import ReadOptions
 from data.read.sources import inputs_of
 from data.schemas.normaliser import normaliser
+from data.transforms.registry import Change
 
 
 class Read(NamedTuple):
@@ -32,14 +33,15 @@ class Read(NamedTuple):
     unread: Counter
 
 
-def read(source: str, gold: bool = False) -> Read:
+def read(source: str, fields: Mapping[str, str] = {}, gold: bool = False) -> Read:
     """Reads questions from a file, by any reader of data/read/readers.py.
 
     A record is of schema `prompt`; or of schema `preference`, whose answers are compared anew; or
-    an export of Label Studio or Argilla, whose annotations are taken over.
+    an export of Label Studio or Argilla, whose annotations are taken over. The answers of a
+    conversation that people have ended are left out.
 
     Args:
-      gold: the ranking in the record is known to be right.
+      fields: templates, as `data.fields`. gold: the ranking in the record is known to be right.
 
     Raises:
       DataError: a record is none of these, or the file holds none.
@@ -49,12 +51,12 @@ def read(source: str, gold: bool = False) -> Read:
     questions, answers, repeated = [], [], 0
     for where, record in _records(source):
         try:
-            imported = _imported(record, gold, unread)
+            imported = _imported(record, fields, gold, unread)
             imported.question.where = where
             imported.question.check()
             msgspec.json.encode(imported)  # as the database will
         except (DataError, UnicodeEncodeError) as error:
-            text = str(error)
+            text = str(error).replace("--config.data.fields.", "--fields=")
             raise DataError(text if where in text else f"{where}: {text}", "bad_record") from None
         key = imported.question.key()
         if key in seen:
@@ -77,22 +79,26 @@ def digest(questions: list[Question]) -> str:
 
 def _records(source: str) -> Iterator[tuple[str, dict]]:
     for item in inputs_of(source, "preference"):
+        change = Change({}, item.is_export)
         for where, record in item.read(None, ReadOptions()):
             if isinstance(record, DataError):
                 raise DataError(f"{where}: {record}", record.reason)
-            yield where, record
+            if changed := change(record, Counter()):
+                yield where, changed.fields
 
 
-def _imported(record: dict[str, Any], gold: bool, unread: Counter) -> Imported:
+def _imported(
+    record: dict[str, Any], fields: Mapping[str, str], gold: bool, unread: Counter
+) -> Imported:
     """The question of a record, and the answers that it has."""
     for module in () if gold else (label_studio, argilla):
         if module.is_record(record):
             return module.imported(record, unread)
-    ranked = "responses" in record or "chosen" in record
+    ranked = any(name in record or name in fields for name in ("responses", "chosen"))
     if gold and not ranked:
         raise DataError("a gold question has its right ranking: 'chosen' and 'rejected', or "
                         "'responses' and 'rank'", "missing_field")  # fmt: skip
-    example = normaliser("preference" if ranked else "prompt", {}, unread)(record)
+    example = normaliser("preference" if ranked else "prompt", fields, unread)(record)
     sources = record.get("sources")
     texts = example.get("responses", [])
     if not (isinstance(sources, list) and len(sources) == len(texts)):

@@ -16,7 +16,7 @@ from data.errors import DataError
 from data.ranking import reading
 from data.ranking.export import Exported, export, grouped
 from data.ranking.formats import argilla, label_studio
-from data.ranking.questions import MOST_CANDIDATES
+from data.ranking.questions import MOST_CANDIDATES, Question
 from data.ranking.sampling import Answerer, Sampler, Score
 from data.ranking.store import Store
 from printable import SafeConsole
@@ -43,6 +43,8 @@ class Settings(NamedTuple):
     hosts: Sequence[str] = ()
     export: str = ""
     leave_out: Sequence[str] = ()
+    fields: Mapping[str, str] = MappingProxyType({})
+    passages: str = ""
 
     @property
     def database(self) -> Path:
@@ -81,6 +83,11 @@ class Settings(NamedTuple):
             )
         if self.export and (self.workdirs or self.reward):
             raise DataError("--export writes the answers that there are; leave runs out")
+        if self.passages and not (self.workdirs and self.prompts):
+            raise DataError(
+                "--passages is written into --prompts that --workdir answers; name both, or leave "
+                "it out"
+            )
         if bool(self.reward) != (self.order == "uncertain"):
             raise DataError("--next=uncertain and --reward=RUN, the judge, go together")
 
@@ -91,13 +98,18 @@ class Settings(NamedTuple):
 
 
 class Models(Protocol):
-    """A way to open runs: those that answer, and a reward model."""
+    """A way to open runs: those that answer, and a reward model; `ground` writes passages into
+    questions as a run reads them, and `hints` says which runs were trained with some."""
 
     def open_answerers(
         self, names: Sequence[str], sampling: Mapping[str, Any], seed: int
     ) -> Sequence[Answerer]: ...
 
     def open_score(self, name: str) -> Score: ...
+
+    def ground(self, questions: Sequence[Question], name: str, passages: str) -> None: ...
+
+    def hints(self, names: Sequence[str]) -> list[str]: ...
 
 
 def run(settings: Settings, models: Callable[[], Models]) -> None:
@@ -112,17 +124,20 @@ def run(settings: Settings, models: Callable[[], Models]) -> None:
     settings.check()
     console = SafeConsole()
     if settings.export:
-        with _open(settings, console) as store:
+        with _open(settings, models, console) as store:
             _print_exported(console, _export_as(store, settings))
         return
     import loopback
     from data.ranking import server  # it says what is not installed
 
     listening = loopback.listen(settings.port)
-    with _open(settings, console) as store:
+    with _open(settings, models, console) as store:
         answerers: Sequence[Answerer] = []
         if store.waiting():
             answerers = _answerers(store, settings, models)
+            hints = [] if store.note("passages") else models().hints(settings.workdirs)
+            for hint in hints:
+                console.print(hint)
         score = models().open_score(settings.reward) if settings.reward else None
         sampler = Sampler(store, answerers, settings.per_prompt, score, settings.reward)
         room = server.Room(
@@ -151,7 +166,7 @@ def run(settings: Settings, models: Callable[[], Models]) -> None:
             console.print(f"{sampler.unjudged} questions do not fit {settings.reward}: asked last")
 
 
-def _open(settings: Settings, console: Console) -> Store:
+def _open(settings: Settings, models: Callable[[], Models], console: Console) -> Store:
     """The database of a set of questions, which is begun if it is not there."""
     path = settings.database
     if not path.exists():
@@ -161,11 +176,16 @@ def _open(settings: Settings, console: Console) -> Store:
             raise DataError(
                 f"{settings.out} exists, and is not of this command; give another --out"
             )
-    read = reading.read(settings.prompts) if settings.prompts else None
-    gold = reading.read(settings.gold, gold=True) if settings.gold else None
+    read = reading.read(settings.prompts, settings.fields) if settings.prompts else None
+    gold = reading.read(settings.gold, settings.fields, True) if settings.gold else None
     if read and not path.exists():
         _check_answers(read, settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if read and settings.passages:
+        models().ground(read.questions, settings.workdirs[0], settings.passages)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out={settings.out} cannot be written: {error}") from None
     store = Store(path)
     try:
         if read:
@@ -204,6 +224,11 @@ def _begin(store: Store, settings: Settings, read: reading.Read, console: Consol
     known, digest = store.note("prompts"), reading.digest(read.questions)
     if known is not None:
         if known != digest:
+            if (passages := store.note("passages") or "") != settings.passages:
+                raise DataError(
+                    f"{settings.database} was begun with --passages={passages}; give the same, or "
+                    "another --out"
+                )
             raise DataError(
                 f"{settings.database} is of another set of questions than {settings.prompts}, that "
                 f"of {store.note('source')}; give another --out, or leave --prompts out"
@@ -216,6 +241,7 @@ def _begin(store: Store, settings: Settings, read: reading.Read, console: Consol
             replaces = current.id if current else ""
             store.record(given.annotator, number, given.answer, replaces=replaces, time=given.time)
     store.note("source", settings.prompts)
+    store.note("passages", settings.passages)
     store.note("prompts", digest)
     if read.repeated:
         console.print(f"{read.repeated} records ask what another asks, and are asked once")

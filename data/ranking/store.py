@@ -113,15 +113,18 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction, which is on the disk afterwards, or without effect if it raises."""
+        """A transaction, which is on the disk afterwards, or without effect if it raises: OSError
+        where the disk is full, or another process does not let go of the file."""
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise OSError(f"{self.path} cannot be written: {error}") from None
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def _rows(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
         with self._lock:
@@ -345,12 +348,13 @@ class Store:
 
     # What belongs to the whole set.
 
-    def token(self, name: str) -> str:
-        """The secret in an annotator's link, made at the first call."""
+    def token(self, name: str, known: str = "") -> str:
+        """The secret in an annotator's link, made at the first call. `known`: that of the link to
+        another set, which is to stay the same."""
         with self._writing():
             self._db.execute(
                 "INSERT INTO annotators VALUES (?, ?) ON CONFLICT DO NOTHING",
-                (name, secrets.token_urlsafe(16)),
+                (name, known or secrets.token_urlsafe(16)),
             )
         return self._rows("SELECT token FROM annotators WHERE name = ?", (name,))[0]["token"]
 

@@ -76,6 +76,21 @@ def define_run_flags() -> None:
     )
 
 
+def templates_of(words: Sequence[str]) -> dict[str, str]:
+    """{field: template} of NAME=TEMPLATE words.
+
+    Raises:
+      ConfigError: a word is none.
+    """
+    fields = {}
+    for word in words:
+        name, equals, template = word.partition("=")
+        if not equals or not template:
+            raise ConfigError(f"--fields={word:.80}; type --fields=prompt='{{question}}'")
+        fields[name.strip()] = template
+    return fields
+
+
 def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
     """Parses the command line; an error in it is one line, not a traceback. `--help` ends here.
 

@@ -9,6 +9,7 @@ from etils import epath
 
 import plugins
 from ranges import ConfigError
+from train import cli
 from train.replay.plan import Options
 from train.replay.report import terminal
 from train.replay.run import replay
@@ -36,29 +37,43 @@ def run(options: Options) -> int:
     return 0
 
 
-def fields_of(words: Sequence[str]) -> dict[str, str]:
-    """{field: template} of NAME=TEMPLATE words.
+def transforms_of(words: Sequence[str]) -> dict[str, Any]:
+    """{transform: setting} of NAME=VALUE words, where NAME may be of a setting, `keep.status`.
 
     Raises:
       ConfigError: a word is none.
     """
-    fields = {}
+    transforms: dict[str, Any] = {}
     for word in words:
-        name, equals, template = word.partition("=")
-        if not equals or not template:
-            raise ConfigError(f"--fields={word:.80}; type --fields=prompt='{{question}}'")
-        fields[name.strip()] = template
-    return fields
+        name, equals, value = word.partition("=")
+        *outer, last = name.strip().split(".")
+        inner = transforms
+        for part in outer:
+            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else inner
+        if not equals or not value or not last or not isinstance(inner, dict) or last in inner:
+            raise ConfigError(
+                f"--transforms={word:.80}; type each once, as --transforms=drop_quotes=True "
+                "--transforms=keep.status=solved"
+            )
+        inner[last] = {"True": True, "False": False}.get(value, value)
+    return transforms
 
 
-def main(fields: Sequence[str], modules: Sequence[str], values: Mapping[str, Any]) -> int:
+def main(
+    fields: Sequence[str], transforms: Sequence[str], modules: Sequence[str],
+    values: Mapping[str, Any],
+) -> int:  # fmt: skip
     """The command with its flags; returns the exit code.
 
     Args:
-      fields: as typed. modules: plugins to import first. values: other fields of `Options`.
+      fields, transforms: as typed. modules: plugins to import first. values: other fields of
+        `Options`.
 
     Raises:
       ConfigError, DataError, ValueError: as `run`.
     """
     plugins.load(modules)
-    return run(Options(fields=fields_of(fields), **{**values, "dtype": values["dtype"] or ""}))
+    values = {**values, "dtype": values["dtype"] or ""}
+    return run(
+        Options(fields=cli.templates_of(fields), transforms=transforms_of(transforms), **values)
+    )

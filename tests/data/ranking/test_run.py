@@ -41,6 +41,13 @@ class Models:
         self.opened += 1
         return [Fake(name, seed) for name in names]
 
+    def ground(self, questions, name, passages):
+        for question in questions:
+            question.messages[-1]["content"] += f" ({passages})"
+
+    def hints(self, names):
+        return ["runs/a was trained with passages"]
+
     def open_score(self, name):
         return lambda messages, candidates: [len(c.text) for c in candidates]
 
@@ -107,6 +114,19 @@ def test_a_set_is_resumed_and_another_is_refused(settings, serve, tmp_path):
         serve(settings._replace(prompts=str(other)))
     with Store(settings.database) as store:
         assert len(store.answers()) == 1
+
+
+def test_passages_are_part_of_the_questions(settings, serve, capsys):
+    serve(settings._replace(passages="help"))
+    with Store(settings.database) as store:
+        assert store.questions()[0].messages[-1]["content"].endswith(" (help)")
+    assert "trained with passages" not in capsys.readouterr().out
+    with pytest.raises(DataError, match="was begun with --passages=help; give the same"):
+        serve(settings)
+    serve(settings._replace(out=settings.out.replace("prefs", "other")))
+    assert "runs/a was trained with passages" in capsys.readouterr().out
+    with pytest.raises(DataError, match="name both, or leave it out"):
+        settings._replace(passages="help", workdirs=[]).check()
 
 
 def test_a_set_that_was_sampled_otherwise_is_refused(settings, serve):
