@@ -122,6 +122,7 @@ def compile_programs(
     import jax
 
     from tpu.fit import abstract
+    from train.assembly import budget
     from train.assembly import partition as parts_
     from train.objectives.base import Context
     from train.runtime.flops import of_rollout, of_step
@@ -147,7 +148,7 @@ def compile_programs(
     programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]
-    parameters = sum(x.size for role in row.trainable for x in jax.tree.leaves(whole[role]))
+    parameters = sum(budget.parameters(whole[role]) for role in row.trainable)
     tokens = batch["tokens"].size
     flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
     if row.rollouts:

@@ -73,8 +73,12 @@ def derive_all(
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # shapes alone: no accelerator is opened
     from tpu.fit import rules
+    from train.assembly import ramps
 
     runs, typed = read_command(command, workdir)
+    for config in runs.values():
+        if not config.budget:
+            ramps.check_steps(config)
     models = architectures(runs, workdir, read)
     found, problems = {}, []
     for name, (devices, hbm) in kinds.items():

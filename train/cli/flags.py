@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -110,6 +111,10 @@ def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
     except Exception as e:  # ml_collections raises any error of Python for a malformed override
         overrides = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
         fail(f"{overrides}: write an override as --config.steps=9 ({outputs.reason(e)})")
+    for name in help.own_flags():
+        value, default = flags.FLAGS[name].value, flags.FLAGS[name].default
+        if isinstance(value, float) and not math.isfinite(value) and value != default:
+            fail(f"--{name}={value}: it must be a finite number")
     if unread := arguments[1 + words :]:
         fail(_no_flag(unread[0]))
     return arguments

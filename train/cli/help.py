@@ -99,7 +99,8 @@ def _grouped(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 def required(name: str) -> bool:
     """Whether a flag has to be given."""
     flag = flags.FLAGS[name]
-    return flag.default is None and bool(flag.validators)
+    # Bounds of numbers are validators too, and take None.
+    return flag.default is None and not all(v.checker(None) for v in flag.validators)
 
 
 def place(name: str) -> str:
