@@ -10,7 +10,7 @@ from etils import epath
 import plugins
 from ranges import ConfigError
 from train import cli
-from train.replay.plan import Options
+from train.replay.plan import Options, Plan
 from train.replay.report import terminal
 from train.replay.run import replay
 from train.tasks.evaluation import command as evaluation
@@ -24,13 +24,17 @@ def run(options: Options) -> int:
     Raises:
       ConfigError, DataError, ValueError: as `replay`.
     """
+    printed = list[str]()
+
+    def begin(planned: Plan) -> None:
+        printed.extend(planned.read.notes)
+        evaluation.begin(epath.Path(options.out).parent, planned.kept)
+
     try:
-        done = replay(
-            options, lambda planned: evaluation.begin(epath.Path(options.out).parent, planned.kept)
-        )
+        done = replay(options, begin)
     except KeyboardInterrupt:
         interrupts.leave(interrupts.message())
-    terminal.show(done.content, done.report)
+    terminal.show(done.content, done.report, printed)
     if failed := sum(not verdict.passed for verdict in done.content.verdicts):
         print_error(f"{failed} of {len(done.content.verdicts)} gates failed")
         return 1
