@@ -33,7 +33,10 @@ class Read(NamedTuple):
     unread: Counter
 
 
-def read(source: str, fields: Mapping[str, str] = {}, gold: bool = False) -> Read:
+def read(
+    source: str, fields: Mapping[str, str] = {}, gold: bool = False, records: str = "",
+    transforms: Mapping[str, Any] = {},
+) -> Read:  # fmt: skip
     """Reads questions from a file, by any reader of data/read/readers.py.
 
     A record is of schema `prompt`; or of schema `preference`, whose answers are compared anew; or
@@ -41,7 +44,8 @@ def read(source: str, fields: Mapping[str, str] = {}, gold: bool = False) -> Rea
     conversation that people have ended are left out.
 
     Args:
-      fields: templates, as `data.fields`. gold: the ranking in the record is known to be right.
+      fields, records, transforms: as those of `data`.
+      gold: the ranking in the record is known to be right.
 
     Raises:
       DataError: a record is none of these, or the file holds none.
@@ -49,14 +53,14 @@ def read(source: str, fields: Mapping[str, str] = {}, gold: bool = False) -> Rea
     unread: Counter = Counter()
     seen: dict[str, int] = {}
     questions, answers, repeated = [], [], 0
-    for where, record in _records(source):
+    for where, record in _records(source, records, transforms):
         try:
             imported = _imported(record, fields, gold, unread)
             imported.question.where = where
             imported.question.check()
             msgspec.json.encode(imported)  # as the database will
         except (DataError, UnicodeEncodeError) as error:
-            text = str(error).replace("--config.data.fields.", "--fields=")
+            text = str(error)
             raise DataError(text if where in text else f"{where}: {text}", "bad_record") from None
         key = imported.question.key()
         if key in seen:
@@ -77,13 +81,19 @@ def digest(questions: list[Question]) -> str:
     return hashlib.sha256("".join(keys).encode()).hexdigest()
 
 
-def _records(source: str) -> Iterator[tuple[str, dict]]:
+def _records(
+    source: str, records: str, transforms: Mapping[str, Any]
+) -> Iterator[tuple[str, dict]]:
     for item in inputs_of(source, "preference"):
-        change = Change({}, item.is_export)
-        for where, record in item.read(None, ReadOptions()):
-            if isinstance(record, DataError):
-                raise DataError(f"{where}: {record}", record.reason)
-            if changed := change(record, Counter()):
+        change = Change(transforms, item.is_export)
+        for where, record in item.read(None, ReadOptions(records=records)):
+            try:
+                if isinstance(record, DataError):
+                    raise record
+                changed = change(record, Counter())
+            except DataError as error:
+                raise DataError(f"{where}: {error}", error.reason) from None
+            if changed:
                 yield where, changed.fields
 
 

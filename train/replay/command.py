@@ -8,7 +8,6 @@ from typing import Any
 from etils import epath
 
 import plugins
-from ranges import ConfigError
 from train import cli
 from train.replay.plan import Options, Plan
 from train.replay.report import terminal
@@ -41,28 +40,6 @@ def run(options: Options) -> int:
     return 0
 
 
-def transforms_of(words: Sequence[str]) -> dict[str, Any]:
-    """{transform: setting} of NAME=VALUE words, where NAME may be of a setting, `keep.status`.
-
-    Raises:
-      ConfigError: a word is none.
-    """
-    transforms: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        *outer, last = name.strip().split(".")
-        inner = transforms
-        for part in outer:
-            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else inner
-        if not equals or not value or not last or not isinstance(inner, dict) or last in inner:
-            raise ConfigError(
-                f"--transforms={word:.80}; type each once, as --transforms=drop_quotes=True "
-                "--transforms=keep.status=solved"
-            )
-        inner[last] = {"True": True, "False": False}.get(value, value)
-    return transforms
-
-
 def main(
     fields: Sequence[str], transforms: Sequence[str], modules: Sequence[str],
     values: Mapping[str, Any],
@@ -79,5 +56,5 @@ def main(
     plugins.load(modules)
     values = {**values, "dtype": values["dtype"] or ""}
     return run(
-        Options(fields=cli.templates_of(fields), transforms=transforms_of(transforms), **values)
+        Options(fields=cli.templates_of(fields), transforms=cli.transforms_of(transforms), **values)
     )

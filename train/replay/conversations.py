@@ -94,8 +94,7 @@ def read(
             messages = _messages(record, templates, normalise, unused)
             harmful, documents = _harmful(record), _documents(record)
         except DataError as error:
-            text = str(error).replace("--config.data.fields.", "--fields=")
-            raise DataError(f"{where}: {text}", error.reason) from None
+            raise DataError(f"{where}: {error}", error.reason) from None
         spoken = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         places = [i for i in spoken if messages[i]["content"].strip()]
         silent += len(spoken) - len(places)
