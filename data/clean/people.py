@@ -39,7 +39,7 @@ def _pattern(people: tuple[str, ...]) -> re.Pattern | None:
 
 
 def _alone(word: str) -> str:
-    """A pattern of a word that is not part of a longer one, in scripts with spaces between words."""
+    """A pattern of a word; not within a longer one, in scripts with spaces between words."""
     name = re.escape(word)
     return name if _NO_SPACES.match(word) else rf"(?<!\w){name}(?!\w)"
 
