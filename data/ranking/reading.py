@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,10 +13,8 @@ from data.errors import DataError
 from data.ranking.formats import argilla, label_studio
 from data.ranking.formats.base import Imported
 from data.ranking.questions import Candidate, Question
-from data.read.reading import ReadOptions
-from data.read.sources import inputs_of
+from data.read.sources import changed_records
 from data.schemas.normaliser import normaliser
-from data.transforms.registry import Change
 
 
 class Read(NamedTuple):
@@ -25,12 +23,14 @@ class Read(NamedTuple):
     Attributes:
       questions: each once. answers: for each, what people said of it there.
       repeated: records whose question was there before. unread: {what was not used: count}.
+      changes: {change of a transform: count}.
     """
 
     questions: list[Question]
     answers: list[list]
     repeated: int
     unread: Counter
+    changes: Counter
 
 
 def read(
@@ -50,10 +50,10 @@ def read(
     Raises:
       DataError: a record is none of these, or the file holds none.
     """
-    unread: Counter = Counter()
+    unread, changes = Counter[str](), Counter[str]()
     seen: dict[str, int] = {}
     questions, answers, repeated = [], [], 0
-    for where, record in _records(source, records, transforms):
+    for where, record in changed_records(source, "preference", records, transforms, changes):
         try:
             imported = _imported(record, fields, gold, unread)
             imported.question.where = where
@@ -72,29 +72,13 @@ def read(
         answers.append(list(imported.answers))
     if not questions:
         raise DataError(f"{source} holds no prompt, so there is nothing to ask")
-    return Read(questions, answers, repeated, unread)
+    return Read(questions, answers, repeated, unread, +changes)
 
 
 def digest(questions: list[Question]) -> str:
     """A hash of a set of questions, whatever their order."""
     keys = sorted(question.key() for question in questions)
     return hashlib.sha256("".join(keys).encode()).hexdigest()
-
-
-def _records(
-    source: str, records: str, transforms: Mapping[str, Any]
-) -> Iterator[tuple[str, dict]]:
-    for item in inputs_of(source, "preference"):
-        change = Change(transforms, item.is_export)
-        for where, record in item.read(None, ReadOptions(records=records)):
-            try:
-                if isinstance(record, DataError):
-                    raise record
-                changed = change(record, Counter())
-            except DataError as error:
-                raise DataError(f"{where}: {error}", error.reason) from None
-            if changed:
-                yield where, changed.fields
 
 
 def _imported(

@@ -256,6 +256,8 @@ def _begin(store: Store, settings: Settings, read: reading.Read, console: Consol
     store.note("prompts", digest)
     if read.repeated:
         console.print(f"{read.repeated} records ask what another asks, and are asked once")
+    for name, count in sorted(read.changes.items()):
+        console.print(f"{name}: {count:,}")
     if read.unread:
         counts = ", ".join(f"{name} ({count})" for name, count in read.unread.most_common(8))
         console.print(f"fields of {settings.prompts} that are not used: {counts}")
