@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -73,16 +74,32 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-def serve(app: Starlette, listening: socket.socket) -> None:
-    """Serves an application at a socket of `listen`, until Ctrl-C."""
+def serve(
+    app: Starlette, listening: socket.socket, done: Callable[[], bool] = lambda: False
+) -> None:
+    """Serves an application at a socket of `listen`, until Ctrl-C or until it is done.
+
+    Args:
+      done: is called twice a second, in a thread of its own.
+    """
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none",
         timeout_graceful_shutdown=1,
     )  # fmt: skip
+    server, ended = uvicorn.Server(config), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            if done():
+                server.should_exit = True
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     except KeyboardInterrupt:
         print()
+    finally:
+        ended.set()
 
 
 def application(routes: Sequence[BaseRoute], hosts: Sequence[str] = ()) -> Starlette:

@@ -348,12 +348,13 @@ class Store:
 
     # What belongs to the whole set.
 
-    def token(self, name: str) -> str:
-        """The secret in an annotator's link, made at the first call."""
+    def token(self, name: str, known: str = "") -> str:
+        """The secret in an annotator's link, made at the first call. `known`: that of the link to
+        another set, which is to stay the same."""
         with self._writing():
             self._db.execute(
                 "INSERT INTO annotators VALUES (?, ?) ON CONFLICT DO NOTHING",
-                (name, secrets.token_urlsafe(16)),
+                (name, known or secrets.token_urlsafe(16)),
             )
         return self._rows("SELECT token FROM annotators WHERE name = ?", (name,))[0]["token"]
 

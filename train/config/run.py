@@ -291,9 +291,11 @@ def build(config: Mapping) -> RunConfig:
         _check_text("plugins", config["plugins"])
         plugins.load(config["plugins"])
     if isinstance(config, Mapping | ml_collections.ConfigDict) and "stages" in config:
-        raise ConfigError(
-            f"this recipe is a chain of stages: run it with {python()} -m train.chain"
-        )
+        kind, command = (
+            ("a loop of rounds", "train.improve") if "improve" in config
+            else ("a chain of stages", "train.chain")
+        )  # fmt: skip
+        raise ConfigError(f"this recipe is {kind}: run it with {python()} -m {command}")
     steps = config.get("steps") if isinstance(config, Mapping | ml_collections.ConfigDict) else None
     if isinstance(steps, str):
         config = {k: v for k, v in config.items() if k != "steps"} | budget.from_steps(steps)

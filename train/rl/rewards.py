@@ -141,8 +141,11 @@ def normalizer(config: Any, origins: Mapping[str, Mapping[str, Any]]) -> tuple[f
     return saved["gain"], saved["bias"]
 
 
-def load_function(name: str) -> Callable[[Episode], Any]:
-    """Imports `module:function`, a function `(Episode) -> float`.
+def load_function(name: str, setting: str = "rl.reward_function") -> Callable[..., Any]:
+    """Imports `module:function`, by default a function `(Episode) -> float`.
+
+    Args:
+      setting: the setting or flag that names it.
 
     Raises:
       ConfigError: it cannot be imported.
@@ -156,7 +159,7 @@ def load_function(name: str) -> Callable[[Episode], Any]:
         raise
     except BaseException as e:  # includes SystemExit, which would end the run as if it were done
         raise ConfigError(
-            f"rl.reward_function={name!r} cannot be imported ({type(e).__name__}: {e}); write it "
+            f"{setting}={name!r} cannot be imported ({type(e).__name__}: {e}); write it "
             "as module:function"
         ) from e
     return function

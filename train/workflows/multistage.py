@@ -46,8 +46,10 @@ def resolve(config: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Run
         later one, or invalid settings of a stage.
     """
     if "stages" not in config or "order" not in config:
+        command = "train.improve" if "improve" in config else "train"
         raise ConfigError(
-            f"this recipe is no chain, which has order and stages: run it with {python()} -m train"
+            "this recipe is no chain, which has order and stages: run it with "
+            f"{python()} -m {command}"
         )
     for key in (key for key in config if key not in ("order", "stages")):
         hint = suggest(key, keys(), "stages.NAME.")

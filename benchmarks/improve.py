@@ -1,0 +1,129 @@
+"""Rounds of improvement on the demo, with a scripted annotator whose rule no model sees: the share
+of answers on held-out prompts that the rule prefers, after each round. Prints a table, writes JSON.
+
+    python -m benchmarks.improve --demo=runs/demo --workdir=runs/benchmark-improve
+
+The annotator prefers whole sentences of at most six words. The rounds start from the demo's SFT and
+reward stages (configs/chains/demo.py); the same command resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+
+from data.atomic import write_atomically
+
+PROMPTS, HELD_OUT = "tfds:pydocs/chat:train", "tfds:pydocs/chat:test"
+MOST_WORDS = 6
+SETTINGS = {
+    "improve.questions": 100, "improve.answers": 4, "improve.max_new_tokens": 24,
+    "improve.limit": 200,
+    "stages.reward.steps": 40, "stages.reward.data.length": 64,
+    "stages.reward.data.batch_size": 8, "stages.reward.loss.pool": "mean",
+    "stages.reward.optimizer.name": "muon", "stages.reward.optimizer.peak_lr": 2e-3,
+    "stages.reward.evaluate.samples": 0,
+    "stages.policy.steps": 32, "stages.policy.data.batch_size": 64,
+    "stages.policy.rl.prompt_length": 28, "stages.policy.rl.rollout_batch": 128,
+    "stages.policy.rl.epochs": 1, "stages.policy.rl.eval_prompts": 64,
+    "stages.policy.rl.score_clip": 2.0, "stages.policy.optimizer.name": "muon",
+    "stages.policy.optimizer.peak_lr": 1.5e-3, "stages.policy.optimizer.schedule": "wsd",
+    "stages.policy.optimizer.b2": 0.99, "stages.policy.value_optimizer.name": "muon",
+    "stages.policy.value_optimizer.peak_lr": 3e-3, "stages.policy.evaluate.samples": 0,
+    "stages.policy.model.scan_unroll": 0, "stages.reward.model.scan_unroll": 0,
+}  # fmt: skip
+
+_DEMO = flags.DEFINE_string("demo", "runs/demo", "A finished run of configs/chains/demo.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of the rounds.", required=True)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Their number.", 1)
+_JSON = flags.DEFINE_string("json", "", "File for the numbers.")
+
+
+def follows(answer: str) -> bool:
+    """Whether an answer is a whole sentence of at most `MOST_WORDS` words."""
+    return answer.strip().endswith(".") and len(answer.split()) <= MOST_WORDS
+
+
+def annotate(messages: Sequence[Mapping], answers: Sequence[str]) -> list[int]:
+    """The scripted annotator (train/improve/asking.py)."""
+    del messages
+    return [int(not follows(answer)) for answer in answers]
+
+
+def command(demo: Path, workdir: Path, rounds: int) -> list[str]:
+    """The command of the rounds."""
+    runs = f"policy={demo}/sft,reward={demo}/reward"
+    recipe = f"configs/improve.py:smoke,{runs},prompts={PROMPTS},conversations={HELD_OUT}"
+    settings = SETTINGS | {"improve.rounds": rounds}
+    return [
+        sys.executable, "-m", "train.improve", f"--workdir={workdir}", f"--config={recipe}",
+        "--annotator=benchmarks.improve:annotate",
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+    ]  # fmt: skip
+
+
+def measure(policy: str) -> dict[str, Any]:
+    """The share of a policy's sampled answers to held-out prompts that follow the rule."""
+    from data.ranking import reading
+    from data.ranking.questions import Question
+    from train.chat.candidates import open_answerers
+    from train.evals.base import interval
+
+    read = reading.read(HELD_OUT).questions
+    prompts = [Question(question.messages, id=i + 1) for i, question in enumerate(read)]
+    sampling = {"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0}
+    (answerer,) = open_answerers([policy], sampling, 0)
+    texts = [sampled.text for _, answers in answerer(prompts, 1) for sampled in answers]
+    share = sum(map(follows, texts)) / len(texts)
+    low, high = interval(share, len(texts))
+    words = sum(len(text.split()) for text in texts) / len(texts)
+    different = len(set(texts)) / len(texts)
+    return {"share": share, "low": low, "high": high, "answers": len(texts), "words": words,
+            "different": different}  # fmt: skip
+
+
+def row(name: str, measured: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """A row of the table, in Markdown."""
+    right, rate = record.get("reward_accuracy"), record.get("win_rate")
+    share = f"{measured['share']:.1%} [{measured['low']:.1%}, {measured['high']:.1%}]"
+    cells = [
+        name, share, f"{measured['words']:.1f}", f"{measured['different']:.0%}",
+        str(record.get("preferences", "")),
+        f"{right['value']:.2f} of {right['pairs']}" if right else "",
+        f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]" if rate else "",
+        f"{record['kl']:.1f}" if record.get("kl") is not None else "",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    demo, workdir, begun = Path(_DEMO.value), Path(_WORKDIR.value), time.monotonic()
+    done = subprocess.run(command(demo, workdir, _ROUNDS.value), stdin=subprocess.DEVNULL)
+    seconds = time.monotonic() - begun
+    if done.returncode not in (0, 1) or not (workdir / "rounds.jsonl").exists():
+        raise SystemExit(done.returncode)
+    records = [json.loads(line) for line in (workdir / "rounds.jsonl").read_text().splitlines()]
+    policies = [str(demo / "sft"), *(r["policy"]["run"] for r in records if "policy" in r)]
+    measured = [measure(policy) for policy in policies]
+    print("| policy | follows the rule | words | different | preferences | reward right | win rate "
+          "| KL |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for number, values in enumerate(measured):
+        record = records[number - 1] if number else {}
+        print(row(f"round {number}" if number else "SFT", values, record))
+    content = {"policies": policies, "measured": measured, "rounds": records,
+               "settings": SETTINGS, "seconds": round(seconds)}  # fmt: skip
+    if _JSON.value:
+        write_atomically(Path(_JSON.value), json.dumps(content, indent=1) + "\n")
+    raise SystemExit(done.returncode)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Rounds of improvement: people rank answers, models learn from them, a replay decides."""
