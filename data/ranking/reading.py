@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,10 +13,8 @@ from data.errors import DataError
 from data.ranking.formats import argilla, label_studio
 from data.ranking.formats.base import Imported
 from data.ranking.questions import Candidate, Question
-from data.read.reading import ReadOptions
-from data.read.sources import inputs_of
+from data.read.sources import changed_records
 from data.schemas.normaliser import normaliser
-from data.transforms.registry import Change
 
 
 class Read(NamedTuple):
@@ -25,15 +23,20 @@ class Read(NamedTuple):
     Attributes:
       questions: each once. answers: for each, what people said of it there.
       repeated: records whose question was there before. unread: {what was not used: count}.
+      changes: {change of a transform: count}.
     """
 
     questions: list[Question]
     answers: list[list]
     repeated: int
     unread: Counter
+    changes: Counter
 
 
-def read(source: str, fields: Mapping[str, str] = {}, gold: bool = False) -> Read:
+def read(
+    source: str, fields: Mapping[str, str] = {}, gold: bool = False, records: str = "",
+    transforms: Mapping[str, Any] = {},
+) -> Read:  # fmt: skip
     """Reads questions from a file, by any reader of data/read/readers.py.
 
     A record is of schema `prompt`; or of schema `preference`, whose answers are compared anew; or
@@ -41,22 +44,23 @@ def read(source: str, fields: Mapping[str, str] = {}, gold: bool = False) -> Rea
     conversation that people have ended are left out.
 
     Args:
-      fields: templates, as `data.fields`. gold: the ranking in the record is known to be right.
+      fields, records, transforms: as those of `data`.
+      gold: the ranking in the record is known to be right.
 
     Raises:
       DataError: a record is none of these, or the file holds none.
     """
-    unread: Counter = Counter()
+    unread, changes = Counter[str](), Counter[str]()
     seen: dict[str, int] = {}
     questions, answers, repeated = [], [], 0
-    for where, record in _records(source):
+    for where, record in changed_records(source, "preference", records, transforms, changes):
         try:
             imported = _imported(record, fields, gold, unread)
             imported.question.where = where
             imported.question.check()
             msgspec.json.encode(imported)  # as the database will
         except (DataError, UnicodeEncodeError) as error:
-            text = str(error).replace("--config.data.fields.", "--fields=")
+            text = str(error)
             raise DataError(text if where in text else f"{where}: {text}", "bad_record") from None
         key = imported.question.key()
         if key in seen:
@@ -68,23 +72,13 @@ def read(source: str, fields: Mapping[str, str] = {}, gold: bool = False) -> Rea
         answers.append(list(imported.answers))
     if not questions:
         raise DataError(f"{source} holds no prompt, so there is nothing to ask")
-    return Read(questions, answers, repeated, unread)
+    return Read(questions, answers, repeated, unread, +changes)
 
 
 def digest(questions: list[Question]) -> str:
     """A hash of a set of questions, whatever their order."""
     keys = sorted(question.key() for question in questions)
     return hashlib.sha256("".join(keys).encode()).hexdigest()
-
-
-def _records(source: str) -> Iterator[tuple[str, dict]]:
-    for item in inputs_of(source, "preference"):
-        change = Change({}, item.is_export)
-        for where, record in item.read(None, ReadOptions()):
-            if isinstance(record, DataError):
-                raise DataError(f"{where}: {record}", record.reason)
-            if changed := change(record, Counter()):
-                yield where, changed.fields
 
 
 def _imported(

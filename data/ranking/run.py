@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from rich.console import Console
 
 from data.atomic import is_remote, write_atomically
-from data.errors import DataError
+from data.errors import DataError, with_flags
 from data.ranking import reading
 from data.ranking.export import Exported, export, grouped
 from data.ranking.formats import argilla, label_studio
@@ -45,6 +45,8 @@ class Settings(NamedTuple):
     leave_out: Sequence[str] = ()
     fields: Mapping[str, str] = MappingProxyType({})
     passages: str = ""
+    records: str = ""
+    transforms: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def database(self) -> Path:
@@ -90,6 +92,12 @@ class Settings(NamedTuple):
             )
         if bool(self.reward) != (self.order == "uncertain"):
             raise DataError("--next=uncertain and --reward=RUN, the judge, go together")
+
+    def read_prompts(self) -> reading.Read:
+        """The questions of `prompts`."""
+        return reading.read(
+            self.prompts, self.fields, records=self.records, transforms=self.transforms
+        )
 
     @property
     def per_prompt(self) -> int:
@@ -176,8 +184,11 @@ def _open(settings: Settings, models: Callable[[], Models], console: Console) ->
             raise DataError(
                 f"{settings.out} exists, and is not of this command; give another --out"
             )
-    read = reading.read(settings.prompts, settings.fields) if settings.prompts else None
-    gold = reading.read(settings.gold, settings.fields, True) if settings.gold else None
+    try:
+        read = settings.read_prompts() if settings.prompts else None
+    except DataError as error:
+        raise with_flags(error) from None
+    gold = reading.read(settings.gold, gold=True) if settings.gold else None
     if read and not path.exists():
         _check_answers(read, settings)
     if read and settings.passages:
@@ -245,6 +256,8 @@ def _begin(store: Store, settings: Settings, read: reading.Read, console: Consol
     store.note("prompts", digest)
     if read.repeated:
         console.print(f"{read.repeated} records ask what another asks, and are asked once")
+    for name, count in sorted(read.changes.items()):
+        console.print(f"{name}: {count:,}")
     if read.unread:
         counts = ", ".join(f"{name} ({count})" for name, count in read.unread.most_common(8))
         console.print(f"fields of {settings.prompts} that are not used: {counts}")

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
@@ -89,6 +89,28 @@ def templates_of(words: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--fields={word:.80}; type --fields=prompt='{{question}}'")
         fields[name.strip()] = template
     return fields
+
+
+def transforms_of(words: Sequence[str]) -> dict[str, Any]:
+    """{transform: setting} of NAME=VALUE words, where NAME may be of a setting, `keep.status`.
+
+    Raises:
+      ConfigError: a word is none.
+    """
+    transforms: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        *outer, last = name.strip().split(".")
+        inner = transforms
+        for part in outer:
+            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else inner
+        if not equals or not value or not last or not isinstance(inner, dict) or last in inner:
+            raise ConfigError(
+                f"--transforms={word:.80}; type each once, as --transforms=drop_quotes=True "
+                "--transforms=keep.status=solved"
+            )
+        inner[last] = {"True": True, "False": False}.get(value, value)
+    return transforms
 
 
 def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:

@@ -8,9 +8,8 @@ from typing import Any
 from etils import epath
 
 import plugins
-from ranges import ConfigError
 from train import cli
-from train.replay.plan import Options
+from train.replay.plan import Options, Plan
 from train.replay.report import terminal
 from train.replay.run import replay
 from train.tasks.evaluation import command as evaluation
@@ -24,39 +23,21 @@ def run(options: Options) -> int:
     Raises:
       ConfigError, DataError, ValueError: as `replay`.
     """
+    printed = list[str]()
+
+    def begin(planned: Plan) -> None:
+        printed.extend(planned.read.notes)
+        evaluation.begin(epath.Path(options.out).parent, planned.kept)
+
     try:
-        done = replay(
-            options, lambda planned: evaluation.begin(epath.Path(options.out).parent, planned.kept)
-        )
+        done = replay(options, begin)
     except KeyboardInterrupt:
         interrupts.leave(interrupts.message())
-    terminal.show(done.content, done.report)
+    terminal.show(done.content, done.report, printed)
     if failed := sum(not verdict.passed for verdict in done.content.verdicts):
         print_error(f"{failed} of {len(done.content.verdicts)} gates failed")
         return 1
     return 0
-
-
-def transforms_of(words: Sequence[str]) -> dict[str, Any]:
-    """{transform: setting} of NAME=VALUE words, where NAME may be of a setting, `keep.status`.
-
-    Raises:
-      ConfigError: a word is none.
-    """
-    transforms: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        *outer, last = name.strip().split(".")
-        inner = transforms
-        for part in outer:
-            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else inner
-        if not equals or not value or not last or not isinstance(inner, dict) or last in inner:
-            raise ConfigError(
-                f"--transforms={word:.80}; type each once, as --transforms=drop_quotes=True "
-                "--transforms=keep.status=solved"
-            )
-        inner[last] = {"True": True, "False": False}.get(value, value)
-    return transforms
 
 
 def main(
@@ -75,5 +56,5 @@ def main(
     plugins.load(modules)
     values = {**values, "dtype": values["dtype"] or ""}
     return run(
-        Options(fields=cli.templates_of(fields), transforms=transforms_of(transforms), **values)
+        Options(fields=cli.templates_of(fields), transforms=cli.transforms_of(transforms), **values)
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.errors import DataError
-from data.read.reading import ReadOptions
-from data.read.sources import inputs_of
+from data.read.sources import changed_records
 from data.schemas.fields import holds_messages, with_system
 from data.schemas.messages import Record, is_empty, messages_of
 from data.schemas.normaliser import normaliser
@@ -86,7 +85,8 @@ def read(
     unused, changes, unanswered, silent = Counter[str](), Counter[str](), 0, 0
     normalise = normaliser("chat", fields, unused)
     out = Conversations([], [], [])
-    for where, record in _records(source, records, transforms, changes):
+    entries = source if isinstance(source, str) else tuple(source)
+    for where, record in changed_records(entries, "chat", records, transforms, changes):
         if limit and len(out.whole) + unanswered == limit:
             break
         try:
@@ -94,8 +94,7 @@ def read(
             messages = _messages(record, templates, normalise, unused)
             harmful, documents = _harmful(record), _documents(record)
         except DataError as error:
-            text = str(error).replace("--config.data.fields.", "--fields=")
-            raise DataError(f"{where}: {text}", error.reason) from None
+            raise DataError(f"{where}: {error}", error.reason) from None
         spoken = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         places = [i for i in spoken if messages[i]["content"].strip()]
         silent += len(spoken) - len(places)
@@ -130,24 +129,6 @@ def grounded(turn: Turn, passages: ChatPassages) -> Turn:
     messages = (*before, last | {"content": found.prompt})
     documents = "\n".join(filter(None, (turn.documents, found.documents)))
     return turn._replace(messages=messages, documents=documents)
-
-
-def _records(
-    source: str | Sequence[str], records: str, transforms: Mapping[str, Any], changes: Counter
-) -> Iterator[tuple[str, Any]]:
-    """Yields (location, record) after the transforms, which `changes` counts."""
-    options = ReadOptions(records=records, counts=changes)
-    for item in inputs_of(source if isinstance(source, str) else tuple(source), "chat"):
-        change = Change(transforms, item.is_export)
-        for where, record in item.read(None, options):
-            try:
-                if isinstance(record, DataError):
-                    raise record
-                changed = change(record, changes)
-            except DataError as error:
-                raise DataError(f"{where}: {error}", error.reason) from None
-            if changed is not None:
-                yield where, changed.fields
 
 
 def _messages(record: Any, templates: Mapping, normalise: Any, unused: Counter) -> list[dict]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ranges
+from data.errors import DataError, with_flags
 from ranges import ConfigError, CountOr0, NonNegative, Seed, Size
 from train.chat import passages
 from train.interop import opening
@@ -110,10 +111,13 @@ def plan(options: Options) -> Plan:
         answers.check(place, options.max_new_tokens)
     named = {"judge": options.judge, "reward": options.reward}
     scorers = {flag: place_of(name, flag, scores.ROLE) for flag, name in named.items() if name}
-    read = conversations.read(
-        options.conversations, options.fields, options.category, options.turns, options.limit,
-        options.records, options.transforms,
-    )  # fmt: skip
+    try:
+        read = conversations.read(
+            options.conversations, options.fields, options.category, options.turns, options.limit,
+            options.records, options.transforms,
+        )  # fmt: skip
+    except DataError as error:
+        raise with_flags(error) from None
     if options.passages:
         found = passages.ChatPassages(
             options.passages, passages.settings_of(places[0].name),

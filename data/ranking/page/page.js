@@ -114,6 +114,10 @@ function show(state) {
     shown.append(element("b", "", message.role), message.content);
     return shown;
   }));
+  for (const shown of $("asked").children) { // the end of a long message, where its question is
+    if (shown.scrollHeight > shown.clientHeight) shown.tabIndex = 0;
+    shown.scrollTop = shown.scrollHeight;
+  }
   $("answers").replaceChildren(...question.candidates.map(card));
   document.querySelector("main").scrollTop = 0;
   document.activeElement?.blur();

@@ -195,10 +195,13 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, match):
 
 
 def test_prompts_are_those_of_conversations_that_people_had():
-    read = reading.read(f"zendesk:{EXAMPLES}/exports/tickets.json")
-    assert len(read.questions) == 5  # a sixth ticket has no answer
+    source = f"zendesk:{EXAMPLES}/exports/tickets.json"
+    read = reading.read(source)
+    assert len(read.questions) == 5 and read.changes["private notes dropped"] == 2
     assert all(q.messages[-1]["role"] == "user" and not q.candidates for q in read.questions)
     assert "neighbour at number 14" not in read.questions[0].messages[-1]["content"]
+    solved = {"keep": {"status": "solved"}}
+    assert len(reading.read(source, transforms=solved).questions) == 2
 
 
 def test_fields_are_named_by_templates(tmp_path):
@@ -207,5 +210,5 @@ def test_fields_are_named_by_templates(tmp_path):
     names = {"prompt": "{question}", "chosen": "{good}", "rejected": "{bad}"}
     (question,) = reading.read(str(path), names).questions
     assert [c.text for c in question.candidates] == ["a", "b"]
-    with pytest.raises(DataError, match="type --fields=prompt="):
+    with pytest.raises(DataError, match="no field 'prompt'"):
         reading.read(str(path))

@@ -129,6 +129,15 @@ def test_passages_are_part_of_the_questions(settings, serve, capsys):
         settings._replace(passages="help", workdirs=[]).check()
 
 
+def test_an_error_of_the_prompts_names_the_flag(settings, tmp_path):
+    (tmp_path / "a.json").write_text('{"cases": [{"question": "q?"}]}')
+    settings = settings._replace(prompts=str(tmp_path / "a.json"))
+    with pytest.raises(DataError, match="type --records=cases"):
+        command.run(settings, Models)
+    with pytest.raises(DataError, match=r"type --fields=prompt='{question}'"):
+        command.run(settings._replace(records="cases"), Models)
+
+
 def test_a_set_that_was_sampled_otherwise_is_refused(settings, serve):
     with Store(settings.database) as store:  # as a kill before the first answer leaves it
         command._begin(store, settings, command.reading.read(settings.prompts), None)

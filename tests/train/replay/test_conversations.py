@@ -11,7 +11,7 @@ from data.errors import DataError
 from data.passages.config import PassagesConfig
 from ranges import ConfigError
 from train.chat.passages import ChatPassages
-from train.replay.command import transforms_of
+from train.cli import transforms_of
 from train.replay.conversations import grounded, read
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -95,7 +95,6 @@ def test_passages_are_written_into_questions_and_measured(tmp_path):
     [
         ([{"messages": CHAT[:2]}], {}, "none of its 1 conversations has an answer of the assist"),
         ([], {}, "holds no conversation"),
-        ([{"ask": "a"}], {}, r"jsonl:1: no field 'prompt'.* type --fields=prompt='{FIELD}'"),
         ([{"messages": CHAT}], {"category": "topic"}, r"jsonl:1: no field 'topic' for the categ"),
         ([{"messages": CHAT, "harmful": 3}], {}, r"jsonl:1: 'harmful' is 3; it must be true"),
         ([{"messages": CHAT, "documents": [3]}], {}, r"jsonl:1: 'documents' should be a text"),

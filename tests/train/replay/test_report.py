@@ -66,3 +66,5 @@ def test_the_terminal_names_gates_and_who_answers(tmp_path, capsys):
     terminal.show(content(make(80), gates.Gates([condition])), tmp_path / "out.html")
     out = capsys.readouterr().out
     assert "gate failed: win_rate.low >= 0.5: 0" in out and "people" in out and "a note" in out
+    terminal.show(content(make(80)), tmp_path / "out.html", ["a note"])
+    assert "a note" not in capsys.readouterr().out
