@@ -16,8 +16,8 @@ the policy's own network with a new head; `prompts`, what is asked, and what PPO
 Hardware: as configs/reward.py and configs/ppo.py; two laptop cores for `smoke`.
 Time: people's time, and that of the two stages; a round of the demo with a scripted annotator took
 three minutes on two busy cores.
-Expect: a rising share of answers that the annotator prefers; in three rounds of the demo from 24% to
-60, 64 and 82% (docs/benchmarks.md).
+Expect: a rising share of answers that the annotator prefers; in three rounds of the demo from 24%
+to 60, 64 and 82% (docs/benchmarks.md).
 """
 
 import ml_collections

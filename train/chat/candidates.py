@@ -55,7 +55,7 @@ class RunAnswers:
         if step is None:  # the newest
             folders = (epath.Path(workdir) / "checkpoints").iterdir()
             step = max(int(folder.name) for folder in folders if folder.name.isdigit())
-        self.source = {"run": workdir, "step": step, **sampling, "seed": seed}
+        self.source: Mapping[str, Any] = {"run": workdir, "step": step, **sampling, "seed": seed}
 
     def __call__(
         self, questions: Sequence[Question], samples: int

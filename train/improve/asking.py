@@ -19,7 +19,7 @@ from data.ranking import overview
 from data.ranking.agreement import agreement
 from data.ranking.export import Exported, export
 from data.ranking.questions import Answer, Question, dense
-from data.ranking.sampling import Sampler
+from data.ranking.sampling import Answerer, Sampler
 from data.ranking.store import Store
 from ranges import ConfigError
 from train.chat import candidates
@@ -98,7 +98,7 @@ def of_round(prompts: Sequence[Question], number: int, settings: ImproveConfig) 
 
 def _sample(store: Store, number: int, settings: ImproveConfig, models: Models) -> None:
     """Samples the answers that are still to be sampled, and notes the reward model's doubts."""
-    answerers: Sequence[candidates.RunAnswers] = []
+    answerers: Sequence[Answerer] = []
     score = None
     with phase("opening the models"):
         if store.waiting():
