@@ -34,9 +34,9 @@ REQUIRED = {
     "DataConfig": dict(source="a.txt"),
     "SourceConfig": dict(source="a.txt"),
     "ImproveConfig": dict(
-        policy="a", reward="", prompts="a.txt", conversations="a.txt", rounds=1, questions=1, pool=1,
-        answers=2, max_new_tokens=8, temperature=1.0, top_p=1.0, seed=0, annotators="a", each=1,
-        reference="last", judge="", gates="", limit=0,
+        policy="a", reward="", prompts="a.txt", conversations="a.txt", rounds=1, questions=1,
+        pool=1, answers=2, max_new_tokens=8, temperature=1.0, top_p=1.0, seed=0, annotators="a",
+        each=1, reference="last", judge="", gates="", limit=0,
     ),
 }  # fmt: skip
 # Rows of tables, results, requests, and a command's flags, which absl checks: no settings.

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +7,14 @@ import pytest
 from sample_runs.stage_runs import record_reads, stages_dir  # noqa: F401, a fixture
 from stage_fixtures import ORIGINS, recipe, write_files
 
+from data.pipeline import open_data
+from data.text.tokenizer import train
 from model.config import TransformerConfig
 from model.lora import LoRA
 from model.sizes import SIZES
 from model.transformer import Transformer
 from train.assembly.partition import divide
-from train.config.run import RunConfig
+from train.config.run import RunConfig, build, default
 
 
 def trace_other_branches() -> None:
@@ -27,12 +30,25 @@ def trace_other_branches() -> None:
     jax.eval_shape(lambda: model.apply(model.init(jax.random.key(0), tokens), tokens))
 
 
+def ground(folder: Path) -> None:
+    """Packs questions with passages."""
+    root = Path(__file__).parents[2]
+    recipe = default()
+    recipe.data.source = str(root / "examples/questions.jsonl")
+    recipe.data.fields = {"prompt": "{question}", "response": "{answer}", "sources": "{page}"}
+    recipe.data.passages.source = str(root / "examples/help")
+    recipe.data.passages.cache_dir = str(folder)
+    recipe.data.length = 1024
+    open_data(build(recipe).data, "chat", train("byte", [], 0))
+
+
 @pytest.fixture(scope="session")
-def fields_read(stages_dir):  # noqa: F811
+def fields_read(stages_dir, tmp_path_factory):  # noqa: F811
     """The settings that the stages read, all of them trained."""
     with pytest.MonkeyPatch.context() as patch:
         reads = record_reads(patch)
         trace_other_branches()
+        ground(tmp_path_factory.mktemp("passages"))
     for stage in ORIGINS:
         reads |= {*json.loads((stages_dir / stage).with_suffix(".fields.json").read_text())}
     return reads

@@ -5,6 +5,7 @@ import pytest
 
 from model import sharding
 from train import attempt, loop
+from train.assembly import programs
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
 from train.evals.perplexity import Perplexity
@@ -31,7 +32,7 @@ def spoil(monkeypatch, steps):
 
         return step
 
-    monkeypatch.setattr(attempt, "make_train_step", make)
+    monkeypatch.setattr(programs, "make_train_step", make)
 
 
 ONE = sharding.MeshConfig()

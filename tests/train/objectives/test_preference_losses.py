@@ -207,7 +207,13 @@ def test_means_of_the_first_pass_are_over_the_whole_step(frozen):
             {"mean": (batch["mean"], jnp.float32(1))},
         ),
         source=SimpleNamespace(
-            init=None, rollouts=None, progress=None, place=None, origins=None, past=None
+            init=None,
+            rollouts=None,
+            progress=None,
+            examples=None,
+            place=None,
+            origins=None,
+            past=None,
         ),
         evaluation=None,
         first_pass=lambda trainable, frozen, batch: {
