@@ -12,3 +12,12 @@ class DataError(ValueError):
     def __init__(self, message: str, reason: str = ""):
         super().__init__(message)
         self.reason = reason
+
+
+def with_flags(error: DataError) -> DataError:
+    """The error in a command that has the flags --fields, --records and --transforms in place of
+    the settings of these names."""
+    text = str(error)
+    for name, end in (("fields", "."), ("transforms", "."), ("records", "=")):
+        text = text.replace(f"--config.data.{name}{end}", f"--{name}=")
+    return DataError(text, error.reason)

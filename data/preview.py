@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from data import summary
 from data.config import DataConfig
 from data.loader import Loader, make_loader
 from data.pipeline import open_data
@@ -40,7 +41,8 @@ def preview_batch(
     locations = [short_list(data.locations(row)) for row in loader.rows(step)[:rows]]
     pieces = loader.ramp.level(step).pieces
     origins = [text for text in _origins(loader, step, locations) for _ in range(pieces)]
-    return render_batch(tokenizer, loader.batch(step), rows, origins, data.kinds, title)
+    notes = summary.lines(data.skipped, data.redacted, data.unused, data.changes)
+    return render_batch(tokenizer, loader.batch(step), rows, origins, data.kinds, title, notes)
 
 
 def _origins(loader: Loader, step: int, locations: Sequence[str]) -> list[str]:
@@ -57,18 +59,18 @@ def short_list(locations: Sequence[str], most: int = 3) -> str:
 
 def render_batch(
     tokenizer: Tokenizer, batch: Mapping[str, np.ndarray], rows: int, origins: Sequence[str] = (),
-    kinds: Sequence[str] = (), title: str = "",
+    kinds: Sequence[str] = (), title: str = "", notes: Sequence[str] = (),
 ) -> Panel:  # fmt: skip
     """A batch (data/batch.py) to print, or to show in a notebook.
 
     Args:
       rows: the number of rows to show in full. origins: where these come from, or nothing. kinds:
-        the names that `kind` indexes.
+        the names that `kind` indexes. notes: what was left out and changed, in lines.
     """
     table = Table.grid(padding=(0, 2))
     for name, figure in statistics(tokenizer, batch).items():
         table.add_row(Text(name, "dim"), Text(figure))
-    blocks: list[RenderableType] = [table]
+    blocks: list[RenderableType] = [table, *(Text(escaped(note), "dim") for note in notes)]
     for b in range(min(rows, len(batch["tokens"]))):
         row = {name: values[b] for name, values in batch.items()}
         if "rank" in batch:

@@ -23,6 +23,7 @@ from train.assembly import budget
 from train.assembly.programs import jit_step
 from train.assembly.run import Run, init_state, setup, with_config
 from train.attempt import Attempt, Hooks
+from train.checkpoints import verification
 from train.checkpoints.checkpointer import Checkpointer
 from train.checkpoints.networks import check_memory
 from train.config.run import RunConfig, build
@@ -92,6 +93,8 @@ def run(
     outputs.make_folder(workdir)
     if origin:
         config = forks.with_tokenizer(config, origin, workdir)
+        if not verification.steps(workdir):
+            forks.check_settings(origin, config)
     mesh = mesh or sharding.make_mesh(config.mesh)
     with (
         lock.owned(workdir),

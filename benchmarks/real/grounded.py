@@ -232,7 +232,7 @@ def main(argv: Sequence[str]) -> None:
     )  # fmt: skip
     seconds["evaluation"] = round(time.monotonic() - began)
     results = json_files.read(epath.Path(out) / "results.json")
-    console.print(report(results))
+    console.print(report(results), width=110)
     console.print(f"seconds: {seconds}")
     kept = {name: results[name] for name in ("results", "against")}
     text = json.dumps({"seconds": seconds, "steps": given.steps, **kept}, indent=1)

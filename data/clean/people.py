@@ -17,6 +17,7 @@ from data.errors import DataError
 MODEL = "en_core_web_sm"  # a pipeline of spaCy
 _PERSON = ("PERSON", "PER")
 _COUNTRIES: tuple[Literal["US", "CA", "GB"], ...] = ("US", "CA", "GB")
+_NO_SPACES = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]")  # Thai, Lao, kana, Han
 
 Spans = list[tuple[int, int]]
 
@@ -30,9 +31,17 @@ def known_names(text: str, people: Sequence[str]) -> Spans:
 @functools.lru_cache(maxsize=64)
 def _pattern(people: tuple[str, ...]) -> re.Pattern | None:
     parts = {part for name in people for part in (name, *re.split(r"[\s,.]+", name))}
-    words = [part for part in parts if len(part) > 1 and part[0].isupper()]
+    words = [
+        part for part in parts if len(part) > 1 and part[0].isalpha() and not part[0].islower()
+    ]
     words.sort(key=lambda word: (-len(word), word))
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)") if words else None
+    return re.compile("|".join(map(_alone, words))) if words else None
+
+
+def _alone(word: str) -> str:
+    """A pattern of a word; not within a longer one, in scripts with spaces between words."""
+    name = re.escape(word)
+    return name if _NO_SPACES.match(word) else rf"(?<!\w){name}(?!\w)"
 
 
 def found_names(text: str, model: str) -> Spans:

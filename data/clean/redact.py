@@ -116,6 +116,7 @@ def redact(
         ]
     if "passages" in out:
         out["passages"] = [
-            passage | {"text": redacted(passage["text"])} for passage in out["passages"]
+            passage | {key: redacted(passage[key]) for key in {"text", "title"} & passage.keys()}
+            for passage in out["passages"]
         ]
     return out

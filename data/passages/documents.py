@@ -110,7 +110,8 @@ def read(
                 try:
                     page = _passage(record, templates, name)
                 except DataError as error:
-                    raise DataError(f"{location}: {error} (data.passages.source)") from None
+                    text = str(error).replace("data.fields.", "data.passages.fields.")
+                    raise DataError(f"{location}: {text} (data.passages.source)") from None
                 for passage in split(page, words):
                     if passage.id in passages:
                         raise DataError(f"{location}: a second passage has the id {passage.id!r}")

@@ -13,8 +13,10 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,8 +68,7 @@ class BM25:
     Zaragoza 2009; Lù 2024, arXiv:2407.03618)."""
 
     def __init__(self, passages: Sequence[Passage], folder: str, settings: BM25Settings):
-        import bm25s
-
+        bm25s = _bm25s()
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each index
         if settings.language:
             import Stemmer
@@ -92,6 +93,20 @@ class BM25:
             return range(min(count, self._index.scores["num_docs"]))
         scores = np.asarray(self._index.get_scores(words))
         return np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+def _bm25s() -> ModuleType:
+    """The package without its use of JAX, whose accelerators it would initialize when it is
+    imported: in each process that reads data, while another one trains on them."""
+    loaded = sys.modules.get("jax.lax")
+    sys.modules["jax.lax"] = None  # type: ignore[assignment]  # its import fails
+    try:
+        import bm25s
+    finally:
+        del sys.modules["jax.lax"]
+        if loaded is not None:
+            sys.modules["jax.lax"] = loaded
+    return bm25s
 
 
 def _save(index: Any, folder: str) -> None:

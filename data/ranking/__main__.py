@@ -1,13 +1,14 @@
 """Collect rankings: a page of this machine on which people compare answers to prompts.
 
-    python -m data.ranking --workdir=runs/demo/ppo,runs/demo/sft \\
-        --prompts=examples/prompts.jsonl --out=runs/prefs.jsonl --annotators=ana,ben --each=2
+    python -m data.ranking --workdir=runs/demo/ppo,runs/demo/sft --annotators=ana,ben \\
+        --prompts=examples/prompts.jsonl --out=runs/prefs.jsonl
     python -m data.ranking --out=runs/prefs.jsonl --export=jsonl
 
-Runs are sampled while people answer; a prompt with `responses` brings its own. Answers are kept in
-a database beside --out: the same command resumes.
+Answers are kept in a database beside --out: the same command resumes.
 """
 
+import functools
+import importlib
 import os
 
 from absl import app, flags
@@ -15,24 +16,20 @@ from absl import app, flags
 from train import cli
 
 
-def main(argv: list[str]) -> None:
-    del argv
+def main(_: list[str]) -> None:
     from data.ranking.run import Settings, run
     from train.runtime.metrics import quiet_to_file
 
     f = flags.FLAGS
     sampling = {n: f[n].value for n in ("max_new_tokens", "temperature", "top_p")}
-
-    def models():
-        from train.chat import candidates  # importing JAX takes seconds
-
-        return candidates
-
+    # Importing JAX takes seconds.
+    models = functools.partial(importlib.import_module, "train.chat.candidates")
     with cli.expected_errors():
         quiet_to_file(os.devnull)
         settings = Settings(
-            f.out, f.workdir, f.prompts, f.gold, f.answers, sampling, f.seed, f.annotators,
-            f.each, f.next, f.reward, f.port, f.hosts, f.export or "", f.leave_out,
+            f.out, f.workdir, f.prompts, f.gold, f.answers, sampling, f.seed, f.annotators, f.each,
+            f.next, f.reward, f.port, f.hosts, f.export or "", f.leave_out,
+            cli.templates_of(f.fields), f.passages, f.records, cli.transforms_of(f.transforms),
         )  # fmt: skip
         run(settings, models)
 
@@ -40,6 +37,10 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "The preferences, a .jsonl; other files are beside it.")
     flags.DEFINE_string("prompts", "", "Prompts, with or without answers to compare.")
+    flags.DEFINE_multi_string("fields", [], "NAME=TEMPLATE, as prompt='{question}'")
+    flags.DEFINE_string("records", "", "The place of the prompts in a .json: `tickets`.")
+    flags.DEFINE_multi_string("transforms", [], "NAME=VALUE, as keep.status=solved")
+    flags.DEFINE_string("passages", "", "A folder of documents to answer from.")
     flags.DEFINE_list("workdir", [], "Runs that answer them: RUN or RUN@STEP, several as A,B.")
     flags.DEFINE_integer("answers", 0, "Sampled answers to a prompt, 2 to 4 of all runs.", 0, 4)
     flags.DEFINE_list("annotators", ["me"], "Names; each gets a link.")

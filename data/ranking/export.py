@@ -9,11 +9,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.atomic import write_atomically
 from data.ranking.consensus import consensus
@@ -21,8 +20,7 @@ from data.ranking.questions import Question, Recorded, is_right
 from data.ranking.store import Store
 
 
-@dataclasses.dataclass(frozen=True)
-class Exported:
+class Exported(NamedTuple):
     """What was exported.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,8 +13,7 @@ from data.errors import DataError
 from data.ranking.formats import argilla, label_studio
 from data.ranking.formats.base import Imported
 from data.ranking.questions import Candidate, Question
-from data.read.reading import ReadOptions
-from data.read.sources import inputs_of
+from data.read.sources import changed_records
 from data.schemas.normaliser import normaliser
 
 
@@ -24,32 +23,39 @@ class Read(NamedTuple):
     Attributes:
       questions: each once. answers: for each, what people said of it there.
       repeated: records whose question was there before. unread: {what was not used: count}.
+      changes: {change of a transform: count}.
     """
 
     questions: list[Question]
     answers: list[list]
     repeated: int
     unread: Counter
+    changes: Counter
 
 
-def read(source: str, gold: bool = False) -> Read:
+def read(
+    source: str, fields: Mapping[str, str] = {}, gold: bool = False, records: str = "",
+    transforms: Mapping[str, Any] = {},
+) -> Read:  # fmt: skip
     """Reads questions from a file, by any reader of data/read/readers.py.
 
     A record is of schema `prompt`; or of schema `preference`, whose answers are compared anew; or
-    an export of Label Studio or Argilla, whose annotations are taken over.
+    an export of Label Studio or Argilla, whose annotations are taken over. The answers of a
+    conversation that people have ended are left out.
 
     Args:
+      fields, records, transforms: as those of `data`.
       gold: the ranking in the record is known to be right.
 
     Raises:
       DataError: a record is none of these, or the file holds none.
     """
-    unread: Counter = Counter()
+    unread, changes = Counter[str](), Counter[str]()
     seen: dict[str, int] = {}
     questions, answers, repeated = [], [], 0
-    for where, record in _records(source):
+    for where, record in changed_records(source, "preference", records, transforms, changes):
         try:
-            imported = _imported(record, gold, unread)
+            imported = _imported(record, fields, gold, unread)
             imported.question.where = where
             imported.question.check()
             msgspec.json.encode(imported)  # as the database will
@@ -66,7 +72,7 @@ def read(source: str, gold: bool = False) -> Read:
         answers.append(list(imported.answers))
     if not questions:
         raise DataError(f"{source} holds no prompt, so there is nothing to ask")
-    return Read(questions, answers, repeated, unread)
+    return Read(questions, answers, repeated, unread, +changes)
 
 
 def digest(questions: list[Question]) -> str:
@@ -75,24 +81,18 @@ def digest(questions: list[Question]) -> str:
     return hashlib.sha256("".join(keys).encode()).hexdigest()
 
 
-def _records(source: str) -> Iterator[tuple[str, dict]]:
-    for item in inputs_of(source, "preference"):
-        for where, record in item.read(None, ReadOptions()):
-            if isinstance(record, DataError):
-                raise DataError(f"{where}: {record}", record.reason)
-            yield where, record
-
-
-def _imported(record: dict[str, Any], gold: bool, unread: Counter) -> Imported:
+def _imported(
+    record: dict[str, Any], fields: Mapping[str, str], gold: bool, unread: Counter
+) -> Imported:
     """The question of a record, and the answers that it has."""
     for module in () if gold else (label_studio, argilla):
         if module.is_record(record):
             return module.imported(record, unread)
-    ranked = "responses" in record or "chosen" in record
+    ranked = any(name in record or name in fields for name in ("responses", "chosen"))
     if gold and not ranked:
         raise DataError("a gold question has its right ranking: 'chosen' and 'rejected', or "
                         "'responses' and 'rank'", "missing_field")  # fmt: skip
-    example = normaliser("preference" if ranked else "prompt", {}, unread)(record)
+    example = normaliser("preference" if ranked else "prompt", fields, unread)(record)
     sources = record.get("sources")
     texts = example.get("responses", [])
     if not (isinstance(sources, list) and len(sources) == len(texts)):

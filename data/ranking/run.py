@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from rich.console import Console
 
 from data.atomic import is_remote, write_atomically
-from data.errors import DataError
+from data.errors import DataError, with_flags
 from data.ranking import reading
 from data.ranking.export import Exported, export, grouped
 from data.ranking.formats import argilla, label_studio
-from data.ranking.questions import MOST_CANDIDATES
+from data.ranking.questions import MOST_CANDIDATES, Question
 from data.ranking.sampling import Answerer, Sampler, Score
 from data.ranking.store import Store
 from printable import SafeConsole
@@ -25,8 +25,7 @@ FORMATS = {"jsonl": None, "label_studio": label_studio.exported, "argilla": argi
 _NAME = re.compile(r"\w[\w.@+-]{0,63}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """The flags of `python -m data.ranking`, which say what they mean."""
 
     out: str
@@ -34,7 +33,7 @@ class Settings:
     prompts: str = ""
     gold: str = ""
     answers: int = 0
-    sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    sampling: Mapping[str, Any] = MappingProxyType({})
     seed: int = 0
     annotators: Sequence[str] = ("me",)
     each: int = 1
@@ -44,6 +43,10 @@ class Settings:
     hosts: Sequence[str] = ()
     export: str = ""
     leave_out: Sequence[str] = ()
+    fields: Mapping[str, str] = MappingProxyType({})
+    passages: str = ""
+    records: str = ""
+    transforms: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def database(self) -> Path:
@@ -69,9 +72,9 @@ class Settings:
                 f"--each={self.each} asks for more people than --annotators names "
                 f"({len(self.annotators)})"
             )
-        if not max(2, len(self.workdirs)) <= self.count <= MOST_CANDIDATES:
+        if not max(2, len(self.workdirs)) <= self.per_prompt <= MOST_CANDIDATES:
             raise DataError(
-                f"{len(self.workdirs)} runs and {self.count} answers to compare; there are 2 to "
+                f"{len(self.workdirs)} runs, {self.per_prompt} answers to compare; there are 2 to "
                 f"{MOST_CANDIDATES}, and one or more of each run: set --answers"
             )
         if self.answers and not self.workdirs:
@@ -82,23 +85,39 @@ class Settings:
             )
         if self.export and (self.workdirs or self.reward):
             raise DataError("--export writes the answers that there are; leave runs out")
+        if self.passages and not (self.workdirs and self.prompts):
+            raise DataError(
+                "--passages is written into --prompts that --workdir answers; name both, or leave "
+                "it out"
+            )
         if bool(self.reward) != (self.order == "uncertain"):
             raise DataError("--next=uncertain and --reward=RUN, the judge, go together")
 
+    def read_prompts(self) -> reading.Read:
+        """The questions of `prompts`."""
+        return reading.read(
+            self.prompts, self.fields, records=self.records, transforms=self.transforms
+        )
+
     @property
-    def count(self) -> int:
+    def per_prompt(self) -> int:
         """The number of sampled answers to a prompt."""
         return self.answers or max(2, len(self.workdirs))
 
 
 class Models(Protocol):
-    """A way to open runs: those that answer, and a reward model."""
+    """A way to open runs: those that answer, and a reward model; `ground` writes passages into
+    questions as a run reads them, and `hints` says which runs were trained with some."""
 
     def open_answerers(
         self, names: Sequence[str], sampling: Mapping[str, Any], seed: int
     ) -> Sequence[Answerer]: ...
 
     def open_score(self, name: str) -> Score: ...
+
+    def ground(self, questions: Sequence[Question], name: str, passages: str) -> None: ...
+
+    def hints(self, names: Sequence[str]) -> list[str]: ...
 
 
 def run(settings: Settings, models: Callable[[], Models]) -> None:
@@ -113,19 +132,22 @@ def run(settings: Settings, models: Callable[[], Models]) -> None:
     settings.check()
     console = SafeConsole()
     if settings.export:
-        with _open(settings, console) as store:
+        with _open(settings, models, console) as store:
             _print_exported(console, _export_as(store, settings))
         return
     import loopback
     from data.ranking import server  # it says what is not installed
 
     listening = loopback.listen(settings.port)
-    with _open(settings, console) as store:
+    with _open(settings, models, console) as store:
         answerers: Sequence[Answerer] = []
         if store.waiting():
             answerers = _answerers(store, settings, models)
+            hints = [] if store.note("passages") else models().hints(settings.workdirs)
+            for hint in hints:
+                console.print(hint)
         score = models().open_score(settings.reward) if settings.reward else None
-        sampler = Sampler(store, answerers, settings.count, score, settings.reward)
+        sampler = Sampler(store, answerers, settings.per_prompt, score, settings.reward)
         room = server.Room(
             store, settings.annotators, lambda: export(store, settings.out, settings.leave_out),
             settings.each, settings.order, sampler, settings.hosts,
@@ -152,7 +174,7 @@ def run(settings: Settings, models: Callable[[], Models]) -> None:
             console.print(f"{sampler.unjudged} questions do not fit {settings.reward}: asked last")
 
 
-def _open(settings: Settings, console: Console) -> Store:
+def _open(settings: Settings, models: Callable[[], Models], console: Console) -> Store:
     """The database of a set of questions, which is begun if it is not there."""
     path = settings.database
     if not path.exists():
@@ -162,11 +184,19 @@ def _open(settings: Settings, console: Console) -> Store:
             raise DataError(
                 f"{settings.out} exists, and is not of this command; give another --out"
             )
-    read = reading.read(settings.prompts) if settings.prompts else None
+    try:
+        read = settings.read_prompts() if settings.prompts else None
+    except DataError as error:
+        raise with_flags(error) from None
     gold = reading.read(settings.gold, gold=True) if settings.gold else None
     if read and not path.exists():
         _check_answers(read, settings)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if read and settings.passages:
+        models().ground(read.questions, settings.workdirs[0], settings.passages)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out={settings.out} cannot be written: {error}") from None
     store = Store(path)
     try:
         if read:
@@ -205,6 +235,11 @@ def _begin(store: Store, settings: Settings, read: reading.Read, console: Consol
     known, digest = store.note("prompts"), reading.digest(read.questions)
     if known is not None:
         if known != digest:
+            if (passages := store.note("passages") or "") != settings.passages:
+                raise DataError(
+                    f"{settings.database} was begun with --passages={passages}; give the same, or "
+                    "another --out"
+                )
             raise DataError(
                 f"{settings.database} is of another set of questions than {settings.prompts}, that "
                 f"of {store.note('source')}; give another --out, or leave --prompts out"
@@ -217,9 +252,12 @@ def _begin(store: Store, settings: Settings, read: reading.Read, console: Consol
             replaces = current.id if current else ""
             store.record(given.annotator, number, given.answer, replaces=replaces, time=given.time)
     store.note("source", settings.prompts)
+    store.note("passages", settings.passages)
     store.note("prompts", digest)
     if read.repeated:
         console.print(f"{read.repeated} records ask what another asks, and are asked once")
+    for name, count in sorted(read.changes.items()):
+        console.print(f"{name}: {count:,}")
     if read.unread:
         counts = ", ".join(f"{name} ({count})" for name, count in read.unread.most_common(8))
         console.print(f"fields of {settings.prompts} that are not used: {counts}")
@@ -235,7 +273,7 @@ def _answerers(
             f"--workdir={store.note('runs') or 'RUN'} samples them"
         )
     answerers = models().open_answerers(settings.workdirs, settings.sampling, settings.seed)
-    wanted = json.dumps([",".join(settings.workdirs), settings.count, dict(settings.sampling)])
+    wanted = json.dumps([",".join(settings.workdirs), settings.per_prompt, dict(settings.sampling)])
     known = store.note("sampling", wanted)
     if known != wanted:
         runs, count, sampling = json.loads(known or "")
@@ -258,7 +296,7 @@ def _export_as(store: Store, settings: Settings) -> Exported:
                if q.gold is None]  # fmt: skip
     path = Path(settings.out).with_suffix(f".{settings.export}.json")
     write_atomically(path, json.dumps(records, ensure_ascii=False, indent=1))
-    return dataclasses.replace(exported, paths=(*exported.paths, path))
+    return exported._replace(paths=(*exported.paths, path))
 
 
 def _print_exported(console: Console, exported: Exported) -> None:

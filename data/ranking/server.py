@@ -131,6 +131,14 @@ class _Exports:
         self._delay = max(EXPORT_DELAY, 10 * (time.monotonic() - begun))
 
 
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that reads or writes files."""
+    try:
+        return await run_in_threadpool(function, *arguments)
+    except OSError as error:
+        raise loopback.Refusal(str(error), 503) from None
+
+
 def build(room: Room) -> Starlette:
     """The application of the pages."""
     store, presence, exports = room.store, _Presence(), _Exports(room.export)
@@ -165,19 +173,19 @@ def build(room: Room) -> Starlette:
 
     async def ask(request: Request) -> Response:
         name, number = known(request), request.path_params.get("number", 0)
-        return JSONResponse(await run_in_threadpool(state, name, request, number))
+        return JSONResponse(await _in_thread(state, name, request, number))
 
     async def answer(request: Request) -> Response:
         name = known(request)
         sent = await loopback.read_json(request, Sent, "the answer is too long")
         try:
-            await run_in_threadpool(_record, store, name, sent)
+            await _in_thread(_record, store, name, sent)
         except Conflict as error:
             raise loopback.Refusal(str(error), 409) from None
         except ValueError as error:
             raise loopback.Refusal(str(error)) from None
         exports.soon()
-        return JSONResponse(await run_in_threadpool(state, name, request))
+        return JSONResponse(await _in_thread(state, name, request))
 
     async def leave(request: Request) -> Response:
         presence.leave(known(request), request.headers.get("x-tab", ""))
@@ -187,7 +195,7 @@ def build(room: Room) -> Starlette:
         known(request, owner=True)
         sampler = room.sampler
         return JSONResponse({
-            **await run_in_threadpool(overview, store, room.each),
+            **await _in_thread(overview, store, room.each),
             "links": links(room, ""), "each": room.each, "order": room.order,
             "sampling": bool(sampler and sampler.running),
             "error": (sampler and sampler.error) or exports.error,
@@ -195,7 +203,7 @@ def build(room: Room) -> Starlette:
 
     async def download(request: Request) -> Response:
         known(request, owner=True)
-        exported = await run_in_threadpool(room.export)
+        exported = await _in_thread(room.export)
         wanted = request.path_params["file"]
         for path in exported.paths:
             kind = path.name.removeprefix(exported.paths[0].stem).removeprefix(".")

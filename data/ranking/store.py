@@ -113,15 +113,18 @@ class Store:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A transaction, which is on the disk afterwards, or without effect if it raises."""
+        """A transaction, which is on the disk afterwards, or without effect if it raises: OSError
+        where the disk is full, or another process does not let go of the file."""
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.execute("BEGIN IMMEDIATE")
                 yield
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise OSError(f"{self.path} cannot be written: {error}") from None
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def _rows(self, sql: str, *arguments: Any) -> list[sqlite3.Row]:
         with self._lock:

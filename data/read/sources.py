@@ -116,6 +116,30 @@ def iterate(
         raise DataError(f"no example of schema {schema!r} in {source!r}{bad.summary()}{left_out}")
 
 
+def changed_records(
+    source: str | tuple[str, ...], schema: str, records: str = "",
+    transforms: Mapping[str, Any] = {}, changes: Counter | None = None,
+) -> Iterator[tuple[str, dict]]:  # fmt: skip
+    """Yields (location, record) after transforms, before it is one of a schema. Arguments are those
+    of `iterate`.
+
+    Raises:
+      DataError: a record cannot be read or changed.
+    """
+    changes = Counter() if changes is None else changes
+    for item in inputs_of(source, schema):
+        change = Change(transforms, item.is_export)
+        for location, record in item.read(None, ReadOptions(records=records, counts=changes)):
+            try:
+                if isinstance(record, DataError):
+                    raise record
+                changed = change(record, changes)
+            except DataError as error:
+                raise DataError(f"{location}: {error}", error.reason) from None
+            if changed is not None:
+                yield location, changed.fields
+
+
 def group_of(record: Mapping, heldout_by: str) -> dict[str, str]:
     """{"group": the value of the field `heldout_by`}; {} where that names none.
 

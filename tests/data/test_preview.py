@@ -16,6 +16,7 @@ from data.pipeline import open_data
 from data.prepare.prepared_rows import PreparedRows
 from data.prepare.run import prepare_corpus
 from data.rows import num_rows, take_rows
+from data.splits import read_examples
 from data.text.tokenizer import train
 
 TOKENIZER = train("byte", [], 0)
@@ -49,6 +50,23 @@ def test_what_is_learned_is_in_colour_and_markers_have_names():
     }
     assert sorted(spans(first, "green") + spans(second, "green")) == ["because", "oui"]
     assert spans(first, "underline") == ["<eos>"], "the end is learned too"
+
+
+def test_what_was_left_out_and_changed_is_listed(tmp_path):
+    turns = [{"role": "user", "content": "a"}, {"role": "gpt", "content": "b"}]
+    records = [{"messages": [*turns, turns[0]], "state": s, "n": 1} for s in ("new", "old", "old")]
+    for i, record in enumerate(records):
+        record["messages"][0] = {"role": "user", "content": f"a{i}"}
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    transforms = {"keep": {"state": "old"}, "trim": True}
+    config = DataConfig(source=str(tmp_path / "a.jsonl"), transforms=transforms, batch_size=1)
+    examples = read_examples(config, "chat")
+    shown = preview.preview_batch(
+        config, "chat", TOKENIZER, examples, 0, batch_size=1, seed=0, rows=1
+    )
+    text = " ".join(printed(shown).replace("│", "").split())
+    for line in ("records left out, state is new: 1", "after the assistant's last: 2", "n (2)"):
+        assert line in text
 
 
 def test_a_batch_of_conversations():

@@ -6,6 +6,7 @@ options.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 import time
@@ -72,8 +73,10 @@ class CompiledProgram(NamedTuple):
 def abstract_batch(
     config: RunConfig, schema: str, mesh: jax.sharding.Mesh
 ) -> tuple[dict[str, Any], Data, Tokenizer]:
-    """(shapes of a global batch, the data, its tokenizer) for one artificial example."""
+    """(shapes of a global batch, the data, its tokenizer) for one artificial example, whose first
+    row is every row of the batch."""
     import jax
+    import numpy as np
 
     from data import pipeline
     from data.text import tokenizer
@@ -96,11 +99,11 @@ def abstract_batch(
     )
     sharding, rows = batch_sharding(mesh), config.data.batch_size
     assert isinstance(data.train, dict)  # neither prepared nor joined rows
+    train = {name: np.broadcast_to(x[:1], (rows, *x.shape[1:])) for name, x in data.train.items()}
     batch = {
-        name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=sharding)
-        for name, x in data.train.items()
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding) for name, x in train.items()
     }
-    return batch, data, byte_tokenizer
+    return batch, dataclasses.replace(data, train=train), byte_tokenizer
 
 
 def compile_programs(
@@ -119,6 +122,7 @@ def compile_programs(
     import jax
 
     from tpu.fit import abstract
+    from train.assembly import budget
     from train.assembly import partition as parts_
     from train.objectives.base import Context
     from train.runtime.flops import of_rollout, of_step
@@ -144,7 +148,7 @@ def compile_programs(
     programs = {"step": first, **programs}
 
     model = models[row.trainable[0]]
-    parameters = sum(x.size for role in row.trainable for x in jax.tree.leaves(whole[role]))
+    parameters = sum(budget.parameters(whole[role]) for role in row.trainable)
     tokens = batch["tokens"].size
     flops = of_step(config, models, {r: whole[r] for r in parts}, parts, tokens)
     if row.rollouts:

@@ -13,10 +13,11 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 import msgspec
 from etils import epath
 
+from data.ramp import Ramp
 from data.read import json_files
 from ranges import ConfigError
 from tpu import chips, slices
-from tpu.fit import plan, report
+from tpu.fit import levels, plan, report
 from tpu.fit.prices import CAPACITIES, Prices
 from tpu.fit.prices import read as read_prices
 from train.checkpoints import saved_models
@@ -63,18 +64,25 @@ class Measured(NamedTuple):
     """The records of a run.
 
     Attributes:
-      steps: that this run has taken, without those of a run that it forks. planned: that it is to
-        take. seconds: {part: seconds} (train/runtime/goodput.py). between: those between attempts.
+      taken: the steps that this run has taken, without those of a run that it forks. planned: the
+        number that it is to take. left: the rows of the other ones, as multiples of those that were
+        read, and so their share of the time. seconds: {part: seconds} (train/runtime/goodput.py).
+      between: seconds between attempts.
       mfu: the median, or None where the peak of the devices is unknown.
     """
 
-    steps: int
+    taken: range
     planned: int
+    left: float
     seconds: Mapping[str, float]
     attempts: int
     between: float
     mfu: float | None
     machines: Sequence[Machines]
+
+    @property
+    def steps(self) -> int:
+        return len(self.taken)
 
     @property
     def step_seconds(self) -> float:
@@ -112,16 +120,18 @@ def measure(workdir: str) -> Measured:
     attempts: list[Attempt] = json_files.read_lines(folder / "attempts.jsonl", Attempt)
     records = read_metrics(folder, "train")
     first = attempts[0]["step"] if attempts else 0
-    steps = record.get("steps", 0) - first
+    taken = range(first, record.get("steps", 0))
     seconds = record.get("seconds", {})
-    if steps < 1 or not any(seconds.get(part) for part in times.GOOD):
+    if not taken or not any(seconds.get(part) for part in times.GOOD):
         raise ConfigError(f"{workdir} has taken no step yet")
-    planned = json_files.read(folder / "config.json").get("steps", 0) - first
+    recipe = recipe_of(workdir)
+    rows, end = Ramp.of(recipe.data).rows_before, recipe.steps
+    left = (rows(end) - rows(taken.stop)) / (rows(taken.stop) - rows(first))
     rates = [r["mfu"] for r in records if isinstance(r.get("mfu"), float)]
     machines = _machines(attempts, records, sum(seconds.values()))
     return Measured(
-        steps, planned, seconds, record.get("attempts", 1), record.get("between_seconds", 0.0),
-        statistics.median(rates) if rates else None, machines,
+        taken, end - first, left, seconds, record.get("attempts", 1),
+        record.get("between_seconds", 0.0), statistics.median(rates) if rates else None, machines,
     )  # fmt: skip
 
 
@@ -175,7 +185,9 @@ def slices_of(machines: Sequence[Machines], topologies: Sequence[str], count: in
     raise ConfigError(f"no slice has {here} chips of {one.kind}; name it with --topology")
 
 
-def predict(workdir: str, machines: Sequence[Machines], topologies: Sequence[str], count: int):
+def predict(
+    workdir: str, machines: Sequence[Machines], topologies: Sequence[str], count: int
+) -> dict[str, Any]:
     """The report of the run's recipe on its slices (tpu/fit/report.py).
 
     Raises:
@@ -242,11 +254,12 @@ def _predicted(
     found: Mapping[str, Any], measured: Measured, goodput: float, prices: Prices | None
 ) -> Numbers:
     (machines,) = measured.machines
-    seconds = found["predicted_step_seconds"]
-    hours = measured.steps * seconds / goodput / 3600
+    seconds = levels.spent(found, "predicted_step_seconds", measured.taken)
+    hours = seconds / goodput / 3600
     rates = prices.of(machines.kind) if prices else {}
     dollars = {capacity: hours * machines.chips * rate for capacity, rate in rates.items()}
-    return Numbers(seconds, found["predicted_mfu"], goodput, hours, dollars)
+    mfu = levels.mfu(found, measured.taken)
+    return Numbers(seconds / measured.steps, mfu, goodput, hours, dollars)
 
 
 def show(workdir: str, measured: Measured, numbers: Mapping[str, Numbers]) -> str:
@@ -297,10 +310,9 @@ def _rest(measured: Measured) -> list[str]:
 
 def _remaining(measured: Measured, dollars: Mapping[str, float]) -> list[str]:
     """A sentence on the steps that are left."""
-    left = measured.planned - measured.steps
-    if left <= 0:
+    steps, share = measured.planned - measured.steps, measured.left
+    if steps <= 0:
         return []
-    share = left / measured.steps
     costs = [f"{plan.dollars(cost * share)} {plan.words(c)}" for c, cost in dollars.items()]
-    text = f"The other {left:,} steps take {plan.hours(measured.hours * share)} hours at this pace"
+    text = f"The other {steps:,} steps take {plan.hours(measured.hours * share)} hours at this pace"
     return [f"{text} ({', '.join(costs)})." if costs else f"{text}."]

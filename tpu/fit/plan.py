@@ -6,21 +6,26 @@ slice on which it ends in time.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ranges import ConfigError
 from tpu import slices
+from tpu.fit import levels
 from tpu.fit.prices import CAPACITIES, Prices
 from train.assembly import budget as budgets
+from train.assembly import ramps
 from train.config import budget as texts
 from train.config.run import RunConfig
 from train.objectives import registry
 
 # Published step times as multiples of the predicted ones: the least and the largest (docs/fit.md).
 PUBLISHED = (0.81, 1.15)
+_LEVEL = operator.itemgetter("first_step", "rows", "length", "predicted_step_seconds")
 
 
 class Slices(NamedTuple):
@@ -62,7 +67,8 @@ class Plan(NamedTuple):
     """A run on some slices.
 
     Attributes:
-      tokens: padding included. step_seconds: predicted. dollars: {capacity: dollars}.
+      tokens: padding included. step_seconds: predicted, of a ramp the mean of all steps.
+      dollars: {capacity: dollars}.
     """
 
     machines: Slices
@@ -80,21 +86,22 @@ def number_of_steps(config: RunConfig, report: Mapping[str, Any]) -> int:
       report: of a slice on which it fits (tpu/fit/report.py).
 
     Raises:
-      ConfigError: the stage takes no budget, or the budget is less than a step.
+      ConfigError: the stage takes no budget, or the budget is less than a step or than a ramp.
     """
     if not config.budget:
         return config.steps
     budgets.check(config, registry.find(config))
-    budget, tokens = texts.parse(config.budget), report["tokens_per_step"]
-    a_step = {
-        "x": tokens / report["parameters"],
-        "tokens": tokens,
-        "flops": report["flops_per_step_per_chip"] * report["devices"],
-        "h": report["predicted_step_seconds"] / 3600,
+    budget = texts.parse(config.budget)
+    name, times = {
+        "x": ("tokens_per_step", report["parameters"]),
+        "tokens": ("tokens_per_step", 1),
+        "flops": ("flops_per_step_per_chip", 1 / report["devices"]),
+        "h": ("predicted_step_seconds", 3600),
     }[budget.unit]
-    steps = round(budget.amount / a_step)
+    steps = round(ramps.steps_for(budget.amount * times, levels.costs(report, name)))
     if not steps:
         raise ConfigError(f"budget={config.budget} is less than a step; give a larger one")
+    ramps.check_steps(dataclasses.replace(config, steps=steps))
     return steps
 
 
@@ -110,11 +117,12 @@ def plan(
     Args:
       report: of the slices (tpu/fit/report.py). goodput: share of the time that goes into steps.
     """
-    seconds = report["predicted_step_seconds"]
-    hours = steps * seconds / goodput / 3600
+    seconds = levels.spent(report, "predicted_step_seconds", range(steps))
+    tokens = levels.spent(report, "tokens_per_step", range(steps))
+    hours = seconds / goodput / 3600
     rates = prices.of(machines.kind) if prices else {}
     dollars = {capacity: hours * machines.chips * rate for capacity, rate in rates.items()}
-    return Plan(machines, steps, steps * report["tokens_per_step"], seconds, hours, dollars)
+    return Plan(machines, steps, int(tokens), seconds / steps, hours, dollars)
 
 
 def cheapest(plans: Iterable[Plan], deadline: float | None) -> dict[str, Plan]:
@@ -129,11 +137,16 @@ def cheapest(plans: Iterable[Plan], deadline: float | None) -> dict[str, Plan]:
 
 def show(made: Plan, report: Mapping[str, Any], prices: Prices | None) -> str:
     """The plan of a run as text for the terminal."""
+    ramp, mfu = report.get("levels", []), levels.mfu(report, range(made.steps))
+    seconds = "seconds of a step, predicted" + ", mean" * bool(ramp)
     lines = [
         f"a run of {made.steps:,} steps on {made.machines.name} ({made.machines.chips:,} chips)",
         f"  {'tokens':32}{count(made.tokens):>12}",
-        f"  {'seconds of a step, predicted':32}{made.step_seconds:>12.3g}   "
-        f"MFU {report['predicted_mfu']:.1%}",
+        f"  {seconds:32}{made.step_seconds:>12.3g}   MFU {mfu:.1%}",
+        *(
+            f"    {f'from step {n:,}':30}{seconds:>12.3g}   {rows:,} rows of {length:,} tokens"
+            for n, rows, length, seconds in map(_LEVEL, ramp)
+        ),
         f"  {'hours':32}{hours(made.hours):>12}",
     ]
     rates = prices.of(made.machines.kind) if prices else {}
@@ -155,12 +168,10 @@ def basis(goodput: float, prices: Prices | None) -> list[str]:
     return [*sentences, f"Prices: {prices.described()}."] if prices else sentences
 
 
-HEAD = f"{'slice':16}{'s/step':>8}{'hours':>9}"
-
-
 def head(capacities: Sequence[str]) -> str:
     """The first line of the table of several slices."""
-    return HEAD + "".join(f"{words(capacity):>12}" for capacity in capacities)
+    costs = "".join(f"{words(capacity):>12}" for capacity in capacities)
+    return f"{'slice':16}{'s/step':>8}{'hours':>9}{costs}"
 
 
 def row(machines: Slices, made: Plan | None, why: str, capacities: Sequence[str]) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
     from jax.sharding import Mesh
 
-    from model.sharding import MeshConfig
     from tpu.fit.compile import CompiledProgram
     from train.config.run import RunConfig
 
@@ -171,26 +170,18 @@ def show_too_large(report: dict) -> str:
     return "\n".join(lines)
 
 
-def recipe_report(
-    recipe: Mapping[str, Any],
-    mesh_of: Callable[[MeshConfig], Mesh],
-    vocab_size: int,
-    hlo: str = "",
-) -> dict[str, Any]:
-    """`stage_report` of a recipe, or the reason why it does not fit.
+def run_report(config: RunConfig, mesh: Mesh, vocab_size: int, hlo: str = "") -> dict[str, Any]:
+    """`stage_report` of a run's settings, or the reason why it does not fit.
 
     Args:
-      mesh_of: mesh settings -> mesh. hlo: a file for the HLO of the programs.
+      hlo: a file for the HLO of the programs.
 
     Raises:
       ValueError: as in a run.
     """
     from tpu import chips
     from tpu.fit import compile
-    from train.config.run import build
 
-    config = build(recipe)
-    mesh = mesh_of(config.mesh)
     try:
         programs = compile.compile_programs(config, mesh, vocab_size)
     except compile.DoesNotFit as e:
@@ -214,7 +205,8 @@ def of_slice(
     knobs: Sequence[str] = (),
     hlo: str = "",
 ) -> dict[str, Any]:
-    """The report of a recipe on a slice.
+    """The report of a recipe on a slice; with ramps that of the last batches, and the costs of
+    every level.
 
     Args:
       recipe: a ConfigDict. topology, slices: see `chips.topology`.
@@ -230,26 +222,33 @@ def of_slice(
 
     from model import sharding
     from tpu import chips
-    from tpu.fit.sweep import sweep
+    from tpu.fit.levels import with_levels
+    from tpu.fit.sweep import sweep, with_settings
     from train.config.run import build
 
     devices = chips.topology(topology, slices).devices
 
-    def compile_one(recipe):
-        return recipe_report(recipe, lambda m: sharding.make_mesh(m, devices), vocab_size, hlo)
+    def compile_one(config):
+        return run_report(config, sharding.make_mesh(config.mesh, devices), vocab_size, hlo)
+
+    def compile_all(recipe, report):
+        config = build(recipe)
+        shards = sharding.batch_shards(sharding.make_mesh(config.mesh, devices))
+        return with_levels(report, config, shards, compile_one)
 
     caches = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
     try:
         if not knobs:
-            return compile_one(recipe)
+            return compile_all(recipe, compile_one(build(recipe)))
         # The knob `mesh` divides a number of chips.
         shape = build(recipe).mesh.shape(len(devices))
         sized = copy.deepcopy(recipe)
         sized.mesh.update(dict(zip(sharding.MESH_AXES, shape, strict=True)))
-        report = sweep(sized, knobs, compile_one, functools.partial(print, flush=True))
+        say = functools.partial(print, flush=True)
+        report = sweep(sized, knobs, lambda recipe: compile_one(build(recipe)), say)
         settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
         print(f"\nthe best of these: {settings}")
-        return report
+        return compile_all(with_settings(sized, report["settings"]), report)
     finally:
         jax.config.update("jax_enable_compilation_cache", caches)

@@ -7,6 +7,7 @@ setting is one compilation.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ def sweep(
 
     Args:
       config: a recipe. knobs: names of `KNOBS`, in their order.
-      compile_one: recipe -> `report.recipe_report`. say: called with each line of the table.
+      compile_one: recipe -> `report.run_report`. say: called with each line of the table.
 
     Returns:
       The best report, with its `settings`; that of the recipe if nothing fits.
@@ -107,11 +108,19 @@ def _speed(report) -> float:
     return report["tokens_per_second_per_chip"]
 
 
+# {column: setting} that the knobs change
+_SETTINGS = {
+    "remat": "model.remat", "fsdp": "mesh.fsdp", "tensor": "mesh.tensor", "rows": "data.batch_size",
+}  # fmt: skip
+
+
+def with_settings(recipe: ConfigDict, settings: Mapping[str, Any]) -> ConfigDict:
+    """A recipe with the `settings` of a report of `sweep`."""
+    return _with(recipe, {key: settings[name] for name, key in _SETTINGS.items()})
+
+
 def _settings(config) -> dict:
-    return {
-        "remat": config.model.remat, "fsdp": config.mesh.fsdp, "tensor": config.mesh.tensor,
-        "rows": config.data.batch_size,
-    }  # fmt: skip
+    return {name: operator.attrgetter(key)(config) for name, key in _SETTINGS.items()}
 
 
 def _with(config, changes):

@@ -48,7 +48,9 @@ def of_slices(
     ]  # fmt: skip
 
 
-def of_devices(command: Sequence[str], workdir: str, counts: Sequence[int], processes: int):
+def of_devices(
+    command: Sequence[str], workdir: str, counts: Sequence[int], processes: int
+) -> list[Candidate]:
     """The candidates of numbers of devices a process on this machine. Raises: see `of_slices`."""
     kinds = {f"{count * processes} devices": (count * processes, None) for count in counts}
     settings = derive_all(
@@ -71,8 +73,12 @@ def derive_all(
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # shapes alone: no accelerator is opened
     from tpu.fit import rules
+    from train.assembly import ramps
 
     runs, typed = read_command(command, workdir)
+    for config in runs.values():
+        if not config.budget:
+            ramps.check_steps(config)
     models = architectures(runs, workdir, read)
     found, problems = {}, []
     for name, (devices, hbm) in kinds.items():

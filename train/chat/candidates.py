@@ -15,6 +15,7 @@ from data.ranking.sampling import Sampled, Score
 from data.text.chat import render_prompt
 from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from train.chat import passages
 from train.chat.model import open_scorer
 from train.chat.workdirs import check_workdir
 from train.config.saved import split_step
@@ -81,6 +82,20 @@ def open_answerers(
 ) -> list[RunAnswers]:
     """The answerers of several runs."""
     return [RunAnswers(name, sampling, seed + i) for i, name in enumerate(names)]
+
+
+def ground(questions: Sequence[Question], name: str, source: str) -> None:
+    """Writes passages of `source` into the questions of users, with the settings of a run."""
+    found = passages.ChatPassages(source, passages.settings_of(name), opening.open_tokenizer(name))
+    for question in questions:
+        *before, last = question.messages
+        if last["role"] == "user":
+            question.messages = [*before, last | {"content": found.prompt(last["content"])}]
+
+
+def hints(names: Sequence[str]) -> list[str]:
+    """A line for each run that was trained with passages."""
+    return [f"{name} was {hint}" for name in names if (hint := passages.hint(name))]
 
 
 def open_score(name: str) -> Score:

@@ -56,20 +56,36 @@ class ChatPassages:
 
 
 def _saved(workdir: str) -> dict[str, Any]:
-    path = epath.Path(split_step(workdir)[0]) / "config.json"
+    path = epath.Path(workdir) / "config.json"
     return json_files.read(path) if path.exists() else {}
+
+
+def _grounded(workdir: str) -> tuple[str, str]:
+    """(run, source): of a run and those that its policy began from, the first that was trained with
+    passages, and their source; empty where there is none."""
+    name, seen = split_step(workdir)[0], set[str]()
+    while name and name not in seen:
+        seen.add(name)
+        saved = _saved(name)
+        data, origins = (saved.get(key) for key in ("data", "init_from"))
+        data = data if isinstance(data, dict) else {}
+        source = data.get("passages", {}).get("source", "")
+        if source or data.get("fields", {}).get("passages"):
+            return name, source
+        name = split_step(origins.get("policy", ""))[0] if isinstance(origins, dict) else ""
+    return "", ""
 
 
 def hint(workdir: str) -> str:
     """A line for a run that was trained with the passages of a source; "" for others."""
-    data = _saved(workdir).get("data", {})
-    source = data.get("passages", {}).get("source") if isinstance(data, dict) else ""
+    _, source = _grounded(workdir)
     return f"trained with passages of {source}; --passages=FOLDER gives it some" if source else ""
 
 
 def settings_of(workdir: str) -> PassagesConfig:
-    """The settings of passages with which a run was trained; the defaults for a run without, and
-    for an imported model."""
-    if _saved(workdir).get("stage") in STAGES:
-        return run.build(recipe_of(workdir)).data.passages
+    """The settings of passages with which a run was trained, or the run that its policy began from;
+    the defaults where none was, and for an imported model."""
+    name = _grounded(workdir)[0] or split_step(workdir)[0]
+    if _saved(name).get("stage") in STAGES:
+        return run.build(recipe_of(name)).data.passages
     return registry.current(PassagesConfig)()

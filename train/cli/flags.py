@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
@@ -75,6 +76,43 @@ def define_run_flags() -> None:
     )
 
 
+def templates_of(words: Sequence[str]) -> dict[str, str]:
+    """{field: template} of NAME=TEMPLATE words.
+
+    Raises:
+      ConfigError: a word is none.
+    """
+    fields = {}
+    for word in words:
+        name, equals, template = word.partition("=")
+        if not equals or not template:
+            raise ConfigError(f"--fields={word:.80}; type --fields=prompt='{{question}}'")
+        fields[name.strip()] = template
+    return fields
+
+
+def transforms_of(words: Sequence[str]) -> dict[str, Any]:
+    """{transform: setting} of NAME=VALUE words, where NAME may be of a setting, `keep.status`.
+
+    Raises:
+      ConfigError: a word is none.
+    """
+    transforms: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        *outer, last = name.strip().split(".")
+        inner = transforms
+        for part in outer:
+            inner = inner.setdefault(part, {}) if isinstance(inner, dict) else inner
+        if not equals or not value or not last or not isinstance(inner, dict) or last in inner:
+            raise ConfigError(
+                f"--transforms={word:.80}; type each once, as --transforms=drop_quotes=True "
+                "--transforms=keep.status=solved"
+            )
+        inner[last] = {"True": True, "False": False}.get(value, value)
+    return transforms
+
+
 def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
     """Parses the command line; an error in it is one line, not a traceback. `--help` ends here.
 
@@ -95,6 +133,10 @@ def parse_flags(argv: Sequence[str], words: int = 0) -> list[str]:
     except Exception as e:  # ml_collections raises any error of Python for a malformed override
         overrides = " ".join(a for a in argv[1:] if a.startswith(("-config", "--config")))
         fail(f"{overrides}: write an override as --config.steps=9 ({outputs.reason(e)})")
+    for name in help.own_flags():
+        value, default = flags.FLAGS[name].value, flags.FLAGS[name].default
+        if isinstance(value, float) and not math.isfinite(value) and value != default:
+            fail(f"--{name}={value}: it must be a finite number")
     if unread := arguments[1 + words :]:
         fail(_no_flag(unread[0]))
     return arguments

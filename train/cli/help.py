@@ -24,7 +24,7 @@ GROUPS = {
 _KINDS = {"int": "N", "float": "X", "string": "TEXT", "comma separated list of strings": "A,B"}
 _PLACES = {"config": "RECIPE", "from": "MODEL", "out": "PATH"}
 _PLACES |= dict.fromkeys(("workdir", "to", "output", "against", "reward"), "DIR")
-_PLACES |= dict.fromkeys(("json", "hlo"), "FILE")
+_PLACES |= dict.fromkeys(("json", "hlo", "price"), "FILE")
 _PLACES |= dict.fromkeys(("grid", "zip"), "KEY=A,B")
 _PLACES |= dict.fromkeys(("random", "log_uniform"), "KEY=LOW:HIGH")
 
@@ -99,7 +99,8 @@ def _grouped(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 def required(name: str) -> bool:
     """Whether a flag has to be given."""
     flag = flags.FLAGS[name]
-    return flag.default is None and bool(flag.validators)
+    # Bounds of numbers are validators too, and take None.
+    return flag.default is None and not all(v.checker(None) for v in flag.validators)
 
 
 def place(name: str) -> str:

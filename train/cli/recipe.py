@@ -88,6 +88,13 @@ def _with_recipe_of_fork(argv: Sequence[str]) -> list[str]:
     return [argv[0], f"--config={path}:run={forks[-1]}", *argv[1:]]
 
 
+def _with_recipe_first(argv: Sequence[str]) -> list[str]:
+    """A command line whose recipe is before its settings, which ml_collections requires."""
+    at = next(n for n, word in enumerate(argv) if n and re.match(r"--?config(=|$)", word))
+    end = at + 1 if "=" in argv[at] else at + 2
+    return [argv[0], *argv[at:end], *argv[1:at], *argv[end:]]
+
+
 def check(argv: Sequence[str]) -> list[str]:
     """Loads the plugins and the recipe before absl does, for plain messages about errors in them or
     in an override; returns the command line for absl to parse."""
@@ -101,6 +108,7 @@ def check(argv: Sequence[str]) -> list[str]:
     path, _, argument = named[0].partition(":")
     if not path:
         fail("--config is empty; name a recipe, as --config=configs/pretrain.py")
+    argv = _with_recipe_first(argv)
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         names = os.listdir(folder) if os.access(folder, os.R_OK) and os.path.isdir(folder) else []

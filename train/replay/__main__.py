@@ -13,7 +13,7 @@ from absl import app, flags
 
 from train import cli
 
-FLAGS = ("workdir", "against", "conversations", "out", "category", "turns", "limit",
+FLAGS = ("workdir", "against", "conversations", "records", "out", "category", "turns", "limit",
          "reward", "judge", "passages", "gates", "max_new_tokens", "temperature",
          "seed", "dtype", "training")  # fmt: skip
 
@@ -24,7 +24,8 @@ def main(argv: list[str]) -> None:
     with cli.expected_errors():
         from train.replay import command  # after the flags: importing JAX takes seconds
 
-        code = command.main(f.fields, f.plugins, {name: f[name].value for name in FLAGS})
+        values = {name: f[name].value for name in FLAGS}
+        code = command.main(f.fields, f.transforms, f.plugins, values)
     raise SystemExit(code)
 
 
@@ -33,7 +34,9 @@ if __name__ == "__main__":
     flags.DEFINE_list("against", [], "Other checkpoints, with which it is compared.")
     flags.DEFINE_list("conversations", [], "Files of conversations that people have answered.")
     flags.DEFINE_string("out", "", "The page, FILE.html.")
-    flags.DEFINE_multi_string("fields", [], "NAME=TEMPLATE, as prompt='{question}'; several.")
+    flags.DEFINE_multi_string("fields", [], "NAME=TEMPLATE, as prompt='{question}'")
+    flags.DEFINE_string("records", "", "The place of the conversations in a .json: `tickets`.")
+    flags.DEFINE_multi_string("transforms", [], "NAME=VALUE, as keep.status=solved")
     flags.DEFINE_string("category", "", "Field with the category; by default `category`.")
     flags.DEFINE_enum("turns", "last", ["last", "all"], "Which answers of a conversation.")
     flags.DEFINE_integer("limit", 0, "The most conversations; 0 takes all.", 0)

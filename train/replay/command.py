@@ -8,8 +8,8 @@ from typing import Any
 from etils import epath
 
 import plugins
-from ranges import ConfigError
-from train.replay.plan import Options
+from train import cli
+from train.replay.plan import Options, Plan
 from train.replay.report import terminal
 from train.replay.run import replay
 from train.tasks.evaluation import command as evaluation
@@ -23,42 +23,38 @@ def run(options: Options) -> int:
     Raises:
       ConfigError, DataError, ValueError: as `replay`.
     """
+    printed = list[str]()
+
+    def begin(planned: Plan) -> None:
+        printed.extend(planned.read.notes)
+        evaluation.begin(epath.Path(options.out).parent, planned.kept)
+
     try:
-        done = replay(
-            options, lambda planned: evaluation.begin(epath.Path(options.out).parent, planned.kept)
-        )
+        done = replay(options, begin)
     except KeyboardInterrupt:
         interrupts.leave(interrupts.message())
-    terminal.show(done.content, done.report)
+    terminal.show(done.content, done.report, printed)
     if failed := sum(not verdict.passed for verdict in done.content.verdicts):
         print_error(f"{failed} of {len(done.content.verdicts)} gates failed")
         return 1
     return 0
 
 
-def fields_of(words: Sequence[str]) -> dict[str, str]:
-    """{field: template} of NAME=TEMPLATE words.
-
-    Raises:
-      ConfigError: a word is none.
-    """
-    fields = {}
-    for word in words:
-        name, equals, template = word.partition("=")
-        if not equals or not template:
-            raise ConfigError(f"--fields={word:.80}; type --fields=prompt='{{question}}'")
-        fields[name.strip()] = template
-    return fields
-
-
-def main(fields: Sequence[str], modules: Sequence[str], values: Mapping[str, Any]) -> int:
+def main(
+    fields: Sequence[str], transforms: Sequence[str], modules: Sequence[str],
+    values: Mapping[str, Any],
+) -> int:  # fmt: skip
     """The command with its flags; returns the exit code.
 
     Args:
-      fields: as typed. modules: plugins to import first. values: other fields of `Options`.
+      fields, transforms: as typed. modules: plugins to import first. values: other fields of
+        `Options`.
 
     Raises:
       ConfigError, DataError, ValueError: as `run`.
     """
     plugins.load(modules)
-    return run(Options(fields=fields_of(fields), **{**values, "dtype": values["dtype"] or ""}))
+    values = {**values, "dtype": values["dtype"] or ""}
+    return run(
+        Options(fields=cli.templates_of(fields), transforms=cli.transforms_of(transforms), **values)
+    )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.errors import DataError
-from data.read.reading import ReadOptions
-from data.read.sources import inputs_of
+from data.read.sources import changed_records
 from data.schemas.fields import holds_messages, with_system
 from data.schemas.messages import Record, is_empty, messages_of
 from data.schemas.normaliser import normaliser
 from data.schemas.templates import parse, value_of
+from data.transforms.registry import Change, root
 from train.chat.passages import ChatPassages
 
 CATEGORY = "category"
@@ -62,7 +62,7 @@ class Conversations(NamedTuple):
 
 def read(
     source: str | Sequence[str], fields: Mapping[str, str] | None = None, category: str = "",
-    turns: str = "last", limit: int = 0,
+    turns: str = "last", limit: int = 0, records: str = "", transforms: Mapping[str, Any] = {},
 ) -> Conversations:  # fmt: skip
     """The conversations of a source.
 
@@ -70,8 +70,9 @@ def read(
     false) and `documents` (a text, or a list of texts or of objects with a `text`).
 
     Args:
-      source, fields: as `data.source` and `data.fields`. category: the field with the category, or
-        a place in it as `meta.topic`; "" for `category` where records have it.
+      source, fields, records, transforms: as those of `data`. category: the field with the
+        category, or a place in it as `meta.topic` or `tags[0]`; "" for `category` where records
+        have it.
       turns: `last` replays the last answer of each conversation, `all` each one.
       limit: the most conversations, the first ones; 0 for all.
 
@@ -81,10 +82,11 @@ def read(
     fields = fields or {}
     templates = {name: parse(name, template) for name, template in fields.items()}
     place = parse(CATEGORY, f"{{{category or CATEGORY}}}")
-    unused, unanswered, silent = Counter[str](), 0, 0
+    unused, changes, unanswered, silent = Counter[str](), Counter[str](), 0, 0
     normalise = normaliser("chat", fields, unused)
     out = Conversations([], [], [])
-    for where, record in _records(source):
+    entries = source if isinstance(source, str) else tuple(source)
+    for where, record in changed_records(entries, "chat", records, transforms, changes):
         if limit and len(out.whole) + unanswered == limit:
             break
         try:
@@ -109,10 +111,12 @@ def read(
             out.turns.append(
                 Turn(where, number, count, before, answer, own, harmful, documents, question)
             )
-    _check(out, source, unanswered)
-    for name in {category.partition(".")[0] or CATEGORY, "harmful", "documents"}:
+    _check(out, source, unanswered, changes)
+    read_by_name = {root(category) or CATEGORY, "harmful", "documents"}
+    for name in read_by_name | Change(transforms).reads:
         del unused[name]
     _note(out.notes, unanswered, silent, unused)
+    out.notes.extend(f"{name}: {count:,}" for name, count in sorted(changes.items()) if count)
     return out
 
 
@@ -125,15 +129,6 @@ def grounded(turn: Turn, passages: ChatPassages) -> Turn:
     messages = (*before, last | {"content": found.prompt})
     documents = "\n".join(filter(None, (turn.documents, found.documents)))
     return turn._replace(messages=messages, documents=documents)
-
-
-def _records(source: str | Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Yields (location, record)."""
-    for item in inputs_of(source if isinstance(source, str) else tuple(source), "chat"):
-        for where, record in item.read(None, ReadOptions()):
-            if isinstance(record, DataError):
-                raise DataError(f"{where}: {record}", record.reason)
-            yield where, record
 
 
 def _messages(record: Any, templates: Mapping, normalise: Any, unused: Counter) -> list[dict]:
@@ -153,7 +148,7 @@ def _category(record: Mapping, template: list, required: bool) -> str:
     try:
         value = value_of(record, {CATEGORY: template}, CATEGORY)
     except DataError as error:
-        if not required:
+        if not required or record.get(root(template[0][1]), 0) in ([], None):  # no tags
             return ""
         names = ", ".join(map(repr, list(record)[:12]))
         raise DataError(
@@ -195,7 +190,9 @@ def _documents(record: Mapping) -> str:
     return "\n".join(texts)
 
 
-def _check(read: Conversations, source: str | Sequence[str], unanswered: int) -> None:
+def _check(
+    read: Conversations, source: str | Sequence[str], unanswered: int, changes: Counter
+) -> None:
     if read.turns:
         return
     name = source if isinstance(source, str) else ", ".join(source)
@@ -204,7 +201,8 @@ def _check(read: Conversations, source: str | Sequence[str], unanswered: int) ->
             f"{name}: none of its {unanswered} conversations has an answer of the assistant, with "
             "which a replay compares; give some that people have answered"
         )
-    raise DataError(f"{name} holds no conversation")
+    left_out = "".join(f"\n  {reason}: {n:,}" for reason, n in sorted(changes.items()) if n)
+    raise DataError(f"{name} holds no conversation{left_out}")
 
 
 def _note(notes: list[str], unanswered: int, silent: int, unused: Counter) -> None:

@@ -23,10 +23,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import yaml
-from etils import epath
-
 from data.errors import DataError
+from data.read import yaml_files
 from ranges import ConfigError
 from suggestions import did_you_mean, nearest
 from train.replay.measures import METRICS
@@ -116,15 +114,19 @@ def read(path: str, available: Collection[str], categories: Collection[str]) -> 
       DataError: the file cannot be read, or is not one of gates.
       ConfigError: a gate names a metric or a category that is not there; it names the nearest.
     """
-    values = _load(path)
+    values, lines = yaml_files.read(
+        path, "holds no gates; write `gates:` and below it - win_rate >= 0.5"
+    )
     for key in values:
         if key not in KEYS:
             near = did_you_mean(nearest(str(key), KEYS))
-            raise DataError(f"{path}: no key {key!r:.40}{near} (keys: {', '.join(KEYS)})")
+            raise DataError(
+                f"{path}:{lines[key]}: no key {key!r:.40}{near} (keys: {', '.join(KEYS)})"
+            )
     least = values.get("least", LEAST)
     if not isinstance(least, int) or isinstance(least, bool) or least < 1:
         raise DataError(f"{path}: least={least!r:.40}; it must be a whole number, at least 1")
-    own = values.get("categories") or {}
+    own = values.get("categories", {})
     if not isinstance(own, dict):
         raise DataError(f"{path}: `categories` holds a list of conditions for each category")
     known = {str(name): name for name in own}
@@ -136,36 +138,20 @@ def read(path: str, available: Collection[str], categories: Collection[str]) -> 
                 f"{path}: a gate is on the category {name!r:.60}, which no conversation has{near} "
                 f"(there are {there:.300})"
             )
-    rollout = values.get("rollout")
 
     def conditions(key: str, listed: Any) -> list[Condition]:
         return [_condition(path, key, text, available) for text in _list(path, key, listed)]
 
     return Gates(
-        conditions("gates", values.get("gates")),
+        conditions("gates", values["gates"]) if "gates" in values else (),
         {name: conditions(f"categories.{name}", own[key]) for name, key in known.items()},
-        None if rollout is None else conditions("rollout", rollout),
+        conditions("rollout", values["rollout"]) if "rollout" in values else None,
         least,
     )
 
 
-def _load(path: str) -> dict:
-    try:
-        values = yaml.safe_load(epath.Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DataError(f"{path}:{line}: not YAML: {error.problem}") from None
-    if not isinstance(values, dict) or not values:
-        raise DataError(f"{path}: holds no gates; write `gates:` and below it - win_rate >= 0.5")
-    return values
-
-
 def _list(path: str, key: str, listed: Any) -> list:
-    if listed is None:
-        return []
-    if not isinstance(listed, list):
+    if not isinstance(listed, list) or not listed:
         raise DataError(f"{path}: `{key}` holds a list, as - win_rate.low >= 0.5")
     return listed
 

@@ -23,13 +23,14 @@ class Metric(NamedTuple):
     Attributes:
       title: in the report. better: `higher`, `lower`, or "" for neither.
       share: whether it is true or false (or half) of an answer; else it is a number.
-      percent: whether it is shown as one.
+      percent: whether it is shown as one. signed: whether it may be below 0.
     """
 
     title: str
     better: str
     share: bool = False
     percent: bool = False
+    signed: bool = False
 
 
 def _share(title: str, better: str) -> Metric:
@@ -39,8 +40,8 @@ def _share(title: str, better: str) -> Metric:
 METRICS: Mapping[str, Metric] = {
     "win_rate": _share("Preferred to the other", "higher"),
     "win_rate_people": _share("Preferred to the people's answer", "higher"),
-    "judge": Metric("Judge's score", "higher"),
-    "reward": Metric("Reward", "higher"),
+    "judge": Metric("Judge's score", "higher", signed=True),
+    "reward": Metric("Reward", "higher", signed=True),
     "similarity": Metric("Similarity to the people's answer (chrF)", "higher"),
     "groundedness": Metric("Words that the documents have", "higher", percent=True),
     "refusals": _share("Refusals", "lower"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ranges
+from data.errors import DataError, with_flags
 from ranges import ConfigError, CountOr0, NonNegative, Seed, Size
 from train.chat import passages
 from train.interop import opening
@@ -29,7 +30,8 @@ class Options:
       workdir: the checkpoint that is tried, as `open_model` takes it. against: others.
       conversations: a path, a glob or a name, as `data.source`, or several.
       out: the page; beside it are written the same name as .json and as .jsonl.
-      fields, category, turns, limit: as train/replay/conversations.py's `read`.
+      fields, records, transforms, category, turns, limit: as train/replay/conversations.py's
+        `read`.
       reward, judge: runs of reward models, or RUN@STEP; "" for none. Answers are preferred by the
         judge's scores, without one by the reward, else by their similarity to the people's.
       passages: a folder of documents of which passages are written into each question, "" for none;
@@ -44,6 +46,8 @@ class Options:
     out: str
     against: Sequence[str] = ()
     fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    records: str = ""
+    transforms: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     category: str = ""
     turns: str = "last"
     limit: CountOr0 = 0
@@ -107,9 +111,13 @@ def plan(options: Options) -> Plan:
         answers.check(place, options.max_new_tokens)
     named = {"judge": options.judge, "reward": options.reward}
     scorers = {flag: place_of(name, flag, scores.ROLE) for flag, name in named.items() if name}
-    read = conversations.read(
-        options.conversations, options.fields, options.category, options.turns, options.limit
-    )
+    try:
+        read = conversations.read(
+            options.conversations, options.fields, options.category, options.turns, options.limit,
+            options.records, options.transforms,
+        )  # fmt: skip
+    except DataError as error:
+        raise with_flags(error) from None
     if options.passages:
         found = passages.ChatPassages(
             options.passages, passages.settings_of(places[0].name),

@@ -71,10 +71,6 @@ class Replay(NamedTuple):
         """The checkpoints that it is compared with."""
         return self.checkpoints[1:]
 
-    def gaps(self, other: Column) -> np.ndarray:
-        """The preference score of the first checkpoint less that of another, [n]."""
-        return self.first.values[self.preference] - other.values[self.preference]
-
     def value(self, name: str, column: Column | None = None, category: str | None = None) -> Value:
         """A metric of a column, by default the first checkpoint, over a category or all.
 
@@ -121,9 +117,8 @@ class Replay(NamedTuple):
         from scipy import stats  # slow to import
 
         half = float(stats.t.ppf(0.975, count - 1)) * stderr
-        low, high = mean - half, mean + half
-        if metric.percent:
-            low, high = max(low, 0.0), min(high, 1.0)
+        low = mean - half if metric.signed else max(mean - half, 0.0)
+        high = min(mean + half, 1.0) if metric.percent else mean + half
         return Value(mean, low, high, count)
 
     def difference(self, name: str, other: Column) -> Paired:

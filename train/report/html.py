@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from data.ramp import Ramp
 from train.checkpoints import networks, saved_models
-from train.config.run import run_class
+from train.config.run import RunConfig, run_class
 from train.evals.generative import Text
 from train.objectives import registry
 from train.objectives.reporting import Bars, Finished, Result
@@ -171,6 +172,12 @@ def made_list(finished: Sequence[Finished]) -> str:
     return "".join(lists)
 
 
+def rows_a_step(config: RunConfig) -> str:
+    """The rows of a step, as `16`; with a ramp those of the first and of the last, `4 to 16`."""
+    rows = [level.rows for level in Ramp.of(vars(config.data)).levels]
+    return " to ".join(map(str, dict.fromkeys((rows[0], rows[-1]))))
+
+
 def settings_section(finished: Sequence[Finished]) -> str:
     """The section with the origin, sizes, times and non-default settings of every run."""
     rows, lists = [], []
@@ -180,7 +187,7 @@ def settings_section(finished: Sequence[Finished]) -> str:
         cells = (
             run.name,
             f"{run.config.steps:,}",
-            f"{run.config.data.batch_size}",
+            rows_a_step(run.config),
             sizes,
             duration(run.seconds),
         )

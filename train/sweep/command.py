@@ -73,7 +73,6 @@ def asked(workdir: str, flags: Mapping[str, Any], build_with: trials.Build) -> S
     space = grid.space(flags, search)
     base = build_with({})
     seeds = range(base.seed, base.seed + flags["seeds"])
-    chosen = metric.find(base, flags["metric"], flags["mode"] or "")
     flat = trials.flatten(base)
     for key in space.keys:
         build_with({key: _first(space, key)})  # an unknown one is refused, with the nearest
@@ -99,6 +98,14 @@ def asked(workdir: str, flags: Mapping[str, Any], build_with: trials.Build) -> S
             example = grid.EXAMPLES["grid"]
             raise ConfigError(f"there is nothing to compare; type --grid={example}, or --seeds=3")
         known = trials.resolve_all(space.points(integers), build_with)
+    configs = {trial.name: trial.config for trial in known} or {
+        "": build_with({key: _first(space, key) for key in space.keys})
+    }
+    chosen, *_ = (
+        metric.find(config, flags["metric"], flags["mode"] or "", name if space.keys else "")
+        for name, config in configs.items()
+    )
+    metric.check_averages(space.keys, chosen)
     return Sweep(
         epath.Path(workdir), base, space, seeds, chosen, known, integers, search,
         flags["parallel"], build_with,

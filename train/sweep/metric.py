@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from ranges import ConfigError
@@ -36,12 +37,12 @@ class Metric(NamedTuple):
         return value if self.lower else -value
 
 
-def find(config: RunConfig, name: str = "", mode: str = "") -> Metric:
+def find(config: RunConfig, name: str = "", mode: str = "", trial: str = "") -> Metric:
     """The metric of a flag.
 
     Args:
-      config: of the sweep's runs. name: as `eval/loss`; "" for the first of the stage's report.
-      mode: `min` or `max`; "" if it is known which is better.
+      config: of a run. name: as `eval/loss`; "" for the first of the stage's report.
+      mode: `min` or `max`; "" if it is known which is better. trial: the name of the run's, or "".
 
     Raises:
       ConfigError: no evaluation of the runs has it, or it is not known which values are better.
@@ -57,13 +58,33 @@ def find(config: RunConfig, name: str = "", mode: str = "") -> Metric:
     if bare not in known and not of_entry:
         names = [*(f"eval/{n}" for n in known), *(f"eval/{n}/METRIC" for n in entries)]
         hint = did_you_mean(nearest(name, names))
-        raise ConfigError(f"--metric={name}: the evaluations have {', '.join(names)}{hint}")
+        if re.match(rf"{EMA}(_|$)", entry) and not config.optimizer.ema:
+            hint = "; averages of the weights need optimizer.ema=0.999"
+        of_trial = f" of {trial}" if trial else ""
+        raise ConfigError(
+            f"--metric={name}: the evaluations{of_trial} have {', '.join(names)}{hint}"
+        )
     better = mode or METRICS.get(rest if of_entry else bare, "")
     if not better:
         raise ConfigError(f"--metric={name}: add --mode=max or --mode=min: which is better?")
     curve = curves.get(rest if of_entry else bare)
     train = "" if of_entry or not curve else curve.train
     return Metric(bare, better == "min", curve.unit if curve else "", train)
+
+
+def check_averages(keys: Collection[str], metric: Metric) -> None:
+    """Refuses a sweep over the averages of weights alone that compares the weights.
+
+    Raises:
+      ConfigError: naming the metric to type.
+    """
+    if {*keys} == {"optimizer.ema"} and not re.match(rf"{EMA}(_|/)", metric.name):
+        entry, slash, rest = metric.name.partition("/")
+        averaged = f"{EMA}_{entry}/{rest}" if slash else f"{EMA}/{entry}"
+        raise ConfigError(
+            f"optimizer.ema changes the averages of the weights and not the weights, so "
+            f"{metric.title} is the same in all runs; type --metric=eval/{averaged}"
+        )
 
 
 def _curves(config: RunConfig) -> dict[str, Curve]:

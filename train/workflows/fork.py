@@ -23,6 +23,8 @@ from train.checkpoints import checkpointer, saved_models, verification
 from train.config.run import RunConfig
 from train.config.run_names import check_step, split_name
 from train.guards.settings import SWITCHES, Difference, Kind, kind_of
+from train.objectives import registry
+from train.objectives.base import Objective
 from train.runtime import resume
 from train.step import TrainState
 
@@ -75,12 +77,12 @@ def parse(name: str, workdir: epath.PathLike) -> Fork:
       ConfigError: NAME is no RUN@STEP, the run has no such checkpoint, or it is `workdir` itself.
     """
     parent, step, of_averages = split_name(name)
+    role = next(iter(saved_models.read_models(parent)))
     if of_averages:
         raise ConfigError(
             f"--fork={name}: a fork takes everything of a run; to start from its averaged weights, "
-            f"type --config.init_from.ROLE={name}"
+            f"type --config.init_from.{role}={name}"
         )
-    saved_models.read_models(parent)
     if step is None:
         newest = max(verification.steps(parent), default="STEP")
         raise ConfigError(f"--fork={name} names no step; type --fork={parent}@{newest}")
@@ -96,6 +98,25 @@ def with_tokenizer(config: RunConfig, fork: Fork, workdir: epath.Path) -> RunCon
         return config
     tokenizer = dataclasses.replace(config.tokenizer, path=fork.parent)
     return dataclasses.replace(config, tokenizer=tokenizer)
+
+
+def check_settings(fork: Fork, config: RunConfig) -> None:
+    """Refuses settings that a fork cannot have, before any data is read.
+
+    Raises:
+      ConfigError: the checkpoint is damaged, or its arrays do not allow a change.
+    """
+    try:
+        meta = verification.read_meta(fork.checkpoint)
+    except verification.Damaged as error:
+        raise _damaged(fork, error) from None
+    if config.budget:  # it says the number of steps when the data is known
+        config = dataclasses.replace(config, steps=json.loads(meta["config"])["steps"])
+    _changed_settings(fork, meta, registry.find(config), resume.config_json(config))
+
+
+def _damaged(fork: Fork, error: verification.Damaged) -> ConfigError:
+    return ConfigError(f"--fork={fork}: the checkpoint is damaged ({error})")
 
 
 def restore(
@@ -123,7 +144,7 @@ def restore(
         state = checkpointer.restore_state(fork.checkpoint, abstract, meta)
         _check_place(fork, meta, run, state.source)
     except verification.Damaged as error:
-        raise ConfigError(f"--fork={fork}: the checkpoint is damaged ({error})") from None
+        raise _damaged(fork, error) from None
     origin = resume.Change(step=fork.step, setting="fork", before=fork.parent, now=str(workdir))
     lineage = [*resume.lineage(meta, [], fork.step), origin]
     state = averages.begun(state, run.abstract.ema)
@@ -140,14 +161,31 @@ def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> 
     Raises:
       ConfigError: a change that the saved arrays do not allow.
     """
+    differences = _changed_settings(fork, meta, run.objective, config_text)
+    for role, origin in meta["frozen"].items():
+        now = run.origins.get(role, {}).get("fingerprint", "")
+        if now != origin["fingerprint"]:
+            key = f"init_from.{role}"
+            differences.append(Difference(key, origin["fingerprint"], now, Kind.NAMED))
+    for name, now in run.content.items():
+        before = meta.get("content", {}).get(name, now)
+        if before != now:
+            differences.append(Difference(name, before, now, Kind.NAMED, rows=True))
+    return differences
+
+
+def _changed_settings(
+    fork: Fork, meta: Mapping[str, Any], objective: Objective, config_text: str
+) -> list[Difference]:
+    """The settings of `changes`."""
     settings = resume.changes(meta["config"], config_text)
     if "steps" in settings and settings["steps"][1] < fork.step:
         raise ConfigError(
             f"steps={settings['steps'][1]} is before the fork, at step {fork.step}; type "
             f"--config.steps={fork.step} or more"
         )
-    fixed = FIXED | (FIXED_ROLLOUT if run.objective.rollouts else {})
-    fixed |= FIXED_CHAT if run.objective.schema == "chat" else {}
+    fixed = FIXED | (FIXED_ROLLOUT if objective.rollouts else {})
+    fixed |= FIXED_CHAT if objective.schema == "chat" else {}
     differences, refused = list[Difference](), list[str]()
     for key, values in settings.items():
         if (key, values[1]) == ("tokenizer.path", fork.parent):  # by `with_tokenizer`
@@ -162,17 +200,8 @@ def changes(fork: Fork, meta: Mapping[str, Any], run: Run, config_text: str) -> 
         raise ConfigError(
             "\n".join([f"a fork of {fork} cannot change:", *refused])
             + "\nType the old values, or start a new run from its weights: "
-            f"--config.init_from.{run.objective.trainable[0]}={fork.parent}"
+            f"--config.init_from.{objective.trainable[0]}={fork.parent}"
         )
-    for role, origin in meta["frozen"].items():
-        now = run.origins.get(role, {}).get("fingerprint", "")
-        if now != origin["fingerprint"]:
-            key = f"init_from.{role}"
-            differences.append(Difference(key, origin["fingerprint"], now, Kind.NAMED))
-    for name, now in run.content.items():
-        before = meta.get("content", {}).get(name, now)
-        if before != now:
-            differences.append(Difference(name, before, now, Kind.NAMED, rows=True))
     return differences
 
 

@@ -71,8 +71,9 @@ async function call(path, body = undefined) {
       if (response.ok) return result;
       throw Object.assign(new Error(result.error), {status: response.status});
     } catch (error) {
-      if (error.status) throw error;
-      notice("The server does not answer; what you wrote is kept here. Trying again…", true);
+      if (error.status < 500) throw error;
+      const why = error.status ? error.message : "The server does not answer";
+      notice(`${why}; what you wrote is kept here. Trying again…`, true);
       await sleep(wait);
     }
   }
@@ -113,6 +114,10 @@ function show(state) {
     shown.append(element("b", "", message.role), message.content);
     return shown;
   }));
+  for (const shown of $("asked").children) { // the end of a long message, where its question is
+    if (shown.scrollHeight > shown.clientHeight) shown.tabIndex = 0;
+    shown.scrollTop = shown.scrollHeight;
+  }
   $("answers").replaceChildren(...question.candidates.map(card));
   document.querySelector("main").scrollTop = 0;
   document.activeElement?.blur();

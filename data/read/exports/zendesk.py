@@ -89,5 +89,6 @@ def _author(id: Any, ticket: dict, people: dict[str, dict]) -> dict[str, str]:
     if not kind and id is not None:
         customer = ticket.get("requester_id") or _id_in(ticket.get("requester"))
         agent = ticket.get("assignee_id") or _id_in(ticket.get("assignee"))
-        kind = "end-user" if id == customer else "agent" if id == agent else ""
+        kinds = {str(agent): "agent", str(customer): "end-user"}  # one id may be a number
+        kind = kinds.get(str(id), "")
     return files.author(id, person.get("name"), person.get("email"), kind)

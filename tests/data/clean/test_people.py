@@ -25,6 +25,13 @@ def test_names_that_the_export_gives():
     assert redacted(text, (), people) == (text, {})
 
 
+def test_names_in_scripts_without_capitals_or_spaces():
+    people = ("مريم علي", "李明", "7 of 9")
+    text = "كتبت مريم إليك، عليه. 我叫李明。7 of 9 stay."
+    wanted = "كتبت [NAME] إليك، عليه. 我叫[NAME]。7 of 9 stay."
+    assert redacted(text, ("people",), people) == (wanted, {"people": 2})
+
+
 def test_addresses():
     pytest.importorskip("pyap", reason="the extra `names` is not installed")
     text = "It is 221B Baker Street, London NW1 6XE, I think. I have 3 orders of 40 euros."

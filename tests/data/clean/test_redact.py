@@ -61,11 +61,13 @@ def test_every_text_of_an_example():
         "responses": ["hi a@b.org", "hi"],
         "rank": [0, 1],
         "where": "x@y.org:1",
+        "passages": [{"id": "1", "title": "Of a@b.org", "text": "x"}],
     }
     output = redact(example, ("email",), counts)
     assert output["messages"][0]["content"] == "I am [EMAIL]"
     assert (output["responses"], output["where"]) == (["hi [EMAIL]", "hi"], "x@y.org:1")
-    assert counts == {"email": 2}
+    assert output["passages"] == [{"id": "1", "title": "Of [EMAIL]", "text": "x"}]
+    assert counts == {"email": 3}
     assert example["responses"][0] == "hi a@b.org"
 
 

@@ -5,6 +5,8 @@ import json
 import math
 import pickle
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -99,7 +101,7 @@ def test_records_are_passages_by_templates(tmp_path):
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"faq.jsonl:2: a second passage has the id 'x'"):
         documents.read(str(path), {"text": "{body}", "id": "x"}, 0)
-    with pytest.raises(DataError, match=r"faq.jsonl:1: no field 'text'"):
+    with pytest.raises(DataError, match=r"faq.jsonl:1: .*passages.fields.text='{body}'"):
         documents.read(str(path), {}, 0)
 
 
@@ -128,6 +130,16 @@ def test_bm25_is_lucenes(tmp_path):
     for query in ("bean pole", "a tree", "rope bean", "nothing"):
         scores = [score(query.split(), document) for document in lists]
         assert list(index.rank(query, 4)) == sorted(range(n), key=lambda i: -scores[i])
+
+
+def test_retrieval_leaves_accelerators_alone(help_pages, tmp_path):
+    code = (
+        "import sys\nfrom data.passages.retrievers import BM25, BM25Settings\n"
+        "from data.passages.documents import Passage\n"
+        f"BM25([Passage('a', 'a', '', 'a word')], {str(tmp_path / 'index')!r}, BM25Settings())\n"
+        "assert 'jax' not in sys.modules\nimport jax.lax"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_an_index_is_kept_and_a_damaged_one_made_again(tmp_path, monkeypatch):

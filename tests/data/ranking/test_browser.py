@@ -296,6 +296,17 @@ def test_keys(links, open_page):
     assert store.current("ana", question.id).answer.tied and len(store.answers()) == done + 1
 
 
+def test_a_long_prompt_shows_its_question_beside_the_answers(links, open_page):
+    documents = "a document\n" * 99 + "Why?"
+    message = json.dumps([{"role": "user", "content": documents}])
+    links["store"]._rows("UPDATE questions SET messages = ?", (message,))
+    page = open_page(links["ana"], 390)
+    shown = page.locator(".message")
+    assert shown.evaluate("e => e.scrollTop + e.clientHeight >= e.scrollHeight - 1")
+    assert shown.get_attribute("tabindex") == "0"
+    assert page.locator(".answer h2").first.bounding_box()["y"] < 700
+
+
 def test_two_tabs_and_a_touch_screen(links, open_page):
     store = links["store"]
     first = open_page(links["ana"], 390)

@@ -1,6 +1,7 @@
 """Files in and out: prompts, answers to compare, Label Studio, Argilla, what training reads."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from data.ranking.questions import Answer, Candidate, Question
 from data.ranking.store import Store
 from data.read.sources import read as read_examples
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Hello"},
@@ -190,3 +192,23 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, match):
     path.write_text('{"prompt": "q"}')
     with pytest.raises(DataError, match=r"prompts.jsonl:1.*right ranking"):
         reading.read(str(path), gold=True)
+
+
+def test_prompts_are_those_of_conversations_that_people_had():
+    source = f"zendesk:{EXAMPLES}/exports/tickets.json"
+    read = reading.read(source)
+    assert len(read.questions) == 5 and read.changes["private notes dropped"] == 2
+    assert all(q.messages[-1]["role"] == "user" and not q.candidates for q in read.questions)
+    assert "neighbour at number 14" not in read.questions[0].messages[-1]["content"]
+    solved = {"keep": {"status": "solved"}}
+    assert len(reading.read(source, transforms=solved).questions) == 2
+
+
+def test_fields_are_named_by_templates(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q?", "good": "a", "bad": "b"}\n')
+    names = {"prompt": "{question}", "chosen": "{good}", "rejected": "{bad}"}
+    (question,) = reading.read(str(path), names).questions
+    assert [c.text for c in question.candidates] == ["a", "b"]
+    with pytest.raises(DataError, match="no field 'prompt'"):
+        reading.read(str(path))

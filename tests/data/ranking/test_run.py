@@ -1,6 +1,5 @@
 """The command: a set that is begun, resumed and refused; candidates that are sampled."""
 
-import dataclasses
 import json
 import re
 import socket
@@ -41,6 +40,13 @@ class Models:
     def open_answerers(self, names, sampling, seed):
         self.opened += 1
         return [Fake(name, seed) for name in names]
+
+    def ground(self, questions, name, passages):
+        for question in questions:
+            question.messages[-1]["content"] += f" ({passages})"
+
+    def hints(self, names):
+        return ["runs/a was trained with passages"]
 
     def open_score(self, name):
         return lambda messages, candidates: [len(c.text) for c in candidates]
@@ -101,24 +107,46 @@ def test_sampled_answers_are_asked_and_exported(settings, serve, capsys):
 
 def test_a_set_is_resumed_and_another_is_refused(settings, serve, tmp_path):
     serve(settings, lambda store: store.record("me", 1, Answer.choice(0, 2)))
-    serve(dataclasses.replace(settings, prompts="", workdirs=[]))  # all are sampled
+    serve(settings._replace(prompts="", workdirs=[]))  # all are sampled
     other = tmp_path / "other.jsonl"
     other.write_text('{"prompt": "another"}\n')
     with pytest.raises(DataError, match=r"another set of questions.*prompts\.jsonl"):
-        serve(dataclasses.replace(settings, prompts=str(other)))
+        serve(settings._replace(prompts=str(other)))
     with Store(settings.database) as store:
         assert len(store.answers()) == 1
+
+
+def test_passages_are_part_of_the_questions(settings, serve, capsys):
+    serve(settings._replace(passages="help"))
+    with Store(settings.database) as store:
+        assert store.questions()[0].messages[-1]["content"].endswith(" (help)")
+    assert "trained with passages" not in capsys.readouterr().out
+    with pytest.raises(DataError, match="was begun with --passages=help; give the same"):
+        serve(settings)
+    serve(settings._replace(out=settings.out.replace("prefs", "other")))
+    assert "runs/a was trained with passages" in capsys.readouterr().out
+    with pytest.raises(DataError, match="name both, or leave it out"):
+        settings._replace(passages="help", workdirs=[]).check()
+
+
+def test_an_error_of_the_prompts_names_the_flag(settings, tmp_path):
+    (tmp_path / "a.json").write_text('{"cases": [{"question": "q?"}]}')
+    settings = settings._replace(prompts=str(tmp_path / "a.json"))
+    with pytest.raises(DataError, match="type --records=cases"):
+        command.run(settings, Models)
+    with pytest.raises(DataError, match=r"type --fields=prompt='{question}'"):
+        command.run(settings._replace(records="cases"), Models)
 
 
 def test_a_set_that_was_sampled_otherwise_is_refused(settings, serve):
     with Store(settings.database) as store:  # as a kill before the first answer leaves it
         command._begin(store, settings, command.reading.read(settings.prompts), None)
         command._answerers(store, settings, Models)
-    hot = dataclasses.replace(settings, sampling=SAMPLING | {"temperature": 1.0})
+    hot = settings._replace(sampling=SAMPLING | {"temperature": 1.0})
     with pytest.raises(DataError, match=r"--workdir=runs/a,runs/b --answers=2.*temperature=0.7"):
         serve(hot)
     with pytest.raises(DataError, match=r"10 prompts .* --workdir=runs/a,runs/b samples them"):
-        serve(dataclasses.replace(settings, workdirs=[]))
+        serve(settings._replace(workdirs=[]))
     serve(settings)
     with Store(settings.database) as store:
         assert not store.waiting()
@@ -132,7 +160,7 @@ def test_the_least_sure_are_asked_first(settings, serve):
         asked.append(question)
         assert all(q.doubt is not None for q in store.questions())
 
-    serve(dataclasses.replace(settings, order="uncertain", reward="runs/reward"), look)
+    serve(settings._replace(order="uncertain", reward="runs/reward"), look)
     assert asked[0].doubt == 0.5  # equal scores
     assert doubt([1.0, 3.0]) == pytest.approx(1 / (1 + 2.718281828459045**2))
     with pytest.raises(FloatingPointError):
@@ -174,7 +202,7 @@ def test_a_model_that_fails_loses_nothing(settings, serve, monkeypatch):
 )
 def test_bad_input_is_said_and_makes_nothing(settings, serve, tmp_path, changes, match):
     with pytest.raises(DataError, match=match):
-        serve(dataclasses.replace(settings, **changes))
+        serve(settings._replace(**changes))
     assert [p.name for p in tmp_path.iterdir()] == ["prompts.jsonl"]
 
 
@@ -184,7 +212,7 @@ def test_a_port_in_use_and_a_file_of_others(settings, serve, tmp_path):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} is in use; give another: --port="):
-            serve(dataclasses.replace(settings, port=port))
+            serve(settings._replace(port=port))
     (tmp_path / "prefs.jsonl").write_text("mine")
     with pytest.raises(DataError, match="give another --out"):
         serve(settings)
@@ -197,15 +225,15 @@ def test_files_of_other_tools_are_converted_without_a_page(settings, tmp_path, c
         for name, chosen in (("ana", "left"), ("ben", "left"), ("eve", "right"))]}]  # fmt: skip
     path = tmp_path / "tasks.json"
     path.write_text(json.dumps(tasks))
-    convert = dataclasses.replace(settings, prompts=str(path), workdirs=[], export="argilla")
+    convert = settings._replace(prompts=str(path), workdirs=[], export="argilla")
     command.run(convert, Models)
     (record,) = map(json.loads, (tmp_path / "prefs.jsonl").read_text().splitlines())
     assert record["responses"] == ["a", "b"] and record["confidence"] == 0.6667
     (argilla,) = json.loads((tmp_path / "prefs.argilla.json").read_text())
     assert len(argilla["responses"]["ranking"]) == 3
     assert "3 answers: 1 preference;" in capsys.readouterr().out
-    convert = dataclasses.replace(convert, prompts="", export="label_studio")
+    convert = convert._replace(prompts="", export="label_studio")
     with pytest.raises(DataError, match=r"--leave_out=eva: nobody .* ana, ben, eve"):
-        command.run(dataclasses.replace(convert, leave_out=["eva"]), Models)
+        command.run(convert._replace(leave_out=["eva"]), Models)
     command.run(convert, Models)
     assert (tmp_path / "prefs.label_studio.json").exists()

@@ -44,6 +44,18 @@ class Person:
         return self.client.post(path, json=body, headers=self.headers)
 
 
+def test_a_full_disk_loses_nothing_and_says_so(room):
+    ana = Person(room, "ana")
+    question = ana.get("/api/next").json()["question"]
+    pages = room.store._rows("PRAGMA page_count")[0][0]
+    room.store._rows(f"PRAGMA max_page_count = {pages}")
+    refused = ana.post(body(question, [0, 1, 2], comment="long " * 9000))
+    assert refused.status_code == 503 and refused.json()["error"].endswith("disk is full")
+    room.store._rows(f"PRAGMA max_page_count = {pages + 99}")
+    assert ana.post(body(question, [0, 1, 2])).json()["done"] == 1
+    assert len(room.store.answers()) == 1
+
+
 def body(question, rank, **fields):
     return {"question": question["id"], "id": f"answer-{question['id']}", "rank": rank} | fields
 

@@ -1,5 +1,7 @@
 """Replays without models."""
 
+from collections.abc import Collection, Mapping
+
 import numpy as np
 
 from train.replay import gates, measures
@@ -10,7 +12,10 @@ from train.replay.summary import Column, Replay, available, regressions
 REFUSAL = "I cannot help with that."
 
 
-def make(count, wins=0, people=0.0, refused=(), texts=None, question="Where is it?"):
+def make(
+    count: int, wins: int = 0, people: float = 0.0, refused: Collection[int] = (),
+    texts: Mapping[int, str] | None = None, question: str = "Where is it?",
+) -> Replay:  # fmt: skip
     """A replay of `count` conversations of the categories a and b: the first checkpoint's reward is
     1, the people's `people`, the other's 0 for the first `wins` and 2 for the rest.
 
@@ -39,7 +44,7 @@ def make(count, wins=0, people=0.0, refused=(), texts=None, question="Where is i
     )
 
 
-def content(replay, read=None):
+def content(replay: Replay, read: gates.Gates | None = None) -> Content:
     """The content of its report."""
     there = available(["reward"], replay.turns, True, False)
     read = read or gates.Gates()

@@ -7,14 +7,21 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import ppo, pretrain
 from model.sharding import MeshConfig, decoding_mesh, make_mesh
 from tpu import chips
-from tpu.fit import compile, hlo
+from tpu.fit import abstract, compile, hlo, rules
 from tpu.fit import report as fit_report
+from train.assembly import averages
+from train.assembly import partition as parts
+from train.checkpoints import fingerprints
 from train.config.run import build
+from train.objectives.base import Context
+from train.step import make_train_step
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -41,6 +48,29 @@ def compile_for(*arguments):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     command = [sys.executable, "-m", "tpu.fit", *SMALL, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+
+
+def test_a_step_of_seventy_billion_parameters_can_be_traced(capsys):
+    """With every statistic, averages and checksums: neither the number of values of an array nor
+    that of a group of weights is an int32."""
+    recipe = pretrain.get_config("size=llama3.1-70b")
+    recipe.update(accumulate=2, statistics="groups,layers,noise")
+    recipe.optimizer.update(name="muon", ema=0.999)
+    recipe.data.length, recipe.guard.spike = 64, 5.0
+    mesh = rules.abstract_mesh({"data": 1, "fsdp": 4, "expert": 1, "sequence": 1, "tensor": 1})
+    run = abstract.assemble(build(recipe), mesh, 128_256)
+    batch, data, tokenizer = compile.abstract_batch(run.config, run.objective.schema, mesh)
+    context = Context(run.config, run.models, tokenizer, data, mesh)
+    stage = parts.joined(run.objective.build(context), run.parts)
+    assert "repeats" not in capsys.readouterr().out  # of the artificial rows
+    state = run.state._replace(source=(), losses=jnp.zeros(64))
+    step = make_train_step(stage, run.tx, 2, 5.0, run.config.statistics)
+    with jax.sharding.use_abstract_mesh(mesh):
+        _, metrics = jax.eval_shape(step, state, run.frozen, batch)
+    assert {"weight_rms/hidden", "update_rms/layer", "noise_trace"} <= metrics.keys()
+    rates = {"policy": jnp.float32(0.1)}
+    jax.eval_shape(averages.update, state.ema, state.trainable, rates, jnp.int32(3))
+    jax.eval_shape(fingerprints.checksums, state.trainable)
 
 
 def test_the_report_of_a_step_for_the_devices_here():

@@ -10,17 +10,22 @@ from train.config.run import build, default
 from train.runtime.resume import config_json
 
 V5E = "16 × TPU v5 lite"
+REPORT = {
+    "fits": True, "predicted_step_seconds": 1.6, "predicted_mfu": 0.5,
+    "flops_per_step_per_chip": 1e9,
+}  # fmt: skip
 
 
 @pytest.fixture
 def workdir(tmp_path):
     """write(...): a run with 100 steps of 2 s, and 50 s of other things in two attempts."""
 
-    def write(steps=100, attempts=((0, V5E), (40, V5E)), **other):
+    def write(steps=100, attempts=((0, V5E), (40, V5E)), ramp=None, **other):
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         recipe = default()
         recipe.steps = 400
+        recipe.data.update(batch_size=16, batch_ramp=ramp or {})
         (folder / "config.json").write_text(config_json(build(recipe)))
         model = {
             "vocab_size": 300,
@@ -57,7 +62,7 @@ def test_measured_beside_predicted(workdir, price, tmp_path, monkeypatch, capsys
 
     def of_slice(recipe, topology, slices, vocab_size):
         asked.append((recipe.steps, topology, slices, vocab_size))
-        return {"fits": True, "predicted_step_seconds": 1.6, "predicted_mfu": 0.5}
+        return REPORT
 
     monkeypatch.setattr(report, "of_slice", of_slice)
     measured.run(workdir(), price, 0.8, [], 1, str(tmp_path / "out.json"))
@@ -94,6 +99,26 @@ def test_time_is_divided_between_the_machines_of_the_attempts(workdir, price, ca
 def test_steps_of_a_fork_are_its_own(workdir):
     run = measured.measure(workdir(steps=150, attempts=((50, V5E),)))
     assert run.steps == 100 and run.planned == 350 and run.step_seconds == 2.0
+
+
+def test_the_levels_of_a_ramp_are_predicted_and_the_rest_has_larger_batches(
+    workdir, price, tmp_path, monkeypatch, capsys
+):
+    """20 steps from step 30 of 1 s and 80 of 1.6 s; the other 270 read 4,320 rows after 1,440."""
+    entries = [
+        {"first_step": first, "rows": rows, "length": 64, "predicted_step_seconds": seconds,
+         "flops_per_step_per_chip": 1e9 * rows / 16}
+        for first, rows, seconds in ((0, 8, 1.0), (50, 16, 1.6))
+    ]  # fmt: skip
+    monkeypatch.setattr(report, "of_slice", lambda *args: REPORT | {"levels": entries})
+    run = workdir(steps=130, attempts=((30, V5E),), ramp={"50": 8})
+    measured.run(run, price, 0.8, [], 1, str(tmp_path / "out.json"))
+    written = json.loads((tmp_path / "out.json").read_text())["predicted"]
+    assert written["step_seconds"] == pytest.approx((20 * 1.0 + 80 * 1.6) / 100)
+    assert written["hours"] == pytest.approx(148 / 0.8 / 3600)
+    assert written["mfu"] == pytest.approx(0.5 * 1.6 * (20 * 0.5 + 80) / 148)
+    hours = 250 / 3600 * (270 * 16) / (20 * 8 + 80 * 16)
+    assert f"The other 270 steps take {hours:.3g} hours" in capsys.readouterr().out
 
 
 def test_no_prediction_for_what_is_no_slice(workdir, price, capsys):

@@ -1,5 +1,6 @@
 """The price of a run before it is launched, with a compiler that is a formula."""
 
+import dataclasses
 import datetime
 import json
 
@@ -7,7 +8,7 @@ import pytest
 
 from configs import ppo, pretrain
 from ranges import ConfigError
-from tpu.fit import command, plan, report
+from tpu.fit import command, levels, plan, report
 from tpu.fit.prices import Prices
 from train.config.run import build
 
@@ -80,6 +81,57 @@ def test_a_budget_is_a_number_of_steps(budget, steps):
     recipe.budget = budget
     found = of_slice(None, "v5e-8", 1, 300)
     assert plan.number_of_steps(build(recipe), found) == steps
+
+
+def ramp():
+    """A recipe with 2 steps of 4 rows, 3 of 8 and then 16, and its report on one batch shard, whose
+    step takes a second and as many seconds as it has rows."""
+    recipe = pretrain.get_config("smoke")
+    recipe.steps = 10
+    recipe.data.batch_ramp = {"2": 4, "5": 8}
+    compiled = []
+
+    def compile_one(config):
+        compiled.append((config.data.batch_size, config.accumulate, config.data.batch_ramp))
+        rows = config.data.batch_size
+        return {
+            "fits": True, "predicted_step_seconds": 1.0 + rows, "predicted_mfu": rows / (1 + rows),
+            "tokens_per_step": 64 * rows, "flops_per_step_per_chip": 2.0 * rows, "devices": 8,
+            "parameters": 50,
+        }  # fmt: skip
+
+    config = build(recipe)
+    found = levels.with_levels(compile_one(config), config, 1, compile_one)
+    assert compiled[1:] == [(4, 1, {}), (8, 1, {})]
+    return config, found
+
+
+def test_every_level_of_a_ramp_is_priced_at_its_own_cost(capsys):
+    """2 · 5 + 3 · 9 + 5 · 17 s are 122, 2 · 4 + 3 · 8 + 5 · 16 rows are 112."""
+    config, found = ramp()
+    assert plan.number_of_steps(config, found) == 10
+    made = plan.plan(found, 10, plan.slices_of("v5e-8", 1), 0.5, PRICES)
+    assert (made.tokens, made.step_seconds) == (112 * 64, 12.2)
+    assert made.hours == pytest.approx(122 / 0.5 / 3600)
+    text = plan.show(made, found, PRICES)
+    assert f"MFU {112 / 122:.1%}" in text  # one FLOP of two a second
+    assert "    from step 2" in text and "9   8 rows of 64 tokens" in text
+
+
+@pytest.mark.parametrize("budget", ["7168tokens", "1792flops", "143.36x", "0.03388889h"])
+def test_a_budget_counts_every_level_of_a_ramp(budget):
+    config, found = ramp()
+    assert plan.number_of_steps(dataclasses.replace(config, budget=budget), found) == 10
+
+
+def test_a_budget_that_ends_within_a_ramp_and_a_level_that_does_not_fit():
+    config, found = ramp()
+    with pytest.raises(ConfigError, match=r"batch_ramp.5: it would end at step 5"):
+        plan.number_of_steps(dataclasses.replace(config, budget="1000tokens"), found)
+    small = levels.with_levels(
+        {"fits": True}, config, 1, lambda _: {"fits": False, "error": "out of memory"}
+    )
+    assert small["error"] == "batches of 4 × 64: out of memory"
 
 
 def test_budgets_that_cannot_be():

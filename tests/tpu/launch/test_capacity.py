@@ -136,6 +136,15 @@ def test_kinds_that_cannot_hold_the_run_are_named_before_any_is_asked_for(play, 
     assert "v6e-256: its 256 devices are 256 shards of a batch" in error
     assert "do not divide its 48 rows" in error
     assert "v5e-16: " not in error and not play.calls()
+    ramp = "--config.data.batch_ramp={20: 8, 40: 20}"
+    tensor = "--config.mesh.tensor=1"
+    assert verbs.main([*flags, "--accelerators=v5e-4,v5e-8", *RUN, sizes[1], ramp, tensor]) == 1
+    error = capsys.readouterr().err
+    assert "v5e-8: data.batch_ramp: batches of 20 rows do not divide" in error
+    assert "change it to a multiple of 8" in error and "v5e-4: " not in error
+    late = "--config.data.batch_ramp={100000: 8}"
+    assert verbs.main([*flags, kinds, *RUN, late]) == 1
+    assert "error: data.batch_ramp.100000: it would end at step" in capsys.readouterr().err
 
 
 def test_what_is_refused_again_and_again_is_left_out(play, clock, capsys):

@@ -12,7 +12,7 @@ from data.ranking.questions import Candidate, Question
 from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig
 from model.sizes import SIZES
-from train.chat.candidates import open_answerers, open_score
+from train.chat.candidates import ground, hints, open_answerers, open_score
 from train.checkpoints import checkpointer, networks, saved_models
 from train.interop import opening
 from train.step import TrainState
@@ -45,6 +45,18 @@ def runs(tmp_path_factory):
 
 def question(number, text):
     return Question([{"role": "user", "content": text}], id=number)
+
+
+def test_passages_are_written_into_questions(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the index
+    (tmp_path / "help").mkdir()
+    (tmp_path / "help/why.md").write_text("# Why\n\nNobody knows.\n")
+    asked = [question(1, "Why"), Question([{"role": "tool", "content": "x"}])]
+    ground(asked, str(runs / "a"), str(tmp_path / "help"))
+    text = asked[0].messages[-1]["content"]
+    assert "Nobody knows." in text and text.endswith("Why")
+    assert asked[1].messages[-1]["content"] == "x"
+    assert hints([str(runs / "a")]) == []
 
 
 def test_answers_depend_on_the_question_and_the_seed_alone(runs):

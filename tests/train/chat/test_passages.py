@@ -54,6 +54,11 @@ def test_the_settings_are_those_of_the_run(tmp_path):
     (tmp_path / "models.json").write_text("{}")
     assert settings_of(str(tmp_path)).number == 2
     assert hint(str(tmp_path)).startswith("trained with passages of help; ")
+    later = tmp_path / "dpo"  # learns from answers that have their passages already
+    later.mkdir()
+    started = run.default().to_dict() | {"stage": "dpo", "init_from": {"policy": f"{tmp_path}@3"}}
+    (later / "config.json").write_text(json.dumps(started))
+    assert settings_of(str(later)).number == 2 and "passages of help" in hint(str(later))
     (tmp_path / "config.json").write_text('{"stage": "import"}')
     assert hint(str(tmp_path)) == ""
     assert settings_of(str(tmp_path)) == PassagesConfig()

@@ -296,6 +296,9 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "flags").write_text("--config.data.filters.min_length=20\n")
     cli.parse_flags(["train", recipe, f"--flagfile={tmp_path}/flags", "--config.steps=3"])
     assert (values.config.steps, values.config.data.filters.min_length) == (3, 20)
+    values.unparse_flags()
+    cli.parse_flags(["train", "--config.accumulate=4", *recipe.split("=")])  # in any order
+    assert values.config.accumulate == 4
     for given, message in (
         ("--lr=1", "error: there is no flag --lr; did you mean --config.optimizer.peak_lr?\n"),
         ("--zzz=1", "error: there is no flag --zzz; --help lists all\n"),

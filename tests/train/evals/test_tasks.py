@@ -7,6 +7,7 @@ import pytest
 from documentation import ROOT
 
 from data.errors import DataError
+from data.text.tokenizer import train
 from model import sharding
 from ranges import ConfigError
 from train import loop
@@ -17,6 +18,7 @@ from train.objectives.registry import STAGES
 from train.runtime.records import read_metrics, read_records
 from train.tasks.evaluation import command
 
+BYTES = train("byte", [], 0)
 CAPITALS = str(ROOT / "examples/evaluate/capitals.yaml")
 
 
@@ -66,12 +68,13 @@ def test_a_mistake_is_refused_before_anything_is_read(settings, message):
         registry.validate(build(recipe), STAGES["pretrain"])
 
 
-def opened(stage="pretrain", **settings):
+def opened(stage="pretrain", changes=(), **settings):
     recipe = default()
     recipe.data.source = "long.txt"
+    recipe.data.update(dict(changes))
     recipe.evals = {"a": dict(type="task", **settings)}
     config = build(recipe)
-    return registry.EVALS["task"].open("a", config.evals["a"], config, STAGES[stage])()
+    return registry.EVALS["task"].open("a", config.evals["a"], config, STAGES[stage])(BYTES)
 
 
 def test_documents_are_those_of_a_file_or_a_folder_or_of_the_run(tmp_path, monkeypatch):
@@ -87,3 +90,10 @@ def test_documents_are_those_of_a_file_or_a_folder_or_of_the_run(tmp_path, monke
     assert "long.txt" in opened(task="memorisation", limit=2).documents[0]["where"]
     with pytest.raises(DataError, match="the run reads preference data"):
         opened("reward", task="memorisation")
+    grounded = {
+        "source": str(ROOT / "examples/questions.jsonl"),
+        "fields": {"prompt": "{question}", "response": "{answer}", "sources": "{page}"},
+        "passages": {"source": str(ROOT / "examples/help"), "cache_dir": str(tmp_path)},
+    }
+    asked = opened("sft", grounded, task="grounded", limit=4)
+    assert [d["condition"] for d in asked.documents] == ["right", "wrong", "none", "search"]

@@ -56,6 +56,12 @@ def test_a_category_is_answered_where_enough_conversations_say_so(tmp_path):
         ("least: 0", DataError, "least=0; it must be a whole number"),
         ("", DataError, "holds no gates"),
         ("gates: [", DataError, "yaml:1: not YAML"),
+        ("gates:", DataError, "`gates` holds a list"),
+        ("categories:\n  a: []", DataError, "`categories.a` holds a list"),
+        ("gates: [win_rate >= 1]\ngates: [length > 1]", DataError, "yaml:2: the key 'gates' is t"),
+        ("categories:\n  a: [length > 1]\n  a: [length > 2]", DataError, "yaml:3: the key 'a'"),
+        ("gates: \x00", DataError, "not YAML: unacceptable character"),
+        ("gates: [win_rate >= nan]", DataError, "is no condition"),
     ],
 )
 def test_a_gate_that_cannot_be_read_names_the_nearest(tmp_path, text, error, message):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from etils import epath
 from sample_runs.replays import REFUSAL, content, make
@@ -32,6 +33,16 @@ def test_a_planted_regression_is_the_first_thing_on_the_page(tmp_path):
     assert "win_rate" not in numbers["checkpoints"]["old@1"] and numbers["notes"] == ["a note"]
 
 
+def test_an_answer_without_a_score_is_listed_all_the_same(tmp_path):
+    replay = make(3)
+    replay.people.values["reward"] = np.array([1.0, np.nan, 2.0])
+    page = write(tmp_path, content(replay))
+    data = json.loads(page.split('id="rows">')[1].split("</script>")[0], parse_constant=pytest.fail)
+    assert ["s" in row["a"][-1] for row in sorted(data, key=lambda row: row["w"])] == [
+        True, False, True
+    ]  # fmt: skip
+
+
 def test_texts_are_text_and_nothing_is_fetched(tmp_path):
     page = write(tmp_path, content(make(3, texts={0: NASTY}, question=NASTY)))
     assert "alert(1)</script>" not in page and page.count("<script") == 3
@@ -55,3 +66,5 @@ def test_the_terminal_names_gates_and_who_answers(tmp_path, capsys):
     terminal.show(content(make(80), gates.Gates([condition])), tmp_path / "out.html")
     out = capsys.readouterr().out
     assert "gate failed: win_rate.low >= 0.5: 0" in out and "people" in out and "a note" in out
+    terminal.show(content(make(80)), tmp_path / "out.html", ["a note"])
+    assert "a note" not in capsys.readouterr().out

@@ -25,11 +25,13 @@ def test_win_rates_are_those_of_training_and_ties_count_half():
 
 def test_a_mean_and_its_interval_are_students_by_conversation():
     replay, rng = make(20), np.random.default_rng(0)
-    lengths = rng.normal(size=20)
+    lengths = rng.normal(20, size=20)
     replay.first.values["length"] = lengths
     value = replay.value("length")
     wanted = stats.t.interval(0.95, 19, lengths.mean(), stats.sem(lengths))
     assert (value.low, value.high) == pytest.approx(wanted)
+    replay.first.values["copied"] = np.eye(1, 20)[0]
+    assert replay.value("copied").low == 0  # no run of words has fewer than none
     # Two equal answers of each conversation say no more than one.
     turns = [turn._replace(conversation=i // 2) for i, turn in enumerate(replay.turns)]
     pairs = replay._replace(turns=turns)

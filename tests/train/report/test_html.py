@@ -159,3 +159,10 @@ def test_settings_name_what_differs_from_the_defaults():
     )
     assert html.differences(default, default) == []
     assert html.differences(changed, default) == ["steps = 7", 'model.size = "tiny"']
+
+
+def test_the_rows_of_a_step_follow_a_ramp():
+    default = config.RunConfig()
+    ramp = dataclasses.replace(default.data, batch_size=16, batch_ramp={"9": 8, "5": 4})
+    assert html.rows_a_step(dataclasses.replace(default, data=ramp)) == "4 to 16"
+    assert html.rows_a_step(default) == str(default.data.batch_size)

@@ -51,6 +51,11 @@ def test_values_may_have_commas_in_brackets():
     assert grid.split_values("a,,b,") == ["a", "", "b", ""]
 
 
+def test_averages_are_compared_where_every_trial_keeps_them(tmp_path):
+    sweep = sweep_runs.asked(tmp_path, grid=["optimizer.ema=0.9,0.99"], metric="eval/ema/loss")
+    assert sweep.metric == ("ema/loss", True, "nats a token", "") and len(sweep.trials) == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -71,6 +76,11 @@ def test_values_may_have_commas_in_brackets():
         ({"random": ["optimizer.name=0:1"], "trials": 1}, "optimizer.name"),
         ({"random": ["optimizer.peak_lr=1:99"], "trials": 1}, "peak_lr=99"),
         ({"seeds": 2, "metric": "eval/los"}, "have eval/loss, eval/bits_per_byte; did you mean"),
+        (
+            {"grid": ["optimizer.ema=0.9,0"], "metric": "eval/ema/loss"},
+            "of ema=0.0 have eval/loss, .*; averages of the weights need optimizer.ema",
+        ),
+        ({"grid": ["optimizer.ema=0.9,0.99"]}, "is the same in all runs; type --metric=eval/ema/l"),
         ({"search": "optuna", "trials": 2}, "nothing to choose"),
         ({"search": "optuna", "trials": 2, "parallel": 2, "grid": ["steps=1,2"]}, "--parallel"),
     ],

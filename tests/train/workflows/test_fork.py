@@ -117,6 +117,10 @@ def test_what_a_fork_cannot_take_is_refused_with_the_reason(parent, mesh, tmp_pa
     refused(at_2, r"model.embed_dim: .* -> 64 \(the weights", model__embed_dim=64)
     refused(at_2, r"optimizer.name: 'adamw' -> 'muon' \(the saved", optimizer__name="muon")
     refused(at_2, r"clip_norm: 1.0 -> 0.0 \(it would add", optimizer__clip_norm=0.0)
+    refused(  # before the data is read
+        at_2, "model.embed_dim: .* -> 64", model__embed_dim=64,
+        data__source="nowhere.txt",
+    )  # fmt: skip
     refused(f"{parent}@7", f"no checkpoint of step 7; the nearest is {parent}@4 .*1, 2, 3, 4")
     refused(str(parent), f"names no step; type --fork={parent}@4")
     refused(f"{tmp_path}/none@2", "does not exist")

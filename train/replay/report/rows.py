@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from train.replay.report.content import Content
 from train.replay.summary import Column
 
@@ -34,17 +36,16 @@ def rows(content: Content) -> Rows:
     everything = list(_rows(content))
     for most in CUTS:
         lines = [_line(row, most) for row in everything]
-        if (size := sum(map(len, lines)) + len(lines)) <= MOST_BYTES:
+        if sum(len(line.encode()) + 1 for line in lines) <= MOST_BYTES:
             longest = max((len(text) for row in everything for text in _texts(row)), default=0)
             cut = f"Texts are cut at {most:,} characters." if longest > most else ""
             return Rows(f"[{','.join(lines)}]", cut)
     total, kept = 0, []
     for line in lines:
-        total += len(line) + 1
+        total += len(line.encode()) + 1
         if total > MOST_BYTES:
             break
         kept.append(line)
-    del size
     return Rows(
         f"[{','.join(kept)}]",
         f"The worst {len(kept):,} of {len(lines):,} answers are shown, their texts cut at "
@@ -82,8 +83,9 @@ def _answer(content: Content, column: Column, number: int) -> dict[str, Any]:
     if there["repetition"] >= REPEATED:
         marks.append("repeats itself")
     out: dict[str, Any] = {"t": column.texts[number], "m": marks}
-    if replay.preference in there:
-        out["s"] = round(float(there[replay.preference]), 3)
+    score = float(there.get(replay.preference, np.nan))
+    if not np.isnan(score):
+        out["s"] = round(score, 3)
     return out
 
 
@@ -98,7 +100,7 @@ def _line(row: dict[str, Any], most: int) -> str:
         "c": [[role, _cut(text, most)] for role, text in row["c"]],
         "a": [answer | {"t": _cut(answer["t"], most)} for answer in row["a"]],
     }
-    text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(shown, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from etils import epath
 from rich.table import Table
 from rich.text import Text
@@ -14,8 +16,12 @@ from train.terminal.console import console
 WIDE = 100  # columns from which on the people's values are shown
 
 
-def show(content: Content, path: epath.Path) -> None:
-    """Prints the measures, the gates, who answers what, and where the page is."""
+def show(content: Content, path: epath.Path, printed: Collection[str] = ()) -> None:
+    """Prints the measures, the gates, who answers what, and where the page is.
+
+    Args:
+      printed: notes that the terminal shows already.
+    """
     console.print()
     console.print(_measures(content))
     console.print()
@@ -27,7 +33,7 @@ def show(content: Content, path: epath.Path) -> None:
         console.print(f"All categories stay with people: {content.decisions[0].reason}")
     else:
         console.print(_decisions(content))
-    for note in content.notes:
+    for note in (note for note in content.notes if note not in printed):
         console.print(f"  {escaped(note)}")
     console.print(f"Report: {path}")
 

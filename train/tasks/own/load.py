@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from data.errors import DataError
-from data.read import paths
+from data.read import yaml_files
 from data.read.readers import named_reader
 from suggestions import did_you_mean, nearest
 from train.tasks.base import Task
@@ -41,7 +40,9 @@ def load(path: str) -> Task:
       DataError: with file and line: the file is not YAML, a key is unknown or missing, a value is
         of the wrong type, or a template does not parse.
     """
-    values, lines = _read(path)
+    values, lines = yaml_files.read(
+        path, "a task is written as `key: value` lines, as kind: multiple_choice"
+    )
     kind = values.get("kind")
     if kind not in KINDS:
         near = did_you_mean(nearest(str(kind), KINDS))
@@ -74,37 +75,6 @@ def load(path: str) -> Task:
         return KINDS[kind].build(settings, fields, functools.partial(_beside, path))
     except Bad as bad:
         raise DataError(f"{path}:{lines.get(bad.key, 1)}: {bad}") from None
-
-
-def _read(path: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """({key: value}, {key: its line})."""
-    if not os.path.exists(path):
-        paths.expand(path)  # names the nearest file
-    try:
-        with open(path, encoding="utf-8") as file:
-            loader = yaml.SafeLoader(file.read())
-        node = loader.get_single_node()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DataError(f"{path}:{line}: not YAML: {error.problem}") from None
-    if not isinstance(node, yaml.MappingNode):
-        raise DataError(
-            f"{path}: a task is written as `key: value` lines, as kind: multiple_choice"
-        )
-    values: dict[str, Any] = {}
-    lines: dict[str, int] = {}
-    for key_node, value_node in node.value:
-        key, line = str(key_node.value), key_node.start_mark.line + 1
-        if key in values:
-            raise DataError(f"{path}:{line}: the key {key!r:.40} is there twice")
-        try:
-            values[key] = loader.construct_object(value_node, deep=True)
-        except yaml.MarkedYAMLError as error:
-            raise DataError(f"{path}:{line}: {error.problem}") from None
-        lines[key] = line
-    return values, lines
 
 
 def _beside(path: str, source: str) -> str:

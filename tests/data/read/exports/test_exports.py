@@ -156,6 +156,14 @@ def test_a_run_and_a_prepared_corpus_read_an_export_alike(tmp_path):
     assert "group" not in rows.heldout_examples[0]
 
 
+def test_ids_may_be_numbers_in_one_place_and_texts_in_another(tmp_path):
+    comments = [{"author_id": 7, "body": "q?"}, {"author_id": 9, "body": "a"}]
+    ticket = {"requester_id": "7", "assignee_id": "9", "comments": comments}
+    (tmp_path / "a.json").write_text(json.dumps({"tickets": [ticket]}))
+    (example,) = read(f"zendesk:{tmp_path}/a.json", "chat").examples
+    assert [m["role"] for m in example["messages"]] == ["user", "assistant"]
+
+
 def test_an_export_is_identified_by_its_files_alone(tmp_path):
     (tmp_path / "a.json").write_text('{"tickets": []}')
     name = f"zendesk:{tmp_path}/a.json"
