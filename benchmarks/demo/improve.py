@@ -75,7 +75,11 @@ def measure(policy: str) -> dict[str, Any]:
     prompts = [Question(question.messages, id=i + 1) for i, question in enumerate(read)]
     sampling = {"max_new_tokens": 24, "temperature": 1.0, "top_p": 1.0}
     (answerer,) = open_answerers([policy], sampling, 0)
-    texts = [answers[0].text for _, answers in answerer(prompts, 1) if not isinstance(answers, str)]
+    texts = list[str]()
+    for number, answers in answerer(prompts, 1):
+        if isinstance(answers, str):
+            raise ValueError(f"prompt {number} has no answer: {answers}")
+        texts += [sampled.text for sampled in answers]
     share = sum(map(follows, texts)) / len(texts)
     low, high = interval(share, len(texts))
     words = sum(len(text.split()) for text in texts) / len(texts)
