@@ -37,6 +37,7 @@ def ground(folder: Path) -> None:
     recipe.data.source = str(root / "examples/questions.jsonl")
     recipe.data.fields = {"prompt": "{question}", "response": "{answer}", "sources": "{page}"}
     recipe.data.passages.source = str(root / "examples/help")
+    recipe.data.passages.none_rate = 0.5
     recipe.data.passages.cache_dir = str(folder)
     recipe.data.length = 1024
     open_data(build(recipe).data, "chat", train("byte", [], 0))
