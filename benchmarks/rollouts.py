@@ -1,0 +1,206 @@
+"""Answers a second of rollouts in slots beside rollouts in whole batches.
+
+    python -m benchmarks.rollouts [--rows=256] [--slots=64] [--limit=64] [--json=FILE]
+    python -m benchmarks.rollouts --run=runs/demo/ppo [--rows=128] [--slots=64]
+
+Three samplers take turns in one process, with the same weights, prompts and random keys:
+
+- `slots`: `model.refill` in `--slots` rows;
+- `batches`: `model.generate` in batches of `--slots` rows, one after another: the same cache;
+- `whole`: `model.generate` of all rows at once, whose cache is `--rows` / `--slots` times as large.
+
+Without `--run` the model is random, of size 10m with a vocabulary of 4,096, and of its ids so many
+stop an answer that a token is the last with a probability of about 4 / limit: lengths are geometric,
+cut off at the limit. With `--run`, the workdir of a finished PPO or GRPO run, the policy
+answers the run's own prompts with the run's lengths; the workdir is only read.
+
+The order of the samplers is reversed at every turn; the first turn compiles and is not counted.
+Prints for each the median answers a second and the bytes that its program needs beside the
+weights, the ratios of `slots` to the others (medians over turns of the ratios within a turn), and
+whether all tokens are equal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks.sampling import random_model
+from model import refill, sharding
+from model.config import TransformerConfig
+from model.generate import Sample, Sampling, generate, prepare
+from train.assembly import inputs
+from train.checkpoints import loading, networks
+from train.config import saved
+from train.config.run import build
+from train.objectives import registry
+from train.rl import sampler
+
+RATIOS = ("batches", "whole")
+
+
+class Rollout(NamedTuple):
+    """A rollout to sample. prompts: [rows, P] int32, left padded; mask: [rows, P] bool."""
+
+    config: TransformerConfig
+    params: Any
+    prompts: np.ndarray
+    mask: np.ndarray
+    sampling: Sampling
+
+
+def random_rollout(rows: int, length: int, limit: int) -> Rollout:
+    """Random prompts for a random model that ends answers after limit / 4 tokens on average."""
+    config, params = random_model()
+    config = dataclasses.replace(config, scan_unroll=0)  # as our recipes for CPU have it
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(0, config.vocab_size, (rows, length)).astype(np.int32)
+    stop_ids = tuple(range(config.vocab_size * 4 // limit))
+    sampling = Sampling(limit, stop_ids=stop_ids)
+    return Rollout(config, params, prompts, np.ones_like(prompts, bool), sampling)
+
+
+def run_rollout(run: str, rows: int) -> Rollout:
+    """The first prompts of a finished run, with its policy and its settings of sampling."""
+    config = build(saved.recipe_of(run))
+    config = dataclasses.replace(config, init_from={"policy": run})
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    with tempfile.TemporaryDirectory() as workdir, jax.set_mesh(mesh):
+        objective = registry.find(config)
+        ctx = inputs.open_context(config, objective, workdir, mesh, None, None)
+        abstract = networks.abstract_params("policy", ctx.models["policy"], mesh)
+        params = loading.load_params(run, "policy", abstract)
+        sampling, data = sampler.Sampler(ctx).sampling, ctx.data.train
+    prompts = {name: np.asarray(data[name][:rows]) for name in ("tokens", "mask")}
+    return Rollout(ctx.models["policy"], params, prompts["tokens"], prompts["mask"], sampling)
+
+
+def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
+    """{sampler: function(params, prompts, mask, keys) -> Sample}."""
+    config, sampling = rollout.config, rollout.sampling
+
+    def in_slots(*args):
+        return refill.generate(config, *args, sampling, slots)
+
+    def whole(*args):
+        return generate(config, *args, sampling)
+
+    return {"slots": in_slots, "batches": whole, "whole": whole}
+
+
+class Sampler:
+    """A compiled sampler of a rollout: `run(keys)` -> (seconds, Sample).
+
+    `bytes` is what its program needs beside its arguments.
+    """
+
+    def __init__(self, function: Callable, rollout: Rollout, params: Any, rows: int):
+        self.rollout, self.params, self.rows = rollout, params, rows
+        args = params, rollout.prompts[:rows], rollout.mask[:rows], self._keys(0)[:rows]
+        self.program = jax.jit(function).lower(*args).compile()
+        memory = self.program.memory_analysis()
+        self.bytes = memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+    def _keys(self, seed):
+        return jax.random.split(jax.random.key(seed), len(self.rollout.prompts))
+
+    def run(self, seed: int) -> tuple[float, Sample]:
+        keys, samples = jax.block_until_ready(self._keys(seed)), []
+        start = time.perf_counter()
+        for first in range(0, len(keys), self.rows):
+            part = slice(first, first + self.rows)
+            args = self.rollout.prompts[part], self.rollout.mask[part], keys[part]
+            samples.append(jax.device_get(self.program(self.params, *args)))
+        seconds = time.perf_counter() - start
+        return seconds, Sample(*(np.concatenate(x) for x in zip(*samples, strict=True)))
+
+
+def race(rollout: Rollout, slots: int, turns: int) -> dict[str, Any]:
+    """Runs the samplers in turns; see the top of the file."""
+    rows = len(rollout.prompts)
+    params = jax.jit(partial(prepare, rollout.config))(rollout.params)
+    sizes = {"slots": rows, "batches": slots, "whole": rows}
+    samplers = {
+        name: Sampler(function, rollout, params, sizes[name])
+        for name, function in programs(rollout, slots).items()
+    }
+    rates, equal, gap, lengths = {name: [] for name in samplers}, True, 0.0, []
+    for turn in range(turns + 1):
+        samples = {}
+        for name in list(samplers)[:: 1 if turn % 2 else -1]:
+            seconds, samples[name] = samplers[name].run(turn)
+            if turn:
+                rates[name].append(rows / seconds)
+        ours = samples["slots"]
+        lengths.append(float(ours.response_mask.sum(1).mean()))
+        for name in RATIOS:
+            equal &= bool(np.array_equal(ours.tokens, samples[name].tokens))
+            gap = max(gap, float(np.abs(ours.logprobs - samples[name].logprobs).max()))
+    ratios = {name: np.divide(rates["slots"], rates[name]).tolist() for name in RATIOS}
+    return {
+        "rows": rows,
+        "slots": slots,
+        "limit": rollout.sampling.max_new_tokens,
+        "mean_length": float(np.mean(lengths)),
+        "answers_per_second": rates,
+        "median": {name: float(np.median(x)) for name, x in rates.items()},
+        "bytes": {name: sampler.bytes for name, sampler in samplers.items()},
+        "ratios": ratios,
+        "ratio": {name: float(np.median(x)) for name, x in ratios.items()},
+        "tokens_equal": equal,
+        "logprob_gap": gap,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of `race` as text."""
+    lines = [
+        f"{result['rows']} answers of {result['mean_length']:.1f} tokens on average, at most "
+        f"{result['limit']}; {result['slots']} slots",
+        f"{'':10}{'answers/s':>10}{'MiB':>8}{'slots / it':>12}  ratios of the turns",
+    ]
+    for name, rate in result["median"].items():
+        line = f"{name:10}{rate:10.1f}{result['bytes'][name] / 2**20:8.0f}"
+        if name in RATIOS:
+            turns = ", ".join(f"{x:.2f}" for x in result["ratios"][name])
+            line += f"{result['ratio'][name]:12.2f}  {turns}"
+        lines.append(line)
+    same = "equal" if result["tokens_equal"] else "NOT equal"
+    gap = result["logprob_gap"]
+    lines.append(f"tokens {same}; log-probabilities differ by {gap:.1e} at most")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    given = flags.FLAGS
+    if given.rows % given.slots:
+        raise app.UsageError(f"--rows={given.rows} must be a multiple of --slots={given.slots}")
+    if given.run:
+        rollout = run_rollout(given.run, given.rows)
+    else:
+        rollout = random_rollout(given.rows, given.prompt, given.limit)
+    result = race(rollout, given.slots, given.turns)
+    print(table(result))
+    if given.json:
+        Path(given.json).write_text(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("run", "", "The workdir of a finished PPO or GRPO run; empty: random.")
+    flags.DEFINE_integer("rows", 256, "Answers of a rollout.", lower_bound=1)
+    flags.DEFINE_integer("slots", 64, "Answers sampled at once.", lower_bound=1)
+    flags.DEFINE_integer("prompt", 32, "Ids in a random prompt.", lower_bound=1)
+    flags.DEFINE_integer("limit", 64, "The most ids in an answer to a random one.", lower_bound=4)
+    flags.DEFINE_integer("turns", 5, "Turns of each sampler that count.", lower_bound=1)
+    flags.DEFINE_string("json", "", "Write the result here as JSON.")
+    app.run(main)
