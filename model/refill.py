@@ -34,7 +34,7 @@ from model.layers.kv_cache import KVCache, init_cache, keys_transposed
 from model.sharding import batch_shards, constrain
 
 # A refill waits until one of this many slots is free: prompts are read together.
-PARTS = 8
+PARTS = 4
 
 
 class _State(NamedTuple):
