@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import rollouts
+from benchmarks.rollouts import race
 from benchmarks.sampling import random_params
 from model.config import TransformerConfig
 from model.generate import Sampling
@@ -16,11 +16,11 @@ def test_the_race_compares_the_samplers_turn_by_turn():
     )  # fmt: skip
     prompts = np.arange(36, dtype=np.int32).reshape(12, 3)
     mask, sampling = jnp.ones_like(prompts, bool), Sampling(8, stop_ids=tuple(range(32)))
-    rollout = rollouts.Rollout(config, random_params(config), prompts, mask, sampling)
-    result = rollouts.race(rollout, slots=4, turns=2)
+    rollout = race.Rollout(config, random_params(config), prompts, mask, sampling)
+    result = race.race(rollout, slots=4, turns=2)
     assert result["equal"] == {"batches": 1, "whole": 1} and 1 < result["mean_length"] < 4
     rates, ratios = result["answers_per_second"], result["ratios"]
     for name, values in ratios.items():
         np.testing.assert_allclose(values, np.divide(rates["slots"], rates[name]))
     assert result["bytes"]["slots"] < result["bytes"]["whole"]
-    assert "12 answers" in rollouts.table(result)
+    assert "12 answers" in race.table(result)

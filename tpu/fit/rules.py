@@ -279,7 +279,7 @@ def _decoding_gib(run: AbstractRun, mesh: Mapping[str, int]) -> float:
         weights = count * _bytes(model) / (mesh["tensor"] * times * mesh["expert"])
     rows = rl.rollout_batch
     if 0 < rl.slots < rows:
-        from model.refill import PARTS
+        from model.decoding.refill import PARTS
 
         rows = rl.slots * (1 + 1 / PARTS)
     rows /= _shards(mesh) / times

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import refill, sharding, weights
+from model import sharding, weights
+from model.decoding import refill
 from model.generate import Sampling, generate
 from ranges import ConfigError
 from tpu.chips import compiler_options

@@ -5,7 +5,7 @@
 
 Three samplers take turns in one process, with the same weights, prompts and random keys:
 
-- `slots`: `model.refill` in `--slots` rows;
+- `slots`: `model.decoding.refill` in `--slots` rows;
 - `batches`: `model.generate` in batches of `--slots` rows, one after another: the same cache;
 - `whole`: `model.generate` of all rows at once, whose cache is `--rows` / `--slots` times as large.
 
@@ -23,21 +23,19 @@ the share of answers whose tokens are all equal: 1 for `batches`. Rounding may d
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
 
 from benchmarks.sampling import random_model
-from model import refill, sharding
+from model import sharding
 from model.config import TransformerConfig
+from model.decoding import refill
 from model.generate import Sample, Sampling, generate, prepare
 from train.assembly import inputs
 from train.checkpoints import loading, networks
@@ -176,29 +174,3 @@ def table(result: dict[str, Any]) -> str:
             line += f"{result['ratio'][name]:12.2f}{result['equal'][name]:8.4f}  {turns}"
         lines.append(line)
     return "\n".join(lines)
-
-
-def main(argv: Sequence[str]) -> None:
-    del argv
-    given = flags.FLAGS
-    if given.rows % given.slots:
-        raise app.UsageError(f"--rows={given.rows} must be a multiple of --slots={given.slots}")
-    if given.run:
-        rollout = run_rollout(given.run, given.rows)
-    else:
-        rollout = random_rollout(given.rows, given.prompt, given.limit)
-    result = race(rollout, given.slots, given.turns)
-    print(table(result))
-    if given.json:
-        Path(given.json).write_text(json.dumps(result) + "\n")
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("run", "", "The workdir of a finished PPO or GRPO run; empty: random.")
-    flags.DEFINE_integer("rows", 256, "Answers of a rollout.", lower_bound=1)
-    flags.DEFINE_integer("slots", 64, "Answers sampled at once.", lower_bound=1)
-    flags.DEFINE_integer("prompt", 32, "Ids in a random prompt.", lower_bound=1)
-    flags.DEFINE_integer("limit", 64, "The most ids in an answer to a random one.", lower_bound=4)
-    flags.DEFINE_integer("turns", 5, "Turns of each sampler that count.", lower_bound=1)
-    flags.DEFINE_string("json", "", "Write the result here as JSON.")
-    app.run(main)

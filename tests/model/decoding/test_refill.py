@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import generate, quantized, refill
+from model import generate, quantized
 from model.config import TransformerConfig
+from model.decoding import refill
 from model.generate import Sampling
 from model.sharding import MeshConfig, make_mesh, put_batch
 from model.transformer import Transformer
