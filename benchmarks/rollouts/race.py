@@ -17,8 +17,8 @@ answers the run's own prompts with the run's lengths; the workdir is only read.
 The order of the samplers is reversed at every turn; the first turn compiles and is not counted.
 Prints for each the median answers a second and the bytes that its program needs beside the
 weights, the ratios of `slots` to the others (medians over turns of the ratios within a turn), and
-the share of answers whose tokens are all equal: 1 for `batches`. Rounding may differ between
-`--slots` and `--rows` rows, and then changes a rare token."""
+the share of answers whose tokens are all equal. Where it is below 1, XLA on CPU rounded a product of
+few rows otherwise than one of many, which changes a rare token."""
 
 from __future__ import annotations
 
