@@ -264,7 +264,7 @@ def uniforms(row_keys: Array, R: int) -> Array:
     return jax.vmap(jax.vmap(jax.random.uniform))(keys)
 
 
-def step(config: TransformerConfig, params: Mapping[str, Any], *args: Any) -> tuple[Array, KVCache]:
+def step(config: TransformerConfig, params: Mapping[str, Any], *args: Any) -> Any:
     """`Transformer.step` of parameters."""
     return Transformer(config).apply({"params": params}, *args, method=Transformer.step)
 

@@ -17,8 +17,9 @@ answers the run's own prompts with the run's lengths; the workdir is only read.
 The order of the samplers is reversed at every turn; the first turn compiles and is not counted.
 Prints for each the median answers a second and the bytes that its program needs beside the
 weights, the ratios of `slots` to the others (medians over turns of the ratios within a turn), and
-the share of answers whose tokens are all equal. Where it is below 1, XLA on CPU rounded a product of
-few rows otherwise than one of many, which changes a rare token."""
+the share of answers whose tokens are all equal. Where it is below 1, XLA on CPU rounded a product
+of few rows otherwise than one of many, which changes a rare token.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def run_rollout(run: str, rows: int) -> Rollout:
         ctx = inputs.open_context(config, objective, workdir, mesh, None, None)
         abstract = networks.abstract_params("policy", ctx.models["policy"], mesh)
         params = loading.load_params(run, "policy", abstract)
-        sampling, data = sampler.Sampler(ctx).sampling, ctx.data.train
+        data: Any = ctx.data.train
+        sampling = sampler.Sampler(ctx).sampling
     prompts = {name: np.asarray(data[name][:rows]) for name in ("tokens", "mask")}
     return Rollout(ctx.models["policy"], params, prompts["tokens"], prompts["mask"], sampling)
 
@@ -87,11 +89,11 @@ def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
     """{sampler: function(params, prompts, mask, keys) -> Sample}."""
     config, sampling = rollout.config, rollout.sampling
 
-    def in_slots(*args):
-        return refill.generate(config, *args, sampling, slots)
+    def in_slots(params, prompts, mask, keys):
+        return refill.generate(config, params, prompts, mask, keys, sampling, slots)
 
-    def whole(*args):
-        return generate(config, *args, sampling)
+    def whole(params, prompts, mask, keys):
+        return generate(config, params, prompts, mask, keys, sampling)
 
     return {"slots": in_slots, "batches": whole, "whole": whole}
 
@@ -106,21 +108,22 @@ class Sampler:
         self.rollout, self.params, self.rows = rollout, params, rows
         args = params, rollout.prompts[:rows], rollout.mask[:rows], self._keys(0)[:rows]
         self.program = jax.jit(function).lower(*args).compile()
-        memory = self.program.memory_analysis()
+        memory: Any = self.program.memory_analysis()
         self.bytes = memory.temp_size_in_bytes + memory.output_size_in_bytes
 
     def _keys(self, seed):
         return jax.random.split(jax.random.key(seed), len(self.rollout.prompts))
 
     def run(self, seed: int) -> tuple[float, Sample]:
-        keys, samples = jax.block_until_ready(self._keys(seed)), []
+        keys = jax.block_until_ready(self._keys(seed))
+        samples: list[Any] = []
         start = time.perf_counter()
         for first in range(0, len(keys), self.rows):
             part = slice(first, first + self.rows)
             args = self.rollout.prompts[part], self.rollout.mask[part], keys[part]
             samples.append(jax.device_get(self.program(self.params, *args)))
         seconds = time.perf_counter() - start
-        return seconds, Sample(*(np.concatenate(x) for x in zip(*samples, strict=True)))
+        return seconds, jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
 
 
 def race(rollout: Rollout, slots: int, turns: int) -> dict[str, Any]:

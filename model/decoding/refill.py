@@ -95,7 +95,8 @@ def generate(
     S, M = slots // G, rows // G
     params = prepare(config, params)
     inputs = _Inputs(
-        *(_by_shard(x.reshape(G, M // n, -1)) for x in (prompts, prompt_mask)),
+        _by_shard(prompts.reshape(G, M // n, -1)),
+        _by_shard(prompt_mask.reshape(G, M // n, -1)),
         _by_shard(uniforms(row_keys, R).T.reshape(G, M, R)),
     )
     F, P = refill_size(S, n), prompts.shape[1]
@@ -225,15 +226,18 @@ def _place(config, cache, fresh, slot, P, n) -> KVCache:
             rows = jnp.repeat(rows[columns], n, axis=axis)
             return x.at[(*[slice(None)] * axis, slot, *columns)].set(rows, mode="drop")
 
-        split = (x.reshape(*x.shape[:axis], G, -1, *x.shape[axis + 1 :]) for x in (old, new))
-        return jax.vmap(write, (axis, axis, 0), axis)(*split, slot).reshape(old.shape)
+        old_rows, new_rows = (
+            x.reshape(*x.shape[:axis], G, -1, *x.shape[axis + 1 :]) for x in (old, new)
+        )
+        write_all = jax.vmap(write, (axis, axis, 0), axis)
+        return write_all(old_rows, new_rows, slot).reshape(old.shape)
 
     keys = partial(place, transposed=keys_transposed(config))
     values = partial(place, transposed=False)
     segments = jax.vmap(lambda x, rows, slot: x.at[slot].set(jnp.repeat(rows, n, 0), mode="drop"))
-    split = (x.segment_ids.reshape(G, -1, x.segment_ids.shape[1]) for x in (cache, fresh))
+    old, new = (x.segment_ids.reshape(G, -1, x.segment_ids.shape[1]) for x in (cache, fresh))
     return KVCache(
         jax.tree.map(keys, cache.keys, fresh.keys),
         jax.tree.map(values, cache.values, fresh.values),
-        segments(*split, slot).reshape(cache.segment_ids.shape),
+        segments(old, new, slot).reshape(cache.segment_ids.shape),
     )
