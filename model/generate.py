@@ -209,14 +209,11 @@ def begin(
     cache = init_cache(config, B, P + R, split_layers="0" in params["layers"])
     segments = prompt_mask.astype(jnp.int32)
     positions = prompt_positions(prompt_mask)
-    logits, cache = _step(config, params, prompts, positions, segments, cache)
+    logits, cache = step(config, params, prompts, positions, segments, cache)
     if n > 1:
         logits, segments = (jnp.repeat(x, n, axis=0) for x in (logits, segments))
         cache = repeat_rows(cache, n)
     prompt_length = jnp.sum(segments, axis=-1)
-    # All random numbers at once: they take little memory, and a hash in every step takes time.
-    keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(row_keys, jnp.arange(R))
-    uniform = jax.vmap(jax.vmap(jax.random.uniform))(keys)
     state = Decoding(
         t=jnp.int32(0),
         cache=cache,
@@ -226,7 +223,7 @@ def begin(
         response_mask=jnp.zeros((B * n, R), bool),
         logprobs=jnp.zeros((B * n, R), jnp.float32),
         prompt_length=prompt_length,
-        uniform=uniform,
+        uniform=uniforms(row_keys, R),
     )
     return _write(state, logits, sampling)
 
@@ -247,7 +244,7 @@ def advance(
         t = state.t
         segment = jax.lax.dynamic_index_in_dim(state.response_mask, t - 1, axis=1)
         positions = (state.prompt_length + t - 1)[:, None]
-        logits, cache = _step(
+        logits, cache = step(
             config, params, state.ids[:, None], positions, segment.astype(jnp.int32), state.cache,
             P + t - 1,
         )  # fmt: skip
@@ -260,26 +257,43 @@ def advance(
     return jax.lax.while_loop(is_running, body, state)
 
 
-def _step(config, params, *args):
+def uniforms(row_keys: Array, R: int) -> Array:
+    """The random numbers of all draws, [R, rows] in [0, 1), at once: they take little memory, and a
+    hash in every step takes time."""
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (None, 0))(row_keys, jnp.arange(R))
+    return jax.vmap(jax.vmap(jax.random.uniform))(keys)
+
+
+def step(config: TransformerConfig, params: Mapping[str, Any], *args: Any) -> Any:
+    """`Transformer.step` of parameters."""
     return Transformer(config).apply({"params": params}, *args, method=Transformer.step)
+
+
+def draw(logits: Array, uniform: Array, sampling: Sampling) -> tuple[Array, Array]:
+    """(The next id [B] int32 of each row, its log-probability [B] float32), given logits [B, V] and
+    random numbers [B] in [0, 1)."""
+    if sampling.temperature == 0:
+        ids = jnp.argmax(filter_logits(logits, sampling), axis=-1).astype(jnp.int32)
+        return ids, log_probs(logits, ids, 1.0)
+    return pick(filter_logits(logits / sampling.temperature, sampling), uniform)
+
+
+def stops(ids: Array, sampling: Sampling) -> Array:
+    """Whether ids end a row."""
+    return jnp.isin(ids, jnp.array(sampling.stop_ids, jnp.int32))
 
 
 def _write(state: Decoding, logits: Array, sampling: Sampling) -> Decoding:
     """Draws the next token of every row that has not stopped."""
     t = state.t
-    if sampling.temperature == 0:
-        ids = jnp.argmax(filter_logits(logits, sampling), axis=-1).astype(jnp.int32)
-        logprobs = log_probs(logits, ids, 1.0)
-    else:
-        logits = filter_logits(logits / sampling.temperature, sampling)
-        uniform = jax.lax.dynamic_index_in_dim(state.uniform, t, keepdims=False)
-        ids, logprobs = pick(logits, uniform)
+    uniform = jax.lax.dynamic_index_in_dim(state.uniform, t, keepdims=False)
+    ids, logprobs = draw(logits, uniform, sampling)
     ids = jnp.where(state.alive, ids, sampling.pad_id)
     put = partial(jax.lax.dynamic_update_index_in_dim, index=t, axis=1)
     return state._replace(
         t=t + 1,
         ids=ids,
-        alive=state.alive & ~jnp.isin(ids, jnp.array(sampling.stop_ids, jnp.int32)),
+        alive=state.alive & ~stops(ids, sampling),
         response=put(state.response, ids),
         response_mask=put(state.response_mask, state.alive),
         logprobs=put(state.logprobs, jnp.where(state.alive, logprobs, 0)),

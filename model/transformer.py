@@ -6,14 +6,13 @@ Axes: B batch, T length, D embed, V vocabulary.
 from __future__ import annotations
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from model import context_parallel, vocabulary, weights
 from model.config import TransformerConfig
 from model.layers.attention import Rows
-from model.layers.kv_cache import KVCache
+from model.layers.kv_cache import KVCache, write_slots
 from model.layers.norm import rms_norm
 from model.layers.stack import init_layers, run_layers
 from model.sharding import constrain
@@ -45,8 +44,8 @@ class Transformer(nn.Module):
           tokens: [B, T] int32.
           positions: [B, T] int32; 0..T-1 by default.
           segment_ids: [B, T] int32; 0 is padding; one segment by default.
-          cache: a KVCache to extend, or None. slot: the column of the first token in the cache;
-            None: the cache is empty, and the tokens go to its first columns.
+          cache: a KVCache to extend, or None. slot: the column of the first token in the cache, or
+            [B] a column a row; None: the cache is empty, and the tokens go to its first columns.
           branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None; not with a
             cache.
 
@@ -59,8 +58,8 @@ class Transformer(nn.Module):
         if segment_ids is None:
             segment_ids = jnp.ones_like(tokens)
         if cache is not None:
-            start = (0, 0 if slot is None else slot)
-            segments = jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, start)
+            start = 0 if slot is None else slot
+            segments = write_slots(cache.segment_ids, segment_ids, start, axis=-1)
             cache = cache._replace(segment_ids=segments)
         split = cache is None and context_parallel.shards() > 1 and not self.is_initializing()
         if split:

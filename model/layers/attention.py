@@ -29,7 +29,8 @@ class Rows(NamedTuple):
 
     Attributes:
       positions: [B, T] int32 within a segment. segment_ids: [B, T] int32; 0 is padding.
-      slot: the cache's column of the first token; None: the cache is empty, or there is none.
+      slot: the cache's column of the first token, or [B] a column a row; None: the cache is empty,
+        or there is none.
       branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None.
     """
 

@@ -7,6 +7,7 @@ L layers.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jax import Array
 
 from model import cpu
 from model.config import TransformerConfig
-from model.kernels.base import einsum32, visible
+from model.kernels.base import einsum32, sees
 from model.kernels.plain import softmax_parts
 from model.sharding import constrain
 
@@ -90,20 +91,37 @@ def repeat_rows(cache: KVCache, times: int) -> KVCache:
     return KVCache(keys, values, constrain(segments, "act_batch", "act_slot"))
 
 
+def write_slots(x: Array, new: Array, slot: Array | int, axis: int) -> Array:
+    """x [B, …] with `new` at the indices from `slot` on of an axis, which is negative. `slot` is a
+    scalar, or [B] with an index a row."""
+    write = partial(jax.lax.dynamic_update_slice_in_dim, axis=axis)
+    return (jax.vmap(write) if jnp.ndim(slot) else write)(x, new, slot)
+
+
 def extend(
     cache: KVCache, k: Array, v: Array, layer: Array | int, slot: Array | int,
     config: TransformerConfig,
 ) -> KVCache:  # fmt: skip
-    """The cache with k, v [B, T, K, N] at the slots from `slot` on of one layer."""
+    """The cache with k, v [B, T, K, N] at the slots from `slot` on of one layer.
+
+    `slot` is a scalar, or [B] with a slot a row.
+    """
 
     def write(old, new, transposed):
         new = new.transpose(0, 2, 3, 1) if transposed else new.swapaxes(1, 2)
         new = new.astype(old[layer].dtype if isinstance(old, tuple) else old.dtype)
-        start = (0, 0, 0, slot) if transposed else (0, 0, slot, 0)
+        axis = -1 if transposed else -2
         if isinstance(old, tuple):
-            updated = jax.lax.dynamic_update_slice(old[layer], new, start)
+            updated = write_slots(old[layer], new, slot, axis)
             return (*old[:layer], updated, *old[layer + 1 :])
-        return jax.lax.dynamic_update_slice(old, new[None], (layer, *start))
+
+        def update(layers, rows, slot):
+            start = [layer, *[0] * rows.ndim]
+            start[axis] = slot
+            return jax.lax.dynamic_update_slice(layers, rows[None], start)
+
+        update = jax.vmap(update, (1, 0, 0), 1) if jnp.ndim(slot) else update
+        return update(old, new, slot)
 
     keys = write(cache.keys, k, keys_transposed(config))
     values = write(cache.values, v, transposed=False)
@@ -118,7 +136,7 @@ def cached_attention(
     """Attention of T queries at `slot` to all slots so far; equal to `attend` over them.
 
     Args:
-      q: [B, T, H, N]; layer, slot: int32 scalars.
+      q: [B, T, H, N]; layer: int32 scalar; slot: int32 scalar, or [B] with a slot a row.
       segment_ids: [B, T] of the queries; the cache holds theirs, and their keys and values.
       window, softcap, scale: as for `causal_attention`.
 
@@ -131,8 +149,9 @@ def cached_attention(
         for x in (cache.keys, cache.values)
     )  # [B, K, S, N]; keys perhaps [B, K, N, S]
     K, S = values.shape[1:3]
-    mask = visible(slot + jnp.arange(T), jnp.arange(S), window)
-    mask = mask[None] & (segment_ids[:, :, None] == cache.segment_ids[:, None, :])
+    queries = jnp.reshape(slot, (-1, 1, 1)) + jnp.arange(T)[:, None]
+    mask = sees(queries, jnp.arange(S), window)
+    mask &= segment_ids[:, :, None] == cache.segment_ids[:, None, :]
     # One matrix a key head, of all its queries: M = T·G rows.
     dtype = q.dtype
     q = q.reshape(B, T, K, H // K, N).swapaxes(1, 2).reshape(B, K, -1, N)

@@ -277,7 +277,12 @@ def _decoding_gib(run: AbstractRun, mesh: Mapping[str, int]) -> float:
 
         count = sum(math.prod(x.shape) for x in jax.tree.leaves(run.whole["policy"]))
         weights = count * _bytes(model) / (mesh["tensor"] * times * mesh["expert"])
-    rows = rl.rollout_batch / (_shards(mesh) / times)
+    rows = rl.rollout_batch
+    if 0 < rl.slots < rows:
+        from model.decoding.refill import PARTS
+
+        rows = rl.slots * (1 + 1 / PARTS)
+    rows /= _shards(mesh) / times
     length = rl.prompt_length + rl.response_length
     per_token = 2 * model.num_kv_heads * model.head_dim * model.num_layers
     return (weights + rows * length * per_token * _bytes(model) / (mesh["tensor"] * times)) / GIB

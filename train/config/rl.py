@@ -38,6 +38,9 @@ class RLConfig:
       decode_tensor: factor by which the mesh axis `tensor` grows, at the expense of `fsdp`, while
         sampling. The policy is resharded once per rollout, and its weights are not gathered at
         every token. 1 samples on the training mesh.
+      slots: answers that are sampled at once, on all devices together. Where one ends, the next
+        prompt takes its slot (model/decoding/refill.py): time follows the mean length of answers,
+        and the cache has so many rows, and a quarter more. 0 samples all answers at once.
       eval_prompts: held-out prompts that are answered at an evaluation.
       reward_function: `module:function` that scores answers (train/rl/rewards.py).
       normalize_scores: scores of the reference's samples get mean 0 and standard deviation 1, as
@@ -71,6 +74,7 @@ class RLConfig:
     temperature: Positive = 1.0
     stop_at_eos: bool = True
     decode_tensor: Count = 1
+    slots: SizeOr0 = 0
     eval_prompts: Size = 256
     reward_function: str = ""
     normalize_scores: bool = True

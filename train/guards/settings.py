@@ -36,6 +36,7 @@ CHANGES = {
     "loss.chunk": Kind.FREE,
     "rl.prompt_buckets": Kind.FREE,
     "rl.decode_tensor": Kind.FREE,
+    "rl.slots": Kind.FREE,
     # What a run writes, and when it ends by a fault.
     "log_every": Kind.FREE,
     "statistics": Kind.FREE,

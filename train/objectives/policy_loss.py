@@ -130,7 +130,7 @@ def validate(config: Any) -> None:
 
 def divisible(config: Any) -> dict[str, int]:
     """{setting: number that the mesh's batch shards have to divide}."""
-    return {"rl.eval_prompts": config.rl.eval_prompts}
+    return {"rl.eval_prompts": config.rl.eval_prompts, "rl.slots": config.rl.slots}
 
 
 # Shifted by -1: a rollout is sampled before the step whose record holds its metrics.

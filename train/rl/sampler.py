@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from model import sharding, weights
+from model.decoding import refill
 from model.generate import Sampling, generate
+from ranges import ConfigError
 from tpu.chips import compiler_options
 from train.rl import rewards
 from train.rl.rewards import Failure
@@ -100,7 +102,11 @@ class Sampler:
             self.ctx.models["policy"],
             dataclasses.replace(self.sampling, samples=samples),
         )
-        sample = generate(config, policy, prompts, mask, keys, sampling)
+        if 0 < (slots := self.rl.slots) < len(rows):
+            self._check_slots(samples)
+            sample = refill.generate(config, policy, prompts, mask, keys, sampling, slots)
+        else:
+            sample = generate(config, policy, prompts, mask, keys, sampling)
         mask = jnp.repeat(mask, samples, axis=0)
         # The padding that all prompts of a batch share may have been cut off (`prompt_buckets`).
         padding = (0, 0), (self.rl.prompt_length - prompts.shape[1], 0)
@@ -113,6 +119,15 @@ class Sampler:
             "response_mask": sample.response_mask.astype(jnp.float32),
             "sampler_logprobs": sample.logprobs,
         }
+
+    def _check_slots(self, samples):
+        """Checks that a batch shard's slots hold the answers to a prompt, which begin together."""
+        slots, shards = self.rl.slots, sharding.batch_shards(self.mesh)
+        if slots < samples * shards:
+            raise ConfigError(
+                f"rl.slots={slots} on {shards} batch shards are fewer than the {samples} answers "
+                f"to a prompt for each; set --config.rl.slots={samples * shards} or more"
+            )
 
     def sample(
         self,

@@ -13,6 +13,7 @@ from data.text.tokenizer import train
 from model import sharding
 from model.config import TransformerConfig
 from model.transformer import Transformer
+from ranges import ConfigError
 from tpu.fit import hlo
 from train.checkpoints import networks
 from train.config import run as configs
@@ -134,6 +135,30 @@ def test_answers_do_not_depend_on_how_often_a_prompt_is_read(mesh, prompts):
         for name in ("tokens", "positions", "segment_ids", "response_mask"):
             np.testing.assert_array_equal(other[name], once[name])
         np.testing.assert_allclose(other["sampler_logprobs"], once["sampler_logprobs"], rtol=1e-5)
+
+
+def test_answers_in_slots_are_the_same(mesh, prompts):
+    """Three times as many answers as slots, on the mesh of training and on one for decoding."""
+    samplers = (
+        sampler_on(mesh, "float32"),
+        *(sampler_on(mesh, "float32", slots=8, decode_tensor=times) for times in (1, 2)),
+    )
+    with jax.set_mesh(mesh):
+        params = random_params(samplers[0].ctx.models["policy"], mesh)
+        asked = {name: np.concatenate([x, x[::-1], x]) for name, x in prompts.items()}
+        args = params, sharding.put_batch(asked, mesh), jax.random.key(1), np.int32(3)
+        whole, *others = (jax.device_get(s.sample(*args)) for s in samplers)
+    for other in others:
+        for name in ("tokens", "positions", "segment_ids", "response_mask"):
+            np.testing.assert_array_equal(other[name], whole[name])
+        np.testing.assert_allclose(other["sampler_logprobs"], whole["sampler_logprobs"], rtol=1e-5)
+
+
+def test_fewer_slots_than_answers_to_a_prompt(mesh, prompts):
+    sampler = sampler_on(mesh, "float32", slots=8)
+    args = sharding.put_batch(prompts, mesh), jax.random.key(1), np.int32(3), 2
+    with jax.set_mesh(mesh), pytest.raises(ConfigError, match=r"rl\.slots=16 or more"):
+        sampler.sample(random_params(sampler.ctx.models["policy"], mesh), *args)
 
 
 def test_no_weight_moves_while_it_decodes(mesh):

@@ -1,0 +1,1 @@
+"""Answers a second of rollouts in slots beside rollouts in whole batches (race.py)."""

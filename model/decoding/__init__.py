@@ -1,0 +1,1 @@
+"""Ways of sampling beside that of whole batches (model/generate.py)."""
