@@ -1,4 +1,4 @@
-"""How far annotators agree, beyond chance: Cohen's and Fleiss' kappa, Krippendorff's alpha.
+"""Agreement of annotators beyond chance: Cohen's and Fleiss' kappa, Krippendorff's alpha.
 
 What is rated is a pair of candidates of one question: the first is better (-1), neither (0), or the
 second (1). Which is first is random, so that chance is even. A ranking of three is three pairs.

@@ -21,7 +21,7 @@ from data.ranking.store import Store
 
 
 class Exported(NamedTuple):
-    """What was exported.
+    """The result of an export.
 
     Attributes:
       answers: by people, without those of gold questions. preferences, ideal: records of the two

@@ -32,7 +32,7 @@ def overview(store: Store, each: int = 1) -> dict[str, Any]:
 
 
 def annotators(answers: list[Recorded], questions: dict[int, Question]) -> list[dict[str, Any]]:
-    """What each annotator did: counts, the median of seconds, gold questions that were right, and
+    """A row for each annotator: counts, the median of seconds, gold questions that were right, and
     the share of pairs in which the one shown first was preferred."""
     rows = []
     for name in sorted({answer.annotator for answer in answers}):

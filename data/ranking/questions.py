@@ -73,7 +73,7 @@ class Question(msgspec.Struct, omit_defaults=True):
 
 
 class Answer(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What one person says of a question.
+    """One person's answer to a question.
 
     Attributes:
       rank: of each candidate of the question, 0 best; equal ranks are a tie. None: skipped.

@@ -94,7 +94,7 @@ def links(room: Room, address: str) -> dict[str, str]:
 
 
 class _Presence:
-    """Which pages of an annotator are open."""
+    """The open pages of each annotator."""
 
     def __init__(self):
         self._seen: dict[str, dict[str, float]] = {}

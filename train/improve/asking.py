@@ -128,7 +128,7 @@ def _choose(store: Store, count: int) -> None:
 
 
 def _ranked(store: Store, exported: Exported) -> Ranked:
-    """What was answered."""
+    """The recorded answers."""
     questions, answers = store.questions(), store.answers()
     if not exported.preferences:
         raise DataError(

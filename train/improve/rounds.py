@@ -138,7 +138,7 @@ def _at_step(run: str) -> str:
 
 
 def _preferred(ranked: Ranked, origin: Origin) -> dict[str, float] | None:
-    """How often people prefer the newest policy's answers to those of the one before."""
+    """The share of comparisons in which people prefer the newest policy to the one before."""
     for name, (value, low, high) in ranked.preferred.items():
         if name == source_name({"run": origin.policy, "step": committed_steps(origin.policy)[""]}):
             return {"value": value, "low": low, "high": high}
@@ -146,7 +146,7 @@ def _preferred(ranked: Ranked, origin: Origin) -> dict[str, float] | None:
 
 
 def _lineage(this: Round, recipe: Recipe, origin: Origin, files: Sequence[str]) -> dict[str, Any]:
-    """Which run came from which, and what the stages measured."""
+    """The lineage of the runs, and the stages' measurements."""
     reads_reward = "reward" in recipe.rows["policy"].roles
     reward, policy = (dict(evaluations[-1]) if evaluations else {} for evaluations in (
         read_metrics(this.reward, "eval"), read_metrics(this.policy, "eval")))  # fmt: skip

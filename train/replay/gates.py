@@ -182,7 +182,7 @@ def _condition(path: str, key: str, text: Any, available: Collection[str]) -> Co
 
 
 def _why(metric: str) -> str:
-    """What a metric needs."""
+    """The requirement of a metric that is not there."""
     needs = {
         "win_rate": "give another checkpoint, --against=RUN",
         "win_rate_people": "give a model that scores the people's answers too, --reward=RUN",
@@ -210,7 +210,7 @@ def verdicts(gates: Gates, replay: Replay) -> list[Verdict]:
 
 
 def default_rollout(available: Collection[str]) -> list[Condition]:
-    """What a category needs where a file does not say: answers that are about as good as the
+    """The default conditions of a category: answers that are about as good as the
     people's, seldom a refusal, and no personal data. Empty where nothing scores the people's."""
     if "win_rate_people" not in available:
         return []

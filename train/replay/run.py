@@ -145,7 +145,7 @@ def _add_scores(planned: Plan, columns: Sequence[Column], mesh: jax.sharding.Mes
 
 
 def _notes(planned: Plan, models: Sequence[Model], results: Sequence[Result]) -> list[str]:
-    """What a reader of the numbers should know."""
+    """Remarks on the numbers, for their reader."""
     notes = [
         f"{label}: {result.cut:,} prompts or answers were cut to the tokens that fit"
         for label, result in zip(planned.labels, results, strict=True)

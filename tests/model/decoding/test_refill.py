@@ -63,7 +63,7 @@ def compare(config, params, sampling, slots):
 
 
 def test_answers_are_those_of_generate_bit_for_bit(monkeypatch):
-    """Of sizes for which XLA on CPU computes a row the same in any number of rows: with few rows,
+    """Sizes for which XLA on CPU rounds a row alike in any number of rows: with few rows,
     or small matrices, it sums some products in another order."""
     monkeypatch.setattr(refill, "PARTS", 2)
     config = dataclasses.replace(

@@ -82,7 +82,7 @@ def macro_f1(outcomes: Sequence[Outcome]) -> Estimate:
 
 
 def _macro_f1(pairs: np.ndarray) -> float:
-    """Of (gold, choice) [n, 2]."""
+    """The mean F1 of the labels that occur in (gold, choice) [n, 2]."""
     size = int(pairs.max()) + 1
     gold, choice = pairs[:, 0], pairs[:, 1]
     right = np.bincount(gold[gold == choice], minlength=size)
