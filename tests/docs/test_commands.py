@@ -45,6 +45,8 @@ def test_commands_are_found_where_they_stand():
 def test_a_command_is_one_that_can_be_typed(words, monkeypatch):
     if words[1:3] == ("-m", "train.lm_eval"):
         pytest.importorskip("lm_eval", reason="lm-evaluation-harness, an extra, is not installed")
+    if words[1:3] == ("-m", "spacy"):
+        pytest.importorskip("spacy", reason="spaCy, of the extra `names`, is not installed")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(saved, "recipe_of", lambda name: default())  # of runs that are not there
     documentation.check_command(list(words))

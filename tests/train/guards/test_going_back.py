@@ -68,7 +68,7 @@ def trained(workdir):
     return [(r["step"], r["loss"], r["grad_norm"]) for r in read_metrics(workdir, "train")]
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_a_run_goes_back_past_bad_batches(tiny, tmp_path, monkeypatch, capsys, devices):
     """Killed after it went back and before the next checkpoint; stopped within the row of faults,
     and after it went back: the numbers are those of a run whose data never had these batches."""

@@ -86,7 +86,9 @@ def test_one_device_equals_eight(reference, stages_dir, tmp_path, stage, mesh):
     assert_same(five_steps(stage, mesh, stages_dir, tmp_path, change=change), expected)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(s, marks=pytest.mark.slow) if s in LIKE_OTHERS else s for s in STAGES]
+)
 def test_resumed_equals_uninterrupted(stages_dir, tmp_path, stage):
     """From every checkpoint: of PPO's, steps 3 and 6 lie in the middle of an experience."""
     config = stage_recipe(stage, stages_dir)
