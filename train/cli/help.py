@@ -114,6 +114,9 @@ def _flag(name: str, width: int) -> list[str]:
     """A flag and its meaning, in two columns."""
     flag = flags.FLAGS[name]
     text = re.sub(r"^<.*?>: ", "", flag.help or "")  # of an enum: its values
+    text = re.sub(
+        r"\.?;\s+repeat this option to specify a list of values", "; may be repeated.", text
+    )
     if required(name):
         text += " Required."
     elif flag.default not in (None, "", False, []):
