@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # JAX is imported after the environment is set
 
     from model.config import TransformerConfig
 
-# A device is a chip, but for TPU7x, of which each of the two chiplets of a chip is one
+# A device is a chip; on TPU7x it is one of the two chiplets of a chip
 # (cloud.google.com/tpu/docs/tpu7x); its figures are half of the chip's.
 
 # Peak dense bfloat16 FLOP/s of one device, from the makers' data sheets.

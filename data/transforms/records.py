@@ -44,7 +44,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _without(value: Any) -> bool:
-    """That a transform needs no turns."""
+    """Whether a transform needs the turns of a conversation: never."""
     del value
     return False
 

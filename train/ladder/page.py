@@ -8,17 +8,11 @@ from string import Template
 
 from train.ladder import plots, texts
 from train.ladder.study import Prediction, Study
-from train.report.page import STYLE
+from train.report.page import page_head
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Seedpod ladder: $name</title>
-<style>$style
-.s0 { --c: #2a7449; } .s1 { --c: #b84f13; } .s2 { --c: #3a6ea5; } .s3 { --c: #8a5600; }
+_PAGE = Template(
+    page_head("ladder")
+    + """.s0 { --c: #2a7449; } .s1 { --c: #b84f13; } .s2 { --c: #3a6ea5; } .s3 { --c: #8a5600; }
 .s4 { --c: #8a4a9e; } .s5 { --c: #b3365b; } .law { --c: var(--grey); }
 svg .line { fill: none; stroke: var(--c); stroke-width: 1.6; }
 svg .dot { fill: var(--c); stroke: var(--card); stroke-width: 1.5; }
@@ -37,7 +31,8 @@ $laws
 <div class="scroll" role="region" aria-label="runs" tabindex="0"><table>$table</table></div>
 </body>
 </html>
-""")
+"""
+)
 
 
 def _list(title: str, lines: Sequence[str], css: str = "") -> str:
@@ -60,7 +55,6 @@ def page(
     sizes = len({rung.size for rung in study.rungs})
     return _PAGE.substitute(
         name=escape(name),
-        style=STYLE,
         summary=f"{len(study.rungs)} runs of {sizes} sizes.",
         plots=plots.by_compute(study, predictions) + plots.by_tokens(study)
         + plots.best_sizes(study, predictions),

@@ -121,17 +121,22 @@ pre { font-size: .8rem; margin: .25rem 0 1rem; white-space: pre-wrap; overflow-w
 }
 """
 
-PAGE = Template(
-    """<!doctype html>
+
+def page_head(kind: str) -> str:
+    """The beginning of the template of a page, up to the end of the shared style."""
+    return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Seedpod report: $name</title>
+<title>Seedpod {kind}: $name</title>
 <style>
-"""
-    + STYLE
+{STYLE}"""
+
+
+PAGE = Template(
+    page_head("report")
     + """</style>
 </head>
 <body>

@@ -1,4 +1,4 @@
-"""What the runs of a sweep have measured, read from their workdirs: no times, so that a sweep that
+"""Measurements of the runs of a sweep, read from their workdirs: no times, so that a sweep that
 was interrupted ends with the same bytes."""
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def _failures(reasons: Mapping[str, str]) -> str:
 
 
 def _settings(base: RunConfig, keys: Sequence[str]) -> str:
-    """The settings of all trials that differ from the defaults, but for those that vary."""
+    """The settings that all trials share and that differ from the defaults."""
     lines = [
         line for line in differences(base, run_class()()) if line.partition(" = ")[0] not in keys
     ]

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from string import Template
 
-from train.report.page import STYLE
+from train.report.page import page_head
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, for light and for dark paper.
 PAGE = Template(
-    """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Seedpod sweep: $name</title>
-<style>
-"""
-    + STYLE
+    page_head("sweep")
     + """
 :root { --c0: #00704e; --c1: #b84f00; --c2: #0068a8; --c3: #a3487c; --c4: #8a6d00; --c5: #2b8fbd;
   --c6: #5b4b9e; --c7: #22251f; }
