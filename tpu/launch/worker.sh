@@ -41,7 +41,7 @@ keep_log() {
 }
 
 # A handler, not "ignore": that the program would inherit, and it must see SIGTERM to save.
-trap : TERM
+trap 'signalled=yes' TERM
 rm -f "$state/asked"
 echo "$attempt" >"$state/attempt"
 echo $$ >"$state/pid" # while it sets up: a supervisor that comes now must not start another
@@ -55,11 +55,16 @@ elif [ $code = 0 ]; then
   echo "$program" >"$state/pid"
   ( while sleep 60; do keep_log; done ) &
   keeper=$!
-  wait "$program"
-  code=$?
-  # SIGTERM ends this wait, not the program, which saves first.
-  while kill -0 "$program" 2>/dev/null; do wait "$program"; code=$?; done
-  kill "$keeper"
+  signalled=yes
+  # SIGTERM ends a wait, not the program, which saves first. Whether the wait saw its end too, only
+  # another one can tell: 127 is "waited for already".
+  while [ -n "$signalled" ]; do
+    signalled=
+    wait "$program"
+    ended=$?
+    [ $ended = 127 ] || code=$ended
+  done
+  kill "$keeper" 2>/dev/null
 fi
 rm -f "$state/pid"
 keep_log
