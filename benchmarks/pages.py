@@ -41,7 +41,7 @@ def write(page: str | os.PathLike, name: str, content: str) -> None:
 
 def row(cells: Iterable[str]) -> str:
     """A row of a table."""
-    return f"| {' | '.join(cells)} |"
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

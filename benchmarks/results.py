@@ -19,7 +19,7 @@ writes the file of `--json`. With `--json=docs/benchmarks/sample-10m.json` the r
 `python -m benchmarks.write` shows every file there in docs/benchmarks.md, in the order of their
 names, between the marks `<!-- benchmarks.sample -->` and `<!-- /benchmarks.sample -->` of its
 benchmark. Those of a new one are added to the page by hand, below a heading and its method. A
-package of its own, benchmarks/NAME with a `__main__.py`, is a command `python -m benchmarks.NAME`.
+package of its own, benchmarks/NAME with a `__main__.py`, is run by `python -m`.
 
 Beside this file: turns.py (sides turn about), workers.py (a side in another process), machine.py
 (memory). Cells are Markdown, so that a figure that counts may be **bold**.

@@ -19,6 +19,7 @@ OTHERS = {
         "sample/transformers_side",
         "data/datasets_side",
         "ppo/trl_side",
+        "train_gpu/torch_side",
         "real/rewards_other",
         "evaluation/harness",
     )

@@ -11,6 +11,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import datasets
 import numpy as np
@@ -95,9 +97,7 @@ def versions() -> dict[str, str]:
     return {"datasets": datasets.__version__, "sentencepiece": sentencepiece.__version__}
 
 
+COMMANDS: dict[str, Callable[..., Any]] = {"prepare": prepare, "load": load, "versions": versions}
+
 if __name__ == "__main__":
-    print(
-        json.dumps(
-            {"prepare": prepare, "load": load, "versions": versions}[sys.argv[1]](*sys.argv[2:])
-        )
-    )
+    print(json.dumps(COMMANDS[sys.argv[1]](*sys.argv[2:])))

@@ -62,7 +62,7 @@ class Theirs:
     """The sampler of `transformers`, in a process of another Python that waits between runs."""
 
     def __init__(self, python: str, directory: epath.PathLike, threads: int, attention: str):
-        command = [python, WORKER, str(directory), str(threads), attention]
+        command = [python, str(WORKER), str(directory), str(threads), attention]
         self.worker = workers.Worker(command, threads)
         self.versions: dict[str, str] = self.worker.read()
 

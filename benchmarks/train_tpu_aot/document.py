@@ -70,10 +70,10 @@ def document(reports: dict[str, dict]) -> str:
         "Written by `python -m benchmarks.train_tpu_aot` from docs/fit.json; no TPU was used. "
         "`python -m tpu.fit` compiles the train step for the slice and adds up libtpu's "
         "estimated cycles of each instruction (loops as often as they run, at the clock of "
-        "tpu/chips.py), attention kernels from their shapes at half of the chip's peak, and collectives by bytes over the "
-        "stated link rates. A step takes the largest of instructions with kernels, links, and the "
-        "network between slices; in parentheses their sum, as if nothing overlapped. MFU counts "
-        "causal attention once.",
+        "tpu/chips.py), attention kernels from their shapes at half of the chip's peak, and "
+        "collectives by bytes over the stated link rates. A step takes the largest of "
+        "instructions with kernels, links, and the network between slices; in parentheses "
+        "their sum, as if nothing overlapped. MFU counts causal attention once.",
         "",
         "bfloat16 compute, float32 weights, AdamW with float32 moments. Compiler options: "
         "`xla_tpu_scoped_vmem_limit_kib` (65472 on v5e and v5p, 98304 on v6e) and "

@@ -2,9 +2,9 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
-from absl import flags, flagsaver
 
 from benchmarks import machine, pages, results, write
 
@@ -28,21 +28,13 @@ def typed(monkeypatch):
     return "python -m benchmarks.sample --other_python=python --model=x.gguf --batch=4"
 
 
-@pytest.fixture
-def json_flag():
-    if "json" not in flags.FLAGS:
-        results.define_flags()
-    flags.FLAGS(["test"], known_only=True)
-    with flagsaver.flagsaver():
-        yield
-
-
-def test_a_result_is_printed_and_written(tmp_path, typed, json_flag, capsys):
-    flags.FLAGS.json = str(tmp_path / "docs" / "sample.json")
+def test_a_result_is_printed_and_written(tmp_path, typed, monkeypatch, capsys):
+    path = tmp_path / "docs" / "sample.json"
+    monkeypatch.setattr(results.flags, "FLAGS", SimpleNamespace(json=str(path)))
     results.report(RESULT)
     printed = capsys.readouterr().out
     assert "10M" in printed and "1.86" in printed and "*" not in printed
-    content = json.loads((tmp_path / "docs" / "sample.json").read_text())
+    content = json.loads(path.read_text())
     assert content["command"] == typed
     assert content["figures"] == {"ours": [1623.4, None]}
     assert content["versions"]["torch"] == "2.13.0" and "jax" in content["versions"]
@@ -59,7 +51,7 @@ def test_results_stand_between_their_marks_by_name_of_file(tmp_path, typed):
     text = results.written(page, tmp_path)
     assert text.startswith("# Page\n<!-- benchmarks.sample -->\n\n`python -m benchmarks.sample ")
     assert text.index("Note a.") < text.index("Note b.") and "old" not in text
-    assert "| | ours | PyTorch |\n|---|---|---|\n| threads | 2 | 2 |\n| compiled |  | no |" in text
+    assert "| | ours | PyTorch |\n|---|---|---|\n| threads | 2 | 2 |\n| compiled | | no |" in text
     assert "| 10M | 1,623 | **1.86** |" in text and text.endswith("benchmarks.sample -->\nend\n")
     assert "Options: rows 32, dtype float32, bfloat16." in text
     with pytest.raises(ValueError, match=r"no <!-- benchmarks\.sample -->"):
