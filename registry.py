@@ -160,7 +160,8 @@ def open_to(fields: Callable[[], Fields]) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-hints = functools.cache(typing.get_type_hints)  # {field: type} of a group; classes do not change
+# {field: type} of a group; its class does not change.
+hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def current(group: type[T]) -> type[T]:
