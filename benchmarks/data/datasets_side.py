@@ -1,10 +1,12 @@
-"""The side of `datasets` in benchmarks/data.py, run by a Python that has it: prints one number.
+"""The side of `datasets` in benchmarks/data, run by a Python that has it: prints one number.
 
-python data_other.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
-python data_other.py load ROWS SEGMENTS BATCH STEPS lists|numpy|fixed  # tokens a second
+python datasets_side.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
+python datasets_side.py load ROWS SEGMENTS BATCH STEPS lists|numpy|fixed  # tokens a second
+python datasets_side.py versions   # {package: version}
 """
 
 import glob
+import json
 import shutil
 import sys
 import tempfile
@@ -89,5 +91,13 @@ def load(rows_path: str, segments: str, batch: str | int, steps: str | int, kind
         return count / (time.perf_counter() - begin)
 
 
+def versions() -> dict[str, str]:
+    return {"datasets": datasets.__version__, "sentencepiece": sentencepiece.__version__}
+
+
 if __name__ == "__main__":
-    print({"prepare": prepare, "load": load}[sys.argv[1]](*sys.argv[2:]))
+    print(
+        json.dumps(
+            {"prepare": prepare, "load": load, "versions": versions}[sys.argv[1]](*sys.argv[2:])
+        )
+    )
