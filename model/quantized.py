@@ -59,7 +59,7 @@ def convert(tree: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     flat = flatten_dict(tree)
     for path, x in flat.items():
         name = path[-1]
-        if dtype == "float32" or not weights.is_adaptable(name):
+        if dtype == "float32" or not weights.is_adaptable(name) or is_quantized(x):
             continue
 
         def make(x, name=name):
@@ -78,6 +78,23 @@ def convert(tree: Mapping[str, Any], dtype: str) -> dict[str, Any]:
             shardings = jax.tree.map(lambda like: like.sharding, abstract)
             flat[path] = jax.jit(make, out_shardings=shardings)(x)
     return unflatten_dict(flat)
+
+
+def int8_weights(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`convert` to int8 of all weights at once. Trace it under `jit`."""
+    flat = flatten_dict(tree)
+    for path, x in flat.items():
+        if weights.is_adaptable(path[-1]) and not is_quantized(x):
+            flat[path] = quantize(path[-1], x)
+    return unflatten_dict(flat)
+
+
+def quantize_vectors(x: Array, axis: int) -> Any:
+    """int8 values of x, with a float32 scale for each vector along an axis."""
+    import qwix
+
+    others = [i for i in range(x.ndim) if i != axis % x.ndim]
+    return qwix.quantize(x.astype(jnp.float32), jnp.int8, channelwise_axes=others)
 
 
 def whole(tree: Mapping[str, Any]) -> dict[str, Any]:
