@@ -140,7 +140,8 @@ def show(content: Mapping[str, Any]) -> None:
 def head(content: Mapping[str, Any]) -> str:
     """The command of a result, its date, machine, versions and options."""
     made = dict(content["machine"])
-    parts = [f"{made['cores']} cores of {made['processor']}"]
+    cores = "one core" if made["cores"] == 1 else f"{made['cores']} cores"
+    parts = [f"{cores} of {made['processor']}"]
     if made.get("memory_gib"):
         parts.append(f"{made['memory_gib']} GiB of memory")
     if made.get("devices"):
