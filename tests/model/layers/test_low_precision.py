@@ -117,9 +117,7 @@ def loss_and_gradient(params, config):
 
 
 def test_a_models_loss_and_gradients_are_near_those_in_float32(params):
-    (loss, grads), (exact, exact_grads) = (
-        loss_and_gradient(params, c) for c in (INT8, CONFIG)
-    )
+    (loss, grads), (exact, exact_grads) = (loss_and_gradient(params, c) for c in (INT8, CONFIG))
     assert loss != exact and abs(loss - exact) < 0.01 * exact
     for path, a in jax.tree.leaves_with_path(grads):
         b = exact_grads
