@@ -130,8 +130,9 @@ def show(content: Mapping[str, Any]) -> None:
         for number, column in enumerate(table.columns):
             cells = [row[number] for row in table.rows]
             numbers = number and all(re.match(r"[*+−–-]*\d|$", cell) for cell in cells)
-            justify = "right" if numbers else "left"
-            printed.add_column(_plain(column), justify=justify, overflow="fold")
+            printed.add_column(
+                _plain(column), justify="right" if numbers else "left", overflow="fold"
+            )
         for cells in table.rows:
             printed.add_row(*map(_plain, cells))
         console.print()
