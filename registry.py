@@ -14,6 +14,7 @@ only files beside it, so that model/, data/ and train/ can all use it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeGuard, TypeVar
@@ -159,6 +160,10 @@ def open_to(fields: Callable[[], Fields]) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
+# {field: type} of a group; its class does not change.
+hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
+
+
 def current(group: type[T]) -> type[T]:
     """A group of settings with the fields that registries add to it and to the groups inside it;
     `group` itself if there are none.
@@ -172,9 +177,8 @@ def current(group: type[T]) -> type[T]:
     if taken := sorted(own & added.keys()):
         raise ConfigError(f"{group.__name__} has a setting {taken[0]!r} already; rename the other")
     added = {name: field for name, field in added.items() if name not in present}
-    hints = typing.get_type_hints(group)
     for field in dataclasses.fields(group):
-        kind = hints[field.name]
+        kind = hints(group)[field.name]
         if is_settings(kind) and (grown := current(kind)) is not kind:
             added[field.name] = grown, grow(_default(field))
     return with_fields(group, added) if added else group

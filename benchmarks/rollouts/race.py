@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.sampling import random_model
+from benchmarks.random_models import random_model
 from model import sharding
 from model.config import TransformerConfig
 from model.decoding import refill

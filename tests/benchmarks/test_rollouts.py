@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.random_models import random_params
 from benchmarks.rollouts import race
-from benchmarks.sampling import random_params
 from model.config import TransformerConfig
 from model.generate import Sampling
 

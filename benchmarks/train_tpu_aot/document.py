@@ -1,83 +1,18 @@
-"""Predictions of tpu.fit beside published step times and MaxText's programs: writes docs/fit.md.
-
-python -m benchmarks.fit             # compiles the steps that docs/fit.json lacks
-python -m benchmarks.fit --only='Llama 3.1 8B, v6e-256' --fresh
-"""
+"""docs/fit.md: predictions of tpu.fit beside published step times and MaxText's programs."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import SimpleNamespace
 
-from absl import app
-
-from benchmarks import compiled
-
-
-class Run(NamedTuple):
-    """A model on a slice, and the figures that a report of `tpu.fit` does not hold.
-
-    Attributes:
-      arguments: flags of `tpu.fit`.
-      maxtext: MaxText's own program (August 2026, JAX 0.10.2, libtpu 0.0.52), compiled with the
-        vector memory of tpu/chips.py: seconds a step of XLA's instructions without collectives, and
-        temporaries in GiB.
-      default: instructions and attention kernels of both programs, compiled with libtpu's default
-        vector memory: seconds a step of MaxText's (None: not compiled) and of ours (November 2026,
-        the program of docs/fit.json with `_SCOPED_VMEM` of tpu/chips.py empty).
-      published: seconds a step that MaxText's authors measured on TPUs, or None.
-      differs: settings of MaxText's program that ours does not express.
-    """
-
-    arguments: list[str]
-    maxtext: tuple[float, float]
-    default: tuple[float | None, float]
-    published: float | None
-    differs: str
-
-
-def pretrain(
-    size: str, topology: str, chips: int, rows: int, length: int, remat: str, vocab_size: int
-) -> list[str]:
-    return [
-        f"--config=configs/pretrain.py:size={size}", f"--topology={topology}",
-        f"--vocab_size={vocab_size}", f"--config.data.length={length}",
-        f"--config.data.batch_size={rows * chips}", "--config.mesh.data=1",
-        f"--config.mesh.fsdp={chips}", "--config.model.dtype=bfloat16",
-        f"--config.model.remat={remat}",
-    ]  # fmt: skip
-
-
-RUNS = {
-    "Llama 3.1 8B, v6e-256": Run(
-        pretrain("llama3.1-8b", "v6e-256", 256, 4, 8192, "offload", 128256),
-        (3.402, 27.3), (None, 5.13), 4.546,
-        "MaxText's moves other activations to the host (28 GiB)",
-    ),
-    "Llama 3.1 8B, v5p-128": Run(
-        pretrain("llama3.1-8b", "v5p-128", 64, 4, 4096, "minimal", 128256),
-        (2.021, 52.1), (3.10, 2.93), None,
-        "MaxText's `minimal` keeps the outputs of all matmuls",
-    ),
-    "Llama 2 7B, v5p-128": Run(
-        pretrain("llama2-7b", "v5p-128", 64, 4, 4096, "minimal", 32000),
-        (1.763, 44.8), (2.75, 2.77), None,
-        "MaxText's `minimal` keeps the outputs of all matmuls",
-    ),
-    "Llama 2 7B, v5e-256": Run(
-        pretrain("llama2-7b", "v5e-256", 256, 4, 2048, "qkv", 32000),
-        (2.360, 9.9), (3.05, 3.30), None,
-        "MaxText's `save_qkv_proj` does not keep the output of attention",
-    ),
-}  # fmt: skip
+from benchmarks import results
+from benchmarks.train_tpu_aot.anchors import MAXTEXT, RUNS
+from tpu import chips
 
 
 def row(name: str, report: dict) -> str:
     """A line of the table of predictions."""
-    run = RUNS[name]
-    settings = dict(a.split("=", 1) for a in run.arguments)
-    rows = int(settings["--config.data.batch_size"]) // int(settings["--config.mesh.fsdp"])
-    what = f"{rows} × {int(settings['--config.data.length']):,}, "
-    what += f"`{settings['--config.model.remat']}`"
+    shape, remat = _settings(name)
+    what = f"{shape}, `{remat}`"
     if not report["fits"]:
         return f"| {name} | {what} | does not fit | | | | |"
     seconds, memory = report["seconds"], report["memory_gib"]
@@ -90,10 +25,18 @@ def row(name: str, report: dict) -> str:
     )
 
 
+def _settings(name: str) -> tuple[str, str]:
+    """(rows a chip × length, remat) of a run."""
+    settings = dict(a.split("=", 1) for a in RUNS[name].arguments)
+    rows = int(settings["--config.data.batch_size"]) // int(settings["--config.mesh.fsdp"])
+    return f"{rows} × {int(settings['--config.data.length']):,}", settings["--config.model.remat"]
+
+
 def comparison(name: str, report: dict) -> str:
     """A line of the table beside MaxText: each cell has MaxText's figure, ours, and ours / its."""
     run = RUNS[name]
-    (seconds, temporaries), (theirs, ours) = run.maxtext, run.default
+    seconds, temporaries = run.maxtext.seconds, run.maxtext.temporaries
+    theirs, ours = run.default
     default = f"–, {ours:.2f}" if theirs is None else _ratio(theirs, ours, 2)
     if not report["fits"]:
         return f"| {name} | {seconds:.3f}, does not fit | {temporaries:.1f} | {default} |"
@@ -110,7 +53,7 @@ def published(name: str, report: dict) -> str:
     """A sentence about a step time measured on TPUs."""
     run = RUNS[name]
     kernels, step = report["seconds"]["kernels"], report["predicted_step_seconds"]
-    maxtext = run.maxtext[0] + kernels
+    maxtext = run.maxtext.seconds + kernels
     return (
         f"{name}: MaxText's authors measured {run.published:.3f} s a step. The estimate of "
         f"MaxText's program is {maxtext:.2f} s ({maxtext / run.published:.2f} of it), that of ours "
@@ -124,13 +67,13 @@ def document(reports: dict[str, dict]) -> str:
     lines = [
         "# Predicted step times",
         "",
-        "Written by `python -m benchmarks.fit` from docs/fit.json; no TPU was used. `python -m "
-        "tpu.fit` compiles the train step for the slice and adds up libtpu's estimated cycles of "
-        "each instruction (loops as often as they run, at the clock of tpu/chips.py), attention "
-        "kernels from their shapes at half of the chip's peak, and collectives by bytes over the "
-        "stated link rates. A step takes the largest of instructions with kernels, links, and the "
-        "network between slices; in parentheses their sum, as if nothing overlapped. MFU counts "
-        "causal attention once.",
+        "Written by `python -m benchmarks.train_tpu_aot` from docs/fit.json; no TPU was used. "
+        "`python -m tpu.fit` compiles the train step for the slice and adds up libtpu's "
+        "estimated cycles of each instruction (loops as often as they run, at the clock of "
+        "tpu/chips.py), attention kernels from their shapes at half of the chip's peak, and "
+        "collectives by bytes over the stated link rates. A step takes the largest of "
+        "instructions with kernels, links, and the network between slices; in parentheses "
+        "their sum, as if nothing overlapped. MFU counts causal attention once.",
         "",
         "bfloat16 compute, float32 weights, AdamW with float32 moments. Compiler options: "
         "`xla_tpu_scoped_vmem_limit_kib` (65472 on v5e and v5p, 98304 on v6e) and "
@@ -175,7 +118,33 @@ def document(reports: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-if __name__ == "__main__":
-    compiled.define_flags()
-    runs = {name: run.arguments for name, run in RUNS.items()}
-    app.run(lambda _: compiled.write("fit", runs, row, document))
+def result(reports: dict[str, dict]) -> results.Result:
+    """Both sides' figures and options, a row for each program."""
+    rows, options = [], {}
+    for name, report in reports.items():
+        shape, remat = _settings(name)
+        theirs = RUNS[name].maxtext
+        parts = f"{theirs.seconds:.3f} ({theirs.matmuls:.3f} + {theirs.other:.3f})"
+        rows.append([name, shape, "MaxText", f"`{theirs.remat}`", parts, "1",
+                     f"{theirs.temporaries:.1f}", "1"])  # fmt: skip
+        cells = ["", "", "ours", f"`{remat}`"]
+        if not report["fits"]:
+            rows.append([*cells, "does not fit", "", "", ""])
+            continue
+        seconds, memory = report["seconds"]["compute"], report["memory_gib"]["temporaries"]
+        rows.append([*cells, f"{seconds:.3f}", f"**{seconds / theirs.seconds:.2f}**",
+                     f"{memory:.1f}", f"**{memory / theirs.temporaries:.2f}**"])  # fmt: skip
+        device = SimpleNamespace(platform="tpu", device_kind=report["device"])
+        options[report["device"]] = chips.compiler_options(device)
+    columns = ("model, slice", "rows a chip × length", "program", "remat",
+               "XLA's instructions, s/step (matmuls + other)", "beside MaxText's",
+               "temporaries, GiB", "beside MaxText's")  # fmt: skip
+    made = {name: report.get("made", {}) for name, report in reports.items()}
+    return results.Result(
+        "train_tpu_aot", [results.Table(columns, rows)],
+        {"reports": reports, "maxtext": {name: RUNS[name].maxtext._asdict() for name in reports}},
+        {f"compiler options, {kind}": " ".join(f"{k}={v}" for k, v in given.items())
+         for kind, given in options.items()},
+        {"MaxText": MAXTEXT} | {f"ours, {name}": facts for name, facts in made.items() if facts},
+        notes=["Attention kernels, the same on both sides, and collectives are left out."],
+    )  # fmt: skip

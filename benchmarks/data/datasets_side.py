@@ -1,14 +1,18 @@
-"""The side of `datasets` in benchmarks/data.py, run by a Python that has it: prints one number.
+"""The side of `datasets` in benchmarks/data, run by a Python that has it: prints one number.
 
-python data_other.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
-python data_other.py load ROWS SEGMENTS BATCH STEPS lists|numpy|fixed  # tokens a second
+python datasets_side.py prepare SOURCE MODEL OUT LENGTH PROCESSES   # seconds
+python datasets_side.py load ROWS SEGMENTS BATCH STEPS lists|numpy|fixed  # tokens a second
+python datasets_side.py versions   # {package: version}
 """
 
 import glob
+import json
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import datasets
 import numpy as np
@@ -89,5 +93,11 @@ def load(rows_path: str, segments: str, batch: str | int, steps: str | int, kind
         return count / (time.perf_counter() - begin)
 
 
+def versions() -> dict[str, str]:
+    return {"datasets": datasets.__version__, "sentencepiece": sentencepiece.__version__}
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"prepare": prepare, "load": load, "versions": versions}
+
 if __name__ == "__main__":
-    print({"prepare": prepare, "load": load}[sys.argv[1]](*sys.argv[2:]))
+    print(json.dumps(COMMANDS[sys.argv[1]](*sys.argv[2:])))

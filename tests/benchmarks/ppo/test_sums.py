@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import sums
+from benchmarks.ppo import sums
 from data import splits
 from train.config import run
 

@@ -1,6 +1,6 @@
 """A PPO race small enough to run anywhere: learn to say token 7.
 
-    python -m benchmarks.ppo_toy [--seed=N] [--stage=grpo] [--json=FILE]
+    python -m benchmarks.ppo.toy [--seed=N] [--stage=grpo]
 
 A random policy of 2 layers, 64 wide, over 32 ids; prompts of 6 random ids, responses of 8; the
 score is the count of id 7 in both, over 8. 25 updates of 64 episodes, 4 epochs × 2 minibatches,
@@ -13,7 +13,6 @@ update, and the seconds of training, compilation and evaluation included.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
+from benchmarks import results
 from benchmarks.random_models import write_random
 from data.pipeline import Data
 from data.text.base import Tokenizer
@@ -88,7 +88,7 @@ def recipe_of(seed: int, stage: str) -> ml_collections.ConfigDict:
     recipe.rl.update(
         dict(prompt_length=PROMPT, response_length=RESPONSE, rollout_batch=64, epochs=4,
              kl_coef=0.02, normalize_scores=False, stop_at_eos=False,
-             reward_function="benchmarks.ppo_toy:count_sevens", eval_prompts=256)
+             reward_function="benchmarks.ppo.toy:count_sevens", eval_prompts=256)
     )  # fmt: skip
     recipe.ppo.lam = 0.95
     recipe.evaluate.at_start = False
@@ -134,14 +134,18 @@ def main(argv: Sequence[str]) -> None:
     del argv
     result = race(flags.FLAGS.seed, flags.FLAGS.stage)
     score, kl = result["scores"][-1], result["kls"][-1]
-    print(f"score {result['scores'][0]:.3f} -> {score:.3f}, KL {kl:.2f}, J {score - 0.02 * kl:.3f}")
-    if flags.FLAGS.json:
-        with open(flags.FLAGS.json, "w") as f:
-            json.dump(result, f)
+    cells = [
+        str(flags.FLAGS.seed), f"{result['scores'][0]:.3f} → {score:.3f}", f"{kl:.1f}",
+        f"{score - 0.02 * kl:.3f}", f"{result['train_seconds']:.1f}",
+    ]  # fmt: skip
+    columns = ("seed", "score", "KL", "J = score − 0.02·KL", "seconds")
+    results.report(
+        results.Result("ppo.toy", [results.Table(columns, [cells])], result, results.given())
+    )
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the policy, the prompts and the sampling.")
     flags.DEFINE_enum("stage", "ppo", ["ppo", "grpo"], "The objective.")
-    flags.DEFINE_string("json", "", "Write the result here as JSON.")
+    results.define_flags()
     app.run(main)

@@ -1,6 +1,6 @@
-"""The side of `transformers.generate` in benchmarks/sampling.py, in its own environment.
+"""The side of `transformers.generate` in benchmarks/sample, in its own environment.
 
-    python benchmarks/sampling_transformers.py DIR THREADS ATTENTION
+    python benchmarks/sample/transformers_side.py DIR THREADS ATTENTION
 
 Imports only torch and transformers. Loads the model of DIR and prints its versions; then answers
 every line of standard input, a JSON object {prompts: [B][P] ids, new: tokens an answer,
@@ -42,8 +42,8 @@ def main(directory: str, threads: str, attention: str) -> None:
     ).eval()
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
-    print(json.dumps({"versions": versions}), flush=True)
+    versions = {"transformers": transformers.__version__, "torch": torch.__version__}
+    print(json.dumps(versions), flush=True)
     for line in sys.stdin:
         seconds, tokens = answer(model, **json.loads(line))
         print(json.dumps({"seconds": seconds, "tokens": tokens}), flush=True)

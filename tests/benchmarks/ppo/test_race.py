@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import ppo_toy, ppo_trl
-from benchmarks.sampling import random_params
+from benchmarks.ppo import race, toy
+from benchmarks.random_models import random_params
 from model.config import TransformerConfig
 
 
@@ -20,11 +20,11 @@ def test_the_judge_of_a_policy_that_says_one_thing():
         "layers": jax.tree.map(jnp.zeros_like, uniform["layers"]),
         "unembedding": jnp.zeros((8, 32)).at[:, 7].set(100.0),
     }
-    prompts = np.full((4, ppo_toy.PROMPT), 7, np.int32)
-    score, kl = ppo_trl.judge(config, sure, uniform, prompts)
+    prompts = np.full((4, toy.PROMPT), 7, np.int32)
+    score, kl = race.judge(config, sure, uniform, prompts)
     np.testing.assert_allclose(score, (6 + 8) / 8)
     np.testing.assert_allclose(kl, 8 * np.log(32), rtol=1e-5)
-    score, kl = ppo_trl.judge(config, uniform, uniform, prompts)
+    score, kl = race.judge(config, uniform, uniform, prompts)
     np.testing.assert_allclose(kl, 0.0, atol=1e-6)
     assert np.all(score < 14 / 8)
 
@@ -34,7 +34,7 @@ def test_sides_are_compared_over_seeds():
         clock = [seconds, seconds, 10 * seconds, *[2 * seconds] * 8]
         return {"j": j, "update_seconds": clock, "processor_seconds": [seconds / 2, seconds]}
 
-    result = ppo_trl.summary(
+    result = race.summary(
         [{"TRL": side(j, 6.0), "ours": side(j + 0.1, 1.0)} for j in (0.3, 0.4, 0.5)]
     )
     assert result["TRL"]["j"] == pytest.approx(0.4)
@@ -48,4 +48,4 @@ def test_sides_are_compared_over_seeds():
 
 def test_a_python_without_trl_says_what_to_do(tmp_path):
     with pytest.raises(RuntimeError, match="trl"):
-        ppo_trl.run_trl("false", tmp_path, 0, "linear", 1)
+        race.run_trl("false", tmp_path, 0, "linear", 1)

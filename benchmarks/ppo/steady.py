@@ -1,6 +1,6 @@
 """Memory and compilations of PPO over many updates of the demo's models; both should stay constant.
 
-    python -m benchmarks.ppo_steady [--updates=100] [--rows=128] [--json=FILE]
+    python -m benchmarks.ppo.steady [--updates=100] [--rows=128]
 
 The policy, critic, reward model and judge of configs/chains/demo.py, all with random weights, on
 random prompts, and every setting of its PPO. An update is a rollout and the optimizer steps on it.
@@ -15,8 +15,6 @@ import collections
 import contextlib
 import ctypes
 import gc
-import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +25,7 @@ import ml_collections
 import numpy as np
 from absl import app, flags
 
+from benchmarks import machine, results
 from benchmarks.random_models import write_random
 from configs.chains import demo
 from data.pipeline import Data
@@ -80,12 +79,6 @@ def allocated_bytes() -> int:
     return now.uordblks + now.hblkhd
 
 
-def resident_bytes() -> int:
-    """The resident memory of this process."""
-    with open("/proc/self/statm") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @contextlib.contextmanager
 def watched() -> Iterator[list[dict]]:
     """Yields a list that grows by {compiled, arrays, array_bytes, allocated_bytes, resident_bytes,
@@ -106,7 +99,7 @@ def watched() -> Iterator[list[dict]]:
                 "arrays": len(alive),
                 "array_bytes": sum(x.nbytes for x in alive),
                 "allocated_bytes": allocated_bytes(),
-                "resident_bytes": resident_bytes(),
+                "resident_bytes": machine.resident_bytes(),
                 "seconds": time.perf_counter(),
             }
         )
@@ -147,22 +140,22 @@ def main(argv: Sequence[str]) -> None:
         recipe = demo_ppo(directory, updates, rows)
         prompts = random_prompts(recipe.rl.prompt_length, rows * updates, rows)
         loop.run(recipe, f"{directory}/run", open_data=prompts)
-    print("update  compiled  arrays  array MB  allocated MB  resident MB  seconds")
-    for number, now in enumerate(rollouts, start=1):
-        if number <= 5 or number % 10 == 0 or now["compiled"]:
-            print(
-                f"{number:6}  {now['compiled']:8}  {now['arrays']:6}  "
-                f"{now['array_bytes'] / 1e6:8.1f}  {now['allocated_bytes'] / 1e6:12.1f}  "
-                f"{now['resident_bytes'] / 1e6:11.1f}  "
-                f"{now['seconds'] - rollouts[0]['seconds']:7.1f}"
-            )
-    if flags.FLAGS.json:
-        with open(flags.FLAGS.json, "w") as f:
-            json.dump(rollouts, f)
+    rows_shown = [
+        [
+            str(number), str(now["compiled"]), str(now["arrays"]),
+            *(f"{now[f'{name}_bytes'] / 1e6:.1f}" for name in ("array", "allocated", "resident")),
+            f"{now['seconds'] - rollouts[0]['seconds']:.1f}",
+        ]
+        for number, now in enumerate(rollouts, start=1)
+        if number <= 5 or number % 10 == 0 or now["compiled"]
+    ]  # fmt: skip
+    columns = ("update", "compiled", "arrays", "array MB", "allocated MB", "resident MB", "seconds")
+    table = results.Table(columns, rows_shown)
+    results.report(results.Result("ppo.steady", [table], {"rollouts": rollouts}, results.given()))
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("updates", 100, "Rollouts, each with its optimizer steps.")
     flags.DEFINE_integer("rows", 128, "Answers a rollout; the demo has 128.")
-    flags.DEFINE_string("json", "", "Write the records here.")
+    results.define_flags()
     app.run(main)

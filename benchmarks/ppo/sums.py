@@ -1,6 +1,6 @@
 """GRPO with a verifier: a small model learns to add.
 
-    python -m benchmarks.sums --workdir=runs/sums
+    python -m benchmarks.ppo.sums --workdir=runs/sums
 
 A model of 3 layers, 96 wide, over characters sees a fifth of the sums a+b below 100 with their
 answers (SFT), then the questions alone, those of other sums too, and only "right" or "wrong" for
@@ -17,11 +17,11 @@ from pathlib import Path
 import ml_collections
 from absl import app, flags
 
+from benchmarks import results
 from train import loop
 from train.config import run as config
 from train.runtime.metrics import quiet_to_file
 from train.runtime.records import read_metrics
-from train.terminal.console import console
 
 
 def write_sums(path: Path) -> None:
@@ -94,12 +94,15 @@ def main(argv: Sequence[str]) -> None:
     Path(workdir).mkdir(parents=True, exist_ok=True)
     quiet_to_file(f"{workdir}/log.txt")
     accuracies = run(workdir, flags.FLAGS.sft_steps, flags.FLAGS.grpo_steps)
-    console.print("accuracy on held-out sums: " + " → ".join(f"{x:.1%}" for x in accuracies))
+    shown = " → ".join(f"{x:.1%}" for x in accuracies)
+    table = results.Table(("", "accuracy on held-out sums"), [["GRPO", shown]])
+    results.report(results.Result("ppo.sums", [table], {"accuracies": accuracies}, results.given()))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Folder of both stages.")
     flags.DEFINE_integer("sft_steps", 340, "Optimizer steps of SFT.")
     flags.DEFINE_integer("grpo_steps", 200, "Optimizer steps of GRPO, two a rollout.")
+    results.define_flags()
     flags.mark_flag_as_required("workdir")
     app.run(main)

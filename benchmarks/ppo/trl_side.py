@@ -1,6 +1,6 @@
-"""TRL's side of benchmarks/ppo_trl.py, in its own environment.
+"""TRL's side of benchmarks/ppo, in its own environment.
 
-    python benchmarks/ppo_trl_other.py DIR
+    python benchmarks/ppo/trl_side.py DIR
 
 Imports only torch, transformers and trl. DIR/race.json holds {prompts: [n][P] ids, response: R,
 updates, schedule, seed, threads}, and DIR/policy is the policy to begin with, which the critic's
@@ -105,7 +105,7 @@ def main(directory: str | Path) -> None:
         clock = train(directory, race)
     names = (trl, transformers, torch)
     result = {
-        "versions": ", ".join(f"{m.__name__} {m.__version__}" for m in names),
+        "versions": {m.__name__: m.__version__ for m in names},
         "train_seconds": clock.times[-1] - clock.times[0],
         "update_seconds": gaps(clock.times),
         "processor_seconds": gaps(clock.processor),
