@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from etils import epath
 
-from benchmarks import reliability
+from benchmarks import pages
 from configs import base
 from model import sharding
 from train.assembly.run import init_state, setup
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> None:
     text = describe(measure(f.rounds, f.steps))
     print(text)
     if f.write:
-        reliability.write(f.write, "cost", text)
+        pages.write(f.write, "cost", text)
 
 
 if __name__ == "__main__":

@@ -173,11 +173,11 @@ def resolve_models(
                 )
         models[role] = inherited
     for role in (*objective.frozen, *objective.optional):
-        path = config.init_from.get(role)
-        if role == "reference":
-            path = path or config.init_from["policy"]
+        path, own = config.init_from.get(role), dict(matmul="dtype")
+        if role == "reference":  # compared with the policy, so multiplied alike
+            path, own = path or config.init_from["policy"], {}
         if path:
-            models[role] = saved_models.model_config(path, role, **execution)
+            models[role] = saved_models.model_config(path, role, **execution | own)
     return models
 
 

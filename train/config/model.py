@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # Settings of the execution, which start with TransformerConfig's defaults, whatever the size.
 EXECUTION = (
-    "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention", "attention_block",
+    "dtype", "matmul", "scan_unroll", "remat", "replicate_kv_heads", "attention", "attention_block",
     "attention_compute_block",
 )  # fmt: skip
 # Fields with another origin: the size of the vocabulary (the tokenizer), `pool` (`loss.pool`).
