@@ -32,11 +32,11 @@ def rounded(x, form, axes):
     x = np.asarray(x, np.float32)
     largest = np.abs(x).max(axis=axes, keepdims=True)
     if form == "int8":
-        scale = largest / np.float32(127.5)
+        scale = largest * np.float32(1 / 127.5)  # XLA divides by a constant like this
         values = np.clip(np.rint(x / scale), -128, 127)
     else:
         dtype = getattr(ml_dtypes, form)
-        scale = largest / np.float32(ml_dtypes.finfo(dtype).max)
+        scale = largest * np.float32(1 / float(ml_dtypes.finfo(dtype).max))
         values = (x / scale).astype(dtype)
     return values.astype(np.float64), scale.astype(np.float64)
 
@@ -47,8 +47,8 @@ def expected(x, w, g, matmul, shards=1):
     by_tensor = matmul.endswith("tensor")
     out, dx, dw = [], [], 0
     w8, w_scale = rounded(w, forward, (0, 1) if by_tensor else (0,))
-    for x, g in zip(np.split(x, shards), np.split(g, shards), strict=True):
-        x, g = x.reshape(-1, D), g.reshape(-1, F)
+    for rows, g_rows in zip(np.split(x, shards), np.split(g, shards), strict=True):
+        x, g = rows.reshape(-1, D), g_rows.reshape(-1, F)
         x8, x_scale = rounded(x, forward, (0, 1) if by_tensor else (1,))
         out.append((x8 @ w8 * x_scale * w_scale).reshape(-1, T, F))
         if by_tensor:
@@ -76,10 +76,11 @@ def product(x, w, g, matmul):
 
 def factors():
     rng = np.random.default_rng(1)
-    # Rows, columns and outputs of different sizes, so that one scale does not serve for another.
+    # Rows, columns and outputs of different sizes, so that one scale does not serve for another;
+    # the largest number of each is positive, as a negative one may be rounded to -127 or to -128.
     sizes = (np.exp(rng.normal(size=shape)) for shape in ((B, T, 1), (D, F), (B, 1, F)))
     shapes = (B, T, D), (D, F), (B, T, F)
-    arrays = (rng.normal(size=s) * k for s, k in zip(shapes, sizes, strict=True))
+    arrays = ((rng.exponential(size=s) - 0.2) * k for s, k in zip(shapes, sizes, strict=True))
     return [a.astype(np.float32) for a in arrays]
 
 
