@@ -21,7 +21,8 @@ from model.kernels.base import RESIDUALS
 from model.layers.attention import Carry, Rows
 from model.layers.block import block
 from model.layers.moe import RouterStats
-from model.sharding import constrain
+from model.layers.rotary import rotary_settings, rotation
+from model.sharding import constrain, platform
 
 
 def remat_policy(name: str) -> Callable:
@@ -112,6 +113,12 @@ def run_layers(
     kinds, cache = config.layer_kinds, carry[1]
     P = len(kinds)
     repeats = config.num_layers // P
+    if cache is None and platform() == "tpu":  # XLA would compute the sines anew in each layer
+        rotations = {
+            kind: rotation(rows.positions, config.head_dim, *rotary_settings(config, kind))
+            for kind in dict.fromkeys(kinds)
+        }
+        rows = rows._replace(rotations=rotations)
 
     def layer(kind, carry, params, in_scan, is_last=False):
         def run(params, carry):
