@@ -68,13 +68,13 @@ class Program(NamedTuple):
     Attributes:
       collectives: of the whole program. kernels: {name of a Pallas kernel: number of its runs}.
       cycles: estimated for one device, without kernels and waiting for collectives.
-      kernel_arrays: {name of a kernel: the arrays it reads and writes}.
+      kernel_arrays: {name of a kernel: {the arrays it reads and writes: number of its runs}}.
     """
 
     collectives: list[Collective]
     kernels: dict[str, int]
     cycles: int
-    kernel_arrays: dict[str, tuple[Shape, ...]]
+    kernel_arrays: dict[str, dict[tuple[Shape, ...], int]]
 
 
 class Instruction(NamedTuple):
@@ -148,7 +148,7 @@ def read(text: str) -> Program:
     computations, times = parse(text)
     collectives: dict[Any, Collective] = {}
     kernels: dict[str, int] = defaultdict(int)
-    arrays_of: dict[str, tuple[Shape, ...]] = {}
+    arrays_of: dict[str, dict[tuple[Shape, ...], int]] = defaultdict(lambda: defaultdict(int))
     cycles = 0
     for name, instructions in computations.items():
         shapes = {i.name: i.shapes for i in instructions}
@@ -177,9 +177,10 @@ def read(text: str) -> Program:
             if kind == "custom-call" and 'custom_call_target="tpu_custom_call"' in rest:
                 kernel = re.sub(r"\.\d+$", "", result)
                 kernels[kernel] += times[name]
-                arrays_of[kernel] = tuple(arrays)
+                arrays_of[kernel][tuple(arrays)] += times[name]
     running = [c for c in collectives.values() if c.times]
-    return Program(running, dict(kernels), cycles, arrays_of)
+    kernel_arrays = {kernel: dict(runs) for kernel, runs in arrays_of.items()}
+    return Program(running, dict(kernels), cycles, kernel_arrays)
 
 
 def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, int]:

@@ -72,7 +72,7 @@ def test_a_conversation_on_a_terminal(screen, tmp_path):
     """Pasted lines are one question; Ctrl-C stops an answer and no more."""
     screen.until("you ›")
     screen.send("\x1b[200~first line\nsecond line\x1b[201~")
-    time.sleep(0.1)
+    screen.until("second line")
     screen.send("\r")
     screen.until("model › ")
     screen.until("long long")
