@@ -26,15 +26,6 @@ if TYPE_CHECKING:  # JAX is imported after the environment is set
 KERNEL_EFFICIENCY = 0.5
 # Share of the memory's bandwidth at which a gather reads and writes its rows.
 GATHER_EFFICIENCY = 0.5
-# Bandwidth of one device's memory, GB/s, from the same pages.
-HBM_GB = {
-    "TPU v4": 1200,
-    "TPU v5 lite": 820,
-    "TPU v5": 2765,
-    "TPU v5p": 2765,
-    "TPU v6 lite": 1638,
-    "TPU7x": 7380 / 2,
-}
 # {end of a splash attention kernel's name: matmuls of a tile of queries with a tile of keys}:
 # scores and outputs; scores, dP, dV and dK; scores, dP and dQ.
 _MATMULS = {"fwd": 2, "dkv": 4, "dq": 3}
@@ -110,7 +101,7 @@ def estimate(
             *key, total.count + t.count, total.bytes + t.bytes, total.seconds + t.seconds
         )
     traffic = list(merged.values())
-    gathers = 2 * program.gathered / (HBM_GB[kind] * 1e9 * GATHER_EFFICIENCY)
+    gathers = 2 * program.gathered / (chips.HBM_GB[kind] * 1e9 * GATHER_EFFICIENCY)
     return Estimate(
         program.cycles / (chips.CLOCK_GHZ[kind] * 1e9) + gathers,
         flops / (chips.PEAK_FLOPS[kind] * KERNEL_EFFICIENCY),
