@@ -12,7 +12,7 @@ import pytest
 from model import cpu, vocabulary
 from model.config import TransformerConfig
 from model.kernels import tpu
-from model.layers import rotary, stack
+from model.layers import mlp, rotary, stack
 from model.transformer import Transformer
 from train import vocabulary as losses
 
@@ -26,7 +26,7 @@ B, T, H, N = 2, 16, 3, 8
 
 def on_tpu(monkeypatch):
     """The TPU's forms from here on; attention stays plain."""
-    for module in (cpu, rotary, stack, tpu, vocabulary, losses):
+    for module in (cpu, mlp, rotary, stack, tpu, vocabulary, losses):
         monkeypatch.setattr(module, "platform", lambda: "tpu")
 
 
