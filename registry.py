@@ -182,10 +182,13 @@ def current(group: type[T]) -> type[T]:
     return with_fields(group, added) if added else group
 
 
-@functools.cache
+# Kept, as evaluating them is most of the time of reading a recipe.
+_hints: Callable[[type], Mapping[str, Any]] = functools.cache(typing.get_type_hints)
+
+
 def hints_of(cls: type) -> Mapping[str, Any]:
-    """The types of a class's fields. Evaluating them is most of the time of reading a recipe."""
-    return types.MappingProxyType(typing.get_type_hints(cls))
+    """{field: type} of a class."""
+    return types.MappingProxyType(_hints(cls))
 
 
 def is_settings(kind: Any) -> TypeGuard[type]:

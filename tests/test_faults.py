@@ -10,7 +10,7 @@ from fault_injection.files import largest
 from fault_injection.lab import EVERY, STEPS, Lab, Row, newest, resumed_at, same
 from local_runs import ROOT
 
-from benchmarks import reliability
+from benchmarks import pages
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_rows_of_an_earlier_run_stay_or_are_replaced():
 def test_a_measurement_has_its_place_in_a_page(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- soak -->\nold\n<!-- /soak -->\nb\n")
-    reliability.write(str(page), "soak", "new")
+    pages.write(str(page), "soak", "new")
     assert page.read_text() == "a\n<!-- soak -->\n\nnew\n\n<!-- /soak -->\nb\n"
     with pytest.raises(ValueError, match="no <!-- cost -->"):
-        reliability.write(str(page), "cost", "new")
+        pages.write(str(page), "cost", "new")

@@ -30,7 +30,7 @@ from model.generate import (
     stops,
     uniforms,
 )
-from model.layers.kv_cache import KVCache, init_cache, keys_transposed
+from model.layers.kv_cache import KVCache, init_cache, keys_transposed, map_arrays
 from model.sharding import batch_shards, constrain
 
 # A refill waits until one of this many slots is free: prompts are read together.
@@ -102,7 +102,7 @@ def generate(
     F, P = refill_size(S, n), prompts.shape[1]
     zeros = partial(jnp.zeros, (G, S))
     state = _State(
-        cache=init_cache(config, G * S, P + R, split_layers="0" in params["layers"]),
+        cache=_new_cache(config, params, sampling, G * S, P),
         answer=zeros(jnp.int32),
         t=zeros(jnp.int32),
         ids=zeros(jnp.int32),
@@ -136,6 +136,11 @@ def generate(
     return Sample(jnp.concatenate([prompts, response], axis=1), mask, logprobs)
 
 
+def _new_cache(config, params, sampling, rows, P) -> KVCache:
+    split, length = "0" in params["layers"], P + sampling.max_new_tokens
+    return init_cache(config, rows, length, split_layers=split, int8=sampling.int8_cache)
+
+
 def _by_shard(x: Array) -> Array:
     return constrain(x, "act_batch", *["act_slot"] * (x.ndim - 1))
 
@@ -153,7 +158,7 @@ def _refill(config, params, inputs, state, sampling, F) -> _State:
         for x in (inputs.prompts, inputs.mask)
     )
     # As many columns as the slots have: with fewer, the sums over them may round otherwise.
-    fresh = init_cache(config, len(prompts), P + R, split_layers="0" in params["layers"])
+    fresh = _new_cache(config, params, sampling, len(prompts), P)
     segments = mask.astype(jnp.int32)
     logits, fresh = step(config, params, prompts, prompt_positions(mask), segments, fresh)
 
@@ -232,12 +237,10 @@ def _place(config, cache, fresh, slot, P, n) -> KVCache:
         write_all = jax.vmap(write, (axis, axis, 0), axis)
         return write_all(old_rows, new_rows, slot).reshape(old.shape)
 
-    keys = partial(place, transposed=keys_transposed(config))
-    values = partial(place, transposed=False)
     segments = jax.vmap(lambda x, rows, slot: x.at[slot].set(jnp.repeat(rows, n, 0), mode="drop"))
     old, new = (x.segment_ids.reshape(G, -1, x.segment_ids.shape[1]) for x in (cache, fresh))
     return KVCache(
-        jax.tree.map(keys, cache.keys, fresh.keys),
-        jax.tree.map(values, cache.values, fresh.values),
+        map_arrays(place, keys_transposed(config), cache.keys, fresh.keys),
+        map_arrays(place, False, cache.values, fresh.values),
         segments(old, new, slot).reshape(cache.segment_ids.shape),
     )

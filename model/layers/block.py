@@ -53,7 +53,7 @@ def block(
 
     h = tap("mlp.input", fence_norm(c, norm("mlp_norm", x)))
     if c.num_experts:
-        out, stats = moe.mixture(c, params, h, segment_ids, split_length=length == "act_length")
+        out, stats = moe.mixture(c, params, h, segment_ids, cached=cache is not None)
     else:
         out, stats = mlp(c, params, h, length), None
     return (tap("residual", add(x, out, "mlp")), cache, layer + 1), stats

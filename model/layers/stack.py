@@ -20,6 +20,7 @@ from model.config import TransformerConfig
 from model.kernels.base import RESIDUALS
 from model.layers.attention import Carry, Rows
 from model.layers.block import block
+from model.layers.low_precision import FORMATS, quantize_weights
 from model.layers.moe import RouterStats
 from model.sharding import constrain
 
@@ -112,6 +113,8 @@ def run_layers(
     kinds, cache = config.layer_kinds, carry[1]
     P = len(kinds)
     repeats = config.num_layers // P
+    if config.matmul in FORMATS and cache is None:  # decoding reads the weights as they are
+        params = quantize_weights(params, config.matmul)
 
     def layer(kind, carry, params, in_scan, is_last=False):
         def run(params, carry):

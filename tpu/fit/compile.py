@@ -177,6 +177,7 @@ def rollout_programs(
     import jax.numpy as jnp
 
     from model.sharding import batch_sharding
+    from train.rl.experience import answers
     from train.rl.forward import CRITICS
 
     config = source.ctx.config
@@ -190,19 +191,21 @@ def rollout_programs(
 
     sampler, mesh = source.sampler, source.ctx.mesh
     samples = source.groups.samples
-    prompts = many(prompts, rows // samples)
+    prompts = many(prompts, config.rl.answers_at_once // samples)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     experience = source.shapes()
-    sampled = {k: experience[k] for k in ("tokens", "positions", "segment_ids", "response_mask")}
-    sampled["sampler_logprobs"] = experience["old_logprobs"]
+    sampled = answers(experience)
     scores = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experience["tokens"].sharding)
     policy, inputs = roles["policy"], (prompts["tokens"], prompts["mask"])
+    if config.rl.int8_weights:
+        policy = sampler.abstract_int8(policy)
     if sampler.mesh != mesh:
         policy = sampler.abstract_decoding(policy)
         place = batch_sharding(sampler.mesh)
         inputs = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in inputs)
-    programs = {"sample": (sampler.generate, (policy, *inputs, key, number, samples), sampler.mesh)}
+    args = policy, *inputs, key, number, samples, config.rl.int8_cache
+    programs = {"sample": (sampler.generate, args, sampler.mesh)}
     if "reward" in roles:
         args = source.ctx.models["reward"], roles["reward"], sampled
         programs["score"] = sampler.score_rows, args, mesh

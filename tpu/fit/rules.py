@@ -277,7 +277,7 @@ def _decoding_gib(run: AbstractRun, mesh: Mapping[str, int]) -> float:
 
         count = sum(math.prod(x.shape) for x in jax.tree.leaves(run.whole["policy"]))
         weights = count * _bytes(model) / (mesh["tensor"] * times * mesh["expert"])
-    rows = rl.rollout_batch
+    rows = rl.answers_at_once
     if 0 < rl.slots < rows:
         from model.decoding.refill import PARTS
 
@@ -285,4 +285,5 @@ def _decoding_gib(run: AbstractRun, mesh: Mapping[str, int]) -> float:
     rows /= _shards(mesh) / times
     length = rl.prompt_length + rl.response_length
     per_token = 2 * model.num_kv_heads * model.head_dim * model.num_layers
-    return (weights + rows * length * per_token * _bytes(model) / (mesh["tensor"] * times)) / GIB
+    per_token *= 1 if rl.int8_cache else _bytes(model)
+    return (weights + rows * length * per_token / (mesh["tensor"] * times)) / GIB

@@ -192,6 +192,12 @@ class RunConfig:
                 f"evaluate.patience={self.evaluate.patience} counts evaluations, and evaluate.every"
                 "=0 makes none before the last step; set --config.evaluate.every=STEPS"
             )
+        model: Any = self.model  # its class is created at run time (train/config/model.py)
+        if self.freeze.dtype == "int8" and model.matmul != "dtype":
+            raise ConfigError(
+                f"freeze.dtype=int8 and model.matmul={model.matmul}: frozen weights stored in int8 "
+                "are multiplied in model.dtype; leave one of the two out"
+            )
         if self.budget:
             budget.parse(self.budget)
         if self.data.batch_size % self.accumulate:
