@@ -25,14 +25,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import results
+from benchmarks import results, turns
 from data.atomic import write_atomically
 
 RATES, OPTIMIZERS, SEEDS = ("1e-3", "3e-3", "1e-2"), ("adamw", "muon"), (0, 1)
@@ -70,13 +69,13 @@ def environment(cache: Path) -> dict[str, str]:
 
 def timed(commands: Sequence[Sequence[str]], cache: Path) -> float:
     """Seconds of commands, one after the other, with a compilation cache of their own."""
-    begun = time.monotonic()
-    for command in commands:
-        subprocess.run(
-            [sys.executable, "-m", *command], check=True, env=environment(cache),
-            stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    return time.monotonic() - begun
+    with turns.clock() as took:
+        for command in commands:
+            subprocess.run(
+                [sys.executable, "-m", *command], check=True, env=environment(cache),
+                stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+    return took.seconds
 
 
 def together(shared: Sequence[str], workdir: Path) -> list[list[str]]:

@@ -21,9 +21,9 @@ CONFIG = TransformerConfig(
 
 
 def rounded(x):
-    """x [..., N] in steps of 1/127 of each vector's largest value."""
-    step = np.max(np.abs(x), axis=-1, keepdims=True) / 127
-    return np.round(x / step) * step
+    """x [..., N] in steps of 1/127.5 of each vector's largest value, 127 at most."""
+    step = np.max(np.abs(x), axis=-1, keepdims=True) / 127.5
+    return np.minimum(np.round(x / step), 127) * step
 
 
 @pytest.mark.parametrize("heads, split", [(H, False), (K, True)])
@@ -34,6 +34,7 @@ def test_attention_reads_rounded_keys_and_values(heads, split):
     assert keys_transposed(config) == (heads > K)
     rng = np.random.default_rng(0)
     k, v = rng.normal(size=(2, B, T, K, N)).astype(np.float32)
+    k[..., 0], v[..., 0] = 4, 5  # the largest, of which -127.5 would round either way
     q = rng.normal(size=(B, 1, heads, N)).astype(np.float32)
 
     @jax.jit
