@@ -5,7 +5,7 @@
 
 Three samplers take turns in one process, with the same weights, prompts and random keys:
 
-- `slots`: `model.decoding.refill` in `--slots` rows;
+- `slots`: `model.decoding.refill` in `--slots` rows, with `--widths` widths of prompts;
 - `batches`: `model.generate` in batches of `--slots` rows, one after another: the same cache;
 - `whole`: `model.generate` of all rows at once, whose cache is `--rows` / `--slots` times as large.
 
@@ -16,9 +16,10 @@ answers the run's own prompts with the run's lengths; the workdir is only read.
 
 The order of the samplers is reversed at every turn; the first turn compiles and is not counted.
 Prints for each the median answers a second and the bytes that its program needs beside the
-weights, the ratios of `slots` to the others (medians over turns of the ratios within a turn), and
-the share of answers whose tokens are all equal. Where it is below 1, XLA on CPU rounded a product
-of few rows otherwise than one of many, which changes a rare token.
+weights, the ratios of `slots` to the others (medians over turns of the ratios within a turn), the
+same by processor time, which other work on the machine stretches less, and the share of answers
+whose tokens are all equal. Where it is below 1, XLA on CPU rounded a product of few rows otherwise
+than one of many, which changes a rare token.
 """
 
 from __future__ import annotations
@@ -85,12 +86,12 @@ def run_rollout(run: str, rows: int) -> Rollout:
     return Rollout(ctx.models["policy"], params, prompts["tokens"], prompts["mask"], sampling)
 
 
-def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
+def programs(rollout: Rollout, slots: int, widths: int) -> dict[str, Callable]:
     """{sampler: function(params, prompts, mask, keys) -> Sample}."""
     config, sampling = rollout.config, rollout.sampling
 
     def in_slots(params, prompts, mask, keys):
-        return refill.generate(config, params, prompts, mask, keys, sampling, slots)
+        return refill.generate(config, params, prompts, mask, keys, sampling, slots, widths)
 
     def whole(params, prompts, mask, keys):
         return generate(config, params, prompts, mask, keys, sampling)
@@ -126,24 +127,27 @@ class Sampler:
         return seconds, jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
 
 
-def race(rollout: Rollout, slots: int, turns: int) -> dict[str, Any]:
+def race(rollout: Rollout, slots: int, turns: int, widths: int = 1) -> dict[str, Any]:
     """Runs the samplers in turns; see the top of the file."""
     rows = len(rollout.prompts)
     params = jax.jit(partial(prepare, rollout.config))(rollout.params)
     sizes = {"slots": rows, "batches": slots, "whole": rows}
     samplers = {
         name: Sampler(function, rollout, params, sizes[name])
-        for name, function in programs(rollout, slots).items()
+        for name, function in programs(rollout, slots, widths).items()
     }
     rates: dict[str, list[float]] = {name: [] for name in samplers}
+    processor: dict[str, list[float]] = {name: [] for name in samplers}
     equal: dict[str, list[np.ndarray]] = {name: [] for name in RATIOS}
     lengths = []
     for turn in range(turns + 1):
         samples = {}
         for name in list(samplers)[:: 1 if turn % 2 else -1]:
+            begun = time.process_time()
             seconds, samples[name] = samplers[name].run(turn)
             if turn:
                 rates[name].append(rows / seconds)
+                processor[name].append(time.process_time() - begun)
         ours = samples["slots"]
         lengths.append(float(ours.response_mask.sum(1).mean()))
         for name in RATIOS:
@@ -158,6 +162,10 @@ def race(rollout: Rollout, slots: int, turns: int) -> dict[str, Any]:
         "median": {name: float(np.median(x)) for name, x in rates.items()},
         "bytes": {name: sampler.bytes for name, sampler in samplers.items()},
         "ratios": ratios,
+        "processor_ratio": {
+            name: float(np.median(np.divide(processor[name], processor["slots"])))
+            for name in RATIOS
+        },
         "ratio": {name: float(np.median(x)) for name, x in ratios.items()},
         "equal": {name: float(np.mean(x)) for name, x in equal.items()},
     }
@@ -168,12 +176,14 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['rows']} answers of {result['mean_length']:.1f} tokens on average, at most "
         f"{result['limit']}; {result['slots']} slots",
-        f"{'':10}{'answers/s':>10}{'MiB':>8}{'slots / it':>12}{'equal':>8}  ratios of the turns",
+        f"{'':10}{'answers/s':>10}{'MiB':>8}{'slots / it':>12}{'processor':>11}{'equal':>8}"
+        "  ratios of the turns",
     ]
     for name, rate in result["median"].items():
         line = f"{name:10}{rate:10.1f}{result['bytes'][name] / 2**20:8.0f}"
         if name in RATIOS:
             turns = ", ".join(f"{x:.2f}" for x in result["ratios"][name])
-            line += f"{result['ratio'][name]:12.2f}{result['equal'][name]:8.4f}  {turns}"
+            line += f"{result['ratio'][name]:12.2f}{result['processor_ratio'][name]:11.2f}"
+            line += f"{result['equal'][name]:8.4f}  {turns}"
         lines.append(line)
     return "\n".join(lines)
