@@ -5,7 +5,7 @@
 
 Three samplers take turns in one process, with the same weights, prompts and random keys:
 
-- `slots`: `model.decoding.refill` in `--slots` rows;
+- `slots`: `model.decoding.refill` in `--slots` rows, with `--widths` widths of prompts;
 - `batches`: `model.generate` in batches of `--slots` rows, one after another: the same cache;
 - `whole`: `model.generate` of all rows at once, whose cache is `--rows` / `--slots` times as large.
 
@@ -87,12 +87,12 @@ def run_rollout(run: str, rows: int) -> Rollout:
     return Rollout(ctx.models["policy"], params, prompts["tokens"], prompts["mask"], sampling)
 
 
-def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
+def programs(rollout: Rollout, slots: int, widths: int) -> dict[str, Callable]:
     """{sampler: function(params, prompts, mask, keys) -> Sample}."""
     config, sampling = rollout.config, rollout.sampling
 
     def in_slots(params, prompts, mask, keys):
-        return refill.generate(config, params, prompts, mask, keys, sampling, slots)
+        return refill.generate(config, params, prompts, mask, keys, sampling, slots, widths)
 
     def whole(params, prompts, mask, keys):
         return generate(config, params, prompts, mask, keys, sampling)
@@ -127,14 +127,14 @@ class Sampler:
         return took, jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
 
 
-def race(rollout: Rollout, slots: int, rounds: int) -> dict[str, Any]:
+def race(rollout: Rollout, slots: int, rounds: int, widths: int = 1) -> dict[str, Any]:
     """Runs the samplers turn about; see the top of the file."""
     rows = len(rollout.prompts)
     params = jax.jit(partial(prepare, rollout.config))(rollout.params)
     sizes = {"slots": rows, "batches": slots, "whole": rows}
     samplers = {
         name: Sampler(function, rollout, params, sizes[name])
-        for name, function in programs(rollout, slots).items()
+        for name, function in programs(rollout, slots, widths).items()
     }
     runs = turns.race({name: sampler.run for name, sampler in samplers.items()}, rounds)
     rates = {name: [rows / took.seconds for took, _ in side] for name, side in runs.items()}

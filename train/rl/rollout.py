@@ -117,25 +117,14 @@ class RolloutSource:
                 partial(sharding.local_rows, ctx.mesh), ctx.config.steps,
             )  # fmt: skip
 
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """{name: `jax.ShapeDtypeStruct`} of an experience."""
-        return shapes(self.ctx)
-
     def batch_shapes(self, s: Mapping[str, Any]) -> dict[str, Any]:
-        """{name: `jax.ShapeDtypeStruct`} of a minibatch."""
-        del s
-        size = self.ctx.config.data.batch_size
-        batch: dict[str, Any] = {
-            name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=x.sharding)
-            for name, x in self.shapes().items()
-        }
-        if self._text:
-            batch["text"] = sharding.put_batch(self._text.batch(0), self.ctx.mesh)
-        return batch
+        text = self._text and {"text": sharding.put_batch(self._text.batch(0), self.ctx.mesh)}
+        return {**shapes(self.ctx, self.ctx.config.data.batch_size), **(text or {})}
 
     def init(self) -> dict[str, Any]:
         """The state before the first rollout: an experience of zeros, marked as used up."""
-        empty, (gain, bias) = self.shapes(), self.ctx.normalizer or (1, 0)
+        empty = shapes(self.ctx, self.rl.rollout_batch)
+        gain, bias = self.ctx.normalizer or (1, 0)
         zeros = jax.jit(
             lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in empty.items()},
             out_shardings=sharding.batch_sharding(self.ctx.mesh),
@@ -203,7 +192,7 @@ class RolloutSource:
     def _width(self, part: int) -> int:
         """The width of all hosts' prompts of a part: one of `rl.prompt_buckets`."""
         P, buckets = self.rl.prompt_length, self.rl.prompt_buckets
-        if buckets == 1:
+        if buckets == 1 or self.rl.slots:  # slots are refilled with prompts of any of the widths
             return P
         count = self.size // self.group
         rows = self.prompts.index(part * count + np.arange(count))
