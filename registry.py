@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeGuard, TypeVar
@@ -160,10 +161,6 @@ def open_to(fields: Callable[[], Fields]) -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-# {field: type} of a group; its class does not change.
-hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
-
-
 def current(group: type[T]) -> type[T]:
     """A group of settings with the fields that registries add to it and to the groups inside it;
     `group` itself if there are none.
@@ -177,11 +174,21 @@ def current(group: type[T]) -> type[T]:
     if taken := sorted(own & added.keys()):
         raise ConfigError(f"{group.__name__} has a setting {taken[0]!r} already; rename the other")
     added = {name: field for name, field in added.items() if name not in present}
+    hints = hints_of(group)
     for field in dataclasses.fields(group):
-        kind = hints(group)[field.name]
+        kind = hints[field.name]
         if is_settings(kind) and (grown := current(kind)) is not kind:
             added[field.name] = grown, grow(_default(field))
     return with_fields(group, added) if added else group
+
+
+# Kept, as evaluating them is most of the time of reading a recipe.
+_hints: Callable[[type], Mapping[str, Any]] = functools.cache(typing.get_type_hints)
+
+
+def hints_of(cls: type) -> Mapping[str, Any]:
+    """{field: type} of a class."""
+    return types.MappingProxyType(_hints(cls))
 
 
 def is_settings(kind: Any) -> TypeGuard[type]:

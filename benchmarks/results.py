@@ -42,6 +42,7 @@ from benchmarks import machine, pages
 from data.atomic import write_atomically
 from train.runtime import strict_json
 from train.terminal.console import columns, console
+from train.terminal.text import wrap
 
 KEPT = pages.DOCS / "benchmarks"
 
@@ -123,18 +124,25 @@ def report(result: Result) -> None:
 
 def show(content: Mapping[str, Any]) -> None:
     """Prints the content of a result's JSON, as wide as the terminal is."""
-    console.print(_plain(head(content)), width=columns())
+    _say(head(content))
     for table in tables(content):
         printed = Printed(box=None, pad_edge=False, header_style="dim")
-        for column, cells in zip(table.columns, zip(*table.rows, strict=True), strict=True):
-            numbers = all(re.match(r"[*+−–-]*\d|$", cell) for cell in cells)
-            printed.add_column(_plain(column), justify="right" if numbers else "left")
+        for number, column in enumerate(table.columns):
+            cells = [row[number] for row in table.rows]
+            numbers = number and all(re.match(r"[*+−–-]*\d|$", cell) for cell in cells)
+            justify = "right" if numbers else "left"
+            printed.add_column(_plain(column), justify=justify, overflow="fold")
         for cells in table.rows:
             printed.add_row(*map(_plain, cells))
         console.print()
-        console.print(printed, width=columns())
+        console.print(printed)
     for note in content["notes"]:
-        console.print(f"\n{_plain(note)}", width=columns())
+        console.print()
+        _say(note)
+
+
+def _say(text: str) -> None:
+    console.print("\n".join(wrap(_plain(text), columns())))
 
 
 def head(content: Mapping[str, Any]) -> str:

@@ -102,9 +102,12 @@ def _matmul_fwd(x, w):
 
 def _matmul_bwd(saved, g):
     x, w = saved
+    if platform() != "cpu":  # rows stay [B, T]: XLA on TPU copies arrays to merge their axes
+        rows = tuple(range(x.ndim - 1))
+        return forward_matmul(g, w.T), jax.lax.dot_general(x, g, ((rows, rows), ((), ())))
     x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     dx = forward_matmul(g, w.T)
-    if x2d.shape[1] > g2d.shape[1] and platform() == "cpu":
+    if x2d.shape[1] > g2d.shape[1]:
         # The smaller operand is transposed.
         return dx, fence(forward_matmul(fence(g2d.T), x2d)).T
     return dx, forward_matmul(fence(x2d.T), g2d)

@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 from etils import epath
 
-from benchmarks import results
+from benchmarks import results, turns
 from benchmarks.random_models import write_random
 from data.pipeline import Data
 from data.text.base import Tokenizer
@@ -108,15 +108,14 @@ def train(directory: epath.PathLike, seed: int, stage: str = "ppo") -> dict:
     quiet_to_file(f"{directory}/log.txt")
     recipe = recipe_of(seed, stage)
     recipe.init_from = {"policy": f"{directory}/policy"}
-    begun = time.perf_counter()
-    loop.run(recipe, f"{directory}/ppo", open_data=random_prompts(seed))
-    seconds = time.perf_counter() - begun
+    with turns.clock() as took:
+        loop.run(recipe, f"{directory}/ppo", open_data=random_prompts(seed))
     rollouts = [r for r in read_metrics(f"{directory}/ppo", "train") if "rollout/kl" in r]
     final = read_metrics(f"{directory}/ppo", "eval")[-1]
     return {
         "scores": [r["rollout/score"] for r in rollouts] + [final["score"]],
         "kls": [r["rollout/kl"] for r in rollouts] + [final["kl"]],
-        "train_seconds": seconds,
+        "train_seconds": took.seconds,
         # A record is written after an update's first step: between two lies a whole update.
         "update_seconds": np.diff([r["elapsed_seconds"] for r in rollouts]).tolist(),
         "processor_seconds": np.diff(CLOCK[: 64 * UPDATES : 64]).tolist(),

@@ -22,7 +22,8 @@ from model.layers.attention import Carry, Rows
 from model.layers.block import block
 from model.layers.low_precision import FORMATS, quantize_weights
 from model.layers.moe import RouterStats
-from model.sharding import constrain
+from model.layers.rotary import rotary_settings, rotation
+from model.sharding import constrain, platform
 
 
 def remat_policy(name: str) -> Callable:
@@ -115,6 +116,12 @@ def run_layers(
     repeats = config.num_layers // P
     if config.matmul in FORMATS and cache is None:  # decoding reads the weights as they are
         params = quantize_weights(params, config.matmul)
+    if cache is None and platform() == "tpu":  # XLA would compute the sines anew in each layer
+        rotations = {
+            kind: rotation(rows.positions, config.head_dim, *rotary_settings(config, kind))
+            for kind in dict.fromkeys(kinds)
+        }
+        rows = rows._replace(rotations=rotations)
 
     def layer(kind, carry, params, in_scan, is_last=False):
         def run(params, carry):

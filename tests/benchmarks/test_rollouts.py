@@ -17,10 +17,12 @@ def test_the_race_compares_the_samplers_turn_by_turn():
     prompts = np.arange(36, dtype=np.int32).reshape(12, 3)
     mask, sampling = jnp.ones_like(prompts, bool), Sampling(8, stop_ids=tuple(range(32)))
     rollout = race.Rollout(config, random_params(config), prompts, mask, sampling)
-    result = race.race(rollout, slots=4, turns=2)
+    result = race.race(rollout, slots=4, rounds=2)
     assert result["equal"] == {"batches": 1, "whole": 1} and 1 < result["mean_length"] < 4
     rates, ratios = result["answers_per_second"], result["ratios"]
     for name, values in ratios.items():
         np.testing.assert_allclose(values, np.divide(rates["slots"], rates[name]))
     assert result["bytes"]["slots"] < result["bytes"]["whole"]
-    assert "12 answers" in race.table(result)
+    table = race.table(result)
+    assert [row[0] for row in table.rows] == ["slots", "batches", "whole"]
+    assert table.rows[1][-1] == "100.00%"

@@ -133,6 +133,9 @@ def recipe(
     config.rl.reward_function = "stage_fixtures:brevity" if stage in ("ppo", "grpo") else ""
     config.rl.kl_loss_coef = 0.05
     config.rl.importance_cap = 2.0
+    if stage == "grpo":
+        config.rl.rollouts_ahead, config.rl.sample_batch = 1, 16
+        config.rl.int8_weights = config.rl.int8_cache = True
     config.rl.overlong_buffer = 2
     config.rl.kl_target = 0.5
     config.rl.kl_horizon = 100

@@ -103,11 +103,14 @@ def open_context(
     )
 
 
-def read_source(config: DataConfig, schema: str, heldout_only: bool = False) -> Examples:
+def read_source(
+    config: DataConfig, schema: str, heldout_only: bool = False,
+    reads: dict[str, splits.Read] | None = None,
+) -> Examples:  # fmt: skip
     """`splits.read_examples`, as a phase that the terminal shows."""
     names = [str(source.source) for source in config.sources().values()]
     with phase(f"reading {', '.join(names):.60}"):
-        return splits.read_examples(config, schema, heldout_only)
+        return splits.read_examples(config, schema, heldout_only, reads)
 
 
 def make_tokenizer(

@@ -215,7 +215,7 @@ _FREE = (
 
 
 def _keys(cls: type, prefix: str = "") -> Iterator[str]:
-    for name, kind in registry.hints(cls).items():
+    for name, kind in registry.hints_of(cls).items():
         yield prefix + name
         if registry.is_settings(kind):
             yield from _keys(kind, f"{prefix}{name}.")
@@ -334,7 +334,7 @@ def build_group(config: Mapping, cls: type[T], prefix: str, known: Sequence[str]
         raise ConfigError(
             f"{prefix[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
         )
-    types = registry.hints(cls)
+    types = registry.hints_of(cls)
     values: dict[str, Any] = {}
     for key in config:
         value = config[key]

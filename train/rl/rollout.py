@@ -121,6 +121,18 @@ class RolloutSource:
         """{name: `jax.ShapeDtypeStruct`} of an experience."""
         return shapes(self.ctx)
 
+    def batch_shapes(self, s: Mapping[str, Any]) -> dict[str, Any]:
+        """{name: `jax.ShapeDtypeStruct`} of a minibatch."""
+        del s
+        size = self.ctx.config.data.batch_size
+        batch: dict[str, Any] = {
+            name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype, sharding=x.sharding)
+            for name, x in self.shapes().items()
+        }
+        if self._text:
+            batch["text"] = sharding.put_batch(self._text.batch(0), self.ctx.mesh)
+        return batch
+
     def init(self) -> dict[str, Any]:
         """The state before the first rollout: an experience of zeros, marked as used up."""
         empty, (gain, bias) = self.shapes(), self.ctx.normalizer or (1, 0)

@@ -93,12 +93,13 @@ def test_several_answers_to_a_prompt_with_windows_and_unrolled_layers(params):
     assert len(np.unique(want.tokens, axis=0)) > 2 * B
 
 
-def test_adapters_on_int8_weights(params):
+def test_adapters_on_int8_weights_and_an_int8_cache(params):
     rng = np.random.default_rng(1)
     shapes = {"query_lora_a": (2, 64, 2), "query_lora_b": (2, 2, 4, 16)}
     adapters = {k: jnp.asarray(rng.normal(0, 0.2, s), jnp.float32) for k, s in shapes.items()}
     layers = params["layers"] | {"down": quantized.quantize("down", params["layers"]["down"])}
-    compare(CONFIG, {**params, "layers": layers | adapters}, SAMPLING, 12)
+    sampling = dataclasses.replace(SAMPLING, int8_cache=True)
+    compare(CONFIG, {**params, "layers": layers | adapters}, sampling, 12)
 
 
 def test_no_row_of_the_cache_leaves_its_shard(params):

@@ -91,9 +91,10 @@ def _compared(row: Comparison, interval: bool) -> list[str]:
     difference = _signed(test.difference, spread)
     if interval and math.isfinite(spread):
         difference += f" [{_signed(test.low, spread)}, {_signed(test.high, spread)}]"
-    of = "" if row.item == row.metric else f" (difference of {row.item})"
-    values = f"{row.value:.4g}", f"{row.other:.4g}"
-    return [f"  {escaped(row.metric + of)}", *values, difference, _p(test.p), row.verdict]
+    same = row.item == row.metric  # so that all three numbers have the same decimals
+    values = [number(x, spread if same else math.nan) for x in (row.value, row.other)]
+    name = row.metric if same else f"{row.metric} (difference of {row.item})"
+    return [f"  {escaped(name)}", *values, difference, _p(test.p), row.verdict]
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Text:
@@ -110,7 +111,7 @@ def _fitted(text: str, room: int) -> str:
 
 
 def _signed(value: float, spread: float) -> str:
-    text = number(value, 10 * spread)
+    text = number(value, spread)
     return text.replace("-", "−") if value < 0 else f"+{text}"
 
 

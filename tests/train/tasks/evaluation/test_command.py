@@ -220,8 +220,8 @@ def test_tables_fit_the_terminal(width, monkeypatch):
     (head, label, line, last) = console.export_text().splitlines()
     assert len(last.rstrip()) <= width and "no difference" in last and "<0.001" in last
     assert label == "truthfulqa_mc1 10-shot" and line.rstrip().endswith("better")
-    assert all(word in line for word in ("acc_bytes", "0.4312", "0.25", "−0.18", "<0.001"))
-    assert ("−0.18 [−0.31, +0.05]" in line) == (width >= 80)
+    assert all(word in line for word in ("acc_bytes", "0.431", "0.250", "−0.183", "<0.001"))
+    assert ("−0.183 [−0.313, +0.054]" in line) == (width >= 80)
     assert last.startswith("  perplexity") and ("loss_of_each_token" in last) == (width == 120)
 
 
