@@ -121,6 +121,8 @@ class Llama(nn.Module):
     def forward(self, tokens):
         """The mean loss of the next tokens."""
         x = self.embed_tokens(tokens)
+        if torch.is_autocast_enabled(x.device.type):  # residuals in bfloat16, as ours
+            x = x.to(torch.bfloat16)
         for block in self.layers:
             x = block(x, self.tables)
         logits = F.linear(self.norm(x), self.embed_tokens.weight)[:, :-1]
