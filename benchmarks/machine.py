@@ -34,9 +34,8 @@ def resident_bytes() -> int:
 def command() -> str:
     """The command that was typed, without --json, and with the last part of absolute paths
     alone."""
-    words = [word for word in sys.orig_argv[1:] if not word.startswith("--json")]
-    shortened = [re.sub(r"(^|(?<=[=,]))/[^,]*/", "", word) for word in words]
-    return shlex.join(["python", *shortened])
+    words = [re.sub(r"(^|(?<=[=,]))/[^,]*/", "", word) for word in sys.orig_argv[1:]]
+    return re.sub(r" --json[= ]\S+", "", shlex.join(["python", *words]))
 
 
 def facts() -> dict[str, Any]:

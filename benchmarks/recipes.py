@@ -82,11 +82,12 @@ def row(name: str, report: dict) -> str:
     seconds = report["seconds"]
     step = report["predicted_step_seconds"]
     programs = report.get("programs", {})
+    mark = "¹" if _without_experts(name, report) else ""
     if programs:
         rollout = sum(p["predicted_step_seconds"] for n, p in programs.items() if n != "step")
         shown = f"**{step:.2f}** ({rollout:.1f} a rollout)"
     else:
-        shown = f"**{step:.2f}** ({report['serial_step_seconds']:.2f})"
+        shown = f"**{step:.2f}**{mark} ({report['serial_step_seconds']:.2f})"
     cells += [
         shown,
         f"{seconds['ici']:.2f}; {seconds['dcn']:.2f}" if slices > 1 else f"{seconds['ici']:.2f}",
@@ -95,6 +96,11 @@ def row(name: str, report: dict) -> str:
         f"{report['peak_bytes_per_chip'] / GIB:.1f} of {report['hbm_bytes_per_chip'] / GIB:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _without_experts(name: str, report: dict) -> bool:
+    """Whether a report is of a mixture, from before grouped matmuls were counted."""
+    return name.startswith("mixtral") and "made" not in report
 
 
 def scaling(reports: dict[str, dict]) -> list[str]:
@@ -135,6 +141,8 @@ def document(reports: dict[str, dict]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
         *(row(name, report) for name, report in reports.items() if name in CASES),
     ]
+    if any(_without_experts(name, report) for name, report in reports.items()):
+        lines += ["", "¹ Compiled before the products of experts were counted, and without them."]
     if table := scaling(reports):
         lines += [
             "",

@@ -68,7 +68,6 @@ class Result:
       options: settings of all sides. sides: {side: {setting: its value}}, where they may differ.
       versions: {package: version}, beside those of Python, JAX and Seedpod.
       notes: sentences below the tables.
-      machine: facts of another machine or device than this process's, which replace its own.
     """
 
     benchmark: str
@@ -78,7 +77,6 @@ class Result:
     sides: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
-    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def define_flags() -> None:
@@ -102,7 +100,6 @@ def record(result: Result) -> dict[str, Any]:
         "benchmark": result.benchmark,
         **facts,
         "versions": facts["versions"] | dict(result.versions),
-        "machine": facts["machine"] | dict(result.machine),
         "options": dict(result.options),
         "sides": {side: dict(settings) for side, settings in result.sides.items()},
         "tables": [table._asdict() for table in result.tables],
@@ -130,8 +127,9 @@ def show(content: Mapping[str, Any]) -> None:
         for number, column in enumerate(table.columns):
             cells = [row[number] for row in table.rows]
             numbers = number and all(re.match(r"[*+−–-]*\d|$", cell) for cell in cells)
-            justify = "right" if numbers else "left"
-            printed.add_column(_plain(column), justify=justify, overflow="fold")
+            printed.add_column(
+                _plain(column), justify="right" if numbers else "left", overflow="fold"
+            )
         for cells in table.rows:
             printed.add_row(*map(_plain, cells))
         console.print()
@@ -147,7 +145,7 @@ def _say(text: str) -> None:
 
 def head(content: Mapping[str, Any]) -> str:
     """The command of a result, its date, machine, versions and options."""
-    made = dict(content["machine"])
+    made = content["machine"]
     cores = "one core" if made["cores"] == 1 else f"{made['cores']} cores"
     parts = [f"{cores} of {made['processor']}"]
     if made.get("memory_gib"):

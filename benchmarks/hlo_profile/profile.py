@@ -20,8 +20,9 @@ from tpu.fit import hlo
 _MODULE = re.compile(r".*\b((?:model|train|data|tpu|benchmarks)/.*\.py)$")
 # Files of operations that have no place of their own in the network: the caller's line is named.
 _HELPERS = frozenset({
-    "model/cpu.py", "model/tpu.py", "model/quantized.py", "model/sharding.py", "model/taps.py",
-    "model/layers/norm.py", "model/layers/projection.py", "model/layers/rotary.py",
+    "model/cpu.py", "model/quantized.py", "model/sharding.py", "model/taps.py",
+    "model/kernels/tpu.py", "model/layers/norm.py", "model/layers/projection.py",
+    "model/layers/rotary.py",
 })  # fmt: skip
 _TABLES = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _NUMBERS = re.compile(r"=(\d+)")

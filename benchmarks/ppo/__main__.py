@@ -85,7 +85,7 @@ def sides(threads: int) -> dict[str, dict[str, str]]:
         },
         "ours": both | {
             "framework": "JAX, programs compiled by XLA",
-            "threads": f"process bound to the same, {threads} JAX devices",
+            "threads": "process bound to the same, one JAX device a core",
             "execution": "layers unrolled, no remat, 2 minibatches of 32, no saving",
             "sampling": "model.generate, compiled for the race's shapes",
             "reward": "a Python function called for every answer",

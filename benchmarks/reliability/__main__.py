@@ -116,7 +116,7 @@ def saving(state: Any, workdir: epath.Path, rounds: int) -> dict[str, float]:
         return took.processor
 
     without_them = mock.patch.object(fingerprints, "survey", no_fingerprints)
-    sides = {"save": partial(save, contextlib.nullcontext()),
+    sides: dict[str, Any] = {"save": partial(save, contextlib.nullcontext()),
              "save_without": partial(save, without_them), "survey": survey}  # fmt: skip
     fingerprints.survey(items)  # compiles
     figures = turns.race(sides, rounds, warm=0)

@@ -5,7 +5,7 @@
 
 Three samplers take turns in one process, with the same weights, prompts and random keys:
 
-- `slots`: `model.decoding.refill` in `--slots` rows;
+- `slots`: `model.decoding.refill` in `--slots` rows, with `--widths` widths of prompts;
 - `batches`: `model.generate` in batches of `--slots` rows, one after another: the same cache;
 - `whole`: `model.generate` of all rows at once, whose cache is `--rows` / `--slots` times as large.
 
@@ -16,9 +16,10 @@ answers the run's own prompts with the run's lengths; the workdir is only read.
 
 The order of the samplers is reversed at every round; the first compiles and is not counted.
 Prints for each the median answers a second and the bytes that its program needs beside the
-weights, the ratios of `slots` to the others (medians of the ratios within a round), and
-the share of answers whose tokens are all equal. Where it is below 1, XLA on CPU rounded a product
-of few rows otherwise than one of many, which changes a rare token.
+weights, the ratios of `slots` to the others (medians of the ratios within a round), the same by
+processor time, which other work on the machine stretches less, and the share of answers whose
+tokens are all equal. Where it is below 1, XLA on CPU rounded a product of few rows otherwise than
+one of many, which changes a rare token.
 """
 
 from __future__ import annotations
@@ -86,12 +87,12 @@ def run_rollout(run: str, rows: int) -> Rollout:
     return Rollout(ctx.models["policy"], params, prompts["tokens"], prompts["mask"], sampling)
 
 
-def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
+def programs(rollout: Rollout, slots: int, widths: int) -> dict[str, Callable]:
     """{sampler: function(params, prompts, mask, keys) -> Sample}."""
     config, sampling = rollout.config, rollout.sampling
 
     def in_slots(params, prompts, mask, keys):
-        return refill.generate(config, params, prompts, mask, keys, sampling, slots)
+        return refill.generate(config, params, prompts, mask, keys, sampling, slots, widths)
 
     def whole(params, prompts, mask, keys):
         return generate(config, params, prompts, mask, keys, sampling)
@@ -100,7 +101,7 @@ def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
 
 
 class Sampler:
-    """A compiled sampler of a rollout: `run(keys)` -> (seconds, Sample).
+    """A compiled sampler of a rollout: `run(seed)` -> (what it took, Sample).
 
     `bytes` is what its program needs beside its arguments.
     """
@@ -115,7 +116,7 @@ class Sampler:
     def _keys(self, seed):
         return jax.random.split(jax.random.key(seed), len(self.rollout.prompts))
 
-    def run(self, seed: int) -> tuple[float, Sample]:
+    def run(self, seed: int) -> tuple[turns.Took, Sample]:
         keys = jax.block_until_ready(self._keys(seed))
         samples: list[Any] = []
         with turns.clock() as took:
@@ -123,20 +124,21 @@ class Sampler:
                 part = slice(first, first + self.rows)
                 args = self.rollout.prompts[part], self.rollout.mask[part], keys[part]
                 samples.append(jax.device_get(self.program(self.params, *args)))
-        return took.seconds, jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
+        return took, jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
 
 
-def race(rollout: Rollout, slots: int, rounds: int) -> dict[str, Any]:
+def race(rollout: Rollout, slots: int, rounds: int, widths: int = 1) -> dict[str, Any]:
     """Runs the samplers turn about; see the top of the file."""
     rows = len(rollout.prompts)
     params = jax.jit(partial(prepare, rollout.config))(rollout.params)
     sizes = {"slots": rows, "batches": slots, "whole": rows}
     samplers = {
         name: Sampler(function, rollout, params, sizes[name])
-        for name, function in programs(rollout, slots).items()
+        for name, function in programs(rollout, slots, widths).items()
     }
     runs = turns.race({name: sampler.run for name, sampler in samplers.items()}, rounds)
-    rates = {name: [rows / seconds for seconds, _ in side] for name, side in runs.items()}
+    rates = {name: [rows / took.seconds for took, _ in side] for name, side in runs.items()}
+    processor = {name: [rows / took.processor for took, _ in side] for name, side in runs.items()}
     samples = {name: [sample for _, sample in side] for name, side in runs.items()}
     lengths = [float(sample.response_mask.sum(1).mean()) for sample in samples["slots"]]
 
@@ -153,19 +155,21 @@ def race(rollout: Rollout, slots: int, rounds: int) -> dict[str, Any]:
         "bytes": {name: sampler.bytes for name, sampler in samplers.items()},
         "ratios": {name: turns.ratios(rates, "slots", name) for name in RATIOS},
         "ratio": {name: turns.ratio(rates, "slots", name) for name in RATIOS},
+        "processor_ratio": {name: turns.ratio(processor, "slots", name) for name in RATIOS},
         "equal": {name: equal(name) for name in RATIOS},
     }
 
 
 def table(result: dict[str, Any]) -> Table:
     """The result of `race`, a row for each sampler."""
-    columns = ("", "answers/s", "MiB beside the weights", "slots / it", "ratios of the rounds",
-               "answers equal")  # fmt: skip
+    columns = ("", "answers/s", "MiB beside the weights", "slots / it", "by processor time",
+               "ratios of the rounds", "answers equal")  # fmt: skip
     rows = []
     for name, rates in result["answers_per_second"].items():
         cells = [name, turns.spread(rates, 1), f"{result['bytes'][name] / 2**20:.0f}"]
         if name in RATIOS:
             rounds = ", ".join(f"{x:.2f}" for x in result["ratios"][name])
-            cells += [f"**{result['ratio'][name]:.2f}**", rounds, f"{result['equal'][name]:.2%}"]
+            cells += [f"**{result['ratio'][name]:.2f}**", f"{result['processor_ratio'][name]:.2f}"]
+            cells += [rounds, f"{result['equal'][name]:.2%}"]
         rows.append(cells + [""] * (len(columns) - len(cells)))
     return Table(columns, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # What MaxText's programs were compiled with: its snapshot, and the same JAX and libtpu as ours.
-MAXTEXT = {"MaxText": "August 2026", "jax": "0.10.2", "libtpu": "0.0.52"}
+MAXTEXT = {"date": "August 2026", "jax": "0.10.2", "libtpu": "0.0.52"}
 
 
 class Program(NamedTuple):

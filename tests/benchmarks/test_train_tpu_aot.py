@@ -64,12 +64,12 @@ def test_both_programs_stand_with_their_figures_and_options():
                "Llama 2 7B, v5p-128": {"fits": False, "error": "x"}}  # fmt: skip
     result = fit.result(reports)
     (table,) = result.tables
-    assert table.rows[0][2:] == [
-        "MaxText", "`save_qkv_proj`", "2.360 (2.037 + 0.323)", "1", "9.9", "1"
+    assert table.rows[0] == [
+        "Llama 2 7B, v5e-256, 4 × 2,048", "MaxText, August 2026, jax 0.10.2, libtpu 0.0.52",
+        "`save_qkv_proj`", "2.360 (2.037 + 0.323)", "", "9.9", "",
     ]  # fmt: skip
-    assert table.rows[1][2:] == ["ours", "`qkv`", "3.000", "**1.27**", "16.4", "**1.65**"]
-    assert table.rows[3][4] == "does not fit"
+    assert table.rows[1] == ["", "ours, jax 1", "`qkv`", "3.000", "**1.27**", "16.4", "**1.65**"]
+    assert table.rows[3][3] == "does not fit"
     assert {len(row) for row in table.rows} == {len(table.columns)}
-    assert "xla_tpu_scoped_vmem_limit_kib=65472" in result.options["compiler options, TPU v5 lite"]
-    assert result.sides["ours, Llama 2 7B, v5e-256"] == {"jax": "1"}
-    assert result.sides["MaxText"]["libtpu"] == "0.0.52"
+    options = result.options["compiler options of TPU v5 lite"]
+    assert "xla_tpu_scoped_vmem_limit_kib=65472" in options

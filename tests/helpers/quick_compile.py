@@ -2,6 +2,7 @@
 from one run of the tests to the next."""
 
 import atexit
+import contextlib
 import hashlib
 import os
 import platform
@@ -22,7 +23,7 @@ else:
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 # A third again where loops are emitted as LLVM's code and not through MLIR, and a quarter of the
 # rest where LLVM gets a program in one part. Later releases of JAX lack the first of these two
-# two flags, and XLA aborts on a flag that it does not know.
+# flags, and XLA aborts on a flag that it does not know.
 if metadata.version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
@@ -56,7 +57,8 @@ def cache() -> str:
 
 def _end(directory: Path, kept: Path, owner: int) -> None:
     if os.getpid() == owner:  # not a process that a test has forked
-        keep(directory, kept)
+        with contextlib.suppress(OSError):  # there may be no folder of the user that can be written
+            keep(directory, kept)
         shutil.rmtree(directory, ignore_errors=True)
 
 

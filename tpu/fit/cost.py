@@ -1,9 +1,10 @@
 """Estimated time of a compiled step: libtpu's cycles, kernels by their shapes, links by bytes.
 
-This is not a measurement. The compiler's cycles of each instruction are used as they are; Pallas
-kernels of attention and of experts, which have none, are assumed to reach half of the chip's peak;
-collectives are assumed to use all links of the physical dimensions of the torus that their devices
-span, both ways at once. docs/fit.md compares the estimate with published step times.
+This is not a measurement. The compiler's cycles of each instruction are used as they are. Pallas
+kernels of attention and of experts have none and are assumed to reach half of the chip's peak;
+gathers that have none, half of its memory's bandwidth. Collectives are assumed to use all links of
+the physical dimensions of the torus that their devices span, both ways at once. docs/fit.md
+compares the estimate with published step times.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # JAX is imported after the environment is set
 
 # Share of the peak that a kernel reaches.
 KERNEL_EFFICIENCY = 0.5
+# Share of the memory's bandwidth at which a gather reads and writes its rows.
+GATHER_EFFICIENCY = 0.5
 # {end of a splash attention kernel's name: matmuls of a tile of queries with a tile of keys}:
 # scores and outputs; scores, dP, dV and dK; scores, dP and dQ.
 _MATMULS = {"fwd": 2, "dkv": 4, "dq": 3}
@@ -98,8 +101,9 @@ def estimate(
             *key, total.count + t.count, total.bytes + t.bytes, total.seconds + t.seconds
         )
     traffic = list(merged.values())
+    gathers = 2 * program.gathered / (chips.HBM_GB[kind] * 1e9 * GATHER_EFFICIENCY)
     return Estimate(
-        program.cycles / (chips.CLOCK_GHZ[kind] * 1e9),
+        program.cycles / (chips.CLOCK_GHZ[kind] * 1e9) + gathers,
         flops / (chips.PEAK_FLOPS[kind] * KERNEL_EFFICIENCY),
         sum(t.seconds for t in traffic if t.network == "ici"),
         sum(t.seconds for t in traffic if t.network == "dcn"),

@@ -69,12 +69,14 @@ class Program(NamedTuple):
       collectives: of the whole program. kernels: {name of a Pallas kernel: number of its runs}.
       cycles: estimated for one device, without kernels and waiting for collectives.
       kernel_arrays: {name of a kernel: {the arrays it reads and writes: number of its runs}}.
+      gathered: bytes that are written by gathers for which the compiler has no estimate.
     """
 
     collectives: list[Collective]
     kernels: dict[str, int]
     cycles: int
     kernel_arrays: dict[str, dict[tuple[Shape, ...], int]]
+    gathered: float = 0.0
 
 
 class Instruction(NamedTuple):
@@ -146,15 +148,20 @@ def parse(text: str) -> Module:
 def read(text: str) -> Program:
     """Parses the text of an optimized module (`compiled.as_text()`)."""
     computations, times = parse(text)
+    lines = itertools.chain.from_iterable(computations.values())
+    fused = {name for i in lines if i.kind == "fusion" for name in i.called}
+    gathers = {n for n in fused if any(i.kind == "gather" for i in computations[n])}
     collectives: dict[Any, Collective] = {}
     kernels: dict[str, int] = defaultdict(int)
     arrays_of: dict[str, dict[tuple[Shape, ...], int]] = defaultdict(lambda: defaultdict(int))
-    cycles = 0
+    cycles, gathered = 0, 0.0
     for name, instructions in computations.items():
         shapes = {i.name: i.shapes for i in instructions}
         for instruction in instructions:
             result, kind, rest, _ = instruction
             cycles += times[name] * instruction.cycles
+            if not instruction.cycles and gathers.intersection(instruction.called):
+                gathered += times[name] * sum(s.bytes for s in instruction.shapes)
             base, arrays = kind.removesuffix("-start"), []
             if base in COLLECTIVES or kind == "custom-call":
                 names = (result, *instruction.operands)
@@ -162,7 +169,8 @@ def read(text: str) -> Program:
             if base in COLLECTIVES:
                 largest = max(arrays, key=lambda s: s.bytes)
                 # A collective that overlaps with computation is in each of the overlapping fusions.
-                channel = _CHANNEL.search(rest)
+                # Elsewhere those of a `shard_map` have one channel, and each is another.
+                channel = _CHANNEL.search(rest) if name in fused else None
                 key = channel[1] if channel else (name, result)
                 other = collectives.get(key)
                 if other is None or other.times * other.shape.bytes < times[name] * largest.bytes:
@@ -180,7 +188,7 @@ def read(text: str) -> Program:
                 arrays_of[kernel][tuple(arrays)] += times[name]
     running = [c for c in collectives.values() if c.times]
     kernel_arrays = {kernel: dict(runs) for kernel, runs in arrays_of.items()}
-    return Program(running, dict(kernels), cycles, kernel_arrays)
+    return Program(running, dict(kernels), cycles, kernel_arrays, gathered)
 
 
 def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, int]:

@@ -35,7 +35,8 @@ class RLConfig:
       prompt_length, response_length: P and R, in tokens. rollout_batch: episodes per rollout.
       epochs: passes over each rollout.
       prompt_buckets: number of prompt lengths, up to prompt_length. A rollout's prompts are padded
-        to the shortest that holds them all; each length is compiled when it first occurs.
+        to the shortest that holds them all; each length is compiled when it first occurs. With
+        `slots` those that are read together are, and all lengths are compiled.
       temperature: of sampling and of every log-probability.
       stop_at_eos: an answer ends at <eos>; else all have R tokens.
       decode_tensor: factor by which the mesh axis `tensor` grows, at the expense of `fsdp`, while

@@ -192,7 +192,7 @@ class RolloutSource:
     def _width(self, part: int) -> int:
         """The width of all hosts' prompts of a part: one of `rl.prompt_buckets`."""
         P, buckets = self.rl.prompt_length, self.rl.prompt_buckets
-        if buckets == 1:
+        if buckets == 1 or self.rl.slots:  # slots are refilled with prompts of any of the widths
             return P
         count = self.size // self.group
         rows = self.prompts.index(part * count + np.arange(count))

@@ -104,7 +104,8 @@ class Sampler(Scorer):
         sampling = dataclasses.replace(self.sampling, samples=samples, int8_cache=int8_cache)
         if 0 < (slots := self.rl.slots) < len(rows):
             self._check_slots(samples)
-            sample = refill.generate(config, policy, prompts, mask, keys, sampling, slots)
+            widths = self.rl.prompt_buckets
+            sample = refill.generate(config, policy, prompts, mask, keys, sampling, slots, widths)
         else:
             sample = generate(config, policy, prompts, mask, keys, sampling)
         mask = jnp.repeat(mask, samples, axis=0)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.ppo import __main__ as command
 from benchmarks.ppo import race, toy
 from benchmarks.random_models import random_params
 from model.config import TransformerConfig
@@ -44,6 +45,9 @@ def test_sides_are_compared_over_seeds():
     assert result["ours"]["times"] == {"median": 2.0, "processor": 0.75, "quick": 1.0}
     assert result["TRL"]["speedup"] == pytest.approx(dict(median=6.0, processor=6.0, quick=6.0))
     assert "ahead" not in result["ours"]
+    theirs, ours = command.table_of_sides(result).rows
+    assert theirs == ["TRL", "0.400 ± 0.058", "12000", "4500", "6000", "6.00, 6.00, 6.00", "+1.7"]
+    assert ours == ["ours", "0.500 ± 0.058", "2000", "750", "1000", "", ""]
 
 
 def test_a_python_without_trl_says_what_to_do(tmp_path):

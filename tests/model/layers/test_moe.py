@@ -169,7 +169,7 @@ def one_device(params):
 @pytest.mark.parametrize(
     "sizes",
     [
-        dict(data=1, expert=8),
+        pytest.param(dict(data=1, expert=8), marks=pytest.mark.slow),
         dict(data=1, fsdp=2, expert=2, tensor=2),
         dict(data=2, expert=2, sequence=2),
     ],

@@ -73,6 +73,8 @@ def test_links_and_networks_by_hand():
     assert by_kind["all-reduce"].seconds == spent.dcn == pytest.approx(1 / 3.125)
     assert by_kind["collective-permute"].seconds == pytest.approx(1 / 50)
     assert spent.compute == pytest.approx(1e-3)
+    gathers = cost.estimate(program._replace(gathered=1e9), mesh)  # read and written, at 820 GB/s
+    assert gathers.compute == pytest.approx(1e-3 + 2 / (0.5 * 820))
     # Two matmuls of half of all pairs, 2 FLOPs each, at half of 197 TFLOP/s.
     flops = 2 * (2 * 2 * 2 * 4 * 8 * 1024 * 1024 * 128) / 2
     assert spent.kernels == pytest.approx(flops / (0.5 * 197e12))
