@@ -65,9 +65,8 @@ def log_probs(logits: Array, ids: Array, temperature: float) -> Array:
     """
     scaled = logits.astype(jnp.float32) / temperature
     if platform() == "tpu":
-        picked = tpu.pick(scaled, ids)
-    else:
-        picked = jnp.take_along_axis(scaled, ids[..., None], axis=-1)[..., 0]
+        return tpu.log_probs(scaled, ids)[0]
+    picked = jnp.take_along_axis(scaled, ids[..., None], axis=-1)[..., 0]
     return picked - jax.nn.logsumexp(scaled, axis=-1)
 
 
@@ -102,9 +101,10 @@ def map_logits(
     if not chunk or chunk >= T:
         if platform() != "tpu":
             return apply(hidden, *arrays)
-        # The backward pass keeps the products alone, and not their float32 copy.
+        # The products are kept for the backward pass, and no float32 copy of them.
         products = _products(config, table, hidden, decoding=False)
-        rest = jax.checkpoint(lambda x, *arrays: function(_float32(config, x), *arrays))
+        policy = jax.checkpoint_policies.save_only_these_names(tpu.LOG_Z)
+        rest = jax.checkpoint(lambda x, *a: function(_float32(config, x), *a), policy=policy)
         return rest(products, *arrays)
     count = -(-T // chunk)
     width = -(-T // count)

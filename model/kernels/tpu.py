@@ -14,9 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from model.sharding import platform
+
+# The checkpoint name of a softmax's normalizer.
+LOG_Z = "log_z"
 
 
 @jax.custom_vjp
@@ -90,6 +94,35 @@ def _gated_bwd(activation, saved, g):
 gated.defvjp(_gated_fwd, _gated_bwd)
 
 
-def pick(x: Array, ids: Array) -> Array:
-    """x [..., V] at ids [...], as a masked sum: a gather needs all of x in memory, in float32."""
-    return jnp.sum(jnp.where(jnp.arange(x.shape[-1]) == ids[..., None], x, 0.0), axis=-1)
+@jax.custom_vjp
+def log_probs(x: Array, ids: Array) -> tuple[Array, Array]:
+    """(log softmax of x [..., V] at ids [...], log Z), both [...] float32.
+
+    One pass over x sums the exponentials and what stands at the ids; a gather would need all of x
+    in memory, in float32. The backward pass reads log Z, and sums nothing again.
+    """
+    top = jnp.max(x, axis=-1)
+    at_ids = jnp.where(jnp.arange(x.shape[-1]) == ids[..., None], x, 0.0)
+    total, picked = jax.lax.reduce(
+        (jnp.exp(x - top[..., None]), at_ids), (np.float32(0), np.float32(0)),
+        lambda a, b: (a[0] + b[0], a[1] + b[1]), (x.ndim - 1,),
+    )  # fmt: skip
+    log_z = top + jnp.log(total)
+    return picked - log_z, log_z
+
+
+def _log_probs_fwd(x, ids):
+    logp, log_z = log_probs(x, ids)
+    log_z = checkpoint_name(log_z, LOG_Z)
+    return (logp, log_z), (x, ids, log_z)
+
+
+def _log_probs_bwd(saved, g):
+    x, ids, log_z = saved
+    of_logp, of_log_z = (d[..., None] for d in g)
+    is_id = jnp.arange(x.shape[-1]) == ids[..., None]
+    dx = jnp.exp(x - log_z[..., None]) * (of_log_z - of_logp)
+    return dx + jnp.where(is_id, of_logp, 0.0), None
+
+
+log_probs.defvjp(_log_probs_fwd, _log_probs_bwd)

@@ -213,8 +213,7 @@ def experts(
         tokens, ids, weights = flat(x, ids, weights)
         out = expert_mlps(tokens, ids, weights, gate, up, down, 0, activation, product)
         return out.reshape(x.shape)
-    # Gathered here, a weight's gradient is summed and scattered in one. On axis 1, because a gather
-    # of the last axis is relaid out as a whole for the kernel.
+    # On axis 1: of the last axis, as XLA would gather `down`, the kernel needs a copy of the whole.
     gather = not cached
     # Rows that the mesh does not divide (a last batch, a single prompt) are on every device.
     split_rows = B % batch_shards(mesh) == 0

@@ -57,7 +57,7 @@ def stages_dir(tmp_path_factory: pytest.TempPathFactory) -> Stages:
             one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
             threads = list[str]()
 
-            def note(event, seconds, **kwargs):
+            def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
                 if event.endswith("jaxpr_trace_duration") and kwargs["fun_name"] == "train_step":
                     threads.append(threading.current_thread().name.partition("_")[0])
 

@@ -14,7 +14,8 @@ from model.config import TransformerConfig
 from model.kernels import tpu
 from model.layers import mlp, rotary, stack
 from model.transformer import Transformer
-from train import vocabulary as losses
+from train import losses
+from train import vocabulary as heads
 
 CONFIG = TransformerConfig(
     vocab_size=90, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
@@ -26,7 +27,7 @@ B, T, H, N = 2, 16, 3, 8
 
 def on_tpu(monkeypatch):
     """The TPU's forms from here on; attention stays plain."""
-    for module in (cpu, mlp, rotary, stack, tpu, vocabulary, losses):
+    for module in (cpu, mlp, rotary, stack, tpu, vocabulary, losses, heads):
         monkeypatch.setattr(module, "platform", lambda: "tpu")
 
 
@@ -48,12 +49,19 @@ def test_rotation_by_a_product_is_the_rotation_of_halves(monkeypatch, dtype):
         np.testing.assert_allclose(got, want, atol=2e-6 if dtype == "float32" else 2**-7)
 
 
-def test_a_masked_sum_picks_what_a_gather_picks():
-    x = np.random.default_rng(0).normal(size=(B, T, 50)).astype(np.float32)
+def test_log_probs_are_those_of_a_softmax():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(B, T, 50)).astype(np.float32) * 9
     x[..., 49] = -1e30  # an id that no text has
-    ids = np.random.default_rng(1).integers(0, 49, (B, T))
-    want = np.take_along_axis(x, ids[..., None], -1)[..., 0]
-    np.testing.assert_array_equal(tpu.pick(jnp.asarray(x), jnp.asarray(ids)), want)
+    ids, g = rng.integers(0, 49, (B, T)), rng.normal(size=(2, B, T)).astype(np.float32)
+
+    def plain(x):
+        logp = jnp.take_along_axis(jax.nn.log_softmax(x), ids[..., None], -1)[..., 0]
+        return logp, jax.nn.logsumexp(x, axis=-1)
+
+    (want, pull), (got, ours) = jax.vjp(plain, x), jax.vjp(lambda x: tpu.log_probs(x, ids), x)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours(tuple(g))[0], pull(tuple(g))[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +85,7 @@ def value_and_grad(params, batch, config=CONFIG):
     def loss(params):
         args = batch["tokens"], batch["positions"], batch["segment_ids"]
         hidden, _ = Transformer(config).apply({"params": params}, *args, method="hidden")
-        total, _, weight = losses.next_token_loss(config, params, hidden, batch, 0.01, 0)
+        total, _, weight = heads.next_token_loss(config, params, hidden, batch, 0.01, 0)
         return total / weight
 
     return jax.jit(jax.value_and_grad(loss))(params)
@@ -100,7 +108,7 @@ def test_on_tpu_the_backward_pass_keeps_no_float32_logits(monkeypatch, params, b
 
     def kept():
         def nats(hidden):
-            return losses.next_token_loss(config, params, hidden, batch, 0.0, 0)[0]
+            return heads.next_token_loss(config, params, hidden, batch, 0.0, 0)[0]
 
         _, pull = jax.eval_shape(lambda h: jax.vjp(nats, h), hidden)
         return {(x.dtype.name, x.shape) for x in jax.tree.leaves(pull) if x.shape[2:] == (128,)}

@@ -45,14 +45,14 @@ def kernel(rows, w, sizes, transposed=False):
 
 
 @pytest.mark.parametrize(
-    "choice,product",
+    "choice,product,transposed",
     [
-        ("mixed", grouped.ragged_matmul),
-        ("all tokens the same", grouped.ragged_matmul),
-        ("mixed", kernel),
+        ("mixed", grouped.ragged_matmul, False),
+        ("all tokens the same", grouped.ragged_matmul, True),
+        ("mixed", kernel, True),
     ],
 )
-def test_sorted_rows_give_what_every_expert_would(choice, product):
+def test_sorted_rows_give_what_every_expert_would(choice, product, transposed):
     M, D, F, E, k = 11, 6, 5, 4, 2
     x, gate, up, down, weights = arrays((M, D), (E, D, F), (E, D, F), (E, F, D), (M, k))
     rng = np.random.default_rng(1)
@@ -67,19 +67,16 @@ def test_sorted_rows_give_what_every_expert_would(choice, product):
             x, weights, gate, up, down
         )
 
-    ours = run(
-        lambda x, ids, w, *mlps: moe.expert_mlps(
-            x, ids, w, *((m,) for m in mlps), 0, jax.nn.silu, product
-        )
-    )
+    def some(x, ids, w, gate, up, down, first=0):
+        down = down.swapaxes(1, 2) if transposed else down
+        mlps = ((m,) for m in (gate, up, down))
+        return moe.expert_mlps(x, ids, w, *mlps, first, jax.nn.silu, product, transposed)
+
     # As two devices would, each with half of the experts.
-    halves = run(
-        lambda x, ids, w, *mlps: sum(
-            moe.expert_mlps(x, ids, w, *((m[i : i + 2],) for m in mlps), i, jax.nn.silu, product)
-            for i in (0, 2)
-        )
-    )
-    for got in (ours, halves):
+    def halves(x, ids, w, *mlps):
+        return sum(some(x, ids, w, *(m[i : i + 2] for m in mlps), i) for i in (0, 2))
+
+    for got in (run(some), run(halves)):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
             got,
