@@ -1,7 +1,7 @@
 """The compiler's cycles of a train step by kind of operation and by source line.
 
-    python -m tpu.fit --config=configs/pretrain.py:size=125m --topology=v5e-16 --hlo=step.txt
-    python -m benchmarks.hlo_profile --hlo=step.txt --device='TPU v5 lite' --json=profile.json
+python -m tpu.fit --config=configs/pretrain.py:size=125m --topology=v5e-16 --hlo=step.txt
+python -m benchmarks.hlo_profile --hlo=step.txt --device='TPU v5 lite' --json=profile.json
 """
 
 import dataclasses
