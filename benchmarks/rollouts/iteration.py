@@ -8,8 +8,9 @@ time is its own. Processor time is that of all threads of this process, which ot
 machine does not stretch as it does the clock.
 
 Prints for each part the median milliseconds of an iteration and its share; those with compilation,
-the first five, are not counted. `rest` is all that is outside of the programs and of the rewards:
-Python, prompts, transfers, records of metrics.
+the first five, are not counted. `updates` are the steps and the choice of their rows, `rewards on
+the host` also the texts of the answers. `rest` is all that is outside of the programs and of the
+rewards: Python, prompts, transfers, records of metrics.
 """
 
 from __future__ import annotations
@@ -60,13 +61,14 @@ def watched() -> Iterator[list[dict[str, float]]]:
             setattr(cls, name, new)
 
         begin_source, begin_attempt = RolloutSource.__init__, attempt.Attempt.__post_init__
-        rollout, call = RolloutSource.rollout, Scorer._call
+        rollout, verify = RolloutSource.rollout, Scorer.verify
 
         def init_source(self, *args, **kwargs):
             begin_source(self, *args, **kwargs)
             self.sampler.generate = timed(PROGRAMS[0], self.sampler.generate)
             self.sampler.score_rows = timed(PROGRAMS[1], self.sampler.score_rows)
             self.make_experience = timed(PROGRAMS[2], self.make_experience)
+            self._minibatch = timed(PROGRAMS[3], self._minibatch)
 
         def init_attempt(self):
             begin_attempt(self)
@@ -82,7 +84,7 @@ def watched() -> Iterator[list[dict[str, float]]]:
         patch(RolloutSource, "__init__", init_source)
         patch(RolloutSource, "rollout", next_rollout)
         patch(attempt.Attempt, "__post_init__", init_attempt)
-        patch(Scorer, "_call", lambda *args: timed(REWARDS, call)(*args))
+        patch(Scorer, "verify", lambda *args: timed(REWARDS, verify)(*args))
         yield iterations
 
 
