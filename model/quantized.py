@@ -28,13 +28,18 @@ def is_quantized(x: Any) -> bool:
     return hasattr(x, "qvalue")
 
 
-def quantize(name: str, weight: Array) -> Any:
-    """int8 values of an adaptable weight, with one float32 scale for all of its inputs."""
+def quantize(name: str, weight: Array, dtype: DTypeLike = jnp.int8, by_tensor: bool = False) -> Any:
+    """Values of an adaptable weight in 8 bits, with one float32 scale for all of its inputs.
+
+    Args:
+      weight: float32. by_tensor: one scale for all of a layer's outputs too.
+    """
     import qwix
 
     row = weights.adaptable(name)
-    channels = [i for i in range(weight.ndim) if not row.stacked <= i < row.stacked + row.inputs]
-    return qwix.quantize(weight, jnp.int8, channelwise_axes=channels)
+    end = weight.ndim if by_tensor else row.stacked + row.inputs
+    channels = [i for i in range(weight.ndim) if not row.stacked <= i < end]
+    return qwix.quantize(weight, dtype, channelwise_axes=channels)
 
 
 def dequantize(x: Any, dtype: DTypeLike) -> Array:
@@ -108,12 +113,14 @@ def _matmul_fwd(x, w):
     return matmul(x, w), w
 
 
-def _matmul_bwd(w, g):
-    def nothing(leaf):
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
+def no_gradient(leaf: Array) -> Any:
+    """Zero as the gradient of an array, for a `custom_vjp`."""
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 
-    return forward_matmul(g, dequantize(w, g.dtype).T), jax.tree.map(nothing, w)
+
+def _matmul_bwd(w, g):
+    return forward_matmul(g, dequantize(w, g.dtype).T), jax.tree.map(no_gradient, w)
 
 
 matmul.defvjp(_matmul_fwd, _matmul_bwd)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import ml_collections
 
+from train.attempt import Hooks
 from train.config import run as configs
 from train.rl.rewards import Episode
+from train.sweep.programs import Count, Steps
 
 WORDS = ("copy", "move", "file", "list", "tree", "open", "close", "read", "path", "name", "of")
 # {stage: {role: the stage whose run it starts from}}
@@ -86,6 +88,11 @@ def write_files(directory: Path) -> None:
             for i in range(60)
         ],
     )
+
+
+def sharing() -> Hooks:
+    """Hooks for runs of a test: those whose step is the same program trace and compile it once."""
+    return Hooks(jit=Steps(Count()))
 
 
 def brevity(episode: Episode) -> float:

@@ -177,24 +177,21 @@ def rollout_programs(
     import jax.numpy as jnp
 
     from model.sharding import batch_sharding
-    from train.rl.experience import answers
+    from train.rl.experience import answers, shapes
     from train.rl.forward import CRITICS
 
     config = source.ctx.config
-    rows, size = config.rl.rollout_batch, config.data.batch_size
-
-    def many(tree, count):
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding),
-            tree,
-        )
-
+    rows = config.rl.rollout_batch
     sampler, mesh = source.sampler, source.ctx.mesh
     samples = source.groups.samples
-    prompts = many(prompts, config.rl.answers_at_once // samples)
+    count = config.rl.answers_at_once // samples
+    prompts = {
+        name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding)
+        for name, x in prompts.items()
+    }
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    experience = source.shapes()
+    experience = shapes(source.ctx, rows)
     sampled = answers(experience)
     scores = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experience["tokens"].sharding)
     policy, inputs = roles["policy"], (prompts["tokens"], prompts["mask"])
@@ -215,7 +212,7 @@ def rollout_programs(
     roles = {r: tree for r, tree in roles.items() if r in read_roles}
     args = roles, sampled, scores, scalars, jax.ShapeDtypeStruct((), jnp.bool_)
     programs["experience"] = source.make_experience, args, mesh
-    return programs, many(experience, size)
+    return programs, shapes(source.ctx, config.data.batch_size)
 
 
 def _compile(function, args, mesh, models):

@@ -67,6 +67,7 @@ CHANGES = {
     "rl": Kind.NAMED,
     "rewards": Kind.NAMED,
     "model.dtype": Kind.NAMED,
+    "model.matmul": Kind.NAMED,
     # What would not restore, or would not be the same run.
     "stage": Kind.REFUSED,
     "seed": Kind.REFUSED,

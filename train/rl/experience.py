@@ -119,9 +119,9 @@ def reward_means(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     return {f"reward/{k}": adv.moments(v, valid)[0] for k, v in rewards.items() if k != "score"}
 
 
-def shapes(ctx: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """{name: `jax.ShapeDtypeStruct`} of an experience."""
-    n, R = ctx.config.rl.rollout_batch, ctx.config.rl.response_length
+def shapes(ctx: Any, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """{name: `jax.ShapeDtypeStruct`} of `n` rows of an experience."""
+    R = ctx.config.rl.response_length
     wide = (n, ctx.config.rl.prompt_length + R)
     shapes = {name: (wide, jnp.int32) for name in ("tokens", "positions", "segment_ids")}
     names = ["response_mask", "old_logprobs", "ref_logprobs", "advantages", "policy_mask"]

@@ -117,13 +117,14 @@ class RolloutSource:
                 partial(sharding.local_rows, ctx.mesh), ctx.config.steps,
             )  # fmt: skip
 
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """{name: `jax.ShapeDtypeStruct`} of an experience."""
-        return shapes(self.ctx)
+    def batch_shapes(self, s: Mapping[str, Any]) -> dict[str, Any]:
+        text = self._text and {"text": sharding.put_batch(self._text.batch(0), self.ctx.mesh)}
+        return {**shapes(self.ctx, self.ctx.config.data.batch_size), **(text or {})}
 
     def init(self) -> dict[str, Any]:
         """The state before the first rollout: an experience of zeros, marked as used up."""
-        empty, (gain, bias) = self.shapes(), self.ctx.normalizer or (1, 0)
+        empty = shapes(self.ctx, self.rl.rollout_batch)
+        gain, bias = self.ctx.normalizer or (1, 0)
         zeros = jax.jit(
             lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in empty.items()},
             out_shardings=sharding.batch_sharding(self.ctx.mesh),
