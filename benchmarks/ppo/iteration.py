@@ -1,9 +1,9 @@
 """Where the processor time of an iteration of PPO goes: its programs, rewards, and the rest.
 
-    python -m benchmarks.rollouts.iteration [--models=toy|demo] [--updates=25] [--json=FILE]
+    python -m benchmarks.ppo.iteration [--models=toy|demo] [--updates=25]
 
-An iteration is a rollout and the updates on it: of the toy race (benchmarks/ppo/toy.py), or of the
-demo's PPO with random models (benchmarks/ppo/steady.py). Every program is waited for, so that its
+An iteration is a rollout and the updates on it: of the toy race (toy.py), or of the
+demo's PPO with random models (steady.py). Every program is waited for, so that its
 time is its own. Processor time is that of all threads of this process, which other work on the
 machine does not stretch as it does the clock.
 
@@ -16,17 +16,16 @@ rewards: Python, prompts, transfers, records of metrics.
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks import results
 from benchmarks.ppo import steady, toy
 from train import attempt, loop
 from train.rl.rollout import RolloutSource
@@ -118,15 +117,14 @@ def summary(iterations: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    result = summary(run(flags.FLAGS.models, flags.FLAGS.updates))
-    for name, part in result.items():
-        print(f"{name:30}{part['ms']:8.2f} ms{part['share']:8.1%}")
-    if flags.FLAGS.json:
-        Path(flags.FLAGS.json).write_text(json.dumps(result) + "\n")
+    parts = summary(run(flags.FLAGS.models, flags.FLAGS.updates))
+    rows = [[name, f"{x['ms']:.2f}", f"{x['share']:.1%}"] for name, x in parts.items()]
+    table = results.Table(["", "ms of processor time", "share"], rows)
+    results.report(results.Result("ppo.iteration", [table], parts, results.given()))
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("models", "toy", ["toy", "demo"], "Whose PPO.")
     flags.DEFINE_integer("updates", 25, "Iterations.", lower_bound=WARM + 2)
-    flags.DEFINE_string("json", "", "Write the result here as JSON.")
+    results.define_flags()
     app.run(main)
