@@ -31,7 +31,7 @@ class Perplexity:
 
         def sums(params, batch):
             mask = batch["loss_mask"]
-            args = batch["tokens"], batch["positions"], batch["segment_ids"]
+            args = vocabulary.inputs(config, batch)
             hidden, _ = Transformer(config).apply(
                 {"params": params}, *args, method=Transformer.hidden
             )
