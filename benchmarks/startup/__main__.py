@@ -1,16 +1,15 @@
 """The time from `python -m train` to its first step, by part, with and without cached programs.
 
     python -m benchmarks.startup
-    python -m benchmarks.startup --turns=5 --json=startup.json --write
+    python -m benchmarks.startup --rounds=5 --json=docs/benchmarks/startup.json
     python -m benchmarks.startup --config=configs/shakespeare.py
 
-Each turn runs the recipe twice, in processes of their own: with an empty compilation cache, and in
+Each round runs the recipe twice, in processes of their own: with an empty compilation cache, and in
 another workdir with the cache that the first has filled. A process ends once the metrics of its
-first step are there. Prints the medians of seconds by the clock and of the processor, of all
+first step are there. Shows the medians of seconds by the clock and of the processor, of all
 threads, for each part: tracing (with lowering) and compiling (with reading from the cache) as JAX
-reports them, wherever they happen, and the rest of each phase that the terminal names. Then the
-programs that take longest to compile, and with `--imports` the packages that take longest to
-import. `--write` writes the parts into docs/benchmarks.md.
+reports them, wherever they happen, within the phases that the terminal names. Then the programs
+that take longest to compile, and with `--imports` the packages that take longest to import.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import pages
+from benchmarks import results
 
 Diary = Mapping[str, Any]
 
@@ -101,71 +100,65 @@ def medians(turns: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str,
     }
 
 
-def table(results: Mapping[str, Sequence[Diary]]) -> str:
-    """A row a part: seconds and processor seconds, and of the seconds tracing and compiling."""
-    sides = {name: medians([parts(d) for d in diaries]) for name, diaries in results.items()}
-    lines = ["| part | " + " | ".join(f"{name}: s, of the processor; tracing, compiling"
-                                      for name in sides) + " |"]  # fmt: skip
-    lines.append("|---" * (1 + len(sides)) + "|")
-    for name in next(iter(sides.values())):
-        cells = []
-        for side in sides.values():
-            v = side.get(name)
-            cells.append("{seconds:.1f}, {processor:.1f}; {trace:.1f}, {compile:.1f}".format(**v)
-                         if v else "")  # fmt: skip
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def rows(sides: Mapping[str, Sequence[Diary]]) -> list[list[str]]:
+    """The cells of each part: seconds and processor seconds, and of the seconds tracing and
+    compiling."""
+    values = {name: medians([parts(d) for d in diaries]) for name, diaries in sides.items()}
+    form = "{seconds:.1f}, {processor:.1f}; {trace:.1f}, {compile:.1f}"
+    return [
+        [name, *(form.format(**side[name]) if name in side else "" for side in values.values())]
+        for name in next(iter(values.values()))
+    ]
 
 
-def programs(diary: Diary, count: int) -> str:
-    """The programs that took longest to compile, and the number of all."""
+def programs(diary: Diary, count: int) -> list[list[str]]:
+    """The programs that took longest to compile, with their seconds, and all."""
     seconds = [(end - start, name) for kind, name, start, end in diary["events"]
                if kind == "compile"]  # fmt: skip
-    lines = [f"  {s:6.2f} s  {name}" for s, name in sorted(seconds, reverse=True)[:count]]
-    return "\n".join([f"{len(seconds)} programs, {sum(s for s, _ in seconds):.1f} s:", *lines])
+    longest = sorted(seconds, reverse=True)[:count]
+    return [
+        *([name, f"{s:.2f}"] for s, name in longest),
+        [f"all {len(seconds)}", f"{sum(s for s, _ in seconds):.2f}"],
+    ]
 
 
-def imports(count: int) -> str:
-    """Packages by the seconds of their own modules in `import train.loop`."""
+def imports(count: int) -> list[list[str]]:
+    """Packages with the seconds of their own modules in `import train.loop`."""
     process = subprocess.run([sys.executable, "-X", "importtime", "-c", "import train.loop"],
                              capture_output=True, text=True, check=True)  # fmt: skip
     own = collections.Counter[str]()
     for line in process.stderr.splitlines():
         if match := re.match(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)", line):
             own[match[2].partition(".")[0]] += int(match[1])
-    lines = [f"  {us / 1e6:6.2f} s  {name}" for name, us in own.most_common(count)]
-    return "\n".join([f"imports, {sum(own.values()) / 1e6:.1f} s in all:", *lines])
+    longest = [[name, f"{us / 1e6:.2f}"] for name, us in own.most_common(count)]
+    return [*longest, ["all", f"{sum(own.values()) / 1e6:.2f}"]]
 
 
 def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     words = [f"--config={given.config}", *argv[1:]]
-    results: dict[str, list[Diary]] = {"empty cache": [], "full cache": []}
+    sides: dict[str, list[Diary]] = {"empty cache": [], "full cache": []}
     with tempfile.TemporaryDirectory() as name:
-        for turn in range(given.turns):
-            for side, diaries in results.items():
+        for turn in range(given.rounds):
+            for side, diaries in sides.items():
                 folder, cache = Path(name, f"{turn}-{side[0]}"), Path(name, f"cache-{turn}")
                 diaries.append(run(words, folder, cache))
                 ended, used = diaries[-1]["end"]
                 seconds = ended - diaries[-1]["spawned"]
                 print(f"{side}: {seconds:.1f} s, {used:.1f} of the processor", file=sys.stderr)
-    text = table(results)
-    compiled = programs(results["empty cache"][-1], 12)
-    print(text, compiled, sep="\n")
+    columns = ["part", *(f"{name}: s, of the processor; tracing, compiling" for name in sides)]
+    tables = [
+        results.Table(columns, rows(sides)),
+        results.Table(["program", "s to compile"], programs(sides["empty cache"][-1], 6)),
+    ]
     if given.imports:
-        print(imports(15))
-    if given.json:
-        Path(given.json).write_text(json.dumps(results) + "\n")
-    if given.write:
-        head = f"`{' '.join(words)}`, {pages.machine()}. Medians of {given.turns} turns."
-        largest = "\n".join(compiled.splitlines()[:5])
-        pages.write("benchmarks.startup", f"{head}\n\n{text}\n\n```text\n{largest}\n```")
+        tables.append(results.Table(["package", "s to import"], imports(12)))
+    results.report(results.Result("startup", tables, sides, results.given()))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("config", "configs/pretrain.py:smoke", "A recipe.")
-    flags.DEFINE_integer("turns", 3, "Turns, each with an empty and with a full cache.", 1)
-    flags.DEFINE_bool("imports", False, "Print the packages that take longest to import too.")
-    flags.DEFINE_string("json", "", "Write the diaries here as JSON.")
-    flags.DEFINE_bool("write", False, "Write the table into docs/benchmarks.md.")
+    flags.DEFINE_integer("rounds", 3, "Rounds, each with an empty and with a full cache.", 1)
+    flags.DEFINE_bool("imports", False, "Show the packages that take longest to import too.")
+    results.define_flags()
     app.run(main)

@@ -1,11 +1,8 @@
-"""The race: `python -m train` and nanoGPT's loop in PyTorch, each in its own process, turn about.
+"""`python -m train` and nanoGPT's loop in PyTorch, each as a process that is measured.
 
-A turn is a whole process. Of a turn that measures speed, the time between its first record of
-training metrics and its last counts, so neither start-up nor compilation does; both sides write a
-record after the same steps, for which they await their computation. Processor seconds are those of
-all threads in that time, which other work on the machine changes less. The order is reversed at
-every turn, and ratios are taken within a turn. A first process of each side, which fills caches of
-files and of compiled programs, is not counted.
+Between its first record of training metrics and its last neither start-up nor compilation counts;
+both sides write a record after the same steps, for which they await their computation. Processor
+seconds are those of all threads, which other work on the machine changes less.
 """
 
 from __future__ import annotations
@@ -15,11 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 TORCH_SIDE = Path(__file__).with_name("torch_side.py")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -151,55 +146,3 @@ def measure(command: Sequence[str], folder: Path, tokens_a_step: int) -> Turn:
         after.children_user + after.children_system - before.children_user - before.children_system,
         last, losses[-1] if losses else float("nan"),
     )  # fmt: skip
-
-
-def race(
-    commands: Mapping[str, Callable[[Path], list[str]]], folder: Path,
-    tokens_a_step: int, turns: int, say: Callable[[str], None] = lambda line: None,
-) -> dict[str, list[dict[str, Any]]]:  # fmt: skip
-    """{side: its turns, as `Turn` has them}. See the top of the file."""
-    results: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
-    for turn in range(turns + 1):
-        for side in list(commands)[:: 1 if turn % 2 else -1]:
-            workdir = folder / f"{side}-{turn}"
-            measured = measure(commands[side](workdir), workdir, tokens_a_step)
-            if turn:
-                results[side].append(asdict(measured))
-            say(f"{side} {turn or 'warming up'}: {measured.tokens / measured.seconds:,.0f} "
-                f"tokens/s, {measured.whole:.1f} s in all")  # fmt: skip
-    return results
-
-
-def ratios(results: Mapping[str, list[dict[str, Any]]], field: str) -> list[float]:
-    """PyTorch's seconds over ours within each turn, of a field of `Turn`, for the same tokens."""
-    pairs = zip(results["torch"], results["ours"], strict=True)
-    return [t[field] / t["tokens"] / (o[field] / o["tokens"]) for t, o in pairs]
-
-
-def _span(values: Sequence[float], format: str) -> str:
-    low, high = (format.format(f(values)) for f in (min, max))
-    return f"{format.format(median(values))} ({low} to {high})"
-
-
-def speed_row(name: str, results: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The row of a shape: tokens a second of both sides, and the ratios."""
-    cells = [_span([t["tokens"] / t["seconds"] for t in results[s]], "{:,.0f}")
-             for s in ("torch", "ours")]  # fmt: skip
-    cells.append(_span(ratios(results, "seconds"), "{:.2f}"))
-    cells.append(_span(ratios(results, "processor_seconds"), "{:.2f}"))
-    return f"| {name} | " + " | ".join(cells) + " |"
-
-
-def loss_rows(results: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """A row a side: its held-out loss, and the seconds of the whole process; and one of ours as
-    shares of PyTorch's within a turn."""
-    names = {"torch": "nanoGPT's recipe in PyTorch", "ours": "`configs/shakespeare.py:quick`"}
-    fields = ("whole", "whole_processor")
-    rows = []
-    for side, turns in results.items():
-        cells = [names[side], f"{turns[0]['last_step']:,}"]
-        cells += [f"{median(t['loss'] for t in turns):.3f}"]
-        rows.append(cells + [_span([t[f] for t in turns], "{:.1f}") for f in fields])
-    pairs = list(zip(results["ours"], results["torch"], strict=True))
-    shares = [_span([o[f] / t[f] for o, t in pairs], "{:.2f}") for f in fields]
-    return ["| " + " | ".join(cells) + " |" for cells in [*rows, ["ratio", "", "", *shares]]]
