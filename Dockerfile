@@ -35,5 +35,6 @@ ENV EXTRAS=web
 COPY --from=packages-cpu /seedpod/.venv .venv
 COPY . .
 RUN python -m compileall -q -x .venv . \
-    && useradd --create-home seedpod && install --directory --owner=seedpod runs
-USER seedpod
+    && useradd --create-home --uid=1000 seedpod && install --directory --owner=seedpod runs
+# The number, by which Kubernetes sees that it is not root.
+USER 1000

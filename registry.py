@@ -14,6 +14,8 @@ only files beside it, so that model/, data/ and train/ can all use it.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeGuard, TypeVar
@@ -172,12 +174,21 @@ def current(group: type[T]) -> type[T]:
     if taken := sorted(own & added.keys()):
         raise ConfigError(f"{group.__name__} has a setting {taken[0]!r} already; rename the other")
     added = {name: field for name, field in added.items() if name not in present}
-    hints = typing.get_type_hints(group)
+    hints = hints_of(group)
     for field in dataclasses.fields(group):
         kind = hints[field.name]
         if is_settings(kind) and (grown := current(kind)) is not kind:
             added[field.name] = grown, grow(_default(field))
     return with_fields(group, added) if added else group
+
+
+# Kept, as evaluating them is most of the time of reading a recipe.
+_hints: Callable[[type], Mapping[str, Any]] = functools.cache(typing.get_type_hints)
+
+
+def hints_of(cls: type) -> Mapping[str, Any]:
+    """{field: type} of a class."""
+    return types.MappingProxyType(_hints(cls))
 
 
 def is_settings(kind: Any) -> TypeGuard[type]:

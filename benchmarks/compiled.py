@@ -5,17 +5,19 @@ Needs libtpu (`pip install 'jax[tpu]'`), no TPU. A step takes 1 to 5 minutes on 
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from absl import flags
 
-DOCS = Path(__file__).parent.parent / "docs"
+from benchmarks.pages import DOCS
 
 
 def define_flags() -> None:
@@ -24,7 +26,8 @@ def define_flags() -> None:
 
 
 def compile_one(arguments: Sequence[str]) -> dict:
-    """The report of `python -m tpu.fit`; with `error` where a run would not start.
+    """The report of `python -m tpu.fit`, with `made`, the date and the versions; with `error` where
+    a run would not start.
 
     Raises:
       RuntimeError: libtpu did not compile at all, or tpu.fit broke.
@@ -34,16 +37,23 @@ def compile_one(arguments: Sequence[str]) -> dict:
         command = [sys.executable, "-m", "tpu.fit", *arguments, f"--json={out}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if os.path.exists(out):
-            return json.loads(Path(out).read_text())
+            return json.loads(Path(out).read_text()) | {"made": _made()}
         errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         if not errors or "libtpu" in errors[-1]:
             raise RuntimeError(done.stderr[-4000:])
         return {"fits": False, "error": errors[-1].removeprefix("error: ")}
 
 
-def write(table: str, runs: Mapping[str, list[str]], row: Callable, document: Callable) -> None:
+def _made():
+    versions = {name: metadata.version(name) for name in ("jax", "libtpu")}
+    return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), **versions}
+
+
+def write(
+    table: str, runs: Mapping[str, list[str]], row: Callable, document: Callable
+) -> dict[str, dict]:
     """Compiles the steps that docs/TABLE.json lacks, or those that the flags name, and writes that
-    file and docs/TABLE.md.
+    file and docs/TABLE.md; returns {name: report} of all.
 
     Args:
       runs: {name: arguments of tpu.fit}. row: (name, report) -> a line; document: {name: report}
@@ -61,3 +71,4 @@ def write(table: str, runs: Mapping[str, list[str]], row: Callable, document: Ca
         known = {n: reports[n] for n in runs if n in reports}
         kept.write_text(json.dumps(known, indent=1) + "\n")
         (DOCS / f"{table}.md").write_text(document(known))
+    return {n: reports[n] for n in runs if n in reports}

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the virtual environment of another system that a benchmark runs beside ours:
 #     sh benchmarks/other_env.sh DIR [PACKAGE…]
-# by default what benchmarks/sampling.py wants. pip's own settings (PIP_EXTRA_INDEX_URL, say) choose
+# by default what benchmarks/sample wants. pip's own settings (PIP_EXTRA_INDEX_URL, say) choose
 # which build of torch it is; one for CPU is enough.
 set -e
 dir=${1:?usage: sh benchmarks/other_env.sh DIR [PACKAGE…]}

@@ -36,10 +36,27 @@ CASES = {
     title(*case): case
     for case in ((r, s, n) for n in (1, 2) for s in pods.SLICES for r in pods.RECIPES)
 }
+# Recipes compared on ever more chips, each with as many rows a chip as on the whole slice; on the
+# smallest they are no recipes of their own.
+SCALED = ("llama3.1-8b", "gemma3-12b", "mixtral-8x7b")
+SIXTEEN, WHOLE = "v6e-16", "v6e-256"
 RUNS = {name: arguments(*case) for name, case in CASES.items()}
 
 
+def on_sixteen(recipe: str) -> list[str]:
+    """The flags of `tpu.fit` for the recipe of the whole slice on sixteen chips."""
+    rows = pods.RECIPES[recipe][WHOLE]["rows"] * 16 // 256
+    flags = [flag for flag in arguments(recipe, WHOLE, 1) if not flag.startswith("--topology")]
+    return [*flags, f"--topology={SIXTEEN}", f"--config.data.batch_size={rows}"]
+
+
+RUNS |= {title(recipe, SIXTEEN, 1): on_sixteen(recipe) for recipe in SCALED}
+
+
 def row(name: str, report: dict) -> str:
+    """A line of the table of recipes; of sixteen chips, the tokens a second alone."""
+    if name not in CASES:
+        return f"{name}: {report.get('tokens_per_second_per_chip', 'does not fit')}"
     recipe, slice_, slices = CASES[name]
     config = pods.get_config(f"recipe={recipe},slice={slice_},slices={slices}")
     length = config.data.length
@@ -65,11 +82,12 @@ def row(name: str, report: dict) -> str:
     seconds = report["seconds"]
     step = report["predicted_step_seconds"]
     programs = report.get("programs", {})
+    mark = "¹" if _without_experts(name, report) else ""
     if programs:
         rollout = sum(p["predicted_step_seconds"] for n, p in programs.items() if n != "step")
         shown = f"**{step:.2f}** ({rollout:.1f} a rollout)"
     else:
-        shown = f"**{step:.2f}** ({report['serial_step_seconds']:.2f})"
+        shown = f"**{step:.2f}**{mark} ({report['serial_step_seconds']:.2f})"
     cells += [
         shown,
         f"{seconds['ici']:.2f}; {seconds['dcn']:.2f}" if slices > 1 else f"{seconds['ici']:.2f}",
@@ -78,6 +96,24 @@ def row(name: str, report: dict) -> str:
         f"{report['peak_bytes_per_chip'] / GIB:.1f} of {report['hbm_bytes_per_chip'] / GIB:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _without_experts(name: str, report: dict) -> bool:
+    """Whether a report is of a mixture, from before grouped matmuls were counted."""
+    return name.startswith("mixtral") and "made" not in report
+
+
+def scaling(reports: dict[str, dict]) -> list[str]:
+    """The table of weak scaling: tokens a second of a chip, as shares of those of sixteen chips."""
+    lines = []
+    for recipe in SCALED:
+        names = [title(recipe, *where) for where in ((SIXTEEN, 1), (WHOLE, 1), (WHOLE, 2))]
+        if not all(name in reports and reports[name]["fits"] for name in names):
+            continue
+        speeds = [reports[name]["tokens_per_second_per_chip"] for name in names]
+        shares = [f"{speed:,.0f} ({speed / speeds[0]:.1%})" for speed in speeds]
+        lines.append("| " + " | ".join([recipe, *shares]) + " |")
+    return lines
 
 
 def document(reports: dict[str, dict]) -> str:
@@ -103,8 +139,23 @@ def document(reports: dict[str, dict]) -> str:
         "| recipe | slice | mesh | rows × length | remat | s/step | links, s | tokens/s a chip | "
         "MFU | peak GiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        *(row(name, report) for name, report in reports.items()),
+        *(row(name, report) for name, report in reports.items() if name in CASES),
     ]
+    if any(_without_experts(name, report) for name, report in reports.items()):
+        lines += ["", "¹ Compiled before the products of experts were counted, and without them."]
+    if table := scaling(reports):
+        lines += [
+            "",
+            "## Weak scaling",
+            "",
+            "Tokens a second of a chip with as many rows a chip on 16, 256 and 2 × 256 chips of "
+            "v6e, and their share of what a chip of sixteen does; by `python -m "
+            "benchmarks.recipes`.",
+            "",
+            f"| recipe | {SIXTEEN} | {WHOLE} | 2 × {WHOLE} |",
+            "|---|---|---|---|",
+            *table,
+        ]
     if seconds:
         lines += [
             "",

@@ -13,8 +13,8 @@ Choice: `smoke`, 16 short steps for the model of `configs/pretrain.py:smoke`; al
 `variant=dr,smoke`.
 
 Hardware: an accelerator for models of 125M parameters and more.
-Time: not measured by itself; `python -m benchmarks.sums --workdir=runs/sums` trains 200 steps of
-GRPO in five and a half minutes on two cores that other work shared.
+Time: not measured by itself; `python -m benchmarks.ppo.sums --workdir=runs/sums` trains 200 steps
+of GRPO in five and a half minutes on two cores that other work shared.
 Expect: a rising held-out `score`. In that run the share of right sums goes from 23.1% to 32.2%.
 """
 

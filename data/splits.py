@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,11 +47,47 @@ class Examples:
     changes: dict[str, Counter] = dataclasses.field(default_factory=dict)
 
 
-def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -> Examples:
-    """Reads both splits, or that of `heldout_source` alone. `schema`: `text`, `chat`, `preference`
-    or `prompt` (data/schemas)."""
-    skipped, heldout, folders = Counter(), [], config.prepared_folders()
-    redacted, bad, unused, changes = Counter(), Counter(), {}, {}
+class Read(NamedTuple):
+    """The examples from which those of a run are chosen.
+
+    Attributes:
+      parts: for each source its examples; none of a prepared one. heldout: of `heldout_source`.
+      redacted, bad, unused, changes: as in Examples.
+    """
+
+    parts: list[list[dict]]
+    heldout: list[dict]
+    redacted: Counter
+    bad: Counter
+    unused: dict[str, Counter]
+    changes: dict[str, Counter]
+
+
+# Settings that choose among the examples that were read.
+_CHOOSING: dict[str, Any] = dict(subset="", keep={}, filters={}, heldout_limit=0)
+
+
+def read_examples(
+    config: DataConfig, schema: str, heldout_only: bool = False,
+    reads: dict[str, Read] | None = None,
+) -> Examples:  # fmt: skip
+    """Reads both splits, or that of `heldout_source` alone.
+
+    Args:
+      schema: `text`, `chat`, `preference` or `prompt` (data/schemas).
+      reads: what earlier calls have read, by settings; what this one reads is added.
+    """
+    reads = {} if reads is None else reads
+    key = repr((dataclasses.replace(config, **_CHOOSING), schema, heldout_only))
+    if key not in reads:
+        reads[key] = _read(config, schema, heldout_only)
+    return _chosen(reads[key], config, heldout_only)
+
+
+def _read(config: DataConfig, schema: str, heldout_only: bool) -> Read:
+    heldout, folders = list[dict](), config.prepared_folders()
+    redacted, bad = Counter(), Counter()
+    unused, changes = dict[str, Counter](), dict[str, Counter]()
     parts: list[list] = []  # the training examples of each source
 
     def read_clean(own: SourceConfig) -> list[dict]:
@@ -92,6 +129,15 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
         parts.append(examples)
     if config.heldout_source:
         heldout = read_clean(SourceConfig(config.heldout_source))
+    return Read(parts, heldout, redacted, bad, unused, changes)
+
+
+def _chosen(read: Read, config: DataConfig, heldout_only: bool) -> Examples:
+    """The examples of a run."""
+    skipped, folders, bad = Counter(), config.prepared_folders(), read.bad
+    # Copies, as a split takes the groups out of them.
+    parts = [[dict(example) for example in part] for part in read.parts]
+    heldout = read.heldout
     notes: list[dict] = [{} for _ in parts]  # for each source {where an example was read: note}
     heldout_notes = []
     if config.dedup or config.decontaminate:
@@ -123,10 +169,10 @@ def read_examples(config: DataConfig, schema: str, heldout_only: bool = False) -
         bad + skipped,
         tuple(map(len, parts)) if config.mixture else (),
         folders,
-        redacted,
+        read.redacted,
         bad,
-        {source: fields for source, fields in unused.items() if fields},
-        {source: counts for source, counts in changes.items() if counts},
+        {source: fields for source, fields in read.unused.items() if fields},
+        {source: counts for source, counts in read.changes.items() if counts},
     )
 
 

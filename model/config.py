@@ -15,6 +15,7 @@ ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
 REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
 ACTIVATIONS = ("silu", "gelu_tanh")
 LAYER_KINDS = ("global", "local")
+MATMULS = ("dtype", "int8", "int8_tensor", "fp8", "fp8_tensor")
 PARAMETRIZATIONS = ("standard", "mup")
 _CHOICES = {
     "activation": ACTIVATIONS,
@@ -22,6 +23,7 @@ _CHOICES = {
     "remat": REMAT_POLICIES,
     "attention": ATTENTION_BACKENDS,
     "dtype": ("float32", "bfloat16"),
+    "matmul": MATMULS,
 }
 
 
@@ -88,6 +90,9 @@ class TransformerConfig:
         k; 0: one MLP for all tokens. renormalize_experts: the k weights sum to 1.
       vocab_multiple: the table's rows are rounded up to this, so that it can be sharded.
       dtype: dtype of activations and matmuls. Parameters are float32.
+      matmul: numbers of the products with the layers' matrices in training, forwards and backwards
+        (model/layers/low_precision.py): those of `dtype`; `int8` or `fp8` with a scale for each row
+        and output; or with one for each tensor, `int8_tensor` or `fp8_tensor`.
       scan_unroll: layers (repeats of the pattern, if there is one) in one scan step; 0 unrolls all
         (fastest on CPU).
       remat: what the backward pass recomputes: nothing (`none`), all but the results of matmuls
@@ -139,6 +144,7 @@ class TransformerConfig:
     renormalize_experts: bool = True
     vocab_multiple: Size = 128
     dtype: str = "float32"
+    matmul: str = "dtype"
     scan_unroll: Annotated[int, Range(0, 10_000)] = 1
     remat: str = "none"
     replicate_kv_heads: bool = False
@@ -189,6 +195,12 @@ class TransformerConfig:
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ValueError(f"model.{name}={value!r:.80}; choose {', '.join(choices)}")
+        if self.num_experts and self.matmul != "dtype":
+            raise ValueError(
+                f"model.matmul={self.matmul} and model.num_experts={self.num_experts}: the grouped "
+                "products of experts, most of such a model's work, are not quantized; set "
+                "--config.model.matmul=dtype"
+            )
         for name in ("attention_block", "attention_compute_block"):
             if (size := getattr(self, name)) % 128:
                 raise ValueError(f"model.{name}={size}; blocks are multiples of 128 tokens")

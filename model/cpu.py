@@ -62,10 +62,14 @@ def forward_matmul(x: Array, w: Array) -> Array:
     return jnp.matmul(x, w)
 
 
-def matmul(x: Array, w: Array | TransposedWeight) -> Array:
-    """x [..., D] @ w [D, F], an array or a `TransposedWeight` -> [..., F]."""
+def matmul(x: Array, w: Array | TransposedWeight, joins_heads: bool = False) -> Array:
+    """x [..., D] @ w [D, F], an array or a `TransposedWeight` -> [..., F].
+
+    Args:
+      joins_heads: D is of several axes, as the heads that attention's output projection joins.
+    """
     if not isinstance(w, TransposedWeight):
-        return _matmul(x, w)
+        return _matmul(x, w, joins_heads)
     if platform() != "cpu":
         return forward_matmul(x, w.rows.T)
     x2d = x.reshape(-1, x.shape[-1])
@@ -85,8 +89,8 @@ def matmul(x: Array, w: Array | TransposedWeight) -> Array:
     return out.astype(x.dtype).reshape(*x.shape[:-1], len(w.rows))
 
 
-@jax.custom_vjp
-def _matmul(x, w):
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x, w, joins_heads):
     """The product with an array.
 
     The gradient is written out because XLA's fast matmuls on CPU transpose the right operand but
@@ -96,15 +100,22 @@ def _matmul(x, w):
     return forward_matmul(x, w)
 
 
-def _matmul_fwd(x, w):
-    return _matmul(x, w), (x, w)
+def _matmul_fwd(x, w, joins_heads):
+    return _matmul(x, w, joins_heads), (x, w)
 
 
-def _matmul_bwd(saved, g):
+def _matmul_bwd(joins_heads, saved, g):
     x, w = saved
+    if platform() != "cpu":
+        # XLA on TPU would copy an array to merge the axes of its rows, and a left operand whose
+        # other axis is of heads.
+        rows = tuple(range(x.ndim - 1))
+        left, right = (g, x) if joins_heads else (x, g)
+        dw = jax.lax.dot_general(left, right, ((rows, rows), ((), ())))
+        return forward_matmul(g, w.T), dw.T if joins_heads else dw
     x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     dx = forward_matmul(g, w.T)
-    if x2d.shape[1] > g2d.shape[1] and platform() == "cpu":
+    if x2d.shape[1] > g2d.shape[1]:
         # The smaller operand is transposed.
         return dx, fence(forward_matmul(fence(g2d.T), x2d)).T
     return dx, forward_matmul(fence(x2d.T), g2d)

@@ -43,6 +43,7 @@ class Sampling:
       stop_ids: ids that end a response and belong to it. pad_id: fills the row after them.
       banned_ids: ids never sampled, such as padding and role markers.
       samples: n, responses a prompt; the prompt is prefilled once for all of them.
+      int8_cache: whether keys and values are cached in int8.
     """
 
     max_new_tokens: Size
@@ -53,6 +54,7 @@ class Sampling:
     pad_id: CountOr0 = 0
     banned_ids: tuple[int, ...] = ()
     samples: Size = 1
+    int8_cache: bool = False
 
     def __post_init__(self):
         ranges.check(self)
@@ -206,7 +208,8 @@ def begin(
     """
     B, P = prompts.shape
     R, n = sampling.max_new_tokens, sampling.samples
-    cache = init_cache(config, B, P + R, split_layers="0" in params["layers"])
+    split = "0" in params["layers"]
+    cache = init_cache(config, B, P + R, split_layers=split, int8=sampling.int8_cache)
     segments = prompt_mask.astype(jnp.int32)
     positions = prompt_positions(prompt_mask)
     logits, cache = step(config, params, prompts, positions, segments, cache)

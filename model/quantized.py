@@ -28,13 +28,18 @@ def is_quantized(x: Any) -> bool:
     return hasattr(x, "qvalue")
 
 
-def quantize(name: str, weight: Array) -> Any:
-    """int8 values of an adaptable weight, with one float32 scale for all of its inputs."""
+def quantize(name: str, weight: Array, dtype: DTypeLike = jnp.int8, by_tensor: bool = False) -> Any:
+    """Values of an adaptable weight in 8 bits, with one float32 scale for all of its inputs.
+
+    Args:
+      weight: float32. by_tensor: one scale for all of a layer's outputs too.
+    """
     import qwix
 
     row = weights.adaptable(name)
-    channels = [i for i in range(weight.ndim) if not row.stacked <= i < row.stacked + row.inputs]
-    return qwix.quantize(weight, jnp.int8, channelwise_axes=channels)
+    end = weight.ndim if by_tensor else row.stacked + row.inputs
+    channels = [i for i in range(weight.ndim) if not row.stacked <= i < end]
+    return qwix.quantize(weight, dtype, channelwise_axes=channels)
 
 
 def dequantize(x: Any, dtype: DTypeLike) -> Array:
@@ -54,7 +59,7 @@ def convert(tree: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     flat = flatten_dict(tree)
     for path, x in flat.items():
         name = path[-1]
-        if dtype == "float32" or not weights.is_adaptable(name):
+        if dtype == "float32" or not weights.is_adaptable(name) or is_quantized(x):
             continue
 
         def make(x, name=name):
@@ -75,6 +80,23 @@ def convert(tree: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return unflatten_dict(flat)
 
 
+def int8_weights(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`convert` to int8 of all weights at once. Trace it under `jit`."""
+    flat = flatten_dict(tree)
+    for path, x in flat.items():
+        if weights.is_adaptable(path[-1]) and not is_quantized(x):
+            flat[path] = quantize(path[-1], x)
+    return unflatten_dict(flat)
+
+
+def quantize_vectors(x: Array, axis: int) -> Any:
+    """int8 values of x, with a float32 scale for each vector along an axis."""
+    import qwix
+
+    others = [i for i in range(x.ndim) if i != axis % x.ndim]
+    return qwix.quantize(x.astype(jnp.float32), jnp.int8, channelwise_axes=others)
+
+
 def whole(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Float32 weights, with the rounding of `convert`."""
     return unflatten_dict({k: dequantize(x, jnp.float32) for k, x in flatten_dict(tree).items()})
@@ -91,12 +113,14 @@ def _matmul_fwd(x, w):
     return matmul(x, w), w
 
 
-def _matmul_bwd(w, g):
-    def nothing(leaf):
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
+def no_gradient(leaf: Array) -> Any:
+    """Zero as the gradient of an array, for a `custom_vjp`."""
+    floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jnp.zeros_like(leaf) if floating else np.zeros(leaf.shape, jax.dtypes.float0)
 
-    return forward_matmul(g, dequantize(w, g.dtype).T), jax.tree.map(nothing, w)
+
+def _matmul_bwd(w, g):
+    return forward_matmul(g, dequantize(w, g.dtype).T), jax.tree.map(no_gradient, w)
 
 
 matmul.defvjp(_matmul_fwd, _matmul_bwd)

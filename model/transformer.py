@@ -11,6 +11,7 @@ from jax import Array
 
 from model import context_parallel, vocabulary, weights
 from model.config import TransformerConfig
+from model.kernels import tpu
 from model.layers.attention import Rows
 from model.layers.kv_cache import KVCache, write_slots
 from model.layers.norm import rms_norm
@@ -71,7 +72,8 @@ class Transformer(nn.Module):
         if c.embedding_scale:
             x = x * jnp.asarray((c.embed_dim / c.width_ratio) ** 0.5, x.dtype)
         length = "act_length" if cache is None else "act_slot"
-        x = tap("embedding", constrain(x, "act_batch", length, "act_embed"))
+        x = tpu.row_major(constrain(x, "act_batch", length, "act_embed"))
+        x = tap("embedding", x)
         if self.is_initializing():
             self.layers(None)  # creates their parameters; nothing need be computed
         else:

@@ -18,8 +18,9 @@ from jax import Array
 
 from model import cpu
 from model.config import TransformerConfig
+from model.kernels import tpu
 from model.kernels.base import MASKED
-from model.sharding import constrain
+from model.sharding import constrain, platform
 
 
 def logits(config: TransformerConfig, table: Array, hidden: Array, decoding: bool = False) -> Array:
@@ -29,11 +30,21 @@ def logits(config: TransformerConfig, table: Array, hidden: Array, decoding: boo
       table: the embedding [V, D] if `tie_embeddings`, else the unembedding [D, V].
       decoding: no gradient is taken, so a tied table is used without a transpose.
     """
-    c = config
-    table = table.astype(c.activation_dtype)
-    if c.tie_embeddings:
+    return _float32(config, _products(config, table, hidden, decoding))
+
+
+def _products(config: TransformerConfig, table: Array, hidden: Array, decoding: bool) -> Array:
+    """The products of `logits`, in the activations' dtype."""
+    table = table.astype(config.activation_dtype)
+    if config.tie_embeddings:
         table = cpu.TransposedWeight(table) if decoding else table.T
-    logits = cpu.matmul(hidden, table).astype(jnp.float32)
+    return cpu.matmul(hidden, table)
+
+
+def _float32(config: TransformerConfig, products: Array) -> Array:
+    """`logits` from their products."""
+    c = config
+    logits = products.astype(jnp.float32)
     if c.width_ratio != 1:
         logits = logits / c.width_ratio
     if c.logit_softcap:
@@ -53,6 +64,8 @@ def log_probs(logits: Array, ids: Array, temperature: float) -> Array:
         of them makes every KL wrong.
     """
     scaled = logits.astype(jnp.float32) / temperature
+    if platform() == "tpu":
+        return tpu.log_probs(scaled, ids)[0]
     picked = jnp.take_along_axis(scaled, ids[..., None], axis=-1)[..., 0]
     return picked - jax.nn.logsumexp(scaled, axis=-1)
 
@@ -86,7 +99,13 @@ def map_logits(
 
     B, T = hidden.shape[:2]
     if not chunk or chunk >= T:
-        return apply(hidden, *arrays)
+        if platform() != "tpu":
+            return apply(hidden, *arrays)
+        # The products are kept for the backward pass, and no float32 copy of them.
+        products = _products(config, table, hidden, decoding=False)
+        policy = jax.checkpoint_policies.save_only_these_names(tpu.LOG_Z)
+        rest = jax.checkpoint(lambda x, *a: function(_float32(config, x), *a), policy=policy)
+        return rest(products, *arrays)
     count = -(-T // chunk)
     width = -(-T // count)
 

@@ -3,27 +3,32 @@
 JAX reads the variables when it is first imported, which pytest does after this file.
 """
 
-import atexit
 import gc
 import os
-import shutil
-import tempfile
+import re
 
-from quick_compile import FLAGS
+from quick_compile import FLAGS, cache
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count=8 {FLAGS}"
 ).strip()
 
-# Compiled programs are shared by pytest's workers and by the processes that tests start, and are
-# removed at the end; set the variable to a directory of your own to keep them for the next run.
+# Set it to an empty directory to compile everything anew.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="seedpod-tests-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache()
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from object_store import bucket  # noqa: F401, a fixture of them all
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Modules that are slow as a whole are not imported where slow tests are left out: some import
+    torch or transformers."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        slow = r"^pytestmark = .*pytest\.mark\.slow"
+        return re.search(slow, collection_path.read_text(), re.MULTILINE) is not None or None
+    return None
 
 
 def pytest_collection_finish(session):

@@ -26,7 +26,7 @@ from absl import app, flags  # noqa: E402
 from fault_injection import soak, table  # noqa: E402
 from fault_injection.lab import Lab  # noqa: E402
 
-from benchmarks import reliability  # noqa: E402
+from benchmarks import pages  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
             KEPT.write_text(json.dumps(cells, indent=1, ensure_ascii=False) + "\n")
         say(content)
     if f.write:
-        reliability.write(f.write, name, content)
+        pages.write(f.write, name, content)
     return 0 if held else 1
 
 

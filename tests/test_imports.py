@@ -29,19 +29,21 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
 
 
-def nodes_of(tree: ast.AST):
-    """All nodes but those under `if TYPE_CHECKING`."""
-    for node in ast.iter_child_nodes(tree):
-        if is_type_checking(node):
-            continue
-        yield node
-        yield from nodes_of(node)
+def statements_of(tree: ast.AST):
+    """All statements but those under `if TYPE_CHECKING`, and what is between them and those inside
+    them."""
+    parents = [tree]
+    while parents:
+        for node in ast.iter_child_nodes(parents.pop()):
+            if not isinstance(node, ast.expr) and not is_type_checking(node):
+                yield node
+                parents.append(node)
 
 
 def imports_of(source: str, modules) -> set[str]:
     """The modules among `modules` that a file imports."""
     names = set()
-    for node in nodes_of(ast.parse(source)):
+    for node in statements_of(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

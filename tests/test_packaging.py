@@ -16,9 +16,10 @@ PACKAGES = ["model", "train", "data", "configs", "tpu", "benchmarks"]
 OTHERS = {
     ROOT / "benchmarks" / f"{name}.py"
     for name in (
-        "sampling_transformers",
-        "data_other",
-        "ppo_trl_other",
+        "sample/transformers_side",
+        "data/datasets_side",
+        "ppo/trl_side",
+        "train_gpu/torch_side",
         "real/rewards_other",
         "evaluation/harness",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
+from quick_compile import FLAGS
 
 import plugins
 from data.prepare.plan import PrepareJob
@@ -281,7 +282,7 @@ def test_a_run_with_a_plugin_trains_and_resumes(house, tmp_path):
     (tmp_path / "recipe.py").write_text(RECIPE)
     (tmp_path / "texts.fortune").write_text("|".join(f"the cat {i} ate." for i in range(99)))
     words = [f"--config.{k}={v}" for k, v in SETTINGS.items()]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
 
     def train():
         command = [sys.executable, "-m", "train", "--config=recipe.py", "--workdir=run"]

@@ -61,6 +61,7 @@ def settings_classes():
 
 
 CLASSES = list(settings_classes())
+KEYS = keys()
 FIELDS = [(cls, name) for cls in CLASSES for name in ranges.fields_of(cls)]
 
 
@@ -128,7 +129,7 @@ def test_a_recipe_s_number_is_refused_by_its_whole_key(cls, prefix):
             if value is None and number.optional:
                 continue
             with pytest.raises(ConfigError) as error:
-                build_group(recipe | {name: value}, cls, prefix, keys())
+                build_group(recipe | {name: value}, cls, prefix, KEYS)
             assert str(error.value).startswith(f"{prefix}{name}={value!r}"[:30])
             assert "\n" not in str(error.value)
 
@@ -148,8 +149,8 @@ def test_numpy_s_numbers_are_numbers():
 def test_seeds_are_different_keys():
     number = ranges.fields_of(RunConfig)["seed"].allowed
     assert 2**32 - 1 in number and 2**32 not in number
-    keys = {tuple(jax.random.key_data(jax.random.key(s)).tolist()) for s in (0, 1, 2**32 - 1)}
-    assert len(keys) == 3
+    found = {tuple(jax.random.key_data(jax.random.key(s)).tolist()) for s in (0, 1, 2**32 - 1)}
+    assert len(found) == 3
 
 
 def test_the_kl_coefficient_cannot_change_its_sign():

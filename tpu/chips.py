@@ -42,6 +42,16 @@ HBM_GIB = {
     "TPU7x": 192 / 2,
 }
 
+# Bandwidth of one device's memory, GB/s, from the same pages.
+HBM_GB = {
+    "TPU v4": 1200,
+    "TPU v5 lite": 820,
+    "TPU v5": 2765,
+    "TPU v5p": 2765,
+    "TPU v6 lite": 1638,
+    "TPU7x": 7380 / 2,
+}
+
 # Clock of the TensorCore, GHz, which converts libtpu's cycles to seconds.
 CLOCK_GHZ = {
     "TPU v4": 1.05,

@@ -13,7 +13,7 @@ import jax
 
 from tpu.chips import PEAK_FLOPS
 from train.assembly import ramps
-from train.assembly.programs import Step, jit_step, jitted
+from train.assembly.programs import Jitted, Step, jitted
 from train.assembly.run import Run
 from train.checkpoints.checkpointer import Checkpointer
 from train.config.run import RunConfig
@@ -54,7 +54,7 @@ class Hooks(NamedTuple):
     """
 
     after_evaluation: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
-    jit: Callable[[Run], Step] = jitted
+    jit: Callable[[Run], Jitted] = jitted
 
 
 @dataclasses.dataclass
@@ -62,6 +62,7 @@ class Attempt:
     """The state of a run between two steps, and the outputs that its steps write to.
 
     Attributes:
+      step_fn: the train step (state, frozen, batch).
       state: after `start` steps, then after each further one; its `source` is current between
         steps alone (`source_state` is always).
       start: the step of the checkpoint that it continues, or 0; another once it has gone back.
@@ -70,6 +71,7 @@ class Attempt:
     """
 
     run: Run
+    step_fn: Step
     state: TrainState
     start: int
     saved_meta: Mapping[str, Any]
@@ -94,7 +96,6 @@ class Attempt:
         self.rates = learning_rates(run)
         self.costs = Costs(run)
         self.compiled = set[tuple[int, int]]()  # shapes of the batches of steps that were taken
-        self.step_fn = jit_step(run, self.hooks.jit)
         self.begin()
 
     def begin(self) -> None:

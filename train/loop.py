@@ -20,7 +20,7 @@ from data.text.base import Tokenizer
 from model import sharding
 from ranges import ConfigError
 from train.assembly import budget
-from train.assembly.programs import jit_step
+from train.assembly.programs import jit_step, jit_step_ahead
 from train.assembly.run import Run, init_state, setup, with_config
 from train.attempt import Attempt, Hooks
 from train.checkpoints import verification
@@ -158,7 +158,12 @@ def _run(
         start, state, saved_meta = resumed
         progress.done = start
     else:
-        start, saved_meta = 0, dict[str, Any]()
+        start, state, saved_meta = 0, run.abstract, dict[str, Any]()
+    if start < config.steps:
+        step_fn = jit_step_ahead(run, hooks.jit, state.source)
+    else:
+        step_fn = jit_step(run, hooks.jit)
+    if not resumed:
         with phase("initializing"):
             state = init_state(run)
     hashes = {name: plugins.fingerprint(name) for name in config.plugins}
@@ -200,7 +205,7 @@ def _run(
     tracer = Profile(workdir, profile)
     try:
         Attempt(
-            run=run, state=state, start=start, saved_meta=saved_meta, meta=meta,
+            run=run, step_fn=step_fn, state=state, start=start, saved_meta=saved_meta, meta=meta,
             checkpoints=checkpoints, metrics=metrics, progress=progress, goodput=goodput,
             tracer=tracer, outcomes=outcomes, hooks=hooks,
             recorder=Recorder(workdir, run.ctx.tokenizer, run.ctx.mesh),

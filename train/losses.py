@@ -11,7 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from model.kernels import tpu
 from model.layers.moe import RouterStats
+from model.sharding import platform
 from model.vocabulary import log_probs
 
 # Bound of log-ratios before exp(): a larger ratio carries no more information, and soon overflows.
@@ -51,6 +53,9 @@ def token_nats(
     """
     # Before the softmax, so that a poisoned masked position does not reach the gradient either.
     logits = jnp.where(mask[..., None] != 0, logits, 0.0)
+    if platform() == "tpu":
+        logp, log_z = tpu.log_probs(logits, targets)
+        return -logp, log_z
     return -log_probs(logits, targets, 1.0), jax.nn.logsumexp(logits, axis=-1)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from model import context_parallel
 from model.config import TransformerConfig
@@ -49,6 +50,9 @@ def next_token_loss(
     [B, T, D], or those of `inputs`."""
     mask = batch["loss_mask"][:, 1:]
     arrays = hidden[:, : mask.shape[1]], batch["tokens"][:, 1:], mask
+    if platform() == "tpu":  # whose tiles T - 1 positions do not fill; the last one is masked
+        mask = jnp.pad(mask, ((0, 0), (0, 1)))
+        arrays = hidden, jnp.roll(batch["tokens"], -1, axis=1), mask
     nats, log_z = map_logits(config, params, losses.token_nats, chunk, *arrays)
     return losses.sum_nats(nats, log_z, mask, z_loss)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import pages
 from benchmarks.demo import promise
 
 ROOT = Path(__file__).parents[2]
@@ -22,10 +23,6 @@ def _span(values: Iterable[float], format: str) -> str:
     """The least and the largest of several values, as `1.86 to 1.88`."""
     low, high = (format.format(f(values)) for f in (min, max))
     return low if low == high else f"{low.removesuffix('%')} to {high}"
-
-
-def _row(name: str, cells: Iterable[str]) -> str:
-    return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def _accuracy(values: Mapping[str, Mapping[str, float]]) -> str:
@@ -46,7 +43,7 @@ def table(kept: Mapping[str, Any]) -> str:
     reports = kept["reports"]
 
     def row(name: str, cell: Callable[[Mapping[str, Any]], str]) -> str:
-        return _row(name, map(cell, reports.values()))
+        return pages.row([name, *map(cell, reports.values())])
 
     def fall(r):
         sft, share = r["sft"], promise.measure(r)["fall of the response loss"]
@@ -64,7 +61,7 @@ def table(kept: Mapping[str, Any]) -> str:
         f"`python -m benchmarks.demo` wrote this on {kept['date']} at commit {kept['commit']}, on "
         f"{kept['machine']}{_beside(kept)}. The demo promises: {bounds}.",
         "",
-        _row("seed", reports),
+        pages.row(["seed", *reports]),
         "|---" * (1 + len(reports)) + "|",
         row("bits per byte", lambda r: f"{r['pretrain']['bits_per_byte']:.2f}"),
         row("loss of held-out answers, before and after SFT", fall),
@@ -138,13 +135,13 @@ def expectation(kept: Mapping[str, Any]) -> str:
 def readme_row(kept: Mapping[str, Any]) -> str:
     """The row of README.md's table."""
     m = _measured(kept)
-    return _row(
-        f"the demo, two cores, {len(kept['reports'])} seeds",
+    return pages.row(
         [
+            f"the demo, two cores, {len(kept['reports'])} seeds",
             f"{m['time']}{_beside(kept)}; {m['bits']} bits per byte; the reward model ranks "
             f"{m['accuracy']} of held-out pairs right; the judge prefers {m['won']} of PPO's "
-            "answers to SFT's"
-        ],
+            "answers to SFT's",
+        ]
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags
 
-from data.atomic import write_atomically
+from benchmarks import results
 
 PROMPTS, HELD_OUT = "tfds:pydocs/chat:train", "tfds:pydocs/chat:test"
 WORDS = range(3, 7)
@@ -88,18 +88,21 @@ def measure(policy: str) -> dict[str, Any]:
             "different": different}  # fmt: skip
 
 
-def row(name: str, measured: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    """A row of the table, in Markdown."""
+COLUMNS = ("policy", "follows the rule (95%)", "words", "different", "preferences", "reward right",
+           "win rate (95%)", "KL")  # fmt: skip
+
+
+def row(name: str, measured: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """The cells of a round."""
     right, rate = record.get("reward_accuracy"), record.get("win_rate")
-    share = f"{measured['share']:.1%} [{measured['low']:.1%}, {measured['high']:.1%}]"
-    cells = [
-        name, share, f"{measured['words']:.1f}", f"{measured['different']:.0%}",
+    return [
+        name, f"{measured['share']:.1%} ({measured['low']:.1%} to {measured['high']:.1%})",
+        f"{measured['words']:.1f}", f"{measured['different']:.0%}",
         str(record.get("preferences", "")),
         f"{right['value']:.2f} of {right['pairs']}" if right else "",
-        f"{rate['value']:.2f} [{rate['low']:.2f}, {rate['high']:.2f}]" if rate else "",
+        f"{rate['value']:.2f} ({rate['low']:.2f} to {rate['high']:.2f})" if rate else "",
         f"{record['kl']:.1f}" if record.get("kl") is not None else "",
     ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
 
 
 def main(argv: list[str]) -> None:
@@ -113,15 +116,13 @@ def main(argv: list[str]) -> None:
     records = [json.loads(line) for line in (workdir / "rounds.jsonl").read_text().splitlines()]
     policies = [str(demo / "sft"), *(r["policy"]["run"] for r in records if "policy" in r)]
     measured = [measure(policy) for policy in policies]
-    print("| policy | follows the rule | words | different | preferences | reward right | win rate "
-          "| KL |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
-    for number, values in enumerate(measured):
-        record = records[number - 1] if number else {}
-        print(row(f"round {number}" if number else "SFT", values, record))
-    content = {"policies": policies, "measured": measured, "rounds": records,
-               "settings": SETTINGS, "seconds": round(seconds)}  # fmt: skip
-    if f.json:
-        write_atomically(Path(f.json), json.dumps(content, indent=1) + "\n")
+    names = ["SFT", *(f"round {number}" for number in range(1, len(measured)))]
+    rows = [row(*cells) for cells in zip(names, measured, [{}, *records], strict=False)]
+    figures = {"policies": policies, "measured": measured, "rounds": records,
+               "seconds": round(seconds)}  # fmt: skip
+    results.report(
+        results.Result("demo.improve", [results.Table(COLUMNS, rows)], figures, SETTINGS)
+    )
     raise SystemExit(done.returncode)
 
 
@@ -131,5 +132,5 @@ if (
     flags.DEFINE_string("demo", "runs/demo", "A finished run of configs/chains/demo.py.")
     flags.DEFINE_string("workdir", None, "The workdir of the rounds.", required=True)
     flags.DEFINE_integer("rounds", 3, "Their number.", 1)
-    flags.DEFINE_string("json", "", "File for the numbers.")
+    results.define_flags()
     app.run(main)

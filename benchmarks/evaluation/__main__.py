@@ -1,14 +1,15 @@
 """Multiple choice and last words: our scores beside those of lm-evaluation-harness.
 
     python -m benchmarks.evaluation --model=PATH/model.gguf --data=FOLDER --limit=200
-    python -m benchmarks.evaluation --model=PATH/model.gguf --data=FOLDER --json=evaluation.json
+    python -m benchmarks.evaluation --model=PATH/model.gguf --data=FOLDER
 
 `--data` holds llm-foundry's files (arc_easy.jsonl.gz and its like). The model is imported, and then
 exported for `transformers`. Three sides answer the same documents in turns, task by task: our tasks
 with our scorer, in this process; the harness with its Hugging Face model on the CPU; and the
 harness with our model `seedpod`. Each waits while another computes. All compute in float32 on the
 same cores, and a turn's time includes tokenization. The harness's own templates make its prompts.
-The first of `--repeats` turns compiles; the fastest counts, and first turns are given too.
+The first of `--repeats` rounds compiles; the fastest counts, and first rounds are given too. The
+order of the sides is reversed at every second round.
 
 Prints a line a task: the share of items with the same choice as the harness's (of LAMBADA: whether
 the word is likeliest), also by the log-likelihood per byte, and through `seedpod`; the largest
@@ -20,11 +21,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks import results, turns, workers
 from benchmarks.evaluation import records
 from model import cpu
 from model.sharding import MeshConfig, make_mesh
@@ -43,6 +44,7 @@ from train.tasks.registry import TASKS
 from train.tasks.rows.forms import scored_parts
 from train.tasks.scoring.scorer import Scorer
 
+SIDES = ("ours", "hf", "seedpod")
 # The log-likelihoods of the choices of each document, and whether each is the likeliest.
 Responses = list[list[tuple[float, bool]]]
 
@@ -63,37 +65,11 @@ class Ours:
     def answer(self, task: str, limit: int) -> dict[str, Any]:
         row, documents = self.documents(task, limit)
         requests = [row.request(document, (), False) for document in documents]
-        start, processor = time.perf_counter(), time.process_time()
-        responses = dict(self.scorer.answer(self.opened.params, requests))
-        seconds = {
-            "seconds": time.perf_counter() - start,
-            "processor_seconds": time.process_time() - processor,
-        }
+        with turns.clock() as took:
+            responses = dict(self.scorer.answer(self.opened.params, requests))
         scored = [scored_parts(responses[i]) for i in range(len(requests))]
         ordered = [[(s.logprob, s.greedy) for s in choices] for choices in scored]
-        return {**seconds, "responses": ordered}
-
-
-class Harness:
-    """A side in another process (harness.py)."""
-
-    def __init__(self, *arguments: str):
-        command = [sys.executable, "-m", "benchmarks.evaluation.harness", *arguments]
-        self.process: Any = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            stderr=None if flags.FLAGS.verbose else subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def answer(self, task: str, limit: int) -> dict[str, Any]:
-        print(json.dumps({"task": task, "limit": limit}), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"a side ended with {self.process.wait()}; type --verbose")
-        return json.loads(line)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
+        return {"seconds": took.seconds, "processor_seconds": took.processor, "responses": ordered}
 
 
 def choices(responses: Responses, lengths: Sequence[Sequence[int]] | None = None) -> list[int]:
@@ -136,8 +112,8 @@ def compare(name: str, ours: Ours, answers: dict[str, dict], limit: int) -> dict
 
 
 UNITS = ("seconds", "processor_seconds")
-HEADER = ("task", "items", "same", "per byte", "seedpod", "largest Δ", "ours s", "harness s",
-          "seedpod s", "ours / harness")  # fmt: skip
+HEADER = ("task", "items", "same choice", "per byte", "through seedpod", "largest Δ", "ours, s",
+          "harness, s", "harness with seedpod, s", "ours / harness")  # fmt: skip
 
 
 def line(name: str, result: dict[str, Any]) -> tuple[str, ...]:
@@ -150,10 +126,27 @@ def line(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def show(lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for cells in lines:
-        print("  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+def totals(measured: dict[str, Any]) -> results.Table:
+    """The times of all tasks together, of the fastest and of the first rounds."""
+    rows = []
+    for unit in UNITS:
+        for label, pick in (("fastest", min), ("first", lambda rounds: rounds[0])):
+            sums = [sum(pick(r[unit][k]) for r in measured.values()) for k in SIDES]
+            times = (f"{total:.1f}" for total in sums)
+            rows.append([f"{unit.replace('_', ' ')}, {label} rounds", *times,
+                         f"**{sums[0] / sums[1]:.2f}**"])  # fmt: skip
+    return results.Table(("all tasks", "ours", "harness", "harness with seedpod",
+                          "ours / harness"), rows)  # fmt: skip
+
+
+def differences(measured: dict[str, Any]) -> list[str]:
+    """A sentence for each item with another choice."""
+    lines = []
+    for name, result in measured.items():
+        for item in result["differ"]:
+            gap = f", {margin(item['theirs']):.1e} nats apart" if len(item["theirs"]) > 1 else ""
+            lines.append(f"{name} item {item['item']} differs{gap}.")
+    return lines
 
 
 def run(names: Sequence[str], directory: Path) -> dict[str, Any]:
@@ -167,38 +160,33 @@ def run(names: Sequence[str], directory: Path) -> dict[str, Any]:
         own = Path(lm_eval.__file__).parent / "tasks"
         records.write(name, f.data, directory / "tasks", own)
     ours = Ours(str(directory / "run"), f.data)
-    common = str(directory / "tasks")
-    threads = str(os.cpu_count())
-    sides: dict[str, Any] = {
-        "ours": ours,
-        "hf": Harness("hf", str(directory / "hf"), common, threads, str(f.batch)),
-        "seedpod": Harness("seedpod", str(directory / "run"), common),
+    common, threads = str(directory / "tasks"), str(os.cpu_count())
+    module = [sys.executable, "-m", "benchmarks.evaluation.harness"]
+    hf = [*module, "hf", str(directory / "hf"), common, threads, str(f.batch)]
+    others = {
+        "hf": workers.Worker(hf, quiet=not f.verbose),
+        "seedpod": workers.Worker(
+            [*module, "seedpod", str(directory / "run"), common], quiet=not f.verbose
+        ),
     }
-    for side in sides.values():
-        side.answer(names[0], 8)  # loads and warms up
-    results, lines = {}, [list(HEADER)]
+    sides = {"ours": ours.answer} | {name: worker.ask for name, worker in others.items()}
+    for answer in sides.values():
+        answer(task=names[0], limit=8)  # loads and warms up
+    measured = {}
     for name in names:
-        turns = [{k: s.answer(name, f.limit) for k, s in sides.items()} for _ in range(f.repeats)]
-        result = compare(name, ours, turns[-1], f.limit)
+        answers = {
+            side: lambda number, answer=answer, name=name: answer(task=name, limit=f.limit)
+            for side, answer in sides.items()
+        }
+        rounds = turns.race(answers, f.repeats, warm=0)
+        result = compare(name, ours, {side: rounds[side][-1] for side in SIDES}, f.limit)
         for unit in UNITS:
-            result[unit] = {k: [turn[k][unit] for turn in turns] for k in sides}
-        results[name] = result
-        lines.append(list(line(name, result)))
+            result[unit] = {side: [answer[unit] for answer in rounds[side]] for side in SIDES}
+        measured[name] = result
         print(f"{name}: {json.dumps(result['seconds'])}", file=sys.stderr, flush=True)
-    show(lines)
-    for unit in UNITS:
-        for label, pick in (("fastest", min), ("first", lambda turns: turns[0])):
-            totals = {k: sum(pick(r[unit][k]) for r in results.values()) for k in sides}
-            times = ", ".join(f"{k} {t:.1f}" for k, t in totals.items())
-            share = totals["ours"] / totals["hf"]
-            print(f"{unit.replace('_', ' ')} of {label} turns: {times}; ours / harness {share:.2f}")
-    for name, result in results.items():
-        for item in result["differ"]:
-            gap = f", {margin(item['theirs']):.1e} nats apart" if len(item["theirs"]) > 1 else ""
-            print(f"{name} item {item['item']} differs{gap}")
-    for side in (sides["hf"], sides["seedpod"]):
-        side.close()
-    return results
+    for worker in others.values():
+        worker.close()
+    return measured
 
 
 def main(argv: Sequence[str]) -> None:
@@ -207,9 +195,15 @@ def main(argv: Sequence[str]) -> None:
     cpu.keep_memory()
     names = flags.FLAGS.tasks or list(records.ROWS)
     with tempfile.TemporaryDirectory() as directory:
-        result = run(names, Path(directory))
-    if flags.FLAGS.json:
-        Path(flags.FLAGS.json).write_text(json.dumps(result) + "\n")
+        measured = run(names, Path(directory))
+    tasks = results.Table(HEADER, [line(name, result) for name, result in measured.items()])
+    versions = {name: metadata.version(name) for name in ("lm_eval", "transformers", "torch")}
+    results.report(
+        results.Result(
+            "evaluation", [tasks, totals(measured)], measured, results.given(), versions=versions,
+            notes=differences(measured),
+        )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -220,6 +214,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("repeats", 1, "Turns of each side; the fastest counts.", lower_bound=1)
     flags.DEFINE_integer("batch", 16, "Rows in a batch of the harness.", lower_bound=1)
     flags.DEFINE_bool("verbose", False, "Show what the harness prints.")
-    flags.DEFINE_string("json", "", "Write the result here as JSON.")
+    results.define_flags()
     flags.mark_flags_as_required(["model", "data"])
     app.run(main)

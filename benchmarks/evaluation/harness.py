@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from typing import Any
 
 from lm_eval.tasks import TaskManager
+
+from benchmarks import turns
 
 
 def make_model(kind: str, directory: str, settings: list[str]) -> Any:
@@ -36,17 +37,13 @@ def make_model(kind: str, directory: str, settings: list[str]) -> Any:
 def answer(lm: Any, manager: TaskManager, task: str, limit: int) -> dict[str, Any]:
     loaded = manager.load([f"ours_{task}"])["tasks"][f"ours_{task}"]
     loaded.build_all_requests(limit=limit or None)
-    start, processor = time.perf_counter(), time.process_time()
-    scored = lm.loglikelihood(loaded.instances, disable_tqdm=True)
-    seconds = {
-        "seconds": time.perf_counter() - start,
-        "processor_seconds": time.process_time() - processor,
-    }
+    with turns.clock() as took:
+        scored = lm.loglikelihood(loaded.instances, disable_tqdm=True)
     responses: dict[int, list] = {}
     for instance, response in zip(loaded.instances, scored, strict=True):
         responses.setdefault(instance.doc_id, []).append((instance.idx, *response))
     ordered = [[r[1:] for r in sorted(responses[i])] for i in sorted(responses)]
-    return {**seconds, "responses": ordered}
+    return {"seconds": took.seconds, "processor_seconds": took.processor, "responses": ordered}
 
 
 def main(kind: str, directory: str, folder: str, *settings: str) -> None:

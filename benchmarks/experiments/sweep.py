@@ -25,13 +25,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
+from benchmarks import results, turns
 from data.atomic import write_atomically
 
 RATES, OPTIMIZERS, SEEDS = ("1e-3", "3e-3", "1e-2"), ("adamw", "muon"), (0, 1)
@@ -45,7 +45,7 @@ _VOCAB = flags.DEFINE_integer("vocab_size", 4096, "Of the tokenizer.", 1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Times that each side runs.", 1)
 _KILLS = flags.DEFINE_integer("kills", 0, "Times that another sweep is killed.", 0)
 _FOLDER = flags.DEFINE_string("folder", "", "Keeps the runs here; by default they are removed.")
-_JSON = flags.DEFINE_string("json", "", "File for the numbers.")
+results.define_flags()
 
 
 def settings(source: str, steps: int, vocab_size: int) -> list[str]:
@@ -69,13 +69,13 @@ def environment(cache: Path) -> dict[str, str]:
 
 def timed(commands: Sequence[Sequence[str]], cache: Path) -> float:
     """Seconds of commands, one after the other, with a compilation cache of their own."""
-    begun = time.monotonic()
-    for command in commands:
-        subprocess.run(
-            [sys.executable, "-m", *command], check=True, env=environment(cache),
-            stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    return time.monotonic() - begun
+    with turns.clock() as took:
+        for command in commands:
+            subprocess.run(
+                [sys.executable, "-m", *command], check=True, env=environment(cache),
+                stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+    return took.seconds
 
 
 def together(shared: Sequence[str], workdir: Path) -> list[list[str]]:
@@ -185,26 +185,28 @@ def run(folder: Path) -> None:
         raise SystemExit(f"{folder} has runs with other settings; give another --folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(record, json.dumps(shared))
-    print("| round | first | sweep, s | apart, s | ratio | runs | programs |")
-    print("|---|---|---|---|---|---|---|")
     for number in range(1, _ROUNDS.value + 1):
-        sweep_first = number % 2 == 1
-        row = measure(shared, folder / f"round-{number}", sweep_first)
-        rounds.append(row)
-        first = "sweep" if sweep_first else "apart"
-        print(
-            f"| {number} | {first} | {row['sweep_seconds']:.1f} | {row['apart_seconds']:.1f} | "
-            f"{row['ratio']:.2f} | {row['runs']} | {row['sweep_programs']} |",
-            flush=True,
-        )
-    median = statistics.median(row["ratio"] for row in rounds)
-    print(f"\nmedian ratio {median:.2f}; both sides ended with the same losses, bit for bit")
+        rounds.append(measure(shared, folder / f"round-{number}", number % 2 == 1))
+        print(f"round {number}: sweep / apart {rounds[-1]['ratio']:.2f}", flush=True)
     if _KILLS.value:
         check_killed(shared, folder, _KILLS.value)
-    if _JSON.value:
-        Path(_JSON.value).write_text(
-            json.dumps({"rounds": rounds, "ratio": median}, indent=2) + "\n"
+    columns = ("round", "first", "sweep, s", "apart, s", "ratio", "runs", "programs")
+    rows = [
+        [
+            str(number), "sweep" if number % 2 else "apart", f"{row['sweep_seconds']:.1f}",
+            f"{row['apart_seconds']:.1f}", f"{row['ratio']:.2f}", str(row["runs"]),
+            str(row["sweep_programs"]),
+        ]
+        for number, row in enumerate(rounds, start=1)
+    ]  # fmt: skip
+    median = statistics.median(row["ratio"] for row in rounds)
+    notes = [f"The median ratio is **{median:.2f}**; both ended with the same losses, bit for bit."]
+    results.report(
+        results.Result(
+            "experiments.sweep", [results.Table(columns, rows)],
+            {"rounds": rounds, "ratio": median}, results.given(), notes=notes,
         )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

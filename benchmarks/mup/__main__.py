@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import results
 from model import cpu, vocabulary
 from model.config import PARAMETRIZATIONS, TransformerConfig
 from model.transformer import Transformer
 from train.assembly.mup import scale_rates
 from train.optimizer import OptimizerConfig, make_optimizer, rate_tables
-from train.terminal.console import console
 
 TEXT = Path(__file__).parents[2] / "examples" / "shakespeare"
 BASE = 64
@@ -96,23 +96,19 @@ def main(argv: Sequence[str]) -> None:
     del argv
     f = flags.FLAGS
     cpu.keep_memory()
-    widths, moved = [int(width) for width in f.widths], {}
+    widths, rows, found = [int(width) for width in f.widths], [], {}
     for parametrization in PARAMETRIZATIONS:
-        rates = []
-        for width in widths:
-            found = losses(width, parametrization, RATES, f.steps)
-            rates.append(best(RATES, found))
-            text = " ".join(f"{value:.3f}" for value in found)
-            console.print(f"{parametrization} {width}: best {rates[-1]:.5f}  ({text})")
-        moved[parametrization] = max(rates[0], rates[-1]) / min(rates[0], rates[-1])
-    for parametrization, factor in moved.items():
-        console.print(
-            f"{parametrization}: from width {widths[0]} to {widths[-1]} the best rate moves by a "
-            f"factor of {factor:.2f}"
-        )
+        found[parametrization] = [losses(w, parametrization, RATES, f.steps) for w in widths]
+        rates = [best(RATES, values) for values in found[parametrization]]
+        factor = max(rates[0], rates[-1]) / min(rates[0], rates[-1])
+        rows.append([parametrization, *(f"{rate:.5f}" for rate in rates), f"**{factor:.2f}**"])
+    columns = ("best rate", *(f"width {width}" for width in widths), "moves by a factor of")
+    figures = {"rates": RATES, "losses": found}
+    results.report(results.Result("mup", [results.Table(columns, rows)], figures, results.given()))
 
 
 if __name__ == "__main__":
     flags.DEFINE_list("widths", ["64", "512"], "The widths, multiples of 64.")
     flags.DEFINE_integer("steps", 60, "Optimizer steps of a run.", 10)
+    results.define_flags()
     app.run(main)

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from benchmarks import results
 from data.errors import DataError
 from data.read import reading
 from data.schemas.normaliser import normaliser
@@ -31,6 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "dtype", "float32", ["float32", "bfloat16"], "Dtype of activations and matmuls."
     )
+    results.define_flags()
     flags.mark_flags_as_required(["file", "model", "workdir"])
 
 
@@ -143,3 +145,8 @@ def recipe(
     settings.checkpoint.every = 20
     settings.log_every = 1
     return settings
+
+
+def interval(middle: float, low: float, high: float) -> str:
+    """A share with its 95% interval."""
+    return f"{middle:.1%} ({low:.1%} to {high:.1%})"

@@ -13,8 +13,8 @@ Low-rank adapters of the open model learn the same questions and labels twice: w
 are asked held-out questions with the right passages, wrong ones, none, and those that BM25 finds;
 and the domain of held-out questions, by likelihood and as an answer.
 
-Prints every metric of both with its 95% interval, and their paired differences; report.json has
-them too. Stopped or killed, the same command resumes.
+Prints every metric of both with its 95% interval, and their paired differences. Stopped or killed,
+the same command resumes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import gzip
 import json
 import random
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,12 @@ from typing import Any
 import ml_collections
 from absl import app, flags
 from etils import epath
-from rich.table import Table
 
+from benchmarks import results, turns
 from benchmarks.real import data
 from data.read import json_files
 from train.tasks.evaluation import command
 from train.tasks.metrics import Z
-from train.terminal.console import console
 
 LENGTH, PASSAGES, TOKENS = 384, 3, 208
 HELD_OUT = 0.3  # of places and of flows
@@ -181,26 +179,25 @@ def tasks(workdir: Path, paths: Mapping[str, Path]) -> list[str]:
     return [str(workdir / name) for name in files]
 
 
-def report(results: Mapping[str, Any]) -> Table:
+def table(measured: Mapping[str, Any]) -> results.Table:
     """The metrics of both runs and their differences, with 95% intervals."""
-    table = Table(box=None, pad_edge=False, header_style="dim", title_justify="left")
-    for column in ("task", "metric", "with passages", "without", "difference"):
-        table.add_column(column)
-    others = {entry["task"]: entry for entry in results["against"]["results"]}
+    rows = []
+    others = {entry["task"]: entry for entry in measured["against"]["results"]}
     compared = {
-        (row["task"], row["metric"]): row["paired"] for row in results["against"]["comparisons"]
+        (row["task"], row["metric"]): row["paired"] for row in measured["against"]["comparisons"]
     }
-    for entry in results["results"]:
+    for entry in measured["results"]:
         for number, (name, value) in enumerate(entry["metrics"].items()):
             other = others[entry["task"]]["metrics"][name]
             pair = compared.get((entry["task"], name))
             difference = (
-                f"{pair['difference']:+.2f} [{pair['low']:+.2f}, {pair['high']:+.2f}]"
+                f"{pair['difference']:+.2f} ({pair['low']:+.2f} to {pair['high']:+.2f})"
                 if pair and pair["items"] > 1 else ""
             )  # fmt: skip
             task = f"{entry['task']} ({entry['items']})" if not number else ""
-            table.add_row(task, name, _interval(value), _interval(other), difference)
-    return table
+            rows.append([task, name, _interval(value), _interval(other), difference])
+    columns = ("task", "metric", "with passages", "without", "difference")
+    return results.Table(columns, rows)
 
 
 def _interval(estimate: Mapping[str, float | None]) -> str:
@@ -218,25 +215,22 @@ def main(argv: Sequence[str]) -> None:
     base = data.base(given.model, workdir)
     seconds = {}
     for name in ("grounded", "plain"):
-        began = time.monotonic()
         settings = recipe(base, paths, given.steps, grounds=name == "grounded")
-        data.fit(settings, workdir / name, given.dtype)
-        seconds[name] = round(time.monotonic() - began)
-    began = time.monotonic()
+        with turns.clock() as took:
+            data.fit(settings, workdir / name, given.dtype)
+        seconds[name] = round(took.seconds)
     out = workdir / "evals"
-    command.run(
-        command.Options(
-            workdir=str(workdir / "grounded"), against=str(workdir / "plain"), out=str(out),
-            tasks=tasks(workdir, paths), chat=True, dtype=given.dtype,
-        )
-    )  # fmt: skip
-    seconds["evaluation"] = round(time.monotonic() - began)
-    results = json_files.read(epath.Path(out) / "results.json")
-    console.print(report(results), width=110)
-    console.print(f"seconds: {seconds}")
-    kept = {name: results[name] for name in ("results", "against")}
-    text = json.dumps({"seconds": seconds, "steps": given.steps, **kept}, indent=1)
-    (workdir / "report.json").write_text(f"{text}\n")
+    with turns.clock() as took:
+        command.run(
+            command.Options(
+                workdir=str(workdir / "grounded"), against=str(workdir / "plain"), out=str(out),
+                tasks=tasks(workdir, paths), chat=True, dtype=given.dtype,
+            )
+        )  # fmt: skip
+    seconds["evaluation"] = round(took.seconds)
+    measured = json_files.read(epath.Path(out) / "results.json")
+    figures = {"seconds": seconds} | {name: measured[name] for name in ("results", "against")}
+    results.report(results.Result("real.grounded", [table(measured)], figures, results.given()))
 
 
 if __name__ == "__main__":
@@ -247,5 +241,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", 60, "Optimizer steps of each run.")
     flags.DEFINE_integer("questions", 400, "Questions to learn.")
     flags.DEFINE_integer("asked", 48, "Held-out questions to ask, each in four ways.")
+    results.define_flags()
     flags.mark_flags_as_required(["data", "model", "workdir"])
     app.run(main)

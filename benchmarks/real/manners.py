@@ -17,7 +17,6 @@ same command resumes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,11 +24,11 @@ import jax
 import ml_collections
 from absl import app, flags
 
+from benchmarks import results
 from benchmarks.real import data
 from model import sharding
 from train.assembly.run import init_state, setup
 from train.config import run as config
-from train.terminal.console import console
 
 ASKED, ANSWER = 80, 48  # tokens of an instruction in its template, and of its answer
 SHOWN = ("score", "win_rate", "win_rate_low", "win_rate_high", "kl", "length")
@@ -125,9 +124,12 @@ def main(argv: Sequence[str]) -> None:
     workdir = data.open_workdir()
     steps = given.dpo_steps, given.ppo_steps
     metrics = run(given.file, given.model, workdir, *steps, given.dtype)
-    for name, values in metrics.items():
-        console.print(f"{name:5}" + "  ".join(f"{k} {v:.3f}" for k, v in values.items()))
-    (workdir / "report.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    rows = [
+        [name, *(f"{values[k]:.3f}" if k in values else "" for k in SHOWN)]
+        for name, values in metrics.items()
+    ]
+    table = results.Table(("policy", *SHOWN), rows)
+    results.report(results.Result("real.manners", [table], metrics, results.given()))
 
 
 if __name__ == "__main__":

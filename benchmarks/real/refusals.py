@@ -16,7 +16,6 @@ Nothing of the texts is printed. Stopped or killed, the same command resumes.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks import results
 from benchmarks.real import data
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
@@ -34,7 +34,6 @@ from model.generate import Sampling, generate
 from train.checkpoints import loading
 from train.evals.generative import win_rate
 from train.rl.sampler import cast_weights
-from train.terminal.console import console
 
 LENGTH, ASKED, ANSWER, ROWS = 256, 96, 48, 16
 
@@ -113,11 +112,13 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     workdir = data.open_workdir()
     shares = run(given.file, given.model, workdir, given.steps, given.prompts, given.dtype)
-    for name in ("before", "after", "chosen", "rejected"):
-        rate, low, high, count = shares[name]
-        console.print(f"{name:9}{rate:7.1%}  (95%: {low:.1%} to {high:.1%})  of {count}")
-    console.print(f"before against after: p = {shares['p']:.4f}")
-    (workdir / "report.json").write_text(json.dumps(shares, indent=1) + "\n")
+    rows = [
+        [name, data.interval(*shares[name][:3]), str(shares[name][3])]
+        for name in ("before", "after", "chosen", "rejected")
+    ]
+    table = results.Table(("answers", "refuse (95%)", "of"), rows)
+    note = f"Before against after: p = {shares['p']:.4f} (exact McNemar test)."
+    results.report(results.Result("real.refusals", [table], shares, results.given(), notes=[note]))
 
 
 if __name__ == "__main__":

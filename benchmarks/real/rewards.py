@@ -17,8 +17,6 @@ Stopped or killed, the same command resumes.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,13 +26,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import results, workers
 from benchmarks.real import data
 from data import pipeline, splits
 from data.text import tokenizer as tokenizers
 from train.checkpoints import loading
 from train.config import run as config
 from train.rl import rewards
-from train.terminal.console import console
 
 WORKER = Path(__file__).with_name("rewards_other.py")
 RESAMPLES = 10_000
@@ -127,9 +125,7 @@ def train_ours(name: str, workdir: Path, sides: dict[str, Path], length: int, dt
 
 
 def train_other(python: str, sides: dict[str, Path]) -> dict:
-    command = [python, str(WORKER), *map(str, sides.values())]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    return workers.run([python, WORKER, *sides.values()])
 
 
 def ranked_right(gaps: Sequence[float]) -> np.ndarray:
@@ -162,16 +158,14 @@ def main(argv: Sequence[str]) -> None:
     workdir = data.open_workdir()
     files = given.file, given.model, workdir, given.other_python
     result = run(given.set, *files, given.dtype)
-    console.print(
-        f"{given.set}: {result['pairs']} held-out pairs of {result['questions']} questions"
-    )
-    for name in ("reward model", "bag of words", "difference"):
-        middle, low, high = result[name]
-        console.print(f"{name:14}{middle:7.1%}  (95%: {low:.1%} to {high:.1%})")
-    console.print(
-        f"p = {result['p']:.4f}; inverse strength of the regression {result['strength']:g}"
-    )
-    (workdir / given.set / "report.json").write_text(json.dumps(result, indent=1) + "\n")
+    names = ("reward model", "bag of words", "difference")
+    cells = [given.set, f"{result['pairs']} of {result['questions']} questions"]
+    cells += [data.interval(*result[name]) for name in names]
+    cells += [f"{result['p']:.4f}", f"{result['strength']:g}"]
+    columns = ("set", "held-out pairs", *(f"{name} (95%)" for name in names), "p",
+               "inverse strength of the regression")  # fmt: skip
+    table = results.Table(columns, [cells])
+    results.report(results.Result("real.rewards", [table], result, results.given()))
 
 
 if __name__ == "__main__":

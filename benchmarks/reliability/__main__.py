@@ -10,9 +10,11 @@ of processor time, which other work on the machine disturbs less; what holds the
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import statistics
 import tempfile
-import time
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from etils import epath
 
-from benchmarks import reliability
+from benchmarks import pages, turns
 from configs import base
 from model import sharding
 from train.assembly.run import init_state, setup
@@ -75,22 +77,18 @@ def measure(rounds: int, steps: int) -> dict[str, float]:
                 )
                 state = states[name]._replace(source=step_view(source))
                 states[name], _ = functions[name](state, run.frozen, batch)
-        seconds: dict[str, list[float]] = {name: [] for name in states}
 
-        def take(name: str) -> None:
-            begun = time.process_time()
-            for _ in range(steps):
-                states[name], _ = functions[name](states[name], run.frozen, batch)
-            jax.block_until_ready(states[name])
-            seconds[name].append((time.process_time() - begun) / steps)
+        def take(name: str, number: int) -> float:
+            del number
+            with turns.clock() as took:
+                for _ in range(steps):
+                    states[name], _ = functions[name](states[name], run.frozen, batch)
+                jax.block_until_ready(states[name])
+            return took.processor / steps
 
-        for number in range(rounds):  # turn about, each as often first
-            for name in sorted(states, reverse=bool(number % 2)):
-                take(name)
+        seconds = turns.race({name: partial(take, name) for name in states}, rounds, warm=0)
         result = {name: statistics.median(values) for name, values in seconds.items()}
-        result["ratio"] = statistics.median(
-            a / b for a, b in zip(seconds["with"], seconds["without"], strict=True)
-        )
+        result["ratio"] = turns.ratio(seconds, "with", "without")
         result["tokens"] = config.data.batch_size * config.data.length
         result["parameters"] = sum(x.size for x in jax.tree.leaves(states["with"].trainable))
         result |= saving(states["with"]._replace(source=source), workdir, rounds)
@@ -101,26 +99,29 @@ def saving(state: Any, workdir: epath.Path, rounds: int) -> dict[str, float]:
     """Medians of the seconds for which a save holds the loop, with fingerprints and without, and
     of computing the fingerprints."""
     checkpoints = Checkpointer(workdir, keep=1, say=lambda text: None)
-    held: dict[str, list[float]] = {"save": [], "save_without": []}
-    surveys, step = [], 0
     items = {**state.trainable, "opt_state": state.opt_state}
+    steps = itertools.count(1)
+
+    def save(change: Any, number: int) -> float:
+        del number
+        checkpoints.settle()
+        with change, turns.clock() as took:
+            checkpoints.save(state._replace(step=jnp.int32(next(steps))), {})
+        return took.seconds
+
+    def survey(number: int) -> float:
+        del number
+        with turns.clock() as took:
+            fingerprints.survey(items)
+        return took.processor
+
+    without_them = mock.patch.object(fingerprints, "survey", no_fingerprints)
+    sides: dict[str, Any] = {"save": partial(save, contextlib.nullcontext()),
+             "save_without": partial(save, without_them), "survey": survey}  # fmt: skip
     fingerprints.survey(items)  # compiles
-    for number in range(rounds):
-        for name in sorted(held, reverse=bool(number % 2)):
-            step += 1
-            checkpoints.settle()
-            change = mock.patch.object(fingerprints, "survey", no_fingerprints)
-            with change if name == "save_without" else mock.MagicMock():
-                begun = time.perf_counter()
-                checkpoints.save(state._replace(step=jnp.int32(step)), {})
-                held[name].append(time.perf_counter() - begun)
-        begun = time.process_time()
-        fingerprints.survey(items)
-        surveys.append(time.process_time() - begun)
+    figures = turns.race(sides, rounds, warm=0)
     checkpoints.close()
-    return {"survey": statistics.median(surveys)} | {
-        name: statistics.median(values) for name, values in held.items()
-    }
+    return {name: statistics.median(values) for name, values in figures.items()}
 
 
 def describe(values: dict[str, float]) -> str:
@@ -144,7 +145,7 @@ def main(argv: list[str]) -> None:
     text = describe(measure(f.rounds, f.steps))
     print(text)
     if f.write:
-        reliability.write(f.write, "cost", text)
+        pages.write(f.write, "cost", text)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Answers a second of rollouts in slots beside rollouts in whole batches.
 
-    python -m benchmarks.rollouts [--rows=256] [--slots=64] [--limit=64] [--json=FILE]
+    python -m benchmarks.rollouts [--rows=256] [--slots=64] [--limit=64]
     python -m benchmarks.rollouts --run=runs/demo/ppo [--rows=128] [--slots=64]
 
 Three samplers take turns in one process, with the same weights, prompts and random keys:
 
-- `slots`: `model.decoding.refill` in `--slots` rows;
+- `slots`: `model.decoding.refill` in `--slots` rows, with `--widths` widths of prompts;
 - `batches`: `model.generate` in batches of `--slots` rows, one after another: the same cache;
 - `whole`: `model.generate` of all rows at once, whose cache is `--rows` / `--slots` times as large.
 
@@ -14,18 +14,18 @@ stop an answer that a token is the last with a probability of about 4 / limit: l
 geometric, cut off at the limit. With `--run`, the workdir of a finished PPO or GRPO run, the policy
 answers the run's own prompts with the run's lengths; the workdir is only read.
 
-The order of the samplers is reversed at every turn; the first turn compiles and is not counted.
+The order of the samplers is reversed at every round; the first compiles and is not counted.
 Prints for each the median answers a second and the bytes that its program needs beside the
-weights, the ratios of `slots` to the others (medians over turns of the ratios within a turn), and
-the share of answers whose tokens are all equal. Where it is below 1, XLA on CPU rounded a product
-of few rows otherwise than one of many, which changes a rare token.
+weights, the ratios of `slots` to the others (medians of the ratios within a round), the same by
+processor time, which other work on the machine stretches less, and the share of answers whose
+tokens are all equal. Where it is below 1, XLA on CPU rounded a product of few rows otherwise than
+one of many, which changes a rare token.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,7 +33,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.sampling import random_model
+from benchmarks import turns
+from benchmarks.random_models import random_model
+from benchmarks.results import Table
 from model import sharding
 from model.config import TransformerConfig
 from model.decoding import refill
@@ -85,12 +87,12 @@ def run_rollout(run: str, rows: int) -> Rollout:
     return Rollout(ctx.models["policy"], params, prompts["tokens"], prompts["mask"], sampling)
 
 
-def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
+def programs(rollout: Rollout, slots: int, widths: int) -> dict[str, Callable]:
     """{sampler: function(params, prompts, mask, keys) -> Sample}."""
     config, sampling = rollout.config, rollout.sampling
 
     def in_slots(params, prompts, mask, keys):
-        return refill.generate(config, params, prompts, mask, keys, sampling, slots)
+        return refill.generate(config, params, prompts, mask, keys, sampling, slots, widths)
 
     def whole(params, prompts, mask, keys):
         return generate(config, params, prompts, mask, keys, sampling)
@@ -99,7 +101,7 @@ def programs(rollout: Rollout, slots: int) -> dict[str, Callable]:
 
 
 class Sampler:
-    """A compiled sampler of a rollout: `run(keys)` -> (seconds, Sample).
+    """A compiled sampler of a rollout: `run(seed)` -> (what it took, Sample).
 
     `bytes` is what its program needs beside its arguments.
     """
@@ -114,66 +116,60 @@ class Sampler:
     def _keys(self, seed):
         return jax.random.split(jax.random.key(seed), len(self.rollout.prompts))
 
-    def run(self, seed: int) -> tuple[float, Sample]:
+    def run(self, seed: int) -> tuple[turns.Took, Sample]:
         keys = jax.block_until_ready(self._keys(seed))
         samples: list[Any] = []
-        start = time.perf_counter()
-        for first in range(0, len(keys), self.rows):
-            part = slice(first, first + self.rows)
-            args = self.rollout.prompts[part], self.rollout.mask[part], keys[part]
-            samples.append(jax.device_get(self.program(self.params, *args)))
-        seconds = time.perf_counter() - start
-        return seconds, jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
+        with turns.clock() as took:
+            for first in range(0, len(keys), self.rows):
+                part = slice(first, first + self.rows)
+                args = self.rollout.prompts[part], self.rollout.mask[part], keys[part]
+                samples.append(jax.device_get(self.program(self.params, *args)))
+        return took, jax.tree.map(lambda *parts: np.concatenate(parts), *samples)
 
 
-def race(rollout: Rollout, slots: int, turns: int) -> dict[str, Any]:
-    """Runs the samplers in turns; see the top of the file."""
+def race(rollout: Rollout, slots: int, rounds: int, widths: int = 1) -> dict[str, Any]:
+    """Runs the samplers turn about; see the top of the file."""
     rows = len(rollout.prompts)
     params = jax.jit(partial(prepare, rollout.config))(rollout.params)
     sizes = {"slots": rows, "batches": slots, "whole": rows}
     samplers = {
         name: Sampler(function, rollout, params, sizes[name])
-        for name, function in programs(rollout, slots).items()
+        for name, function in programs(rollout, slots, widths).items()
     }
-    rates: dict[str, list[float]] = {name: [] for name in samplers}
-    equal: dict[str, list[np.ndarray]] = {name: [] for name in RATIOS}
-    lengths = []
-    for turn in range(turns + 1):
-        samples = {}
-        for name in list(samplers)[:: 1 if turn % 2 else -1]:
-            seconds, samples[name] = samplers[name].run(turn)
-            if turn:
-                rates[name].append(rows / seconds)
-        ours = samples["slots"]
-        lengths.append(float(ours.response_mask.sum(1).mean()))
-        for name in RATIOS:
-            equal[name].append(np.all(ours.tokens == samples[name].tokens, axis=1))
-    ratios = {name: np.divide(rates["slots"], rates[name]).tolist() for name in RATIOS}
+    runs = turns.race({name: sampler.run for name, sampler in samplers.items()}, rounds)
+    rates = {name: [rows / took.seconds for took, _ in side] for name, side in runs.items()}
+    processor = {name: [rows / took.processor for took, _ in side] for name, side in runs.items()}
+    samples = {name: [sample for _, sample in side] for name, side in runs.items()}
+    lengths = [float(sample.response_mask.sum(1).mean()) for sample in samples["slots"]]
+
+    def equal(name: str) -> float:
+        pairs = zip(samples["slots"], samples[name], strict=True)
+        return float(np.mean([np.all(a.tokens == b.tokens, axis=1) for a, b in pairs]))
+
     return {
         "rows": rows,
         "slots": slots,
         "limit": rollout.sampling.max_new_tokens,
         "mean_length": float(np.mean(lengths)),
         "answers_per_second": rates,
-        "median": {name: float(np.median(x)) for name, x in rates.items()},
         "bytes": {name: sampler.bytes for name, sampler in samplers.items()},
-        "ratios": ratios,
-        "ratio": {name: float(np.median(x)) for name, x in ratios.items()},
-        "equal": {name: float(np.mean(x)) for name, x in equal.items()},
+        "ratios": {name: turns.ratios(rates, "slots", name) for name in RATIOS},
+        "ratio": {name: turns.ratio(rates, "slots", name) for name in RATIOS},
+        "processor_ratio": {name: turns.ratio(processor, "slots", name) for name in RATIOS},
+        "equal": {name: equal(name) for name in RATIOS},
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The result of `race` as text."""
-    lines = [
-        f"{result['rows']} answers of {result['mean_length']:.1f} tokens on average, at most "
-        f"{result['limit']}; {result['slots']} slots",
-        f"{'':10}{'answers/s':>10}{'MiB':>8}{'slots / it':>12}{'equal':>8}  ratios of the turns",
-    ]
-    for name, rate in result["median"].items():
-        line = f"{name:10}{rate:10.1f}{result['bytes'][name] / 2**20:8.0f}"
+def table(result: dict[str, Any]) -> Table:
+    """The result of `race`, a row for each sampler."""
+    columns = ("", "answers/s", "MiB beside the weights", "slots / it", "by processor time",
+               "ratios of the rounds", "answers equal")  # fmt: skip
+    rows = []
+    for name, rates in result["answers_per_second"].items():
+        cells = [name, turns.spread(rates, 1), f"{result['bytes'][name] / 2**20:.0f}"]
         if name in RATIOS:
-            turns = ", ".join(f"{x:.2f}" for x in result["ratios"][name])
-            line += f"{result['ratio'][name]:12.2f}{result['equal'][name]:8.4f}  {turns}"
-        lines.append(line)
-    return "\n".join(lines)
+            rounds = ", ".join(f"{x:.2f}" for x in result["ratios"][name])
+            cells += [f"**{result['ratio'][name]:.2f}**", f"{result['processor_ratio'][name]:.2f}"]
+            cells += [rounds, f"{result['equal'][name]:.2%}"]
+        rows.append(cells + [""] * (len(columns) - len(cells)))
+    return Table(columns, rows)

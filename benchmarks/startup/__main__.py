@@ -135,8 +135,9 @@ def imports(count: int) -> list[list[str]]:
 
 
 def main(argv: Sequence[str]) -> None:
+    del argv
     given = flags.FLAGS
-    words = [f"--config={given.config}", *argv[1:]]
+    words = [f"--config={given.config}"]
     sides: dict[str, list[Diary]] = {"empty cache": [], "full cache": []}
     with tempfile.TemporaryDirectory() as name:
         for turn in range(given.rounds):

@@ -1,9 +1,7 @@
-"""A process that runs `python -m train` and writes down what it does until its first step.
+"""A process that runs `train` and writes down what it does until its first step.
 
-    python -m benchmarks.startup.child SPAWNED OUT --config=RECIPE --workdir=DIR …
-
-SPAWNED is the time (time.time()) at which the process was started, OUT the JSON file to write. The
-process ends once the metrics of the first step are there.
+Its words are the time (time.time()) at which the process was started, the JSON file to write, and
+those of `train`. It ends once the metrics of the first step are there.
 """
 
 from __future__ import annotations

@@ -78,11 +78,10 @@ def stages() -> dict[str, ml_collections.ConfigDict]:
     judge.seed = 1
     judge.data.subset = "1/2"
     judge.data.heldout_limit = 64
-    judge.steps = 130
 
     ppo = stage(
         stage="ppo",
-        steps=92,
+        steps=104,
         init_from={"policy": "sft", "reward": "reward", "judge": "judge"},
     )
     ppo.data.source = "tfds:pydocs/chat:train"

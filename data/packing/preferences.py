@@ -67,13 +67,14 @@ def preference_rows(
     rows, open_rows, kept = [], [], []
     rankings = _rendered(examples, tokenizer, length, sub_rows, share_prompt, on_long, skipped, bad)
     for ranking in rankings:
+        sizes = ranking.sizes
         for row in open_rows:
-            placed = place(row.rooms, ranking.sizes, ranking.trunk)
+            placed = place(row.rooms, sizes, ranking.trunk)
             if placed:
                 break
         else:
             row = _Row(length, sub_rows)
-            placed = place(row.rooms, ranking.sizes, ranking.trunk)
+            placed = place(row.rooms, sizes, ranking.trunk)
             rows.append(row)
             open_rows = [*open_rows, row][-_OPEN_ROWS:]
         assert placed is not None  # `_rendered` leaves out rankings larger than an empty row
@@ -102,6 +103,8 @@ def place(rooms: list[int], sizes: Sequence[int], trunk: int) -> tuple[list[int]
       (free tokens left, the sub-row of each candidate), or None if they do not all fit.
     """
     rooms, chosen, begun, left = list(rooms), [0] * len(sizes), set(), sum(sizes)
+    if sum(rooms) < trunk + left or max(rooms) < trunk + max(sizes):
+        return None  # most rows, found without trying
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         costs = [sizes[index] + (0 if s in begun else trunk) for s in range(len(rooms))]
         fits = [(room, s) for s, room in enumerate(rooms) if room >= costs[s]]

@@ -9,6 +9,7 @@ The file is a checksum followed by a zip of arrays and a header.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -143,15 +144,20 @@ def _identity(name: str, tfds_dir: str) -> list:
     return named.identity(name, tfds_dir) if named else paths.identity(name)
 
 
+@functools.cache
+def _source_hash() -> str:
+    """A hash of the source of data/."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
+
+
 def _code() -> list[str]:
     """Identifies the code that makes rows."""
-    files = sorted(Path(__file__).parents[1].rglob("*.py"))
-    code = hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
     installed = [name for name in EXTRAS if importlib.util.find_spec(EXTRAS[name])]
     names = (*LIBRARIES, *installed)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names]
     readers = [f"{name} {plugins.fingerprint(name)}" for name in plugins.loaded()]
-    return [code, platform.python_version(), np.__version__, *versions, *readers]
+    return [_source_hash(), platform.python_version(), np.__version__, *versions, *readers]
 
 
 # The file.

@@ -10,8 +10,12 @@ The library (5 and later) runs no code of a data set.
 from __future__ import annotations
 
 import functools
+import http.client
 import logging
 import re
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +29,7 @@ _FORM = "OWNER/NAME[/CONFIG][@REVISION]:SPLIT"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CUT = re.compile(r"([^\[\]+]+)(?:\[(\d*):(\d*)\])?")  # of a stream
 _BATCH_ROWS = 256
+_WAIT = 5.0  # seconds for the hub's first answer
 
 
 class HubName(NamedTuple):
@@ -154,7 +159,7 @@ def _builder(name: str) -> Any:
 @functools.lru_cache(maxsize=64)
 def _attempt(name: str) -> Any:
     """The builder, or the error in its place. Both are kept: a process reads one revision, whatever
-    the hub has meanwhile, and waits once for a hub that does not answer (half a minute)."""
+    the hub has meanwhile."""
     try:
         return _find(parse(name))
     except DataError as error:
@@ -172,6 +177,8 @@ def _find(hub: HubName) -> Any:
         ) from error
     for library in ("httpx", "httpx2"):  # each request is a line of its log
         logging.getLogger(library).setLevel(logging.WARNING)
+    if not hub_answers():
+        datasets.config.HF_HUB_OFFLINE = True
     path, revision = f"hf://datasets/{hub.repository}", hub.revision or None
     try:
         builder = datasets.load_dataset_builder(path, hub.config or None, revision=revision)
@@ -205,6 +212,40 @@ def _find(hub: HubName) -> Any:
     return builder
 
 
+def hub_answers() -> bool:
+    """Whether the hub can be reached. If not, its library reads only its cache from now on: it
+    would try each request for half a minute."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not _answers(constants.ENDPOINT):
+        constants.HF_HUB_OFFLINE = True
+    return not constants.HF_HUB_OFFLINE
+
+
+def unreachable() -> str:
+    """The reason why something of the hub cannot be read, where `hub_answers` says no."""
+    from huggingface_hub import constants
+
+    return (
+        f"{constants.ENDPOINT} cannot be reached (or HF_HUB_OFFLINE is set), and the cache on this "
+        "machine has no copy"
+    )
+
+
+def _answers(address: str) -> bool:
+    """Whether a server, or the proxy in front of it, takes a connection."""
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_WAIT):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except urllib.error.URLError as error:  # the hub's library may know other certificates
+        return isinstance(error.reason, ssl.SSLError)
+    except (TimeoutError, http.client.HTTPException):
+        return False
+
+
 def _errors() -> tuple[type[Exception], ...]:
     """The exceptions of the library; those of the network are OSErrors."""
     import datasets
@@ -228,6 +269,8 @@ def _as_data_error(hub: HubName, error: Exception) -> DataError:
     elif isinstance(error, datasets.exceptions.DatasetNotFoundError):
         hint = f"Look for it on {page}; if it is private, log in: hf auth login"
     elif isinstance(error, ConnectionError | TimeoutError) or "outgoing traffic" in text:
+        if datasets.config.HF_HUB_OFFLINE:
+            text = unreachable()
         config = f", {hub.config!r}" if hub.config else ""
         split = hub.split.partition("[")[0]
         hint = (

@@ -15,6 +15,7 @@ from data.schemas.templates import UNREAD
 from suggestions import nearest
 
 PREFIX = "tfds:"
+_AT_ONCE = 256  # records that are read by one call
 
 
 def open_records(name: str, tfds_dir: str) -> tuple[Any, set[str]]:
@@ -81,9 +82,10 @@ def read(
     start, stop = (span.start, span.stop) if span else (0, len(records))
 
     def raw():
-        for i in range(start, stop):
-            raw = records[i]
-            yield f"{name}[{i}]", options.too_large() if len(raw) > options.max_bytes else raw
+        for first in range(start, stop, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, stop))
+            for i, raw in zip(numbers, records.__getitems__(numbers), strict=True):
+                yield f"{name}[{i}]", options.too_large() if len(raw) > options.max_bytes else raw
 
     def parse(raw: bytes) -> dict:
         record = dict.fromkeys(features, UNREAD) | used.deserialize_example_np(raw)

@@ -3,7 +3,9 @@
 The cache holds `slots` rows in place of one for every answer, and time follows the mean length of
 answers rather than the longest. Each answer has the columns, and so the sums, that it has in
 `model.generate`: its tokens are the same, whatever its slot. A refill stays within a batch shard:
-shards read and answer their own prompts, so that no row of the cache moves between devices.
+shards read and answer their own prompts, so that no row of the cache moves between devices. Long
+prompts are read a few at a time, and with several widths those of a refill are of similar lengths,
+and read without the padding that all of them have.
 
 Axes: G batch shards; of each shard, S slots, M answers to M/n prompts with n samples a prompt, and
 F answers that begin at a refill. P prompt length (left padded), R response length, V vocabulary.
@@ -30,11 +32,14 @@ from model.generate import (
     stops,
     uniforms,
 )
-from model.layers.kv_cache import KVCache, init_cache, keys_transposed
+from model.layers.kv_cache import KVCache, init_cache, keys_transposed, map_arrays
 from model.sharding import batch_shards, constrain
 
 # A refill waits until one of this many slots is free: prompts are read together.
 PARTS = 4
+# Columns of prompts of a shard that are read at once: enough for large products, whose operands
+# would otherwise grow with the length of the prompts.
+READ = 4096
 
 
 class _State(NamedTuple):
@@ -81,7 +86,7 @@ def refill_size(slots: int, samples: int) -> int:
 
 def generate(
     config: TransformerConfig, params: Mapping[str, Any], prompts: Array, prompt_mask: Array,
-    row_keys: Array, sampling: Sampling, slots: int,
+    row_keys: Array, sampling: Sampling, slots: int, widths: int = 1,
 ) -> Sample:  # fmt: skip
     """The responses of `model.generate.generate` with a cache of `slots` rows. A refill has a cache
     of its own for the prompts that it reads, of 1/`PARTS` as many rows.
@@ -89,6 +94,8 @@ def generate(
     Args:
       slots: answers that are sampled at once: a multiple of the mesh's batch shards, at least n
         for each.
+      widths: number of widths, up to P, to which the prompts of a refill are padded; each is
+        compiled.
     """
     G, n, R = _shards(), sampling.samples, sampling.max_new_tokens
     rows = len(prompts) * n
@@ -99,10 +106,13 @@ def generate(
         _by_shard(prompt_mask.reshape(G, M // n, -1)),
         _by_shard(uniforms(row_keys, R).T.reshape(G, M, R)),
     )
+    order = jnp.argsort(jnp.sum(inputs.mask, axis=2), axis=1)  # by length, where that matters
+    if widths > 1:
+        inputs = _in_order(inputs, order, n)
     F, P = refill_size(S, n), prompts.shape[1]
     zeros = partial(jnp.zeros, (G, S))
     state = _State(
-        cache=init_cache(config, G * S, P + R, split_layers="0" in params["layers"]),
+        cache=_new_cache(config, params, sampling, G * S, P),
         answer=zeros(jnp.int32),
         t=zeros(jnp.int32),
         ids=zeros(jnp.int32),
@@ -125,22 +135,47 @@ def generate(
         return jnp.any(state.alive) & (~is_due | jnp.all(waiting == 0))
 
     def body(state):
-        state = _refill(config, params, inputs, state, sampling, F)
+        state = _refill(config, params, inputs, state, sampling, F, widths)
         decode = partial(_decode, config, params, inputs, sampling=sampling)
         return jax.lax.while_loop(is_full, decode, state)
 
     state = jax.lax.while_loop(is_unfinished, body, state)
+    if widths > 1:
+        back = jnp.argsort(_answers_of(order, n), axis=1)
+        found = (_by_shard(_take(x, back)) for x in (state.response, state.logprobs, state.length))
+        state = state._replace(**dict(zip(("response", "logprobs", "length"), found, strict=True)))
     prompts = jnp.repeat(prompts, n, axis=0)
     response, logprobs = (x.reshape(rows, R) for x in (state.response, state.logprobs))
     mask = jnp.arange(R) < state.length.reshape(rows, 1)
     return Sample(jnp.concatenate([prompts, response], axis=1), mask, logprobs)
 
 
+def _new_cache(config, params, sampling, rows, P) -> KVCache:
+    split, length = "0" in params["layers"], P + sampling.max_new_tokens
+    return init_cache(config, rows, length, split_layers=split, int8=sampling.int8_cache)
+
+
 def _by_shard(x: Array) -> Array:
     return constrain(x, "act_batch", *["act_slot"] * (x.ndim - 1))
 
 
-def _refill(config, params, inputs, state, sampling, F) -> _State:
+def _answers_of(prompts, n):
+    """[G, k·n], the answers to prompts [G, k] of a shard."""
+    return (prompts[..., None] * n + jnp.arange(n)).reshape(len(prompts), -1)
+
+
+def _take(x, index):
+    """The rows [G, k] of each shard of x [G, m, …]."""
+    return jax.vmap(lambda x, index: x[index])(x, index)
+
+
+def _in_order(inputs, order, n) -> _Inputs:
+    """Inputs whose prompts [G, M/n] have an order, with their answers."""
+    index = order, order, _answers_of(order, n)
+    return _Inputs(*(_by_shard(_take(*pair)) for pair in zip(inputs, index, strict=True)))
+
+
+def _refill(config, params, inputs, state, sampling, F, widths) -> _State:
     """Reads the next prompts of each shard, as many as have slots, and draws the first token of
     their answers."""
     (G, M, R), n, P = inputs.uniform.shape, sampling.samples, inputs.prompts.shape[2]
@@ -152,10 +187,12 @@ def _refill(config, params, inputs, state, sampling, F) -> _State:
         _by_shard(jnp.take_along_axis(x, index[..., None], axis=1)).reshape(-1, P)
         for x in (inputs.prompts, inputs.mask)
     )
-    # As many columns as the slots have: with fewer, the sums over them may round otherwise.
-    fresh = init_cache(config, len(prompts), P + R, split_layers="0" in params["layers"])
-    segments = mask.astype(jnp.int32)
-    logits, fresh = step(config, params, prompts, prompt_positions(mask), segments, fresh)
+    sizes = [-(-P * (i + 1) // widths) for i in range(widths)]
+    reads = [partial(_read, config, params, sampling, G, width) for width in sizes]
+    longest = jnp.max(jnp.sum(mask, axis=1))
+    logits, fresh = jax.lax.switch(
+        jnp.sum(longest > jnp.array(sizes[:-1], jnp.int32)), reads, prompts, mask
+    )
 
     is_new = jnp.arange(F) < count[:, None]
     answer = jnp.where(is_new, state.begun[:, None] + jnp.arange(F), M)
@@ -177,6 +214,46 @@ def _refill(config, params, inputs, state, sampling, F) -> _State:
         begun=state.begun + count,
     )
     return _record(state, answer, jnp.zeros_like(answer), ids, logprobs)
+
+
+def _read(config, params, sampling, G, width, prompts, mask) -> tuple[Array, KVCache]:
+    """(logits after prompts [G·k, P], a cache of them alone), which reads the last `width` columns.
+    A cache has as many columns as the slots': with fewer, sums over them may round otherwise."""
+    rows, P = prompts.shape
+    k, most = rows // G, max(READ // width, 1)
+    count = next(c for c in range(1, k + 1) if k % c == 0 and k // c <= most)
+
+    def read(part):
+        prompts, mask = part
+        cache = _new_cache(config, params, sampling, len(prompts), P)
+        segments = mask.astype(jnp.int32)
+        return step(config, params, prompts, prompt_positions(mask), segments, cache)
+
+    def split(x):  # [count, G·k/count, width], of each shard its own rows
+        x = x[:, P - width :].reshape(G, count, k // count, width).swapaxes(0, 1)
+        return constrain(x.reshape(count, -1, width), None, "act_batch", "act_slot")
+
+    def join(x, axis):
+        x = jnp.moveaxis(x, 0, axis)
+        shape = x.shape
+        x = x.reshape(*shape[:axis], count, G, -1, *shape[axis + 2 :]).swapaxes(axis, axis + 1)
+        return x.reshape(*shape[:axis], rows, *shape[axis + 2 :])
+
+    def shift(x, slots_last):
+        """x with its first `width` slots at those of the prompts' ends."""
+        return jnp.roll(x, P - width, axis=-1 if slots_last else -2)
+
+    if count == 1:
+        logits, cache = read((prompts[:, P - width :], mask[:, P - width :]))
+    else:
+        logits, cache = jax.lax.map(read, (split(prompts), split(mask)))
+        arrays = (jax.tree.map(lambda x: join(x, x.ndim - 5), x) for x in cache[:2])
+        logits, cache = join(logits, 0), KVCache(*arrays, join(cache.segment_ids, 0))
+    if width == P:
+        return logits, cache
+    keys = map_arrays(shift, keys_transposed(config), cache.keys)
+    values = map_arrays(shift, False, cache.values)
+    return logits, KVCache(keys, values, shift(cache.segment_ids, True))
 
 
 def _decode(config, params, inputs, state, sampling) -> _State:
@@ -232,12 +309,10 @@ def _place(config, cache, fresh, slot, P, n) -> KVCache:
         write_all = jax.vmap(write, (axis, axis, 0), axis)
         return write_all(old_rows, new_rows, slot).reshape(old.shape)
 
-    keys = partial(place, transposed=keys_transposed(config))
-    values = partial(place, transposed=False)
     segments = jax.vmap(lambda x, rows, slot: x.at[slot].set(jnp.repeat(rows, n, 0), mode="drop"))
     old, new = (x.segment_ids.reshape(G, -1, x.segment_ids.shape[1]) for x in (cache, fresh))
     return KVCache(
-        jax.tree.map(keys, cache.keys, fresh.keys),
-        jax.tree.map(values, cache.values, fresh.values),
+        map_arrays(place, keys_transposed(config), cache.keys, fresh.keys),
+        map_arrays(place, False, cache.values, fresh.values),
         segments(old, new, slot).reshape(cache.segment_ids.shape),
     )

@@ -1,1 +1,2 @@
-"""Attention backends, and the function that chooses one (dispatch.py)."""
+"""Attention backends with the function that chooses one (dispatch.py), and other operations' forms
+for TPU (tpu.py)."""

@@ -12,6 +12,8 @@ from jax import Array
 MASKED = -1e30
 # The checkpoint name of what the backward pass of a kernel reads beside its arguments.
 RESIDUALS = "attention_residuals"
+# The checkpoint names of its queries, keys and values, those of the products in model/weights.py.
+INPUTS = ("query", "key", "value")
 # The TPU's registers hold 128 lanes; Pallas blocks are multiples of it.
 LANES = 128
 

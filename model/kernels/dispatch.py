@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from model import context_parallel
 from model.config import TransformerConfig
-from model.kernels.base import LANES, RESIDUALS, Settings, visible
+from model.kernels.base import INPUTS, LANES, RESIDUALS, Settings, visible
 from model.kernels.chunked import chunked, visible_blocks
 from model.kernels.cudnn import cudnn
 from model.kernels.plain import attend, causal_attention
@@ -119,11 +119,15 @@ def attention(
     B, T, H, N = q.shape
     shards = context_parallel.shards()
     length = T // shards
+    backend = "xla"
+    if branch_ids is None:
+        backend = choose(config.attention, platform(), length, N, q.dtype, softcap)
+    if backend != "splash":  # which names its own
+        q, k, v = map(checkpoint_name, (q, k, v), INPUTS)
     if branch_ids is not None:
         check_branches(config.attention, length, shards, window)
         out = causal_attention(q, k, v, segment_ids, branch_ids, softcap=softcap, scale=scale)
         return checkpoint_name(out, RESIDUALS)
-    backend = choose(config.attention, platform(), length, N, q.dtype, softcap)
     if backend == "xla" and shards == 1:
         out = causal_attention(q, k, v, segment_ids, window=window, softcap=softcap, scale=scale)
         return checkpoint_name(out, RESIDUALS)

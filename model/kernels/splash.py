@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash_lib
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from model.kernels.base import LANES, RESIDUALS, Settings
+from model.kernels.base import INPUTS, LANES, RESIDUALS, Settings
 
 
 def fit_block(block: int, length: int) -> int:
@@ -69,9 +70,10 @@ def splash(
     B, T, H, N = q.shape
     K = k.shape[2]
     q = (q * (settings.scale or N**-0.5)).reshape(B, T, K, H // K, N)
+    q, k, v = q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    # Saved as the kernel reads them, they are written once.
+    q, k, v = map(checkpoint_name, (q, k, v), INPUTS)
     ids = splash_lib.SegmentIds(q_segments, kv_segments)
     over_heads: Callable[..., Any] = jax.vmap(kernel, in_axes=(0, 0, 0, None))
-    out = jax.vmap(over_heads)(
-        q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), ids
-    )  # [B, K, G, T, N]
+    out = jax.vmap(over_heads)(q, k, v, ids)  # [B, K, G, T, N]
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, N)

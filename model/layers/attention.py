@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
-from jax.ad_checkpoint import checkpoint_name
 
 from model import taps
 from model.config import TransformerConfig
@@ -19,7 +18,7 @@ from model.kernels.plain import tapped_attention
 from model.layers.kv_cache import KVCache, cached_attention, extend, kv_repeats
 from model.layers.norm import rms_norm
 from model.layers.projection import project
-from model.layers.rotary import rope, rotary_settings
+from model.layers.rotary import rope, rotary_settings, rotate
 from model.sharding import constrain
 from model.taps import tap
 
@@ -32,12 +31,15 @@ class Rows(NamedTuple):
       slot: the cache's column of the first token, or [B] a column a row; None: the cache is empty,
         or there is none.
       branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None.
+      rotations: {kind of layer: `rotation` of the positions}, where that is not computed in each
+        layer, or None.
     """
 
     positions: Array
     segment_ids: Array
     slot: Array | int | None = None
     branch_ids: Array | None = None
+    rotations: Mapping[str, tuple[Array, Array]] | None = None
 
 
 # What a layer hands to the next: the residual stream [B, T, D], the cache or None, and the index of
@@ -60,7 +62,7 @@ def self_attention(
     H, K, N = c.num_heads, c.num_kv_heads, c.head_dim
     length = "act_length" if cache is None else "act_slot"
     kv_heads = "act_replicated_kv_heads" if c.replicate_kv_heads else "act_kv_heads"
-    positions, segment_ids, slot, branch_ids = rows
+    positions, segment_ids, slot, branch_ids, rotations = rows
 
     query_x, query_positions, query_segments = x, positions, segment_ids
     if last_only:
@@ -77,8 +79,11 @@ def self_attention(
     v = constrain(v, "act_batch", length, kv_heads, "act_head_dim")
     if c.qk_norm:
         q, k = rms_norm(q, params["query_norm"], c), rms_norm(k, params["key_norm"], c)
-    base, scaling = rotary_settings(c, kind)
-    q, k = rope(q, query_positions, base, scaling), rope(k, positions, base, scaling)
+    if rotations:
+        q, k = rotate(q, *rotations[kind]), rotate(k, *rotations[kind])
+    else:
+        base, scaling = rotary_settings(c, kind)
+        q, k = rope(q, query_positions, base, scaling), rope(k, positions, base, scaling)
     q, k, v = (tap(f"attention.{n}", a) for n, a in (("query", q), ("key", k), ("value", v)))
     if (repeats := kv_repeats(c)) > 1:
         k, v = (
@@ -86,7 +91,6 @@ def self_attention(
                       "act_batch", length, "act_kv_heads", "act_head_dim")
             for a in (k, v)
         )  # fmt: skip
-    q, k, v = map(checkpoint_name, (q, k, v), ("query", "key", "value"))
     settings: dict[str, Any] = dict(
         window=c.window if kind == "local" else 0,
         softcap=c.attention_softcap,

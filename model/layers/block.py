@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import TransformerConfig
+from model.kernels import tpu
 from model.layers import moe
 from model.layers.attention import Carry, Rows, self_attention
 from model.layers.mlp import mlp
@@ -40,20 +41,23 @@ def block(
     def add(x, out, part):
         out = norm(f"post_{part}_norm", fence_norm(c, out)) if c.post_norms else out
         x = x + tap(f"{part}.out", out)
-        return constrain(x, "act_batch", length, "act_embed")
+        return tpu.row_major(constrain(x, "act_batch", length, "act_embed"))
 
     x = checkpoint_name(x, "layer_input")
     h = tap("attention.input", fence_norm(c, norm("attention_norm", x)))
     out, cache = self_attention(c, kind, params, h, cache, layer, rows, last_only)
-    out = checkpoint_name(out, "attention_out")
+    if c.post_norms:  # the norm's backward pass reads it
+        out = checkpoint_name(out, "attention_out")
     segment_ids = rows.segment_ids
     if last_only:
         x, segment_ids = x[:, -1:], segment_ids[:, -1:]
     x = tap("residual_middle", add(x, out, "attention"))
+    if not c.post_norms:  # the backward pass then reads the sum alone
+        x = checkpoint_name(x, "attention_out")
 
     h = tap("mlp.input", fence_norm(c, norm("mlp_norm", x)))
     if c.num_experts:
-        out, stats = moe.mixture(c, params, h, segment_ids, split_length=length == "act_length")
+        out, stats = moe.mixture(c, params, h, segment_ids, cached=cache is not None)
     else:
         out, stats = mlp(c, params, h, length), None
     return (tap("residual", add(x, out, "mlp")), cache, layer + 1), stats

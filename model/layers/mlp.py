@@ -12,8 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model import cpu
 from model.config import TransformerConfig
+from model.kernels import tpu
 from model.layers.projection import adapter, project
-from model.sharding import constrain
+from model.sharding import constrain, platform
 from model.taps import tap
 
 Activation: TypeAlias = Callable[[Array], Array]
@@ -36,6 +37,10 @@ def mlp(config: TransformerConfig, params: Mapping, x: Array, length_axis: str) 
     # With an adapter the result is not transposed: XLA on CPU has no bfloat16 product for its
     # matrices.
     next_weight = None if adapter(params, "down", x.dtype) else params["down"]
-    hidden = cpu.gated(ACTIVATIONS[config.activation], gate, up, next_weight)
+    activation = ACTIVATIONS[config.activation]
+    if platform() == "tpu":
+        hidden = tpu.gated(activation, gate, up)
+    else:
+        hidden = cpu.gated(activation, gate, up, next_weight)
     hidden = tap("mlp.hidden", constrain(hidden, "act_batch", length_axis, "act_mlp"))
     return project(params, "down", hidden)

@@ -17,19 +17,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
-from jax.experimental.pallas.ops.tpu.megablox import gmm
 from jax.sharding import PartitionSpec as P
 
 from model import cpu, quantized, taps
 from model.config import TransformerConfig
-from model.kernels.base import LANES
+from model.kernels.grouped import grouped_matmul, ragged_matmul
 from model.layers.mlp import ACTIVATIONS, Activation
 from model.layers.projection import adapter, read
-from model.sharding import BATCH_AXES, batch_shards, platform
+from model.sharding import BATCH_AXES, PARAMETER_AXES, batch_shards, platform
 from model.taps import tap
 
-# Blocks of the Pallas kernel, in VMEM twice with their float32 sums: about 10 MiB in bfloat16.
-TILE_ROWS, TILE = 512, 1024
+# Mesh axes that split a weight's axis `embed`.
+FSDP = PARAMETER_AXES["embed"]
 
 # A weight of the experts, and A and B of its adapter if it has one.
 Matrix: TypeAlias = tuple[Array, ...]
@@ -81,34 +80,42 @@ def dispatch(x: Array, order: Array, place: Array) -> Array:
 
     `place` [M, k] is its inverse: the row of each pair, R for one that has none. Rows that no
     pair points to are never read, so their content does not matter. The gradient of `dispatch` is
-    `collect`, and the reverse: gathers in place of scatters.
+    `combine`, and the reverse: gathers in place of scatters.
     """
     return x[order // place.shape[1]]
 
 
 @jax.custom_vjp
-def collect(rows: Array, order: Array, place: Array) -> Array:
-    """rows [R, D] -> [M, k, D], of each pair; 0 for one that has none."""
-    picked = rows[jnp.minimum(place, rows.shape[0] - 1)]
-    return jnp.where((place < rows.shape[0])[..., None], picked, 0)
+def combine(rows: Array, order: Array, place: Array) -> Array:
+    """rows [R, D] -> [M, D], the sum of the rows of each token's pairs.
+
+    A gather for each of the k choices: XLA:TPU adds rows that lie apart ten times as fast as those
+    of one array [M, k, D].
+    """
+    choices = (picked(rows, place[:, j]).astype(jnp.float32) for j in range(place.shape[1]))
+    return sum(choices, jnp.float32(0)).astype(rows.dtype)
 
 
-def _dispatch_bwd(saved, g):
-    return jnp.sum(collect(g, *saved), axis=1), None, None
+def picked(rows: Array, place: Array) -> Array:
+    """rows [R, D] by index `place`, 0 for R."""
+    found = rows[jnp.minimum(place, rows.shape[0] - 1)]
+    return jnp.where((place < rows.shape[0])[..., None], found, 0)
 
 
-def _collect_bwd(saved, g):
-    order, _ = saved
-    return g.reshape(-1, g.shape[-1])[order], None, None
-
-
-dispatch.defvjp(lambda x, *index: (dispatch(x, *index), index), _dispatch_bwd)
-collect.defvjp(lambda rows, *index: (collect(rows, *index), index), _collect_bwd)
+dispatch.defvjp(
+    lambda x, *index: (dispatch(x, *index), index),
+    lambda index, g: (combine(g, *index), None, None),
+)
+combine.defvjp(
+    lambda rows, *index: (combine(rows, *index), index),
+    lambda index, g: (dispatch(g, *index), None, None),
+)
 
 
 def expert_mlps(
     x: Array, ids: Array, weights: Array, gate: Matrix, up: Matrix, down: Matrix,
     first: Array | int, activation: Activation, product: Callable[..., Array],
+    transposed: bool = False,
 ) -> Array:  # fmt: skip
     """The weighted sum of the outputs of this device's experts for each token.
 
@@ -116,7 +123,8 @@ def expert_mlps(
       x: [M, D]; ids: [M, k] int32 over all experts; weights: [M, k] float32.
       gate, up: ([n, D, F],); down: ([n, F, D],), of the experts first..first+n-1; each with A and B
         of its adapter (model/lora.py) if it has one.
-      activation: of the gate. product: `jax.lax.ragged_dot` or its like.
+      activation: of the gate. product: `ragged_matmul` or its like.
+      transposed: down is ([n, D, F],).
 
     Returns:
       [M, D] in x's dtype; 0 for a token that none of these experts has.
@@ -128,11 +136,11 @@ def expert_mlps(
     R = M * min(k, n)
     order = jnp.argsort(here)  # by expert, those of other devices last
     place = jnp.zeros(M * k, jnp.int32).at[order].set(jnp.arange(M * k, dtype=jnp.int32))
-    index = order[:R], jnp.where(here < n, place, R).reshape(M, k)
+    order, place = order[:R], jnp.where(here < n, place, R).reshape(M, k)
     sizes = jnp.sum(here[:, None] == jnp.arange(n), axis=0, dtype=jnp.int32)
 
-    def project(x, w, *adapter):
-        out = product(x, w, sizes)
+    def project(x, w, *adapter, transposed=False):
+        out = product(x, w, sizes, transposed)
         if adapter:
             a, b = adapter
             out = out + product(product(x, a, sizes), b, sizes)
@@ -142,42 +150,25 @@ def expert_mlps(
         """`tap` of [R, F] as [1, M, k, F], those of each token together."""
         if not taps.active():
             return rows
-        return tap(name, collect(rows, *index)[None]).reshape(M * k, -1)[order[:R]]
+        return tap(name, picked(rows, place)[None]).reshape(M * k, -1)[order]
 
-    rows = dispatch(x, *index)
+    rows = dispatch(x, order, place)
     gate = tap_rows("mlp.gate", checkpoint_name(project(rows, *gate), "gate"))  # [R, F]
     h = activation(gate) * tap_rows("mlp.up", checkpoint_name(project(rows, *up), "up"))
-    out = collect(project(tap_rows("mlp.hidden", h), *down), *index)
-    out = jnp.einsum("mkd,mk->md", out, weights, preferred_element_type=jnp.float32)
-    return out.astype(x.dtype)
-
-
-def grouped_matmul(rows: Array, w: Array, sizes: Array, interpret: bool = False) -> Array:
-    """`jax.lax.ragged_dot` of JAX's Pallas kernel for TPU.
-
-    XLA multiplies every row with every group there, and masks: n times the work.
-
-    Args:
-      rows: [R, D], sorted by group; w: [n, D, F]; sizes: [n] int32, with a sum of at most R.
-
-    Returns:
-      [R, F]; rows beyond the groups are undefined.
-    """
-    (R, D), F = rows.shape, w.shape[-1]
-    tile = min(TILE_ROWS, -(-R // LANES) * LANES)
-    rows = jnp.pad(rows, ((0, -R % tile), (0, 0)))
-    tiling = tile, min(TILE, -(-D // LANES) * LANES), min(TILE, -(-F // LANES) * LANES)
-    return gmm(rows, w, sizes, rows.dtype, tiling, None, None, False, interpret)[:R]
+    # Weighted before the last product: the gradient of the weights then needs no result of it.
+    weight = dispatch(weights.reshape(-1, 1), order, place.reshape(-1, 1))  # [R, 1]
+    h = (tap_rows("mlp.hidden", h) * weight).astype(x.dtype)
+    return combine(project(h, *down, transposed=transposed), order, place)
 
 
 def mixture(
-    config: TransformerConfig, params: Mapping, x: Array, segment_ids: Array, split_length: bool
+    config: TransformerConfig, params: Mapping, x: Array, segment_ids: Array, cached: bool
 ) -> tuple[Array, RouterStats]:
     """A mixture of experts in place of the MLP.
 
     Args:
       x: [B, T, D]. params: {name: weight} of the layer. segment_ids: [B, T] int32, 0 is padding.
-      split_length: T is split over the mesh axis `sequence`.
+      cached: the step is one of decoding; otherwise T is split over the mesh axis `sequence`.
 
     Returns:
       ([B, T, D], RouterStats).
@@ -193,19 +184,19 @@ def mixture(
         for name in ("expert_gate", "expert_up", "expert_down")
     )
     activation = ACTIVATIONS[config.activation]
-    return experts(x, ids, weights, gate, up, down, activation, split_length), stats
+    return experts(x, ids, weights, gate, up, down, activation, cached), stats
 
 
 def experts(
     x: Array, ids: Array, weights: Array, gate: Matrix, up: Matrix, down: Matrix,
-    activation: Activation, split_length: bool,
+    activation: Activation, cached: bool,
 ) -> Array:  # fmt: skip
     """`expert_mlps` of all experts, however the current mesh divides them.
 
     Args:
       x: [B, T, D]; ids, weights: [B, T, k]; gate, up: ([E, D, F],); down: ([E, F, D],), each with
         its adapter's A and B if it has one.
-      split_length: T is split over the mesh axis `sequence`.
+      cached: as of `mixture`. Otherwise each device gathers the experts' weights itself.
 
     Returns:
       [B, T, D].
@@ -217,11 +208,13 @@ def experts(
     def flat(x, ids, weights):
         return x.reshape(-1, D), ids.reshape(-1, k), weights.reshape(-1, k)
 
-    product = grouped_matmul if platform() == "tpu" else jax.lax.ragged_dot
+    product = grouped_matmul if platform() == "tpu" else ragged_matmul
     if mesh.empty:
         tokens, ids, weights = flat(x, ids, weights)
         out = expert_mlps(tokens, ids, weights, gate, up, down, 0, activation, product)
         return out.reshape(x.shape)
+    # On axis 1: of the last axis, as XLA would gather `down`, the kernel needs a copy of the whole.
+    gather = not cached
     # Rows that the mesh does not divide (a last batch, a single prompt) are on every device.
     split_rows = B % batch_shards(mesh) == 0
 
@@ -231,8 +224,15 @@ def experts(
             tokens, ids, weights = (
                 jax.lax.all_gather(a, "expert", tiled=True) for a in (tokens, ids, weights)
             )
+        if gather:
+            gate, up, down = (
+                (jax.lax.all_gather(w, FSDP, axis=1, tiled=True), *adapter)
+                for w, *adapter in (gate, up, (down[0].swapaxes(1, 2), *down[1:]))
+            )
         first = jax.lax.axis_index("expert") * gate[0].shape[0]
-        out = expert_mlps(tokens, ids, weights, gate, up, down, first, activation, product)
+        out = expert_mlps(
+            tokens, ids, weights, gate, up, down, first, activation, product, transposed=gather
+        )
         out = jax.lax.psum(out, "tensor")  # each has a part of F
         if split_rows:
             out = jax.lax.psum_scatter(out, "expert", tiled=True)
@@ -241,11 +241,14 @@ def experts(
         return out.reshape(x.shape)
 
     whole, inputs, outputs = P("expert"), P("expert", "tensor"), P("expert", None, "tensor")
-    widen, narrow = (outputs, whole, outputs), (inputs, inputs, whole)
-    rows = P(BATCH_AXES if split_rows else None, "sequence" if split_length else None)
+    widen, narrow = [outputs, whole, outputs], [inputs, inputs, whole]
+    if gather:
+        widen[0], narrow[0] = P("expert", FSDP, "tensor"), P("expert", "tensor", FSDP)
+    rows = P(BATCH_AXES if split_rows else None, None if cached else "sequence")
+    specs = (tuple(spec[: len(w)]) for spec, w in ((widen, gate), (widen, up), (narrow, down)))
     return jax.shard_map(
         on_device,
-        in_specs=(rows, rows, rows, widen[: len(gate)], widen[: len(up)], narrow[: len(down)]),
+        in_specs=(rows, rows, rows, *specs),
         out_specs=rows,
         check_vma=False,  # Pallas calls do not say over which axes their results vary
-    )(x, ids, weights, gate, up, down)  # fmt: skip
+    )(x, ids, weights, gate, up, down)

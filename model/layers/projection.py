@@ -13,12 +13,15 @@ import jax.numpy as jnp
 from jax import Array
 
 from model import cpu, lora, quantized
+from model.layers import low_precision
+from model.layers.low_precision import TrainedWeight
 
 
 def read(params: Mapping, name: str, dtype: jnp.dtype) -> Any:
     """A weight in the activations' dtype; unchanged if it is quantized or stored transposed."""
     weight = params[name]
-    if quantized.is_quantized(weight) or isinstance(weight, cpu.TransposedWeight):
+    unchanged = cpu.TransposedWeight, TrainedWeight
+    if quantized.is_quantized(weight) or isinstance(weight, unchanged):
         return weight
     return weight.astype(dtype)
 
@@ -33,9 +36,14 @@ def adapter(params: Mapping, name: str, dtype: jnp.dtype) -> tuple:
 def project(params: Mapping, name: str, x: Array) -> Array:
     """x [B, T, D] @ the weight `name` [*inputs, *outputs], plus its adapter: [B, T, F]."""
     w = read(params, name, x.dtype)
-    if not isinstance(w, cpu.TransposedWeight):
-        w = w.reshape(x.shape[-1], math.prod(w.shape) // x.shape[-1])
-    out = quantized.matmul(x, w) if quantized.is_quantized(w) else cpu.matmul(x, w)
+    if isinstance(w, TrainedWeight):
+        out = low_precision.matmul(x, w.matrix(x.shape[-1]))
+    else:
+        joins_heads = False
+        if not isinstance(w, cpu.TransposedWeight):
+            joins_heads = w.shape[0] != x.shape[-1]
+            w = w.reshape(x.shape[-1], math.prod(w.shape) // x.shape[-1])
+        out = quantized.matmul(x, w) if quantized.is_quantized(w) else cpu.matmul(x, w, joins_heads)
     if pair := adapter(params, name, x.dtype):
         a, b = pair
         rank = a.shape[-1]

@@ -11,16 +11,35 @@ from jax import Array
 
 from model.config import RopeScaling, TransformerConfig
 from model.cpu import compute_once
+from model.kernels import tpu
+from model.sharding import platform
 
 
 def rope(x: Array, positions: Array, base: float, scaling: RopeScaling | None = None) -> Array:
     """Rotates pairs (i, i + N/2) of x [B, T, heads, N] by position (arXiv:2104.09864)."""
-    half = x.shape[-1] // 2
+    return rotate(x, *rotation(positions, x.shape[-1], base, scaling))
+
+
+def rotation(
+    positions: Array, head_dim: int, base: float, scaling: RopeScaling | None = None
+) -> tuple[Array, Array]:
+    """(cosines, sines) of the angles of each position, for `rotate`: [B, T, 1, N/2] float32; on
+    TPU [B, T, 1, N], both halves equal."""
+    half = head_dim // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     if scaling:
         frequency = stretch(frequency, scaling)
+    if platform() == "tpu":
+        frequency = jnp.concatenate([frequency, frequency])
     angle = positions[..., None].astype(jnp.float32) * frequency  # [B, T, N/2]
     cos, sin = (compute_once(f(angle))[:, :, None] for f in (jnp.cos, jnp.sin))
+    return cos, sin
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotates pairs (i, i + N/2) of x [B, T, heads, N] by the angles of `rotation`."""
+    if platform() == "tpu":
+        return tpu.rotate(x, cos, sin)
     x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
 

@@ -20,8 +20,11 @@ from model.config import TransformerConfig
 from model.kernels.base import RESIDUALS
 from model.layers.attention import Carry, Rows
 from model.layers.block import block
+from model.layers.low_precision import FORMATS, quantize_weights
 from model.layers.moe import RouterStats
-from model.sharding import constrain
+from model.layers.norm import MEAN_SQUARE
+from model.layers.rotary import rotary_settings, rotation
+from model.sharding import constrain, platform
 
 
 def remat_policy(name: str) -> Callable:
@@ -36,14 +39,14 @@ def remat_policy(name: str) -> Callable:
         return policies.nothing_saveable
     if name == "offload":
         return policies.save_and_offload_only_these_names(
-            names_which_can_be_saved=[],
+            names_which_can_be_saved=[MEAN_SQUARE],
             names_which_can_be_offloaded=[
                 "layer_input", *sorted(weights.saved_outputs("qkv")), RESIDUALS
             ],
             offload_src="device",
             offload_dst="pinned_host",
         )  # fmt: skip
-    return policies.save_only_these_names(*weights.saved_outputs(name), RESIDUALS)
+    return policies.save_only_these_names(*weights.saved_outputs(name), RESIDUALS, MEAN_SQUARE)
 
 
 class _LayerWeights(nn.Module):
@@ -112,6 +115,15 @@ def run_layers(
     kinds, cache = config.layer_kinds, carry[1]
     P = len(kinds)
     repeats = config.num_layers // P
+    if config.matmul in FORMATS and cache is None:  # decoding reads the weights as they are
+        params = quantize_weights(params, config.matmul)
+    if cache is None and platform() == "tpu":
+        rotations = {
+            kind: rotation(rows.positions, config.head_dim, *rotary_settings(config, kind))
+            for kind in dict.fromkeys(kinds)
+        }
+        # Without a barrier XLA would compute the sines anew in each layer.
+        rows = rows._replace(rotations=jax.lax.optimization_barrier(rotations))
 
     def layer(kind, carry, params, in_scan, is_last=False):
         def run(params, carry):

@@ -40,7 +40,7 @@ KEYS_OF = {
 # reward model's `pool` is checked where it is exported.
 EXECUTION = (
     "init_scale", "unembedding_init_scale", "embedding_std", "depth_scaled_init", "base_width",
-    "vocab_multiple", "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention",
+    "vocab_multiple", "dtype", "matmul", "scan_unroll", "remat", "replicate_kv_heads", "attention",
     "attention_block", "attention_compute_block", "pool",
 )  # fmt: skip
 

@@ -36,6 +36,20 @@ def test_rows_show_reports():
     assert "| tensor 2 × fsdp | 128 × 2 × 2,048 | `minimal` | out of memory: 9 |" in row
 
 
+def test_weak_scaling_is_a_share_of_what_sixteen_chips_do():
+    speeds = {"v6e-16": 2500.0, "v6e-256": 2400.0, "2 × v6e-256": 2375.0}
+    reports = {
+        f"mixtral-8x7b, {where}": REPORT | {"tokens_per_second_per_chip": speed}
+        for where, speed in speeds.items()
+    }
+    text = recipes.document(reports)
+    assert "| mixtral-8x7b | 2,500 (100.0%) | 2,400 (96.0%) | 2,375 (95.0%) |" in text
+    assert text.count("**3.50**¹") == 2 and "¹ Compiled before" in text
+    assert "¹" not in recipes.document({n: r | {"made": {}} for n, r in reports.items()})
+    rows = "--config.data.batch_size=16"  # one a chip, as on the whole slice
+    assert rows in recipes.RUNS["mixtral-8x7b, v6e-16"]
+
+
 def test_the_committed_table_is_of_the_committed_reports():
     reports = json.loads((compiled.DOCS / "recipes.json").read_text())
     assert (compiled.DOCS / "recipes.md").read_text() == recipes.document(reports)

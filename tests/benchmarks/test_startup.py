@@ -28,7 +28,7 @@ def test_nested_intervals_count_once_and_the_parts_make_up_the_whole():
     assert abs(parts["between these"]["compile"] - 0.2) < 1e-9
 
 
-def test_the_table_has_a_row_a_part():
-    text = startup.table({"empty cache": [DIARY], "full cache": [DIARY]})
-    assert "| evaluating | 4.0, 6.0; 1.5, 2.0 | 4.0, 6.0; 1.5, 2.0 |" in text
-    assert startup.programs(DIARY, 1).splitlines() == ["2 programs, 2.2 s:", "    2.00 s  outer"]
+def test_the_tables_have_a_row_a_part_and_a_row_a_program():
+    rows = startup.rows({"empty cache": [DIARY], "full cache": [DIARY]})
+    assert ["evaluating", *["4.0, 6.0; 1.5, 2.0"] * 2] in rows
+    assert startup.programs(DIARY, 1) == [["outer", "2.00"], ["all 2", "2.20"]]

@@ -4,9 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks import pages
+from benchmarks.train_cpu import __main__ as train_cpu
 from benchmarks.train_cpu import race
-from benchmarks.train_cpu.__main__ import section
 
 SCRIPT = """
 import json, sys, time
@@ -19,40 +18,27 @@ with open(folder + "/metrics.jsonl", "w", buffering=1) as file:
 """
 
 
-def command(pause, loss):
-    return lambda folder: [sys.executable, "-c", SCRIPT, str(pause), str(folder), str(loss)]
+def test_a_turn_counts_from_the_first_record_to_the_last(tmp_path):
+    def command(pause, loss):
+        return lambda folder: [sys.executable, "-c", SCRIPT, str(pause), str(folder), str(loss)]
+
+    commands = {"PyTorch": command(0.2, 1.9), "ours": command(0.05, 1.8)}
+    results = train_cpu.measured(commands, tmp_path, tokens=10, rounds=1)
+    (ours,), (theirs,) = results["ours"], results["PyTorch"]
+    assert ours.tokens == theirs.tokens == 40 and (ours.loss, theirs.loss) == (1.8, 1.9)
+    assert 0.35 < theirs.seconds < theirs.whole and ours.last_step == 5
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    commands = {"torch": command(0.2, 1.9), "ours": command(0.05, 1.8)}
-    measured = race.race(commands, tmp_path_factory.mktemp("race"), tokens_a_step=10, turns=1)
-    # Processes that sleep may use no tick of the processor.
-    return {side: [turn | {"processor_seconds": 0.5}] for side, (turn,) in measured.items()}
+def test_the_rows_have_ratios_within_a_turn():
+    def turn(seconds):
+        return race.Turn(seconds, 2 * seconds, 60, 3 * seconds, 4 * seconds, 5, 1.875)
 
-
-def test_a_turn_counts_from_the_first_record_to_the_last(results):
-    (ours,), (theirs,) = results["ours"], results["torch"]
-    assert ours["tokens"] == theirs["tokens"] == 40 and ours["loss"] == 1.8
-    assert 0.35 < theirs["seconds"] < theirs["whole"]
-    assert race.ratios(results, "seconds") == pytest.approx([theirs["seconds"] / ours["seconds"]])
-
-
-def test_the_tables_are_written_into_the_page(results, tmp_path):
-    result = {
-        "machine": "an abacus",
-        "torch": {"torch": "2.0", "threads": 2},
-        "speed": {"4x128": results},
-        "loss": results,
-    }
-    page = tmp_path / "page.md"
-    page.write_text("# Page\n\n<!-- race -->\n\nold\n\n<!-- /race -->\n")
-    pages.write("race", section(result), page)
-    text = page.read_text()
-    assert "old" not in text and text.endswith("|\n\n<!-- /race -->\n")
-    assert "| 4×128, 12 rows of 64 |" in text and "| 5 | 1.800 |" in text
-    with pytest.raises(ValueError, match="no part <!-- sprint -->"):
-        pages.write("sprint", "", page)
+    turns = {"PyTorch": [turn(2.0), turn(6.0)], "ours": [turn(1.0), turn(2.0)]}
+    speed = train_cpu.speed_row("4×128", turns)
+    assert speed[0] == "4×128" and speed[1] == "20 (10 to 30)" and "2.50 (2.00 to 3.00)" in speed[3]
+    theirs, ours, share = train_cpu.loss_rows(turns)
+    assert theirs[1:3] == ours[1:3] == ["5", "1.875 (1.875 to 1.875)"]
+    assert share[3] == share[4] == "0.42 (0.33 to 0.50)"
 
 
 def test_a_process_that_fails_is_quoted(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import open_tokenizers
 import pytest
 
-from data import summary
+from data import splits, summary
 from data.config import DataConfig
 from data.errors import DataError
 from data.loader import Loader, heldout_batches
@@ -179,6 +179,18 @@ def test_heldout_examples_are_set_aside_and_subsets_share_none(chats):
     assert halves[0].heldout == whole.heldout
     limited = DataConfig(source=chats, heldout_fraction=0.25, heldout_limit=3)
     assert read_examples(limited, "chat").heldout == whole.heldout[:3]
+
+
+def test_settings_that_choose_share_what_was_read(chats, monkeypatch):
+    settings = [
+        DataConfig(source=chats, subset=subset, heldout_limit=limit, heldout_fraction=fraction)
+        for subset, limit, fraction in (("0/2", 0, 0.25), ("1/2", 3, 0.25), ("", 0, 0.5))
+    ]
+    apart, reads, sources = [read_examples(s, "chat") for s in settings], {}, []
+    read = splits.read
+    monkeypatch.setattr(splits, "read", lambda *a, **k: sources.append(a[0]) or read(*a, **k))
+    assert [read_examples(s, "chat", reads=reads) for s in settings] == apart
+    assert sources == [chats, chats]  # another fraction reads again
 
 
 def test_what_has_the_same_prompt_is_in_the_same_subset(tmp_path):

@@ -3,11 +3,13 @@
 import ast
 
 import documentation
+import pytest
 from documentation import ROOT
 
 PAGE = ROOT / "docs/inspect.md"
 
 
+@pytest.mark.slow
 def test_every_statement_runs_and_every_result_shows_itself(stages_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder, names in {"demo": ("pretrain", "sft", "reward", "ppo"), "other": ("ppo",)}.items():

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import ml_collections
 
+from train.attempt import Hooks
 from train.config import run as configs
 from train.rl.rewards import Episode
+from train.sweep.programs import Count, Steps
 
 WORDS = ("copy", "move", "file", "list", "tree", "open", "close", "read", "path", "name", "of")
 # {stage: {role: the stage whose run it starts from}}
@@ -88,6 +90,11 @@ def write_files(directory: Path) -> None:
     )
 
 
+def sharing() -> Hooks:
+    """Hooks for runs of a test: those whose step is the same program trace and compile it once."""
+    return Hooks(jit=Steps(Count()))
+
+
 def brevity(episode: Episode) -> float:
     """A reward function (train/rl/rewards.py)."""
     return -0.01 * len(episode.response)
@@ -133,6 +140,9 @@ def recipe(
     config.rl.reward_function = "stage_fixtures:brevity" if stage in ("ppo", "grpo") else ""
     config.rl.kl_loss_coef = 0.05
     config.rl.importance_cap = 2.0
+    if stage == "grpo":
+        config.rl.rollouts_ahead, config.rl.sample_batch = 1, 16
+        config.rl.int8_weights = config.rl.int8_cache = True
     config.rl.overlong_buffer = 2
     config.rl.kl_target = 0.5
     config.rl.kl_horizon = 100

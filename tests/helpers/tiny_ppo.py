@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ml_collections
 
-from benchmarks.ppo_steady import random_prompts
+from benchmarks.ppo.steady import random_prompts
 from benchmarks.random_models import write_random
 from data.text.builtin import BuiltinTokenizer
 from model.config import TransformerConfig

@@ -27,7 +27,7 @@ SETTINGS = LoRA(rank=3, alpha=6.0)
 
 def whole_model(config):
     """(params, their shapes and shardings on one device)."""
-    boxed = Transformer(config).init(jax.random.key(0), TOKENS)["params"]
+    boxed = jax.jit(Transformer(config).init)(jax.random.key(0), TOKENS)["params"]
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     shardings = parameter_shardings(boxed, mesh)
     params = nn.unbox(boxed)
@@ -82,8 +82,8 @@ def test_an_adapted_model_is_the_merged_one(config):
     np.testing.assert_allclose(value, want, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), grads, want_grads)
     assert all(np.abs(g).max() > 1e-3 for g in jax.tree.leaves(grads))
-    base = model.apply({"params": params}, TOKENS)
-    assert np.abs(adapted(adapters) - base)[..., :20].max() > 0.01
+    base = jax.jit(model.apply)({"params": params}, TOKENS)
+    assert np.abs(jax.jit(adapted)(adapters) - base)[..., :20].max() > 0.01
 
 
 def test_adapters_are_used_by_cached_decoding():
@@ -91,8 +91,9 @@ def test_adapters_are_used_by_cached_decoding():
     adapters = adapters_of(shapes)
     mask, keys = jnp.ones(TOKENS.shape, bool), jax.random.split(jax.random.key(0), 2)
     sampling = Sampling(5, 0.0)
+    run = jax.jit(generate, static_argnums=(0, 5))
     first, second = (
-        generate(DENSE, p, TOKENS, mask, keys, sampling)
+        run(DENSE, p, TOKENS, mask, keys, sampling)
         for p in (beside(params, adapters), lora.merge(params, adapters, SETTINGS))
     )
     np.testing.assert_array_equal(first.tokens, second.tokens)
@@ -103,9 +104,9 @@ def test_adapters_that_are_new_change_nothing():
     params, shapes = whole_model(DENSE)
     adapters = flatten_dict(adapters_of(shapes))
     zero = {k: 0 * x if k[-1].endswith(lora.B) else x for k, x in adapters.items()}
-    model = Transformer(DENSE)
-    got = model.apply({"params": beside(params, unflatten_dict(zero))}, TOKENS)
-    np.testing.assert_array_equal(got, model.apply({"params": params}, TOKENS))
+    apply = jax.jit(Transformer(DENSE).apply)
+    got = apply({"params": beside(params, unflatten_dict(zero))}, TOKENS)
+    np.testing.assert_array_equal(got, apply({"params": params}, TOKENS))
 
 
 @pytest.mark.parametrize(

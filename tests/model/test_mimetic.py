@@ -20,7 +20,7 @@ WORD_OF = np.arange(1000) // 2 * 2  # ids 2k and 2k + 1 are one word
 
 
 def init(model):
-    return nn.unbox(model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
+    return nn.unbox(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))["params"]
 
 
 @pytest.fixture(scope="module")

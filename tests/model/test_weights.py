@@ -29,7 +29,7 @@ TOKENS = jnp.arange(12).reshape(2, 6) % 20
 
 
 def init(config):
-    return Transformer(config).init(jax.random.key(0), TOKENS)["params"]
+    return jax.jit(Transformer(config).init)(jax.random.key(0), TOKENS)["params"]
 
 
 @pytest.fixture

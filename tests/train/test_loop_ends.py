@@ -2,6 +2,7 @@
 
 import ml_collections
 import pytest
+from stage_fixtures import sharing
 
 from model import sharding
 from train import attempt, loop
@@ -81,9 +82,9 @@ def test_an_evaluation_that_fails_ends_no_run_and_is_made_again(
     tiny, tmp_path, monkeypatch, capsys
 ):
     """It fails at each step, then at the end only, then not at all."""
-    tiny.log_every, tiny.evaluate.every = 1, 2
+    tiny.log_every, tiny.evaluate.every, hooks = 1, 2, sharing()
     mesh = sharding.make_mesh(ONE, sharding.jax.devices()[:1])
-    loop.run(tiny, tmp_path / "whole", mesh)
+    loop.run(tiny, tmp_path / "whole", mesh, hooks=hooks)
     out = capsys.readouterr().out
     assert "warning" not in out
 
@@ -95,7 +96,7 @@ def test_an_evaluation_that_fails_ends_no_run_and_is_made_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Perplexity, "__call__", unfit)
-        loop.run(tiny, tmp_path / "run", mesh)
+        loop.run(tiny, tmp_path / "run", mesh, hooks=hooks)
     assert Checkpointer(tmp_path / "run", 1).latest() == 4
     assert losses("run") == losses("whole")
     said = capsys.readouterr().out
@@ -105,7 +106,7 @@ def test_an_evaluation_that_fails_ends_no_run_and_is_made_again(
     failed = [r["failed"] for r in read_metrics(tmp_path / "run", "eval")]
     assert failed == [{"": "RewardError: none here\x1b[2J"}] * 2
 
-    loop.run(tiny, tmp_path / "run", mesh)  # the last one is made
+    loop.run(tiny, tmp_path / "run", mesh, hooks=hooks)  # the last one is made
     assert "failed 1 of 2 times, the last at step 2" in capsys.readouterr().out
     whole, again = (read_metrics(tmp_path / run, "eval")[-1] for run in ("whole", "run"))
     assert whole["loss"] == again["loss"] and "failed" not in again
@@ -154,7 +155,7 @@ def test_a_short_run_writes_enough_records_for_a_curve(steps, log_every, interva
 def test_a_stopped_run_evaluates_when_it_is_resumed(tiny, tmp_path, monkeypatch, capsys):
     """Stopped before an evaluation by SIGTERM, and in the next one by Ctrl-C."""
     tiny.steps, tiny.log_every, tiny.checkpoint.every, tiny.evaluate.every = 3, 1, 0, 2
-    mesh = sharding.make_mesh(ONE, sharding.jax.devices()[:1])
+    mesh, hooks = sharding.make_mesh(ONE, sharding.jax.devices()[:1]), sharing()
 
     def steps(kind):
         return [r["step"] for r in read_metrics(tmp_path / "run", kind)]
@@ -162,7 +163,7 @@ def test_a_stopped_run_evaluates_when_it_is_resumed(tiny, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(processes, "asked_to_stop", lambda: steps("train") == [1, 2])
         with pytest.raises(processes.Stopped, match="preempted: saved at step 2; run the same"):
-            loop.run(tiny, tmp_path / "run", mesh)
+            loop.run(tiny, tmp_path / "run", mesh, hooks=hooks)
     assert steps("eval") == [] and Checkpointer(tmp_path / "run", 1).latest() == 2
 
     evaluate = Perplexity.__call__
@@ -175,18 +176,18 @@ def test_a_stopped_run_evaluates_when_it_is_resumed(tiny, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(Perplexity, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):  # nobody watches for it
-            loop.run(tiny, tmp_path / "run", mesh)
+            loop.run(tiny, tmp_path / "run", mesh, hooks=hooks)
         patch.setattr(interrupts, "asked", lambda: True)
         with pytest.raises(processes.Stopped, match="saved at step 3; the same command resumes"):
-            loop.run(tiny, tmp_path / "run", mesh)
+            loop.run(tiny, tmp_path / "run", mesh, hooks=hooks)
     assert (steps("train"), steps("eval")) == ([1, 2, 3], [2])
     assert Checkpointer(tmp_path / "run", 1).latest() == 3
     with monkeypatch.context() as patch:  # killed while it is made up for
         patch.setattr(Perplexity, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            loop.run(tiny, tmp_path / "run", mesh)
+            loop.run(tiny, tmp_path / "run", mesh, hooks=hooks)
     assert (steps("train"), steps("eval")) == ([1, 2, 3], [2])
     capsys.readouterr()
-    loop.run(tiny, tmp_path / "run", mesh)
+    loop.run(tiny, tmp_path / "run", mesh, hooks=hooks)
     assert (steps("train"), steps("eval")) == ([1, 2, 3], [2, 3])
     assert "nothing to do" not in capsys.readouterr().out

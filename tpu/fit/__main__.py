@@ -11,8 +11,9 @@ Compiles the step that `python -m train` runs with the TPU compiler; for PPO and
 scoring and the computation of the other inputs of an update from a rollout. `init_from` is not
 read. Needs libtpu (`pip install 'jax[tpu]'`), no TPU, and 1 to 5 minutes on two cores. Exit code 1:
 it does not fit, gathers the weights of all layers at once, or misses the deadline.
-`--sweep=remat,mesh,batch` tries other settings and tabulates them. With `--workdir` a run that
-there is stands beside its prediction.
+`--sweep` searches for the fastest rematerialization, mesh, rows a step and attention blocks,
+except those that are typed, tabulates what it compiled, some ten programs, and reports the best.
+With `--workdir` a run that there is stands beside its prediction.
 """
 
 import os
@@ -33,10 +34,11 @@ def main(argv: list[str]) -> None:
     from tpu.fit import command
 
     f = flags.FLAGS
-    if f.steps and f.config and "steps" in config_flags.get_override_values(f["config"]):
+    typed = config_flags.get_override_values(f["config"]) if f.config else {}
+    if f.steps and "steps" in typed:
         cli.fail("--steps and --config.steps both say how long the run is; give one of them")
     with cli.expected_errors():
-        values = {name: f[name].value for name in FLAGS}
+        values = {name: f[name].value for name in FLAGS} | {"typed": typed.keys()}
         if not command.from_flags(values, cli.config() if f.config else None):
             raise SystemExit(1)
 
@@ -51,7 +53,7 @@ if __name__ == "__main__":
     flags.DEFINE_float("deadline", None, "Hours in which the run must end.", 1e-6, 1e6)
     flags.DEFINE_float("goodput", 0.9, "Share of the time that goes into steps.", 0.01, 1)
     flags.DEFINE_string("workdir", "", "A run, to show what it took beside its prediction.")
-    flags.DEFINE_list("sweep", [], "Knobs to try, in this order: remat, mesh, batch.")
+    flags.DEFINE_bool("sweep", False, "Search for the fastest remat, mesh, rows and blocks.")
     flags.DEFINE_string("json", "", "Also write the report to this file.")
     flags.DEFINE_string("hlo", "", "Also write the optimized HLO to this file.")
     app.run(main, flags_parser=cli.parse_flags)

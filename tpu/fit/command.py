@@ -4,7 +4,7 @@ there is beside its prediction."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,8 @@ class Asked(NamedTuple):
       topologies, slices: the slices to compile for, and how many of each.
       vocab_size: of the tokenizer, which is not read.
       steps: length of the run, a number or a budget; "" for the recipe's.
-      knobs: settings to try (tpu/fit/sweep.py); each slice then has its best.
+      sweep: search for the fastest settings of each slice (tpu/fit/sweep.py), except those that
+        are `typed`.
       price: a price file, or "". goodput: assumed. deadline: in hours, or None.
       hlo, json: files for the optimized HLO and for the report, or "".
     """
@@ -36,7 +37,8 @@ class Asked(NamedTuple):
     slices: int
     vocab_size: int
     steps: str
-    knobs: Sequence[str]
+    sweep: bool
+    typed: Collection[str]
     price: str
     goodput: float
     deadline: float | None
@@ -59,10 +61,9 @@ def from_flags(values: Mapping[str, Any], recipe: Any) -> bool:
             raise ConfigError(
                 "type --config=RECIPE and --topology=v5e-16; or --workdir=RUN for what a run took"
             )
-        names = ("slices", "vocab_size", "steps", "price", "goodput", "deadline", "hlo", "json")
-        return run(
-            recipe, Asked(topologies, knobs=values["sweep"], **{n: values[n] for n in names})
-        )
+        names = ("slices", "vocab_size", "steps", "sweep", "typed", "price", "goodput", "deadline")
+        names += ("hlo", "json")
+        return run(recipe, Asked(topologies, **{name: values[name] for name in names}))
     unread = [name for name in ("steps", "deadline", "sweep", "hlo") if values[name]]
     unread += ["config"] * (recipe is not None) + ["topology"] * (len(topologies) > 1)
     if unread:
@@ -126,7 +127,7 @@ def _checked(asked: Asked) -> tuple[Prices | None, list[Slices]]:
     topologies = asked.topologies
     if asked.deadline is not None and not asked.price:
         raise ConfigError("--deadline chooses the cheapest slice; add its prices with --price=FILE")
-    several = "--sweep" if asked.knobs else "--topology" if len(topologies) > 1 else ""
+    several = "--sweep" if asked.sweep else "--topology" if len(topologies) > 1 else ""
     if several and asked.hlo:
         raise ConfigError(
             f"--hlo writes one program, and {several} compiles many; give one of them"
@@ -146,8 +147,9 @@ def _compiled(recipe: Any, machines: Slices, asked: Asked, several: bool) -> dic
     divide are a line of the table."""
     try:
         return report.of_slice(
-            recipe, machines.topology, machines.number, asked.vocab_size, asked.knobs, asked.hlo
-        )
+            recipe, machines.topology, machines.number, asked.vocab_size, asked.sweep, asked.hlo,
+            asked.typed,
+        )  # fmt: skip
     except (ShardingError, ConfigError) as error:
         if not several:
             raise

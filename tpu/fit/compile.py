@@ -177,32 +177,32 @@ def rollout_programs(
     import jax.numpy as jnp
 
     from model.sharding import batch_sharding
+    from train.rl.experience import answers, shapes
     from train.rl.forward import CRITICS
 
     config = source.ctx.config
-    rows, size = config.rl.rollout_batch, config.data.batch_size
-
-    def many(tree, count):
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding),
-            tree,
-        )
-
+    rows = config.rl.rollout_batch
     sampler, mesh = source.sampler, source.ctx.mesh
     samples = source.groups.samples
-    prompts = many(prompts, rows // samples)
+    count = config.rl.answers_at_once // samples
+    prompts = {
+        name: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype, sharding=x.sharding)
+        for name, x in prompts.items()
+    }
     number = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    experience = source.shapes()
-    sampled = {k: experience[k] for k in ("tokens", "positions", "segment_ids", "response_mask")}
-    sampled["sampler_logprobs"] = experience["old_logprobs"]
+    experience = shapes(source.ctx, rows)
+    sampled = answers(experience)
     scores = jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experience["tokens"].sharding)
     policy, inputs = roles["policy"], (prompts["tokens"], prompts["mask"])
+    if config.rl.int8_weights:
+        policy = sampler.abstract_int8(policy)
     if sampler.mesh != mesh:
         policy = sampler.abstract_decoding(policy)
         place = batch_sharding(sampler.mesh)
         inputs = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in inputs)
-    programs = {"sample": (sampler.generate, (policy, *inputs, key, number, samples), sampler.mesh)}
+    args = policy, *inputs, key, number, samples, config.rl.int8_cache
+    programs = {"sample": (sampler.generate, args, sampler.mesh)}
     if "reward" in roles:
         args = source.ctx.models["reward"], roles["reward"], sampled
         programs["score"] = sampler.score_rows, args, mesh
@@ -212,7 +212,7 @@ def rollout_programs(
     roles = {r: tree for r, tree in roles.items() if r in read_roles}
     args = roles, sampled, scores, scalars, jax.ShapeDtypeStruct((), jnp.bool_)
     programs["experience"] = source.make_experience, args, mesh
-    return programs, many(experience, size)
+    return programs, shapes(source.ctx, config.data.batch_size)
 
 
 def _compile(function, args, mesh, models):

@@ -1,9 +1,10 @@
 """Estimated time of a compiled step: libtpu's cycles, kernels by their shapes, links by bytes.
 
-This is not a measurement. The compiler's cycles of each instruction are used as they are; Pallas
-kernels, which have none, are assumed to reach half of the chip's peak; collectives are assumed to
-use all links of the physical dimensions of the torus that their devices span, both ways at once.
-docs/fit.md compares the estimate with published step times.
+This is not a measurement. The compiler's cycles of each instruction are used as they are. Pallas
+kernels of attention and of experts have none and are assumed to reach half of the chip's peak;
+gathers that have none, half of its memory's bandwidth. Collectives are assumed to use all links of
+the physical dimensions of the torus that their devices span, both ways at once. docs/fit.md
+compares the estimate with published step times.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from tpu.fit.hlo import BETWEEN_SLICES, Collective, Program, Shape
 if TYPE_CHECKING:  # JAX is imported after the environment is set
     from jax.sharding import Mesh
 
-# Share of the peak that an attention kernel reaches.
+# Share of the peak that a kernel reaches.
 KERNEL_EFFICIENCY = 0.5
+# Share of the memory's bandwidth at which a gather reads and writes its rows.
+GATHER_EFFICIENCY = 0.5
 # {end of a splash attention kernel's name: matmuls of a tile of queries with a tile of keys}:
 # scores and outputs; scores, dP, dV and dK; scores, dP and dQ.
 _MATMULS = {"fwd": 2, "dkv": 4, "dq": 3}
@@ -66,13 +69,17 @@ class Estimate(NamedTuple):
         return self.compute + self.kernels + self.ici + self.dcn
 
 
-def estimate(program: Program, mesh: Mesh, attention_share: float = 0.5) -> Estimate:
+def estimate(
+    program: Program, mesh: Mesh, attention_share: float = 0.5, expert_share: float = 1.0
+) -> Estimate:
     """The estimate of a program.
 
     Args:
       mesh: the mesh that the program was compiled for.
       attention_share: share of all pairs of a query and a key in a row that attention computes,
         over all layers (1/2 for full causal attention).
+      expert_share: share of the rows of a grouped matmul that belong to an expert on the device,
+        where all experts have as many tokens.
 
     Raises:
       ValueError: the clock or link rate of this kind of chip is unknown.
@@ -81,8 +88,9 @@ def estimate(program: Program, mesh: Mesh, attention_share: float = 0.5) -> Esti
     if kind not in chips.CLOCK_GHZ:
         raise ValueError(f"no clock and link rates of {kind!r} are known; add it to tpu/chips.py")
     flops = sum(
-        times * kernel_flops(name, program.kernel_arrays[name], attention_share)
-        for name, times in program.kernels.items()
+        times * kernel_flops(name, arrays, attention_share, expert_share)
+        for name, runs in program.kernel_arrays.items()
+        for arrays, times in runs.items()
     )
     traffic = [_traffic(c, mesh) for c in program.collectives]
     merged: dict[tuple[str, str, str], Traffic] = {}
@@ -93,8 +101,9 @@ def estimate(program: Program, mesh: Mesh, attention_share: float = 0.5) -> Esti
             *key, total.count + t.count, total.bytes + t.bytes, total.seconds + t.seconds
         )
     traffic = list(merged.values())
+    gathers = 2 * program.gathered / (chips.HBM_GB[kind] * 1e9 * GATHER_EFFICIENCY)
     return Estimate(
-        program.cycles / (chips.CLOCK_GHZ[kind] * 1e9),
+        program.cycles / (chips.CLOCK_GHZ[kind] * 1e9) + gathers,
         flops / (chips.PEAK_FLOPS[kind] * KERNEL_EFFICIENCY),
         sum(t.seconds for t in traffic if t.network == "ici"),
         sum(t.seconds for t in traffic if t.network == "dcn"),
@@ -102,17 +111,26 @@ def estimate(program: Program, mesh: Mesh, attention_share: float = 0.5) -> Esti
     )
 
 
-def kernel_flops(name: str, arrays: tuple[Shape, ...], share: float) -> float:
-    """FLOPs of one call of a splash attention kernel; 0 for another kernel.
+def kernel_flops(
+    name: str, arrays: tuple[Shape, ...], attention_share: float, expert_share: float = 1.0
+) -> float:
+    """FLOPs of one call of a splash attention kernel or a grouped matmul; 0 for another kernel.
 
     Args:
       arrays: those that it reads and writes. Queries are the largest [..., K, G, T, N] among them,
-        keys the largest [..., K, S, N]; a single row has no batch axis.
-      share: `attention_share` of `estimate`.
+        keys the largest [..., K, S, N]; a single row has no batch axis. Of a grouped matmul, the
+        weights or their gradient are [n, D, F], its rows [R, D] and [R, F].
+      attention_share, expert_share: of `estimate`.
 
     Raises:
-      ValueError: a splash kernel without such arrays.
+      ValueError: a kernel without such arrays.
     """
+    if name in ("gmm", "tgmm"):
+        rows = max((s.dims[0] for s in arrays if len(s.dims) == 2), default=0)
+        matrices = [math.prod(s.dims[1:]) for s in arrays if len(s.dims) == 3]
+        if not rows or not matrices:
+            raise ValueError(f"{name} has no rows or weights; correct tpu/fit/cost.py")
+        return 2.0 * rows * matrices[0] * expert_share
     match = re.search(r"splash.*_(fwd|dkv|dq)(_|$)", name)
     if not match:
         return 0.0
@@ -122,7 +140,7 @@ def kernel_flops(name: str, arrays: tuple[Shape, ...], share: float) -> float:
     *lead, G, T, N = max((s.dims for s in arrays if len(s.dims) == rank), key=math.prod)
     keys = [s.dims for s in arrays if [*s.dims[:-2], s.dims[-1]] == [*lead, N]]
     S = max((dims[-2] for dims in keys), default=T)
-    return 2.0 * _MATMULS[match[1]] * math.prod(lead) * G * T * S * N * share
+    return 2.0 * _MATMULS[match[1]] * math.prod(lead) * G * T * S * N * attention_share
 
 
 def device_groups(attribute: str, devices: int) -> np.ndarray:

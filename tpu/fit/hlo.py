@@ -68,51 +68,109 @@ class Program(NamedTuple):
     Attributes:
       collectives: of the whole program. kernels: {name of a Pallas kernel: number of its runs}.
       cycles: estimated for one device, without kernels and waiting for collectives.
-      kernel_arrays: {name of a kernel: the arrays it reads and writes}.
+      kernel_arrays: {name of a kernel: {the arrays it reads and writes: number of its runs}}.
+      gathered: bytes that are written by gathers for which the compiler has no estimate.
     """
 
     collectives: list[Collective]
     kernels: dict[str, int]
     cycles: int
-    kernel_arrays: dict[str, tuple[Shape, ...]]
+    kernel_arrays: dict[str, dict[tuple[Shape, ...], int]]
+    gathered: float = 0.0
 
 
-def read(text: str) -> Program:
-    """Parses the text of an optimized module (`compiled.as_text()`)."""
-    computations: dict[str, list] = defaultdict(list)
-    shapes: dict[tuple[str, str], list[Shape]] = {}
+class Instruction(NamedTuple):
+    """A line of a computation.
+
+    Attributes:
+      name: of its result. kind: its opcode. rest: HLO's text after the opcode: operands and
+        attributes. shapes: of its result; several of a tuple.
+    """
+
+    name: str
+    kind: str
+    rest: str
+    shapes: tuple[Shape, ...]
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.\-]+)", self.rest.split("), ")[0])
+
+    @property
+    def called(self) -> list[str]:
+        """Names of the computations that it runs."""
+        names = _CALLED.findall(self.rest)
+        for several in _CALLED_LISTS.findall(self.rest):
+            names += [n.strip().lstrip("%") for n in several.split(",")]
+        return names
+
+    @property
+    def cycles(self) -> int:
+        """The compiler's estimate; 0 if it has none."""
+        match = _CYCLES.search(self.rest)
+        return int(match[1]) if match and int(match[1]) != _UNKNOWN else 0
+
+
+class Module(NamedTuple):
+    """The lines of a module.
+
+    Attributes:
+      computations: {name: its instructions}. times: {name: number of its runs}.
+    """
+
+    computations: dict[str, list[Instruction]]
+    times: dict[str, int]
+
+
+def parse(text: str) -> Module:
+    """The instructions of an optimized module (`compiled.as_text()`).
+
+    Raises:
+      ValueError: it has no entry computation.
+    """
+    computations: dict[str, list[Instruction]] = defaultdict(list)
     entry, name = "", ""
     for line in text.splitlines():
         if header := _HEADER.match(line):
             name = header[2]
             entry = name if header[1] else entry
         elif name and (match := _INSTRUCTION.match(line)):
-            result, kind, rest = match[2], match[3], match[4]
-            shapes[name, match[1]] = [
+            shapes = tuple(
                 Shape(d, tuple(int(n) for n in dims.split(",") if n))
-                for d, dims in _SHAPE.findall(result)
-            ]
-            computations[name].append((match[1], kind, rest))
+                for d, dims in _SHAPE.findall(match[2])
+            )
+            computations[name].append(Instruction(match[1], match[3], match[4], shapes))
     if not entry:
         raise ValueError("this is not an HLO module: it has no ENTRY computation")
+    return Module(computations, _runs(computations, entry))
 
-    times = _runs(computations, entry)
+
+def read(text: str) -> Program:
+    """Parses the text of an optimized module (`compiled.as_text()`)."""
+    computations, times = parse(text)
+    lines = itertools.chain.from_iterable(computations.values())
+    fused = {name for i in lines if i.kind == "fusion" for name in i.called}
+    gathers = {n for n in fused if any(i.kind == "gather" for i in computations[n])}
     collectives: dict[Any, Collective] = {}
     kernels: dict[str, int] = defaultdict(int)
-    arrays_of: dict[str, tuple[Shape, ...]] = {}
-    cycles = 0
+    arrays_of: dict[str, dict[tuple[Shape, ...], int]] = defaultdict(lambda: defaultdict(int))
+    cycles, gathered = 0, 0.0
     for name, instructions in computations.items():
-        for result, kind, rest in instructions:
-            if (match := _CYCLES.search(rest)) and int(match[1]) != _UNKNOWN:
-                cycles += times[name] * int(match[1])
+        shapes = {i.name: i.shapes for i in instructions}
+        for instruction in instructions:
+            result, kind, rest, _ = instruction
+            cycles += times[name] * instruction.cycles
+            if not instruction.cycles and gathers.intersection(instruction.called):
+                gathered += times[name] * sum(s.bytes for s in instruction.shapes)
             base, arrays = kind.removesuffix("-start"), []
             if base in COLLECTIVES or kind == "custom-call":
-                operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-                arrays = [s for n in (result, *operands) for s in shapes.get((name, n), [])]
+                names = (result, *instruction.operands)
+                arrays = [s for n in names for s in shapes.get(n, ())]
             if base in COLLECTIVES:
                 largest = max(arrays, key=lambda s: s.bytes)
                 # A collective that overlaps with computation is in each of the overlapping fusions.
-                channel = _CHANNEL.search(rest)
+                # Elsewhere those of a `shard_map` have one channel, and each is another.
+                channel = _CHANNEL.search(rest) if name in fused else None
                 key = channel[1] if channel else (name, result)
                 other = collectives.get(key)
                 if other is None or other.times * other.shape.bytes < times[name] * largest.bytes:
@@ -120,44 +178,43 @@ def read(text: str) -> Program:
                     groups = groups[0] if groups else ""
                     collectives[key] = Collective(base, largest, times[name], groups)
             if kind == "send" and (match := _BETWEEN.search(rest)):
-                largest = max(shapes[name, result], key=lambda s: s.bytes)
+                largest = max(instruction.shapes, key=lambda s: s.bytes)
                 transfer = match[1].lower().replace("_", "-")
                 key = name, result
                 collectives[key] = Collective(transfer, largest, times[name], BETWEEN_SLICES)
             if kind == "custom-call" and 'custom_call_target="tpu_custom_call"' in rest:
                 kernel = re.sub(r"\.\d+$", "", result)
                 kernels[kernel] += times[name]
-                arrays_of[kernel] = tuple(arrays)
+                arrays_of[kernel][tuple(arrays)] += times[name]
     running = [c for c in collectives.values() if c.times]
-    return Program(running, dict(kernels), cycles, arrays_of)
+    kernel_arrays = {kernel: dict(runs) for kernel, runs in arrays_of.items()}
+    return Program(running, dict(kernels), cycles, kernel_arrays, gathered)
 
 
-def _runs(computations: dict[str, list], entry: str) -> dict[str, int]:
+def _runs(computations: dict[str, list[Instruction]], entry: str) -> dict[str, int]:
     """{computation: number of its runs}. XLA prints a computation before those that call it."""
     times = defaultdict(int, {entry: 1})
     for name in reversed(list(computations)):
-        for _, kind, rest in computations[name]:
-            called = _CALLED.findall(rest)
-            for names in _CALLED_LISTS.findall(rest):
-                called += [n.strip().lstrip("%") for n in names.split(",")]
-            count = _trips(computations, name, rest) if kind == "while" else 1
-            for other in called:
+        for instruction in computations[name]:
+            is_loop = instruction.kind == "while"
+            count = _trips(computations, name, instruction.rest) if is_loop else 1
+            for other in instruction.called:
                 times[other] += times[name] * count
     return times
 
 
-def _trips(computations, caller: str, rest: str) -> int:
+def _trips(computations: dict[str, list[Instruction]], caller: str, rest: str) -> int:
     """Iterations of a while loop: the constant in its condition, less the start of its counter."""
     condition = computations[re.findall(r"condition=%?([\w.\-]+)", rest)[0]]
-    constants = [_BOUND.match(r) for _, kind, r in condition if kind == "constant"]
+    constants = [_BOUND.match(i.rest) for i in condition if i.kind == "constant"]
     bounds = [int(match[1]) for match in constants if match]
     if len(bounds) != 1:
         return 1
-    counters = [r for _, kind, r in condition if kind == "get-tuple-element"]
+    counters = [i.rest for i in condition if i.kind == "get-tuple-element"]
     if len(counters) != 1:
         return bounds[0]
     place = int(re.findall(r"index=(\d+)", counters[0])[0])
-    instructions = {name: (kind, r) for name, kind, r in computations[caller]}
+    instructions = {i.name: (i.kind, i.rest) for i in computations[caller]}
 
     def operand(rest, n=0):
         return instructions.get(re.findall(r"%([\w.\-]+)", rest.split(")")[0])[n], ("", ""))

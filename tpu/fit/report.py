@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # JAX is imported after the environment is set
     from jax.sharding import Mesh
 
+    from model.config import TransformerConfig
     from tpu.fit.compile import CompiledProgram
     from train.config.run import RunConfig
 
@@ -30,7 +31,7 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
     length = row_length(config)
     pairs = flops_per_token(model, length) - flops_per_token(model, 0)
     whole = 12.0 * model.num_layers * model.num_heads * model.head_dim * length
-    estimate = cost.estimate(hlo.read(step.text), mesh, pairs / whole)
+    estimate = cost.estimate(hlo.read(step.text), mesh, pairs / whole, _expert_share(model, mesh))
     by_axis: dict[str, float] = {}
     for t in estimate.traffic:
         by_axis[t.axes] = by_axis.get(t.axes, 0.0) + t.bytes
@@ -58,6 +59,15 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
         "collective_bytes": by_axis,
         "traffic": [dataclasses.asdict(t) for t in estimate.traffic],
     } | _speed(step, mesh, estimate.step, estimate.compute + estimate.kernels)
+
+
+def _expert_share(model: TransformerConfig, mesh: Mesh) -> float:
+    """Share of the rows of a grouped matmul that belong to an expert of a device, where all experts
+    have as many tokens (model/layers/moe.py)."""
+    if not model.num_experts:
+        return 1.0
+    here, k = model.num_experts // mesh.shape["expert"], model.experts_per_token
+    return k / min(k, here) * here / model.num_experts
 
 
 def _speed(step: CompiledProgram, mesh: Mesh, seconds: float, busy: float) -> dict[str, float]:
@@ -202,8 +212,9 @@ def of_slice(
     topology: str,
     slices: int,
     vocab_size: int,
-    knobs: Sequence[str] = (),
+    sweep: bool = False,
     hlo: str = "",
+    typed: Collection[str] = (),
 ) -> dict[str, Any]:
     """The report of a recipe on a slice; with ramps that of the last batches, and the costs of
     every level.
@@ -211,9 +222,9 @@ def of_slice(
     Args:
       recipe: a ConfigDict. topology, slices: see `chips.topology`.
       vocab_size: of the tokenizer, which is not read.
-      knobs: settings to try (tpu/fit/sweep.py), each of which is printed; the report is then that
-        of the best, with its `settings`.
-      hlo: a file for the optimized HLO.
+      sweep: search for the fastest settings (tpu/fit/sweep.py), and print each that is tried; the
+        report is then that of the fastest, with its `settings` and the `sweep`'s table.
+      hlo: a file for the optimized HLO. typed: settings that a sweep leaves as they are.
 
     Raises:
       ValueError: there is no such slice, or a run would not start.
@@ -222,14 +233,24 @@ def of_slice(
 
     from model import sharding
     from tpu import chips
+    from tpu.fit import abstract, rules
     from tpu.fit.levels import with_levels
-    from tpu.fit.sweep import sweep, with_settings
+    from tpu.fit.sweep import Sweep, with_settings
     from train.config.run import build
 
     devices = chips.topology(topology, slices).devices
 
     def compile_one(config):
         return run_report(config, sharding.make_mesh(config.mesh, devices), vocab_size, hlo)
+
+    def shape(config):
+        return dict(zip(sharding.MESH_AXES, config.mesh.shape(len(devices)), strict=True))
+
+    def by_rule(recipe):
+        config = build(recipe)
+        run = abstract.assemble(config, rules.abstract_mesh(shape(config)), vocab_size)
+        model: Any = config.model  # its class is created at run time (train/config/model.py)
+        return rules.peak_gib(run, shape(config), config.accumulate, model.remat)
 
     def compile_all(recipe, report):
         config = build(recipe)
@@ -239,16 +260,22 @@ def of_slice(
     caches = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)  # a cached program leaves no dump
     try:
-        if not knobs:
+        if not sweep:
             return compile_all(recipe, compile_one(build(recipe)))
-        # The knob `mesh` divides a number of chips.
-        shape = build(recipe).mesh.shape(len(devices))
         sized = copy.deepcopy(recipe)
-        sized.mesh.update(dict(zip(sharding.MESH_AXES, shape, strict=True)))
-        say = functools.partial(print, flush=True)
-        report = sweep(sized, knobs, lambda recipe: compile_one(build(recipe)), say)
-        settings = " ".join(f"{k} {v}" for k, v in report["settings"].items())
-        print(f"\nthe best of these: {settings}")
-        return compile_all(with_settings(sized, report["settings"]), report)
+        sized.mesh.update(shape(build(recipe)))
+        if not build(recipe).model.build(vocab_size).num_experts:
+            typed = {*typed, "mesh.expert"}
+        search = Sweep(
+            lambda recipe: compile_one(build(recipe)),
+            by_rule,
+            chips.HBM_GIB[devices[0].device_kind],
+            typed,
+            functools.partial(print, flush=True),
+        )
+        best = search.run(sized)
+        print("\n".join(search.summary(best)))
+        report = compile_all(with_settings(sized, best["settings"]), best)
+        return report | {"sweep": search.table()}
     finally:
         jax.config.update("jax_enable_compilation_cache", caches)

@@ -29,9 +29,9 @@ REMAT = ("none", "minimal", "qkv", "full")
 # Bytes of a logit and its gradient at the peak: float32, and once in bfloat16.
 _LOGIT_BYTES = 6
 # Features that a layer computes besides what `minimal` saves, all of which are alive in its
-# backward pass, as multiples of F and D; of a mixture, `_MIXTURE` times as many.
+# backward pass, as multiples of F and D; of a mixture, `_MIXTURE` times as many for each row.
 _FULL_LAYER = (4, 9)
-_MIXTURE = 4.5
+_MIXTURE = 1.125
 
 
 class Settings(NamedTuple):
@@ -199,7 +199,7 @@ def peak_gib(run: AbstractRun, mesh: Mapping[str, int], accumulate: int, remat: 
         saved += tokens * per_token * _bytes(model)
         vocabulary = model.padded_vocab_size / mesh["tensor"] if role == "policy" else 0
         positions = min(config.loss.chunk or math.inf, tokens / rows) * rows
-        layer = tokens * _layer_features(model, mesh["tensor"]) * _bytes(model)
+        layer = tokens * _layer_features(model, mesh) * _bytes(model)
         transient = max(transient, positions * vocabulary * _LOGIT_BYTES, layer)
         gathered = max(gathered, _gathered_bytes(model, mesh, vocabulary))
     step = resident + gradients + (saved + transient + gathered) / GIB
@@ -246,9 +246,14 @@ def _mlp_features(model: TransformerConfig, tensor: int) -> float:
     return experts * wide * model.mlp_dim / tensor + narrow * model.embed_dim
 
 
-def _layer_features(model: TransformerConfig, tensor: int) -> float:
-    """Features of a layer that are alive for each token in its backward pass."""
-    return _mlp_features(model, tensor) * (_MIXTURE if model.num_experts else 1)
+def _layer_features(model: TransformerConfig, mesh: Mapping[str, int]) -> float:
+    """Features of a layer that are alive for each token in its backward pass. Of a mixture a device
+    holds rows for the tokens of all shards of `expert` (model/layers/moe.py)."""
+    features = _mlp_features(model, mesh["tensor"])
+    if not model.num_experts:
+        return features
+    k, here = model.experts_per_token, model.num_experts // mesh["expert"]
+    return features * _MIXTURE * mesh["expert"] * min(k, here) / k
 
 
 def _gathered_bytes(model: TransformerConfig, mesh: Mapping[str, int], vocabulary: float) -> float:
@@ -277,7 +282,7 @@ def _decoding_gib(run: AbstractRun, mesh: Mapping[str, int]) -> float:
 
         count = sum(math.prod(x.shape) for x in jax.tree.leaves(run.whole["policy"]))
         weights = count * _bytes(model) / (mesh["tensor"] * times * mesh["expert"])
-    rows = rl.rollout_batch
+    rows = rl.answers_at_once
     if 0 < rl.slots < rows:
         from model.decoding.refill import PARTS
 
@@ -285,4 +290,5 @@ def _decoding_gib(run: AbstractRun, mesh: Mapping[str, int]) -> float:
     rows /= _shards(mesh) / times
     length = rl.prompt_length + rl.response_length
     per_token = 2 * model.num_kv_heads * model.head_dim * model.num_layers
-    return (weights + rows * length * per_token * _bytes(model) / (mesh["tensor"] * times)) / GIB
+    per_token *= 1 if rl.int8_cache else _bytes(model)
+    return (weights + rows * length * per_token / (mesh["tensor"] * times)) / GIB

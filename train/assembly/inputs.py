@@ -103,11 +103,14 @@ def open_context(
     )
 
 
-def read_source(config: DataConfig, schema: str, heldout_only: bool = False) -> Examples:
+def read_source(
+    config: DataConfig, schema: str, heldout_only: bool = False,
+    reads: dict[str, splits.Read] | None = None,
+) -> Examples:  # fmt: skip
     """`splits.read_examples`, as a phase that the terminal shows."""
     names = [str(source.source) for source in config.sources().values()]
     with phase(f"reading {', '.join(names):.60}"):
-        return splits.read_examples(config, schema, heldout_only)
+        return splits.read_examples(config, schema, heldout_only, reads)
 
 
 def make_tokenizer(
@@ -170,11 +173,11 @@ def resolve_models(
                 )
         models[role] = inherited
     for role in (*objective.frozen, *objective.optional):
-        path = config.init_from.get(role)
-        if role == "reference":
-            path = path or config.init_from["policy"]
+        path, own = config.init_from.get(role), dict(matmul="dtype")
+        if role == "reference":  # compared with the policy, so multiplied alike
+            path, own = path or config.init_from["policy"], {}
         if path:
-            models[role] = saved_models.model_config(path, role, **execution)
+            models[role] = saved_models.model_config(path, role, **execution | own)
     return models
 
 

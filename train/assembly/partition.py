@@ -184,7 +184,7 @@ class JoinedSource:
         self._source, self._join = source, join
         self.init, self.rollouts, self.progress = source.init, source.rollouts, source.progress
         self.place, self.origins, self.past = source.place, source.origins, source.past
-        self.examples = source.examples
+        self.examples, self.batch_shapes = source.examples, source.batch_shapes
 
     def next(
         self, state: TrainState, frozen: Mapping[str, Any], s: Any, step: int

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import jax
 
@@ -11,19 +13,48 @@ from model import sharding
 from tpu.chips import compiler_options
 from train.assembly import averages, ramps
 from train.assembly.run import Run
-from train.step import TrainState, make_train_step
+from train.guards.going_back import with_losses
+from train.step import TrainState, make_train_step, step_view
 
 Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
 
-def jitted(run: Run) -> Step:
-    """The train step (state, frozen, batch, rates) of a run, jitted; the state is donated. With
-    ramps there is a program for each shape of batches."""
+class Jitted(Protocol):
+    """A jitted train step: (state, frozen, batch, rates) -> (state, metrics)."""
+
+    def __call__(self, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]: ...
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """The step lowered for arguments of these shapes, dtypes and shardings."""
+
+
+class ByShape:
+    """Train steps with a program for each shape of batches.
+
+    Args:
+      steps: {`ramps.shape` of a batch: its jitted step}.
+    """
+
+    def __init__(self, steps: Mapping[tuple[int, int], Jitted]):
+        self._steps = steps
+
+    def __call__(
+        self, state: TrainState, frozen: Any, batch: Any, rates: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        return self._steps[ramps.shape(batch)](state, frozen, batch, rates)
+
+    def lower(self, state: Any, frozen: Any, batch: Any, rates: Any) -> jax.stages.Lowered:
+        return self._steps[ramps.shape(batch)].lower(state, frozen, batch, rates)
+
+
+def jitted(run: Run) -> Jitted:
+    """The train step of a run, jitted; the state is donated. With ramps there is a program for each
+    shape of batches."""
     config = run.ctx.config
     options = compiler_options(jax.devices()[0], run.ctx.models.values())
 
     @functools.cache
-    def step(accumulate: int) -> Step:
+    def step(accumulate: int) -> Jitted:
         function = make_train_step(
             run.stage, run.tx, accumulate, config.guard.spike, config.statistics
         )
@@ -32,13 +63,36 @@ def jitted(run: Run) -> Step:
     levels = ramps.levels(config, sharding.batch_shards(run.ctx.mesh))
     if len(levels) == 1:
         return step(config.accumulate)
-    counts = {level.shape: level.config.accumulate for level in levels}
-    return lambda state, frozen, batch, rates: step(counts[ramps.shape(batch)])(
-        state, frozen, batch, rates
-    )
+    return ByShape({level.shape: step(level.config.accumulate) for level in levels})
 
 
-def jit_step(run: Run, jit: Callable[[Run], Step] = jitted) -> Step:
+def jit_step(run: Run, jit: Callable[[Run], Jitted] = jitted) -> Step:
     """The train step (state, frozen, batch) of a run, with its learning rates, and the averages of
     its weights."""
     return averages.with_averages(jit(run), run)
+
+
+def jit_step_ahead(run: Run, jit: Callable[[Run], Jitted], s: dict[str, Any]) -> Step:
+    """`jit_step`, whose program is compiled in a thread from now on, while the run's state is made
+    and evaluated; the first call waits for it.
+
+    Args:
+      s: the state of the source before that call.
+    """
+    step, source = jit(run), run.stage.source
+    state = with_losses(run, run.abstract, {})
+    state = state._replace(source=step_view(state.source), ema=())
+
+    def compile_step() -> None:
+        with jax.set_mesh(run.ctx.mesh):
+            step.lower(state, run.frozen, source.batch_shapes(s), run.rates).compile()
+
+    threads = concurrent.futures.ThreadPoolExecutor(1, "compile")
+    compiled = threads.submit(compile_step)
+    threads.shutdown(wait=False)
+
+    def wait(*args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        concurrent.futures.wait([compiled])  # an error is raised by the call, which tries again
+        return step(*args)
+
+    return averages.with_averages(wait, run)

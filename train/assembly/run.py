@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -194,25 +195,38 @@ def init_trainable(run: Run, abstract: Mapping[str, Any]) -> dict[str, Any]:
         weights = wanted.keys() - flatten_dict(adapters).keys()
         # An origin of another kind of network gives only its backbone.
         old = {p for p in weights if origin == role or (origin and p[0] == "backbone")}
-        new = unflatten_dict({p: x for p, x in wanted.items() if p not in old})
-
-        def init(key, role=role, model=model, adapters=adapters, new=new):
-            params = nn.unbox(networks.init_params(role, model, key))
-            if config.model.mimetic:
-                params = mimetic(params, np.array(ctx.tokenizer.words()), key)
-            params = flatten_dict(params) | flatten_dict(lora.init(key, adapters))
-            return unflatten_dict({p: params[p] for p in flatten_dict(new)})
-
+        new = tuple((p, x) for p, x in wanted.items() if p not in old)
         params = {}
         if new:
-            shardings = jax.tree.map(lambda x: x.sharding, new)
-            key = jax.random.fold_in(jax.random.key(config.seed), number)
-            options = cpu.run_once_options()
-            init = jax.jit(init, out_shardings=shardings, compiler_options=options)
-            params = flatten_dict(init(key))
+            words = tuple(ctx.tokenizer.words()) if config.model.mimetic else ()
+            init = _initializer(role, model, new, tuple(flatten_dict(adapters).items()), words)
+            params = init(jax.random.fold_in(jax.random.key(config.seed), number))
         if origin is not None and old:
             path = config.init_from[origin]
             base = flatten_dict(loading.load_from(path, origin, role, whole))
             params |= {p: base[p] for p in old}
         trainable[role] = unflatten_dict(params)
     return trainable
+
+
+# Kept, because the runs of a sweep differ in the key alone.
+@functools.lru_cache(maxsize=16)
+def _initializer(
+    role: str, model: TransformerConfig, new: tuple, adapters: tuple, words: tuple
+) -> Callable[[jax.Array], dict[tuple, jax.Array]]:
+    """A jitted function, key -> {path: fresh parameter}.
+
+    Args:
+      new, adapters: ((path, shape with sharding), …) of the parameters to return, and of the
+        adapters. words: of the tokenizer, [V], for the mimetic initialization; else ().
+    """
+
+    def init(key):
+        params = nn.unbox(networks.init_params(role, model, key))
+        if words:
+            params = mimetic(params, np.array(words), key)
+        params = flatten_dict(params) | flatten_dict(lora.init(key, unflatten_dict(dict(adapters))))
+        return {path: params[path] for path, _ in new}
+
+    shardings = {path: shape.sharding for path, shape in new}
+    return jax.jit(init, out_shardings=shardings, compiler_options=cpu.run_once_options())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -38,6 +39,12 @@ def init_params(role: str, config: TransformerConfig, key: jax.Array) -> Any:
 
 def abstract_params(role: str, config: TransformerConfig, mesh: jax.sharding.Mesh) -> Any:
     """A tree of `jax.ShapeDtypeStruct` with the shardings of a role's parameters."""
+    return jax.tree.map(lambda x: x, _abstract_params(role, config, mesh))  # the caller's own
+
+
+# A run asks for the same shapes several times, as do the runs of a sweep; tracing takes long.
+@functools.lru_cache(maxsize=32)
+def _abstract_params(role: str, config: TransformerConfig, mesh: jax.sharding.Mesh) -> Any:
     boxed = jax.eval_shape(lambda key: init_params(role, config, key), jax.random.key(0))
     return with_shardings(nn.unbox(boxed), parameter_shardings(boxed, mesh))
 

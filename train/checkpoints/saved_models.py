@@ -45,8 +45,13 @@ AVERAGES = "_ema"
 
 
 def save_models(workdir: epath.PathLike, models: dict[str, TransformerConfig]) -> None:
-    """Writes the architectures of the roles that a run trains, which `read_models` reads."""
+    """Writes the architectures of the roles that a run trains, which `read_models` reads.
+
+    `matmul` is left out: what opens the run's weights multiplies by them as they are.
+    """
     settings = {role: dataclasses.asdict(config) for role, config in models.items()}
+    for role in settings:
+        del settings[role]["matmul"]
     write_atomically(epath.Path(workdir) / "models.json", json.dumps(settings, indent=2) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 # Settings of the execution, which start with TransformerConfig's defaults, whatever the size.
 EXECUTION = (
-    "dtype", "scan_unroll", "remat", "replicate_kv_heads", "attention", "attention_block",
+    "dtype", "matmul", "scan_unroll", "remat", "replicate_kv_heads", "attention", "attention_block",
     "attention_compute_block",
 )  # fmt: skip
 # Fields with another origin: the size of the vocabulary (the tokenizer), `pool` (`loss.pool`).
@@ -59,7 +60,7 @@ class ModelConfig:
     None keeps the setting of the size; 0, False or an empty value switches it off.
 
     Attributes:
-      size: a row of model/sizes.py; `llama3_1_8b` is `llama3.1-8b`. Empty takes the whole
+      size: a row of model/sizes.py; `Llama3_1_8B` is `llama3.1-8b`. Empty takes the whole
         architecture from the run that `init_from` names.
       rope_scaling: settings of RopeScaling (model/config.py); empty switches it off.
       mimetic: initial weights for little text (model/mimetic.py).
@@ -82,7 +83,7 @@ class ModelConfig:
         if not size:
             raise ConfigError(
                 f"model.size={self.size!r:.80}; the sizes are {', '.join(SIZES)}"
-                + did_you_mean(nearest(self.size, SIZES))
+                + did_you_mean(*_meant(self.size))
             )
         fields = SIZES[size] | self.execution() | self.changes(SIZES[size].get("rope_scaling"))
         return TransformerConfig(vocab_size=vocab_size, **fields)
@@ -107,8 +108,25 @@ class ModelConfig:
 
 
 def _letters(name: str) -> str:
-    """A size's name without its punctuation, so that llama3.1-8b and llama3_1_8b are equal."""
-    return re.sub(r"[._-]", "", name)
+    """A size's name without case and punctuation, so that llama3.1-8b and Llama3_1_8B are equal."""
+    return re.sub(r"[._-]", "", name.lower())
+
+
+def _parameters(name: str) -> float:
+    """The number of parameters that a size's name says, as in 10m and qwen3-0.6b; 0.0 without."""
+    said = re.search(r"(?:^|[-_])(\d+(?:\.\d+)?)([mb])(?![a-z])", name.lower())
+    return float(said[1]) * {"m": 1e6, "b": 1e9}[said[2]] if said else 0.0
+
+
+def _meant(name: str) -> list[str]:
+    """The sizes that an unknown name may mean: of a number of parameters alone the nearest ones
+    within a factor of two, else the one that is spelled most like it."""
+    count = _parameters(name) if re.fullmatch(r"[\d.]+[mb]", name.lower()) else 0.0
+    if not count:
+        return [nearest(name.lower(), SIZES)]
+    factors = {size: abs(math.log2(n / count)) for size in SIZES if (n := _parameters(size))}
+    least = min(factors.values())
+    return [size for size, factor in factors.items() if factor == least <= 1][:3]
 
 
 def _rope_scaling(settings: Mapping) -> RopeScaling:

@@ -144,6 +144,8 @@ ALIASES = (
     ("attn_implementation use_flash_attention flash_attention flash_attn attention_backend "
      "attn_impl use_flash_attn flash attention_impl flash_attention_2", ["model.attention"], ""),
     ("scan_layers unroll", ["model.scan_unroll"], ""),
+    ("fp8 int8 int8_training use_qwix_quantization fp8_recipe aqt quantized_training",
+     ["model.matmul"], "int8 or fp8, in training"),
     ("load_in_8bit load_in_4bit quantization quantize bnb_4bit quant_type qlora",
      ["freeze.dtype"], "of frozen weights"),
     ("lora_rank r lora_r lora_dim adapter_rank use_peft peft adapter use_lora", ["lora.rank"], ""),

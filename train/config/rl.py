@@ -21,6 +21,9 @@ from ranges import (
 )
 from train.rl import verifiers
 
+# The cap of importance weights where the sampler is known to differ from the trainer.
+IMPORTANCE_CAP = 2.0
+
 
 @dataclasses.dataclass(frozen=True)
 class RLConfig:
@@ -32,7 +35,8 @@ class RLConfig:
       prompt_length, response_length: P and R, in tokens. rollout_batch: episodes per rollout.
       epochs: passes over each rollout.
       prompt_buckets: number of prompt lengths, up to prompt_length. A rollout's prompts are padded
-        to the shortest that holds them all; each length is compiled when it first occurs.
+        to the shortest that holds them all; each length is compiled when it first occurs. With
+        `slots` those that are read together are, and all lengths are compiled.
       temperature: of sampling and of every log-probability.
       stop_at_eos: an answer ends at <eos>; else all have R tokens.
       decode_tensor: factor by which the mesh axis `tensor` grows, at the expense of `fsdp`, while
@@ -41,6 +45,14 @@ class RLConfig:
       slots: answers that are sampled at once, on all devices together. Where one ends, the next
         prompt takes its slot (model/decoding/refill.py): time follows the mean length of answers,
         and the cache has so many rows, and a quarter more. 0 samples all answers at once.
+      sample_batch: answers that one program samples. Rewards that run on the host score them while
+        the next are sampled, and the cache has so many rows. 0: all of a rollout.
+      rollouts_ahead: rollouts that are sampled before the updates on an earlier one are done, so
+        that the devices sample while the host scores. Their answers are of an older policy, and
+        weighted (`importance_cap`). 0: each rollout is of the current policy.
+      int8_weights, int8_cache: whether rollouts are sampled with the layers' matrices, and with
+        keys and values, in int8 (model/quantized.py). Answers are weighted (`importance_cap`);
+        evaluations sample as without.
       eval_prompts: held-out prompts that are answered at an evaluation.
       reward_function: `module:function` that scores answers (train/rl/rewards.py).
       normalize_scores: scores of the reference's samples get mean 0 and standard deviation 1, as
@@ -57,7 +69,8 @@ class RLConfig:
         only k2 has the KL's gradient there, at the first minibatch; GRPO's authors use k3.
       clip_low, clip_high, dual_clip: bounds of the policy's loss.
       importance_cap: above 0, a token's policy loss is weighted by the ratio of the trainer's
-        probability to the sampler's, at most this (truncated importance sampling).
+        probability to the sampler's, at most this (truncated importance sampling). 0 weights none,
+        unless answers are sampled ahead or in int8: then the cap is 2 (`largest_weight`).
       max_kl: once a minibatch is further than this from its rollout (mean approximate KL per
         token), neither its update nor the rollout's later ones are applied (early stopping, called
         target_kl elsewhere); 0 applies all.
@@ -75,6 +88,10 @@ class RLConfig:
     stop_at_eos: bool = True
     decode_tensor: Count = 1
     slots: SizeOr0 = 0
+    sample_batch: SizeOr0 = 0
+    rollouts_ahead: Annotated[int, Range(0, 64)] = 0
+    int8_weights: bool = False
+    int8_cache: bool = False
     eval_prompts: Size = 256
     reward_function: str = ""
     normalize_scores: bool = True
@@ -105,6 +122,11 @@ class RLConfig:
         for name in ("kl_estimator", "kl_loss_estimator"):
             if getattr(self, name) not in ("k1", "k2", "k3"):
                 raise ConfigError(f"rl.{name}={getattr(self, name)!r:.80}; choose k1, k2 or k3")
+        if self.sample_batch and self.rollout_batch % self.sample_batch:
+            raise ConfigError(
+                f"rl.sample_batch={self.sample_batch} does not divide "
+                f"rl.rollout_batch={self.rollout_batch}"
+            )
         if self.overlong_buffer > self.response_length:
             raise ConfigError(
                 f"rl.overlong_buffer={self.overlong_buffer} is more than "
@@ -116,6 +138,17 @@ class RLConfig:
                 "take the KL coefficient below 0; set --config.rl.kl_horizon to at least "
                 f"{self.rollout_batch}"
             )
+
+    @property
+    def answers_at_once(self) -> int:
+        """The number of answers that one program samples."""
+        return self.sample_batch or self.rollout_batch
+
+    @property
+    def largest_weight(self) -> float:
+        """The cap of truncated importance sampling; 0 where answers are not weighted."""
+        differs = self.rollouts_ahead or self.int8_weights or self.int8_cache
+        return self.importance_cap or (IMPORTANCE_CAP if differs else 0.0)
 
 
 @registry.open_to(verifiers.fields)

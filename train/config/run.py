@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -193,6 +192,12 @@ class RunConfig:
                 f"evaluate.patience={self.evaluate.patience} counts evaluations, and evaluate.every"
                 "=0 makes none before the last step; set --config.evaluate.every=STEPS"
             )
+        model: Any = self.model  # its class is created at run time (train/config/model.py)
+        if self.freeze.dtype == "int8" and model.matmul != "dtype":
+            raise ConfigError(
+                f"freeze.dtype=int8 and model.matmul={model.matmul}: frozen weights stored in int8 "
+                "are multiplied in model.dtype; leave one of the two out"
+            )
         if self.budget:
             budget.parse(self.budget)
         if self.data.batch_size % self.accumulate:
@@ -210,7 +215,7 @@ _FREE = (
 
 
 def _keys(cls: type, prefix: str = "") -> Iterator[str]:
-    for name, kind in typing.get_type_hints(cls).items():
+    for name, kind in registry.hints_of(cls).items():
         yield prefix + name
         if registry.is_settings(kind):
             yield from _keys(kind, f"{prefix}{name}.")
@@ -329,7 +334,7 @@ def build_group(config: Mapping, cls: type[T], prefix: str, known: Sequence[str]
         raise ConfigError(
             f"{prefix[:-1]}={_plain(config)!r:.80} is not a group of settings; set its fields"
         )
-    types = typing.get_type_hints(cls)
+    types = registry.hints_of(cls)
     values: dict[str, Any] = {}
     for key in config:
         value = config[key]

@@ -181,7 +181,7 @@ class ScoredAnswers:
 
         Computed in batches of a rollout's size, so that both use the same compiled program.
         """
-        rows, size, parts = self.data.heldout, self.sampler.rl.rollout_batch, []
+        rows, size, parts = self.data.heldout, self.sampler.rl.answers_at_once, []
         with phase("evaluating", len(self._index)) as progress:
             for start in range(0, len(self._index), size):
                 index = self._index[start:][:size]

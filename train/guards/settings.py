@@ -37,6 +37,7 @@ CHANGES = {
     "rl.prompt_buckets": Kind.FREE,
     "rl.decode_tensor": Kind.FREE,
     "rl.slots": Kind.FREE,
+    "rl.sample_batch": Kind.FREE,
     # What a run writes, and when it ends by a fault.
     "log_every": Kind.FREE,
     "statistics": Kind.FREE,
@@ -66,6 +67,7 @@ CHANGES = {
     "rl": Kind.NAMED,
     "rewards": Kind.NAMED,
     "model.dtype": Kind.NAMED,
+    "model.matmul": Kind.NAMED,
     # What would not restore, or would not be the same run.
     "stage": Kind.REFUSED,
     "seed": Kind.REFUSED,
@@ -81,6 +83,7 @@ CHANGES = {
     "rl.prompt_length": Kind.REFUSED,
     "rl.response_length": Kind.REFUSED,
     "rl.rollout_batch": Kind.REFUSED,
+    "rl.rollouts_ahead": Kind.REFUSED,  # so many rollouts are in the state
     "ppo.shared_critic": Kind.REFUSED,
     "grpo.group_size": Kind.REFUSED,
     "lora": Kind.REFUSED,

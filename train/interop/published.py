@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from data.read import json_files
+from data.read import hf_records, json_files
 from data.text import tokenizer as tokenizers
 from data.text.base import Tokenizer
 from data.text.hf_tokenizer import DATE, ROWS, HFTokenizer, with_template
@@ -150,16 +150,23 @@ def _download(name: str) -> str:
         raise ConfigError(f"{name}: there is no such directory{hint}")
     kinds = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
     others = ["*/*", "consolidated*"]  # the same weights in other forms
+    online = hf_records.hub_answers()
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=kinds, ignore_patterns=others)
     except Exception as e:  # of many libraries under it
         if near:
             raise ConfigError(f"{name}: there is no such directory{near}") from e
+        if not online:
+            raise ConfigError(
+                f"{name}: there is no such directory; {hf_records.unreachable()}. Where there is a "
+                f"network, type `hf download {name} --local-dir FOLDER`, bring FOLDER here, and "
+                "give its path"
+            ) from e
         reason = str(e).strip().splitlines()[0]
         raise ConfigError(
             f"{name}: there is no such directory, and the hub did not give it "
             f"({type(e).__name__}: {reason:.120}). Log in with `hf auth login` if the model is "
-            "gated, or download it where there is a network and give its directory"
+            "gated"
         ) from e
 
 

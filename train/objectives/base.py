@@ -59,6 +59,9 @@ class Source(Protocol):
     def init(self) -> dict[str, Any]:
         """The state before the first step."""
 
+    def batch_shapes(self, s: dict[str, Any]) -> dict[str, Any]:
+        """{name: `jax.ShapeDtypeStruct`} of the batch that follows a state."""
+
     def next(
         self, state: Any, frozen: Mapping[str, Any], s: dict[str, Any], step: int
     ) -> tuple[dict[str, jax.Array], dict[str, Any], dict[str, Any]]:
@@ -203,6 +206,13 @@ class LoaderSource:
 
     def init(self) -> dict[str, np.ndarray]:
         return {"step": np.asarray(0, np.int32)}
+
+    def batch_shapes(self, s: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+        batch = sharding.put_batch(self._loader.batch(int(s["step"])), self._mesh)
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+            for name, x in batch.items()
+        }
 
     def next(
         self, state: Any, frozen: Mapping[str, Any], s: Mapping[str, Any], step: int

@@ -85,11 +85,12 @@ def build(ctx: Context) -> Stage:
 def validate(config: Any) -> None:
     """Validates the settings of a run (`policy_loss.validate`), and that groups divide rollouts."""
     policy_loss.validate(config)
-    if config.rl.rollout_batch % config.grpo.group_size:
-        raise ConfigError(
-            f"rl.rollout_batch={config.rl.rollout_batch} counts answers, and is not a multiple "
-            f"of grpo.group_size={config.grpo.group_size}"
-        )
+    for name in ("rollout_batch", "sample_batch"):
+        if (answers := getattr(config.rl, name)) % config.grpo.group_size:
+            raise ConfigError(
+                f"rl.{name}={answers} counts answers, and is not a multiple "
+                f"of grpo.group_size={config.grpo.group_size}"
+            )
 
 
 def method(config: Any) -> str:

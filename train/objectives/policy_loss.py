@@ -130,7 +130,9 @@ def validate(config: Any) -> None:
 
 def divisible(config: Any) -> dict[str, int]:
     """{setting: number that the mesh's batch shards have to divide}."""
-    return {"rl.eval_prompts": config.rl.eval_prompts, "rl.slots": config.rl.slots}
+    rl = config.rl
+    sizes = {"eval_prompts": rl.eval_prompts, "slots": rl.slots, "sample_batch": rl.sample_batch}
+    return {f"rl.{name}": size for name, size in sizes.items()}
 
 
 # Shifted by -1: a rollout is sampled before the step whose record holds its metrics.

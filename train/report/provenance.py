@@ -113,6 +113,7 @@ def _git(*words: str) -> str:
     ).stdout.strip()
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)

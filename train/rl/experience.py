@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from model import sharding
 from train.losses import kl_estimate
 from train.rl import advantages as adv
 from train.rl import forward, hacking
@@ -93,10 +94,14 @@ def make_experience(
     episodes = adv.Episodes(token_rewards, mask, scores, valid, ended, experience.get("old_values"))
     advantages, arrays, advantage_metrics = advantages_of(episodes)
     experience, metrics = experience | arrays, metrics | advantage_metrics
-    if rl.importance_cap:
-        # A factor of an advantage weights the token's loss, which is linear in it.
+    if cap := rl.largest_weight:
+        # Truncated importance sampling (Ionides 2008, doi:10.1198/106186008X320456), a token at a
+        # time. A factor of an advantage weights the token's loss, which is linear in it.
         importance = jnp.exp(jnp.where(mask > 0, old - sampler_logprobs, 0.0))
-        advantages = advantages * jnp.minimum(importance, rl.importance_cap)
+        weights = jnp.minimum(importance, cap)
+        advantages = advantages * weights
+        metrics["importance_mean"] = mean(weights)
+        metrics["importance_capped"] = mean(importance > cap)
     experience["advantages"] = advantages
     trains_policy = train_policy & (ended if rl.missing_eos == "mask" else True)
     experience["policy_mask"] = jnp.where(jnp.reshape(trains_policy, (-1, 1)), mask, 0.0)
@@ -112,3 +117,22 @@ def reward_means(rewards: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """{`reward/NAME`: the mean of each reward over the answers that have a score}."""
     valid = jnp.isfinite(rewards["score"])
     return {f"reward/{k}": adv.moments(v, valid)[0] for k, v in rewards.items() if k != "score"}
+
+
+def shapes(ctx: Any, n: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """{name: `jax.ShapeDtypeStruct`} of `n` rows of an experience."""
+    R = ctx.config.rl.response_length
+    wide = (n, ctx.config.rl.prompt_length + R)
+    shapes = {name: (wide, jnp.int32) for name in ("tokens", "positions", "segment_ids")}
+    names = ["response_mask", "old_logprobs", "ref_logprobs", "advantages", "policy_mask"]
+    names += ["old_values", "returns"] if any(r in ctx.models for r in forward.CRITICS) else []
+    shapes |= {name: ((n, R), jnp.float32) for name in names}
+    rows = sharding.batch_sharding(ctx.mesh)
+    return {k: jax.ShapeDtypeStruct(*shape, sharding=rows) for k, shape in shapes.items()}
+
+
+def answers(experience: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays of an experience with the names and the shapes of `Sampler.sample`'s."""
+    names = "tokens", "positions", "segment_ids", "response_mask"
+    batch = {name: experience[name] for name in names}
+    return batch | {"sampler_logprobs": experience["old_logprobs"]}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,23 @@ from train.guards.origins import BatchOrigin
 from train.rl import advantages as adv
 from train.rl import forward, hacking
 from train.rl import record as records
-from train.rl.experience import make_experience, reward_means
-from train.rl.sampler import Sampler, groups
+from train.rl.experience import answers, make_experience, reward_means, shapes
+from train.rl.sampler import Sampler, groups, placed, references
+from train.rl.scoring import Verified, local_index
 from train.terminal.progress import phase
+
+
+class Draw(NamedTuple):
+    """Answers to a batch of prompts, sampled or still being sampled.
+
+    Attributes:
+      parts: of `Sampler.sample`, in the order of their rows. number: of the batch of prompts.
+      rollout: the number of rollouts before the one that the policy that samples them begins with.
+    """
+
+    parts: list[dict[str, jax.Array]]
+    number: int
+    rollout: int
 
 
 class RolloutSource:
@@ -41,8 +55,11 @@ class RolloutSource:
     State: `experience` (above); `minibatch`, the number of its epochs × minibatches used so far;
     `rollout`, the number of rollouts so far; `drawn`, the number of batches of prompts so far;
     `kl_coef`; the score's `gain` and `bias`, 1 and 0 until scores differ; `stopped`, the number of
-    this experience's updates that the early stop on KL has skipped (train/step.py counts them); and
-    `first`, the first rollout's metrics that warnings compare with (train/rl/hacking.py).
+    this experience's updates that the early stop on KL has skipped (train/step.py counts them);
+    `first`, the first rollout's metrics that warnings compare with (train/rl/hacking.py); and with
+    `rl.rollouts_ahead` = k > 0 `ahead`, the answers that are in flight: `count` of them, and of the
+    first so many of k `batch` {"0": of `Sampler.sample`, …}, and the `number` and `rollout` of a
+    `Draw`.
 
     Args:
       advantages_of: `advantages.Episodes` -> (advantages [B, R], {name: [B, R]} of further arrays
@@ -69,8 +86,10 @@ class RolloutSource:
         self.key = jax.random.key(ctx.config.seed + 1)
         self.critic = any(role in ctx.models for role in forward.CRITICS)
         self._warned: set[str] = set()  # each warning is given once per process
-        seed, self.groups = ctx.config.seed, groups(ctx.mesh, n, self.group)
-        count, local = n // self.group, self.groups.prompts
+        self.size = self.rl.answers_at_once  # of a part of a draw
+        self.parts = n // self.size
+        seed, self.groups = ctx.config.seed, groups(ctx.mesh, self.size, self.group)
+        count, local = self.size // self.group, self.groups.prompts
         self.prompts = make_loader(ctx.config.data, ctx.data, count, seed, lambda size: local)
         rows = sharding.batch_sharding(ctx.mesh)
         self.make_experience = jax.jit(
@@ -87,6 +106,9 @@ class RolloutSource:
             ),
             out_shardings=rows,
         )
+        self._join = jax.jit(
+            lambda *parts: jax.tree.map(lambda *x: jnp.concatenate(x), *parts), out_shardings=rows
+        )
         self._text: Loader | None = None
         if self.rl.pretrain_coef:
             text = ctx.config.pretrain_data
@@ -95,24 +117,19 @@ class RolloutSource:
                 partial(sharding.local_rows, ctx.mesh), ctx.config.steps,
             )  # fmt: skip
 
-    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """{name: `jax.ShapeDtypeStruct`} of an experience."""
-        n, R = self.rl.rollout_batch, self.rl.response_length
-        wide = (n, self.rl.prompt_length + R)
-        shapes = {name: (wide, jnp.int32) for name in ("tokens", "positions", "segment_ids")}
-        names = ["response_mask", "old_logprobs", "ref_logprobs", "advantages", "policy_mask"]
-        names += ["old_values", "returns"] if self.critic else []
-        shapes |= {name: ((n, R), jnp.float32) for name in names}
-        rows = sharding.batch_sharding(self.ctx.mesh)
-        return {k: jax.ShapeDtypeStruct(*shape, sharding=rows) for k, shape in shapes.items()}
+    def batch_shapes(self, s: Mapping[str, Any]) -> dict[str, Any]:
+        text = self._text and {"text": sharding.put_batch(self._text.batch(0), self.ctx.mesh)}
+        return {**shapes(self.ctx, self.ctx.config.data.batch_size), **(text or {})}
 
     def init(self) -> dict[str, Any]:
         """The state before the first rollout: an experience of zeros, marked as used up."""
-        shapes, (gain, bias) = self.shapes(), self.ctx.normalizer or (1, 0)
+        empty = shapes(self.ctx, self.rl.rollout_batch)
+        gain, bias = self.ctx.normalizer or (1, 0)
         zeros = jax.jit(
-            lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()},
+            lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in empty.items()},
             out_shardings=sharding.batch_sharding(self.ctx.mesh),
         )
+        ahead = range(self.rl.rollouts_ahead)
         return {
             "experience": zeros(),
             "minibatch": np.asarray(self.per_rollout, np.int32),
@@ -123,7 +140,30 @@ class RolloutSource:
             "bias": np.asarray(bias, np.float32),
             "stopped": self._zero(),
             "first": {k: np.asarray(0, np.float32) for k in ("length", "repetition", "entropy")},
+            **self._saved([Draw([answers(zeros())], 0, 0) for _ in ahead], 0),
         }
+
+    def _saved(self, draws, count):
+        """{`ahead`: the state of draws that are in flight}; empty where none ever are."""
+        if not self.rl.rollouts_ahead:
+            return {}
+        ahead = {
+            "count": np.asarray(count, np.int32),
+            "batch": {str(i): draw.parts[0] for i, draw in enumerate(draws)},
+            "number": np.asarray([draw.number for draw in draws], np.int32),
+            "rollout": np.asarray([draw.rollout for draw in draws], np.int32),
+        }
+        return {"ahead": ahead}
+
+    def _in_flight(self, s):
+        """The draws of a state that are in flight, the oldest first."""
+        if not self.rl.rollouts_ahead:
+            return []
+        ahead = s["ahead"]
+        return [
+            Draw([ahead["batch"][str(i)]], int(ahead["number"][i]), int(ahead["rollout"][i]))
+            for i in range(int(ahead["count"]))
+        ]
 
     def _zero(self):
         """A zero with the sharding of the step's counters, so that the step is compiled once."""
@@ -149,47 +189,87 @@ class RolloutSource:
             updates.append(1 + epoch * self.minibatches + np.argsort(order) // size)
         return np.stack(updates, axis=1)
 
-    def _width(self, number: int) -> int:
-        """The width of all hosts' `number`-th batch of prompts: one of `rl.prompt_buckets`."""
+    def _width(self, part: int) -> int:
+        """The width of all hosts' prompts of a part: one of `rl.prompt_buckets`."""
         P, buckets = self.rl.prompt_length, self.rl.prompt_buckets
-        if buckets == 1:
+        if buckets == 1 or self.rl.slots:  # slots are refilled with prompts of any of the widths
             return P
-        count = self.rl.rollout_batch // self.group
-        rows = self.prompts.index(number * count + np.arange(count))
+        count = self.size // self.group
+        rows = self.prompts.index(part * count + np.arange(count))
         longest = np.max(np.sum(self.ctx.data.train["mask"][rows], axis=1))
         return next(w for i in range(buckets) if (w := -(-P * (i + 1) // buckets)) >= longest)
 
-    def _draw(self, policy, frozen, number: int):
-        """(answers, rewards) of the `number`-th batch of prompts, in the order [prompt, group]."""
-        prompts = self.prompts.batch(number)
-        padding = self.rl.prompt_length - self._width(number)
-        prompts |= {name: prompts[name][:, padding:] for name in ("tokens", "mask")}
-        examples, first_row = self.ctx.data.train_examples, number * self.rl.rollout_batch
-        return self.sampler.sample_and_score(
-            policy, frozen, prompts, examples, self.key, first_row, self.groups
-        )
+    def _start(self, policy, number: int) -> list[dict[str, jax.Array]]:
+        """Starts to sample answers to the `number`-th batch of prompts, in the order
+        [prompt, group], and returns their parts without waiting for them."""
+        if self.rl.int8_weights:
+            policy = self.sampler.int8_weights(policy)
+        parts = []
+        for part in range(number * self.parts, (number + 1) * self.parts):
+            prompts, samples = placed(self.prompts.batch(part), self.groups)
+            padding = self.rl.prompt_length - self._width(part)
+            cut = {name: prompts[name][:, padding:] for name in ("tokens", "mask")}
+            on_mesh, first_row = sharding.put_batch(cut, self.ctx.mesh), np.int32(part * self.size)
+            args = policy, on_mesh, self.key, first_row, samples, self.rl.int8_cache
+            parts.append(self.sampler.sample(*args))
+        return parts
+
+    def _score(self, frozen, parts, number: int):
+        """(answers, rewards) of the parts of the `number`-th draw. Hosts score a part while the
+        devices sample the next, and what was started after it."""
+        first_row = number * self.rl.rollout_batch
+        if len(parts) == 1:
+            (batch,) = parts
+            return batch, self.sampler.rewards(frozen, batch, self._references(batch, first_row))
+        scores, failures = [], {}
+        for start, part in zip(range(0, self.rl.rollout_batch, self.size), parts, strict=True):
+            verified = self.sampler.verify(part, self._references(part, first_row + start))
+            scores.append(verified.scores)
+            failures |= {start + row: failure for row, failure in verified.failures.items()}
+        batch, verified = self._join(*parts), Verified(self._join(*scores), failures)
+        return batch, self.sampler.rewards(frozen, batch, (), verified)
+
+    def _references(self, batch, first_row: int) -> list[str]:
+        """The references of this process's rows of answers, of which the first is row `first_row`
+        of the run; "" for none."""
+        prompts = (first_row + local_index(batch["tokens"])) // self.group
+        rows, data = self.prompts.index(prompts), self.ctx.data
+        return references({"example": data.train["example"][rows]}, data.train_examples, 1)
 
     def _unequal(self, rewards):
         """Mask of the groups whose scores are not all equal, the same on every host."""
         groups = self.sampler.fetch(rewards["score"]).reshape(-1, self.group)
         return np.asarray(adv.varies(groups, np.isfinite(groups), axis=1))
 
-    def _sample(self, policy, frozen, drawn: int):
-        """((answers, rewards) of a rollout, the number of draws so far). Groups of equal scores are
-        replaced by groups of further draws, up to `draws`."""
-        sample = self._draw(policy, frozen, drawn)
-        for number in range(drawn + 1, drawn + self.draws):
+    def _sample(self, policy, frozen, s: Mapping[str, Any]):
+        """((answers, rewards) of a rollout, its first draw, the parts of the state s that change).
+
+        `rl.rollouts_ahead` draws stay in flight. Groups of equal scores are replaced by groups of
+        further draws of the current policy, up to `draws`.
+        """
+        number, drawn, in_flight = int(s["rollout"]), int(s["drawn"]), self._in_flight(s)
+        while len(in_flight) <= self.rl.rollouts_ahead:
+            parts = self._start(policy, drawn)
+            if self.rl.rollouts_ahead and len(parts) > 1:
+                parts = [self._join(*parts)]
+            in_flight.append(Draw(parts, drawn, number))
+            drawn += 1
+        draw, *in_flight = in_flight
+        sample = self._score(frozen, draw.parts, draw.number)
+        for _ in range(self.draws - 1):
             good = self._unequal(sample[1])
             if good.all():
-                return sample, number
-            other = self._draw(policy, frozen, number)
+                break
+            other = self._score(frozen, self._start(policy, drawn), drawn)
+            drawn += 1
             groups = np.arange(len(good))  # indices into the groups of both draws
             new = len(good) + np.flatnonzero(self._unequal(other[1]))
             bad = np.flatnonzero(~good)[: len(new)]
             groups[bad] = new[: len(bad)]
             rows = (groups[:, None] * self.group + np.arange(self.group)).reshape(-1)
             sample = self._pick(sample, other, rows)
-        return sample, drawn + self.draws
+        changes = {"drawn": np.asarray(drawn, np.int32)}
+        return sample, draw, changes | self._saved(in_flight, len(in_flight))
 
     @phase("sampling answers")
     def rollout(
@@ -199,11 +279,13 @@ class RolloutSource:
 
         Returns:
           (the state s with it, metrics); the metric `warnings` is a list of texts, and `record` a
-          `record.Rollout`, if this one is to be recorded (`rl.record`).
+          `record.Rollout`, if this one is to be recorded (`rl.record`). `rollout/staleness`, with
+          `rl.rollouts_ahead`, is the number of updates since the policy that sampled the answers.
         """
         start = time.perf_counter()
-        number, drawn = int(s["rollout"]), int(s["drawn"])
-        (batch, rewards), new_drawn = self._sample(state.trainable["policy"], frozen, drawn)
+        number = int(s["rollout"])
+        (batch, rewards), draw, sampled = self._sample(state.trainable["policy"], frozen, s)
+        draws = int(sampled["drawn"]) - int(s["drawn"])
         scalars = {k: s[k] for k in ("kl_coef", "gain", "bias", "rollout")}
         roles = {**state.trainable, "reference": frozen["reference"]}
         metrics: dict[str, Any]
@@ -226,8 +308,10 @@ class RolloutSource:
         self._warned |= signs.keys()
         seconds = time.perf_counter() - start
         metrics["rollout/seconds"] = seconds
-        metrics["rollout/draws"] = new_drawn - drawn
-        tokens = metrics["rollout/length"] * self.rl.rollout_batch * (new_drawn - drawn)
+        metrics["rollout/draws"] = draws
+        if self.rl.rollouts_ahead:
+            metrics["rollout/staleness"] = (number - draw.rollout) * self.per_rollout
+        tokens = metrics["rollout/length"] * self.rl.rollout_batch * draws
         metrics["rollout/tokens_per_second"] = tokens / seconds
         if self.rl.record and number % self.rl.record == 0:
             updates = self._updates(number + 1)
@@ -236,9 +320,9 @@ class RolloutSource:
             "experience": experience,
             "minibatch": np.asarray(0, np.int32),
             "rollout": np.asarray(number + 1, np.int32),
-            "drawn": np.asarray(new_drawn, np.int32),
             "stopped": self._zero(),
             "first": {k: np.asarray(v, np.float32) for k, v in first.items()},
+            **sampled,
         }
         return s, metrics
 
@@ -268,7 +352,7 @@ class RolloutSource:
     def progress(self, s: dict[str, Any]) -> dict[str, float]:
         """{metric: value} of how far the prompts were read, by source (`Loader.progress`); and,
         named `pretrain_…`, the text beside the minibatches."""
-        values = self.prompts.progress(int(s["drawn"]))
+        values = self.prompts.progress(int(s["drawn"]) * self.parts)
         if self._text:
             read = self._text.progress(self._minibatches(s["rollout"], s["minibatch"]))
             values |= {f"pretrain_{name}": value for name, value in read.items()}
@@ -289,8 +373,9 @@ class RolloutSource:
         """The prompts of the rollout at a place, of all draws that it may have taken, and the text
         beside the last minibatch."""
         drawn, data = place["drawn"], self.ctx.data
-        draws = range(max(drawn - self.draws, 0), drawn)
-        origins = [BatchOrigin.of("prompts", n, self.prompts, data) for n in draws]
+        first = max(drawn - self.draws * (1 + self.rl.rollouts_ahead), 0)
+        parts = range(first * self.parts, drawn * self.parts)
+        origins = [BatchOrigin.of("prompts", n, self.prompts, data) for n in parts]
         if self._text:
             number = self._minibatches(place["rollout"], place["minibatch"]) - 1
             origins.append(BatchOrigin.of("text", number, self._text, self.ctx.pretrain_data))
@@ -302,6 +387,8 @@ class RolloutSource:
         """A state that samples a new rollout, from the prompts after a place."""
         if self._text:
             self._text.require(place["rollout"] * self.per_rollout + steps)
+        if self.rl.rollouts_ahead:  # what is in flight is of prompts before the place
+            s = s | {"ahead": {**s["ahead"], "count": np.asarray(0, np.int32)}}
         s = s | {
             "minibatch": np.asarray(self.per_rollout, np.int32),
             "rollout": np.asarray(place["rollout"], np.int32),

@@ -6,7 +6,7 @@ Axes: B episodes, P prompt length (left padded), R response length.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,14 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import sharding, weights
+from model import quantized, sharding, weights
 from model.decoding import refill
 from model.generate import Sampling, generate
 from ranges import ConfigError
 from tpu.chips import compiler_options
-from train.rl import rewards
-from train.rl.rewards import Failure
-from train.terminal.console import console
+from train.rl.scoring import Scorer
 
 
 def place(
@@ -59,18 +57,32 @@ def groups(mesh: jax.sharding.Mesh, answers: int, group: int) -> Groups:
     return Groups(*np.unique(local // copies, return_inverse=True), group // copies)
 
 
-class Sampler:
+def placed(prompts: Mapping[str, Any], groups: Groups | None) -> tuple[Mapping[str, Any], int]:
+    """(This process's prompts as rows that it places, number of answers to each row)."""
+    if groups is None:
+        return prompts, 1
+    return {name: x[groups.rows] for name, x in prompts.items()}, groups.samples
+
+
+def references(
+    prompts: Mapping[str, Any], examples: Sequence[Mapping[str, Any]], samples: int
+) -> list[str]:
+    """The reference of each answer to rows of prompts, `samples` a row; "" for none."""
+    indices = np.repeat(prompts["example"], samples)
+    return [examples[i].get("answer", "") if examples else "" for i in indices]
+
+
+class Sampler(Scorer):
     """Samples and scores answers on the mesh, for rollouts and evaluations."""
 
     def __init__(self, ctx: Any):
-        self.ctx, self.rl = ctx, ctx.config.rl
+        super().__init__(ctx)
         self.sampling = Sampling(
             self.rl.response_length,
             self.rl.temperature,
             stop_ids=ctx.tokenizer.stop_ids if self.rl.stop_at_eos else (),
             pad_id=ctx.tokenizer.pad_id,
         )
-        out = sharding.batch_sharding(ctx.mesh)
         try:
             self.mesh = sharding.decoding_mesh(ctx.mesh, self.rl.decode_tensor)
         except sharding.ShardingError as e:
@@ -81,30 +93,19 @@ class Sampler:
         decoded = sharding.batch_sharding(self.mesh)
         options = compiler_options(ctx.mesh.devices.flat[0])
         self.generate = jax.jit(
-            self._sample, static_argnums=5, out_shardings=decoded, compiler_options=options
+            self._sample, static_argnums=(5, 6), out_shardings=decoded, compiler_options=options
         )
-        self.score_rows = jax.jit(
-            self._reward_model, static_argnums=0, out_shardings=out, compiler_options=options
-        )
-        self.weights = rewards.weights(ctx.config)
-        self.verifiers = rewards.verifiers(ctx.config)
-        self._skips = ctx.config.rewards.on_error == "skip"
-        self._max_errors = ctx.config.rewards.max_errors * self._skips
-        self._timeout = ctx.config.rewards.timeout
-        self._reported: set[str] = set()  # rewards whose failures have been reported
-        examples = [*ctx.data.train_examples, *ctx.data.heldout_examples]
-        rewards.validate_answers(ctx.config, [e.get("answer", "") for e in examples])
+        self._to_int8: Callable[[Any], Any] | None = None
 
-    def _sample(self, policy, prompts, mask, key, first_row, samples=1):
+    def _sample(self, policy, prompts, mask, key, first_row, samples=1, int8_cache=False):
         rows = first_row + jnp.arange(len(prompts) * samples)
         keys = jax.vmap(partial(jax.random.fold_in, key))(rows)
-        config, sampling = (
-            self.ctx.models["policy"],
-            dataclasses.replace(self.sampling, samples=samples),
-        )
+        config = self.ctx.models["policy"]
+        sampling = dataclasses.replace(self.sampling, samples=samples, int8_cache=int8_cache)
         if 0 < (slots := self.rl.slots) < len(rows):
             self._check_slots(samples)
-            sample = refill.generate(config, policy, prompts, mask, keys, sampling, slots)
+            widths = self.rl.prompt_buckets
+            sample = refill.generate(config, policy, prompts, mask, keys, sampling, slots, widths)
         else:
             sample = generate(config, policy, prompts, mask, keys, sampling)
         mask = jnp.repeat(mask, samples, axis=0)
@@ -136,25 +137,44 @@ class Sampler:
         key: jax.Array,
         first_row: Any,
         samples: int = 1,
+        int8_cache: bool = False,
     ) -> dict[str, jax.Array]:
         """Samples `samples` answers to each prompt, in the order [prompt, sample].
 
         Row i of them is row `first_row` + i of the run: its random draws depend only on key and
         row, not on the batch or the mesh.
 
+        Args:
+          policy: parameters, or those of `int8_weights`.
+
         Returns:
           {`tokens`, `positions`, `segment_ids`: [B, P + R], `response_mask`, `sampler_logprobs`:
           [B, R]}.
         """
-        tokens, mask = prompts["tokens"], prompts["mask"]
+        tokens, mask, settings = prompts["tokens"], prompts["mask"], (samples, int8_cache)
         if self.rl.decode_tensor == 1:
-            return self.generate(policy, tokens, mask, key, first_row, samples)
+            return self.generate(policy, tokens, mask, key, first_row, *settings)
         policy = self.decoding(policy)
         tokens, mask = jax.device_put((tokens, mask), sharding.batch_sharding(self.mesh))
         key = jax.device_put(key, sharding.replicated(self.mesh))
         with jax.set_mesh(self.mesh):
-            batch = self.generate(policy, tokens, mask, key, first_row, samples)
+            batch = self.generate(policy, tokens, mask, key, first_row, *settings)
         return jax.device_put(batch, sharding.batch_sharding(self.ctx.mesh))
+
+    def int8_weights(self, policy: Mapping[str, Any]) -> Any:
+        """The policy with the matrices of its layers in int8."""
+        if self._to_int8 is None:
+            places = jax.tree.map(lambda x: x.sharding, self.abstract_int8(policy))
+            self._to_int8 = jax.jit(quantized.int8_weights, out_shardings=places)
+        return self._to_int8(policy)
+
+    @staticmethod
+    def abstract_int8(policy: Mapping[str, Any]) -> Any:
+        """`int8_weights` for arrays or shapes with shardings."""
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), policy
+        )
+        return quantized.convert(shapes, "int8")
 
     def decoding(self, policy: Mapping[str, Any]) -> Any:
         """The policy's weights for decoding: in the activations' dtype, sharded only over heads,
@@ -169,46 +189,6 @@ class Sampler:
         return jax.tree.map(
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), small, places
         )
-
-    def _reward_model(self, config, params, batch):
-        P = batch["tokens"].shape[1] - self.rl.response_length
-        end = P - 1 + jnp.sum(batch["response_mask"], axis=1).astype(jnp.int32)
-        args = batch["tokens"], batch["positions"], batch["segment_ids"]
-        return rewards.score(config, params, *args, jnp.full_like(end, P), end)
-
-    def score(
-        self, frozen: Mapping[str, Any], batch: Mapping[str, jax.Array], role: str = "reward"
-    ) -> jax.Array:
-        """A reward model's raw scores, [B] float32."""
-        return self.score_rows(self.ctx.models[role], frozen[role], batch)
-
-    def rewards(
-        self, frozen: Mapping[str, Any], batch: Mapping[str, jax.Array], answers: Sequence[str]
-    ) -> dict[str, jax.Array]:
-        """{name: raw scores [B] float32} of every reward with a weight, and `score`, their weighted
-        sum, which is not finite for an answer that is skipped (`rewards.on_error=skip`).
-
-        Args:
-          answers: references of this process's rows of the batch, "" for none.
-
-        Raises:
-          RewardError: in all processes, if more answers fail than may be skipped.
-        """
-        scores: dict[str, jax.Array] = {}
-        failures: dict[int, tuple[str, Failure]] = {}
-        if "model" in self.weights:
-            scores["model"] = self.score(frozen, batch)
-        if self.verifiers:
-            # Each host scores its own rows, in the order of its slice of the batch.
-            episodes = self._episodes(batch, answers)
-            for name, function in self.verifiers.items():
-                values, failed = self._call(function, episodes)
-                scores[name] = sharding.put_batch(values, self.ctx.mesh)
-                failures |= {row: (name, failure) for row, failure in failed.items()}
-        score = sum(weight * scores[name] for name, weight in self.weights.items())
-        scores["score"] = jnp.where(jnp.abs(score) <= rewards.LARGEST, score, jnp.inf)
-        self.check_scores(scores, batch, failures)
-        return scores
 
     def sample_and_score(
         self,
@@ -228,99 +208,11 @@ class Sampler:
           key, first_row: as in `sample`.
           groups: the placement of `prompts`; by default each is answered once.
         """
-        samples = 1
-        if groups:
-            prompts = {name: x[groups.rows] for name, x in prompts.items()}
-            samples = groups.samples
-        indices = np.repeat(prompts["example"], samples)
-        answers = [examples[i].get("answer", "") if examples else "" for i in indices]
-        placed = sharding.put_batch(prompts, self.ctx.mesh)
-        batch = self.sample(policy, placed, key, np.int32(first_row), samples)
+        prompts, samples = placed(prompts, groups)
+        answers = references(prompts, examples, samples)
+        on_mesh = sharding.put_batch(prompts, self.ctx.mesh)
+        batch = self.sample(policy, on_mesh, key, np.int32(first_row), samples)
         return batch, self.rewards(frozen, batch, answers)
-
-    def fetch(self, tree: Any) -> Any:
-        """A tree of arrays copied to the host, whole on every process."""
-        return jax.device_get(jax.device_put(tree, sharding.replicated(self.ctx.mesh)))
-
-    def _episodes(self, batch, answers):
-        tokens, segments, mask = (
-            _local_rows(batch[n]) for n in ("tokens", "segment_ids", "response_mask")
-        )
-        P = tokens.shape[1] - mask.shape[1]
-        rows = tokens, segments[:, :P] > 0, mask > 0, answers
-        return rewards.episodes(self.ctx.tokenizer, *rows)
-
-    def _call(self, function, episodes):
-        """(a function's rewards, NaN where it failed, {row: its Failure})."""
-        values, failures = np.full(len(episodes), np.nan, np.float32), {}
-        for row, episode in enumerate(episodes):
-            value = rewards.call(function, episode, self._timeout)
-            if not isinstance(value, Failure):
-                values[row] = value
-                continue
-            failures[row] = value
-            if not self._max_errors:  # the first failure ends the run
-                break
-        return values, failures
-
-    def check_scores(
-        self,
-        scores: Mapping[str, jax.Array],
-        batch: Mapping[str, jax.Array],
-        failures: Mapping[int, tuple[str, Failure]] | None = None,
-    ) -> None:
-        """Checks that few enough answers have a reward that is not finite to be skipped, and
-        reports the first of them once.
-
-        Args:
-          scores: {name: [B]}. failures: {this process's row: (name, Failure)} of functions.
-
-        Raises:
-          RewardError: too many answers have none.
-        """
-        scores = self.fetch(scores)
-        bad = ~np.all([np.isfinite(values) for values in scores.values()], axis=0)
-        if not bad.any():
-            return
-        message, error = self._first_failure(scores, batch, failures or {}, bad)
-        if bad.mean() > self._max_errors:
-            if self._skips:
-                message = (
-                    f"{bad.sum()} of {len(bad)} answers have no reward, more than the share "
-                    f"rewards.max_errors={self._max_errors:g}; the first: {message}"
-                )
-            else:
-                message += (
-                    f". A reward is one finite number, {rewards.LARGEST:g} at most; "
-                    "--config.rewards.on_error=skip skips answers that have none"
-                )
-            raise rewards.RewardError(message) from error
-        if self._reported.isdisjoint(scores):
-            self._reported |= scores.keys()
-            console.print(f"  skipped, with others like it: {message}")
-
-    def _first_failure(self, scores, batch, failures, bad):
-        """(message, exception or None) of this process's first answer without a reward."""
-        config, local = self.ctx.config, _local_index(batch["tokens"])
-        row = next((i for i in range(len(local)) if bad[local[i]]), None)
-        if row is None:
-            return "an answer that another process scored has no reward", None
-        name, value = next(
-            (n, x[local[row]]) for n, x in scores.items() if not np.isfinite(x[local[row]])
-        )
-        failure = Failure(f"gave {value}")
-        if row in failures:
-            name, failure = failures[row]
-        names = {
-            "model": f"the reward model {config.init_from.get('reward')}",
-            "judge": f"the judge {config.init_from.get('judge')}",
-            "function": f"rl.reward_function={config.rl.reward_function}",
-            "score": "the weighted sum of the rewards",
-        }
-        episode = self._episodes(batch, [""] * len(local))[row]
-        response, prompt = map(rewards.short_repr, (episode.response, episode.prompt))
-        text = f"{names.get(name, f'rewards.{name}')} {failure.text} for the answer {response}"
-        return f"{text} to the prompt {prompt}", failure.error
 
 
 @partial(jax.jit, static_argnums=1)
@@ -332,20 +224,3 @@ def cast_weights(params: Mapping[str, Any], dtype: Any) -> Any:
         return x.astype(dtype) if weights.read_in_activation_dtype(name) else x
 
     return jax.tree_util.tree_map_with_path(cast, params)
-
-
-def _local_shards(x):
-    """[(first row, rows)] of this process's shards, in order, of an array that is sharded only by
-    row; replicas are listed once."""
-    shards = {s.index[0].start or 0: s for s in x.addressable_shards}
-    return [(start, np.asarray(shards[start].data)) for start in sorted(shards)]
-
-
-def _local_rows(x) -> np.ndarray:
-    """This process's rows of a sharded array."""
-    return np.concatenate([rows for _, rows in _local_shards(x)])
-
-
-def _local_index(x) -> np.ndarray:
-    """The indices of `_local_rows` among all rows."""
-    return np.concatenate([start + np.arange(len(rows)) for start, rows in _local_shards(x)])

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from train.assembly import ramps
-from train.assembly.programs import Step, jitted
+from train.assembly.programs import Jitted, jitted
 from train.assembly.run import Run
 from train.optimizer import SCHEDULES, table_length
 from train.sweep.trials import Trial, flatten, short
@@ -107,10 +107,10 @@ class Steps:
     """
 
     def __init__(self, count: Count):
-        self._count, self._steps, self._used = count, dict[str, Step](), dict[str, list[str]]()
+        self._count, self._steps, self._used = count, dict[str, Jitted](), dict[str, list[str]]()
         self._present = ""
 
-    def __call__(self, run: Run) -> Step:
+    def __call__(self, run: Run) -> Jitted:
         """The jitted step of a run."""
         self._count.used.clear()
         self._present = _constants(run)

@@ -18,6 +18,7 @@ import jax
 from etils import epath
 
 from data.atomic import write_atomically
+from data.splits import Read
 from interpreter import python
 from model import sharding
 from ranges import ConfigError
@@ -91,7 +92,7 @@ def run(
     workdir = epath.Path(workdir)
     runs = resolve(config, workdir)
     done = finished.check(runs, workdir, allow_change)
-    examples = {}
+    examples, reads = {}, dict[str, Read]()
     with Progress(workdir.name, writes=jax.process_index() == 0):
         for name, run_config in runs.items():  # bad input is refused before the first stage trains
             row = registry.validate(run_config, sharding.make_mesh(run_config.mesh))
@@ -99,7 +100,8 @@ def run(
                 trackers.check(run_config.trackers, run_config.tracking)
             if name not in done:
                 with Watchdog(run_config.watchdog, Activity()):
-                    examples[name] = read_source(run_config.data, row.schema)
+                    examples[name] = read_source(run_config.data, row.schema, reads=reads)
+    reads.clear()
     for number, (name, run_config) in enumerate(runs.items(), 1):
         if name in done:
             console.print(f"[green]✓[/] {name}: done", markup=True)

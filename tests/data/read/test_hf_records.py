@@ -177,11 +177,24 @@ def test_without_a_network(chats, monkeypatch):
     assert len(prompts("hf:us/data/chats:train")) == len(prompts(PINNED)) == 6
     with pytest.raises(DataError, match=f"copy on this machine is of revision {COMMIT}"):
         prompts("hf:us/data/chats@v1:train")
-    with pytest.raises(DataError, match=r"(?s)Couldn't reach.*save_to_disk.*/tree/main") as error:
+    with pytest.raises(DataError, match=r"(?s)be reached.*save_to_disk.*/tree/main") as error:
         prompts("hf:us/other/big:train[:9]")
     typed = str(error.value).split('python -c "')[1].split('"\n')[0]
     assert "load('us/other', 'big', split='train').save_to_disk('FOLDER')" in typed
     compile(typed, "typed", "exec")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(chats, monkeypatch):
+    prompts("hf:us/data/chats:train")
+    hf_records._attempt.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    chats.requests.clear()
+    assert len(prompts("hf:us/data/chats:train")) == 6  # of the cache
+    with pytest.raises(DataError, match=r"127\.0\.0\.1:9 cannot be reached .*no copy\. Where"):
+        prompts("hf:us/other:train")
+    assert not chats.requests  # the libraries would try for half a minute
 
 
 def test_without_the_library(monkeypatch):

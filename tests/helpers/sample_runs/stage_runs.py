@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -46,14 +47,24 @@ def record_reads(patch: pytest.MonkeyPatch) -> set[str]:
 @pytest.fixture(scope="session")
 def stages_dir(tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """Every stage trained for 8 steps on one device when a test first asks for it; tests of stages
-    start from them. Beside each, STAGE.fields.json names the settings that its run read."""
+    start from them. Beside each, STAGE.fields.json names the settings that its run read, and
+    STAGE.compiled.json the thread in which its step was traced, each time."""
 
     def train(stage, stages):
         paths = {role: stages / origin for role, origin in ORIGINS[stage].items()}
         with pytest.MonkeyPatch.context() as patch:
             reads = record_reads(patch)
             one = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+            threads = list[str]()
+
+            def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
+                if event.endswith("jaxpr_trace_duration") and kwargs["fun_name"] == "train_step":
+                    threads.append(threading.current_thread().name.partition("_")[0])
+
+            jax.monitoring.register_event_duration_secs_listener(note)
             loop.run(recipe(stage, stages, **paths), stages.directory / stage, one)
+            jax.monitoring.unregister_event_duration_listener(note)
+        (stages.directory / f"{stage}.compiled.json").write_text(json.dumps(threads))
         (stages.directory / f"{stage}.fields.json").write_text(json.dumps(sorted(reads)))
 
     directory = tmp_path_factory.getbasetemp()

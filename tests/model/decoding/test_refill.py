@@ -45,17 +45,17 @@ def params():
 
 
 whole = jax.jit(generate.generate, static_argnums=(0, 5))
-in_slots = jax.jit(refill.generate, static_argnums=(0, 5, 6))
+in_slots = jax.jit(refill.generate, static_argnums=(0, 5, 6, 7))
 
 
 def keys(samples=1):
     return jax.random.split(jax.random.key(7), B * samples)
 
 
-def compare(config, params, sampling, slots):
+def compare(config, params, sampling, slots, widths=1):
     """(Sample of `generate`, Sample of `slots` slots), of the same tokens."""
     args = config, params, PROMPTS, MASK, keys(sampling.samples), sampling
-    want, got = jax.device_get((whole(*args), in_slots(*args, slots)))
+    want, got = jax.device_get((whole(*args), in_slots(*args, slots, widths)))
     np.testing.assert_array_equal(got.tokens, want.tokens)
     np.testing.assert_array_equal(got.response_mask, want.response_mask)
     np.testing.assert_allclose(got.logprobs, want.logprobs, rtol=1e-5)
@@ -87,18 +87,32 @@ def test_a_slot_or_more_than_prompts(params, slots, options):
 
 
 def test_several_answers_to_a_prompt_with_windows_and_unrolled_layers(params):
-    """Three answers a prompt begin together, two prompts at a time; the keys are transposed."""
+    """Three answers a prompt begin together, two prompts at a time; the keys are transposed. Of
+    three widths, those of a refill are as wide as its longest prompt needs."""
     config = dataclasses.replace(CONFIG, layer_pattern=("local", "global"), window=3, scan_unroll=0)
-    want, _ = compare(config, params, dataclasses.replace(SAMPLING, samples=3), 33)
+    want, _ = compare(config, params, dataclasses.replace(SAMPLING, samples=3), 33, widths=3)
     assert len(np.unique(want.tokens, axis=0)) > 2 * B
 
 
-def test_adapters_on_int8_weights(params):
+def test_adapters_on_int8_weights_and_an_int8_cache(params):
     rng = np.random.default_rng(1)
     shapes = {"query_lora_a": (2, 64, 2), "query_lora_b": (2, 2, 4, 16)}
     adapters = {k: jnp.asarray(rng.normal(0, 0.2, s), jnp.float32) for k, s in shapes.items()}
     layers = params["layers"] | {"down": quantized.quantize("down", params["layers"]["down"])}
-    compare(CONFIG, {**params, "layers": layers | adapters}, SAMPLING, 12)
+    sampling = dataclasses.replace(SAMPLING, int8_cache=True)
+    compare(CONFIG, {**params, "layers": layers | adapters}, sampling, 12)
+
+
+def test_long_prompts_are_read_a_few_at_a_time(params, monkeypatch):
+    """Two of four prompts at a time, on two shards, in two widths."""
+    monkeypatch.setattr(refill, "READ", 2 * P)
+    mesh = make_mesh(MeshConfig(data=2), jax.devices()[:2])
+    want = jax.device_get(whole(CONFIG, params, PROMPTS, MASK, keys(), SAMPLING))
+    with jax.set_mesh(mesh):
+        batch = (put_batch(x, mesh) for x in (PROMPTS, MASK))
+        got = jax.device_get(in_slots(CONFIG, params, *batch, keys(), SAMPLING, 32, 2))
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    np.testing.assert_allclose(got.logprobs, want.logprobs, rtol=1e-5)
 
 
 def test_no_row_of_the_cache_leaves_its_shard(params):

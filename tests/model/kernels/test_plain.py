@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from model.kernels import plain
-from model.kernels.plain import CHUNK, attend, causal_attention
+from model.kernels.plain import CHUNK, attend
 from model.layers.rotary import rope
+
+causal_attention = jax.jit(plain.causal_attention)
 
 # One row: a segment of 3, one of 2, padding. Entry [i, j]: whether query i sees key j.
 SEGMENTS = [1, 1, 1, 2, 2, 0, 0]
@@ -77,7 +79,7 @@ def test_chunked_equals_unchunked(monkeypatch, T):
 
     def run():
         def loss(*args):
-            out = causal_attention(*args, segments)
+            out = plain.causal_attention(*args, segments)
             return jnp.sum(out**2), out
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)

@@ -14,6 +14,7 @@ import pytest
 from model import sharding
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
+from model.kernels import grouped
 from model.layers import moe
 from model.transformer import Transformer
 
@@ -37,21 +38,21 @@ def every_expert(x, ids, weights, gate, up, down):
     return jnp.einsum("med,mke->md", out, picked)
 
 
-def kernel(rows, w, sizes):
+def kernel(rows, w, sizes, transposed=False):
     """The TPU's kernel, in Pallas' interpreter; the rows that it leaves undefined are poisoned."""
-    out = moe.grouped_matmul(rows, w, sizes, interpret=True)
+    out = grouped.grouped_matmul(rows, w, sizes, transposed, True)
     return jnp.where(jnp.arange(len(rows))[:, None] < jnp.sum(sizes), out, jnp.nan)
 
 
 @pytest.mark.parametrize(
-    "choice,product",
+    "choice,product,transposed",
     [
-        ("mixed", jax.lax.ragged_dot),
-        ("all tokens the same", jax.lax.ragged_dot),
-        ("mixed", kernel),
+        ("mixed", grouped.ragged_matmul, False),
+        ("all tokens the same", grouped.ragged_matmul, True),
+        ("mixed", kernel, True),
     ],
 )
-def test_sorted_rows_give_what_every_expert_would(choice, product):
+def test_sorted_rows_give_what_every_expert_would(choice, product, transposed):
     M, D, F, E, k = 11, 6, 5, 4, 2
     x, gate, up, down, weights = arrays((M, D), (E, D, F), (E, D, F), (E, F, D), (M, k))
     rng = np.random.default_rng(1)
@@ -66,19 +67,16 @@ def test_sorted_rows_give_what_every_expert_would(choice, product):
             x, weights, gate, up, down
         )
 
-    ours = run(
-        lambda x, ids, w, *mlps: moe.expert_mlps(
-            x, ids, w, *((m,) for m in mlps), 0, jax.nn.silu, product
-        )
-    )
+    def some(x, ids, w, gate, up, down, first=0):
+        down = down.swapaxes(1, 2) if transposed else down
+        mlps = ((m,) for m in (gate, up, down))
+        return moe.expert_mlps(x, ids, w, *mlps, first, jax.nn.silu, product, transposed)
+
     # As two devices would, each with half of the experts.
-    halves = run(
-        lambda x, ids, w, *mlps: sum(
-            moe.expert_mlps(x, ids, w, *((m[i : i + 2],) for m in mlps), i, jax.nn.silu, product)
-            for i in (0, 2)
-        )
-    )
-    for got in (ours, halves):
+    def halves(x, ids, w, *mlps):
+        return sum(some(x, ids, w, *(m[i : i + 2] for m in mlps), i) for i in (0, 2))
+
+    for got in (run(some), run(halves)):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
             got,
@@ -168,7 +166,7 @@ def one_device(params):
 @pytest.mark.parametrize(
     "sizes",
     [
-        dict(data=1, expert=8),
+        pytest.param(dict(data=1, expert=8), marks=pytest.mark.slow),
         dict(data=1, fsdp=2, expert=2, tensor=2),
         dict(data=2, expert=2, sequence=2),
     ],

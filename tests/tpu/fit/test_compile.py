@@ -169,7 +169,7 @@ def test_out_of_memory_in_words_that_are_not_known(tmp_path):
 
 
 def test_a_sweep_writes_no_program():
-    done = compile_for("--sweep=remat", "--hlo=program.txt")
+    done = compile_for("--sweep", "--hlo=program.txt")
     assert done.returncode == 1 and "--sweep compiles many" in done.stderr
 
 

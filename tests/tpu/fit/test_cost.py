@@ -58,10 +58,10 @@ def test_links_and_networks_by_hand():
         {"splash_mqa_fwd_residuals": 2, "other": 9},
         1_500_000,
         {
-            "splash_mqa_fwd_residuals": (
-                Shape("bf16", (2, 4, 8, 1024, 128)), Shape("bf16", (2, 4, 1024, 128)),
-            ),
-            "other": (),
+            "splash_mqa_fwd_residuals": {
+                (Shape("bf16", (2, 4, 8, 1024, 128)), Shape("bf16", (2, 4, 1024, 128))): 2,
+            },
+            "other": {(): 9},
         },
     )  # fmt: skip
     spent = cost.estimate(program, mesh)
@@ -73,6 +73,8 @@ def test_links_and_networks_by_hand():
     assert by_kind["all-reduce"].seconds == spent.dcn == pytest.approx(1 / 3.125)
     assert by_kind["collective-permute"].seconds == pytest.approx(1 / 50)
     assert spent.compute == pytest.approx(1e-3)
+    gathers = cost.estimate(program._replace(gathered=1e9), mesh)  # read and written, at 820 GB/s
+    assert gathers.compute == pytest.approx(1e-3 + 2 / (0.5 * 820))
     # Two matmuls of half of all pairs, 2 FLOPs each, at half of 197 TFLOP/s.
     flops = 2 * (2 * 2 * 2 * 4 * 8 * 1024 * 1024 * 128) / 2
     assert spent.kernels == pytest.approx(flops / (0.5 * 197e12))
@@ -92,6 +94,25 @@ def test_what_attention_kernels_compute(rows, part, matmuls):
     found = cost.kernel_flops(f"splash_mqa_{part}_segmented_residuals", tuple(arrays), 0.5)
     pairs = 4 * 3 * 512 * 1024 / 2 * (2 if rows else 1)
     assert found == 2 * matmuls * 128 * pairs
+
+
+@pytest.mark.parametrize("name", ["gmm", "tgmm"])
+def test_what_grouped_matmuls_compute(name):
+    """A quarter of 512 rows of 256 features, each by a matrix [256, 384]: 2 FLOPs an entry."""
+    rows, products = Shape("bf16", (512, 256)), Shape("bf16", (512, 384))
+    arrays = Shape("s32", (1,)), Shape("s32", (9,)), rows, Shape("bf16", (2, 256, 384)), products
+    assert cost.kernel_flops(name, arrays, 0.5, 0.25) == 2 * 128 * 256 * 384
+    with pytest.raises(ValueError, match=f"{name} has no rows or weights"):
+        cost.kernel_flops(name, arrays[:3], 0.5)
+
+
+@pytest.mark.parametrize("expert,share", [(1, 1.0), (2, 0.5), (8, 0.25)])
+def test_rows_of_a_grouped_matmul_that_have_an_expert(expert, share):
+    """Two of eight experts a token: a device with one of them holds a row for each token, and two
+    where it has more (`moe.expert_mlps`)."""
+    model = TransformerConfig(8, 8, 2, 1, 1, 8, 8, num_experts=8, experts_per_token=2)
+    mesh = SimpleNamespace(shape={"expert": expert})
+    assert fit_report._expert_share(model, mesh) == share
 
 
 def test_an_attention_kernel_without_queries_is_an_error():

@@ -66,6 +66,30 @@ def test_what_a_loop_holds_counts_as_often_as_it_runs():
     assert program.cycles == 5 * 110 + 3
 
 
+def test_sums_of_one_channel_are_several():
+    """Those of a `shard_map` share a channel; none of them is within a fusion."""
+    line = "  %rs = f32[4,4]{1,0} reduce-scatter(%x), channel_id=8, to_apply=%add\n"
+    program = hlo.read(MODULE.replace(line, line + line.replace("%rs", "%other")))
+    kinds = [c.kind for c in program.collectives]
+    assert kinds.count("reduce-scatter") == 2 and kinds.count("all-gather") == 1
+
+
+def test_gathers_without_an_estimate_count_by_their_bytes():
+    looked_up = """%looked_up (r: f32[16,4]) -> bf16[8,4] {
+  %r = f32[16,4]{1,0} parameter(0)
+  ROOT %g = bf16[8,4]{1,0} gather(%r, %r), slice_sizes={1,4}
+}
+
+%body ("""
+    call = "  %splash_fwd.3 ="
+    fusion = "  %g.1 = bf16[8,4] fusion(%w), kind=kCustom, calls=%looked_up\n"
+    module = MODULE.replace("%body (", looked_up).replace(call, fusion + call)
+    assert hlo.read(module).gathered == 5 * 8 * 4 * 2 and hlo.read(MODULE).gathered == 0
+    known = fusion.replace("\n", ', backend_config={"estimated_cycles":"7"}\n')
+    program = hlo.read(module.replace(fusion, known))
+    assert program.gathered == 0 and program.cycles == 5 * 117 + 3
+
+
 def test_a_loop_whose_first_turn_stands_before_it_runs_once_less():
     """A program of two slices, which sum gradients while the next layer is computed."""
     start = "  %start = (s32[], bf16[1,8,64]) tuple("

@@ -21,7 +21,7 @@ FILE = "date = 2026-11-01\n[v5e]\nspot = 1.0\nreserved = 1.5\n[v6e]\nspot = 2.0\
 SECONDS = {"v5e-4": None, "v5e-8": 4.0, "v5e-16": 2.5, "v6e-8": 1.0}
 
 
-def of_slice(recipe, topology, slices, vocab_size, knobs=(), hlo=""):
+def of_slice(recipe, topology, slices, vocab_size, sweep=False, hlo="", typed=()):
     seconds = SECONDS[topology]
     if seconds is None:
         return {"fits": False, "error": "out of memory", "peak_bytes_per_chip": 20 * 2**30,
@@ -43,7 +43,7 @@ def fit(tmp_path, topology, **flags):
     (tmp_path / "p.toml").write_text(FILE)
     values = {
         "workdir": "", "topology": topology.split(","), "slices": 1, "vocab_size": 300,
-        "steps": "", "sweep": [], "price": str(tmp_path / "p.toml"), "goodput": 0.9,
+        "steps": "", "sweep": False, "typed": (), "price": str(tmp_path / "p.toml"), "goodput": 0.9,
         "deadline": None, "hlo": "", "json": "",
     }  # fmt: skip
     return command.from_flags(values | flags, pretrain.get_config("smoke"))

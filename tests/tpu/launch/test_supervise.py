@@ -70,4 +70,4 @@ def test_told_to_leave_it_ends_with_the_attempt_or_while_it_waits():
         begun = time.monotonic()
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
         assert supervise(lambda: 137, lambda: 7, said.append, stop=stop, first_wait=60) == 137
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 50

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from stage_fixtures import recipe, write_files
+from stage_fixtures import recipe, sharing, write_files
 
 from model import sharding
 from ranges import ConfigError
@@ -15,6 +15,8 @@ from train.checkpoints import loading, saved_models
 from train.config import saved
 from train.interop import averaging
 from train.runtime.records import read_metrics
+
+HOOKS = sharing()
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +47,13 @@ def settings(folder, **changes):
 def plain(folder, mesh):
     config = settings(folder)
     config.optimizer.ema = 0.0
-    loop.run(config, folder / "plain", mesh)
+    loop.run(config, folder / "plain", mesh, hooks=HOOKS)
     return folder / "plain"
 
 
 @pytest.fixture(scope="module")
 def averaged(folder, mesh):
-    loop.run(settings(folder), folder / "averaged", mesh)
+    loop.run(settings(folder), folder / "averaged", mesh, hooks=HOOKS)
     return folder / "averaged"
 
 

@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax.traverse_util import flatten_dict
 from open_models import CONFIG
-from stage_fixtures import recipe
+from stage_fixtures import recipe, sharing
 from stage_steps import assert_same, five_steps, make_mesh
 
 from configs import specialise
@@ -93,6 +93,9 @@ def test_an_unknown_dtype_is_an_error():
 # Stages
 
 
+HOOKS = sharing()
+
+
 def adapt(config, dtype="float32"):
     config.lora.rank = 2
     config.lora.targets = "query,value,out,down"
@@ -136,7 +139,7 @@ def adapted(stages_dir, tmp_path_factory):
     """The workdir of an SFT with adapters from the pretrained model, four steps."""
     workdir = tmp_path_factory.mktemp("adapted") / "sft"
     config = adapted_recipe("sft", stages_dir, policy=stages_dir / "pretrain")
-    loop.run(config, workdir, make_mesh("one"))
+    loop.run(config, workdir, make_mesh("one"), hooks=HOOKS)
     return workdir
 
 
@@ -219,7 +222,7 @@ def test_resumed_equals_uninterrupted(adapted, stages_dir, tmp_path):
     shutil.copytree(adapted, workdir)
     shutil.rmtree(workdir / "checkpoints" / "4")
     config = adapted_recipe("sft", stages_dir, policy=stages_dir / "pretrain")
-    loop.run(config, workdir, make_mesh("one"))
+    loop.run(config, workdir, make_mesh("one"), hooks=HOOKS)
     both = [jax.tree.leaves(loading.load(w)[1]) for w in (workdir, adapted)]
     for got, want in zip(*both, strict=True):
         np.testing.assert_array_equal(got, want)

@@ -45,7 +45,7 @@ class Screen:
     def send(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def until(self, expected: str, seconds: float = 30.0) -> str:
+    def until(self, expected: str, seconds: float = 120.0) -> str:
         """The text up to and with `expected`, which the process writes within some seconds."""
         end = time.monotonic() + seconds
         while expected not in self._read:
@@ -72,7 +72,7 @@ def test_a_conversation_on_a_terminal(screen, tmp_path):
     """Pasted lines are one question; Ctrl-C stops an answer and no more."""
     screen.until("you ›")
     screen.send("\x1b[200~first line\nsecond line\x1b[201~")
-    time.sleep(0.1)
+    screen.until("second line")
     screen.send("\r")
     screen.until("model › ")
     screen.until("long long")
@@ -97,7 +97,7 @@ def test_a_conversation_on_a_terminal(screen, tmp_path):
     screen.until("(Ctrl-D or /quit ends)")
     screen.until("you ›")
     screen.send("/quit\r")
-    assert screen.process.wait(30) == 0
+    assert screen.process.wait(100) == 0
     first, second = (json.loads((tmp_path / f"{n}.jsonl").read_text())["messages"] for n in "ab")
     assert first[0] == second[0] == {"role": "user", "content": "first line\nsecond line"}
     assert first[1]["weight"] == 0 and second[1]["content"].startswith(first[1]["content"])

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from fault_injection.files import flip, largest, no_room
-from stage_fixtures import recipe, write_files
+from stage_fixtures import recipe, sharing, write_files
 
 from model import sharding
 from ranges import ConfigError
 from train import loop
 from train.checkpoints import checkpointer, failures
 from train.runtime.records import read_metrics
+
+HOOKS = sharing()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def tiny(tmp_path_factory, mesh):
     config.data.heldout_limit = 16
     config.steps, config.log_every, config.checkpoint.every = 4, 1, 2
     config.evaluate.at_start, config.evaluate.every, config.checkpoint.best = False, 2, "loss"
-    loop.run(config, folder / "run", mesh)
+    loop.run(config, folder / "run", mesh, hooks=HOOKS)
     return config, folder / "run"
 
 
@@ -45,7 +47,7 @@ def test_a_run_continues_exactly_from_the_newest_valid_checkpoint(tiny, mesh, tm
     workdir = Path(shutil.copytree(finished, tmp_path / "run"))
     path = largest(workdir / "checkpoints/4/opt_state")
     flip(path, 4 * path.stat().st_size)
-    loop.run(config, workdir, mesh)
+    loop.run(config, workdir, mesh, hooks=HOOKS)
     out = capsys.readouterr().out
     assert "warning: checkpoint 4 is rejected: opt_state" in out and "from step 2" in out
     for kind in ("train", "eval"):
@@ -84,7 +86,7 @@ def test_a_run_goes_on_while_its_saves_fail(tiny, mesh, tmp_path, monkeypatch, c
 
     config, finished = tiny
     monkeypatch.setattr(checkpointer.Checkpointer, "_start", start_without_room)
-    loop.run(config, tmp_path / "run", mesh)
+    loop.run(config, tmp_path / "run", mesh, hooks=HOOKS)
     out = capsys.readouterr().out
     assert tried == [2, 3, 4] and out.count("could not be saved") == 2
     assert "step 4 is saved, after 2 failed" in out

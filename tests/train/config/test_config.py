@@ -153,9 +153,25 @@ def test_a_named_size_and_what_differs_from_it():
     assert config.vocab_size == 50
     with pytest.raises(ConfigError, match=r"model\.size='tiney'; .*; did you mean tiny\?"):
         ModelConfig(size="tiney").build(50)
-    assert ModelConfig(size="llama3_1_8b").build(50) == ModelConfig(size="llama3.1-8b").build(50)
+    assert ModelConfig(size="Llama3_1_8B").build(50) == ModelConfig(size="llama3.1-8b").build(50)
     names = {re.sub(r"[._-]", "", name) for name in SIZES}
     assert len(names) == len(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("size", "meant"),
+    [
+        ("2m", "1m"),
+        ("100M", "125m"),
+        ("7b", "llama2-7b or mistral-7b or qwen2.5-7b"),
+        ("9b", "gemma2-9b"),
+        ("350m", "smollm2-360m"),
+        ("qwen3", "qwen3-8b"),
+    ],
+)
+def test_a_size_that_there_is_not_has_a_nearest(size, meant):
+    with pytest.raises(ConfigError, match=rf"; did you mean {re.escape(meant)}\?$"):
+        ModelConfig(size=size).build(50)
 
 
 # What the stages check before they read data.

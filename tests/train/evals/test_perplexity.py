@@ -2,9 +2,12 @@
 
 import math
 from types import SimpleNamespace
+from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from model.sharding import MeshConfig, make_mesh
 from train.evals import perplexity
 
 
@@ -27,9 +30,11 @@ def test_bytes_are_weighed_as_the_loss_weighs_their_tokens(monkeypatch):
     monkeypatch.setattr(perplexity, "Transformer", Nothing)
     monkeypatch.setattr(perplexity.vocabulary, "next_token_loss", loss)
     settings = SimpleNamespace(loss=SimpleNamespace(chunk=0))
+    model = NamedTuple("Model", [("padded_vocab_size", int)])(8)  # jit needs a hash of it
     ctx = SimpleNamespace(
         config=settings,
-        models={"policy": SimpleNamespace(padded_vocab_size=8)},
+        models={"policy": model},
+        mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
         tokenizer=SimpleNamespace(token_bytes=[b"", b"a", b"bb", b"cccc"]),
     )
     ids = np.array([[0, 1, 2, 3]])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_ppo
 from local_runs import records
+from stage_fixtures import sharing
 
 from data.loader import Loader
 from model import sharding
@@ -23,6 +24,7 @@ from train.runtime import processes
 from train.runtime.records import read_metrics
 
 BATCHES = Loader.batches
+HOOKS = sharing()
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def stop_after(count, config, workdir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "asked_to_stop", lambda: next(calls) == count)
         with pytest.raises(processes.Stopped):
-            loop.run(config, workdir, mesh_of(1))
+            loop.run(config, workdir, mesh_of(1), hooks=HOOKS)
 
 
 def logged(workdir):
@@ -68,16 +70,15 @@ def trained(workdir):
     return [(r["step"], r["loss"], r["grad_norm"]) for r in read_metrics(workdir, "train")]
 
 
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_goes_back_past_bad_batches(tiny, tmp_path, monkeypatch, capsys, devices):
-    """Killed after it went back and before the next checkpoint; stopped within the row of faults,
-    and after it went back: the numbers are those of a run whose data never had these batches."""
+    """The numbers are those of a run whose data never had these batches."""
     with monkeypatch.context() as patch:
         change_batches(patch, lambda k: k + 4 * (k >= 4))
-        loop.run(tiny, tmp_path / "without", mesh_of(devices))
+        loop.run(tiny, tmp_path / "without", mesh_of(devices), hooks=HOOKS)
     expected = trained(tmp_path / "without")
     change_batches(monkeypatch, bad=(5, 6, 7))
-    loop.run(tiny, tmp_path / "run", mesh_of(devices))
+    loop.run(tiny, tmp_path / "run", mesh_of(devices), hooks=HOOKS)
     assert trained(tmp_path / "run") == expected and len(expected) == 4
     out = capsys.readouterr().out
     assert "  step 6: update not applied, loss not finite · batch 5 · rows " in out
@@ -95,9 +96,16 @@ def test_a_run_goes_back_past_bad_batches(tiny, tmp_path, monkeypatch, capsys, d
     meta = Checkpointer(tmp_path / "run", 9).meta(12)
     assert meta["went_back"] == [entry] and meta["skipped"] == 0
     assert json.loads((tmp_path / "run" / "goodput.json").read_text())["lost_steps"] == 4
-    if devices == 8:
-        return
 
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_or_stopped_goes_back_past_the_same_batches(
+    tiny, tmp_path, monkeypatch
+):
+    """Killed after it went back and before the next checkpoint; stopped within the row of faults,
+    and after it went back."""
+    change_batches(monkeypatch, bad=(5, 6, 7))
+    loop.run(tiny, tmp_path / "run", mesh_of(1), hooks=HOOKS)
     next_batch, runs = LoaderSource.next, tmp_path / "killed"
 
     def killed(self, state, frozen, s, step):
@@ -108,15 +116,15 @@ def test_a_run_goes_back_past_bad_batches(tiny, tmp_path, monkeypatch, capsys, d
     with monkeypatch.context() as patch:
         patch.setattr(LoaderSource, "next", killed)
         with pytest.raises(SystemExit):
-            loop.run(tiny, runs, mesh_of(1))
+            loop.run(tiny, runs, mesh_of(1), hooks=HOOKS)
     assert Checkpointer(runs, 9).latest() == 4
     stop_after(3, tiny, runs)
     assert Checkpointer(runs, 9).meta(7)["guard"] == {"due": False, "in_a_row": 2}
     stop_after(4, tiny, runs)  # one, and three after it went back
     assert Checkpointer(runs, 9).latest() == 7
     assert Checkpointer(runs, 9).meta(7)["guard"] == {"due": False, "in_a_row": 0}
-    loop.run(tiny, runs, mesh_of(1))
-    assert trained(runs) == expected
+    loop.run(tiny, runs, mesh_of(1), hooks=HOOKS)
+    assert trained(runs) == trained(tmp_path / "run")
     assert [r["kind"] for r in logged(runs)].count("went_back") == 1
 
 
@@ -178,7 +186,7 @@ def test_a_spike_is_left_out_and_the_losses_that_measure_it_are_resumed(
     runs = [tmp_path / "whole", tmp_path / "stopped"]
     stop_after(7, tiny, runs[1])
     for run in runs:
-        loop.run(tiny, run, mesh_of(1))
+        loop.run(tiny, run, mesh_of(1), hooks=HOOKS)
     assert "step 9: update not applied, loss spike · batch 8" in capsys.readouterr().out
     assert trained(runs[0]) == trained(runs[1])
     metas = [Checkpointer(run, 9).meta(12) for run in runs]

@@ -35,6 +35,13 @@ def ends(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def until(condition) -> None:
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
 def files(workdir) -> list[str]:
     return sorted(path.name for path in Path(workdir).iterdir())
 
@@ -70,23 +77,22 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path, capsys):
     begun = time.monotonic()
     with owned(tmp_path):
         assert files(tmp_path) == ["lock.2"]
-    assert time.monotonic() - begun < 1 and files(tmp_path) == []
+    assert time.monotonic() - begun < 30 < lock.STALE and files(tmp_path) == []
     assert f"was in use by process {pid} on " in capsys.readouterr().out
     assert ends(pid) == -signal.SIGKILL
 
 
 def owner_process(workdir, beat=lock.BEAT):
-    """The pid of a process that owns a workdir for 30 seconds."""
+    """The pid of a process that owns a workdir for two minutes."""
 
     def own():
         lock.BEAT = beat
         with owned(workdir):
             (workdir / "owned").touch()
-            time.sleep(30)
+            time.sleep(120)
 
     pid = fork(own)
-    while not (workdir / "owned").exists():
-        time.sleep(0.01)
+    until((workdir / "owned").exists)
     return pid
 
 
@@ -118,8 +124,7 @@ def test_of_several_that_come_at_once_one_wins(tmp_path, stale):
     def come():
         signal.sigwait({signal.SIGUSR1})
         with contextlib.suppress(ConfigError), owned(tmp_path):
-            Path(tmp_path / f"won-{os.getpid()}").touch()
-            time.sleep(0.5)
+            until((tmp_path / "others ended").exists)
             return 7
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -127,8 +132,11 @@ def test_of_several_that_come_at_once_one_wins(tmp_path, stale):
     for pid in pids:
         os.kill(pid, signal.SIGUSR1)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    ended = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    until(lambda: sum(os.waitid(os.P_PID, pid, ended) is not None for pid in pids) == 7)
+    (tmp_path / "others ended").touch()
     assert sorted(map(ends, pids)) == [0] * 7 + [7]
-    assert len(files(tmp_path)) == 1  # the winner's; its lock is gone
+    assert files(tmp_path) == ["others ended"]  # the winner's lock is gone
 
 
 def elsewhere(monkeypatch, take):
@@ -155,7 +163,7 @@ def test_another_machine_s_is_waited_for(tmp_path, bucket, monkeypatch, capsys, 
         else:
             begun = time.monotonic()
             with owned(workdir):
-                assert 0.3 < time.monotonic() - begun < 5
+                assert 0.3 < time.monotonic() - begun < 30
             assert "which is gone: taken over" in capsys.readouterr().out
             assert other._renew() is None  # nobody has it now
         other.release()
@@ -186,11 +194,9 @@ def test_signs_of_life_renew_the_file_and_restore_it(tmp_path, monkeypatch):
     with owned(tmp_path):
         path = tmp_path / "lock.1"
         os.utime(path, (0, 0))
-        time.sleep(0.2)
-        assert time.time() - path.stat().st_mtime < 5
+        until(lambda: path.stat().st_mtime > 0)
         path.unlink()
-        time.sleep(0.2)
-        assert path.exists()
+        until(path.exists)
     time.sleep(0.1)
     assert not path.exists()
 

@@ -1,6 +1,7 @@
 """The watchdog, in processes that hang."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,23 +44,21 @@ def start(limit, seconds, log):
 def test_a_process_that_hangs_ends_with_its_stacks(tmp_path):
     with open(tmp_path / "log.txt", "w") as log:
         process = start(0.3, 60, log)
-    assert process.wait(20) == processes.HUNG == 128 + signal.SIGALRM
+    assert process.wait(100) == processes.HUNG == 128 + signal.SIGALRM
     text = (tmp_path / "log.txt").read_text()
-    assert "a rollout hangs: it has taken 0:00, more than 0:00. The stacks of all threads:" in text
+    hangs = r"a rollout hangs: it has taken 0:\d\d, more than 0:00\. The stacks of all threads"
+    assert re.search(f"{hangs}:", text)
     assert "in reward_that_never_returns" in text
-    assert (
-        f"error: a rollout hangs: it has taken 0:00, more than 0:00. The stacks of all threads "
-        f"are in {tmp_path}/log.txt. The same command resumes" in text
-    )
+    assert re.search(rf"error: {hangs} are in {tmp_path}/log\.txt\. The same command resumes", text)
 
 
 def test_a_suspended_process_does_not_hang(tmp_path):
     with open(tmp_path / "log.txt", "w") as log:
-        process = start(1.5, 0.8, log)
+        process = start(1.5, 0.4, log)
     process.send_signal(signal.SIGSTOP)
     time.sleep(2)
     process.send_signal(signal.SIGCONT)
-    assert process.wait(20) == 0
+    assert process.wait(100) == 0
 
 
 def test_the_limit_follows_the_median():

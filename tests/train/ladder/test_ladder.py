@@ -11,10 +11,15 @@ from model.sizes import SIZES
 from ranges import ConfigError
 from train.checkpoints import saved_models
 from train.config.run import default
-from train.ladder import run, rungs, study, texts
+from train.ladder import laws, run, rungs, study, texts
 from train.ladder.rungs import Rung
 from train.runtime import processes, resume
 from train.runtime.metrics import Metrics
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    monkeypatch.setattr(laws, "RESAMPLES", 60)  # test_laws.py has all
 
 
 def recipe():

@@ -1,12 +1,17 @@
 """Early stopping: when a run ends, that it stays ended, and goes on with more patience."""
 
-import pytest
+import functools
 
+import jax
+import pytest
+from stage_fixtures import sharing
+
+from model.sharding import MeshConfig, make_mesh
 from ranges import ConfigError
+from train import loop
 from train.checkpoints import verification
 from train.config.run import CheckpointConfig, EvaluateConfig, RunConfig
 from train.inspect.records.runs import runs
-from train.loop import run
 from train.measures.patience import Patience
 from train.runtime.records import read_records
 
@@ -49,6 +54,8 @@ def test_a_run_ends_itself_and_stays_ended_until_it_has_more_patience(tiny, tmp_
     tiny.steps, tiny.evaluate.every, tiny.evaluate.patience = 6, 1, 2
     tiny.optimizer.peak_lr, tiny.log_every = 0.0, 1
     workdir = tmp_path / "run"
+    one_device = make_mesh(MeshConfig(), jax.devices()[:1])
+    run = functools.partial(loop.run, mesh=one_device, hooks=sharing())
     run(tiny, workdir)
     said = capsys.readouterr().out
     assert "the run ends at step 3 of 6: loss has not improved in 2 evaluations" in said

@@ -8,9 +8,11 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from stage_fixtures import sharing
 
 from data.shuffle import permute
-from train.loop import run
+from model.sharding import MeshConfig, make_mesh
+from train import loop
 from train.measures import rates
 from train.measures.totals import Totals
 from train.optimizer import OptimizerConfig
@@ -45,6 +47,8 @@ def test_a_record_says_how_far_the_run_is_and_a_resumed_one_goes_on_from_there(t
     tiny.statistics = "groups,noise"
     tiny.accumulate, tiny.log_every, tiny.evaluate.at_start = 2, 1, False
     tiny.optimizer.lr_multipliers = {"hidden": 0.5, "final_norm": 2.0}
+    one_device = make_mesh(MeshConfig(), jax.devices()[:1])
+    run = functools.partial(loop.run, mesh=one_device, hooks=sharing())
     run(tiny, tmp_path / "run")
     whole = records(tmp_path / "run")
     last, size = whole[-1], tiny.data.batch_size

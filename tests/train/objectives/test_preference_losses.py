@@ -2,7 +2,7 @@
 rows from which KTO estimates its reference point."""
 
 import math
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -206,15 +206,7 @@ def test_means_of_the_first_pass_are_over_the_whole_step(frozen):
             {"rows": jnp.sum(slope(trainable) * batch["x"] * batch["mean"])},
             {"mean": (batch["mean"], jnp.float32(1))},
         ),
-        source=SimpleNamespace(
-            init=None,
-            rollouts=None,
-            progress=None,
-            examples=None,
-            place=None,
-            origins=None,
-            past=None,
-        ),
+        source=Mock(),
         evaluation=None,
         first_pass=lambda trainable, frozen, batch: {
             "mean": (jnp.sum(slope(trainable) * batch["x"] * batch["w"]), jnp.sum(batch["w"]))

@@ -18,6 +18,7 @@ from train.objectives.grpo import GRPOConfig, advantages
 from train.rl import advantages as adv
 from train.rl import forward, hacking, rollout
 from train.rl.sampler import Sampler
+from train.rl.scoring import Verified
 
 GROUPS = np.array([[1.0, 0.0, 0.5, 3.0], [2.0, 2.0, 2.0, 2.0], [-1.0, 4.0, 0.0, 0.0]], np.float32)
 
@@ -107,37 +108,60 @@ def test_an_answer_s_reward_less_its_kl_is_the_advantage_of_its_tokens(experienc
 
 
 class FakeSampler(Sampler):
-    """Answers are numbered by draw and row; scores come from a table [draw, row]."""
+    """Answers are numbered by draw and row; scores come from a table [draw, row]. `events` are
+    (`sample`, first row, policy) and (`verify`, first row)."""
 
     def __init__(self, ctx, scores):
-        self.ctx, self.scores, self.prompts = ctx, scores, []
+        self.ctx, self.scores, self.prompts, self.events = ctx, scores, [], []
+        self.weights, self.verifiers = {"length": 1.0}, {"length": None}
 
-    def sample(self, policy, prompts, key, first_row, samples):
+    def sample(self, policy, prompts, key, first_row, samples, int8_cache):
         self.prompts.append(np.asarray(prompts["tokens"]))
-        return {"answer": first_row + jnp.arange(len(prompts["tokens"]) * samples)}
+        self.events.append(("sample", int(first_row), policy))
+        answer = first_row + jnp.arange(len(prompts["tokens"]) * samples)
+        names = "tokens", "positions", "segment_ids", "response_mask", "sampler_logprobs"
+        return dict.fromkeys(names, answer)
 
-    def rewards(self, frozen, batch, answers):
-        scores = self.scores.reshape(-1)[np.asarray(batch["answer"])]
-        return {"score": jnp.asarray(scores, jnp.float32)}
+    def verify(self, batch, answers):
+        numbers = np.asarray(batch["tokens"])
+        self.events.append(("verify", int(numbers[0])))
+        assert answers == [f"answer {i // 2}" for i in numbers % 120]
+        scores = jnp.asarray(self.scores.reshape(-1)[numbers], jnp.float32)
+        return Verified({"length": scores}, {})
+
+    def check_scores(self, scores, batch, failures=None):
+        pass
 
 
-def source(scores, width=1, buckets=1, **grpo):
+def source(scores, width=1, buckets=1, max_draws=1, **rl):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    rl, _ = settings(rollout_batch=scores.shape[1], prompt_length=width, prompt_buckets=buckets)
+    rl |= dict(rollout_batch=scores.shape[1], prompt_length=width, prompt_buckets=buckets)
+    rl, _ = settings(**rl)
     # Example i has a prompt of 1 + i % width tokens, the last of them i.
     rows = {"tokens": np.repeat(np.arange(60)[:, None], width, axis=1), "example": np.arange(60)}
     rows["mask"] = np.arange(width) >= width - 1 - np.arange(60)[:, None] % width
-    config = RunConfig(stage="grpo", rl=rl, grpo=GRPOConfig(group_size=2, **grpo))
+    examples = [{"answer": f"answer {i}"} for i in range(60)]
+    config = RunConfig(stage="grpo", rl=rl, grpo=GRPOConfig(group_size=2, max_draws=max_draws))
     ctx = SimpleNamespace(
         config=config,
         models={"policy": None},
-        data=Data(rows, rows, [], Counter()),
+        data=Data(rows, rows, [], Counter(), train_examples=examples),
         mesh=mesh,
+        normalizer=None,
     )
     settings_ = config.grpo
     advantages_of = partial(advantages, settings_)
     sizes = settings_.group_size, settings_.max_draws
-    return rollout.RolloutSource(ctx, FakeSampler(ctx, scores), advantages_of, *sizes)
+    of = rollout.RolloutSource(ctx, FakeSampler(ctx, scores), advantages_of, *sizes)
+    of.prompts.index = lambda numbers: numbers % 60  # the order of the examples
+    return of
+
+
+def sample(source, s=None, policy=None, rollout=0):
+    """(answers, scores, the first draw, the state after it) of a rollout."""
+    s = (s or source.init()) | {"rollout": np.int32(rollout)}
+    (batch, rewards), draw, changes = source._sample(policy, None, s)
+    return np.asarray(batch["tokens"]), np.asarray(rewards["score"]), draw, s | changes
 
 
 SCORE_TABLE = np.array([
@@ -149,11 +173,51 @@ SCORE_TABLE = np.array([
 
 def test_a_prompt_is_read_once_for_all_of_its_answers():
     of = source(SCORE_TABLE)
-    (batch, rewards), drawn = of._sample(None, None, 0)
+    answers, scores, _, s = sample(of)
     assert of.groups.samples == 2 and len(set(of.sampler.prompts[0][:, 0])) == 4
-    assert drawn == 1
-    np.testing.assert_array_equal(batch["answer"], np.arange(8))
-    np.testing.assert_array_equal(rewards["score"], SCORE_TABLE[0])
+    assert s["drawn"] == 1
+    np.testing.assert_array_equal(answers, np.arange(8))
+    np.testing.assert_array_equal(scores, SCORE_TABLE[0])
+
+
+def test_hosts_score_a_part_after_all_parts_have_been_started():
+    """Two parts of two prompts: the answers and scores of one, and its order of events."""
+    of = source(SCORE_TABLE, sample_batch=4)
+    answers, scores, _, _ = sample(of)
+    np.testing.assert_array_equal(answers, np.arange(8))
+    np.testing.assert_array_equal(scores, SCORE_TABLE[0])
+    started = [("sample", 0, None), ("sample", 4, None)]
+    assert of.sampler.events == [*started, ("verify", 0), ("verify", 4)]
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_rollouts_ahead_are_of_older_policies_and_are_saved(ahead):
+    """Rollout n is of policy max(n - k, 0), by a source that begins anew at every rollout; its
+    score is asked for after the next rollout has been started."""
+    table, s = np.arange(64).reshape(8, 8), None
+    for n in range(4):
+        of = source(table, sample_batch=4, rollouts_ahead=ahead)
+        s = jax.tree.map(jnp.asarray, jax.device_get(s)) if s else of.init()
+        answers, scores, draw, s = sample(of, s, policy=n, rollout=n)
+        np.testing.assert_array_equal(answers, 8 * n + np.arange(8))
+        np.testing.assert_array_equal(scores, table[n])
+        assert (draw.number, draw.rollout) == (n, max(n - ahead, 0))
+        assert [e[0] for e in of.sampler.events][-1:] == ["verify"]
+        policies = [e[2] for e in of.sampler.events if e[0] == "sample"]
+        assert policies == [n] * (2 if n else 2 * (1 + ahead))
+        assert s["ahead"]["count"] == ahead and s["drawn"] == n + 1 + ahead
+    place = of.place(s | {"minibatch": 0})
+    back, _ = of.past(s, place, 1)
+    assert back["ahead"]["count"] == 0 and back["drawn"] == s["drawn"]
+    assert sample(of, back, rollout=4)[2].number == s["drawn"]
+
+
+def test_groups_are_replaced_ahead_too():
+    """Groups 0, 2 and 3 of the first draw by those of the third, as the second is in flight."""
+    of = source(np.repeat(SCORE_TABLE, 2, axis=0)[[0, 2, 4]], max_draws=2, rollouts_ahead=1)
+    answers, _, draw, s = sample(of)
+    np.testing.assert_array_equal(answers, [16, 17, 2, 3, 18, 19, 20, 21])
+    assert (draw.number, s["drawn"], s["ahead"]["number"]) == (0, 3, [1])
 
 
 def test_a_rollouts_prompts_are_as_wide_as_the_longest_needs():
@@ -161,8 +225,8 @@ def test_a_rollouts_prompts_are_as_wide_as_the_longest_needs():
     of, every = (source(SCORE_TABLE, width=6, buckets=n) for n in (3, 1))
     widths = set()
     for number in range(3):
-        of._draw(None, None, number)
-        every._draw(None, None, number)
+        of._start(None, number)
+        every._start(None, number)
         got, whole = of.sampler.prompts[-1], every.sampler.prompts[-1]
         assert whole.shape[1] == 6
         longest = np.max(whole[:, -1] % 6) + 1
@@ -173,16 +237,16 @@ def test_a_rollouts_prompts_are_as_wide_as_the_longest_needs():
 
 
 def test_groups_of_equal_scores_give_way_to_those_of_another_draw():
-    (batch, rewards), drawn = source(SCORE_TABLE, max_draws=5)._sample(None, None, 0)
-    assert drawn == 3
-    np.testing.assert_array_equal(batch["answer"], [10, 11, 2, 3, 16, 17, 18, 19])
-    np.testing.assert_array_equal(rewards["score"], [3, 4, 0, 1, 5, 6, 7, 8])
+    answers, scores, _, s = sample(source(SCORE_TABLE, max_draws=5))
+    assert s["drawn"] == 3
+    np.testing.assert_array_equal(answers, [10, 11, 2, 3, 16, 17, 18, 19])
+    np.testing.assert_array_equal(scores, [3, 4, 0, 1, 5, 6, 7, 8])
 
 
 def test_draws_end_although_groups_are_equal():
-    (batch, _), drawn = source(SCORE_TABLE, max_draws=2)._sample(None, None, 0)
-    assert drawn == 2
-    np.testing.assert_array_equal(batch["answer"], [10, 11, 2, 3, 4, 5, 6, 7])
+    answers, _, _, s = sample(source(SCORE_TABLE, max_draws=2))
+    assert s["drawn"] == 2
+    np.testing.assert_array_equal(answers, [10, 11, 2, 3, 4, 5, 6, 7])
 
 
 def test_what_is_repeated_within_an_answer():

@@ -16,7 +16,7 @@ import tiny_ppo
 from local_runs import records
 from tiny_ppo import PER_ROLLOUT
 
-from benchmarks.ppo_steady import watched
+from benchmarks.ppo.steady import watched
 from model import sharding
 from train import loop
 from train.assembly.run import init_state, setup

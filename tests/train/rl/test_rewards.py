@@ -59,12 +59,13 @@ def test_an_answer_scores_in_training_what_it_scores_in_ppo(pool, share_prompt):
         vocab_size=tokenizer.vocab_size, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2,
         head_dim=4, mlp_dim=24, pool=pool,
     )  # fmt: skip
-    params = reward_model(config).init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    init = jax.jit(reward_model(config).init)
+    params = init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     messages, answers = [{"role": "user", "content": "why"}], ["so", "because", "no"]
     example = dict(messages=messages, responses=answers, rank=[0, 1, 2], kinds=["", "", ""])
     rows, *_ = preference_rows([example], tokenizer, 24, 2, share_prompt, "error", {}, ("",))
     assert np.max(rows["segment_ids"]) == (1 if share_prompt else 2)
-    trained = rewards.score_candidates(config, params, rows)[0]
+    trained = jax.jit(rewards.score_candidates, static_argnums=0)(config, params, rows)[0]
 
     P, R = 12, 10
     prompt = prompt_rows([dict(messages=messages)], tokenizer, P, "error", {})[0]

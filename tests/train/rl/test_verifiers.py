@@ -67,9 +67,9 @@ def test_a_number_of_any_size():
     ],
 )
 def test_odd_texts_take_no_longer(text):
-    start = time.perf_counter()
+    start = time.process_time()
     final_number(text), final_number("####" + text)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_range_is_not_its_negative_end():
@@ -86,8 +86,8 @@ def test_a_pattern_has_a_time_limit(monkeypatch):
     monkeypatch.setattr(verifiers, "REGEX_SECONDS", 0.1)
     slow = functools.partial(verifiers.regex, settings=verifiers.Regex("(a+)+$"))
     assert slow(episode("b aaa")) == 1
-    start = time.perf_counter()
+    start = time.process_time()
     failure = rewards.call(slow, episode("a" * 60 + "b"))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert failure.text == "raised TimeoutError ('rewards.pattern took longer than 0.1 s')"
     assert slow(episode("")) == 0

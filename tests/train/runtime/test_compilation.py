@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jax
 import pytest
+import quick_compile
 from etils import epath
 from jax.experimental.compilation_cache import compilation_cache
-from stage_fixtures import recipe, write_files
 
 from model import sharding
 from train import loop
@@ -30,10 +30,8 @@ def settings():
     compilation_cache.reset_cache()
 
 
-def test_a_second_run_finds_what_the_first_compiled_and_ends_alike(tmp_path, settings):
-    write_files(tmp_path)
-    config = recipe("pretrain", tmp_path)
-    config.steps = 4
+def test_a_second_run_finds_what_the_first_compiled_and_ends_alike(tiny, tmp_path, settings):
+    tiny.checkpoint.every = 0
     compilation.enable(str(tmp_path / "cache"), epath.Path(tmp_path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     one_device_mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
@@ -48,7 +46,7 @@ def test_a_second_run_finds_what_the_first_compiled_and_ends_alike(tmp_path, set
         for name in ("first", "second"):
             jax.clear_caches()
             counts.clear()
-            loop.run(config, tmp_path / name, one_device_mesh)
+            loop.run(tiny, tmp_path / name, one_device_mesh)
             events.append(dict(counts))
             lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
             losses.append([(r["step"], r["loss"], r.get("grad_norm")) for r in lines])
@@ -136,3 +134,16 @@ def test_another_processor_has_another_cache(changed, monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     cpuinfo["text"] = cpuinfo["text"].replace(f"{changed} : ", f"{changed} : new ")
     assert compilation.processor_key() != name
+
+
+def test_whole_programs_that_tests_compiled_are_kept(settings, tmp_path, monkeypatch):
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    jax.config.update("jax_compilation_cache_dir", str(run))
+    jax.jit(lambda x: x * 5 + 1)(2.0)
+    (program,) = run.glob("*-cache")
+    (run / "half-cache").write_bytes(program.read_bytes()[:-20])
+    quick_compile.keep(run, kept)
+    assert [path.name for path in kept.iterdir()] == [program.name]
+    monkeypatch.setattr(quick_compile, "MOST_BYTES", 0)
+    quick_compile.keep(run, kept)
+    assert not list(kept.iterdir())

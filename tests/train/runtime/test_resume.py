@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from stage_fixtures import recipe, write_files
+from stage_fixtures import recipe, sharing, write_files
 
 from model import sharding
 from ranges import ConfigError
@@ -16,6 +16,8 @@ from train.config.run import RunConfig
 from train.guards.settings import Difference, Kind
 from train.optimizer import OptimizerConfig
 from train.runtime import resume
+
+HOOKS = sharing()
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def run(directory, name: str, steps: int, allow_change=(), **optimizer) -> None:
     config.evaluate.update(at_start=False, samples=0, every=2)
     config.steps, config.log_every, config.checkpoint.every = steps, 1, 3
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    loop.run(config, directory / name, mesh, allow_change=allow_change)
+    loop.run(config, directory / name, mesh, allow_change=allow_change, hooks=HOOKS)
 
 
 def weights(directory, name: str) -> list[np.ndarray]:

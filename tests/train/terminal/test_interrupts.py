@@ -62,7 +62,7 @@ class Terminal:
             assert self._read(), self.text[-3000:]
 
     def _read(self) -> bool:
-        assert select.select([self._screen], [], [], 60)[0], self.text[-3000:]
+        assert select.select([self._screen], [], [], 120)[0], self.text[-3000:]
         try:
             new = os.read(self._screen, 4096)
         except OSError:  # it is closed
@@ -79,7 +79,7 @@ class Terminal:
         try:
             while self._read():
                 pass
-            return self._process.wait(30)
+            return self._process.wait(100)
         finally:
             self._process.kill()
             os.close(self._screen)

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from stage_fixtures import ORIGINS, recipe, write_files
+from stage_fixtures import ORIGINS, recipe, sharing, write_files
 
 from model import sharding
 from ranges import ConfigError
@@ -13,6 +13,8 @@ from train import loop
 from train.checkpoints import loading
 from train.config import saved
 from train.runtime.records import read_metrics
+
+HOOKS = sharing()
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def settings(folder, **changes):
 def parent(tmp_path_factory, mesh):
     folder = tmp_path_factory.mktemp("fork")
     write_files(folder)
-    loop.run(settings(folder), folder / "parent", mesh)
+    loop.run(settings(folder), folder / "parent", mesh, hooks=HOOKS)
     return folder / "parent"
 
 
@@ -58,7 +60,7 @@ def same_weights(a, b):
 def test_a_fork_without_changes_is_its_parent_continued(parent, mesh, tmp_path, capsys):
     config = saved.recipe_of(f"{parent}@2")
     before = sorted(p.name for p in parent.rglob("*"))
-    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2")
+    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2", hooks=HOOKS)
     assert f"forking {parent}@2" in capsys.readouterr().out
     assert losses(tmp_path / "fork", 2) == losses(parent, 2) and len(losses(parent, 2)) == 3
     same_weights(tmp_path / "fork", parent)
@@ -67,23 +69,23 @@ def test_a_fork_without_changes_is_its_parent_continued(parent, mesh, tmp_path, 
     assert lineage == [
         {"step": 2, "setting": "fork", "before": str(parent), "now": str(tmp_path / "fork")}
     ]
-    loop.run(config, tmp_path / "end", mesh, fork=f"{parent}@4")
+    loop.run(config, tmp_path / "end", mesh, fork=f"{parent}@4", hooks=HOOKS)
     assert "its last step: no step is left to train" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"that is a fork of .*@2; give"):
-        loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@3")
+        loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@3", hooks=HOOKS)
 
 
 def test_a_fork_is_resumed_from_its_own_checkpoints(parent, mesh, tmp_path, capsys):
     """Also by the same command, and where its parent has only what it had."""
     config = saved.recipe_of(f"{parent}@2")
     config.optimizer.peak_lr, config.steps = 1e-3, 3
-    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2")
+    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2", hooks=HOOKS)
     out = capsys.readouterr().out
     assert "optimizer.peak_lr: 0.003 -> 0.001" in out and "steps: 4 -> 3" in out
     assert read_metrics(tmp_path / "fork", "train")[0]["learning_rate"] == pytest.approx(1e-3)
     config.steps = 4
     allow = ("steps",)
-    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2", allow_change=allow)
+    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2", allow_change=allow, hooks=HOOKS)
     assert "resuming" in capsys.readouterr().out
     lineage = json.loads((tmp_path / "fork/config.json").read_text())["lineage"]
     changes = [(c["step"], c["setting"], c["now"]) for c in lineage]
@@ -98,7 +100,7 @@ def test_a_fork_may_read_other_data(parent, mesh, tmp_path):
     )
     config = saved.recipe_of(str(parent))
     config.data.source = str(parent.parent / "other.txt")
-    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2")
+    loop.run(config, tmp_path / "fork", mesh, fork=f"{parent}@2", hooks=HOOKS)
     assert losses(tmp_path / "fork", 2).keys() == losses(parent, 2).keys()
     assert losses(tmp_path / "fork", 2) != losses(parent, 2)
 
@@ -110,7 +112,7 @@ def test_what_a_fork_cannot_take_is_refused_with_the_reason(parent, mesh, tmp_pa
             group, _, leaf = key.rpartition("__")
             config[group][leaf] = value
         with pytest.raises(ConfigError, match=message):
-            loop.run(config, tmp_path / "fork", mesh, fork=name)
+            loop.run(config, tmp_path / "fork", mesh, fork=name, hooks=HOOKS)
         assert not (tmp_path / "fork/metrics.jsonl").exists()
 
     at_2 = f"{parent}@2"

@@ -107,7 +107,8 @@ def _show(
             console.print(line)
     if second and compared:
         console.print(f"\n{first.model.name} against {second.model.name}")
-        console.print(table.comparisons(compared))
+        for line in table.comparisons(compared):
+            console.print(line)
         if len(compared) >= FEW_BY_CHANCE:
             console.print(
                 f"Of {len(compared)} comparisons of equal models, about "

@@ -18,7 +18,7 @@ from train.terminal.console import console, duration
 
 LARGE = 1e5  # from which on a value has an exponent
 MOST_GROUPS = 16  # that are shown; results.json has all
-NARROW, WIDE = 80, 110  # columns below which less is shown, and from which all
+NARROW = 80  # columns below which less is shown
 
 
 def number(value: float, stderr: float = math.nan) -> str:
@@ -68,33 +68,50 @@ def results(rows: Sequence[Result], suites: Mapping[str, Estimate]) -> Table:
     return table
 
 
-def comparisons(rows: Iterable[Comparison]) -> Table:
-    """Differences between two models, a row each; a narrow terminal shows less."""
-    shots, interval, values = (console.width >= width for width in (NARROW, NARROW, WIDE))
-    heads = [("task", "left")] + [("shots", "right")] * shots + [("metric", "left")]
-    heads += [("this", "right"), ("other", "right")] * values
-    heads += [("difference" + " [95%]" * interval, "left"), ("p", "right"), ("verdict", "left")]
-    table = _table(*heads)
-    styles = {"better": "green", "worse": "yellow"}
-    before = ("", -1)
-    for row in rows:
-        label = ("", "") if before == (row.task, row.shots) else (row.task, str(row.shots))
-        before = row.task, row.shots
-        test, spread = row.paired, (row.paired.high - row.paired.low) / 4
-        text = _signed(test.difference, spread)
-        if interval and math.isfinite(spread):
-            text += f" [{_signed(test.low, spread)}, {_signed(test.high, spread)}]"
-        table.add_row(
-            escaped(label[0]), *[label[1]] * shots, escaped(row.metric),
-            *[f"{row.value:.4g}", f"{row.other:.4g}"] * values,
-            f"{text} of {escaped(row.item)}" if row.item != row.metric else text,
-            _p(test.p), Text(row.verdict, styles.get(row.verdict, "")),
-        )  # fmt: skip
-    return table
+def comparisons(rows: Sequence[Comparison]) -> Iterator[Text]:
+    """Lines with the differences between two models: a benchmark, then each of its metrics with
+    both values. A narrow terminal shows no intervals, and shortens names."""
+    intervals, before = console.width >= NARROW, ""
+    heads = ["", "this", "other", "difference" if intervals else "diff", "p", "verdict"]
+    cells = [_compared(row, intervals) for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+    widths[0] = min(widths[0], max(console.width - sum(widths[1:]) - 2 * len(widths[1:]), 4))
+    yield _aligned(heads, widths, "dim")
+    for row, texts in zip(rows, cells, strict=True):
+        benchmark = f"{escaped(row.task)} {row.shots}-shot"
+        if benchmark != before:
+            yield Text(_fitted(benchmark, console.width))
+        yield _aligned(texts, widths)
+        before = benchmark
+
+
+def _compared(row: Comparison, interval: bool) -> list[str]:
+    """The cells of a comparison."""
+    test, spread = row.paired, (row.paired.high - row.paired.low) / 4
+    difference = _signed(test.difference, spread)
+    if interval and math.isfinite(spread):
+        difference += f" [{_signed(test.low, spread)}, {_signed(test.high, spread)}]"
+    same = row.item == row.metric  # so that all three numbers have the same decimals
+    values = [number(x, spread if same else math.nan) for x in (row.value, row.other)]
+    name = row.metric if same else f"{row.metric} (difference of {row.item})"
+    return [f"  {escaped(name)}", *values, difference, _p(test.p), row.verdict]
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], style: str = "") -> Text:
+    """A line of `comparisons`: a name, numbers, and a verdict in its colour."""
+    name, *numbers, verdict = map(_fitted, cells, widths)
+    padded = [text.rjust(width) for text, width in zip(numbers, widths[1:-1], strict=True)]
+    colour = {"better": "green", "worse": "yellow"}.get(verdict, "")
+    line = Text("  ".join([set_cell_size(name, widths[0]), *padded, ""]), style)
+    return line.append(verdict, colour)
+
+
+def _fitted(text: str, room: int) -> str:
+    return text if cell_len(text) <= room else set_cell_size(text, room - 1).rstrip() + "…"
 
 
 def _signed(value: float, spread: float) -> str:
-    text = number(value, 10 * spread)
+    text = number(value, spread)
     return text.replace("-", "−") if value < 0 else f"+{text}"
 
 
@@ -133,10 +150,8 @@ def samples(label: str, records: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
 def _clipped(text: str, taken: int, end: bool = False) -> str:
     """A text on one line, in the columns that are not taken; with `end`, its end."""
     text, room = escaped(" ".join(str(text).split())), max(console.width - taken, 10)
-    if cell_len(text) <= room:
-        return text
-    if not end:
-        return set_cell_size(text, room - 1).rstrip() + "…"
+    if cell_len(text) <= room or not end:
+        return _fitted(text, room)
     while cell_len(text) > room - 1:
         text = text[max(cell_len(text) - room + 1, 1) // 2 or 1 :]
     return f"…{text}"

@@ -214,11 +214,15 @@ def test_tables_fit_the_terminal(width, monkeypatch):
     monkeypatch.setattr(table, "console", console)
     test = Paired(-0.183, -0.313, 0.054, 4e-4, 200, 0)
     row = pairs.Comparison("truthfulqa_mc1", 10, "acc_bytes", 0.4312, 0.25, "acc_bytes", test, "")
-    console.print(table.comparisons([row._replace(verdict="no difference")]))
-    (head, line) = console.export_text().splitlines()
-    assert len(line.rstrip()) <= width and "no difference" in line and "<0.001" in line
-    assert ("−0.18 [−0.31, +0.05]" in line) == (width >= 80)
-    assert ("0.4312" in line) == (width == 120)
+    other = row._replace(metric="perplexity", item="loss_of_each_token", verdict="no difference")
+    for shown in table.comparisons([row._replace(verdict="better"), other]):
+        console.print(shown)
+    (head, label, line, last) = console.export_text().splitlines()
+    assert len(last.rstrip()) <= width and "no difference" in last and "<0.001" in last
+    assert label == "truthfulqa_mc1 10-shot" and line.rstrip().endswith("better")
+    assert all(word in line for word in ("acc_bytes", "0.431", "0.250", "−0.183", "<0.001"))
+    assert ("−0.183 [−0.313, +0.054]" in line) == (width >= 80)
+    assert last.startswith("  perplexity") and ("loss_of_each_token" in last) == (width == 120)
 
 
 def test_numbers_have_the_digits_that_they_are_known_to():

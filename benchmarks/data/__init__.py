@@ -1,0 +1,1 @@
+"""Preparing and loading beside `datasets` and Grain (`python -m benchmarks.data`)."""

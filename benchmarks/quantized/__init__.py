@@ -1,0 +1,1 @@
+"""Training in 8 bits (`model.matmul`): losses of small runs, predicted steps of a large model."""

@@ -1,0 +1,130 @@
+"""Where the processor time of an iteration of PPO goes: its programs, rewards, and the rest.
+
+    python -m benchmarks.rollouts.iteration [--models=toy|demo] [--updates=25] [--json=FILE]
+
+An iteration is a rollout and the updates on it: of the toy race (benchmarks/ppo_toy.py), or of the
+demo's PPO with random models (benchmarks/ppo_steady.py). Every program is waited for, so that its
+time is its own. Processor time is that of all threads of this process, which other work on the
+machine does not stretch as it does the clock.
+
+Prints for each part the median milliseconds of an iteration and its share; those with compilation,
+the first five, are not counted. `rest` is all that is outside of the programs and of the rewards:
+Python, prompts, transfers, records of metrics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from benchmarks import ppo_steady, ppo_toy
+from train import attempt, loop
+from train.rl.rollout import RolloutSource
+from train.rl.scoring import Scorer
+from train.runtime.metrics import quiet_to_file
+
+PROGRAMS = ("sampling", "reward model", "log-probabilities and values", "updates")
+REWARDS = "rewards on the host"
+WARM = 5
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[dict[str, float]]]:
+    """Yields a list that grows with every iteration by {part: seconds of processor time}, with
+    their sum `all`."""
+    iterations: list[dict[str, float]] = []
+    parts, begun = dict.fromkeys((*PROGRAMS, REWARDS), 0.0), [time.process_time()]
+
+    def timed(name: str, function: Callable) -> Callable:
+        def run(*args, **kwargs):
+            start = time.process_time()
+            out = jax.block_until_ready(function(*args, **kwargs))
+            parts[name] += time.process_time() - start
+            return out
+
+        return run
+
+    with contextlib.ExitStack() as patches:
+
+        def patch(cls: Any, name: str, new: Callable) -> None:
+            patches.callback(setattr, cls, name, getattr(cls, name))
+            setattr(cls, name, new)
+
+        begin_source, begin_attempt = RolloutSource.__init__, attempt.Attempt.__post_init__
+        rollout, call = RolloutSource.rollout, Scorer._call
+
+        def init_source(self, *args, **kwargs):
+            begin_source(self, *args, **kwargs)
+            self.sampler.generate = timed(PROGRAMS[0], self.sampler.generate)
+            self.sampler.score_rows = timed(PROGRAMS[1], self.sampler.score_rows)
+            self.make_experience = timed(PROGRAMS[2], self.make_experience)
+
+        def init_attempt(self):
+            begin_attempt(self)
+            self.step_fn = timed(PROGRAMS[3], self.step_fn)
+
+        def next_rollout(self, *args):
+            now = time.process_time()
+            iterations.append({**parts, "all": now - begun[0]})
+            begun[0] = now
+            parts.update(dict.fromkeys(parts, 0.0))
+            return rollout(self, *args)
+
+        patch(RolloutSource, "__init__", init_source)
+        patch(RolloutSource, "rollout", next_rollout)
+        patch(attempt.Attempt, "__post_init__", init_attempt)
+        patch(Scorer, "_call", lambda *args: timed(REWARDS, call)(*args))
+        yield iterations
+
+
+def run(models: str, updates: int) -> list[dict[str, float]]:
+    """The iterations of a run, the first ones included."""
+    with tempfile.TemporaryDirectory() as directory, watched() as iterations:
+        quiet_to_file(f"{directory}/log.txt")
+        if models == "toy":
+            ppo_toy.write_policy(f"{directory}/policy", 0)
+            recipe, prompts = ppo_toy.recipe_of(0, "ppo"), ppo_toy.random_prompts(0)
+            recipe.init_from = {"policy": f"{directory}/policy"}
+            recipe.steps = updates * recipe.rl.epochs * 2
+        else:
+            recipe = ppo_steady.demo_ppo(directory, updates, 128)
+            prompts = ppo_steady.random_prompts(recipe.rl.prompt_length, 128 * updates, 128)
+        recipe.checkpoint.every = recipe.rl.record = 0
+        loop.run(recipe, f"{directory}/run", open_data=prompts)
+    return iterations
+
+
+def summary(iterations: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """{part: {`ms`: median of an iteration, `share`}}, with the `rest`."""
+    parts = {name: np.array([i[name] for i in iterations[WARM:]]) for name in iterations[0]}
+    whole = parts.pop("all")
+    parts["rest"] = whole - sum(parts.values())
+    return {
+        name: {"ms": float(1e3 * np.median(x)), "share": float(np.median(x / whole))}
+        for name, x in parts.items()
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    result = summary(run(flags.FLAGS.models, flags.FLAGS.updates))
+    for name, part in result.items():
+        print(f"{name:30}{part['ms']:8.2f} ms{part['share']:8.1%}")
+    if flags.FLAGS.json:
+        Path(flags.FLAGS.json).write_text(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("models", "toy", ["toy", "demo"], "Whose PPO.")
+    flags.DEFINE_integer("updates", 25, "Iterations.", lower_bound=WARM + 2)
+    flags.DEFINE_string("json", "", "Write the result here as JSON.")
+    app.run(main)

@@ -1,0 +1,1 @@
+"""Our sampler beside `transformers.generate` (`python -m benchmarks.sample`)."""

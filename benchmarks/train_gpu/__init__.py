@@ -1,0 +1,1 @@
+"""Training and decoding a 1B Llama on a GPU, beside PyTorch (`python -m benchmarks.train_gpu`)."""

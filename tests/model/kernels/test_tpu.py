@@ -1,0 +1,118 @@
+"""Operations' forms for TPU, on the CPU: each gives the plain operation's result, alone and in a
+whole program."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import cpu, vocabulary
+from model.config import TransformerConfig
+from model.kernels import tpu
+from model.layers import mlp, rotary, stack
+from model.transformer import Transformer
+from train import losses
+from train import vocabulary as heads
+
+CONFIG = TransformerConfig(
+    vocab_size=90, embed_dim=16, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4,
+    mlp_dim=32, vocab_multiple=64, layer_pattern=("local", "global"), window=5,
+    local_rope_base=100.0, remat="minimal",
+)  # fmt: skip
+B, T, H, N = 2, 16, 3, 8
+
+
+def on_tpu(monkeypatch):
+    """The TPU's forms from here on; attention stays plain."""
+    for module in (cpu, mlp, rotary, stack, tpu, vocabulary, losses, heads):
+        monkeypatch.setattr(module, "platform", lambda: "tpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rotation_by_a_product_is_the_rotation_of_halves(monkeypatch, dtype):
+    rng = np.random.default_rng(0)
+    x, g = (jnp.asarray(rng.normal(size=(B, T, H, N)), dtype) for _ in range(2))
+    positions = jnp.asarray(rng.integers(0, 1000, (B, T)))
+
+    def run():
+        out, pull = jax.vjp(lambda x: rotary.rope(x, positions, 1e4), x)
+        return out, *pull(g)
+
+    plain = run()
+    on_tpu(monkeypatch)
+    for got, want in zip(run(), plain, strict=True):
+        assert got.dtype == want.dtype
+        got, want = np.float32(got), np.float32(want)
+        np.testing.assert_allclose(got, want, atol=2e-6 if dtype == "float32" else 2**-7)
+
+
+def test_log_probs_are_those_of_a_softmax():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(B, T, 50)).astype(np.float32) * 9
+    x[..., 49] = -1e30  # an id that no text has
+    ids, g = rng.integers(0, 49, (B, T)), rng.normal(size=(2, B, T)).astype(np.float32)
+
+    def plain(x):
+        logp = jnp.take_along_axis(jax.nn.log_softmax(x), ids[..., None], -1)[..., 0]
+        return logp, jax.nn.logsumexp(x, axis=-1)
+
+    (want, pull), (got, ours) = jax.vjp(plain, x), jax.vjp(lambda x: tpu.log_probs(x, ids), x)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(ours(tuple(g))[0], pull(tuple(g))[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "tokens": rng.integers(0, 90, (B, T)).astype(np.int32),
+        "positions": np.tile(np.arange(T, dtype=np.int32), (B, 1)),
+        "segment_ids": np.ones((B, T), np.int32),
+        "loss_mask": rng.choice([0.0, 0.5, 1.0], (B, T)).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="module")
+def params(batch):
+    params = jax.jit(Transformer(CONFIG).init)(jax.random.key(0), batch["tokens"])
+    return nn.unbox(params)["params"]
+
+
+def value_and_grad(params, batch, config=CONFIG):
+    def loss(params):
+        args = batch["tokens"], batch["positions"], batch["segment_ids"]
+        hidden, _ = Transformer(config).apply({"params": params}, *args, method="hidden")
+        total, _, weight = heads.next_token_loss(config, params, hidden, batch, 0.01, 0)
+        return total / weight
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def test_a_program_for_tpu_has_the_plain_programs_loss_and_gradients(monkeypatch, params, batch):
+    plain = value_and_grad(params, batch)
+    on_tpu(monkeypatch)
+    got = value_and_grad(params, batch)
+
+    def same(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    jax.tree.map(same, got, plain)
+
+
+def test_on_tpu_the_backward_pass_keeps_no_float32_logits(monkeypatch, params, batch):
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    hidden = jnp.ones((B, T, 16), jnp.bfloat16)
+
+    def kept():
+        def nats(hidden):
+            return heads.next_token_loss(config, params, hidden, batch, 0.0, 0)[0]
+
+        _, pull = jax.eval_shape(lambda h: jax.vjp(nats, h), hidden)
+        return {(x.dtype.name, x.shape) for x in jax.tree.leaves(pull) if x.shape[2:] == (128,)}
+
+    assert ("float32", (B, T - 1, 128)) in kept()
+    on_tpu(monkeypatch)
+    assert kept() == {("bfloat16", (B, T, 128))}
