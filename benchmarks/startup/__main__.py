@@ -2,7 +2,7 @@
 
     python -m benchmarks.startup
     python -m benchmarks.startup --rounds=5 --json=docs/benchmarks/startup.json
-    python -m benchmarks.startup --config=configs/shakespeare.py
+    python -m benchmarks.startup --recipe=configs/shakespeare.py
 
 Each round runs the recipe twice, in processes of their own: with an empty compilation cache, and in
 another workdir with the cache that the first has filled. A process ends once the metrics of its
@@ -137,7 +137,7 @@ def imports(count: int) -> list[list[str]]:
 def main(argv: Sequence[str]) -> None:
     del argv
     given = flags.FLAGS
-    words = [f"--config={given.config}"]
+    words = [f"--config={given.recipe}"]
     sides: dict[str, list[Diary]] = {"empty cache": [], "full cache": []}
     with tempfile.TemporaryDirectory() as name:
         for turn in range(given.rounds):
@@ -158,7 +158,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("config", "configs/pretrain.py:smoke", "A recipe.")
+    flags.DEFINE_string("recipe", "configs/pretrain.py:smoke", "A recipe.")
     flags.DEFINE_integer("rounds", 3, "Rounds, each with an empty and with a full cache.", 1)
     flags.DEFINE_bool("imports", False, "Show the packages that take longest to import too.")
     results.define_flags()

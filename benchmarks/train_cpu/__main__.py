@@ -5,9 +5,9 @@
     sh benchmarks/other_env.sh runs/other_env torch==2.13.0
     python -m benchmarks.train_cpu --other_python=runs/other_env/bin/python
 
-Ours is `python -m train --config=configs/shakespeare.py` as typed, with the shape's settings; the
-other side is a GPT-2 of nanoGPT's form with nanoGPT's loop, in PyTorch eager (torch_side.py), run
-by `--other_python`, by default the Python that runs this. Both compute in float32 on all cores
+Ours is `python -m train` as typed, of configs/shakespeare.py with the shape's settings; the other
+side is a GPT-2 of nanoGPT's form with nanoGPT's loop, in PyTorch eager (torch_side.py), run by
+`--other_python`, by default the Python that runs this. Both compute in float32 on all cores
 that the process may use (`taskset -c 0` before the command leaves one), with the same rows of
 characters, batch, optimizer and clipping, and no dropout; race.py has the method. A turn is a
 whole process. `--text` is a text of which the last tenth is held out, by default the sample of
