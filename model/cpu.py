@@ -126,6 +126,54 @@ def _matmul_bwd(joins_heads, saved, g):
 _matmul.defvjp(_matmul_fwd, _matmul_bwd)
 
 
+def scores(q: Array, k: Array) -> Array:
+    """q [B, K, M, N] · k [B, K, S, N] -> float32 [B, K, M, S]."""
+    return _scores(q, k) if _writes_gradients(q) else _contract(q, k, 3, 3)
+
+
+def weighted_sums(weights: Array, v: Array) -> Array:
+    """weights [B, K, M, S] @ v [B, K, S, N] -> float32 [B, K, M, N]."""
+    return _sums(weights, v) if _writes_gradients(v) else _contract(weights, v, 3, 2)
+
+
+def _writes_gradients(x):
+    return platform() == "cpu" and x.dtype == jnp.float32
+
+
+def _contract(a, b, axis, other_axis):
+    """The product of a and b [B, K, …] over an axis of each, summed in float32."""
+    dimensions = (((axis,), (other_axis,)), ((0, 1), (0, 1)))
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+# Gradients of the products of attention are written out because JAX contracts [M, S] on the left,
+# of which XLA on CPU then makes a transposed copy: here the smaller operand is transposed.
+@jax.custom_vjp
+def _scores(q, k):
+    return _contract(q, k, 3, 3)
+
+
+def _scores_bwd(saved, g):
+    q, k = saved
+    return _contract(g, k, 3, 2), _contract(q, g, 2, 2).swapaxes(2, 3)
+
+
+_scores.defvjp(lambda q, k: (_scores(q, k), (q, k)), _scores_bwd)
+
+
+@jax.custom_vjp
+def _sums(weights, v):
+    return _contract(weights, v, 3, 2)
+
+
+def _sums_bwd(saved, g):
+    weights, v = saved
+    return _contract(g, v, 3, 3), _contract(g, weights, 2, 2).swapaxes(2, 3)
+
+
+_sums.defvjp(lambda weights, v: (_sums(weights, v), (weights, v)), _sums_bwd)
+
+
 def stores_transposed(dtype: jnp.dtype) -> bool:
     """Whether decoding in this dtype is faster with a `TransposedWeight` for each weight. In
     float32 either layout is read equally fast."""
@@ -191,8 +239,8 @@ def caches_keys_transposed(queries_per_key: int) -> bool:
 
 
 def run_once_options() -> dict[str, str]:
-    """Compiler options of a program that runs once: on CPU XLA compiles with the least optimization
-    that computes the same bits, in half the time. XLA_FLAGS has precedence."""
+    """Compiler options of a program that runs once or seldom: on CPU XLA compiles with the least
+    optimization that computes the same bits, in half the time. XLA_FLAGS has precedence."""
     level = "xla_backend_optimization_level"
     if platform() != "cpu" or level in os.environ.get("XLA_FLAGS", ""):
         return {}
