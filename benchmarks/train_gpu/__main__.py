@@ -14,7 +14,8 @@ Then ours decodes `--decode_rows` rows; the time of a step is that of twice as m
 that of `--new`. The limit is the time to read every weight, and the cache as long as it is on
 average, at the GPU's bandwidth.
 
-Without a GPU it ends with an error; `--tiny` runs all of it with a tiny shape on what there is, but for what other flags say.
+Without a GPU it ends with an error; `--tiny` runs all of it on what there is with a tiny shape,
+except for what other flags say.
 """
 
 from __future__ import annotations
