@@ -2,8 +2,8 @@
 
     python -m benchmarks.rollouts.iteration [--models=toy|demo] [--updates=25] [--json=FILE]
 
-An iteration is a rollout and the updates on it: of the toy race (benchmarks/ppo_toy.py), or of the
-demo's PPO with random models (benchmarks/ppo_steady.py). Every program is waited for, so that its
+An iteration is a rollout and the updates on it: of the toy race (benchmarks/ppo/toy.py), or of the
+demo's PPO with random models (benchmarks/ppo/steady.py). Every program is waited for, so that its
 time is its own. Processor time is that of all threads of this process, which other work on the
 machine does not stretch as it does the clock.
 
@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks import ppo_steady, ppo_toy
+from benchmarks.ppo import steady, toy
 from train import attempt, loop
 from train.rl.rollout import RolloutSource
 from train.rl.scoring import Scorer
@@ -91,13 +91,13 @@ def run(models: str, updates: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as directory, watched() as iterations:
         quiet_to_file(f"{directory}/log.txt")
         if models == "toy":
-            ppo_toy.write_policy(f"{directory}/policy", 0)
-            recipe, prompts = ppo_toy.recipe_of(0, "ppo"), ppo_toy.random_prompts(0)
+            toy.write_policy(f"{directory}/policy", 0)
+            recipe, prompts = toy.recipe_of(0, "ppo"), toy.random_prompts(0)
             recipe.init_from = {"policy": f"{directory}/policy"}
             recipe.steps = updates * recipe.rl.epochs * 2
         else:
-            recipe = ppo_steady.demo_ppo(directory, updates, 128)
-            prompts = ppo_steady.random_prompts(recipe.rl.prompt_length, 128 * updates, 128)
+            recipe = steady.demo_ppo(directory, updates, 128)
+            prompts = steady.random_prompts(recipe.rl.prompt_length, 128 * updates, 128)
         recipe.checkpoint.every = recipe.rl.record = 0
         loop.run(recipe, f"{directory}/run", open_data=prompts)
     return iterations
