@@ -247,6 +247,12 @@ def run_once_options() -> dict[str, str]:
     return {level: "1"}
 
 
+def in_place_options() -> dict[str, bool]:
+    """Compiler options of a program whose results replace its donated arguments: on CPU XLA, by
+    default, first copies all that it reads more than once, as parameters and moments."""
+    return {"xla_cpu_copy_insertion_use_region_analysis": True} if platform() == "cpu" else {}
+
+
 def keep_memory() -> None:
     """Makes glibc's malloc keep what XLA frees, in huge pages where the kernel has them.
 

@@ -233,7 +233,7 @@ def _read(config, params, sampling, G, width, prompts, mask) -> tuple[Array, KVC
 
     def split(x):  # [count, G·k/count, width], of each shard its own rows
         x = x[:, P - width :].reshape(G, count, k // count, width).swapaxes(0, 1)
-        return constrain(x.reshape(count, -1, width), None, "act_batch", "act_slot")
+        return constrain(x.reshape(count, -1, width), "act_slot", "act_batch", "act_slot")
 
     def join(x, axis):
         x = jnp.moveaxis(x, 0, axis)

@@ -8,6 +8,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from model import cpu
@@ -92,6 +93,28 @@ def test_gates_in_bfloat16_are_rounded_once_on_cpu(transposed):
     gate, up = (np.asarray(a, np.float64) for a in (gate, up))
     expected = jnp.asarray(gate / (1 + np.exp(-gate)) * up, jnp.bfloat16)
     np.testing.assert_array_equal(ours, expected)
+
+
+def test_arguments_that_are_replaced_are_not_copied_first():
+    optimizer = optax.adamw(1e-3)
+    params = {"a": jnp.ones((64, 64)), "b": jnp.ones((64, 64))}
+    state = optimizer.init(params)
+
+    def step(params, state, x):
+        def loss(params):
+            return jnp.sum(jnp.tanh(x @ params["a"]) @ params["b"])
+
+        grads = jax.grad(loss)(params)
+        updates, new = optimizer.update(grads, state, params)
+        new = optax.apply_updates(params, updates), new
+        applied = jnp.isfinite(optax.tree.norm(grads))
+        return jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, (params, state))
+
+    def copies(options):
+        jitted = jax.jit(step, donate_argnums=(0, 1), compiler_options=options)
+        return jitted.lower(params, state, jnp.ones((8, 64))).compile().as_text().count(" copy(")
+
+    assert copies({}) > copies(cpu.in_place_options()) == 0
 
 
 @pytest.mark.parametrize("configured", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "tpu"])
