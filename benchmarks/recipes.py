@@ -7,6 +7,7 @@ python -m benchmarks.recipes --only='ppo, v5e-256' --fresh
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 from absl import app
 
@@ -45,7 +46,8 @@ RUNS = {name: arguments(*case) for name, case in CASES.items()}
 
 def on_sixteen(recipe: str) -> list[str]:
     """The flags of `tpu.fit` for the recipe of the whole slice on sixteen chips."""
-    rows = pods.RECIPES[recipe][WHOLE]["rows"] * 16 // 256
+    settings: Any = pods.RECIPES[recipe][WHOLE]
+    rows = settings["rows"] * 16 // 256
     flags = [flag for flag in arguments(recipe, WHOLE, 1) if not flag.startswith("--topology")]
     return [*flags, f"--topology={SIXTEEN}", f"--config.data.batch_size={rows}"]
 
@@ -160,7 +162,7 @@ def document(reports: dict[str, dict]) -> str:
         lines += [
             "",
             f"A program took {statistics.median(seconds):.0f} s to compile, the median, and at "
-            f"most {max(seconds):.0f}, on two cores of one of two machines.",
+            f"most {max(seconds):.0f}, on two cores, some beside much other work.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -40,6 +40,7 @@ from rich.table import Table as Printed
 
 from benchmarks import machine, pages
 from data.atomic import write_atomically
+from printable import SafeConsole
 from train.runtime import strict_json
 from train.terminal.console import columns, console
 from train.terminal.text import wrap
@@ -104,7 +105,7 @@ def record(result: Result) -> dict[str, Any]:
         "sides": {side: dict(settings) for side, settings in result.sides.items()},
         "tables": [table._asdict() for table in result.tables],
         "notes": list(result.notes),
-        "figures": dict(result.figures),
+        "figures": machine.shortened(dict(result.figures)),
     }
 
 
@@ -120,7 +121,7 @@ def report(result: Result) -> None:
 
 
 def show(content: Mapping[str, Any]) -> None:
-    """Prints the content of a result's JSON, as wide as the terminal is."""
+    """Prints the content of a result's JSON, as wide as the terminal is; in a pipe, unbroken."""
     _say(head(content))
     for table in tables(content):
         printed = Printed(box=None, pad_edge=False, header_style="dim")
@@ -133,7 +134,7 @@ def show(content: Mapping[str, Any]) -> None:
         for cells in table.rows:
             printed.add_row(*map(_plain, cells))
         console.print()
-        console.print(printed)
+        SafeConsole(width=columns()).print(printed)
     for note in content["notes"]:
         console.print()
         _say(note)

@@ -108,11 +108,13 @@ def _matmul_bwd(joins_heads, saved, g):
     x, w = saved
     if platform() != "cpu":
         # XLA on TPU would copy an array to merge the axes of its rows, and a left operand whose
-        # other axis is of heads.
-        rows = tuple(range(x.ndim - 1))
-        left, right = (g, x) if joins_heads else (x, g)
-        dw = jax.lax.dot_general(left, right, ((rows, rows), ((), ())))
-        return forward_matmul(g, w.T), dw.T if joins_heads else dw
+        # other axis is of heads; without the barrier it would make it the left one again.
+        rows = (tuple(range(x.ndim - 1)),) * 2
+        if joins_heads:
+            dw = jax.lax.optimization_barrier(jax.lax.dot_general(g, x, (rows, ((), ())))).T
+        else:
+            dw = jax.lax.dot_general(x, g, (rows, ((), ())))
+        return forward_matmul(g, w.T), dw
     x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     dx = forward_matmul(g, w.T)
     if x2d.shape[1] > g2d.shape[1]:

@@ -161,7 +161,7 @@ def partition_spec(
     return P(*entries)
 
 
-def constrain(x: jax.Array, *names: str) -> jax.Array:
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrains the sharding of an activation on the current mesh (`jax.set_mesh`), if any."""
     spec = partition_spec(names, ACTIVATION_AXES, "activation")
     if jax.sharding.get_abstract_mesh().empty:

@@ -8,6 +8,7 @@ that a row brings become fields of `config.optimizer` and `config.value_optimize
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -351,13 +352,20 @@ def learning_rates(
     """
     tables = {role: np.asarray(table) for role, table in rates.items()}
 
+    @functools.cache
+    def place(treedef) -> int | None:
+        """The place of the count among a state's leaves, for which optax searches the tree in
+        milliseconds."""
+        places = treedef.unflatten(range(treedef.num_leaves))
+        counts = optax.tree_utils.tree_get_all_with_path(places, "count")
+        return counts[0][1] if counts else None
+
     def last_rates(opt_state) -> dict[str, float]:
         out = {}
         for role, state in opt_state.inner_states.items():
-            counts = optax.tree_utils.tree_get_all_with_path(state, "count")
-            if counts:
-                count = int(counts[0][1])
-                out[role] = float(tables[role][max(count - 1, 0)])
+            leaves, treedef = jax.tree.flatten(state)
+            if (index := place(treedef)) is not None:
+                out[role] = float(tables[role][max(int(leaves[index]) - 1, 0)])
         return out
 
     return last_rates

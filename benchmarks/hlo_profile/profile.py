@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from benchmarks.results import Table
 from tpu.fit import hlo
 
 # The last folder in a path that begins a module of this repository.
@@ -113,30 +114,33 @@ def cycles(costs: Iterable[Cost]) -> int:
     return sum(c.cycles for c in costs)
 
 
-def table(costs: list[Cost], key: Callable[[Cost], str], hertz: float, rows: int) -> list[str]:
-    """Lines with the milliseconds of each group of costs: all, in loops, and by pass.
+def table(
+    title: str, costs: list[Cost], key: Callable[[Cost], str], hertz: float, rows: int
+) -> Table:
+    """The milliseconds of each group of costs: all, in loops, and by pass.
 
     Args:
-      hertz: the chip's clock. rows: groups that are named; the rest are one line.
+      title: head of the groups' names. hertz: the chip's clock. rows: groups that are named; the
+        rest are one row.
     """
     steps = ("forward", "recomputed", "backward", "update")
-    lines = [f"{'ms':>9} {'in loops':>9} {'of peak':>8}" + "".join(f"{s:>11}" for s in steps)]
 
-    def line(name, group):
-        def ms(chosen):
-            return 1e3 * cycles(chosen) / hertz
+    def row(name: str, group: list[Cost]) -> list[str]:
+        def ms(chosen: list[Cost]) -> str:
+            milliseconds = 1e3 * cycles(chosen) / hertz
+            return f"{milliseconds:.2f}" if milliseconds else ""
 
         peak = sum(c.peak for c in group) / max(cycles(group), 1)
-        text = f"{ms(group):9.2f} {ms([c for c in group if c.in_loop]):9.2f} "
-        text += f"{peak:8.0%}" if peak else f"{'':8}"
-        by_step = (ms([c for c in group if c.step == s]) for s in steps)
-        return text + "".join(f"{x:11.2f}" if x else f"{'':11}" for x in by_step) + f"  {name}"
+        return [
+            name, ms(group), ms([c for c in group if c.in_loop]), f"{peak:.0%}" if peak else "",
+            *(ms([c for c in group if c.step == s]) for s in steps),
+        ]  # fmt: skip
 
     groups = grouped(costs, key)
-    lines += [line(name, groups[name]) for name in list(groups)[:rows]]
+    lines = [row(name, groups[name]) for name in list(groups)[:rows]]
     if rest := [c for name in list(groups)[rows:] for c in groups[name]]:
-        lines.append(line(f"{len(groups) - rows} others", rest))
-    return [*lines, line("all", costs)]
+        lines.append(row(f"{len(groups) - rows} others", rest))
+    return Table((title, "ms", "in loops", "of peak", *steps), [*lines, row("all", costs)])
 
 
 def _places(text: str) -> dict[int, Place]:

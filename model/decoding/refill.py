@@ -142,8 +142,10 @@ def generate(
     state = jax.lax.while_loop(is_unfinished, body, state)
     if widths > 1:
         back = jnp.argsort(_answers_of(order, n), axis=1)
-        found = (_by_shard(_take(x, back)) for x in (state.response, state.logprobs, state.length))
-        state = state._replace(**dict(zip(("response", "logprobs", "length"), found, strict=True)))
+        response, logprobs, length = (
+            _by_shard(_take(x, back)) for x in (state.response, state.logprobs, state.length)
+        )
+        state = state._replace(response=response, logprobs=logprobs, length=length)
     prompts = jnp.repeat(prompts, n, axis=0)
     response, logprobs = (x.reshape(rows, R) for x in (state.response, state.logprobs))
     mask = jnp.arange(R) < state.length.reshape(rows, 1)
@@ -231,7 +233,7 @@ def _read(config, params, sampling, G, width, prompts, mask) -> tuple[Array, KVC
 
     def split(x):  # [count, G·k/count, width], of each shard its own rows
         x = x[:, P - width :].reshape(G, count, k // count, width).swapaxes(0, 1)
-        return constrain(x.reshape(count, -1, width), None, "act_batch", "act_slot")
+        return constrain(x.reshape(count, -1, width), "act_slot", "act_batch", "act_slot")
 
     def join(x, axis):
         x = jnp.moveaxis(x, 0, axis)
@@ -247,8 +249,8 @@ def _read(config, params, sampling, G, width, prompts, mask) -> tuple[Array, KVC
         logits, cache = read((prompts[:, P - width :], mask[:, P - width :]))
     else:
         logits, cache = jax.lax.map(read, (split(prompts), split(mask)))
-        arrays = (jax.tree.map(lambda x: join(x, x.ndim - 5), x) for x in cache[:2])
-        logits, cache = join(logits, 0), KVCache(*arrays, join(cache.segment_ids, 0))
+        keys, values = (jax.tree.map(lambda x: join(x, x.ndim - 5), x) for x in cache[:2])
+        logits, cache = join(logits, 0), KVCache(keys, values, join(cache.segment_ids, 0))
     if width == P:
         return logits, cache
     keys = map_arrays(shift, keys_transposed(config), cache.keys)

@@ -44,7 +44,7 @@ def grouped_matmul(
     """
     R = rows.shape[0]
     rows = _whole_tiles(rows)
-    tiling = _tiling(*rows.shape, w.shape[1 if transposed else 2])
+    tiling = _tiling(rows.shape[0], rows.shape[1], w.shape[1 if transposed else 2])
     return gmm(rows, w, sizes, rows.dtype, tiling, transpose_rhs=transposed, interpret=interpret)[
         :R
     ]

@@ -238,7 +238,7 @@ def of_slice(
     from tpu.fit.sweep import Sweep, with_settings
     from train.config.run import build
 
-    devices = chips.topology(topology, slices).devices
+    devices: Any = chips.topology(topology, slices).devices
 
     def compile_one(config):
         return run_report(config, sharding.make_mesh(config.mesh, devices), vocab_size, hlo)

@@ -1,32 +1,32 @@
 """Where the processor time of an iteration of PPO goes: its programs, rewards, and the rest.
 
-    python -m benchmarks.rollouts.iteration [--models=toy|demo] [--updates=25] [--json=FILE]
+    python -m benchmarks.ppo.iteration [--models=toy|demo] [--updates=25]
 
-An iteration is a rollout and the updates on it: of the toy race (benchmarks/ppo_toy.py), or of the
-demo's PPO with random models (benchmarks/ppo_steady.py). Every program is waited for, so that its
+An iteration is a rollout and the updates on it: of the toy race (toy.py), or of the
+demo's PPO with random models (steady.py). Every program is waited for, so that its
 time is its own. Processor time is that of all threads of this process, which other work on the
 machine does not stretch as it does the clock.
 
 Prints for each part the median milliseconds of an iteration and its share; those with compilation,
-the first five, are not counted. `rest` is all that is outside of the programs and of the rewards:
-Python, prompts, transfers, records of metrics.
+the first five, are not counted. `updates` are the steps and the choice of their rows, `rewards on
+the host` also the texts of the answers. `rest` is all that is outside of the programs and of the
+rewards: Python, prompts, transfers, records of metrics.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from benchmarks import ppo_steady, ppo_toy
+from benchmarks import results
+from benchmarks.ppo import steady, toy
 from train import attempt, loop
 from train.rl.rollout import RolloutSource
 from train.rl.scoring import Scorer
@@ -60,13 +60,14 @@ def watched() -> Iterator[list[dict[str, float]]]:
             setattr(cls, name, new)
 
         begin_source, begin_attempt = RolloutSource.__init__, attempt.Attempt.__post_init__
-        rollout, call = RolloutSource.rollout, Scorer._call
+        rollout, verify = RolloutSource.rollout, Scorer.verify
 
         def init_source(self, *args, **kwargs):
             begin_source(self, *args, **kwargs)
             self.sampler.generate = timed(PROGRAMS[0], self.sampler.generate)
             self.sampler.score_rows = timed(PROGRAMS[1], self.sampler.score_rows)
             self.make_experience = timed(PROGRAMS[2], self.make_experience)
+            self._minibatch = timed(PROGRAMS[3], self._minibatch)
 
         def init_attempt(self):
             begin_attempt(self)
@@ -82,7 +83,7 @@ def watched() -> Iterator[list[dict[str, float]]]:
         patch(RolloutSource, "__init__", init_source)
         patch(RolloutSource, "rollout", next_rollout)
         patch(attempt.Attempt, "__post_init__", init_attempt)
-        patch(Scorer, "_call", lambda *args: timed(REWARDS, call)(*args))
+        patch(Scorer, "verify", lambda *args: timed(REWARDS, verify)(*args))
         yield iterations
 
 
@@ -91,13 +92,13 @@ def run(models: str, updates: int) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as directory, watched() as iterations:
         quiet_to_file(f"{directory}/log.txt")
         if models == "toy":
-            ppo_toy.write_policy(f"{directory}/policy", 0)
-            recipe, prompts = ppo_toy.recipe_of(0, "ppo"), ppo_toy.random_prompts(0)
+            toy.write_policy(f"{directory}/policy", 0)
+            recipe, prompts = toy.recipe_of(0, "ppo"), toy.random_prompts(0)
             recipe.init_from = {"policy": f"{directory}/policy"}
             recipe.steps = updates * recipe.rl.epochs * 2
         else:
-            recipe = ppo_steady.demo_ppo(directory, updates, 128)
-            prompts = ppo_steady.random_prompts(recipe.rl.prompt_length, 128 * updates, 128)
+            recipe = steady.demo_ppo(directory, updates, 128)
+            prompts = steady.random_prompts(recipe.rl.prompt_length, 128 * updates, 128)
         recipe.checkpoint.every = recipe.rl.record = 0
         loop.run(recipe, f"{directory}/run", open_data=prompts)
     return iterations
@@ -116,15 +117,14 @@ def summary(iterations: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    result = summary(run(flags.FLAGS.models, flags.FLAGS.updates))
-    for name, part in result.items():
-        print(f"{name:30}{part['ms']:8.2f} ms{part['share']:8.1%}")
-    if flags.FLAGS.json:
-        Path(flags.FLAGS.json).write_text(json.dumps(result) + "\n")
+    parts = summary(run(flags.FLAGS.models, flags.FLAGS.updates))
+    rows = [[name, f"{x['ms']:.2f}", f"{x['share']:.1%}"] for name, x in parts.items()]
+    table = results.Table(["", "ms of processor time", "share"], rows)
+    results.report(results.Result("ppo.iteration", [table], parts, results.given()))
 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("models", "toy", ["toy", "demo"], "Whose PPO.")
     flags.DEFINE_integer("updates", 25, "Iterations.", lower_bound=WARM + 2)
-    flags.DEFINE_string("json", "", "Write the result here as JSON.")
+    results.define_flags()
     app.run(main)
