@@ -9,8 +9,8 @@
 
     workers.run([python, HERE / "side.py", "arguments"])   # one that answers once, and ends
 
-The script of another Python (`…_side.py`, to be listed in tests/test_packaging.py) imports nothing
-of Seedpod. It prints nothing but JSON, a line an answer, and flushes.
+The script of another Python is named `…_side.py`, by which tests know it, and imports nothing of
+Seedpod. It prints nothing but JSON, a line an answer, and flushes.
 """
 
 from __future__ import annotations

@@ -14,15 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ["model", "train", "data", "configs", "tpu", "benchmarks"]
 # What a benchmark runs with another Python, which has packages of its own.
 OTHERS = {
-    ROOT / "benchmarks" / f"{name}.py"
-    for name in (
-        "sample/transformers_side",
-        "data/datasets_side",
-        "ppo/trl_side",
-        "train_gpu/torch_side",
-        "real/rewards_other",
-        "evaluation/harness",
-    )
+    *(ROOT / "benchmarks").rglob("*_side.py"),
+    ROOT / "benchmarks" / "evaluation" / "harness.py",
 }
 MODULES = ["interpreter", "loopback", "plugins", "printable", "ranges", "registry", "suggestions"]
 SOURCES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]

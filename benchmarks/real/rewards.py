@@ -34,7 +34,7 @@ from train.checkpoints import loading
 from train.config import run as config
 from train.rl import rewards
 
-WORKER = Path(__file__).with_name("rewards_other.py")
+WORKER = Path(__file__).with_name("rewards_side.py")
 RESAMPLES = 10_000
 
 

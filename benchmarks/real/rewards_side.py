@@ -1,6 +1,6 @@
 """The baseline of benchmarks/real/rewards.py: a logistic regression on word counts.
 
-    python rewards_other.py TRAIN.jsonl HELDOUT.jsonl
+    python rewards_side.py TRAIN.jsonl HELDOUT.jsonl
 
 Prints {"gaps": the decision value of each held-out pair, "C": the inverse strength of its penalty}.
 Runs in its own environment, and imports nothing of Seedpod.
