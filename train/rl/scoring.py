@@ -202,6 +202,6 @@ def _local_rows(x) -> np.ndarray:
     return np.concatenate([rows for _, rows in _local_shards(x)])
 
 
-def local_index(x) -> np.ndarray:
+def local_index(x: jax.Array) -> np.ndarray:
     """The indices of `_local_rows` among all rows."""
     return np.concatenate([start + np.arange(len(rows)) for start, rows in _local_shards(x)])
