@@ -31,10 +31,19 @@ def resident_bytes() -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def shortened(value: Any) -> Any:
+    """A value for JSON with the last part of absolute paths alone: folders of this machine mean
+    nothing elsewhere."""
+    if isinstance(value, dict):
+        return {name: shortened(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [shortened(x) for x in value]
+    return re.sub(r"(^|(?<=[=,]))/[^, ]*/", "", value) if isinstance(value, str) else value
+
+
 def command() -> str:
-    """The command that was typed, without --json, and with the last part of absolute paths
-    alone."""
-    words = [re.sub(r"(^|(?<=[=,]))/[^,]*/", "", word) for word in sys.orig_argv[1:]]
+    """The command that was typed, without --json, with absolute paths shortened."""
+    words = shortened(sys.orig_argv[1:])
     return re.sub(r" --json[= ]\S+", "", shlex.join(["python", *words]))
 
 

@@ -162,7 +162,7 @@ def document(reports: dict[str, dict]) -> str:
         lines += [
             "",
             f"A program took {statistics.median(seconds):.0f} s to compile, the median, and at "
-            f"most {max(seconds):.0f}, on two cores of one of two machines.",
+            f"most {max(seconds):.0f}, on two cores, some beside much other work.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -105,7 +105,7 @@ def record(result: Result) -> dict[str, Any]:
         "sides": {side: dict(settings) for side, settings in result.sides.items()},
         "tables": [table._asdict() for table in result.tables],
         "notes": list(result.notes),
-        "figures": dict(result.figures),
+        "figures": machine.shortened(dict(result.figures)),
     }
 
 

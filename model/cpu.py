@@ -108,11 +108,13 @@ def _matmul_bwd(joins_heads, saved, g):
     x, w = saved
     if platform() != "cpu":
         # XLA on TPU would copy an array to merge the axes of its rows, and a left operand whose
-        # other axis is of heads.
-        rows = tuple(range(x.ndim - 1))
-        left, right = (g, x) if joins_heads else (x, g)
-        dw = jax.lax.dot_general(left, right, ((rows, rows), ((), ())))
-        return forward_matmul(g, w.T), dw.T if joins_heads else dw
+        # other axis is of heads; without the barrier it would make it the left one again.
+        rows = (tuple(range(x.ndim - 1)),) * 2
+        if joins_heads:
+            dw = jax.lax.optimization_barrier(jax.lax.dot_general(g, x, (rows, ((), ())))).T
+        else:
+            dw = jax.lax.dot_general(x, g, (rows, ((), ())))
+        return forward_matmul(g, w.T), dw
     x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     dx = forward_matmul(g, w.T)
     if x2d.shape[1] > g2d.shape[1]:
@@ -122,6 +124,54 @@ def _matmul_bwd(joins_heads, saved, g):
 
 
 _matmul.defvjp(_matmul_fwd, _matmul_bwd)
+
+
+def scores(q: Array, k: Array) -> Array:
+    """q [B, K, M, N] · k [B, K, S, N] -> float32 [B, K, M, S]."""
+    return _scores(q, k) if _writes_gradients(q) else _contract(q, k, 3, 3)
+
+
+def weighted_sums(weights: Array, v: Array) -> Array:
+    """weights [B, K, M, S] @ v [B, K, S, N] -> float32 [B, K, M, N]."""
+    return _sums(weights, v) if _writes_gradients(v) else _contract(weights, v, 3, 2)
+
+
+def _writes_gradients(x):
+    return platform() == "cpu" and x.dtype == jnp.float32
+
+
+def _contract(a, b, axis, other_axis):
+    """The product of a and b [B, K, …] over an axis of each, summed in float32."""
+    dimensions = (((axis,), (other_axis,)), ((0, 1), (0, 1)))
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+
+
+# Gradients of the products of attention are written out because JAX contracts [M, S] on the left,
+# of which XLA on CPU then makes a transposed copy: here the smaller operand is transposed.
+@jax.custom_vjp
+def _scores(q, k):
+    return _contract(q, k, 3, 3)
+
+
+def _scores_bwd(saved, g):
+    q, k = saved
+    return _contract(g, k, 3, 2), _contract(q, g, 2, 2).swapaxes(2, 3)
+
+
+_scores.defvjp(lambda q, k: (_scores(q, k), (q, k)), _scores_bwd)
+
+
+@jax.custom_vjp
+def _sums(weights, v):
+    return _contract(weights, v, 3, 2)
+
+
+def _sums_bwd(saved, g):
+    weights, v = saved
+    return _contract(g, v, 3, 3), _contract(g, weights, 2, 2).swapaxes(2, 3)
+
+
+_sums.defvjp(lambda weights, v: (_sums(weights, v), (weights, v)), _sums_bwd)
 
 
 def stores_transposed(dtype: jnp.dtype) -> bool:
@@ -189,12 +239,18 @@ def caches_keys_transposed(queries_per_key: int) -> bool:
 
 
 def run_once_options() -> dict[str, str]:
-    """Compiler options of a program that runs once: on CPU XLA compiles with the least optimization
-    that computes the same bits, in half the time. XLA_FLAGS has precedence."""
+    """Compiler options of a program that runs once or seldom: on CPU XLA compiles with the least
+    optimization that computes the same bits, in half the time. XLA_FLAGS has precedence."""
     level = "xla_backend_optimization_level"
     if platform() != "cpu" or level in os.environ.get("XLA_FLAGS", ""):
         return {}
     return {level: "1"}
+
+
+def in_place_options() -> dict[str, bool]:
+    """Compiler options of a program whose results replace its donated arguments: on CPU XLA, by
+    default, first copies all that it reads more than once, as parameters and moments."""
+    return {"xla_cpu_copy_insertion_use_region_analysis": True} if platform() == "cpu" else {}
 
 
 def keep_memory() -> None:

@@ -12,10 +12,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from model import context_parallel
 from model.config import TransformerConfig
+from model.kernels.plain import CHUNK
 from model.sharding import platform
 from model.vocabulary import entropy, log_probs, map_logits
 from train import losses
+
+
+def inputs(
+    config: TransformerConfig, batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The tokens, positions and segment_ids [B, T] from which a batch of rows is predicted.
+
+    On CPU they are [B, T - 1] where the last position, which predicts nothing, would be a chunk of
+    attention by itself. A mixture's router counts all positions.
+    """
+    arrays = batch["tokens"], batch["positions"], batch["segment_ids"]
+    T = arrays[0].shape[1]
+    if platform() != "cpu" or T == 1 or T % CHUNK != 1:
+        return arrays
+    if config.num_experts or context_parallel.shards() > 1:
+        return arrays
+    tokens, positions, segment_ids = (x[:, :-1] for x in arrays)
+    return tokens, positions, segment_ids
 
 
 def next_token_loss(
@@ -27,9 +47,9 @@ def next_token_loss(
     chunk: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`losses.next_token_loss` of a batch of rows (data/batch.py), from their hidden states
-    [B, T, D]."""
+    [B, T, D], or those of `inputs`."""
     mask = batch["loss_mask"][:, 1:]
-    arrays = hidden[:, :-1], batch["tokens"][:, 1:], mask
+    arrays = hidden[:, : mask.shape[1]], batch["tokens"][:, 1:], mask
     if platform() == "tpu":  # whose tiles T - 1 positions do not fill; the last one is masked
         mask = jnp.pad(mask, ((0, 0), (0, 1)))
         arrays = hidden, jnp.roll(batch["tokens"], -1, axis=1), mask

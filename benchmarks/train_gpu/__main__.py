@@ -14,7 +14,8 @@ Then ours decodes `--decode_rows` rows; the time of a step is that of twice as m
 that of `--new`. The limit is the time to read every weight, and the cache as long as it is on
 average, at the GPU's bandwidth.
 
-Without a GPU it ends with an error; `--tiny` runs all of it with a tiny shape on what there is.
+Without a GPU it ends with an error; `--tiny` runs all of it on what there is with a tiny shape,
+except for what other flags say.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def main(argv: Sequence[str]) -> None:
             "shape on what there is"
         )
     values: dict[str, Any] = {name: given[name].value for name in TINY}
-    values |= TINY if given.tiny else {}
+    if given.tiny:
+        values |= {name: value for name, value in TINY.items() if not given[name].present}
     recipe = ours.recipe(values["size"], values["rows"], values["length"], given.remat)
     mine = ours.Ours(recipe, values["vocab_size"])
     theirs, versions = None, {}

@@ -73,7 +73,9 @@ def document(reports: dict[str, dict]) -> str:
         "tpu/chips.py), attention kernels from their shapes at half of the chip's peak, and "
         "collectives by bytes over the stated link rates. A step takes the largest of "
         "instructions with kernels, links, and the network between slices; in parentheses "
-        "their sum, as if nothing overlapped. MFU counts causal attention once.",
+        "their sum, as if nothing overlapped. MFU counts causal attention once. `python -m "
+        "benchmarks.hlo_profile` shows the cycles of a program by kind of operation and by source "
+        "line.",
         "",
         "bfloat16 compute, float32 weights, AdamW with float32 moments. Compiler options: "
         "`xla_tpu_scoped_vmem_limit_kib` (65472 on v5e and v5p, 98304 on v6e) and "

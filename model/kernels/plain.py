@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from model import cpu
 from model.kernels.base import MASKED, einsum32, visible
 from model.taps import tap
 
@@ -45,16 +46,18 @@ def attend(
       [B, T, H, N] in q's dtype.
     """
     weights, inverse = softmax_parts(*_logits(q, k, mask, softcap, scale))
-    out = einsum32("bkgts,bskn->bkgtn", weights.astype(v.dtype), v) * inverse
+    B, K, G, T, S = weights.shape
+    weights = weights.reshape(B, K, G * T, S).astype(v.dtype)
+    out = cpu.weighted_sums(weights, v.swapaxes(1, 2)).reshape(B, K, G, T, -1) * inverse
     return out.astype(v.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
 def _logits(q, k, mask, softcap, scale):
     """(float32 logits [B, K, G, T, S], the mask in their axes) of `attend`."""
     B, T, H, N = q.shape
-    K = k.shape[2]
-    q = q.reshape(B, T, K, H // K, N) * (scale or N**-0.5)
-    logits = einsum32("btkgn,bskn->bkgts", q, k)
+    S, K = k.shape[1:3]
+    q = q.reshape(B, T, K, H // K, N).transpose(0, 2, 3, 1, 4) * (scale or N**-0.5)
+    logits = cpu.scores(q.reshape(B, K, -1, N), k.swapaxes(1, 2)).reshape(B, K, -1, T, S)
     if softcap:
         logits = softcap * jnp.tanh(logits / softcap)
     return logits, mask[:, None, None]

@@ -5,7 +5,8 @@ in int32 or float32 and multiplied by the scales. qwix quantizes and multiplies.
 is that of its `QtProvider` with `bwd_qtype`: the factors of the forward pass are used again, their
 scales multiplied into the incoming gradient, which is rounded to nearest. By channel, a row of
 activations, an output of a weight, and a row or a column of a gradient has a scale; by tensor, each
-of these has one. Scales of activations and gradients are of a device's own rows.
+of these has one. Scales of activations and gradients are of a device's own rows. An int32 holds the
+sum of 133,000 products of the largest numbers: a device's tokens, and the inputs of a weight.
 
 Weights stay as they are: the gradient of a rounded weight is that of the weight itself (the
 straight-through estimator, Bengio et al. 2013, arXiv:1308.3432).

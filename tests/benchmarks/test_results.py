@@ -11,7 +11,7 @@ from benchmarks import machine, pages, results, write
 RESULT = results.Result(
     "sample",
     [results.Table(("", "ours, tokens/s", "ratio"), [["10M", "1,623", "**1.86**"]])],
-    {"ours": [1623.4, float("nan")]},
+    {"ours": [1623.4, float("nan")], "model": "/b/c/x.gguf"},
     options={"rows": 32, "dtype": ["float32", "bfloat16"]},
     sides={"ours": {"threads": 2}, "PyTorch": {"threads": 2, "compiled": "no"}},
     versions={"torch": "2.13.0"},
@@ -36,7 +36,7 @@ def test_a_result_is_printed_and_written(tmp_path, typed, monkeypatch, capsys):
     assert "10M" in printed and "1.86" in printed and "*" not in printed
     content = json.loads(path.read_text())
     assert content["command"] == typed
-    assert content["figures"] == {"ours": [1623.4, None]}
+    assert content["figures"] == {"ours": [1623.4, None], "model": "x.gguf"}
     assert content["versions"]["torch"] == "2.13.0" and "jax" in content["versions"]
     made = content["machine"]
     assert made["cores"] >= 1 and made["memory_gib"] >= 1 and made["processor"]
@@ -56,6 +56,11 @@ def test_results_stand_between_their_marks_by_name_of_file(tmp_path, typed):
     assert "Options: rows 32, dtype float32, bfloat16." in text
     with pytest.raises(ValueError, match=r"no <!-- benchmarks\.sample -->"):
         results.written("# Page\n", tmp_path)
+
+
+def test_no_committed_result_names_a_folder_of_a_machine():
+    for contents in results.kept().values():
+        assert machine.shortened(contents) == contents
 
 
 def test_the_page_shows_the_committed_results():

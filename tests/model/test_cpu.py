@@ -8,6 +8,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from model import cpu
@@ -49,6 +50,23 @@ def test_products_on_cpu_have_no_left_operand_to_transpose(inputs, outputs):
     assert re.findall(r"lhs_contracting_dims=\{(\d)\}", program) == ["1", "1"]
 
 
+def test_products_of_attention_transpose_the_smaller_operand():
+    """Their gradients are the plain product's, and no [M, S] array is transposed."""
+    rng = np.random.default_rng(4)
+    q, k, v = (rng.normal(size=(2, 3, n, 8)).astype(np.float32) for n in (4, 6, 6))
+
+    def ours(q, k, v):
+        return jnp.sum(cpu.weighted_sums(jnp.sin(cpu.scores(q, k)), v) ** 2)
+
+    def plain(q, k, v):
+        return jnp.sum((jnp.sin(q @ k.swapaxes(2, 3)) @ v) ** 2)
+
+    gradient = jax.grad(ours, (0, 1, 2))
+    for a, b in zip(gradient(q, k, v), jax.grad(plain, (0, 1, 2))(q, k, v), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert "f32[2,3,6,4]" not in compiled(gradient, q, k, v)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 3, FEW + 1])
 @pytest.mark.parametrize("outputs", [64, 15])
@@ -75,6 +93,28 @@ def test_gates_in_bfloat16_are_rounded_once_on_cpu(transposed):
     gate, up = (np.asarray(a, np.float64) for a in (gate, up))
     expected = jnp.asarray(gate / (1 + np.exp(-gate)) * up, jnp.bfloat16)
     np.testing.assert_array_equal(ours, expected)
+
+
+def test_arguments_that_are_replaced_are_not_copied_first():
+    optimizer = optax.adamw(1e-3)
+    params = {"a": jnp.ones((64, 64)), "b": jnp.ones((64, 64))}
+    state = optimizer.init(params)
+
+    def step(params, state, x):
+        def loss(params):
+            return jnp.sum(jnp.tanh(x @ params["a"]) @ params["b"])
+
+        grads = jax.grad(loss)(params)
+        updates, new = optimizer.update(grads, state, params)
+        new = optax.apply_updates(params, updates), new
+        applied = jnp.isfinite(optax.tree.norm(grads))
+        return jax.tree.map(lambda a, b: jnp.where(applied, a, b), new, (params, state))
+
+    def copies(options):
+        jitted = jax.jit(step, donate_argnums=(0, 1), compiler_options=options)
+        return jitted.lower(params, state, jnp.ones((8, 64))).compile().as_text().count(" copy(")
+
+    assert copies({}) > copies(cpu.in_place_options()) == 0
 
 
 @pytest.mark.parametrize("configured", ["MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "tpu"])

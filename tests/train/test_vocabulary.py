@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model.config import TransformerConfig
+from model.kernels.plain import CHUNK as ATTENTION_CHUNK
 from model.sharding import MeshConfig, make_mesh, parameter_shardings, put_batch
 from model.transformer import Transformer
 from model.vocabulary import map_logits
@@ -112,3 +113,22 @@ def test_a_poisoned_masked_position_does_not_reach_a_chunked_gradient(boxed, bat
         return losses.sum_nats(*out, mask, 0.1)[0]
 
     assert np.isfinite(loss(params))
+
+
+def test_on_cpu_the_last_position_is_not_read_where_it_would_be_a_chunk_of_attention():
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(0, 90, (2, ATTENTION_CHUNK + 1)).astype(np.int32)
+    batch = {name: tokens for name in ("tokens", "positions", "segment_ids")}
+    batch["loss_mask"] = rng.random(tokens.shape, np.float32)
+    short = {name: x[:, 1:] for name, x in batch.items()}
+    assert [x.shape[1] for x in vocabulary.inputs(CONFIG, batch)] == [ATTENTION_CHUNK] * 3
+    assert vocabulary.inputs(CONFIG, short)[0].shape[1] == ATTENTION_CHUNK
+    routed = dataclasses.replace(CONFIG, num_experts=2, experts_per_token=1)
+    assert vocabulary.inputs(routed, batch)[0].shape == tokens.shape
+    hidden = rng.normal(size=(*tokens.shape, 16)).astype(np.float32)
+    params = {"embedding": rng.normal(size=(128, 16)).astype(np.float32)}
+    of_all, of_inputs = (
+        vocabulary.next_token_loss(CONFIG, params, x, batch, 0.01, 0)
+        for x in (hidden, hidden[:, :-1])
+    )
+    np.testing.assert_array_equal(of_all, of_inputs)

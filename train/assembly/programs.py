@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import jax
 
-from model import sharding
+from model import cpu, sharding
 from tpu.chips import compiler_options
 from train.assembly import averages, ramps
 from train.assembly.run import Run
@@ -51,7 +51,7 @@ def jitted(run: Run) -> Jitted:
     """The train step of a run, jitted; the state is donated. With ramps there is a program for each
     shape of batches."""
     config = run.ctx.config
-    options = compiler_options(jax.devices()[0], run.ctx.models.values())
+    options = compiler_options(jax.devices()[0], run.ctx.models.values()) | cpu.in_place_options()
 
     @functools.cache
     def step(accumulate: int) -> Jitted:

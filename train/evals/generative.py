@@ -14,7 +14,7 @@ import numpy as np
 import ranges
 from data.pipeline import Data
 from data.text.chat import render_prompt
-from model import sharding
+from model import cpu, sharding
 from model.generate import Sampling, generate
 from ranges import Size
 from train import losses
@@ -44,6 +44,7 @@ class TextSampler:
                 config, params, tokens, mask, keys, sampling
             ),
             out_shardings=sharding.replicated(ctx.mesh),
+            compiler_options=cpu.run_once_options(),  # a few rows at an evaluation
         )
 
     def __call__(self, params: Mapping[str, Any], prompts: list[np.ndarray]) -> list[Text]:

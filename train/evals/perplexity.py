@@ -47,7 +47,7 @@ def _sums(
     batch: Mapping[str, jax.Array],
 ) -> dict[str, tuple[jax.Array, jax.Array]]:  # fmt: skip
     """{metric: (sum, weight)} of a batch. lengths: int [V], bytes of each token."""
-    args = batch["tokens"], batch["positions"], batch["segment_ids"]
+    args = vocabulary.inputs(config, batch)
     hidden, _ = Transformer(config).apply({"params": params}, *args, method=Transformer.hidden)
     _, nats, weight = vocabulary.next_token_loss(config, params, hidden, batch, 0.0, chunk)
     size = losses.masked_sum(lengths[batch["tokens"]], batch["loss_mask"])

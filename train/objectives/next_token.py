@@ -38,7 +38,7 @@ def next_token_terms(ctx: Context) -> tuple[Callable, Callable]:
 
     def loss(trainable, frozen, batch):
         del frozen
-        args = batch["tokens"], batch["positions"], batch["segment_ids"]
+        args = vocabulary.inputs(config, batch)
         params = trainable["policy"]
         (hidden, _), router = Transformer(config).apply(
             {"params": params}, *args, mutable=["router"], method=Transformer.hidden

@@ -67,6 +67,7 @@ def test_losses_of_tokens_are_those_of_the_perplexity_evaluation(given, runs, m)
     row = batches.segment_row([(tokens.ids, tokens.weights)], len(tokens.ids) + 3)
     ctx = types.SimpleNamespace(
         models={"policy": CONFIG}, tokenizer=TOKENIZER,
+        mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
         config=types.SimpleNamespace(loss=types.SimpleNamespace(chunk=0)),
     )  # fmt: skip
     sums = Perplexity(ctx, None)._sums(params["separate"]["policy"], batches.stack([row]))

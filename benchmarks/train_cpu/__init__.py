@@ -1,0 +1,1 @@
+"""Training on the CPU beside PyTorch; the docstring of race.py has the method."""
