@@ -40,11 +40,11 @@ class Diary:
         self.events = list[list[Any]]()
         self._depth = 0
 
-    def heard(self, event: str, seconds: float, **about: Any) -> None:
+    def heard(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         """A listener of `jax.monitoring`."""
         if kind := _EVENTS.get(event):
             now = time.time()
-            self.events.append([kind, str(about.get("fun_name", "")), now - seconds, now])
+            self.events.append([kind, str(kwargs.get("fun_name", "")), now - duration_secs, now])
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
