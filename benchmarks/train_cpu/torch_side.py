@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(s.width, 3 * s.width, bias=False)
         self.out = nn.Linear(s.width, s.width, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, T, C = x.shape
         q, k, v = self.qkv(x).split(C, dim=2)
         q, k, v = (a.view(B, T, self.heads, C // self.heads).transpose(1, 2) for a in (q, k, v))
@@ -67,7 +67,7 @@ class Block(nn.Module):
         self.up = nn.Linear(s.width, 4 * s.width, bias=False)
         self.out = nn.Linear(4 * s.width, s.width, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.norm1(x))
         return x + self.out(F.gelu(self.up(self.norm2(x))))
 
@@ -84,7 +84,7 @@ class GPT(nn.Module):
                 scale = (2 * s.layers) ** -0.5 if name.endswith("out.weight") else 1.0
                 nn.init.normal_(p, std=0.02 * scale)
 
-    def forward(self, ids, targets):
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
         for block in self.blocks:
             x = block(x)

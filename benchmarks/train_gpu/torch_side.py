@@ -44,7 +44,7 @@ class Norm(nn.Module):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(s.embed_dim)), s.norm_eps
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return wide.to(x.dtype) * self.weight.to(x.dtype)
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(s.embed_dim, keys, bias=False)
         self.o_proj = nn.Linear(queries, s.embed_dim, bias=False)
 
-    def forward(self, x, tables):
+    def forward(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         B, T, _ = x.shape
         q, k, v = (
             layer(x).view(B, T, -1, self.head_dim).transpose(1, 2)
@@ -91,7 +91,7 @@ class Mlp(nn.Module):
         self.up_proj = nn.Linear(s.embed_dim, s.mlp_dim, bias=False)
         self.down_proj = nn.Linear(s.mlp_dim, s.embed_dim, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -101,7 +101,7 @@ class Block(nn.Module):
         self.input_layernorm, self.self_attn = Norm(s), Attention(s)
         self.post_attention_layernorm, self.mlp = Norm(s), Mlp(s)
 
-    def forward(self, x, tables):
+    def forward(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), tables)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -118,7 +118,7 @@ class Llama(nn.Module):
         self.tables = rotary(s, device)
         self.to(device)
 
-    def forward(self, tokens):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """The mean loss of the next tokens."""
         x = self.embed_tokens(tokens)
         if torch.is_autocast_enabled(x.device.type):  # residuals in bfloat16, as ours
@@ -138,7 +138,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.tokens = torch.randint(shape.vocab_size, (shape.rows, shape.length)).to(self.device)
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
