@@ -84,7 +84,7 @@ class GPT(nn.Module):
                 scale = (2 * s.layers) ** -0.5 if name.endswith("out.weight") else 1.0
                 nn.init.normal_(p, std=0.02 * scale)
 
-    def forward(self, ids: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
         for block in self.blocks:
             x = block(x)
