@@ -62,14 +62,10 @@ def forward_matmul(x: Array, w: Array) -> Array:
     return jnp.matmul(x, w)
 
 
-def matmul(x: Array, w: Array | TransposedWeight, joins_heads: bool = False) -> Array:
-    """x [..., D] @ w [D, F], an array or a `TransposedWeight` -> [..., F].
-
-    Args:
-      joins_heads: D is of several axes, as the heads that attention's output projection joins.
-    """
+def matmul(x: Array, w: Array | TransposedWeight) -> Array:
+    """x [..., D] @ w [D, F], an array or a `TransposedWeight` -> [..., F]."""
     if not isinstance(w, TransposedWeight):
-        return _matmul(x, w, joins_heads)
+        return _matmul(x, w)
     if platform() != "cpu":
         return forward_matmul(x, w.rows.T)
     x2d = x.reshape(-1, x.shape[-1])
@@ -89,8 +85,8 @@ def matmul(x: Array, w: Array | TransposedWeight, joins_heads: bool = False) -> 
     return out.astype(x.dtype).reshape(*x.shape[:-1], len(w.rows))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _matmul(x, w, joins_heads):
+@jax.custom_vjp
+def _matmul(x, w):
     """The product with an array.
 
     The gradient is written out because XLA's fast matmuls on CPU transpose the right operand but
@@ -100,21 +96,15 @@ def _matmul(x, w, joins_heads):
     return forward_matmul(x, w)
 
 
-def _matmul_fwd(x, w, joins_heads):
-    return _matmul(x, w, joins_heads), (x, w)
+def _matmul_fwd(x, w):
+    return _matmul(x, w), (x, w)
 
 
-def _matmul_bwd(joins_heads, saved, g):
+def _matmul_bwd(saved, g):
     x, w = saved
     if platform() != "cpu":
-        # XLA on TPU would copy an array to merge the axes of its rows, and a left operand whose
-        # other axis is of heads; without the barrier it would make it the left one again.
-        rows = (tuple(range(x.ndim - 1)),) * 2
-        if joins_heads:
-            dw = jax.lax.optimization_barrier(jax.lax.dot_general(g, x, (rows, ((), ())))).T
-        else:
-            dw = jax.lax.dot_general(x, g, (rows, ((), ())))
-        return forward_matmul(g, w.T), dw
+        rows = tuple(range(x.ndim - 1))  # not merged, for which XLA on TPU would copy arrays
+        return forward_matmul(g, w.T), jax.lax.dot_general(x, g, ((rows, rows), ((), ())))
     x2d, g2d = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     dx = forward_matmul(g, w.T)
     if x2d.shape[1] > g2d.shape[1]:

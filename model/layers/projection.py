@@ -39,11 +39,9 @@ def project(params: Mapping, name: str, x: Array) -> Array:
     if isinstance(w, TrainedWeight):
         out = low_precision.matmul(x, w.matrix(x.shape[-1]))
     else:
-        joins_heads = False
         if not isinstance(w, cpu.TransposedWeight):
-            joins_heads = w.shape[0] != x.shape[-1]
             w = w.reshape(x.shape[-1], math.prod(w.shape) // x.shape[-1])
-        out = quantized.matmul(x, w) if quantized.is_quantized(w) else cpu.matmul(x, w, joins_heads)
+        out = quantized.matmul(x, w) if quantized.is_quantized(w) else cpu.matmul(x, w)
     if pair := adapter(params, name, x.dtype):
         a, b = pair
         rank = a.shape[-1]
