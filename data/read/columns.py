@@ -203,13 +203,13 @@ def _as_bytes(kind):
 
 
 def used_columns(path: str, schema: Any, options: ReadOptions) -> tuple[list[str], list[str]]:
-    """(the names of all columns, the names of those that are used).
+    """(the names of all columns, the names of those that are used; one without a name is not).
 
     Raises:
       DataError: two columns, or two fields of a used one, have the same name.
     """
     check_names(path, schema.names)
-    used = [name for name in schema.names if options.uses(name)]
+    used = [name for name in schema.names if name and options.uses(name)]
     for name in used:
         _check_fields(f"{path}: column {name[:60]!r}", schema.field(name).type)
     return schema.names, used

@@ -322,21 +322,24 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "text, message",
+    "text, choice, message",
     [
-        ("raise SystemExit(0)", "SystemExit"),
-        ("def get_config(): raise SystemExit", "SystemExit"),
-        ("def get_config(): raise ValueError('x' * 10**5)", "x" * 80),
-        ("", "no function get_config"),
+        ("raise SystemExit(0)", "", "SystemExit"),
+        ("def get_config(): raise SystemExit", "", "SystemExit"),
+        ("def get_config(): raise ValueError('x' * 10**5)", "", "x" * 80),
+        ("", "", "no function get_config"),
+        ("def get_config(): pass", ":big", "recipe.py has no choices, and 'big' is given"),
     ],
 )
-def test_a_recipe_that_ends_the_process_is_an_error(text, message, tmp_path, monkeypatch, capsys):
+def test_a_recipe_that_gives_no_config_is_an_error(
+    text, choice, message, tmp_path, monkeypatch, capsys
+):
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=ARGV)
     (tmp_path / "recipe.py").write_text(text)
     with pytest.raises(SystemExit) as ended:
-        cli.parse_flags(["train", f"--config={tmp_path}/recipe.py"])
+        cli.parse_flags(["train", f"--config={tmp_path}/recipe.py{choice}"])
     said = capsys.readouterr().err
     assert ended.value.code == 1 and message in said and len(said) < 2500
 
