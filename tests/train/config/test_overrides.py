@@ -331,9 +331,7 @@ def test_a_command_line(tmp_path, monkeypatch, capsys):
         ("def get_config(): pass", ":big", "recipe.py has no choices, and 'big' is given"),
     ],
 )
-def test_a_recipe_that_gives_no_config_is_an_error(
-    text, choice, message, tmp_path, monkeypatch, capsys
-):
+def test_what_is_no_recipe_is_an_error(text, choice, message, tmp_path, monkeypatch, capsys):
     values = flags.FlagValues()
     monkeypatch.setattr(flags, "FLAGS", values)
     config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=ARGV)
