@@ -46,7 +46,7 @@ def make(stages, method="dpo", **changes):
         tiny = recipe(stage, stages)
         tiny.model = ml_collections.ConfigDict(config.stages[name].model)
         tiny.model.update(size="", scan_unroll=0)
-        tiny.update(steps=2, log_every=0)
+        tiny.update(steps=4 if stage == "ppo" else 2, log_every=0)  # PPO's: those of a rollout
         tiny.evaluate.samples = 0
         tiny.checkpoint.every = 0
         config.stages[name] = tiny
@@ -156,7 +156,8 @@ def test_a_round_trains(stages, tmp_path, method):
     code = run(make(stages, method, rounds=1), tmp_path / "runs")
     (record,) = read_lines(tmp_path / "runs/rounds.jsonl")
     assert code == bool(record["reason"]) and record["reward_accuracy"]["pairs"] > 0
-    assert record["policy"]["run"] == f"{tmp_path}/runs/round_1/policy@2"
+    steps = 4 if method == "ppo" else 2
+    assert record["policy"]["run"] == f"{tmp_path}/runs/round_1/policy@{steps}"
     assert (record["kl"] is None) == (method == "dpo")
 
 
