@@ -9,7 +9,7 @@ const PLACES = ["1st", "2nd", "3rd", "4th"];
 
 let question = null; // as the server shows it
 let previous = null; // the number of the question answered before
-let draft = null; // {id, levels: [[number of an answer]], unsafe, comment, ideal}
+let draft = null; // {id, levels: [[number of an answer]], unsafe, comment, ideal, seconds}
 let equal = false; // the next number joins the last level
 let flagging = false; // the next number is flagged
 let busy = false; // an answer is being sent
@@ -31,6 +31,7 @@ function remembered(storage, key, value) {
 const draftKey = () => `draft/${token}/${question.id}/${question.answer?.id ?? ""}`;
 
 function keepDraft() {
+  draft.seconds = seconds(); // a page that is loaded again goes on counting
   try {
     localStorage.setItem(draftKey(), JSON.stringify(draft));
   } catch { /* blocked or full: the page itself has it */ }
@@ -104,7 +105,7 @@ function show(state) {
     comment: own?.comment ?? "", ideal: own?.ideal ?? ""};
   draft = JSON.parse(remembered(localStorage, draftKey(), JSON.stringify(saved)));
   equal = flagging = false;
-  watch = {since: performance.now(), seconds: 0};
+  watch = {since: document.hidden ? 0 : performance.now(), seconds: draft.seconds ?? 0};
   $("comment").value = draft.comment;
   $("ideal").value = draft.ideal;
   toggle("comment", Boolean(draft.comment));
@@ -321,7 +322,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-document.addEventListener("visibilitychange", seconds);
+document.addEventListener("visibilitychange", () => (question ? keepDraft() : seconds()));
 window.addEventListener("pagehide", () => {
   fetch("/api/leave", {method: "POST", keepalive: true,
     headers: {"Authorization": `Bearer ${token}`, "X-Tab": tab}}).catch(() => {});
