@@ -46,8 +46,8 @@ def race(sides: Mapping[str, Callable[[int], T]], rounds: int, warm: int = 1) ->
 
 @dataclasses.dataclass
 class Took:
-    """What a piece of work took: `seconds` by the clock, and `processor` seconds of all threads of
-    this process, which other work on the machine disturbs less."""
+    """The cost of a piece of work: `seconds` by the clock, and `processor` seconds of all threads
+    of this process, which other work on the machine disturbs less."""
 
     seconds: float = 0.0
     processor: float = 0.0

@@ -1,4 +1,4 @@
-"""Where the processor time of an iteration of PPO goes: its programs, rewards, and the rest.
+"""The processor time of an iteration of PPO by part: its programs, rewards, and the rest.
 
     python -m benchmarks.ppo.iteration [--models=toy|demo] [--updates=25]
 

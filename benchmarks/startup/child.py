@@ -25,7 +25,7 @@ _EVENTS = {
 
 
 class Diary:
-    """What happens in this process.
+    """A record of what this process does.
 
     Attributes:
       phases: [name, start, end, processor seconds at its start, at its end] of the phases that the

@@ -21,7 +21,7 @@ RESULT = results.Result(
 
 @pytest.fixture
 def typed(monkeypatch):
-    """What was typed, with paths of a machine."""
+    """A command line as typed, with paths of a machine."""
     words = ["python", "-m", "benchmarks.sample", "--other_python=/a/env/bin/python",
              "--model=/b/c/x.gguf", "--json=/b/out.json", "--batch=4"]  # fmt: skip
     monkeypatch.setattr(sys, "orig_argv", words)
