@@ -94,7 +94,8 @@ def document(reports: dict[str, dict]) -> str:
         "is slower or larger. In the first two columns both are compiled with the same "
         "`xla_tpu_scoped_vmem_limit_kib`, the one above, which MaxText itself sets in its recipes "
         "for v6e only; attention kernels, the same on both sides, and collectives are left out. In "
-        "the last column both are compiled with libtpu's default, and attention kernels are added. "
+        "the last column both are compiled with libtpu's default, ours as it was before "
+        "2026-11-30, and attention kernels are added. "
         "A figure of one column beside a figure of another measures the compiler option rather "
         "than the code. Whether MaxText's leave gathers to the SparseCore is not recorded.",
         "",
