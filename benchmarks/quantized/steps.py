@@ -3,8 +3,8 @@
     python -m benchmarks.quantized.steps --json=docs/benchmarks/quantized-steps.json
 
 Compiles the recipes of configs/pods.py with each value of `model.matmul`, and keeps each as soon as
-it is compiled: what the file of --json has already is not compiled again, but for --fresh. Needs
-libtpu (`pip install 'jax[tpu]'`), no TPU.
+it is compiled. What the file of --json has is compiled again only with --fresh. Needs libtpu
+(`pip install 'jax[tpu]'`), no TPU.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scoring.text_rows import random_rows
 
 from model.config import TransformerConfig
 from model.kernels.plain import CHUNK as ATTENTION_CHUNK
@@ -31,13 +32,7 @@ def boxed():
 
 @pytest.fixture(scope="module")
 def batch():
-    rng = np.random.default_rng(0)
-    return {
-        "tokens": rng.integers(0, 90, (B, T)).astype(np.int32),
-        "positions": np.tile(np.arange(T, dtype=np.int32), (B, 1)),
-        "segment_ids": np.ones((B, T), np.int32),
-        "loss_mask": rng.choice([0.0, 0.5, 1.0], (B, T)).astype(np.float32),
-    }
+    return random_rows(B, T, 90)
 
 
 def value_and_grad(chunk, config=CONFIG):
