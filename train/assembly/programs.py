@@ -72,6 +72,27 @@ def jit_step(run: Run, jit: Callable[[Run], Jitted] = jitted) -> Step:
     return averages.with_averages(jit(run), run)
 
 
+def compile_step(run: Run, step: Jitted, s: dict[str, Any]) -> None:
+    """Traces and compiles the step of a run, so that its first call need not.
+
+    Args:
+      s: the state of the source before that call.
+    """
+    source = run.stage.source
+    state = with_losses(run, run.abstract, {})
+    state = state._replace(source=step_view(state.source), ema=())
+    with jax.set_mesh(run.ctx.mesh):
+        step.lower(state, run.frozen, source.batch_shapes(s), run.rates).compile()
+
+
+def in_thread(function: Callable[[], None]) -> concurrent.futures.Future:
+    """Calls a function in a thread of its own, from now on."""
+    threads = concurrent.futures.ThreadPoolExecutor(1, "compile")
+    future = threads.submit(function)
+    threads.shutdown(wait=False)
+    return future
+
+
 def jit_step_ahead(run: Run, jit: Callable[[Run], Jitted], s: dict[str, Any]) -> Step:
     """`jit_step`, whose program is compiled in a thread from now on, while the run's state is made
     and evaluated; the first call waits for it.
@@ -79,17 +100,8 @@ def jit_step_ahead(run: Run, jit: Callable[[Run], Jitted], s: dict[str, Any]) ->
     Args:
       s: the state of the source before that call.
     """
-    step, source = jit(run), run.stage.source
-    state = with_losses(run, run.abstract, {})
-    state = state._replace(source=step_view(state.source), ema=())
-
-    def compile_step() -> None:
-        with jax.set_mesh(run.ctx.mesh):
-            step.lower(state, run.frozen, source.batch_shapes(s), run.rates).compile()
-
-    threads = concurrent.futures.ThreadPoolExecutor(1, "compile")
-    compiled = threads.submit(compile_step)
-    threads.shutdown(wait=False)
+    step = jit(run)
+    compiled = in_thread(functools.partial(compile_step, run, step, s))
 
     def wait(*args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         concurrent.futures.wait([compiled])  # an error is raised by the call, which tries again

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from typing import Any
+
+import jax
 
 from train.assembly import ramps
-from train.assembly.programs import Jitted, jitted
-from train.assembly.run import Run
+from train.assembly.programs import Jitted, compile_step, in_thread, jitted
+from train.assembly.run import Run, with_config
+from train.config.run import RunConfig
 from train.optimizer import SCHEDULES, table_length
+from train.step import TrainState
 from train.sweep.trials import Trial, flatten, short
 
 # Settings, or groups, that no step has as constants: the learning rates are its argument, averages
@@ -31,11 +39,16 @@ def is_shared(key: str) -> bool:
     return group in _SHARED
 
 
+def _unshared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that may be constants of a step."""
+    return {k: v for k, v in settings.items() if not is_shared(k) and k != "steps"}
+
+
 def split(trials: Sequence[Trial]) -> list[list[Trial]]:
     """The trials in groups, of which each shares a program."""
     groups = dict[str, list[Trial]]()
     for trial in trials:
-        constants = {k: v for k, v in trial.settings.items() if not is_shared(k) and k != "steps"}
+        constants = _unshared(trial.settings)
         group = repr((constants, table_length(trial.config.steps)))
         groups.setdefault(group, []).append(trial)
     return list(groups.values())
@@ -66,19 +79,20 @@ class Count(logging.Filter):
     each, which is the only place that names them.
 
     Attributes:
-      used: keys of the programs. compiled: keys of those that were not in the cache.
+      asking: `step` of the thread, the step that it traces or calls. used: {step: keys of its
+        programs}. compiled: keys of those that were not in the cache.
     """
 
     def __init__(self):
         super().__init__()
-        self.used, self.compiled = set[str](), set[str]()
+        self.asking, self.used, self.compiled = threading.local(), dict[str, set[str]](), set[str]()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Counts a message of the cache; others than warnings go no further."""
         if isinstance(record.args, tuple) and len(record.args) == 2 and record.args[0] == STEP:
             key, text = str(record.args[1]), record.msg.lower()
             if text.startswith("persistent compilation cache"):
-                self.used.add(key)
+                self.used.setdefault(getattr(self.asking, "step", ""), set()).add(key)
                 if "miss" in text:
                     self.compiled.add(key)
         return record.levelno > logging.DEBUG
@@ -98,36 +112,90 @@ def counted() -> Iterator[Count]:
         logger.removeFilter(count)
 
 
+class Counted:
+    """A jitted step whose programs are counted as its own.
+
+    Args:
+      name: of the step.
+    """
+
+    def __init__(self, step: Jitted, name: str, count: Count):
+        self._step, self._name, self._count = step, name, count
+
+    def __call__(self, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        self._count.asking.step = self._name
+        return self._step(*args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        self._count.asking.step = self._name
+        return self._step.lower(*args)
+
+
 class Steps:
     """The jitted steps of this process (`Hooks.jit`): a run whose step is the same program gets
-    that of an earlier run, and is neither traced nor compiled again.
+    that of an earlier run, and is neither traced nor compiled again. The next program is compiled
+    in a thread while the runs of the present one train.
 
     Args:
       count: of the programs.
+
+    Attributes:
+      coming: the settings of the next trial's runs, if they are known.
     """
 
     def __init__(self, count: Count):
-        self._count, self._steps, self._used = count, dict[str, Jitted](), dict[str, list[str]]()
-        self._present = ""
+        self._count, self._steps, self._present = count, dict[str, Jitted](), ""
+        self._ahead, self._begun = dict[str, Future](), set[str]()
+        self.coming: RunConfig | None = None
 
     def __call__(self, run: Run) -> Jitted:
         """The jitted step of a run."""
-        self._count.used.clear()
-        self._present = _constants(run)
-        if self._present not in self._steps:
-            self._steps[self._present] = jitted(run)
-        return self._steps[self._present]
+        self._present = _name(run)
+        if ahead := self._ahead.get(self._present):
+            wait([ahead])  # an error is raised by the step itself, which tries again
+        step = self._step(run)
+        self._compile_next(run)
+        return step
 
     def programs(self) -> list[str]:
         """Keys of the programs of the last step that was asked for."""
-        used = self._used.setdefault(self._present, [])
-        used += sorted(self._count.used - {*used})
-        return used
+        return sorted(self._count.used.get(self._present, ()))
+
+    def _step(self, run: Run) -> Jitted:
+        name = _name(run)
+        if name not in self._steps:
+            self._steps[name] = Counted(jitted(run), name, self._count)
+        return self._steps[name]
+
+    def _compile_next(self, run: Run) -> None:
+        """Begins with the next program, if it differs in nothing but the optimizer: then it depends
+        on nothing that is not open for the present run."""
+        config, begun = self.coming, self._begun
+        present = _constants(run.ctx.config)
+        begun.add(repr(present))
+        if config is None or config.budget or repr(_constants(config)) in begun:
+            return
+        ours, theirs = (
+            {k: v for k, v in constants.items() if k.split(".")[0] not in _OPTIMIZERS}
+            for constants in (present, _constants(config))
+        )
+        if ours == theirs:
+            coming = with_config(run, config)
+            step, source = self._step(coming), coming.abstract.source
+            self._ahead[_name(coming)] = in_thread(
+                functools.partial(compile_step, coming, step, source)
+            )
 
 
-def _constants(run: Run) -> str:
+def _constants(config: RunConfig) -> dict[str, Any]:
+    """{setting: value} of those that may be constants of a step."""
+    return _unshared(flatten(config)) | {"steps": table_length(config.steps)}
+
+
+def _name(run: Run) -> str:
     """Everything that may be a constant of a run's step."""
     ctx = run.ctx
-    settings = {k: v for k, v in flatten(ctx.config).items() if not is_shared(k) and k != "steps"}
     lengths = {role: table.shape for role, table in run.rates.items()}
-    return repr((settings, lengths, ctx.models, run.content, run.origins, ctx.mesh.shape))
+    return repr(
+        (_constants(ctx.config), lengths, ctx.models, run.content, run.origins, ctx.mesh.shape)
+    )

@@ -51,6 +51,10 @@ class Runner:
           processes.Stopped: the process was asked to stop, and the run at work is saved.
         """
         for number, run in enumerate(runs, 1):
+            others = (other for other in runs[number:] if other.trial != run.trial)
+            self.steps.coming = None
+            if (other := next(others, None)) and not results.read_outcome(other.workdir):
+                self.steps.coming = other.config
             self.run(run, number)
 
     def run(self, run: Run, number: int, after_evaluation: AfterEvaluation | None = None) -> None:
