@@ -9,14 +9,16 @@ machine does not stretch as it does the clock.
 
 Prints for each part the median milliseconds of an iteration and its share; those with compilation,
 the first five, are not counted. `updates` are the steps and the choice of their rows, `rewards on
-the host` also the texts of the answers. `rest` is all that is outside of the programs and of the
-rewards: Python, prompts, transfers, records of metrics.
+the host` also the texts of the answers. `rest` is all that Python's threads do outside of the
+programs and of the rewards: Python itself, prompts, transfers, records of metrics. `ends of
+programs` is what XLA's own threads do after a program's results are there, as freeing its memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -32,9 +34,16 @@ from train.rl.rollout import RolloutSource
 from train.rl.scoring import Scorer
 from train.runtime.metrics import quiet_to_file
 
+ENDS = "ends of programs"
 PROGRAMS = ("sampling", "reward model", "log-probabilities and values", "updates")
 REWARDS = "rewards on the host"
 WARM = 5
+
+
+def python_time() -> float:
+    """The processor time of this process's Python threads, of which XLA's are none."""
+    clocks = [time.pthread_getcpuclockid(t.ident) for t in threading.enumerate() if t.ident]
+    return sum(map(time.clock_gettime, clocks))
 
 
 @contextlib.contextmanager
@@ -42,13 +51,14 @@ def watched() -> Iterator[list[dict[str, float]]]:
     """Yields a list that grows with every iteration by {part: seconds of processor time}, with
     their sum `all`."""
     iterations: list[dict[str, float]] = []
-    parts, begun = dict.fromkeys((*PROGRAMS, REWARDS), 0.0), [time.process_time()]
+    parts, begun = dict.fromkeys((*PROGRAMS, REWARDS, "rest"), 0.0), [0.0, 0.0]
 
     def timed(name: str, function: Callable) -> Callable:
         def run(*args, **kwargs):
-            start = time.process_time()
+            start, python = time.process_time(), python_time()
             out = jax.block_until_ready(function(*args, **kwargs))
             parts[name] += time.process_time() - start
+            parts["rest"] -= python_time() - python
             return out
 
         return run
@@ -74,9 +84,13 @@ def watched() -> Iterator[list[dict[str, float]]]:
             self.step_fn = timed(PROGRAMS[3], self.step_fn)
 
         def next_rollout(self, *args):
-            now = time.process_time()
-            iterations.append({**parts, "all": now - begun[0]})
-            begun[0] = now
+            now = time.process_time(), python_time()
+            whole, python = (a - b for a, b in zip(now, begun))
+            parts["rest"] += python
+            parts[ENDS] = whole - sum(parts.values())
+            iterations.append({**parts, "all": whole})
+            begun[:] = now
+            del parts[ENDS]
             parts.update(dict.fromkeys(parts, 0.0))
             return rollout(self, *args)
 
@@ -105,10 +119,9 @@ def run(models: str, updates: int) -> list[dict[str, float]]:
 
 
 def summary(iterations: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """{part: {`ms`: median of an iteration, `share`}}, with the `rest`."""
+    """{part: {`ms`: median of an iteration, `share`}}."""
     parts = {name: np.array([i[name] for i in iterations[WARM:]]) for name in iterations[0]}
     whole = parts.pop("all")
-    parts["rest"] = whole - sum(parts.values())
     return {
         name: {"ms": float(1e3 * np.median(x)), "share": float(np.median(x / whole))}
         for name, x in parts.items()

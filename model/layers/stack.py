@@ -5,7 +5,6 @@ Axes: B batch, T length, D embed, L layers.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -124,7 +123,6 @@ def run_layers(
     """
     kinds, cache = config.layer_kinds, carry[1]
     P = len(kinds)
-    repeats = config.num_layers // P
     if config.matmul in FORMATS and cache is None:  # decoding reads the weights as they are
         params = quantize_weights(params, config.matmul)
     if cache is None and platform() == "tpu":
@@ -157,14 +155,6 @@ def run_layers(
                 (x, cache, _), _ = layer(kind, carry, own, in_scan=False, last=last)
         return (x, cache, config.num_layers), None
 
-    if rows.last and cache is None and takes_last_queries(config, rows.positions.shape[1]):
-        first, final = _split_final(params, config.num_layers)
-        shorter = dataclasses.replace(config, num_layers=config.num_layers - 1)
-        if config.num_layers > 1:
-            carry, _ = run_layers(shorter, first, carry, rows._replace(last=0))
-        kind = kinds[(config.num_layers - 1) % P]
-        return layer(kind, carry, final, in_scan=False, last=rows.last)
-
     def sequence(kinds, carry, params):
         """Layers of these kinds, of params [len(kinds), …]. Consecutive layers of one kind are
         one scan, so that one layer is compiled for each such run, not for each place of the
@@ -185,10 +175,19 @@ def run_layers(
             return layer(kinds[0], carry, params, in_scan=True)
         return sequence(kinds, carry, params)
 
-    scanned, rest = params, config.num_layers - repeats * P
+    count = config.num_layers
+    if (
+        is_short := rows.last
+        and cache is None
+        and takes_last_queries(config, rows.positions.shape[1])
+    ):
+        params, final = _split_final(params, count)
+        count -= 1
+    repeats = count // P
+    scanned, rest = params, count - repeats * P
     if P > 1:
         scanned = jax.tree.map(lambda x: x[: repeats * P].reshape(repeats, P, *x.shape[1:]), params)
-    unroll = min(config.scan_unroll or repeats, repeats)
+    unroll = max(min(config.scan_unroll or repeats, repeats), 1)
     carry, stats = jax.lax.scan(period, carry, scanned, unroll=unroll)
     if P > 1:
         stats = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
@@ -196,4 +195,6 @@ def run_layers(
         rest_params = jax.tree.map(lambda x: x[repeats * P :], params)
         carry, rest_stats = sequence(kinds[:rest], carry, rest_params)
         stats = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), stats, rest_stats)
+    if is_short:
+        carry, _ = layer(kinds[count % P], carry, final, in_scan=False, last=rows.last)
     return carry, stats
