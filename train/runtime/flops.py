@@ -3,7 +3,8 @@
 A matmul weight takes 2 a token forward, 2 for the gradient of its input and 2 for its own. Frozen
 weights have no gradient of their own, and below the lowest trained weight there is none of inputs.
 Recomputation by remat and `loss.chunk` is not counted. A step of PPO and GRPO reads prompt and
-response, and has logits of the response alone.
+response, and has logits of the response alone; that on CPU the final layer omits the prompt is not
+deducted.
 """
 
 from __future__ import annotations
