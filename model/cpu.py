@@ -137,8 +137,13 @@ def _contract(a, b, axis, other_axis):
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-# Gradients of the products of attention are written out because JAX contracts [M, S] on the left,
-# of which XLA on CPU then makes a transposed copy: here the smaller operand is transposed.
+# Gradients of the products of attention are written out because JAX contracts the first axis of
+# [M, S], for which XLA on CPU has no fast product: here it is transposed before.
+def _transposed_product(a, b):
+    """The transpose of a [B, K, M, S], times b [B, K, M, N]."""
+    return _contract(jax.vmap(jax.vmap(fence))(a.swapaxes(2, 3)), b, 3, 2)
+
+
 @jax.custom_vjp
 def _scores(q, k):
     return _contract(q, k, 3, 3)
@@ -146,7 +151,7 @@ def _scores(q, k):
 
 def _scores_bwd(saved, g):
     q, k = saved
-    return _contract(g, k, 3, 2), _contract(q, g, 2, 2).swapaxes(2, 3)
+    return _contract(g, k, 3, 2), _transposed_product(g, q)
 
 
 _scores.defvjp(lambda q, k: (_scores(q, k), (q, k)), _scores_bwd)
@@ -159,7 +164,7 @@ def _sums(weights, v):
 
 def _sums_bwd(saved, g):
     weights, v = saved
-    return _contract(g, v, 3, 3), _contract(g, weights, 2, 2).swapaxes(2, 3)
+    return _contract(g, v, 3, 3), _transposed_product(weights, g)
 
 
 _sums.defvjp(lambda weights, v: (_sums(weights, v), (weights, v)), _sums_bwd)
