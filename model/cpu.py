@@ -29,6 +29,7 @@ _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 1 << 28), "M_TRIM_THRESHOLD
 _MADV_HUGEPAGE = 14
 # The address space that is reserved for huge pages. Memory is taken when it is used.
 HEAP_BYTES = 4 << 30
+_BEHIND = 1 << 28  # of a block that no gap in the heap has room for; its memory is not used
 
 
 class TransposedWeight(NamedTuple):
@@ -273,8 +274,11 @@ def keep_memory() -> None:
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.free.argtypes = [ctypes.c_void_p]
-    if heap := libc.malloc(HEAP_BYTES):  # freed, it stays the end of the heap, and so do its pages
+    if heap := libc.malloc(HEAP_BYTES):
         page = os.sysconf("SC_PAGE_SIZE")
         start = -(-heap // page) * page
         libc.madvise(start, HEAP_BYTES - page, _MADV_HUGEPAGE)
+        # A block behind it stays, or `malloc_trim` would give the end of the heap back, and what
+        # came in its place would have small pages. Protobuf calls that while data sets are read.
+        libc.malloc(_BEHIND)
         libc.free(heap)

@@ -1,12 +1,14 @@
-"""Time of a sweep beside that of the same runs one by one, turn about, each side with an empty
-compilation cache: prints a table and writes JSON.
+"""Time of a sweep, in one process and in two (`--parallel=2`), beside that of the same runs one by
+one, turn about, each side with an empty compilation cache: prints a table and writes JSON.
 
     python -m benchmarks.experiments.sweep --source=examples/shakespeare/train.txt \\
         --vocab_size=512 --rounds=1 --kills=3 --folder=runs/benchmark
 
 By default three learning rates, two optimizers, two seeds: twelve runs of 160 steps of a model of
-about a million parameters. Checks that both sides end with the same losses, bit for bit. With
---kills another sweep is killed so often, at random moments, and must end with the same files.
+about a million parameters. Checks that the sweep in one process ends with the losses of the runs
+one by one, bit for bit, and that in two, with half of the threads each, to rounding. With --kills
+other sweeps, one of each kind, are killed so often, at random moments, and must end with the same
+files.
 
 With --folder the same command goes on where it was killed: a side of a round that has ended is not
 run again, and one that has not is run anew, as its time must be whole.
@@ -15,6 +17,7 @@ run again, and one that has not is run anew, as its time must be whole.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -25,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ from data.atomic import write_atomically
 
 RATES, OPTIMIZERS, SEEDS = ("1e-3", "3e-3", "1e-2"), ("adamw", "muon"), (0, 1)
 GRID = {"optimizer.peak_lr": RATES, "optimizer.name": OPTIMIZERS}
+ROUNDING = 0.01  # nats at the end of a run of which every step rounds otherwise
 
 _SOURCE = flags.DEFINE_string(
     "source", None, "The text to train on, as --config.data.source.", required=True
@@ -78,10 +82,13 @@ def timed(commands: Sequence[Sequence[str]], cache: Path) -> float:
     return took.seconds
 
 
-def together(shared: Sequence[str], workdir: Path) -> list[list[str]]:
-    """The command of the sweep."""
+def together(parallel: int, shared: Sequence[str], workdir: Path) -> list[list[str]]:
+    """The command of the sweep, in so many processes."""
     grid = [f"--grid={key}={','.join(values)}" for key, values in GRID.items()]
-    return [["train.sweep", *shared, *grid, f"--seeds={len(SEEDS)}", f"--workdir={workdir}"]]
+    return [[
+        "train.sweep", *shared, *grid, f"--seeds={len(SEEDS)}", f"--workdir={workdir}",
+        f"--parallel={parallel}",
+    ]]  # fmt: skip
 
 
 def apart(shared: Sequence[str], workdir: Path) -> list[list[str]]:
@@ -123,30 +130,41 @@ def side(commands: Sequence[Sequence[str]], workdir: Path) -> dict[str, Any]:
     return json.loads(record.read_text())
 
 
+SIDES: dict[str, Callable[[Sequence[str], Path], list[list[str]]]] = {
+    "sweep": functools.partial(together, 1),
+    "parallel": functools.partial(together, 2),
+    "apart": apart,
+}
+
+
 def measure(shared: Sequence[str], folder: Path, sweep_first: bool) -> dict[str, float]:
     """{quantity: value} of one round."""
-    commands = {"sweep": together, "apart": apart}
-    order = list(commands) if sweep_first else list(commands)[::-1]
-    sides = {name: side(commands[name](shared, folder / name), folder / name) for name in order}
-    sweep, runs = sides["sweep"], sides["apart"]
+    order = list(SIDES) if sweep_first else list(SIDES)[::-1]
+    sides = {name: side(SIDES[name](shared, folder / name), folder / name) for name in order}
+    sweep, parallel, runs = (sides[name] for name in SIDES)
     if sweep["losses"] != runs["losses"]:
         raise SystemExit(f"the losses differ: {sweep['losses']} and {runs['losses']}")
+    pairs = zip(parallel["losses"], runs["losses"], strict=True)
+    differs = max(abs(one - other) for one, other in pairs)
+    if differs > ROUNDING:
+        raise SystemExit(f"losses differ by {differs} nats, more than by rounding")
     return {
-        "sweep_seconds": sweep["seconds"], "apart_seconds": runs["seconds"],
+        **{f"{name}_{key}": sides[name][key] for name in SIDES for key in ("seconds", "programs")},
         "ratio": sweep["seconds"] / runs["seconds"], "runs": len(sweep["losses"]),
-        "sweep_programs": sweep["programs"], "apart_programs": runs["programs"],
+        "parallel_ratio": parallel["seconds"] / runs["seconds"], "differs": differs,
     }  # fmt: skip
 
 
-def check_killed(shared: Sequence[str], folder: Path, kills: int) -> None:
-    """Kills a sweep at random moments, and compares its files with those of the first round's.
+def check_killed(shared: Sequence[str], name: str, folder: Path, kills: int) -> None:
+    """Kills a sweep of one kind at random moments, and compares its files with those of the first
+    round's.
 
     Raises:
       SystemExit: they differ.
     """
-    whole, workdir = folder / "round-1" / "sweep", folder / "killed" / "sweep"
+    whole, workdir = folder / "round-1" / name, folder / f"killed-{name}" / name
     seconds = json.loads(whole.with_suffix(".json").read_text())["seconds"]
-    ((command),) = together(shared, workdir)
+    (command,) = SIDES[name](shared, workdir)
     rng = random.Random(0)
     for _ in range(kills):
         process = subprocess.Popen(
@@ -160,10 +178,10 @@ def check_killed(shared: Sequence[str], folder: Path, kills: int) -> None:
             process.kill()
             process.wait()
     timed([command], workdir.with_suffix(".cache"))
-    for name in ("table.md", "sweep.json", "sweep.html"):
-        if (whole / name).read_bytes() != (workdir / name).read_bytes():
-            raise SystemExit(f"{workdir / name} differs from {whole / name}")
-    print(f"killed {kills} times and run again, a sweep ends with the same files, byte for byte")
+    for file in ("table.md", "sweep.json", "sweep.html"):
+        if (whole / file).read_bytes() != (workdir / file).read_bytes():
+            raise SystemExit(f"{workdir / file} differs from {whole / file}")
+    print(f"{name}: killed {kills} times it ends with the same files, byte for byte", flush=True)
 
 
 def main(argv: list[str]) -> None:
@@ -187,24 +205,39 @@ def run(folder: Path) -> None:
     write_atomically(record, json.dumps(shared))
     for number in range(1, _ROUNDS.value + 1):
         rounds.append(measure(shared, folder / f"round-{number}", number % 2 == 1))
-        print(f"round {number}: sweep / apart {rounds[-1]['ratio']:.2f}", flush=True)
-    if _KILLS.value:
-        check_killed(shared, folder, _KILLS.value)
-    columns = ("round", "first", "sweep, s", "apart, s", "ratio", "runs", "programs")
+        ratios = " and ".join(f"{rounds[-1][key]:.2f}" for key in ("ratio", "parallel_ratio"))
+        print(f"round {number}: one process and two, beside runs one by one: {ratios}", flush=True)
+    killed = ("sweep", "parallel") if _KILLS.value else ()
+    for name in killed:
+        check_killed(shared, name, folder, _KILLS.value)
+    columns = ("round", "first", "one process, s", "two processes, s", "one by one, s", "ratios",
+               "runs", "programs")  # fmt: skip
     rows = [
         [
-            str(number), "sweep" if number % 2 else "apart", f"{row['sweep_seconds']:.1f}",
-            f"{row['apart_seconds']:.1f}", f"{row['ratio']:.2f}", str(row["runs"]),
-            str(row["sweep_programs"]),
+            str(number), "sweep" if number % 2 else "one by one",
+            *(f"{row[f'{name}_seconds']:.1f}" for name in SIDES),
+            f"{row['ratio']:.2f}, {row['parallel_ratio']:.2f}", str(row["runs"]),
+            ", ".join(str(row[f"{name}_programs"]) for name in SIDES),
         ]
         for number, row in enumerate(rounds, start=1)
     ]  # fmt: skip
-    median = statistics.median(row["ratio"] for row in rounds)
-    notes = [f"The median ratio is **{median:.2f}**; both ended with the same losses, bit for bit."]
+    one, two = (statistics.median(r[key] for r in rounds) for key in ("ratio", "parallel_ratio"))
+    differs = max(row["differs"] for row in rounds)
+    notes = [
+        f"The median ratio is {one:.2f} in one process, with the same losses bit for bit, and "
+        f"**{two:.2f}** with `--parallel=2`, with half of the cores for each process and losses "
+        f"that differ by at most {differs:.1e} nats."
+    ]
+    if killed:
+        notes.append(
+            f"Killed {_KILLS.value} times at random and run again, a sweep of either kind ended "
+            "with the same files, byte for byte."
+        )
     results.report(
         results.Result(
             "experiments.sweep", [results.Table(columns, rows)],
-            {"rounds": rounds, "ratio": median}, results.given(), notes=notes,
+            {"rounds": rounds, "ratio": one, "parallel_ratio": two, "kills": _KILLS.value},
+            results.given(), notes=notes,
         )
     )  # fmt: skip
 

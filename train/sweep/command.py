@@ -148,7 +148,7 @@ def run(sweep: Sweep) -> int:
             console.print(f"  {launched.describe(sweep.launch, runs)}")
         elif not sweep.adaptive:
             console.print(f"  {programs.describe(sweep.trials, total)}")
-        runner = Runner(sweep.metric, sources, count, total)
+        runner, compiled = Runner(sweep.metric, sources, count, total), None
         try:
             if sweep.launch:
                 launched.run_all(sweep.launch, runs, sweep.metric)
@@ -156,12 +156,13 @@ def run(sweep: Sweep) -> int:
                 runs = _search(sweep, runner, plan)
             elif sweep.parallel > 1:
                 _check_parallel(workdir)
-                workers.run_parallel(sweep.parallel, workdir, runs, sweep.metric)
+                compiled = workers.run_parallel(sweep.parallel, workdir, runs, sweep.metric)
             else:
                 runner.run_all(runs)
         finally:
             failed = write(workdir, plan, sweep.metric, sweep.base)
-        compiled = len(count.compiled) if sweep.parallel == 1 else None
+        if sweep.parallel == 1:
+            compiled = len(count.compiled)
         if line := program_line([run.workdir for run in runs], compiled):
             console.print(f"  {line}")
         show(workdir, plan, sweep.metric)
@@ -178,7 +179,8 @@ def _work(sweep: Sweep, worker) -> int:
     with programs.counted() as count:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         runs = runs_of(sweep)
-        workers.work(worker, Runner(sweep.metric, inputs.prepare(runs), count, len(runs)), runs)
+        runner = Runner(sweep.metric, inputs.prepare(runs), count, len(runs))
+        workers.work(worker, runner, runs, count)
     return 0
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -117,14 +117,22 @@ class Counted:
 
     Args:
       name: of the step.
+
+    Attributes:
+      then: called once, after the next call of the step.
     """
 
     def __init__(self, step: Jitted, name: str, count: Count):
         self._step, self._name, self._count = step, name, count
+        self.then: Callable[[], None] | None = None
 
     def __call__(self, *args: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         self._count.asking.step = self._name
-        return self._step(*args)
+        out = self._step(*args)
+        if then := self.then:
+            self.then = None
+            then()
+        return out
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
         self._count.asking.step = self._name
@@ -141,12 +149,14 @@ class Steps:
 
     Attributes:
       coming: the settings of the next trial's runs, if they are known.
+      compiled: called when a run has taken its first step.
     """
 
     def __init__(self, count: Count):
-        self._count, self._steps, self._present = count, dict[str, Jitted](), ""
+        self._count, self._steps, self._present = count, dict[str, Counted](), ""
         self._ahead, self._begun = dict[str, Future](), set[str]()
         self.coming: RunConfig | None = None
+        self.compiled: Callable[[], None] = lambda: None
 
     def __call__(self, run: Run) -> Jitted:
         """The jitted step of a run."""
@@ -154,30 +164,30 @@ class Steps:
         if ahead := self._ahead.get(self._present):
             wait([ahead])  # an error is raised by the step itself, which tries again
         step = self._step(run)
-        self._compile_next(run)
+        step.then = functools.partial(self._after_first, run)
         return step
 
     def programs(self) -> list[str]:
         """Keys of the programs of the last step that was asked for."""
         return sorted(self._count.used.get(self._present, ()))
 
-    def _step(self, run: Run) -> Jitted:
+    def _step(self, run: Run) -> Counted:
         name = _name(run)
         if name not in self._steps:
             self._steps[name] = Counted(jitted(run), name, self._count)
         return self._steps[name]
 
-    def _compile_next(self, run: Run) -> None:
+    def _after_first(self, run: Run) -> None:
         """Begins with the next program, if it differs in nothing but the optimizer: then it depends
         on nothing that is not open for the present run."""
-        config, begun = self.coming, self._begun
-        present = _constants(run.ctx.config)
-        begun.add(repr(present))
-        if config is None or config.budget or repr(_constants(config)) in begun:
+        self.compiled()
+        present, config = constants(run.ctx.config), self.coming
+        self._begun.add(repr(present))
+        if config is None or config.budget or repr(constants(config)) in self._begun:
             return
         ours, theirs = (
-            {k: v for k, v in constants.items() if k.split(".")[0] not in _OPTIMIZERS}
-            for constants in (present, _constants(config))
+            {k: v for k, v in values.items() if k.split(".")[0] not in _OPTIMIZERS}
+            for values in (present, constants(config))
         )
         if ours == theirs:
             coming = with_config(run, config)
@@ -187,7 +197,7 @@ class Steps:
             )
 
 
-def _constants(config: RunConfig) -> dict[str, Any]:
+def constants(config: RunConfig) -> dict[str, Any]:
     """{setting: value} of those that may be constants of a step."""
     return _unshared(flatten(config)) | {"steps": table_length(config.steps)}
 
@@ -197,5 +207,5 @@ def _name(run: Run) -> str:
     ctx = run.ctx
     lengths = {role: table.shape for role, table in run.rates.items()}
     return repr(
-        (_constants(ctx.config), lengths, ctx.models, run.content, run.origins, ctx.mesh.shape)
+        (constants(ctx.config), lengths, ctx.models, run.content, run.origins, ctx.mesh.shape)
     )

@@ -157,5 +157,5 @@ def program_line(workdirs: Sequence[epath.Path], compiled: int | None) -> str:
     used = {key for outcome in ended for key in outcome.get("programs", ())}
     text = f"{len(used)} program{'s' * (len(used) != 1)} for {len(ended)} runs"
     if compiled is not None:
-        text += f", {compiled} compiled by this process"
+        text += f", {compiled} compiled by this command"
     return text if used else ""

@@ -90,7 +90,7 @@ def test_killed_at_random_it_ends_the_same(tmp_path):
     (tmp_path / "recipe.py").write_text(RECIPE)
     whole, killed = (tmp_path / name / "runs" for name in ("a", "b"))
     output = finish(start(tmp_path, "train.sweep", f"--workdir={whole}", *GRID))
-    assert "2 programs for 8 runs, 2 compiled by this process" in output
+    assert "2 programs for 8 runs, 2 compiled by this command" in output
     assert len(list((tmp_path / "cache").glob("jit_train_step-*-cache"))) == 2
 
     rng, total = random.Random(0), lines(whole)
@@ -120,16 +120,17 @@ def test_several_processes_end_with_the_same_and_leave_with_the_command(tmp_path
     write_files(tmp_path)
     (tmp_path / "recipe.py").write_text(RECIPE)
     whole, several = (tmp_path / name / "runs" for name in ("a", "b"))
-    grid = [GRID[0], "--seeds=2"]
-    finish(start(tmp_path, "train.sweep", f"--workdir={whole}", *grid))
-    process = start(tmp_path, "train.sweep", f"--workdir={several}", "--parallel=2", *grid)
+    grid = [*GRID, "--parallel=2"]
+    output = finish(start(tmp_path, "train.sweep", f"--workdir={whole}", *grid))
+    assert "2 programs for 8 runs, 2 compiled by this command" in output
+    process = start(tmp_path, "train.sweep", f"--workdir={several}", *grid)
     while lines(several) < 4:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)  # its workers leave, or they would hold the runs
     process.communicate()
-    output = finish(start(tmp_path, "train.sweep", f"--workdir={several}", "--parallel=2", *grid))
-    assert "for 4 runs" in output
+    output = finish(start(tmp_path, "train.sweep", f"--workdir={several}", *grid))
+    assert "for 8 runs" in output
     assert contents(several) == contents(whole)
 
 
