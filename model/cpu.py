@@ -29,6 +29,7 @@ _MALLOPT = {"M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 1 << 28), "M_TRIM_THRESHOLD
 _MADV_HUGEPAGE = 14
 # The address space that is reserved for huge pages. Memory is taken when it is used.
 HEAP_BYTES = 4 << 30
+_BEHIND = 1 << 28  # of a block that no gap in the heap has room for; its memory is not used
 
 
 class TransposedWeight(NamedTuple):
@@ -136,8 +137,13 @@ def _contract(a, b, axis, other_axis):
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-# Gradients of the products of attention are written out because JAX contracts [M, S] on the left,
-# of which XLA on CPU then makes a transposed copy: here the smaller operand is transposed.
+# Gradients of the products of attention are written out because JAX contracts the first axis of
+# [M, S], for which XLA on CPU has no fast product: here it is transposed before.
+def _transposed_product(a, b):
+    """The transpose of a [B, K, M, S], times b [B, K, M, N]."""
+    return _contract(jax.vmap(jax.vmap(fence))(a.swapaxes(2, 3)), b, 3, 2)
+
+
 @jax.custom_vjp
 def _scores(q, k):
     return _contract(q, k, 3, 3)
@@ -145,7 +151,7 @@ def _scores(q, k):
 
 def _scores_bwd(saved, g):
     q, k = saved
-    return _contract(g, k, 3, 2), _contract(q, g, 2, 2).swapaxes(2, 3)
+    return _contract(g, k, 3, 2), _transposed_product(g, q)
 
 
 _scores.defvjp(lambda q, k: (_scores(q, k), (q, k)), _scores_bwd)
@@ -158,7 +164,7 @@ def _sums(weights, v):
 
 def _sums_bwd(saved, g):
     weights, v = saved
-    return _contract(g, v, 3, 3), _contract(g, weights, 2, 2).swapaxes(2, 3)
+    return _contract(g, v, 3, 3), _transposed_product(weights, g)
 
 
 _sums.defvjp(lambda weights, v: (_sums(weights, v), (weights, v)), _sums_bwd)
@@ -268,8 +274,11 @@ def keep_memory() -> None:
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     libc.free.argtypes = [ctypes.c_void_p]
-    if heap := libc.malloc(HEAP_BYTES):  # freed, it stays the end of the heap, and so do its pages
+    if heap := libc.malloc(HEAP_BYTES):
         page = os.sysconf("SC_PAGE_SIZE")
         start = -(-heap // page) * page
         libc.madvise(start, HEAP_BYTES - page, _MADV_HUGEPAGE)
+        # A block behind it stays, or `malloc_trim` would give the end of the heap back, and what
+        # came in its place would have small pages. Protobuf calls that while data sets are read.
+        libc.malloc(_BEHIND)
         libc.free(heap)

@@ -32,11 +32,11 @@ class ScalarModel(nn.Module):
     @nn.compact
     def __call__(
         self, tokens: Array, positions: Array | None = None, segment_ids: Array | None = None,
-        branch_ids: Array | None = None,
+        branch_ids: Array | None = None, last: int = 0,
     ) -> Array:  # fmt: skip
-        """[B, T] int32 -> [B, T] float32, one number at each position."""
+        """[B, T] int32 -> [B, T] float32, one number at each position, or at the `last` ones."""
         x, _ = Transformer(self.config, name="backbone").hidden(
-            tokens, positions, segment_ids, branch_ids=branch_ids
+            tokens, positions, segment_ids, branch_ids=branch_ids, last=last
         )
         return tap("values", _numbers(self, x, self.head_std))
 

@@ -37,7 +37,7 @@ class Transformer(nn.Module):
     def hidden(
         self, tokens: Array, positions: Array | None = None, segment_ids: Array | None = None,
         cache: KVCache | None = None, slot: Array | int | None = None,
-        branch_ids: Array | None = None,
+        branch_ids: Array | None = None, last: int = 0,
     ) -> tuple[Array, KVCache | None]:  # fmt: skip
         """The normalised residual stream.
 
@@ -49,9 +49,11 @@ class Transformer(nn.Module):
             [B] a column a row; None: the cache is empty, and the tokens go to its first columns.
           branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None; not with a
             cache.
+          last: the number of last positions that are wanted, static; 0: all. Where it can, the
+            final layer computes no other.
 
         Returns:
-          ([B, T, D] activation dtype, the extended cache or None).
+          ([B, last or T, D] activation dtype, the extended cache or None).
         """
         c = self.config
         if positions is None:
@@ -78,11 +80,12 @@ class Transformer(nn.Module):
             self.layers(None)  # creates their parameters; nothing need be computed
         else:
             params = nn.unbox(self.layers.variables["params"])
-            rows = Rows(positions, segment_ids, slot, branch_ids)
+            rows = Rows(positions, segment_ids, slot, branch_ids, last)
             (x, cache, _), stats = run_layers(c, params, (x, cache, jnp.int32(0)), rows)
             if c.num_experts:  # for a caller with `mutable=["router"]`
                 self.sow("router", "stats", stats, reduce_fn=lambda _, new: new)
         x = context_parallel.join(x) if split else x
+        x = x[:, -last:] if last else x
         return tap("final_norm", rms_norm(x, self.final_norm, c)), cache
 
     def logits(self, hidden: Array, decoding: bool = False) -> Array:
@@ -109,5 +112,5 @@ class Transformer(nn.Module):
 
         `slot` as for `hidden`: None reads a prompt into an empty cache.
         """
-        hidden, cache = self.hidden(tokens, positions, segment_ids, cache, slot)
+        hidden, cache = self.hidden(tokens, positions, segment_ids, cache, slot, last=1)
         return self.logits(hidden[:, -1], decoding=True), cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -95,6 +96,9 @@ class Attempt:
         self.evaluated: tuple[int, Mapping[str, float]] = (-1, {})  # (step, metrics)
         self.rates = learning_rates(run)
         self.costs = Costs(run)
+        self.rollout_flops = functools.cache(
+            functools.partial(flops.of_rollout, config, run.ctx.models)
+        )
         self.compiled = set[tuple[int, int]]()  # shapes of the batches of steps that were taken
         self.begin()
 
@@ -104,8 +108,7 @@ class Attempt:
         self.recorder.begin(self.start)
         self.source_state = self.state.source
         self.rollouts = self.saved_meta.get("rollouts", {"taken": 0, "no_lesson": 0})
-        models, rollouts = self.run.ctx.models, self.run.objective.rollouts
-        per_rollout = flops.of_rollout(config, models) if rollouts else 0.0
+        per_rollout = self.rollout_flops(1) if self.run.objective.rollouts else 0.0
         self.totals = Totals.restored(self.saved_meta, self.start, self.costs.first, per_rollout)
         self.noise = NoiseScale(self.saved_meta.get("noise", {}))
         self.patience = Patience(config, self.metrics.evaluations)
@@ -205,7 +208,7 @@ class Attempt:
                 "no_lesson": self.rollouts["no_lesson"] + extra["rollout/no_lesson"],
             }
             draws = extra["rollout/draws"]
-            self.count(Totals(flops=flops.of_rollout(config, self.run.ctx.models, draws)))
+            self.count(Totals(flops=self.rollout_flops(draws)))
             extra["rollout/share"] = self.throughput.rollout_share()
         if not (extra or done % log_interval(config) == 0 or done == config.steps):
             return
@@ -277,6 +280,8 @@ class Attempt:
 
     def evaluate_or_stop(self, step: int) -> None:
         """`evaluate`, during which a Ctrl-C saves the run and stops it."""
+        if not self.due_to_evaluate(step):
+            return
         try:
             with self.throughput.paused(), interrupts.mode(interrupts.Mode.EVALUATION):
                 self.evaluate(step)

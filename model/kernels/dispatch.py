@@ -74,6 +74,14 @@ def choose(
     return backend
 
 
+def takes_last_queries(config: TransformerConfig, length: int) -> bool:
+    """Whether the final layer computes the last positions alone where no other is wanted: in plain
+    XLA on CPU, where layers are unrolled anyway. A mixture's router counts all positions."""
+    plain = config.attention == "xla" or (config.attention == "auto" and length <= LONG)
+    unrolled = not config.scan_unroll and not config.num_experts
+    return platform() == "cpu" and context_parallel.shards() == 1 and plain and unrolled
+
+
 def check_branches(backend: str, length: int, shards: int, window: int) -> None:
     """Checks that segments may fork (`branch_ids` of `causal_attention`), which plain XLA alone
     computes.
@@ -106,7 +114,8 @@ def attention(
 
     Args:
       q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32. All in the order of
-        `context_parallel.split`, which is the row's own without a `sequence` axis.
+        `context_parallel.split`, which is the row's own without a `sequence` axis. Where
+        `takes_last_queries`, q may be of the last positions alone.
       branch_ids: as for `causal_attention`, which then runs on every platform.
       window, softcap, scale: as for `causal_attention`.
 

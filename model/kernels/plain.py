@@ -48,7 +48,8 @@ def attend(
     weights, inverse = softmax_parts(*_logits(q, k, mask, softcap, scale))
     B, K, G, T, S = weights.shape
     weights = weights.reshape(B, K, G * T, S).astype(v.dtype)
-    out = cpu.weighted_sums(weights, v.swapaxes(1, 2)).reshape(B, K, G, T, -1) * inverse
+    inverse = inverse.reshape(B, K, G * T, 1)  # on CPU its gradient's sum is slow over five axes
+    out = (cpu.weighted_sums(weights, v.swapaxes(1, 2)) * inverse).reshape(B, K, G, T, -1)
     return out.astype(v.dtype).transpose(0, 3, 1, 2, 4).reshape(q.shape)
 
 
@@ -101,20 +102,22 @@ def causal_attention(
     """Causal attention within segments, in chunks of queries that skip the keys they cannot see.
 
     Args:
-      q: [B, T, H, N]; k, v: [B, T, K, N]; segment_ids: [B, T] int32, 0 is padding. A segment's
-        tokens are consecutive, so that differences of index are differences of position.
-      branch_ids: [B, T] int32, or None. A segment may fork: branch 0 is its trunk, and a token sees
+      q: [B, T, H, N] of the last T of S positions; k, v: [B, S, K, N]; segment_ids: [B, S] int32,
+        0 is padding. A segment's tokens are consecutive, so that differences of index are
+        differences of position.
+      branch_ids: [B, S] int32, or None. A segment may fork: branch 0 is its trunk, and a token sees
         the keys of the trunk and of its own branch.
       window: keys a query sees at most, its own included; 0 is all.
       softcap, scale: of `attend`.
     """
-    T = q.shape[1]
+    S = k.shape[1]
+    before = S - q.shape[1]
     mask_of = _masks(segment_ids, branch_ids, window)
     out = []
-    for start in range(0, T, CHUNK):
-        end = min(start + CHUNK, T)
+    for start in range(before, S, CHUNK):
+        end = min(start + CHUNK, S)
         first = max(start + 1 - window, 0) if window else 0
         mask = mask_of(start, end, first)
-        args = q[:, start:end], k[:, first:end], v[:, first:end], mask
+        args = q[:, start - before : end - before], k[:, first:end], v[:, first:end], mask
         out.append(attend(*args, softcap=softcap, scale=scale))
     return out[0] if len(out) == 1 else jnp.concatenate(out, axis=1)

@@ -31,6 +31,7 @@ class Rows(NamedTuple):
       slot: the cache's column of the first token, or [B] a column a row; None: the cache is empty,
         or there is none.
       branch_ids: [B, T] int32 where segments fork (model/kernels/plain.py), or None.
+      last: the number of last positions whose output is wanted; 0: all.
       rotations: {kind of layer: `rotation` of the positions}, where that is not computed in each
         layer, or None.
     """
@@ -39,6 +40,7 @@ class Rows(NamedTuple):
     segment_ids: Array
     slot: Array | int | None = None
     branch_ids: Array | None = None
+    last: int = 0
     rotations: Mapping[str, tuple[Array, Array]] | None = None
 
 
@@ -49,24 +51,26 @@ Carry: TypeAlias = tuple[Array, KVCache | None, Array | int]
 
 def self_attention(
     config: TransformerConfig, kind: str, params: Mapping, x: Array, cache: KVCache | None,
-    layer: Array | int, rows: Rows, last_only: bool,
+    layer: Array | int, rows: Rows, last: int,
 ) -> tuple[Array, KVCache | None]:  # fmt: skip
     """[B, T, D] -> ([B, T, D], the extended cache or None).
 
     Args:
       kind: `global` or `local`. layer: index of the layer in the cache.
-      last_only: in prefill, compute only the last position: the result is [B, 1, D].
+      last: compute only this many last positions: the result is [B, last, D]; 0: all.
     """
     c = config
     B, T, _ = x.shape
     H, K, N = c.num_heads, c.num_kv_heads, c.head_dim
     length = "act_length" if cache is None else "act_slot"
     kv_heads = "act_replicated_kv_heads" if c.replicate_kv_heads else "act_kv_heads"
-    positions, segment_ids, slot, branch_ids, rotations = rows
+    positions, segment_ids, slot, branch_ids, _, rotations = rows
 
     query_x, query_positions, query_segments = x, positions, segment_ids
-    if last_only:
-        query_x, query_positions, query_segments = (a[:, -1:] for a in (x, positions, segment_ids))
+    if last:
+        query_x, query_positions, query_segments = (
+            a[:, -last:] for a in (x, positions, segment_ids)
+        )
     q = project(params, "query", query_x).reshape(B, -1, H, N)
     k = project(params, "key", x).reshape(B, T, K, N)
     v = project(params, "value", x).reshape(B, T, K, N)
@@ -102,9 +106,9 @@ def self_attention(
         out = attention(q, k, v, segment_ids, c, branch_ids, **settings)
     else:
         cache = extend(cache, k, v, layer, 0 if slot is None else slot, c)
-        if slot is None and not last_only:
+        if slot is None and not last:
             out = prompt_attention(q, k, v, segment_ids, c, **settings)
         else:
-            first = T - 1 if slot is None else slot
+            first = T - last if slot is None else slot
             out = cached_attention(q, cache, layer, first, query_segments, c, **settings)
     return project(params, "out", out.reshape(B, -1, H * N)), cache

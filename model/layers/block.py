@@ -18,7 +18,7 @@ from model.taps import tap
 
 def block(
     config: TransformerConfig, kind: str, params: Mapping, carry: Carry, rows: Rows,
-    is_last: bool = False,
+    last: int = 0,
 ) -> tuple[Carry, moe.RouterStats | None]:  # fmt: skip
     """Attention and MLP, each between norms and added to the residual stream.
 
@@ -26,14 +26,13 @@ def block(
       kind: `global` or `local`. params: {name: weight} of this layer.
       carry: (x [B, T, D], the cache or None, the layer's index).
       rows: the places of the tokens of x in their rows.
-      is_last: it is the final layer; in prefill it then computes only the last position.
+      last: the number of last positions that it computes, as the final layer; 0: all.
 
     Returns:
       (carry, RouterStats or None).
     """
     x, cache, layer = carry
     c, length = config, "act_length" if cache is None else "act_slot"  # a cached step is not split
-    last_only = is_last and cache is not None and rows.slot is None
 
     def norm(name, x):
         return rms_norm(x, params[name], c)
@@ -45,12 +44,12 @@ def block(
 
     x = checkpoint_name(x, "layer_input")
     h = tap("attention.input", fence_norm(c, norm("attention_norm", x)))
-    out, cache = self_attention(c, kind, params, h, cache, layer, rows, last_only)
+    out, cache = self_attention(c, kind, params, h, cache, layer, rows, last)
     if c.post_norms:  # the norm's backward pass reads it
         out = checkpoint_name(out, "attention_out")
     segment_ids = rows.segment_ids
-    if last_only:
-        x, segment_ids = x[:, -1:], segment_ids[:, -1:]
+    if last:
+        x, segment_ids = x[:, -last:], segment_ids[:, -last:]
     x = tap("residual_middle", add(x, out, "attention"))
     if not c.post_norms:  # the backward pass then reads the sum alone
         x = checkpoint_name(x, "attention_out")

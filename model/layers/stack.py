@@ -5,6 +5,7 @@ Axes: B batch, T length, D embed, L layers.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from model import cpu, quantized, taps, weights
 from model.config import TransformerConfig
 from model.kernels.base import RESIDUALS
+from model.kernels.dispatch import takes_last_queries
 from model.layers.attention import Carry, Rows
 from model.layers.block import block
 from model.layers.low_precision import FORMATS, quantize_weights
@@ -102,6 +104,14 @@ def transpose_layers(config: TransformerConfig, layers: Mapping[str, Any]) -> di
     return {i: {name: transpose(name, w) for name, w in own.items()} for i, own in layers.items()}
 
 
+def _split_final(params: Mapping[str, Any], count: int) -> tuple[Any, Any]:
+    """(All layers but the last, the last), of `count` stacked ones. A split's gradient is one
+    concatenation."""
+    leaves, tree = jax.tree.flatten(params)
+    parts = [jnp.split(x, [count - 1]) for x in leaves]
+    return tree.unflatten([a for a, _ in parts]), tree.unflatten([b[0] for _, b in parts])
+
+
 def run_layers(
     config: TransformerConfig, params: Mapping[str, Any], carry: Carry, rows: Rows
 ) -> tuple[Carry, RouterStats | None]:
@@ -126,9 +136,9 @@ def run_layers(
         # Without a barrier XLA would compute the sines anew in each layer.
         rows = rows._replace(rotations=jax.lax.optimization_barrier(rotations))
 
-    def layer(kind, carry, params, in_scan, is_last=False):
+    def layer(kind, carry, params, in_scan, last=0):
         def run(params, carry):
-            return block(config, kind, params, carry, rows, is_last)
+            return block(config, kind, params, carry, rows, last)
 
         # Decoding has no backward pass, and a tapped value could not leave a rematerialised layer.
         if config.remat != "none" and cache is None and not taps.active():
@@ -139,12 +149,22 @@ def run_layers(
     if "0" in params or taps.active():
         x, cache, _ = carry
         for i in range(config.num_layers):
-            kind, is_last = kinds[i % P], i == config.num_layers - 1
+            # A prompt is read for the cache and its last position.
+            is_short = i == config.num_layers - 1 and cache is not None and rows.slot is None
+            kind, last = kinds[i % P], rows.last if is_short else 0
             own = params[str(i)] if "0" in params else jax.tree.map(lambda w, i=i: w[i], params)
             carry = x, cache, i
             with taps.scope(f"layers.{i}"):
-                (x, cache, _), _ = layer(kind, carry, own, in_scan=False, is_last=is_last)
+                (x, cache, _), _ = layer(kind, carry, own, in_scan=False, last=last)
         return (x, cache, config.num_layers), None
+
+    if rows.last and cache is None and takes_last_queries(config, rows.positions.shape[1]):
+        first, final = _split_final(params, config.num_layers)
+        shorter = dataclasses.replace(config, num_layers=config.num_layers - 1)
+        if config.num_layers > 1:
+            carry, _ = run_layers(shorter, first, carry, rows._replace(last=0))
+        kind = kinds[(config.num_layers - 1) % P]
+        return layer(kind, carry, final, in_scan=False, last=rows.last)
 
     def sequence(kinds, carry, params):
         """Layers of these kinds, of params [len(kinds), …]. Consecutive layers of one kind are

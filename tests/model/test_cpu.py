@@ -50,8 +50,8 @@ def test_products_on_cpu_have_no_left_operand_to_transpose(inputs, outputs):
     assert re.findall(r"lhs_contracting_dims=\{(\d)\}", program) == ["1", "1"]
 
 
-def test_products_of_attention_transpose_the_smaller_operand():
-    """Their gradients are the plain product's, and no [M, S] array is transposed."""
+def test_products_of_attention_have_no_left_operand_to_transpose():
+    """Their gradients are the plain product's."""
     rng = np.random.default_rng(4)
     q, k, v = (rng.normal(size=(2, 3, n, 8)).astype(np.float32) for n in (4, 6, 6))
 
@@ -64,7 +64,8 @@ def test_products_of_attention_transpose_the_smaller_operand():
     gradient = jax.grad(ours, (0, 1, 2))
     for a, b in zip(gradient(q, k, v), jax.grad(plain, (0, 1, 2))(q, k, v), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    assert "f32[2,3,6,4]" not in compiled(gradient, q, k, v)
+    program = compiled(gradient, q, k, v)
+    assert set(re.findall(r"lhs_contracting_dims=\{(\d)\}", program)) == {"3"}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

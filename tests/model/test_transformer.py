@@ -173,6 +173,30 @@ def test_remat_and_unroll_change_no_value_and_no_gradient(params, plain, remat, 
     assert all(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(plain[1]))
 
 
+@pytest.mark.parametrize("pattern,unroll", [((), 1), (("local", "global"), 0)])
+def test_the_last_positions_alone_have_the_same_hidden_states_and_gradients(pattern, unroll):
+    """Unrolled on CPU the final layer computes no others."""
+    last = 3
+    config = dataclasses.replace(
+        CONFIG, num_layers=2, scan_unroll=unroll, layer_pattern=pattern, window=2 * bool(pattern)
+    )
+    model, settings = Transformer(config), dict(method=Transformer.hidden)
+    params = random_params(model)
+
+    def loss(params, last):
+        rows = TOKENS, POSITIONS, SEGMENTS
+        hidden, _ = model.apply({"params": params}, *rows, last=last, **settings)
+        hidden = hidden[:, -3:]
+        return jnp.sum(jnp.sin(hidden)), hidden
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    ours, expected = gradient(params, last), gradient(params, 0)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    flops = [gradient.lower(params, n).cost_analysis()["flops"] for n in (last, 0)]
+    assert (flops[0] < 0.9 * flops[1]) == (unroll == 0)
+
+
 def test_parameters_do_not_depend_on_the_execution_settings():
     def shapes(config):
         init = Transformer(config).init

@@ -20,20 +20,19 @@ from train.vocabulary import token_logprobs
 
 # Trained roles that estimate values: a separate network, or a head on the policy.
 CRITICS = ("value", "value_head")
+NAMES = ("tokens", "positions", "segment_ids")
 
 
-def _inputs(batch):
-    """Tokens, positions and segment ids. On CPU the last token, which predicts nothing here, is
-    omitted; kernels of other platforms, and the mesh axis `sequence`, need whole blocks of tokens.
+def _inputs(batch, response_length: int) -> dict[str, Any]:
+    """Arguments of a model whose first `response_length` outputs are those at the position before
+    each response token.
+
+    On CPU the last token, which predicts nothing here, is omitted; kernels of other platforms, and
+    the mesh axis `sequence`, need whole blocks of tokens.
     """
-    end = -1 if platform() == "cpu" and context_parallel.shards() == 1 else None
-    return [batch[name][:, :end] for name in ("tokens", "positions", "segment_ids")]
-
-
-def _before_response(x, batch, response_length: int):
-    """The outputs x [B, T or T - 1, …] of a model at the position before each response token."""
-    start = batch["tokens"].shape[1] - response_length - 1
-    return x[:, start : start + response_length]
+    omitted = platform() == "cpu" and context_parallel.shards() == 1
+    end, last = (-1, response_length) if omitted else (None, response_length + 1)
+    return {name: batch[name][:, :end] for name in NAMES} | {"last": last}
 
 
 def response_logprobs(
@@ -47,9 +46,9 @@ def response_logprobs(
 ) -> tuple:
     """(log-probabilities of the response's tokens, entropies of their distributions), both [B, R]
     float32; with `head`, the parameters of a `ValueHead`, also its values [B, R]."""
-    args = _inputs(batch)
-    hidden, _ = Transformer(config).apply({"params": params}, *args, method=Transformer.hidden)
-    before = _before_response(hidden, batch, response_length)
+    inputs = _inputs(batch, response_length)
+    hidden, _ = Transformer(config).apply({"params": params}, **inputs, method=Transformer.hidden)
+    before = hidden[:, :response_length]
     ids = batch["tokens"][:, -response_length:]
     logprobs, entropies = token_logprobs(config, params, before, ids, temperature, chunk)
     if head is None:
@@ -64,8 +63,8 @@ def response_values(
     response_length: int,
 ) -> jax.Array:
     """The critic's value before each response token, [B, R] float32."""
-    values = value_model(config).apply({"params": params}, *_inputs(batch))
-    return _before_response(values, batch, response_length)
+    values = value_model(config).apply({"params": params}, **_inputs(batch, response_length))
+    return values[:, :response_length]
 
 
 def policy_and_values(

@@ -26,6 +26,7 @@ from data.loader import Loader, make_loader
 from model import sharding
 from tpu.chips import compiler_options
 from train.guards.origins import BatchOrigin
+from train.measures import statistics
 from train.rl import advantages as adv
 from train.rl import forward, hacking
 from train.rl import record as records
@@ -100,6 +101,8 @@ class RolloutSource:
         # One program: sums that are dispatched one by one beside others have hung on CPU devices.
         self._reward_means = jax.jit(reward_means)
         self._minibatch = jax.jit(self._take, out_shardings=rows)
+        # A zero with the sharding of the step's counters, so that the step is compiled once.
+        self._zero = jax.jit(lambda: jnp.int32(0), out_shardings=sharding.replicated(ctx.mesh))
         self._pick = jax.jit(
             lambda first, second, index: jax.tree.map(
                 lambda a, b: jnp.concatenate([a, b])[index], first, second
@@ -164,10 +167,6 @@ class RolloutSource:
             Draw([ahead["batch"][str(i)]], int(ahead["number"][i]), int(ahead["rollout"][i]))
             for i in range(int(ahead["count"]))
         ]
-
-    def _zero(self):
-        """A zero with the sharding of the step's counters, so that the step is compiled once."""
-        return jax.device_put(jnp.int32(0), sharding.replicated(self.ctx.mesh))
 
     def _take(self, experience, rollout, minibatch):
         """The rows of one minibatch; every epoch has its own permutation."""
@@ -297,7 +296,7 @@ class RolloutSource:
             np.bool_(number >= self.critic_warmup),
         )
         metrics |= self._reward_means(rewards)
-        metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}  # in one transfer
+        metrics = {k: float(v) for k, v in statistics.fetch(metrics).items()}
         current = {k: metrics[k] for k in ("length", "repetition", "entropy")}
         first = current if number == 0 else {k: float(v) for k, v in s["first"].items()}
         signs = hacking.signs(first, current) | hacking.no_lesson(metrics)
@@ -316,7 +315,7 @@ class RolloutSource:
         if self.rl.record and number % self.rl.record == 0:
             updates = self._updates(number + 1)
             metrics["record"] = records.Rollout(number, batch, rewards, experience, updates)
-        s = {k: np.asarray(v) for k, v in scalars.items()} | {
+        s = statistics.fetch(scalars) | {
             "experience": experience,
             "minibatch": np.asarray(0, np.int32),
             "rollout": np.asarray(number + 1, np.int32),

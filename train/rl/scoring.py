@@ -108,6 +108,8 @@ class Scorer:
 
     def fetch(self, tree: Any) -> Any:
         """A tree of arrays copied to the host, whole on every process."""
+        if all(x.is_fully_addressable for x in jax.tree.leaves(tree)):
+            return jax.tree.map(np.asarray, tree)
         return jax.device_get(jax.device_put(tree, sharding.replicated(self.ctx.mesh)))
 
     def _episodes(self, batch, answers):
@@ -203,5 +205,6 @@ def _local_rows(x) -> np.ndarray:
 
 
 def local_index(x: jax.Array) -> np.ndarray:
-    """The indices of `_local_rows` among all rows."""
-    return np.concatenate([start + np.arange(len(rows)) for start, rows in _local_shards(x)])
+    """The indices of `_local_rows` among all rows. Does not wait for them."""
+    indices = x.sharding.addressable_devices_indices_map(x.shape)
+    return np.unique(np.concatenate([np.arange(len(x))[index[0]] for index in indices.values()]))

@@ -18,4 +18,7 @@ def finite(value: Any) -> Any:
 
 def dumps(value: Any, **options: Any) -> str:
     """`json.dumps` of a value with null in place of every float that is not finite."""
-    return json.dumps(finite(value), allow_nan=False, **options)
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:  # a number that is not finite
+        return json.dumps(finite(value), allow_nan=False, **options)
