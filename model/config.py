@@ -12,7 +12,7 @@ import ranges
 from ranges import NonNegative, Positive, Range, Size, SizeOr0
 
 ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
-REMAT_POLICIES = ("none", "minimal", "qkv", "full", "offload")
+REMAT_POLICIES = ("none", "minimal", "qkv", "projections", "full", "offload")
 ACTIVATIONS = ("silu", "gelu_tanh")
 LAYER_KINDS = ("global", "local")
 MATMULS = ("dtype", "int8", "int8_tensor", "fp8", "fp8_tensor")
@@ -97,8 +97,9 @@ class TransformerConfig:
         (fastest on CPU).
       remat: what the backward pass recomputes: nothing (`none`), all but the results of matmuls
         and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
-        each layer from its input (`full`), or as `qkv` with the saved arrays and the inputs in the
-        host's memory (`offload`). The memory that each takes: docs/memory.md.
+        all but queries, keys and values (`projections`: attention is computed twice), each layer
+        from its input (`full`), or as `qkv` with the saved arrays and the inputs in the host's
+        memory (`offload`). The memory that each takes: docs/memory.md.
       replicate_kv_heads: where the mesh axis `tensor` does not divide key and value heads, each of
         its devices holds all of them, and computes those of its query heads.
       attention: backend (model/kernels/dispatch.py): `xla`, `chunked`, `splash`, `cudnn`, or

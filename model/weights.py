@@ -213,9 +213,9 @@ def read_in_activation_dtype(name: str) -> bool:
 
 
 def saved_outputs(policy: str) -> set[str]:
-    """Checkpoint names of the products that a remat policy, `qkv` or `minimal`, saves."""
-    policies = {"qkv": ("qkv",), "minimal": ("qkv", "minimal")}[policy]
-    return {w.output or w.name for w in TABLE if w.saved in policies}
+    """Checkpoint names of the products that `projections`, `qkv` or `minimal` saves."""
+    policies = {"projections": ("qkv",), "qkv": ("qkv",), "minimal": ("qkv", "minimal")}
+    return {w.output or w.name for w in TABLE if w.saved in policies[policy]}
 
 
 def sizes(config: TransformerConfig) -> dict[str, int]:

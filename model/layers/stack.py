@@ -47,7 +47,8 @@ def remat_policy(name: str) -> Callable:
             offload_src="device",
             offload_dst="pinned_host",
         )  # fmt: skip
-    return policies.save_only_these_names(*weights.saved_outputs(name), RESIDUALS, MEAN_SQUARE)
+    of_kernels = () if name == "projections" else (RESIDUALS,)
+    return policies.save_only_these_names(*weights.saved_outputs(name), *of_kernels, MEAN_SQUARE)
 
 
 class _LayerWeights(nn.Module):

@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 # Policies of rematerialization, those that recompute least first.
-REMAT = ("none", "minimal", "qkv", "offload", "full")
+REMAT = ("none", "minimal", "qkv", "projections", "offload", "full")
 # A change is taken from this gain on: what is less may be an error of the estimate.
 GAIN = 1.01
 # The rule is at most a quarter above the compiler's peak (tests/tpu/fit/test_rules.py).
@@ -29,7 +29,7 @@ SETTINGS = {
     "remat": "model.remat", "fsdp": "mesh.fsdp", "expert": "mesh.expert", "tensor": "mesh.tensor",
     "rows": "data.batch_size", "block": "model.attention_block",
 }  # fmt: skip
-HEAD = "   remat  fsdp expert tensor   rows block  peak GiB   s/step  tok/s/chip"
+HEAD = "      remat  fsdp expert tensor   rows block  peak GiB   s/step  tok/s/chip"
 
 
 def _axis(axis: str, config: ConfigDict, times: float) -> ConfigDict | None:
@@ -176,7 +176,7 @@ class Sweep:
 def row(report: Mapping[str, Any]) -> str:
     """A line of the table."""
     s, peak = report["settings"], report["peak_bytes_per_chip"]
-    line = f"{s['remat']:>8} {s['fsdp']:5} {s['expert']:6} {s['tensor']:6} {s['rows']:6} "
+    line = f"{s['remat']:>11} {s['fsdp']:5} {s['expert']:6} {s['tensor']:6} {s['rows']:6} "
     line += f"{s['block']:5} " + (f"{peak / 2**30:9.1f}" if peak else f"{'':9}")
     if not report["fits"]:
         return line + "   " + ("does not fit" if peak else report["error"][:60])
