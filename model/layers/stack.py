@@ -108,7 +108,8 @@ def _split_final(params: Mapping[str, Any], count: int) -> tuple[Any, Any]:
     concatenation."""
     leaves, tree = jax.tree.flatten(params)
     parts = [jnp.split(x, [count - 1]) for x in leaves]
-    return tree.unflatten([a for a, _ in parts]), tree.unflatten([b[0] for _, b in parts])
+    first, last = zip(*((others, final[0]) for others, final in parts))
+    return jax.tree.unflatten(tree, first), jax.tree.unflatten(tree, last)
 
 
 def run_layers(

@@ -63,7 +63,8 @@ def response_values(
     response_length: int,
 ) -> jax.Array:
     """The critic's value before each response token, [B, R] float32."""
-    values = value_model(config).apply({"params": params}, **_inputs(batch, response_length))
+    inputs = _inputs(batch, response_length)
+    values: Any = value_model(config).apply({"params": params}, **inputs)
     return values[:, :response_length]
 
 

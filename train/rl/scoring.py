@@ -207,4 +207,6 @@ def _local_rows(x) -> np.ndarray:
 def local_index(x: jax.Array) -> np.ndarray:
     """The indices of `_local_rows` among all rows. Does not wait for them."""
     indices = x.sharding.addressable_devices_indices_map(x.shape)
-    return np.unique(np.concatenate([np.arange(len(x))[index[0]] for index in indices.values()]))
+    return np.unique(
+        np.concatenate([np.arange(len(x))[index[0]] for index in indices.values() if index])
+    )
