@@ -19,6 +19,8 @@ from jax import Array
 
 from model.sharding import batch_shards, platform
 
+# Rows that `sum_used_rows` computes at once: their logits over a few thousand ids fit a cache.
+PART = 512
 # Rows on a device up to which a product is faster as the transpose of its transpose.
 FEW = 32
 
@@ -168,6 +170,71 @@ def _sums_bwd(saved, g):
 
 
 _sums.defvjp(lambda weights, v: (_sums(weights, v), (weights, v)), _sums_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def sum_used_rows(
+    function: Callable[..., tuple[Array, Array]], table: Array, rows: Array, ids: Array, mask: Array
+) -> tuple[Array, Array]:
+    """function(table, rows, ids, mask), sums over rows, without the rows whose mask is 0.
+
+    The rows in use are computed `PART` at a time, and where a gradient is taken, with it: nothing
+    that the function computes is kept for a backward pass.
+
+    Args:
+      function: -> (the sum whose gradient is taken, another sum); float32 scalars.
+      table: any array. rows: [n, D]. ids, mask: [n].
+
+    Returns:
+      The two sums. The second has no gradient, and neither have `ids` and `mask`.
+    """
+
+    def add(sums, *part):
+        return jax.tree.map(jnp.add, sums, function(table, *part)), ()
+
+    return _scan_used(add, (jnp.float32(0), jnp.float32(0)), rows, ids, mask)[0]
+
+
+def _sum_used_rows_fwd(function, table, rows, ids, mask):
+    def add(carry, rows, ids, mask):
+        sums, gradient = carry
+        total, back, other = jax.vjp(
+            lambda table, rows: function(table, rows, ids, mask), table, rows, has_aux=True
+        )
+        for_table, for_rows = back(jnp.ones_like(total))
+        return ((sums[0] + total, sums[1] + other), gradient + for_table), for_rows
+
+    start = (jnp.float32(0), jnp.float32(0)), jnp.zeros_like(table)
+    (sums, for_table), for_rows = _scan_used(add, start, rows, ids, mask)
+    return sums, (for_table, for_rows)
+
+
+def _sum_used_rows_bwd(function, gradients, g):
+    return *(x * g[0].astype(x.dtype) for x in gradients), None, None
+
+
+sum_used_rows.defvjp(_sum_used_rows_fwd, _sum_used_rows_bwd)
+
+
+def _scan_used(f, carry, rows, ids, mask):
+    """`jax.lax.scan` of f(carry, rows, ids, mask) over the rows whose mask is not 0, in parts of at
+    most `PART`: (carry, results of f a row, in the order of the rows; 0 of a row out of use)."""
+    used = mask != 0
+    count = jnp.sum(used, dtype=jnp.int32)
+    place = jnp.where(used, jnp.cumsum(used), count + jnp.cumsum(~used)) - 1  # those in use first
+    parts = -(-len(mask) // PART)
+    width = -(-len(mask) // parts)
+    order = jnp.pad(jnp.argsort(place), (0, parts * width - len(mask)))
+
+    def part(carry, xs):
+        places, order = xs
+        own = rows[order], ids[order], jnp.where(places < count, mask[order], 0)
+        empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(f, carry, *own)[1])
+        return jax.lax.cond(places[0] < count, lambda: f(carry, *own), lambda: (carry, empty))
+
+    xs = jnp.arange(parts * width), order
+    carry, out = jax.lax.scan(part, carry, tuple(x.reshape(parts, width) for x in xs))
+    return carry, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[place], out)
 
 
 def stores_transposed(dtype: jnp.dtype) -> bool:

@@ -121,3 +121,30 @@ def map_logits(
     parts = tuple(map(split, (hidden, *arrays)))
     _, out = jax.lax.scan(lambda _, part: (None, jax.checkpoint(apply)(*part)), None, parts)
     return jax.tree.map(join, out)
+
+
+def sum_targets(
+    config: TransformerConfig, params: Mapping[str, Any], function: Callable, hidden: Array,
+    targets: Array, mask: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Sums over the positions with a target, for one CPU device: no other has its logits computed.
+
+    A part of the positions is computed at once, with its gradient, in the forward pass: its logits
+    fit a core's cache, and none are kept.
+
+    Args:
+      config, params: of the Transformer whose head it is.
+      function: (float32 logits [P, V], targets [P], mask [P]) -> (the sum whose gradient is taken,
+        another sum); a position whose mask is 0 adds nothing.
+      hidden: [B, T, D]. targets: [B, T] int32. mask: [B, T], 0 where there is no target.
+
+    Returns:
+      The two sums; the second has no gradient.
+    """
+    table = params["embedding" if config.tie_embeddings else "unembedding"]
+
+    def sums(table, hidden, targets, mask):
+        return function(logits(config, table, hidden), targets, mask)
+
+    flat = (jnp.asarray(x).reshape(-1, *x.shape[2:]) for x in (hidden, targets, mask))
+    return cpu.sum_used_rows(sums, table, *flat)

@@ -16,7 +16,7 @@ from model import context_parallel
 from model.config import TransformerConfig
 from model.kernels.plain import CHUNK
 from model.sharding import platform
-from model.vocabulary import entropy, log_probs, map_logits
+from model.vocabulary import entropy, log_probs, map_logits, sum_targets
 from train import losses
 
 
@@ -38,6 +38,11 @@ def inputs(
     return tokens, positions, segment_ids
 
 
+def _one_cpu() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return platform() == "cpu" and (mesh.empty or mesh.size == 1)
+
+
 def next_token_loss(
     config: TransformerConfig,
     params: Mapping[str, Any],
@@ -50,6 +55,12 @@ def next_token_loss(
     [B, T, D], or those of `inputs`."""
     mask = batch["loss_mask"][:, 1:]
     arrays = hidden[:, : mask.shape[1]], batch["tokens"][:, 1:], mask
+    if not chunk and _one_cpu():
+
+        def sums(logits, targets, mask):
+            return losses.sum_nats(*losses.token_nats(logits, targets, mask), mask, z_loss)[:2]
+
+        return *sum_targets(config, params, sums, *arrays), jnp.sum(mask)
     if platform() == "tpu":  # whose tiles T - 1 positions do not fill; the last one is masked
         mask = jnp.pad(mask, ((0, 0), (0, 1)))
         arrays = hidden, jnp.roll(batch["tokens"], -1, axis=1), mask

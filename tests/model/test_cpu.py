@@ -68,6 +68,40 @@ def test_products_of_attention_have_no_left_operand_to_transpose():
     assert set(re.findall(r"lhs_contracting_dims=\{(\d)\}", program)) == {"3"}
 
 
+@pytest.mark.parametrize("used", [0, 1, 4, 7, 10])
+def test_sums_of_rows_compute_the_parts_in_use_alone(monkeypatch, used):
+    """Their gradient is the plain sum's, and a row that is not in use may hold anything."""
+    monkeypatch.setattr(cpu, "PART", 4)  # 10 rows: parts of 4, the last with two rows
+    rng = np.random.default_rng(7)
+    table, rows = rng.normal(size=(6, 3)), rng.normal(size=(10, 3))
+    ids, mask = rng.integers(0, 6, 10), np.zeros(10)
+    mask[rng.permutation(10)[:used]] = rng.uniform(0.5, 2, used)
+    computed = []
+
+    def sums(table, rows, ids, mask):
+        jax.debug.callback(lambda: computed.append(len(mask)))
+        products = jnp.where(mask[:, None] != 0, rows, 0) @ table.T
+        picked = jnp.take_along_axis(products, ids[:, None], axis=1)[:, 0]
+        return jnp.sum(mask * jnp.sin(picked)), jnp.sum(mask * picked)
+
+    def ours(table, rows, function=cpu.sum_used_rows):
+        total, other = function(sums, table, rows, jnp.asarray(ids), jnp.asarray(mask, "float32"))
+        return 3 * total, other
+
+    def plain(function, *args):
+        return function(*args)
+
+    args = table.astype("float32"), np.where(mask[:, None] != 0, rows, np.nan).astype("float32")
+    got = jax.block_until_ready(jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(*args))
+    jax.effects_barrier()
+    assert computed == [4] * -(-used // 4)
+    expected = jax.value_and_grad(ours, (0, 1), has_aux=True)(*args, plain)
+    value = jax.jit(ours)(*args)  # without a gradient
+    for a, b in zip(jax.tree.leaves((got, value)), jax.tree.leaves((expected, expected[0])),
+                    strict=True):  # fmt: skip
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", [1, 3, FEW + 1])
 @pytest.mark.parametrize("outputs", [64, 15])
