@@ -84,11 +84,19 @@ def preference_rows(
         kept.append(ranking.example)
     if not rows:
         raise NothingLeft(f"no preference fits data.length={length}: {dict(skipped)}")
-    candidates = max(sum(len(ranking.ids) for ranking, _ in row.rankings) for row in rows)
+    most = max(sum(len(ranking.ids) for ranking, _ in row.rankings) for row in rows)
+    candidates = round_up(most)
     arrays = stack([_arrays(row.rankings, length, sub_rows, candidates, kinds) for row in rows])
     if not share_prompt:
         del arrays["branch_ids"]
     return Packed(arrays, kept, [row.numbers for row in rows])
+
+
+def round_up(count: int) -> int:
+    """The candidates of a row, at most half as many again as `count`: 1, 2, 3, 4, 6, 8, 12, 16, …,
+    so that data sets of one kind have rows of one shape, and runs on them share their programs."""
+    step = 1 << max(count.bit_length() - 2, 0)
+    return -(-count // step) * step
 
 
 def place(rooms: list[int], sizes: Sequence[int], trunk: int) -> tuple[list[int], list[int]] | None:

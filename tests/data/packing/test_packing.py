@@ -12,7 +12,7 @@ from data.batch import segment_row
 from data.errors import DataError
 from data.packing.base import NothingLeft
 from data.packing.chats import best_fit, pack_chats
-from data.packing.preferences import preference_rows
+from data.packing.preferences import preference_rows, round_up
 from data.packing.prompts import prompt_rows
 from data.packing.text import pack_text
 from data.read.bad_records import BadRecords
@@ -249,13 +249,14 @@ def pack_preferences(
 
 
 def test_a_preference_is_read_at_the_eos_of_each_answer():
-    """Five candidates of 7 to 9 tokens in one row of 3 × 18: two a sub-row, none cut in two."""
+    """Five candidates of 7 to 9 tokens in one row of 3 × 18: two a sub-row, none cut in two. The
+    row has room for six (`round_up`)."""
     rows, kept, _ = pack_preferences(PREFERENCES, 18)
     assert rows["tokens"].shape == (1, 3, 18) and kept == PREFERENCES
-    np.testing.assert_array_equal(rows["rank"], [[0, 1, 1, 0, 1]])
-    np.testing.assert_array_equal(rows["group"], [[0, 0, 1, 1, 1]])
-    np.testing.assert_array_equal(rows["kind"], [[1, 2, 2, 1, 2]])
-    np.testing.assert_array_equal(rows["doubt"], [[0.0, 0, 0.25, 0.25, 0.25]])
+    np.testing.assert_array_equal(rows["rank"], [[0, 1, 1, 0, 1, -1]])
+    np.testing.assert_array_equal(rows["group"][:, :5], [[0, 0, 1, 1, 1]])
+    np.testing.assert_array_equal(rows["kind"][:, :5], [[1, 2, 2, 1, 2]])
+    np.testing.assert_array_equal(rows["doubt"][:, :5], [[0.0, 0, 0.25, 0.25, 0.25]])
     flat = {name: rows[name].reshape(-1) for name in ("tokens", "positions", "segment_ids")}
     c, covered = 0, 0
     for example in PREFERENCES:
@@ -270,6 +271,12 @@ def test_a_preference_is_read_at_the_eos_of_each_answer():
             covered += len(ids) + 1
             c += 1
     assert np.sum(flat["segment_ids"] > 0) == covered
+
+
+def test_rows_of_about_as_many_candidates_have_one_shape():
+    counts = [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 17, 56, 58, 64, 65]
+    expected = [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 16, 24, 64, 64, 64, 96]
+    assert list(map(round_up, counts)) == expected
 
 
 def test_a_ranking_never_splits():

@@ -101,7 +101,7 @@ def test_answers_packed_among_others_have_the_logprobs_they_have_alone():
     for chunk, average in ((0, False), (5, False), (0, True)):
         score = jax.jit(partial(preferences.answer_logprobs, config, chunk=chunk, average=average))
         wanted = expected / lengths if average else expected
-        np.testing.assert_allclose(score(params, rows)[0], wanted, rtol=1e-4)
+        np.testing.assert_allclose(score(params, rows)[0, : len(wanted)], wanted, rtol=1e-4)
 
 
 def test_it_begins_at_the_reference_and_learns(stages_dir):
