@@ -36,7 +36,7 @@ RECIPES = {
     "gemma3-12b": {
         "v5e-256": dict(rows=256, length=4096, remat="full", chunk=512),
         "v5p-128": dict(rows=128, remat="qkv"),
-        "v6e-256": dict(rows=256, remat="qkv", chunk=1024),
+        "v6e-256": dict(rows=256, remat="qkv"),
     },
     "mixtral-8x7b": {
         "v5e-256": dict(rows=256, length=4096, expert=8, remat="full", chunk=512),

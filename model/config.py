@@ -12,7 +12,7 @@ import ranges
 from ranges import NonNegative, Positive, Range, Size, SizeOr0
 
 ATTENTION_BACKENDS = ("auto", "xla", "chunked", "splash", "cudnn")
-REMAT_POLICIES = ("none", "minimal", "qkv", "projections", "full", "offload")
+REMAT_POLICIES = ("none", "minimal", "matmuls", "qkv", "projections", "full", "offload")
 ACTIVATIONS = ("silu", "gelu_tanh")
 LAYER_KINDS = ("global", "local")
 MATMULS = ("dtype", "int8", "int8_tensor", "fp8", "fp8_tensor")
@@ -96,8 +96,9 @@ class TransformerConfig:
       scan_unroll: layers (repeats of the pattern, if there is one) in one scan step; 0 unrolls all
         (fastest on CPU).
       remat: what the backward pass recomputes: nothing (`none`), all but the results of matmuls
-        and attention (`minimal`), all but queries, keys, values and attention's results (`qkv`),
-        all but queries, keys and values (`projections`: attention is computed twice), each layer
+        and attention (`minimal`), all but those of matmuls (`matmuls`: attention is computed
+        twice), all but queries, keys, values and attention's results (`qkv`), all but queries,
+        keys and values (`projections`: attention is computed twice), each layer
         from its input (`full`), or as `qkv` with the saved arrays and the inputs in the host's
         memory (`offload`). The memory that each takes: docs/memory.md.
       replicate_kv_heads: where the mesh axis `tensor` does not divide key and value heads, each of

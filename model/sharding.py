@@ -161,9 +161,13 @@ def partition_spec(
     return P(*entries)
 
 
-def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-    """Constrains the sharding of an activation on the current mesh (`jax.set_mesh`), if any."""
-    spec = partition_spec(names, ACTIVATION_AXES, "activation")
+def constrain(
+    x: jax.Array, *names: str | None,
+    table: Mapping[str, str | tuple[str, ...] | None] = ACTIVATION_AXES,
+) -> jax.Array:  # fmt: skip
+    """Constrains the sharding of an activation, or of a parameter with its `table`, on the current
+    mesh (`jax.set_mesh`), if any."""
+    spec = partition_spec(names, table, "activation")
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec)

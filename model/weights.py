@@ -213,8 +213,9 @@ def read_in_activation_dtype(name: str) -> bool:
 
 
 def saved_outputs(policy: str) -> set[str]:
-    """Checkpoint names of the products that `projections`, `qkv` or `minimal` saves."""
-    policies = {"projections": ("qkv",), "qkv": ("qkv",), "minimal": ("qkv", "minimal")}
+    """Checkpoint names of the products that a policy of rematerialization saves."""
+    few, all_ = ("qkv",), ("qkv", "minimal")
+    policies = {"projections": few, "qkv": few, "matmuls": all_, "minimal": all_}
     return {w.output or w.name for w in TABLE if w.saved in policies[policy]}
 
 

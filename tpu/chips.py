@@ -98,11 +98,17 @@ _SCOPED_VMEM = {
 }
 
 
+_NEVER = 1_000_000  # MiB of an operand, from which it is gathered in parts
+
+
 def compiler_options(device: Any, models: Iterable[TransformerConfig] = ()) -> dict[str, str]:
     """Compiler options of a run's programs for a device.
 
     On TPU the lookup of embeddings and of the loss's logits stays on the TensorCore: on the
     SparseCore it takes more memory, and the compiled program cannot be read.
+
+    Weights are gathered before a product, as MaxText's recipes have it: with few chips XLA by
+    itself gathers and multiplies large ones a shard at a time, in products too thin to be fast.
 
     Args:
       device: a `jax.Device`. models: the networks whose gradients are in the program. Between
@@ -112,7 +118,10 @@ def compiler_options(device: Any, models: Iterable[TransformerConfig] = ()) -> d
     """
     if device.platform != "tpu":
         return {}
-    options = {"xla_tpu_offload_gather_to_sparsecore": "false"}
+    options = {
+        "xla_tpu_offload_gather_to_sparsecore": "false",
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib": str(_NEVER),
+    }
     if size := _SCOPED_VMEM.get(device.device_kind):
         options["xla_tpu_scoped_vmem_limit_kib"] = str(size)
     if any(m.layer_pattern for m in models):

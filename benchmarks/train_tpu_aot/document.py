@@ -106,7 +106,7 @@ def document(reports: dict[str, dict]) -> str:
         "",
         "Other differences of settings:",
         "",
-        *(f"- {name}: {RUNS[name].differs}." for name in reports),
+        *(f"- {name}: {RUNS[name].differs}." for name in reports if RUNS[name].differs),
         "",
         *(
             published(name, report) + "\n"

@@ -76,4 +76,5 @@ def splash(
     ids = splash_lib.SegmentIds(q_segments, kv_segments)
     over_heads: Callable[..., Any] = jax.vmap(kernel, in_axes=(0, 0, 0, None))
     out = jax.vmap(over_heads)(q, k, v, ids)  # [B, K, G, T, N]
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, N)
+    # Transposed last, which `tpu.project` undoes.
+    return out.reshape(B, H, T, N).swapaxes(1, 2)

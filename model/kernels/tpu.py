@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from model.sharding import platform
+from model.sharding import PARAMETER_AXES, constrain, platform
 
 # The checkpoint name of a softmax's normalizer.
 LOG_Z = "log_z"
@@ -52,6 +53,35 @@ def _rotate_bwd(saved, g):
 
 
 rotate.defvjp(_rotate_fwd, _rotate_bwd)
+
+
+# Axes of the inputs of the weights [*inputs, D] whose product is added to the residual stream.
+_TO_STREAM = {"out": ("heads", "head_dim"), "down": ("mlp",)}
+
+
+def projects(x: Array, w: Any) -> bool:
+    """Whether a product of x [B, T, …] with a layer's weight is `project`'s: with an array that is
+    neither quantized nor in another form, of more than one token a row."""
+    return platform() == "tpu" and isinstance(w, jax.Array) and x.shape[1] > 1
+
+
+def project(name: str, x: Array, w: Array) -> Array:
+    """x [B, T, *inputs] @ w [*inputs, *outputs] -> [B, T, F].
+
+    Heads stay an axis of their own, in products and gradients: as one axis with N they would be
+    copied to other tiles. Attention kernels write [B, heads, T, N]: their transpose to the axes of
+    x is undone. A weight whose last axis is split would be gathered along it, and laid out anew
+    after that: it is transposed before it is gathered, which takes a constraint on either side.
+    """
+    if name not in _TO_STREAM:
+        out = jax.lax.dot_general(x, w, (((2,), (0,)), ((), ())))
+        return out.reshape(*x.shape[:2], -1)
+    axes = _TO_STREAM[name]
+    w = constrain(jnp.moveaxis(w, -1, 0), "embed", *axes, table=PARAMETER_AXES)
+    w = constrain(w, "act_embed", *(f"act_{axis}" for axis in axes))
+    if w.ndim == 2:
+        return jax.lax.dot_general(x, w, (((2,), (1,)), ((), ())))
+    return jax.lax.dot_general(x.swapaxes(1, 2), w, (((1, 3), (1, 2)), ((), ())))
 
 
 def _quarter_turn(size: int, dtype: jnp.dtype) -> Array:

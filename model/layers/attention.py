@@ -111,4 +111,4 @@ def self_attention(
         else:
             first = T - last if slot is None else slot
             out = cached_attention(q, cache, layer, first, query_segments, c, **settings)
-    return project(params, "out", out.reshape(B, -1, H * N)), cache
+    return project(params, "out", out), cache

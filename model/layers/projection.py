@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from model import cpu, lora, quantized
+from model.kernels import tpu
 from model.layers import low_precision
 from model.layers.low_precision import TrainedWeight
 
@@ -34,9 +35,12 @@ def adapter(params: Mapping, name: str, dtype: jnp.dtype) -> tuple:
 
 
 def project(params: Mapping, name: str, x: Array) -> Array:
-    """x [B, T, D] @ the weight `name` [*inputs, *outputs], plus its adapter: [B, T, F]."""
-    w = read(params, name, x.dtype)
-    if isinstance(w, TrainedWeight):
+    """x [B, T, *inputs] @ the weight `name` [*inputs, *outputs], plus its adapter: [B, T, F]."""
+    w, given = read(params, name, x.dtype), x
+    x = x.reshape(*x.shape[:2], -1)
+    if tpu.projects(given, w):
+        out = tpu.project(name, given, w)
+    elif isinstance(w, TrainedWeight):
         out = low_precision.matmul(x, w.matrix(x.shape[-1]))
     else:
         if not isinstance(w, cpu.TransposedWeight):

@@ -47,7 +47,7 @@ def remat_policy(name: str) -> Callable:
             offload_src="device",
             offload_dst="pinned_host",
         )  # fmt: skip
-    of_kernels = () if name == "projections" else (RESIDUALS,)
+    of_kernels = () if name in ("matmuls", "projections") else (RESIDUALS,)
     return policies.save_only_these_names(*weights.saved_outputs(name), *of_kernels, MEAN_SQUARE)
 
 

@@ -26,7 +26,7 @@ GOOD = dict(
         (dict(num_kv_heads=3), r"model\.num_kv_heads=3 does not divide model\.num_heads=4"),
         (dict(num_kv_heads=8), r"model\.num_kv_heads=8 does not divide"),
         (dict(head_dim=7), r"model\.head_dim=7 is odd"),
-        (dict(remat="some"), r"model\.remat='some'; choose none, minimal, qkv, projections"),
+        (dict(remat="some"), r"model\.remat='some'; choose none, minimal, matmuls, qkv"),
         (dict(dtype="float16"), r"model\.dtype='float16'; choose float32, bfloat16"),
         (dict(scan_unroll=3), r"model\.scan_unroll=3 is not in 0\.\.2"),
         (dict(scan_unroll=-1), r"model\.scan_unroll=-1; it must be at least 0"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # JAX is imported after the environment is set
 # Share of a device's memory that the rule may plan for: it is within a tenth of the compiler.
 USABLE = 0.9
 TENSOR = (1, 2, 4, 8)
-REMAT = ("none", "minimal", "qkv", "projections", "full")
+REMAT = ("none", "minimal", "matmuls", "qkv", "projections", "full")
 # Bytes of a logit and its gradient at the peak: float32, and once in bfloat16.
 _LOGIT_BYTES = 6
 # Features that a layer computes besides what `minimal` saves, all of which are alive in its
@@ -230,7 +230,7 @@ def _saved_features(model: TransformerConfig, remat: str, tensor: int) -> float:
         return _saved_features(model, "minimal", tensor) + _mlp_features(model, tensor)
     names = weights.saved_outputs(remat)
     features = model.embed_dim
-    if remat != "projections":
+    if remat not in ("matmuls", "projections"):
         features += model.num_heads * model.head_dim / tensor
     for weight in weights.rows(model, "layers"):
         if (weight.output or weight.name) in names and weight.inputs:

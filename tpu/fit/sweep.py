@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 # Policies of rematerialization, those that recompute least first.
-REMAT = ("none", "minimal", "qkv", "projections", "offload", "full")
+REMAT = ("none", "minimal", "matmuls", "qkv", "projections", "offload", "full")
 # A change is taken from this gain on: what is less may be an error of the estimate.
 GAIN = 1.01
 # The rule is at most a quarter above the compiler's peak (tests/tpu/fit/test_rules.py).

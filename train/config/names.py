@@ -140,7 +140,7 @@ ALIASES = (
     ("gradient_checkpointing activation_checkpointing checkpoint_activations remat_policy "
      "recompute use_remat grad_checkpointing recompute_granularity rematerialize grad_checkpoint "
      "enable_activation_checkpointing enable_activation_offloading",
-     ["model.remat"], "none, minimal, qkv, projections, full or offload"),
+     ["model.remat"], "none, minimal, matmuls, qkv, projections, full or offload"),
     ("attn_implementation use_flash_attention flash_attention flash_attn attention_backend "
      "attn_impl use_flash_attn flash attention_impl flash_attention_2", ["model.attention"], ""),
     ("scan_layers unroll", ["model.scan_unroll"], ""),

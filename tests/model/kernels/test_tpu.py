@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from scoring.text_rows import random_rows
 
 from model import cpu, vocabulary
 from model.config import TransformerConfig
 from model.kernels import tpu
 from model.layers import mlp, rotary, stack
+from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
 from train import losses
 from train import vocabulary as heads
@@ -48,6 +51,29 @@ def test_rotation_by_a_product_is_the_rotation_of_halves(monkeypatch, dtype):
         assert got.dtype == want.dtype
         got, want = np.float32(got), np.float32(want)
         np.testing.assert_allclose(got, want, atol=2e-6 if dtype == "float32" else 2**-7)
+
+
+@pytest.mark.parametrize("name,inputs", [("out", (4, N)), ("down", (32,))])
+def test_products_to_the_stream_gather_the_transpose_of_their_weight(monkeypatch, name, inputs):
+    """On a mesh that splits both of its axes; with the plain product's values and gradients."""
+    rng = np.random.default_rng(1)
+    x, w, g = (jnp.asarray(rng.normal(size=shape), "float32")
+               for shape in ((8, T, *inputs), (*inputs, 12), (8, T, 12)))  # fmt: skip
+
+    def run(product, *args):
+        return jax.jit(lambda x, w, g: (product(x, w), *jax.vjp(product, x, w)[1](g)))(*args)
+
+    plain = run(lambda x, w: jnp.tensordot(x, w, len(inputs)), x, w, g)
+    mesh, more = make_mesh(MeshConfig(fsdp=4, tensor=2)), [None] * (len(inputs) - 1)
+    specs = P("fsdp", None, "tensor"), P("tensor", *more, "fsdp"), P("fsdp")
+    monkeypatch.setattr(tpu, "platform", lambda: "tpu")
+    assert tpu.projects(x, w)
+    assert not tpu.projects(x[:, :1], w)  # a step of decoding
+    with jax.set_mesh(mesh):
+        args = jax.device_put((x, w, g), tuple(NamedSharding(mesh, spec) for spec in specs))
+        got = run(lambda x, w: tpu.project(name, x, w), *args)
+    for a, b in zip(got, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_log_probs_are_those_of_a_softmax():
