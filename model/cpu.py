@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 
 from model.sharding import batch_shards, platform
 
@@ -196,24 +197,31 @@ def sum_used_rows(
 
 
 def _sum_used_rows_fwd(function, table, rows, ids, mask):
+    learned = table.perturbed  # a frozen one has no gradient
+    table, rows, ids, mask = (x.value for x in (table, rows, ids, mask))
+
     def add(carry, rows, ids, mask):
         sums, gradient = carry
         total, back, other = jax.vjp(
             lambda table, rows: function(table, rows, ids, mask), table, rows, has_aux=True
         )
         for_table, for_rows = back(jnp.ones_like(total))
-        return ((sums[0] + total, sums[1] + other), gradient + for_table), for_rows
+        gradient = gradient + for_table if learned else None
+        return ((sums[0] + total, sums[1] + other), gradient), for_rows
 
-    start = (jnp.float32(0), jnp.float32(0)), jnp.zeros_like(table)
+    start = (jnp.float32(0), jnp.float32(0)), jnp.zeros_like(table) if learned else None
     (sums, for_table), for_rows = _scan_used(add, start, rows, ids, mask)
     return sums, (for_table, for_rows)
 
 
 def _sum_used_rows_bwd(function, gradients, g):
-    return *(x * g[0].astype(x.dtype) for x in gradients), None, None
+    total = g[0]
+    if isinstance(total, SymbolicZero):
+        return None, None, None, None
+    return *(None if x is None else x * total.astype(x.dtype) for x in gradients), None, None
 
 
-sum_used_rows.defvjp(_sum_used_rows_fwd, _sum_used_rows_bwd)
+sum_used_rows.defvjp(_sum_used_rows_fwd, _sum_used_rows_bwd, symbolic_zeros=True)
 
 
 def _scan_used(f, carry, rows, ids, mask):

@@ -107,8 +107,8 @@ def compiler_options(device: Any, models: Iterable[TransformerConfig] = ()) -> d
     On TPU the lookup of embeddings and of the loss's logits stays on the TensorCore: on the
     SparseCore it takes more memory, and the compiled program cannot be read.
 
-    Weights are gathered before a product, as MaxText's recipes have it: with few chips XLA by
-    itself gathers and multiplies large ones a shard at a time, in products too thin to be fast.
+    Weights are gathered before a product. With few chips XLA by itself gathers and multiplies those
+    of 256 MiB and more a shard at a time, in products too thin to be fast.
 
     Args:
       device: a `jax.Device`. models: the networks whose gradients are in the program. Between

@@ -91,12 +91,16 @@ def test_sums_of_rows_compute_the_parts_in_use_alone(monkeypatch, used):
     def plain(function, *args):
         return function(*args)
 
-    args = table.astype("float32"), np.where(mask[:, None] != 0, rows, np.nan).astype("float32")
+    rows = np.where(mask[:, None] != 0, rows, np.nan)
+    args = jnp.asarray(table, "float32"), jnp.asarray(rows, "float32")
     got = jax.block_until_ready(jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(*args))
     jax.effects_barrier()
     assert computed == [4] * -(-used // 4)
     expected = jax.value_and_grad(ours, (0, 1), has_aux=True)(*args, plain)
     value = jax.jit(ours)(*args)  # without a gradient
+    frozen = jax.jit(jax.grad(lambda rows: ours(args[0], rows)[0]))
+    np.testing.assert_array_equal(frozen(args[1]), got[1][1])
+    assert not jax.grad(lambda rows: ours(args[0], rows)[1])(args[1]).any()  # of the other sum
     for a, b in zip(jax.tree.leaves((got, value)), jax.tree.leaves((expected, expected[0])),
                     strict=True):  # fmt: skip
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
