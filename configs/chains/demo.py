@@ -8,12 +8,12 @@ answer the way a reward model prefers; a second one is the judge.
 Choices: `seed`, of all stages; the data, and what is held out, stay the same.
 
 Hardware: two laptop cores, no accelerator.
-Time: 8.3 to 8.9 minutes of stages on 2 cores of AMD EPYC (Python 3.11.7, JAX 0.10.2); the time of
-seed 2, beside other work, is not counted; 3 s once it is done.
+Time: 5.6 to 7.9 minutes of stages on 2 cores of Intel(R) Xeon(R) Processor (Python 3.11.7, JAX
+0.10.2); 3 s once it is done.
 Expect: on seeds 0, 1, 2 (demo.py:seed=1 is another), 1.87 to 1.88 bits per byte; a held-out loss of
-answers 26 to 27% lower after SFT; 86 to 87% of held-out pairs ranked right by the reward model, 87
-to 88% by the judge; PPO's score 1.2 to 1.3 standard deviations higher at a KL of 11 to 13, and 68
-to 72% of its answers preferred to SFT's by the judge.
+answers 26 to 27% lower after SFT; 86 to 87% of held-out pairs ranked right by the reward model, 88
+to 89% by the judge; PPO's score 1.2 to 1.3 standard deviations higher at a KL of 12 to 13, and 67
+to 73% of its answers preferred to SFT's by the judge.
 """
 
 from typing import Any

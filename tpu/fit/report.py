@@ -40,7 +40,7 @@ def program_report(step: CompiledProgram, mesh: Mesh, config: RunConfig) -> dict
         "fits": True,
         **compile.summary(step, mesh),
         "parameters": step.parameters,
-        "peak_bytes_per_chip": memory.peak_memory_in_bytes,
+        "peak_bytes_per_chip": compile.peak_bytes(memory),
         "hbm_bytes_per_chip": chips.HBM_GIB[kind] * GIB,
         "state_gib": {
             "parameters": gib(step.state.trainable),

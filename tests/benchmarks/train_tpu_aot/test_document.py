@@ -68,7 +68,15 @@ def test_both_programs_stand_with_their_figures_and_options():
         "Llama 2 7B, v5e-256, 4 × 2,048", "MaxText, August 2026, jax 0.10.2, libtpu 0.0.52",
         "`save_qkv_proj`", "2.360 (2.037 + 0.323)", "", "9.9", "",
     ]  # fmt: skip
-    assert table.rows[1] == ["", "ours, jax 1", "`qkv`", "3.000", "**1.27**", "16.4", "**1.65**"]
+    assert table.rows[1] == [
+        "",
+        "ours, jax 1",
+        "`projections`",
+        "3.000",
+        "**1.27**",
+        "16.4",
+        "**1.65**",
+    ]
     assert table.rows[3][3] == "does not fit"
     assert {len(row) for row in table.rows} == {len(table.columns)}
     options = result.options["compiler options of TPU v5 lite"]

@@ -173,6 +173,12 @@ def test_a_sweep_writes_no_program():
     assert done.returncode == 1 and "--sweep compiles many" in done.stderr
 
 
+def test_the_peak_of_a_device_leaves_out_what_the_host_holds():
+    sizes = dict(argument_size_in_bytes=3, temp_size_in_bytes=20, peak_memory_in_bytes=17)
+    assert compile.peak_bytes(SimpleNamespace(**sizes, host_temp_size_in_bytes=0)) == 17
+    assert compile.peak_bytes(SimpleNamespace(**sizes, host_temp_size_in_bytes=14)) == 23
+
+
 @pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("mesh", [dict(fsdp=4), dict(fsdp=2, sequence=2)], ids=str)

@@ -10,7 +10,7 @@ from configs import pods, pretrain
 from model.sharding import ShardingError
 from ranges import ConfigError
 from tpu.chips import HBM_GIB
-from tpu.fit import abstract, rules
+from tpu.fit import abstract, rules, sweep
 from tpu.slices import parse
 from train.config.run import build
 
@@ -27,7 +27,7 @@ def of_pods(name):
 
 @pytest.mark.parametrize("slice_", pods.SLICES)
 def test_the_rule_is_near_the_compiler_for_every_recipe(slice_):
-    """The state exactly, the peak from a tenth below to a quarter above."""
+    """The state exactly, the peak from a tenth below to three tenths above."""
     for name, report in REPORTS.items():
         if not name.endswith(f", {slice_}"):  # not two slices
             continue
@@ -37,7 +37,7 @@ def test_the_rule_is_near_the_compiler_for_every_recipe(slice_):
         state = abstract.gib((run.state.trainable, run.state.opt_state, run.frozen))
         assert state == pytest.approx(sum(report["state_gib"].values()), rel=1e-3), name
         peak = rules.peak_gib(run, mesh, config.accumulate, config.model.remat)
-        assert 0.9 < peak / (report["peak_bytes_per_chip"] / 2**30) < 1.25, name
+        assert 0.9 < peak / (report["peak_bytes_per_chip"] / 2**30) < sweep.RULE_ABOVE, name
 
 
 def derive(name, recipe="llama3.1-8b, v5p-128", typed=(), **changes):
