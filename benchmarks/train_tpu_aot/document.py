@@ -79,8 +79,9 @@ def document(reports: dict[str, dict]) -> str:
         "",
         "bfloat16 compute, float32 weights, AdamW with float32 moments. Compiler options: "
         "`xla_tpu_scoped_vmem_limit_kib` (65472 on v5e and v5p, 98304 on v6e), "
-        "`xla_tpu_offload_gather_to_sparsecore=false` and, which changes nothing on slices of this "
-        "size, `xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000`.",
+        "`xla_tpu_offload_gather_to_sparsecore=false` and "
+        "`xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000` (before it, no program here "
+        "gathered weights in parts either).",
         "",
         "| model, slice | rows a chip × length, remat | s/step (serial) | instructions + kernels; "
         "links | tokens/s a chip | MFU | peak GiB |",

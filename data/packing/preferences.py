@@ -84,8 +84,7 @@ def preference_rows(
         kept.append(ranking.example)
     if not rows:
         raise NothingLeft(f"no preference fits data.length={length}: {dict(skipped)}")
-    most = max(sum(len(ranking.ids) for ranking, _ in row.rankings) for row in rows)
-    candidates = round_up(most)
+    candidates = round_up(max(sum(len(r.ids) for r, _ in row.rankings) for row in rows))
     arrays = stack([_arrays(row.rankings, length, sub_rows, candidates, kinds) for row in rows])
     if not share_prompt:
         del arrays["branch_ids"]

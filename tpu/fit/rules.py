@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # JAX is imported after the environment is set
 USABLE = 0.9
 TENSOR = (1, 2, 4, 8)
 REMAT = ("none", "minimal", "matmuls", "qkv", "projections", "full")
-# Bytes of a logit and its gradient at the peak: float32, and once in bfloat16.
-_LOGIT_BYTES = 6
+# Bytes of a logit and its gradient at the peak, as the programs of docs/recipes.json fit it: at
+# most 6, float32 and once in bfloat16, and 4 where all are computed at once in bfloat16.
+_LOGIT_BYTES = 5.7
 # Features that a layer computes besides what `minimal` saves, all of which are alive in its
 # backward pass, as multiples of F and D; of a mixture, `_MIXTURE` times as many for each row.
 _FULL_LAYER = (4, 9)

@@ -27,7 +27,7 @@ def of_pods(name):
 
 @pytest.mark.parametrize("slice_", pods.SLICES)
 def test_the_rule_is_near_the_compiler_for_every_recipe(slice_):
-    """The state exactly, the peak from a tenth below to three tenths above."""
+    """The state exactly, the peak from a tenth below to a quarter above."""
     for name, report in REPORTS.items():
         if not name.endswith(f", {slice_}"):  # not two slices
             continue
