@@ -101,6 +101,8 @@ def map_logits(
     if not chunk or chunk >= T:
         if platform() != "tpu":
             return apply(hidden, *arrays)
+        axes = ("vocab", "embed") if config.tie_embeddings else ("embed", "vocab")
+        table = tpu.shard_gradient(table.astype(config.activation_dtype), axes)
         # The products are kept for the backward pass, and no float32 copy of them.
         products = _products(config, table, hidden, decoding=False)
         policy = jax.checkpoint_policies.save_only_these_names(tpu.LOG_Z)

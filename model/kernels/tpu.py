@@ -84,6 +84,26 @@ def project(name: str, x: Array, w: Array) -> Array:
     return jax.lax.dot_general(x.swapaxes(1, 2), w, (((1, 3), (1, 2)), ((), ())))
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def shard_gradient(w: Array, axes: tuple[str, ...]) -> Array:
+    """A weight, unchanged, whose gradient is divided between the devices where it is computed.
+
+    XLA adds up all of a gradient on every device and cuts its part out where it is read: of the
+    vocabulary that is after the backward pass of all layers.
+
+    Args:
+      axes: names of the axes of the weight as a parameter.
+    """
+    return w
+
+
+def _shard_gradient_bwd(axes, _, g):
+    return (jax.lax.optimization_barrier(constrain(g, *axes, table=PARAMETER_AXES)),)
+
+
+shard_gradient.defvjp(lambda w, axes: (w, None), _shard_gradient_bwd)
+
+
 def _quarter_turn(size: int, dtype: jnp.dtype) -> Array:
     """The matrix [N, N] that takes (x1, x2), two halves, to (-x2, x1)."""
     half = np.eye(size // 2)
