@@ -56,7 +56,21 @@ rotate.defvjp(_rotate_fwd, _rotate_bwd)
 
 
 # Axes of the inputs of the weights [*inputs, D] whose product is added to the residual stream.
-_TO_STREAM = {"out": ("heads", "head_dim"), "down": ("mlp",)}
+TO_STREAM = {"out": ("heads", "head_dim"), "down": ("mlp",)}
+
+
+def stream_first(name: str, w: Array) -> Array:
+    """A weight of `TO_STREAM` [*inputs, D] as [D, *inputs], gathered.
+
+    A weight whose last axis is split would be gathered along it, and laid out anew after that: it
+    is transposed before it is gathered, which takes a constraint on either side. Axes of length 1,
+    as of scales, are not split.
+    """
+    w, axes = jnp.moveaxis(w, -1, 0), TO_STREAM[name]
+    if w.shape[1:] == (1,) * len(axes):
+        return w
+    w = constrain(w, "embed", *axes, table=PARAMETER_AXES)
+    return constrain(w, "act_embed", *(f"act_{axis}" for axis in axes))
 
 
 def projects(x: Array, w: Any) -> bool:
@@ -70,15 +84,12 @@ def project(name: str, x: Array, w: Array) -> Array:
 
     Heads stay an axis of their own, in products and gradients: as one axis with N they would be
     copied to other tiles. Attention kernels write [B, heads, T, N]: their transpose to the axes of
-    x is undone. A weight whose last axis is split would be gathered along it, and laid out anew
-    after that: it is transposed before it is gathered, which takes a constraint on either side.
+    x is undone.
     """
-    if name not in _TO_STREAM:
+    if name not in TO_STREAM:
         out = jax.lax.dot_general(x, w, (((2,), (0,)), ((), ())))
         return out.reshape(*x.shape[:2], -1)
-    axes = _TO_STREAM[name]
-    w = constrain(jnp.moveaxis(w, -1, 0), "embed", *axes, table=PARAMETER_AXES)
-    w = constrain(w, "act_embed", *(f"act_{axis}" for axis in axes))
+    w = stream_first(name, w)
     if w.ndim == 2:
         return jax.lax.dot_general(x, w, (((2,), (1,)), ((), ())))
     return jax.lax.dot_general(x.swapaxes(1, 2), w, (((1, 3), (1, 2)), ((), ())))

@@ -17,7 +17,8 @@ B = S·b and T = U·t.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -27,6 +28,7 @@ import numpy as np
 from jax import Array
 
 from model import quantized, weights
+from model.kernels import tpu
 from model.sharding import batch_shards, platform
 
 
@@ -65,11 +67,9 @@ class TrainedWeight:
     quantized: Any
     matmul: str = flax.struct.field(pytree_node=False)
 
-    def matrix(self, inputs: int) -> TrainedWeight:
-        """The weight as [D, F]."""
-        shape = inputs, self.weight.size // inputs
-        reshaped = self.weight.reshape(shape), self.quantized.reshape(shape)
-        return TrainedWeight(*reshaped, self.matmul)
+    def map(self, function: Callable[[Array], Array]) -> TrainedWeight:
+        """The weight with a function applied to each of its arrays."""
+        return jax.tree.map(function, self)
 
 
 def quantize_weights(params: Mapping[str, Any], matmul: str) -> dict[str, Any]:
@@ -92,12 +92,18 @@ def quantize_weights(params: Mapping[str, Any], matmul: str) -> dict[str, Any]:
 
 
 def _split(x: Array) -> Array:
-    """[B, T, D] -> [S, b, U, t, D]: what a device holds is along b and t."""
+    """[B, T, …] -> [S, b, U, t, …]: what a device holds is along b and t."""
     mesh = jax.sharding.get_abstract_mesh()
     shards = (1, 1) if mesh.empty else (batch_shards(mesh), mesh.shape["sequence"])
-    (B, T, D), (S, U) = x.shape, shards
+    (B, T), (S, U) = x.shape[:2], shards
     S, U = S if B % S == 0 else 1, U if T % U == 0 else 1
-    return x.reshape(S, B // S, U, T // U, D)
+    return x.reshape(S, B // S, U, T // U, *x.shape[2:])
+
+
+def _join(x: Array) -> Array:
+    """[S, b, U, t, …] -> [B, T, …]."""
+    S, b, U, t, *rest = x.shape
+    return x.reshape(S * b, U * t, *rest)
 
 
 def _quantize(x: Array, dtype: Any, axes: tuple[int, ...]) -> Any:
@@ -107,57 +113,75 @@ def _quantize(x: Array, dtype: Any, axes: tuple[int, ...]) -> Any:
     return qwix.quantize(x.astype(jnp.float32), dtype, channelwise_axes=axes)
 
 
-def _dot(x: Any, y: Any, axes: tuple, batch: tuple = ((), ())) -> Array:
+def _dot(x: Any, y: Any, x_axes: Sequence[int], y_axes: Sequence[int], batch: tuple = ((), ())):
     """The float32 product of QArrays, or of their values without scales.
 
     XLA on CPU multiplies 8 bits slowly: there the same numbers are multiplied as float32.
 
     Args:
-      axes, batch: axes that are summed over and batch axes, as of `jax.lax.dot_general`.
+      x_axes, y_axes: are summed over. batch: batch axes, as of `jax.lax.dot_general`.
     """
     import qwix
 
     if platform() == "cpu":
         x, y = (quantized.dequantize(a, jnp.float32) for a in (x, y))
-    return qwix.dot_general(x, y, (axes, batch), preferred_element_type=jnp.float32)
+    axes = (tuple(x_axes), tuple(y_axes)), batch
+    return qwix.dot_general(x, y, axes, preferred_element_type=jnp.float32)
 
 
-@jax.custom_vjp
-def matmul(x: Array, w: TrainedWeight) -> Array:
-    """x [B, T, D] @ w [D, F] -> [B, T, F] in the dtype of x."""
-    return _matmul_fwd(x, w)[0]
+def _tokens_last(x: Any) -> Any:
+    """A QArray, or values, [S, b, U, t, D] as [S, U, b, D, t]: XLA on TPU multiplies 8 bits fast
+    where the factor that is read first is summed along its last axes."""
+    return jax.tree.map(lambda a: tpu.row_major(tpu.row_major(a).transpose(0, 2, 1, 4, 3)), x)
 
 
-def _matmul_fwd(x, w):
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x: Array, w: TrainedWeight, to_stream: bool) -> Array:
+    """The product of x [B, T, …] and a weight [D, …] over D, or over all axes of w but D.
+
+    Args:
+      to_stream: x is [B, T, *rest], and the result [B, T, D]; else the other way round.
+
+    Returns:
+      [B, T, …] in the dtype of x.
+    """
+    return _matmul_fwd(x, w, to_stream)[0]
+
+
+def _matmul_fwd(x, w, to_stream):
     form = FORMATS[w.matmul]
     q = _quantize(_split(x), form.forward, (0, 2) if form.by_tensor else (0, 1, 2, 3))
-    out = _dot(q, w.quantized, ((4,), (0,)))
+    rest = range(1, w.quantized.ndim) if to_stream else (0,)
+    out = _dot(q, w.quantized, range(4, q.ndim), rest)
     saved = q, w.replace(weight=jnp.zeros((), w.weight.dtype))  # the weight's dtype alone
-    return out.astype(x.dtype).reshape(*x.shape[:2], -1), saved
+    return _join(out).astype(x.dtype), saved
 
 
-def _matmul_bwd(saved, g):
+def _matmul_bwd(to_stream, saved, g):
     x, w = saved
     form, matrix = FORMATS[w.matmul], w.quantized
-    rows, tokens = _split(g), ((1, 3), (1, 3))
+    rows = _split(g)
+    of_rows, of_matrix = range(4, rows.ndim), (0,) if to_stream else range(1, matrix.ndim)
     if form.by_tensor:
-        q = _quantize(rows, form.gradient, (0, 2))
-        dx = _dot(q, matrix, ((4,), (1,)))
-        dw = _dot(x, q, tokens, batch=((0, 2), (0, 2)))
+        for_x = for_w = _quantize(rows, form.gradient, (0, 2))
     else:
-        rows = rows.astype(jnp.float32)
-        q = _quantize(rows * matrix.scale[0], form.gradient, (0, 1, 2, 3))
-        dx = _dot(q, matrix.qvalue, ((4,), (1,)))
-        q = _quantize(rows * x.scale, form.gradient, (0, 2, 4))
-        dw = _dot(x.qvalue, q, tokens, batch=((0, 2), (0, 2)))
+        rows, of_x, x = rows.astype(jnp.float32), x.scale[..., 0], x.qvalue
+        scaled = rows * matrix.scale.reshape(rows.shape[4:])
+        for_x = _quantize(scaled, form.gradient, (0, 1, 2, 3))
+        scaled = rows * of_x.reshape(*of_x.shape[:4], *[1] * len(of_rows))
+        for_w = _quantize(scaled, form.gradient, (0, 2, *of_rows))
+        matrix = matrix.qvalue
+    dx = _dot(for_x, matrix, of_rows, of_matrix)
+    stream, others = (for_w, x) if to_stream else (x, for_w)
+    dw = _dot(_tokens_last(stream), others, (2, 4), (1, 3), batch=((0, 1), (0, 2)))
     # Devices add their sums in the activations' dtype, as those of other products: `jnp.sum` would
     # add bfloat16 in float32.
-    dw = dw.astype(g.dtype)  # [S, U, D, F]
+    dw = dw.astype(g.dtype)  # [S, U, D, …]
     dw = jax.lax.reduce(dw, np.zeros((), dw.dtype), jax.lax.add, (0, 1))
     dw = TrainedWeight(
-        dw.astype(w.weight.dtype), jax.tree.map(quantized.no_gradient, matrix), w.matmul
+        dw.astype(w.weight.dtype), jax.tree.map(quantized.no_gradient, w.quantized), w.matmul
     )
-    return dx.astype(g.dtype).reshape(*g.shape[:2], -1), dw
+    return _join(dx).astype(g.dtype), dw
 
 
 matmul.defvjp(_matmul_fwd, _matmul_bwd)

@@ -16,6 +16,7 @@ from model import cpu, lora, quantized
 from model.kernels import tpu
 from model.layers import low_precision
 from model.layers.low_precision import TrainedWeight
+from model.sharding import platform
 
 
 def read(params: Mapping, name: str, dtype: jnp.dtype) -> Any:
@@ -41,7 +42,7 @@ def project(params: Mapping, name: str, x: Array) -> Array:
     if tpu.projects(given, w):
         out = tpu.project(name, given, w)
     elif isinstance(w, TrainedWeight):
-        out = low_precision.matmul(x, w.matrix(x.shape[-1]))
+        out = _low_precision(name, given, w).reshape(*x.shape[:2], -1)
     else:
         if not isinstance(w, cpu.TransposedWeight):
             w = w.reshape(x.shape[-1], math.prod(w.shape) // x.shape[-1])
@@ -51,3 +52,13 @@ def project(params: Mapping, name: str, x: Array) -> Array:
         rank = a.shape[-1]
         out = out + cpu.matmul(cpu.matmul(x, a.reshape(-1, rank)), b.reshape(rank, -1))
     return out
+
+
+def _low_precision(name: str, x: Array, w: TrainedWeight) -> Array:
+    """x [B, T, *inputs] @ w [*inputs, *outputs] -> [B, T, …]."""
+    if platform() == "tpu":  # heads stay an axis, as in `tpu.project`
+        to_stream = name in tpu.TO_STREAM
+        w = w.map(lambda a: tpu.stream_first(name, a)) if to_stream else w
+        return low_precision.matmul(x, w, to_stream)
+    matrix = w.map(lambda a: a.reshape(math.prod(a.shape[: x.ndim - 2]), -1))
+    return low_precision.matmul(x.reshape(*x.shape[:2], -1), matrix, to_stream=False)

@@ -15,7 +15,7 @@ from scoring.text_rows import random_rows
 from model import cpu, vocabulary
 from model.config import TransformerConfig
 from model.kernels import tpu
-from model.layers import mlp, rotary, stack
+from model.layers import mlp, projection, rotary, stack
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
 from train import losses
@@ -76,6 +76,20 @@ def test_products_to_the_stream_gather_the_transpose_of_their_weight(monkeypatch
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_a_sharded_gradient_is_the_gradient_in_the_parameters_parts():
+    rng = np.random.default_rng(2)
+    w, y = (rng.normal(size=(16, 24)).astype(np.float32) for _ in range(2))
+
+    def loss(w):
+        return jnp.sum(jnp.sin(tpu.shard_gradient(w, ("embed", "vocab"))) * y)
+
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+    with jax.set_mesh(mesh):
+        got = jax.jit(jax.grad(loss))(jax.device_put(w, NamedSharding(mesh, P())))
+    np.testing.assert_allclose(got, np.cos(w) * y, rtol=1e-5)
+    assert got.addressable_shards[0].data.shape == (4, 12)
+
+
 def test_log_probs_are_those_of_a_softmax():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(B, T, 50)).astype(np.float32) * 9
@@ -121,6 +135,20 @@ def test_a_program_for_tpu_has_the_plain_programs_loss_and_gradients(monkeypatch
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
     jax.tree.map(same, got, plain)
+
+
+def test_products_in_8_bits_are_the_same_with_heads_as_an_axis(monkeypatch, params, batch):
+    config = dataclasses.replace(CONFIG, matmul="int8")
+    loss, grads = value_and_grad(params, batch, config)
+    on_tpu(monkeypatch)
+    monkeypatch.setattr(projection, "platform", lambda: "tpu")
+    got, got_grads = value_and_grad(params, batch, config)
+    np.testing.assert_allclose(got, loss, rtol=1e-3)
+
+    def near(a, b):  # sums in another order round a factor to the next of 127 steps
+        assert jnp.linalg.norm(a - b) < 0.02 * jnp.linalg.norm(b)
+
+    jax.tree.map(near, got_grads, grads)
 
 
 def test_on_tpu_the_backward_pass_keeps_no_float32_logits(monkeypatch, params, batch):

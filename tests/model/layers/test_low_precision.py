@@ -14,6 +14,7 @@ import pytest
 
 from model.config import TransformerConfig
 from model.generate import Sampling, generate
+from model.kernels import tpu
 from model.layers import low_precision
 from model.sharding import MeshConfig, make_mesh
 from model.transformer import Transformer
@@ -63,15 +64,24 @@ def expected(x, w, g, matmul, shards=1):
     return np.concatenate(out), np.concatenate(dx), dw
 
 
-def product(x, w, g, matmul):
-    """The same three arrays by the layers' own function."""
+def product(x, w, g, matmul, name="gate"):
+    """The same three arrays by the layers' own function: of a weight whose inputs or whose outputs
+    are the residual stream; those of `out` and `query` are two axes."""
+    heads = {
+        "out": (w.reshape(4, -1, F), x.reshape(B, T, 4, -1)),
+        "query": (w.reshape(D, 5, -1), x),
+    }
+    weight, given = heads.get(name, (w, x))
+    to_stream = name in tpu.TO_STREAM
 
     def out(x, w):
-        weight = low_precision.quantize_weights({"gate": w[None]}, matmul)["gate"]
-        return low_precision.matmul(x, jax.tree.map(lambda a: a[0], weight).matrix(D))
+        weight = low_precision.quantize_weights({name: w[None]}, matmul)[name]
+        weight = weight.map(lambda a: jnp.moveaxis(a[0], -1, 0) if to_stream else a[0])
+        return low_precision.matmul(x, weight, to_stream)
 
-    y, pull = jax.vjp(out, x, w)
-    return y, *pull(g)
+    y, pull = jax.vjp(out, given, weight)
+    dx, dw = pull(g.reshape(y.shape))
+    return y.reshape(g.shape), dx.reshape(x.shape), dw.reshape(w.shape)
 
 
 def factors():
@@ -84,20 +94,22 @@ def factors():
     return [a.astype(np.float32) for a in arrays]
 
 
+@pytest.mark.parametrize("name", ["gate", "query", "down", "out"])
 @pytest.mark.parametrize("matmul", low_precision.FORMATS)
-def test_the_product_and_both_gradients_are_those_of_the_rounded_factors(matmul):
-    got = jax.jit(product, static_argnums=3)(*factors(), matmul)
-    for name, a, b in zip(("out", "dx", "dw"), got, expected(*factors(), matmul), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max(), err_msg=name)
+def test_the_product_and_both_gradients_are_those_of_the_rounded_factors(matmul, name):
+    got = jax.jit(product, static_argnums=(3, 4))(*factors(), matmul, name)
+    for what, a, b in zip(("out", "dx", "dw"), got, expected(*factors(), matmul), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max(), err_msg=what)
     exact = factors()[0] @ factors()[1]
     error = np.abs(got[0] - exact).mean() / np.abs(exact).mean()
     assert 0.001 < error < 0.05  # rounded, and no further off than that
 
 
+@pytest.mark.parametrize("name", ["gate", "out"])
 @pytest.mark.parametrize("matmul", ["int8", "int8_tensor"])
-def test_on_a_mesh_every_device_has_its_scales(matmul):
+def test_on_a_mesh_every_device_has_its_scales(matmul, name):
     with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
-        got = jax.jit(product, static_argnums=3)(*factors(), matmul)
+        got = jax.jit(product, static_argnums=(3, 4))(*factors(), matmul, name)
     for a, b in zip(got, expected(*factors(), matmul, shards=4), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
