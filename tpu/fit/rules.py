@@ -26,9 +26,11 @@ if TYPE_CHECKING:  # JAX is imported after the environment is set
 USABLE = 0.9
 TENSOR = (1, 2, 4, 8)
 REMAT = ("none", "minimal", "matmuls", "qkv", "projections", "full")
-# Bytes of a logit and its gradient at the peak, as the programs of docs/recipes.json fit it: at
-# most 6, float32 and once in bfloat16, and 4 where all are computed at once in bfloat16.
-_LOGIT_BYTES = 5.7
+# Bytes of a logit and its gradient at the peak, as the programs of docs/recipes.json fit it. In
+# parts (`loss.chunk`) float32 and once in bfloat16; whole, multiples of the activations' bytes, as
+# the backward pass writes most of the gradient over what the forward pass kept.
+_LOGIT_BYTES_IN_PARTS = 6
+_WHOLE_LOGIT = 1.5
 # Features that a layer computes besides what `minimal` saves, all of which are alive in its
 # backward pass, as multiples of F and D; of a mixture, `_MIXTURE` times as many for each row.
 _FULL_LAYER = (4, 9)
@@ -200,8 +202,10 @@ def peak_gib(run: AbstractRun, mesh: Mapping[str, int], accumulate: int, remat: 
         saved += tokens * per_token * _bytes(model)
         vocabulary = model.padded_vocab_size / mesh["tensor"] if role == "policy" else 0
         positions = min(config.loss.chunk or math.inf, tokens / rows) * rows
+        whole = positions == tokens
+        logit = _WHOLE_LOGIT * _bytes(model) if whole else _LOGIT_BYTES_IN_PARTS
         layer = tokens * _layer_features(model, mesh) * _bytes(model)
-        transient = max(transient, positions * vocabulary * _LOGIT_BYTES, layer)
+        transient = max(transient, positions * vocabulary * logit, layer)
         gathered = max(gathered, _gathered_bytes(model, mesh, vocabulary))
     step = resident + gradients + (saved + transient + gathered) / GIB
     return max(step, resident + _decoding_gib(run, mesh)) if run.objective.rollouts else step
