@@ -201,8 +201,8 @@ def peak_gib(run: AbstractRun, mesh: Mapping[str, int], accumulate: int, remat: 
         per_token = _saved_features(model, remat, mesh["tensor"]) * model.num_layers
         saved += tokens * per_token * _bytes(model)
         vocabulary = model.padded_vocab_size / mesh["tensor"] if role == "policy" else 0
-        positions = min(config.loss.chunk or math.inf, tokens / rows) * rows
-        whole = positions == tokens
+        length, chunk = tokens / rows, config.loss.chunk or math.inf
+        positions, whole = min(chunk, length) * rows, chunk >= length
         logit = _WHOLE_LOGIT * _bytes(model) if whole else _LOGIT_BYTES_IN_PARTS
         layer = tokens * _layer_features(model, mesh) * _bytes(model)
         transient = max(transient, positions * vocabulary * logit, layer)
