@@ -17,7 +17,7 @@ B = S·b and T = U·t.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -66,10 +66,6 @@ class TrainedWeight:
     weight: Array
     quantized: Any
     matmul: str = flax.struct.field(pytree_node=False)
-
-    def map(self, function: Callable[[Array], Array]) -> TrainedWeight:
-        """The weight with a function applied to each of its arrays."""
-        return jax.tree.map(function, self)
 
 
 def quantize_weights(params: Mapping[str, Any], matmul: str) -> dict[str, Any]:

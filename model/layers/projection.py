@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -58,7 +59,7 @@ def _low_precision(name: str, x: Array, w: TrainedWeight) -> Array:
     """x [B, T, *inputs] @ w [*inputs, *outputs] -> [B, T, …]."""
     if platform() == "tpu":  # heads stay an axis, as in `tpu.project`
         to_stream = name in tpu.TO_STREAM
-        w = w.map(lambda a: tpu.stream_first(name, a)) if to_stream else w
+        w = jax.tree.map(lambda a: tpu.stream_first(name, a), w) if to_stream else w
         return low_precision.matmul(x, w, to_stream)
-    matrix = w.map(lambda a: a.reshape(math.prod(a.shape[: x.ndim - 2]), -1))
+    matrix = jax.tree.map(lambda a: a.reshape(math.prod(a.shape[: x.ndim - 2]), -1), w)
     return low_precision.matmul(x.reshape(*x.shape[:2], -1), matrix, to_stream=False)

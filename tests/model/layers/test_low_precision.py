@@ -76,7 +76,7 @@ def product(x, w, g, matmul, name="gate"):
 
     def out(x, w):
         weight = low_precision.quantize_weights({name: w[None]}, matmul)[name]
-        weight = weight.map(lambda a: jnp.moveaxis(a[0], -1, 0) if to_stream else a[0])
+        weight = jax.tree.map(lambda a: jnp.moveaxis(a[0], -1, 0) if to_stream else a[0], weight)
         return low_precision.matmul(x, weight, to_stream)
 
     y, pull = jax.vjp(out, given, weight)
